@@ -1,0 +1,14 @@
+//! The TDX host memory stack: brings up Intel's TDX module, knows which physical memory is TDX-private, and hands a clean
+//! machine to the next kernel at kexec and after a failed bring-up.
+//!
+//! It refuses to allocate, to take a lock, and to know which machine it runs on: the kernel brings memory and CPUs through
+//! the traits of [`platform`], the instructions stand behind them, and no feature ever swaps one for an emulation.
+//!
+//! Data flows one way: [`layout`] -> [`bringup`] -> [`reset`] -> [`handover`].
+
+#![no_std]
+#![warn(missing_docs)]
+
+pub mod layout;
+pub mod platform;
+pub mod seamcall;

@@ -1,0 +1,113 @@
+//! What a kernel gives to this crate: CPUs, the few instructions, memory for PAMT. Small traits, defined by how they are
+//! used; no method of them is called with a lock of this crate held, because there is none.
+
+use core::fmt;
+use tdx_abi::{LineRange, PageRange, PhysAddr};
+
+use crate::seamcall::Seamcall;
+
+/// A logical processor, by the kernel's number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct CpuId(pub u32);
+
+/// A processor package (socket), by the kernel's number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct PackageId(pub u32);
+
+/// A NUMA node, by the kernel's number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct NodeId(pub u32);
+
+impl fmt::Display for CpuId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CPU {}", self.0)
+    }
+}
+
+impl fmt::Display for PackageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "package {}", self.0)
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node {}", self.0)
+    }
+}
+
+/// The CPU that runs the code which holds this handle: having one is the proof of being pinned to that CPU.
+///
+/// Every method acts on this CPU only. In a kernel they are the functions of [`crate::arch`].
+pub trait Cpu: Seamcall {
+    /// Which CPU this is.
+    fn id(&self) -> CpuId;
+
+    /// Which package it sits in.
+    fn package(&self) -> PackageId;
+
+    /// WBINVD: writes back and invalidates every line this CPU may hold, of every KeyID. Orders nothing for another CPU.
+    fn write_back_caches(&self);
+
+    /// One MOVDIR64B of zeros with KeyID 0 for each line, ascending. Weakly ordered until [`Cpu::fence`].
+    ///
+    /// Nothing but a full 64-byte direct store will do: a cached, a non-temporal or a split store does not clear poison,
+    /// or makes it.
+    fn reset_lines(&self, lines: LineRange);
+
+    /// MFENCE: every earlier store of this CPU, weakly ordered ones included, is done before any later access.
+    fn fence(&self);
+}
+
+/// What a task on a CPU says after each step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Call again: there is more. The kernel may reschedule in between.
+    Again,
+    /// This CPU is done.
+    Done,
+}
+
+/// Work for a set of CPUs, cut into short steps so that no CPU is held for long.
+pub trait CpuTask<C: Cpu>: Sync {
+    /// What one CPU keeps between its steps.
+    type Local: Default;
+
+    /// One short step on `cpu`. It takes no lock and does not wait.
+    fn step(&self, cpu: &C, local: &mut Self::Local) -> Step;
+}
+
+/// The online CPUs. The kernel holds CPU hotplug off while it lends one.
+pub trait Cpus {
+    /// A handle to one of them.
+    type Cpu: Cpu;
+
+    /// Number of online CPUs; at least 1.
+    fn online(&self) -> u32;
+
+    /// Runs the task on every online CPU until each has said [`Step::Done`]; CPUs work in parallel where the kernel can.
+    /// All effects of the task are visible to the caller on return.
+    fn run_on_all<T: CpuTask<Self::Cpu>>(&self, task: &T);
+
+    /// Runs the task on one CPU of each package, one package after another, until it has said [`Step::Done`].
+    fn run_on_each_package<T: CpuTask<Self::Cpu>>(&self, task: &T);
+
+    /// Runs the task on the current CPU until it has said [`Step::Done`].
+    fn run_here<T: CpuTask<Self::Cpu>>(&self, task: &T);
+}
+
+/// Host memory that the module reads and writes as shared memory: TDMR_INFO and the like.
+pub trait SharedMemory {
+    /// Copies `bytes` to physical memory at `address` through KeyID 0. The range is owned by this crate: it came from a
+    /// [`crate::layout::FrameSource`].
+    fn write(&mut self, address: PhysAddr, bytes: &[u8]);
+}
+
+/// A range of a NUMA node's usable memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NodeRange {
+    /// The pages.
+    pub range: PageRange,
+    /// The node they belong to.
+    pub node: NodeId,
+}
