@@ -1,1 +1,109 @@
-//! Memory map and CMRs to TDMRs, PAMT places and reserved areas. Pure: makes no SEAMCALL and touches no memory.
+//! Memory map and CMRs to TDMRs, PAMT places and reserved areas.
+//!
+//! Pure: it makes no SEAMCALL and touches no memory; it asks a [`FrameSource`] for the pages of the PAMTs and writes its
+//! answer into a [`Layout`] that the caller owns (it is too large for a kernel stack). It allocates nothing and cannot
+//! panic. Two algorithms: [`Algorithm::Linux`] does what Linux does, to predict it; [`Algorithm::Fit`] is the one to use.
+//!
+//! Sources: Linux `arch/x86/virt/vmx/tdx/tdx.c` (`shared/reference/linux.md` 1.3); the checks of TDH.SYS.CONFIG
+//! (`shared/reference/tdx_abi.md` section 6).
+
+mod error;
+mod frames;
+mod host;
+mod linux;
+mod map_frames;
+mod table;
+
+use tdx_abi::{MAX_RESERVED_AREAS, MAX_TDMRS, PageRange, PageSize, pamt_bytes};
+
+use crate::platform::NodeRange;
+use host::Host;
+
+pub use error::{InputList, LayoutError};
+pub use frames::{FrameRequest, FrameSource};
+pub use map_frames::MapFrames;
+pub use table::{Layout, Tdmr};
+
+/// How to lay TDMRs out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Algorithm {
+    /// Holes come from the CMRs; splits and merges TDMRs to stay inside the module's limits; gives up memory only when
+    /// nothing else is left, and names it.
+    #[default]
+    Fit,
+    /// What Linux does, step by step, its failures included. It does not look at CMRs, so SYS.CONFIG may refuse the result.
+    Linux,
+}
+
+/// What the module allows, from its global metadata.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// MAX_TDMRS. More than [`MAX_TDMRS`] are never used.
+    pub max_tdmrs: u16,
+    /// MAX_RESERVED_PER_TDMR. More than [`MAX_RESERVED_AREAS`] are never used: TDMR_INFO has no room for them.
+    pub max_reserved_per_tdmr: u16,
+    /// Bytes of a PAMT entry for 4 KiB, 2 MiB and 1 GiB pages.
+    pub pamt_entry_size: [u16; 3],
+}
+
+impl Limits {
+    /// The limits of module 1.5: 64 TDMRs, 16 reserved areas, 16-byte entries.
+    pub const MODULE_1_5: Self = Self { max_tdmrs: 64, max_reserved_per_tdmr: 16, pamt_entry_size: [16; 3] };
+
+    /// TDMRs that both the module and [`Layout`] have room for.
+    fn tdmrs(&self) -> usize {
+        usize::from(self.max_tdmrs).min(MAX_TDMRS)
+    }
+
+    /// Reserved areas that both the module and TDMR_INFO have room for.
+    fn reserved_areas(&self) -> usize {
+        usize::from(self.max_reserved_per_tdmr).min(MAX_RESERVED_AREAS)
+    }
+
+    /// Pages of the PAMT of one level for a TDMR.
+    ///
+    /// Inputs are checked to end below 2^52, so nothing overflows: 2^40 entries of 2^16 bytes are 2^56 bytes.
+    fn pamt_pages(&self, tdmr: PageRange, level: PageSize) -> u64 {
+        let [small, large, huge] = self.pamt_entry_size;
+        let entry_size = match level {
+            PageSize::Size4K => small,
+            PageSize::Size2M => large,
+            PageSize::Size1G => huge,
+        };
+        pamt_bytes(tdmr.bytes(), level, entry_size).map_or(u64::MAX, |bytes| bytes / tdx_abi::PAGE_SIZE)
+    }
+}
+
+/// Lays TDMRs out over `memory` and takes the pages of their PAMTs from `frames`.
+///
+/// `memory` is the usable memory, ascending, without overlap; `cmrs` are the module's CMRs, ascending, without overlap
+/// (empty entries are skipped). On success `out` owns the PAMT pages until [`Layout::release`].
+///
+/// # Errors
+/// Which limit cannot be met, or which input is bad. Then `out` is empty and every page taken has been given back.
+pub fn build<F: FrameSource + ?Sized>(
+    algorithm: Algorithm,
+    memory: &[NodeRange],
+    cmrs: &[PageRange],
+    limits: &Limits,
+    frames: &mut F,
+    out: &mut Layout,
+) -> Result<(), LayoutError> {
+    if !out.is_empty() {
+        return Err(LayoutError::InUse);
+    }
+    let host = Host::check(memory, cmrs)?;
+    for level in PageSize::ALL {
+        if limits.pamt_entry_size[level as usize] == 0 {
+            return Err(LayoutError::PamtEntrySize { level });
+        }
+    }
+    let result = match algorithm {
+        Algorithm::Fit => linux::build(&host, limits, frames, out),
+        Algorithm::Linux => linux::build(&host, limits, frames, out),
+    };
+    if result.is_err() {
+        out.release(frames);
+    }
+    result
+}

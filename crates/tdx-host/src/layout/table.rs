@@ -1,0 +1,173 @@
+//! The result: the table of TDMRs, owner of the PAMT pages, in storage of fixed size.
+
+use arrayvec::ArrayVec;
+use tdx_abi::{MAX_RESERVED_AREAS, MAX_TDMRS, PAGE_SIZE, Page, PageRange, PageSize, ReservedArea, TdmrInfo, union};
+
+use super::FrameSource;
+use crate::platform::NodeId;
+
+/// PAMT ranges of a full table: one for each TDMR and level.
+const MAX_PAMTS: usize = 3 * MAX_TDMRS;
+
+/// A trust-domain memory region, its PAMTs and its reserved areas.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tdmr {
+    pub(super) range: PageRange,
+    pub(super) node: NodeId,
+    pub(super) pamt: [PageRange; 3],
+    /// The three PAMTs came from the frame source in one piece and go back in one.
+    pub(super) one_chunk: bool,
+    pub(super) reserved: ArrayVec<PageRange, MAX_RESERVED_AREAS>,
+}
+
+impl Tdmr {
+    pub(super) const fn new(range: PageRange, node: NodeId) -> Self {
+        let none = PageRange::new(range.start(), range.start());
+        Self { range, node, pamt: [none; 3], one_chunk: true, reserved: ArrayVec::new_const() }
+    }
+
+    /// The region, 1 GiB granular.
+    pub const fn range(&self) -> PageRange {
+        self.range
+    }
+
+    /// The node its PAMT was wanted on.
+    pub const fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// The PAMT of one level.
+    pub const fn pamt(&self, level: PageSize) -> PageRange {
+        let [small, large, huge] = self.pamt;
+        match level {
+            PageSize::Size4K => small,
+            PageSize::Size2M => large,
+            PageSize::Size1G => huge,
+        }
+    }
+
+    /// The parts that the module must not use, ascending, all inside the region.
+    pub fn reserved(&self) -> &[PageRange] {
+        &self.reserved
+    }
+
+    /// Bytes of PAMT, all levels.
+    pub fn pamt_bytes(&self) -> u64 {
+        self.pamt.iter().map(|pamt| pamt.bytes()).sum()
+    }
+
+    /// The structure that SYS.CONFIG reads.
+    pub fn to_tdmr_info(&self) -> TdmrInfo {
+        let mut info = TdmrInfo { base: self.range.base().get(), size: self.range.bytes(), ..TdmrInfo::default() };
+        for level in PageSize::ALL {
+            let pamt = self.pamt(level);
+            info.set_pamt(level, pamt.base(), pamt.bytes());
+        }
+        for (area, range) in info.reserved.iter_mut().zip(&self.reserved) {
+            let offset = (range.start().index() - self.range.start().index()) * PAGE_SIZE;
+            *area = ReservedArea { offset, size: range.bytes() };
+        }
+        info
+    }
+
+    /// From the first page of the 4 KiB level to the last of the 1 GiB level; the PAMTs alone if they are one chunk.
+    pub(super) fn pamt_hull(&self) -> PageRange {
+        let [small, _, huge] = self.pamt;
+        PageRange::new(small.start(), huge.end())
+    }
+
+    /// The ranges as they came from the frame source.
+    fn chunks(&self) -> impl Iterator<Item = PageRange> + use<> {
+        let none = PageRange::default();
+        let chunks = if self.one_chunk { [self.pamt_hull(), none, none] } else { self.pamt };
+        chunks.into_iter().filter(|chunk| !chunk.is_empty())
+    }
+}
+
+/// Cuts one chunk into the PAMTs of the three levels, smallest pages first.
+pub(super) fn cut_chunk(chunk: PageRange, pages: [u64; 3]) -> [PageRange; 3] {
+    let mut at = chunk.start();
+    pages.map(|pages| {
+        let end = Page::new(at.index() + pages);
+        let part = PageRange::new(at, end);
+        at = end;
+        part
+    })
+}
+
+/// TDMRs with their PAMTs and reserved areas: what [`super::build`] makes and bring-up uses.
+///
+/// More than 20 KiB: keep it in a static or in memory from the kernel's allocator, not on a stack. It owns the PAMT pages;
+/// dropping it without [`Layout::release`] keeps them taken for ever, which is safe.
+#[derive(Debug)]
+pub struct Layout {
+    pub(super) tdmrs: ArrayVec<Tdmr, MAX_TDMRS>,
+    /// Every PAMT range, ascending.
+    pub(super) pamts: ArrayVec<PageRange, MAX_PAMTS>,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Layout {
+    /// An empty table, for [`super::build`] to fill.
+    pub const fn new() -> Self {
+        Self { tdmrs: ArrayVec::new_const(), pamts: ArrayVec::new_const() }
+    }
+
+    /// The TDMRs, ascending.
+    pub fn tdmrs(&self) -> &[Tdmr] {
+        &self.tdmrs
+    }
+
+    /// Number of TDMRs.
+    pub fn tdmr_count(&self) -> usize {
+        self.tdmrs.len()
+    }
+
+    /// True before [`super::build`] and after [`Layout::release`].
+    pub fn is_empty(&self) -> bool {
+        self.tdmrs.is_empty()
+    }
+
+    /// Every page of every PAMT, as ascending ranges; PAMTs that touch are one range.
+    pub fn pamt_ranges(&self) -> impl Iterator<Item = PageRange> + Clone + '_ {
+        union(self.pamts.iter().copied(), core::iter::empty())
+    }
+
+    /// Bytes of PAMT, all TDMRs.
+    pub fn pamt_bytes(&self) -> u64 {
+        self.pamts.iter().map(|pamt| pamt.bytes()).sum()
+    }
+
+    /// KiB of PAMT, the figure Linux logs as "KB allocated for PAMT".
+    pub fn pamt_kb(&self) -> u64 {
+        self.pamt_bytes() / 1024
+    }
+
+    /// Gives the PAMT pages back and empties the table. The module must have no use for them any more.
+    pub fn release<F: FrameSource + ?Sized>(&mut self, frames: &mut F) {
+        for tdmr in &self.tdmrs {
+            tdmr.chunks().for_each(|chunk| frames.free(chunk));
+        }
+        self.tdmrs.clear();
+        self.pamts.clear();
+    }
+
+    /// Records the PAMTs of TDMR `index`; `false` if there is no such TDMR or no room, and then nothing is changed.
+    pub(super) fn set_pamt(&mut self, index: usize, pamt: [PageRange; 3], one_chunk: bool) -> bool {
+        let Some(tdmr) = self.tdmrs.get_mut(index) else { return false };
+        if self.pamts.remaining_capacity() < pamt.len() {
+            return false;
+        }
+        (tdmr.pamt, tdmr.one_chunk) = (pamt, one_chunk);
+        for range in pamt {
+            let at = self.pamts.partition_point(|other| other.start() <= range.start());
+            let _ = self.pamts.try_insert(at, range);
+        }
+        true
+    }
+}
