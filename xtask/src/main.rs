@@ -1,1 +1,55 @@
-fn main() {}
+//! Tasks of the repository. `cargo xtask help` lists them. Refuses to install anything: what a task lacks is named, and
+//! counted as skipped.
+
+mod step;
+mod tests;
+mod vectors;
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Tasks of the repository.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// All tests: every crate, loom, the conformance vectors. Ends with `N passed, N failed, N skipped`.
+    Test,
+    /// Formatting, clippy and rustdoc, all with warnings as errors.
+    Lint,
+    /// Replays conformance vectors of the real module. Ends with `N passed, M failed`; exit 1 if M > 0.
+    Vectors {
+        /// Files of cases, `.jsonl` or `.jsonl.gz`. Without one: all that are in the repository.
+        paths: Vec<PathBuf>,
+    },
+    /// Benchmarks; figures as JSON under `target/bench/`.
+    Bench,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Test => tests::test(),
+        Task::Lint => tests::lint(),
+        Task::Vectors { paths } => vectors::replay(&paths),
+        Task::Bench => tests::bench(),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::from(70)
+        }
+    }
+}
+
+/// The root of the repository: cargo runs xtask anywhere below it.
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}

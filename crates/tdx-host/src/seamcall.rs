@@ -1,12 +1,16 @@
 //! The SEAMCALL trait, the retry rules of the ABI, and errors that keep the raw status.
 
 use core::fmt;
-use tdx_abi::{LeafCall, Registers, Status, StatusCode};
+use tdx_abi::{Leaf, LeafCall, Registers, Status, StatusCode};
 
-use crate::platform::CpuId;
+use crate::platform::{Cpu, CpuId};
 
-/// Immediate retries on RND_NO_ENTROPY. Source: Linux, the same constant as for RDRAND.
+/// Immediate second calls after RND_NO_ENTROPY or KEY_GENERATION_FAILED. Source: Linux, the same constant as for RDRAND.
 pub const ENTROPY_RETRIES: u32 = 10;
+
+/// Immediate second calls after a busy status, where the ABI allows one. No leaf spins in the module: the holder of the
+/// lock is on its way out, so a bound this large is only met when it never comes.
+pub const BUSY_RETRIES: u32 = 10_000;
 
 /// The instruction. One call, no retry, no interpretation.
 ///
@@ -25,36 +29,75 @@ pub struct SeamcallError {
     pub call: LeafCall,
     /// Where.
     pub cpu: CpuId,
-    /// What the module (or the instruction) said.
-    pub status: Status,
-    /// All output registers.
+    /// All output registers; RAX is the status.
     pub registers: Registers,
     /// Calls made, the first one included.
     pub attempts: u32,
 }
 
+impl SeamcallError {
+    /// What the module (or the instruction) said.
+    pub const fn status(&self) -> Status {
+        self.registers.status()
+    }
+}
+
 impl fmt::Display for SeamcallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "SEAMCALL ({:#018x}) {} on {} failed: {:#018x} {}",
-            self.call.rax(),
-            self.call.leaf(),
-            self.cpu,
-            self.status.raw(),
-            self.status
-        )?;
+        let status = self.status();
+        write!(f, "SEAMCALL {} failed on {}: {:#018x} {status}", self.call.leaf(), self.cpu, status.raw())?;
         if self.attempts > 1 { write!(f, " after {} attempts", self.attempts) } else { Ok(()) }
     }
 }
 
 impl core::error::Error for SeamcallError {}
 
-/// Which statuses are worth an immediate second call, and how often.
+/// How often a call is made again at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Retry {
-    /// Calls after RND_NO_ENTROPY or KEY_GENERATION_FAILED.
+    /// After RND_NO_ENTROPY or KEY_GENERATION_FAILED.
     pub entropy: u32,
-    /// Calls after a busy status.
+    /// After a busy status.
     pub busy: u32,
+}
+
+impl Retry {
+    /// What the ABI allows for a leaf: entropy everywhere; busy only where another CPU of the host may hold the lock for
+    /// a moment and nothing has been done yet (SYS.* on the global lock, the key engine, a TDMR).
+    pub const fn for_leaf(leaf: Leaf) -> Self {
+        let busy = match leaf {
+            Leaf::SYS_INIT | Leaf::SYS_LP_INIT | Leaf::SYS_CONFIG | Leaf::SYS_KEY_CONFIG | Leaf::SYS_TDMR_INIT => {
+                BUSY_RETRIES
+            }
+            _ => 0,
+        };
+        Self { entropy: ENTROPY_RETRIES, busy }
+    }
+}
+
+/// Makes the call, again where [`Retry::for_leaf`] allows it. Informational statuses are a success; the caller reads RAX.
+///
+/// # Errors
+/// The last status, with the number of attempts.
+pub fn call<C: Cpu>(cpu: &C, input: Registers) -> Result<Registers, SeamcallError> {
+    let mut retry = Retry::for_leaf(input.leaf_call().leaf());
+    let mut attempts = 1;
+    loop {
+        let registers = cpu.seamcall(input);
+        let status = registers.status();
+        if !status.is_error() {
+            return Ok(registers);
+        }
+        let budget = match status.code() {
+            StatusCode::RND_NO_ENTROPY | StatusCode::KEY_GENERATION_FAILED => &mut retry.entropy,
+            StatusCode::SYS_BUSY | StatusCode::OPERAND_BUSY => &mut retry.busy,
+            _ => return Err(SeamcallError { call: input.leaf_call(), cpu: cpu.id(), registers, attempts }),
+        };
+        if *budget == 0 {
+            return Err(SeamcallError { call: input.leaf_call(), cpu: cpu.id(), registers, attempts });
+        }
+        *budget -= 1;
+        attempts += 1;
+        core::hint::spin_loop();
+    }
 }

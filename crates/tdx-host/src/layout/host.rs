@@ -1,6 +1,6 @@
 //! The two inputs, checked: the memory map and the CMRs, and the questions the algorithms ask about them.
 
-use tdx_abi::{PAGE_SIZE, Page, PageRange};
+use tdx_abi::{PAGE_SIZE, Page, PageRange, subtract};
 
 use super::{InputList, LayoutError};
 use crate::platform::{NodeId, NodeRange};
@@ -43,6 +43,60 @@ impl<'a> Host<'a> {
     /// The memory map; ranges of one node that touch are one range, as in memblock.
     pub(super) fn memory(&self) -> Joined<impl Iterator<Item = (PageRange, NodeId)> + Clone + use<'a>> {
         joined(self.memory.iter().map(|part| (part.range, part.node)))
+    }
+
+    /// Usable memory inside CMRs: what TDX can have. Maximal ranges of one node.
+    pub(super) fn usable(&self, within: PageRange) -> Joined<Usable<'a>> {
+        let first = self.memory.partition_point(|part| part.range.end() <= within.start());
+        let memory = self.memory.get(first..).unwrap_or_default();
+        joined(Usable { memory, cmrs: self.cmrs, rest: within })
+    }
+
+    /// Pages of [`Host::usable`].
+    pub(super) fn usable_pages(&self, within: PageRange) -> u64 {
+        self.usable(within).map(|(range, _)| range.pages()).sum()
+    }
+
+    /// What lies in no CMR: the module must never use it. Maximal ranges; CMRs that touch leave no hole.
+    pub(super) fn holes(&self, within: PageRange) -> impl Iterator<Item = PageRange> + use<'a> {
+        subtract([within], self.cmrs.iter().copied())
+    }
+}
+
+/// Iterator of [`Host::usable`], before neighbours are joined.
+#[derive(Clone, Debug)]
+pub(super) struct Usable<'a> {
+    memory: &'a [NodeRange],
+    cmrs: &'a [PageRange],
+    rest: PageRange,
+}
+
+impl Iterator for Usable<'_> {
+    type Item = (PageRange, NodeId);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let at = self.rest.start();
+            let (part, memory) = self.memory.split_first()?;
+            if part.range.end() <= at {
+                self.memory = memory;
+                continue;
+            }
+            let (cmr, cmrs) = self.cmrs.split_first()?;
+            if cmr.is_empty() || cmr.end() <= at {
+                self.cmrs = cmrs;
+                continue;
+            }
+            let start = at.max(part.range.start()).max(cmr.start());
+            if start >= self.rest.end() {
+                return None;
+            }
+            let piece = part.range.intersection(*cmr).intersection(self.rest);
+            self.rest = PageRange::new(start.max(piece.end()), self.rest.end());
+            if !piece.is_empty() {
+                return Some((piece, part.node));
+            }
+        }
     }
 }
 

@@ -9,11 +9,26 @@ use crate::platform::NodeId;
 /// PAMT ranges of a full table: one for each TDMR and level.
 const MAX_PAMTS: usize = 3 * MAX_TDMRS;
 
+/// Why a TDMR starts where it does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Border {
+    /// Memory starts here, or starts again after a gap.
+    #[default]
+    Memory,
+    /// The memory of another node starts in this GiB: its PAMT stays local to it.
+    Node,
+    /// The TDMR in front would need more reserved areas than allowed.
+    ReservedAreas,
+    /// One TDMR in place of the two would need more contiguous PAMT memory than there is.
+    PamtMemory,
+}
+
 /// A trust-domain memory region, its PAMTs and its reserved areas.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Tdmr {
     pub(super) range: PageRange,
     pub(super) node: NodeId,
+    pub(super) border: Border,
     pub(super) pamt: [PageRange; 3],
     /// The three PAMTs came from the frame source in one piece and go back in one.
     pub(super) one_chunk: bool,
@@ -21,9 +36,9 @@ pub struct Tdmr {
 }
 
 impl Tdmr {
-    pub(super) const fn new(range: PageRange, node: NodeId) -> Self {
+    pub(super) const fn new(range: PageRange, node: NodeId, border: Border) -> Self {
         let none = PageRange::new(range.start(), range.start());
-        Self { range, node, pamt: [none; 3], one_chunk: true, reserved: ArrayVec::new_const() }
+        Self { range, node, border, pamt: [none; 3], one_chunk: true, reserved: ArrayVec::new_const() }
     }
 
     /// The region, 1 GiB granular.
@@ -34,6 +49,11 @@ impl Tdmr {
     /// The node its PAMT was wanted on.
     pub const fn node(&self) -> NodeId {
         self.node
+    }
+
+    /// Why it starts where it does.
+    pub const fn border(&self) -> Border {
+        self.border
     }
 
     /// The PAMT of one level.

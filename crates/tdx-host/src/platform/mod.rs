@@ -1,10 +1,14 @@
-//! What a kernel gives to this crate: CPUs, the few instructions, memory for PAMT. Small traits, defined by how they are
+//! What a kernel gives to this crate: CPUs, the few instructions, shared memory. Small traits, defined by how they are
 //! used; no method of them is called with a lock of this crate held, because there is none.
+
+mod detect;
 
 use core::fmt;
 use tdx_abi::{LineRange, PageRange, PhysAddr};
 
 use crate::seamcall::Seamcall;
+
+pub use detect::{CpuModel, CpuidOutput, Msr, NoTdx, Processor, TdxPlatform, detect};
 
 /// A logical processor, by the kernel's number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -36,10 +40,22 @@ impl fmt::Display for NodeId {
     }
 }
 
+/// What the reset needs from a CPU, and all it gets: after a reset has begun no SEAMCALL is possible through this trait.
+pub trait LineReset {
+    /// One MOVDIR64B of zeros with KeyID 0 for each line, ascending. Weakly ordered until [`LineReset::fence`].
+    ///
+    /// Nothing but a full 64-byte direct store will do: a cached, a non-temporal or a split store does not clear poison,
+    /// or makes it.
+    fn reset_lines(&self, lines: LineRange);
+
+    /// MFENCE: every earlier store of this CPU, weakly ordered ones included, is done before any later access.
+    fn fence(&self);
+}
+
 /// The CPU that runs the code which holds this handle: having one is the proof of being pinned to that CPU.
 ///
 /// Every method acts on this CPU only. In a kernel they are the functions of [`crate::arch`].
-pub trait Cpu: Seamcall {
+pub trait Cpu: Seamcall + LineReset {
     /// Which CPU this is.
     fn id(&self) -> CpuId;
 
@@ -48,15 +64,6 @@ pub trait Cpu: Seamcall {
 
     /// WBINVD: writes back and invalidates every line this CPU may hold, of every KeyID. Orders nothing for another CPU.
     fn write_back_caches(&self);
-
-    /// One MOVDIR64B of zeros with KeyID 0 for each line, ascending. Weakly ordered until [`Cpu::fence`].
-    ///
-    /// Nothing but a full 64-byte direct store will do: a cached, a non-temporal or a split store does not clear poison,
-    /// or makes it.
-    fn reset_lines(&self, lines: LineRange);
-
-    /// MFENCE: every earlier store of this CPU, weakly ordered ones included, is done before any later access.
-    fn fence(&self);
 }
 
 /// What a task on a CPU says after each step.
@@ -92,8 +99,8 @@ pub trait Cpus {
     /// Runs the task on one CPU of each package, one package after another, until it has said [`Step::Done`].
     fn run_on_each_package<T: CpuTask<Self::Cpu>>(&self, task: &T);
 
-    /// Runs the task on the current CPU until it has said [`Step::Done`].
-    fn run_here<T: CpuTask<Self::Cpu>>(&self, task: &T);
+    /// Runs the function on the current CPU, pinned to it.
+    fn run_here<R>(&self, function: impl FnOnce(&Self::Cpu) -> R) -> R;
 }
 
 /// Host memory that the module reads and writes as shared memory: TDMR_INFO and the like.

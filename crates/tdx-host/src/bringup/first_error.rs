@@ -1,0 +1,56 @@
+//! The first error of a task that runs on many CPUs, kept without a lock.
+
+use tdx_abi::{LeafCall, Registers};
+
+use crate::platform::CpuId;
+use crate::seamcall::SeamcallError;
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+/// Holds one [`SeamcallError`]: whoever comes first stores it, the others are dropped.
+#[derive(Default)]
+pub(super) struct FirstError {
+    taken: AtomicBool,
+    stored: AtomicBool,
+    call: AtomicU64,
+    cpu: AtomicU32,
+    attempts: AtomicU32,
+    registers: [AtomicU64; 9],
+}
+
+impl FirstError {
+    /// True once any CPU has failed; the others then stop at their next step.
+    pub(super) fn is_set(&self) -> bool {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// Stores the error if it is the first.
+    pub(super) fn set(&self, error: &SeamcallError) {
+        if self.taken.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.call.store(error.call.rax(), Ordering::Relaxed);
+        self.cpu.store(error.cpu.0, Ordering::Relaxed);
+        self.attempts.store(error.attempts, Ordering::Relaxed);
+        let r = error.registers;
+        let values = [r.rax, r.rcx, r.rdx, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13];
+        for (slot, value) in self.registers.iter().zip(values) {
+            slot.store(value, Ordering::Relaxed);
+        }
+        self.stored.store(true, Ordering::Release);
+    }
+
+    /// The error, once every CPU is done.
+    pub(super) fn get(&self) -> Option<SeamcallError> {
+        if !self.stored.load(Ordering::Acquire) {
+            return None;
+        }
+        let [rax, rcx, rdx, r8, r9, r10, r11, r12, r13] =
+            core::array::from_fn(|index| self.registers[index].load(Ordering::Relaxed));
+        Some(SeamcallError {
+            call: LeafCall::from_rax(self.call.load(Ordering::Relaxed)),
+            cpu: CpuId(self.cpu.load(Ordering::Relaxed)),
+            attempts: self.attempts.load(Ordering::Relaxed),
+            registers: Registers { rax, rcx, rdx, r8, r9, r10, r11, r12, r13 },
+        })
+    }
+}

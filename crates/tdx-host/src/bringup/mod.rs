@@ -1,0 +1,306 @@
+//! Brings the module up: SYS.INIT, LP.INIT, metadata, layout, SYS.CONFIG, WBINVD and flag, KEY.CONFIG, TDMR.INIT, each step a
+//! type, and the way back when one fails. It never rolls the module back, which cannot be done.
+//!
+//! ```text
+//! Started -sys_init-> GlobalInit -init_cpus-> CpusInit -read_module_info-> ModuleKnown -plan-> Planned
+//!         -configure-> Configured -configure_keys-> KeysConfigured -init_tdmrs-> Ready
+//! ```
+//!
+//! Each step takes the state before it and gives the next one, or a [`BringupError`] after everything was undone: caches
+//! written back on all CPUs, every PAMT line reset, the flag lowered, the list withdrawn, the memory freed, in this order.
+//! A state that is dropped half-way keeps its memory and its flag: leaked on purpose, because it may be private.
+
+mod error;
+mod first_error;
+mod module_info;
+mod tasks;
+
+use tdx_abi::{Leaf, PAGE_SIZE, PhysAddr, Registers, STRUCTURE_ALIGN, StatusCode};
+use zerocopy::IntoBytes;
+
+use crate::layout::{self, Algorithm, FrameSource, Layout, Tdmr};
+use crate::platform::{Cpus, NodeRange, SharedMemory, TdxPlatform};
+use crate::private_memory::PrivateMemory;
+use crate::reset::reset_ranges;
+use crate::seamcall::call;
+use crate::sync::AtomicU32;
+use first_error::FirstError;
+use tasks::{InitTdmrs, OneCall, WriteBack};
+
+pub use error::{BringupCause, BringupError, BringupStep, Unwound};
+pub use module_info::{ModuleInfo, ModuleInfoError, ModuleVersion};
+
+/// What a kernel lends for a bring-up. Implemented for everything that has the three parts.
+pub trait Kernel: Cpus + FrameSource + SharedMemory {}
+impl<K: Cpus + FrameSource + SharedMemory> Kernel for K {}
+
+/// Nothing has been called yet.
+#[derive(Debug)]
+pub struct Started(());
+/// SYS.INIT is done.
+#[derive(Debug)]
+pub struct GlobalInit(());
+/// SYS.LP.INIT is done on every online CPU.
+#[derive(Debug)]
+pub struct CpusInit(());
+/// The module's metadata are known.
+#[derive(Debug)]
+pub struct ModuleKnown(ModuleInfo);
+/// TDMRs are laid out and PAMTs are allocated; the module does not know them yet.
+#[derive(Debug)]
+pub struct Planned(ModuleInfo);
+/// The module knows TDMRs and PAMTs and has written to none of them.
+#[derive(Debug)]
+pub struct Configured(ModuleInfo);
+/// The flag is up and the global KeyID is configured: PAMTs may turn private.
+#[derive(Debug)]
+pub struct KeysConfigured(ModuleInfo);
+
+/// What must be undone from here.
+enum Held {
+    Nothing,
+    Pamt,
+    PrivatePamt,
+}
+
+/// A bring-up on its way. `S` is how far it has come.
+#[derive(Debug)]
+#[must_use = "a bring-up dropped half-way keeps its memory and its flag"]
+pub struct Bringup<'k, K, S, const N: usize> {
+    kernel: &'k mut K,
+    platform: TdxPlatform,
+    record: &'k PrivateMemory<N>,
+    layout: &'k mut Layout,
+    state: S,
+}
+
+/// The module is ready for TDs; PAMTs are private.
+#[derive(Debug)]
+pub struct Ready<'k> {
+    /// The platform.
+    pub platform: TdxPlatform,
+    /// The module.
+    pub module: ModuleInfo,
+    /// TDMRs and PAMTs.
+    pub layout: &'k Layout,
+}
+
+/// All steps in one call.
+///
+/// # Errors
+/// [`BringupError`], after everything was undone.
+///
+/// # SEAMCALL
+/// SYS.INIT and SYS.CONFIG on the current CPU, SYS.LP.INIT and SYS.TDMR.INIT on all, SYS.KEY.CONFIG on one of each package. All CPUs
+/// are in VMX operation, and the kernel holds CPU hotplug and memory hotplug off.
+pub fn run<'k, K: Kernel, const N: usize>(
+    kernel: &'k mut K,
+    platform: TdxPlatform,
+    record: &'k PrivateMemory<N>,
+    layout: &'k mut Layout,
+    memory: &[NodeRange],
+    algorithm: Algorithm,
+) -> Result<Ready<'k>, BringupError> {
+    Bringup::start(kernel, platform, record, layout)?
+        .sys_init()?
+        .init_cpus()?
+        .read_module_info()?
+        .plan(memory, algorithm)?
+        .configure()?
+        .configure_keys()?
+        .init_tdmrs()
+}
+
+impl<'k, K: Kernel, const N: usize> Bringup<'k, K, Started, N> {
+    /// Takes the record of private memory; only one bring-up can have it.
+    ///
+    /// # Errors
+    /// [`BringupCause::Claimed`].
+    pub fn start(
+        kernel: &'k mut K,
+        platform: TdxPlatform,
+        record: &'k PrivateMemory<N>,
+        layout: &'k mut Layout,
+    ) -> Result<Self, BringupError> {
+        if !record.claim() {
+            let cause = BringupCause::Claimed;
+            return Err(BringupError { step: BringupStep::Claim, cause, unwound: Unwound::default() });
+        }
+        Ok(Self { kernel, platform, record, layout, state: Started(()) })
+    }
+
+    /// SYS.INIT, once. A module that was initialised before is accepted: if it has gone further, the next steps say so.
+    ///
+    /// # Errors
+    /// [`BringupError`].
+    pub fn sys_init(self) -> Result<Bringup<'k, K, GlobalInit, N>, BringupError> {
+        match self.kernel.run_here(|cpu| call(cpu, Registers::call(Leaf::SYS_INIT))) {
+            Err(error) if error.status().code() != StatusCode::SYS_INIT_NOT_PENDING => {
+                Err(self.fail(&Held::Nothing, BringupStep::SysInit, BringupCause::Seamcall(error)))
+            }
+            _ => Ok(self.next(|_| GlobalInit(()))),
+        }
+    }
+}
+
+impl<'k, K: Kernel, const N: usize> Bringup<'k, K, GlobalInit, N> {
+    /// SYS.LP.INIT on every online CPU, in parallel. CPUs that have done it before are fine.
+    ///
+    /// # Errors
+    /// [`BringupError`].
+    pub fn init_cpus(self) -> Result<Bringup<'k, K, CpusInit, N>, BringupError> {
+        let error = FirstError::default();
+        self.kernel.run_on_all(&OneCall {
+            input: Registers::call(Leaf::SYS_LP_INIT),
+            fine: &[StatusCode::SYS_LP_INIT_DONE],
+            error: &error,
+        });
+        match error.get() {
+            Some(error) => Err(self.fail(&Held::Nothing, BringupStep::LpInit, BringupCause::Seamcall(error))),
+            None => Ok(self.next(|_| CpusInit(()))),
+        }
+    }
+}
+
+impl<'k, K: Kernel, const N: usize> Bringup<'k, K, CpusInit, N> {
+    /// Reads version, features, limits and CMRs.
+    ///
+    /// # Errors
+    /// [`BringupError`].
+    pub fn read_module_info(self) -> Result<Bringup<'k, K, ModuleKnown, N>, BringupError> {
+        match self.kernel.run_here(module_info::read_all) {
+            Ok(info) => Ok(self.next(|_| ModuleKnown(info))),
+            Err(error) => Err(self.fail(&Held::Nothing, BringupStep::ModuleInfo, BringupCause::ModuleInfo(error))),
+        }
+    }
+}
+
+impl<'k, K: Kernel, const N: usize> Bringup<'k, K, ModuleKnown, N> {
+    /// What the module says about itself.
+    pub fn module(&self) -> &ModuleInfo {
+        &self.state.0
+    }
+
+    /// Lays out TDMRs and allocates PAMTs. `memory` is the usable memory, ascending, with its nodes.
+    ///
+    /// # Errors
+    /// [`BringupError`]; all memory is given back.
+    pub fn plan(self, memory: &[NodeRange], algorithm: Algorithm) -> Result<Bringup<'k, K, Planned, N>, BringupError> {
+        let info = &self.state.0;
+        match layout::build(algorithm, memory, &info.cmrs, &info.limits, self.kernel, self.layout) {
+            Ok(()) => Ok(self.next(|state| Planned(state.0))),
+            Err(error) => Err(self.fail(&Held::Nothing, BringupStep::Layout, BringupCause::Layout(error))),
+        }
+    }
+}
+
+impl<'k, K: Kernel, const N: usize> Bringup<'k, K, Planned, N> {
+    /// What the module will be given.
+    pub fn layout(&self) -> &Layout {
+        self.layout
+    }
+
+    /// SYS.CONFIG. The module reads TDMR_INFO once; the memory it stands in is free again on return.
+    ///
+    /// # Errors
+    /// [`BringupError`]; PAMTs are given back.
+    pub fn configure(self) -> Result<Bringup<'k, K, Configured, N>, BringupError> {
+        let tdmrs = self.layout.tdmrs();
+        let count = tdmrs.len() as u64;
+        let pages = ((count + 1) * STRUCTURE_ALIGN).div_ceil(PAGE_SIZE);
+        let Some(table) = self.kernel.allocate_any(pages) else {
+            return Err(self.fail(&Held::Pamt, BringupStep::Config, BringupCause::NoMemory { pages }));
+        };
+        write_tdmr_info(self.kernel, table.base(), tdmrs);
+        let input = Registers::call(Leaf::SYS_CONFIG)
+            .rcx_address(table.base())
+            .rdx(count)
+            .r8(u64::from(self.platform.global_key_id().get()));
+        let result = self.kernel.run_here(|cpu| call(cpu, input));
+        self.kernel.free(table);
+        match result {
+            Ok(_) => Ok(self.next(|state| Configured(state.0))),
+            Err(error) => Err(self.fail(&Held::Pamt, BringupStep::Config, BringupCause::Seamcall(error))),
+        }
+    }
+}
+
+/// The array of pointers in the first 512 bytes, then one TDMR_INFO per 512 bytes.
+fn write_tdmr_info(memory: &mut impl SharedMemory, table: PhysAddr, tdmrs: &[Tdmr]) {
+    for (index, tdmr) in (1u64..).zip(tdmrs) {
+        let entry = PhysAddr::new(table.get() + index * STRUCTURE_ALIGN);
+        memory.write(entry, tdmr.to_tdmr_info().as_bytes());
+        memory.write(PhysAddr::new(table.get() + (index - 1) * 8), &entry.get().to_le_bytes());
+    }
+}
+
+const _: () = assert!(tdx_abi::MAX_TDMRS as u64 * 8 <= STRUCTURE_ALIGN);
+
+impl<'k, K: Kernel, const N: usize> Bringup<'k, K, Configured, N> {
+    /// WBINVD on every CPU, the flag, then SYS.KEY.CONFIG on one CPU of each package.
+    ///
+    /// The host's own dirty lines of PAMT must reach memory before the module writes there, or they land on top of its
+    /// data later. The flag comes after WBINVD for no other reason than that it must come before KEY.CONFIG.
+    ///
+    /// # Errors
+    /// [`BringupError`], after the PAMTs were reset and given back.
+    pub fn configure_keys(self) -> Result<Bringup<'k, K, KeysConfigured, N>, BringupError> {
+        self.kernel.run_on_all(&WriteBack);
+        if let Err(full) = self.record.publish(self.layout.pamt_ranges()) {
+            return Err(self.fail(&Held::Pamt, BringupStep::KeyConfig, BringupCause::Record(full)));
+        }
+        let error = FirstError::default();
+        self.kernel.run_on_each_package(&OneCall {
+            input: Registers::call(Leaf::SYS_KEY_CONFIG),
+            fine: &[],
+            error: &error,
+        });
+        match error.get() {
+            Some(error) => Err(self.fail(&Held::PrivatePamt, BringupStep::KeyConfig, BringupCause::Seamcall(error))),
+            None => Ok(self.next(|state| KeysConfigured(state.0))),
+        }
+    }
+}
+
+impl<'k, K: Kernel, const N: usize> Bringup<'k, K, KeysConfigured, N> {
+    /// SYS.TDMR.INIT until every TDMR is complete; CPUs work on different TDMRs in parallel.
+    ///
+    /// # Errors
+    /// [`BringupError`], after the PAMTs were reset and given back.
+    pub fn init_tdmrs(self) -> Result<Ready<'k>, BringupError> {
+        let error = FirstError::default();
+        self.kernel.run_on_all(&InitTdmrs { tdmrs: self.layout.tdmrs(), next: AtomicU32::new(0), error: &error });
+        match error.get() {
+            Some(error) => Err(self.fail(&Held::PrivatePamt, BringupStep::TdmrInit, BringupCause::Seamcall(error))),
+            None => Ok(Ready { platform: self.platform, module: self.state.0, layout: self.layout }),
+        }
+    }
+}
+
+impl<'k, K: Kernel, S, const N: usize> Bringup<'k, K, S, N> {
+    fn next<T>(self, state: impl FnOnce(S) -> T) -> Bringup<'k, K, T, N> {
+        Bringup {
+            kernel: self.kernel,
+            platform: self.platform,
+            record: self.record,
+            layout: self.layout,
+            state: state(self.state),
+        }
+    }
+
+    /// The way back. Order: private lines out of every cache, reset, fence, flag, list, memory.
+    fn fail(self, held: &Held, step: BringupStep, cause: BringupCause) -> BringupError {
+        let mut unwound = Unwound::default();
+        if let Held::PrivatePamt = held {
+            self.kernel.run_on_all(&WriteBack);
+            unwound.reset_lines = self.kernel.run_here(|cpu| reset_ranges(cpu, self.layout.pamt_ranges())).lines;
+            self.record.withdraw();
+        }
+        if let Held::Pamt | Held::PrivatePamt = held {
+            unwound.freed_bytes = self.layout.pamt_ranges().map(tdx_abi::PageRange::bytes).sum();
+            self.layout.release(self.kernel);
+        }
+        self.record.release_claim();
+        BringupError { step, cause, unwound }
+    }
+}

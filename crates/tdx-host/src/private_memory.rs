@@ -1,0 +1,187 @@
+//! What the host has handed to the module: the flag "there may be private memory" and the list of PAMT ranges, readable on
+//! any CPU at any instant without lock, allocation or waiting. It refuses to shrink while the flag is up.
+//!
+//! # Why the reader sees the flag
+//!
+//! 1. The bring-up CPU writes the list, raises the flag, passes a sequentially consistent fence, and only then makes the
+//!    first SEAMCALL that can turn a line private.
+//! 2. The kexec CPU passes a fence, and only then reads the flag and the list.
+//! 3. If that CPU can see any effect of the SEAMCALL (a private line, a stopped CPU's acknowledgement), the two fences pair
+//!    up through that effect, so it sees the flag and the whole list: release before, acquire after.
+//! 4. WBINVD is no part of this argument. It serialises the CPU that runs it and promises another CPU nothing; it comes
+//!    between 1 and the SEAMCALL for a different reason, the host's own dirty lines of PAMT.
+//! 5. Lowering goes the other way: the resets are fenced first, then the flag falls, then the list empties, then the
+//!    memory is freed. A CPU frozen anywhere in between leaves "flag up" over lines that are private or already reset.
+//!
+//! loom runs this file against its weakened twin: `tests/loom_publication.rs`.
+
+use tdx_abi::{Page, PageRange, PageSize};
+
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+
+/// PAMT ranges of the largest module: 64 TDMRs with three levels each.
+pub const MAX_PAMT_RANGES: usize = 3 * tdx_abi::MAX_TDMRS;
+
+/// One published range. Two words are enough: the kind follows from the index.
+#[derive(Debug)]
+struct Slot {
+    start: AtomicU64,
+    end: AtomicU64,
+}
+
+/// A PAMT range and what it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PamtRange {
+    /// The pages.
+    pub range: PageRange,
+    /// Index of its TDMR in the table given to SYS.CONFIG.
+    pub tdmr: u32,
+    /// Which of the TDMR's three tables.
+    pub level: PageSize,
+}
+
+/// The host's record of private memory. One per machine, usually a `static`; it outlives every bring-up.
+///
+/// `N` is the number of ranges it can hold; the default holds the largest layout there is.
+#[derive(Debug)]
+#[expect(clippy::struct_field_names, reason = "the flag has the name it has in Linux")]
+pub struct PrivateMemory<const N: usize = MAX_PAMT_RANGES> {
+    claimed: AtomicBool,
+    may_have_private_memory: AtomicBool,
+    count: AtomicU32,
+    slots: [Slot; N],
+}
+
+/// More ranges than the record can hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the record of private memory has room for {room} PAMT ranges, the layout has more")]
+pub struct RecordFull {
+    /// Ranges that fit.
+    pub room: usize,
+}
+
+impl<const N: usize> PrivateMemory<N> {
+    /// Nothing is private.
+    #[cfg(not(loom))]
+    pub const fn new() -> Self {
+        Self {
+            claimed: AtomicBool::new(false),
+            may_have_private_memory: AtomicBool::new(false),
+            count: AtomicU32::new(0),
+            slots: [const { Slot { start: AtomicU64::new(0), end: AtomicU64::new(0) } }; N],
+        }
+    }
+
+    /// Nothing is private. (loom's atomics cannot be made in a constant.)
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        let slots = core::array::from_fn(|_| Slot { start: AtomicU64::new(0), end: AtomicU64::new(0) });
+        Self {
+            claimed: AtomicBool::new(false),
+            may_have_private_memory: AtomicBool::new(false),
+            count: AtomicU32::new(0),
+            slots,
+        }
+    }
+
+    /// Takes the record for one bring-up. False if another bring-up has it, or has succeeded.
+    pub(crate) fn claim(&self) -> bool {
+        self.claimed.compare_exchange(false, true, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Gives the record back after a failed bring-up; the flag is down.
+    pub(crate) fn release_claim(&self) {
+        self.claimed.store(false, Ordering::Release);
+    }
+
+    /// Records the ranges and raises the flag. On return the next SEAMCALL may make lines private.
+    ///
+    /// Called by the one CPU that runs the bring-up; `ranges` come in the order TDMR 0 4K, 2M, 1G, TDMR 1 4K, ...
+    ///
+    /// # Errors
+    /// [`RecordFull`]; then nothing has changed.
+    pub fn publish(&self, ranges: impl Iterator<Item = PageRange>) -> Result<(), RecordFull> {
+        let mut count = 0;
+        for range in ranges {
+            let slot = self.slots.get(count).ok_or(RecordFull { room: N })?;
+            slot.start.store(range.start().index(), Ordering::Relaxed);
+            slot.end.store(range.end().index(), Ordering::Relaxed);
+            count += 1;
+        }
+        self.count.store(count as u32, Ordering::Relaxed);
+        self.may_have_private_memory.store(true, Ordering::Release);
+        // Store before SEAMCALL: the instruction is not part of the language's memory model, the fence is.
+        fence(Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Lowers the flag and empties the list. The caller has reset every range and fenced; it frees the memory after this.
+    pub fn withdraw(&self) {
+        self.may_have_private_memory.store(false, Ordering::Release);
+        fence(Ordering::SeqCst);
+        self.count.store(0, Ordering::Relaxed);
+    }
+
+    /// True from before the first line can be private until after the last reset of a failed bring-up.
+    pub fn may_have_private_memory(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.may_have_private_memory.load(Ordering::Acquire)
+    }
+
+    /// The PAMT ranges, if the flag is up; none otherwise. Meant for a CPU that has stopped all others.
+    pub fn pamt_ranges(&self) -> impl Iterator<Item = PamtRange> + '_ {
+        let count = if self.may_have_private_memory() { self.count.load(Ordering::Acquire) as usize } else { 0 };
+        self.slots.iter().take(count).enumerate().map(|(index, slot)| PamtRange {
+            range: PageRange::new(
+                Page::new(slot.start.load(Ordering::Relaxed)),
+                Page::new(slot.end.load(Ordering::Relaxed)),
+            ),
+            tdmr: (index / 3) as u32,
+            level: match index % 3 {
+                0 => PageSize::Size4K,
+                1 => PageSize::Size2M,
+                _ => PageSize::Size1G,
+            },
+        })
+    }
+}
+
+impl<const N: usize> Default for PrivateMemory<N> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::vec::Vec;
+
+    fn range(start: u64, end: u64) -> PageRange {
+        PageRange::new(Page::new(start), Page::new(end))
+    }
+
+    #[test]
+    fn ranges_are_there_exactly_while_the_flag_is_up() {
+        let record = PrivateMemory::<4>::new();
+        assert!(!record.may_have_private_memory());
+        assert_eq!(record.pamt_ranges().count(), 0);
+        record.publish([range(0, 4), range(4, 5), range(5, 6), range(9, 10)].into_iter()).unwrap();
+        let seen: Vec<_> = record.pamt_ranges().map(|p| (p.range, p.tdmr, p.level)).collect();
+        assert_eq!(seen[0], (range(0, 4), 0, PageSize::Size4K));
+        assert_eq!(seen[2], (range(5, 6), 0, PageSize::Size1G));
+        assert_eq!(seen[3], (range(9, 10), 1, PageSize::Size4K));
+        record.withdraw();
+        assert!(!record.may_have_private_memory());
+        assert_eq!(record.pamt_ranges().count(), 0);
+    }
+
+    #[test]
+    fn a_full_record_raises_no_flag() {
+        let record = PrivateMemory::<1>::new();
+        let result = record.publish([range(0, 1), range(1, 2)].into_iter());
+        assert_eq!(result, Err(RecordFull { room: 1 }));
+        assert!(!record.may_have_private_memory());
+    }
+}

@@ -1,0 +1,63 @@
+//! The retry rules: what is called again, how often, and what the error keeps.
+
+mod support;
+
+use support::{Event, Recorder};
+use tdx_abi::{Leaf, Operand, Registers, Status, StatusCode};
+use tdx_host::platform::CpuId;
+use tdx_host::seamcall::{BUSY_RETRIES, ENTROPY_RETRIES, call};
+
+fn attempts(leaf: Leaf, status: Status) -> u32 {
+    let cpu = Recorder::answering(std::iter::repeat_n(status, 20_000));
+    let error = call(&cpu, Registers::call(leaf)).unwrap_err();
+    assert_eq!(error.status(), status, "the raw status is kept");
+    assert_eq!(error.cpu, CpuId(7));
+    assert_eq!(error.call.leaf(), leaf);
+    assert_eq!(cpu.take().len() as u32, error.attempts);
+    error.attempts
+}
+
+#[test]
+fn entropy_is_tried_eleven_times() {
+    assert_eq!(attempts(Leaf::SYS_INIT, StatusCode::RND_NO_ENTROPY.with(0)), 1 + ENTROPY_RETRIES);
+    assert_eq!(attempts(Leaf::SYS_KEY_CONFIG, StatusCode::KEY_GENERATION_FAILED.with(0)), 1 + ENTROPY_RETRIES);
+}
+
+#[test]
+fn busy_is_tried_again_only_where_the_abi_says_so() {
+    let busy = StatusCode::SYS_BUSY.with(0);
+    assert_eq!(attempts(Leaf::SYS_CONFIG, busy), 1 + BUSY_RETRIES);
+    assert_eq!(attempts(Leaf::SYS_TDMR_INIT, StatusCode::OPERAND_BUSY.operand(Operand::RCX)), 1 + BUSY_RETRIES);
+    assert_eq!(attempts(Leaf::SYS_RD, busy), 1);
+}
+
+#[test]
+fn everything_else_is_tried_once() {
+    for status in [
+        StatusCode::SYS_NOT_READY.with(0),
+        StatusCode::OPERAND_INVALID.operand(Operand::RCX),
+        Status::VMFAIL_INVALID,
+        Status::UNDEFINED_OPCODE,
+        Status::new(0xc0ff_eeee_0000_0000),
+    ] {
+        assert_eq!(attempts(Leaf::SYS_CONFIG, status), 1);
+    }
+}
+
+#[test]
+fn a_late_success_is_a_success_and_info_is_no_error() {
+    let no_entropy = StatusCode::RND_NO_ENTROPY.with(0);
+    let cpu = Recorder::answering([no_entropy, no_entropy, Status::SUCCESS]);
+    assert!(call(&cpu, Registers::call(Leaf::SYS_INIT)).is_ok());
+    assert_eq!(cpu.take(), vec![Event::Seamcall(33); 3]);
+    let cpu = Recorder::answering([StatusCode::KEY_CONFIGURED.with(0)]);
+    let output = call(&cpu, Registers::call(Leaf::SYS_KEY_CONFIG)).unwrap();
+    assert_eq!(output.status().code(), StatusCode::KEY_CONFIGURED);
+}
+
+#[test]
+fn the_message_names_leaf_cpu_and_status() {
+    let cpu = Recorder::answering([StatusCode::SYS_NOT_READY.with(0)]);
+    let error = call(&cpu, Registers::call(Leaf::SYS_RD)).unwrap_err();
+    assert_eq!(error.to_string(), "SEAMCALL TDH.SYS.RD failed on CPU 7: 0xc000050500000000 TDX_SYS_NOT_READY");
+}

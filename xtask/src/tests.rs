@@ -1,0 +1,63 @@
+//! The tasks `test`, `lint` and `bench`.
+
+use crate::step::{Counts, run, run_tests};
+use crate::vectors;
+use anyhow::Result;
+use std::process::Command;
+
+fn cargo(args: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args);
+    command
+}
+
+/// Every test there is. What cannot run here is printed and counted as skipped.
+pub(crate) fn test() -> Result<bool> {
+    let mut counts = run_tests("tests of every crate", &mut cargo(&["test", "--workspace"]))?;
+    counts.add(loom()?);
+    counts.add(miri()?);
+    counts.add(vectors::all()?);
+    println!("\n{} passed, {} failed, {} skipped", counts.passed, counts.failed, counts.skipped);
+    Ok(counts.failed == 0)
+}
+
+/// loom replaces the atomics, so it needs a build of its own.
+fn loom() -> Result<Counts> {
+    let mut command = cargo(&["test", "--package", "tdx-host", "--release", "--test", "loom_publication"]);
+    command.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", crate::root().join("target/loom"));
+    run_tests("interleavings of bring-up and kexec (loom)", &mut command)
+}
+
+/// Miri is an extra: it needs a toolchain that has it.
+fn miri() -> Result<Counts> {
+    let there = Command::new("cargo").args(["+nightly", "miri", "--version"]).output();
+    if !there.is_ok_and(|output| output.status.success()) {
+        println!("\nskipped: Miri on tdx-abi and tdx-host (no nightly toolchain with Miri; rustup +nightly component add miri)");
+        return Ok(Counts { skipped: 1, ..Counts::default() });
+    }
+    let mut command = Command::new("cargo");
+    command
+        .args(["+nightly", "miri", "test", "--package", "tdx-abi", "--package", "tdx-host", "--lib"])
+        .env("CARGO_TARGET_DIR", crate::root().join("target/miri"));
+    run_tests("undefined behaviour in tdx-abi and tdx-host (Miri)", &mut command)
+}
+
+/// Formatting, clippy and rustdoc; all three run, so that one call shows everything.
+pub(crate) fn lint() -> Result<bool> {
+    let format = run("cargo fmt", &mut cargo(&["fmt", "--all", "--check"]))?;
+    let clippy = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"];
+    let clippy = run("cargo clippy", &mut cargo(&clippy))?;
+    let mut command = cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
+    let doc = run("cargo doc", command.env("RUSTDOCFLAGS", "--deny warnings"))?;
+    eprintln!("\nfmt {}, clippy {}, doc {}", word(format), word(clippy), word(doc));
+    Ok(format && clippy && doc)
+}
+
+fn word(ok: bool) -> &'static str {
+    if ok { "ok" } else { "FAILED" }
+}
+
+/// Benchmarks print their figures and leave them as JSON.
+pub(crate) fn bench() -> Result<bool> {
+    run("benchmarks", &mut cargo(&["bench", "--workspace", "--benches"]))
+}
