@@ -111,7 +111,7 @@ pub trait SharedMemory {
 }
 
 /// A range of a NUMA node's usable memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct NodeRange {
     /// The pages.
     pub range: PageRange,

@@ -1,0 +1,152 @@
+//! A program that links only if no path of bring-up, layout, unwinding, reset and kexec can panic.
+//!
+//! Its panic handler calls a function that does not exist. If the optimiser cannot prove every panic away, the linker
+//! names the function that may panic. It is never run: its platform answers with whatever the optimiser must not know.
+
+#![no_std]
+#![no_main]
+// UNSAFETY: an entry point and an undefined symbol; nothing here is ever executed.
+#![allow(unsafe_code)]
+
+use core::hint::black_box;
+use tdx_abi::{LineRange, Page, PageRange, PhysAddr, Registers};
+use tdx_host::bringup;
+use tdx_host::handover::{Kexec, KexecKind, Policy, StopCpus};
+use tdx_host::layout::{Algorithm, FrameRequest, FrameSource, Layout};
+use tdx_host::platform::{
+    Cpu, CpuId, CpuTask, CpuidOutput, Cpus, LineReset, Msr, NodeRange, PackageId, Processor, SharedMemory, Step, detect,
+};
+use tdx_host::private_memory::PrivateMemory;
+use tdx_host::seamcall::Seamcall;
+
+unsafe extern "C" {
+    fn this_product_can_panic() -> !;
+}
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // SAFETY: never executed; a link that succeeds has thrown this function away.
+    unsafe { this_product_can_panic() }
+}
+
+/// A platform of which the optimiser knows nothing.
+struct Opaque;
+
+impl Processor for Opaque {
+    fn cpuid(&self, leaf: u32, _subleaf: u32) -> CpuidOutput {
+        black_box(CpuidOutput { eax: leaf, ..CpuidOutput::default() })
+    }
+
+    fn rdmsr(&self, msr: Msr) -> Option<u64> {
+        black_box(Some(u64::from(msr.0)))
+    }
+}
+
+impl Seamcall for Opaque {
+    fn seamcall(&self, registers: Registers) -> Registers {
+        black_box(registers)
+    }
+}
+
+impl LineReset for Opaque {
+    fn reset_lines(&self, lines: LineRange) {
+        black_box(lines);
+    }
+
+    fn fence(&self) {
+        black_box(());
+    }
+}
+
+impl Cpu for Opaque {
+    fn id(&self) -> CpuId {
+        black_box(CpuId(0))
+    }
+
+    fn package(&self) -> PackageId {
+        black_box(PackageId(0))
+    }
+
+    fn write_back_caches(&self) {
+        black_box(());
+    }
+}
+
+fn drive<T: CpuTask<Opaque>>(task: &T) {
+    let mut local = T::Local::default();
+    while task.step(&Opaque, &mut local) == Step::Again {}
+}
+
+impl Cpus for Opaque {
+    type Cpu = Self;
+
+    fn online(&self) -> u32 {
+        black_box(1)
+    }
+
+    fn run_on_all<T: CpuTask<Self>>(&self, task: &T) {
+        drive(task);
+    }
+
+    fn run_on_each_package<T: CpuTask<Self>>(&self, task: &T) {
+        drive(task);
+    }
+
+    fn run_here<R>(&self, function: impl FnOnce(&Self) -> R) -> R {
+        function(self)
+    }
+}
+
+impl FrameSource for Opaque {
+    fn allocate(&mut self, request: FrameRequest) -> Option<PageRange> {
+        black_box(Some(request.within))
+    }
+
+    fn free(&mut self, range: PageRange) {
+        black_box(range);
+    }
+}
+
+impl SharedMemory for Opaque {
+    fn write(&mut self, address: PhysAddr, bytes: &[u8]) {
+        black_box((address, bytes));
+    }
+}
+
+impl StopCpus for Opaque {
+    fn stop_other_cpus(&self) -> u32 {
+        black_box(1)
+    }
+}
+
+static RECORD: PrivateMemory = PrivateMemory::new();
+
+/// The linker's entry point.
+#[unsafe(no_mangle)]
+extern "C" fn _start() -> ! {
+    let mut layout = Layout::new();
+    let memory: [NodeRange; 8] = black_box([NodeRange::default(); 8]);
+    let memory = memory.get(..black_box(8)).unwrap_or(&[]);
+    if let Ok(platform) = detect(&Opaque) {
+        let algorithm = if black_box(true) { Algorithm::Fit } else { Algorithm::Linux };
+        let result = bringup::run(&mut Opaque, platform, &RECORD, &mut layout, memory, algorithm);
+        black_box(result.is_ok());
+        let policy = match black_box(0) {
+            0 => Policy::Pamt,
+            1 => Policy::Everything,
+            2 => Policy::Refuse,
+            _ => Policy::None,
+        };
+        let kind = if black_box(true) { KexecKind::Normal } else { KexecKind::Jump };
+        if let Ok(kexec) = Kexec::begin(policy, kind, Some(&platform), &RECORD)
+            && let Ok(kexec) = kexec.stop_other_cpus(&Opaque)
+        {
+            let all = PageRange::new(black_box(Page::new(0)), black_box(Page::new(1)));
+            let report = kexec.write_back_caches(Opaque).reset([all]);
+            black_box(report);
+        }
+    }
+    loop {
+        core::hint::spin_loop();
+    }
+}
