@@ -1,1 +1,12 @@
+//! The laboratory around the TDX host stack: hosts read from real boot logs, and scenarios that run the product's own code
+//! (`tdx-host`) on the software machine (`tdx-machine`) of such a host.
+//!
+//! It decides nothing about private memory: the product acts, the machine judges, this crate connects, counts and reports.
 
+#![warn(missing_docs)]
+
+pub mod bootlog;
+pub mod cpu_model;
+pub mod host;
+pub mod input;
+pub mod size;

@@ -1,0 +1,124 @@
+//! Lines of a file of any size and any content, in bounded memory: a line is cut at [`LINE_LIMIT`], a file at
+//! [`FILE_LIMIT`]. Knows nothing of what the lines say.
+
+use std::io::{self, BufRead, Read, Take};
+
+/// Bytes of a line that are kept. The kernel's longest line has about 1000.
+pub(super) const LINE_LIMIT: usize = 4096;
+/// Bytes of a file that are read. The largest boot log is a few MiB; a syslog of a year may have more than this.
+pub(super) const FILE_LIMIT: u64 = 1 << 30;
+
+/// One line.
+#[derive(Debug)]
+pub(super) struct Line<'a> {
+    /// From 1.
+    pub(super) number: u64,
+    /// Without the line end (LF or CRLF), at most [`LINE_LIMIT`] bytes.
+    pub(super) bytes: &'a [u8],
+    /// The line was longer.
+    pub(super) too_long: bool,
+    /// The file ends without a line end here.
+    pub(super) last_without_end: bool,
+}
+
+/// Reads lines one by one into one buffer.
+#[derive(Debug)]
+pub(super) struct Lines<R> {
+    reader: Take<R>,
+    buffer: Vec<u8>,
+    number: u64,
+}
+
+impl<R: BufRead> Lines<R> {
+    /// Starts at the reader's place.
+    pub(super) fn new(reader: R) -> Self {
+        Self { reader: reader.take(FILE_LIMIT), buffer: Vec::with_capacity(LINE_LIMIT + 1), number: 0 }
+    }
+
+    /// The next line, or `None` at the end or at [`FILE_LIMIT`]; then [`Self::hit_limit`] says which.
+    ///
+    /// # Errors
+    /// What the reader says.
+    pub(super) fn next_line(&mut self) -> io::Result<Option<Line<'_>>> {
+        self.buffer.clear();
+        let limit = LINE_LIMIT as u64 + 1;
+        let read = (&mut self.reader).take(limit).read_until(b'\n', &mut self.buffer)?;
+        if read == 0 {
+            return Ok(None);
+        }
+        self.number += 1;
+        let ended = self.buffer.last() == Some(&b'\n');
+        let mut too_long = false;
+        let mut last_without_end = !ended;
+        if ended {
+            self.buffer.pop();
+            if self.buffer.last() == Some(&b'\r') {
+                self.buffer.pop();
+            }
+        } else if self.buffer.len() > LINE_LIMIT {
+            too_long = true;
+            self.buffer.truncate(LINE_LIMIT);
+            self.reader.skip_until(b'\n')?;
+            last_without_end = false;
+        }
+        Ok(Some(Line { number: self.number, bytes: &self.buffer, too_long, last_without_end }))
+    }
+
+    /// True if the file went on past [`FILE_LIMIT`]; asks the reader, so only after the last line.
+    pub(super) fn hit_limit(&mut self) -> bool {
+        self.reader.limit() == 0 && self.reader.get_mut().fill_buf().is_ok_and(|rest| !rest.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(bytes: &[u8]) -> Vec<(u64, Vec<u8>, bool, bool)> {
+        let mut lines = Lines::new(bytes);
+        let mut out = Vec::new();
+        while let Some(line) = lines.next_line().unwrap() {
+            out.push((line.number, line.bytes.to_vec(), line.too_long, line.last_without_end));
+        }
+        out
+    }
+
+    #[test]
+    fn ends_of_lines() {
+        assert_eq!(
+            all(b"a\nb\r\n\nc"),
+            [
+                (1, b"a".to_vec(), false, false),
+                (2, b"b".to_vec(), false, false),
+                (3, b"".to_vec(), false, false),
+                (4, b"c".to_vec(), false, true),
+            ]
+        );
+        assert!(all(b"").is_empty());
+    }
+
+    #[test]
+    fn long_lines_are_cut_and_counted_once() {
+        let mut text = vec![b'x'; 3 * LINE_LIMIT];
+        text.extend_from_slice(b"\nnext\n");
+        let lines = all(&text);
+        assert_eq!(lines.len(), 2);
+        assert_eq!((lines[0].1.len(), lines[0].2), (LINE_LIMIT, true));
+        assert_eq!(lines[1], (2, b"next".to_vec(), false, false));
+        let mut exact = vec![b'x'; LINE_LIMIT];
+        exact.push(b'\n');
+        assert!(!all(&exact)[0].2);
+    }
+
+    #[test]
+    fn endless_input_ends() {
+        let mut lines = Lines::new(io::BufReader::with_capacity(1 << 16, io::repeat(b'\n').take(FILE_LIMIT + 1)));
+        lines.reader.set_limit(10);
+        while lines.next_line().unwrap().is_some() {}
+        assert_eq!(lines.number, 10);
+        assert!(lines.hit_limit());
+        let mut short = Lines::new(&b"one\n"[..]);
+        while short.next_line().unwrap().is_some() {}
+        assert!(!short.hit_limit());
+    }
+}

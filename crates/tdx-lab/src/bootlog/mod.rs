@@ -1,0 +1,240 @@
+//! Reads the facts about a TDX host out of a boot log: e820 rows, CMRs, KeyIDs, NUMA nodes, CPU model, and what the kernel
+//! said about TDX; also `/proc/iomem`, alone or in the same file.
+//!
+//! It interprets nothing: which facts make a host is the business of [`crate::host`]. Lines of no known kind are skipped;
+//! a known line that does not hold, or contradicts an earlier one, is an error with its line number.
+
+mod cpu;
+mod e820;
+mod iomem;
+mod kind;
+mod lines;
+mod numa;
+mod number;
+mod prefix;
+mod tdx;
+
+use std::io::BufRead;
+
+use tdx_abi::{KeyIdPartition, MAX_CMRS, PageRange};
+use tdx_host::platform::CpuModel;
+
+use crate::input::{At, InputError, Rule, excerpt};
+use kind::Kind;
+use lines::{FILE_LIMIT, LINE_LIMIT, Line, Lines};
+
+pub use cpu::CpuHint;
+pub use e820::{E820Map, E820Row, E820Type};
+pub use numa::NodeRow;
+pub use number::ByteRange;
+pub use tdx::{Failure, ModuleVersion};
+pub(crate) use tdx::{check_cmr, check_key_ids};
+
+/// Most rows of one kind that are kept: above the kernel's own limit of 3200 for e820.
+const MAX_ROWS: usize = 4096;
+
+/// The facts of a log, in the order of its lines.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct BootLog {
+    /// Rows of the firmware's (or the user's) memory map.
+    pub e820: Vec<At<E820Row>>,
+    /// Top-level `System RAM` rows of /proc/iomem.
+    pub iomem: Vec<At<ByteRange>>,
+    /// Convertible memory ranges, ascending.
+    pub cmrs: Vec<At<PageRange>>,
+    /// SRAT rows.
+    pub srat: Vec<At<NodeRow>>,
+    /// `NUMA: Node` rows, each a merged span.
+    pub numa: Vec<At<NodeRow>>,
+    /// Early memory node ranges: the kernel's own map with nodes.
+    pub early_nodes: Vec<At<NodeRow>>,
+    /// Private KeyIDs.
+    pub key_ids: Option<At<KeyIdPartition>>,
+    /// CPU model of the kernel's own line.
+    pub cpu: Option<At<CpuModel>>,
+    /// CPU model of a comment.
+    pub cpu_hint: Option<At<CpuHint>>,
+    /// CPU packages.
+    pub packages: Option<At<u32>>,
+    /// Logical processors that came up.
+    pub cpus: Option<At<u32>>,
+    /// Kernel version of the `Linux version` line.
+    pub kernel: Option<At<String>>,
+    /// Version of the TDX module; the last one if it was updated.
+    pub module: Option<At<ModuleVersion>>,
+    /// What the kernel allocated for PAMT, in KiB.
+    pub pamt_kb: Option<At<u64>>,
+    /// The kernel used Dynamic PAMT.
+    pub dynamic_pamt: Option<u64>,
+    /// Line that says that the module is initialized.
+    pub initialized: Option<u64>,
+    /// First line that says that something failed, and what it says.
+    pub failure: Option<At<(Failure, String)>>,
+    /// Last line of the TDX code that says something, and its text.
+    pub last_tdx: Option<At<String>>,
+    /// Number of lines.
+    pub lines: u64,
+}
+
+impl BootLog {
+    /// Reads a log to its end, in bounded memory. `file` is its name in errors.
+    ///
+    /// # Errors
+    /// A file that is not text, or the first known line that does not hold. Whether the facts make a host is not asked here.
+    pub fn read(file: &str, reader: impl BufRead) -> Result<Self, InputError> {
+        let mut lines = Lines::new(reader);
+        let mut log = Self::default();
+        loop {
+            match lines.next_line() {
+                Ok(Some(line)) => log.line(file, &line)?,
+                Ok(None) => break,
+                Err(error) => return Err(InputError::of_file(file, Rule::Unreadable(error.to_string()))),
+            }
+        }
+        if lines.hit_limit() {
+            return Err(InputError::of_file(file, Rule::TooLarge { limit: FILE_LIMIT }));
+        }
+        Ok(log)
+    }
+
+    /// True if no line of the log was of a kind that says something about memory, nodes or TDX.
+    pub fn is_empty(&self) -> bool {
+        self.last_tdx.is_none() && !self.has_memory() && self.srat.is_empty() && self.numa.is_empty()
+    }
+
+    /// True if there are rows of memory of any kind, usable or not.
+    pub fn has_memory(&self) -> bool {
+        !(self.e820.is_empty() && self.iomem.is_empty() && self.cmrs.is_empty() && self.early_nodes.is_empty())
+    }
+
+    fn line(&mut self, file: &str, line: &Line<'_>) -> Result<(), InputError> {
+        self.lines = line.number;
+        if line.bytes.contains(&0) {
+            return Err(InputError { line: Some(line.number), ..InputError::of_file(file, Rule::Binary) });
+        }
+        let text = String::from_utf8_lossy(line.bytes);
+        let Some(kind) = kind::of(&text) else { return Ok(()) };
+        let result = if line.too_long {
+            Err(Rule::LineTooLong { limit: LINE_LIMIT })
+        } else if core::str::from_utf8(line.bytes).is_err() && !matches!(kind, Kind::Comment(_)) {
+            Err(Rule::NotUtf8)
+        } else {
+            self.fact(line.number, kind, &text)
+        };
+        let cut = line.last_without_end;
+        result.map_err(|rule| InputError { cut, ..InputError::at_line(file, line.number, &text, rule) })
+    }
+
+    fn fact(&mut self, line: u64, kind: Kind<'_>, text: &str) -> Result<(), Rule> {
+        match kind {
+            Kind::E820(map, rest) => {
+                let Some(row) = e820::parse(map, rest)? else { return Ok(()) };
+                let of_this_map = |other: &&At<E820Row>| {
+                    let usable = [row.kind, other.value.kind].contains(&E820Type::Usable);
+                    other.value.map == map && usable && other.value.range.overlaps(row.range)
+                };
+                if let Some(other) = self.e820.iter().find(of_this_map) {
+                    return Err(overlap(other.line, other.value.range));
+                }
+                push(&mut self.e820, MAX_ROWS, line, row)
+            }
+            Kind::Iomem(rest) => {
+                let range = iomem::parse(rest)?;
+                if let Some(other) = self.iomem.iter().find(|other| other.value.overlaps(range)) {
+                    return Err(overlap(other.line, other.value));
+                }
+                push(&mut self.iomem, MAX_ROWS, line, range)
+            }
+            Kind::Srat(rest) => push_node(&mut self.srat, line, numa::srat(rest)?),
+            Kind::Numa(rest) => push_node(&mut self.numa, line, numa::merged(rest)?),
+            Kind::EarlyNode(rest) => push_node(&mut self.early_nodes, line, numa::early(rest)?),
+            Kind::Cpu(rest) => once(&mut self.cpu, line, cpu::smpboot(rest)?, |cpu| format!("CPU model {cpu}")),
+            Kind::Packages(rest) => once(&mut self.packages, line, numa::packages(rest)?, |n| format!("{n} packages")),
+            Kind::BroughtUp(rest) => once(&mut self.cpus, line, numa::brought_up(rest)?, |n| format!("{n} CPUs")),
+            Kind::Kernel(rest) => {
+                let version = excerpt(rest.split_whitespace().next().unwrap_or_default());
+                once(&mut self.kernel, line, version, |v| format!("Linux version {v}"))
+            }
+            Kind::Comment(rest) => {
+                if let (None, Some(value)) = (self.cpu_hint, cpu::hint(rest)) {
+                    self.cpu_hint = Some(At { line, value });
+                }
+                Ok(())
+            }
+            Kind::Tdx(rest) => self.tdx(line, tdx::parse(rest)?, text),
+        }
+    }
+
+    fn tdx(&mut self, line: u64, fact: tdx::TdxLine, text: &str) -> Result<(), Rule> {
+        use tdx::TdxLine;
+        if fact != TdxLine::Other || self.last_tdx.is_none() {
+            self.last_tdx = Some(At { line, value: excerpt(text) });
+        }
+        match fact {
+            TdxLine::KeyIds(value) => {
+                let range = |split: &KeyIdPartition| {
+                    format!("private KeyID range [{}, {})", split.shared() + 1, split.private_end())
+                };
+                once(&mut self.key_ids, line, value, range)
+            }
+            TdxLine::Cmr(value) => {
+                if let Some(previous) = self.cmrs.last().filter(|previous| previous.value.end() > value.start()) {
+                    return Err(Rule::CmrOrder { previous: previous.value.to_string(), line: previous.line });
+                }
+                push(&mut self.cmrs, MAX_CMRS, line, value)
+            }
+            TdxLine::PamtKb(value) => once(&mut self.pamt_kb, line, value, |kb| format!("{kb} KB allocated for PAMT")),
+            TdxLine::Module(value) => {
+                self.module = Some(At { line, value });
+                Ok(())
+            }
+            TdxLine::Initialized => {
+                self.initialized = Some(line);
+                Ok(())
+            }
+            TdxLine::DynamicPamt => {
+                self.dynamic_pamt = Some(line);
+                Ok(())
+            }
+            TdxLine::Failed(failure) => {
+                self.failure.get_or_insert_with(|| At { line, value: (failure, excerpt(text)) });
+                Ok(())
+            }
+            TdxLine::Other => Ok(()),
+        }
+    }
+}
+
+fn overlap(line: u64, other: ByteRange) -> Rule {
+    Rule::Overlap { other: other.to_string(), line }
+}
+
+fn push<T>(rows: &mut Vec<At<T>>, limit: usize, line: u64, value: T) -> Result<(), Rule> {
+    if rows.len() >= limit {
+        return Err(Rule::TooMany { limit });
+    }
+    rows.push(At { line, value });
+    Ok(())
+}
+
+/// Rows of one node may repeat and overlap (the kernel merges them); rows of two nodes may not.
+fn push_node(rows: &mut Vec<At<NodeRow>>, line: u64, row: NodeRow) -> Result<(), Rule> {
+    match rows.iter().find(|other| other.value.node != row.node && other.value.range.overlaps(row.range)) {
+        Some(other) => Err(overlap(other.line, other.value.range)),
+        None => push(rows, MAX_ROWS, line, row),
+    }
+}
+
+/// A fact that a log states once; saying it again is fine, saying something else is not.
+fn once<T: PartialEq>(slot: &mut Option<At<T>>, line: u64, value: T, text: impl Fn(&T) -> String) -> Result<(), Rule> {
+    match slot {
+        Some(earlier) if earlier.value != value => {
+            Err(Rule::Contradiction { line: earlier.line, earlier: text(&earlier.value) })
+        }
+        Some(_) => Ok(()),
+        None => {
+            *slot = Some(At { line, value });
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! Lines of the kernel's TDX host code, `virt/tdx:` or (to 6.5) `tdx:`, in every wording seen in the field, typing errors of
+//! the kernels included. A line that starts like a known one must hold; others are left alone.
+
+use tdx_abi::{KeyIdPartition, Leaf, PageRange, PhysAddr, Status};
+
+use super::number::{bare_hex, decimal, hex};
+use crate::input::Rule;
+
+/// The version of a TDX module, as far as a log tells it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ModuleVersion {
+    /// Major version.
+    pub major: u16,
+    /// Minor version.
+    pub minor: u16,
+    /// Update version.
+    pub update: Option<u16>,
+    /// Build number.
+    pub build: Option<u32>,
+    /// Build date, decimal yyyymmdd.
+    pub date: Option<u32>,
+}
+
+impl core::fmt::Display for ModuleVersion {
+    /// `1.5`, `1.5.06 build 744 of 20240407`.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)?;
+        if let Some(update) = self.update {
+            write!(f, ".{update:02}")?;
+        }
+        if let Some(build) = self.build {
+            write!(f, " build {build}")?;
+        }
+        if let Some(date) = self.date { write!(f, " of {date}") } else { Ok(()) }
+    }
+}
+
+/// Why the kernel did not bring TDX up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Failure {
+    /// `initialization failed (-28)`.
+    Errno(u32),
+    /// `initialization failed: TDMR [a, b): reserved areas exhausted`.
+    ReservedAreasExhausted(PageRange),
+    /// A SEAMCALL failed.
+    Seamcall(Leaf, Status),
+    /// Words only: not enabled, not loaded, ...
+    Words,
+}
+
+/// What a line says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum TdxLine {
+    KeyIds(KeyIdPartition),
+    Cmr(PageRange),
+    Module(ModuleVersion),
+    PamtKb(u64),
+    Initialized,
+    Failed(Failure),
+    DynamicPamt,
+    /// Known to mean nothing here, or not known.
+    Other,
+}
+
+/// `rest` is what follows the prefix.
+pub(super) fn parse(rest: &str) -> Result<TdxLine, Rule> {
+    let rest = rest.trim();
+    if let Some(range) = rest.strip_prefix("BIOS enabled: private KeyID range") {
+        return key_ids(range).map(TdxLine::KeyIds);
+    }
+    if let Some(range) = rest.strip_prefix("CMR:") {
+        return half_open(range).ok_or(Rule::Malformed { form: "CMR: [0xBASE, 0xEND)" })?.map(TdxLine::Cmr);
+    }
+    if let Some(version) = module_prefix(rest) {
+        return module(version).map(TdxLine::Module);
+    }
+    if let Some(kb) = pamt(rest) {
+        return kb.map(TdxLine::PamtKb);
+    }
+    if rest == "Guest detected" {
+        return Err(Rule::Guest);
+    }
+    if let Some(failure) = failed(rest)? {
+        return Ok(TdxLine::Failed(failure));
+    }
+    let words = rest.trim_end_matches('.');
+    let initialized = ["module initialized", "TDX module initialized", "TDX-Module initialized"].contains(&words);
+    Ok(match words {
+        _ if initialized => TdxLine::Initialized,
+        "Enable Dynamic PAMT" => TdxLine::DynamicPamt,
+        _ => TdxLine::Other,
+    })
+}
+
+/// ` [32, 64)`.
+fn key_ids(text: &str) -> Result<KeyIdPartition, Rule> {
+    let malformed = Rule::Malformed { form: "BIOS enabled: private KeyID range [START, END)" };
+    let inside = text.trim().strip_prefix('[').and_then(|t| t.strip_suffix(')'));
+    let (start, end) = inside.and_then(|t| t.split_once(", ")).ok_or_else(|| malformed.clone())?;
+    let (start, end) = decimal(start).zip(decimal(end)).ok_or(malformed)?;
+    check_key_ids(start, end)
+}
+
+/// The rules for a private KeyID range `[start, end)`, for logs and host files.
+pub(crate) fn check_key_ids(start: u64, end: u64) -> Result<KeyIdPartition, Rule> {
+    let counts = (start >= 1 && start < end && end <= 1 << 15)
+        .then(|| Some((u32::try_from(start - 1).ok()?, u32::try_from(end - start).ok()?)));
+    let (shared, private) = counts.flatten().ok_or(Rule::KeyIdRange)?;
+    if private < 2 {
+        Err(Rule::TooFewKeyIds { count: private.into() })
+    } else {
+        Ok(KeyIdPartition::new(shared, private))
+    }
+}
+
+/// ` [0x100000, 0x77800000)`, page aligned. The outer `None` means that the form is not there.
+fn half_open(text: &str) -> Option<Result<PageRange, Rule>> {
+    let (start, end) = text.trim().strip_prefix('[')?.strip_suffix(')')?.split_once(", ")?;
+    let (start, end) = (PhysAddr::new(hex(start)?), PhysAddr::new(hex(end)?));
+    Some(check_cmr(start, end))
+}
+
+/// The rules for one CMR, for logs and host files.
+pub(crate) fn check_cmr(start: PhysAddr, end: PhysAddr) -> Result<PageRange, Rule> {
+    let range = PageRange::from_addresses(start, end).map_err(Rule::Range)?;
+    if range.is_empty() {
+        return Err(Rule::EmptyRange);
+    }
+    let bits = tdx_abi::MAX_PHYS_BITS;
+    if end.get() > 1 << bits { Err(Rule::BeyondAddressWidth { end, bits }) } else { Ok(range) }
+}
+
+/// What follows the words that start a version line.
+fn module_prefix(rest: &str) -> Option<&str> {
+    let words = ["TDX module version:", "module version:", "module verson:", "TDX module:", "TDX module "];
+    let version = words.iter().find_map(|words| rest.strip_prefix(words))?.trim_start();
+    // "TDX module initialized." and the like start the same way.
+    let starts = ["attributes", "atributes", "vendor_id", "major_version"].iter().any(|key| version.starts_with(key));
+    (starts || version.starts_with(|c: char| c.is_ascii_digit())).then_some(version)
+}
+
+const MODULE_FORM: &str = "TDX module: .. major_version N, minor_version N, build_date YYYYMMDD, build_num N";
+
+fn module(text: &str) -> Result<ModuleVersion, Rule> {
+    let malformed = || Rule::Malformed { form: MODULE_FORM };
+    let mut version = ModuleVersion::default();
+    let mut fields = text.trim_end_matches('.').split(", ");
+    if text.starts_with(|c: char| c.is_ascii_digit()) {
+        let numbers: Option<Vec<u16>> = fields.next().and_then(|dotted| dotted.split('.').map(small).collect());
+        match numbers.as_deref() {
+            Some([major, minor]) => (version.major, version.minor) = (*major, *minor),
+            Some([major, minor, update] | [major, minor, update, _]) => {
+                (version.major, version.minor, version.update) = (*major, *minor, Some(*update));
+            }
+            _ => return Err(malformed()),
+        }
+    } else if !text.contains("major_version ") || !text.contains("minor_version ") {
+        return Err(malformed());
+    }
+    for field in fields {
+        let (key, value) = field.rsplit_once(' ').ok_or_else(malformed)?;
+        match key {
+            "major_version" => version.major = small(value).ok_or_else(malformed)?,
+            "minor_version" => version.minor = small(value).ok_or_else(malformed)?,
+            "build_num" | "build number" => {
+                let build = decimal(value).and_then(|n| u32::try_from(n).ok());
+                version.build = Some(build.ok_or_else(malformed)?);
+            }
+            "build_date" => version.date = Some(date(decimal(value)).ok_or_else(malformed)?),
+            // Newer kernels print the decimal date as a hex number: 0134fed5 is 20250325.
+            "build date" => version.date = Some(date(bare_hex(value)).ok_or_else(malformed)?),
+            _ => {}
+        }
+    }
+    Ok(version)
+}
+
+fn small(text: &str) -> Option<u16> {
+    decimal(text).and_then(|n| u16::try_from(n).ok())
+}
+
+/// Decimal yyyymmdd that is a date.
+fn date(number: Option<u64>) -> Option<u32> {
+    let number = u32::try_from(number?).ok()?;
+    let (year, month, day) = (number / 10000, number / 100 % 100, number % 100);
+    ((2000..2100).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day)).then_some(number)
+}
+
+/// `8396820 KB allocated for PAMT`, `KBs`, `KB?`, `65667 pages allocated for PAMT.`, and a line cut after `KB`.
+///
+/// The outer `None` means that this is no such line.
+fn pamt(rest: &str) -> Option<Result<u64, Rule>> {
+    let malformed = Rule::Malformed { form: "N KB allocated for PAMT" };
+    let (number, words) = rest.split_once(' ')?;
+    let words = words.trim_end_matches('.');
+    let (unit, tail) = words.split_once(' ').unwrap_or((words, ""));
+    let kb_per_unit = match unit {
+        "KB" | "KBs" | "KB?" => 1,
+        "pages" => 4,
+        _ => 0,
+    };
+    let complete = tail == "allocated for PAMT";
+    let cut = tail.is_empty() && decimal(number).is_some();
+    if kb_per_unit == 0 || !(complete || cut) {
+        // Anything else that ends so is a figure we could not read.
+        return words.ends_with("allocated for PAMT").then_some(Err(malformed));
+    }
+    // 2^52 bytes of PAMT would need more memory than an address can name.
+    let kb = decimal(number).and_then(|n| n.checked_mul(kb_per_unit)).filter(|kb| (1..=1 << 42).contains(kb));
+    Some(kb.ok_or(malformed))
+}
+
+/// A line that says that something did not work.
+fn failed(rest: &str) -> Result<Option<Failure>, Rule> {
+    if let Some(call) = rest.strip_prefix("SEAMCALL ") {
+        return seamcall(call).map(Some);
+    }
+    let init = rest.strip_prefix("module ").unwrap_or(rest);
+    if let Some(reason) = init.strip_prefix("initialization failed") {
+        return initialization(reason).map(Some);
+    }
+    let words = rest.trim_end_matches('.');
+    let words = words.strip_prefix("[firmware bug]: ").unwrap_or(words);
+    let known = [
+        "not enabled by BIOS",
+        "TDX is not enabled by BIOS",
+        "module not loaded",
+        "module is not loaded",
+        "NO_RBP_MOD feature is not supported",
+        "too few private KeyIDs available",
+    ];
+    Ok(known.contains(&words).then_some(Failure::Words))
+}
+
+/// `(0x22) failed: 0xc000050500000000` or `failed: CPU 94: leaf 33, error 0xc000092100000122.`
+fn seamcall(text: &str) -> Result<Failure, Rule> {
+    if let Some((leaf, status)) = text.strip_prefix('(').and_then(|t| t.split_once(") failed: 0x")) {
+        let form = "SEAMCALL (0xLEAF) failed: 0xSTATUS";
+        let leaf = hex(leaf).or_else(|| decimal(leaf)).and_then(|n| u16::try_from(n & 0xffff).ok());
+        let status = bare_hex(status.trim_end_matches('.'));
+        let (leaf, status) = leaf.zip(status).ok_or(Rule::Malformed { form })?;
+        return Ok(Failure::Seamcall(Leaf(leaf), Status::new(status)));
+    }
+    if let Some((_, call)) = text.strip_prefix("failed: CPU ").and_then(|t| t.split_once(": leaf ")) {
+        let form = "SEAMCALL failed: CPU N: leaf N, error 0xSTATUS";
+        let (leaf, status) = call.trim_end_matches('.').split_once(", error ").ok_or(Rule::Malformed { form })?;
+        let (leaf, status) = small(leaf).zip(hex(status)).ok_or(Rule::Malformed { form })?;
+        return Ok(Failure::Seamcall(Leaf(leaf), Status::new(status)));
+    }
+    Ok(Failure::Words)
+}
+
+/// ` (-28)` or `: TDMR [0x0, 0x80000000): reserved areas exhausted.`
+fn initialization(reason: &str) -> Result<Failure, Rule> {
+    if let Some(errno) = reason.strip_prefix(" (") {
+        let form = "initialization failed (-ERRNO)";
+        let number = errno.trim_end_matches('.').strip_suffix(')').and_then(|t| t.strip_prefix('-')).and_then(decimal);
+        let errno = number.and_then(|n| u32::try_from(n).ok()).filter(|&n| n < 4096);
+        return errno.map(Failure::Errno).ok_or(Rule::Malformed { form });
+    }
+    let tdmr = reason.strip_prefix(": TDMR ").and_then(|t| t.split_once(": "));
+    match tdmr {
+        Some((range, words)) if words.trim_end_matches('.') == "reserved areas exhausted" => {
+            let form = "initialization failed: TDMR [0xBASE, 0xEND): reserved areas exhausted";
+            half_open(range).ok_or(Rule::Malformed { form })?.map(Failure::ReservedAreasExhausted)
+        }
+        _ => Ok(Failure::Words),
+    }
+}
+
+#[cfg(test)]
+#[path = "tdx_tests.rs"]
+mod tests;

@@ -1,0 +1,157 @@
+//! What a host needs and its log does not say: each is assumed in the open, and printed with every result.
+
+use core::fmt;
+
+use tdx_abi::{KeyIdPartition, PhysAddr};
+use tdx_host::platform::CpuModel;
+
+use crate::{cpu_model, size};
+
+/// One thing that was assumed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Assumption {
+    /// No memory rows: the CMRs are the memory map.
+    MemoryFromCmrs,
+    /// The e820 rows end below the CMRs: above them the CMRs are the memory map.
+    MemoryAboveRows {
+        /// End of the last row.
+        from: PhysAddr,
+        /// Bytes taken from CMRs.
+        bytes: u64,
+    },
+    /// No CMRs: made from the memory map.
+    CmrsFromMemory,
+    /// No KeyID line.
+    KeyIds(KeyIdPartition),
+    /// No CPU line, but a comment of the file names the model.
+    CpuFromComment {
+        /// The model.
+        model: CpuModel,
+        /// Line of the comment.
+        line: u64,
+    },
+    /// No CPU model at all.
+    Cpu(CpuModel),
+    /// The log's CPU cannot have TDX.
+    CpuReplaced {
+        /// Line that names the log's CPU.
+        line: u64,
+        /// The model that is taken.
+        model: CpuModel,
+    },
+    /// No NUMA rows: each CMR above 4 GiB but the first starts a node.
+    NodesFromCmrs {
+        /// Nodes.
+        nodes: u32,
+    },
+    /// No NUMA rows, and nothing to tell nodes from: all memory is node 0.
+    OneNode,
+    /// Node borders given by the user.
+    NodeBorders(Vec<PhysAddr>),
+    /// Memory in no NUMA row counts to node 0.
+    OutsideNodes {
+        /// Bytes.
+        bytes: u64,
+    },
+    /// No count of packages.
+    Packages {
+        /// Packages.
+        packages: u32,
+        /// One for each NUMA node of the log.
+        per_node: bool,
+    },
+    /// No count of CPUs.
+    Cpus(u32),
+    /// The log ends after CMR lines, before the kernel says what came of it.
+    MayBeCut {
+        /// Last CMR line.
+        line: u64,
+    },
+    /// The kernel of this log could not bring TDX up.
+    LinuxFailed {
+        /// The line that says so.
+        line: u64,
+        /// Its text.
+        text: String,
+    },
+    /// The kernel of this log used Dynamic PAMT, which the software module does not.
+    DynamicPamt {
+        /// The line that says so.
+        line: u64,
+    },
+}
+
+impl Assumption {
+    /// A short stable key, for machines.
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::MemoryFromCmrs | Self::MemoryAboveRows { .. } => "memory",
+            Self::CmrsFromMemory => "cmrs",
+            Self::KeyIds(_) => "key-ids",
+            Self::CpuFromComment { .. } | Self::Cpu(_) | Self::CpuReplaced { .. } => "cpu",
+            Self::NodesFromCmrs { .. } | Self::OneNode | Self::NodeBorders(_) | Self::OutsideNodes { .. } => "nodes",
+            Self::Packages { .. } => "packages",
+            Self::Cpus(_) => "cpus",
+            Self::MayBeCut { .. } => "cut",
+            Self::LinuxFailed { .. } => "linux-failed",
+            Self::DynamicPamt { .. } => "dynamic-pamt",
+        }
+    }
+}
+
+/// `Sapphire Rapids (06_8F, has the erratum)`.
+fn cpu(model: CpuModel) -> String {
+    let erratum = if model.has_partial_write_erratum() { "has the erratum" } else { "without the erratum" };
+    format!("{} ({model}, {erratum})", cpu_model::name(model).unwrap_or("unnamed CPU"))
+}
+
+impl fmt::Display for Assumption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MemoryFromCmrs => f.write_str("memory map: not in the log, the CMRs are taken as the memory map"),
+            Self::MemoryAboveRows { from, bytes } => {
+                let size = size::human(*bytes);
+                write!(f, "memory map: the log's rows end at {from}, above it the CMRs are taken as usable ({size})")
+            }
+            Self::CmrsFromMemory => f.write_str(
+                "CMRs: not in the log, made from the memory map (one from 1 MiB to the end of low memory, one for each \
+                 usable range above 4 GiB)",
+            ),
+            Self::KeyIds(split) => {
+                write!(f, "private KeyIDs: not in the log, [{}, {}) taken", split.shared() + 1, split.private_end())
+            }
+            Self::CpuFromComment { model, line } => {
+                write!(f, "CPU: {}, from the comment in line {line}", cpu(*model))
+            }
+            Self::Cpu(model) => write!(f, "CPU: not in the log, {} taken", cpu(*model)),
+            Self::CpuReplaced { line, model } => {
+                write!(f, "CPU: the one of line {line} has no TDX, {} taken with this memory map", cpu(*model))
+            }
+            Self::NodesFromCmrs { nodes } => {
+                write!(f, "NUMA nodes: not in the log, {nodes} taken: each CMR above 4 GiB is one")
+            }
+            Self::OneNode => f.write_str("NUMA nodes: not in the log, all memory is taken as node 0"),
+            Self::NodeBorders(borders) => {
+                f.write_str("NUMA nodes: borders given at")?;
+                borders.iter().try_for_each(|border| write!(f, " {border}"))
+            }
+            Self::OutsideNodes { bytes } => {
+                write!(f, "NUMA nodes: {} lie in no NUMA row of the log and count to node 0", size::human(*bytes))
+            }
+            Self::Packages { packages, per_node: true } => {
+                write!(f, "packages: not in the log, {packages} taken, one for each NUMA node")
+            }
+            Self::Packages { packages, per_node: false } => write!(f, "packages: not in the log, {packages} taken"),
+            Self::Cpus(cpus) => write!(f, "CPUs: not in the log, {cpus} taken"),
+            Self::MayBeCut { line } => {
+                write!(f, "the log ends without a PAMT line: CMRs after line {line} may be missing")
+            }
+            Self::LinuxFailed { line, text } => write!(f, "the log's kernel failed: line {line} says `{text}`"),
+            Self::DynamicPamt { line } => write!(
+                f,
+                "the log's kernel used Dynamic PAMT (line {line}); the software module does not, so PAMT sizes differ"
+            ),
+        }
+    }
+}
