@@ -15,6 +15,8 @@ fn cargo(args: &[&str]) -> Command {
 pub(crate) fn test() -> Result<bool> {
     let mut counts = run_tests("tests of every crate", &mut cargo(&["test", "--workspace"]))?;
     counts.add(loom()?);
+    counts.add(no_panic()?);
+    counts.add(independent_judge()?);
     counts.add(miri()?);
     counts.add(vectors::all()?);
     println!("\n{} passed, {} failed, {} skipped", counts.passed, counts.failed, counts.skipped);
@@ -26,6 +28,31 @@ fn loom() -> Result<Counts> {
     let mut command = cargo(&["test", "--package", "tdx-host", "--release", "--test", "loom_publication"]);
     command.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", crate::root().join("target/loom"));
     run_tests("interleavings of bring-up and kexec (loom)", &mut command)
+}
+
+/// A program that links only if no path of the product can panic: the linker names the culprit otherwise.
+fn no_panic() -> Result<Counts> {
+    let mut command = cargo(&["build", "--release", "--quiet", "--manifest-path", "checks/no-panic/Cargo.toml"]);
+    command.env("CARGO_TARGET_DIR", crate::root().join("target/no-panic"));
+    let ok = run("no path of tdx-host can panic (checks/no-panic links)", &mut command)?;
+    Ok(verdict("no path of tdx-host can panic", ok))
+}
+
+/// The emulator judges the product, so it must not know it.
+fn independent_judge() -> Result<Counts> {
+    let output = cargo(&["tree", "--package", "tdx-machine", "--edges", "normal,build,dev", "--prefix", "none"])
+        .current_dir(crate::root())
+        .output()?;
+    let tree = String::from_utf8_lossy(&output.stdout);
+    let ok = output.status.success()
+        && tree.lines().any(|line| line.starts_with("tdx-abi "))
+        && !tree.lines().any(|line| line.starts_with("tdx-host "));
+    Ok(verdict("tdx-machine does not depend on tdx-host", ok))
+}
+
+fn verdict(name: &str, ok: bool) -> Counts {
+    println!("{name}: {}", word(ok));
+    Counts { passed: ok.into(), failed: (!ok).into(), skipped: 0 }
 }
 
 /// Miri is an extra: it needs a toolchain that has it.

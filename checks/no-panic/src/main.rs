@@ -125,11 +125,12 @@ static RECORD: PrivateMemory = PrivateMemory::new();
 #[unsafe(no_mangle)]
 extern "C" fn _start() -> ! {
     let mut layout = Layout::new();
+    let mut kernel = Opaque;
     let memory: [NodeRange; 8] = black_box([NodeRange::default(); 8]);
-    let memory = memory.get(..black_box(8)).unwrap_or(&[]);
+    let memory: &[NodeRange] = memory.get(..black_box(8)).unwrap_or_default();
     if let Ok(platform) = detect(&Opaque) {
         let algorithm = if black_box(true) { Algorithm::Fit } else { Algorithm::Linux };
-        let result = bringup::run(&mut Opaque, platform, &RECORD, &mut layout, memory, algorithm);
+        let result = bringup::run(&mut kernel, platform, &RECORD, &mut layout, memory, algorithm);
         black_box(result.is_ok());
         let policy = match black_box(0) {
             0 => Policy::Pamt,
@@ -143,7 +144,7 @@ extern "C" fn _start() -> ! {
         {
             let all = PageRange::new(black_box(Page::new(0)), black_box(Page::new(1)));
             let report = kexec.write_back_caches(Opaque).reset([all]);
-            black_box(report);
+            let _ = black_box(report);
         }
     }
     loop {

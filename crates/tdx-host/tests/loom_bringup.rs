@@ -1,0 +1,275 @@
+//! loom: the real bring-up on one CPU, the real kexec on another that stops it at any operation on the platform.
+//!
+//! The stop is an NMI: the CPU freezes where it is, and its acknowledgement orders nothing. What is private, reset or freed
+//! is kept beside the model (std atomics, which loom does not see), so it is the truth of the run and synchronises nothing.
+//! Run with `RUSTFLAGS="--cfg loom" cargo test -p tdx-host --release --test loom_bringup` (`cargo xtask test` does).
+
+#![cfg(loom)]
+
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicBool, Ordering::Relaxed, fence};
+use loom::thread;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool as Truth, Ordering::SeqCst};
+use std::sync::{Mutex, PoisonError};
+use tdx_abi::{FieldId, Leaf, LineRange, Page, PageRange, PhysAddr, Registers, Status, StatusCode};
+use tdx_host::bringup;
+use tdx_host::handover::{Kexec, KexecKind, Outcome, Policy, StopCpus, stop_this_cpu};
+use tdx_host::layout::{Algorithm, FrameRequest, FrameSource, Layout};
+use tdx_host::platform::{
+    Cpu, CpuId, CpuTask, CpuidOutput, Cpus, LineReset, Msr, NodeId, NodeRange, PackageId, Processor, SharedMemory, Step,
+    detect,
+};
+use tdx_host::private_memory::PrivateMemory;
+use tdx_host::seamcall::Seamcall;
+
+/// One TDMR has three ranges.
+type Record = PrivateMemory<3>;
+
+/// Memory of 2 GiB, the second of which is convertible.
+const MEMORY: [NodeRange; 1] = [NodeRange { range: PageRange::new(Page::new(1 << 18), Page::new(2 << 18)), node: NodeId(0) }];
+const PAMT_PAGES: PageRange = PageRange::new(Page::new(1 << 18), Page::new((1 << 18) + 1027));
+
+#[derive(Default)]
+struct Machine {
+    /// Some line of PAMT is private.
+    private: Truth,
+    /// PAMT memory is somebody else's.
+    freed: Truth,
+    /// A reset wrote over memory that was somebody else's.
+    harmed: Truth,
+    stop: AtomicBool,
+    stopped: AtomicBool,
+}
+
+struct Frozen;
+
+/// A CPU. The one that brings up obeys the stop at each of its operations; the one that kexecs does not.
+#[derive(Clone)]
+struct FakeCpu {
+    machine: Arc<Machine>,
+    obeys: bool,
+    /// TDMR.INIT fails, so that bring-up unwinds.
+    tdmr_init_fails: bool,
+}
+
+impl FakeCpu {
+    /// An instant: the CPU may be stopped here. Every operation has one before it and one after it.
+    fn instant(&self) {
+        if self.obeys && self.machine.stop.load(Relaxed) {
+            resume_unwind(Box::new(Frozen));
+        }
+    }
+}
+
+impl Seamcall for FakeCpu {
+    fn seamcall(&self, mut registers: Registers) -> Registers {
+        self.instant();
+        let status = match registers.leaf_call().leaf() {
+            Leaf::SYS_RD => {
+                registers.r8 = match FieldId(registers.rdx) {
+                    FieldId::NUM_CMRS => 1,
+                    FieldId::CMR_BASE => MEMORY[0].range.base().get(),
+                    FieldId::CMR_SIZE => MEMORY[0].range.bytes(),
+                    FieldId::MAX_TDMRS => 64,
+                    _ => 16,
+                };
+                Status::SUCCESS
+            }
+            // From KEY.CONFIG on the module may write with the global KeyID: the earliest instant that counts.
+            Leaf::SYS_KEY_CONFIG => {
+                self.machine.private.store(true, SeqCst);
+                Status::SUCCESS
+            }
+            Leaf::SYS_TDMR_INIT => {
+                self.machine.private.store(true, SeqCst);
+                registers.rdx = MEMORY[0].range.limit().get();
+                if self.tdmr_init_fails { StatusCode::SYS_NOT_READY.with(0) } else { Status::SUCCESS }
+            }
+            _ => Status::SUCCESS,
+        };
+        self.instant();
+        Registers { rax: status.raw(), ..registers }
+    }
+}
+
+impl LineReset for FakeCpu {
+    fn reset_lines(&self, lines: LineRange) {
+        self.instant();
+        if self.machine.freed.load(SeqCst) {
+            self.machine.harmed.store(true, SeqCst);
+        }
+        // The 1 GiB table is the last of the three.
+        if lines.end() == PAMT_PAGES.lines().end() {
+            self.machine.private.store(false, SeqCst);
+        }
+        self.instant();
+    }
+
+    fn fence(&self) {
+        self.instant();
+        fence(loom::sync::atomic::Ordering::SeqCst);
+        self.instant();
+    }
+}
+
+impl Cpu for FakeCpu {
+    fn id(&self) -> CpuId {
+        CpuId(0)
+    }
+
+    fn package(&self) -> PackageId {
+        PackageId(0)
+    }
+
+    /// Orders nothing for another CPU.
+    fn write_back_caches(&self) {
+        self.instant();
+    }
+}
+
+struct Kernel(FakeCpu);
+
+impl Kernel {
+    fn drive<T: CpuTask<FakeCpu>>(&self, task: &T) {
+        let mut local = T::Local::default();
+        while task.step(&self.0, &mut local) == Step::Again {}
+    }
+}
+
+impl Cpus for Kernel {
+    type Cpu = FakeCpu;
+
+    fn online(&self) -> u32 {
+        2
+    }
+
+    fn run_on_all<T: CpuTask<FakeCpu>>(&self, task: &T) {
+        self.drive(task);
+    }
+
+    fn run_on_each_package<T: CpuTask<FakeCpu>>(&self, task: &T) {
+        self.drive(task);
+    }
+
+    fn run_here<R>(&self, function: impl FnOnce(&FakeCpu) -> R) -> R {
+        function(&self.0)
+    }
+}
+
+impl FrameSource for Kernel {
+    fn allocate(&mut self, request: FrameRequest) -> Option<PageRange> {
+        self.0.instant();
+        let range = PageRange::new(PAMT_PAGES.start(), Page::new(PAMT_PAGES.start().index() + request.pages));
+        request.within.contains_range(range).then_some(range)
+    }
+
+    fn free(&mut self, range: PageRange) {
+        self.0.instant();
+        if range.end() == PAMT_PAGES.end() {
+            self.0.machine.freed.store(true, SeqCst);
+        }
+        self.0.instant();
+    }
+}
+
+impl SharedMemory for Kernel {
+    fn write(&mut self, _address: PhysAddr, _bytes: &[u8]) {}
+}
+
+/// Takes back what a frozen bring-up left in the layout of the run before.
+struct Nowhere;
+
+impl FrameSource for Nowhere {
+    fn allocate(&mut self, _request: FrameRequest) -> Option<PageRange> {
+        None
+    }
+
+    fn free(&mut self, _range: PageRange) {}
+}
+
+struct SapphireRapids;
+
+impl Processor for SapphireRapids {
+    fn cpuid(&self, leaf: u32, _subleaf: u32) -> CpuidOutput {
+        match leaf {
+            0 => CpuidOutput { eax: 0x20, ebx: 0x756e_6547, ecx: 0x6c65_746e, edx: 0x4965_6e69 },
+            1 => CpuidOutput { eax: 0x0008_06f8, ..CpuidOutput::default() },
+            _ => CpuidOutput { ecx: 1 << 28, ..CpuidOutput::default() },
+        }
+    }
+
+    fn rdmsr(&self, msr: Msr) -> Option<u64> {
+        Some(if msr == Msr::TME_ACTIVATE { 6 << 32 } else { 0x20_0000_001f })
+    }
+}
+
+/// The CPU that kexecs: asks the other one to stop, and waits for a sign that orders nothing.
+struct Nmi(FakeCpu);
+
+impl StopCpus for Nmi {
+    fn stop_other_cpus(&self) -> u32 {
+        self.0.machine.stop.store(true, Relaxed);
+        while !self.0.machine.stopped.load(Relaxed) {
+            thread::yield_now();
+        }
+        stop_this_cpu(self.0.clone(), Some(&detect(&SapphireRapids).unwrap()));
+        1
+    }
+}
+
+fn bring_up_races_with_kexec(tdmr_init_fails: bool) {
+    // Too large for the stacks that loom gives its threads, so it is made once, out here.
+    let layout = std::sync::Arc::new(Mutex::new(Layout::new()));
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(2);
+    model.max_branches = 20_000;
+    model.check(move || {
+        let platform = detect(&SapphireRapids).unwrap();
+        let machine = Arc::new(Machine::default());
+        let record = Arc::new(Record::new());
+        let bringup = {
+            let (machine, record, layout) = (Arc::clone(&machine), Arc::clone(&record), std::sync::Arc::clone(&layout));
+            thread::spawn(move || {
+                let cpu = FakeCpu { machine: Arc::clone(&machine), obeys: true, tdmr_init_fails };
+                let run = AssertUnwindSafe(|| {
+                    let mut layout = layout.lock().unwrap_or_else(PoisonError::into_inner);
+                    layout.release(&mut Nowhere);
+                    let mut kernel = Kernel(cpu);
+                    let result =
+                        bringup::run(&mut kernel, platform, &*record, &mut layout, &MEMORY, Algorithm::Linux);
+                    assert_eq!(result.is_err(), tdmr_init_fails);
+                });
+                if let Err(payload) = catch_unwind(run) {
+                    if !payload.is::<Frozen>() {
+                        resume_unwind(payload);
+                    }
+                }
+                machine.stopped.store(true, Relaxed);
+            })
+        };
+        let cpu = FakeCpu { machine: Arc::clone(&machine), obeys: false, tdmr_init_fails };
+        let report = Kexec::begin(Policy::Pamt, KexecKind::Normal, Some(&platform), &*record)
+            .unwrap()
+            .stop_other_cpus(&Nmi(cpu.clone()))
+            .unwrap()
+            .write_back_caches(cpu)
+            .reset([]);
+        bringup.join().unwrap();
+        assert!(!machine.private.load(SeqCst), "private lines are left for the next kernel: {report:?}");
+        assert!(!machine.harmed.load(SeqCst), "the reset wrote over memory that is in use: {report:?}");
+        if let Outcome::Reset(count) = report.outcome {
+            assert_eq!(count.lines, PAMT_PAGES.lines().len(), "half a list");
+        }
+    });
+}
+
+#[test]
+fn kexec_at_any_operation_of_a_bring_up_that_succeeds() {
+    bring_up_races_with_kexec(false);
+}
+
+#[test]
+fn kexec_at_any_operation_of_a_bring_up_that_fails() {
+    bring_up_races_with_kexec(true);
+}
