@@ -15,29 +15,18 @@
 //!
 //! loom runs this file against its weakened twin: `tests/loom_publication.rs`.
 
-use tdx_abi::{Page, PageRange, PageSize};
+use tdx_abi::{Page, PageRange};
 
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 /// PAMT ranges of the largest module: 64 TDMRs with three levels each.
 pub const MAX_PAMT_RANGES: usize = 3 * tdx_abi::MAX_TDMRS;
 
-/// One published range. Two words are enough: the kind follows from the index.
+/// One published range, as page numbers.
 #[derive(Debug)]
 struct Slot {
     start: AtomicU64,
     end: AtomicU64,
-}
-
-/// A PAMT range and what it is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PamtRange {
-    /// The pages.
-    pub range: PageRange,
-    /// Index of its TDMR in the table given to SYS.CONFIG.
-    pub tdmr: u32,
-    /// Which of the TDMR's three tables.
-    pub level: PageSize,
 }
 
 /// The host's record of private memory. One per machine, usually a `static`; it outlives every bring-up.
@@ -96,7 +85,7 @@ impl<const N: usize> PrivateMemory<N> {
 
     /// Records the ranges and raises the flag. On return the next SEAMCALL may make lines private.
     ///
-    /// Called by the one CPU that runs the bring-up; `ranges` come in the order TDMR 0 4K, 2M, 1G, TDMR 1 4K, ...
+    /// Called by the one CPU that runs the bring-up; `ranges` are all pages that hold PAMT.
     ///
     /// # Errors
     /// [`RecordFull`]; then nothing has changed.
@@ -129,19 +118,10 @@ impl<const N: usize> PrivateMemory<N> {
     }
 
     /// The PAMT ranges, if the flag is up; none otherwise. Meant for a CPU that has stopped all others.
-    pub fn pamt_ranges(&self) -> impl Iterator<Item = PamtRange> + '_ {
+    pub fn pamt_ranges(&self) -> impl Iterator<Item = PageRange> + '_ {
         let count = if self.may_have_private_memory() { self.count.load(Ordering::Acquire) as usize } else { 0 };
-        self.slots.iter().take(count).enumerate().map(|(index, slot)| PamtRange {
-            range: PageRange::new(
-                Page::new(slot.start.load(Ordering::Relaxed)),
-                Page::new(slot.end.load(Ordering::Relaxed)),
-            ),
-            tdmr: (index / 3) as u32,
-            level: match index % 3 {
-                0 => PageSize::Size4K,
-                1 => PageSize::Size2M,
-                _ => PageSize::Size1G,
-            },
+        self.slots.iter().take(count).map(|slot| {
+            PageRange::new(Page::new(slot.start.load(Ordering::Relaxed)), Page::new(slot.end.load(Ordering::Relaxed)))
         })
     }
 }
@@ -167,11 +147,9 @@ mod tests {
         let record = PrivateMemory::<4>::new();
         assert!(!record.may_have_private_memory());
         assert_eq!(record.pamt_ranges().count(), 0);
-        record.publish([range(0, 4), range(4, 5), range(5, 6), range(9, 10)].into_iter()).unwrap();
-        let seen: Vec<_> = record.pamt_ranges().map(|p| (p.range, p.tdmr, p.level)).collect();
-        assert_eq!(seen[0], (range(0, 4), 0, PageSize::Size4K));
-        assert_eq!(seen[2], (range(5, 6), 0, PageSize::Size1G));
-        assert_eq!(seen[3], (range(9, 10), 1, PageSize::Size4K));
+        record.publish([range(0, 4), range(9, 10)].into_iter()).unwrap();
+        assert!(record.may_have_private_memory());
+        assert_eq!(record.pamt_ranges().collect::<Vec<_>>(), [range(0, 4), range(9, 10)]);
         record.withdraw();
         assert!(!record.may_have_private_memory());
         assert_eq!(record.pamt_ranges().count(), 0);

@@ -17,17 +17,18 @@ use tdx_host::bringup;
 use tdx_host::handover::{Kexec, KexecKind, Outcome, Policy, StopCpus, stop_this_cpu};
 use tdx_host::layout::{Algorithm, FrameRequest, FrameSource, Layout};
 use tdx_host::platform::{
-    Cpu, CpuId, CpuTask, CpuidOutput, Cpus, LineReset, Msr, NodeId, NodeRange, PackageId, Processor, SharedMemory, Step,
-    detect,
+    Cpu, CpuId, CpuTask, CpuidOutput, Cpus, LineReset, Msr, NodeId, NodeRange, PackageId, Processor, SharedMemory,
+    Step, detect,
 };
 use tdx_host::private_memory::PrivateMemory;
 use tdx_host::seamcall::Seamcall;
 
-/// One TDMR has three ranges.
-type Record = PrivateMemory<3>;
+/// The three tables of the one TDMR touch: one range.
+type Record = PrivateMemory<1>;
 
 /// Memory of 2 GiB, the second of which is convertible.
-const MEMORY: [NodeRange; 1] = [NodeRange { range: PageRange::new(Page::new(1 << 18), Page::new(2 << 18)), node: NodeId(0) }];
+const MEMORY: [NodeRange; 1] =
+    [NodeRange { range: PageRange::new(Page::new(1 << 18), Page::new(2 << 18)), node: NodeId(0) }];
 const PAMT_PAGES: PageRange = PageRange::new(Page::new(1 << 18), Page::new((1 << 18) + 1027));
 
 #[derive(Default)]
@@ -99,7 +100,6 @@ impl LineReset for FakeCpu {
         if self.machine.freed.load(SeqCst) {
             self.machine.harmed.store(true, SeqCst);
         }
-        // The 1 GiB table is the last of the three.
         if lines.end() == PAMT_PAGES.lines().end() {
             self.machine.private.store(false, SeqCst);
         }
@@ -236,8 +236,7 @@ fn bring_up_races_with_kexec(tdmr_init_fails: bool) {
                     let mut layout = layout.lock().unwrap_or_else(PoisonError::into_inner);
                     layout.release(&mut Nowhere);
                     let mut kernel = Kernel(cpu);
-                    let result =
-                        bringup::run(&mut kernel, platform, &*record, &mut layout, &MEMORY, Algorithm::Linux);
+                    let result = bringup::run(&mut kernel, platform, &*record, &mut layout, &MEMORY, Algorithm::Linux);
                     assert_eq!(result.is_err(), tdmr_init_fails);
                 });
                 if let Err(payload) = catch_unwind(run) {

@@ -39,7 +39,7 @@ impl Record for Product {
     }
 
     fn read(&self) -> Option<(u64, u64)> {
-        self.0.pamt_ranges().next().map(|pamt| (pamt.range.start().index(), pamt.range.end().index()))
+        self.0.pamt_ranges().next().map(|pamt| (pamt.start().index(), pamt.end().index()))
     }
 }
 

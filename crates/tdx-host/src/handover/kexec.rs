@@ -135,7 +135,7 @@ impl<R: LineReset, const N: usize> Kexec<'_, WrittenBack<R>, N> {
                 Policy::Everything => Outcome::Reset(reset_ranges(&self.state.cpu, all_memory)),
                 // `Refuse` comes here only if TDX was brought up after `begin`: too late to refuse, so clean up.
                 Policy::Pamt | Policy::Refuse => {
-                    Outcome::Reset(reset_ranges(&self.state.cpu, self.record.pamt_ranges().map(|pamt| pamt.range)))
+                    Outcome::Reset(reset_ranges(&self.state.cpu, self.record.pamt_ranges()))
                 }
             },
         };
