@@ -8,5 +8,8 @@
 pub mod bootlog;
 pub mod cpu_model;
 pub mod host;
+mod images;
 pub mod input;
+pub mod plan;
+pub mod report;
 pub mod size;

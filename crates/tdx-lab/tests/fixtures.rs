@@ -134,12 +134,12 @@ fn hosts_without_memory_are_refused_with_the_line_that_says_most() {
 
 /// File, usable ranges from 1 MiB on (cut at node borders), whole GiB, nodes, packages.
 const E820: &[(&str, usize, u64, usize, u32)] = &[
-    ("01-hpe-uv-16node-4tib", 20, 4031, 1, 2),
+    ("01-hpe-uv-16node-4tib", 20, 4031, 16, 2),
     ("02-hp-superdome2-16s-12tib", 20, 12287, 16, 16),
     ("04-lenovo-sr650v2-icx-384gib", 3, 383, 1, 2),
     ("06-inspur-nf5280m6-icx-512gib", 3, 511, 1, 2),
     ("08-lenovo-sr950-skx-24gib", 5, 23, 1, 2),
-    ("09-dell-r7625-amd-768gib-nps4", 12, 767, 1, 2),
+    ("09-dell-r7625-amd-768gib-nps4", 12, 767, 8, 2),
     ("10-dell-r7425-amd-1tib-8node", 11, 1019, 8, 8),
     ("11-hp-dl585g7-amd-1tib", 3, 1010, 1, 2),
     ("13-supermicro-x11dai-skx-192gib", 4, 190, 1, 2),

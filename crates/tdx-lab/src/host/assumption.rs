@@ -40,8 +40,8 @@ pub enum Assumption {
         /// The model that is taken.
         model: CpuModel,
     },
-    /// No NUMA rows: each CMR above 4 GiB but the first starts a node.
-    NodesFromCmrs {
+    /// No NUMA rows: each long range above 4 GiB but the first starts a node.
+    NodesFromRanges {
         /// Nodes.
         nodes: u32,
     },
@@ -90,7 +90,7 @@ impl Assumption {
             Self::CmrsFromMemory => "cmrs",
             Self::KeyIds(_) => "key-ids",
             Self::CpuFromComment { .. } | Self::Cpu(_) | Self::CpuReplaced { .. } => "cpu",
-            Self::NodesFromCmrs { .. } | Self::OneNode | Self::NodeBorders(_) | Self::OutsideNodes { .. } => "nodes",
+            Self::NodesFromRanges { .. } | Self::OneNode | Self::NodeBorders(_) | Self::OutsideNodes { .. } => "nodes",
             Self::Packages { .. } => "packages",
             Self::Cpus(_) => "cpus",
             Self::MayBeCut { .. } => "cut",
@@ -128,8 +128,8 @@ impl fmt::Display for Assumption {
             Self::CpuReplaced { line, model } => {
                 write!(f, "CPU: the one of line {line} has no TDX, {} taken with this memory map", cpu(*model))
             }
-            Self::NodesFromCmrs { nodes } => {
-                write!(f, "NUMA nodes: not in the log, {nodes} taken: each CMR above 4 GiB is one")
+            Self::NodesFromRanges { nodes } => {
+                write!(f, "NUMA nodes: not in the log, {nodes} taken: each range of 1 GiB or more above 4 GiB is one")
             }
             Self::OneNode => f.write_str("NUMA nodes: not in the log, all memory is taken as node 0"),
             Self::NodeBorders(borders) => {

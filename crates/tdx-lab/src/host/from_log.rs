@@ -135,11 +135,11 @@ fn place(
         assumptions.push(Assumption::NodeBorders(given.clone()));
         return Ok(nodes::from_borders(ranges, given));
     }
-    let borders = if log.cmrs.is_empty() { Vec::new() } else { nodes::borders_of_cmrs(cmrs) };
+    let borders = nodes::borders_of(cmrs);
     let memory = nodes::from_borders(ranges, &borders);
     assumptions.push(match u32::try_from(borders.len()) {
         Ok(0) | Err(_) => Assumption::OneNode,
-        Ok(borders) => Assumption::NodesFromCmrs { nodes: borders + 1 },
+        Ok(borders) => Assumption::NodesFromRanges { nodes: borders + 1 },
     });
     Ok(memory)
 }

@@ -55,10 +55,12 @@ pub(super) fn check_borders(memory: &[PageRange], borders: &[PhysAddr]) -> Resul
     Ok(())
 }
 
-/// Borders that the CMRs suggest: above 4 GiB firmware makes one CMR for each node (`fixtures/INDEX.md`), so each but the
-/// first of them starts a node.
-pub(super) fn borders_of_cmrs(cmrs: &[PageRange]) -> Vec<PhysAddr> {
-    cmrs.iter().map(|cmr| cmr.base()).filter(|base| base.get() >= 1 << 32).skip(1).collect()
+/// Borders that CMRs or usable ranges suggest: above 4 GiB firmware makes one for each node, with a gap before the next
+/// (`fixtures/INDEX.md`), so each long one but the first starts a node.
+pub(super) fn borders_of(ranges: &[PageRange]) -> Vec<PhysAddr> {
+    const FOUR_GIB: PhysAddr = PhysAddr::new(4 << 30);
+    let long = |range: &&PageRange| range.base() >= FOUR_GIB && range.bytes() >= 1 << 30;
+    ranges.iter().filter(long).map(|range| range.base()).skip(1).collect()
 }
 
 /// Ascending, with touching ranges of one node made one.

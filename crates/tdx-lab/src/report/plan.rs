@@ -1,0 +1,115 @@
+//! The report of `plan`: TDMRs, PAMTs, reserved areas, and what Linux would do on the same host.
+
+use serde::Serialize;
+
+use super::{HostReport, Span};
+
+/// Everything that `plan` says.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlanReport {
+    /// Always `cleanslate/plan`.
+    pub schema: &'static str,
+    /// Version of the schema: 1.
+    pub version: u32,
+    /// Program and version.
+    pub tool: &'static str,
+    /// The host.
+    pub host: HostReport,
+    /// The layout asked for; its keys stand at the top level of the JSON.
+    #[serde(flatten)]
+    pub layout: LayoutReport,
+    /// What Linux would do.
+    pub linux: LinuxReport,
+    /// Why the layout and Linux's differ; empty if they do not.
+    pub differences: Vec<String>,
+}
+
+/// A layout, or why there is none.
+#[derive(Clone, Debug, Serialize)]
+pub struct LayoutReport {
+    /// `fit` or `linux`.
+    pub layout: &'static str,
+    /// `ok`, or the negative errno.
+    pub result: String,
+    /// Why there is none.
+    pub error: Option<String>,
+    /// TDMRs, ascending.
+    pub tdmrs: Vec<TdmrReport>,
+    /// KiB of PAMT, all TDMRs; `None` if there is no layout.
+    pub pamt_kb: Option<u64>,
+    /// Usable convertible bytes that TDX does not have.
+    pub given_up_bytes: u64,
+    /// Usable memory that TDX does not have, and why; what lies in no CMR included.
+    pub given_up: Vec<GivenUpReport>,
+    /// Most TDMRs the module takes.
+    pub max_tdmrs: u16,
+    /// Most reserved areas of one TDMR.
+    pub max_reserved_per_tdmr: u16,
+    /// What is worth knowing.
+    pub notes: Vec<String>,
+}
+
+/// One TDMR.
+#[derive(Clone, Debug, Serialize)]
+pub struct TdmrReport {
+    /// Its place in the table given to SYS.CONFIG.
+    pub index: usize,
+    /// Base, end and size.
+    #[serde(flatten)]
+    pub range: Span,
+    /// Node its PAMT was wanted on.
+    pub node: u32,
+    /// Number of reserved areas.
+    pub reserved_count: usize,
+    /// Reserved areas, ascending.
+    pub reserved: Vec<Span>,
+    /// PAMTs: 4 KiB, 2 MiB, 1 GiB pages.
+    pub pamt: PamtReport,
+    /// Bytes of PAMT, all three.
+    pub pamt_bytes: u64,
+}
+
+/// The three PAMTs of a TDMR.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct PamtReport {
+    /// For 4 KiB pages.
+    #[serde(rename = "4k")]
+    pub small: Span,
+    /// For 2 MiB pages.
+    #[serde(rename = "2m")]
+    pub large: Span,
+    /// For 1 GiB pages.
+    #[serde(rename = "1g")]
+    pub huge: Span,
+}
+
+/// Usable memory that TDX does not have.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct GivenUpReport {
+    /// Which.
+    #[serde(flatten)]
+    pub range: Span,
+    /// Why.
+    pub reason: &'static str,
+}
+
+/// What Linux does on this host.
+#[derive(Clone, Debug, Serialize)]
+pub struct LinuxReport {
+    /// `ok`, or the negative errno that the kernel prints, e.g. `-28`.
+    pub result: String,
+    /// Why it fails.
+    pub error: Option<String>,
+    /// The TDMR at which it fails, if it is one.
+    pub tdmr: Option<Span>,
+    /// What was needed there: TDMRs or reserved areas.
+    pub needed: Option<u64>,
+    /// What the module allows.
+    pub allowed: Option<u64>,
+    /// Number of TDMRs; `None` if it fails.
+    pub tdmrs: Option<usize>,
+    /// KiB of PAMT; `None` if it fails.
+    pub pamt_kb: Option<u64>,
+    /// The log's kernel printed the same PAMT size; `None` if either did not get so far.
+    pub equals_log: Option<bool>,
+}
