@@ -1,6 +1,6 @@
 //! The two inputs, checked: the memory map and the CMRs, and the questions the algorithms ask about them.
 
-use tdx_abi::{PAGE_SIZE, Page, PageRange, subtract};
+use tdx_abi::{PAGE_SIZE, Page, PageRange, TDMR_GRANULARITY, subtract};
 
 use super::{InputList, LayoutError};
 use crate::platform::{NodeId, NodeRange};
@@ -8,14 +8,17 @@ use crate::platform::{NodeId, NodeRange};
 /// First page above the low megabyte, which no CMR covers and Linux leaves out.
 pub(super) const ONE_MIB: Page = Page::new((1 << 20) / PAGE_SIZE);
 
+/// Pages of a GiB.
+pub(super) const GIB_PAGES: u64 = TDMR_GRANULARITY / PAGE_SIZE;
+
 /// Physical addresses end here (MAXPA is 52).
 const LAST_PAGE: Page = Page::new(1 << 40);
 
 /// Memory map and CMRs, both ascending and without overlap.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Host<'a> {
-    memory: &'a [NodeRange],
-    cmrs: &'a [PageRange],
+    pub(super) memory: &'a [NodeRange],
+    pub(super) cmrs: &'a [PageRange],
 }
 
 fn check_order(list: InputList, ranges: impl Iterator<Item = PageRange>) -> Result<(), LayoutError> {
@@ -98,6 +101,12 @@ impl Iterator for Usable<'_> {
             }
         }
     }
+}
+
+/// Whole GiB of a TDMR in which there is no usable memory; maximal ranges.
+pub(super) fn gaps<'a>(host: &Host<'a>, tdmr: PageRange) -> impl Iterator<Item = PageRange> + use<'a> {
+    let gibs = host.usable(tdmr).filter_map(|(range, _)| range.align_outward(TDMR_GRANULARITY));
+    subtract([tdmr], gibs)
 }
 
 /// Joins neighbours of one node that touch, and drops empty ranges.

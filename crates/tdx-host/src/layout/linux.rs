@@ -9,7 +9,7 @@ use arrayvec::ArrayVec;
 use tdx_abi::{MAX_RESERVED_AREAS, PAGE_SIZE, Page, PageRange, PageSize, TDMR_GRANULARITY, subtract};
 
 use super::{
-    FrameRequest, FrameSource, Layout, LayoutError, Limits, Tdmr, frames as source,
+    Border, FrameRequest, FrameSource, Layout, LayoutError, Limits, Tdmr, frames as source,
     host::{Host, ONE_MIB},
     table::cut_chunk,
 };
@@ -57,7 +57,7 @@ fn tdmr_ranges<'a>(host: &Host<'a>) -> impl Iterator<Item = (PageRange, NodeId)>
 
 fn fill_tdmrs(host: &Host<'_>, limits: &Limits, out: &mut Layout) -> Result<(), LayoutError> {
     for (tdmr, node) in tdmr_ranges(host) {
-        if out.tdmr_count() >= limits.tdmrs() || out.tdmrs.try_push(Tdmr::new(tdmr, node)).is_err() {
+        if out.tdmr_count() >= limits.tdmrs() || out.tdmrs.try_push(Tdmr::new(tdmr, node, Border::Memory)).is_err() {
             let needed = tdmr_ranges(host).count() as u64;
             return Err(LayoutError::TdmrsExhausted { tdmr, needed, allowed: limits.tdmrs() as u64 });
         }
@@ -79,14 +79,15 @@ fn set_up_pamt<F: FrameSource + ?Sized>(
     let no_memory = LayoutError::NoPamtMemory { tdmr: range, bytes: pages * PAGE_SIZE, node };
     let request = FrameRequest::anywhere(pages, Some(node));
     let chunk = source::allocate(frames, request).ok_or(no_memory)?;
-    if !out.set_pamt(index, cut_chunk(chunk, sizes), true) {
-        frames.free(chunk);
-        return Err(no_memory);
+    match out.tdmrs.get_mut(index) {
+        Some(tdmr) => tdmr.pamt = cut_chunk(chunk, sizes),
+        None => frames.free(chunk),
     }
+    out.add_pamt(chunk);
     Ok(())
 }
 
-/// The holes of the memory map first, then the PAMTs of every TDMR, each an area of its own; sorted at the end.
+/// The holes of the memory map first, then the PAMTs of every TDMR, each an area of its own; ascending.
 fn set_up_reserved_areas(host: &Host<'_>, limits: &Limits, out: &mut Layout, index: usize) -> Result<(), LayoutError> {
     let tdmrs = &mut out.tdmrs;
     let Some(range) = tdmrs.get(index).map(Tdmr::range) else { return Ok(()) };
@@ -98,13 +99,14 @@ fn set_up_reserved_areas(host: &Host<'_>, limits: &Limits, out: &mut Layout, ind
     for area in holes.chain(pamts) {
         needed += 1;
         if needed <= allowed {
-            let _ = areas.try_push(area);
+            // Insertion keeps the order; core's sort has a path that panics.
+            let at = areas.partition_point(|other| *other < area);
+            let _ = areas.try_insert(at, area);
         }
     }
     if needed > allowed {
         return Err(LayoutError::ReservedAreasExhausted { tdmr: range, needed, allowed });
     }
-    areas.sort_unstable();
     if let Some(tdmr) = tdmrs.get_mut(index) {
         tdmr.reserved = areas;
     }

@@ -7,7 +7,7 @@ use super::{FrameRequest, FrameSource, host::ONE_MIB};
 use crate::platform::NodeRange;
 
 /// First page that 32-bit devices cannot reach.
-const FOUR_GIB: Page = Page::new((4 << 30) / PAGE_SIZE);
+pub(super) const FOUR_GIB: Page = Page::new((4 << 30) / PAGE_SIZE);
 
 /// Ranges that can be taken at a time: every PAMT of 64 TDMRs in three pieces, and 64 more.
 const MAX_TAKEN: usize = 256;
@@ -53,11 +53,14 @@ impl<'a> MapFrames<'a> {
 
     /// The lowest free place of a node (or of every other node) inside `window`.
     fn find(&self, request: FrameRequest, local: bool, window: PageRange) -> Option<PageRange> {
-        let free_window = request.within.intersection(window);
+        let window = request.within.intersection(window);
+        let first = self.memory.partition_point(|part| part.range.end() <= window.start());
         self.memory
             .iter()
+            .skip(first)
+            .take_while(|part| part.range.start() < window.end())
             .filter(|part| request.node.is_none_or(|node| (part.node == node) == local))
-            .map(|part| part.range.intersection(free_window))
+            .map(|part| part.range.intersection(window))
             .filter(|range| range.pages() >= request.pages)
             .flat_map(|range| subtract([range], self.taken.iter().copied()))
             .find(|free| free.pages() >= request.pages)

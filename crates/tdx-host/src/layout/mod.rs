@@ -8,6 +8,8 @@
 //! (`shared/reference/tdx_abi.md` section 6).
 
 mod error;
+mod explain;
+mod fit;
 mod frames;
 mod host;
 mod linux;
@@ -20,9 +22,10 @@ use crate::platform::NodeRange;
 use host::Host;
 
 pub use error::{InputList, LayoutError};
+pub use explain::{GiveUpReason, GivenUp, Note};
 pub use frames::{FrameRequest, FrameSource};
 pub use map_frames::MapFrames;
-pub use table::{Layout, Tdmr};
+pub use table::{Border, Layout, Tdmr};
 
 /// How to lay TDMRs out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -99,7 +102,7 @@ pub fn build<F: FrameSource + ?Sized>(
         }
     }
     let result = match algorithm {
-        Algorithm::Fit => linux::build(&host, limits, frames, out),
+        Algorithm::Fit => fit::build(&host, limits, frames, out),
         Algorithm::Linux => linux::build(&host, limits, frames, out),
     };
     if result.is_err() {

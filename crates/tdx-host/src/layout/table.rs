@@ -3,7 +3,7 @@
 use arrayvec::ArrayVec;
 use tdx_abi::{MAX_RESERVED_AREAS, MAX_TDMRS, PAGE_SIZE, Page, PageRange, PageSize, ReservedArea, TdmrInfo, union};
 
-use super::FrameSource;
+use super::{FrameSource, explain::Dropped, fit::Spans};
 use crate::platform::NodeId;
 
 /// PAMT ranges of a full table: one for each TDMR and level.
@@ -97,7 +97,7 @@ impl Tdmr {
     }
 
     /// The ranges as they came from the frame source.
-    fn chunks(&self) -> impl Iterator<Item = PageRange> + use<> {
+    pub(super) fn chunks(&self) -> impl Iterator<Item = PageRange> + use<> {
         let none = PageRange::default();
         let chunks = if self.one_chunk { [self.pamt_hull(), none, none] } else { self.pamt };
         chunks.into_iter().filter(|chunk| !chunk.is_empty())
@@ -122,8 +122,12 @@ pub(super) fn cut_chunk(chunk: PageRange, pages: [u64; 3]) -> [PageRange; 3] {
 #[derive(Debug)]
 pub struct Layout {
     pub(super) tdmrs: ArrayVec<Tdmr, MAX_TDMRS>,
-    /// Every PAMT range, ascending.
+    /// Pages that hold PAMT, as they came from the frame source, ascending.
     pub(super) pamts: ArrayVec<PageRange, MAX_PAMTS>,
+    /// What was left out, and why.
+    pub(super) dropped: Dropped,
+    /// The plan of `fit`, on which the table stands; unused by `linux`.
+    pub(super) spans: Spans,
 }
 
 impl Default for Layout {
@@ -135,7 +139,12 @@ impl Default for Layout {
 impl Layout {
     /// An empty table, for [`super::build`] to fill.
     pub const fn new() -> Self {
-        Self { tdmrs: ArrayVec::new_const(), pamts: ArrayVec::new_const() }
+        Self {
+            tdmrs: ArrayVec::new_const(),
+            pamts: ArrayVec::new_const(),
+            dropped: Dropped::new(),
+            spans: ArrayVec::new_const(),
+        }
     }
 
     /// The TDMRs, ascending.
@@ -170,6 +179,13 @@ impl Layout {
 
     /// Gives the PAMT pages back and empties the table. The module must have no use for them any more.
     pub fn release<F: FrameSource + ?Sized>(&mut self, frames: &mut F) {
+        self.release_pamts(frames);
+        self.spans.clear();
+        self.dropped.clear();
+    }
+
+    /// Gives the PAMT pages back but keeps the plan they were for.
+    pub(super) fn release_pamts<F: FrameSource + ?Sized>(&mut self, frames: &mut F) {
         for tdmr in &self.tdmrs {
             tdmr.chunks().for_each(|chunk| frames.free(chunk));
         }
@@ -177,17 +193,14 @@ impl Layout {
         self.pamts.clear();
     }
 
-    /// Records the PAMTs of TDMR `index`; `false` if there is no such TDMR or no room, and then nothing is changed.
-    pub(super) fn set_pamt(&mut self, index: usize, pamt: [PageRange; 3], one_chunk: bool) -> bool {
-        let Some(tdmr) = self.tdmrs.get_mut(index) else { return false };
-        if self.pamts.remaining_capacity() < pamt.len() {
-            return false;
-        }
-        (tdmr.pamt, tdmr.one_chunk) = (pamt, one_chunk);
-        for range in pamt {
-            let at = self.pamts.partition_point(|other| other.start() <= range.start());
-            let _ = self.pamts.try_insert(at, range);
-        }
-        true
+    /// Records pages that hold PAMT; false if there is no room, and then nothing is changed.
+    pub(super) fn add_pamt(&mut self, range: PageRange) -> bool {
+        let at = self.pamts.partition_point(|other| other.start() < range.start());
+        self.pamts.try_insert(at, range).is_ok()
+    }
+
+    /// Forgets what [`Layout::add_pamt`] recorded.
+    pub(super) fn remove_pamt(&mut self, range: PageRange) {
+        self.pamts.retain(|pamt| *pamt != range);
     }
 }

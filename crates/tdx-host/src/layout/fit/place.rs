@@ -1,0 +1,186 @@
+//! Where the PAMTs go: inside usable memory and CMRs, on the node of their TDMR, and where they cost no reserved area,
+//! next to a hole or to another PAMT. Changes no TDMR.
+
+use core::iter::once;
+
+use tdx_abi::{Page, PageRange, PageSize, subtract, union};
+
+use super::super::table::cut_chunk;
+use super::super::{FrameRequest, FrameSource, Layout, Limits, frames as source, host::Host, map_frames::FOUR_GIB};
+use super::areas::areas;
+use super::cover::Span;
+use crate::platform::NodeId;
+
+/// How bad a place is; the smallest is taken first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Cost {
+    /// Usable pages that reserved areas would swallow because of it, less those they no longer would.
+    given_up: i64,
+    /// On another node.
+    remote: bool,
+    /// Reserved areas more than before.
+    areas: i64,
+    /// Below 4 GiB, which 32-bit devices need.
+    low: bool,
+}
+
+/// A place to ask the frame source for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Place {
+    cost: Cost,
+    /// The pages must lie in here; mostly there is no choice left.
+    window: PageRange,
+}
+
+/// Places PAMTs one after another; each may stand next to the earlier ones.
+pub(super) struct Placer<'a, 'h, F: ?Sized> {
+    pub(super) host: &'a Host<'h>,
+    pub(super) limits: &'a Limits,
+    pub(super) frames: &'a mut F,
+    pub(super) out: &'a mut Layout,
+}
+
+impl<F: FrameSource + ?Sized> Placer<'_, '_, F> {
+    /// Places the PAMT of every TDMR in the table that has none, the largest first: it is the hardest to place.
+    ///
+    /// # Errors
+    /// The index of the TDMR whose PAMT finds no place. The table then owns what was placed so far.
+    pub(super) fn run(&mut self) -> Result<(), usize> {
+        loop {
+            let open = self.out.tdmrs.iter().enumerate().filter(|(_, tdmr)| tdmr.pamt_bytes() == 0).rev();
+            let Some((index, tdmr)) = open.max_by_key(|(_, tdmr)| tdmr.range.pages()) else { return Ok(()) };
+            let (range, node) = (tdmr.range, tdmr.node);
+            let pages = PageSize::ALL.map(|level| self.limits.pamt_pages(range, level));
+            let (pamt, one_chunk) = match self.place(pages.iter().sum(), node) {
+                Some(chunk) => (cut_chunk(chunk, pages), true),
+                None => (self.place_levels(pages, node).ok_or(index)?, false),
+            };
+            let Some(tdmr) = self.out.tdmrs.get_mut(index) else { return Ok(()) };
+            (tdmr.pamt, tdmr.one_chunk) = (pamt, one_chunk);
+        }
+    }
+
+    /// The three levels apart, where there is no room for all in one piece.
+    fn place_levels(&mut self, pages: [u64; 3], node: NodeId) -> Option<[PageRange; 3]> {
+        let mut pamt = [PageRange::default(); 3];
+        for (range, pages) in pamt.iter_mut().zip(pages) {
+            if let Some(place) = self.place(pages, node) {
+                *range = place;
+                continue;
+            }
+            pamt.into_iter().filter(|range| !range.is_empty()).for_each(|range| self.take_back(range));
+            return None;
+        }
+        Some(pamt)
+    }
+
+    /// Takes pages at the best place the frame source agrees to, and records them as PAMT.
+    fn place(&mut self, pages: u64, node: NodeId) -> Option<PageRange> {
+        let mut refused = None;
+        loop {
+            let place = self.best(pages, node, refused)?;
+            let request = FrameRequest { pages, node: Some(node), within: place.window };
+            if let Some(range) = source::allocate(self.frames, request) {
+                // Where the source had a choice it may have chosen badly.
+                let good = self.cost(range, false).is_some_and(|cost| cost.given_up <= place.cost.given_up);
+                if good && self.out.add_pamt(range) {
+                    self.refresh(range);
+                    return Some(range);
+                }
+                self.frames.free(range);
+            }
+            refused = Some(place);
+        }
+    }
+
+    fn take_back(&mut self, range: PageRange) {
+        self.out.remove_pamt(range);
+        self.frames.free(range);
+        self.refresh(range);
+    }
+
+    /// Counts again what the spans around `range` give up.
+    fn refresh(&mut self, range: PageRange) {
+        for index in 0..self.out.spans.len() {
+            let Some(span) = self.out.spans.get(index) else { continue };
+            if !span.range.overlaps(range) {
+                continue;
+            }
+            let counted = areas(self.host, span.range, self.pamts(span.range), self.limits.reserved_areas());
+            if let (Some(areas), Some(span)) = (counted, self.out.spans.get_mut(index)) {
+                (span.given_up, span.natural) = (areas.given_up, areas.natural);
+            }
+        }
+    }
+
+    /// The best place that comes after `refused`, in a fixed order.
+    fn best(&self, pages: u64, node: NodeId, refused: Option<Place>) -> Option<Place> {
+        // While nothing is given up, no place can be better than a local one that costs nothing.
+        let settled = self.out.spans.iter().all(|span| span.given_up == 0);
+        let mut best: Option<Place> = None;
+        for (piece, piece_node) in self.host.usable(FrameRequest::ANYWHERE) {
+            let remote = piece_node != node;
+            let beaten = best.is_some_and(|best| settled && best.cost.given_up == 0 && !best.cost.remote && remote);
+            if piece.pages() < pages || beaten {
+                continue;
+            }
+            for (window, sample) in self.windows(piece, pages) {
+                let Some(cost) = self.cost(sample, remote) else { continue };
+                let place = Place { cost, window };
+                if refused.is_some_and(|refused| place <= refused) {
+                    continue;
+                }
+                if settled && place.cost == (Cost { given_up: 0, remote: false, areas: 0, low: false }) {
+                    return Some(place);
+                }
+                best = Some(best.map_or(place, |best| best.min(place)));
+            }
+        }
+        best
+    }
+
+    /// Windows worth a try in a range of usable memory, each with the pages whose cost stands for it.
+    ///
+    /// What a place costs depends only on the TDMR and on whether it touches an end of the free range, so both ends and
+    /// "in between" are all there is, for the whole range and for its part in each TDMR.
+    fn windows(&self, piece: PageRange, pages: u64) -> impl Iterator<Item = (PageRange, PageRange)> + '_ {
+        let part = move |start: u64| PageRange::new(Page::new(start), Page::new(start + pages));
+        subtract([piece], self.pamts(piece))
+            .flat_map(move |free| {
+                let parts = self.spans(free).map(move |span| span.range.intersection(free));
+                once(free).chain(parts.filter(move |part| *part != free))
+            })
+            .filter(move |space| space.pages() >= pages)
+            .flat_map(move |space| {
+                let (start, last) = (space.start().index(), space.end().index() - pages);
+                let between = (start < last).then(|| (space, part(last.min(start + 1))));
+                [Some((part(start), part(start))), Some((part(last), part(last))), between].into_iter().flatten()
+            })
+    }
+
+    /// What it would cost to have a PAMT at `range`; `None` if a TDMR has no reserved area for it.
+    fn cost(&self, range: PageRange, remote: bool) -> Option<Cost> {
+        let mut cost = Cost { given_up: 0, remote, areas: 0, low: range.start() < FOUR_GIB };
+        for span in self.spans(range) {
+            let pamts = union(self.pamts(span.range), once(range));
+            let areas = areas(self.host, span.range, pamts, self.limits.reserved_areas())?;
+            cost.given_up += areas.given_up.cast_signed() - span.given_up.cast_signed();
+            cost.areas += (areas.natural.cast_signed() - span.natural.cast_signed()).max(0);
+        }
+        Some(cost)
+    }
+
+    /// The spans that share a page with `range`.
+    fn spans(&self, range: PageRange) -> impl Iterator<Item = &Span> {
+        let spans = &self.out.spans;
+        let first = spans.partition_point(|span| span.range.end() <= range.start());
+        spans.iter().skip(first).take_while(move |span| span.range.start() < range.end())
+    }
+
+    /// The PAMTs that share a page with `range`.
+    fn pamts(&self, range: PageRange) -> impl Iterator<Item = PageRange> + '_ {
+        let pamts = &self.out.pamts;
+        let first = pamts.partition_point(|pamt| pamt.end() <= range.start());
+        pamts.iter().skip(first).copied().take_while(move |pamt| pamt.start() < range.end())
+    }
+}
