@@ -1,1 +1,84 @@
-fn main() {}
+//! The `cleanslate` command: arguments in, one report out. What the reports say is worked out in `tdx-lab`; here they are
+//! asked for, printed, and turned into an exit code.
+
+mod args;
+mod human;
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::Parser;
+use tdx_lab::{input::InputError, plan::plan};
+
+use args::{Cli, Command, Format};
+
+/// A machine check, a failed bring-up, or no layout.
+const FAILED: u8 = 1;
+/// Input that cannot be used.
+const UNUSABLE_INPUT: u8 = 3;
+/// A bug in this program, or an output that cannot be written.
+const INTERNAL: u8 = 70;
+
+/// Why there is no report.
+enum Stop {
+    Input(Box<InputError>),
+    Output(io::Error),
+}
+
+impl From<InputError> for Stop {
+    fn from(error: InputError) -> Self {
+        Self::Input(Box::new(error))
+    }
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // The default hook has printed the place already; what is left is the promise about exit codes.
+    let result = std::panic::catch_unwind(|| run(&cli));
+    match result {
+        Ok(Ok(code)) => code,
+        Ok(Err(Stop::Input(error))) => {
+            anstream::eprintln!("cleanslate: {error}");
+            ExitCode::from(UNUSABLE_INPUT)
+        }
+        // Whoever reads has seen enough, e.g. `head`.
+        Ok(Err(Stop::Output(error))) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Ok(Err(Stop::Output(error))) => {
+            anstream::eprintln!("cleanslate: cannot write the report: {error}");
+            ExitCode::from(INTERNAL)
+        }
+        Err(_) => {
+            anstream::eprintln!("cleanslate: internal error; please report it with the command and the host file");
+            ExitCode::from(INTERNAL)
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<ExitCode, Stop> {
+    let mut out = io::BufWriter::new(anstream::AutoStream::auto(io::stdout().lock()));
+    let good = match &cli.command {
+        Command::Plan(args) => {
+            let report = plan(&args.host.read()?, args.layout.algorithm());
+            match args.output.format {
+                Format::Json => json(&mut out, &report)?,
+                Format::Human => human::plan::print(&mut out, &report)?,
+            }
+            report.layout.error.is_none()
+        }
+    };
+    out.flush()?;
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+fn json(out: &mut impl Write, report: &impl serde::Serialize) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, report)?;
+    writeln!(out)
+}

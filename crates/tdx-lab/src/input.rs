@@ -185,7 +185,7 @@ pub enum Rule {
     /// A TDX log without memory.
     #[error(
         "this log cannot be used because it shows no memory (no `CMR:`, `BIOS-e820:` or `System RAM` line); the quoted line is \
-         the last that TDX or memory code printed. Add the e820 rows of the same boot, or take a kernel that prints CMRs"
+         what it says about TDX. Add the e820 rows of the same boot, or take a kernel that prints CMRs"
     )]
     NoMemory,
     /// Memory rows, none of them usable.

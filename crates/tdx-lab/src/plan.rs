@@ -1,7 +1,7 @@
 //! Lays TDMRs out on a host with the product's own code, predicts what Linux does there, and says why the two differ.
 //! Touches no machine: what SYS.CONFIG says is the business of a bring-up.
 
-use tdx_abi::PageSize;
+use tdx_abi::{PageRange, PageSize};
 use tdx_host::layout::{self, Algorithm, Border, GiveUpReason, Layout, LayoutError, Limits, MapFrames, Note};
 
 use crate::{
@@ -69,6 +69,10 @@ fn report(host: &Host, algorithm: Algorithm, result: &Result<Box<Layout>, Layout
                 .given_up(host.memory(), host.cmrs())
                 .map(|part| GivenUpReport { range: part.range.into(), reason: reason(part.reason) })
                 .collect();
+            if let Some((_, error)) = refused(host, layout) {
+                report.result = EIO.to_string();
+                report.error = Some(error);
+            }
             report.notes = layout.notes(host.memory(), host.cmrs()).map(|note| note_text(&note)).collect();
         }
         Err(error) => {
@@ -124,16 +128,9 @@ fn predict(host: &Host, linux: &Result<Box<Layout>, LayoutError>) -> LinuxReport
             return report;
         }
     };
-    let refused = layout.notes(host.memory(), host.cmrs()).find_map(|note| match note {
-        Note::NotConvertible { tdmr, range } => Some((tdmr, range)),
-        _ => None,
-    });
-    if let Some((tdmr, range)) = refused {
-        // EIO: the errno Linux gives to a SEAMCALL that failed.
-        report.result = String::from("-5");
-        report.error = Some(format!(
-            "TDH.SYS.CONFIG refuses TDMR {tdmr}: {range} is in no CMR and not reserved (TDX_TDMR_OUTSIDE_CMRS)"
-        ));
+    if let Some((tdmr, error)) = refused(host, layout) {
+        report.result = EIO.to_string();
+        report.error = Some(error);
         report.tdmr = Some(tdmr.into());
         return report;
     }
@@ -141,6 +138,22 @@ fn predict(host: &Host, linux: &Result<Box<Layout>, LayoutError>) -> LinuxReport
     report.pamt_kb = Some(layout.pamt_kb());
     report.equals_log = host.logged().pamt_kb.map(|logged| logged == layout.pamt_kb());
     report
+}
+
+/// The errno Linux gives to a SEAMCALL that failed.
+const EIO: i32 = -5;
+
+/// Why SYS.CONFIG would refuse a layout that does not look at CMRs.
+fn refused(host: &Host, layout: &Layout) -> Option<(PageRange, String)> {
+    layout.notes(host.memory(), host.cmrs()).find_map(|note| match note {
+        Note::NotConvertible { tdmr, range } => Some((
+            tdmr,
+            format!(
+                "TDH.SYS.CONFIG refuses TDMR {tdmr}: {range} is in no CMR and not reserved (TDX_TDMR_OUTSIDE_CMRS)"
+            ),
+        )),
+        _ => None,
+    })
 }
 
 fn differences(
@@ -154,9 +167,8 @@ fn differences(
     if let (Some(false), Some(kb), Some(logged)) =
         (linux_report.equals_log, linux_report.pamt_kb, host.logged().pamt_kb)
     {
-        let units = logged.abs_diff(kb) / 4;
         out.push(format!(
-            "the log says {logged} KB where the `linux` layout gives {kb} KB, {units} pages apart: a NUMA node border inside a \
+            "the log says {logged} KB where the `linux` layout gives {kb} KB: a NUMA node border inside a \
              range makes one TDMR more, which a log without NUMA rows does not show; give it with --node-border"
         ));
     }

@@ -24,7 +24,7 @@ pub fn parse_half_open(text: &str) -> Option<(PhysAddr, PhysAddr)> {
     Some((PhysAddr::new(parse(start.trim())?), PhysAddr::new(parse(end.trim())?)))
 }
 
-/// Writes bytes with the largest binary unit that leaves at most one place after the point: `2046 GiB`, `1.9 TiB`, `96 KiB`.
+/// Writes bytes with a binary unit and at most one place after the point: `2046 GiB`, `255.3 GiB`, `96 KiB`.
 pub fn human(bytes: u64) -> String {
     let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
     // Whole units are written whole up to four digits: 2046 GiB says more than 2.0 TiB.
@@ -36,7 +36,9 @@ pub fn human(bytes: u64) -> String {
     }
     for (shift, unit) in units {
         let one = 1u64 << shift;
-        if bytes >= one {
+        // Memory is counted in GiB until there is very much of it.
+        let too_large = shift == 40 && bytes < 10 << 40;
+        if bytes >= one && !too_large {
             let tenths = u128::from(bytes) * 10 / u128::from(one);
             return format!("{}.{} {unit}", tenths / 10, tenths % 10);
         }
@@ -78,7 +80,8 @@ mod tests {
         assert_eq!(human(2046 << 30), "2046 GiB");
         assert_eq!(human(2 << 40), "2 TiB");
         assert_eq!(human(8_396_820 << 10), "8.0 GiB");
-        assert_eq!(human((1 << 40) + 4096), "1.0 TiB");
+        assert_eq!(human((1 << 40) + 4096), "1024.0 GiB");
+        assert_eq!(human((11 << 40) + (1 << 39) + 1), "11.5 TiB");
         assert_eq!(human(1500), "1.4 KiB");
         assert_eq!(human(u64::MAX), "16777215.9 TiB");
     }

@@ -1,0 +1,116 @@
+//! The command line: what can be asked. Decides nothing.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tdx_abi::PhysAddr;
+use tdx_lab::{
+    host::{Host, HostOptions},
+    input::InputError,
+    size,
+};
+
+/// Brings up TDX on the memory of a real host, in software, and shows what the next kernel finds after a kexec.
+///
+/// The host comes from a boot log, /proc/iomem or a TOML file; the TDX code is the product's own, the machine and the TDX
+/// module are emulated, line by line. Nothing here touches the machine it runs on, and nothing needs root.
+#[derive(Parser, Debug)]
+#[command(
+    name = "cleanslate",
+    version,
+    after_help = "\
+Exit codes:
+  0   clean: the next kernel lives (a kexec refused by the policy is clean, too)
+  1   a machine check, a failed bring-up, or no layout
+  2   wrong usage
+  3   input that cannot be used: file, line, value and rule are on stderr
+  70  internal error"
+)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    Plan(PlanArgs),
+}
+
+/// Shows TDMRs, PAMTs and reserved areas for a host, and what Linux would do there.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cleanslate plan                                            the bundled host, a real one with 2 TiB
+  dmesg | cleanslate plan --host -                           this machine
+  cleanslate plan --host boot.log --layout linux             what Linux does, its -28 included
+  cleanslate plan --host boot.log --format json | jq .linux  for programs")]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+    #[command(flatten)]
+    pub(crate) layout: LayoutArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct HostArgs {
+    /// Boot log, /proc/iomem or TOML host file; `-` is standard input. Without it: a bundled real host with 2 TiB.
+    #[arg(long, value_name = "FILE")]
+    host: Option<PathBuf>,
+    /// Where the memory of the next NUMA node begins (0x4080000000 or 258G), for logs that do not show nodes. May be repeated, ascending.
+    #[arg(long, value_name = "ADDR", value_parser = address)]
+    node_border: Vec<PhysAddr>,
+}
+
+impl HostArgs {
+    pub(crate) fn read(&self) -> Result<Host, InputError> {
+        let options = HostOptions { node_borders: self.node_border.clone() };
+        match &self.host {
+            Some(path) => Host::from_path(path, &options),
+            None => Host::bundled(&options),
+        }
+    }
+}
+
+fn address(text: &str) -> Result<PhysAddr, String> {
+    size::parse(text).map(PhysAddr::new).ok_or_else(|| "an address is written 0x4080000000, 258G or 4096".to_owned())
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct LayoutArgs {
+    /// How TDMRs are laid out.
+    #[arg(long, value_enum, default_value_t = LayoutName::Fit)]
+    layout: LayoutName,
+}
+
+impl LayoutArgs {
+    pub(crate) fn algorithm(&self) -> tdx_host::layout::Algorithm {
+        match self.layout {
+            LayoutName::Fit => tdx_host::layout::Algorithm::Fit,
+            LayoutName::Linux => tdx_host::layout::Algorithm::Linux,
+        }
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+enum LayoutName {
+    /// Holes from the CMRs, splits and merges to stay inside the module's limits.
+    Fit,
+    /// Exactly what Linux does.
+    Linux,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct OutputArgs {
+    /// For people or for programs.
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub(crate) format: Format,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Format {
+    Human,
+    Json,
+}

@@ -1,0 +1,70 @@
+//! Reports for people: aligned tables, sizes with units, one clear verdict line. Colour only where it means something; the
+//! stream takes it out when it goes to a file.
+
+pub(crate) mod plan;
+mod table;
+
+use std::io::{self, Write};
+
+use clap::builder::styling::{AnsiColor, Style};
+use tdx_lab::{report::HostReport, size};
+
+pub(crate) const GOOD: Style = AnsiColor::Green.on_default().bold();
+pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
+
+/// Columns of a label, and of a whole line.
+const LABEL: usize = 10;
+const WIDTH: usize = 110;
+
+/// `label     text`, label in a column of its own, text broken between words.
+fn line(out: &mut impl Write, label: &str, text: &str) -> io::Result<()> {
+    let mut label = label;
+    let mut row = String::new();
+    for word in text.split(' ') {
+        if !row.is_empty() && LABEL + row.len() + 1 + word.len() > WIDTH {
+            writeln!(out, "{label:<LABEL$}{row}")?;
+            label = "";
+            row.clear();
+        } else if !row.is_empty() {
+            row.push(' ');
+        }
+        row.push_str(word);
+    }
+    writeln!(out, "{label:<LABEL$}{row}")
+}
+
+/// The host, and what was assumed about it.
+fn host(out: &mut impl Write, host: &HostReport) -> io::Result<()> {
+    let cmrs = host.cmrs.len();
+    let memory = size::human(host.memory_bytes);
+    line(out, "host", &host.name)?;
+    line(
+        out,
+        "",
+        &format!(
+            "{memory} usable, {}, {}, {}, {}",
+            count(host.nodes, "node"),
+            count(cmrs, "CMR"),
+            count(host.packages as usize, "package"),
+            count(host.cpus as usize, "CPU")
+        ),
+    )?;
+    let erratum =
+        if host.cpu.partial_write_erratum { "has the partial-write erratum" } else { "no partial-write erratum" };
+    line(out, "cpu", &format!("{} ({}), {erratum}", host.cpu.name.unwrap_or("unnamed"), host.cpu.model))?;
+    let mut label = "assumed";
+    for assumption in &host.assumptions {
+        line(out, label, &assumption.text)?;
+        label = "";
+    }
+    if host.bytes_outside_cmrs > 0 {
+        let bytes = size::human(host.bytes_outside_cmrs);
+        line(out, "outside", &format!("{bytes} of usable memory lie in no CMR: TDX cannot have them"))?;
+    }
+    writeln!(out)
+}
+
+/// `1 node`, `2 nodes`.
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
