@@ -62,7 +62,10 @@ impl<'a> Host<'a> {
 
     /// What lies in no CMR: the module must never use it. Maximal ranges; CMRs that touch leave no hole.
     pub(super) fn holes(&self, within: PageRange) -> impl Iterator<Item = PageRange> + use<'a> {
-        subtract([within], self.cmrs.iter().copied())
+        let first = self.cmrs.iter().position(|cmr| cmr.end() > within.start()).unwrap_or(self.cmrs.len());
+        let cmrs = self.cmrs.get(first..).unwrap_or_default();
+        let used = cmrs.iter().copied().filter(|cmr| !cmr.is_empty());
+        subtract([within], used.take_while(move |cmr| cmr.start() < within.end()))
     }
 }
 

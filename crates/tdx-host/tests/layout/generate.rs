@@ -73,7 +73,18 @@ pub fn host() -> impl Strategy<Value = Host> {
     ascending(40).prop_flat_map(|ranges| {
         let everything = Just(vec![pages(0, LAST_PAGE)]);
         let cmrs = prop_oneof![3 => related(&ranges), 2 => ascending(40), 1 => everything];
-        (with_nodes(ranges), cmrs).prop_map(|(memory, cmrs)| Host { memory, cmrs })
+        (with_nodes(ranges), with_unused(cmrs)).prop_map(|(memory, cmrs)| Host { memory, cmrs })
+    })
+}
+
+/// Unused entries between the CMRs, at any address: they mean nothing.
+fn with_unused(cmrs: impl Strategy<Value = Vec<PageRange>>) -> impl Strategy<Value = Vec<PageRange>> {
+    let unused = prop::collection::vec((any::<prop::sample::Index>(), 0..LAST_PAGE), 0..3);
+    (cmrs, unused).prop_map(|(mut cmrs, unused)| {
+        for (at, page) in unused {
+            cmrs.insert(at.index(cmrs.len() + 1), pages(page, page));
+        }
+        cmrs
     })
 }
 

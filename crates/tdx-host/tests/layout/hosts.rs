@@ -159,3 +159,20 @@ pub fn many_units(units: u64) -> Host {
         .collect();
     Host { memory, cmrs: ranges(&[(4 * GIB, (4 + 8 * units) * GIB)]) }
 }
+
+/// 16 nodes of 64 GiB, two CMRs each; the firmware keeps a page in every 512 MiB: 2048 ranges of memory.
+pub fn fragmented() -> Host {
+    let mut host = Host { memory: Vec::new(), cmrs: Vec::new() };
+    for node in 0..16u32 {
+        let base = u64::from(node) * 66 * GIB + 4 * GIB;
+        host.cmrs.extend(ranges(&[
+            (base + 0x10_0000, base + 31 * GIB + 0x100_0000),
+            (base + 32 * GIB - 0x200_0000, base + 64 * GIB),
+        ]));
+        for part in 0..128 {
+            let start = base + part * (GIB / 2);
+            host.memory.push(on_node(start + 4096, start + GIB / 2, node));
+        }
+    }
+    host
+}

@@ -16,6 +16,15 @@ pub(super) struct Areas {
     pub(super) given_up: u64,
 }
 
+/// What it costs to close the gap between two areas; the smallest is closed first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Gap {
+    /// Usable pages in it.
+    usable: u64,
+    /// All pages in it.
+    pages: u64,
+}
+
 /// Joins holes and PAMTs (`taken`, ascending) of a TDMR into at most `limit` areas; `None` if not even one is allowed and
 /// one is needed.
 ///
@@ -30,30 +39,35 @@ pub(super) fn areas(
 ) -> Option<Areas> {
     let mut areas = Areas { list: ArrayVec::new(), natural: 0, given_up: 0 };
     let taken = taken.map(|range| range.intersection(tdmr));
-    for range in union(host.holes(tdmr), taken) {
+    let mut all = union(host.holes(tdmr), taken);
+    for range in all.by_ref().take(limit) {
         areas.natural += 1;
-        if areas.list.len() < limit {
+        areas.list.try_push(range).ok()?;
+    }
+    let mut rest = all.peekable();
+    if rest.peek().is_none() {
+        return Some(areas);
+    }
+    // Only now do the gaps matter: one of each area, up to the area in front.
+    let weigh = |left: PageRange, right: PageRange| {
+        let gap = PageRange::new(left.end(), right.start());
+        Gap { usable: host.usable_pages(gap), pages: gap.pages() }
+    };
+    let pairs = areas.list.iter().zip(areas.list.iter().skip(1));
+    let mut gaps: ArrayVec<Gap, MAX_RESERVED_AREAS> = pairs.map(|(left, right)| weigh(*left, *right)).collect();
+    for range in rest {
+        areas.natural += 1;
+        let last = *areas.list.last()?;
+        gaps.try_push(weigh(last, range)).ok()?;
+        let (closed, gap) = gaps.iter().copied().enumerate().min_by_key(|(_, gap)| *gap)?;
+        areas.given_up += gap.usable;
+        gaps.pop_at(closed)?;
+        let next = areas.list.pop_at(closed + 1).unwrap_or(range);
+        let area = areas.list.get_mut(closed)?;
+        *area = PageRange::new(area.start(), next.end());
+        if next != range {
             areas.list.try_push(range).ok()?;
-        } else {
-            areas.given_up += areas.add_to_full(host, range)?;
         }
     }
     Some(areas)
-}
-
-impl Areas {
-    /// Adds an area after the last one by closing the cheapest gap, and says how many usable pages that gap held.
-    fn add_to_full(&mut self, host: &Host<'_>, new: PageRange) -> Option<u64> {
-        let starts = self.list.iter().skip(1).chain([&new]).map(|area| area.start());
-        let gaps = self.list.iter().zip(starts).map(|(area, next)| PageRange::new(area.end(), next));
-        let (given_up, _, index) =
-            gaps.enumerate().map(|(index, gap)| (host.usable_pages(gap), gap.pages(), index)).min()?;
-        let next = if index + 1 < self.list.len() { self.list.pop_at(index + 1)? } else { new };
-        let area = self.list.get_mut(index)?;
-        *area = PageRange::new(area.start(), next.end());
-        if next != new {
-            self.list.try_push(new).ok()?;
-        }
-        Some(given_up)
-    }
 }

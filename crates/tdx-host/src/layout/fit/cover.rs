@@ -25,6 +25,8 @@ pub(in super::super) struct Span {
     pub(in super::super) given_up: u64,
     /// Reserved areas it would like to have.
     pub(in super::super) natural: u64,
+    /// What it costs to merge it with the span in front; `None` if that cannot be. Kept while the cover is made.
+    merge_cost: Option<MergeCost>,
 }
 
 impl Span {
@@ -39,7 +41,7 @@ impl Span {
                 (largest, node) = (piece.pages(), piece_node);
             }
         }
-        Some(Self { range, node, border, usable, given_up, natural })
+        Some(Self { range, node, border, usable, given_up, natural, merge_cost: None })
     }
 
     /// Number of GiB.
@@ -113,7 +115,11 @@ impl Cover<'_, '_> {
             self.dropped.add(range, GiveUpReason::ReservedAreas);
             return;
         };
-        if self.spans.try_push(span).is_ok() && self.spans.len() > self.limits.tdmrs() {
+        if self.spans.try_push(span).is_err() {
+            return;
+        }
+        self.weigh_merge(self.spans.len() - 1);
+        if self.spans.len() > self.limits.tdmrs() {
             self.reduce();
         }
     }
@@ -121,21 +127,34 @@ impl Cover<'_, '_> {
     /// Makes one span less: merges neighbours, smallest gap first, as long as that loses no memory; else does what loses
     /// least, be it a merge or leaving a span out.
     fn reduce(&mut self) {
-        let merge = (1..self.spans.len()).filter_map(|right| Some((self.merge_cost(right)?, right))).min();
-        let loss = |span: &Span| span.usable.saturating_sub(span.given_up);
-        let drop = self.spans.iter().enumerate().map(|(index, span)| (loss(span), index)).min();
-        match (merge, drop) {
-            (Some((cost, right)), Some((loss, _))) if cost.given_up <= loss => self.merge(right),
+        let spans = self.spans.iter().enumerate();
+        let merge = spans.clone().filter_map(|(index, span)| Some((span.merge_cost?, index))).min();
+        let drop = spans.map(|(index, span)| (span.usable.saturating_sub(span.given_up), index)).min();
+        let changed = match (merge, drop) {
+            (Some((cost, right)), Some((loss, _))) if cost.given_up <= loss => {
+                self.merge(right);
+                right.saturating_sub(1)
+            }
             (_, Some((_, index))) => {
                 if let Some(span) = self.spans.pop_at(index) {
                     self.dropped.add(span.range, GiveUpReason::Tdmrs);
                 }
+                index
             }
-            (_, None) => {}
+            (_, None) => return,
+        };
+        self.weigh_merge(changed);
+        self.weigh_merge(changed + 1);
+    }
+
+    /// Sets what it costs to merge span `index` with the one in front.
+    fn weigh_merge(&mut self, index: usize) {
+        let cost = self.merge_cost(index);
+        if let Some(span) = self.spans.get_mut(index) {
+            span.merge_cost = cost;
         }
     }
 
-    /// What it costs to merge span `right` with the one in front of it. `None` if that cannot be.
     fn merge_cost(&self, right: usize) -> Option<MergeCost> {
         let (left, right) = (self.spans.get(right.checked_sub(1)?)?, self.spans.get(right)?);
         let hull = PageRange::new(left.range.start(), right.range.end());
@@ -151,19 +170,20 @@ impl Cover<'_, '_> {
     }
 
     fn merge(&mut self, right: usize) {
-        let Some(right_span) = self.spans.pop_at(right) else { return };
-        let Some(left) = right.checked_sub(1).and_then(|left| self.spans.get(left)) else { return };
-        let hull = PageRange::new(left.range.start(), right_span.range.end());
-        if let Some(merged) = Span::new(self.host, self.limits, hull, left.border)
-            && let Some(left) = self.spans.get_mut(right - 1)
-        {
-            *left = merged;
+        let Some(front) = right.checked_sub(1) else { return };
+        let (Some(left), Some(right)) = (self.spans.get(front), self.spans.get(right)) else { return };
+        let hull = PageRange::new(left.range.start(), right.range.end());
+        if let Some(merged) = Span::new(self.host, self.limits, hull, left.border) {
+            self.spans.pop_at(front + 1);
+            if let Some(span) = self.spans.get_mut(front) {
+                *span = merged;
+            }
         }
     }
 }
 
 /// Smallest first: lost memory, then PAMT for the gap, then balance.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct MergeCost {
     given_up: u64,
     gap: u64,

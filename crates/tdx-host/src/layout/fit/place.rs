@@ -28,7 +28,9 @@ struct Cost {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Place {
     cost: Cost,
-    /// The pages must lie in here; mostly there is no choice left.
+    /// The window is larger than the pages asked for.
+    choice: bool,
+    /// The pages must lie in here.
     window: PageRange,
 }
 
@@ -115,22 +117,31 @@ impl<F: FrameSource + ?Sized> Placer<'_, '_, F> {
 
     /// The best place that comes after `refused`, in a fixed order.
     fn best(&self, pages: u64, node: NodeId, refused: Option<Place>) -> Option<Place> {
-        // While nothing is given up, no place can be better than a local one that costs nothing.
+        // While nothing is given up, no place of another node beats a local one that keeps it so.
         let settled = self.out.spans.iter().all(|span| span.given_up == 0);
+        let local = if settled { self.scan(pages, node, refused, true) } else { None };
+        local.filter(|place| place.cost.given_up == 0).or_else(|| self.scan(pages, node, refused, false))
+    }
+
+    fn scan(&self, pages: u64, node: NodeId, refused: Option<Place>, only_local: bool) -> Option<Place> {
+        const PERFECT: Cost = Cost { given_up: 0, remote: false, areas: 0, low: false };
         let mut best: Option<Place> = None;
         for (piece, piece_node) in self.host.usable(FrameRequest::ANYWHERE) {
             let remote = piece_node != node;
-            let beaten = best.is_some_and(|best| settled && best.cost.given_up == 0 && !best.cost.remote && remote);
-            if piece.pages() < pages || beaten {
+            if piece.pages() < pages || (remote && only_local) {
                 continue;
             }
-            for (window, sample) in self.windows(piece, pages) {
+            for (choice, window, sample) in self.windows(piece, pages) {
+                // A window with a choice is never better than one at an end of the same range: only after a refusal.
+                if choice && refused.is_none() {
+                    continue;
+                }
                 let Some(cost) = self.cost(sample, remote) else { continue };
-                let place = Place { cost, window };
+                let place = Place { cost, choice, window };
                 if refused.is_some_and(|refused| place <= refused) {
                     continue;
                 }
-                if settled && place.cost == (Cost { given_up: 0, remote: false, areas: 0, low: false }) {
+                if only_local && cost == PERFECT && !choice {
                     return Some(place);
                 }
                 best = Some(best.map_or(place, |best| best.min(place)));
@@ -139,11 +150,12 @@ impl<F: FrameSource + ?Sized> Placer<'_, '_, F> {
         best
     }
 
-    /// Windows worth a try in a range of usable memory, each with the pages whose cost stands for it.
+    /// Windows worth a try in a range of usable memory, each with the pages whose cost stands for it, and whether it
+    /// leaves the frame source a choice.
     ///
     /// What a place costs depends only on the TDMR and on whether it touches an end of the free range, so both ends and
     /// "in between" are all there is, for the whole range and for its part in each TDMR.
-    fn windows(&self, piece: PageRange, pages: u64) -> impl Iterator<Item = (PageRange, PageRange)> + '_ {
+    fn windows(&self, piece: PageRange, pages: u64) -> impl Iterator<Item = (bool, PageRange, PageRange)> + '_ {
         let part = move |start: u64| PageRange::new(Page::new(start), Page::new(start + pages));
         subtract([piece], self.pamts(piece))
             .flat_map(move |free| {
@@ -153,8 +165,9 @@ impl<F: FrameSource + ?Sized> Placer<'_, '_, F> {
             .filter(move |space| space.pages() >= pages)
             .flat_map(move |space| {
                 let (start, last) = (space.start().index(), space.end().index() - pages);
-                let between = (start < last).then(|| (space, part(last.min(start + 1))));
-                [Some((part(start), part(start))), Some((part(last), part(last))), between].into_iter().flatten()
+                let ends = [part(start), part(last)].map(|end| (false, end, end));
+                let between = (start < last).then(|| (true, space, part(last.min(start + 1))));
+                ends.into_iter().chain(between)
             })
     }
 
