@@ -25,9 +25,9 @@ pub(crate) fn test() -> Result<bool> {
 
 /// loom replaces the atomics, so it needs a build of its own.
 fn loom() -> Result<Counts> {
-    let mut command = cargo(&["test", "--package", "tdx-host", "--release", "--test", "loom_publication"]);
+    let mut command = cargo(&["test", "--package", "tdx-host", "--release", "--test", "loom_*"]);
     command.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", crate::root().join("target/loom"));
-    run_tests("interleavings of bring-up and kexec (loom)", &mut command)
+    run_tests("interleavings (loom)", &mut command)
 }
 
 /// A program that links only if no path of the product can panic: the linker names the culprit otherwise.

@@ -4,7 +4,7 @@
 //! It refuses to allocate, to take a lock, and to know which machine it runs on: the kernel brings memory and CPUs through
 //! the traits of [`platform`], the instructions stand behind them, and no feature ever swaps one for an emulation.
 //!
-//! Data flows one way: [`layout`] -> [`bringup`] -> [`private_memory`] -> [`reset`] -> [`handover`].
+//! Data flows one way: [`layout`] -> [`bringup`] -> [`private_memory`], [`ledger`] -> [`reset`] -> [`handover`].
 
 #![no_std]
 #![warn(missing_docs)]
@@ -13,6 +13,7 @@ pub mod arch;
 pub mod bringup;
 pub mod handover;
 pub mod layout;
+pub mod ledger;
 pub mod platform;
 pub mod private_memory;
 pub mod reset;

@@ -1,0 +1,204 @@
+//! Which pages may be private: two bits for each 4 KiB page and one summary bit for each 2 MiB, atomic, on memory that the
+//! caller provides. Readers on any CPU at any instant need no lock, no allocation and no waiting. It refuses to guess: a
+//! page that is not in the state an operation starts from is an error, and the ledger is then unchanged.
+//!
+//! # Order, stated once
+//!
+//! * **Mark before give.** [`Ledger::give`] ends with a sequentially consistent fence; the SEAMCALL that may make the page private
+//!   comes after it. A reader passes a fence first. If it can see any effect of the SEAMCALL it sees the mark: the argument
+//!   of [`crate::private_memory`], with a page in place of the flag.
+//! * **Summary before leaf.** The summary bit is set before the first leaf bit under it, and is never cleared while CPUs run: a
+//!   stale 1 costs a look at 128 bytes, a missing one costs the next kernel its life.
+//! * **Unmark after the fence.** Only [`Ledger::clear`] makes a page shared again, after the CPU that reset it has fenced.
+//!
+//! A CPU frozen between any two stores leaves pages that are marked and not private (an extra reset of a page that nobody
+//! uses yet) or marked and private. Never private and unmarked.
+
+mod segment;
+mod walk;
+
+use arrayvec::ArrayVec;
+use tdx_abi::{MAX_TDMRS, Page, PageRange};
+
+use crate::sync::{AtomicU64, Ordering, fence};
+use segment::Segment;
+
+pub use walk::MarkedRanges;
+
+/// What the host knows of a page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum PageState {
+    /// Ordinary memory.
+    Shared = 0b00,
+    /// Given to the module, or about to be.
+    Given = 0b01,
+    /// The module has returned it; nothing has made its lines normal yet.
+    Returned = 0b10,
+}
+
+/// Why the ledger cannot be made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LedgerError {
+    /// The caller's memory is too small.
+    #[error("the ledger needs {needed} words of 8 bytes, {given} were given")]
+    TooSmall {
+        /// 64-bit words needed.
+        needed: u64,
+        /// 64-bit words given.
+        given: u64,
+    },
+    /// More ranges than a module has TDMRs.
+    #[error("{count} ranges, at most {MAX_TDMRS} can be")]
+    TooManyRanges {
+        /// Ranges.
+        count: usize,
+    },
+    /// A range does not lie above the one before it, or is not made of whole 2 MiB pages.
+    #[error("{range} is empty, not 2 MiB aligned, or not above the range before it")]
+    BadRange {
+        /// The range.
+        range: PageRange,
+    },
+}
+
+/// Why a mark was refused. The ledger is unchanged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MarkError {
+    /// The module can never own this page.
+    #[error("page {page} lies outside every TDMR")]
+    Outside {
+        /// The page.
+        page: Page,
+    },
+    /// The page is not in the state that the operation starts from.
+    #[error("page {page} is {state:?}, {expected:?} was expected")]
+    WrongState {
+        /// The first page that is wrong.
+        page: Page,
+        /// Its state.
+        state: PageState,
+        /// The state it should have.
+        expected: PageState,
+    },
+}
+
+/// The ledger of private pages. It covers whole TDMRs.
+#[derive(Debug)]
+pub struct Ledger<'m> {
+    segments: ArrayVec<Segment<'m>, MAX_TDMRS>,
+}
+
+impl<'m> Ledger<'m> {
+    /// 64-bit words that a ledger over these ranges needs: 0.0062 % of the memory they cover.
+    pub fn words_needed(ranges: impl IntoIterator<Item = PageRange>) -> u64 {
+        ranges.into_iter().map(|range| segment::leaf_words(range) + segment::summary_words(range)).sum()
+    }
+
+    /// A ledger over `ranges` (ascending, 2 MiB aligned, e.g. the TDMRs) in `memory`. Every page is shared.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn new(
+        ranges: impl IntoIterator<Item = PageRange, IntoIter: Clone>,
+        memory: &'m [AtomicU64],
+    ) -> Result<Self, LedgerError> {
+        let ranges = ranges.into_iter();
+        let needed = Self::words_needed(ranges.clone());
+        let mut rest = memory;
+        let mut segments: ArrayVec<Segment<'m>, MAX_TDMRS> = ArrayVec::new();
+        let count = ranges.clone().count();
+        for range in ranges {
+            let above = segments.last().is_none_or(|last| last.range().end() <= range.start());
+            if !above || !segment::is_valid(range) {
+                return Err(LedgerError::BadRange { range });
+            }
+            let Some((segment, left)) = Segment::take(range, rest) else {
+                return Err(LedgerError::TooSmall { needed, given: memory.len() as u64 });
+            };
+            rest = left;
+            segments.try_push(segment).map_err(|_| LedgerError::TooManyRanges { count })?;
+        }
+        fence(Ordering::SeqCst);
+        Ok(Self { segments })
+    }
+
+    /// Shared -> Given, for every page of the range. On return the SEAMCALL that takes the pages may be made.
+    ///
+    /// # Errors
+    /// [`MarkError`]; then no page has changed.
+    pub fn give(&self, range: PageRange) -> Result<(), MarkError> {
+        let result = self.transition(range, PageState::Shared, PageState::Given);
+        fence(Ordering::SeqCst);
+        result
+    }
+
+    /// Given -> Returned: the module has let go of the pages, their lines are as private as before.
+    ///
+    /// # Errors
+    /// [`MarkError`]; then no page has changed.
+    pub fn take_back(&self, range: PageRange) -> Result<(), MarkError> {
+        self.transition(range, PageState::Given, PageState::Returned)
+    }
+
+    /// Returned -> Shared. The caller has reset every line of the pages and fenced.
+    ///
+    /// # Errors
+    /// [`MarkError`]; then no page has changed.
+    pub fn clear(&self, range: PageRange) -> Result<(), MarkError> {
+        self.transition(range, PageState::Returned, PageState::Shared)
+    }
+
+    /// The state of a page, or `None` outside every TDMR.
+    pub fn state(&self, page: Page) -> Option<PageState> {
+        fence(Ordering::SeqCst);
+        self.segment_of(page).map(|segment| segment.state(page))
+    }
+
+    /// All pages that are not shared, as maximal ranges, ascending.
+    pub fn marked(&self) -> MarkedRanges<'_> {
+        fence(Ordering::SeqCst);
+        MarkedRanges::new(&self.segments)
+    }
+
+    /// Number of pages that are not shared.
+    pub fn marked_pages(&self) -> u64 {
+        self.marked().map(PageRange::pages).sum()
+    }
+
+    fn segment_of(&self, page: Page) -> Option<&Segment<'m>> {
+        let index = self.segments.partition_point(|segment| segment.range().end() <= page);
+        self.segments.get(index).filter(|segment| segment.range().contains(page))
+    }
+
+    /// All or nothing: pages already changed are changed back if a later one refuses.
+    fn transition(&self, range: PageRange, from: PageState, to: PageState) -> Result<(), MarkError> {
+        let mut at = range.start();
+        while at < range.end() {
+            let step = match self.segment_of(at) {
+                Some(segment) => {
+                    let part = range.intersection(segment.range()).intersection(PageRange::new(at, range.end()));
+                    segment.transition(part, from, to).map(|()| part.end())
+                }
+                None => Err(MarkError::Outside { page: at }),
+            };
+            match step {
+                Ok(end) => at = end,
+                Err(error) => {
+                    self.undo(PageRange::new(range.start(), at), from, to);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Nobody else owns these pages: this call has just taken them, so the way back cannot fail.
+    fn undo(&self, done: PageRange, from: PageState, to: PageState) {
+        for segment in &self.segments {
+            segment.force(done.intersection(segment.range()), from, to);
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! All marked pages as maximal ranges: summary words first, leaf words only under a set bit.
+
+use tdx_abi::{Page, PageRange};
+
+use super::segment::{PAGES_PER_BLOCK, PAGES_PER_WORD, Segment, WORDS_PER_BLOCK};
+use crate::sync::Ordering;
+
+/// Iterator over the pages that are not shared, ascending. Holds a position and one range: safe on the crash path.
+#[derive(Debug)]
+pub struct MarkedRanges<'l> {
+    segments: &'l [Segment<'l>],
+    /// Page offset in the first of `segments` from which to look on.
+    offset: u64,
+}
+
+impl<'l> MarkedRanges<'l> {
+    pub(super) fn new(segments: &'l [Segment<'l>]) -> Self {
+        Self { segments, offset: 0 }
+    }
+}
+
+impl Segment<'_> {
+    /// First page offset at or after `offset` whose mark is `marked`, or the end.
+    fn find(&self, mut offset: u64, marked: bool) -> u64 {
+        let end = self.range().pages();
+        while offset < end {
+            if marked && let Some(skip) = self.skip_blocks(offset) {
+                offset = skip;
+                continue;
+            }
+            let word =
+                self.leaf().get((offset / PAGES_PER_WORD) as usize).map_or(0, |word| word.load(Ordering::Acquire));
+            // One bit for each page, in its lower position.
+            let pages = (word | word >> 1) & 0x5555_5555_5555_5555;
+            let wanted = if marked { pages } else { !pages & 0x5555_5555_5555_5555 };
+            let ahead = wanted >> (2 * (offset % PAGES_PER_WORD));
+            if ahead != 0 {
+                return (offset + u64::from(ahead.trailing_zeros()) / 2).min(end);
+            }
+            offset = (offset / PAGES_PER_WORD + 1) * PAGES_PER_WORD;
+        }
+        end
+    }
+
+    /// If the block at `offset` has no summary bit: the start of the next block that has one, or the end.
+    fn skip_blocks(&self, offset: u64) -> Option<u64> {
+        if !offset.is_multiple_of(PAGES_PER_BLOCK) {
+            return None;
+        }
+        let block = offset / PAGES_PER_BLOCK;
+        let mut index = (block / 64) as usize;
+        let mut ahead = self.summary().get(index)?.load(Ordering::Acquire) >> (block % 64) << (block % 64);
+        if ahead >> (block % 64) & 1 == 1 {
+            return None;
+        }
+        while ahead == 0 {
+            index += 1;
+            match self.summary().get(index) {
+                Some(word) => ahead = word.load(Ordering::Acquire),
+                None => return Some(self.range().pages()),
+            }
+        }
+        Some((index as u64 * 64 + u64::from(ahead.trailing_zeros())) * PAGES_PER_BLOCK)
+    }
+}
+
+const _: () = assert!(WORDS_PER_BLOCK as u64 * PAGES_PER_WORD == PAGES_PER_BLOCK);
+
+impl Iterator for MarkedRanges<'_> {
+    type Item = PageRange;
+
+    fn next(&mut self) -> Option<PageRange> {
+        loop {
+            let (segment, rest) = self.segments.split_first()?;
+            let base = segment.range().start().index();
+            let start = segment.find(self.offset, true);
+            if start == segment.range().pages() {
+                (self.segments, self.offset) = (rest, 0);
+                continue;
+            }
+            let mut end = segment.find(start, false);
+            self.offset = end;
+            let mut limit = base + end;
+            // A range that runs into the next segment goes on there.
+            while end == self.segments.first()?.range().pages() {
+                let (done, rest) = self.segments.split_first()?;
+                (self.segments, self.offset) = (rest, 0);
+                match rest.first() {
+                    Some(next) if next.range().start() == done.range().end() => {
+                        end = next.find(0, false);
+                        limit = next.range().start().index() + end;
+                        self.offset = end;
+                    }
+                    _ => break,
+                }
+            }
+            return Some(PageRange::new(Page::new(base + start), Page::new(limit)));
+        }
+    }
+}

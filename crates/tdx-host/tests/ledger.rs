@@ -1,0 +1,112 @@
+//! The ledger against an independent map, and its memory and error rules.
+
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
+use tdx_abi::{Page, PageRange};
+use tdx_host::ledger::{Ledger, LedgerError, MarkError, PageState};
+
+fn range(start: u64, end: u64) -> PageRange {
+    PageRange::new(Page::new(start), Page::new(end))
+}
+
+fn memory(words: u64) -> Vec<AtomicU64> {
+    // Not zero: the ledger must not trust the memory it is given.
+    (0..words).map(|_| AtomicU64::new(u64::MAX)).collect()
+}
+
+/// Two segments that touch, and one apart.
+const SEGMENTS: [(u64, u64); 3] = [(1024, 2048), (2048, 2560), (4096, 8192)];
+
+#[derive(Clone, Copy, Debug)]
+enum Op {
+    Give,
+    TakeBack,
+    Clear,
+}
+
+impl Op {
+    fn states(self) -> (PageState, PageState) {
+        match self {
+            Self::Give => (PageState::Shared, PageState::Given),
+            Self::TakeBack => (PageState::Given, PageState::Returned),
+            Self::Clear => (PageState::Returned, PageState::Shared),
+        }
+    }
+}
+
+fn op() -> impl Strategy<Value = (Op, u64, u64)> {
+    let kind = prop_oneof![3 => Just(Op::Give), 2 => Just(Op::TakeBack), 2 => Just(Op::Clear)];
+    let length = prop_oneof![4 => Just(1u64), 2 => 1u64..70, 2 => Just(512u64), 1 => 1u64..3000];
+    let start = prop_oneof![3 => 1000u64..8300, 2 => (1u64..17).prop_map(|n| n * 512)];
+    (kind, start, length)
+}
+
+proptest! {
+    #[test]
+    fn agrees_with_a_map(ops in proptest::collection::vec(op(), 1..60)) {
+        let ranges = SEGMENTS.map(|(start, end)| range(start, end));
+        let words = memory(Ledger::words_needed(ranges));
+        let ledger = Ledger::new(ranges, &words).unwrap();
+        let mut map: BTreeMap<u64, PageState> =
+            SEGMENTS.iter().flat_map(|&(start, end)| start..end).map(|page| (page, PageState::Shared)).collect();
+        for (op, start, length) in ops {
+            let pages = start..start + length;
+            let (from, to) = op.states();
+            let wrong = pages.clone().find(|page| map.get(page) != Some(&from));
+            let result = match op {
+                Op::Give => ledger.give(range(start, start + length)),
+                Op::TakeBack => ledger.take_back(range(start, start + length)),
+                Op::Clear => ledger.clear(range(start, start + length)),
+            };
+            match wrong {
+                None => {
+                    prop_assert_eq!(result, Ok(()));
+                    map.extend(pages.map(|page| (page, to)));
+                }
+                Some(page) => match (result, map.get(&page)) {
+                    (Err(MarkError::WrongState { page: p, state, expected }), Some(&there)) => {
+                        prop_assert_eq!((p, state, expected), (Page::new(page), there, from));
+                    }
+                    (Err(MarkError::Outside { page: p }), None) => prop_assert_eq!(p, Page::new(page)),
+                    other => prop_assert!(false, "{:?}", other),
+                },
+            }
+            let seen: Vec<u64> = ledger.marked().flat_map(|r| r.start().index()..r.end().index()).collect();
+            let expected: Vec<u64> =
+                map.iter().filter(|(_, state)| **state != PageState::Shared).map(|(page, _)| *page).collect();
+            prop_assert_eq!(seen, expected);
+            for pair in ledger.marked().collect::<Vec<_>>().windows(2) {
+                prop_assert!(pair[0].end() < pair[1].start(), "not maximal: {:?}", pair);
+            }
+        }
+        for (page, state) in map {
+            prop_assert_eq!(ledger.state(Page::new(page)), Some(state));
+        }
+    }
+}
+
+#[test]
+fn memory_is_at_most_a_ten_thousandth_of_ram() {
+    for tib in [1u64, 8, 12] {
+        let pages = tib << 28;
+        let bytes = Ledger::words_needed([range(0, pages)]) * 8;
+        assert!(bytes * 10_000 <= pages * 4096, "{bytes} bytes for {tib} TiB");
+    }
+}
+
+#[test]
+fn bad_input_is_refused() {
+    let words = memory(100);
+    assert!(matches!(
+        Ledger::new([range(0, 1 << 18)], &words),
+        Err(LedgerError::TooSmall { needed: 8200, given: 100 })
+    ));
+    for bad in [[range(0, 512), range(0, 512)], [range(512, 1024), range(0, 512)], [range(0, 512), range(513, 1024)]] {
+        assert!(matches!(Ledger::new(bad, &words), Err(LedgerError::BadRange { .. })), "{bad:?}");
+    }
+    let ledger = Ledger::new([range(512, 1024)], &words).unwrap();
+    assert_eq!(ledger.state(Page::new(511)), None);
+    assert!(matches!(ledger.give(range(1000, 1025)), Err(MarkError::Outside { .. })));
+    assert_eq!(ledger.marked_pages(), 0, "unchanged");
+}
