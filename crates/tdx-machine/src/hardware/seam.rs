@@ -1,0 +1,61 @@
+//! What the module does to memory from inside SEAM: it may use private keys, and what it consumes it dies of.
+
+use core::ops::ControlFlow;
+use tdx_abi::{KeyId, LineRange, PhysAddr};
+
+use super::Hardware;
+use crate::machine_check::MachineCheckReason;
+use crate::poison::CauseId;
+use crate::{CpuId, MachineCheck};
+
+impl Hardware {
+    /// MOVDIR64B under a private key, whole lines. The module fences before it returns, so they are visible at once.
+    pub(crate) fn seam_direct_store(&mut self, lines: LineRange, key: KeyId) {
+        self.direct_write(lines, key);
+    }
+
+    /// An ordinary store under a private key. The line is read for ownership: if it is not in a cache, memory must have it
+    /// from this very key and without poison.
+    pub(crate) fn seam_store(&mut self, cpu: CpuId, lines: LineRange, key: KeyId) -> Result<(), MachineCheck> {
+        let (memory, caches, poison) = (&self.memory, &self.caches, &self.poison);
+        let single = lines.len() == 1;
+        let fault = if single && caches.dirty(lines.start(), key).is_some() {
+            None
+        } else {
+            memory
+                .runs(lines, |run, state| {
+                    if state.owner == key && !state.poison.is_poison() {
+                        return ControlFlow::Continue(());
+                    }
+                    let reason =
+                        poison.cause(state.poison).map_or(MachineCheckReason::Integrity, MachineCheckReason::Poison);
+                    match caches.first_absent(run, key) {
+                        Some(line) => ControlFlow::Break((line, reason)),
+                        None => ControlFlow::Continue(()),
+                    }
+                })
+                .break_value()
+        };
+        if let Some((line, reason)) = fault {
+            return Err(MachineCheck::data_load(cpu, line, reason));
+        }
+        self.caches.store(cpu, lines, key, CauseId::CLEAN);
+        Ok(())
+    }
+
+    /// Reads host memory through a shared key.
+    pub(crate) fn seam_read(&self, cpu: CpuId, address: PhysAddr, buffer: &mut [u8]) -> Result<(), MachineCheck> {
+        let lines = LineRange::touching(address, buffer.len() as u64);
+        if let Some((line, cause)) = self.first_poison(lines, KeyId::HOST) {
+            return Err(MachineCheck::data_load(cpu, line, MachineCheckReason::Poison(cause)));
+        }
+        self.memory.content.read(address, buffer);
+        Ok(())
+    }
+
+    /// Writes host memory through KeyID 0.
+    pub(crate) fn seam_write(&mut self, cpu: CpuId, address: PhysAddr, bytes: &[u8]) {
+        self.store(cpu, LineRange::touching(address, bytes.len() as u64), KeyId::HOST);
+        self.memory.content.write(address, bytes);
+    }
+}

@@ -1,0 +1,19 @@
+//! What the machine does not model. Printed with every report, so that a verdict is read with them in mind.
+
+/// One sentence per limit.
+pub const LIMITS: &[&str] = &[
+    "Clean cache lines are not kept: a read meets memory unless a dirty line of the same KeyID answers.",
+    "A cached store always reads the line for ownership, also one that covers all 64 bytes: it brings poison back with it.",
+    "Caches are per CPU; a last-level cache shared by a package is not modelled apart from them.",
+    "Pending direct stores become visible at a fence, WBINVD, CLFLUSH, SEAMCALL or VMXOFF of their CPU, or when the adversary drains them; not at other serialising instructions, and the CPU's own accesses do not see them.",
+    "The serialising instructions of a kexec jump are not counted as a fence.",
+    "A shared read of a TD-owned line gives zeros; the pattern of real hardware is not known to us.",
+    "Shared KeyIDs (MKTME) name the same bytes as KeyID 0; encryption is not modelled.",
+    "Without the erratum a partial write to a TD-owned line makes it a shared line (architecture documents, not observed).",
+    "Private memory has no bytes: what the module keeps there is its own state, and a measurement has no value.",
+    "Which of a TDR's, TDCS's or TDVPS's lines a leaf stores to is not known: all lines of the page count as dirty.",
+    "A fast warm reset drops the caches, leaves owner and poison in memory, and starts the module from the beginning.",
+    "SEAMCALLs do not overlap: a lock is contended only when it is held on purpose. Host-priority bits are not kept.",
+    "SYS.INIT and SYS.LP.INIT check CMRs and KeyIDs, not the other CPUID leaves and MSRs of the real module.",
+    "Not modelled: VP.ENTER and everything a guest does, migration, service TDs, L2 VMs, metadata reads and writes of TDs and VCPUs, P-SEAMLDR, update of the module.",
+];

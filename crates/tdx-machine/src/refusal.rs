@@ -1,0 +1,89 @@
+//! What the machine does not do: no guess, a typed answer that names the request.
+
+use core::fmt;
+use tdx_abi::{KeyId, Leaf, PhysAddr};
+
+use crate::{CpuId, MachineCheck};
+
+/// The request is outside what is modelled, or no such thing exists in this machine. Nothing has changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// There is no such CPU.
+    NoSuchCpu {
+        /// The CPU.
+        cpu: CpuId,
+    },
+    /// The address is not below the limit of physical addresses, which the KeyID bits lower.
+    BeyondPhysicalMemory {
+        /// The address, or the end of the range.
+        address: PhysAddr,
+    },
+    /// Outside SEAM an access with a private KeyID faults in the page walk; no host code can make one.
+    PrivateKeyOutsideSeam {
+        /// The KeyID.
+        key: KeyId,
+    },
+    /// The KeyID is neither 0, shared nor private.
+    NoSuchKeyId {
+        /// The KeyID.
+        key: KeyId,
+    },
+    /// The real module has this leaf or may have it; the emulated one does not.
+    LeafNotModelled {
+        /// The leaf.
+        leaf: Leaf,
+    },
+    /// A CPUID leaf that is not modelled.
+    CpuidNotModelled {
+        /// EAX.
+        leaf: u32,
+    },
+    /// An MSR that is not modelled.
+    MsrNotModelled {
+        /// ECX.
+        msr: u32,
+    },
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSuchCpu { cpu } => write!(f, "there is no {cpu} in this machine"),
+            Self::BeyondPhysicalMemory { address } => write!(f, "{address} is beyond the physical address space"),
+            Self::PrivateKeyOutsideSeam { key } => write!(f, "KeyID {key} is private: only SEAM can use it"),
+            Self::NoSuchKeyId { key } => write!(f, "KeyID {key} does not exist on this machine"),
+            Self::LeafNotModelled { leaf } => write!(f, "{leaf} is not modelled"),
+            Self::CpuidNotModelled { leaf } => write!(f, "CPUID leaf {leaf:#x} is not modelled"),
+            Self::MsrNotModelled { msr } => write!(f, "MSR {msr:#x} is not modelled"),
+        }
+    }
+}
+
+impl core::error::Error for Refusal {}
+
+/// Why an access gave no data.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AccessError {
+    /// The CPU took a machine check.
+    MachineCheck(MachineCheck),
+    /// The machine does not model such an access.
+    Refused(Refusal),
+}
+
+impl From<Refusal> for AccessError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl fmt::Display for AccessError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MachineCheck(check) => check.fmt(f),
+            Self::Refused(refusal) => refusal.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for AccessError {}
