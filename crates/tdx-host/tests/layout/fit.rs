@@ -2,6 +2,7 @@
 //! that is true.
 
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use tdx_abi::{PageRange, PageSize};
 use tdx_host::layout::{Algorithm, LayoutError, Limits, MapFrames};
 
@@ -81,7 +82,12 @@ fn in_use() -> impl Strategy<Value = Vec<PageRange>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 1500,
+        rng_seed: RngSeed::Fixed(1),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn any_host(host in generate::host(), limits in generate::limits(), in_use in in_use()) {
@@ -102,7 +108,12 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 200,
+        rng_seed: RngSeed::Fixed(2),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn more_units_than_tdmrs(host in generate::many_units(), limits in generate::limits()) {
@@ -134,7 +145,12 @@ fn is_easy(host: &Host, limits: &Limits) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 3000,
+        rng_seed: RngSeed::Fixed(3),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn nothing_is_given_up_without_need(host in generate::host()) {

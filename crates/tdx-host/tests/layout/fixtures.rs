@@ -75,7 +75,7 @@ fn fit_brings_up_a_second_gib_full_of_holes() {
 
 #[test]
 fn fit_brings_up_every_other_host_without_loss() {
-    let big = [hosts::node_border_in_cmr(), hosts::superdome_12tib(), hosts::uv_16_nodes()];
+    let big = [hosts::node_border_in_cmr(), hosts::superdome_12tib(), hosts::uv_16_nodes(), hosts::fragmented()];
     let logged = hosts::LOGGED.iter().map(|(_, cmrs, _)| from_cmrs(cmrs));
     for host in logged.chain(big) {
         let (result, layout) = build(Algorithm::Fit, &host, &LIMITS);

@@ -34,8 +34,11 @@ pub fn from_cmrs(cmrs: &[(u64, u64)]) -> Host {
     Host { memory: memory(cmrs), cmrs: ranges(cmrs) }
 }
 
+/// A list of `[start, end)`.
+pub type Spans = &'static [(u64, u64)];
+
 /// (fixture, CMRs, KB that the kernel logged).
-pub const LOGGED: &[(&str, &[(u64, u64)], u64)] = &[
+pub const LOGGED: &[(&str, Spans, u64)] = &[
     (
         "01-canonical-385-2tib",
         &[(0x100000, 0x77800000), (0x100000000, 0x1003e000000), (0x10080000000, 0x20040000000)],
@@ -66,7 +69,7 @@ pub const LOGGED: &[(&str, &[(u64, u64)], u64)] = &[
 ];
 
 /// CMRs of fixtures 02 and 03.
-pub const EMR_CMRS: &[(u64, u64)] = &[
+pub const EMR_CMRS: Spans = &[
     (0x100000, 0x6f800000),
     (0x100000000, 0x107a000000),
     (0x1080000000, 0x207c000000),
@@ -75,7 +78,7 @@ pub const EMR_CMRS: &[(u64, u64)] = &[
 ];
 
 /// Usable e820 rows below 2 GiB of fixture 02: 17 holes from 1 MiB up in [0, 2 GiB).
-pub const EMR_LOW_E820: &[(u64, u64)] = &[
+pub const EMR_LOW_E820: Spans = &[
     (0x0, 0x9f000),
     (0x100000, 0x5d169000),
     (0x5d22b000, 0x5d3cf000),

@@ -5,5 +5,8 @@ mod fit;
 mod fixtures;
 mod generate;
 mod hosts;
+mod inputs;
+mod linux;
+mod optimal;
 mod support;
 mod sys_config;

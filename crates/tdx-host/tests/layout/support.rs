@@ -3,12 +3,14 @@
 use rangemap::RangeSet;
 use tdx_abi::{PageRange, PageSize};
 use tdx_host::layout::{
-    self, Algorithm, FrameRequest, FrameSource, GiveUpReason, Layout, LayoutError, Limits, MapFrames,
+    self, Algorithm, FrameRequest, FrameSource, GiveUpReason, Layout, LayoutError, Limits, MapFrames, Note,
 };
 use tdx_host::platform::NodeRange;
 
 use crate::hosts::Host;
 use crate::sys_config::Module;
+
+const GIB_PAGES: u64 = 1 << 18;
 
 pub type Pages = RangeSet<u64>;
 
@@ -91,7 +93,31 @@ pub fn check_fit(host: &Host, limits: &Limits, layout: &Layout) {
             assert!(pair[0].end() < pair[1].start(), "areas that touch are one: {pair:?}");
         }
     }
-    layout.notes(&host.memory, &host.cmrs).count();
+    check_notes(host, layout, &convertible, &cmrs);
+}
+
+/// The notes say what can be seen from the outside, no less and no more.
+fn check_notes(host: &Host, layout: &Layout, convertible: &Pages, cmrs: &Pages) {
+    let notes: Vec<_> = layout.notes(&host.memory, &host.cmrs).collect();
+    let covered = set(layout.tdmrs().iter().map(layout::Tdmr::range));
+    let used_gibs = convertible.iter().map(|r| r.start / GIB_PAGES * GIB_PAGES..r.end.next_multiple_of(GIB_PAGES));
+    let merged = notes.iter().filter_map(|note| if let Note::Merged { gap, .. } = note { Some(*gap) } else { None });
+    assert_eq!(set(merged), minus(&covered, &used_gibs.collect()));
+    let joined = notes.iter().filter_map(|note| match note {
+        Note::ReservedConvertible { range, .. } => Some(*range),
+        _ => None,
+    });
+    let reserved = set(layout.tdmrs().iter().flat_map(|tdmr| tdmr.reserved().to_vec()));
+    assert_eq!(set(joined), minus(&both(&reserved, cmrs), &set(host.memory.iter().map(|part| part.range))));
+    let splits = notes.iter().filter(|note| matches!(note, Note::Split { .. })).count();
+    assert_eq!(splits, layout.tdmrs().iter().filter(|tdmr| tdmr.border() != layout::Border::Memory).count());
+    for tdmr in layout.tdmrs() {
+        let home = |pamt: PageRange| host.memory.iter().find(|part| part.range.contains(pamt.start())).unwrap().node;
+        let remote = PageSize::ALL.iter().any(|level| home(tdmr.pamt(*level)) != tdmr.node());
+        let is_remote = |note: &Note| matches!(note, Note::RemotePamt { tdmr: at, .. } if *at == tdmr.range());
+        assert_eq!(notes.iter().any(is_remote), remote);
+    }
+    assert!(!notes.iter().any(|note| matches!(note, Note::NotConvertible { .. })));
 }
 
 /// Usable memory inside CMRs, cut at node borders too: where a PAMT of one piece can lie.
@@ -131,7 +157,7 @@ impl FrameSource for Moody<'_> {
         if dice % 8 < 3 {
             return None;
         }
-        let wrong = dice / 8 % 16 == 0;
+        let wrong = (dice / 8).is_multiple_of(16);
         self.inner.allocate(FrameRequest { pages: request.pages + u64::from(wrong), ..request })
     }
 

@@ -98,7 +98,7 @@ impl Module<'_> {
                 return Err(l2(NON_ORDERED_TDMR, [i, 0, 0]));
             }
         }
-        if entry.base % GIB != 0 || entry.size % GIB != 0 || entry.size == 0 {
+        if !entry.base.is_multiple_of(GIB) || !entry.size.is_multiple_of(GIB) || entry.size == 0 {
             return invalid;
         }
         if !self.plain(entry.base) || !self.plain(end - 1) { invalid } else { Ok(()) }
@@ -110,8 +110,8 @@ impl Module<'_> {
             let (base, size) = pamt(entry, level);
             let pages = entry.size / (PAGE << (9 * level));
             let ok = base.checked_add(size).is_some()
-                && base % PAGE == 0
-                && size % PAGE == 0
+                && base.is_multiple_of(PAGE)
+                && size.is_multiple_of(PAGE)
                 && self.plain(base)
                 && size >= pages * self.entry_size[level]
                 && self.plain(base + size - 1);
@@ -162,7 +162,7 @@ fn check_reserved(entry: &TdmrInfo, i: usize) -> Result<(), u64> {
         if last.is_some_and(|last| area.offset < last.0 || area.offset < last.1) {
             return Err(l2(NON_ORDERED_RESERVED_IN_TDMR, [i, j, 0]));
         }
-        if area.offset % PAGE != 0 || area.size % PAGE != 0 || end > entry.size {
+        if !area.offset.is_multiple_of(PAGE) || !area.size.is_multiple_of(PAGE) || end > entry.size {
             return invalid;
         }
         last = Some((area.offset, end));

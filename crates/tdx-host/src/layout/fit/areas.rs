@@ -53,8 +53,10 @@ pub(super) fn areas(
         let gap = PageRange::new(left.end(), right.start());
         Gap { usable: host.usable_pages(gap), pages: gap.pages() }
     };
-    let pairs = areas.list.iter().zip(areas.list.iter().skip(1));
-    let mut gaps: ArrayVec<Gap, MAX_RESERVED_AREAS> = pairs.map(|(left, right)| weigh(*left, *right)).collect();
+    let mut gaps = ArrayVec::<Gap, MAX_RESERVED_AREAS>::new();
+    for (left, right) in areas.list.iter().zip(areas.list.iter().skip(1)) {
+        gaps.try_push(weigh(*left, *right)).ok()?;
+    }
     for range in rest {
         areas.natural += 1;
         let last = *areas.list.last()?;
