@@ -114,9 +114,9 @@ impl PageRange {
         self.end.index() - self.start.index()
     }
 
-    /// Bytes.
+    /// Bytes; `u64::MAX` if there are more, which no machine has.
     pub const fn bytes(self) -> u64 {
-        self.pages() * PAGE_SIZE
+        self.pages().saturating_mul(PAGE_SIZE)
     }
 
     /// Holds no page.
@@ -148,7 +148,7 @@ impl PageRange {
 
     /// The lines of these pages.
     pub const fn lines(self) -> LineRange {
-        LineRange { start: self.start.first_line(), end: self.end.first_line() }
+        LineRange::new(self.start.first_line(), self.end.first_line())
     }
 
     /// The smallest range with borders at multiples of `bytes` (a power of two, at least 4096) that holds this one.
@@ -190,9 +190,9 @@ impl LineRange {
         if end.index() < start.index() { Self { start, end: start } } else { Self { start, end } }
     }
 
-    /// One line.
+    /// One line. Empty for line 2^64 - 1, which no machine has.
     pub const fn single(line: Line) -> Self {
-        Self { start: line, end: Line::new(line.index() + 1) }
+        Self { start: line, end: Line::new(line.index().saturating_add(1)) }
     }
 
     /// Every line that has at least one byte of `[start, start + bytes)`.

@@ -3,7 +3,10 @@
 use arrayvec::ArrayVec;
 use tdx_abi::{PAGE_SIZE, Page, PageRange, subtract};
 
-use super::{FrameRequest, FrameSource, host::ONE_MIB};
+use super::{
+    FrameRequest, FrameSource,
+    host::{ONE_MIB, joined},
+};
 use crate::platform::NodeRange;
 
 /// First page that 32-bit devices cannot reach.
@@ -55,12 +58,10 @@ impl<'a> MapFrames<'a> {
     fn find(&self, request: FrameRequest, local: bool, window: PageRange) -> Option<PageRange> {
         let window = request.within.intersection(window);
         let first = self.memory.partition_point(|part| part.range.end() <= window.start());
-        self.memory
-            .iter()
-            .skip(first)
-            .take_while(|part| part.range.start() < window.end())
-            .filter(|part| request.node.is_none_or(|node| (part.node == node) == local))
-            .map(|part| part.range.intersection(window))
+        let parts = self.memory.iter().skip(first).take_while(|part| part.range.start() < window.end());
+        joined(parts.map(|part| (part.range, part.node)))
+            .filter(|(_, owner)| request.node.is_none_or(|node| (*owner == node) == local))
+            .map(|(range, _)| range.intersection(window))
             .filter(|range| range.pages() >= request.pages)
             .flat_map(|range| subtract([range], self.taken.iter().copied()))
             .find(|free| free.pages() >= request.pages)

@@ -126,6 +126,14 @@ fn map_frames_stays_in_the_window_and_takes_back() {
 }
 
 #[test]
+fn map_frames_sees_one_range_where_two_of_a_node_touch() {
+    let memory = [on_node(4 * GIB, 5 * GIB, 0), on_node(5 * GIB, 6 * GIB, 0), on_node(6 * GIB, 7 * GIB, 1)];
+    let gib = 1 << 18;
+    assert_eq!(MapFrames::new(&memory).allocate_any(2 * gib), Some(pages(4 * gib, 6 * gib)));
+    assert_eq!(MapFrames::new(&memory).allocate_any(3 * gib), None, "nodes are not mixed");
+}
+
+#[test]
 fn map_frames_refuses_when_its_list_is_full() {
     let memory = [on_node(4 * GIB, 5 * GIB, 0)];
     let mut frames = MapFrames::new(&memory);
