@@ -15,9 +15,10 @@ use crate::platform::{NodeId, NodeRange};
 pub enum GiveUpReason {
     /// It lies in no CMR: the platform never let TDX have it.
     OutsideCmrs,
-    /// It lies between two reserved areas that had to become one, because more are not allowed.
+    /// A reserved area covers it: `fit` had to join two areas over it, because more are not allowed; `linux` reserves what
+    /// lies below 1 MiB.
     ReservedAreas,
-    /// It lies in no TDMR, because more are not allowed.
+    /// It lies in no TDMR, because more are not allowed; or, in `linux`, because it lies below 1 MiB.
     Tdmrs,
     /// It lies in no TDMR, because there is no contiguous memory for the PAMT of one more, or of a larger one.
     PamtMemory,
@@ -242,8 +243,7 @@ impl Dropped {
         }
     }
 
-    /// The longest part at the start of `rest` that was dropped for one reason. What was not dropped by name is what the
-    /// kernel under prediction left out: then no reason is known but that no TDMR covers it.
+    /// The longest part at the start of `rest` that was dropped for one reason. Only Linux leaves memory out without a word.
     fn reason(&self, rest: PageRange) -> (PageRange, Option<GiveUpReason>) {
         let (part, _) = cut(rest, self.list.iter().map(|part| part.range));
         let found = self.list.iter().find(|dropped| dropped.range.contains(part.start()));

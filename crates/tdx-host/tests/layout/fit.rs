@@ -4,10 +4,10 @@
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use tdx_abi::{PageRange, PageSize};
-use tdx_host::layout::{Algorithm, LayoutError, Limits, MapFrames};
+use tdx_host::layout::{Algorithm, FrameRequest, FrameSource, LayoutError, Limits, MapFrames};
 
 use crate::generate;
-use crate::hosts::Host;
+use crate::hosts::{self, Host};
 use crate::support::{Moody, both, build_with, check_fit, convertible_pieces, minus, set};
 
 /// Builds, checks the result whatever it is, gives the memory back and checks that too.
@@ -74,6 +74,46 @@ fn check_claim(host: &Host, limits: &Limits, in_use: &[PageRange], error: Layout
         }
         other => panic!("not an error for good input: {other}"),
     }
+}
+
+/// A source that knows no exact places: it hands out pages only where it may choose.
+struct OnlyChoice<'a> {
+    inner: MapFrames<'a>,
+    requests: u64,
+}
+
+impl FrameSource for OnlyChoice<'_> {
+    fn allocate(&mut self, request: FrameRequest) -> Option<PageRange> {
+        self.requests += 1;
+        if request.within.pages() > request.pages { self.inner.allocate(request) } else { None }
+    }
+
+    fn free(&mut self, range: PageRange) {
+        self.inner.free(range);
+    }
+}
+
+#[test]
+fn a_source_without_exact_places_is_enough() {
+    for host in [hosts::superdome_12tib(), hosts::emr_fail28(), hosts::many_units(100), hosts::fragmented()] {
+        let mut frames = OnlyChoice { inner: MapFrames::new(&host.memory), requests: 0 };
+        let (result, layout) = build_with(Algorithm::Fit, &host, &Limits::MODULE_1_5, &mut frames);
+        assert_eq!(result, Ok(()));
+        check_fit(&host, &Limits::MODULE_1_5, &layout);
+        assert_eq!(layout.given_up_bytes(&host.memory, &host.cmrs), 0);
+    }
+}
+
+/// A machine without free memory: said at once, not after every place was asked for every size.
+#[test]
+fn a_source_that_has_nothing() {
+    let host = hosts::fragmented();
+    let mut frames = OnlyChoice { inner: MapFrames::new(&[]), requests: 0 };
+    let (result, _) = build_with(Algorithm::Fit, &host, &Limits::MODULE_1_5, &mut frames);
+    let error = result.unwrap_err();
+    assert!(matches!(error, LayoutError::NoPamtMemory { .. }), "{error}");
+    assert_eq!(error.errno(), -12);
+    assert!(frames.requests < 200_000, "{} requests", frames.requests);
 }
 
 fn in_use() -> impl Strategy<Value = Vec<PageRange>> {

@@ -192,7 +192,7 @@ struct MergeCost {
 
 /// The largest number in `[low, high)` for which `test` holds, if it holds up to some point and not after; `low` is not
 /// tested.
-pub(super) fn last_true(low: u64, high: u64, test: impl Fn(u64) -> bool) -> u64 {
+fn last_true(low: u64, high: u64, test: impl Fn(u64) -> bool) -> u64 {
     let (mut low, mut high) = (low, high);
     while high - low > 1 {
         let middle = low + (high - low) / 2;

@@ -62,11 +62,13 @@ fn attempt<F: FrameSource + ?Sized>(
     if out.spans.is_empty() {
         return Err(nothing_covered(host, limits));
     }
+    let mut hopeless = u64::MAX;
     loop {
         for span in &out.spans {
             let _ = out.tdmrs.try_push(Tdmr::new(span.range, span.node, span.border));
         }
-        match (Placer { host, limits, frames: &mut *frames, out: &mut *out }).run() {
+        let placed = Placer { host, limits, frames: &mut *frames, out: &mut *out, hopeless: &mut hopeless }.run();
+        match placed {
             Ok(()) => return reserve(host, limits, out),
             Err(index) => {
                 out.release_pamts(frames);

@@ -11,6 +11,9 @@ use super::areas::areas;
 use super::cover::Span;
 use crate::platform::NodeId;
 
+/// Exact places to ask for before the frame source may choose.
+const EXACT_TRIES: u32 = 16;
+
 /// How bad a place is; the smallest is taken first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Cost {
@@ -28,9 +31,7 @@ struct Cost {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Place {
     cost: Cost,
-    /// The window is larger than the pages asked for.
-    choice: bool,
-    /// The pages must lie in here.
+    /// Exactly as long as the pages asked for.
     window: PageRange,
 }
 
@@ -40,6 +41,8 @@ pub(super) struct Placer<'a, 'h, F: ?Sized> {
     pub(super) limits: &'a Limits,
     pub(super) frames: &'a mut F,
     pub(super) out: &'a mut Layout,
+    /// So many contiguous pages cannot be had, whatever else is given back.
+    pub(super) hopeless: &'a mut u64,
 }
 
 impl<F: FrameSource + ?Sized> Placer<'_, '_, F> {
@@ -78,21 +81,61 @@ impl<F: FrameSource + ?Sized> Placer<'_, '_, F> {
 
     /// Takes pages at the best place the frame source agrees to, and records them as PAMT.
     fn place(&mut self, pages: u64, node: NodeId) -> Option<PageRange> {
+        if pages >= *self.hopeless {
+            return None;
+        }
+        let place = self.place_best(pages, node).or_else(|| self.sweep(pages, node));
+        // A refusal with nothing of ours in the way is final, unless it is for want of a reserved area.
+        if place.is_none() && self.out.pamts.is_empty() && self.limits.reserved_areas() > 0 {
+            *self.hopeless = pages;
+        }
+        place
+    }
+
+    /// Asks for the best exact places, one after another, but not for ever: each may cost the source a lot of work.
+    fn place_best(&mut self, pages: u64, node: NodeId) -> Option<PageRange> {
         let mut refused = None;
-        loop {
+        for _ in 0..EXACT_TRIES {
             let place = self.best(pages, node, refused)?;
-            let request = FrameRequest { pages, node: Some(node), within: place.window };
-            if let Some(range) = source::allocate(self.frames, request) {
-                // Where the source had a choice it may have chosen badly.
-                let good = self.cost(range, false).is_some_and(|cost| cost.given_up <= place.cost.given_up);
-                if good && self.out.add_pamt(range) {
-                    self.refresh(range);
-                    return Some(range);
-                }
-                self.frames.free(range);
+            if let Some(range) = self.take(pages, node, place.window, None) {
+                return Some(range);
             }
             refused = Some(place);
         }
+        None
+    }
+
+    /// Lets the source choose inside each free range, at home first; what makes TDMRs give up memory comes last.
+    fn sweep(&mut self, pages: u64, node: NodeId) -> Option<PageRange> {
+        for (local, most) in [(true, Some(0)), (false, Some(0)), (true, None), (false, None)] {
+            let mut at = Page::new(0);
+            while let Some(space) = self.next_space(at, pages, node, local) {
+                if let Some(range) = self.take(pages, node, space, most) {
+                    return Some(range);
+                }
+                at = space.end();
+            }
+        }
+        None
+    }
+
+    /// The first free range from `at` on that is long enough and on the wanted node, or on another.
+    fn next_space(&self, at: Page, pages: u64, node: NodeId, local: bool) -> Option<PageRange> {
+        let rest = PageRange::new(at, FrameRequest::ANYWHERE.end());
+        let pieces = self.host.usable(rest).filter(move |(_, owner)| (*owner == node) == local);
+        pieces.flat_map(|(piece, _)| subtract([piece], self.pamts(piece))).find(|space| space.pages() >= pages)
+    }
+
+    /// Takes pages in `window` and records them, unless TDMRs would then give up more than `most` pages more.
+    fn take(&mut self, pages: u64, node: NodeId, window: PageRange, most: Option<i64>) -> Option<PageRange> {
+        let range = source::allocate(self.frames, FrameRequest { pages, node: Some(node), within: window })?;
+        let cost = self.cost(range, false);
+        if cost.is_some_and(|cost| most.is_none_or(|most| cost.given_up <= most)) && self.out.add_pamt(range) {
+            self.refresh(range);
+            return Some(range);
+        }
+        self.frames.free(range);
+        None
     }
 
     fn take_back(&mut self, range: PageRange) {
@@ -131,17 +174,13 @@ impl<F: FrameSource + ?Sized> Placer<'_, '_, F> {
             if piece.pages() < pages || (remote && only_local) {
                 continue;
             }
-            for (choice, window, sample) in self.windows(piece, pages) {
-                // A window with a choice is never better than one at an end of the same range: only after a refusal.
-                if choice && refused.is_none() {
-                    continue;
-                }
-                let Some(cost) = self.cost(sample, remote) else { continue };
-                let place = Place { cost, choice, window };
+            for window in self.windows(piece, pages) {
+                let Some(cost) = self.cost(window, remote) else { continue };
+                let place = Place { cost, window };
                 if refused.is_some_and(|refused| place <= refused) {
                     continue;
                 }
-                if only_local && cost == PERFECT && !choice {
+                if only_local && cost == PERFECT {
                     return Some(place);
                 }
                 best = Some(best.map_or(place, |best| best.min(place)));
@@ -150,25 +189,20 @@ impl<F: FrameSource + ?Sized> Placer<'_, '_, F> {
         best
     }
 
-    /// Windows worth a try in a range of usable memory, each with the pages whose cost stands for it, and whether it
-    /// leaves the frame source a choice.
+    /// Places worth a try in a range of usable memory.
     ///
-    /// What a place costs depends only on the TDMR and on whether it touches an end of the free range, so both ends and
-    /// "in between" are all there is, for the whole range and for its part in each TDMR.
-    fn windows(&self, piece: PageRange, pages: u64) -> impl Iterator<Item = (bool, PageRange, PageRange)> + '_ {
+    /// What a place costs depends only on the TDMR and on whether it touches an end of the free range, where it is never
+    /// worse than in between. So the ends are all there is, of the whole range and of its part in each TDMR or between TDMRs.
+    fn windows(&self, piece: PageRange, pages: u64) -> impl Iterator<Item = PageRange> + '_ {
         let part = move |start: u64| PageRange::new(Page::new(start), Page::new(start + pages));
         subtract([piece], self.pamts(piece))
             .flat_map(move |free| {
-                let parts = self.spans(free).map(move |span| span.range.intersection(free));
-                once(free).chain(parts.filter(move |part| *part != free))
+                let covered = self.spans(free).map(move |span| span.range.intersection(free));
+                let open = subtract([free], self.spans(free).map(|span| span.range));
+                once(free).chain(covered.chain(open).filter(move |part| *part != free))
             })
             .filter(move |space| space.pages() >= pages)
-            .flat_map(move |space| {
-                let (start, last) = (space.start().index(), space.end().index() - pages);
-                let ends = [part(start), part(last)].map(|end| (false, end, end));
-                let between = (start < last).then(|| (true, space, part(last.min(start + 1))));
-                ends.into_iter().chain(between)
-            })
+            .flat_map(move |space| [part(space.start().index()), part(space.end().index() - pages)])
     }
 
     /// What it would cost to have a PAMT at `range`; `None` if a TDMR has no reserved area for it.
