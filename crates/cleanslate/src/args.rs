@@ -34,7 +34,53 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
+    Kexec(KexecArgs),
     Plan(PlanArgs),
+}
+
+/// Brings TDX up on a host, kexecs under a policy, and lets the next kernel use all of memory.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cleanslate kexec                                       the bundled host, a real one with 2 TiB
+  cleanslate kexec --host boot.log --policy none         what a kernel without a reset does to the next one
+  cleanslate kexec --host boot.log --layout linux        compares PAMT with what the log's kernel printed
+  cleanslate kexec --host boot.log --format json | jq .verdict
+
+A log without NUMA rows may need --node-border to give the kilobytes that its kernel printed.")]
+pub(crate) struct KexecArgs {
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+    /// What the first kernel does with private memory before it jumps.
+    #[arg(long, value_enum, default_value_t = PolicyName::Pamt)]
+    pub(crate) policy: PolicyName,
+    #[command(flatten)]
+    pub(crate) layout: LayoutArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+pub(crate) enum PolicyName {
+    /// Resets the PAMTs with MOVDIR64B: all private memory there is without TDs.
+    Pamt,
+    /// Resets nothing.
+    None,
+    /// Resets all memory but its own and the next image's.
+    Everything,
+    /// Does not kexec while there may be private memory on a CPU with the erratum.
+    Refuse,
+}
+
+impl From<PolicyName> for tdx_host::handover::Policy {
+    fn from(name: PolicyName) -> Self {
+        match name {
+            PolicyName::Pamt => Self::Pamt,
+            PolicyName::None => Self::None,
+            PolicyName::Everything => Self::Everything,
+            PolicyName::Refuse => Self::Refuse,
+        }
+    }
 }
 
 /// Shows TDMRs, PAMTs and reserved areas for a host, and what Linux would do there.

@@ -3,6 +3,7 @@
 
 mod args;
 mod human;
+mod progress;
 
 use std::{
     io::{self, Write},
@@ -10,7 +11,13 @@ use std::{
 };
 
 use clap::Parser;
-use tdx_lab::{input::InputError, plan::plan};
+use tdx_lab::{
+    input::InputError,
+    kexec::{self, KexecOptions},
+    plan::plan,
+    platform::LabError,
+    report::Verdict,
+};
 
 use args::{Cli, Command, Format};
 
@@ -24,7 +31,14 @@ const INTERNAL: u8 = 70;
 /// Why there is no report.
 enum Stop {
     Input(Box<InputError>),
+    Lab(LabError),
     Output(io::Error),
+}
+
+impl From<LabError> for Stop {
+    fn from(error: LabError) -> Self {
+        Self::Lab(error)
+    }
 }
 
 impl From<InputError> for Stop {
@@ -49,6 +63,12 @@ fn main() -> ExitCode {
             anstream::eprintln!("cleanslate: {error}");
             ExitCode::from(UNUSABLE_INPUT)
         }
+        Ok(Err(Stop::Lab(error))) => {
+            anstream::eprintln!("cleanslate: {error}");
+            // What the host is made of comes from the input; what the laboratory asks of the machine does not.
+            let internal = matches!(error, LabError::Refused(_));
+            ExitCode::from(if internal { INTERNAL } else { UNUSABLE_INPUT })
+        }
         // Whoever reads has seen enough, e.g. `head`.
         Ok(Err(Stop::Output(error))) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Ok(Err(Stop::Output(error))) => {
@@ -65,6 +85,16 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<ExitCode, Stop> {
     let mut out = io::BufWriter::new(anstream::AutoStream::auto(io::stdout().lock()));
     let good = match &cli.command {
+        Command::Kexec(args) => {
+            let host = args.host.read()?;
+            let options = KexecOptions { policy: args.policy.into(), algorithm: args.layout.algorithm() };
+            let report = kexec::run(&host, options, &progress::Line::new())?;
+            match args.output.format {
+                Format::Json => json(&mut out, &report)?,
+                Format::Human => human::kexec::print(&mut out, &report)?,
+            }
+            report.verdict != Verdict::MachineCheck && report.bringup.error.is_none()
+        }
         Command::Plan(args) => {
             let report = plan(&args.host.read()?, args.layout.algorithm());
             match args.output.format {

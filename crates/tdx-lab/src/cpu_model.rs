@@ -1,4 +1,4 @@
-//! The CPU models of TDX hosts by name, and the CPUID signature that makes the product's detection find them.
+//! The CPU models of TDX hosts by name.
 
 use tdx_host::platform::CpuModel;
 
@@ -27,27 +27,9 @@ pub fn name(model: CpuModel) -> Option<&'static str> {
         .map(|(_, name, _)| *name)
 }
 
-/// EAX of CPUID leaf 1: stepping 3:0, model 7:4, family 11:8, extended model 19:16, extended family 27:20.
-pub fn signature(model: CpuModel) -> u32 {
-    let (base, extended) = if model.family > 0xf { (0xf, model.family - 0xf) } else { (model.family, 0) };
-    model.stepping & 0xf
-        | (model.model & 0xf) << 4
-        | base << 8
-        | (model.model >> 4 & 0xf) << 16
-        | (extended & 0xff) << 20
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn signatures_as_cpuid_gives_them() {
-        // Sapphire Rapids D0/E, Emerald Rapids A1, EPYC 9004 (family 25, model 17): values of public CPUID dumps.
-        assert_eq!(signature(SAPPHIRE_RAPIDS), 0x806f8);
-        assert_eq!(signature(EMERALD_RAPIDS), 0xc06f2);
-        assert_eq!(signature(CpuModel { intel: false, family: 0x19, model: 0x11, stepping: 1 }), 0xa1_0f11);
-    }
 
     #[test]
     fn names_and_the_erratum() {

@@ -10,6 +10,8 @@ pub mod cpu_model;
 pub mod host;
 mod images;
 pub mod input;
+pub mod kexec;
 pub mod plan;
+pub mod platform;
 pub mod report;
 pub mod size;

@@ -1,6 +1,7 @@
 //! Reports for people: aligned tables, sizes with units, one clear verdict line. Colour only where it means something; the
 //! stream takes it out when it goes to a file.
 
+pub(crate) mod kexec;
 pub(crate) mod plan;
 mod table;
 
@@ -67,4 +68,39 @@ fn host(out: &mut impl Write, host: &HostReport) -> io::Result<()> {
 /// `1 node`, `2 nodes`.
 fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+/// `134,217,728`.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_counts() {
+        assert_eq!((grouped(0), grouped(999), grouped(1000)), ("0".into(), "999".into(), "1,000".into()));
+        assert_eq!(grouped(134_217_728), "134,217,728");
+        assert_eq!((count(1, "TDMR"), count(0, "TDMR")), ("1 TDMR".to_owned(), "0 TDMRs".to_owned()));
+    }
+
+    #[test]
+    fn long_text_is_broken_between_words() {
+        let mut out = Vec::new();
+        line(&mut out, "label", &"word ".repeat(30)).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(text.starts_with("label     word") && text.lines().nth(1).unwrap().starts_with("          word"));
+        assert!(text.lines().all(|line| line.len() <= WIDTH));
+    }
 }

@@ -2,6 +2,7 @@
 //! strings in JSON, sizes and counts are numbers, and the order of everything is fixed.
 
 mod host;
+mod kexec;
 mod plan;
 
 use core::fmt;
@@ -10,6 +11,10 @@ use serde::{Serialize, Serializer};
 use tdx_abi::{PageRange, PhysAddr};
 
 pub use host::{AssumptionReport, CpuReport, HostReport, KeyIdReport, LoggedReport};
+pub use kexec::{
+    BringupReport, HandoverSummary, KexecReport, MachineCheckReport, NextKernelReport, PrivateLines, ResetReport,
+    SeamcallCount, TdmrLines, UnwoundReport, Verdict,
+};
 pub use plan::{GivenUpReport, LayoutReport, LinuxReport, PamtReport, PlanReport, TdmrReport};
 
 /// Name and version of the program, as reports carry it.

@@ -1,0 +1,158 @@
+//! `kexec` for people: the first kernel's log as the kernel prints it, what was private, what became of it, the verdict.
+
+use std::io::{self, Write};
+
+use tdx_lab::{
+    report::{KexecReport, MachineCheckReport, NextKernelReport, PrivateLines, Verdict},
+    size,
+};
+
+use super::{
+    BAD, GOOD, count, grouped, host, line,
+    table::{Side, Table},
+};
+
+/// Bytes of a line.
+const LINE: u64 = tdx_abi::LINE_SIZE;
+
+pub(crate) fn print(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
+    host(out, &report.host)?;
+    bringup(out, report)?;
+    private(out, &report.private_before)?;
+    handover(out, report)?;
+    if let Some(next) = &report.next_kernel {
+        next_kernel(out, next)?;
+    }
+    verdict(out, report)
+}
+
+fn bringup(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
+    let module =
+        report.bringup.module.as_deref().map_or(String::new(), |version| format!(", emulated module {version}"));
+    writeln!(out, "First kernel, layout `{}`{module}", report.layout)?;
+    for message in &report.bringup.log {
+        writeln!(out, "{message}")?;
+    }
+    let calls: u64 = report.bringup.seamcalls.iter().map(|calls| calls.count).sum();
+    line(out, "", &format!("{}, {} SEAMCALLs", count(report.bringup.tdmrs, "TDMR"), grouped(calls)))?;
+    match (report.bringup.equals_log, report.host.logged.pamt_kb) {
+        (Some(true), _) => line(out, "", "PAMT as in the log")?,
+        (Some(false), Some(logged)) => line(
+            out,
+            "",
+            &format!(
+                "the log says {logged} KB allocated for PAMT; `cleanslate plan` on this host says why that differs"
+            ),
+        )?,
+        _ => {}
+    }
+    if let Some(error) = &report.bringup.error {
+        line(out, "failed", error)?;
+    }
+    if let Some(unwound) = &report.bringup.unwound {
+        let (lines, bytes) = (grouped(unwound.reset_lines), size::human(unwound.freed_bytes));
+        line(out, "unwound", &format!("{lines} PAMT lines reset, {bytes} of PAMT given back"))?;
+    }
+    writeln!(out)
+}
+
+fn private(out: &mut impl Write, lines: &PrivateLines) -> io::Result<()> {
+    writeln!(
+        out,
+        "Private lines before the kexec, counted by the machine: {} ({})",
+        grouped(lines.lines),
+        size::human(lines.lines * LINE)
+    )?;
+    if lines.lines > 0 {
+        let columns =
+            [("TDMR", Side::Right), ("PAMT_4K", Side::Right), ("PAMT_2M", Side::Right), ("PAMT_1G", Side::Right)];
+        let mut table = Table::new(&columns);
+        for tdmr in &lines.by_tdmr {
+            let cells = [tdmr.pamt_4k, tdmr.pamt_2m, tdmr.pamt_1g].map(grouped);
+            table.row(std::iter::once(tdmr.tdmr.to_string()).chain(cells));
+        }
+        let cells = [lines.pamt_4k, lines.pamt_2m, lines.pamt_1g].map(grouped);
+        table.row(std::iter::once("all".to_owned()).chain(cells));
+        table.print(out)?;
+    }
+    if lines.other > 0 {
+        line(out, "other", &format!("{} private lines in no PAMT of the table", grouped(lines.other)))?;
+    }
+    writeln!(out)
+}
+
+fn handover(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
+    let handover = &report.handover;
+    line(out, "kexec", &format!("policy `{}`: {} ({})", report.policy, handover.outcome, handover.why))?;
+    if handover.outcome == "reset" {
+        let reset = &report.reset;
+        let text = format!(
+            "{} lines reset in {}",
+            grouped(reset.lines),
+            count(usize::try_from(handover.ranges).unwrap_or(0), "range")
+        );
+        line(out, "", &text)?;
+    }
+    let reset = &report.reset;
+    if report.next_kernel.is_none() {
+        let text = format!("{} lines stay private, and this kernel goes on", grouped(report.private_before.lines));
+        line(out, "", &text)?;
+        return writeln!(out);
+    }
+    let left = [
+        (reset.private_lines_left, "private"),
+        (reset.dirty_private_lines_left, "private in a cache"),
+        (reset.poisoned_lines_left, "poisoned"),
+    ];
+    for (lines, what) in left.into_iter().filter(|(lines, _)| *lines > 0) {
+        line(out, "", &format!("{} lines are {what} at the jump", grouped(lines)))?;
+    }
+    Ok(())
+}
+
+fn next_kernel(out: &mut impl Write, next: &NextKernelReport) -> io::Result<()> {
+    let written = size::human(next.bytes_written);
+    let poisoned = if next.lines_poisoned > 0 {
+        format!(", which poisoned {} lines, silently", grouped(next.lines_poisoned))
+    } else {
+        String::new()
+    };
+    line(out, "next", &format!("wrote a part of every line of {written}{poisoned}"))?;
+    let checked = size::human(next.bytes_checked);
+    match &next.machine_check {
+        None => line(out, "", &format!("read back {checked}: no machine check"))?,
+        Some(check) => {
+            line(out, "", &format!("read back {checked}, then took a machine check"))?;
+            writeln!(out)?;
+            machine_check(out, check, next.fatal_lines)?;
+        }
+    }
+    writeln!(out)
+}
+
+fn machine_check(out: &mut impl Write, check: &MachineCheckReport, fatal: u64) -> io::Result<()> {
+    writeln!(out, "{}", check.log)?;
+    let what = match (check.tdmr, check.tdmr_range) {
+        (Some(index), Some(range)) => format!("in {} of TDMR {index} {range}", check.kind),
+        _ => "in no PAMT".to_owned(),
+    };
+    let key = check.key_id.map_or_else(String::new, |key| format!(", last written with KeyID {key}"));
+    line(out, "line", &format!("{}, {what}{key}", check.address))?;
+    line(out, "poisoned", &format!("by {}", check.poisoned_by))?;
+    line(out, "read", &format!("by {}", check.read_by))?;
+    line(out, "story", &check.story.join(" "))?;
+    line(out, "others", &format!("{} lines in all whose read is fatal", grouped(fatal)))
+}
+
+fn verdict(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
+    let failed = if report.bringup.error.is_some() { "; but the bring-up failed" } else { "" };
+    match report.verdict {
+        Verdict::Clean => writeln!(out, "{GOOD}clean{GOOD:#}: the next kernel used all of memory and lives{failed}"),
+        Verdict::MachineCheck => {
+            writeln!(out, "{BAD}machine check{BAD:#}: policy `{}` let the next kernel die{failed}", report.policy)
+        }
+        Verdict::Refused => {
+            writeln!(out, "{GOOD}refused{GOOD:#}: no kexec, so no harm{failed}")
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! One CPU of the software machine, as the product sees it.
+
+use tdx_abi::{LineRange, Registers};
+use tdx_host::{
+    platform::{Cpu, CpuId, LineReset, PackageId},
+    seamcall::Seamcall,
+};
+
+use super::Lab;
+
+/// A CPU. Copies are handles to the same one: the laboratory has one thread, so each is as good as pinned.
+#[derive(Clone, Copy)]
+pub struct LabCpu<'l> {
+    lab: &'l Lab<'l>,
+    id: tdx_machine::CpuId,
+    package: PackageId,
+}
+
+impl<'l> LabCpu<'l> {
+    pub(super) fn new(lab: &'l Lab<'l>, number: u32) -> Self {
+        let id = tdx_machine::CpuId(number);
+        let package = lab.try_act(|machine| machine.package_of(id));
+        Self { lab, id, package: PackageId(package.0) }
+    }
+}
+
+impl Seamcall for LabCpu<'_> {
+    fn seamcall(&self, registers: Registers) -> Registers {
+        self.lab.seamcall(self.id, registers)
+    }
+}
+
+impl LineReset for LabCpu<'_> {
+    fn reset_lines(&self, lines: LineRange) {
+        self.lab.try_act(|machine| machine.direct_store(self.id, lines));
+    }
+
+    fn fence(&self) {
+        self.lab.try_act(|machine| machine.fence(self.id));
+    }
+}
+
+impl Cpu for LabCpu<'_> {
+    fn id(&self) -> CpuId {
+        CpuId(self.id.0)
+    }
+
+    fn package(&self) -> PackageId {
+        self.package
+    }
+
+    fn write_back_caches(&self) {
+        self.lab.try_act(|machine| machine.wbinvd(self.id));
+    }
+}

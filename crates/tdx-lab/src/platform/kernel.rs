@@ -1,0 +1,100 @@
+//! A kernel on the software machine: runs tasks on its CPUs in turns, hands out pages of the memory map, stops CPUs.
+
+use tdx_abi::{PageRange, PhysAddr};
+use tdx_host::{
+    handover::{StopCpus, stop_this_cpu},
+    layout::{FrameRequest, FrameSource, MapFrames},
+    platform::{CpuTask, Cpus, SharedMemory, Step, TdxPlatform},
+};
+
+use super::{Lab, LabCpu};
+use crate::{host::Host, images};
+
+/// The kernel that brings TDX up. CPU 0 is the one it runs on.
+pub struct LabKernel<'l> {
+    lab: &'l Lab<'l>,
+    cpus: Vec<LabCpu<'l>>,
+    frames: MapFrames<'l>,
+    platform: Option<TdxPlatform>,
+}
+
+impl<'l> LabKernel<'l> {
+    /// A kernel on all CPUs and all memory of the host, its own image and the loaded one in use.
+    pub fn new(lab: &'l Lab<'l>, host: &'l Host, platform: Option<TdxPlatform>) -> Self {
+        let mut frames = MapFrames::new(host.memory());
+        // An empty list of taken ranges has room, and nothing overlaps in it.
+        let _ = frames.reserve(images::pages(host));
+        let count = lab.ask(tdx_machine::Machine::cpus);
+        Self { lab, cpus: (0..count).map(|number| LabCpu::new(lab, number)).collect(), frames, platform }
+    }
+
+    /// The CPU this kernel runs on.
+    pub fn this_cpu(&self) -> LabCpu<'l> {
+        LabCpu::new(self.lab, 0)
+    }
+
+    /// Pages handed out or in use, ascending.
+    pub fn taken(&self) -> &[PageRange] {
+        self.frames.taken()
+    }
+
+    /// Runs the task on these CPUs, one step each in turn.
+    fn run<T: CpuTask<LabCpu<'l>>>(cpus: &[LabCpu<'l>], task: &T) {
+        let mut running: Vec<_> = cpus.iter().map(|cpu| (cpu, T::Local::default())).collect();
+        while !running.is_empty() {
+            running.retain_mut(|(cpu, local)| task.step(cpu, local) == Step::Again);
+        }
+    }
+}
+
+impl<'l> Cpus for LabKernel<'l> {
+    type Cpu = LabCpu<'l>;
+
+    fn online(&self) -> u32 {
+        u32::try_from(self.cpus.len()).unwrap_or(u32::MAX)
+    }
+
+    fn run_on_all<T: CpuTask<LabCpu<'l>>>(&self, task: &T) {
+        Self::run(&self.cpus, task);
+    }
+
+    fn run_on_each_package<T: CpuTask<LabCpu<'l>>>(&self, task: &T) {
+        use tdx_host::platform::Cpu;
+        let mut done = Vec::new();
+        for cpu in &self.cpus {
+            if !done.contains(&cpu.package()) {
+                done.push(cpu.package());
+                Self::run(std::slice::from_ref(cpu), task);
+            }
+        }
+    }
+
+    fn run_here<R>(&self, function: impl FnOnce(&LabCpu<'l>) -> R) -> R {
+        function(&self.this_cpu())
+    }
+}
+
+impl FrameSource for LabKernel<'_> {
+    fn allocate(&mut self, request: FrameRequest) -> Option<PageRange> {
+        self.frames.allocate(request)
+    }
+
+    fn free(&mut self, range: PageRange) {
+        self.frames.free(range);
+    }
+}
+
+impl SharedMemory for LabKernel<'_> {
+    fn write(&mut self, address: PhysAddr, bytes: &[u8]) {
+        self.lab.try_act(|machine| machine.write_shared(tdx_machine::CpuId(0), address, bytes));
+    }
+}
+
+impl StopCpus for LabKernel<'_> {
+    fn stop_other_cpus(&self) -> u32 {
+        for cpu in self.cpus.iter().skip(1) {
+            stop_this_cpu(*cpu, self.platform.as_ref());
+        }
+        1
+    }
+}

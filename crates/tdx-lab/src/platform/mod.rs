@@ -1,0 +1,147 @@
+//! The software machine under the product's traits: what `tdx-host` calls a CPU, an allocator or shared memory is here a
+//! method of `tdx_machine::Machine`. Adds no behaviour of its own.
+//!
+//! Deterministic: CPUs take turns, one step each, in the order of their numbers. A request that the machine refuses to
+//! model stops the run with an error; it is never answered by a guess.
+
+mod cpu;
+mod kernel;
+
+use std::cell::{Cell, RefCell};
+
+use tdx_abi::Registers;
+use tdx_host::platform::{CpuModel, CpuidOutput, Msr, NoTdx, Processor};
+use tdx_machine::{ConfigError, Machine, MachineConfig, MsrRead, Refusal};
+
+use crate::host::Host;
+
+pub use cpu::LabCpu;
+pub use kernel::LabKernel;
+
+/// Why a scenario could not be run to its end. None of these is a verdict.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LabError {
+    /// The host cannot be built in software.
+    #[error("this host cannot be emulated: {0}")]
+    Config(ConfigError),
+    /// Something was asked of the machine that it does not model.
+    #[error("the software machine does not model this: {0}")]
+    Refused(Refusal),
+    /// The host has no TDX.
+    #[error("{0}")]
+    NoTdx(NoTdx),
+}
+
+/// Told how far a long run is; for a progress line, never for the result.
+pub trait Progress {
+    /// `done` of `total` steps of what is going on now; called often.
+    fn step(&self, what: &'static str, done: u64, total: u64);
+}
+
+/// Nobody wants to know.
+impl Progress for () {
+    fn step(&self, _what: &'static str, _done: u64, _total: u64) {}
+}
+
+/// The machine of a host, shared by everything that plays a part of the kernel.
+pub struct Lab<'p> {
+    machine: RefCell<Machine>,
+    refused: Cell<Option<Refusal>>,
+    progress: &'p dyn Progress,
+    seamcalls: Cell<u64>,
+    expected_seamcalls: Cell<u64>,
+}
+
+/// A SEAMCALL takes well under a microsecond here: this is often enough for a progress line and too seldom to cost.
+const SEAMCALLS_PER_REPORT: u64 = 4096;
+
+impl<'p> Lab<'p> {
+    /// A machine after power-on, with all CPUs in VMX operation.
+    ///
+    /// # Errors
+    /// [`LabError::Config`]: more packages than the module counts, for example.
+    pub fn new(host: &Host, progress: &'p dyn Progress) -> Result<Self, LabError> {
+        let mut machine = Machine::new(config(host)).map_err(LabError::Config)?;
+        for cpu in 0..machine.cpus() {
+            machine.vmxon(tdx_machine::CpuId(cpu)).map_err(LabError::Refused)?;
+        }
+        Ok(Self {
+            machine: RefCell::new(machine),
+            refused: Cell::new(None),
+            progress,
+            seamcalls: Cell::new(0),
+            expected_seamcalls: Cell::new(0),
+        })
+    }
+
+    /// Looks at the machine.
+    pub fn ask<R>(&self, question: impl FnOnce(&Machine) -> R) -> R {
+        question(&self.machine.borrow())
+    }
+
+    /// Acts on the machine: faults, adversaries, the next kernel.
+    pub fn act<R>(&self, action: impl FnOnce(&mut Machine) -> R) -> R {
+        action(&mut self.machine.borrow_mut())
+    }
+
+    /// As [`Self::act`], for an action that the machine may refuse. The traits of the product have no way to refuse: the refusal is remembered for
+    /// [`Self::check`], and the default goes back.
+    fn try_act<R: Default>(&self, action: impl FnOnce(&mut Machine) -> Result<R, Refusal>) -> R {
+        self.act(action).unwrap_or_else(|refusal| {
+            if self.refused.get().is_none() {
+                self.refused.set(Some(refusal));
+            }
+            R::default()
+        })
+    }
+
+    /// Says how many SEAMCALLs the run will make, for the progress line.
+    pub fn expect_seamcalls(&self, count: u64) {
+        self.expected_seamcalls.set(count);
+    }
+
+    /// The first request that the machine refused, if one was.
+    ///
+    /// # Errors
+    /// [`LabError::Refused`].
+    pub fn check(&self) -> Result<(), LabError> {
+        self.refused.get().map_or(Ok(()), |refusal| Err(LabError::Refused(refusal)))
+    }
+
+    fn seamcall(&self, cpu: tdx_machine::CpuId, registers: Registers) -> Registers {
+        let count = self.seamcalls.get() + 1;
+        self.seamcalls.set(count);
+        if count.is_multiple_of(SEAMCALLS_PER_REPORT) {
+            self.progress.step("SEAMCALLs", count, self.expected_seamcalls.get());
+        }
+        // A refused call must look like a failure, or the host would go on with made-up registers.
+        let dead = Registers { rax: tdx_abi::Status::VMFAIL_INVALID.raw(), ..registers };
+        self.try_act(|machine| machine.seamcall(cpu, registers).map(Some)).unwrap_or(dead)
+    }
+}
+
+impl Processor for Lab<'_> {
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidOutput {
+        let output = self.try_act(|machine| machine.cpuid(tdx_machine::CpuId(0), leaf, subleaf));
+        CpuidOutput { eax: output.eax, ebx: output.ebx, ecx: output.ecx, edx: output.edx }
+    }
+
+    fn rdmsr(&self, msr: Msr) -> Option<u64> {
+        match self.try_act(|machine| machine.rdmsr(tdx_machine::CpuId(0), msr.0).map(Some)) {
+            Some(MsrRead::Value(value)) => Some(value),
+            Some(MsrRead::GeneralProtection) | None => None,
+        }
+    }
+}
+
+/// The machine of a host: CPU n sits in package n modulo their number.
+fn config(host: &Host) -> MachineConfig {
+    let CpuModel { family, model, stepping, .. } = host.cpu();
+    let cpu_model = tdx_machine::CpuModel { family, model, stepping };
+    MachineConfig {
+        key_ids: Some(host.key_ids()),
+        key_id_field: host.key_id_field(),
+        ..MachineConfig::new(cpu_model, host.cpus(), host.packages(), host.cmrs().iter().copied())
+    }
+}
