@@ -78,7 +78,6 @@ impl FrameSource for MapFrames<'_> {
         let low = PageRange::new(ONE_MIB, FOUR_GIB);
         let range = [(true, high), (true, low), (false, high), (false, low)]
             .into_iter()
-            .filter(|(local, _)| *local || request.node.is_some())
             .find_map(|(local, window)| self.find(request, local, window))?;
         self.reserve(range).then_some(range)
     }

@@ -4,11 +4,11 @@
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use tdx_abi::{PageRange, PageSize};
-use tdx_host::layout::{Algorithm, FrameRequest, FrameSource, LayoutError, Limits, MapFrames};
+use tdx_host::layout::{Algorithm, LayoutError, Limits, MapFrames};
 
 use crate::generate;
 use crate::hosts::{self, Host};
-use crate::support::{Moody, both, build_with, check_fit, convertible_pieces, minus, set};
+use crate::support::{Moody, OnlyChoice, both, build_with, check_fit, convertible_pieces, minus, set};
 
 /// Builds, checks the result whatever it is, gives the memory back and checks that too.
 fn judge(host: &Host, limits: &Limits, in_use: &[PageRange], moody: Option<u64>) {
@@ -73,23 +73,6 @@ fn check_claim(host: &Host, limits: &Limits, in_use: &[PageRange], error: Layout
             assert!(!placed, "there is room for the PAMT of one GiB: {free:?}");
         }
         other => panic!("not an error for good input: {other}"),
-    }
-}
-
-/// A source that knows no exact places: it hands out pages only where it may choose.
-struct OnlyChoice<'a> {
-    inner: MapFrames<'a>,
-    requests: u64,
-}
-
-impl FrameSource for OnlyChoice<'_> {
-    fn allocate(&mut self, request: FrameRequest) -> Option<PageRange> {
-        self.requests += 1;
-        if request.within.pages() > request.pages { self.inner.allocate(request) } else { None }
-    }
-
-    fn free(&mut self, range: PageRange) {
-        self.inner.free(range);
     }
 }
 
@@ -193,8 +176,10 @@ proptest! {
     })]
 
     #[test]
-    fn nothing_is_given_up_without_need(host in generate::host()) {
-        let limits = Limits::MODULE_1_5;
+    fn nothing_is_given_up_without_need(
+        host in generate::host(), max_tdmrs in 8..65u16, max_reserved_per_tdmr in 3..17u16,
+    ) {
+        let limits = Limits { max_tdmrs, max_reserved_per_tdmr, ..Limits::MODULE_1_5 };
         if is_easy(&host, &limits) {
             let mut frames = MapFrames::new(&host.memory);
             let (result, layout) = build_with(Algorithm::Fit, &host, &limits, &mut frames);

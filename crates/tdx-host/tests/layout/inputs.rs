@@ -119,6 +119,8 @@ fn map_frames_stays_in_the_window_and_takes_back() {
     let seven = frames.allocate(request(7));
     assert_eq!(seven, Some(pages(4 * gib + 13, 4 * gib + 20)));
     assert_eq!(frames.allocate_any(gib), None);
+    assert!(!frames.reserve(pages(4 * gib + 15, 4 * gib + 16)), "inside what is in use");
+    assert!(!frames.reserve(pages(4 * gib + 19, 4 * gib + 21)), "overlaps the end of what is in use");
     frames.free(pages(4 * gib + 13, 4 * gib + 15));
     assert_eq!(frames.allocate(request(7)), None, "a range goes back as it came");
     frames.free(seven.expect("taken above"));

@@ -8,5 +8,6 @@ mod hosts;
 mod inputs;
 mod linux;
 mod optimal;
+mod pressure;
 mod support;
 mod sys_config;

@@ -165,3 +165,20 @@ impl FrameSource for Moody<'_> {
         self.inner.free(range);
     }
 }
+
+/// A source that knows no exact places: it hands out pages only where it may choose.
+pub struct OnlyChoice<'a> {
+    pub inner: MapFrames<'a>,
+    pub requests: u64,
+}
+
+impl FrameSource for OnlyChoice<'_> {
+    fn allocate(&mut self, request: FrameRequest) -> Option<PageRange> {
+        self.requests += 1;
+        if request.within.pages() > request.pages { self.inner.allocate(request) } else { None }
+    }
+
+    fn free(&mut self, range: PageRange) {
+        self.inner.free(range);
+    }
+}
