@@ -87,6 +87,7 @@ pub enum LockMode {
 }
 
 /// What the module finds during one call.
+#[expect(clippy::struct_excessive_bools, reason = "each is on or off by itself")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Conditions {
     pub(crate) no_entropy: bool,

@@ -1,7 +1,7 @@
 //! What the machine does not do: no guess, a typed answer that names the request.
 
 use core::fmt;
-use tdx_abi::{KeyId, Leaf, PhysAddr};
+use tdx_abi::{FieldId, KeyId, Leaf, PhysAddr};
 
 use crate::{CpuId, MachineCheck};
 
@@ -34,6 +34,18 @@ pub enum Refusal {
         /// The leaf.
         leaf: Leaf,
     },
+    /// A metadata field of the real module whose value is not known.
+    FieldNotModelled {
+        /// The field.
+        field: FieldId,
+    },
+    /// TD_PARAMS ask for something whose outcome on the real module is not known.
+    TdParamsNotModelled {
+        /// Offset of the field in bytes.
+        offset: u64,
+    },
+    /// The call is about an L2 VM.
+    L2VmNotModelled,
     /// A CPUID leaf that is not modelled.
     CpuidNotModelled {
         /// EAX.
@@ -54,6 +66,11 @@ impl fmt::Display for Refusal {
             Self::PrivateKeyOutsideSeam { key } => write!(f, "KeyID {key} is private: only SEAM can use it"),
             Self::NoSuchKeyId { key } => write!(f, "KeyID {key} does not exist on this machine"),
             Self::LeafNotModelled { leaf } => write!(f, "{leaf} is not modelled"),
+            Self::FieldNotModelled { field } => write!(f, "the value of {field} is not known"),
+            Self::TdParamsNotModelled { offset } => {
+                write!(f, "TD_PARAMS: what the module makes of the value at offset {offset} is not known")
+            }
+            Self::L2VmNotModelled => f.write_str("Secure EPT of L2 VMs is not modelled"),
             Self::CpuidNotModelled { leaf } => write!(f, "CPUID leaf {leaf:#x} is not modelled"),
             Self::MsrNotModelled { msr } => write!(f, "MSR {msr:#x} is not modelled"),
         }

@@ -76,9 +76,11 @@ impl Hardware {
     pub(crate) fn first_poison(&self, lines: LineRange, key: KeyId) -> Option<(tdx_abi::Line, PoisonCause)> {
         let cached = self
             .caches
-            .runs(lines, key, |dirty| match dirty.poison.is_poison() {
-                true => ControlFlow::Break((dirty.lines.start(), dirty.poison)),
-                false => ControlFlow::Continue(()),
+            .runs(lines, key, |dirty| {
+                if dirty.poison.is_poison() {
+                    return ControlFlow::Break((dirty.lines.start(), dirty.poison));
+                }
+                ControlFlow::Continue(())
             })
             .break_value();
         let stored = self

@@ -173,14 +173,14 @@ impl Machine {
     /// already adds nothing, except that a shared lock counts its readers.
     pub fn hold(&mut self, lock: Lock, mode: LockMode) {
         if let Some(module) = &mut self.module {
-            module.hold(&self.hardware, lock, mode);
+            module.hold(lock, mode);
         }
     }
 
     /// The lock is given back. Without effect if nobody holds it.
     pub fn release(&mut self, lock: Lock, mode: LockMode) {
         if let Some(module) = &mut self.module {
-            module.release(&self.hardware, lock, mode);
+            module.release(lock, mode);
         }
     }
 

@@ -3,11 +3,38 @@
 //! Source: `tdx_abi.md` and the conformance vectors of module 1.5.01. It keeps its state as values of its own, not as bytes
 //! of private memory, and tells the hardware which private lines it writes, how, and under which KeyID.
 
-use tdx_abi::Registers;
+mod cache_wb;
+mod call;
+mod config;
+mod dispatch;
+mod info;
+mod keys;
+mod locks;
+mod mem_large;
+mod mem_page;
+mod mem_range;
+mod mem_sept;
+mod mng;
+mod pamt;
+mod phymem;
+mod sept;
+mod sys;
+mod td;
+mod td_params;
+mod tdmr;
+mod vcpu;
 
-use crate::fault::{Conditions, Lock, LockMode};
-use crate::hardware::Hardware;
-use crate::{CpuId, MachineCheck, MachineConfig, Refusal};
+use alloc::{collections::BTreeMap, sync::Arc, vec, vec::Vec};
+use tdx_abi::{KeyId, Page, PhysAddr, Registers};
+
+use crate::fault::{Lock, LockMode};
+use crate::{MachineCheck, MachineConfig, Refusal};
+use cache_wb::WriteBack;
+use keys::KeyTable;
+use locks::{LockId, Locks};
+use pamt::Pamt;
+use td::Td;
+use tdmr::Tdmr;
 
 /// The module's global state.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -36,15 +63,46 @@ pub(crate) enum Answer {
 pub(crate) struct Module {
     dead: bool,
     state: SysState,
+    /// By CPU.
+    lp_init_done: Vec<bool>,
+    /// One bit per package.
+    all_packages: u32,
+    packages_with_key: u32,
+    global_key: Option<KeyId>,
+    keys: KeyTable,
+    /// Ascending.
+    tdmrs: Vec<Tdmr>,
+    pamt: Pamt,
+    locks: Locks,
+    /// By TDR page.
+    tds: BTreeMap<Page, Arc<Td>>,
+    /// By package.
+    write_back: Vec<WriteBack>,
 }
 
 impl Module {
-    pub(crate) fn new(_config: &MachineConfig) -> Self {
-        Self { dead: false, state: SysState::InitPending }
+    /// Loaded by the BIOS, never called.
+    pub(crate) fn new(config: &MachineConfig) -> Self {
+        Self {
+            dead: false,
+            state: SysState::InitPending,
+            lp_init_done: vec![false; config.package_of_cpu.len()],
+            all_packages: (0..config.packages()).fold(0, |bits, package| bits | 1 << package),
+            packages_with_key: 0,
+            global_key: None,
+            keys: KeyTable::new(config.key_ids.unwrap_or(tdx_abi::KeyIdPartition::new(0, 0))),
+            tdmrs: Vec::new(),
+            pamt: Pamt::new(),
+            locks: Locks::default(),
+            tds: BTreeMap::new(),
+            write_back: vec![WriteBack::default(); config.packages() as usize],
+        }
     }
 
+    /// As after SYS.INIT, and SYS.LP.INIT on every CPU.
     pub(crate) fn skip_to_lp_init_done(&mut self) {
         self.state = SysState::InitDone;
+        self.lp_init_done.fill(true);
     }
 
     pub(crate) fn is_dead(&self) -> bool {
@@ -59,17 +117,39 @@ impl Module {
         self.state
     }
 
-    pub(crate) fn hold(&mut self, _hardware: &Hardware, _lock: Lock, _mode: LockMode) {}
+    /// The key of PAMT and TDRs. Leaves that need it run only after SYS.CONFIG.
+    fn global_key(&self) -> KeyId {
+        self.global_key.unwrap_or(KeyId::HOST)
+    }
 
-    pub(crate) fn release(&mut self, _hardware: &Hardware, _lock: Lock, _mode: LockMode) {}
+    pub(crate) fn hold(&mut self, lock: Lock, mode: LockMode) {
+        if let Some(id) = self.lock_id(lock) {
+            self.locks.hold(id, mode);
+        }
+    }
 
-    pub(crate) fn seamcall(
-        &mut self,
-        _hardware: &mut Hardware,
-        _cpu: CpuId,
-        registers: Registers,
-        _conditions: Conditions,
-    ) -> Answer {
-        Answer::Refused(Refusal::LeafNotModelled { leaf: registers.leaf_call().leaf() })
+    pub(crate) fn release(&mut self, lock: Lock, mode: LockMode) {
+        if let Some(id) = self.lock_id(lock) {
+            self.locks.release(id, mode);
+        }
+    }
+
+    /// `None` for a TDMR that is not in the table: there is no such lock.
+    fn lock_id(&self, lock: Lock) -> Option<LockId> {
+        Some(match lock {
+            Lock::Pamt { address, level } => LockId::Pamt(level, address.page().index() / level.pages()),
+            Lock::Kot => LockId::Kot,
+            Lock::Sys => LockId::Sys,
+            Lock::CacheWriteBack { package } => LockId::CacheWriteBack(package),
+            Lock::Tdmr { base } => LockId::Tdmr(self.tdmr_at(base)?),
+            Lock::OpState { tdr } => LockId::OpState(tdr.page()),
+            Lock::SeptTree { tdr } => LockId::SeptTree(tdr.page()),
+            Lock::Epoch { tdr } => LockId::Epoch(tdr.page()),
+        })
+    }
+
+    /// Index of the TDMR with exactly this base.
+    fn tdmr_at(&self, base: PhysAddr) -> Option<usize> {
+        self.tdmrs.iter().position(|tdmr| tdmr.range.base() == base)
     }
 }

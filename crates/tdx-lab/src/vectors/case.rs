@@ -1,0 +1,254 @@
+//! A case as it stands in the file. Unknown keys are errors: a step that is not understood must not pass.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, de};
+
+/// A number written as `"0x..."`. Two cases write more than 64 bits; the recorder wrote the lower 64 to the register.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Hex(pub(super) u64);
+
+impl fmt::Display for Hex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Hex {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <&str>::deserialize(deserializer)?;
+        let digits =
+            text.strip_prefix("0x").ok_or_else(|| de::Error::custom(format!("`{text}` does not start with 0x")))?;
+        u128::from_str_radix(digits, 16)
+            .map(|wide| Self(wide as u64))
+            .map_err(|error| de::Error::custom(format!("`{text}`: {error}")))
+    }
+}
+
+/// One case.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Case {
+    pub(super) id: String,
+    #[serde(rename = "about")]
+    _about: de::IgnoredAny,
+    #[serde(rename = "uses", default)]
+    _uses: de::IgnoredAny,
+    pub(super) platform: Platform,
+    pub(super) steps: Vec<Step>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Platform {
+    pub(super) module: String,
+    pub(super) lps: u32,
+    pub(super) packages: u32,
+    pub(super) package_of_lp: Vec<u32>,
+    pub(super) keyid_bits: u32,
+    pub(super) keyids: KeyIds,
+    pub(super) cache_sub_blocks: u32,
+    pub(super) cmrs: Vec<(Hex, Hex)>,
+    pub(super) seamrr: Option<(Hex, Hex)>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KeyIds {
+    pub(super) shared: u32,
+    pub(super) private: u32,
+}
+
+/// What one step does.
+#[derive(Deserialize)]
+#[serde(try_from = "RawStep")]
+pub(super) enum Step {
+    Write(u64, Content),
+    Seamcall { call: SeamcallStep, times: u32, expect: Expected },
+    Inject { what: Condition, on: bool },
+    Hold(LockStep),
+    Release(LockStep),
+    HostReset(Hex, Hex),
+    ExpectOwner { runs: Vec<(Hex, Hex, u16)>, within: Option<Vec<(Hex, Hex)>> },
+    ExpectPage(ExpectedPage),
+}
+
+/// What a write step writes.
+pub(super) enum Content {
+    Words(Vec<Hex>),
+    TdmrInfo(super::structure::TdmrInfoText),
+    TdParams(super::structure::TdParamsText),
+    Bytes(Vec<u8>),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SeamcallStep {
+    pub(super) lp: u32,
+    pub(super) rax: Hex,
+    #[serde(default)]
+    pub(super) rcx: Hex,
+    #[serde(default)]
+    pub(super) rdx: Hex,
+    #[serde(default)]
+    pub(super) r8: Hex,
+    #[serde(default)]
+    pub(super) r9: Hex,
+    #[serde(default)]
+    pub(super) r10: Hex,
+    #[serde(default)]
+    pub(super) r11: Hex,
+    #[serde(default)]
+    pub(super) r12: Hex,
+    #[serde(default)]
+    pub(super) r13: Hex,
+}
+
+/// Registers after the call; those not named are not checked.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Expected {
+    pub(super) rax: Hex,
+    pub(super) rcx: Option<Hex>,
+    pub(super) rdx: Option<Hex>,
+    pub(super) r8: Option<Hex>,
+    pub(super) r9: Option<Hex>,
+    pub(super) r10: Option<Hex>,
+    pub(super) r11: Option<Hex>,
+    pub(super) r12: Option<Hex>,
+    pub(super) r13: Option<Hex>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Condition {
+    NoEntropy,
+    Interrupt,
+    KeyEngineBusy,
+    KeyEngineNoEntropy,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LockStep {
+    pub(super) lock: LockName,
+    pub(super) mode: Mode,
+    pub(super) pa: Option<Hex>,
+    pub(super) level: Option<u64>,
+    pub(super) package: Option<u32>,
+    pub(super) tdmr: Option<Hex>,
+    pub(super) td: Option<Hex>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum LockName {
+    Pamt,
+    Kot,
+    Sys,
+    Wbcache,
+    Tdmr,
+    OpState,
+    SeptTree,
+    Epoch,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Mode {
+    Exclusive,
+    Shared,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ExpectedPage {
+    pub(super) pa: Hex,
+    pub(super) status: Option<Hex>,
+    #[serde(rename = "type")]
+    pub(super) page_type: Option<u64>,
+    pub(super) owner: Option<Hex>,
+    pub(super) level: Option<u64>,
+    pub(super) bepoch: Option<Hex>,
+}
+
+/// Every key that a step can have; which go together is checked below.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawStep {
+    write: Option<Hex>,
+    u64: Option<Vec<Hex>>,
+    tdmr_info: Option<super::structure::TdmrInfoText>,
+    td_params: Option<super::structure::TdParamsText>,
+    bytes: Option<String>,
+    seamcall: Option<SeamcallStep>,
+    times: Option<u32>,
+    expect: Option<Expected>,
+    inject: Option<Condition>,
+    on: Option<bool>,
+    hold: Option<LockStep>,
+    release: Option<LockStep>,
+    host_reset: Option<(Hex, Hex)>,
+    expect_owner: Option<Vec<(Hex, Hex, u16)>>,
+    #[serde(rename = "in")]
+    within: Option<Vec<(Hex, Hex)>>,
+    expect_page: Option<ExpectedPage>,
+}
+
+impl TryFrom<RawStep> for Step {
+    type Error = String;
+
+    fn try_from(raw: RawStep) -> Result<Self, String> {
+        let kinds = [
+            raw.write.is_some(),
+            raw.seamcall.is_some(),
+            raw.inject.is_some(),
+            raw.hold.is_some(),
+            raw.release.is_some(),
+            raw.host_reset.is_some(),
+            raw.expect_owner.is_some(),
+            raw.expect_page.is_some(),
+        ];
+        if kinds.iter().filter(|there| **there).count() != 1 {
+            return Err(
+                "a step is one of write, seamcall, inject, hold, release, host_reset, expect_owner, expect_page".into(),
+            );
+        }
+        if let Some(address) = raw.write {
+            return Ok(Self::Write(address.0, content(raw)?));
+        }
+        if let Some(call) = raw.seamcall {
+            let expect = raw.expect.ok_or("a seamcall step has no `expect`")?;
+            return Ok(Self::Seamcall { call, times: raw.times.unwrap_or(1), expect });
+        }
+        if let Some(what) = raw.inject {
+            return Ok(Self::Inject { what, on: raw.on.ok_or("an inject step has no `on`")? });
+        }
+        let step = (raw.hold.map(Self::Hold))
+            .or(raw.release.map(Self::Release))
+            .or(raw.host_reset.map(|(address, length)| Self::HostReset(address, length)))
+            .or(raw.expect_owner.map(|runs| Self::ExpectOwner { runs, within: raw.within }))
+            .or(raw.expect_page.map(Self::ExpectPage));
+        step.ok_or_else(|| "an empty step".into())
+    }
+}
+
+fn content(raw: RawStep) -> Result<Content, String> {
+    match (raw.u64, raw.tdmr_info, raw.td_params, raw.bytes) {
+        (Some(words), None, None, None) => Ok(Content::Words(words)),
+        (None, Some(info), None, None) => Ok(Content::TdmrInfo(info)),
+        (None, None, Some(params), None) => Ok(Content::TdParams(params)),
+        (None, None, None, Some(digits)) => bytes(&digits).map(Content::Bytes),
+        _ => Err("a write step has one of u64, tdmr_info, td_params, bytes".into()),
+    }
+}
+
+fn bytes(digits: &str) -> Result<Vec<u8>, String> {
+    let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
+    let bad = || format!("`bytes` is not made of pairs of hex digits: `{digits}`");
+    if !rest.is_empty() {
+        return Err(bad());
+    }
+    let digit = |byte: u8| char::from(byte).to_digit(16).ok_or_else(bad);
+    pairs.iter().map(|[high, low]| Ok((digit(*high)? << 4 | digit(*low)?) as u8)).collect()
+}

@@ -1,0 +1,135 @@
+//! What happens before a leaf runs: reserved bits, version, global state, in this order. Then the leaf, and its locks are
+//! given back.
+
+use tdx_abi::{Leaf as Number, LeafCall, Operand, Registers, StatusCode};
+
+use super::call::{Call, Leaf, Stop, operand};
+use super::{Answer, Module, SysState};
+use crate::fault::Conditions;
+use crate::hardware::Hardware;
+use crate::{CpuId, Refusal};
+
+impl Module {
+    /// SEAMCALL.
+    pub(crate) fn seamcall(
+        &mut self,
+        hardware: &mut Hardware,
+        cpu: CpuId,
+        input: Registers,
+        conditions: Conditions,
+    ) -> Answer {
+        let mut call = Call { hardware, cpu, input, out: input, conditions };
+        let result = self.admit(input.leaf_call()).and_then(|()| self.leaf(&mut call));
+        let out = call.out;
+        self.locks.release_all();
+        match result {
+            Ok(status) | Err(Stop::Status(status)) => Answer::Registers(Registers { rax: status.raw(), ..out }),
+            Err(Stop::MachineCheck(check)) => Answer::MachineCheck(check),
+            Err(Stop::Refused(refusal)) => Answer::Refused(refusal),
+        }
+    }
+
+    fn admit(&self, call: LeafCall) -> Result<(), Stop> {
+        let leaf = call.leaf();
+        if call.reserved() != 0 || (call.version() > 0 && !has_version_1(leaf)) {
+            return operand(StatusCode::OPERAND_INVALID, Operand::RAX);
+        }
+        match self.state {
+            _ if leaf == Number::SYS_LP_SHUTDOWN => Ok(()),
+            SysState::Shutdown => Err(StatusCode::SYS_SHUTDOWN.into()),
+            SysState::Ready => Ok(()),
+            _ if runs_before_ready(leaf) => Ok(()),
+            _ => Err(StatusCode::SYS_NOT_READY.into()),
+        }
+    }
+
+    fn leaf(&mut self, call: &mut Call) -> Leaf {
+        let leaf = call.input.leaf_call().leaf();
+        match leaf {
+            Number::SYS_INIT => self.sys_init(call),
+            Number::SYS_LP_INIT => self.sys_lp_init(call),
+            Number::SYS_INFO => self.sys_info(call),
+            Number::SYS_RD => self.sys_rd(call),
+            Number::SYS_CONFIG => self.sys_config(call),
+            Number::SYS_KEY_CONFIG => self.sys_key_config(call),
+            Number::SYS_TDMR_INIT => self.tdmr_init(call),
+            Number::SYS_SHUTDOWN => self.sys_shutdown(call),
+            Number::SYS_UPDATE => self.sys_update(),
+            // Both are left over from older modules and do nothing.
+            Number::SYS_LP_SHUTDOWN | Number::MNG_KEY_RECLAIMID => Ok(tdx_abi::Status::SUCCESS),
+            Number::MNG_CREATE => self.mng_create(call),
+            Number::MNG_KEY_CONFIG => self.mng_key_config(call),
+            Number::MNG_ADDCX => self.mng_addcx(call),
+            Number::MNG_INIT => self.mng_init(call),
+            Number::MNG_VPFLUSHDONE => self.mng_vpflushdone(call),
+            Number::MNG_KEY_FREEID => self.mng_key_freeid(call),
+            Number::VP_CREATE => self.vp_create(call),
+            Number::VP_ADDCX => self.vp_addcx(call),
+            Number::VP_INIT => self.vp_init(call),
+            Number::VP_FLUSH => self.vp_flush(call),
+            Number::MR_EXTEND => self.mr_extend(call),
+            Number::MR_FINALIZE => self.mr_finalize(call),
+            Number::MEM_SEPT_ADD => self.mem_sept_add(call),
+            Number::MEM_SEPT_REMOVE => self.mem_sept_remove(call),
+            Number::MEM_PAGE_ADD => self.mem_page_add(call),
+            Number::MEM_PAGE_AUG => self.mem_page_aug(call),
+            Number::MEM_PAGE_REMOVE => self.mem_page_remove(call),
+            Number::MEM_PAGE_RELOCATE => self.mem_page_relocate(call),
+            Number::MEM_PAGE_PROMOTE => self.mem_page_promote(call),
+            Number::MEM_PAGE_DEMOTE => self.mem_page_demote(call),
+            Number::MEM_RANGE_BLOCK => self.mem_range_block(call),
+            Number::MEM_RANGE_UNBLOCK => self.mem_range_unblock(call),
+            Number::MEM_TRACK => self.mem_track(call),
+            Number::PHYMEM_PAGE_RDMD => self.phymem_page_rdmd(call),
+            Number::PHYMEM_PAGE_RECLAIM => self.phymem_page_reclaim(call),
+            Number::PHYMEM_PAGE_WBINVD => self.phymem_page_wbinvd(call),
+            Number::PHYMEM_CACHE_WB => self.phymem_cache_wb(call),
+            _ if is_outside_the_model(leaf) => Err(Stop::Refused(Refusal::LeafNotModelled { leaf })),
+            _ => operand(StatusCode::OPERAND_INVALID, Operand::RAX),
+        }
+    }
+}
+
+fn has_version_1(leaf: Number) -> bool {
+    matches!(
+        leaf,
+        Number::MEM_PAGE_PROMOTE | Number::MEM_SEPT_ADD | Number::MEM_SEPT_REMOVE | Number::MNG_RD | Number::VP_RD
+    )
+}
+
+fn runs_before_ready(leaf: Number) -> bool {
+    matches!(
+        leaf,
+        Number::SYS_INFO
+            | Number::SYS_RD
+            | Number::SYS_RDALL
+            | Number::SYS_INIT
+            | Number::SYS_LP_INIT
+            | Number::SYS_CONFIG
+            | Number::SYS_KEY_CONFIG
+            | Number::SYS_UPDATE
+    )
+}
+
+/// Leaves that 1.5.01 has and this emulator has not.
+fn is_outside_the_model(leaf: Number) -> bool {
+    /// Service TDs: bind, pre-bind.
+    const SERVICE_TD: core::ops::RangeInclusive<u16> = 48..=49;
+    /// Export and import of TDs.
+    const MIGRATION: core::ops::RangeInclusive<u16> = 64..=96;
+    SERVICE_TD.contains(&leaf.0)
+        || MIGRATION.contains(&leaf.0)
+        || matches!(
+            leaf,
+            Number::VP_ENTER
+                | Number::MNG_RD
+                | Number::MNG_WR
+                | Number::MEM_RD
+                | Number::MEM_WR
+                | Number::MEM_SEPT_RD
+                | Number::MEM_SEPT_WR
+                | Number::VP_RD
+                | Number::VP_WR
+                | Number::SYS_RDALL
+        )
+}

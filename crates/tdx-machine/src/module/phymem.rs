@@ -1,0 +1,75 @@
+//! Physical pages: PHYMEM.PAGE.RDMD, PHYMEM.PAGE.RECLAIM, PHYMEM.PAGE.WBINVD. None of them writes the page.
+
+use tdx_abi::{Operand, PageSize, PhysAddr, Status, StatusCode};
+
+use super::Module;
+use super::call::{Call, Leaf, operand};
+use super::pamt::{Found, PageType};
+use super::td::{Lifecycle, lines_of};
+use crate::LockMode;
+
+impl Module {
+    pub(super) fn phymem_page_rdmd(&mut self, call: &mut Call) -> Leaf {
+        call.clear_outputs();
+        let found = self.walk(call, PhysAddr::new(call.input.rcx), Operand::RCX, LockMode::Shared)?;
+        call.show_page(found);
+        if matches!(found.entry.page_type, PageType::Reg | PageType::Ept) {
+            call.out.r9 = found.entry.epoch;
+        }
+        Ok(Status::SUCCESS)
+    }
+
+    pub(super) fn phymem_page_reclaim(&mut self, call: &mut Call) -> Leaf {
+        call.clear_outputs();
+        let address = PhysAddr::new(call.input.rcx);
+        let found = self.walk(call, address, Operand::RCX, LockMode::Exclusive)?;
+        if matches!(found.entry.page_type, PageType::Nda | PageType::Rsvd) {
+            return operand(StatusCode::PAGE_METADATA_INCORRECT, Operand::RCX);
+        }
+        call.show_page(found);
+        if !address.is_aligned(found.level.bytes()) {
+            return operand(StatusCode::OPERAND_INVALID, Operand::RCX);
+        }
+        if found.entry.page_type == PageType::Tdr {
+            let td = self.td(found.page)?;
+            if td.lifecycle != Lifecycle::Teardown {
+                return Err(StatusCode::LIFECYCLE_STATE_INCORRECT.into());
+            }
+            if td.children != 0 {
+                return Err(StatusCode::TD_ASSOCIATED_PAGES_EXIST.into());
+            }
+            self.pamt.free(found.page, PageSize::Size4K);
+            self.tds.remove(&found.page);
+        } else {
+            let tdr = found.entry.owner;
+            self.lock_owner(call, tdr)?;
+            if self.td(tdr)?.lifecycle != Lifecycle::Teardown {
+                return Err(StatusCode::LIFECYCLE_STATE_INCORRECT.into());
+            }
+            self.disown(call, tdr, found.page, found.level)?;
+        }
+        Ok(Status::SUCCESS)
+    }
+
+    /// The KeyID bits of RCX say under which key the lines are flushed; any will do.
+    pub(super) fn phymem_page_wbinvd(&mut self, call: &mut Call) -> Leaf {
+        let address = PhysAddr::new(call.input.rcx);
+        if address.get() >> tdx_abi::MAX_PHYS_BITS != 0 {
+            return operand(StatusCode::OPERAND_INVALID, Operand::RCX);
+        }
+        let field = call.hardware.config.key_id_field;
+        let plain = field.strip(address).get();
+        let page = self.find_page(call, plain, Operand::RCX, LockMode::Shared, PageType::Nda)?;
+        call.hardware.evict(lines_of(page), field.key_of(address));
+        Ok(Status::SUCCESS)
+    }
+}
+
+impl Call<'_> {
+    /// RCX type, RDX owner, R8 level.
+    fn show_page(&mut self, found: Found) {
+        self.out.rcx = found.entry.page_type as u64;
+        self.out.rdx = found.entry.owner.start().get();
+        self.out.r8 = found.level as u64;
+    }
+}

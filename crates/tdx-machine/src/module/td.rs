@@ -1,0 +1,220 @@
+//! A TD as the module knows it, and the checks that every leaf on a TD begins with.
+
+use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
+use tdx_abi::{KeyId, LineRange, Operand, Page, PageRange, PageSize, PhysAddr, StatusCode};
+
+use super::Module;
+use super::call::{Call, Stop, operand};
+use super::locks::LockId;
+use super::pamt::PageType;
+use super::sept::Sept;
+use super::vcpu::Vcpu;
+use crate::LockMode;
+
+/// Pages of TDCS that every TD has; one more for each L2 VM.
+pub(super) const MIN_TDCS_PAGES: u64 = 6;
+/// Most pages of TDCS.
+pub(super) const MAX_TDCS_PAGES: u64 = 9;
+
+/// Where a TD is between MNG.CREATE and the RECLAIM of its TDR.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Lifecycle {
+    HkidAssigned,
+    KeysConfigured,
+    Blocked,
+    Teardown,
+}
+
+/// OP_STATE, without migration.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum OpState {
+    Uninitialized,
+    Initialized,
+    Runnable,
+}
+
+impl OpState {
+    /// Operations on memory and VCPUs that go on after MR.FINALIZE.
+    pub(super) const BUILT: &'static [Self] = &[Self::Initialized, Self::Runnable];
+    /// Operations that end with MR.FINALIZE.
+    pub(super) const BUILDING: &'static [Self] = &[Self::Initialized];
+    /// Operations before MNG.INIT.
+    pub(super) const NEW: &'static [Self] = &[Self::Uninitialized];
+}
+
+/// A TD: what its TDR and TDCS hold.
+#[derive(Clone, Debug)]
+pub(super) struct Td {
+    pub(super) key: KeyId,
+    pub(super) lifecycle: Lifecycle,
+    /// One bit per package.
+    pub(super) packages_with_key: u32,
+    /// Pages that belong to the TD, in 4 KiB, its TDR not counted.
+    pub(super) children: u64,
+    pub(super) tdcs: Vec<Page>,
+    pub(super) op_state: OpState,
+    pub(super) max_vcpus: u32,
+    pub(super) l2_vms: u8,
+    /// Initialised VCPUs.
+    pub(super) vcpu_count: u32,
+    /// VCPUs that some LP holds.
+    pub(super) associated: u32,
+    /// TLB-tracking epoch; 1 after MNG.INIT.
+    pub(super) epoch: u64,
+    pub(super) sept: Sept,
+    /// By TDVPR page.
+    pub(super) vcpus: BTreeMap<Page, Vcpu>,
+}
+
+impl Td {
+    pub(super) fn new(key: KeyId) -> Self {
+        Self {
+            key,
+            lifecycle: Lifecycle::HkidAssigned,
+            packages_with_key: 0,
+            children: 0,
+            tdcs: Vec::new(),
+            op_state: OpState::Uninitialized,
+            max_vcpus: 0,
+            l2_vms: 0,
+            vcpu_count: 0,
+            associated: 0,
+            epoch: 0,
+            sept: Sept::new(),
+            vcpus: BTreeMap::new(),
+        }
+    }
+
+    /// Must pages be blocked and tracked before the host may take them away?
+    pub(super) fn needs_tracking(&self) -> bool {
+        self.op_state == OpState::Runnable
+    }
+
+    /// No VCPU can still use a translation that was blocked in this epoch. VCPUs never run here, so one TRACK is enough.
+    pub(super) fn is_tracked(&self, blocked_in: u64) -> bool {
+        self.epoch > blocked_in
+    }
+}
+
+/// The lines of one page.
+pub(super) fn lines_of(page: Page) -> LineRange {
+    PageRange::new(page, Page::new(page.index() + 1)).lines()
+}
+
+impl Module {
+    /// The register names a TDR: its page, locked as asked.
+    pub(super) fn find_tdr(
+        &mut self,
+        call: &mut Call,
+        address: u64,
+        name: Operand,
+        mode: LockMode,
+    ) -> Result<Page, Stop> {
+        self.find_page(call, address, name, mode, PageType::Tdr)
+    }
+
+    /// The register names a 4 KiB page of this type.
+    pub(super) fn find_page(
+        &mut self,
+        call: &mut Call,
+        address: u64,
+        name: Operand,
+        mode: LockMode,
+        page_type: PageType,
+    ) -> Result<Page, Stop> {
+        let found = self.walk(call, PhysAddr::new(address), name, mode)?;
+        if found.level != PageSize::Size4K || found.entry.page_type != page_type {
+            return operand(StatusCode::PAGE_METADATA_INCORRECT, name);
+        }
+        Ok(found.page)
+    }
+
+    /// The register names a free 4 KiB page.
+    pub(super) fn find_free_page(&mut self, call: &mut Call, address: u64, name: Operand) -> Result<Page, Stop> {
+        self.find_page(call, address, name, LockMode::Exclusive, PageType::Nda)
+    }
+
+    /// Locks the TDR that owns a page, shared, without walking to it: only its own PAMT entry is touched.
+    pub(super) fn lock_owner(&mut self, call: &mut Call, tdr: Page) -> Result<(), Stop> {
+        self.lock_entry(call, tdr, PageSize::Size4K, LockMode::Shared, Operand::TDR)
+    }
+
+    /// The TD of a TDR page. PAMT says TDR exactly for the pages that are here.
+    pub(super) fn td(&self, tdr: Page) -> Result<&Td, Stop> {
+        self.tds.get(&tdr).map(AsRef::as_ref).ok_or(StatusCode::PAGE_METADATA_INCORRECT.operand(Operand::TDR).into())
+    }
+
+    /// As [`Self::td`], to change it.
+    pub(super) fn td_mut(&mut self, tdr: Page) -> Result<&mut Td, Stop> {
+        let missing = StatusCode::PAGE_METADATA_INCORRECT.operand(Operand::TDR);
+        self.tds.get_mut(&tdr).map(Arc::make_mut).ok_or(missing.into())
+    }
+
+    /// The checks that most leaves on a TD begin with: keys, TDCS, OP_STATE. A leaf that holds the TDR shared also locks
+    /// OP_STATE, which is a word in TDCS.
+    pub(super) fn enter_td(
+        &mut self,
+        call: &mut Call,
+        tdr: Page,
+        lock_op_state: bool,
+        allowed: &[OpState],
+    ) -> Result<(), Stop> {
+        let td = self.td(tdr)?;
+        if td.lifecycle != Lifecycle::KeysConfigured {
+            return Err(StatusCode::TD_KEYS_NOT_CONFIGURED.into());
+        }
+        if (td.tdcs.len() as u64) < MIN_TDCS_PAGES {
+            return Err(StatusCode::TDCS_NOT_ALLOCATED.into());
+        }
+        let op_state = td.op_state;
+        if lock_op_state {
+            self.store_tdcs(call, tdr)?;
+            if self.locks.acquire(LockId::OpState(tdr), LockMode::Shared).is_err() {
+                return operand(StatusCode::OPERAND_BUSY, Operand::OP_STATE);
+            }
+        }
+        if !allowed.contains(&op_state) {
+            return Err(StatusCode::OP_STATE_INCORRECT.into());
+        }
+        Ok(())
+    }
+
+    /// Stores to TDR: its lines are dirty under the global key.
+    pub(super) fn store_tdr(&self, call: &mut Call, tdr: Page) -> Result<(), Stop> {
+        call.store(lines_of(tdr), self.global_key())
+    }
+
+    /// Stores to TDCS: its lines are dirty under the TD's key.
+    pub(super) fn store_tdcs(&self, call: &mut Call, tdr: Page) -> Result<(), Stop> {
+        let td = self.td(tdr)?;
+        for page in &td.tdcs {
+            call.store(lines_of(*page), td.key)?;
+        }
+        Ok(())
+    }
+
+    /// A free page becomes the TD's: PAMT entry, child count.
+    pub(super) fn adopt(
+        &mut self,
+        call: &mut Call,
+        tdr: Page,
+        page: Page,
+        level: PageSize,
+        page_type: PageType,
+    ) -> Result<(), Stop> {
+        let mut entry = self.pamt.get(page, level);
+        entry.page_type = page_type;
+        entry.owner = tdr;
+        self.pamt.set(page, level, entry);
+        self.td_mut(tdr)?.children += level.pages();
+        self.store_tdr(call, tdr)
+    }
+
+    /// A page of the TD is free. The owner and the epoch stay in its PAMT entry, and its content stays in its lines.
+    pub(super) fn disown(&mut self, call: &mut Call, tdr: Page, page: Page, level: PageSize) -> Result<(), Stop> {
+        self.pamt.free(page, level);
+        let td = self.td_mut(tdr)?;
+        td.children = td.children.saturating_sub(level.pages());
+        self.store_tdr(call, tdr)
+    }
+}

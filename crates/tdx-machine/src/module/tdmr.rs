@@ -1,0 +1,120 @@
+//! The TDMR table that SYS.CONFIG accepted, and SYS.TDMR.INIT, which makes it usable 4 MiB at a time.
+
+use alloc::{sync::Arc, vec::Vec};
+use tdx_abi::{KeyId, Line, LineRange, Operand, PAGE_SIZE, Page, PageRange, PageSize, PhysAddr, StatusCode, TdmrInfo};
+
+use super::Module;
+use super::call::{Call, Leaf, operand};
+use super::locks::LockId;
+use crate::LockMode;
+
+/// Bytes of a PAMT entry.
+pub(super) const ENTRY: u64 = 16;
+/// Bytes of a TDMR that one SYS.TDMR.INIT initialises: the entries of 1024 pages fill four pages of PAMT_4K.
+const CHUNK: u64 = 4 << 20;
+/// Calls for each GiB.
+const CHUNKS_PER_GIB: u64 = PageSize::Size1G.bytes() / CHUNK;
+
+/// A TDMR.
+#[derive(Clone, Debug)]
+pub(super) struct Tdmr {
+    pub(super) range: PageRange,
+    info: Arc<TdmrInfo>,
+    reserved: Arc<Vec<PageRange>>,
+    /// Chunks initialised so far.
+    done: u64,
+}
+
+impl Tdmr {
+    /// From an entry that passed every check; reserved areas become page ranges.
+    pub(super) fn new(info: &TdmrInfo) -> Self {
+        let pages =
+            |base: u64, size: u64| PageRange::new(Page::new(base / PAGE_SIZE), Page::new((base + size) / PAGE_SIZE));
+        let reserved = info.reserved.iter().filter(|area| area.size != 0);
+        Self {
+            range: pages(info.base, info.size),
+            reserved: Arc::new(reserved.map(|area| pages(info.base + area.offset, area.size)).collect()),
+            info: Arc::new(*info),
+            done: 0,
+        }
+    }
+
+    /// The PAMT line that holds the entry of a page of this TDMR.
+    pub(super) fn entry_line(&self, page: Page, level: PageSize) -> Line {
+        let number = (page.index() - self.range.start().index()) / level.pages();
+        PhysAddr::new(self.info.pamt(level).0 + number * ENTRY).line()
+    }
+
+    /// Is the GiB around this page completely initialised?
+    pub(super) fn is_usable(&self, page: Page) -> bool {
+        let gib = (page.index() - self.range.start().index()) / PageSize::Size1G.pages();
+        gib < self.done / CHUNKS_PER_GIB
+    }
+
+    /// Lines `[first, first + bytes)` of the PAMT of one level.
+    fn pamt_lines(&self, level: PageSize, first: u64, bytes: u64) -> LineRange {
+        LineRange::touching(PhysAddr::new(self.info.pamt(level).0 + first), bytes)
+    }
+}
+
+impl Module {
+    /// The TDMR of a page, if the page is in one and its GiB is usable.
+    pub(super) fn usable_tdmr(&self, page: Page) -> Option<&Tdmr> {
+        let after = self.tdmrs.partition_point(|tdmr| tdmr.range.start() <= page);
+        self.tdmrs.get(after.checked_sub(1)?).filter(|tdmr| tdmr.range.contains(page) && tdmr.is_usable(page))
+    }
+
+    /// SYS.TDMR.INIT.
+    pub(super) fn tdmr_init(&mut self, call: &mut Call) -> Leaf {
+        call.out.rdx = 0;
+        let base = PhysAddr::new(call.input.rcx);
+        let Some(index) = self.tdmr_at(base) else { return operand(StatusCode::OPERAND_INVALID, Operand::RCX) };
+        if self.locks.acquire(LockId::Tdmr(index), LockMode::Exclusive).is_err() {
+            return operand(StatusCode::OPERAND_BUSY, Operand::RCX);
+        }
+        let key = self.global_key();
+        let Some(tdmr) = self.tdmrs.get_mut(index) else { return operand(StatusCode::OPERAND_INVALID, Operand::RCX) };
+        let chunk = tdmr.done;
+        if chunk * CHUNK >= tdmr.range.bytes() {
+            return Ok(StatusCode::TDMR_ALREADY_INITIALIZED.with(0));
+        }
+        let first = Page::new(tdmr.range.start().index() + chunk * CHUNK / PAGE_SIZE);
+        let pages = PageRange::new(first, Page::new(first.index() + CHUNK / PAGE_SIZE));
+        for reserved in tdmr.reserved.iter() {
+            self.pamt.reserve(pages.intersection(*reserved));
+        }
+        write_pamt(call, tdmr, chunk, key)?;
+        tdmr.done += 1;
+        let gibs = tdmr.done / CHUNKS_PER_GIB;
+        call.out.rdx = base.get() + gibs * PageSize::Size1G.bytes();
+        Ok(tdx_abi::Status::SUCCESS)
+    }
+}
+
+/// The PAMT lines one call writes: four whole pages of PAMT_4K past the cache; two entries of PAMT_2M and, when the GiB is
+/// complete, one of PAMT_1G, each by ordinary stores to a line that was zeroed past the cache when its first entry came.
+fn write_pamt(call: &mut Call, tdmr: &Tdmr, chunk: u64, key: KeyId) -> Result<(), super::call::Stop> {
+    let bytes_4k = CHUNK / PAGE_SIZE * ENTRY;
+    call.direct_store(tdmr.pamt_lines(PageSize::Size4K, chunk * bytes_4k, bytes_4k), key);
+    let bytes_2m = CHUNK / PageSize::Size2M.bytes() * ENTRY;
+    write_entries(call, tdmr, PageSize::Size2M, chunk * bytes_2m, bytes_2m, key)?;
+    if (chunk + 1).is_multiple_of(CHUNKS_PER_GIB) {
+        write_entries(call, tdmr, PageSize::Size1G, chunk / CHUNKS_PER_GIB * ENTRY, ENTRY, key)?;
+    }
+    Ok(())
+}
+
+fn write_entries(
+    call: &mut Call,
+    tdmr: &Tdmr,
+    level: PageSize,
+    first: u64,
+    bytes: u64,
+    key: KeyId,
+) -> Result<(), super::call::Stop> {
+    let lines = tdmr.pamt_lines(level, first, bytes);
+    if first.is_multiple_of(tdx_abi::LINE_SIZE) {
+        call.direct_store(lines, key);
+    }
+    call.store(lines, key)
+}

@@ -1,0 +1,137 @@
+//! VCPUs: VP.CREATE, VP.ADDCX, VP.INIT, VP.FLUSH. They are built and taken down, never entered.
+
+use alloc::vec::Vec;
+use tdx_abi::{KeyId, Operand, Page, PageSize, Status, StatusCode};
+
+use super::Module;
+use super::call::{Call, Leaf, Stop};
+use super::pamt::PageType;
+use super::td::{Lifecycle, OpState, lines_of};
+use crate::{CpuId, LockMode};
+
+/// Pages of TDVPS that every VCPU has, its root page included; three more for each L2 VM.
+pub(super) const MIN_TDVPS_PAGES: u64 = 6;
+/// Most pages of TDVPS.
+const MAX_TDVPS_PAGES: u64 = 15;
+/// Pages of TDVPS for each L2 VM.
+pub(super) const TDVPS_PAGES_PER_L2_VM: u64 = 3;
+
+/// A VCPU.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Vcpu {
+    /// TDCX pages, the root page not counted.
+    pages: Vec<Page>,
+    initialised: bool,
+    /// The LP that may hold its VMCS.
+    associated: Option<CpuId>,
+}
+
+impl Module {
+    pub(super) fn vp_create(&mut self, call: &mut Call) -> Leaf {
+        let tdr = self.find_tdr(call, call.input.rdx, Operand::RDX, LockMode::Shared)?;
+        self.enter_td(call, tdr, true, OpState::BUILDING)?;
+        let key = self.td(tdr)?.key;
+        let page = self.find_free_page(call, call.input.rcx, Operand::RCX)?;
+        call.direct_store(lines_of(page), key);
+        self.td_mut(tdr)?.vcpus.insert(page, Vcpu::default());
+        self.adopt(call, tdr, page, PageSize::Size4K, PageType::Tdvpr)?;
+        self.store_tdvps(call, tdr, page)?;
+        Ok(Status::SUCCESS)
+    }
+
+    pub(super) fn vp_addcx(&mut self, call: &mut Call) -> Leaf {
+        let (tdvpr, tdr) = self.find_vcpu(call, call.input.rdx, Operand::RDX)?;
+        self.enter_td(call, tdr, true, OpState::BUILDING)?;
+        let vcpu = self.vcpu_mut(tdr, tdvpr)?;
+        if vcpu.initialised {
+            return Err(StatusCode::VCPU_STATE_INCORRECT.into());
+        }
+        if vcpu.pages.len() as u64 + 1 >= MAX_TDVPS_PAGES {
+            return Err(StatusCode::TDCX_NUM_INCORRECT.into());
+        }
+        let page = self.find_free_page(call, call.input.rcx, Operand::RCX)?;
+        call.direct_store(lines_of(page), self.td(tdr)?.key);
+        self.vcpu_mut(tdr, tdvpr)?.pages.push(page);
+        self.adopt(call, tdr, page, PageSize::Size4K, PageType::Tdcx)?;
+        self.store_tdvps(call, tdr, tdvpr)?;
+        Ok(Status::SUCCESS)
+    }
+
+    pub(super) fn vp_init(&mut self, call: &mut Call) -> Leaf {
+        let (tdvpr, tdr) = self.find_vcpu(call, call.input.rcx, Operand::RCX)?;
+        self.enter_td(call, tdr, true, OpState::BUILDING)?;
+        self.check_tdvps_size(tdr, tdvpr)?;
+        let cpu = call.cpu;
+        let td = self.td_mut(tdr)?;
+        let (max, count) = (td.max_vcpus, td.vcpu_count);
+        let Some(vcpu) = td.vcpus.get_mut(&tdvpr) else { return Err(missing()) };
+        if vcpu.initialised {
+            return Err(StatusCode::VCPU_STATE_INCORRECT.into());
+        }
+        if count >= max {
+            return Err(StatusCode::MAX_VCPUS_EXCEEDED.into());
+        }
+        vcpu.initialised = true;
+        vcpu.associated = Some(cpu);
+        td.vcpu_count += 1;
+        td.associated += 1;
+        self.store_tdvps(call, tdr, tdvpr)?;
+        Ok(Status::SUCCESS)
+    }
+
+    pub(super) fn vp_flush(&mut self, call: &mut Call) -> Leaf {
+        let (tdvpr, tdr) = self.find_vcpu(call, call.input.rcx, Operand::RCX)?;
+        if self.td(tdr)?.lifecycle != Lifecycle::KeysConfigured {
+            return Err(StatusCode::TD_KEYS_NOT_CONFIGURED.into());
+        }
+        self.check_tdvps_size(tdr, tdvpr)?;
+        let cpu = call.cpu;
+        let td = self.td_mut(tdr)?;
+        let Some(vcpu) = td.vcpus.get_mut(&tdvpr) else { return Err(missing()) };
+        if vcpu.associated != Some(cpu) {
+            return Err(StatusCode::VCPU_NOT_ASSOCIATED.into());
+        }
+        vcpu.associated = None;
+        td.associated = td.associated.saturating_sub(1);
+        self.store_tdvps(call, tdr, tdvpr)?;
+        self.store_tdcs(call, tdr)?;
+        Ok(Status::SUCCESS)
+    }
+
+    /// The register names a TDVPR: its page, and the TDR that owns it.
+    fn find_vcpu(&mut self, call: &mut Call, address: u64, name: Operand) -> Result<(Page, Page), Stop> {
+        let tdvpr = self.find_page(call, address, name, LockMode::Exclusive, PageType::Tdvpr)?;
+        let tdr = self.pamt.get(tdvpr, PageSize::Size4K).owner;
+        self.lock_owner(call, tdr)?;
+        Ok((tdvpr, tdr))
+    }
+
+    fn check_tdvps_size(&self, tdr: Page, tdvpr: Page) -> Result<(), Stop> {
+        let td = self.td(tdr)?;
+        let pages = td.vcpus.get(&tdvpr).map_or(0, |vcpu| vcpu.pages.len() as u64 + 1);
+        if pages < MIN_TDVPS_PAGES + TDVPS_PAGES_PER_L2_VM * u64::from(td.l2_vms) {
+            return Err(StatusCode::TDCX_NUM_INCORRECT.into());
+        }
+        Ok(())
+    }
+
+    fn vcpu_mut(&mut self, tdr: Page, tdvpr: Page) -> Result<&mut Vcpu, Stop> {
+        self.td_mut(tdr)?.vcpus.get_mut(&tdvpr).ok_or_else(missing)
+    }
+
+    /// Stores to TDVPS: its lines are dirty under the TD's key.
+    fn store_tdvps(&self, call: &mut Call, tdr: Page, tdvpr: Page) -> Result<(), Stop> {
+        let td = self.td(tdr)?;
+        let key: KeyId = td.key;
+        call.store(lines_of(tdvpr), key)?;
+        for page in td.vcpus.get(&tdvpr).map(|vcpu| vcpu.pages.as_slice()).unwrap_or_default() {
+            call.store(lines_of(*page), key)?;
+        }
+        Ok(())
+    }
+}
+
+/// PAMT says TDVPR exactly for the VCPUs that a TD has, so this is never the answer.
+fn missing() -> Stop {
+    StatusCode::PAGE_METADATA_INCORRECT.operand(Operand::RCX).into()
+}
