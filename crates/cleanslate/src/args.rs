@@ -1,6 +1,6 @@
 //! The command line: what can be asked. Decides nothing.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::LazyLock};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tdx_abi::PhysAddr;
@@ -18,7 +18,13 @@ use tdx_lab::{
 #[command(
     name = "cleanslate",
     version,
+    long_version = LONG_VERSION.as_str(),
     after_help = "\
+Examples:
+  cleanslate kexec                     the bundled host, a real one with 2 TiB
+  cleanslate kexec --host boot.log     the host of this boot log
+  dmesg | cleanslate plan --host -     TDMRs and PAMT of this machine
+
 Exit codes:
   0   clean: the next kernel lives (a kexec refused by the policy is clean, too)
   1   a machine check, a failed bring-up, or no layout
@@ -31,6 +37,15 @@ pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
 }
+
+/// Version, and what the verdicts rest on.
+static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
+    let mut text = format!("{}\n\nThe software machine behind every verdict has limits:\n", env!("CARGO_PKG_VERSION"));
+    for limit in tdx_lab::report::LIMITS {
+        text.extend(["- ", limit, "\n"]);
+    }
+    text
+});
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {

@@ -107,5 +107,7 @@ fn help_and_version() {
     assert!(help.stdout.contains("Exit codes:") && help.stdout.contains("plan"), "{}", help.stdout);
     let plan = run(&["plan", "--help"]);
     assert!(plan.stdout.contains("Examples:"), "{}", plan.stdout);
-    assert_eq!(run(&["--version"]).stdout, concat!("cleanslate ", env!("CARGO_PKG_VERSION"), "\n"));
+    assert_eq!(run(&["-V"]).stdout, concat!("cleanslate ", env!("CARGO_PKG_VERSION"), "\n"));
+    let version = run(&["--version"]).stdout;
+    assert!(version.contains("has limits:") && version.lines().count() > 5, "{version}");
 }

@@ -15,3 +15,4 @@ pub mod plan;
 pub mod platform;
 pub mod report;
 pub mod size;
+pub mod vectors;

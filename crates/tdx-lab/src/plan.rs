@@ -5,6 +5,7 @@ use tdx_abi::{PageRange, PageSize};
 use tdx_host::layout::{self, Algorithm, Border, GiveUpReason, Layout, LayoutError, Limits, MapFrames, Note};
 
 use crate::{
+    bootlog::Failure,
     host::Host,
     images,
     report::{GivenUpReport, LayoutReport, LinuxReport, PamtReport, PlanReport, Span, TOOL, TdmrReport},
@@ -124,6 +125,10 @@ fn predict(host: &Host, linux: &Result<Box<Layout>, LayoutError>) -> LinuxReport
             {
                 report.tdmr = Some((*tdmr).into());
                 (report.needed, report.allowed) = (Some(*needed), Some(*allowed));
+                report.equals_log = match host.logged().failure.as_ref().map(|at| at.value.0) {
+                    Some(Failure::ReservedAreasExhausted(logged)) => Some(logged == *tdmr),
+                    _ => None,
+                };
             }
             return report;
         }

@@ -55,6 +55,7 @@ fn the_field_failure_is_predicted_and_fit_comes_up() {
     assert_eq!(report.linux.result, "-28");
     assert_eq!(report.linux.tdmr.unwrap().to_string(), "[0x0, 0x80000000)");
     assert_eq!((report.linux.needed, report.linux.allowed), (Some(17), Some(16)));
+    assert_eq!(report.linux.equals_log, Some(true));
     assert_eq!(report.layout.result, "ok");
     assert_eq!(report.layout.pamt_kb, Some(1_050_644));
     assert_eq!(report.layout.given_up_bytes, 0);

@@ -23,7 +23,8 @@ pub(crate) fn print(out: &mut impl Write, report: &KexecReport) -> io::Result<()
     if let Some(next) = &report.next_kernel {
         next_kernel(out, next)?;
     }
-    verdict(out, report)
+    verdict(out, report)?;
+    writeln!(out, "(`cleanslate --version` lists what the software machine does not model)")
 }
 
 fn bringup(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
@@ -141,7 +142,7 @@ fn machine_check(out: &mut impl Write, check: &MachineCheckReport, fatal: u64) -
     line(out, "poisoned", &format!("by {}", check.poisoned_by))?;
     line(out, "read", &format!("by {}", check.read_by))?;
     line(out, "story", &check.story.join(" "))?;
-    line(out, "others", &format!("{} lines in all whose read is fatal", grouped(fatal)))
+    line(out, "in all", &format!("{} lines whose read is fatal", grouped(fatal)))
 }
 
 fn verdict(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {

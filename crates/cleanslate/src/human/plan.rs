@@ -58,16 +58,15 @@ fn tdmrs(out: &mut impl Write, layout: &LayoutReport) -> io::Result<()> {
 }
 
 fn linux(out: &mut impl Write, linux: &LinuxReport, logged: Option<u64>) -> io::Result<()> {
+    let log = match (linux.equals_log, logged) {
+        (Some(true), _) => ", as in the log".to_owned(),
+        (Some(false), Some(logged)) => format!("; the log says {logged} KB"),
+        (Some(false), None) => "; the log says otherwise".to_owned(),
+        (None, _) => String::new(),
+    };
     let text = match (&linux.error, linux.tdmrs, linux.pamt_kb) {
-        (Some(error), _, _) => format!("{} ({error})", linux.result),
-        (None, Some(tdmrs), Some(kb)) => {
-            let log = match (linux.equals_log, logged) {
-                (Some(true), _) => ", as in the log".to_owned(),
-                (Some(false), Some(logged)) => format!("; the log says {logged} KB"),
-                _ => String::new(),
-            };
-            format!("ok: {}, {kb} KB allocated for PAMT{log}", count(tdmrs, "TDMR"))
-        }
+        (Some(error), _, _) => format!("{} ({error}){log}", linux.result),
+        (None, Some(tdmrs), Some(kb)) => format!("ok: {}, {kb} KB allocated for PAMT{log}", count(tdmrs, "TDMR")),
         (None, _, _) => linux.result.clone(),
     };
     line(out, "Linux", &text)

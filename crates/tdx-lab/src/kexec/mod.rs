@@ -19,7 +19,9 @@ use crate::{
     images,
     plan::{algorithm_name, tdmrs},
     platform::{Lab, LabError, LabKernel, Progress},
-    report::{BringupReport, HandoverSummary, KexecReport, ResetReport, SeamcallCount, TOOL, UnwoundReport, Verdict},
+    report::{
+        BringupReport, HandoverSummary, KexecReport, LIMITS, ResetReport, SeamcallCount, TOOL, UnwoundReport, Verdict,
+    },
 };
 
 /// What is asked for.
@@ -85,7 +87,7 @@ pub fn run(host: &Host, options: KexecOptions, progress: &dyn Progress) -> Resul
         handover,
         reset,
         next_kernel,
-        limits: tdx_machine::LIMITS,
+        limits: LIMITS,
     })
 }
 

@@ -17,6 +17,9 @@ pub use kexec::{
 };
 pub use plan::{GivenUpReport, LayoutReport, LinuxReport, PamtReport, PlanReport, TdmrReport};
 
+/// What the software machine does not model.
+pub use tdx_machine::LIMITS;
+
 /// Name and version of the program, as reports carry it.
 pub const TOOL: &str = concat!("cleanslate ", env!("CARGO_PKG_VERSION"));
 

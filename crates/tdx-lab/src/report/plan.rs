@@ -110,6 +110,6 @@ pub struct LinuxReport {
     pub tdmrs: Option<usize>,
     /// KiB of PAMT; `None` if it fails.
     pub pamt_kb: Option<u64>,
-    /// The log's kernel printed the same PAMT size; `None` if either did not get so far.
+    /// The log's kernel printed the same PAMT size, or failed at the same TDMR; `None` if the log says neither.
     pub equals_log: Option<bool>,
 }
