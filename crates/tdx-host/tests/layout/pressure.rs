@@ -1,7 +1,7 @@
 //! `fit` when a limit presses: each case has one right answer, worked out by hand.
 
 use tdx_abi::PageRange;
-use tdx_host::layout::{Algorithm, Border, GiveUpReason, Layout, Limits, MapFrames, Note};
+use tdx_host::layout::{Algorithm, Border, GiveUpReason, Layout, Limits, MapFrames, Note, Tdmr};
 use tdx_host::platform::NodeRange;
 
 use crate::hosts::{GIB, Host, from_cmrs, memory, on_node, range};
@@ -23,11 +23,7 @@ fn fit(host: &Host, limits: &Limits) -> Box<Layout> {
 }
 
 fn ranges_of(layout: &Layout) -> Vec<PageRange> {
-    layout.tdmrs().iter().map(layout_range).collect()
-}
-
-fn layout_range(tdmr: &tdx_host::layout::Tdmr) -> PageRange {
-    tdmr.range()
+    layout.tdmrs().iter().map(Tdmr::range).collect()
 }
 
 /// A GiB of memory with a hole at `hole` MiB in it; on both sides of the hole 1 MiB of memory too small for a PAMT, cut off
@@ -76,6 +72,41 @@ fn tdmrs_are_cut_earlier_when_the_pamt_needs_an_area() {
     let lost: Vec<_> = layout.given_up(&host.memory, &host.cmrs).collect();
     assert_eq!(lost.len(), 1);
     assert_eq!((lost[0].range.bytes(), lost[0].reason), (MIB, GiveUpReason::ReservedAreas));
+}
+
+/// GiB 4 and GiB 6 need all areas for holes, and a PAMT in them would cost a MiB. GiB 5 between them has none to spare only
+/// as long as it is in one TDMR with a neighbour: cut out, it takes all three PAMTs.
+#[test]
+fn a_tdmr_between_two_full_ones_takes_the_pamts() {
+    let (start, end) = (4 * GIB, 7 * GIB);
+    let memory = memory(&[
+        (start + MIB, start + 2 * MIB),
+        (start + 3 * MIB, start + 4 * MIB),
+        (start + 4 * MIB + PAGE, end - 4 * MIB - PAGE),
+        (end - 4 * MIB, end - 3 * MIB),
+        (end - 2 * MIB, end - MIB),
+    ]);
+    let cmrs = [(start + MIB, start + 2 * MIB), (start + 3 * MIB, end - 3 * MIB), (end - 2 * MIB, end - MIB)];
+    let host = Host { memory, cmrs: cmrs.iter().map(|&(start, end)| range(start, end)).collect() };
+    let layout = fit(&host, &limits(64, 2));
+    assert_eq!(layout.given_up_bytes(&host.memory, &host.cmrs), 0);
+    let middle = range(5 * GIB, 6 * GIB);
+    assert_eq!(ranges_of(&layout), [range(4 * GIB, 5 * GIB), middle, range(6 * GIB, 7 * GIB)]);
+    assert!(layout.pamt_ranges().all(|pamt| middle.contains_range(pamt)));
+}
+
+/// Memory is lost in GiB 4 whatever one does; still the PAMT of node 1 stays at home, though on node 0 it could stand next to
+/// a hole and cost no area.
+#[test]
+fn home_is_better_than_a_saved_area() {
+    let parts = (0..40).map(|i| (4 * GIB + i * 16 * MIB, 4 * GIB + i * 16 * MIB + (i + 1) * MIB / 16));
+    let mut host = from_cmrs(&parts.collect::<Vec<_>>());
+    host.memory.push(on_node(6 * GIB, 7 * GIB - MIB, 0));
+    host.memory.push(on_node(8 * GIB, 9 * GIB, 1));
+    host.cmrs.extend([range(6 * GIB, 7 * GIB - MIB), range(8 * GIB, 9 * GIB)]);
+    let layout = fit(&host, &Limits::MODULE_1_5);
+    let tdmr = layout.tdmrs().last().expect("three");
+    assert!(range(8 * GIB, 9 * GIB).contains_range(tdmr.pamt(tdx_abi::PageSize::Size4K)));
 }
 
 /// Merging the first two would swallow 400 MiB between two holes; the third unit is 1 MiB. It goes.
