@@ -1,0 +1,215 @@
+//! Every SEAMCALL of a bring-up fails once, in a run of its own, on a small host: the way back leaves nothing private, nothing
+//! poisoned, nothing allocated, and what comes next is a working bring-up or a clear refusal.
+
+use std::path::Path;
+use tdx_abi::{Leaf, Operand, Status, StatusCode};
+use tdx_host::bringup::{self, BringupCause, BringupError, BringupStep};
+use tdx_host::handover::{Kexec, KexecKind, Outcome, Policy};
+use tdx_host::layout::{Algorithm, Layout};
+use tdx_host::platform::{TdxPlatform, detect};
+use tdx_host::private_memory::PrivateMemory;
+use tdx_lab::host::{Host, HostOptions};
+use tdx_lab::platform::{Lab, LabKernel};
+use tdx_machine::{Fault, Machine, When};
+
+fn small_host() -> Host {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/made-up/spr-small.toml");
+    Host::from_path(&path, &HostOptions::default()).unwrap()
+}
+
+/// A host with everything that a bring-up needs, and what must be as before when it fails.
+struct World<'l> {
+    host: &'l Host,
+    lab: &'l Lab<'l>,
+    platform: TdxPlatform,
+    kernel: LabKernel<'l>,
+    record: PrivateMemory,
+    layout: Box<Layout>,
+}
+
+impl<'l> World<'l> {
+    fn new(host: &'l Host, lab: &'l Lab<'l>) -> Self {
+        let platform = detect(lab).unwrap();
+        let kernel = LabKernel::new(lab, host, Some(platform));
+        Self { host, lab, platform, kernel, record: PrivateMemory::new(), layout: Box::new(Layout::new()) }
+    }
+
+    fn bring_up(&mut self) -> Result<(), BringupError> {
+        self.layout.release(&mut self.kernel);
+        let memory = self.host.memory();
+        bringup::run(&mut self.kernel, self.platform, &self.record, &mut self.layout, memory, Algorithm::Fit)
+            .map(|ready| assert_eq!(ready.layout.tdmr_count(), 2))
+    }
+
+    /// Nothing of TDX is left: not in memory, not in a cache, not in the allocator, not in the record.
+    fn assert_clean(&self, before: &[tdx_abi::PageRange], what: &str) {
+        self.lab.ask(|machine| {
+            assert_eq!(machine.private_lines(), 0, "private lines after {what}");
+            assert_eq!(machine.dirty_private_lines(), 0, "dirty private lines after {what}");
+            assert!(machine.all_poisoned_runs().is_empty(), "poison after {what}");
+        });
+        assert_eq!(self.kernel.taken(), before, "memory kept after {what}");
+        assert!(!self.record.may_have_private_memory(), "flag up after {what}");
+        assert_eq!(self.record.pamt_ranges().count(), 0, "list published after {what}");
+        assert!(self.layout.is_empty(), "layout kept after {what}");
+        self.lab.check().unwrap();
+    }
+
+    /// The next kernel after a kexec under `pamt` finds a clean machine.
+    fn assert_kexec_is_clean(&self) {
+        let report = Kexec::begin(Policy::Pamt, KexecKind::Normal, Some(&self.platform), &self.record)
+            .unwrap()
+            .stop_other_cpus(&self.kernel)
+            .unwrap()
+            .write_back_caches(self.kernel.this_cpu())
+            .reset([]);
+        assert!(matches!(report.outcome, Outcome::Reset(_)), "{report:?}");
+        assert_eq!(self.lab.ask(Machine::private_lines), 0);
+    }
+}
+
+fn seamcalls(lab: &Lab<'_>) -> u64 {
+    lab.ask(|machine| machine.counters().seamcalls.values().sum())
+}
+
+/// Runs a bring-up with a fault at SEAMCALL `number` (1 is the first), checks the way back, and tries again.
+fn fail_once(host: &Host, number: u64, fault: Fault) -> (BringupError, Result<(), BringupError>) {
+    let lab = Lab::new(host, &()).unwrap();
+    let mut world = World::new(host, &lab);
+    let before = world.kernel.taken().to_vec();
+    lab.act(|machine| machine.inject(fault, When::Call(number)));
+    let what = format!("{fault:?} at SEAMCALL {number}");
+    let error = world.bring_up().expect_err(&what);
+    world.assert_clean(&before, &what);
+    let second = world.bring_up();
+    match &second {
+        Ok(()) => {
+            assert!(lab.ask(Machine::private_lines) > 0);
+            world.assert_kexec_is_clean();
+        }
+        Err(again) => {
+            world.assert_clean(&before, &format!("{what}, second bring-up"));
+            assert!(again.hint().is_some(), "the refusal says nothing a person can do: {again}");
+        }
+    }
+    (error, second)
+}
+
+fn calls_of_a_good_bring_up(host: &Host) -> u64 {
+    let lab = Lab::new(host, &()).unwrap();
+    let mut world = World::new(host, &lab);
+    world.bring_up().unwrap();
+    assert!(lab.ask(Machine::private_lines) > 0);
+    world.assert_kexec_is_clean();
+    seamcalls(&lab)
+}
+
+/// Statuses that no retry helps against, so that each call fails for good.
+const NO: Status = StatusCode::OPERAND_INVALID.operand(Operand::RCX);
+
+#[test]
+fn each_seamcall_fails_once() {
+    let host = small_host();
+    let calls = calls_of_a_good_bring_up(&host);
+    let mut steps = std::collections::BTreeMap::<BringupStep, (u64, u64)>::new();
+    for number in 1..=calls {
+        let (error, second) = fail_once(&host, number, Fault::Answer(NO));
+        let failed = error.seamcall().unwrap_or_else(|| panic!("{error}"));
+        assert_eq!(error.status(), Some(NO), "the raw status is kept");
+        let leaf = failed.call.leaf();
+        let expected = match error.step {
+            BringupStep::SysInit => Leaf::SYS_INIT,
+            BringupStep::LpInit => Leaf::SYS_LP_INIT,
+            BringupStep::ModuleInfo => Leaf::SYS_RD,
+            BringupStep::Config => Leaf::SYS_CONFIG,
+            BringupStep::KeyConfig => Leaf::SYS_KEY_CONFIG,
+            BringupStep::TdmrInit => Leaf::SYS_TDMR_INIT,
+            BringupStep::Claim | BringupStep::Layout => panic!("no SEAMCALL in {error}"),
+        };
+        assert_eq!(leaf, expected);
+        // Up to and with SYS.CONFIG the module can be brought up again; after it, only a reload helps.
+        let again = error.step <= BringupStep::Config;
+        assert_eq!(second.is_ok(), again, "after {error}: {second:?}");
+        if let Err(refusal) = second {
+            assert_eq!(refusal.step, BringupStep::LpInit);
+            assert_eq!(refusal.status().map(Status::code), Some(StatusCode::SYS_LP_INIT_NOT_PENDING));
+        }
+        let reset = error.unwound.reset_lines > 0;
+        assert_eq!(reset, error.step >= BringupStep::KeyConfig, "{error:?}");
+        let count = steps.entry(error.step).or_default();
+        count.0 += 1;
+    }
+    let seen: Vec<(BringupStep, u64)> = steps.into_iter().map(|(step, (count, _))| (step, count)).collect();
+    // 4 CPUs, 2 packages, 2 TDMRs of 2 GiB each at 256 calls a GiB.
+    let calls_of = |step| seen.iter().find(|(s, _)| *s == step).map_or(0, |(_, count)| *count);
+    assert_eq!(calls_of(BringupStep::SysInit), 1);
+    assert_eq!(calls_of(BringupStep::LpInit), 4);
+    assert_eq!(calls_of(BringupStep::Config), 1);
+    assert_eq!(calls_of(BringupStep::KeyConfig), 2);
+    assert_eq!(calls_of(BringupStep::TdmrInit), 4 * 256);
+}
+
+#[test]
+fn the_module_dies_at_each_seamcall() {
+    let host = small_host();
+    let calls = calls_of_a_good_bring_up(&host);
+    // Every call before the long loop, then a sample of the loop: its calls are alike.
+    let numbers = (1..=calls).filter(|n| *n <= calls - 1024 + 4 || n % 37 == 0 || *n == calls);
+    for number in numbers {
+        let (error, second) = fail_once(&host, number, Fault::Crash);
+        assert_eq!(error.status(), Some(Status::VMFAIL_INVALID));
+        assert_eq!(second.unwrap_err().status(), Some(Status::VMFAIL_INVALID), "a dead module stays dead");
+    }
+}
+
+#[test]
+fn no_entropy_is_retried_and_then_reported() {
+    let host = small_host();
+    for (fault, leaf, step) in [
+        (Fault::NoEntropy, Leaf::SYS_INIT, BringupStep::SysInit),
+        (Fault::KeyEngineNoEntropy, Leaf::SYS_KEY_CONFIG, BringupStep::KeyConfig),
+    ] {
+        let lab = Lab::new(&host, &()).unwrap();
+        let mut world = World::new(&host, &lab);
+        lab.act(|machine| machine.inject(fault, When::CallOf(leaf, 1)));
+        world.bring_up().expect("one failure for lack of entropy is retried");
+
+        let lab = Lab::new(&host, &()).unwrap();
+        let mut world = World::new(&host, &lab);
+        let before = world.kernel.taken().to_vec();
+        lab.act(|machine| machine.inject(fault, When::Always));
+        let error = world.bring_up().unwrap_err();
+        assert_eq!(error.step, step);
+        assert_eq!(error.seamcall().unwrap().attempts, 11);
+        world.assert_clean(&before, "no entropy at all");
+    }
+}
+
+#[test]
+fn vmx_off_and_seam_off_are_clear_refusals() {
+    let host = small_host();
+    let lab = Lab::new(&host, &()).unwrap();
+    let mut world = World::new(&host, &lab);
+    lab.act(|machine| machine.vmxoff(tdx_machine::CpuId(2))).unwrap();
+    let error = world.bring_up().unwrap_err();
+    assert_eq!((error.step, error.status()), (BringupStep::LpInit, Some(Status::UNDEFINED_OPCODE)));
+    assert_eq!(error.seamcall().unwrap().cpu, tdx_host::platform::CpuId(2));
+    assert!(error.to_string().contains("VMXON"), "{error}");
+}
+
+#[test]
+fn only_one_bring_up_at_a_time() {
+    let host = small_host();
+    let lab = Lab::new(&host, &()).unwrap();
+    let mut world = World::new(&host, &lab);
+    world.bring_up().unwrap();
+    let private = lab.ask(Machine::private_lines);
+    let mut other = Box::new(Layout::new());
+    let error =
+        bringup::run(&mut world.kernel, world.platform, &world.record, &mut other, host.memory(), Algorithm::Fit)
+            .unwrap_err();
+    assert_eq!(error.cause, BringupCause::Claimed);
+    assert_eq!(lab.ask(Machine::private_lines), private, "the refusal touched nothing");
+    assert!(world.record.may_have_private_memory());
+    world.assert_kexec_is_clean();
+}
