@@ -59,7 +59,9 @@ fn verdict(name: &str, ok: bool) -> Counts {
 fn miri() -> Result<Counts> {
     let there = Command::new("cargo").args(["+nightly", "miri", "--version"]).output();
     if !there.is_ok_and(|output| output.status.success()) {
-        println!("\nskipped: Miri on tdx-abi and tdx-host (no nightly toolchain with Miri; rustup +nightly component add miri)");
+        println!(
+            "\nskipped: Miri on tdx-abi and tdx-host (no nightly toolchain with Miri; rustup +nightly component add miri)"
+        );
         return Ok(Counts { skipped: 1, ..Counts::default() });
     }
     let mut command = Command::new("cargo");

@@ -1,12 +1,12 @@
 //! The ledger against its peers, in the same run: mark + unmark of 4 KiB pages on one and two threads, and finding 1,000
 //! private pages in 8 TiB.
 //!
-//! Peers: `roaring`, `rangemap`, a mutexed `BTreeMap`, and a flat atomic bitmap of one bit a page. The first three allocate and
+//! Peers: `roaring`, `rangemap`, a mutexed `BTreeSet`, and a flat atomic bitmap of one bit a page. The first three allocate and
 //! need a lock, so none of them could be used on a crash path; they are here for the figures. Rounds interleave the peers.
 //!
 //! Output: a table, and JSON in `target/bench/ledger.json`.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::hint::black_box;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,6 +25,9 @@ fn page_range(page: u64, count: u64) -> PageRange {
 fn scattered(index: u64) -> u64 {
     index.wrapping_mul(0x9e37_79b9_7f4a_7c15) % TIB_PAGES
 }
+
+/// The page of the n-th operation.
+type Place = fn(u64) -> u64;
 
 /// Something that can mark a page and take the mark away.
 trait Marks: Sync {
@@ -56,9 +59,9 @@ impl Marks for Flat {
     }
 }
 
-impl Marks for Mutex<BTreeMap<u64, ()>> {
+impl Marks for Mutex<BTreeSet<u64>> {
     fn mark(&self, page: u64) {
-        self.lock().unwrap().insert(page, ());
+        self.lock().unwrap().insert(page);
     }
 
     fn unmark(&self, page: u64) {
@@ -87,7 +90,7 @@ impl Marks for Mutex<rangemap::RangeSet<u64>> {
 }
 
 /// Nanoseconds of one mark and one unmark. Each thread keeps a window of marked pages, as a running host does.
-fn mark_and_unmark(marks: &dyn Marks, threads: u64, operations: u64, place: fn(u64) -> u64) -> f64 {
+fn mark_and_unmark(marks: &dyn Marks, threads: u64, operations: u64, place: Place) -> f64 {
     const WINDOW: u64 = 1000;
     let begin = Instant::now();
     std::thread::scope(|scope| {
@@ -129,17 +132,17 @@ fn marks(report: &mut Report) {
     let words: Vec<AtomicU64> = (0..Ledger::words_needed([range])).map(|_| AtomicU64::new(0)).collect();
     let ledger = Ledger::new([range], &words).unwrap();
     let flat = Flat((0..TIB_PAGES / 64).map(|_| AtomicU64::new(0)).collect());
-    let tree = Mutex::new(BTreeMap::new());
+    let tree = Mutex::new(BTreeSet::new());
     let roaring = Mutex::new(roaring::RoaringBitmap::new());
     let ranges = Mutex::new(rangemap::RangeSet::new());
     let peers: [(&str, &dyn Marks); 5] = [
         ("ledger", &ledger),
         ("flat atomic bitmap", &flat),
-        ("mutexed BTreeMap", &tree),
+        ("mutexed BTreeSet", &tree),
         ("mutexed roaring", &roaring),
         ("mutexed rangemap", &ranges),
     ];
-    let places: [(&str, fn(u64) -> u64); 2] = [("sequential", |index| index), ("scattered over 1 TiB", scattered)];
+    let places: [(&str, Place); 2] = [("sequential", |index| index), ("scattered over 1 TiB", scattered)];
     for (place_name, place) in places {
         for threads in [1, 2] {
             let what = format!("mark + unmark of 4 KiB pages, {place_name}, {threads} thread(s)");

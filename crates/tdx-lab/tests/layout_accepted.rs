@@ -27,7 +27,7 @@ mod support {
 
 use hosts::Host;
 use proptest::prelude::*;
-use tdx_abi::{Leaf, MAX_CMRS, PhysAddr, Registers, STRUCTURE_ALIGN, Status};
+use tdx_abi::{KeyIdPartition, Leaf, MAX_CMRS, PhysAddr, Registers, STRUCTURE_ALIGN, Status};
 use tdx_host::layout::{self, Algorithm, Layout, Limits, MapFrames};
 use tdx_machine::{CpuId, CpuModel, Machine, MachineConfig};
 use zerocopy::IntoBytes;
@@ -44,7 +44,7 @@ const TABLE: u64 = 0x10_0000;
 
 fn sys_config(host: &Host, layout: &Layout) -> Status {
     let config = MachineConfig::new(CpuModel::SAPPHIRE_RAPIDS, 1, 1, host.cmrs.iter().copied());
-    let global = config.key_ids.and_then(|key_ids| key_ids.first_private()).unwrap();
+    let global = config.key_ids.and_then(KeyIdPartition::first_private).unwrap();
     let mut machine = Machine::with_initialised_module(config).unwrap();
     let cpu = CpuId(0);
     for (index, tdmr) in (0u64..).zip(layout.tdmrs()) {
