@@ -117,10 +117,8 @@ fn visit<V: Copy, B>(
         Child::Uniform(value) => function(from, to, *value),
         Child::Node(node) => {
             let shift = shift - FANOUT_BITS;
-            for (number, child) in
-                node.children.iter().enumerate().take(slot(to - 1, shift) + 1).skip(slot(from, shift))
-            {
-                visit(child, shift, base + ((number as u64) << shift), from, to, function)?;
+            for number in slot(from, shift)..=slot(to - 1, shift) {
+                visit(&node.children[number], shift, base + ((number as u64) << shift), from, to, function)?;
             }
             ControlFlow::Continue(())
         }
@@ -147,9 +145,8 @@ fn update<V: Copy + Eq>(
         Child::Node(node) => {
             let shift = shift - FANOUT_BITS;
             let node = Arc::make_mut(node);
-            let (first, last) = (slot(from, shift), slot(to - 1, shift));
-            for (number, child) in node.children.iter_mut().enumerate().take(last + 1).skip(first) {
-                update(child, shift, base + ((number as u64) << shift), from, to, function);
+            for number in slot(from, shift)..=slot(to - 1, shift) {
+                update(&mut node.children[number], shift, base + ((number as u64) << shift), from, to, function);
             }
             if let Some(value) = uniform(node) {
                 *child = Child::Uniform(value);
@@ -167,10 +164,9 @@ fn fill<V: Copy + Eq>(child: &mut Child<V>, shift: u32, base: u64, from: u64, to
     }
     let mut node = Node { children: core::array::from_fn(|_| Child::Uniform(old)) };
     let shift = shift - FANOUT_BITS;
-    let (first, last) = (slot(from, shift), slot(to - 1, shift));
-    for (number, child) in node.children.iter_mut().enumerate().take(last + 1).skip(first) {
+    for number in slot(from, shift)..=slot(to - 1, shift) {
         let base = base + ((number as u64) << shift);
-        fill(child, shift, base, from.max(base), to.min(base + (1 << shift)), new);
+        fill(&mut node.children[number], shift, base, from.max(base), to.min(base + (1 << shift)), new);
     }
     *child = Child::Node(Arc::new(node));
 }

@@ -3,6 +3,8 @@
 
 mod host;
 mod seam;
+#[cfg(test)]
+mod tests;
 mod write_back;
 
 use alloc::{sync::Arc, vec::Vec};

@@ -1,7 +1,7 @@
 //! The module's locks. A call takes what it needs, never waits, and gives everything back when it ends; what it finds taken
 //! was held on purpose by [`crate::Machine::hold`], or by itself.
 
-use alloc::{collections::BTreeMap, vec::Vec};
+use alloc::vec::Vec;
 use tdx_abi::{Page, PageSize};
 
 use crate::{LockMode, PackageId};
@@ -28,10 +28,10 @@ struct Word {
     readers: u32,
 }
 
-/// All locks. One that is not here is free.
+/// All locks. One that is not here is free. A call takes a handful, so a list is faster than a map.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Locks {
-    words: BTreeMap<LockId, Word>,
+    words: Vec<(LockId, Word)>,
     /// Taken by the call that is running.
     taken: Vec<(LockId, LockMode)>,
 }
@@ -43,11 +43,13 @@ pub(super) struct Busy;
 impl Locks {
     /// Takes the lock until the call ends.
     pub(super) fn acquire(&mut self, id: LockId, mode: LockMode) -> Result<(), Busy> {
-        let word = self.words.entry(id).or_default();
+        let word = self.word(id);
+        if word.exclusive || (mode == LockMode::Exclusive && word.readers != 0) {
+            return Err(Busy);
+        }
         match mode {
-            LockMode::Exclusive if !word.exclusive && word.readers == 0 => word.exclusive = true,
-            LockMode::Shared if !word.exclusive => word.readers += 1,
-            LockMode::Exclusive | LockMode::Shared => return Err(Busy),
+            LockMode::Exclusive => word.exclusive = true,
+            LockMode::Shared => word.readers += 1,
         }
         self.taken.push((id, mode));
         Ok(())
@@ -62,7 +64,7 @@ impl Locks {
 
     /// Taken from outside.
     pub(super) fn hold(&mut self, id: LockId, mode: LockMode) {
-        let word = self.words.entry(id).or_default();
+        let word = self.word(id);
         match mode {
             LockMode::Exclusive => word.exclusive = true,
             LockMode::Shared => word.readers += 1,
@@ -71,15 +73,21 @@ impl Locks {
 
     /// Given back.
     pub(super) fn release(&mut self, id: LockId, mode: LockMode) {
-        if let Some(word) = self.words.get_mut(&id) {
-            match mode {
-                LockMode::Exclusive => word.exclusive = false,
-                LockMode::Shared => word.readers = word.readers.saturating_sub(1),
-            }
-            if *word == Word::default() {
-                self.words.remove(&id);
-            }
+        let word = self.word(id);
+        match mode {
+            LockMode::Exclusive => word.exclusive = false,
+            LockMode::Shared => word.readers = word.readers.saturating_sub(1),
         }
+        self.words.retain(|(_, word)| *word != Word::default());
+    }
+
+    /// The word of a lock, free if nobody has touched it.
+    fn word(&mut self, id: LockId) -> &mut Word {
+        let at = self.words.iter().position(|(held, _)| *held == id).unwrap_or_else(|| {
+            self.words.push((id, Word::default()));
+            self.words.len() - 1
+        });
+        &mut self.words[at].1
     }
 }
 
