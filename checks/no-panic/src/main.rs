@@ -1,4 +1,4 @@
-//! A program that links only if no path of bring-up, layout, unwinding, reset and kexec can panic.
+//! A program that links only if no path of bring-up, layout, unwinding, reset, kexec and the ledger can panic.
 //!
 //! Its panic handler calls a function that does not exist. If the optimiser cannot prove every panic away, the linker
 //! names the function that may panic. It is never run: its platform answers with whatever the optimiser must not know.
@@ -9,10 +9,12 @@
 #![allow(unsafe_code)]
 
 use core::hint::black_box;
+use core::sync::atomic::AtomicU64;
 use tdx_abi::{LineRange, Page, PageRange, PhysAddr, Registers};
 use tdx_host::bringup;
 use tdx_host::handover::{Kexec, KexecKind, Policy, StopCpus};
-use tdx_host::layout::{Algorithm, FrameRequest, FrameSource, Layout};
+use tdx_host::layout::{Algorithm, FrameRequest, FrameSource, Layout, MapFrames};
+use tdx_host::ledger::Ledger;
 use tdx_host::platform::{
     Cpu, CpuId, CpuTask, CpuidOutput, Cpus, LineReset, Msr, NodeRange, PackageId, Processor, SharedMemory, Step, detect,
 };
@@ -121,6 +123,19 @@ impl StopCpus for Opaque {
 
 static RECORD: PrivateMemory = PrivateMemory::new();
 
+/// The ledger from start to the walk that a crash would take.
+fn ledger(ranges: &[PageRange]) {
+    static WORDS: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
+    if let Ok(ledger) = Ledger::new(ranges.iter().copied(), &WORDS) {
+        let page = PageRange::new(black_box(Page::new(1)), black_box(Page::new(2)));
+        let _ = black_box((ledger.give(page), ledger.take_back(page), ledger.clear(page)));
+        black_box(ledger.state(page.start()));
+        for range in ledger.marked() {
+            black_box(range);
+        }
+    }
+}
+
 /// The linker's entry point.
 #[unsafe(no_mangle)]
 extern "C" fn _start() -> ! {
@@ -132,6 +147,15 @@ extern "C" fn _start() -> ! {
         let algorithm = if black_box(true) { Algorithm::Fit } else { Algorithm::Linux };
         let result = bringup::run(&mut kernel, platform, &RECORD, &mut layout, memory, algorithm);
         black_box(result.is_ok());
+        let cmrs = [PageRange::new(black_box(Page::new(0)), black_box(Page::new(9)))];
+        for note in layout.notes(memory, &cmrs) {
+            black_box(note);
+        }
+        black_box(layout.given_up_bytes(memory, &cmrs));
+        let mut frames = MapFrames::new(memory);
+        black_box(frames.reserve(cmrs[0]));
+        black_box(frames.allocate(FrameRequest::anywhere(black_box(3), None)));
+        ledger(&cmrs);
         let policy = match black_box(0) {
             0 => Policy::Pamt,
             1 => Policy::Everything,
