@@ -1,7 +1,7 @@
 //! The task `vectors`: replays conformance vectors of the real module on the emulated one.
 
 use crate::step::Counts;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 
 /// Replays the given files, or all of the repository. True if nothing differs.
@@ -19,7 +19,8 @@ pub(crate) fn all() -> Result<Counts> {
 
 fn files() -> Result<Vec<PathBuf>> {
     let folder = crate::root().join("fixtures/vectors");
-    let mut files: Vec<PathBuf> = std::fs::read_dir(&folder)?
+    let mut files: Vec<PathBuf> = std::fs::read_dir(&folder)
+        .with_context(|| format!("cannot read {}", folder.display()))?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.to_string_lossy().ends_with(".jsonl.gz"))
         .collect();
