@@ -15,5 +15,6 @@ pub const LIMITS: &[&str] = &[
     "A fast warm reset drops the caches, leaves owner and poison in memory, and starts the module from the beginning.",
     "SEAMCALLs do not overlap: a lock is contended only when it is held on purpose. Host-priority bits are not kept.",
     "SYS.INIT and SYS.LP.INIT check CMRs and KeyIDs, not the other CPUID leaves and MSRs of the real module.",
+    "TD_PARAMS: XFAM x87, SSE and AVX, four levels of EPT, no CPUID configuration; other values were not recorded and are refused.",
     "Not modelled: VP.ENTER and everything a guest does, migration, service TDs, L2 VMs, metadata reads and writes of TDs and VCPUs, P-SEAMLDR, update of the module.",
 ];

@@ -4,6 +4,7 @@
 //! hold to it is refused with file, line and rule; a case that differs is reported and the rest goes on.
 
 mod case;
+mod owners;
 mod player;
 mod structure;
 
@@ -17,12 +18,16 @@ use std::{
 use flate2::read::MultiGzDecoder;
 
 use case::Case;
+use player::Outcome;
 
 /// What a replay found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Summary {
     /// Cases without a difference.
     pub passed: usize,
+    /// Those of the passed cases in which the vector names an earlier KeyID of a page as the owner of a line. The recorder
+    /// did so for some pages that changed their KeyID; `owners.rs` says why, and what is accepted.
+    pub passed_with_earlier_key: usize,
     /// Cases with at least one.
     pub failed: usize,
     /// Cases for a module that is not emulated.
@@ -110,10 +115,13 @@ pub fn replay(path: &Path, report: &mut dyn FnMut(Difference)) -> Result<Summary
             summary.skipped += 1;
             continue;
         }
-        if player::play(&case, report).map_err(bad)? {
-            summary.passed += 1;
-        } else {
-            summary.failed += 1;
+        match player::play(&case, report).map_err(bad)? {
+            Outcome::Passed => summary.passed += 1,
+            Outcome::PassedWithEarlierKey => {
+                summary.passed += 1;
+                summary.passed_with_earlier_key += 1;
+            }
+            Outcome::Failed => summary.failed += 1,
         }
     }
     if summary == Summary::default() {

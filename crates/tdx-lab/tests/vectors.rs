@@ -1,0 +1,128 @@
+//! Every conformance vector of the repository passes, and the replayer notices a module that answers differently and a file
+//! that is not a file of vectors.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use tdx_lab::vectors::{Difference, Summary, VectorError, replay};
+
+fn fixture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/vectors").join(name)
+}
+
+fn replay_all(name: &str) -> Summary {
+    let mut differences = Vec::new();
+    let summary = replay(&fixture(name), &mut |difference| differences.push(difference)).unwrap();
+    for difference in differences.iter().take(20) {
+        eprintln!("{difference}");
+    }
+    summary
+}
+
+fn all_passed(cases: usize, passed_with_earlier_key: usize) -> Summary {
+    Summary { passed: cases, passed_with_earlier_key, failed: 0, skipped: 0 }
+}
+
+#[test]
+fn sys_config() {
+    assert_eq!(replay_all("sys_config.jsonl.gz"), all_passed(2332, 0));
+}
+
+/// The second number counts cases whose owner map names an earlier KeyID for some line; `vectors/owners.rs` says why.
+#[test]
+fn td_lifecycle() {
+    assert_eq!(replay_all("td_lifecycle.jsonl.gz"), all_passed(467, 6));
+}
+
+#[test]
+fn random_walk() {
+    assert_eq!(replay_all("random_walk.jsonl.gz"), all_passed(250, 103));
+}
+
+const PLATFORM: &str = r#""platform":{"module":"1.5.01","lps":1,"packages":1,"package_of_lp":[0],"keyid_bits":6,"keyids":{"shared":31,"private":32},"cache_sub_blocks":4,"cmrs":[["0x100000","0x3ff00000"]]}"#;
+
+/// Writes a file of cases with these steps, one case a line.
+fn file(name: &str, steps: &[&str]) -> PathBuf {
+    let lines =
+        steps.iter().map(|steps| format!("{{\"id\":\"t\",\"about\":\"test\",{PLATFORM},\"steps\":[{steps}]}}\n"));
+    raw_file(name, &lines.collect::<String>())
+}
+
+fn raw_file(name: &str, text: &str) -> PathBuf {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::write(&path, text).unwrap();
+    path
+}
+
+fn replay_file(path: &Path) -> (Result<Summary, VectorError>, Vec<Difference>) {
+    let mut differences = Vec::new();
+    let result = replay(path, &mut |difference| differences.push(difference));
+    (result, differences)
+}
+
+#[test]
+fn a_difference_names_step_register_expected_and_got() {
+    let path = file(
+        "differences.jsonl",
+        &[
+            r#"{"seamcall":{"lp":0,"rax":"0x22","rdx":"0x9100000100000008"},"expect":{"rax":"0x0","rdx":"0x9100000100000009","r8":"0x40"}}"#,
+            r#"{"seamcall":{"lp":0,"rax":"0x2c"},"expect":{"rax":"0x0"}},{"seamcall":{"lp":0,"rax":"0x22","rdx":"0x9100000100000008"},"expect":{"rax":"0xc000010000000001","r8":"0x41"}}"#,
+            r#"{"expect_owner":[["0x1000","0x40",33]]}"#,
+            r#"{"expect_page":{"pa":"0x100000","type":0,"owner":"0x0","level":0}}"#,
+        ],
+    );
+    let (summary, differences) = replay_file(&path);
+    assert_eq!(summary.unwrap(), Summary { passed: 1, failed: 3, ..Summary::default() });
+    let text: Vec<String> = differences.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        text[..3],
+        [
+            "t: step 1: TDH.SYS.RD: rax: expected 0xc000010000000001 TDX_OPERAND_INVALID (RCX), got 0x0 TDX_SUCCESS",
+            "t: step 1: TDH.SYS.RD: r8: expected 0x41, got 0x40",
+            "t: step 0: owner run 0: expected [0x1000, 0x1040) of KeyID 33, got no further run",
+        ]
+    );
+    assert_eq!(text[3], "t: step 0: page 0x100000: status: expected 0x0, got 0xc000050500000000");
+}
+
+#[test]
+fn a_case_for_another_module_is_skipped() {
+    let text = format!("{{\"id\":\"t\",\"about\":\"\",{},\"steps\":[]}}\n", PLATFORM.replace("1.5.01", "2.0.08"));
+    let (summary, _) = replay_file(&raw_file("skipped.jsonl", &text));
+    assert_eq!(summary.unwrap(), Summary { skipped: 1, ..Summary::default() });
+}
+
+/// Each bad file is refused with its line and the rule it breaks.
+#[test]
+fn bad_files() {
+    let step = r#"{"seamcall":{"lp":0,"rax":"0x2c"},"expect":{"rax":"0x0"}}"#;
+    let cases = [
+        ("unknown-key.jsonl", r#"{"seamcall":{"lp":0,"rax":"0x2c"},"expekt":{"rax":"0x0"}}"#, "unknown field `expekt`"),
+        ("no-expect.jsonl", r#"{"seamcall":{"lp":0,"rax":"0x2c"}}"#, "no `expect`"),
+        ("two-kinds.jsonl", r#"{"inject":"interrupt","on":true,"host_reset":["0x0","0x40"]}"#, "a step is one of"),
+        ("not-hex.jsonl", r#"{"host_reset":["4096","0x40"]}"#, "does not start with 0x"),
+        ("no-content.jsonl", r#"{"write":"0x1000"}"#, "a write step has one of"),
+        ("odd-bytes.jsonl", r#"{"write":"0x1000","bytes":"abc"}"#, "pairs of hex digits"),
+        ("no-lp.jsonl", r#"{"seamcall":{"lp":7,"rax":"0x2c"},"expect":{"rax":"0x0"}}"#, "LP 7 of 1"),
+        ("lock-of-what.jsonl", r#"{"hold":{"lock":"pamt","mode":"shared","pa":"0x1000"}}"#, "`level`"),
+        ("beyond.jsonl", r#"{"host_reset":["0xfffffffffffff000","0x1000"]}"#, "beyond the physical address space"),
+    ];
+    for (name, bad, rule) in cases {
+        let (result, _) = replay_file(&file(name, &[step, bad]));
+        match result {
+            Err(VectorError::Case { line: 2, rule: text, .. }) => assert!(text.contains(rule), "{name}: {text}"),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn files_without_cases() {
+    assert!(matches!(replay_file(&raw_file("empty.jsonl", "\n\n")).0, Err(VectorError::Empty { .. })));
+    assert!(matches!(replay_file(&raw_file("noise.jsonl", "\u{1}\u{2}")).0, Err(VectorError::Case { line: 1, .. })));
+    assert!(matches!(replay_file(&raw_file("not.gz", "not gzip")).0, Err(VectorError::Read { .. })));
+    assert!(matches!(replay_file(Path::new("/nowhere.jsonl")).0, Err(VectorError::Read { .. })));
+    assert!(matches!(replay_file(Path::new("/")).0, Err(VectorError::Read { .. })));
+}
