@@ -36,8 +36,24 @@ fn replay_files(paths: &[impl AsRef<Path>]) -> Result<Counts> {
     for path in paths {
         let path = path.as_ref();
         let summary = tdx_lab::vectors::replay(path, &mut |difference| println!("{difference}"))?;
-        println!("{}: {} passed, {} failed", path.display(), summary.passed, summary.failed);
-        counts.add(Counts { passed: summary.passed as u64, failed: summary.failed as u64, skipped: 0 });
+        println!(
+            "{}: {} passed, {} failed, {} skipped",
+            path.display(),
+            summary.passed,
+            summary.failed,
+            summary.skipped
+        );
+        if summary.passed_with_earlier_key > 0 {
+            println!(
+                "  {} of the passed ones name an earlier KeyID of a page as owner of some lines (vectors/owners.rs says why)",
+                summary.passed_with_earlier_key
+            );
+        }
+        counts.add(Counts {
+            passed: summary.passed as u64,
+            failed: summary.failed as u64,
+            skipped: summary.skipped as u64,
+        });
     }
     Ok(counts)
 }

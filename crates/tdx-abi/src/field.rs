@@ -42,7 +42,7 @@ open_enum! {
         XFAM_FIXED0 = 0x1900_0003_0000_0002, "XFAM_FIXED0";
         /// XFAM bits that may be 1.
         XFAM_FIXED1 = 0x1900_0003_0000_0003, "XFAM_FIXED1";
-        /// Build date, decimal yyyymmdd in BCD.
+        /// Build date, the decimal number yyyymmdd: 20230323 in 1.5.01, which newer kernels print as hex (`0134b0b3`).
         BUILD_DATE = 0x8800_0002_0000_0001, "BUILD_DATE";
         /// Build number.
         BUILD_NUM = 0x8800_0001_0000_0002, "BUILD_NUM";

@@ -18,7 +18,7 @@ pub struct ModuleVersion {
     pub update: u16,
     /// Build number.
     pub build_num: u16,
-    /// Build date as the module gives it: 0x20240129 is 2024-01-29.
+    /// Build date, the decimal number yyyymmdd: 20240129 is 2024-01-29.
     pub build_date: u32,
 }
 
