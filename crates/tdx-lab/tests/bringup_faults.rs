@@ -2,7 +2,7 @@
 //! poisoned, nothing allocated, and what comes next is a working bring-up or a clear refusal.
 
 use std::path::Path;
-use tdx_abi::{Leaf, Operand, Status, StatusCode};
+use tdx_abi::{KeyId, Leaf, Operand, Page, PageRange, Status, StatusCode};
 use tdx_host::bringup::{self, BringupCause, BringupError, BringupStep};
 use tdx_host::handover::{Kexec, KexecKind, Outcome, Policy};
 use tdx_host::layout::{Algorithm, Layout};
@@ -211,5 +211,33 @@ fn only_one_bring_up_at_a_time() {
     assert_eq!(error.cause, BringupCause::Claimed);
     assert_eq!(lab.ask(Machine::private_lines), private, "the refusal touched nothing");
     assert!(world.record.may_have_private_memory());
+    world.assert_kexec_is_clean();
+}
+
+/// The kernel had used the memory that PAMT gets, so its lines are dirty in some CPU's cache. Without WBINVD before
+/// KEY.CONFIG they would land on top of the module's data.
+#[test]
+fn the_hosts_own_dirty_lines_never_land_on_pamt() {
+    let host = small_host();
+    let lab = Lab::new(&host, &()).unwrap();
+    let mut world = World::new(&host, &lab);
+    for part in host.memory() {
+        for cpu in 0..host.cpus() {
+            // Each CPU has dirtied its own share of every range.
+            let share = part.range.pages() / u64::from(host.cpus());
+            let start = part.range.start().index() + u64::from(cpu) * share;
+            let pages = PageRange::new(Page::new(start), Page::new(start + share));
+            lab.act(|machine| machine.store(tdx_machine::CpuId(cpu), pages.lines(), KeyId::HOST)).unwrap();
+        }
+    }
+    world.bring_up().unwrap();
+    let private = lab.ask(Machine::private_lines);
+    lab.act(|machine| {
+        for part in host.memory() {
+            machine.evict(part.range.lines(), KeyId::HOST);
+        }
+    });
+    assert_eq!(lab.ask(|machine| machine.counters().lines_late_shared), 0, "old lines of the host landed on PAMT");
+    assert_eq!(lab.ask(Machine::private_lines), private);
     world.assert_kexec_is_clean();
 }
