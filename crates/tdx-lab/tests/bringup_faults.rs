@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use tdx_abi::{KeyId, Leaf, Operand, Page, PageRange, Status, StatusCode};
-use tdx_host::bringup::{self, BringupCause, BringupError, BringupStep};
+use tdx_host::bringup::{self, Bringup, BringupCause, BringupError, BringupStep};
 use tdx_host::handover::{Kexec, KexecKind, Outcome, Policy};
 use tdx_host::layout::{Algorithm, Layout};
 use tdx_host::platform::{TdxPlatform, detect};
@@ -240,4 +240,22 @@ fn the_hosts_own_dirty_lines_never_land_on_pamt() {
     assert_eq!(lab.ask(|machine| machine.counters().lines_late_shared), 0, "old lines of the host landed on PAMT");
     assert_eq!(lab.ask(Machine::private_lines), private);
     world.assert_kexec_is_clean();
+}
+
+/// The module joins CMRs that touch when it checks TDMRs, so the host must see them joined, too.
+#[test]
+fn cmrs_that_touch_are_one_range() {
+    let log = "virt/tdx: BIOS enabled: private KeyID range [32, 64)\n\
+               virt/tdx: CMR: [0x100000, 0x40000000)\n\
+               virt/tdx: CMR: [0x40000000, 0x80000000)\n\
+               virt/tdx: CMR: [0x100000000, 0x180000000)\n";
+    let host = Host::from_reader("touching", log.as_bytes(), &HostOptions::default()).unwrap();
+    let lab = Lab::new(&host, &()).unwrap();
+    assert_eq!(lab.ask(|machine| machine.config().cmrs.iter().filter(|cmr| cmr.size > 0).count()), 3);
+    let mut world = World::new(&host, &lab);
+    let known = Bringup::start(&mut world.kernel, world.platform, &world.record, &mut world.layout)
+        .and_then(|bringup| bringup.sys_init()?.init_cpus()?.read_module_info())
+        .unwrap();
+    let ends: Vec<u64> = known.module().cmrs.iter().map(|cmr| cmr.limit().get()).collect();
+    assert_eq!(ends, [0x8000_0000, 0x1_8000_0000]);
 }
