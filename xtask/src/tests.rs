@@ -13,7 +13,7 @@ fn cargo(args: &[&str]) -> Command {
 
 /// Every test there is. What cannot run here is printed and counted as skipped.
 pub(crate) fn test() -> Result<bool> {
-    let mut counts = run_tests("tests of every crate", &mut cargo(&["test", "--workspace"]))?;
+    let mut counts = run_tests("tests of every crate", &mut cargo(&["test", "--workspace", "--no-fail-fast"]))?;
     counts.add(loom()?);
     counts.add(no_panic()?);
     counts.add(independent_judge()?);
@@ -25,7 +25,7 @@ pub(crate) fn test() -> Result<bool> {
 
 /// loom replaces the atomics, so it needs a build of its own.
 fn loom() -> Result<Counts> {
-    let mut command = cargo(&["test", "--package", "tdx-host", "--release", "--test", "loom_*"]);
+    let mut command = cargo(&["test", "--package", "tdx-host", "--release", "--test", "loom_*", "--no-fail-fast"]);
     command.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", crate::root().join("target/loom"));
     run_tests("interleavings (loom)", &mut command)
 }

@@ -357,6 +357,11 @@ impl StatusCode {
             | Self::PAGE_METADATA_INCORRECT
             | Self::TLB_TRACKING_NOT_DONE
             | Self::EPT_WALK_FAILED
+            | Self::EPT_ENTRY_NOT_PRESENT
+            | Self::EPT_INVALID_PROMOTE_CONDITIONS
+            | Self::EPT_PAGE_NOT_FREE
+            | Self::GPA_RANGE_NOT_BLOCKED
+            | Self::GPA_RANGE_ALREADY_BLOCKED
             | Self::EPT_ENTRY_STATE_INCORRECT => Details::Operand,
             _ => Details::Raw,
         }

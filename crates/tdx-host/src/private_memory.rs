@@ -41,12 +41,21 @@ pub struct PrivateMemory<const N: usize = MAX_PAMT_RANGES> {
     slots: [Slot; N],
 }
 
-/// More ranges than the record can hold.
+/// Why a layout cannot be published. Nothing has changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the record of private memory has room for {room} PAMT ranges, the layout has more")]
-pub struct RecordFull {
-    /// Ranges that fit.
-    pub room: usize,
+#[non_exhaustive]
+pub enum PublishError {
+    /// More ranges than the record can hold.
+    #[error("the record of private memory has room for {room} PAMT ranges, the layout has {count}")]
+    Full {
+        /// Ranges that fit.
+        room: usize,
+        /// Ranges of the layout.
+        count: usize,
+    },
+    /// The flag is up: the ranges in the record may be private, and must not be forgotten.
+    #[error("the record of private memory is in use")]
+    FlagUp,
 }
 
 impl<const N: usize> PrivateMemory<N> {
@@ -88,14 +97,18 @@ impl<const N: usize> PrivateMemory<N> {
     /// Called by the one CPU that runs the bring-up; `ranges` are all pages that hold PAMT.
     ///
     /// # Errors
-    /// [`RecordFull`]; then nothing has changed.
-    pub fn publish(&self, ranges: impl Iterator<Item = PageRange>) -> Result<(), RecordFull> {
-        let mut count = 0;
-        for range in ranges {
-            let slot = self.slots.get(count).ok_or(RecordFull { room: N })?;
+    /// [`PublishError`]; then nothing has changed.
+    pub fn publish(&self, ranges: impl Iterator<Item = PageRange> + Clone) -> Result<(), PublishError> {
+        let count = ranges.clone().count();
+        if count > N {
+            return Err(PublishError::Full { room: N, count });
+        }
+        if self.may_have_private_memory() {
+            return Err(PublishError::FlagUp);
+        }
+        for (slot, range) in self.slots.iter().zip(ranges) {
             slot.start.store(range.start().index(), Ordering::Relaxed);
             slot.end.store(range.end().index(), Ordering::Relaxed);
-            count += 1;
         }
         self.count.store(count as u32, Ordering::Relaxed);
         self.may_have_private_memory.store(true, Ordering::Release);
@@ -159,7 +172,15 @@ mod tests {
     fn a_full_record_raises_no_flag() {
         let record = PrivateMemory::<1>::new();
         let result = record.publish([range(0, 1), range(1, 2)].into_iter());
-        assert_eq!(result, Err(RecordFull { room: 1 }));
+        assert_eq!(result, Err(PublishError::Full { room: 1, count: 2 }));
         assert!(!record.may_have_private_memory());
+    }
+
+    #[test]
+    fn a_record_in_use_forgets_nothing() {
+        let record = PrivateMemory::<2>::new();
+        record.publish([range(0, 1)].into_iter()).unwrap();
+        assert_eq!(record.publish([range(5, 6)].into_iter()), Err(PublishError::FlagUp));
+        assert_eq!(record.pamt_ranges().collect::<Vec<_>>(), [range(0, 1)]);
     }
 }

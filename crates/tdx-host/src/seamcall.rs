@@ -5,7 +5,8 @@ use tdx_abi::{Leaf, LeafCall, Registers, Status, StatusCode};
 
 use crate::platform::{Cpu, CpuId};
 
-/// Immediate second calls after RND_NO_ENTROPY or KEY_GENERATION_FAILED. Source: Linux, the same constant as for RDRAND.
+/// Immediate second calls after RND_NO_ENTROPY (`tdx_abi.md` section 1) or KEY_GENERATION_FAILED (section 4: entropy, retry).
+/// Linux makes ten calls in all for the first status, and only one for the second.
 pub const ENTROPY_RETRIES: u32 = 10;
 
 /// Immediate second calls after a busy status, where the ABI allows one. No leaf spins in the module: the holder of the

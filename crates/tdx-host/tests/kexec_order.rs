@@ -76,6 +76,29 @@ fn everything_resets_what_the_caller_names() {
 }
 
 #[test]
+fn everything_resets_pamt_even_if_the_caller_leaves_it_out() {
+    let platform = detect(&SAPPHIRE_RAPIDS).unwrap();
+    let record = published();
+    let cpu = Recorder::default();
+    let other = Other { cpu: &cpu, platform: Some(&platform), stops: true };
+    let report = Kexec::begin(Policy::Everything, KexecKind::Normal, Some(&platform), &record)
+        .unwrap()
+        .stop_other_cpus(&other)
+        .unwrap()
+        .write_back_caches(cpu.clone())
+        .reset([pages(0, 17)]);
+    // 17 pages that were named, and PAMT [16, 20) but for the one page in both.
+    assert_eq!(report.outcome, Outcome::Reset(ResetCount { lines: (17 + 3) * 64, ranges: 2 }));
+}
+
+#[test]
+fn a_caller_that_forgets_the_platform_gets_a_reset_all_the_same() {
+    let (report, events) = kexec(Policy::Pamt, KexecKind::Normal, None, &published());
+    assert_eq!(report.outcome, Outcome::Reset(ResetCount { lines: 4 * 64, ranges: 3 }));
+    assert_eq!(events[..2], [Event::Stop, Event::WriteBack], "this CPU's caches are written back");
+}
+
+#[test]
 fn none_leaves_it_and_says_so() {
     let (report, events) = kexec(Policy::None, KexecKind::Normal, Some(&SAPPHIRE_RAPIDS), &published());
     assert_eq!(report.outcome, Outcome::LeftPrivate(LeftPrivate::PolicyNone));

@@ -145,6 +145,27 @@ fn a_clear_hides_no_neighbour() {
     });
 }
 
+/// A CPU that sees a cleared page in use again does not find it marked: it would reset it.
+#[test]
+fn a_page_in_use_again_is_not_marked() {
+    loom::model(|| {
+        let shared = Arc::new((Product::new(), AtomicBool::new(false)));
+        shared.0.give();
+        shared.0.0.take_back(GIVEN).unwrap();
+        let clearer = {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || {
+                shared.0.0.clear(GIVEN).unwrap();
+                shared.1.store(true, Relaxed); // freed, and someone else's now
+            })
+        };
+        if shared.1.load(Relaxed) {
+            assert!(!shared.0.is_found(), "kexec would reset a page that is in use");
+        }
+        clearer.join().unwrap();
+    });
+}
+
 #[test]
 fn product_private_page_is_found() {
     private_page_is_found::<Product>();

@@ -39,7 +39,9 @@ impl Record for Product {
     }
 
     fn read(&self) -> Option<(u64, u64)> {
-        self.0.pamt_ranges().next().map(|pamt| (pamt.start().index(), pamt.end().index()))
+        // Flag up and no range is not "flag down": it is a list that is not whole.
+        let first = || self.0.pamt_ranges().next().map_or((0, 0), |pamt| (pamt.start().index(), pamt.end().index()));
+        self.0.may_have_private_memory().then(first)
     }
 }
 

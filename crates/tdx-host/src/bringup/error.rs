@@ -67,7 +67,7 @@ pub enum BringupCause {
     },
     /// The record is too small for the layout.
     #[error("{0}")]
-    Record(crate::private_memory::RecordFull),
+    Record(crate::private_memory::PublishError),
 }
 
 /// What the way back did.
@@ -141,6 +141,9 @@ impl BringupError {
                 "the module is configured already, or not every CPU of the machine is online and initialised"
             }
             (_, StatusCode::SYS_SHUTDOWN) => "the module was shut down for an update that did not finish",
+            (_, StatusCode::SYS_NOT_READY) if self.step == BringupStep::TdmrInit => {
+                "a package has no CPU that is online, so its key is not configured"
+            }
             (_, StatusCode::SYS_NOT_READY) => "the module does not know this call in its state; is it older than 1.5?",
             (_, StatusCode::INCORRECT_CPUID_VALUE) => "the module does not know this CPU: update the module",
             (_, StatusCode::INCORRECT_MSR_VALUE | StatusCode::INCONSISTENT_MSR) => {

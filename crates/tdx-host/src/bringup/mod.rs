@@ -20,7 +20,7 @@ use zerocopy::IntoBytes;
 
 use crate::layout::{self, Algorithm, FrameSource, Layout, Tdmr};
 use crate::platform::{Cpus, NodeRange, SharedMemory, TdxPlatform};
-use crate::private_memory::PrivateMemory;
+use crate::private_memory::{PrivateMemory, PublishError};
 use crate::reset::reset_ranges;
 use crate::seamcall::call;
 use crate::sync::AtomicU32;
@@ -188,6 +188,12 @@ impl<'k, K: Kernel, const N: usize> Bringup<'k, K, ModuleKnown, N> {
     pub fn plan(self, memory: &[NodeRange], algorithm: Algorithm) -> Result<Bringup<'k, K, Planned, N>, BringupError> {
         let info = &self.state.0;
         match layout::build(algorithm, memory, &info.cmrs, &info.limits, self.kernel, self.layout) {
+            // Found out here and not after SYS.CONFIG, from which there is no way back.
+            Ok(()) if self.layout.pamt_ranges().count() > N => {
+                let count = self.layout.pamt_ranges().count();
+                let cause = BringupCause::Record(PublishError::Full { room: N, count });
+                Err(self.fail(&Held::Pamt, BringupStep::Layout, cause))
+            }
             Ok(()) => Ok(self.next(|state| Planned(state.0))),
             Err(error) => Err(self.fail(&Held::Nothing, BringupStep::Layout, BringupCause::Layout(error))),
         }
@@ -246,8 +252,8 @@ impl<'k, K: Kernel, const N: usize> Bringup<'k, K, Configured, N> {
     /// [`BringupError`], after the PAMTs were reset and given back.
     pub fn configure_keys(self) -> Result<Bringup<'k, K, KeysConfigured, N>, BringupError> {
         self.kernel.run_on_all(&WriteBack);
-        if let Err(full) = self.record.publish(self.layout.pamt_ranges()) {
-            return Err(self.fail(&Held::Pamt, BringupStep::KeyConfig, BringupCause::Record(full)));
+        if let Err(error) = self.record.publish(self.layout.pamt_ranges()) {
+            return Err(self.fail(&Held::Pamt, BringupStep::KeyConfig, BringupCause::Record(error)));
         }
         let error = FirstError::default();
         self.kernel.run_on_each_package(&OneCall {

@@ -3,7 +3,7 @@
 //! Order of the 2023 patch ("x86/kexec: Reset TDX private memory on platforms with TDX erratum"), made explicit: other
 //! CPUs stopped, caches written back, flag read, reset, jump.
 
-use tdx_abi::PageRange;
+use tdx_abi::{PageRange, subtract};
 
 use super::policy::{KexecKind, LeftPrivate, NothingToDo, Policy, Refused, check_image_load};
 use crate::platform::{Cpu, LineReset, TdxPlatform};
@@ -114,7 +114,7 @@ impl<'k, const N: usize> Kexec<'k, Loaded, N> {
 impl<'k, const N: usize> Kexec<'k, Alone, N> {
     /// WBINVD on this CPU, the last one: from here on no SEAMCALL. Takes the CPU and keeps its [`LineReset`] only.
     pub fn write_back_caches<C: Cpu>(self, cpu: C) -> Kexec<'k, WrittenBack<impl LineReset>, N> {
-        if self.platform.is_some() {
+        if self.platform.is_some() || self.record.may_have_private_memory() {
             cpu.write_back_caches();
         }
         self.with_state(WrittenBack { cpu: ResetOnly(cpu) })
@@ -124,15 +124,22 @@ impl<'k, const N: usize> Kexec<'k, Alone, N> {
 impl<R: LineReset, const N: usize> Kexec<'_, WrittenBack<R>, N> {
     /// Reads the flag and resets what the policy says. `all_memory` is what [`Policy::Everything`] overwrites: memory that
     /// holds nothing anyone needs, so neither this code nor the next image.
-    pub fn reset(self, all_memory: impl IntoIterator<Item = PageRange>) -> HandoverReport {
+    ///
+    /// The record decides: if the flag is up, memory is reset even if the caller forgot the platform; and PAMTs that
+    /// `all_memory` leaves out are reset all the same.
+    pub fn reset(self, all_memory: impl IntoIterator<Item = PageRange, IntoIter: Clone>) -> HandoverReport {
         let outcome = match self.platform {
-            None => Outcome::NothingToDo(NothingToDo::NoTdx),
-            Some(_) if !self.record.may_have_private_memory() => Outcome::NothingToDo(NothingToDo::NoPrivateMemory),
+            None if !self.record.may_have_private_memory() => Outcome::NothingToDo(NothingToDo::NoTdx),
+            _ if !self.record.may_have_private_memory() => Outcome::NothingToDo(NothingToDo::NoPrivateMemory),
             Some(platform) if !platform.has_partial_write_erratum() => Outcome::NothingToDo(NothingToDo::NoErratum),
-            Some(_) if self.kind == KexecKind::Jump => Outcome::LeftPrivate(LeftPrivate::KexecJump),
-            Some(_) => match self.policy {
+            _ if self.kind == KexecKind::Jump => Outcome::LeftPrivate(LeftPrivate::KexecJump),
+            _ => match self.policy {
                 Policy::None => Outcome::LeftPrivate(LeftPrivate::PolicyNone),
-                Policy::Everything => Outcome::Reset(reset_ranges(&self.state.cpu, all_memory)),
+                Policy::Everything => {
+                    let all_memory = all_memory.into_iter();
+                    let left_out = subtract(self.record.pamt_ranges(), all_memory.clone());
+                    Outcome::Reset(reset_ranges(&self.state.cpu, all_memory.chain(left_out)))
+                }
                 // `Refuse` comes here only if TDX was brought up after `begin`: too late to refuse, so clean up.
                 Policy::Pamt | Policy::Refuse => {
                     Outcome::Reset(reset_ranges(&self.state.cpu, self.record.pamt_ranges()))

@@ -92,7 +92,7 @@ pub struct Ledger<'m> {
 }
 
 impl<'m> Ledger<'m> {
-    /// 64-bit words that a ledger over these ranges needs: 0.0062 % of the memory they cover.
+    /// 64-bit words that a ledger over these ranges needs: 0.0061 % of the memory they cover.
     pub fn words_needed(ranges: impl IntoIterator<Item = PageRange>) -> u64 {
         ranges.into_iter().map(|range| segment::leaf_words(range) + segment::summary_words(range)).sum()
     }
@@ -148,7 +148,10 @@ impl<'m> Ledger<'m> {
     /// # Errors
     /// [`MarkError`]; then no page has changed.
     pub fn clear(&self, range: PageRange) -> Result<(), MarkError> {
-        self.transition(range, PageState::Returned, PageState::Shared)
+        let result = self.transition(range, PageState::Returned, PageState::Shared);
+        // A reader that can see the page in use again must not find it marked, or it would reset it.
+        fence(Ordering::SeqCst);
+        result
     }
 
     /// The state of a page, or `None` outside every TDMR.

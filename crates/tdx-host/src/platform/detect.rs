@@ -86,6 +86,12 @@ pub enum NoTdx {
         /// The CPU.
         model: CpuModel,
     },
+    /// MSR 0x982 does not exist, so nobody knows which bits of an address are the KeyID.
+    #[error("no TDX: this CPU ({model}) has no IA32_TME_ACTIVATE (MSR 0x982)")]
+    NoTmeActivate {
+        /// The CPU.
+        model: CpuModel,
+    },
     /// No private KeyIDs.
     #[error("TDX is off: the BIOS gave no KeyID to TDX ({shared} shared ones); turn TDX on in the BIOS")]
     BiosOff {
@@ -167,7 +173,7 @@ pub fn detect(processor: &impl Processor) -> Result<TdxPlatform, NoTdx> {
     if key_ids.private() < 2 {
         return Err(NoTdx::TooFewKeyIds { first, end: key_ids.private_end() });
     }
-    let activate = processor.rdmsr(Msr::TME_ACTIVATE).ok_or(NoTdx::NotThere { model })?;
+    let activate = processor.rdmsr(Msr::TME_ACTIVATE).ok_or(NoTdx::NoTmeActivate { model })?;
     let key_id_field = KeyIdField::from_tme_activate(activate);
     let fits = key_ids.private_end() <= 1 << key_id_field.bits();
     let (Some(global), true) = (key_ids.first_private(), fits) else {
