@@ -53,6 +53,16 @@ impl From<io::Error> for Stop {
     }
 }
 
+/// Says it on stderr; if that cannot be written there is nobody left to tell.
+fn complain(what: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "cleanslate: {what}");
+}
+
+/// A reader that has seen enough, e.g. `head`, changes nothing about the verdict.
+fn unless_closed(result: io::Result<()>) -> io::Result<()> {
+    result.or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     // The default hook has printed the place already; what is left is the promise about exit codes.
@@ -60,23 +70,21 @@ fn main() -> ExitCode {
     match result {
         Ok(Ok(code)) => code,
         Ok(Err(Stop::Input(error))) => {
-            anstream::eprintln!("cleanslate: {error}");
+            complain(format_args!("{error}"));
             ExitCode::from(UNUSABLE_INPUT)
         }
         Ok(Err(Stop::Lab(error))) => {
-            anstream::eprintln!("cleanslate: {error}");
+            complain(format_args!("{error}"));
             // What the host is made of comes from the input; what the laboratory asks of the machine does not.
             let internal = matches!(error, LabError::Refused(_));
             ExitCode::from(if internal { INTERNAL } else { UNUSABLE_INPUT })
         }
-        // Whoever reads has seen enough, e.g. `head`.
-        Ok(Err(Stop::Output(error))) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Ok(Err(Stop::Output(error))) => {
-            anstream::eprintln!("cleanslate: cannot write the report: {error}");
+            complain(format_args!("cannot write the report: {error}"));
             ExitCode::from(INTERNAL)
         }
         Err(_) => {
-            anstream::eprintln!("cleanslate: internal error; please report it with the command and the host file");
+            complain(format_args!("internal error; please report it with the command and the host file"));
             ExitCode::from(INTERNAL)
         }
     }
@@ -89,22 +97,22 @@ fn run(cli: &Cli) -> Result<ExitCode, Stop> {
             let host = args.host.read()?;
             let options = KexecOptions { policy: args.policy.into(), algorithm: args.layout.algorithm() };
             let report = kexec::run(&host, options, &progress::Line::new())?;
-            match args.output.format {
-                Format::Json => json(&mut out, &report)?,
-                Format::Human => human::kexec::print(&mut out, &report)?,
-            }
+            unless_closed(match args.output.format {
+                Format::Json => json(&mut out, &report),
+                Format::Human => human::kexec::print(&mut out, &report),
+            })?;
             report.verdict != Verdict::MachineCheck && report.bringup.error.is_none()
         }
         Command::Plan(args) => {
             let report = plan(&args.host.read()?, args.layout.algorithm());
-            match args.output.format {
-                Format::Json => json(&mut out, &report)?,
-                Format::Human => human::plan::print(&mut out, &report)?,
-            }
+            unless_closed(match args.output.format {
+                Format::Json => json(&mut out, &report),
+                Format::Human => human::plan::print(&mut out, &report),
+            })?;
             report.layout.error.is_none()
         }
     };
-    out.flush()?;
+    unless_closed(out.flush())?;
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 
