@@ -16,7 +16,6 @@ use tdx_lab::{
     kexec::{self, KexecOptions},
     plan::plan,
     platform::LabError,
-    report::Verdict,
 };
 
 use args::{Cli, Command, Format};
@@ -101,7 +100,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Stop> {
                 Format::Json => json(&mut out, &report),
                 Format::Human => human::kexec::print(&mut out, &report),
             })?;
-            report.verdict != Verdict::MachineCheck && report.bringup.error.is_none()
+            report.verdict.is_good() && report.bringup.error.is_none()
         }
         Command::Plan(args) => {
             let report = plan(&args.host.read()?, args.layout.algorithm());

@@ -202,3 +202,24 @@ fn a_host_that_cannot_be_emulated() {
     assert_eq!(out.code, 3, "{}", out.stderr);
     assert!(out.stderr.contains("40 packages; at most 32 are possible"), "{}", out.stderr);
 }
+
+/// The next kernel is dead whether or not anybody reads the report to its end.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_closed_pipe_and_a_full_stderr_keep_the_exit_code() {
+    use std::process::{Command, Stdio};
+    let cleanslate = || Command::new(env!("CARGO_BIN_EXE_cleanslate"));
+    let host = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/made-up/spr-small.toml");
+    for (policy, code) in [("none", 1), ("pamt", 0)] {
+        let mut child = cleanslate()
+            .args(["kexec", "--host", host, "--policy", policy, "--format", "json"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        assert_eq!(child.wait().unwrap().code(), Some(code), "{policy}");
+    }
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let status = cleanslate().args(["kexec", "--host", "/nonexistent"]).stderr(full).status().unwrap();
+    assert_eq!(status.code(), Some(3));
+}

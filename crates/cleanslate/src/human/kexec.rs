@@ -152,6 +152,14 @@ fn verdict(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
         Verdict::MachineCheck => {
             writeln!(out, "{BAD}machine check{BAD:#}: policy `{}` let the next kernel die{failed}", report.policy)
         }
+        Verdict::DataLost => {
+            let lines = report.next_kernel.as_ref().map_or(0, |next| next.lines_lost);
+            let lines = grouped(lines);
+            writeln!(
+                out,
+                "{BAD}data lost{BAD:#}: old cache lines were written over {lines} lines of the next kernel{failed}"
+            )
+        }
         Verdict::Refused => {
             writeln!(out, "{GOOD}refused{GOOD:#}: no kexec, so no harm{failed}")
         }

@@ -69,11 +69,7 @@ pub fn run(host: &Host, options: KexecOptions, progress: &dyn Progress) -> Resul
     let reset = reset_report(&lab, stored);
     let next_kernel = jumps.then(|| lab.act(|machine| next_kernel::run(machine, host, &layout)));
     let next_kernel = next_kernel.transpose().map_err(LabError::Refused)?;
-    let verdict = match &next_kernel {
-        None => Verdict::Refused,
-        Some(next) if next.machine_checks > 0 => Verdict::MachineCheck,
-        Some(_) => Verdict::Clean,
-    };
+    let verdict = Verdict::over(next_kernel.as_ref());
     Ok(KexecReport {
         schema: "cleanslate/kexec",
         version: 1,

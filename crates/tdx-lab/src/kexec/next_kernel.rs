@@ -18,10 +18,12 @@ const BOOT_CPU: CpuId = CpuId(0);
 /// nothing says that they wait.
 pub(super) fn run(machine: &mut Machine, host: &Host, layout: &Layout) -> Result<NextKernelReport, Refusal> {
     let boundary = machine.step();
+    let late = machine.counters().lines_late_private;
     let mut report = NextKernelReport {
         bytes_written: 0,
         bytes_checked: 0,
         lines_poisoned: 0,
+        lines_lost: 0,
         fatal_lines: 0,
         machine_checks: 0,
         machine_check: None,
@@ -36,6 +38,8 @@ pub(super) fn run(machine: &mut Machine, host: &Host, layout: &Layout) -> Result
                 machine.evict(run.lines, run.key);
             }
         }
+        // Poison stays, so the last pass counts all of it.
+        report.fatal_lines = 0;
         for piece in host.memory() {
             let used = machine.use_memory(BOOT_CPU, piece.range, PartialStore::NonTemporal)?;
             report.lines_poisoned += used.lines_poisoned;
@@ -44,7 +48,7 @@ pub(super) fn run(machine: &mut Machine, host: &Host, layout: &Layout) -> Result
             if let Some(check) = used.first.filter(|_| report.machine_check.is_none()) {
                 read = check.address.get() - piece.range.base().get();
                 report.machine_checks = 1;
-                report.machine_check = Some(story(machine, layout, &check, boundary));
+                report.machine_check = Some(story(machine, layout, &check, boundary, pass == 1));
             } else if report.machine_check.is_some() {
                 read = 0;
             }
@@ -55,10 +59,12 @@ pub(super) fn run(machine: &mut Machine, host: &Host, layout: &Layout) -> Result
             }
         }
     }
+    report.lines_lost = machine.counters().lines_late_private - late;
     Ok(report)
 }
 
-fn story(machine: &Machine, layout: &Layout, check: &MachineCheck, boundary: u64) -> MachineCheckReport {
+/// `evicted`: no read was fatal until private lines came out of a cache.
+fn story(machine: &Machine, layout: &Layout, check: &MachineCheck, boundary: u64, evicted: bool) -> MachineCheckReport {
     let line = check.line();
     let kind = lines::kind(layout, line);
     let key_id = machine.owner(line).map(tdx_abi::KeyId::get);
@@ -72,10 +78,18 @@ fn story(machine: &Machine, layout: &Layout, check: &MachineCheck, boundary: u64
         MachineCheckReason::Integrity => "nobody: integrity failure".to_owned(),
     };
     let read_by = format!("the next kernel: {}", check.cpu);
-    let story = vec![
+    let origin = if evicted {
         format!(
-            "The first kernel gave the line to the TDX module ({what}) and jumped without turning it back into a normal one."
-        ),
+            "The first kernel gave the line to the TDX module ({what}) and jumped while a cache still held it dirty under its \
+             private KeyID. It was written back later and made the line private again, reset or not."
+        )
+    } else {
+        format!(
+            "The first kernel gave the line to the TDX module ({what}) and jumped while it was still private in memory."
+        )
+    };
+    let story = vec![
+        origin,
         "Private memory survives kexec; on this CPU a partial write to it poisons the line, silently.".to_owned(),
         "The read consumed the poison, and the kernel calls it a hardware error.".to_owned(),
     ];
@@ -108,18 +122,21 @@ mod tests {
     use crate::{
         host::HostOptions,
         platform::{Lab, LabKernel},
+        report::Verdict,
     };
 
-    /// A reset whose caches were not written back first: the lines come back when they are evicted, under the next kernel.
-    #[test]
-    fn lines_that_wait_in_a_cache_are_found() {
-        let toml = include_str!("../../../../fixtures/made-up/spr-small.toml");
-        let host = Host::from_reader("small", toml.as_bytes(), &HostOptions::default()).unwrap();
-        let lab = Lab::new(&host, &()).unwrap();
+    fn small(model: &str) -> Host {
+        let toml = include_str!("../../../../fixtures/made-up/spr-small.toml").replace("\"spr\"", model);
+        Host::from_reader("small", toml.as_bytes(), &HostOptions::default()).unwrap()
+    }
+
+    /// A reset without write-back: what the machine has in its caches at the jump, and what the next kernel meets.
+    fn reset_without_write_back(host: &Host) -> (u64, NextKernelReport) {
+        let lab = Lab::new(host, &()).unwrap();
         let platform = detect(&lab).unwrap();
         let record = <PrivateMemory>::new();
         let mut layout = Box::new(Layout::new());
-        let mut kernel = LabKernel::new(&lab, &host, Some(platform));
+        let mut kernel = LabKernel::new(&lab, host, Some(platform));
         bringup::run(&mut kernel, platform, &record, &mut layout, host.memory(), Algorithm::Fit).unwrap();
         for range in record.pamt_ranges() {
             kernel.this_cpu().reset_lines(range.lines());
@@ -128,7 +145,24 @@ mod tests {
         let waiting = lab.ask(Machine::dirty_private_lines);
         assert!(waiting > 0 && lab.ask(Machine::private_lines) == 0);
         lab.act(Machine::kexec_boundary);
-        let report = lab.act(|machine| run(machine, &host, &layout)).unwrap();
+        (waiting, lab.act(|machine| run(machine, host, &layout)).unwrap())
+    }
+
+    /// Without the erratum nobody dies, but the lines still land on the next kernel's data: that is not clean.
+    #[test]
+    fn lines_that_wait_in_a_cache_are_lost_data_without_the_erratum() {
+        let (waiting, report) = reset_without_write_back(&small("\"gnr\""));
+        assert_eq!((report.machine_checks, report.lines_lost), (0, waiting));
+        assert_eq!(Verdict::over(Some(&report)), Verdict::DataLost);
+        assert!(!Verdict::DataLost.is_good());
+    }
+
+    /// A reset whose caches were not written back first: the lines come back when they are evicted, under the next kernel.
+    #[test]
+    fn lines_that_wait_in_a_cache_are_found() {
+        let host = small("\"spr\"");
+        let (waiting, report) = reset_without_write_back(&host);
+        assert_eq!(Verdict::over(Some(&report)), Verdict::MachineCheck);
         assert_eq!((report.fatal_lines, report.machine_checks), (waiting, 1));
         // Every line was read once before the eviction, and that was no harm.
         assert_eq!((report.bytes_written, report.bytes_checked), (host.memory_bytes(), host.memory_bytes()));

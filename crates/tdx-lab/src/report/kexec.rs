@@ -36,6 +36,23 @@ pub struct KexecReport {
     pub limits: &'static [&'static str],
 }
 
+impl Verdict {
+    /// The verdict over a next kernel; `None` if it was never started.
+    pub fn over(next: Option<&NextKernelReport>) -> Self {
+        match next {
+            None => Self::Refused,
+            Some(next) if next.machine_checks > 0 => Self::MachineCheck,
+            Some(next) if next.lines_lost > 0 => Self::DataLost,
+            Some(_) => Self::Clean,
+        }
+    }
+
+    /// The first kernel did no harm.
+    pub fn is_good(self) -> bool {
+        matches!(self, Self::Clean | Self::Refused)
+    }
+}
+
 /// What happened to the next kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -44,6 +61,8 @@ pub enum Verdict {
     Clean,
     /// It died of a machine check.
     MachineCheck,
+    /// It lives, but old cache lines of the first kernel were written over its data.
+    DataLost,
     /// The policy refused the kexec: it was never started.
     Refused,
 }
@@ -156,8 +175,10 @@ pub struct NextKernelReport {
     pub bytes_written: u64,
     /// Bytes it read back before it ended or died.
     pub bytes_checked: u64,
-    /// Lines its stores poisoned, silently.
+    /// Lines its stores poisoned, silently. One that came back from a cache and was poisoned again counts twice.
     pub lines_poisoned: u64,
+    /// Lines of it that dirty private lines of the first kernel's caches were written over.
+    pub lines_lost: u64,
     /// Lines whose read is fatal; a kernel dies of the first.
     pub fatal_lines: u64,
     /// Machine checks it took: 0, or 1 because the first is the end.
