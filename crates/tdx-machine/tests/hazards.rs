@@ -256,3 +256,35 @@ fn a_clone_is_a_snapshot() {
     assert_eq!((snapshot.all_owner_runs(), snapshot.dirty_runs()), (runs, dirty));
     assert_eq!(machine.private_lines(), 0);
 }
+
+/// A host that forgets the fence is not saved by what it happens to run next.
+#[test]
+fn only_mfence_and_wbinvd_make_direct_stores_visible() {
+    let lines = all_pamt().lines();
+    let reset = || {
+        let mut machine = ready(CpuModel::SAPPHIRE_RAPIDS, 1);
+        wbinvd_all(&mut machine);
+        machine.direct_store(CPU, lines).unwrap();
+        (machine.private_lines(), machine)
+    };
+    type Operation = fn(&mut Machine);
+    let no_fence: [Operation; 4] = [
+        |machine| machine.flush_lines(CPU, pages(0x10_0000, 4096).lines(), KeyId::HOST).unwrap(),
+        |machine| machine.vmxon(CPU).unwrap(),
+        |machine| machine.vmxoff(CPU).unwrap(),
+        |machine| {
+            machine.seamcall(CPU, Registers::call(Leaf::SYS_LP_SHUTDOWN)).unwrap();
+        },
+    ];
+    for operation in no_fence {
+        let (private, mut machine) = reset();
+        operation(&mut machine);
+        assert_eq!((machine.private_lines(), machine.counters().lines_direct_stored), (private, 0));
+    }
+    let fences: [Operation; 2] = [|machine| machine.fence(CPU).unwrap(), |machine| machine.wbinvd(CPU).unwrap()];
+    for operation in fences {
+        let (_, mut machine) = reset();
+        operation(&mut machine);
+        assert_eq!((machine.private_lines(), machine.counters().lines_direct_stored), (0, lines.len()));
+    }
+}

@@ -25,7 +25,6 @@ impl Hardware {
         if lines.is_empty() {
             return;
         }
-        self.record.counters.lines_direct_stored += lines.len();
         match state.pending.last_mut() {
             Some(last) if last.end() == lines.start() => *last = LineRange::new(last.start(), lines.end()),
             _ => state.pending.push(lines),

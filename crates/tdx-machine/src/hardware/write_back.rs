@@ -79,6 +79,7 @@ impl Hardware {
     pub(crate) fn drain(&mut self, cpu: CpuId) {
         let Some(state) = self.cpus.get_mut(cpu.index()) else { return };
         for lines in core::mem::take(&mut state.pending) {
+            self.record.counters.lines_direct_stored += lines.len();
             self.direct_write(lines, KeyId::HOST);
         }
     }

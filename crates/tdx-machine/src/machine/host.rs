@@ -130,13 +130,12 @@ impl Machine {
     }
 
     /// CLFLUSH of lines with KeyID 0 or a shared one: copies under this key are written back, in whatever cache they are.
-    /// Copies under other keys stay. Direct stores of this CPU become visible.
+    /// Copies under other keys stay. Orders no direct store of other lines.
     ///
     /// # Errors
     /// No such CPU, line or KeyID, or a private KeyID.
     pub fn flush_lines(&mut self, cpu: CpuId, lines: LineRange, key: KeyId) -> Result<(), Refusal> {
         self.begin(cpu, lines, key)?;
-        self.hardware.drain(cpu);
         self.hardware.evict(lines, key);
         Ok(())
     }

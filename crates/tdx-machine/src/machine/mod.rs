@@ -98,7 +98,7 @@ impl Machine {
         self.set_vmx(cpu, true)
     }
 
-    /// VMXOFF: SEAMCALL raises #UD on this CPU from here on. Direct stores of the CPU become visible.
+    /// VMXOFF: SEAMCALL raises #UD on this CPU from here on.
     ///
     /// # Errors
     /// No such CPU.
@@ -109,7 +109,6 @@ impl Machine {
     fn set_vmx(&mut self, cpu: CpuId, on: bool) -> Result<(), Refusal> {
         self.hardware.check_cpu(cpu)?;
         self.hardware.next_step();
-        self.hardware.drain(cpu);
         if let Some(state) = self.hardware.cpus.get_mut(cpu.index()) {
             state.vmx = on;
         }
@@ -117,7 +116,7 @@ impl Machine {
     }
 
     /// SEAMCALL on a CPU. If the instruction fails before the module runs, RAX is one of the software codes of [`Status`]
-    /// and the other registers are as on entry. Direct stores of the CPU become visible.
+    /// and the other registers are as on entry. Orders no direct store.
     ///
     /// # Errors
     /// No such CPU, or a leaf that the real module may have and this one does not model.
@@ -140,7 +139,6 @@ impl Machine {
         let Some(module) = self.module.as_mut().filter(|module| !module.is_dead()) else {
             return Ok(software(Status::VMFAIL_INVALID));
         };
-        self.hardware.drain(cpu);
         let conditions = self.faults.begin(registers.leaf_call().leaf());
         if let Some(status) = conditions.answer {
             return Ok(software(status));
