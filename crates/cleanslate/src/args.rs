@@ -27,7 +27,7 @@ Examples:
 
 Exit codes:
   0   clean: the next kernel lives (a kexec refused by the policy is clean, too)
-  1   a machine check, a failed bring-up, or no layout
+  1   a machine check, lost data, a failed bring-up, or no layout
   2   wrong usage
   3   input that cannot be used: file, line, value and rule are on stderr
   70  internal error"
