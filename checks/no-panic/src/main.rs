@@ -12,6 +12,7 @@ use core::hint::black_box;
 use core::sync::atomic::AtomicU64;
 use tdx_abi::{LineRange, Page, PageRange, PhysAddr, Registers};
 use tdx_host::bringup;
+use tdx_host::gate::{Admission, CpuSlot, Gate};
 use tdx_host::handover::{Kexec, KexecKind, Policy, StopCpus};
 use tdx_host::layout::{Algorithm, FrameRequest, FrameSource, Layout, MapFrames};
 use tdx_host::ledger::Ledger;
@@ -72,6 +73,14 @@ impl Cpu for Opaque {
     fn write_back_caches(&self) {
         black_box(());
     }
+
+    fn flush_lines(&self, lines: LineRange) {
+        black_box(lines);
+    }
+
+    fn admission(&self) -> Admission<'_> {
+        GATE.admission(black_box(CpuId(0)))
+    }
 }
 
 fn drive<T: CpuTask<Opaque>>(task: &T) {
@@ -122,13 +131,14 @@ impl StopCpus for Opaque {
 }
 
 static RECORD: PrivateMemory = PrivateMemory::new();
+static GATE: Gate<[CpuSlot; 2]> = Gate::new([const { CpuSlot::new() }; 2]);
 
 /// The ledger from start to the walk that a crash would take.
 fn ledger(ranges: &[PageRange]) {
     static WORDS: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
     if let Ok(ledger) = Ledger::new(ranges.iter().copied(), &WORDS) {
         let page = PageRange::new(black_box(Page::new(1)), black_box(Page::new(2)));
-        let _ = black_box((ledger.give(page), ledger.take_back(page), ledger.clear(page)));
+        let _ = black_box((ledger.give(page), ledger.given(page), ledger.take_back(page), ledger.clear(page)));
         black_box(ledger.state(page.start()));
         for range in ledger.marked() {
             black_box(range);

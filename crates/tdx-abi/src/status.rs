@@ -400,6 +400,8 @@ impl Status {
     pub const GENERAL_PROTECTION: Self = Self(0x8000_FF00_0000_000D);
     /// SEAMCALL raised #UD: this CPU is not in VMX operation. Software code, as in Linux.
     pub const UNDEFINED_OPCODE: Self = Self(0x8000_FF00_0000_0006);
+    /// The host did not execute SEAMCALL: its gate is closed for a handover. Software code of Cleanslate; Linux has none.
+    pub const GATE_CLOSED: Self = Self(0x8000_FF00_0001_0000);
 
     /// From RAX.
     pub const fn new(raw: u64) -> Self {
@@ -446,7 +448,7 @@ impl Status {
         self.0 >> 61 & 1 == 1
     }
 
-    /// No call of the module stands behind this: VMfailInvalid, #GP or #UD.
+    /// No call of the module stands behind this: VMfailInvalid, #GP, #UD or a closed gate.
     pub const fn is_software(self) -> bool {
         matches!(self.class(), StatusClass::Software)
     }
@@ -484,6 +486,7 @@ impl fmt::Display for Status {
             Self::VMFAIL_INVALID => return f.write_str("TDX_SEAMCALL_VMFAILINVALID"),
             Self::GENERAL_PROTECTION => return f.write_str("TDX_SEAMCALL_GP"),
             Self::UNDEFINED_OPCODE => return f.write_str("TDX_SEAMCALL_UD"),
+            Self::GATE_CLOSED => return f.write_str("SEAMCALL not made: the machine is being handed over"),
             _ => {}
         }
         let Some(name) = self.code().name() else {

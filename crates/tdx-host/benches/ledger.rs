@@ -38,6 +38,7 @@ trait Marks: Sync {
 impl Marks for Ledger<'_> {
     fn mark(&self, page: u64) {
         let _ = black_box(self.give(page_range(page, 1)));
+        let _ = black_box(self.given(page_range(page, 1)));
     }
 
     /// Both steps of a release: the module returns the page, the reset clears it.

@@ -11,9 +11,11 @@
 
 pub mod arch;
 pub mod bringup;
+pub mod gate;
 pub mod handover;
 pub mod layout;
 pub mod ledger;
+pub mod page;
 pub mod platform;
 pub mod private_memory;
 pub mod reset;

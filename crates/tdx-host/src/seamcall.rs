@@ -79,12 +79,16 @@ impl Retry {
 /// Makes the call, again where [`Retry::for_leaf`] allows it. Informational statuses are a success; the caller reads RAX.
 ///
 /// # Errors
-/// The last status, with the number of attempts.
+/// The last status, with the number of attempts; [`tdx_abi::Status::GATE_CLOSED`] if the gate is closed, and then the
+/// instruction was not executed in the last attempt.
 pub fn call<C: Cpu>(cpu: &C, input: Registers) -> Result<Registers, SeamcallError> {
     let mut retry = Retry::for_leaf(input.leaf_call().leaf());
     let mut attempts = 1;
     loop {
-        let registers = cpu.seamcall(input);
+        let registers = match cpu.admission().enter(input.leaf_call().leaf()) {
+            Ok(_admitted) => cpu.seamcall(input),
+            Err(_) => Registers { rax: Status::GATE_CLOSED.raw(), ..input },
+        };
         let status = registers.status();
         if !status.is_error() {
             return Ok(registers);

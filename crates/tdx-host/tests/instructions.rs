@@ -42,11 +42,12 @@ fn instruction_bytes_are_the_golden_ones() {
         tdx_host::arch::seamcall as unsafe fn(&mut _),
         tdx_host::arch::seamcall_saved as unsafe fn(&mut _),
         tdx_host::arch::movdir64b_zero as unsafe fn(_, _),
+        tdx_host::arch::clflushopt as unsafe fn(_, _),
     ));
     let executable = std::fs::read(std::env::current_exe().unwrap()).unwrap();
     let file = object::File::parse(&*executable).unwrap();
     let mut text = String::new();
-    for name in ["seamcall_naked", "seamcall_saved_naked", "movdir64b_naked"] {
+    for name in ["seamcall_naked", "seamcall_saved_naked", "movdir64b_naked", "clflushopt_naked"] {
         writeln!(text, "{name}\n{}", disassemble(&function_bytes(&file, name))).unwrap();
     }
     if std::env::var_os("CLEANSLATE_BLESS").is_some() {

@@ -21,6 +21,8 @@ const SEGMENTS: [(u64, u64); 3] = [(1024, 2048), (2048, 2560), (4096, 8192)];
 #[derive(Clone, Copy, Debug)]
 enum Op {
     Give,
+    Given,
+    Refused,
     TakeBack,
     Clear,
 }
@@ -28,7 +30,9 @@ enum Op {
 impl Op {
     fn states(self) -> (PageState, PageState) {
         match self {
-            Self::Give => (PageState::Shared, PageState::Given),
+            Self::Give => (PageState::Shared, PageState::Giving),
+            Self::Given => (PageState::Giving, PageState::Given),
+            Self::Refused => (PageState::Giving, PageState::Returned),
             Self::TakeBack => (PageState::Given, PageState::Returned),
             Self::Clear => (PageState::Returned, PageState::Shared),
         }
@@ -36,7 +40,7 @@ impl Op {
 }
 
 fn op() -> impl Strategy<Value = (Op, u64, u64)> {
-    let kind = prop_oneof![3 => Just(Op::Give), 2 => Just(Op::TakeBack), 2 => Just(Op::Clear)];
+    let kind = prop_oneof![4 => Just(Op::Give), 3 => Just(Op::Given), 1 => Just(Op::Refused), 2 => Just(Op::TakeBack), 2 => Just(Op::Clear)];
     let length = prop_oneof![4 => Just(1u64), 2 => 1u64..70, 2 => Just(512u64), 1 => 1u64..3000];
     let start = prop_oneof![3 => 1000u64..8300, 2 => (1u64..17).prop_map(|n| n * 512)];
     (kind, start, length)
@@ -56,6 +60,8 @@ proptest! {
             let wrong = pages.clone().find(|page| map.get(page) != Some(&from));
             let result = match op {
                 Op::Give => ledger.give(range(start, start + length)),
+                Op::Given => ledger.given(range(start, start + length)),
+                Op::Refused => ledger.refused(range(start, start + length)),
                 Op::TakeBack => ledger.take_back(range(start, start + length)),
                 Op::Clear => ledger.clear(range(start, start + length)),
             };
@@ -76,6 +82,14 @@ proptest! {
             let expected: Vec<u64> =
                 map.iter().filter(|(_, state)| **state != PageState::Shared).map(|(page, _)| *page).collect();
             prop_assert_eq!(seen, expected);
+            let unknown: Vec<u64> =
+                ledger.unknown_to_module().flat_map(|r| r.start().index()..r.end().index()).collect();
+            let expected: Vec<u64> = map
+                .iter()
+                .filter(|(_, state)| matches!(state, PageState::Giving | PageState::Returned))
+                .map(|(page, _)| *page)
+                .collect();
+            prop_assert_eq!(unknown, expected);
             for pair in ledger.marked().collect::<Vec<_>>().windows(2) {
                 prop_assert!(pair[0].end() < pair[1].start(), "not maximal: {:?}", pair);
             }
@@ -109,4 +123,13 @@ fn bad_input_is_refused() {
     assert_eq!(ledger.state(Page::new(511)), None);
     assert!(matches!(ledger.give(range(1000, 1025)), Err(MarkError::Outside { .. })));
     assert_eq!(ledger.marked_pages(), 0, "unchanged");
+    let mut ledger = ledger.leaving_alone(range(600, 610)).unwrap();
+    assert_eq!(ledger.give(range(599, 601)), Err(MarkError::Untouched { page: Page::new(600) }));
+    assert_eq!(ledger.check(range(609, 611), PageState::Shared), Err(MarkError::Untouched { page: Page::new(609) }));
+    assert_eq!(ledger.marked_pages(), 0, "unchanged");
+    ledger.give(range(610, 611)).unwrap();
+    for start in 0..3 {
+        ledger = ledger.leaving_alone(range(start, start + 1)).unwrap();
+    }
+    assert!(matches!(ledger.leaving_alone(range(3, 4)), Err(LedgerError::TooManyUntouched { .. })));
 }

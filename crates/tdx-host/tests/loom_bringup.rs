@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool as Truth, Ordering::SeqCst};
 use std::sync::{Mutex, PoisonError};
 use tdx_abi::{FieldId, Leaf, LineRange, Page, PageRange, PhysAddr, Registers, Status, StatusCode};
 use tdx_host::bringup;
+use tdx_host::gate::{Admission, CpuSlot, Gate};
 use tdx_host::handover::{Kexec, KexecKind, Outcome, Policy, StopCpus, stop_this_cpu};
 use tdx_host::layout::{Algorithm, FrameRequest, FrameSource, Layout};
 use tdx_host::platform::{
@@ -31,8 +32,8 @@ const MEMORY: [NodeRange; 1] =
     [NodeRange { range: PageRange::new(Page::new(1 << 18), Page::new(2 << 18)), node: NodeId(0) }];
 const PAMT_PAGES: PageRange = PageRange::new(Page::new(1 << 18), Page::new((1 << 18) + 1027));
 
-#[derive(Default)]
 struct Machine {
+    gate: Gate<[CpuSlot; 2]>,
     /// Some line of PAMT is private.
     private: Truth,
     /// PAMT memory is somebody else's.
@@ -41,6 +42,19 @@ struct Machine {
     harmed: Truth,
     stop: AtomicBool,
     stopped: AtomicBool,
+}
+
+impl Machine {
+    fn new() -> Self {
+        Self {
+            gate: Gate::new([CpuSlot::new(), CpuSlot::new()]),
+            private: Truth::default(),
+            freed: Truth::default(),
+            harmed: Truth::default(),
+            stop: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+        }
+    }
 }
 
 struct Frozen;
@@ -115,7 +129,7 @@ impl LineReset for FakeCpu {
 
 impl Cpu for FakeCpu {
     fn id(&self) -> CpuId {
-        CpuId(0)
+        CpuId(u32::from(!self.obeys))
     }
 
     fn package(&self) -> PackageId {
@@ -125,6 +139,14 @@ impl Cpu for FakeCpu {
     /// Orders nothing for another CPU.
     fn write_back_caches(&self) {
         self.instant();
+    }
+
+    fn flush_lines(&self, _lines: LineRange) {
+        self.instant();
+    }
+
+    fn admission(&self) -> Admission<'_> {
+        self.machine.gate.admission(self.id())
     }
 }
 
@@ -226,7 +248,7 @@ fn bring_up_races_with_kexec(tdmr_init_fails: bool) {
     model.max_branches = 20_000;
     model.check(move || {
         let platform = detect(&SapphireRapids).unwrap();
-        let machine = Arc::new(Machine::default());
+        let machine = Arc::new(Machine::new());
         let record = Arc::new(Record::new());
         let bringup = {
             let (machine, record, layout) = (Arc::clone(&machine), Arc::clone(&record), std::sync::Arc::clone(&layout));

@@ -133,7 +133,7 @@ fn a_clear_hides_no_neighbour() {
         let clearer = {
             let ledger = Arc::clone(&ledger);
             thread::spawn(move || {
-                ledger.0.take_back(GIVEN).unwrap();
+                ledger.0.refused(GIVEN).unwrap();
                 ledger.0.clear(GIVEN).unwrap();
             })
         };
@@ -151,7 +151,7 @@ fn a_page_in_use_again_is_not_marked() {
     loom::model(|| {
         let shared = Arc::new((Product::new(), AtomicBool::new(false)));
         shared.0.give();
-        shared.0.0.take_back(GIVEN).unwrap();
+        shared.0.0.refused(GIVEN).unwrap();
         let clearer = {
             let shared = Arc::clone(&shared);
             thread::spawn(move || {

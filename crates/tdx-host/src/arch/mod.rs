@@ -5,5 +5,6 @@ mod x86_64;
 
 #[cfg(target_arch = "x86_64")]
 pub use x86_64::{
-    FaultFixup, SavedRegisters, cpuid, fault_fixups, mfence, movdir64b_zero, rdmsr, seamcall, seamcall_saved, wbinvd,
+    FaultFixup, SavedRegisters, clflushopt, cpuid, fault_fixups, mfence, movdir64b_zero, rdmsr, seamcall,
+    seamcall_saved, wbinvd,
 };

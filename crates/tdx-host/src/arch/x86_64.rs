@@ -1,4 +1,4 @@
-//! SEAMCALL in two forms, MOVDIR64B, MFENCE, WBINVD, CPUID, RDMSR.
+//! SEAMCALL in two forms, MOVDIR64B, CLFLUSHOPT, MFENCE, WBINVD, CPUID, RDMSR.
 //!
 //! The functions that matter are naked: their bytes are the same in every build and stand in a golden file
 //! (`tests/golden/instructions.txt`).
@@ -249,6 +249,21 @@ pub unsafe fn movdir64b_zero(first: *mut u8, lines: u64) {
 #[unsafe(naked)]
 unsafe extern "sysv64" fn movdir64b_naked(first: *mut u8, lines: u64, source: *const u8) {
     naked_asm!("test rsi, rsi", "je 3f", "2: movdir64b rdi, [rdx]", "add rdi, 64", "dec rsi", "jne 2b", "3: ret",)
+}
+
+/// CLFLUSHOPT of `lines` lines from `first` on. Not ordered: call [`mfence`] after the last range.
+///
+/// # Safety
+/// * The CPU has CLFLUSHOPT (CPUID.7.0:EBX bit 23; every CPU with TDX has), or this raises #UD.
+/// * `first` is 64-byte aligned and `lines * 64` bytes from it on are mapped.
+pub unsafe fn clflushopt(first: *const u8, lines: u64) {
+    // SAFETY: CLFLUSHOPT changes no memory that a program can observe; the caller answers for the mapping.
+    unsafe { clflushopt_naked(first, lines) }
+}
+
+#[unsafe(naked)]
+unsafe extern "sysv64" fn clflushopt_naked(first: *const u8, lines: u64) {
+    naked_asm!("test rsi, rsi", "je 3f", "2: clflushopt [rdi]", "add rdi, 64", "dec rsi", "jne 2b", "3: ret",)
 }
 
 /// MFENCE: orders every earlier store of this CPU, the weakly ordered ones of MOVDIR64B included, before later accesses.

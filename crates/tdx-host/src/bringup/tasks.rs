@@ -16,6 +16,7 @@ impl<C: Cpu> CpuTask<C> for WriteBack {
 
     fn step(&self, cpu: &C, (): &mut ()) -> Step {
         cpu.write_back_caches();
+        cpu.admission().written_back();
         Step::Done
     }
 }

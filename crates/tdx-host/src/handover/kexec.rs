@@ -17,15 +17,19 @@ pub trait StopCpus {
     fn stop_other_cpus(&self) -> u32;
 }
 
-/// What a CPU does when it is told to stop, before it acknowledges: writes back its caches if this is a TDX host.
+/// What a CPU does when it is told to stop, before it acknowledges: writes back its caches if this is a TDX host, or if its slot
+/// of the gate says that it has made a SEAMCALL.
 ///
 /// After this the CPU makes no SEAMCALL. Source: Linux `stop_this_cpu`; the acknowledgement comes after WBINVD since 2023
 /// (commit 1f5e7eb7868e), when a CPU counted as stopped was still in the middle of it.
 #[expect(clippy::needless_pass_by_value, reason = "the CPU's handle ends here, and its SEAMCALL with it")]
 pub fn stop_this_cpu<C: Cpu>(cpu: C, platform: Option<&TdxPlatform>) {
-    if platform.is_some() {
+    let admission = cpu.admission();
+    if platform.is_some() || admission.may_hold_private_lines().is_some() {
         cpu.write_back_caches();
+        admission.written_back();
     }
+    admission.stopped();
 }
 
 /// The image is loaded and allowed; all CPUs run.
@@ -116,6 +120,7 @@ impl<'k, const N: usize> Kexec<'k, Alone, N> {
     pub fn write_back_caches<C: Cpu>(self, cpu: C) -> Kexec<'k, WrittenBack<impl LineReset>, N> {
         if self.platform.is_some() || self.record.may_have_private_memory() {
             cpu.write_back_caches();
+            cpu.admission().written_back();
         }
         self.with_state(WrittenBack { cpu: ResetOnly(cpu) })
     }

@@ -24,17 +24,20 @@ use crate::sync::{AtomicU64, Ordering, fence};
 use segment::Segment;
 
 pub use walk::MarkedRanges;
+use walk::Wanted;
 
-/// What the host knows of a page.
+/// What the host knows of a page. The high bit says that the module may not know of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum PageState {
     /// Ordinary memory.
     Shared = 0b00,
-    /// Given to the module, or about to be.
+    /// Given to the module, which has taken it.
     Given = 0b01,
-    /// The module has returned it; nothing has made its lines normal yet.
+    /// The module has returned it, or refused it; nothing has made its lines normal yet.
     Returned = 0b10,
+    /// The SEAMCALL that gives it has not come back yet: the module may have taken it, or only written to it.
+    Giving = 0b11,
 }
 
 /// Why the ledger cannot be made.
@@ -55,6 +58,12 @@ pub enum LedgerError {
         /// Ranges.
         count: usize,
     },
+    /// More ranges to leave alone than there is room for.
+    #[error("{range} is one range too many to leave alone, {MAX_UNTOUCHED} can be")]
+    TooManyUntouched {
+        /// The range that found no room.
+        range: PageRange,
+    },
     /// A range does not lie above the one before it, or is not made of whole 2 MiB pages.
     #[error("{range} is empty, not 2 MiB aligned, or not above the range before it")]
     BadRange {
@@ -73,6 +82,12 @@ pub enum MarkError {
         /// The page.
         page: Page,
     },
+    /// The page belongs to a kernel that must find it as it is, such as the crash kernel.
+    #[error("page {page} is kept for the crash kernel: it is never given to the module")]
+    Untouched {
+        /// The first such page.
+        page: Page,
+    },
     /// The page is not in the state that the operation starts from.
     #[error("page {page} is {state:?}, {expected:?} was expected")]
     WrongState {
@@ -85,10 +100,15 @@ pub enum MarkError {
     },
 }
 
+/// Ranges that a ledger can leave alone: the crash kernel's memory, high and low, and two more.
+pub const MAX_UNTOUCHED: usize = 4;
+
 /// The ledger of private pages. It covers whole TDMRs.
 #[derive(Debug)]
 pub struct Ledger<'m> {
     segments: ArrayVec<Segment<'m>, MAX_TDMRS>,
+    untouched: ArrayVec<PageRange, MAX_UNTOUCHED>,
+    leaked: AtomicU64,
 }
 
 impl<'m> Ledger<'m> {
@@ -122,17 +142,48 @@ impl<'m> Ledger<'m> {
             segments.try_push(segment).map_err(|_| LedgerError::TooManyRanges { count })?;
         }
         fence(Ordering::SeqCst);
-        Ok(Self { segments })
+        Ok(Self { segments, untouched: ArrayVec::new(), leaked: AtomicU64::new(0) })
     }
 
-    /// Shared -> Given, for every page of the range. On return the SEAMCALL that takes the pages may be made.
+    /// The same ledger, in which no page of `range` can ever be given: the crash kernel's memory.
+    ///
+    /// # Errors
+    /// [`LedgerError::TooManyUntouched`].
+    pub fn leaving_alone(mut self, range: PageRange) -> Result<Self, LedgerError> {
+        self.untouched.try_push(range).map_err(|_| LedgerError::TooManyUntouched { range })?;
+        Ok(self)
+    }
+
+    /// What [`Ledger::leaving_alone`] was told.
+    pub fn untouched(&self) -> &[PageRange] {
+        &self.untouched
+    }
+
+    /// Shared -> Giving, for every page of the range. On return the SEAMCALL that takes the pages may be made.
     ///
     /// # Errors
     /// [`MarkError`]; then no page has changed.
     pub fn give(&self, range: PageRange) -> Result<(), MarkError> {
-        let result = self.transition(range, PageState::Shared, PageState::Given);
+        self.check_untouched(range)?;
+        let result = self.transition(range, PageState::Shared, PageState::Giving);
         fence(Ordering::SeqCst);
         result
+    }
+
+    /// Giving -> Given: the SEAMCALL has succeeded, so the module knows the pages.
+    ///
+    /// # Errors
+    /// [`MarkError`]; then no page has changed.
+    pub fn given(&self, range: PageRange) -> Result<(), MarkError> {
+        self.transition(range, PageState::Giving, PageState::Given)
+    }
+
+    /// Giving -> Returned: the SEAMCALL has failed. Its pages may be private all the same.
+    ///
+    /// # Errors
+    /// [`MarkError`]; then no page has changed.
+    pub fn refused(&self, range: PageRange) -> Result<(), MarkError> {
+        self.transition(range, PageState::Giving, PageState::Returned)
     }
 
     /// Given -> Returned: the module has let go of the pages, their lines are as private as before.
@@ -154,6 +205,32 @@ impl<'m> Ledger<'m> {
         result
     }
 
+    /// Looks whether a page can start an operation, without changing anything.
+    ///
+    /// # Errors
+    /// The [`MarkError`] that the operation would have.
+    pub fn check(&self, range: PageRange, expected: PageState) -> Result<(), MarkError> {
+        if expected == PageState::Shared {
+            self.check_untouched(range)?;
+        }
+        fence(Ordering::SeqCst);
+        for index in range.start().index()..range.end().index() {
+            let page = Page::new(index);
+            let state = self.segment_of(page).map(|segment| segment.state(page)).ok_or(MarkError::Outside { page })?;
+            if state != expected {
+                return Err(MarkError::WrongState { page, state, expected });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_untouched(&self, range: PageRange) -> Result<(), MarkError> {
+        match self.untouched.iter().find(|untouched| untouched.overlaps(range)) {
+            Some(there) => Err(MarkError::Untouched { page: there.intersection(range).start() }),
+            None => Ok(()),
+        }
+    }
+
     /// The state of a page, or `None` outside every TDMR.
     pub fn state(&self, page: Page) -> Option<PageState> {
         fence(Ordering::SeqCst);
@@ -163,12 +240,39 @@ impl<'m> Ledger<'m> {
     /// All pages that are not shared, as maximal ranges, ascending.
     pub fn marked(&self) -> MarkedRanges<'_> {
         fence(Ordering::SeqCst);
-        MarkedRanges::new(&self.segments)
+        MarkedRanges::new(&self.segments, Wanted::Marked)
+    }
+
+    /// The marked pages that the module may not know: returned, refused, or in a SEAMCALL that has not come back. As maximal
+    /// ranges, ascending. What TDH.SYS.DISABLE leaves behind.
+    pub fn unknown_to_module(&self) -> MarkedRanges<'_> {
+        fence(Ordering::SeqCst);
+        MarkedRanges::new(&self.segments, Wanted::UnknownToModule)
     }
 
     /// Number of pages that are not shared.
     pub fn marked_pages(&self) -> u64 {
         self.marked().map(PageRange::pages).sum()
+    }
+
+    /// Pages whose token was dropped while they were marked: they stay marked until the next handover resets them.
+    pub fn leaked_pages(&self) -> u64 {
+        self.leaked.load(Ordering::Relaxed)
+    }
+
+    /// Counts pages that nobody will bring back.
+    pub(crate) fn leak(&self, pages: u64) {
+        self.leaked.fetch_add(pages, Ordering::Relaxed);
+    }
+
+    /// The ranges the ledger covers, ascending.
+    pub fn ranges(&self) -> impl Iterator<Item = PageRange> + '_ {
+        self.segments.iter().map(Segment::range)
+    }
+
+    /// Bytes of the caller's memory in use.
+    pub fn bytes(&self) -> u64 {
+        Self::words_needed(self.ranges()) * 8
     }
 
     fn segment_of(&self, page: Page) -> Option<&Segment<'m>> {

@@ -139,11 +139,12 @@ impl<'m> Segment<'m> {
     }
 }
 
-/// The state in the two lowest bits. Both set cannot be; if memory was damaged the page counts as given.
+/// The state in the two lowest bits.
 fn decode(bits: u64) -> PageState {
     match bits & 0b11 {
         0b00 => PageState::Shared,
+        0b01 => PageState::Given,
         0b10 => PageState::Returned,
-        _ => PageState::Given,
+        _ => PageState::Giving,
     }
 }

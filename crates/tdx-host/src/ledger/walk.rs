@@ -1,39 +1,60 @@
-//! All marked pages as maximal ranges: summary words first, leaf words only under a set bit.
+//! Marked pages as maximal ranges: summary words first, leaf words only under a set bit.
 
 use tdx_abi::{Page, PageRange};
 
 use super::segment::{PAGES_PER_BLOCK, PAGES_PER_WORD, Segment, WORDS_PER_BLOCK};
 use crate::sync::Ordering;
 
-/// Iterator over the pages that are not shared, ascending. Holds a position and one range: safe on the crash path.
+/// Iterator over marked pages, ascending. Holds a position and one range: safe on the crash path.
 #[derive(Debug)]
 pub struct MarkedRanges<'l> {
     segments: &'l [Segment<'l>],
     /// Page offset in the first of `segments` from which to look on.
     offset: u64,
+    wanted: Wanted,
+}
+
+/// Which pages a walk looks for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wanted {
+    /// All but shared ones.
+    Marked,
+    /// Those with the high bit.
+    UnknownToModule,
+}
+
+impl Wanted {
+    /// One bit for each wanted page of a leaf word, in the lower position of its two.
+    const fn pages(self, word: u64) -> u64 {
+        let high = word >> 1;
+        let pages = match self {
+            Self::Marked => word | high,
+            Self::UnknownToModule => high,
+        };
+        pages & 0x5555_5555_5555_5555
+    }
 }
 
 impl<'l> MarkedRanges<'l> {
-    pub(super) fn new(segments: &'l [Segment<'l>]) -> Self {
-        Self { segments, offset: 0 }
+    pub(super) fn new(segments: &'l [Segment<'l>], wanted: Wanted) -> Self {
+        Self { segments, offset: 0, wanted }
     }
 }
 
 impl Segment<'_> {
-    /// First page offset at or after `offset` whose mark is `marked`, or the end.
-    fn find(&self, mut offset: u64, marked: bool) -> u64 {
+    /// First page offset at or after `offset` that is wanted (or not wanted, if not `present`), or the end.
+    fn find(&self, mut offset: u64, wanted: Wanted, present: bool) -> u64 {
         let end = self.range().pages();
         while offset < end {
-            if marked && let Some(skip) = self.skip_blocks(offset) {
+            if present && let Some(skip) = self.skip_blocks(offset) {
                 offset = skip;
                 continue;
             }
             let word =
                 self.leaf().get((offset / PAGES_PER_WORD) as usize).map_or(0, |word| word.load(Ordering::Acquire));
-            // One bit for each page, in its lower position.
-            let pages = (word | word >> 1) & 0x5555_5555_5555_5555;
-            let wanted = if marked { pages } else { !pages & 0x5555_5555_5555_5555 };
-            let ahead = wanted >> (2 * (offset % PAGES_PER_WORD));
+            let pages = wanted.pages(word);
+            let sought = if present { pages } else { !pages & 0x5555_5555_5555_5555 };
+            let ahead = sought >> (2 * (offset % PAGES_PER_WORD));
             if ahead != 0 {
                 return (offset + u64::from(ahead.trailing_zeros()) / 2).min(end);
             }
@@ -73,12 +94,12 @@ impl Iterator for MarkedRanges<'_> {
         loop {
             let (segment, rest) = self.segments.split_first()?;
             let base = segment.range().start().index();
-            let start = segment.find(self.offset, true);
+            let start = segment.find(self.offset, self.wanted, true);
             if start == segment.range().pages() {
                 (self.segments, self.offset) = (rest, 0);
                 continue;
             }
-            let mut end = segment.find(start, false);
+            let mut end = segment.find(start, self.wanted, false);
             self.offset = end;
             let mut limit = base + end;
             // A range that runs into the next segment goes on there.
@@ -87,7 +108,7 @@ impl Iterator for MarkedRanges<'_> {
                 (self.segments, self.offset) = (rest, 0);
                 match rest.first() {
                     Some(next) if next.range().start() == done.range().end() => {
-                        end = next.find(0, false);
+                        end = next.find(0, self.wanted, false);
                         limit = next.range().start().index() + end;
                         self.offset = end;
                     }

@@ -6,6 +6,7 @@ mod detect;
 use core::fmt;
 use tdx_abi::{LineRange, PageRange, PhysAddr};
 
+use crate::gate::Admission;
 use crate::seamcall::Seamcall;
 
 pub use detect::{CpuModel, CpuidOutput, Msr, NoTdx, Processor, TdxPlatform, detect};
@@ -64,6 +65,14 @@ pub trait Cpu: Seamcall + LineReset {
 
     /// WBINVD: writes back and invalidates every line this CPU may hold, of every KeyID. Orders nothing for another CPU.
     fn write_back_caches(&self);
+
+    /// CLFLUSHOPT of each line under KeyID 0: the host's own dirty lines, before the module takes their page. Ordered by the
+    /// next [`LineReset::fence`].
+    fn flush_lines(&self, lines: LineRange);
+
+    /// This CPU's access to the kernel's one [`crate::gate::Gate`]: `gate.admission(self.id())`. Every SEAMCALL of this
+    /// crate passes it; a kernel's own SEAMCALLs (VP.ENTER) do the same.
+    fn admission(&self) -> Admission<'_>;
 }
 
 /// What a task on a CPU says after each step.

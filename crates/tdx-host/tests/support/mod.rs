@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use tdx_abi::{LineRange, Registers, Status};
+use tdx_host::gate::{Admission, CpuSlot, Gate};
 use tdx_host::platform::{Cpu, CpuId, CpuidOutput, LineReset, Msr, PackageId, Processor};
 use tdx_host::seamcall::Seamcall;
 
@@ -14,6 +15,7 @@ pub(crate) enum Event {
     Seamcall(u64),
     Stop,
     WriteBack,
+    Flush(LineRange),
     Reset(LineRange),
     Fence,
 }
@@ -22,6 +24,15 @@ pub(crate) enum Event {
 pub(crate) struct Recorder {
     pub(crate) events: Rc<RefCell<Vec<Event>>>,
     pub(crate) answers: Rc<RefCell<VecDeque<Status>>>,
+    pub(crate) gate: Rc<TestGate>,
+}
+
+pub(crate) struct TestGate(pub(crate) Gate<[CpuSlot; 8]>);
+
+impl Default for TestGate {
+    fn default() -> Self {
+        Self(Gate::new(std::array::from_fn(|_| CpuSlot::new())))
+    }
 }
 
 impl Recorder {
@@ -69,6 +80,14 @@ impl Cpu for Recorder {
 
     fn write_back_caches(&self) {
         self.push(Event::WriteBack);
+    }
+
+    fn flush_lines(&self, lines: LineRange) {
+        self.push(Event::Flush(lines));
+    }
+
+    fn admission(&self) -> Admission<'_> {
+        self.gate.0.admission(self.id())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use tdx_abi::{LineRange, Registers};
 use tdx_host::{
+    gate::Admission,
     platform::{Cpu, CpuId, LineReset, PackageId},
     seamcall::Seamcall,
 };
@@ -51,5 +52,13 @@ impl Cpu for LabCpu<'_> {
 
     fn write_back_caches(&self) {
         self.lab.try_act(|machine| machine.wbinvd(self.id));
+    }
+
+    fn flush_lines(&self, lines: LineRange) {
+        self.lab.try_act(|machine| machine.flush_lines(self.id, lines, tdx_abi::KeyId::HOST));
+    }
+
+    fn admission(&self) -> Admission<'_> {
+        self.lab.gate().admission(self.id())
     }
 }

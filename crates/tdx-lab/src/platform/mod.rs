@@ -10,6 +10,7 @@ mod kernel;
 use std::cell::{Cell, RefCell};
 
 use tdx_abi::Registers;
+use tdx_host::gate::{CpuSlot, Gate, GateHandle};
 use tdx_host::platform::{CpuModel, CpuidOutput, Msr, NoTdx, Processor};
 use tdx_machine::{ConfigError, Machine, MachineConfig, MsrRead, Refusal};
 
@@ -51,6 +52,7 @@ pub struct Lab<'p> {
     progress: &'p dyn Progress,
     seamcalls: Cell<u64>,
     expected_seamcalls: Cell<u64>,
+    gate: Gate<Box<[CpuSlot]>>,
 }
 
 /// A SEAMCALL takes well under a microsecond here: this is often enough for a progress line and too seldom to cost.
@@ -66,13 +68,20 @@ impl<'p> Lab<'p> {
         for cpu in 0..machine.cpus() {
             machine.vmxon(tdx_machine::CpuId(cpu)).map_err(LabError::Refused)?;
         }
+        let gate = Gate::new((0..machine.cpus()).map(|_| CpuSlot::new()).collect());
         Ok(Self {
+            gate,
             machine: RefCell::new(machine),
             refused: Cell::new(None),
             progress,
             seamcalls: Cell::new(0),
             expected_seamcalls: Cell::new(0),
         })
+    }
+
+    /// The kernel's gate.
+    pub fn gate(&self) -> GateHandle<'_> {
+        self.gate.handle()
     }
 
     /// Looks at the machine.

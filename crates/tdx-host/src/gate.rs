@@ -1,0 +1,219 @@
+//! May a SEAMCALL be made, and may this CPU's caches hold private lines? Both as data, for every CPU, before each
+//! SEAMCALL; readable at any instant without lock or waiting. It refuses every SEAMCALL once a handover has closed it.
+//!
+//! # Why no SEAMCALL slips through
+//!
+//! 1. A CPU writes "in leaf L, caches may hold private lines" into its slot, passes a sequentially consistent fence, and
+//!    only then looks whether the gate is open.
+//! 2. The CPU that hands over closes the gate, passes a fence, and only then looks at the slots.
+//! 3. Of two fences one is the first, so either the CPU sees the gate closed and makes no SEAMCALL, or the other sees the slot
+//!    and waits, or stops that CPU. loom runs this file against its weakened twin: `tests/loom_gate.rs`.
+//!
+//! A CPU stopped by an NMI between any two of these stores leaves a slot that says too much, never too little: caches are then
+//! written back for nothing. The NMI of a CPU inside SEAM waits until it has left; the slot still says so.
+
+use core::fmt;
+use tdx_abi::Leaf;
+
+use crate::platform::CpuId;
+use crate::sync::{AtomicBool, AtomicU64, Ordering, fence};
+
+const LEAF: u64 = 0xffff;
+const IN_SEAMCALL: u64 = 1 << 16;
+const MAY_HOLD: u64 = 1 << 17;
+const STOPPED: u64 = 1 << 18;
+
+/// What one CPU has done, on a line of its own. Written by that CPU alone.
+#[derive(Debug)]
+#[repr(align(64))]
+pub struct CpuSlot(AtomicU64);
+
+impl CpuSlot {
+    /// A CPU that has made no SEAMCALL.
+    #[cfg(not(loom))]
+    pub const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    /// A CPU that has made no SEAMCALL. (loom's atomics cannot be made in a constant.)
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+}
+
+impl Default for CpuSlot {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What a slot says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CpuActivity {
+    /// The CPU.
+    pub cpu: CpuId,
+    /// The leaf it is in, or is about to enter.
+    pub in_seamcall: Option<Leaf>,
+    /// Why its caches may hold lines of private KeyIDs: the last SEAMCALL since they were written back.
+    pub may_hold_private_lines: Option<Leaf>,
+    /// It has written back its caches and stopped for good.
+    pub stopped: bool,
+}
+
+/// One per machine, usually a `static Gate<[CpuSlot; N]>`. `S` holds one slot for each CPU number; a CPU whose number is not
+/// below their count can make no SEAMCALL.
+#[derive(Debug)]
+pub struct Gate<S> {
+    closed: AtomicBool,
+    slots: S,
+}
+
+impl<S> Gate<S> {
+    /// Open.
+    #[cfg(not(loom))]
+    pub const fn new(slots: S) -> Self {
+        Self { closed: AtomicBool::new(false), slots }
+    }
+
+    /// Open. (loom's atomics cannot be made in a constant.)
+    #[cfg(loom)]
+    pub fn new(slots: S) -> Self {
+        Self { closed: AtomicBool::new(false), slots }
+    }
+}
+
+impl<S: AsRef<[CpuSlot]>> Gate<S> {
+    /// The gate without the type of its memory.
+    pub fn handle(&self) -> GateHandle<'_> {
+        GateHandle { closed: &self.closed, slots: self.slots.as_ref() }
+    }
+
+    /// As [`GateHandle::admission`].
+    pub fn admission(&self, cpu: CpuId) -> Admission<'_> {
+        self.handle().admission(cpu)
+    }
+}
+
+/// A gate, by reference.
+#[derive(Clone, Copy, Debug)]
+pub struct GateHandle<'g> {
+    closed: &'g AtomicBool,
+    slots: &'g [CpuSlot],
+}
+
+impl<'g> GateHandle<'g> {
+    /// From now on no CPU begins a SEAMCALL. Those under way are in [`GateHandle::activity`]. False if it was closed before: another
+    /// handover is under way.
+    pub fn close(self) -> bool {
+        let first = !self.closed.swap(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        first
+    }
+
+    /// A handover was given up, or a kexec jump came back.
+    pub fn open(self) {
+        self.closed.store(false, Ordering::SeqCst);
+    }
+
+    /// No SEAMCALL begins any more.
+    pub fn is_closed(self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    /// What each CPU is doing, by number.
+    pub fn activity(self) -> impl Iterator<Item = CpuActivity> + 'g {
+        fence(Ordering::SeqCst);
+        (0u32..).zip(self.slots).map(|(number, slot)| {
+            let word = slot.0.load(Ordering::Acquire);
+            let leaf = Leaf((word & LEAF) as u16);
+            CpuActivity {
+                cpu: CpuId(number),
+                in_seamcall: (word & IN_SEAMCALL != 0).then_some(leaf),
+                may_hold_private_lines: (word & MAY_HOLD != 0).then_some(leaf),
+                stopped: word & STOPPED != 0,
+            }
+        })
+    }
+
+    /// What a CPU shows on its way into a SEAMCALL. `cpu` is the current one.
+    pub fn admission(self, cpu: CpuId) -> Admission<'g> {
+        Admission { closed: self.closed, slot: self.slots.get(cpu.0 as usize) }
+    }
+}
+
+/// A CPU's access to its own slot and to the gate.
+#[derive(Clone, Copy, Debug)]
+pub struct Admission<'g> {
+    closed: &'g AtomicBool,
+    /// `None`: the CPU has no slot, so nobody would know what it does.
+    slot: Option<&'g CpuSlot>,
+}
+
+/// The gate is closed, or the CPU has no slot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Closed;
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no SEAMCALL: the machine is being handed over, or the gate has no slot for this CPU")
+    }
+}
+
+impl core::error::Error for Closed {}
+
+/// The CPU is admitted until this is dropped.
+#[derive(Debug)]
+#[must_use = "the CPU counts as inside SEAM until this is dropped"]
+pub struct Admitted<'g>(&'g CpuSlot);
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        let word = self.0.0.load(Ordering::Relaxed);
+        self.0.0.store(word & !IN_SEAMCALL, Ordering::Release);
+    }
+}
+
+impl<'g> Admission<'g> {
+    /// Records the reason, then asks. To be called right before the instruction, on the CPU whose admission it is, with
+    /// preemption off.
+    ///
+    /// # Errors
+    /// [`Closed`]; then the instruction must not be executed.
+    pub fn enter(self, leaf: Leaf) -> Result<Admitted<'g>, Closed> {
+        let slot = self.slot.ok_or(Closed)?;
+        let before = slot.0.load(Ordering::Relaxed);
+        slot.0.store(u64::from(leaf.0) | IN_SEAMCALL | MAY_HOLD, Ordering::Release);
+        fence(Ordering::SeqCst);
+        if self.closed.load(Ordering::Acquire) {
+            // Nothing was executed. The old reason stands again, if there was one.
+            slot.0.store(before, Ordering::Release);
+            return Err(Closed);
+        }
+        Ok(Admitted(slot))
+    }
+
+    /// The last SEAMCALL since this CPU wrote back its caches, if there was one. A CPU without a slot says it has none: it
+    /// was never admitted.
+    pub fn may_hold_private_lines(self) -> Option<Leaf> {
+        let word = self.slot?.0.load(Ordering::Relaxed);
+        (word & MAY_HOLD != 0).then_some(Leaf((word & LEAF) as u16))
+    }
+
+    /// This CPU has executed WBINVD and makes no SEAMCALL before it calls [`Admission::enter`] again.
+    pub(crate) fn written_back(self) {
+        if let Some(slot) = self.slot {
+            let word = slot.0.load(Ordering::Relaxed);
+            slot.0.store(word & !MAY_HOLD, Ordering::Release);
+        }
+    }
+
+    /// This CPU runs no more; its caches are written back.
+    pub(crate) fn stopped(self) {
+        if let Some(slot) = self.slot {
+            let word = slot.0.load(Ordering::Relaxed);
+            slot.0.store(word | STOPPED, Ordering::Release);
+            fence(Ordering::SeqCst);
+        }
+    }
+}

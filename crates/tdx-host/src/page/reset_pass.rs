@@ -1,0 +1,76 @@
+//! The only way from a private page to a shared one: MOVDIR64B over every line, a fence, and then the mark goes.
+
+use arrayvec::ArrayVec;
+use tdx_abi::PageRange;
+
+use super::{CleanPage, SharedPage};
+use crate::ledger::MarkError;
+use crate::platform::LineReset;
+use crate::reset::{ResetCount, reset_ranges};
+
+/// Pages that share one fence.
+pub const BATCH: usize = 64;
+
+/// Resets pages on one CPU, many with one fence.
+#[derive(Debug)]
+pub struct ResetPass<'c, R: LineReset + ?Sized> {
+    cpu: &'c R,
+    count: ResetCount,
+}
+
+impl<'c, R: LineReset + ?Sized> ResetPass<'c, R> {
+    /// On this CPU.
+    pub fn new(cpu: &'c R) -> Self {
+        Self { cpu, count: ResetCount::default() }
+    }
+
+    /// Resets one page.
+    ///
+    /// # Errors
+    /// The ledger was changed by someone else; the page is leaked.
+    pub fn reset<'l>(&mut self, page: CleanPage<'l>) -> Result<SharedPage<'l>, MarkError> {
+        let done = reset_ranges(self.cpu, [page.range()]);
+        self.count.lines += done.lines;
+        self.count.ranges += done.ranges;
+        page.ledger().clear(page.range())?;
+        Ok(page.become_())
+    }
+
+    /// Resets all pages, [`BATCH`] to a fence, and hands each to `done`.
+    ///
+    /// # Errors
+    /// As [`ResetPass::reset`]; pages not yet handed over are leaked.
+    pub fn reset_all<'l>(
+        &mut self,
+        pages: impl IntoIterator<Item = CleanPage<'l>>,
+        mut done: impl FnMut(SharedPage<'l>),
+    ) -> Result<(), MarkError> {
+        let mut batch: ArrayVec<CleanPage<'l>, BATCH> = ArrayVec::new();
+        let mut pages = pages.into_iter();
+        loop {
+            batch.extend(pages.by_ref().take(BATCH));
+            if batch.is_empty() {
+                return Ok(());
+            }
+            for page in &batch {
+                self.write(page.range());
+            }
+            self.cpu.fence();
+            self.count.ranges += 1;
+            for page in batch.drain(..) {
+                page.ledger().clear(page.range())?;
+                done(page.become_());
+            }
+        }
+    }
+
+    /// Lines written and fences so far.
+    pub fn count(&self) -> ResetCount {
+        self.count
+    }
+
+    fn write(&mut self, range: PageRange) {
+        self.cpu.reset_lines(range.lines());
+        self.count.lines += range.lines().len();
+    }
+}
