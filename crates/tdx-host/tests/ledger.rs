@@ -114,7 +114,7 @@ fn bad_input_is_refused() {
     let words = memory(100);
     assert!(matches!(
         Ledger::new([range(0, 1 << 18)], &words),
-        Err(LedgerError::TooSmall { needed: 8200, given: 100 })
+        Err(LedgerError::TooSmall { needed: 8201, given: 100 })
     ));
     for bad in [[range(0, 512), range(0, 512)], [range(512, 1024), range(0, 512)], [range(0, 512), range(513, 1024)]] {
         assert!(matches!(Ledger::new(bad, &words), Err(LedgerError::BadRange { .. })), "{bad:?}");

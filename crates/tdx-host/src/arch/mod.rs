@@ -5,6 +5,10 @@ mod x86_64;
 
 #[cfg(target_arch = "x86_64")]
 pub use x86_64::{
-    FaultFixup, SavedRegisters, clflushopt, cpuid, fault_fixups, mfence, movdir64b_zero, rdmsr, seamcall,
+    FaultFixup, SavedRegisters, clflushopt, cpuid, fault_fixups, mfence, movdir64b_zero, prefetch, rdmsr, seamcall,
     seamcall_saved, wbinvd,
 };
+
+/// Nothing: only a hint.
+#[cfg(not(target_arch = "x86_64"))]
+pub fn prefetch<T>(_value: &T) {}

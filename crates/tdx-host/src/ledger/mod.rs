@@ -1,4 +1,5 @@
-//! Which pages may be private: two bits for each 4 KiB page and one summary bit for each 2 MiB, atomic, on memory that the
+//! Which pages may be private: two bits for each 4 KiB page, one summary bit for each 2 MiB and one
+//! for each 128 MiB, atomic, on memory that the
 //! caller provides. Readers on any CPU at any instant need no lock, no allocation and no waiting. It refuses to guess: a
 //! page that is not in the state an operation starts from is an error, and the ledger is then unchanged.
 //!
@@ -7,8 +8,8 @@
 //! * **Mark before give.** [`Ledger::give`] ends with a sequentially consistent fence; the SEAMCALL that may make the page private
 //!   comes after it. A reader passes a fence first. If it can see any effect of the SEAMCALL it sees the mark: the argument
 //!   of [`crate::private_memory`], with a page in place of the flag.
-//! * **Summary before leaf.** The summary bit is set before the first leaf bit under it, and is never cleared while CPUs run: a
-//!   stale 1 costs a look at 128 bytes, a missing one costs the next kernel its life.
+//! * **Summary before leaf.** Both summary bits are set before the first leaf bit under them, and are never cleared while CPUs run:
+//!   a stale 1 costs a look at 128 bytes, a missing one costs the next kernel its life.
 //! * **Unmark after the fence.** Only [`Ledger::clear`] makes a page shared again, after the CPU that reset it has fenced.
 //!
 //! A CPU frozen between any two stores leaves pages that are marked and not private (an extra reset of a page that nobody
@@ -112,9 +113,9 @@ pub struct Ledger<'m> {
 }
 
 impl<'m> Ledger<'m> {
-    /// 64-bit words that a ledger over these ranges needs: 0.0061 % of the memory they cover.
+    /// 64-bit words that a ledger over these ranges needs: 0.0062 % of the memory they cover.
     pub fn words_needed(ranges: impl IntoIterator<Item = PageRange>) -> u64 {
-        ranges.into_iter().map(|range| segment::leaf_words(range) + segment::summary_words(range)).sum()
+        ranges.into_iter().map(segment::words).sum()
     }
 
     /// A ledger over `ranges` (ascending, 2 MiB aligned, e.g. the TDMRs) in `memory`. Every page is shared.

@@ -1,8 +1,10 @@
-//! The bits of one contiguous range: 32 pages in a leaf word, 64 blocks of 2 MiB in a summary word.
+//! The bits of one contiguous range: 32 pages in a leaf word, 64 blocks of 2 MiB in a summary word, 64 summary words in a top
+//! word.
 
 use tdx_abi::{Page, PageRange, PageSize};
 
 use super::{MarkError, PageState};
+use crate::arch;
 use crate::sync::{AtomicU64, Ordering};
 
 /// Pages in a leaf word, two bits each.
@@ -25,6 +27,15 @@ pub(super) const fn summary_words(range: PageRange) -> u64 {
     range.pages().div_ceil(PAGES_PER_BLOCK * 64)
 }
 
+pub(super) const fn top_words(range: PageRange) -> u64 {
+    summary_words(range).div_ceil(64)
+}
+
+/// Words for all three levels.
+pub(super) const fn words(range: PageRange) -> u64 {
+    leaf_words(range) + summary_words(range) + top_words(range)
+}
+
 pub(super) const fn is_valid(range: PageRange) -> bool {
     !range.is_empty()
         && range.start().index().is_multiple_of(PAGES_PER_BLOCK)
@@ -36,6 +47,7 @@ pub(super) struct Segment<'m> {
     range: PageRange,
     leaf: &'m [AtomicU64],
     summary: &'m [AtomicU64],
+    top: &'m [AtomicU64],
 }
 
 /// The part of a range that lies in one leaf word.
@@ -52,10 +64,11 @@ impl<'m> Segment<'m> {
     pub(super) fn take(range: PageRange, memory: &'m [AtomicU64]) -> Option<(Self, &'m [AtomicU64])> {
         let (leaf, rest) = memory.split_at_checked(leaf_words(range) as usize)?;
         let (summary, rest) = rest.split_at_checked(summary_words(range) as usize)?;
-        for word in leaf.iter().chain(summary) {
+        let (top, rest) = rest.split_at_checked(top_words(range) as usize)?;
+        for word in leaf.iter().chain(summary).chain(top) {
             word.store(0, Ordering::Relaxed);
         }
-        Some((Self { range, leaf, summary }, rest))
+        Some((Self { range, leaf, summary, top }, rest))
     }
 
     pub(super) fn range(&self) -> PageRange {
@@ -66,8 +79,38 @@ impl<'m> Segment<'m> {
         self.leaf
     }
 
-    pub(super) fn summary(&self) -> &'m [AtomicU64] {
-        self.summary
+    /// The first block at or after `block` that has a summary bit.
+    pub(super) fn next_block(&self, block: u64) -> Option<u64> {
+        let word = block / 64;
+        let here = self.summary.get(word as usize)?.load(Ordering::Acquire) >> (block % 64);
+        if here != 0 {
+            return Some(block + u64::from(here.trailing_zeros()));
+        }
+        let mut at = word + 1;
+        loop {
+            // The words that the top word of `at` says are not empty, `at` the first.
+            let above = self.top.get((at / 64) as usize)?.load(Ordering::Acquire) >> (at % 64);
+            if above == 0 {
+                at = (at / 64 + 1) * 64;
+                continue;
+            }
+            at += u64::from(above.trailing_zeros());
+            let bits = self.summary.get(at as usize)?.load(Ordering::Acquire);
+            if bits != 0 {
+                return Some(at * 64 + u64::from(bits.trailing_zeros()));
+            }
+            at += 1;
+        }
+    }
+
+    /// Starts to load the leaf words of a block: a walk that comes there later does not wait for them.
+    pub(super) fn prefetch(&self, block: u64) {
+        let first = block as usize * WORDS_PER_BLOCK;
+        for index in [first, first + WORDS_PER_BLOCK / 2] {
+            if let Some(word) = self.leaf.get(index) {
+                arch::prefetch(word);
+            }
+        }
     }
 
     pub(super) fn state(&self, page: Page) -> PageState {
@@ -108,18 +151,13 @@ impl<'m> Segment<'m> {
         }
     }
 
-    /// Sets the summary bits over a range, before any leaf bit under them.
+    /// Sets the top and the summary bits over a range, in this order and before any leaf bit under them.
     fn summarise(&self, range: PageRange) {
         let start = range.start().index() - self.range.start().index();
         let end = range.end().index() - self.range.start().index();
         for block in start / PAGES_PER_BLOCK..end.div_ceil(PAGES_PER_BLOCK) {
-            if let Some(word) = self.summary.get((block / 64) as usize) {
-                let bit = 1 << (block % 64);
-                // A read first: marks in a block that is marked already are the common case, and need no locked write.
-                if word.load(Ordering::Acquire) & bit == 0 {
-                    word.fetch_or(bit, Ordering::AcqRel);
-                }
-            }
+            set(self.top, block / 64);
+            set(self.summary, block);
         }
     }
 
@@ -136,6 +174,16 @@ impl<'m> Segment<'m> {
             let ones = if high - low == PAGES_PER_WORD { u64::MAX } else { (1 << (2 * (high - low))) - 1 };
             leaf.get(index as usize).map(|word| Piece { word, mask: ones << (2 * low), first: Page::new(base + first) })
         })
+    }
+}
+
+fn set(bits: &[AtomicU64], index: u64) {
+    if let Some(word) = bits.get((index / 64) as usize) {
+        let bit = 1 << (index % 64);
+        // A read first: a bit that is set already is the common case, and needs no locked write.
+        if word.load(Ordering::Acquire) & bit == 0 {
+            word.fetch_or(bit, Ordering::AcqRel);
+        }
     }
 }
 

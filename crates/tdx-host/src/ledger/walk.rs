@@ -12,7 +12,14 @@ pub struct MarkedRanges<'l> {
     /// Page offset in the first of `segments` from which to look on.
     offset: u64,
     wanted: Wanted,
+    /// Blocks of the first segment below this one are on their way from memory; 0: none yet.
+    ahead: u64,
+    /// The block in which the last range was found.
+    block: u64,
 }
+
+/// Marked blocks whose leaf words are on their way while one is read: what hides the latency of memory.
+const LOOK_AHEAD: u64 = 8;
 
 /// Which pages a walk looks for.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +44,21 @@ impl Wanted {
 
 impl<'l> MarkedRanges<'l> {
     pub(super) fn new(segments: &'l [Segment<'l>], wanted: Wanted) -> Self {
-        Self { segments, offset: 0, wanted }
+        Self { segments, offset: 0, wanted, ahead: 0, block: 0 }
+    }
+
+    /// Goes on with these segments.
+    fn enter(&mut self, segments: &'l [Segment<'l>]) {
+        (self.segments, self.offset, self.ahead) = (segments, 0, 0);
+    }
+
+    /// Puts `count` more marked blocks of the first segment on their way.
+    fn look_ahead(&mut self, segment: &Segment<'_>, count: u64) {
+        for _ in 0..count {
+            let Some(block) = segment.next_block(self.ahead) else { return };
+            segment.prefetch(block);
+            self.ahead = block + 1;
+        }
     }
 }
 
@@ -46,9 +67,11 @@ impl Segment<'_> {
     fn find(&self, mut offset: u64, wanted: Wanted, present: bool) -> u64 {
         let end = self.range().pages();
         while offset < end {
-            if present && let Some(skip) = self.skip_blocks(offset) {
-                offset = skip;
-                continue;
+            if present && offset.is_multiple_of(PAGES_PER_BLOCK) {
+                match self.next_block(offset / PAGES_PER_BLOCK) {
+                    Some(block) => offset = offset.max(block * PAGES_PER_BLOCK),
+                    None => return end,
+                }
             }
             let word =
                 self.leaf().get((offset / PAGES_PER_WORD) as usize).map_or(0, |word| word.load(Ordering::Acquire));
@@ -62,27 +85,6 @@ impl Segment<'_> {
         }
         end
     }
-
-    /// If the block at `offset` has no summary bit: the start of the next block that has one, or the end.
-    fn skip_blocks(&self, offset: u64) -> Option<u64> {
-        if !offset.is_multiple_of(PAGES_PER_BLOCK) {
-            return None;
-        }
-        let block = offset / PAGES_PER_BLOCK;
-        let mut index = (block / 64) as usize;
-        let mut ahead = self.summary().get(index)?.load(Ordering::Acquire) >> (block % 64) << (block % 64);
-        if ahead >> (block % 64) & 1 == 1 {
-            return None;
-        }
-        while ahead == 0 {
-            index += 1;
-            match self.summary().get(index) {
-                Some(word) => ahead = word.load(Ordering::Acquire),
-                None => return Some(self.range().pages()),
-            }
-        }
-        Some((index as u64 * 64 + u64::from(ahead.trailing_zeros())) * PAGES_PER_BLOCK)
-    }
 }
 
 const _: () = assert!(WORDS_PER_BLOCK as u64 * PAGES_PER_WORD == PAGES_PER_BLOCK);
@@ -94,10 +96,17 @@ impl Iterator for MarkedRanges<'_> {
         loop {
             let (segment, rest) = self.segments.split_first()?;
             let base = segment.range().start().index();
+            if self.ahead == 0 {
+                self.look_ahead(segment, LOOK_AHEAD);
+            }
             let start = segment.find(self.offset, self.wanted, true);
             if start == segment.range().pages() {
-                (self.segments, self.offset) = (rest, 0);
+                self.enter(rest);
                 continue;
+            }
+            if self.block != start / PAGES_PER_BLOCK {
+                self.block = start / PAGES_PER_BLOCK;
+                self.look_ahead(segment, 1);
             }
             let mut end = segment.find(start, self.wanted, false);
             self.offset = end;
@@ -105,7 +114,7 @@ impl Iterator for MarkedRanges<'_> {
             // A range that runs into the next segment goes on there.
             while end == self.segments.first()?.range().pages() {
                 let (done, rest) = self.segments.split_first()?;
-                (self.segments, self.offset) = (rest, 0);
+                self.enter(rest);
                 match rest.first() {
                     Some(next) if next.range().start() == done.range().end() => {
                         end = next.find(0, self.wanted, false);
