@@ -285,7 +285,7 @@ pub unsafe fn wbinvd() {
 pub fn prefetch<T>(value: &T) {
     // SAFETY: PREFETCHT0 changes no register and no memory, and does not fault, whatever the address.
     unsafe {
-        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(core::ptr::from_ref(value).cast())
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(core::ptr::from_ref(value).cast());
     }
 }
 
