@@ -26,7 +26,8 @@ open_enum! {
         PAMT_2M_ENTRY_SIZE = 0x9100_0001_0000_0011, "PAMT_2M_ENTRY_SIZE";
         /// Bytes of a PAMT_1G entry.
         PAMT_1G_ENTRY_SIZE = 0x9100_0001_0000_0012, "PAMT_1G_ENTRY_SIZE";
-        /// Dynamic PAMT: bits per 4 KiB page in the page bitmap. Absent in 1.5.01; known from Linux only.
+        /// Dynamic PAMT: bits per 4 KiB page in the page bitmap. Absent in 1.5.01. The id as Linux reads it; in the module's
+        /// source its element is one byte, not two.
         PAMT_PAGE_BITMAP_ENTRY_BITS = 0x9100_0001_0000_0013, "PAMT_PAGE_BITMAP_ENTRY_BITS";
         /// Bytes of TDR.
         TDR_BASE_SIZE = 0x9800_0001_0000_0000, "TDR_BASE_SIZE";
@@ -116,6 +117,12 @@ impl TdxFeatures0 {
     /// Bit 36: dynamic PAMT. Known from Linux only.
     pub const fn dynamic_pamt(self) -> bool {
         self.0 >> 36 & 1 == 1
+    }
+
+    /// The same features and dynamic PAMT.
+    #[must_use]
+    pub const fn with_dynamic_pamt(self) -> Self {
+        Self(self.0 | 1 << 36)
     }
 
     /// Bit 53: SYS.DISABLE, by the draft specification. Unverified; Linux does not look at it.

@@ -14,6 +14,7 @@
 #![warn(missing_docs)]
 
 mod address;
+mod dynamic_pamt;
 mod field;
 mod keyid;
 mod leaf;
@@ -25,6 +26,10 @@ mod status;
 mod structures;
 
 pub use address::{LINE_SIZE, LINES_PER_PAGE, Line, PAGE_SIZE, Page, PageSize, PhysAddr};
+pub use dynamic_pamt::{
+    DYNAMIC_PAMT_MAX_PHYS_BITS, PAMT_PAIR_PAGES, PAMT_REMOVAL_HINT, SYS_CONFIG_DYNAMIC_PAMT, page_and_level,
+    pamt_bitmap_bytes, removed_page,
+};
 pub use field::{FieldId, TdxFeatures0};
 pub use keyid::{KeyId, KeyIdError, KeyIdField, KeyIdPartition, MAX_PHYS_BITS};
 pub use leaf::{Leaf, LeafCall};

@@ -20,6 +20,8 @@ open_enum! {
         TDVPR = 6, "TDVPR";
         /// Secure-EPT page.
         EPT = 8, "EPT";
+        /// Dynamic PAMT: a 2 MiB page whose entries stand in a pair of pages, or such a page itself. After 1.5.01; not observed.
+        PAMT = 15, "PAMT";
     }
 }
 

@@ -22,9 +22,9 @@ pub struct Registers {
     pub r10: u64,
     /// Output of a few leaves.
     pub r11: u64,
-    /// Unused by the leaves modelled here.
+    /// First page of a pair (dynamic PAMT): input of MEM.PAGE.DEMOTE, output of MEM.PAGE.PROMOTE.
     pub r12: u64,
-    /// Unused by the leaves modelled here.
+    /// Second page of the pair.
     pub r13: u64,
 }
 
@@ -65,6 +65,20 @@ impl Registers {
     #[must_use]
     pub const fn r9(mut self, value: u64) -> Self {
         self.r9 = value;
+        self
+    }
+
+    /// Sets R12.
+    #[must_use]
+    pub const fn r12(mut self, value: u64) -> Self {
+        self.r12 = value;
+        self
+    }
+
+    /// Sets R13.
+    #[must_use]
+    pub const fn r13(mut self, value: u64) -> Self {
+        self.r13 = value;
         self
     }
 

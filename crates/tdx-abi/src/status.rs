@@ -46,6 +46,14 @@ open_enum! {
         PAGE_NOT_FREE = 0xC0000303, "TDX_PAGE_NOT_FREE";
         /// `TDX_HPA_RANGE_NOT_FREE`.
         HPA_RANGE_NOT_FREE = 0xC0000304, "TDX_HPA_RANGE_NOT_FREE";
+        /// `TDX_NO_PAMT_PAGE_PAIR`. Read in the source of later modules, as the next three; never observed.
+        NO_PAMT_PAGE_PAIR = 0xC0000305, "TDX_NO_PAMT_PAGE_PAIR";
+        /// `TDX_PAMT_PAGE_NOT_EMPTY`.
+        PAMT_PAGE_NOT_EMPTY = 0xC0000306, "TDX_PAMT_PAGE_NOT_EMPTY";
+        /// `TDX_INTERRUPTED_PAMT`.
+        INTERRUPTED_PAMT = 0x80000307, "TDX_INTERRUPTED_PAMT";
+        /// `TDX_MISSING_PAMT_PAGE_PAIR`.
+        MISSING_PAMT_PAGE_PAIR = 0x80000308, "TDX_MISSING_PAMT_PAGE_PAIR";
         /// `TDX_TD_ASSOCIATED_PAGES_EXIST`.
         TD_ASSOCIATED_PAGES_EXIST = 0xC0000400, "TDX_TD_ASSOCIATED_PAGES_EXIST";
         /// `TDX_SYS_INIT_NOT_PENDING`.
@@ -255,6 +263,10 @@ impl Operand {
     pub const R8: Self = Self(8);
     /// R9.
     pub const R9: Self = Self(9);
+    /// R12.
+    pub const R12: Self = Self(12);
+    /// R13.
+    pub const R13: Self = Self(13);
     /// TDR.
     pub const TDR: Self = Self(128);
     /// Secure-EPT tree.
@@ -355,6 +367,10 @@ impl StatusCode {
             | Self::OPERAND_BUSY
             | Self::OPERAND_BUSY_HOST_PRIORITY
             | Self::PAGE_METADATA_INCORRECT
+            | Self::PAGE_NOT_FREE
+            | Self::HPA_RANGE_NOT_FREE
+            | Self::NO_PAMT_PAGE_PAIR
+            | Self::MISSING_PAMT_PAGE_PAIR
             | Self::TLB_TRACKING_NOT_DONE
             | Self::EPT_WALK_FAILED
             | Self::EPT_ENTRY_NOT_PRESENT

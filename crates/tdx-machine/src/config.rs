@@ -3,7 +3,7 @@
 
 use alloc::vec::Vec;
 use core::fmt;
-use tdx_abi::{CmrInfo, KeyIdField, KeyIdPartition, MAX_CMRS, PageRange};
+use tdx_abi::{CmrInfo, KeyIdField, KeyIdPartition, MAX_CMRS, PageRange, TdxFeatures0};
 
 use crate::PackageId;
 
@@ -57,6 +57,21 @@ impl fmt::Display for CpuModel {
 pub enum ModuleProfile {
     /// 1.5.01: no dynamic PAMT, no SYS.DISABLE. Bit-exact against the conformance vectors.
     V1_5_01,
+    /// As 1.5.01, and dynamic PAMT as in the source of later modules (1.5.20 and newer). Not observed.
+    DynamicPamt,
+}
+
+impl ModuleProfile {
+    /// SYS.CONFIG takes the bit that switches dynamic PAMT on.
+    pub(crate) const fn has_dynamic_pamt(self) -> bool {
+        matches!(self, Self::DynamicPamt)
+    }
+
+    /// TDX_FEATURES0.
+    pub(crate) const fn features(self) -> TdxFeatures0 {
+        let features = TdxFeatures0::MODULE_1_5_01;
+        if self.has_dynamic_pamt() { features.with_dynamic_pamt() } else { features }
+    }
 }
 
 /// Whether dirty lines leave the caches on their own.

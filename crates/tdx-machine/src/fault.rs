@@ -18,6 +18,9 @@ pub enum Fault {
     KeyEngineNoEntropy,
     /// An interrupt is pending whenever the module looks.
     InterruptPending,
+    /// PHYMEM.PAMT.ADD writes its two pages and then fails after all: OPERAND_BUSY (RCX). The module's source has no such
+    /// path; Linux allows for one, and so must a host.
+    LateFailure,
     /// The module crashes in the middle of the call: VMfailInvalid for this and every later call, on every CPU. What the
     /// leaf had done before it crashed is not modelled: the call does nothing.
     Crash,
@@ -94,6 +97,7 @@ pub(crate) struct Conditions {
     pub(crate) key_engine_busy: bool,
     pub(crate) key_engine_no_entropy: bool,
     pub(crate) interrupt: bool,
+    pub(crate) late_failure: bool,
     pub(crate) crash: bool,
     pub(crate) answer: Option<Status>,
 }
@@ -130,6 +134,7 @@ impl Faults {
                     Fault::KeyEngineBusy => conditions.key_engine_busy = true,
                     Fault::KeyEngineNoEntropy => conditions.key_engine_no_entropy = true,
                     Fault::InterruptPending => conditions.interrupt = true,
+                    Fault::LateFailure => conditions.late_failure = true,
                     Fault::Crash => conditions.crash = true,
                     Fault::Answer(status) => conditions.answer = Some(status),
                 }

@@ -4,7 +4,7 @@ use tdx_abi::{KeyId, LineRange, Operand, PhysAddr, Registers, Status, StatusCode
 
 use crate::fault::Conditions;
 use crate::hardware::Hardware;
-use crate::{CpuId, MachineCheck, PackageId, Refusal};
+use crate::{CpuId, MachineCheck, ModuleProfile, PackageId, Refusal};
 
 /// What a leaf does not return from in the ordinary way.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +63,11 @@ impl Call<'_> {
     /// Package of the CPU.
     pub(super) fn package(&self) -> PackageId {
         self.hardware.package_of(self.cpu)
+    }
+
+    /// Does this module know dynamic PAMT?
+    pub(super) fn has_dynamic_pamt(&self) -> bool {
+        self.hardware.config.module.is_some_and(ModuleProfile::has_dynamic_pamt)
     }
 
     /// Clears RCX, RDX and R8 to R11, as leaves with many outputs do first.

@@ -4,11 +4,12 @@
 
 use alloc::vec::Vec;
 use tdx_abi::{
-    CmrInfo, KeyId, MAX_RESERVED_AREAS, MAX_TDMRS, Operand, PAGE_SIZE, PageSize, PhysAddr, ReservedArea,
-    STRUCTURE_ALIGN, Status, StatusCode, TDMR_GRANULARITY, TdmrInfo,
+    CmrInfo, DYNAMIC_PAMT_MAX_PHYS_BITS, KeyId, MAX_RESERVED_AREAS, MAX_TDMRS, Operand, PAGE_SIZE, PageSize, PhysAddr,
+    ReservedArea, STRUCTURE_ALIGN, SYS_CONFIG_DYNAMIC_PAMT, Status, StatusCode, TDMR_GRANULARITY, TdmrInfo,
 };
 
 use super::call::{Call, Leaf, Stop, operand};
+use super::dynamic_pamt::{DynamicPamt, PAGES_PER_BITMAP_BYTE};
 use super::keys::KeyState;
 use super::locks::LockId;
 use super::tdmr::{ENTRY, Tdmr};
@@ -40,11 +41,16 @@ impl Module {
             return operand(StatusCode::OPERAND_INVALID, Operand::RDX);
         }
         let key = KeyId::new(call.input.r8 as u16);
-        if call.input.r8 >> 16 != 0 || !call.hardware.key_ids().is_private(key) {
+        let known = if call.has_dynamic_pamt() { SYS_CONFIG_DYNAMIC_PAMT } else { 0 };
+        let dynamic = call.input.r8 & known != 0;
+        if (call.input.r8 & !known) >> 16 != 0 || !call.hardware.key_ids().is_private(key) {
             return operand(StatusCode::OPERAND_INVALID, Operand::R8);
         }
         // Stays so if the call fails: this KeyID will never be a TD's.
         self.keys.set(key, KeyState::Reserved);
+        if dynamic && call.hardware.config.key_id_field.shift() > DYNAMIC_PAMT_MAX_PHYS_BITS {
+            return operand(StatusCode::OPERAND_INVALID, Operand::R8);
+        }
 
         let cmrs = joined(&call.hardware.config.cmrs);
         let mut table: Vec<TdmrInfo> = Vec::new();
@@ -58,12 +64,13 @@ impl Module {
             let info = parse(&call.read_words::<TDMR_WORDS>(pointer)?);
             check_range(call, &info, index as u8, table.last())?;
             check_reserved(&info, index as u8)?;
-            check_pamt(call, &info, index as u8)?;
+            check_pamt(call, &info, index as u8, dynamic)?;
             table.push(info);
             check_overlaps(&table)?;
             check_cmrs(&info, index as u8, &cmrs)?;
         }
         self.tdmrs = table.iter().map(Tdmr::new).collect();
+        self.dynamic_pamt = dynamic.then(DynamicPamt::new);
         self.global_key = Some(key);
         self.state = SysState::ConfigDone;
         Ok(Status::SUCCESS)
@@ -139,13 +146,16 @@ fn check_reserved(info: &TdmrInfo, i: u8) -> Result<(), Stop> {
 }
 
 /// Row 12.
-fn check_pamt(call: &Call, info: &TdmrInfo, i: u8) -> Result<(), Stop> {
+fn check_pamt(call: &Call, info: &TdmrInfo, i: u8, dynamic: bool) -> Result<(), Stop> {
     for level in LARGE_FIRST {
         let invalid = StatusCode::INVALID_PAMT.info([i, level as u8, 0, 0]);
         let (base, size) = info.pamt(level);
         let Some(end) = base.checked_add(size) else { return Err(invalid.into()) };
         let aligned = base.is_multiple_of(PAGE_SIZE) && size.is_multiple_of(PAGE_SIZE);
-        if !aligned || !is_plain_range(call, base, end) || size < info.size / level.bytes() * ENTRY {
+        let entries = info.size / level.bytes();
+        let bitmap = dynamic && level == PageSize::Size4K;
+        let needed = if bitmap { entries / PAGES_PER_BITMAP_BYTE } else { entries * ENTRY };
+        if !aligned || !is_plain_range(call, base, end) || size < needed {
             return Err(invalid.into());
         }
     }

@@ -83,6 +83,8 @@ impl Module {
             Number::PHYMEM_PAGE_RDMD => self.phymem_page_rdmd(call),
             Number::PHYMEM_PAGE_RECLAIM => self.phymem_page_reclaim(call),
             Number::PHYMEM_PAGE_WBINVD => self.phymem_page_wbinvd(call),
+            Number::PHYMEM_PAMT_ADD => self.phymem_pamt_add(call),
+            Number::PHYMEM_PAMT_REMOVE => self.phymem_pamt_remove(call),
             Number::PHYMEM_CACHE_WB => self.phymem_cache_wb(call),
             _ if is_outside_the_model(leaf) => Err(Stop::Refused(Refusal::LeafNotModelled { leaf })),
             _ => operand(StatusCode::OPERAND_INVALID, Operand::RAX),

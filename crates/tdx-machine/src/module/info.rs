@@ -7,9 +7,10 @@ use tdx_abi::{FieldId, MAX_CMRS, MAX_RESERVED_AREAS, MAX_TDMRS, Operand, PhysAdd
 
 use super::Module;
 use super::call::{Call, Leaf, Stop, operand};
+use super::dynamic_pamt::BITMAP_BITS_PER_PAGE;
 use super::tdmr::ENTRY;
 use super::{td, vcpu};
-use crate::{MachineConfig, Refusal};
+use crate::{MachineConfig, ModuleProfile, Refusal};
 
 const TDSYSINFO_BYTES: u64 = 1024;
 const CMR_TABLE_BYTES: u64 = 16 * MAX_CMRS as u64;
@@ -28,6 +29,9 @@ enum Value {
     Number(u64),
     CmrBase,
     CmrSize,
+    Features,
+    /// The field exists only in modules that know dynamic PAMT; its value, if we know it.
+    DynamicPamt(Option<u64>),
     /// The field exists; its value is not known to us.
     Unknown,
 }
@@ -52,7 +56,7 @@ const FIELDS: &[(u64, u64, Value)] = &[
     (0x8900_0002_0000_0006, 1, Value::Unknown),   // HANDOFF_DATA_SIZE
     (0x0A00_0002_0000_0000, 1, Value::Number(0)), // SYS_ATTRIBUTES: not a debug module
     (0x0A00_0000_0000_0001, 1, Value::Number(1)), // NUM_TDX_FEATURES
-    (FieldId::TDX_FEATURES0.0, 1, Value::Number(TdxFeatures0::MODULE_1_5_01.bits())),
+    (FieldId::TDX_FEATURES0.0, 1, Value::Features),
     (FieldId::NUM_CMRS.0, 1, Value::Number(MAX_CMRS as u64)),
     (FieldId::CMR_BASE.0, MAX_CMRS as u64, Value::CmrBase),
     (FieldId::CMR_SIZE.0, MAX_CMRS as u64, Value::CmrSize),
@@ -61,6 +65,8 @@ const FIELDS: &[(u64, u64, Value)] = &[
     (FieldId::PAMT_4K_ENTRY_SIZE.0, 1, Value::Number(ENTRY)),
     (FieldId::PAMT_2M_ENTRY_SIZE.0, 1, Value::Number(ENTRY)),
     (FieldId::PAMT_1G_ENTRY_SIZE.0, 1, Value::Number(ENTRY)),
+    (FieldId::PAMT_PAGE_BITMAP_ENTRY_BITS.0, 1, Value::DynamicPamt(Some(BITMAP_BITS_PER_PAGE))),
+    (0x9100_0000_0000_0014, 1, Value::DynamicPamt(None)), // MIN_DYNAMIC_PAMT_NUM_HKID_BITS
     (FieldId::TDR_BASE_SIZE.0, 1, Value::Number(tdx_abi::PAGE_SIZE)),
     (FieldId::TDCS_BASE_SIZE.0, 1, Value::Number(td::MIN_TDCS_PAGES * tdx_abi::PAGE_SIZE)),
     (0x9800_0001_0000_0101, 1, Value::Number(tdx_abi::PAGE_SIZE)), // TDCS_SIZE_PER_L2_VM: 1 page
@@ -133,31 +139,17 @@ impl Module {
         self.check_lp_init(call)?;
         let field = FieldId(call.input.rdx);
         if field == FieldId::NONE {
-            call.out.rdx = FIELDS.first().map_or(FieldId::NONE.0, |first| first.0);
+            call.out.rdx = fields(call).next().map_or(FieldId::NONE.0, |first| first.0);
             return Ok(StatusCode::METADATA_FIRST_FIELD_ID_IN_CONTEXT.with(0));
         }
-        let position = FIELDS.iter().position(|(first, count, _)| (*first..first + count).contains(&field.0));
-        let Some((position, (first, count, value))) = position.and_then(|at| Some((at, FIELDS.get(at)?))) else {
+        let mut from = fields(call).skip_while(|(first, count, _)| !(*first..first + count).contains(&field.0));
+        let Some((first, count, value)) = from.next() else {
             return Err(StatusCode::METADATA_FIELD_ID_INCORRECT.into());
         };
-        call.out.r8 = self.value(&call.hardware.config, *value, field.0 - first).ok_or(unknown(field))?;
-        call.out.rdx = if field.0 + 1 < first + count {
-            field.0 + 1
-        } else {
-            FIELDS.get(position + 1).map(|next| next.0).ok_or(unknown(field))?
-        };
+        let next = if field.0 + 1 < first + count { Some(field.0 + 1) } else { from.next().map(|next| next.0) };
+        call.out.r8 = read(&call.hardware.config, *value, field.0 - first).ok_or(unknown(field))?;
+        call.out.rdx = next.ok_or(unknown(field))?;
         Ok(Status::SUCCESS)
-    }
-
-    #[expect(clippy::unused_self, reason = "later profiles differ in their values")]
-    fn value(&self, config: &MachineConfig, value: Value, index: u64) -> Option<u64> {
-        let cmr = || config.cmrs.get(index as usize).copied().unwrap_or_default();
-        match value {
-            Value::Number(number) => Some(number),
-            Value::CmrBase => Some(cmr().base),
-            Value::CmrSize => Some(cmr().size),
-            Value::Unknown => None,
-        }
     }
 
     fn check_lp_init(&self, call: &Call) -> Result<(), Stop> {
@@ -165,6 +157,24 @@ impl Module {
             Some(true) => Ok(()),
             _ => Err(StatusCode::SYS_LP_INIT_NOT_DONE.into()),
         }
+    }
+}
+
+/// The fields that this module has.
+fn fields(call: &Call) -> impl Iterator<Item = &'static (u64, u64, Value)> + use<> {
+    let dynamic = call.has_dynamic_pamt();
+    FIELDS.iter().filter(move |(_, _, value)| dynamic || !matches!(value, Value::DynamicPamt(_)))
+}
+
+fn read(config: &MachineConfig, value: Value, index: u64) -> Option<u64> {
+    let cmr = || config.cmrs.get(index as usize).copied().unwrap_or_default();
+    match value {
+        Value::Number(number) => Some(number),
+        Value::CmrBase => Some(cmr().base),
+        Value::CmrSize => Some(cmr().size),
+        Value::Features => Some(config.module.map_or(TdxFeatures0::MODULE_1_5_01, ModuleProfile::features).bits()),
+        Value::DynamicPamt(number) => number,
+        Value::Unknown => None,
     }
 }
 

@@ -5,6 +5,8 @@ use tdx_abi::{Operand, Page, PageSize, Status, StatusCode};
 use super::Module;
 use super::call::{Call, Leaf, Stop, operand};
 use super::mem_sept::handle_and_flag;
+use super::pamt;
+use super::phymem_pamt::{check_address, write_pair};
 use super::sept::{Entry, GuestPage, State, TreeLock};
 use super::td::OpState;
 use crate::{LockMode, Refusal};
@@ -39,11 +41,15 @@ impl Module {
         }
         self.lock_entry(call, merged.page, guest.size(), LockMode::Exclusive, Operand::RCX)?;
         let small = GuestPage { level: guest.level - 1, number: guest.number * ENTRIES };
-        self.merge_pamt(call, merged.page, guest.size(), small.size())?;
+        if self.dynamic_pamt.is_some() && guest.size() == PageSize::Size2M {
+            self.merge_pair(call, merged.page)?;
+        } else {
+            self.merge_pamt(call, merged.page, guest.size(), small.size())?;
+        }
         self.td_mut(tdr)?.sept.set(small.level, small.number, ENTRIES, Entry::FREE);
         self.sept_set(call, tdr, guest, merged)?;
-        self.disown(call, tdr, entry.page, PageSize::Size4K)?;
-        call.out.rcx = entry.page.start().get();
+        let hint = self.disown(call, tdr, entry.page, PageSize::Size4K)?;
+        call.out.rcx = entry.page.start().get() | hint;
         Ok(Status::SUCCESS)
     }
 
@@ -86,7 +92,11 @@ impl Module {
         self.lock_entry(call, entry.page, guest.size(), LockMode::Exclusive, Operand::RCX)?;
         let state = entry.state.unblocked();
         let small = GuestPage { level: guest.level - 1, number: guest.number * ENTRIES };
-        self.split_pamt(call, entry.page, guest.size(), small.size())?;
+        if self.dynamic_pamt.is_some() && guest.size() == PageSize::Size2M {
+            self.split_pamt_into_pair(call, entry.page)?;
+        } else {
+            self.split_pamt(call, entry.page, guest.size(), small.size())?;
+        }
         let td = self.td_mut(tdr)?;
         for index in 0..ENTRIES {
             let page = Page::new(entry.page.index() + index * small.size().pages());
@@ -122,6 +132,42 @@ impl Module {
             self.store_entry(call, page, small)?;
             self.pamt.set(page, small, entry);
         }
+        Ok(())
+    }
+}
+
+/// With dynamic PAMT the small entries come and go with a pair of pages. No entry but that of the large page is locked.
+impl Module {
+    /// The pair is not needed any more: R12 and R13 hand it back.
+    fn merge_pair(&mut self, call: &mut Call, large: Page) -> Result<(), Stop> {
+        let pair = self.dynamic_pamt.as_ref().and_then(|dynamic| dynamic.pair(large));
+        let Some(pair) = pair else { return operand(StatusCode::NO_PAMT_PAGE_PAIR, Operand::RCX) };
+        let entry = self.pamt.get(large, PageSize::Size4K);
+        self.remove_pair(call, large, pair)?;
+        self.pamt.set(large, PageSize::Size2M, pamt::Entry { epoch: 0, ..entry });
+        self.pamt.fill_2m(large, pamt::Entry::FREE);
+        let [first, second] = pair;
+        (call.out.r12, call.out.r13) = (first.start().get(), second.start().get());
+        Ok(())
+    }
+
+    /// R12 and R13 name the pair that holds the 512 entries.
+    fn split_pamt_into_pair(&mut self, call: &mut Call, large: Page) -> Result<(), Stop> {
+        let named = [(call.input.r12, Operand::R12), (call.input.r13, Operand::R13)];
+        for (address, name) in named {
+            check_address(call, address, name)?;
+        }
+        for (address, name) in named {
+            self.check_initialised(address, name)?;
+        }
+        for (address, name) in named {
+            self.check_pair_page(call, address, name)?;
+        }
+        let pair = self.take_pair(call, named)?;
+        write_pair(call, pair, self.global_key());
+        let entry = self.pamt.get(large, PageSize::Size2M);
+        self.pamt.fill_2m(large, pamt::Entry { epoch: 0, ..entry });
+        self.install_pair(large, pair);
         Ok(())
     }
 }

@@ -54,11 +54,11 @@ impl Module {
     /// The register names a free page of this size, with no page in it that is in use.
     fn find_free_range(&mut self, call: &mut Call, address: u64, name: Operand, size: PageSize) -> Result<Page, Stop> {
         let found = self.walk_to(call, PhysAddr::new(address), name, LockMode::Exclusive, size)?;
-        let free = found.level == size && found.entry.page_type == PageType::Nda;
-        if !free || (size == PageSize::Size2M && !self.pamt.is_2m_free(found.page)) {
+        let page = self.check_found(found, Some(size), PageType::Nda, name)?;
+        if size == PageSize::Size2M && !self.is_2m_free(page) {
             return operand(StatusCode::PAGE_METADATA_INCORRECT, name);
         }
-        Ok(found.page)
+        Ok(page)
     }
 
     fn adopt_guest_page(&mut self, call: &mut Call, tdr: Page, page: Page, size: PageSize) -> Result<(), Stop> {
@@ -78,8 +78,8 @@ impl Module {
         self.lock_entry(call, entry.page, guest.size(), LockMode::Exclusive, Operand::RCX)?;
         self.check_blocked_and_tracked(call, tdr, guest, entry)?;
         self.sept_set(call, tdr, guest, Entry::FREE)?;
-        self.disown(call, tdr, entry.page, guest.size())?;
-        call.out.rcx = entry.page.start().get();
+        let hint = self.disown(call, tdr, entry.page, guest.size())?;
+        call.out.rcx = entry.page.start().get() | hint;
         Ok(Status::SUCCESS)
     }
 
@@ -101,10 +101,10 @@ impl Module {
         if !entry.state.is_pending() {
             call.direct_store(lines_of(page), self.td(tdr)?.key);
         }
-        self.disown(call, tdr, entry.page, PageSize::Size4K)?;
+        let hint = self.disown(call, tdr, entry.page, PageSize::Size4K)?;
         self.adopt_guest_page(call, tdr, page, PageSize::Size4K)?;
         self.sept_set(call, tdr, guest, Entry { state: entry.state.unblocked(), page })?;
-        call.out.rcx = entry.page.start().get();
+        call.out.rcx = entry.page.start().get() | hint;
         Ok(Status::SUCCESS)
     }
 

@@ -144,8 +144,8 @@ impl Module {
             return operand(StatusCode::EPT_PAGE_NOT_FREE, Operand::RCX);
         }
         self.sept_set(call, tdr, guest, Entry::FREE)?;
-        self.disown(call, tdr, entry.page, PageSize::Size4K)?;
-        call.out.rcx = entry.page.start().get();
+        let hint = self.disown(call, tdr, entry.page, PageSize::Size4K)?;
+        call.out.rcx = entry.page.start().get() | hint;
         Ok(Status::SUCCESS)
     }
 }

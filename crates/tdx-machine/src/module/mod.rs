@@ -7,6 +7,7 @@ mod cache_wb;
 mod call;
 mod config;
 mod dispatch;
+mod dynamic_pamt;
 mod info;
 mod keys;
 mod locks;
@@ -17,6 +18,7 @@ mod mem_sept;
 mod mng;
 mod pamt;
 mod phymem;
+mod phymem_pamt;
 mod sept;
 mod sys;
 mod td;
@@ -30,6 +32,7 @@ use tdx_abi::{KeyId, Page, PhysAddr, Registers};
 use crate::fault::{Lock, LockMode};
 use crate::{MachineCheck, MachineConfig, Refusal};
 use cache_wb::WriteBack;
+use dynamic_pamt::DynamicPamt;
 use keys::KeyTable;
 use locks::{LockId, Locks};
 use pamt::Pamt;
@@ -73,6 +76,8 @@ pub(crate) struct Module {
     /// Ascending.
     tdmrs: Vec<Tdmr>,
     pamt: Pamt,
+    /// If SYS.CONFIG switched it on.
+    dynamic_pamt: Option<DynamicPamt>,
     locks: Locks,
     /// By TDR page.
     tds: BTreeMap<Page, Arc<Td>>,
@@ -93,6 +98,7 @@ impl Module {
             keys: KeyTable::new(config.key_ids.unwrap_or(tdx_abi::KeyIdPartition::new(0, 0))),
             tdmrs: Vec::new(),
             pamt: Pamt::new(),
+            dynamic_pamt: None,
             locks: Locks::default(),
             tds: BTreeMap::new(),
             write_back: vec![WriteBack::default(); config.packages() as usize],

@@ -10,7 +10,7 @@ use super::locks::LockId;
 use crate::LockMode;
 use crate::tree::Tree;
 
-/// Page types of 1.5.01, with their numbers in registers.
+/// Page types, with their numbers in registers; the last one only with dynamic PAMT.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum PageType {
     Nda = 0,
@@ -20,6 +20,7 @@ pub(super) enum PageType {
     Tdcx = 5,
     Tdvpr = 6,
     Ept = 8,
+    Pamt = 15,
 }
 
 /// One entry.
@@ -33,7 +34,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    const FREE: Self = Self { page_type: PageType::Nda, owner: Page::new(0), epoch: 0 };
+    pub(super) const FREE: Self = Self { page_type: PageType::Nda, owner: Page::new(0), epoch: 0 };
 }
 
 /// Entries of the three levels, by page number at that level.
@@ -88,16 +89,28 @@ impl Pamt {
         self.set(page, level, entry);
     }
 
-    /// Are the 512 small entries of this 2 MiB page all free?
+    /// Are the 512 small entries of the 2 MiB around this page all free?
     pub(super) fn is_2m_free(&self, page: Page) -> bool {
+        self.first_in_use(page).is_none()
+    }
+
+    /// Index of the first small entry of the 2 MiB around this page that is not free.
+    pub(super) fn first_in_use(&self, page: Page) -> Option<u64> {
         let [small, ..] = &self.levels;
         let pages = PageSize::Size2M.pages();
+        let first = page.index() / pages * pages;
         small
-            .runs(page.index(), page.index() + pages, |_, _, entry| match entry.page_type {
+            .runs(first, first + pages, |start, _, entry| match entry.page_type {
                 PageType::Nda => ControlFlow::Continue(()),
-                _ => ControlFlow::Break(()),
+                _ => ControlFlow::Break(start - first),
             })
-            .is_continue()
+            .break_value()
+    }
+
+    /// Sets all small entries of a 2 MiB page.
+    pub(super) fn fill_2m(&mut self, page: Page, entry: Entry) {
+        let [small, ..] = &mut self.levels;
+        small.set(page.index(), page.index() + PageSize::Size2M.pages(), entry);
     }
 
     /// Pages of a reserved area. Only the 4 KiB level knows of them.
@@ -110,7 +123,7 @@ impl Pamt {
 
 impl Module {
     /// Checks that a register names a page the module can hold, and finds its entry: 1 GiB, 2 MiB, 4 KiB, ending at the
-    /// first that is a TD's large page. Upper entries are locked shared, the last one as asked.
+    /// first that is a TD's large page, or (dynamic PAMT) a 2 MiB page without a pair. Upper entries are locked shared, the last one as asked.
     pub(super) fn walk(
         &mut self,
         call: &mut Call,
@@ -140,13 +153,36 @@ impl Module {
         let mut level = PageSize::Size1G;
         loop {
             let entry = self.pamt.get(page, level);
-            let last = level == leaf || entry.page_type == PageType::Reg;
+            let without_pair =
+                self.dynamic_pamt.is_some() && level == PageSize::Size2M && entry.page_type != PageType::Pamt;
+            let last = level == leaf || entry.page_type == PageType::Reg || without_pair;
             self.lock_entry(call, page, level, if last { mode } else { LockMode::Shared }, name)?;
             if last {
                 return Ok(Found { page, level, entry });
             }
             level = if level == PageSize::Size1G { PageSize::Size2M } else { PageSize::Size4K };
         }
+    }
+
+    /// Checks what a walk found: the wanted type, at the wanted level if there is one. `PAGE_METADATA_INCORRECT` otherwise, or
+    /// the word for a free page of 4 KiB that no pair covers.
+    pub(super) fn check_found(
+        &self,
+        found: Found,
+        level: Option<PageSize>,
+        page_type: PageType,
+        name: Operand,
+    ) -> Result<Page, Stop> {
+        let free = found.entry.page_type == PageType::Nda;
+        if level.is_some_and(|level| level != found.level) {
+            let uncovered = self.dynamic_pamt.is_some() && free && page_type == PageType::Nda;
+            let code = if uncovered { StatusCode::MISSING_PAMT_PAGE_PAIR } else { StatusCode::PAGE_METADATA_INCORRECT };
+            return operand(code, name);
+        }
+        if found.entry.page_type != page_type || (free && self.is_taken(found.page)) {
+            return operand(StatusCode::PAGE_METADATA_INCORRECT, name);
+        }
+        Ok(found.page)
     }
 
     /// Locks one entry, without those above it. The lock is a word of the entry, so its line is stored to, taken or not.
@@ -167,8 +203,12 @@ impl Module {
 
     /// Stores to the entry: its line is dirty under the global key.
     pub(super) fn store_entry(&self, call: &mut Call, page: Page, level: PageSize) -> Result<(), Stop> {
-        match self.usable_tdmr(page) {
-            Some(tdmr) => call.store(LineRange::single(tdmr.entry_line(page, level)), self.global_key()),
+        let line = match (level, &self.dynamic_pamt) {
+            (PageSize::Size4K, Some(dynamic)) => dynamic.entry_line(page),
+            _ => self.usable_tdmr(page).map(|tdmr| tdmr.entry_line(page, level)),
+        };
+        match line {
+            Some(line) => call.store(LineRange::single(line), self.global_key()),
             None => Ok(()),
         }
     }

@@ -3,15 +3,24 @@
 use tdx_abi::{Operand, PageSize, PhysAddr, Status, StatusCode};
 
 use super::Module;
-use super::call::{Call, Leaf, operand};
+use super::call::{Call, Leaf, Stop, operand};
 use super::pamt::{Found, PageType};
 use super::td::{Lifecycle, lines_of};
-use crate::LockMode;
+use crate::{LockMode, Refusal};
 
 impl Module {
     pub(super) fn phymem_page_rdmd(&mut self, call: &mut Call) -> Leaf {
         call.clear_outputs();
+        let level = call.input.rcx & 0b111;
+        if self.dynamic_pamt.is_some() && matches!(level, 1 | 2) {
+            // With dynamic PAMT the level of the smallest page asked for; how the answer shows a pair is not known to us.
+            return Err(Stop::Refused(Refusal::LeafNotModelled { leaf: call.input.leaf_call().leaf() }));
+        }
         let found = self.walk(call, PhysAddr::new(call.input.rcx), Operand::RCX, LockMode::Shared)?;
+        if found.entry.page_type == PageType::Nda && self.is_taken(found.page) {
+            call.out.rcx = PageType::Pamt as u64;
+            return Ok(Status::SUCCESS);
+        }
         call.show_page(found);
         if matches!(found.entry.page_type, PageType::Reg | PageType::Ept) {
             call.out.r9 = found.entry.epoch;
@@ -40,13 +49,14 @@ impl Module {
             }
             self.pamt.free(found.page, PageSize::Size4K);
             self.tds.remove(&found.page);
+            call.out.r9 = self.removal_hint(found.page, found.level);
         } else {
             let tdr = found.entry.owner;
             self.lock_owner(call, tdr)?;
             if self.td(tdr)?.lifecycle != Lifecycle::Teardown {
                 return Err(StatusCode::LIFECYCLE_STATE_INCORRECT.into());
             }
-            self.disown(call, tdr, found.page, found.level)?;
+            call.out.r9 = self.disown(call, tdr, found.page, found.level)?;
         }
         Ok(Status::SUCCESS)
     }
@@ -59,7 +69,9 @@ impl Module {
         }
         let field = call.hardware.config.key_id_field;
         let plain = field.strip(address).get();
-        let page = self.find_page(call, plain, Operand::RCX, LockMode::Shared, PageType::Nda)?;
+        // At whatever level the walk ends: a page that no pair covers can be flushed, too.
+        let found = self.walk(call, PhysAddr::new(plain), Operand::RCX, LockMode::Shared)?;
+        let page = self.check_found(found, None, PageType::Nda, Operand::RCX)?;
         call.hardware.evict(lines_of(page), field.key_of(address));
         Ok(Status::SUCCESS)
     }

@@ -123,10 +123,7 @@ impl Module {
         page_type: PageType,
     ) -> Result<Page, Stop> {
         let found = self.walk(call, PhysAddr::new(address), name, mode)?;
-        if found.level != PageSize::Size4K || found.entry.page_type != page_type {
-            return operand(StatusCode::PAGE_METADATA_INCORRECT, name);
-        }
-        Ok(found.page)
+        self.check_found(found, Some(PageSize::Size4K), page_type, name)
     }
 
     /// The register names a free 4 KiB page.
@@ -211,10 +208,12 @@ impl Module {
     }
 
     /// A page of the TD is free. The owner and the epoch stay in its PAMT entry, and its content stays in its lines.
-    pub(super) fn disown(&mut self, call: &mut Call, tdr: Page, page: Page, level: PageSize) -> Result<(), Stop> {
+    /// Gives the hint of [`Module::removal_hint`].
+    pub(super) fn disown(&mut self, call: &mut Call, tdr: Page, page: Page, level: PageSize) -> Result<u64, Stop> {
         self.pamt.free(page, level);
         let td = self.td_mut(tdr)?;
         td.children = td.children.saturating_sub(level.pages());
-        self.store_tdr(call, tdr)
+        self.store_tdr(call, tdr)?;
+        Ok(self.removal_hint(page, level))
     }
 }

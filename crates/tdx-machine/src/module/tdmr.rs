@@ -5,6 +5,7 @@ use tdx_abi::{KeyId, Line, LineRange, Operand, PAGE_SIZE, Page, PageRange, PageS
 
 use super::Module;
 use super::call::{Call, Leaf, operand};
+use super::dynamic_pamt::PAGES_PER_BITMAP_BYTE;
 use super::locks::LockId;
 use crate::LockMode;
 
@@ -45,6 +46,12 @@ impl Tdmr {
         PhysAddr::new(self.info.pamt(level).0 + number * ENTRY).line()
     }
 
+    /// The line of the bitmap (which stands in for PAMT_4K with dynamic PAMT) that has the bit of a page of this TDMR.
+    pub(super) fn bitmap_line(&self, page: Page) -> Line {
+        let number = page.index() - self.range.start().index();
+        PhysAddr::new(self.info.pamt(PageSize::Size4K).0 + number / PAGES_PER_BITMAP_BYTE).line()
+    }
+
     /// Is the GiB around this page completely initialised?
     pub(super) fn is_usable(&self, page: Page) -> bool {
         let gib = (page.index() - self.range.start().index()) / PageSize::Size1G.pages();
@@ -81,9 +88,13 @@ impl Module {
         let first = Page::new(tdmr.range.start().index() + chunk * CHUNK / PAGE_SIZE);
         let pages = PageRange::new(first, Page::new(first.index() + CHUNK / PAGE_SIZE));
         for reserved in tdmr.reserved.iter() {
-            self.pamt.reserve(pages.intersection(*reserved));
+            let reserved = pages.intersection(*reserved);
+            match &mut self.dynamic_pamt {
+                Some(dynamic) => dynamic.set_taken(reserved, true),
+                None => self.pamt.reserve(reserved),
+            }
         }
-        write_pamt(call, tdmr, chunk, key)?;
+        write_pamt(call, tdmr, chunk, key, self.dynamic_pamt.is_some())?;
         tdmr.done += 1;
         let gibs = tdmr.done / CHUNKS_PER_GIB;
         call.out.rdx = base.get() + gibs * PageSize::Size1G.bytes();
@@ -93,9 +104,15 @@ impl Module {
 
 /// The PAMT lines one call writes: four whole pages of PAMT_4K past the cache; two entries of PAMT_2M and, when the GiB is
 /// complete, one of PAMT_1G, each by ordinary stores to a line that was zeroed past the cache when its first entry came.
-fn write_pamt(call: &mut Call, tdmr: &Tdmr, chunk: u64, key: KeyId) -> Result<(), super::call::Stop> {
-    let bytes_4k = CHUNK / PAGE_SIZE * ENTRY;
-    call.direct_store(tdmr.pamt_lines(PageSize::Size4K, chunk * bytes_4k, bytes_4k), key);
+/// The bitmap of dynamic PAMT is written in the same two ways, two lines of it.
+fn write_pamt(call: &mut Call, tdmr: &Tdmr, chunk: u64, key: KeyId, dynamic: bool) -> Result<(), super::call::Stop> {
+    if dynamic {
+        let bytes = CHUNK / PAGE_SIZE / PAGES_PER_BITMAP_BYTE;
+        write_entries(call, tdmr, PageSize::Size4K, chunk * bytes, bytes, key)?;
+    } else {
+        let bytes = CHUNK / PAGE_SIZE * ENTRY;
+        call.direct_store(tdmr.pamt_lines(PageSize::Size4K, chunk * bytes, bytes), key);
+    }
     let bytes_2m = CHUNK / PageSize::Size2M.bytes() * ENTRY;
     write_entries(call, tdmr, PageSize::Size2M, chunk * bytes_2m, bytes_2m, key)?;
     if (chunk + 1).is_multiple_of(CHUNKS_PER_GIB) {

@@ -14,7 +14,7 @@ pub const TDMR: u64 = 4 * GIB;
 /// PAMT_4K, PAMT_2M, PAMT_1G, one after another.
 pub const PAMT: u64 = 2 * GIB;
 /// Where TDMR_INFO and the array of pointers stand.
-const TABLE: u64 = GIB;
+pub const TABLE: u64 = GIB;
 
 pub fn config(model: CpuModel) -> MachineConfig {
     let cmr = PageRange::from_base_size(PhysAddr::new(1 << 20), 16 * GIB).unwrap();
@@ -41,9 +41,17 @@ pub fn pamt(gibs: u64, level: PageSize) -> u64 {
 
 /// SYS.CONFIG with one TDMR, WBINVD, SYS.KEY.CONFIG on both packages.
 pub fn configure(machine: &mut Machine, gibs: u64) {
+    let table = write_table(machine, gibs, 16);
+    assert_eq!(call(machine, CPU, table), Status::SUCCESS);
+    configure_keys(machine);
+}
+
+/// Writes the table of one TDMR, its PAMT_4K of so many bytes a page; gives the SYS.CONFIG for it.
+pub fn write_table(machine: &mut Machine, gibs: u64, pamt_4k_entry: u16) -> Registers {
     let mut info = TdmrInfo { base: TDMR, size: gibs * GIB, ..TdmrInfo::default() };
     for level in PageSize::ALL {
-        let size = tdx_abi::pamt_bytes(gibs * GIB, level, 16).unwrap();
+        let entry = if level == PageSize::Size4K { pamt_4k_entry } else { 16 };
+        let size = tdx_abi::pamt_bytes(gibs * GIB, level, entry).unwrap();
         info.set_pamt(level, PhysAddr::new(pamt(gibs, level)), size);
     }
     let mut words = vec![info.base, info.size];
@@ -54,8 +62,11 @@ pub fn configure(machine: &mut Machine, gibs: u64) {
     let bytes: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).collect();
     machine.write_shared(CPU, PhysAddr::new(TABLE + 512), &bytes).unwrap();
     machine.write_shared(CPU, PhysAddr::new(TABLE), &(TABLE + 512).to_le_bytes()).unwrap();
-    let table = Registers::call(Leaf::SYS_CONFIG).rcx(TABLE).rdx(1).r8(GLOBAL.into());
-    assert_eq!(call(machine, CPU, table), Status::SUCCESS);
+    Registers::call(Leaf::SYS_CONFIG).rcx(TABLE).rdx(1).r8(GLOBAL.into())
+}
+
+/// WBINVD, then SYS.KEY.CONFIG on both packages.
+pub fn configure_keys(machine: &mut Machine) {
     for cpu in 0..machine.cpus() {
         machine.wbinvd(CpuId(cpu)).unwrap();
     }
