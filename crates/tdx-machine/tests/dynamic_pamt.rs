@@ -336,6 +336,6 @@ fn only_pages_of_4_kib_need_a_pair() {
         machine.seamcall(CPU, Registers::call(Leaf::MEM_PAGE_REMOVE).rcx(guest).rdx(LARGE)).unwrap().rcx
     };
     assert_eq!(take(&mut machine, 0), small);
-    assert_eq!(take(&mut machine, 1 << 12), small + 4 * KIB | PAMT_REMOVAL_HINT);
+    assert_eq!(take(&mut machine, 1 << 12), (small + 4 * KIB) | PAMT_REMOVAL_HINT);
     assert_eq!(call(&mut machine, CPU, remove(small | 1)), Status::SUCCESS);
 }
