@@ -4,7 +4,8 @@
 //! It refuses to allocate, to take a lock, and to know which machine it runs on: the kernel brings memory and CPUs through
 //! the traits of [`platform`], the instructions stand behind them, and no feature ever swaps one for an emulation.
 //!
-//! Data flows one way: [`layout`] -> [`bringup`] -> [`private_memory`], [`ledger`] -> [`reset`] -> [`handover`].
+//! Data flows one way: [`layout`] -> [`bringup`] -> [`private_memory`], [`ledger`], [`page`], [`td`] -> [`reset`] -> [`handover`].
+//! Every SEAMCALL passes the [`gate`].
 
 #![no_std]
 #![warn(missing_docs)]
@@ -13,6 +14,7 @@ pub mod arch;
 pub mod bringup;
 pub mod gate;
 pub mod handover;
+pub mod key_ids;
 pub mod layout;
 pub mod ledger;
 pub mod page;
@@ -21,3 +23,4 @@ pub mod private_memory;
 pub mod reset;
 pub mod seamcall;
 mod sync;
+pub mod td;

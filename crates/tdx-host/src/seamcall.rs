@@ -53,6 +53,9 @@ impl fmt::Display for SeamcallError {
 
 impl core::error::Error for SeamcallError {}
 
+/// Second calls after INTERRUPTED_RESTARTABLE: an interrupt was pending, and the next call may come to the end.
+pub const RESTARTS: u32 = 10_000;
+
 /// How often a call is made again at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Retry {
@@ -60,19 +63,25 @@ pub struct Retry {
     pub entropy: u32,
     /// After a busy status.
     pub busy: u32,
+    /// After INTERRUPTED_RESTARTABLE.
+    pub restart: u32,
 }
 
 impl Retry {
-    /// What the ABI allows for a leaf: entropy everywhere; busy only where another CPU of the host may hold the lock for
-    /// a moment and nothing has been done yet (SYS.* on the global lock, the key engine, a TDMR).
+    /// What the ABI allows for a leaf: entropy everywhere; busy and restart everywhere but in SYS.* leaves that take no lock,
+    /// because no leaf waits, so whoever holds the lock is on its way out, and a call that finds it taken has done nothing.
+    ///
+    /// A VCPU inside the TD is another matter: PREVIOUS_TLB_EPOCH_BUSY is not tried again, the kernel kicks VCPUs first.
     pub const fn for_leaf(leaf: Leaf) -> Self {
         let busy = match leaf {
-            Leaf::SYS_INIT | Leaf::SYS_LP_INIT | Leaf::SYS_CONFIG | Leaf::SYS_KEY_CONFIG | Leaf::SYS_TDMR_INIT => {
-                BUSY_RETRIES
-            }
+            Leaf::SYS_RD | Leaf::SYS_RDALL | Leaf::SYS_INFO | Leaf::VP_ENTER => 0,
+            _ => BUSY_RETRIES,
+        };
+        let restart = match leaf {
+            Leaf::MEM_PAGE_PROMOTE | Leaf::MEM_PAGE_DEMOTE => RESTARTS,
             _ => 0,
         };
-        Self { entropy: ENTROPY_RETRIES, busy }
+        Self { entropy: ENTROPY_RETRIES, busy, restart }
     }
 }
 
@@ -96,6 +105,7 @@ pub fn call<C: Cpu>(cpu: &C, input: Registers) -> Result<Registers, SeamcallErro
         let budget = match status.code() {
             StatusCode::RND_NO_ENTROPY | StatusCode::KEY_GENERATION_FAILED => &mut retry.entropy,
             StatusCode::SYS_BUSY | StatusCode::OPERAND_BUSY => &mut retry.busy,
+            StatusCode::INTERRUPTED_RESTARTABLE => &mut retry.restart,
             _ => return Err(SeamcallError { call: input.leaf_call(), cpu: cpu.id(), registers, attempts }),
         };
         if *budget == 0 {

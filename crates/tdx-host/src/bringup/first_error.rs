@@ -8,7 +8,7 @@ use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// Holds one [`SeamcallError`]: whoever comes first stores it, the others are dropped.
 #[derive(Default)]
-pub(super) struct FirstError {
+pub(crate) struct FirstError {
     taken: AtomicBool,
     stored: AtomicBool,
     call: AtomicU64,
@@ -19,12 +19,12 @@ pub(super) struct FirstError {
 
 impl FirstError {
     /// True once any CPU has failed; the others then stop at their next step.
-    pub(super) fn is_set(&self) -> bool {
+    pub(crate) fn is_set(&self) -> bool {
         self.taken.load(Ordering::Relaxed)
     }
 
     /// Stores the error if it is the first.
-    pub(super) fn set(&self, error: &SeamcallError) {
+    pub(crate) fn set(&self, error: &SeamcallError) {
         if self.taken.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -40,7 +40,7 @@ impl FirstError {
     }
 
     /// The error, once every CPU is done.
-    pub(super) fn get(&self) -> Option<SeamcallError> {
+    pub(crate) fn get(&self) -> Option<SeamcallError> {
         if !self.stored.load(Ordering::Acquire) {
             return None;
         }

@@ -24,8 +24,9 @@ use crate::private_memory::{PrivateMemory, PublishError};
 use crate::reset::reset_ranges;
 use crate::seamcall::call;
 use crate::sync::AtomicU32;
-use first_error::FirstError;
-use tasks::{InitTdmrs, OneCall, WriteBack};
+pub(crate) use first_error::FirstError;
+pub(crate) use tasks::OneCall;
+use tasks::{InitTdmrs, WriteBack};
 
 pub use error::{BringupCause, BringupError, BringupStep, Unwound};
 pub use module_info::{ModuleInfo, ModuleInfoError, ModuleVersion};

@@ -22,10 +22,10 @@ impl<C: Cpu> CpuTask<C> for WriteBack {
 }
 
 /// One SEAMCALL on each CPU that runs this; `fine` are the error codes that mean "done before".
-pub(super) struct OneCall<'e> {
-    pub(super) input: Registers,
-    pub(super) fine: &'static [StatusCode],
-    pub(super) error: &'e FirstError,
+pub(crate) struct OneCall<'e> {
+    pub(crate) input: Registers,
+    pub(crate) fine: &'static [StatusCode],
+    pub(crate) error: &'e FirstError,
 }
 
 impl<C: Cpu> CpuTask<C> for OneCall<'_> {

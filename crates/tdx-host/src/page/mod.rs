@@ -236,7 +236,6 @@ impl<'l> PrivatePage<'l> {
 impl<'l> ReturnedPage<'l> {
     /// No cache of any CPU holds a line of this page under a private KeyID any more. Only this crate says so, after
     /// PHYMEM.PAGE.WBINVD or PHYMEM.CACHE.WB.
-    #[expect(dead_code, reason = "`td` comes next")]
     pub(crate) fn written_back(self) -> CleanPage<'l> {
         self.become_()
     }

@@ -1,0 +1,142 @@
+//! Private KeyIDs for TDs: who has which, on memory that the caller provides. It refuses to hand out a KeyID again before the
+//! module has freed it.
+
+use tdx_abi::{KeyId, KeyIdPartition};
+
+use crate::sync::{AtomicU64, Ordering};
+
+/// The private KeyIDs of a machine but the global one. Any CPU may lease and free at any time, without lock.
+#[derive(Debug)]
+pub struct KeyIds<'m> {
+    first: u16,
+    count: u16,
+    /// One bit for each KeyID; set: leased.
+    leased: &'m [AtomicU64],
+    lost: AtomicU64,
+}
+
+/// Why there is no KeyID.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyIdsError {
+    /// All are leased.
+    #[error("all {count} private KeyIDs are in use, {lost} of them lost in failed teardowns")]
+    Exhausted {
+        /// KeyIDs of this machine that TDs can have.
+        count: u16,
+        /// Of these, leased for good.
+        lost: u64,
+    },
+    /// The caller's memory is too small.
+    #[error("{needed} words of 8 bytes are needed for the KeyIDs, {given} were given")]
+    TooSmall {
+        /// 64-bit words needed.
+        needed: usize,
+        /// 64-bit words given.
+        given: usize,
+    },
+}
+
+impl<'m> KeyIds<'m> {
+    /// 64-bit words that the KeyIDs of a machine need.
+    pub const fn words_needed(partition: KeyIdPartition) -> usize {
+        (partition.private() as usize).div_ceil(64)
+    }
+
+    /// All private KeyIDs but the first, which is the global one; none is leased.
+    ///
+    /// # Errors
+    /// [`KeyIdsError::TooSmall`].
+    pub fn new(partition: KeyIdPartition, memory: &'m [AtomicU64]) -> Result<Self, KeyIdsError> {
+        let needed = Self::words_needed(partition);
+        let leased = memory.get(..needed).ok_or(KeyIdsError::TooSmall { needed, given: memory.len() })?;
+        for word in leased {
+            word.store(0, Ordering::Relaxed);
+        }
+        let first = partition.first_private().map_or(0, KeyId::get).saturating_add(1);
+        // A KeyID has 16 bits, so what does not fit cannot be named.
+        let count = (partition.private().saturating_sub(1)).min(u32::from(u16::MAX - first)) as u16;
+        Ok(Self { first, count, leased, lost: AtomicU64::new(0) })
+    }
+
+    /// Takes a free KeyID.
+    ///
+    /// # Errors
+    /// [`KeyIdsError::Exhausted`].
+    pub fn lease(&self) -> Result<KeyLease<'_>, KeyIdsError> {
+        for index in 0..self.count {
+            let Some((word, bit)) = self.bit(index) else { break };
+            if word.load(Ordering::Relaxed) & bit == 0 && word.fetch_or(bit, Ordering::AcqRel) & bit == 0 {
+                return Ok(KeyLease { key: KeyId::new(self.first + index), index, of: self });
+            }
+        }
+        Err(KeyIdsError::Exhausted { count: self.count, lost: self.lost() })
+    }
+
+    /// KeyIDs that TDs can have.
+    pub fn count(&self) -> u16 {
+        self.count
+    }
+
+    /// KeyIDs whose TD was dropped before the module freed them.
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    fn bit(&self, index: u16) -> Option<(&'m AtomicU64, u64)> {
+        Some((self.leased.get(usize::from(index) / 64)?, 1 << (index % 64)))
+    }
+}
+
+/// A KeyID in use. Dropping it loses the KeyID on purpose: the module may still have it assigned.
+#[derive(Debug)]
+#[must_use = "dropping a lease loses its KeyID"]
+pub struct KeyLease<'k> {
+    key: KeyId,
+    index: u16,
+    of: &'k KeyIds<'k>,
+}
+
+impl KeyLease<'_> {
+    /// The KeyID.
+    pub fn key(&self) -> KeyId {
+        self.key
+    }
+
+    /// The module has freed the KeyID, or never assigned it.
+    pub(crate) fn free(self) {
+        if let Some((word, bit)) = self.of.bit(self.index) {
+            word.fetch_and(!bit, Ordering::AcqRel);
+        }
+        core::mem::forget(self);
+    }
+}
+
+impl Drop for KeyLease<'_> {
+    fn drop(&mut self) {
+        self.of.lost.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::vec::Vec;
+
+    #[test]
+    fn each_key_is_leased_once_and_again_only_after_it_was_freed() {
+        let partition = KeyIdPartition::new(31, 4);
+        let words = [AtomicU64::new(u64::MAX)];
+        assert!(matches!(KeyIds::new(partition, &[]), Err(KeyIdsError::TooSmall { needed: 1, given: 0 })));
+        let keys = KeyIds::new(partition, &words).unwrap();
+        let mut leases: Vec<KeyLease<'_>> = (0..3).map(|_| keys.lease().unwrap()).collect();
+        let numbers: Vec<u16> = leases.iter().map(|lease| lease.key().get()).collect();
+        assert_eq!(numbers, [33, 34, 35], "32 is the global KeyID");
+        assert_eq!(keys.lease().unwrap_err(), KeyIdsError::Exhausted { count: 3, lost: 0 });
+        leases.remove(1).free();
+        assert_eq!(keys.lease().unwrap().key().get(), 34);
+        // That lease was dropped: its KeyID is lost, not free.
+        assert_eq!(keys.lease().unwrap_err(), KeyIdsError::Exhausted { count: 3, lost: 1 });
+    }
+}

@@ -1,0 +1,149 @@
+//! A TD from MNG.CREATE to MR.FINALIZE.
+
+use core::marker::PhantomData;
+use tdx_abi::{Leaf, PageSize, PhysAddr, Registers, StatusCode};
+
+use super::error::{Failed, PageError, TdCause};
+use super::pages::{check_size, give};
+use super::{Common, GuestPage, Td, TdHost};
+use crate::bringup::OneCall;
+use crate::page::SharedPage;
+use crate::platform::{Cpu, Cpus};
+use crate::seamcall::call;
+use crate::sync::AtomicU64;
+
+/// TDCS pages that a TD without L2 VMs has.
+pub const TDCS_PAGES: usize = 6;
+
+/// MNG.CREATE is done.
+#[derive(Debug)]
+pub enum Created {}
+/// The TD's key is configured on every package.
+#[derive(Debug)]
+pub enum Keyed {}
+/// MNG.INIT is done: VCPUs and measured pages can be added.
+#[derive(Debug)]
+pub enum Building {}
+/// MR.FINALIZE is done: VCPUs can be entered.
+#[derive(Debug)]
+pub enum Runnable {}
+
+impl<'h> TdHost<'h> {
+    /// MNG.CREATE: the page becomes the TD's root, under the global KeyID.
+    ///
+    /// # Errors
+    /// [`PageError`] with the page.
+    pub fn create<C: Cpu>(self, cpu: &C, page: SharedPage<'h>) -> Result<Td<'h, Created>, PageError<'h>> {
+        let page = check_size(page, PageSize::Size4K)?;
+        let key = match self.key_ids.lease() {
+            Ok(key) => key,
+            Err(error) => return Err(PageError::untouched(page, error)),
+        };
+        let tdr = page.page();
+        let input = Registers::call(Leaf::MNG_CREATE).rcx_address(tdr.start()).rdx(u64::from(key.key().get()));
+        match give(self, cpu, page, self.platform.global_key_id(), input) {
+            Ok(_) => {
+                let common = Common { host: self, tdr, key, pages: AtomicU64::new(0) };
+                Ok(Td { common, state: PhantomData })
+            }
+            Err(error) => {
+                // The KeyID is assigned as the last act of the call, so a call that failed has not assigned it. A module that
+                // died keeps what it has: its KeyIDs are of no use anyway.
+                key.free();
+                Err(error)
+            }
+        }
+    }
+}
+
+impl<'h> Td<'h, Created> {
+    /// MNG.KEY.CONFIG on one CPU of each package.
+    ///
+    /// # Errors
+    /// [`Failed`] with the TD.
+    pub fn configure_keys<K: Cpus>(self, cpus: &K) -> Result<Td<'h, Keyed>, Failed<Self>> {
+        let error = crate::bringup::FirstError::default();
+        // A package that has its key says so; a TD whose first attempt failed half-way goes on.
+        let fine = &[StatusCode::LIFECYCLE_STATE_INCORRECT];
+        let first = self.call(Leaf::MNG_KEY_CONFIG);
+        cpus.run_on_each_package(&OneCall { input: first, fine, error: &error });
+        match error.get() {
+            Some(error) => Err(Failed { td: self, cause: error.into() }),
+            None => Ok(self.into_state()),
+        }
+    }
+}
+
+impl<'h> Td<'h, Keyed> {
+    /// MNG.ADDCX: the page becomes part of TDCS. [`TDCS_PAGES`] are needed.
+    ///
+    /// # Errors
+    /// [`PageError`] with the page.
+    pub fn add_control_page<C: Cpu>(&mut self, cpu: &C, page: SharedPage<'h>) -> Result<(), PageError<'h>> {
+        let page = check_size(page, PageSize::Size4K)?;
+        let input =
+            Registers::call(Leaf::MNG_ADDCX).rcx_address(page.page().start()).rdx(self.common.tdr.start().get());
+        give(self.common.host, cpu, page, self.key_id(), input)?;
+        self.common.took(PageSize::Size4K);
+        Ok(())
+    }
+
+    /// MNG.INIT. `params` is the address of TD_PARAMS in shared memory, 1 KiB aligned.
+    ///
+    /// # Errors
+    /// [`Failed`] with the TD.
+    pub fn init<C: Cpu>(self, cpu: &C, params: PhysAddr) -> Result<Td<'h, Building>, Failed<Self>> {
+        match call(cpu, self.call(Leaf::MNG_INIT).rdx(params.get())) {
+            Ok(_) => Ok(self.into_state()),
+            Err(error) => Err(Failed { td: self, cause: error.into() }),
+        }
+    }
+}
+
+impl<'h> Td<'h, Building> {
+    /// MEM.PAGE.ADD: copies the 4 KiB at `source` (shared memory) to the page, which becomes guest memory.
+    ///
+    /// # Errors
+    /// [`PageError`] with the page.
+    pub fn add_page<C: Cpu>(
+        &self,
+        cpu: &C,
+        gpa: GuestPage,
+        page: SharedPage<'h>,
+        source: PhysAddr,
+    ) -> Result<(), PageError<'h>> {
+        let page = check_size(page, PageSize::Size4K)?;
+        let input = Registers::call(Leaf::MEM_PAGE_ADD)
+            .rcx(gpa.operand(PageSize::Size4K))
+            .rdx(self.common.tdr.start().get())
+            .r8(page.page().start().get())
+            .r9(source.get());
+        give(self.common.host, cpu, page, self.key_id(), input)?;
+        self.common.took(PageSize::Size4K);
+        Ok(())
+    }
+
+    /// MR.EXTEND over the 16 pieces of 256 bytes of a page.
+    ///
+    /// # Errors
+    /// [`TdCause`].
+    pub fn measure_page<C: Cpu>(&self, cpu: &C, gpa: GuestPage) -> Result<(), TdCause> {
+        const PIECE: u64 = 256;
+        for piece in 0..tdx_abi::PAGE_SIZE / PIECE {
+            let at = gpa.address() + piece * PIECE;
+            call(cpu, Registers::call(Leaf::MR_EXTEND).rcx(at).rdx(self.common.tdr.start().get()))?;
+        }
+        Ok(())
+    }
+
+    /// MR.FINALIZE.
+    ///
+    /// # Errors
+    /// [`Failed`] with the TD.
+    pub fn finalize<C: Cpu>(self, cpu: &C) -> Result<Td<'h, Runnable>, Failed<Self>> {
+        match call(cpu, self.call(Leaf::MR_FINALIZE)) {
+            Ok(_) => Ok(self.into_state()),
+            Err(error) => Err(Failed { td: self, cause: error.into() }),
+        }
+    }
+}

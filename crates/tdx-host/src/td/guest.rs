@@ -1,0 +1,200 @@
+//! Guest memory of a TD while it lives: Secure-EPT pages, guest pages, and their way back.
+
+use tdx_abi::{Leaf, Page, PageSize, PhysAddr, Registers};
+
+use super::error::{PageError, TdCause};
+use super::pages::{check_size, give, take_back};
+use super::{Building, Runnable, Td};
+use crate::page::SharedPage;
+use crate::platform::Cpu;
+use crate::seamcall::call;
+
+/// A page of guest memory, by guest physical address.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct GuestPage(u64);
+
+impl GuestPage {
+    /// The 4 KiB page that the guest physical address lies in. An operation on a larger page starts at its first one.
+    pub const fn containing(gpa: u64) -> Self {
+        Self(gpa & !(tdx_abi::PAGE_SIZE - 1))
+    }
+
+    /// The guest physical address of its first byte.
+    pub const fn address(self) -> u64 {
+        self.0
+    }
+
+    /// Address and level, as RCX of MEM.* has them.
+    pub(super) const fn operand(self, size: PageSize) -> u64 {
+        self.0 | size as u64
+    }
+}
+
+/// The level of the Secure-EPT entry that points to a Secure-EPT page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum SeptLevel {
+    /// The page maps 2 MiB.
+    Maps2M = 1,
+    /// The page maps 1 GiB.
+    Maps1G = 2,
+    /// The page maps 512 GiB.
+    Maps512G = 3,
+    /// The page maps 256 TiB (5-level Secure-EPT only).
+    Maps256T = 4,
+}
+
+/// A TD that has guest memory.
+pub trait Built {}
+impl Built for Building {}
+impl Built for Runnable {}
+
+impl<'h, S: Built> Td<'h, S> {
+    /// MEM.SEPT.ADD: the page becomes a Secure-EPT page over the guest range.
+    ///
+    /// # Errors
+    /// [`PageError`] with the page.
+    pub fn add_sept_page<C: Cpu>(
+        &self,
+        cpu: &C,
+        gpa: GuestPage,
+        level: SeptLevel,
+        page: SharedPage<'h>,
+    ) -> Result<(), PageError<'h>> {
+        let page = check_size(page, PageSize::Size4K)?;
+        let input = self.on_guest(Leaf::MEM_SEPT_ADD, gpa.address() | level as u64).r8(page.page().start().get());
+        give(self.common.host, cpu, page, self.key_id(), input)?;
+        self.common.took(PageSize::Size4K);
+        Ok(())
+    }
+
+    /// MEM.SEPT.REMOVE, after the range was blocked and tracked. Gives the page back, clean.
+    ///
+    /// # Errors
+    /// [`PageError`].
+    pub fn remove_sept_page<C: Cpu>(
+        &self,
+        cpu: &C,
+        gpa: GuestPage,
+        level: SeptLevel,
+    ) -> Result<SharedPage<'h>, PageError<'h>> {
+        let input = self.on_guest(Leaf::MEM_SEPT_REMOVE, gpa.address() | level as u64);
+        let registers = call(cpu, input).map_err(PageError::without_page)?;
+        self.back(cpu, registers.rcx, PageSize::Size4K)
+    }
+
+    /// MEM.PAGE.AUG: the page (4 KiB or 2 MiB) becomes guest memory once the guest accepts it. No content is written now,
+    /// and the page counts as private all the same.
+    ///
+    /// # Errors
+    /// [`PageError`] with the page.
+    pub fn augment<C: Cpu>(&self, cpu: &C, gpa: GuestPage, page: SharedPage<'h>) -> Result<(), PageError<'h>> {
+        let size = page.size();
+        let input = self.on_guest(Leaf::MEM_PAGE_AUG, gpa.operand(size)).r8(page.page().start().get());
+        give(self.common.host, cpu, page, self.key_id(), input)?;
+        self.common.took(size);
+        Ok(())
+    }
+
+    /// MEM.RANGE.BLOCK: no new translation of the range is made. A range that is blocked already is fine.
+    ///
+    /// # Errors
+    /// [`TdCause`].
+    pub fn block<C: Cpu>(&self, cpu: &C, gpa: GuestPage, size: PageSize) -> Result<(), TdCause> {
+        call(cpu, self.on_guest(Leaf::MEM_RANGE_BLOCK, gpa.operand(size)))?;
+        Ok(())
+    }
+
+    /// MEM.RANGE.UNBLOCK.
+    ///
+    /// # Errors
+    /// [`TdCause`].
+    pub fn unblock<C: Cpu>(&self, cpu: &C, gpa: GuestPage, size: PageSize) -> Result<(), TdCause> {
+        call(cpu, self.on_guest(Leaf::MEM_RANGE_UNBLOCK, gpa.operand(size)))?;
+        Ok(())
+    }
+
+    /// MEM.TRACK: a new TLB epoch. The caller kicks all VCPUs out of the TD afterwards; with that, what was blocked before has
+    /// no translation left.
+    ///
+    /// # Errors
+    /// [`TdCause::is_busy`]: a VCPU of the epoch before is still inside. Kick, and try again.
+    pub fn track<C: Cpu>(&self, cpu: &C) -> Result<(), TdCause> {
+        call(cpu, self.call(Leaf::MEM_TRACK))?;
+        Ok(())
+    }
+
+    /// MEM.PAGE.REMOVE, after the page was blocked and tracked (a TD that is not finalized needs neither). Gives the page
+    /// back, clean.
+    ///
+    /// # Errors
+    /// [`PageError`].
+    pub fn remove_page<C: Cpu>(
+        &self,
+        cpu: &C,
+        gpa: GuestPage,
+        size: PageSize,
+    ) -> Result<SharedPage<'h>, PageError<'h>> {
+        let registers =
+            call(cpu, self.on_guest(Leaf::MEM_PAGE_REMOVE, gpa.operand(size))).map_err(PageError::without_page)?;
+        self.back(cpu, registers.rcx, size)
+    }
+
+    /// MEM.PAGE.RELOCATE of a 4 KiB page to `page`, after it was blocked and tracked. Gives the old page back, clean.
+    ///
+    /// # Errors
+    /// [`PageError`] with the new page if the module did not take it, without one if only the old page is in trouble.
+    pub fn relocate_page<C: Cpu>(
+        &self,
+        cpu: &C,
+        gpa: GuestPage,
+        page: SharedPage<'h>,
+    ) -> Result<SharedPage<'h>, PageError<'h>> {
+        let page = check_size(page, PageSize::Size4K)?;
+        let input = self.on_guest(Leaf::MEM_PAGE_RELOCATE, gpa.operand(PageSize::Size4K)).r8(page.page().start().get());
+        let registers = give(self.common.host, cpu, page, self.key_id(), input)?;
+        self.common.took(PageSize::Size4K);
+        self.back(cpu, registers.rcx, PageSize::Size4K)
+    }
+
+    /// MEM.PAGE.PROMOTE: 512 adjacent pages become one of `size` (2 MiB or 1 GiB), after the range was blocked and tracked.
+    /// Gives the Secure-EPT page back that is not needed any more, clean.
+    ///
+    /// # Errors
+    /// [`PageError`].
+    pub fn promote<C: Cpu>(&self, cpu: &C, gpa: GuestPage, size: PageSize) -> Result<SharedPage<'h>, PageError<'h>> {
+        let registers =
+            call(cpu, self.on_guest(Leaf::MEM_PAGE_PROMOTE, gpa.operand(size))).map_err(PageError::without_page)?;
+        self.back(cpu, registers.rcx, PageSize::Size4K)
+    }
+
+    /// MEM.PAGE.DEMOTE: a page of `size` (2 MiB or 1 GiB) becomes 512 smaller ones, after it was blocked and tracked. `page`
+    /// becomes the Secure-EPT page over them.
+    ///
+    /// # Errors
+    /// [`PageError`] with the page: an interrupted DEMOTE has filled it already.
+    pub fn demote<C: Cpu>(
+        &self,
+        cpu: &C,
+        gpa: GuestPage,
+        size: PageSize,
+        page: SharedPage<'h>,
+    ) -> Result<(), PageError<'h>> {
+        let page = check_size(page, PageSize::Size4K)?;
+        let input = self.on_guest(Leaf::MEM_PAGE_DEMOTE, gpa.operand(size)).r8(page.page().start().get());
+        give(self.common.host, cpu, page, self.key_id(), input)?;
+        self.common.took(PageSize::Size4K);
+        Ok(())
+    }
+
+    fn on_guest(&self, leaf: Leaf, range: u64) -> Registers {
+        Registers::call(leaf).rcx(range).rdx(self.common.tdr.start().get())
+    }
+
+    /// A page that the module names by its address has left the TD.
+    fn back<C: Cpu>(&self, cpu: &C, address: u64, size: PageSize) -> Result<SharedPage<'h>, PageError<'h>> {
+        self.common.let_go(size);
+        let page: Page = PhysAddr::new(address).page();
+        take_back(self.common.host, cpu, page, size, self.key_id())
+    }
+}

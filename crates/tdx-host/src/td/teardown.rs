@@ -1,0 +1,221 @@
+//! A TD on its way out, from any step of its life: VCPUs flushed, caches written back, KeyID freed, pages reclaimed and reset.
+
+use core::fmt;
+use tdx_abi::{Leaf, Page, PageSize, PhysAddr, Registers, StatusCode};
+
+use super::error::{Failed, PageError, TdCause};
+use super::pages::{take_back, take_back_written};
+use super::{Td, TdHost};
+use crate::bringup::FirstError;
+use crate::ledger::PageState;
+use crate::page::SharedPage;
+use crate::platform::{Cpu, CpuTask, Cpus, Step};
+use crate::seamcall::{SeamcallError, call};
+
+/// How often an interrupted PHYMEM.CACHE.WB is resumed on a package, as in Linux.
+pub const CACHE_WB_RESUMES: u32 = 10_000;
+
+/// A TD that will not run again; its KeyID is still in use.
+#[derive(Debug)]
+pub enum Dying {}
+
+/// The KeyID is free, and no cache holds a line of it. What is left are pages.
+#[derive(Debug)]
+pub struct Dead<'h> {
+    host: TdHost<'h>,
+    tdr: Page,
+}
+
+/// Why a TDR has not come back.
+#[derive(Debug)]
+pub enum NotFinished<'h> {
+    /// The module keeps it, because the TD still has pages or for another reason. Reclaim and try again.
+    Kept {
+        /// The TD.
+        td: Dead<'h>,
+        /// Why.
+        cause: TdCause,
+    },
+    /// The module has let go of it, and it could not be cleaned.
+    Lost(PageError<'h>),
+}
+
+impl fmt::Display for NotFinished<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kept { td, cause } => write!(f, "the TD with TDR {} is not gone: {cause}", td.tdr),
+            Self::Lost(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for NotFinished<'_> {}
+
+impl<'h, S> Td<'h, S> {
+    /// Begins the teardown. The caller has kicked all VCPUs out and enters none any more.
+    pub fn tear_down(self) -> Td<'h, Dying> {
+        self.into_state()
+    }
+}
+
+/// VP.FLUSH of every VCPU on the CPU that runs this, which is associated with some of them or with none.
+struct FlushVcpus<'v> {
+    vcpus: &'v [Page],
+    error: &'v FirstError,
+}
+
+impl<C: Cpu> CpuTask<C> for FlushVcpus<'_> {
+    type Local = usize;
+
+    fn step(&self, cpu: &C, next: &mut usize) -> Step {
+        let Some(vcpu) = self.vcpus.get(*next) else { return Step::Done };
+        *next += 1;
+        match call(cpu, Registers::call(Leaf::VP_FLUSH).rcx_address(vcpu.start())) {
+            Ok(_) => Step::Again,
+            Err(error) => match error.status().code() {
+                // Not of this CPU, or never made whole, or of a TD whose key was never configured: there is no VMCS.
+                StatusCode::VCPU_NOT_ASSOCIATED
+                | StatusCode::TDCX_NUM_INCORRECT
+                | StatusCode::TD_KEYS_NOT_CONFIGURED => Step::Again,
+                _ => {
+                    self.error.set(&error);
+                    Step::Done
+                }
+            },
+        }
+    }
+}
+
+/// PHYMEM.CACHE.WB to its end.
+struct WriteBackKeys<'e> {
+    error: &'e FirstError,
+}
+
+impl<C: Cpu> CpuTask<C> for WriteBackKeys<'_> {
+    /// Calls made so far.
+    type Local = u32;
+
+    fn step(&self, cpu: &C, calls: &mut u32) -> Step {
+        let resume = u64::from(*calls > 0);
+        match call(cpu, Registers::call(Leaf::PHYMEM_CACHE_WB).rcx(resume)) {
+            Ok(_) => Step::Done,
+            Err(error) if error.status().code() == StatusCode::INTERRUPTED_RESUMABLE && *calls < CACHE_WB_RESUMES => {
+                *calls += 1;
+                Step::Again
+            }
+            Err(error) => {
+                self.error.set(&error);
+                Step::Done
+            }
+        }
+    }
+}
+
+impl<'h> Td<'h, Dying> {
+    /// VP.FLUSH on every CPU for the VCPUs (by their TDVPR pages) that it may hold.
+    ///
+    /// # Errors
+    /// [`TdCause`].
+    pub fn flush_vcpus<K: Cpus>(&self, cpus: &K, vcpus: &[Page]) -> Result<(), TdCause> {
+        let error = FirstError::default();
+        cpus.run_on_all(&FlushVcpus { vcpus, error: &error });
+        error.get().map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// MNG.VPFLUSHDONE, PHYMEM.CACHE.WB on every package, MNG.KEY.FREEID. May be called again after a failure.
+    ///
+    /// # Errors
+    /// [`Failed`] with the TD.
+    pub fn free_key<K: Cpus>(self, cpus: &K) -> Result<Dead<'h>, Failed<Self>> {
+        let done = cpus.run_here(|cpu| call(cpu, self.call(Leaf::MNG_VPFLUSHDONE)));
+        if let Err(error) = done
+            // Done in an earlier attempt: the lifecycle is past it.
+            && error.status().code() != StatusCode::LIFECYCLE_STATE_INCORRECT
+        {
+            return Err(Failed { td: self, cause: error.into() });
+        }
+        let error = FirstError::default();
+        cpus.run_on_each_package(&WriteBackKeys { error: &error });
+        if let Some(error) = error.get() {
+            return Err(Failed { td: self, cause: error.into() });
+        }
+        match cpus.run_here(|cpu| call(cpu, self.call(Leaf::MNG_KEY_FREEID))) {
+            Ok(_) => {
+                let common = self.common;
+                common.key.free();
+                Ok(Dead { host: common.host, tdr: common.tdr })
+            }
+            Err(error) => Err(Failed { td: self, cause: error.into() }),
+        }
+    }
+}
+
+impl<'h> Dead<'h> {
+    /// PHYMEM.PAGE.RECLAIM of a page by any of its addresses' first 4 KiB page. Gives it back, clean. The module says how
+    /// large it is.
+    ///
+    /// # Errors
+    /// [`PageError`].
+    pub fn reclaim<C: Cpu>(&self, cpu: &C, page: Page) -> Result<SharedPage<'h>, PageError<'h>> {
+        let size = reclaim(cpu, page).map_err(PageError::without_page)?;
+        take_back_written(self.host, cpu, page, size)
+    }
+
+    /// Reclaims every page that the module has for this TD but the TDR. Walks the ledger and asks PHYMEM.PAGE.RDMD whose each
+    /// given page is, so no page is forgotten, whatever list the kernel kept. `back` gets each page, or the error of a page
+    /// that stays.
+    ///
+    /// # SEAMCALL
+    /// PHYMEM.PAGE.RDMD for each given page of the host, PHYMEM.PAGE.RECLAIM for each of this TD.
+    pub fn reclaim_all<C: Cpu>(&self, cpu: &C, mut back: impl FnMut(Result<SharedPage<'h>, PageError<'h>>)) {
+        for range in self.host.ledger.marked() {
+            let mut at = range.start();
+            while at < range.end() {
+                let step = match self.host.ledger.state(at) {
+                    Some(PageState::Given) if at != self.tdr => self.owned(cpu, at),
+                    _ => None,
+                };
+                let pages = match step {
+                    Some(size) => {
+                        back(self.reclaim(cpu, at));
+                        size.pages()
+                    }
+                    None => 1,
+                };
+                at = Page::new(at.index().saturating_add(pages));
+            }
+        }
+    }
+
+    /// PHYMEM.PAGE.RECLAIM of the TDR, once nothing else is left, and its write-back under the global KeyID. Gives it back,
+    /// clean.
+    ///
+    /// # Errors
+    /// [`NotFinished`].
+    pub fn finish<C: Cpu>(self, cpu: &C) -> Result<SharedPage<'h>, NotFinished<'h>> {
+        match reclaim(cpu, self.tdr) {
+            Ok(_) => take_back(self.host, cpu, self.tdr, PageSize::Size4K, self.host.platform.global_key_id())
+                .map_err(NotFinished::Lost),
+            Err(error) => Err(NotFinished::Kept { td: self, cause: error.into() }),
+        }
+    }
+
+    /// Page of its TDR.
+    pub fn tdr(&self) -> Page {
+        self.tdr
+    }
+
+    /// The size of the page, if the module has it for this TD.
+    fn owned<C: Cpu>(&self, cpu: &C, page: Page) -> Option<PageSize> {
+        const NOT_ASSIGNED: u64 = 0;
+        let registers = call(cpu, Registers::call(Leaf::PHYMEM_PAGE_RDMD).rcx_address(page.start())).ok()?;
+        let mine = registers.rcx != NOT_ASSIGNED && PhysAddr::new(registers.rdx).page() == self.tdr;
+        mine.then(|| PageSize::from_level(registers.r8)).flatten()
+    }
+}
+
+/// PHYMEM.PAGE.RECLAIM; the size of the page that the module has let go of.
+fn reclaim<C: Cpu>(cpu: &C, page: Page) -> Result<PageSize, SeamcallError> {
+    let registers = call(cpu, Registers::call(Leaf::PHYMEM_PAGE_RECLAIM).rcx_address(page.start()))?;
+    Ok(PageSize::from_level(registers.r8).unwrap_or(PageSize::Size4K))
+}

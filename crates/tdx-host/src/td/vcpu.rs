@@ -1,0 +1,61 @@
+//! VCPUs of a TD that is being built.
+
+use tdx_abi::{Leaf, Page, PageSize, Registers};
+
+use super::error::{Failed, PageError};
+use super::pages::{check_size, give};
+use super::{Building, Td};
+use crate::page::SharedPage;
+use crate::platform::{Cpu, CpuId};
+use crate::seamcall::call;
+
+/// TDVPS pages of a VCPU without L2 VMs, its root page included.
+pub const TDVPS_PAGES: usize = 6;
+
+/// A VCPU that waits for its pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Vcpu {
+    /// Page of its TDVPR: what the module calls it by.
+    pub tdvpr: Page,
+    /// The CPU that may hold its VMCS. VP.FLUSH must run there.
+    pub associated: Option<CpuId>,
+}
+
+impl<'h> Td<'h, Building> {
+    /// VP.CREATE: the page becomes the VCPU's root.
+    ///
+    /// # Errors
+    /// [`PageError`] with the page.
+    pub fn create_vcpu<C: Cpu>(&self, cpu: &C, page: SharedPage<'h>) -> Result<Vcpu, PageError<'h>> {
+        let page = check_size(page, PageSize::Size4K)?;
+        let tdvpr = page.page();
+        let input = Registers::call(Leaf::VP_CREATE).rcx_address(tdvpr.start()).rdx(self.common.tdr.start().get());
+        give(self.common.host, cpu, page, self.key_id(), input)?;
+        self.common.took(PageSize::Size4K);
+        Ok(Vcpu { tdvpr, associated: None })
+    }
+
+    /// VP.ADDCX. A VCPU needs [`TDVPS_PAGES`] - 1 of them.
+    ///
+    /// # Errors
+    /// [`PageError`] with the page.
+    pub fn add_vcpu_page<C: Cpu>(&self, cpu: &C, vcpu: &Vcpu, page: SharedPage<'h>) -> Result<(), PageError<'h>> {
+        let page = check_size(page, PageSize::Size4K)?;
+        let input = Registers::call(Leaf::VP_ADDCX).rcx_address(page.page().start()).rdx(vcpu.tdvpr.start().get());
+        give(self.common.host, cpu, page, self.key_id(), input)?;
+        self.common.took(PageSize::Size4K);
+        Ok(())
+    }
+
+    /// VP.INIT: the VCPU is ready and associated with this CPU. `first_rcx` is what the guest finds in RCX and R8.
+    ///
+    /// # Errors
+    /// [`Failed`] with the VCPU.
+    pub fn init_vcpu<C: Cpu>(&self, cpu: &C, vcpu: Vcpu, first_rcx: u64) -> Result<Vcpu, Failed<Vcpu>> {
+        let input = Registers::call(Leaf::VP_INIT).rcx_address(vcpu.tdvpr.start()).rdx(first_rcx);
+        match call(cpu, input) {
+            Ok(_) => Ok(Vcpu { associated: Some(cpu.id()), ..vcpu }),
+            Err(error) => Err(Failed { td: vcpu, cause: error.into() }),
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The life of a TD on the software machine, by the product's own code: nothing private is left in the end, and nothing that is
+//! private is ever unmarked.
+
+use std::path::Path;
+use std::sync::atomic::AtomicU64;
+use tdx_abi::{Page, PageRange, PageSize, PhysAddr};
+use tdx_host::bringup;
+use tdx_host::key_ids::KeyIds;
+use tdx_host::layout::{Algorithm, FrameRequest, FrameSource, Layout, Tdmr};
+use tdx_host::ledger::Ledger;
+use tdx_host::page::SharedPage;
+use tdx_host::platform::{Cpus, SharedMemory, detect};
+use tdx_host::private_memory::PrivateMemory;
+use tdx_host::td::{GuestPage, SeptLevel, TDCS_PAGES, TDVPS_PAGES, TdHost};
+use tdx_lab::host::{Host, HostOptions};
+use tdx_lab::platform::{Lab, LabKernel};
+use tdx_machine::Machine;
+
+fn small_host() -> Host {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/made-up/spr-small.toml");
+    Host::from_path(&path, &HostOptions::default()).unwrap()
+}
+
+/// Every private line outside PAMT lies in a marked page.
+fn assert_superset(lab: &Lab<'_>, record: &PrivateMemory, ledger: &Ledger<'_>) {
+    lab.ask(|machine| {
+        let owned = machine.all_owner_runs().into_iter().map(|run| run.lines);
+        let dirty = machine.dirty_private_runs().into_iter().map(|run| run.lines);
+        for lines in owned.chain(dirty) {
+            for page in lines.pages().start().index()..lines.pages().end().index() {
+                let page = Page::new(page);
+                let in_pamt = record.pamt_ranges().any(|range| range.contains(page));
+                let marked = ledger.state(page).is_some_and(|state| state != tdx_host::ledger::PageState::Shared);
+                assert!(in_pamt || marked, "page {page} is private and not marked");
+            }
+        }
+    });
+}
+
+/// TD_PARAMS that the emulated module accepts: x87, SSE and AVX, write-back EPT of four levels, 1 VCPU, 1 GHz.
+fn td_params() -> [u8; 1024] {
+    let mut bytes = [0; 1024];
+    bytes[8] = 7;
+    bytes[16] = 1;
+    bytes[24] = 0x1e;
+    bytes[40] = 40;
+    bytes
+}
+
+#[test]
+fn a_td_is_built_used_and_torn_down() {
+    let host = small_host();
+    let lab = Lab::new(&host, &()).unwrap();
+    let platform = detect(&lab).unwrap();
+    let record = <PrivateMemory>::new();
+    let mut layout = Box::new(Layout::new());
+    let mut kernel = LabKernel::new(&lab, &host, Some(platform));
+    bringup::run(&mut kernel, platform, &record, &mut layout, host.memory(), Algorithm::Fit).unwrap();
+    let pamt_lines = lab.ask(Machine::private_lines);
+
+    let tdmrs: Vec<PageRange> = layout.tdmrs().iter().map(Tdmr::range).collect();
+    let words: Vec<AtomicU64> = (0..Ledger::words_needed(tdmrs.iter().copied())).map(|_| AtomicU64::new(0)).collect();
+    let ledger = Ledger::new(tdmrs, &words).unwrap();
+    let key_words = [AtomicU64::new(0)];
+    let key_ids = KeyIds::new(platform.key_ids(), &key_words).unwrap();
+    let tds = TdHost::new(&platform, &ledger, &key_ids);
+
+    let request = FrameRequest::anywhere(8 * 512, None);
+    let pool = kernel.allocate(request).unwrap();
+    let mut next = pool.start().index().next_multiple_of(512);
+    let mut page = |size: PageSize| {
+        let at = next.next_multiple_of(size.pages());
+        next = at + size.pages();
+        SharedPage::take(&ledger, Page::new(at), size).unwrap()
+    };
+    let params = PhysAddr::new(16 << 20);
+    kernel.write(params, &td_params());
+
+    let cpu = kernel.this_cpu();
+    let td = tds.create(&cpu, page(PageSize::Size4K)).unwrap();
+    let mut td = td.configure_keys(&kernel).unwrap();
+    for _ in 0..TDCS_PAGES {
+        td.add_control_page(&cpu, page(PageSize::Size4K)).unwrap();
+    }
+    let td = td.init(&cpu, params).unwrap();
+    let mut vcpu = td.create_vcpu(&cpu, page(PageSize::Size4K)).unwrap();
+    for _ in 1..TDVPS_PAGES {
+        td.add_vcpu_page(&cpu, &vcpu, page(PageSize::Size4K)).unwrap();
+    }
+    vcpu = td.init_vcpu(&cpu, vcpu, 0).unwrap();
+    let gpa = |address| GuestPage::containing(address);
+    for level in [SeptLevel::Maps512G, SeptLevel::Maps1G, SeptLevel::Maps2M] {
+        td.add_sept_page(&cpu, gpa(0), level, page(PageSize::Size4K)).unwrap();
+    }
+    td.add_page(&cpu, gpa(0), page(PageSize::Size4K), PhysAddr::new(17 << 20)).unwrap();
+    td.measure_page(&cpu, gpa(0)).unwrap();
+    let td = td.finalize(&cpu).unwrap();
+    td.augment(&cpu, gpa(0x1000), page(PageSize::Size4K)).unwrap();
+    td.augment(&cpu, gpa(2 << 20), page(PageSize::Size2M)).unwrap();
+    assert_superset(&lab, &record, &ledger);
+    assert_eq!(ledger.marked_pages(), td.pages() + 1);
+
+    // The guest page moves, a large one is split, one goes.
+    for (address, size) in [(0, PageSize::Size4K), (2 << 20, PageSize::Size2M), (0x1000, PageSize::Size4K)] {
+        td.block(&cpu, gpa(address), size).unwrap();
+    }
+    td.track(&cpu).unwrap();
+    let old = td.relocate_page(&cpu, gpa(0), page(PageSize::Size4K)).unwrap();
+    assert_eq!(lab.ask(|machine| machine.private_lines_in(old.range().lines())), 0);
+    td.demote(&cpu, gpa(2 << 20), PageSize::Size2M, old).unwrap();
+    let gone = td.remove_page(&cpu, gpa(0x1000), PageSize::Size4K).unwrap();
+    assert_superset(&lab, &record, &ledger);
+    assert_eq!(ledger.marked_pages(), td.pages() + 1);
+    let _ = gone.release();
+
+    let dying = td.tear_down();
+    dying.flush_vcpus(&kernel, &[vcpu.tdvpr]).unwrap();
+    let dead = dying.free_key(&kernel).unwrap();
+    dead.reclaim_all(&cpu, |page| {
+        let _ = page.unwrap().release();
+    });
+    let _ = dead.finish(&cpu).unwrap().release();
+    assert_eq!((ledger.marked_pages(), ledger.leaked_pages(), key_ids.lost()), (0, 0, 0));
+    kernel.run_on_all(&Settle);
+    assert_eq!(lab.ask(Machine::private_lines), pamt_lines, "only PAMT is private");
+    lab.check().unwrap();
+}
+
+/// WBINVD on every CPU: what is still dirty comes out.
+struct Settle;
+
+impl<C: tdx_host::platform::Cpu> tdx_host::platform::CpuTask<C> for Settle {
+    type Local = ();
+
+    fn step(&self, cpu: &C, (): &mut ()) -> tdx_host::platform::Step {
+        cpu.write_back_caches();
+        tdx_host::platform::Step::Done
+    }
+}
