@@ -13,7 +13,9 @@ use core::sync::atomic::AtomicU64;
 use tdx_abi::{LineRange, Page, PageRange, PhysAddr, Registers};
 use tdx_host::bringup;
 use tdx_host::gate::{Admission, CpuSlot, Gate};
-use tdx_host::handover::{Kexec, KexecKind, Policy, StopCpus};
+use tdx_host::handover::{
+    HostMemory, Kexec, KexecKind, Policy, StopCpus, check_crash_image, check_image_load, stop_this_cpu,
+};
 use tdx_host::layout::{Algorithm, FrameRequest, FrameSource, Layout, MapFrames};
 use tdx_host::ledger::Ledger;
 use tdx_host::platform::{
@@ -125,8 +127,23 @@ impl SharedMemory for Opaque {
 }
 
 impl StopCpus for Opaque {
+    type Cpu = Self;
+
+    fn this_cpu(&self) -> Self {
+        Self
+    }
+
     fn stop_other_cpus(&self) -> u32 {
+        stop_this_cpu(Self, black_box(None));
         black_box(1)
+    }
+
+    fn resume_other_cpus(&self) {
+        black_box(());
+    }
+
+    fn run_on_stopped<T: CpuTask<Self>>(&self, task: &T) {
+        drive(task);
     }
 }
 
@@ -134,15 +151,42 @@ static RECORD: PrivateMemory = PrivateMemory::new();
 static GATE: Gate<[CpuSlot; 2]> = Gate::new([const { CpuSlot::new() }; 2]);
 
 /// The ledger from start to the walk that a crash would take.
-fn ledger(ranges: &[PageRange]) {
+fn ledger(ranges: &[PageRange]) -> Option<Ledger<'static>> {
     static WORDS: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
-    if let Ok(ledger) = Ledger::new(ranges.iter().copied(), &WORDS) {
-        let page = PageRange::new(black_box(Page::new(1)), black_box(Page::new(2)));
-        let _ = black_box((ledger.give(page), ledger.given(page), ledger.take_back(page), ledger.clear(page)));
-        black_box(ledger.state(page.start()));
-        for range in ledger.marked() {
-            black_box(range);
+    let untouched = PageRange::new(black_box(Page::new(1)), black_box(Page::new(2)));
+    let ledger = Ledger::new(ranges.iter().copied(), &WORDS).ok()?.leaving_alone(untouched).ok()?;
+    let page = PageRange::new(black_box(Page::new(1)), black_box(Page::new(2)));
+    let _ = black_box((ledger.give(page), ledger.given(page), ledger.take_back(page), ledger.clear(page)));
+    black_box(ledger.state(page.start()));
+    for range in ledger.marked() {
+        black_box(range);
+    }
+    Some(ledger)
+}
+
+/// Every policy, from image load to the leftovers.
+fn hand_over(memory: HostMemory<'_>) {
+    let policy = match black_box(0) {
+        0 => Policy::Tracked,
+        1 => Policy::Module,
+        2 => Policy::ModuleOnly,
+        3 => Policy::Pamt,
+        4 => Policy::Everything,
+        5 => Policy::Refuse,
+        _ => Policy::None,
+    };
+    let kind = if black_box(true) { KexecKind::Normal } else { KexecKind::Jump };
+    let all = PageRange::new(black_box(Page::new(0)), black_box(Page::new(1)));
+    black_box(check_image_load(policy, kind, &memory, &[all]).is_ok());
+    black_box(check_crash_image(&memory, &[all]).is_ok());
+    if let Ok(kexec) = Kexec::begin(policy, kind, memory)
+        && let Ok(kexec) = kexec.stop_other_cpus(&Opaque)
+    {
+        let report = kexec.ask_module(|calls| _ = black_box(calls)).write_back_caches().reset([all]);
+        for leftover in report.leftovers(&memory) {
+            black_box(leftover);
         }
+        report.came_back(memory.gate);
     }
 }
 
@@ -165,21 +209,15 @@ extern "C" fn _start() -> ! {
         let mut frames = MapFrames::new(memory);
         black_box(frames.reserve(cmrs[0]));
         black_box(frames.allocate(FrameRequest::anywhere(black_box(3), None)));
-        ledger(&cmrs);
-        let policy = match black_box(0) {
-            0 => Policy::Pamt,
-            1 => Policy::Everything,
-            2 => Policy::Refuse,
-            _ => Policy::None,
-        };
-        let kind = if black_box(true) { KexecKind::Normal } else { KexecKind::Jump };
-        if let Ok(kexec) = Kexec::begin(policy, kind, Some(&platform), &RECORD)
-            && let Ok(kexec) = kexec.stop_other_cpus(&Opaque)
-        {
-            let all = PageRange::new(black_box(Page::new(0)), black_box(Page::new(1)));
-            let report = kexec.write_back_caches(Opaque).reset([all]);
-            let _ = black_box(report);
-        }
+        let ledger = ledger(&cmrs);
+        hand_over(HostMemory {
+            platform: Some(&platform),
+            features: black_box(None),
+            record: &RECORD,
+            ledger: ledger.as_ref(),
+            gate: GATE.handle(),
+            untouched: &cmrs,
+        });
     }
     loop {
         core::hint::spin_loop();

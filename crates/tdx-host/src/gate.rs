@@ -22,6 +22,9 @@ const LEAF: u64 = 0xffff;
 const IN_SEAMCALL: u64 = 1 << 16;
 const MAY_HOLD: u64 = 1 << 17;
 const STOPPED: u64 = 1 << 18;
+const HAS_CALLED: u64 = 1 << 19;
+/// What a CPU's slot says on its way into a SEAMCALL, the leaf apart.
+const ENTERING: u64 = HAS_CALLED | MAY_HOLD | IN_SEAMCALL;
 
 /// What one CPU has done, on a line of its own. Written by that CPU alone.
 #[derive(Debug)]
@@ -42,6 +45,20 @@ impl CpuSlot {
     }
 }
 
+impl CpuSlot {
+    fn activity(&self, cpu: CpuId) -> CpuActivity {
+        let word = self.0.load(Ordering::Acquire);
+        let leaf = Leaf((word & LEAF) as u16);
+        CpuActivity {
+            cpu,
+            in_seamcall: (word & IN_SEAMCALL != 0).then_some(leaf),
+            may_hold_private_lines: (word & MAY_HOLD != 0).then_some(leaf),
+            stopped: word & STOPPED != 0,
+            has_made_seamcalls: word & HAS_CALLED != 0,
+        }
+    }
+}
+
 impl Default for CpuSlot {
     fn default() -> Self {
         Self::new()
@@ -57,8 +74,22 @@ pub struct CpuActivity {
     pub in_seamcall: Option<Leaf>,
     /// Why its caches may hold lines of private KeyIDs: the last SEAMCALL since they were written back.
     pub may_hold_private_lines: Option<Leaf>,
-    /// It has written back its caches and stopped for good.
+    /// It has written back its caches and stopped. Until its next SEAMCALL.
     pub stopped: bool,
+    /// It has made SEAMCALLs at some time.
+    pub has_made_seamcalls: bool,
+}
+
+impl fmt::Display for CpuActivity {
+    /// `CPU 3 in TDH.VP.ENTER`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.cpu)?;
+        match (self.in_seamcall, self.may_hold_private_lines) {
+            (Some(leaf), _) => write!(f, " in {leaf}"),
+            (None, Some(leaf)) => write!(f, " may hold private lines since {leaf}"),
+            (None, None) => f.write_str(" holds no private lines"),
+        }
+    }
 }
 
 /// One per machine, usually a `static Gate<[CpuSlot; N]>`. `S` holds one slot for each CPU number; a CPU whose number is not
@@ -124,16 +155,12 @@ impl<'g> GateHandle<'g> {
     /// What each CPU is doing, by number.
     pub fn activity(self) -> impl Iterator<Item = CpuActivity> + 'g {
         fence(Ordering::SeqCst);
-        (0u32..).zip(self.slots).map(|(number, slot)| {
-            let word = slot.0.load(Ordering::Acquire);
-            let leaf = Leaf((word & LEAF) as u16);
-            CpuActivity {
-                cpu: CpuId(number),
-                in_seamcall: (word & IN_SEAMCALL != 0).then_some(leaf),
-                may_hold_private_lines: (word & MAY_HOLD != 0).then_some(leaf),
-                stopped: word & STOPPED != 0,
-            }
-        })
+        (0u32..).zip(self.slots).map(|(number, slot)| slot.activity(CpuId(number)))
+    }
+
+    /// Number of CPUs whose caches may hold lines of private KeyIDs.
+    pub fn may_hold_private_lines(self) -> u32 {
+        self.activity().map(|activity| u32::from(activity.may_hold_private_lines.is_some())).sum()
     }
 
     /// What a CPU shows on its way into a SEAMCALL. `cpu` is the current one.
@@ -183,13 +210,21 @@ impl<'g> Admission<'g> {
     pub fn enter(self, leaf: Leaf) -> Result<Admitted<'g>, Closed> {
         let slot = self.slot.ok_or(Closed)?;
         let before = slot.0.load(Ordering::Relaxed);
-        slot.0.store(u64::from(leaf.0) | IN_SEAMCALL | MAY_HOLD, Ordering::Release);
+        slot.0.store(u64::from(leaf.0) | ENTERING, Ordering::Release);
         fence(Ordering::SeqCst);
         if self.closed.load(Ordering::Acquire) {
             // Nothing was executed. The old reason stands again, if there was one.
             slot.0.store(before, Ordering::Release);
             return Err(Closed);
         }
+        Ok(Admitted(slot))
+    }
+
+    /// As [`Admission::enter`] for the CPU that has closed the gate and asks the module to clean up. All others have stopped.
+    pub(crate) fn enter_for_handover(self, leaf: Leaf) -> Result<Admitted<'g>, Closed> {
+        let slot = self.slot.ok_or(Closed)?;
+        slot.0.store(u64::from(leaf.0) | ENTERING, Ordering::Release);
+        fence(Ordering::SeqCst);
         Ok(Admitted(slot))
     }
 

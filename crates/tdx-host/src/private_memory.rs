@@ -53,6 +53,12 @@ pub enum PublishError {
         /// Ranges of the layout.
         count: usize,
     },
+    /// A range is empty, or not above the one before it.
+    #[error("PAMT range {range} is empty or not above the range before it")]
+    Unordered {
+        /// The range.
+        range: PageRange,
+    },
     /// The flag is up: the ranges in the record may be private, and must not be forgotten.
     #[error("the record of private memory is in use")]
     FlagUp,
@@ -94,7 +100,7 @@ impl<const N: usize> PrivateMemory<N> {
 
     /// Records the ranges and raises the flag. On return the next SEAMCALL may make lines private.
     ///
-    /// Called by the one CPU that runs the bring-up; `ranges` are all pages that hold PAMT.
+    /// Called by the one CPU that runs the bring-up; `ranges` are all pages that hold PAMT, ascending.
     ///
     /// # Errors
     /// [`PublishError`]; then nothing has changed.
@@ -105,6 +111,14 @@ impl<const N: usize> PrivateMemory<N> {
         }
         if self.may_have_private_memory() {
             return Err(PublishError::FlagUp);
+        }
+        // Every reader walks the ranges upwards: one out of place would be one that is not reset.
+        let mut end = Page::new(0);
+        for range in ranges.clone() {
+            if range.is_empty() || range.start() < end {
+                return Err(PublishError::Unordered { range });
+            }
+            end = range.end();
         }
         for (slot, range) in self.slots.iter().zip(ranges) {
             slot.start.store(range.start().index(), Ordering::Relaxed);
@@ -131,7 +145,7 @@ impl<const N: usize> PrivateMemory<N> {
     }
 
     /// The PAMT ranges, if the flag is up; none otherwise. Meant for a CPU that has stopped all others.
-    pub fn pamt_ranges(&self) -> impl Iterator<Item = PageRange> + '_ {
+    pub fn pamt_ranges(&self) -> impl Iterator<Item = PageRange> + Clone + '_ {
         let count = if self.may_have_private_memory() { self.count.load(Ordering::Acquire) as usize } else { 0 };
         self.slots.iter().take(count).map(|slot| {
             PageRange::new(Page::new(slot.start.load(Ordering::Relaxed)), Page::new(slot.end.load(Ordering::Relaxed)))
@@ -174,6 +188,16 @@ mod tests {
         let result = record.publish([range(0, 1), range(1, 2)].into_iter());
         assert_eq!(result, Err(PublishError::Full { room: 1, count: 2 }));
         assert!(!record.may_have_private_memory());
+    }
+
+    #[test]
+    fn ranges_out_of_order_raise_no_flag() {
+        let record = PrivateMemory::<3>::new();
+        for bad in [[range(4, 8), range(0, 1)], [range(0, 2), range(1, 3)], [range(0, 1), range(5, 5)]] {
+            assert_eq!(record.publish(bad.into_iter()), Err(PublishError::Unordered { range: bad[1] }));
+            assert!(!record.may_have_private_memory());
+        }
+        record.publish([range(0, 1), range(1, 2)].into_iter()).unwrap();
     }
 
     #[test]

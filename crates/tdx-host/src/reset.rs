@@ -1,15 +1,18 @@
-//! Turns private lines back into normal ones: MOVDIR64B over ranges, one fence per range. Makes no SEAMCALL and cannot.
+//! Turns private lines back into normal ones: MOVDIR64B over ranges, then a fence. Makes no SEAMCALL and cannot.
+//!
+//! [`reset_ranges`] is for one CPU and fences after each range. [`SharedReset`] lets many CPUs share the work, cut by bytes.
 
-use tdx_abi::PageRange;
+use tdx_abi::{PAGE_SIZE, Page, PageRange};
 
-use crate::platform::LineReset;
+use crate::platform::{Cpu, CpuTask, LineReset, Step};
+use crate::sync::{AtomicU64, Ordering};
 
 /// What a reset did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ResetCount {
-    /// 64-byte lines written.
+    /// 64-byte lines written, each once.
     pub lines: u64,
-    /// Ranges, and fences: one each.
+    /// Ranges they lie in.
     pub ranges: u64,
 }
 
@@ -29,4 +32,113 @@ pub fn reset_ranges<R: LineReset + ?Sized>(cpu: &R, ranges: impl IntoIterator<It
         done.ranges += 1;
     }
     done
+}
+
+/// A chunk is at most 32 MiB, some ten milliseconds of MOVDIR64B, so that no CPU is far behind the others at the end.
+const MAX_CHUNK: u64 = (32 << 20) / PAGE_SIZE;
+/// And at least 64 KiB, so that taking it costs nothing beside resetting it.
+const MIN_CHUNK: u64 = (64 << 10) / PAGE_SIZE;
+/// In between: enough chunks for the CPUs of the largest hosts to share.
+const CHUNKS: u64 = 1024;
+
+/// Ranges that several CPUs reset together.
+///
+/// The ranges, laid end to end, are cut into chunks of equal size. Every CPU walks the same ranges and takes the next
+/// chunk from one counter, so there is no list of chunks and each page is written once. A CPU fences after each chunk.
+///
+/// The ranges must not change meanwhile: all CPUs that could change them have stopped. One CPU alone resets whatever its
+/// own walk finds.
+#[derive(Debug)]
+pub struct SharedReset<I> {
+    ranges: I,
+    count: u64,
+    /// Pages in a chunk.
+    chunk: u64,
+    next: AtomicU64,
+    lines: AtomicU64,
+}
+
+/// How far one CPU has walked.
+#[derive(Debug)]
+pub struct Place<I> {
+    ranges: I,
+    /// What is left of the range it is in.
+    rest: PageRange,
+    /// Pages before `rest`, from the first range on.
+    before: u64,
+}
+
+impl<I> Place<I> {
+    /// Goes on by so many pages, within the range it is in, and gives them.
+    fn advance(&mut self, pages: u64) -> PageRange {
+        let pages = pages.min(self.rest.pages());
+        let middle = Page::new(self.rest.start().index() + pages);
+        let passed = PageRange::new(self.rest.start(), middle);
+        self.rest = PageRange::new(middle, self.rest.end());
+        self.before += pages;
+        passed
+    }
+}
+
+impl<I: Iterator<Item = PageRange> + Clone> SharedReset<I> {
+    /// The work; nobody has begun. No two of the ranges share a page.
+    pub fn new(ranges: impl IntoIterator<IntoIter = I>) -> Self {
+        let ranges = ranges.into_iter();
+        let (count, pages) =
+            ranges.clone().fold((0, 0u64), |(count, pages), range| (count + 1, pages.saturating_add(range.pages())));
+        let chunk = (pages / CHUNKS).clamp(MIN_CHUNK, MAX_CHUNK);
+        Self { ranges, count, chunk, next: AtomicU64::new(0), lines: AtomicU64::new(0) }
+    }
+
+    /// Resets the next chunk that nobody has taken.
+    fn take_chunk<R: LineReset + ?Sized>(&self, cpu: &R, place: &mut Option<Place<I>>) -> Step {
+        let start = self.next.fetch_add(1, Ordering::Relaxed).saturating_mul(self.chunk);
+        let end = start.saturating_add(self.chunk);
+        let place =
+            place.get_or_insert_with(|| Place { ranges: self.ranges.clone(), rest: PageRange::default(), before: 0 });
+        let mut lines = 0;
+        loop {
+            if place.rest.is_empty() {
+                match place.ranges.next() {
+                    Some(range) => place.rest = range,
+                    None => break,
+                }
+            }
+            place.advance(start.saturating_sub(place.before));
+            if place.before >= end {
+                break;
+            }
+            // Empty as long as the chunk lies further on.
+            let part = place.advance(end - place.before);
+            if !part.is_empty() {
+                cpu.reset_lines(part.lines());
+                lines += part.lines().len();
+            }
+        }
+        if lines == 0 {
+            return Step::Done;
+        }
+        cpu.fence();
+        self.lines.fetch_add(lines, Ordering::Relaxed);
+        Step::Again
+    }
+
+    /// Does all of it on this CPU.
+    pub fn run_alone<R: LineReset + ?Sized>(&self, cpu: &R) {
+        let mut place = None;
+        while self.take_chunk(cpu, &mut place) == Step::Again {}
+    }
+
+    /// What was done. Complete once every CPU that has begun is done.
+    pub fn count(&self) -> ResetCount {
+        ResetCount { lines: self.lines.load(Ordering::Relaxed), ranges: self.count }
+    }
+}
+
+impl<C: Cpu, I: Iterator<Item = PageRange> + Clone + Sync> CpuTask<C> for SharedReset<I> {
+    type Local = Option<Place<I>>;
+
+    fn step(&self, cpu: &C, place: &mut Self::Local) -> Step {
+        self.take_chunk(cpu, place)
+    }
 }

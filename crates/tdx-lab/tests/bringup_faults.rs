@@ -4,7 +4,7 @@
 use std::path::Path;
 use tdx_abi::{KeyId, Leaf, Operand, Page, PageRange, Status, StatusCode};
 use tdx_host::bringup::{self, Bringup, BringupCause, BringupError, BringupStep};
-use tdx_host::handover::{Kexec, KexecKind, Outcome, Policy};
+use tdx_host::handover::{HostMemory, Kexec, KexecKind, Outcome, Policy};
 use tdx_host::layout::{Algorithm, Layout};
 use tdx_host::platform::{TdxPlatform, detect};
 use tdx_host::private_memory::PrivateMemory;
@@ -57,12 +57,22 @@ impl<'l> World<'l> {
 
     /// The next kernel after a kexec under `pamt` finds a clean machine.
     fn assert_kexec_is_clean(&self) {
-        let report = Kexec::begin(Policy::Pamt, KexecKind::Normal, Some(&self.platform), &self.record)
+        let memory = HostMemory {
+            platform: Some(&self.platform),
+            features: None,
+            record: &self.record,
+            ledger: None,
+            gate: self.lab.gate(),
+            untouched: &[],
+        };
+        let report = Kexec::begin(Policy::Tracked, KexecKind::Normal, memory)
             .unwrap()
             .stop_other_cpus(&self.kernel)
             .unwrap()
-            .write_back_caches(self.kernel.this_cpu())
+            .ask_module(|_| ())
+            .write_back_caches()
             .reset([]);
+        assert!(report.is_clean(&memory), "{report:?}");
         assert!(matches!(report.outcome, Outcome::Reset(_)), "{report:?}");
         assert_eq!(self.lab.ask(Machine::private_lines), 0);
     }

@@ -1,17 +1,27 @@
-//! What to do with private memory at kexec, and why nothing was done or was left.
+//! What to do with private memory at a handover, why nothing was done or was left, and what is refused at image load.
 
-use crate::platform::TdxPlatform;
-use crate::private_memory::PrivateMemory;
+use tdx_abi::{PageRange, intersect};
+
+use super::memory::HostMemory;
+use crate::platform::CpuModel;
 
 /// What the handover does with private memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Policy {
-    /// Resets the PAMTs: all private memory there is as long as no TD was built.
+    /// Resets all that may be private: PAMTs, and every page that is marked in the ledger. Needs no module.
     #[default]
+    Tracked,
+    /// Asks the module (TDH.SYS.DISABLE) and then resets what the module may not know; without the module's help, as
+    /// [`Policy::Tracked`]. After it the next kernel can bring TDX up again. At a crash: as [`Policy::Tracked`].
+    Module,
+    /// Asks the module and jumps whatever it answers. What Linux 7.2 does, the feature bit ignored; for comparison.
+    ModuleOnly,
+    /// Resets the PAMTs: all private memory there is as long as no TD was built. For comparison.
     Pamt,
-    /// Resets all memory the caller names. Slow; needs no knowledge of what is private.
+    /// Resets all memory the caller names, and what is private besides. Slow. At a crash, where memory is to be dumped: as
+    /// [`Policy::Tracked`].
     Everything,
-    /// Resets nothing and jumps. What Linux 7.2 does when the module lacks SYS.DISABLE; for comparison.
+    /// Resets nothing and jumps. For comparison.
     None,
     /// Refuses to kexec while there may be private memory. What Linux 6.18 to 7.1 do.
     Refuse,
@@ -45,12 +55,14 @@ pub enum NothingToDo {
 pub enum LeftPrivate {
     /// [`Policy::None`].
     PolicyNone,
-    /// [`KexecKind::Jump`]: this kernel goes on using TDX when it returns, so its PAMT must survive. The kernel in between
-    /// must not touch memory that is not its own.
+    /// [`Policy::ModuleOnly`]: what the module has not cleared stays.
+    ModuleOnly,
+    /// [`KexecKind::Jump`]: this kernel goes on using TDX when it returns, so its private memory must survive. The kernel in
+    /// between must not touch memory that is not its own.
     KexecJump,
 }
 
-/// The kexec must not happen.
+/// The kexec must not happen, or the image must not be loaded there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refused {
@@ -61,25 +73,80 @@ pub enum Refused {
     )]
     PrivateMemory {
         /// The CPU.
-        model: crate::platform::CpuModel,
+        model: CpuModel,
+    },
+    /// The image would be copied over memory of TDX that has to survive a kexec jump.
+    #[error("kexec jump refused: segment {segment} lies on {private}, which TDX uses; load the image elsewhere")]
+    JumpSegment {
+        /// Where a part of the image is to go.
+        segment: PageRange,
+        /// The first pages of it that may be private.
+        private: PageRange,
+    },
+    /// The image of a crash kernel is written now, and TDX owns the memory now.
+    #[error("crash image refused: segment {segment} lies on {private}, which TDX uses; reserve other memory")]
+    CrashSegment {
+        /// Where a part of the image is to go.
+        segment: PageRange,
+        /// The first pages of it that may be private.
+        private: PageRange,
+    },
+    /// The crash handover keeps its hands off the reserved memory only, and could overwrite this.
+    #[error("crash image refused: segment {segment} lies outside the memory that is reserved for the crash kernel")]
+    CrashSegmentOutside {
+        /// Where a part of the image is to go.
+        segment: PageRange,
     },
 }
 
 /// Decides at image load, where a refusal still helps: an answer at the time of the jump comes too late for the user.
+/// `segments` is where the parts of the image go at the jump.
+///
+/// A segment may lie on private memory if this kernel does not come back: it is copied there after the reset.
 ///
 /// # Errors
-/// [`Refused`] if the policy forbids a kexec in the state that the machine is in now. It is asked again before the CPUs stop.
+/// [`Refused`] if the kexec cannot be done in the state that the machine is in now. The policy is asked again before the CPUs
+/// stop.
 pub fn check_image_load<const N: usize>(
     policy: Policy,
-    platform: Option<&TdxPlatform>,
-    record: &PrivateMemory<N>,
+    kind: KexecKind,
+    memory: &HostMemory<'_, N>,
+    segments: &[PageRange],
 ) -> Result<(), Refused> {
-    match platform {
+    if kind == KexecKind::Jump
+        && let Some((segment, private)) = first_on_private(memory, segments)
+    {
+        return Err(Refused::JumpSegment { segment, private });
+    }
+    match memory.platform {
         Some(platform)
-            if policy == Policy::Refuse && platform.has_partial_write_erratum() && record.may_have_private_memory() =>
+            if policy == Policy::Refuse && platform.has_partial_write_erratum() && memory.may_have_private_memory() =>
         {
             Err(Refused::PrivateMemory { model: platform.model() })
         }
         _ => Ok(()),
     }
+}
+
+/// As [`check_image_load`] for the image of a crash kernel, which is copied to its place at load.
+///
+/// No policy refuses it: a crash kernel lives in memory that was never private, and without it there is no dump.
+///
+/// # Errors
+/// [`Refused`]: a segment is private memory, or memory that the reset at the crash might overwrite.
+pub fn check_crash_image<const N: usize>(memory: &HostMemory<'_, N>, segments: &[PageRange]) -> Result<(), Refused> {
+    if let Some(segment) = segments.iter().copied().find(|segment| !memory.is_untouched(*segment)) {
+        return Err(Refused::CrashSegmentOutside { segment });
+    }
+    match first_on_private(memory, segments) {
+        Some((segment, private)) => Err(Refused::CrashSegment { segment, private }),
+        None => Ok(()),
+    }
+}
+
+fn first_on_private<const N: usize>(
+    memory: &HostMemory<'_, N>,
+    segments: &[PageRange],
+) -> Option<(PageRange, PageRange)> {
+    segments.iter().find_map(|segment| Some((*segment, intersect([*segment], memory.private_ranges()).next()?)))
 }

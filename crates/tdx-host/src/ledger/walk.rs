@@ -6,7 +6,7 @@ use super::segment::{PAGES_PER_BLOCK, PAGES_PER_WORD, Segment, WORDS_PER_BLOCK};
 use crate::sync::Ordering;
 
 /// Iterator over marked pages, ascending. Holds a position and one range: safe on the crash path.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct MarkedRanges<'l> {
     segments: &'l [Segment<'l>],
     /// Page offset in the first of `segments` from which to look on.

@@ -5,10 +5,10 @@ mod kernel_log;
 mod lines;
 mod next_kernel;
 
-use tdx_abi::subtract;
+use tdx_abi::{TdxFeatures0, subtract};
 use tdx_host::{
     bringup::{Bringup, BringupError, ModuleInfo},
-    handover::{HandoverReport, Kexec, KexecKind, LeftPrivate, NothingToDo, Outcome, Policy},
+    handover::{HandoverReport, HostMemory, Kexec, KexecKind, LeftPrivate, NothingToDo, Outcome, Policy},
     layout::{Algorithm, Layout},
     platform::{TdxPlatform, detect},
     private_memory::PrivateMemory,
@@ -36,6 +36,9 @@ pub struct KexecOptions {
 /// The name of a policy on the command line.
 pub fn policy_name(policy: Policy) -> &'static str {
     match policy {
+        Policy::Tracked => "tracked",
+        Policy::Module => "module",
+        Policy::ModuleOnly => "module-only",
         Policy::Pamt => "pamt",
         Policy::Everything => "everything",
         Policy::None => "none",
@@ -57,11 +60,12 @@ pub fn run(host: &Host, options: KexecOptions, progress: &dyn Progress) -> Resul
     let mut log = vec![kernel_log::key_ids(&platform)];
     let result = bring_up(&lab, &mut kernel, platform, &record, &mut layout, host, options.algorithm, &mut log);
     lab.check()?;
+    let features = result.as_ref().ok().map(|module| module.features);
     let bringup = bringup_report(host, &lab, &layout, &result, log);
     let private_before = lab.ask(|machine| lines::private(machine, &layout));
 
     let stored = lab.ask(|machine| machine.counters().lines_direct_stored);
-    let (handover, jumps) = hand_over(&kernel, host, options.policy, &platform, &record);
+    let (handover, jumps) = hand_over(&lab, &kernel, host, options.policy, &platform, features, &record);
     if jumps {
         lab.act(tdx_machine::Machine::kexec_boundary);
     }
@@ -156,24 +160,28 @@ fn bringup_report(
 
 /// The handover, and whether the jump happens.
 fn hand_over(
+    lab: &Lab<'_>,
     kernel: &LabKernel<'_>,
     host: &Host,
     policy: Policy,
     platform: &TdxPlatform,
+    features: Option<TdxFeatures0>,
     record: &PrivateMemory,
 ) -> (HandoverSummary, bool) {
     let stays = |outcome, why: String| (HandoverSummary { outcome, why, lines: 0, ranges: 0 }, false);
-    let kexec = match Kexec::begin(policy, KexecKind::Normal, Some(platform), record) {
+    let memory =
+        HostMemory { platform: Some(platform), features, record, ledger: None, gate: lab.gate(), untouched: &[] };
+    let kexec = match Kexec::begin(policy, KexecKind::Normal, memory) {
         Ok(kexec) => kexec,
         Err(refused) => return stays("refused", refused.to_string()),
     };
-    let alone = match kexec.stop_other_cpus(kernel) {
-        Ok(alone) => alone,
-        Err(not_alone) => return stays("not-alone", not_alone.to_string()),
+    let stopped = match kexec.stop_other_cpus(kernel) {
+        Ok(stopped) => stopped,
+        Err(error) => return stays("not-alone", error.to_string()),
     };
     let images = images::pages(host);
     let memory = host.memory().iter().map(|piece| piece.range);
-    let report = alone.write_back_caches(kernel.this_cpu()).reset(subtract(memory, [images]));
+    let report = stopped.ask_module(|_| ()).write_back_caches().reset(subtract(memory, [images]));
     (summary(&report), true)
 }
 
@@ -182,6 +190,7 @@ fn summary(report: &HandoverReport) -> HandoverSummary {
         Outcome::Reset(_) => ("reset", "every line that may have been private was written with MOVDIR64B"),
         Outcome::NothingToDo(reason) => ("nothing-to-do", nothing_to_do(reason)),
         Outcome::LeftPrivate(LeftPrivate::PolicyNone) => ("left-private", "the policy is to reset nothing"),
+        Outcome::LeftPrivate(LeftPrivate::ModuleOnly) => ("left-private", "what the module does not clear stays"),
         Outcome::LeftPrivate(_) => ("left-private", "this kernel comes back and goes on using TDX"),
     };
     let (lines, ranges) = match report.outcome {

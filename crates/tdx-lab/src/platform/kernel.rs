@@ -90,11 +90,24 @@ impl SharedMemory for LabKernel<'_> {
     }
 }
 
-impl StopCpus for LabKernel<'_> {
+impl<'l> StopCpus for LabKernel<'l> {
+    type Cpu = LabCpu<'l>;
+
+    fn this_cpu(&self) -> LabCpu<'l> {
+        LabKernel::this_cpu(self)
+    }
+
     fn stop_other_cpus(&self) -> u32 {
         for cpu in self.cpus.iter().skip(1) {
             stop_this_cpu(*cpu, self.platform.as_ref());
         }
         1
+    }
+
+    /// They all stop, so this is never asked for.
+    fn resume_other_cpus(&self) {}
+
+    fn run_on_stopped<T: CpuTask<LabCpu<'l>>>(&self, task: &T) {
+        Self::run(&self.cpus, task);
     }
 }

@@ -1,0 +1,68 @@
+//! TDH.SYS.DISABLE: asks the module to give back all memory and to clear it. Trusts nothing but its answer, and that only as
+//! far as the module can know.
+
+use core::fmt;
+use tdx_abi::{Leaf, LeafCall, Registers, Status, StatusCode};
+
+use crate::platform::Cpu;
+use crate::seamcall::SeamcallError;
+
+/// Most calls of SYS.DISABLE for one handover. Each makes progress or waits for another SYS.* call that is on its way out;
+/// at a microsecond a call this is a quarter of a minute, after which the host cleans up by itself.
+///
+/// Linux loops without a limit. That the module always makes progress is a promise which the draft specification does not
+/// make.
+pub const DISABLE_CALLS: u32 = 1 << 24;
+
+/// What became of the wish to have the module clean up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum ModuleAnswer {
+    /// It has taken back and cleared all memory that it knows.
+    Disabled {
+        /// Calls that it took.
+        calls: u32,
+    },
+    /// It does not have the leaf (TDX_FEATURES0 bit 53), or was never asked what it has. No call was made.
+    NoLeaf,
+    /// It said anything but success: it refused, it is dead, or it did not come to an end. The raw status is in the error.
+    Failed(SeamcallError),
+}
+
+impl fmt::Display for ModuleAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disabled { calls } => {
+                write!(f, "TDH.SYS.DISABLE cleared all memory the module knows ({calls} calls)")
+            }
+            Self::NoLeaf => f.write_str("the module has no TDH.SYS.DISABLE"),
+            Self::Failed(error) => error.fmt(f),
+        }
+    }
+}
+
+/// Calls SYS.DISABLE until it is done, fails, or has been called [`DISABLE_CALLS`] times. `progress` hears of each call.
+///
+/// The gate is closed: this is the one call that its owner may still make.
+pub(super) fn disable<C: Cpu>(cpu: &C, mut progress: impl FnMut(u32)) -> ModuleAnswer {
+    let input = Registers::call(Leaf::SYS_DISABLE);
+    let mut calls = 0;
+    loop {
+        calls += 1;
+        let registers = match cpu.admission().enter_for_handover(Leaf::SYS_DISABLE) {
+            Ok(_admitted) => cpu.seamcall(input),
+            Err(_) => Registers { rax: Status::GATE_CLOSED.raw(), ..input },
+        };
+        progress(calls);
+        let status = registers.status();
+        if status.code() == StatusCode::SUCCESS {
+            return ModuleAnswer::Disabled { calls };
+        }
+        let again = matches!(status.code(), StatusCode::INTERRUPTED_RESUMABLE | StatusCode::SYS_BUSY);
+        if !again || calls == DISABLE_CALLS {
+            let call = LeafCall::new(Leaf::SYS_DISABLE);
+            return ModuleAnswer::Failed(SeamcallError { call, cpu: cpu.id(), registers, attempts: calls });
+        }
+        core::hint::spin_loop();
+    }
+}

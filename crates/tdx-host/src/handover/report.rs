@@ -1,0 +1,174 @@
+//! The host's account of a handover: what became of private memory, and what is left that the next kernel must not touch.
+
+use tdx_abi::{Covered, PageRange, walk};
+
+use super::memory::HostMemory;
+use super::module::ModuleAnswer;
+use super::policy::{KexecKind, LeftPrivate, NothingToDo, Policy};
+use crate::gate::GateHandle;
+use crate::reset::ResetCount;
+
+/// What became of private memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// All that the policy names was reset.
+    Reset(ResetCount),
+    /// There was nothing that could do harm.
+    NothingToDo(NothingToDo),
+    /// The host reset nothing, and why.
+    LeftPrivate(LeftPrivate),
+}
+
+/// How the machine was handed over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HandoverKind {
+    /// Kexec.
+    Kexec,
+    /// Kexec, and this kernel comes back.
+    Jump,
+    /// The crash kernel took over after a panic.
+    Crash,
+}
+
+impl From<KexecKind> for HandoverKind {
+    fn from(kind: KexecKind) -> Self {
+        match kind {
+            KexecKind::Normal => Self::Kexec,
+            KexecKind::Jump => Self::Jump,
+        }
+    }
+}
+
+/// The host's account of a handover. What follows is the jump.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "says whether the next kernel finds private memory"]
+pub struct HandoverReport {
+    /// The policy that was asked for.
+    pub policy: Policy,
+    /// Kexec or crash.
+    pub kind: HandoverKind,
+    /// What the module said, if it was asked. Anything but [`ModuleAnswer::Disabled`] under [`Policy::Module`]: the host fell
+    /// back to [`Policy::Tracked`].
+    pub module: Option<ModuleAnswer>,
+    /// What became of private memory.
+    pub outcome: Outcome,
+    /// Crash: CPUs that did not stop in the time given.
+    pub not_stopped: u32,
+    /// CPUs whose caches may hold private lines all the same, and write them back over what was reset.
+    /// [`GateHandle::activity`] has their numbers and their last SEAMCALL.
+    pub unproven: u32,
+}
+
+/// What a leftover is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LeftoverKind {
+    /// PAMT.
+    Pamt,
+    /// A page of a TD, or one on its way to or from the module.
+    Page,
+}
+
+/// Why something is left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LeftoverReason {
+    /// The policy was not to reset it.
+    NotReset,
+    /// A CPU may still hold private lines of it in its caches.
+    CachesNotWrittenBack,
+    /// It lies in memory that is never touched.
+    Untouched,
+}
+
+/// Memory that may still be private, or turn private again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Leftover {
+    /// The pages.
+    pub range: PageRange,
+    /// What they are.
+    pub kind: LeftoverKind,
+    /// Why they are left.
+    pub reason: LeftoverReason,
+}
+
+/// Which private pages a handover did not make normal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Left {
+    Nothing,
+    /// Pages outside PAMTs.
+    Pages,
+    /// Pages that the module may not know.
+    Unknown,
+    All,
+}
+
+impl HandoverReport {
+    /// After a kexec jump has come back: SEAMCALLs are allowed again. Does nothing after any other handover, whose module or
+    /// PAMTs are gone.
+    pub fn came_back(&self, gate: GateHandle<'_>) {
+        if self.kind == HandoverKind::Jump {
+            gate.open();
+        }
+    }
+
+    /// The module gave everything back, so that the next kernel can bring TDX up from the start.
+    pub fn next_kernel_can_use_tdx(&self) -> bool {
+        matches!(self.module, Some(ModuleAnswer::Disabled { .. }))
+    }
+
+    /// What the next kernel must not touch: all that is private or may turn private, PAMTs and pages of TDs apart. `memory` is
+    /// what was handed over. Walks the record and the ledger, which a handover leaves as they are.
+    pub fn leftovers<'h, const N: usize>(
+        &self,
+        memory: &HostMemory<'h, N>,
+    ) -> impl Iterator<Item = Leftover> + use<'h, N> {
+        let (left, reason) = self.left();
+        let pages = if left == Left::Unknown { memory.unknown_to_module() } else { memory.marked() };
+        let pieces = walk(memory.pamts(), pages).filter(move |(_, covered)| match left {
+            Left::Nothing => false,
+            Left::Pages | Left::Unknown => *covered == Covered::Right,
+            Left::All => true,
+        });
+        let memory = *memory;
+        let touched = pieces.flat_map(move |(range, covered)| {
+            memory.spare(core::iter::once(range)).map(move |range| Leftover { range, kind: covered.into(), reason })
+        });
+        let harmless = matches!(self.outcome, Outcome::NothingToDo(_)) && left == Left::Nothing;
+        let untouched =
+            walk(memory.pamts(), memory.marked()).filter(move |_| !harmless).flat_map(move |(range, covered)| {
+                memory.untouched_of(core::iter::once(range)).map(move |range| Leftover {
+                    range,
+                    kind: covered.into(),
+                    reason: LeftoverReason::Untouched,
+                })
+            });
+        touched.chain(untouched)
+    }
+
+    /// Nothing is left that can do harm, as far as the host can know.
+    pub fn is_clean<const N: usize>(&self, memory: &HostMemory<'_, N>) -> bool {
+        self.leftovers(memory).next().is_none()
+    }
+
+    fn left(&self) -> (Left, LeftoverReason) {
+        if self.unproven > 0 {
+            return (Left::All, LeftoverReason::CachesNotWrittenBack);
+        }
+        let disabled = matches!(self.module, Some(ModuleAnswer::Disabled { .. }));
+        let left = match (self.outcome, self.policy) {
+            (Outcome::Reset(_), Policy::Pamt) => Left::Pages,
+            (Outcome::Reset(_) | Outcome::NothingToDo(_), _) => Left::Nothing,
+            (Outcome::LeftPrivate(LeftPrivate::ModuleOnly), _) if disabled => Left::Unknown,
+            (Outcome::LeftPrivate(_), _) => Left::All,
+        };
+        (left, LeftoverReason::NotReset)
+    }
+}
+
+impl From<Covered> for LeftoverKind {
+    fn from(covered: Covered) -> Self {
+        match covered {
+            Covered::Left | Covered::Both => Self::Pamt,
+            Covered::Right => Self::Page,
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! Orderly kexec: each policy's events, exactly.
+
+use crate::world::{Event, GRANITE_RAPIDS, World, pages};
+use tdx_abi::Leaf;
+use tdx_host::handover::{
+    HandoverReport, Kexec, KexecKind, LeftPrivate, Leftover, LeftoverKind, LeftoverReason, NothingToDo, Outcome,
+    Policy, Refused, StopCause, check_crash_image, check_image_load, offline_this_cpu,
+};
+use tdx_host::platform::{Cpu, CpuId, detect};
+use tdx_host::private_memory::PrivateMemory;
+use tdx_host::reset::ResetCount;
+
+/// A kexec on the only CPU; the report and what the CPU did.
+fn alone(world: &World, policy: Policy) -> (HandoverReport, Vec<Event>) {
+    let report = world.kexec(policy, KexecKind::Normal);
+    (report, world.take_alone())
+}
+
+fn reset(lines: u64, ranges: u64) -> Outcome {
+    Outcome::Reset(ResetCount { lines, ranges })
+}
+
+#[test]
+fn the_default_is_tracked() {
+    assert_eq!(Policy::default(), Policy::Tracked);
+}
+
+#[test]
+fn tracked_resets_pamt_and_every_marked_page_and_nothing_else() {
+    let world = World::new(1).with_pages();
+    let (report, events) = alone(&world, Policy::Tracked);
+    assert_eq!(report.outcome, reset((4 + 2 + 76) * 64, 3));
+    // 82 pages in chunks of 16; a chunk goes on in the next range, and a CPU fences after each.
+    let expected = [
+        Event::WriteBack,
+        Event::Reset(pages(16, 20).lines()),
+        Event::Reset(pages(600, 602).lines()),
+        Event::Reset(pages(1024, 1034).lines()),
+        Event::Fence,
+        Event::Reset(pages(1034, 1050).lines()),
+        Event::Fence,
+        Event::Reset(pages(1050, 1066).lines()),
+        Event::Fence,
+        Event::Reset(pages(1066, 1082).lines()),
+        Event::Fence,
+        Event::Reset(pages(1082, 1098).lines()),
+        Event::Fence,
+        Event::Reset(pages(1098, 1100).lines()),
+        Event::Fence,
+    ];
+    assert_eq!(events, expected);
+    assert!(report.is_clean(&world.memory()));
+}
+
+#[test]
+fn pamt_resets_the_pamts_and_says_that_the_pages_are_left() {
+    let world = World::new(1).with_pages();
+    let (report, events) = alone(&world, Policy::Pamt);
+    assert_eq!(report.outcome, reset(4 * 64, 3));
+    let of = |start, end| Event::Reset(pages(start, end).lines());
+    assert_eq!(events, [Event::WriteBack, of(16, 18), of(18, 19), of(19, 20), Event::Fence]);
+    let left = |range| Leftover { range, kind: LeftoverKind::Page, reason: LeftoverReason::NotReset };
+    let leftovers: Vec<_> = report.leftovers(&world.memory()).collect();
+    assert_eq!(leftovers, [left(pages(600, 602)), left(pages(1024, 1100))]);
+}
+
+#[test]
+fn everything_resets_what_the_caller_names_and_what_is_private_besides() {
+    let world = World::new(1).with_pages();
+    let (report, _) = alone(&world, Policy::Everything);
+    // [0, 100) was named and holds the PAMTs; the marked pages lie outside.
+    assert_eq!(report.outcome, reset((100 + 2 + 76) * 64, 3));
+}
+
+#[test]
+fn a_caller_that_forgets_the_platform_gets_a_reset_all_the_same() {
+    let mut world = World::new(1);
+    world.platform = None;
+    let (report, events) = alone(&world, Policy::Tracked);
+    assert_eq!(report.outcome, reset(4 * 64, 1));
+    assert_eq!(events[0], Event::WriteBack, "this CPU's caches are written back");
+}
+
+#[test]
+fn none_leaves_it_and_says_so() {
+    let world = World::new(1).with_pages();
+    let (report, events) = alone(&world, Policy::None);
+    assert_eq!(report.outcome, Outcome::LeftPrivate(LeftPrivate::PolicyNone));
+    assert_eq!(events, [Event::WriteBack]);
+    assert_eq!(report.leftovers(&world.memory()).map(|left| left.range.pages()).sum::<u64>(), 4 + 2 + 76);
+}
+
+#[test]
+fn kexec_jump_keeps_everything_and_seamcalls_go_on_after_it() {
+    let world = World::new(2).with_pages();
+    let report = world.kexec(Policy::Module, KexecKind::Jump);
+    assert_eq!(report.outcome, Outcome::LeftPrivate(LeftPrivate::KexecJump));
+    assert_eq!(report.module, None, "a disabled module could not be gone back to");
+    assert_eq!(world.take(), [(1, Event::WriteBack), (0, Event::WriteBack)]);
+    assert!(world.cpu(1).admission().enter(Leaf::VP_ENTER).is_err(), "not before it is back");
+    report.came_back(world.gate.handle());
+    assert!(world.cpu(1).admission().enter(Leaf::VP_ENTER).is_ok());
+}
+
+#[test]
+fn after_a_kexec_that_reset_pamt_the_gate_stays_closed() {
+    let world = World::new(1);
+    world.kexec(Policy::Tracked, KexecKind::Normal).came_back(world.gate.handle());
+    assert!(world.gate.handle().is_closed());
+}
+
+#[test]
+fn without_erratum_or_private_memory_there_is_nothing_to_reset() {
+    let nothing = |world: &World| {
+        let (report, events) = alone(world, Policy::Tracked);
+        assert_eq!(events, [Event::WriteBack]);
+        assert!(report.is_clean(&world.memory()));
+        report.outcome
+    };
+    let mut world = World::new(1).with_pages();
+    world.platform = Some(detect(&GRANITE_RAPIDS).unwrap());
+    assert_eq!(nothing(&world), Outcome::NothingToDo(NothingToDo::NoErratum));
+    let mut world = World::new(1);
+    world.record = PrivateMemory::new();
+    assert_eq!(nothing(&world), Outcome::NothingToDo(NothingToDo::NoPrivateMemory));
+}
+
+#[test]
+fn a_kernel_without_tdx_makes_the_same_calls_and_nothing_happens() {
+    let mut world = World::new(2);
+    (world.platform, world.record) = (None, PrivateMemory::new());
+    let report = world.kexec(Policy::Module, KexecKind::Normal);
+    assert_eq!(report.outcome, Outcome::NothingToDo(NothingToDo::NoTdx));
+    assert_eq!(world.take(), [], "no WBINVD and no SEAMCALL on a machine that needs none");
+}
+
+#[test]
+fn the_reset_is_shared_by_all_cpus_after_all_have_written_back() {
+    let world = World::new(3).with_pages();
+    let report = world.kexec(Policy::Tracked, KexecKind::Normal);
+    assert_eq!(report.outcome, reset(82 * 64, 3));
+    let events = world.take();
+    assert_eq!(events[..3], [(1, Event::WriteBack), (2, Event::WriteBack), (0, Event::WriteBack)]);
+    for cpu in 0..3 {
+        let own: Vec<_> = events[3..].iter().filter(|(id, _)| *id == cpu).collect();
+        assert!(own.len() >= 4, "CPU {cpu} takes its part: {own:?}");
+        assert_eq!(own.last().unwrap().1, Event::Fence, "CPU {cpu} fences last");
+    }
+    let mut written: Vec<_> = events
+        .iter()
+        .filter_map(|(_, event)| if let Event::Reset(l) = event { Some(l.pages()) } else { None })
+        .collect();
+    written.sort_by_key(|range| range.start());
+    assert_eq!(
+        tdx_abi::union(written.iter().copied(), []).collect::<Vec<_>>(),
+        [pages(16, 20), pages(600, 602), pages(1024, 1100)]
+    );
+    assert_eq!(written.iter().map(|range| range.pages()).sum::<u64>(), 82, "each page once");
+}
+
+#[test]
+fn a_cpu_that_holds_private_lines_in_spite_of_its_stop_writes_back_before_the_reset() {
+    let world = World::new(2);
+    drop(world.cpu(1).admission().enter(Leaf::VP_ENTER));
+    // A kernel that parks its CPUs without `stop_this_cpu`: nothing but the slot knows.
+    let kexec = Kexec::begin(Policy::Tracked, KexecKind::Normal, world.memory()).unwrap();
+    let report = kexec.stop_other_cpus(&Parked(&world)).unwrap().ask_module(|_| ()).write_back_caches().reset([]);
+    let events = world.take();
+    assert_eq!(events[..2], [(0, Event::WriteBack), (1, Event::WriteBack)]);
+    assert!(matches!(events[2], (_, Event::Reset(_))));
+    assert_eq!(report.unproven, 0);
+}
+
+/// Stops CPUs and asks nothing of them.
+struct Parked<'w>(&'w World);
+
+impl<'w> tdx_host::handover::StopCpus for Parked<'w> {
+    type Cpu = crate::world::TestCpu<'w>;
+
+    fn this_cpu(&self) -> Self::Cpu {
+        self.0.cpu(0)
+    }
+
+    fn stop_other_cpus(&self) -> u32 {
+        1
+    }
+
+    fn resume_other_cpus(&self) {}
+
+    fn run_on_stopped<T: tdx_host::platform::CpuTask<Self::Cpu>>(&self, task: &T) {
+        self.0.run_on_stopped(task);
+    }
+}
+
+#[test]
+fn refuse_refuses_at_load_and_only_with_private_memory() {
+    let load = |world: &World| check_image_load(Policy::Refuse, KexecKind::Normal, &world.memory(), &[]);
+    let mut world = World::new(1);
+    let refused = Err(Refused::PrivateMemory { model: world.platform.unwrap().model() });
+    assert_eq!(load(&world), refused);
+    assert!(Kexec::begin(Policy::Refuse, KexecKind::Normal, world.memory()).is_err());
+    for policy in [Policy::Tracked, Policy::Module, Policy::ModuleOnly, Policy::Pamt, Policy::None] {
+        assert_eq!(check_image_load(policy, KexecKind::Normal, &world.memory(), &[pages(0, 100)]), Ok(()));
+    }
+    world.platform = Some(detect(&GRANITE_RAPIDS).unwrap());
+    assert_eq!(load(&world), Ok(()));
+    world.platform = None;
+    assert_eq!(load(&world), Ok(()));
+    let mut world = World::new(1);
+    world.record = PrivateMemory::new();
+    assert_eq!(load(&world), Ok(()));
+}
+
+#[test]
+fn tdx_brought_up_after_a_refusing_load_is_cleaned() {
+    let mut world = World::new(1);
+    world.record = PrivateMemory::new();
+    let kexec = Kexec::begin(Policy::Refuse, KexecKind::Normal, world.memory()).unwrap();
+    world.record.publish([pages(1, 2)].into_iter()).unwrap();
+    let report = kexec.stop_other_cpus(&&world).unwrap().ask_module(|_| ()).write_back_caches().reset([]);
+    assert_eq!(report.outcome, reset(64, 1));
+}
+
+#[test]
+fn a_jump_must_not_land_on_private_memory() {
+    let world = World::new(1).with_pages();
+    let load = |segment| check_image_load(Policy::Tracked, KexecKind::Jump, &world.memory(), &[pages(0, 16), segment]);
+    assert_eq!(load(pages(20, 600)), Ok(()));
+    let (segment, private) = (pages(599, 601), pages(600, 601));
+    assert_eq!(load(segment), Err(Refused::JumpSegment { segment, private }));
+    let (segment, private) = (pages(10, 17), pages(16, 17));
+    assert_eq!(load(segment), Err(Refused::JumpSegment { segment, private }));
+}
+
+#[test]
+fn a_crash_image_lives_in_reserved_memory_that_tdx_does_not_have() {
+    let mut world = World::new(1).with_pages();
+    world.untouched = vec![pages(550, 610), pages(100, 200)];
+    let load = |segment| check_crash_image(&world.memory(), &[pages(100, 200), segment]);
+    assert_eq!(load(pages(550, 600)), Ok(()));
+    assert_eq!(load(pages(540, 560)), Err(Refused::CrashSegmentOutside { segment: pages(540, 560) }));
+    let segment = pages(560, 601);
+    assert_eq!(load(segment), Err(Refused::CrashSegment { segment, private: pages(600, 601) }));
+}
+
+#[test]
+fn memory_that_must_not_be_touched_is_spared_and_named() {
+    let mut world = World::new(1).with_pages();
+    // In no order, and one of them cuts a marked range in three.
+    world.untouched = vec![pages(1050, 1060), pages(17, 18), pages(601, 700)];
+    let (report, events) = alone(&world, Policy::Tracked);
+    assert_eq!(report.outcome, reset((82 - 1 - 1 - 10) * 64, 5));
+    for event in events {
+        if let Event::Reset(lines) = event {
+            assert!(!world.untouched.iter().any(|range| range.overlaps(lines.pages())), "{lines}");
+        }
+    }
+    let mut leftovers: Vec<_> = report.leftovers(&world.memory()).collect();
+    leftovers.sort_by_key(|left| left.range.start());
+    let left = |range, kind| Leftover { range, kind, reason: LeftoverReason::Untouched };
+    let expected = [
+        left(pages(17, 18), LeftoverKind::Pamt),
+        left(pages(601, 602), LeftoverKind::Page),
+        left(pages(1050, 1060), LeftoverKind::Page),
+    ];
+    assert_eq!(leftovers, expected);
+}
+
+#[test]
+fn a_cpu_that_does_not_stop_puts_the_kexec_off_and_the_host_goes_on() {
+    let mut world = World::new(3).with_pages();
+    world.features = Some(crate::world::WITH_DISABLE);
+    world.stuck = vec![2];
+    let inside = world.gate.admission(CpuId(2)).enter(Leaf::VP_ENTER).unwrap();
+    let kexec = Kexec::begin(Policy::Module, KexecKind::Normal, world.memory()).unwrap();
+    let error = kexec.stop_other_cpus(&&world).unwrap_err();
+    let text = "kexec put off: 2 CPUs still run after the stop, 1 expected: they may hold dirty private lines; \
+                CPU 2 in TDH.VP.ENTER";
+    assert_eq!(error.to_string(), text);
+    assert!(matches!(&error.cause, StopCause::NotAlone(not) if not.running == 2 && not.doing.len() == 1));
+    assert!(*world.resumed.borrow() && !world.gate.handle().is_closed());
+    assert_eq!(world.take(), [(1, Event::WriteBack)], "no SYS.DISABLE, no reset");
+    drop(inside);
+    // It stops after all: the same kexec goes through.
+    let report = error.kexec.stop_other_cpus(&Parked(&world)).unwrap().ask_module(|_| ()).write_back_caches().reset([]);
+    assert!(report.is_clean(&world.memory()));
+}
+
+#[test]
+fn of_two_handovers_the_second_is_refused() {
+    let world = World::new(1);
+    let begin = || Kexec::begin(Policy::Tracked, KexecKind::Normal, world.memory()).unwrap();
+    let cpus = &world;
+    let first = begin().stop_other_cpus(&cpus).unwrap();
+    assert_eq!(begin().stop_other_cpus(&&world).unwrap_err().cause, StopCause::HandoverUnderWay);
+    assert!(world.gate.handle().is_closed(), "the first one's gate is not opened by the second");
+    let _ = first.ask_module(|_| ()).write_back_caches().reset([]);
+}
+
+#[test]
+fn a_cpu_that_goes_offline_writes_back_and_is_not_waited_for() {
+    let world = World::new(2);
+    drop(world.cpu(1).admission().enter(Leaf::SYS_LP_INIT));
+    offline_this_cpu(world.cpu(1), None);
+    assert_eq!(world.take(), [(1, Event::WriteBack)]);
+    assert!(world.gate.handle().activity().nth(1).unwrap().stopped);
+}

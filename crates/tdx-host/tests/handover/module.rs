@@ -1,0 +1,116 @@
+//! SYS.DISABLE: when it is called, how often, and what is done with the answer.
+
+use crate::world::{Event, GRANITE_RAPIDS, WITH_DISABLE, World, pages};
+use tdx_abi::{Leaf, Operand, Status, StatusCode};
+use tdx_host::handover::{
+    HandoverReport, KexecKind, LeftPrivate, LeftoverReason, ModuleAnswer, NothingToDo, Outcome, Policy,
+};
+use tdx_host::platform::detect;
+use tdx_host::reset::ResetCount;
+
+const DISABLE: Event = Event::Seamcall(Leaf::SYS_DISABLE);
+
+fn world(statuses: impl IntoIterator<Item = Status>) -> World {
+    let mut world = World::new(1).with_pages().answering(statuses);
+    world.features = Some(WITH_DISABLE);
+    world
+}
+
+fn kexec(world: &World, policy: Policy) -> (HandoverReport, Vec<Event>) {
+    let report = world.kexec(policy, KexecKind::Normal);
+    (report, world.take_alone())
+}
+
+#[test]
+fn what_the_module_cleared_is_not_reset_again_and_what_it_cannot_know_is() {
+    let world = world([]);
+    let (report, events) = kexec(&world, Policy::Module);
+    assert_eq!(report.module, Some(ModuleAnswer::Disabled { calls: 1 }));
+    // 601 was returned, 1024 to 1100 never came back; 600 and PAMT are the module's.
+    assert_eq!(report.outcome, Outcome::Reset(ResetCount { lines: 77 * 64, ranges: 2 }));
+    let start = [DISABLE, Event::WriteBack, Event::Reset(pages(601, 602).lines())];
+    assert_eq!(events[..3], start, "the module's own lines are written back before the reset");
+    assert!(report.is_clean(&world.memory()) && report.next_kernel_can_use_tdx());
+}
+
+#[test]
+fn the_other_cpus_have_stopped_before_the_module_is_asked() {
+    let mut world = World::new(2);
+    world.features = Some(WITH_DISABLE);
+    let report = world.kexec(Policy::Module, KexecKind::Normal);
+    assert_eq!(world.take(), [(1, Event::WriteBack), (0, DISABLE), (0, Event::WriteBack)]);
+    assert_eq!(report.outcome, Outcome::Reset(ResetCount::default()), "nothing but PAMT was private");
+}
+
+#[test]
+fn an_interrupted_or_busy_module_is_asked_again() {
+    let interrupted = StatusCode::INTERRUPTED_RESUMABLE.with(0);
+    let world = world([interrupted, StatusCode::SYS_BUSY.with(0), interrupted]);
+    let (report, events) = kexec(&world, Policy::Module);
+    assert_eq!(report.module, Some(ModuleAnswer::Disabled { calls: 4 }));
+    assert_eq!(events[..5], [DISABLE, DISABLE, DISABLE, DISABLE, Event::WriteBack]);
+}
+
+#[test]
+fn a_module_without_the_leaf_is_not_asked_and_everything_is_reset() {
+    for features in [None, Some(tdx_abi::TdxFeatures0::MODULE_1_5_01)] {
+        let mut world = world([]);
+        world.features = features;
+        let (report, events) = kexec(&world, Policy::Module);
+        assert_eq!(report.module, Some(ModuleAnswer::NoLeaf));
+        assert_eq!(report.outcome, Outcome::Reset(ResetCount { lines: 82 * 64, ranges: 3 }));
+        assert_eq!(events[0], Event::WriteBack, "no SEAMCALL");
+        assert!(!report.next_kernel_can_use_tdx());
+    }
+}
+
+#[test]
+fn whatever_the_module_says_the_host_cleans_up() {
+    for status in [
+        StatusCode::OPERAND_INVALID.operand(Operand::RAX),
+        StatusCode::SYS_NOT_READY.with(0),  // hole 2: bring-up is half-way
+        StatusCode::SYS_SHUTDOWN.with(0),   // a runtime update has failed
+        Status::VMFAIL_INVALID,             // hole 4: the module is dead
+        Status::UNDEFINED_OPCODE,           // hole 4: VMX is off
+        StatusCode::KEY_CONFIGURED.with(0), // a success that is not the one
+        Status::new(0xc0ff_eeee_0000_0000),
+    ] {
+        let world = world([status]);
+        let (report, events) = kexec(&world, Policy::Module);
+        let Some(ModuleAnswer::Failed(error)) = report.module else { panic!("{status}: {report:?}") };
+        assert_eq!((error.status(), error.attempts), (status, 1), "the raw status is kept");
+        assert_eq!(report.outcome, Outcome::Reset(ResetCount { lines: 82 * 64, ranges: 3 }), "{status}");
+        assert_eq!(events[..2], [DISABLE, Event::WriteBack]);
+        assert!(report.is_clean(&world.memory()));
+    }
+}
+
+#[test]
+fn module_only_asks_an_old_module_too_and_leaves_what_it_leaves() {
+    let mut world = world([StatusCode::OPERAND_INVALID.operand(Operand::RAX)]);
+    world.features = Some(tdx_abi::TdxFeatures0::MODULE_1_5_01);
+    let (report, events) = kexec(&world, Policy::ModuleOnly);
+    assert_eq!(report.outcome, Outcome::LeftPrivate(LeftPrivate::ModuleOnly));
+    assert_eq!(events, [DISABLE, Event::WriteBack]);
+    assert_eq!(report.leftovers(&world.memory()).map(|left| left.range.pages()).sum::<u64>(), 82);
+}
+
+#[test]
+fn module_only_names_what_the_module_could_not_know() {
+    let world = world([]);
+    let (report, events) = kexec(&world, Policy::ModuleOnly);
+    assert_eq!(events, [DISABLE, Event::WriteBack]);
+    let left: Vec<_> = report.leftovers(&world.memory()).collect();
+    assert_eq!(left.iter().map(|left| left.range).collect::<Vec<_>>(), [pages(601, 602), pages(1024, 1100)]);
+    assert!(left.iter().all(|left| left.reason == LeftoverReason::NotReset));
+}
+
+#[test]
+fn the_module_is_asked_without_the_erratum_too() {
+    let mut world = world([]);
+    world.platform = Some(detect(&GRANITE_RAPIDS).unwrap());
+    let (report, events) = kexec(&world, Policy::Module);
+    assert_eq!(report.outcome, Outcome::NothingToDo(NothingToDo::NoErratum));
+    assert!(report.next_kernel_can_use_tdx());
+    assert_eq!(events, [DISABLE, Event::WriteBack]);
+}

@@ -1,0 +1,223 @@
+//! Some CPUs that write down what they are asked to do, in one list, and answer SEAMCALLs from a script. They model nothing.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::sync::atomic::AtomicU64;
+use tdx_abi::{LineRange, Page, PageRange, Registers, Status, TdxFeatures0};
+use tdx_host::gate::{Admission, CpuSlot, Gate};
+use tdx_host::handover::{HandoverReport, HostMemory, Kexec, KexecKind, Policy, StopCpus, stop_this_cpu};
+use tdx_host::ledger::Ledger;
+use tdx_host::platform::{
+    Cpu, CpuId, CpuTask, CpuidOutput, LineReset, Msr, PackageId, Processor, Step, TdxPlatform, detect,
+};
+use tdx_host::private_memory::PrivateMemory;
+use tdx_host::seamcall::Seamcall;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    Seamcall(tdx_abi::Leaf),
+    WriteBack,
+    Reset(LineRange),
+    Fence,
+}
+
+/// CPUs in VMX operation; 0 is the one that hands over.
+pub(crate) struct World {
+    pub(crate) gate: Gate<Vec<CpuSlot>>,
+    pub(crate) platform: Option<TdxPlatform>,
+    pub(crate) features: Option<TdxFeatures0>,
+    pub(crate) record: PrivateMemory,
+    pub(crate) ledger: Option<Ledger<'static>>,
+    pub(crate) untouched: Vec<PageRange>,
+    events: RefCell<Vec<(u32, Event)>>,
+    answers: RefCell<VecDeque<Status>>,
+    /// CPUs that ignore every request to stop.
+    pub(crate) stuck: Vec<u32>,
+    pub(crate) resumed: RefCell<bool>,
+}
+
+pub(crate) fn pages(start: u64, end: u64) -> PageRange {
+    PageRange::new(Page::new(start), Page::new(end))
+}
+
+/// The module says that it has SYS.DISABLE.
+pub(crate) const WITH_DISABLE: TdxFeatures0 = TdxFeatures0::new(1 << 53);
+
+impl World {
+    /// A Sapphire Rapids host on which TDX is up, with PAMTs at pages 16 to 20 and no ledger.
+    pub(crate) fn new(cpus: usize) -> Self {
+        let record = PrivateMemory::new();
+        record.publish([pages(16, 18), pages(18, 19), pages(19, 20)].into_iter()).unwrap();
+        Self {
+            gate: Gate::new((0..cpus).map(|_| CpuSlot::new()).collect()),
+            platform: Some(detect(&SAPPHIRE_RAPIDS).unwrap()),
+            features: Some(TdxFeatures0::MODULE_1_5_01),
+            record,
+            ledger: None,
+            untouched: Vec::new(),
+            events: RefCell::default(),
+            answers: RefCell::default(),
+            stuck: Vec::new(),
+            resumed: RefCell::new(false),
+        }
+    }
+
+    /// With a ledger over pages [512, 1536): 600 given, 601 returned, 1024 to 1100 in a SEAMCALL.
+    pub(crate) fn with_pages(mut self) -> Self {
+        let words: Vec<_> = (0..Ledger::words_needed([pages(512, 1536)])).map(|_| AtomicU64::new(0)).collect();
+        let ledger = Ledger::new([pages(512, 1536)], words.leak()).unwrap();
+        for range in [pages(600, 602), pages(1024, 1100)] {
+            ledger.give(range).unwrap();
+        }
+        ledger.given(pages(600, 602)).unwrap();
+        ledger.take_back(pages(601, 602)).unwrap();
+        self.ledger = Some(ledger);
+        self
+    }
+
+    /// The next SEAMCALLs end so; all after them succeed.
+    pub(crate) fn answering(self, statuses: impl IntoIterator<Item = Status>) -> Self {
+        self.answers.borrow_mut().extend(statuses);
+        self
+    }
+
+    pub(crate) fn memory(&self) -> HostMemory<'_> {
+        HostMemory {
+            platform: self.platform.as_ref(),
+            features: self.features,
+            record: &self.record,
+            ledger: self.ledger.as_ref(),
+            gate: self.gate.handle(),
+            untouched: &self.untouched,
+        }
+    }
+
+    pub(crate) fn cpu(&self, id: u32) -> TestCpu<'_> {
+        TestCpu { world: self, id }
+    }
+
+    fn cpus(&self) -> impl Iterator<Item = TestCpu<'_>> {
+        self.gate.handle().activity().map(|activity| self.cpu(activity.cpu.0))
+    }
+
+    pub(crate) fn take(&self) -> Vec<(u32, Event)> {
+        self.events.take()
+    }
+
+    /// What CPU 0 and nobody else did.
+    pub(crate) fn take_alone(&self) -> Vec<Event> {
+        let events = self.take();
+        assert!(events.iter().all(|(cpu, _)| *cpu == 0), "{events:?}");
+        events.into_iter().map(|(_, event)| event).collect()
+    }
+
+    /// A kexec from begin to jump; `Everything` may have pages [0, 100).
+    pub(crate) fn kexec(&self, policy: Policy, kind: KexecKind) -> HandoverReport {
+        Kexec::begin(policy, kind, self.memory())
+            .unwrap()
+            .stop_other_cpus(&self)
+            .unwrap()
+            .ask_module(|_| ())
+            .write_back_caches()
+            .reset([pages(0, 100)])
+    }
+}
+
+impl<'w> StopCpus for &'w World {
+    type Cpu = TestCpu<'w>;
+
+    fn this_cpu(&self) -> TestCpu<'w> {
+        self.cpu(0)
+    }
+
+    fn stop_other_cpus(&self) -> u32 {
+        let obeying = self.cpus().skip(1).filter(|cpu| !self.stuck.contains(&cpu.id));
+        obeying.for_each(|cpu| stop_this_cpu(cpu, self.platform.as_ref()));
+        1 + self.stuck.len() as u32
+    }
+
+    fn resume_other_cpus(&self) {
+        *self.resumed.borrow_mut() = true;
+    }
+
+    /// One step on each CPU in turn.
+    fn run_on_stopped<T: CpuTask<TestCpu<'w>>>(&self, task: &T) {
+        let mut running: Vec<_> = self.cpus().map(|cpu| (cpu, T::Local::default())).collect();
+        while !running.is_empty() {
+            running.retain_mut(|(cpu, local)| task.step(cpu, local) == Step::Again);
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct TestCpu<'w> {
+    world: &'w World,
+    id: u32,
+}
+
+impl TestCpu<'_> {
+    fn push(&self, event: Event) {
+        self.world.events.borrow_mut().push((self.id, event));
+    }
+}
+
+impl Seamcall for TestCpu<'_> {
+    fn seamcall(&self, registers: Registers) -> Registers {
+        self.push(Event::Seamcall(registers.leaf_call().leaf()));
+        let status = self.world.answers.borrow_mut().pop_front().unwrap_or(Status::SUCCESS);
+        Registers { rax: status.raw(), ..registers }
+    }
+}
+
+impl LineReset for TestCpu<'_> {
+    fn reset_lines(&self, lines: LineRange) {
+        self.push(Event::Reset(lines));
+    }
+
+    fn fence(&self) {
+        self.push(Event::Fence);
+    }
+}
+
+impl Cpu for TestCpu<'_> {
+    fn id(&self) -> CpuId {
+        CpuId(self.id)
+    }
+
+    fn package(&self) -> PackageId {
+        PackageId(0)
+    }
+
+    fn write_back_caches(&self) {
+        self.push(Event::WriteBack);
+    }
+
+    fn flush_lines(&self, _lines: LineRange) {}
+
+    fn admission(&self) -> Admission<'_> {
+        self.world.gate.admission(self.id())
+    }
+}
+
+/// CPUID and MSRs of a host with TDX on; `version` is CPUID leaf 1 EAX.
+pub(crate) struct Model {
+    version: u32,
+}
+
+pub(crate) const SAPPHIRE_RAPIDS: Model = Model { version: 0x0008_06f8 };
+pub(crate) const GRANITE_RAPIDS: Model = Model { version: 0x000a_06d1 };
+
+impl Processor for Model {
+    fn cpuid(&self, leaf: u32, _subleaf: u32) -> CpuidOutput {
+        match leaf {
+            0 => CpuidOutput { eax: 0x20, ebx: 0x756e_6547, ecx: 0x6c65_746e, edx: 0x4965_6e69 },
+            1 => CpuidOutput { eax: self.version, ..CpuidOutput::default() },
+            7 => CpuidOutput { ecx: 1 << 28, ..CpuidOutput::default() },
+            _ => CpuidOutput::default(),
+        }
+    }
+
+    fn rdmsr(&self, msr: Msr) -> Option<u64> {
+        Some(if msr == Msr::TME_ACTIVATE { 6 << 32 } else { 0x20_0000_001f })
+    }
+}
