@@ -27,9 +27,10 @@ mod support {
 
 use hosts::Host;
 use proptest::prelude::*;
-use tdx_abi::{KeyIdPartition, Leaf, MAX_CMRS, PhysAddr, Registers, STRUCTURE_ALIGN, Status};
-use tdx_host::layout::{self, Algorithm, Layout, Limits, MapFrames};
-use tdx_machine::{CpuId, CpuModel, Machine, MachineConfig};
+use std::num::NonZero;
+use tdx_abi::{KeyIdPartition, Leaf, MAX_CMRS, PhysAddr, Registers, STRUCTURE_ALIGN, SYS_CONFIG_DYNAMIC_PAMT, Status};
+use tdx_host::layout::{self, Algorithm, Layout, Limits, MapFrames, Pamt4k};
+use tdx_machine::{CpuId, CpuModel, Machine, MachineConfig, ModuleProfile};
 use zerocopy::IntoBytes;
 
 /// The host that a BIOS could report: its first 32 CMRs below the 6 KeyID bits of an address.
@@ -42,8 +43,10 @@ fn possible(mut host: Host) -> Host {
 /// Where the table for SYS.CONFIG stands: the module does not care whether anything else is there.
 const TABLE: u64 = 0x10_0000;
 
-fn sys_config(host: &Host, layout: &Layout) -> Status {
+fn sys_config(host: &Host, layout: &Layout, dynamic_pamt: bool) -> Status {
+    let module = if dynamic_pamt { ModuleProfile::DynamicPamt } else { ModuleProfile::V1_5_01 };
     let config = MachineConfig::new(CpuModel::SAPPHIRE_RAPIDS, 1, 1, host.cmrs.iter().copied());
+    let config = MachineConfig { module: Some(module), ..config };
     let global = config.key_ids.and_then(KeyIdPartition::first_private).unwrap();
     let mut machine = Machine::with_initialised_module(config).unwrap();
     let cpu = CpuId(0);
@@ -52,19 +55,25 @@ fn sys_config(host: &Host, layout: &Layout) -> Status {
         machine.write_shared(cpu, PhysAddr::new(entry), tdmr.to_tdmr_info().as_bytes()).unwrap();
         machine.write_shared(cpu, PhysAddr::new(TABLE + index * 8), &entry.to_le_bytes()).unwrap();
     }
-    let call = Registers::call(Leaf::SYS_CONFIG).rcx(TABLE).rdx(layout.tdmr_count() as u64).r8(u64::from(global.get()));
+    let r8 = u64::from(global.get()) | if dynamic_pamt { SYS_CONFIG_DYNAMIC_PAMT } else { 0 };
+    let call = Registers::call(Leaf::SYS_CONFIG).rcx(TABLE).rdx(layout.tdmr_count() as u64).r8(r8);
     machine.seamcall(cpu, call).unwrap().status()
 }
 
 fn check(host: Host) -> Result<(), TestCaseError> {
     let host = possible(host);
-    let mut layout = Box::new(Layout::new());
-    let mut frames = MapFrames::new(&host.memory);
-    let built = layout::build(Algorithm::Fit, &host.memory, &host.cmrs, &Limits::MODULE_1_5, &mut frames, &mut layout);
-    if built.is_ok() {
-        prop_assert_eq!(sys_config(&host, &layout), Status::SUCCESS);
-    } else {
-        prop_assert!(frames.taken().is_empty(), "a failed layout keeps memory");
+    for dynamic_pamt in [false, true] {
+        let one_bit = Pamt4k::Bitmap { bits: NonZero::<u16>::MIN };
+        let pamt_4k = if dynamic_pamt { one_bit } else { Pamt4k::Entries };
+        let limits = Limits { pamt_4k, ..Limits::MODULE_1_5 };
+        let mut layout = Box::new(Layout::new());
+        let mut frames = MapFrames::new(&host.memory);
+        let built = layout::build(Algorithm::Fit, &host.memory, &host.cmrs, &limits, &mut frames, &mut layout);
+        if built.is_ok() {
+            prop_assert_eq!(sys_config(&host, &layout, dynamic_pamt), Status::SUCCESS);
+        } else {
+            prop_assert!(frames.taken().is_empty(), "a failed layout keeps memory");
+        }
     }
     Ok(())
 }

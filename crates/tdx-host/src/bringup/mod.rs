@@ -15,10 +15,10 @@ mod first_error;
 mod module_info;
 mod tasks;
 
-use tdx_abi::{Leaf, PAGE_SIZE, PhysAddr, Registers, STRUCTURE_ALIGN, StatusCode};
+use tdx_abi::{Leaf, PAGE_SIZE, PhysAddr, Registers, STRUCTURE_ALIGN, SYS_CONFIG_DYNAMIC_PAMT, StatusCode};
 use zerocopy::IntoBytes;
 
-use crate::layout::{self, Algorithm, FrameSource, Layout, Tdmr};
+use crate::layout::{self, Algorithm, FrameSource, Layout, Pamt4k, Tdmr};
 use crate::platform::{Cpus, NodeRange, SharedMemory, TdxPlatform};
 use crate::private_memory::{PrivateMemory, PublishError};
 use crate::reset::reset_ranges;
@@ -29,7 +29,7 @@ pub(crate) use tasks::OneCall;
 use tasks::{InitTdmrs, WriteBack};
 
 pub use error::{BringupCause, BringupError, BringupStep, Unwound};
-pub use module_info::{ModuleInfo, ModuleInfoError, ModuleVersion};
+pub use module_info::{ModuleInfo, ModuleInfoError, ModuleVersion, NoDynamicPamt};
 
 /// What a kernel lends for a bring-up. Implemented for everything that has the three parts.
 pub trait Kernel: Cpus + FrameSource + SharedMemory {}
@@ -86,7 +86,7 @@ pub struct Ready<'k> {
     pub layout: &'k Layout,
 }
 
-/// All steps in one call.
+/// All steps in one call, with static PAMT.
 ///
 /// # Errors
 /// [`BringupError`], after everything was undone.
@@ -182,6 +182,16 @@ impl<'k, K: Kernel, const N: usize> Bringup<'k, K, ModuleKnown, N> {
         &self.state.0
     }
 
+    /// From here on PAMT is dynamic: small at first, and `dynamic_pamt` adds to it what each page that is
+    /// given needs. Without this call it is static.
+    ///
+    /// # Errors
+    /// [`NoDynamicPamt`]; nothing has changed, and the bring-up can go on with static PAMT.
+    pub fn use_dynamic_pamt(&mut self) -> Result<(), NoDynamicPamt> {
+        self.state.0.limits = self.state.0.with_dynamic_pamt(self.platform.key_id_field())?;
+        Ok(())
+    }
+
     /// Lays out TDMRs and allocates PAMTs. `memory` is the usable memory, ascending, with its nodes.
     ///
     /// # Errors
@@ -219,10 +229,14 @@ impl<'k, K: Kernel, const N: usize> Bringup<'k, K, Planned, N> {
             return Err(self.fail(&Held::Pamt, BringupStep::Config, BringupCause::NoMemory { pages }));
         };
         write_tdmr_info(self.kernel, table.base(), tdmrs);
+        let dynamic = match self.state.0.limits.pamt_4k {
+            Pamt4k::Entries => 0,
+            Pamt4k::Bitmap { .. } => SYS_CONFIG_DYNAMIC_PAMT,
+        };
         let input = Registers::call(Leaf::SYS_CONFIG)
             .rcx_address(table.base())
             .rdx(count)
-            .r8(u64::from(self.platform.global_key_id().get()));
+            .r8(u64::from(self.platform.global_key_id().get()) | dynamic);
         let result = self.kernel.run_here(|cpu| call(cpu, input));
         self.kernel.free(table);
         match result {

@@ -1,9 +1,13 @@
 //! What the module says about itself, read field by field with SYS.RD: version, features, limits, CMRs.
 
 use arrayvec::ArrayVec;
-use tdx_abi::{CmrInfo, FieldId, Leaf, MAX_CMRS, PageRange, Registers, TdxFeatures0};
+use core::num::NonZero;
+use tdx_abi::{
+    CmrInfo, DYNAMIC_PAMT_MAX_PHYS_BITS, FieldId, KeyIdField, Leaf, MAX_CMRS, PAGE_SIZE, PAMT_PAIR_PAGES, PageRange,
+    PageSize, Registers, TdxFeatures0,
+};
 
-use crate::layout::Limits;
+use crate::layout::{Limits, Pamt4k};
 use crate::platform::Cpu;
 use crate::seamcall::{SeamcallError, call};
 
@@ -36,8 +40,10 @@ pub struct ModuleInfo {
     pub version: ModuleVersion,
     /// Features.
     pub features: TdxFeatures0,
-    /// Limits for TDMRs and PAMTs.
+    /// Limits for TDMRs and PAMTs, and how PAMT_4K is used.
     pub limits: Limits,
+    /// Bits for each page in the bitmap of dynamic PAMT, if the module has it.
+    pub pamt_bitmap_bits: Option<NonZero<u16>>,
     /// Convertible memory ranges, ascending; those that touch are joined, as the module joins them.
     pub cmrs: ArrayVec<PageRange, MAX_CMRS>,
 }
@@ -75,6 +81,46 @@ pub enum ModuleInfoError {
     NoCmrs,
 }
 
+/// Why dynamic PAMT cannot be used. Static PAMT can.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoDynamicPamt {
+    /// The module does not have it.
+    #[error("the module has no dynamic PAMT")]
+    NotInModule,
+    /// The module's tree of PAMTs does not reach all memory of this platform.
+    #[error("physical addresses have {bits} bits, dynamic PAMT allows {DYNAMIC_PAMT_MAX_PHYS_BITS}")]
+    PhysBits {
+        /// Bits without the KeyID.
+        bits: u32,
+    },
+    /// This crate knows pairs of pages only.
+    #[error("the entries of 2 MiB need {bytes} bytes, and not two pages")]
+    PairSize {
+        /// Bytes of 512 entries.
+        bytes: u64,
+    },
+}
+
+impl ModuleInfo {
+    /// The limits with dynamic PAMT on a platform with this KeyID field.
+    ///
+    /// # Errors
+    /// [`NoDynamicPamt`].
+    pub fn with_dynamic_pamt(&self, field: KeyIdField) -> Result<Limits, NoDynamicPamt> {
+        let bits = self.pamt_bitmap_bits.ok_or(NoDynamicPamt::NotInModule)?;
+        if field.shift() > DYNAMIC_PAMT_MAX_PHYS_BITS {
+            return Err(NoDynamicPamt::PhysBits { bits: field.shift() });
+        }
+        let [entry, ..] = self.limits.pamt_entry_size;
+        let bytes = u64::from(entry) * PageSize::Size2M.pages();
+        if bytes != PAGE_SIZE * PAMT_PAIR_PAGES as u64 {
+            return Err(NoDynamicPamt::PairSize { bytes });
+        }
+        Ok(Limits { pamt_4k: Pamt4k::Bitmap { bits }, ..self.limits })
+    }
+}
+
 fn read<C: Cpu>(cpu: &C, field: FieldId) -> Result<u64, ModuleInfoError> {
     match call(cpu, Registers::call(Leaf::SYS_RD).rdx(field.0)) {
         Ok(output) => Ok(output.r8),
@@ -101,8 +147,12 @@ pub(super) fn read_all<C: Cpu>(cpu: &C) -> Result<ModuleInfo, ModuleInfoError> {
             read16(FieldId::PAMT_2M_ENTRY_SIZE)?,
             read16(FieldId::PAMT_1G_ENTRY_SIZE)?,
         ],
+        pamt_4k: Pamt4k::Entries,
     };
-    Ok(ModuleInfo { version, features, limits, cmrs: read_cmrs(cpu)? })
+    // A module without the feature has no such field.
+    let pamt_bitmap_bits =
+        if features.dynamic_pamt() { NonZero::new(read16(FieldId::PAMT_PAGE_BITMAP_ENTRY_BITS)?) } else { None };
+    Ok(ModuleInfo { version, features, limits, pamt_bitmap_bits, cmrs: read_cmrs(cpu)? })
 }
 
 fn read_cmrs<C: Cpu>(cpu: &C) -> Result<ArrayVec<PageRange, MAX_CMRS>, ModuleInfoError> {

@@ -16,7 +16,8 @@ mod linux;
 mod map_frames;
 mod table;
 
-use tdx_abi::{MAX_RESERVED_AREAS, MAX_TDMRS, PageRange, PageSize, pamt_bytes};
+use core::num::NonZero;
+use tdx_abi::{MAX_RESERVED_AREAS, MAX_TDMRS, PageRange, PageSize, pamt_bitmap_bytes, pamt_bytes};
 
 use crate::platform::NodeRange;
 use host::Host;
@@ -38,6 +39,19 @@ pub enum Algorithm {
     Linux,
 }
 
+/// What PAMT_4K of a TDMR is made of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Pamt4k {
+    /// An entry for each page, for good.
+    #[default]
+    Entries,
+    /// Dynamic PAMT: a bitmap; `dynamic_pamt` adds entries where they are needed.
+    Bitmap {
+        /// Bits for each 4 KiB page.
+        bits: NonZero<u16>,
+    },
+}
+
 /// What the module allows, from its global metadata.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
@@ -47,11 +61,14 @@ pub struct Limits {
     pub max_reserved_per_tdmr: u16,
     /// Bytes of a PAMT entry for 4 KiB, 2 MiB and 1 GiB pages.
     pub pamt_entry_size: [u16; 3],
+    /// What PAMT_4K is made of. The module allows both, if it has dynamic PAMT; SYS.CONFIG must be told.
+    pub pamt_4k: Pamt4k,
 }
 
 impl Limits {
     /// The limits of module 1.5: 64 TDMRs, 16 reserved areas, 16-byte entries.
-    pub const MODULE_1_5: Self = Self { max_tdmrs: 64, max_reserved_per_tdmr: 16, pamt_entry_size: [16; 3] };
+    pub const MODULE_1_5: Self =
+        Self { max_tdmrs: 64, max_reserved_per_tdmr: 16, pamt_entry_size: [16; 3], pamt_4k: Pamt4k::Entries };
 
     /// TDMRs that both the module and [`Layout`] have room for.
     fn tdmrs(&self) -> usize {
@@ -73,7 +90,11 @@ impl Limits {
             PageSize::Size2M => large,
             PageSize::Size1G => huge,
         };
-        pamt_bytes(tdmr.bytes(), level, entry_size).map_or(u64::MAX, |bytes| bytes / tdx_abi::PAGE_SIZE)
+        let bytes = match (level, self.pamt_4k) {
+            (PageSize::Size4K, Pamt4k::Bitmap { bits }) => pamt_bitmap_bytes(tdmr.bytes(), bits.get()),
+            _ => pamt_bytes(tdmr.bytes(), level, entry_size),
+        };
+        bytes.map_or(u64::MAX, |bytes| bytes / tdx_abi::PAGE_SIZE)
     }
 }
 

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use tdx_abi::{PageRange, PageSize};
-use tdx_host::layout::{Algorithm, LayoutError, Limits, MapFrames};
+use tdx_host::layout::{Algorithm, LayoutError, Limits, MapFrames, Pamt4k};
 
 use crate::generate;
 use crate::hosts::{self, Host};
@@ -52,8 +52,12 @@ fn check_claim(host: &Host, limits: &Limits, in_use: &[PageRange], error: Layout
             // Even the smallest TDMR, 1 GiB, alone on the machine, finds no place for its three PAMTs.
             assert_eq!(tdmr.bytes(), 1 << 30);
             let mut levels = PageSize::ALL.map(|level| {
-                let entry = u64::from(limits.pamt_entry_size[level as usize]);
-                ((1 << 30) / level.bytes() * entry).div_ceil(4096)
+                let entry_bits = 8 * u64::from(limits.pamt_entry_size[level as usize]);
+                let bits = match limits.pamt_4k {
+                    Pamt4k::Bitmap { bits } if level == PageSize::Size4K => u64::from(bits.get()),
+                    _ => entry_bits,
+                };
+                ((1 << 30) / level.bytes() * bits).div_ceil(8 * 4096)
             });
             assert_eq!(bytes, levels.iter().sum::<u64>() * 4096);
             levels.sort_unstable_by(|a, b| b.cmp(a));

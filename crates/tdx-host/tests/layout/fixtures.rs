@@ -1,10 +1,12 @@
 //! The hosts of `fixtures/`: what the logs say, and that `fit` brings all of them up.
 
+use std::num::NonZero;
+
 use tdx_abi::PageSize;
-use tdx_host::layout::{Algorithm, Border, LayoutError, Limits, Note};
+use tdx_host::layout::{Algorithm, Border, LayoutError, Limits, MapFrames, Note, Pamt4k};
 
 use crate::hosts::{self, GIB, Host, from_cmrs, on_node, range, ranges};
-use crate::support::{build, check_fit, sys_config};
+use crate::support::{build, build_with, check_fit, sys_config};
 
 const LIMITS: Limits = Limits::MODULE_1_5;
 
@@ -154,4 +156,20 @@ fn memory_outside_every_cmr() {
     let named: Vec<_> = fit.given_up(&host.memory, &host.cmrs).map(|lost| lost.range).collect();
     assert_eq!(named, [part]);
     assert_eq!(fit.given_up_bytes(&host.memory, &host.cmrs), 0);
+}
+
+/// Fixture 33, the example in Linux's documentation of dynamic PAMT: 252 GiB in three TDMRs, "10092 KB allocated for PAMT".
+#[test]
+fn linux_with_dynamic_pamt() {
+    let memory = [(1, 2), (4, 127), (128, 256)].map(|(start, end)| on_node(start * GIB, end * GIB, 0));
+    let host = Host { memory: memory.to_vec(), cmrs: memory.map(|part| part.range).to_vec() };
+    let bits = NonZero::new(1).unwrap();
+    let limits = Limits { pamt_4k: Pamt4k::Bitmap { bits }, ..Limits::MODULE_1_5 };
+    for algorithm in [Algorithm::Linux, Algorithm::Fit] {
+        let mut frames = MapFrames::new(&host.memory);
+        let (result, layout) = build_with(algorithm, &host, &limits, &mut frames);
+        result.unwrap();
+        assert_eq!((layout.tdmr_count(), layout.pamt_kb()), (3, 10092), "{algorithm:?}");
+        assert_eq!(sys_config(&layout, &host.cmrs, &limits), Ok(()));
+    }
 }

@@ -1,9 +1,11 @@
 //! Hosts at random: fragmented, tiny and huge, on many nodes, with CMRs that follow the memory map or have nothing to do
 //! with it. Everything shrinks towards few, small, low ranges.
 
+use std::num::NonZero;
+
 use proptest::prelude::*;
 use tdx_abi::PageRange;
-use tdx_host::layout::Limits;
+use tdx_host::layout::{Limits, Pamt4k};
 use tdx_host::platform::{NodeId, NodeRange};
 
 use crate::hosts::Host;
@@ -123,6 +125,9 @@ pub fn limits() -> impl Strategy<Value = Limits> {
         max_tdmrs: tdmrs,
         max_reserved_per_tdmr: areas,
         pamt_entry_size: [entry, 16, 16],
+        ..Limits::MODULE_1_5
     });
-    prop_oneof![3 => Just(Limits::MODULE_1_5), 2 => tight]
+    let bitmap = (1..4u16).prop_filter_map("not zero", NonZero::new);
+    let dynamic = bitmap.prop_map(|bits| Limits { pamt_4k: Pamt4k::Bitmap { bits }, ..Limits::MODULE_1_5 });
+    prop_oneof![3 => Just(Limits::MODULE_1_5), 2 => tight, 1 => dynamic]
 }

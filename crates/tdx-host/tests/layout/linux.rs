@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use tdx_abi::PageRange;
-use tdx_host::layout::{Algorithm, FrameRequest, FrameSource, LayoutError, Limits, MapFrames};
+use tdx_host::layout::{Algorithm, FrameRequest, FrameSource, LayoutError, Limits, MapFrames, Pamt4k};
 use tdx_host::platform::NodeId;
 
 use crate::generate;
@@ -143,8 +143,12 @@ fn construct_tdmrs(host: &Host, limits: &Limits, log: &[(FrameRequest, Option<Pa
     for (index, tdmr) in tdmrs.iter_mut().enumerate() {
         tdmr.nid = tdmr_get_nid(tdmr, &blocks);
         for (level, size) in tdmr.pamt_sizes.iter_mut().enumerate() {
-            let entry = u64::from(limits.pamt_entry_size[level]);
-            *size = ((tdmr.size >> (12 + 9 * level)) * entry).div_ceil(4096) * 4096;
+            let entries = tdmr.size >> (12 + 9 * level);
+            let bytes = match limits.pamt_4k {
+                Pamt4k::Bitmap { bits } if level == 0 => (entries * u64::from(bits.get())).div_ceil(8),
+                _ => entries * u64::from(limits.pamt_entry_size[level]),
+            };
+            *size = bytes.div_ceil(4096) * 4096;
         }
         let pages = tdmr.pamt_sizes.iter().sum::<u64>() / 4096;
         let (request, answer) = log[index];

@@ -3,7 +3,7 @@
 use rangemap::RangeSet;
 use tdx_abi::{PageRange, PageSize};
 use tdx_host::layout::{
-    self, Algorithm, FrameRequest, FrameSource, GiveUpReason, Layout, LayoutError, Limits, MapFrames, Note,
+    self, Algorithm, FrameRequest, FrameSource, GiveUpReason, Layout, LayoutError, Limits, MapFrames, Note, Pamt4k,
 };
 use tdx_host::platform::NodeRange;
 
@@ -53,7 +53,8 @@ pub fn build_with<F: FrameSource>(
 pub fn sys_config(layout: &Layout, cmrs: &[PageRange], limits: &Limits) -> Result<(), u64> {
     let table: Vec<_> = layout.tdmrs().iter().map(layout::Tdmr::to_tdmr_info).collect();
     let cmrs: Vec<_> = cmrs.iter().map(|cmr| (cmr.base().get(), cmr.bytes())).collect();
-    Module { cmrs: &cmrs, keyid_start: 52, entry_size: limits.pamt_entry_size.map(u64::from) }.check(&table)
+    let bitmap = limits.pamt_4k != Pamt4k::Entries;
+    Module { cmrs: &cmrs, keyid_start: 52, entry_size: limits.pamt_entry_size.map(u64::from), bitmap }.check(&table)
 }
 
 /// Everything that must hold for a layout that `fit` returned.

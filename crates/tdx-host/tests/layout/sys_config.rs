@@ -28,6 +28,8 @@ pub struct Module<'a> {
     pub keyid_start: u32,
     /// Bytes of a PAMT entry for 4 KiB, 2 MiB and 1 GiB pages.
     pub entry_size: [u64; 3],
+    /// PAMT_4K has a bit for each page.
+    pub bitmap: bool,
 }
 
 fn l2(status: u64, bytes: [usize; 3]) -> u64 {
@@ -113,7 +115,7 @@ impl Module<'_> {
                 && base.is_multiple_of(PAGE)
                 && size.is_multiple_of(PAGE)
                 && self.plain(base)
-                && size >= pages * self.entry_size[level]
+                && size >= if self.bitmap && level == 0 { pages / 8 } else { pages * self.entry_size[level] }
                 && self.plain(base + size - 1);
             if !ok {
                 return Err(l2(INVALID_PAMT, [i, level, 0]));

@@ -12,7 +12,7 @@ use std::cell::{Cell, RefCell};
 use tdx_abi::Registers;
 use tdx_host::gate::{CpuSlot, Gate, GateHandle};
 use tdx_host::platform::{CpuModel, CpuidOutput, Msr, NoTdx, Processor};
-use tdx_machine::{ConfigError, Machine, MachineConfig, MsrRead, Refusal};
+use tdx_machine::{ConfigError, Machine, MachineConfig, ModuleProfile, MsrRead, Refusal};
 
 use crate::host::Host;
 
@@ -59,12 +59,21 @@ pub struct Lab<'p> {
 const SEAMCALLS_PER_REPORT: u64 = 4096;
 
 impl<'p> Lab<'p> {
-    /// A machine after power-on, with all CPUs in VMX operation.
+    /// A machine with module 1.5.01 after power-on, with all CPUs in VMX operation.
     ///
     /// # Errors
     /// [`LabError::Config`]: more packages than the module counts, for example.
     pub fn new(host: &Host, progress: &'p dyn Progress) -> Result<Self, LabError> {
-        let mut machine = Machine::new(config(host)).map_err(LabError::Config)?;
+        Self::with_module(host, ModuleProfile::V1_5_01, progress)
+    }
+
+    /// As [`Self::new`], with another module.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_module(host: &Host, module: ModuleProfile, progress: &'p dyn Progress) -> Result<Self, LabError> {
+        let config = MachineConfig { module: Some(module), ..config(host) };
+        let mut machine = Machine::new(config).map_err(LabError::Config)?;
         for cpu in 0..machine.cpus() {
             machine.vmxon(tdx_machine::CpuId(cpu)).map_err(LabError::Refused)?;
         }
