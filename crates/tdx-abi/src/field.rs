@@ -125,6 +125,12 @@ impl TdxFeatures0 {
         Self(self.0 | 1 << 36)
     }
 
+    /// The same features and SYS.DISABLE.
+    #[must_use]
+    pub const fn with_sys_disable(self) -> Self {
+        Self(self.0 | 1 << 53)
+    }
+
     /// Bit 53: SYS.DISABLE, by the draft specification. Unverified; Linux does not look at it.
     pub const fn sys_disable(self) -> bool {
         self.0 >> 53 & 1 == 1

@@ -59,6 +59,8 @@ pub enum ModuleProfile {
     V1_5_01,
     /// As 1.5.01, and dynamic PAMT as in the source of later modules (1.5.20 and newer). Not observed.
     DynamicPamt,
+    /// As 1.5.01, and TDH.SYS.DISABLE as it was promised to Linux. Not observed.
+    SysDisable,
 }
 
 impl ModuleProfile {
@@ -67,10 +69,19 @@ impl ModuleProfile {
         matches!(self, Self::DynamicPamt)
     }
 
+    /// Leaf 69 is SYS.DISABLE.
+    pub(crate) const fn has_sys_disable(self) -> bool {
+        matches!(self, Self::SysDisable)
+    }
+
     /// TDX_FEATURES0.
     pub(crate) const fn features(self) -> TdxFeatures0 {
         let features = TdxFeatures0::MODULE_1_5_01;
-        if self.has_dynamic_pamt() { features.with_dynamic_pamt() } else { features }
+        match self {
+            Self::V1_5_01 => features,
+            Self::DynamicPamt => features.with_dynamic_pamt(),
+            Self::SysDisable => features.with_sys_disable(),
+        }
     }
 }
 

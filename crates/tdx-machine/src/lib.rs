@@ -39,7 +39,7 @@ pub use machine::{DirtyRun, Machine, MemoryUse, OwnerRun};
 pub use machine_check::{
     DATA_CACHE_BANK, MCG_STATUS_LOCAL, MCI_MISC_PHYSICAL_LINE, MCI_STATUS_DATA_LOAD, MachineCheck, MachineCheckReason,
 };
-pub use module::SysState;
+pub use module::{AssignedKind, AssignedRun, SysState};
 pub use poison::{PartialStore, PoisonCause, PoisonedRun};
 pub use processor::{CpuidOutput, MsrRead};
 pub use refusal::{AccessError, Refusal};

@@ -19,5 +19,6 @@ pub const LIMITS: &[&str] = &[
     "SYS.INIT checks the CMRs; it and SYS.LP.INIT check none of the CPUID leaves and MSRs, KeyIDs included, that the real module checks.",
     "TD_PARAMS: XFAM x87, SSE and AVX, four levels of EPT, no CPUID configuration; other values were not recorded and are refused.",
     "Dynamic PAMT is as in the source of later modules, read and not observed; each of its checks happens, no fatal error of it does.",
+    "TDH.SYS.DISABLE follows what was promised to Linux; no module that has it was seen. Ours: not ready before the last TDMR is initialised, SYS_BUSY for other leaves once it has begun, the module's own dirty lines flushed before it clears them.",
     "Not modelled: VP.ENTER and everything a guest does, migration, service TDs, L2 VMs, metadata reads and writes of TDs and VCPUs, P-SEAMLDR, update of the module.",
 ];

@@ -14,6 +14,15 @@ impl Hardware {
         self.direct_write(lines, key);
     }
 
+    /// The module makes lines normal again: its dirty copies under any private KeyID are gone, memory has zeros under KeyID 0.
+    pub(crate) fn seam_clear(&mut self, lines: LineRange) {
+        let key_ids = self.key_ids();
+        for key in self.caches.keys().into_iter().filter(|key| key_ids.is_private(*key)) {
+            self.caches.take(lines, key, |_| {});
+        }
+        self.direct_write(lines, KeyId::HOST);
+    }
+
     /// An ordinary store under a private key. The line is read for ownership: if it is not in a cache, memory must have it
     /// from this very key and without poison.
     pub(crate) fn seam_store(&mut self, cpu: CpuId, lines: LineRange, key: KeyId) -> Result<(), MachineCheck> {

@@ -8,7 +8,7 @@ use super::Machine;
 use crate::events::{Counters, Event};
 use crate::memory::range;
 use crate::poison::PoisonedRun;
-use crate::{CpuId, PoisonCause};
+use crate::{AssignedRun, CpuId, PoisonCause};
 
 /// Adjacent lines that one private KeyID owns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -140,6 +140,12 @@ impl Machine {
     /// Direct stores of a CPU that are not visible yet, in lines.
     pub fn pending_lines(&self, cpu: CpuId) -> u64 {
         self.hardware.pending(cpu).iter().map(|lines| lines.len()).sum()
+    }
+
+    /// Every page that the module holds, and what for. Pages that it has returned, or only written to, are not here, private or
+    /// not. Empty without a module.
+    pub fn assigned_pages(&self) -> Vec<AssignedRun> {
+        self.module.as_ref().map(crate::module::Module::assigned).unwrap_or_default()
     }
 
     /// Operations so far: the clock of [`PoisonCause`] and of [`Self::events`].

@@ -65,6 +65,11 @@ impl Call<'_> {
         self.hardware.package_of(self.cpu)
     }
 
+    /// Does this module know SYS.DISABLE?
+    pub(super) fn has_sys_disable(&self) -> bool {
+        self.hardware.config.module.is_some_and(ModuleProfile::has_sys_disable)
+    }
+
     /// Does this module know dynamic PAMT?
     pub(super) fn has_dynamic_pamt(&self) -> bool {
         self.hardware.config.module.is_some_and(ModuleProfile::has_dynamic_pamt)

@@ -19,7 +19,7 @@ impl Module {
         conditions: Conditions,
     ) -> Answer {
         let mut call = Call { hardware, cpu, input, out: input, conditions };
-        let result = self.admit(input.leaf_call()).and_then(|()| self.leaf(&mut call));
+        let result = self.admit(input.leaf_call(), call.has_sys_disable()).and_then(|()| self.leaf(&mut call));
         let out = call.out;
         self.locks.release_all();
         match result {
@@ -29,13 +29,14 @@ impl Module {
         }
     }
 
-    fn admit(&self, call: LeafCall) -> Result<(), Stop> {
+    fn admit(&self, call: LeafCall, has_sys_disable: bool) -> Result<(), Stop> {
         let leaf = call.leaf();
         if call.reserved() != 0 || (call.version() > 0 && !has_version_1(leaf)) {
             return operand(StatusCode::OPERAND_INVALID, Operand::RAX);
         }
         match self.state {
-            _ if leaf == Number::SYS_LP_SHUTDOWN => Ok(()),
+            _ if leaf == Number::SYS_LP_SHUTDOWN || (leaf == Number::SYS_DISABLE && has_sys_disable) => Ok(()),
+            _ if self.disabling.is_some() => Err(StatusCode::SYS_BUSY.into()),
             SysState::Shutdown => Err(StatusCode::SYS_SHUTDOWN.into()),
             SysState::Ready => Ok(()),
             _ if runs_before_ready(leaf) => Ok(()),
@@ -55,6 +56,7 @@ impl Module {
             Number::SYS_TDMR_INIT => self.tdmr_init(call),
             Number::SYS_SHUTDOWN => self.sys_shutdown(call),
             Number::SYS_UPDATE => self.sys_update(),
+            Number::SYS_DISABLE if call.has_sys_disable() => self.sys_disable(call),
             // Both are left over from older modules and do nothing.
             Number::SYS_LP_SHUTDOWN | Number::MNG_KEY_RECLAIMID => Ok(tdx_abi::Status::SUCCESS),
             Number::MNG_CREATE => self.mng_create(call),

@@ -4,6 +4,7 @@
 //! Source: Intel's module source of a release after 1.5.01 (`pamt_manager.c`, `tdh_phymem_pamt_*.c`), read and not
 //! observed. Walks end at a 2 MiB page without a pair, which needs none as long as nobody wants 4 KiB of it.
 
+use alloc::vec::Vec;
 use core::ops::ControlFlow;
 use tdx_abi::{Line, LineRange, PAGE_SIZE, PAMT_PAIR_PAGES, PAMT_REMOVAL_HINT, Page, PageRange, PageSize, PhysAddr};
 
@@ -39,6 +40,17 @@ impl DynamicPamt {
     /// The pair of the 2 MiB around this page.
     pub(super) fn pair(&self, page: Page) -> Option<Pair> {
         self.pairs.get(number(page))
+    }
+
+    /// The pages of all pairs, by the 2 MiB they serve.
+    pub(super) fn pages(&self) -> Vec<Page> {
+        let mut pages = Vec::new();
+        let _ = self.pairs.runs(0, 1 << 40, |start, end, pair| {
+            // A pair serves one 2 MiB page, so a run of equal pairs is one long.
+            pages.extend((start..end).zip(pair).flat_map(|(_, pair)| pair));
+            ControlFlow::<()>::Continue(())
+        });
+        pages
     }
 
     pub(super) fn set_pair(&mut self, page: Page, pair: Option<Pair>) {

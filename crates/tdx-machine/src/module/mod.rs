@@ -3,9 +3,11 @@
 //! Source: `tdx_abi.md` and the conformance vectors of module 1.5.01. It keeps its state as values of its own, not as bytes
 //! of private memory, and tells the hardware which private lines it writes, how, and under which KeyID.
 
+mod assigned;
 mod cache_wb;
 mod call;
 mod config;
+mod disable;
 mod dispatch;
 mod dynamic_pamt;
 mod info;
@@ -38,6 +40,8 @@ use locks::{LockId, Locks};
 use pamt::Pamt;
 use td::Td;
 use tdmr::Tdmr;
+
+pub use assigned::{AssignedKind, AssignedRun};
 
 /// The module's global state.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -83,6 +87,8 @@ pub(crate) struct Module {
     tds: BTreeMap<Page, Arc<Td>>,
     /// By package.
     write_back: Vec<WriteBack>,
+    /// SYS.DISABLE has begun: pieces of memory it has cleared.
+    disabling: Option<usize>,
 }
 
 impl Module {
@@ -102,6 +108,7 @@ impl Module {
             locks: Locks::default(),
             tds: BTreeMap::new(),
             write_back: vec![WriteBack::default(); config.packages() as usize],
+            disabling: None,
         }
     }
 

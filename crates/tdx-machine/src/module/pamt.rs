@@ -66,6 +66,25 @@ impl Pamt {
         tree.get(page.index() / level.pages())
     }
 
+    /// Runs of equal entries at one level, as pages.
+    pub(super) fn runs<B>(
+        &self,
+        level: PageSize,
+        mut function: impl FnMut(PageRange, Entry) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        let [small, middle, large] = &self.levels;
+        let tree = match level {
+            PageSize::Size4K => small,
+            PageSize::Size2M => middle,
+            PageSize::Size1G => large,
+        };
+        // The number of the last page of physical memory fits in 40 bits.
+        tree.runs(0, 1 << 40, |start, end, entry| {
+            let pages = PageRange::new(Page::new(start * level.pages()), Page::new(end * level.pages()));
+            function(pages, entry)
+        })
+    }
+
     pub(super) fn set(&mut self, page: Page, level: PageSize, entry: Entry) {
         let [small, middle, large] = &mut self.levels;
         let tree = match level {

@@ -88,7 +88,7 @@ impl Module {
         Err(StatusCode::SYS_INVALID_HANDOFF.into())
     }
 
-    fn lock_sys(&mut self, mode: LockMode) -> Result<(), Stop> {
+    pub(super) fn lock_sys(&mut self, mode: LockMode) -> Result<(), Stop> {
         self.locks.acquire(LockId::Sys, mode).map_err(|_| StatusCode::SYS_BUSY.into())
     }
 }

@@ -58,6 +58,17 @@ impl Tdmr {
         gib < self.done / CHUNKS_PER_GIB
     }
 
+    /// Is all of it initialised?
+    pub(super) fn is_complete(&self) -> bool {
+        self.done * CHUNK >= self.range.bytes()
+    }
+
+    /// All lines of the PAMT of one level.
+    pub(super) fn whole_pamt(&self, level: PageSize) -> LineRange {
+        let (base, bytes) = self.info.pamt(level);
+        LineRange::touching(PhysAddr::new(base), bytes)
+    }
+
     /// Lines `[first, first + bytes)` of the PAMT of one level.
     fn pamt_lines(&self, level: PageSize, first: u64, bytes: u64) -> LineRange {
         LineRange::touching(PhysAddr::new(self.info.pamt(level).0 + first), bytes)
