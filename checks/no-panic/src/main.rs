@@ -14,7 +14,8 @@ use tdx_abi::{LineRange, Page, PageRange, PhysAddr, Registers};
 use tdx_host::bringup;
 use tdx_host::gate::{Admission, CpuSlot, Gate};
 use tdx_host::handover::{
-    HostMemory, Kexec, KexecKind, Policy, StopCpus, check_crash_image, check_image_load, stop_this_cpu,
+    HostMemory, Kexec, KexecKind, NmiStop, Policy, StopCpus, check_crash_image, check_image_load, hand_over_crash,
+    stop_this_cpu, stop_this_cpu_at_crash,
 };
 use tdx_host::layout::{Algorithm, FrameRequest, FrameSource, Layout, MapFrames};
 use tdx_host::ledger::Ledger;
@@ -164,6 +165,16 @@ fn ledger(ranges: &[PageRange]) -> Option<Ledger<'static>> {
     Some(ledger)
 }
 
+impl NmiStop for Opaque {
+    fn stop_other_cpus(&self) {
+        stop_this_cpu_at_crash(self);
+    }
+
+    fn is_online(&self, cpu: CpuId) -> bool {
+        black_box(cpu.0 == 0)
+    }
+}
+
 /// Every policy, from image load to the leftovers.
 fn hand_over(memory: HostMemory<'_>) {
     let policy = match black_box(0) {
@@ -188,6 +199,8 @@ fn hand_over(memory: HostMemory<'_>) {
         }
         report.came_back(memory.gate);
     }
+    let report = hand_over_crash(policy, &Opaque, memory.gate, &Opaque, || memory);
+    black_box(report.is_clean(&memory));
 }
 
 /// The linker's entry point.

@@ -158,11 +158,6 @@ impl<'g> GateHandle<'g> {
         (0u32..).zip(self.slots).map(|(number, slot)| slot.activity(CpuId(number)))
     }
 
-    /// Number of CPUs whose caches may hold lines of private KeyIDs.
-    pub fn may_hold_private_lines(self) -> u32 {
-        self.activity().map(|activity| u32::from(activity.may_hold_private_lines.is_some())).sum()
-    }
-
     /// What a CPU shows on its way into a SEAMCALL. `cpu` is the current one.
     pub fn admission(self, cpu: CpuId) -> Admission<'g> {
         Admission { closed: self.closed, slot: self.slots.get(cpu.0 as usize) }

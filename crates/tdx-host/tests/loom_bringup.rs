@@ -1,4 +1,4 @@
-//! loom: the real bring-up on one CPU, the real kexec on another that stops it at any operation on the platform.
+//! loom: the real bring-up on one CPU, the real kexec or crash on another that stops it at any operation on the platform.
 //!
 //! The stop is an NMI: the CPU freezes where it is, and its acknowledgement orders nothing. What is private, reset or freed
 //! is kept beside the model (std atomics, which loom does not see), so it is the truth of the run and synchronises nothing.
@@ -15,7 +15,10 @@ use std::sync::{Mutex, PoisonError};
 use tdx_abi::{FieldId, Leaf, LineRange, Page, PageRange, PhysAddr, Registers, Status, StatusCode};
 use tdx_host::bringup;
 use tdx_host::gate::{Admission, CpuSlot, Gate};
-use tdx_host::handover::{HostMemory, Kexec, KexecKind, Outcome, Policy, StopCpus, stop_this_cpu};
+use tdx_host::handover::{
+    HostMemory, Kexec, KexecKind, NmiStop, Outcome, Policy, StopCpus, hand_over_crash, stop_this_cpu,
+    stop_this_cpu_at_crash,
+};
 use tdx_host::layout::{Algorithm, FrameRequest, FrameSource, Layout};
 use tdx_host::platform::{
     Cpu, CpuId, CpuTask, CpuidOutput, Cpus, LineReset, Msr, NodeId, NodeRange, PackageId, Processor, SharedMemory,
@@ -254,7 +257,27 @@ impl StopCpus for Nmi {
     }
 }
 
-fn bring_up_races_with_kexec(tdmr_init_fails: bool) {
+impl NmiStop for Nmi {
+    fn stop_other_cpus(&self) {
+        self.0.machine.stop.store(true, Relaxed);
+        while !self.0.machine.stopped.load(Relaxed) {
+            thread::yield_now();
+        }
+        stop_this_cpu_at_crash(&self.0);
+    }
+
+    fn is_online(&self, _cpu: CpuId) -> bool {
+        true
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Ends {
+    InKexec,
+    InCrash,
+}
+
+fn bring_up_races(ends: Ends, tdmr_init_fails: bool) {
     // Too large for the stacks that loom gives its threads, so it is made once, out here.
     let layout = std::sync::Arc::new(Mutex::new(Layout::new()));
     let mut model = loom::model::Builder::new();
@@ -294,13 +317,18 @@ fn bring_up_races_with_kexec(tdmr_init_fails: bool) {
             gate: machine.gate.handle(),
             untouched: &[],
         };
-        let report = Kexec::begin(Policy::Tracked, KexecKind::Normal, memory)
-            .unwrap()
-            .stop_other_cpus(&Nmi(cpu))
-            .unwrap()
-            .ask_module(|_| ())
-            .write_back_caches()
-            .reset([]);
+        let report = match ends {
+            Ends::InKexec => Kexec::begin(Policy::Tracked, KexecKind::Normal, memory)
+                .unwrap()
+                .stop_other_cpus(&Nmi(cpu))
+                .unwrap()
+                .ask_module(|_| ())
+                .write_back_caches()
+                .reset([]),
+            Ends::InCrash => {
+                hand_over_crash(Policy::Tracked, &cpu, machine.gate.handle(), &Nmi(cpu.clone()), || memory)
+            }
+        };
         bringup.join().unwrap();
         assert!(!machine.private.load(SeqCst), "private lines are left for the next kernel: {report:?}");
         assert!(!machine.harmed.load(SeqCst), "the reset wrote over memory that is in use: {report:?}");
@@ -312,10 +340,20 @@ fn bring_up_races_with_kexec(tdmr_init_fails: bool) {
 
 #[test]
 fn kexec_at_any_operation_of_a_bring_up_that_succeeds() {
-    bring_up_races_with_kexec(false);
+    bring_up_races(Ends::InKexec, false);
 }
 
 #[test]
 fn kexec_at_any_operation_of_a_bring_up_that_fails() {
-    bring_up_races_with_kexec(true);
+    bring_up_races(Ends::InKexec, true);
+}
+
+#[test]
+fn panic_at_any_operation_of_a_bring_up_that_succeeds() {
+    bring_up_races(Ends::InCrash, false);
+}
+
+#[test]
+fn panic_at_any_operation_of_a_bring_up_that_fails() {
+    bring_up_races(Ends::InCrash, true);
 }

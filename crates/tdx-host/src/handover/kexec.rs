@@ -7,7 +7,7 @@ use super::memory::HostMemory;
 use super::module::{ModuleAnswer, disable};
 use super::policy::{KexecKind, LeftPrivate, NothingToDo, Policy, Refused, check_image_load};
 use super::report::{HandoverReport, Outcome};
-use super::stop::{NotAlone, StopCause, StopCpus, StopError, WriteBackHeld};
+use super::stop::{StopCause, StopCpus, StopError, Suspects, WriteBackHeld};
 use crate::platform::Cpu;
 use crate::reset::{ResetCount, SharedReset};
 
@@ -28,7 +28,7 @@ pub struct Asked<'c, P> {
 pub struct WrittenBack<'c, P> {
     cpus: &'c P,
     module: Option<ModuleAnswer>,
-    unproven: u32,
+    suspects: Suspects,
 }
 
 macro_rules! debug_by_name {
@@ -75,7 +75,7 @@ impl<'k, const N: usize> Kexec<'k, Loaded, N> {
         match cpus.stop_other_cpus() {
             1 => Ok(self.with_state(|_| Stopped(cpus))),
             running => {
-                let cause = StopCause::NotAlone(NotAlone::new(running, cpus.this_cpu().id(), gate.activity()));
+                let cause = StopCause::NotAlone(Suspects::running(running, gate, cpus.this_cpu().id()));
                 gate.open();
                 cpus.resume_other_cpus();
                 Err(StopError { kexec: self, cause })
@@ -111,11 +111,11 @@ impl<'k, 'c, P: StopCpus, const N: usize> Kexec<'k, Asked<'c, P>, N> {
             cpu.write_back_caches();
             cpu.admission().written_back();
         }
-        if self.memory.gate.may_hold_private_lines() > 0 {
+        if Suspects::at_kexec(self.memory.gate).may_hold_private_lines > 0 {
             cpus.run_on_stopped(&WriteBackHeld);
         }
-        let unproven = self.memory.gate.may_hold_private_lines();
-        self.with_state(|state| WrittenBack { cpus: state.cpus, module: state.module, unproven })
+        let suspects = Suspects::at_kexec(self.memory.gate);
+        self.with_state(|state| WrittenBack { cpus: state.cpus, module: state.module, suspects })
     }
 }
 
@@ -132,8 +132,7 @@ impl<P: StopCpus, const N: usize> Kexec<'_, WrittenBack<'_, P>, N> {
             kind: self.kind.into(),
             module: self.state.module,
             outcome,
-            not_stopped: 0,
-            unproven: self.state.unproven,
+            suspects: self.state.suspects,
         }
     }
 

@@ -24,6 +24,7 @@
 //!
 //! A kernel on a machine without TDX calls the same functions with no platform; there is then nothing to do.
 
+mod crash;
 mod kexec;
 mod memory;
 mod module;
@@ -31,9 +32,10 @@ mod policy;
 mod report;
 mod stop;
 
+pub use crash::{NmiStop, hand_over_crash, stop_this_cpu_at_crash};
 pub use kexec::{Asked, Kexec, Loaded, Stopped, WrittenBack};
 pub use memory::HostMemory;
 pub use module::{DISABLE_CALLS, ModuleAnswer};
 pub use policy::{KexecKind, LeftPrivate, NothingToDo, Policy, Refused, check_crash_image, check_image_load};
 pub use report::{HandoverKind, HandoverReport, Leftover, LeftoverKind, LeftoverReason, Outcome};
-pub use stop::{MAX_NAMED, NotAlone, StopCause, StopCpus, StopError, offline_this_cpu, stop_this_cpu};
+pub use stop::{MAX_NAMED, StopCause, StopCpus, StopError, Suspects, offline_this_cpu, stop_this_cpu};

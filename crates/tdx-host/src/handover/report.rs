@@ -5,6 +5,7 @@ use tdx_abi::{Covered, PageRange, walk};
 use super::memory::HostMemory;
 use super::module::ModuleAnswer;
 use super::policy::{KexecKind, LeftPrivate, NothingToDo, Policy};
+use super::stop::Suspects;
 use crate::gate::GateHandle;
 use crate::reset::ResetCount;
 
@@ -40,7 +41,7 @@ impl From<KexecKind> for HandoverKind {
 }
 
 /// The host's account of a handover. What follows is the jump.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 #[must_use = "says whether the next kernel finds private memory"]
 pub struct HandoverReport {
     /// The policy that was asked for.
@@ -52,11 +53,8 @@ pub struct HandoverReport {
     pub module: Option<ModuleAnswer>,
     /// What became of private memory.
     pub outcome: Outcome,
-    /// Crash: CPUs that did not stop in the time given.
-    pub not_stopped: u32,
-    /// CPUs whose caches may hold private lines all the same, and write them back over what was reset.
-    /// [`GateHandle::activity`] has their numbers and their last SEAMCALL.
-    pub unproven: u32,
+    /// CPUs that spoil the proof, as they were when the reset began.
+    pub suspects: Suspects,
 }
 
 /// What a leftover is.
@@ -150,7 +148,7 @@ impl HandoverReport {
     }
 
     fn left(&self) -> (Left, LeftoverReason) {
-        if self.unproven > 0 {
+        if self.suspects.may_hold_private_lines > 0 {
             return (Left::All, LeftoverReason::CachesNotWrittenBack);
         }
         let disabled = matches!(self.module, Some(ModuleAnswer::Disabled { .. }));

@@ -4,7 +4,7 @@ use arrayvec::ArrayVec;
 use core::fmt;
 
 use super::kexec::{Kexec, Loaded};
-use crate::gate::CpuActivity;
+use crate::gate::{CpuActivity, GateHandle};
 use crate::platform::{Cpu, CpuId, CpuTask, Step, TdxPlatform};
 
 /// Stops the other CPUs for an orderly kexec. Implemented by the kernel.
@@ -70,32 +70,69 @@ impl<C: Cpu> CpuTask<C> for WriteBackHeld {
     }
 }
 
-/// Other CPUs that are named when they do not stop; more are counted only.
+/// Suspects that are named; more are counted only.
 pub const MAX_NAMED: usize = 8;
 
-/// Other CPUs still run after they were told to stop.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct NotAlone {
-    /// CPUs that run, this one included.
-    pub running: u32,
-    /// What those of them with a SEAMCALL behind them were doing, the first [`MAX_NAMED`].
-    pub doing: ArrayVec<CpuActivity, MAX_NAMED>,
+/// CPUs of which the host cannot prove that they do no harm to what is reset.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Suspects {
+    /// CPUs that did not stop in the time given.
+    pub not_stopped: u32,
+    /// CPUs whose caches may hold private lines all the same, and write them back over what was reset.
+    pub may_hold_private_lines: u32,
+    /// What they were doing, the first [`MAX_NAMED`].
+    pub named: ArrayVec<CpuActivity, MAX_NAMED>,
 }
 
-impl NotAlone {
-    pub(super) fn new(running: u32, this: CpuId, activity: impl Iterator<Item = CpuActivity>) -> Self {
-        let doing =
-            activity.filter(|activity| activity.cpu != this && activity.has_made_seamcalls && !activity.stopped);
-        Self { running, doing: doing.take(MAX_NAMED).collect() }
+impl Suspects {
+    /// Before a reset at a crash. `is_online` says which CPUs were to stop.
+    pub(super) fn at_crash(gate: GateHandle<'_>, this: CpuId, is_online: impl Fn(CpuId) -> bool) -> Self {
+        let mut suspects = Self::default();
+        for activity in gate.activity() {
+            let runs = activity.cpu != this && !activity.stopped && is_online(activity.cpu);
+            suspects.add(activity, runs);
+        }
+        suspects
+    }
+
+    /// Before the reset of a kexec, for which all CPUs have stopped.
+    pub(super) fn at_kexec(gate: GateHandle<'_>) -> Self {
+        let mut suspects = Self::default();
+        gate.activity().for_each(|activity| suspects.add(activity, false));
+        suspects
+    }
+
+    /// `running` CPUs did not stop for a kexec; their numbers are not known, but their slots are.
+    pub(super) fn running(running: u32, gate: GateHandle<'_>, this: CpuId) -> Self {
+        let mut suspects = Self::default();
+        for activity in gate.activity().filter(|activity| activity.cpu != this && !activity.stopped) {
+            suspects.add(activity, activity.has_made_seamcalls);
+        }
+        Self { not_stopped: running.saturating_sub(1), ..suspects }
+    }
+
+    fn add(&mut self, activity: CpuActivity, runs: bool) {
+        let may_hold = activity.may_hold_private_lines.is_some();
+        self.not_stopped += u32::from(runs);
+        self.may_hold_private_lines += u32::from(may_hold);
+        if runs || may_hold {
+            // The list may be full; the counts are complete.
+            let _ = self.named.try_push(activity);
+        }
     }
 }
 
-impl fmt::Display for NotAlone {
+impl fmt::Display for Suspects {
+    /// `1 CPU did not stop, 1 may hold private lines: CPU 2 in TDH.VP.ENTER`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { running, doing } = self;
-        write!(f, "{running} CPUs still run after the stop, 1 expected: they may hold dirty private lines")?;
-        for activity in doing {
-            write!(f, "; {activity}")?;
+        let plural = if self.not_stopped == 1 { "" } else { "s" };
+        write!(
+            f,
+            "{} CPU{plural} did not stop, {} may hold private lines",
+            self.not_stopped, self.may_hold_private_lines
+        )?;
+        for (index, activity) in self.named.iter().enumerate() {
+            write!(f, "{} {activity}", if index == 0 { ":" } else { "," })?;
         }
         Ok(())
     }
@@ -110,7 +147,7 @@ pub enum StopCause {
     HandoverUnderWay,
     /// Some CPU does not stop. The others run again, and the gate is open again.
     #[error("{0}")]
-    NotAlone(NotAlone),
+    NotAlone(Suspects),
 }
 
 /// The CPUs were not stopped. Nothing was reset, the module was not asked, and the host goes on as before.

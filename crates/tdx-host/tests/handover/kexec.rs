@@ -4,7 +4,7 @@ use crate::world::{Event, GRANITE_RAPIDS, World, pages};
 use tdx_abi::Leaf;
 use tdx_host::handover::{
     HandoverReport, Kexec, KexecKind, LeftPrivate, Leftover, LeftoverKind, LeftoverReason, NothingToDo, Outcome,
-    Policy, Refused, StopCause, check_crash_image, check_image_load, offline_this_cpu,
+    Policy, Refused, StopCause, Suspects, check_crash_image, check_image_load, offline_this_cpu,
 };
 use tdx_host::platform::{Cpu, CpuId, detect};
 use tdx_host::private_memory::PrivateMemory;
@@ -168,7 +168,7 @@ fn a_cpu_that_holds_private_lines_in_spite_of_its_stop_writes_back_before_the_re
     let events = world.take();
     assert_eq!(events[..2], [(0, Event::WriteBack), (1, Event::WriteBack)]);
     assert!(matches!(events[2], (_, Event::Reset(_))));
-    assert_eq!(report.unproven, 0);
+    assert_eq!(report.suspects, Suspects::default());
 }
 
 /// Stops CPUs and asks nothing of them.
@@ -274,10 +274,9 @@ fn a_cpu_that_does_not_stop_puts_the_kexec_off_and_the_host_goes_on() {
     let inside = world.gate.admission(CpuId(2)).enter(Leaf::VP_ENTER).unwrap();
     let kexec = Kexec::begin(Policy::Module, KexecKind::Normal, world.memory()).unwrap();
     let error = kexec.stop_other_cpus(&&world).unwrap_err();
-    let text = "kexec put off: 2 CPUs still run after the stop, 1 expected: they may hold dirty private lines; \
-                CPU 2 in TDH.VP.ENTER";
+    let text = "kexec put off: 1 CPU did not stop, 1 may hold private lines: CPU 2 in TDH.VP.ENTER";
     assert_eq!(error.to_string(), text);
-    assert!(matches!(&error.cause, StopCause::NotAlone(not) if not.running == 2 && not.doing.len() == 1));
+    assert!(matches!(&error.cause, StopCause::NotAlone(not) if not.not_stopped == 1 && not.named.len() == 1));
     assert!(*world.resumed.borrow() && !world.gate.handle().is_closed());
     assert_eq!(world.take(), [(1, Event::WriteBack)], "no SYS.DISABLE, no reset");
     drop(inside);

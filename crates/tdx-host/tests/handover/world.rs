@@ -5,7 +5,10 @@ use std::collections::VecDeque;
 use std::sync::atomic::AtomicU64;
 use tdx_abi::{LineRange, Page, PageRange, Registers, Status, TdxFeatures0};
 use tdx_host::gate::{Admission, CpuSlot, Gate};
-use tdx_host::handover::{HandoverReport, HostMemory, Kexec, KexecKind, Policy, StopCpus, stop_this_cpu};
+use tdx_host::handover::{
+    HandoverReport, HostMemory, Kexec, KexecKind, NmiStop, Policy, StopCpus, hand_over_crash, stop_this_cpu,
+    stop_this_cpu_at_crash,
+};
 use tdx_host::ledger::Ledger;
 use tdx_host::platform::{
     Cpu, CpuId, CpuTask, CpuidOutput, LineReset, Msr, PackageId, Processor, Step, TdxPlatform, detect,
@@ -123,6 +126,13 @@ impl World {
     }
 }
 
+impl World {
+    /// A panic on CPU 0.
+    pub(crate) fn crash(&self, policy: Policy) -> HandoverReport {
+        hand_over_crash(policy, &self.cpu(0), self.gate.handle(), self, || self.memory())
+    }
+}
+
 impl<'w> StopCpus for &'w World {
     type Cpu = TestCpu<'w>;
 
@@ -196,6 +206,18 @@ impl Cpu for TestCpu<'_> {
 
     fn admission(&self) -> Admission<'_> {
         self.world.gate.admission(self.id())
+    }
+}
+
+/// The crash kernel's way: every CPU is online; those that hear the NMI stop.
+impl NmiStop for World {
+    fn stop_other_cpus(&self) {
+        let hearing = self.cpus().skip(1).filter(|cpu| !self.stuck.contains(&cpu.id));
+        hearing.for_each(|cpu| stop_this_cpu_at_crash(&cpu));
+    }
+
+    fn is_online(&self, _cpu: CpuId) -> bool {
+        true
     }
 }
 

@@ -1,0 +1,142 @@
+//! A panic: what each CPU does, in which order, and what is said of a CPU that does not answer.
+
+use crate::world::{Event, GRANITE_RAPIDS, WITH_DISABLE, World, pages};
+use tdx_abi::{Leaf, Operand, StatusCode};
+use tdx_host::handover::{
+    HandoverKind, Kexec, KexecKind, LeftPrivate, LeftoverReason, ModuleAnswer, NothingToDo, Outcome, Policy,
+};
+use tdx_host::platform::{CpuId, detect};
+use tdx_host::private_memory::PrivateMemory;
+use tdx_host::reset::ResetCount;
+
+const ALL: Outcome = Outcome::Reset(ResetCount { lines: 82 * 64, ranges: 3 });
+
+fn enter(world: &World, cpu: u32, leaf: Leaf) -> tdx_host::gate::Admitted<'_> {
+    world.gate.admission(CpuId(cpu)).enter(leaf).unwrap()
+}
+
+#[test]
+fn only_cpus_with_a_reason_write_back_and_the_crash_cpu_resets_alone() {
+    let world = World::new(4).with_pages();
+    drop(enter(&world, 2, Leaf::MEM_PAGE_AUG));
+    let _inside = enter(&world, 3, Leaf::VP_ENTER);
+    let report = world.crash(Policy::Tracked);
+    assert_eq!((report.outcome, report.kind), (ALL, HandoverKind::Crash));
+    let events = world.take();
+    assert_eq!(events[..3], [(2, Event::WriteBack), (3, Event::WriteBack), (0, Event::WriteBack)]);
+    assert!(events[3..].iter().all(|(cpu, event)| *cpu == 0 && matches!(event, Event::Reset(_) | Event::Fence)));
+    assert_eq!(events.last(), Some(&(0, Event::Fence)));
+    assert!(report.is_clean(&world.memory()));
+    assert!(world.gate.admission(CpuId(1)).enter(Leaf::VP_ENTER).is_err(), "no SEAMCALL after a crash");
+}
+
+#[test]
+fn whatever_the_policy_the_crash_path_makes_no_seamcall() {
+    for policy in [Policy::Tracked, Policy::Module, Policy::Everything, Policy::Refuse] {
+        let mut world = World::new(1).with_pages();
+        world.features = Some(WITH_DISABLE);
+        let report = world.crash(policy);
+        assert_eq!((report.outcome, report.module), (ALL, None), "{policy:?}");
+        assert!(!world.take_alone().iter().any(|event| matches!(event, Event::Seamcall(_))));
+    }
+    for policy in [Policy::Pamt, Policy::None] {
+        let world = World::new(1).with_pages();
+        let report = world.crash(policy);
+        assert!(!report.is_clean(&world.memory()), "{policy:?}");
+    }
+}
+
+#[test]
+fn module_only_does_what_linux_does() {
+    let world = World::new(1).with_pages().answering([StatusCode::OPERAND_INVALID.operand(Operand::RAX)]);
+    let report = world.crash(Policy::ModuleOnly);
+    assert!(matches!(report.module, Some(ModuleAnswer::Failed(_))));
+    assert_eq!(report.outcome, Outcome::LeftPrivate(LeftPrivate::ModuleOnly));
+    assert_eq!(world.take_alone(), [Event::Seamcall(Leaf::SYS_DISABLE), Event::WriteBack]);
+}
+
+#[test]
+fn a_cpu_that_never_answers_is_named_with_what_it_was_doing() {
+    let mut world = World::new(3).with_pages();
+    world.stuck = vec![2];
+    let _inside = enter(&world, 2, Leaf::MEM_PAGE_AUG);
+    let report = world.crash(Policy::Tracked);
+    assert_eq!(report.outcome, ALL, "memory is reset all the same");
+    assert_eq!((report.suspects.not_stopped, report.suspects.may_hold_private_lines), (1, 1));
+    let text = "1 CPU did not stop, 1 may hold private lines: CPU 2 in TDH.MEM.PAGE.AUG";
+    assert_eq!(report.suspects.to_string(), text);
+    let left: Vec<_> = report.leftovers(&world.memory()).collect();
+    assert_eq!(left.iter().map(|left| left.range.pages()).sum::<u64>(), 82, "every page that was private");
+    assert!(left.iter().all(|left| left.reason == LeftoverReason::CachesNotWrittenBack));
+}
+
+#[test]
+fn a_cpu_that_never_answers_but_holds_nothing_does_no_harm() {
+    let mut world = World::new(2).with_pages();
+    world.stuck = vec![1];
+    let report = world.crash(Policy::Tracked);
+    assert_eq!((report.suspects.not_stopped, report.suspects.may_hold_private_lines), (1, 0));
+    assert!(report.is_clean(&world.memory()));
+}
+
+#[test]
+fn more_suspects_than_names_are_counted() {
+    let mut world = World::new(20).with_pages();
+    world.stuck = (1..20).collect();
+    for cpu in 1..20 {
+        drop(enter(&world, cpu, Leaf::VP_ENTER));
+    }
+    let suspects = world.crash(Policy::Tracked).suspects;
+    assert_eq!((suspects.not_stopped, suspects.may_hold_private_lines, suspects.named.len()), (19, 19, 8));
+}
+
+#[test]
+fn the_crash_kernel_s_memory_is_never_written() {
+    let mut world = World::new(1).with_pages();
+    world.untouched = vec![pages(1024, 1030), pages(0, 17)];
+    let report = world.crash(Policy::Everything);
+    for event in world.take_alone() {
+        if let Event::Reset(lines) = event {
+            assert!(!world.untouched.iter().any(|range| range.overlaps(lines.pages())), "{lines}");
+        }
+    }
+    let left: Vec<_> = report.leftovers(&world.memory()).map(|left| (left.range, left.reason)).collect();
+    assert_eq!(left.len(), 2);
+    assert!(left.contains(&(pages(16, 17), LeftoverReason::Untouched)));
+    assert!(left.contains(&(pages(1024, 1030), LeftoverReason::Untouched)));
+}
+
+#[test]
+fn a_panic_in_the_middle_of_a_kexec_begins_anew() {
+    let world = World::new(2).with_pages();
+    let cpus = &world;
+    let kexec = Kexec::begin(Policy::Tracked, KexecKind::Normal, world.memory()).unwrap();
+    let _half_way = kexec.stop_other_cpus(&cpus).unwrap();
+    assert_eq!(world.crash(Policy::Tracked).outcome, ALL);
+}
+
+#[test]
+fn without_tdx_a_crash_costs_nothing() {
+    let mut world = World::new(2);
+    (world.platform, world.record) = (None, PrivateMemory::new());
+    assert_eq!(world.crash(Policy::ModuleOnly).outcome, Outcome::NothingToDo(NothingToDo::NoTdx));
+    assert_eq!(world.take(), []);
+    let mut world = World::new(2).with_pages();
+    world.platform = Some(detect(&GRANITE_RAPIDS).unwrap());
+    drop(enter(&world, 1, Leaf::VP_ENTER));
+    assert_eq!(world.crash(Policy::Tracked).outcome, Outcome::NothingToDo(NothingToDo::NoErratum));
+    assert_eq!(world.take(), [(1, Event::WriteBack), (0, Event::WriteBack)], "old lines must not land on new data");
+}
+
+#[test]
+fn the_ledger_is_looked_up_after_the_others_have_stopped() {
+    let world = World::new(2).with_pages();
+    let stopped = |cpu: u32| world.gate.handle().activity().nth(cpu as usize).unwrap().stopped;
+    let memory = || {
+        assert!(world.gate.handle().is_closed() && stopped(1));
+        world.memory()
+    };
+    let report =
+        tdx_host::handover::hand_over_crash(Policy::Tracked, &world.cpu(0), world.gate.handle(), &world, memory);
+    assert_eq!(report.outcome, ALL);
+}

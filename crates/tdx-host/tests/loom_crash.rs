@@ -1,0 +1,254 @@
+//! loom: a page's whole life on one CPU, from the mark to the allocator, and a panic on another at any operation.
+//!
+//! The NMI freezes the CPU where it is, and its acknowledgement orders nothing. What is private, dirty, reset or in use is kept
+//! beside the model (std atomics, which loom does not see), so it is the truth of the run and synchronises nothing.
+//! Run with `RUSTFLAGS="--cfg loom" cargo test -p tdx-host --release --test loom_crash` (`cargo xtask test` does).
+
+#![cfg(loom)]
+
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, fence};
+use loom::thread;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool as Truth, Ordering::SeqCst};
+use tdx_abi::{Leaf, LineRange, Page, PageRange, PageSize, Registers, Status};
+use tdx_host::gate::{Admission, CpuSlot, Gate};
+use tdx_host::handover::{HostMemory, NmiStop, Policy, hand_over_crash, stop_this_cpu_at_crash};
+use tdx_host::ledger::Ledger;
+use tdx_host::page::{PrivatePage, SharedPage};
+use tdx_host::platform::{Cpu, CpuId, LineReset, PackageId};
+use tdx_host::private_memory::PrivateMemory;
+use tdx_host::reset::reset_ranges;
+use tdx_host::seamcall::{Seamcall, call};
+
+const SEGMENT: PageRange = PageRange::new(Page::new(512), Page::new(1024));
+const PAGE: Page = Page::new(700);
+const RANGE: PageRange = PageRange::new(PAGE, Page::new(701));
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Other {
+    /// Takes the NMI at any instant.
+    Answers,
+    /// Never takes it.
+    Hangs,
+}
+
+/// One page, as the hardware has it.
+struct Machine {
+    gate: Gate<[CpuSlot; 2]>,
+    record: PrivateMemory<1>,
+    ledger: Ledger<'static>,
+    private: Truth,
+    /// Private, in the other CPU's cache, not in memory yet.
+    dirty: Truth,
+    /// Somebody else's.
+    in_use: Truth,
+    harmed: Truth,
+    /// The crash kernel runs.
+    jumped: Truth,
+    /// A SEAMCALL was made under the crash kernel.
+    late: Truth,
+    nmi: AtomicBool,
+    stopped: AtomicBool,
+}
+
+impl Machine {
+    fn new() -> Self {
+        // loom's atomics live for one run; the few words of each run are leaked.
+        let words = (0..Ledger::words_needed([SEGMENT])).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
+        Self {
+            gate: Gate::new([CpuSlot::new(), CpuSlot::new()]),
+            record: PrivateMemory::new(),
+            ledger: Ledger::new([SEGMENT], words.leak()).unwrap(),
+            private: Truth::default(),
+            dirty: Truth::default(),
+            in_use: Truth::default(),
+            harmed: Truth::default(),
+            jumped: Truth::default(),
+            late: Truth::default(),
+            nmi: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+        }
+    }
+}
+
+struct Frozen;
+
+#[derive(Clone)]
+struct FakeCpu {
+    machine: Arc<Machine>,
+    id: u32,
+    /// Takes NMIs, and has not taken one yet.
+    listens: bool,
+}
+
+impl FakeCpu {
+    /// The CPU may be stopped here. Every operation has an instant before it and one after it.
+    fn instant(&self) {
+        if self.listens && self.machine.nmi.load(Relaxed) {
+            resume_unwind(Box::new(Frozen));
+        }
+    }
+}
+
+impl Seamcall for FakeCpu {
+    fn seamcall(&self, registers: Registers) -> Registers {
+        self.instant();
+        if self.machine.jumped.load(SeqCst) {
+            self.machine.late.store(true, SeqCst);
+        }
+        if registers.leaf_call().leaf() == Leaf::MEM_PAGE_AUG {
+            self.machine.dirty.store(true, SeqCst);
+        }
+        self.instant();
+        Registers { rax: Status::SUCCESS.raw(), ..registers }
+    }
+}
+
+impl LineReset for FakeCpu {
+    fn reset_lines(&self, lines: LineRange) {
+        self.instant();
+        assert_eq!(lines, RANGE.lines());
+        if self.machine.in_use.load(SeqCst) {
+            self.machine.harmed.store(true, SeqCst);
+        }
+        self.machine.private.store(false, SeqCst);
+        self.instant();
+    }
+
+    fn fence(&self) {
+        self.instant();
+        fence(loom::sync::atomic::Ordering::SeqCst);
+        self.instant();
+    }
+}
+
+impl Cpu for FakeCpu {
+    fn id(&self) -> CpuId {
+        CpuId(self.id)
+    }
+
+    fn package(&self) -> PackageId {
+        PackageId(0)
+    }
+
+    /// Orders nothing for another CPU.
+    fn write_back_caches(&self) {
+        self.instant();
+        if self.id == 1 && self.machine.dirty.swap(false, SeqCst) {
+            self.machine.private.store(true, SeqCst);
+        }
+        self.instant();
+    }
+
+    fn flush_lines(&self, _lines: LineRange) {}
+
+    fn admission(&self) -> Admission<'_> {
+        self.machine.gate.admission(self.id())
+    }
+}
+
+/// From the allocator to the module and back.
+fn life(cpu: &FakeCpu) {
+    let machine = &cpu.machine;
+    let giving = SharedPage::take(&machine.ledger, PAGE, PageSize::Size4K).unwrap().give(cpu).unwrap();
+    cpu.instant();
+    if call(cpu, Registers::call(Leaf::MEM_PAGE_AUG)).is_err() {
+        // The gate is closed. The page stays marked, and the crash handover resets it.
+        std::mem::forget(giving);
+        return;
+    }
+    cpu.instant();
+    giving.taken().unwrap().entrust();
+    cpu.instant();
+    if call(cpu, Registers::call(Leaf::MEM_PAGE_REMOVE)).is_err() {
+        return;
+    }
+    cpu.instant();
+    let page = PrivatePage::find(&machine.ledger, PAGE, PageSize::Size4K).unwrap();
+    std::mem::forget(page.returned().unwrap());
+    cpu.instant();
+    // The rest of the way as `td` and the reset pass take it, in their order.
+    cpu.write_back_caches();
+    reset_ranges(cpu, [RANGE]);
+    machine.ledger.clear(RANGE).unwrap();
+    cpu.instant();
+    machine.in_use.store(true, SeqCst);
+    cpu.instant();
+}
+
+struct Nmi(Arc<Machine>, Other);
+
+impl NmiStop for Nmi {
+    fn stop_other_cpus(&self) {
+        self.0.nmi.store(true, Relaxed);
+        while self.1 == Other::Answers && !self.0.stopped.load(Relaxed) {
+            thread::yield_now();
+        }
+    }
+
+    fn is_online(&self, _cpu: CpuId) -> bool {
+        true
+    }
+}
+
+fn panic_at_any_operation(other: Other) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.max_branches = 20_000;
+    model.check(move || {
+        let machine = Arc::new(Machine::new());
+        machine.record.publish(std::iter::empty()).unwrap();
+        let life = {
+            let machine = Arc::clone(&machine);
+            thread::spawn(move || {
+                let cpu = FakeCpu { machine: Arc::clone(&machine), id: 1, listens: other == Other::Answers };
+                match catch_unwind(AssertUnwindSafe(|| life(&cpu))) {
+                    Err(payload) if !payload.is::<Frozen>() => resume_unwind(payload),
+                    _ if other == Other::Answers => {
+                        stop_this_cpu_at_crash(&FakeCpu { listens: false, ..cpu });
+                        machine.stopped.store(true, Relaxed);
+                    }
+                    _ => {}
+                }
+            })
+        };
+        let cpu = FakeCpu { machine: Arc::clone(&machine), id: 0, listens: false };
+        let memory = || HostMemory {
+            platform: None,
+            features: None,
+            record: &machine.record,
+            ledger: Some(&machine.ledger),
+            gate: machine.gate.handle(),
+            untouched: &[],
+        };
+        let nmi = Nmi(Arc::clone(&machine), other);
+        let report = hand_over_crash(Policy::Tracked, &cpu, machine.gate.handle(), &nmi, memory);
+        let left = machine.private.load(SeqCst) || machine.dirty.load(SeqCst);
+        let harmed = machine.harmed.load(SeqCst);
+        machine.jumped.store(true, SeqCst);
+        life.join().unwrap();
+        let late = machine.late.load(SeqCst);
+        match other {
+            Other::Answers => {
+                assert!(!left, "a private line is left: {report:?}");
+                assert!(!harmed, "the reset wrote over memory that is in use: {report:?}");
+                assert!(!late, "a SEAMCALL under the crash kernel: {report:?}");
+                assert_eq!(report.suspects.may_hold_private_lines, 0, "{report:?}");
+            }
+            Other::Hangs => {
+                assert!(!(left || late) || report.suspects.may_hold_private_lines == 1, "not said: {report:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_panic_at_any_operation_of_a_page_s_life() {
+    panic_at_any_operation(Other::Answers);
+}
+
+#[test]
+fn a_cpu_that_hangs_is_clean_or_named() {
+    panic_at_any_operation(Other::Hangs);
+}
