@@ -4,7 +4,7 @@
 //! It refuses to allocate, to take a lock, and to know which machine it runs on: the kernel brings memory and CPUs through
 //! the traits of [`platform`], the instructions stand behind them, and no feature ever swaps one for an emulation.
 //!
-//! Data flows one way: [`layout`] -> [`bringup`] -> [`private_memory`], [`ledger`], [`page`], [`td`] -> [`reset`] -> [`handover`].
+//! Data flows one way: [`layout`] -> [`bringup`] -> [`private_memory`], [`ledger`], [`page`], [`dynamic_pamt`], [`td`] -> [`reset`] -> [`handover`].
 //! Every SEAMCALL passes the [`gate`].
 
 #![no_std]
@@ -12,6 +12,7 @@
 
 pub mod arch;
 pub mod bringup;
+pub mod dynamic_pamt;
 pub mod gate;
 pub mod handover;
 pub mod key_ids;

@@ -182,7 +182,7 @@ impl<'k, K: Kernel, const N: usize> Bringup<'k, K, ModuleKnown, N> {
         &self.state.0
     }
 
-    /// From here on PAMT is dynamic: small at first, and `dynamic_pamt` adds to it what each page that is
+    /// From here on PAMT is dynamic: small at first, and [`crate::dynamic_pamt::DynamicPamt`] adds to it what each page that is
     /// given needs. Without this call it is static.
     ///
     /// # Errors

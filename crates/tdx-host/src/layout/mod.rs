@@ -45,7 +45,7 @@ pub enum Pamt4k {
     /// An entry for each page, for good.
     #[default]
     Entries,
-    /// Dynamic PAMT: a bitmap; `dynamic_pamt` adds entries where they are needed.
+    /// Dynamic PAMT: a bitmap; [`crate::dynamic_pamt`] adds entries where they are needed.
     Bitmap {
         /// Bits for each 4 KiB page.
         bits: NonZero<u16>,

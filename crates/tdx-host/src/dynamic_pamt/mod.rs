@@ -1,0 +1,171 @@
+//! Dynamic PAMT: reference counts for each 2 MiB page, on memory that the caller provides, and the pair of pages that the
+//! module needs for its entries while a page of 4 KiB in it is the module's. It refuses to lock, to allocate and to wait.
+//!
+//! A kernel calls [`DynamicPamt::get`] before it hands a 4 KiB page over, and [`DynamicPamt::put`] when the page is back. The first
+//! `get` in a 2 MiB page gives two spare pages away (PHYMEM.PAMT.ADD), the last `put` brings two back (PHYMEM.PAMT.REMOVE).
+//! Pages of 2 MiB and more need neither: the module refuses to take a 2 MiB page that has a pair.
+//!
+//! Each page of a pair goes through its token and thereby through the ledger, so a handover finds it like any other private
+//! page. A CPU that meets another one in the middle of an ADD or REMOVE of the same 2 MiB gets [`count::CountError::Busy`] and tries again.
+
+pub mod count;
+mod error;
+mod pair;
+
+use arrayvec::ArrayVec;
+use tdx_abi::{Leaf, MAX_TDMRS, PAMT_PAIR_PAGES, Page, PageRange, PageSize, PhysAddr, Registers, page_and_level};
+
+use crate::ledger::Ledger;
+use crate::platform::{Cpu, TdxPlatform};
+use crate::seamcall::call;
+use crate::sync::AtomicU32;
+use count::{Change, Count};
+use pair::Giving;
+
+pub use error::{PamtCause, PamtError, TooSmall};
+pub use pair::{Pair, Recovered};
+
+/// The counts of a TDMR.
+#[derive(Debug)]
+struct Segment<'m> {
+    range: PageRange,
+    counts: &'m [AtomicU32],
+}
+
+/// Pairs and their counts. One per machine, over the TDMRs of its ledger.
+#[derive(Debug)]
+pub struct DynamicPamt<'h> {
+    platform: &'h TdxPlatform,
+    ledger: &'h Ledger<'h>,
+    segments: ArrayVec<Segment<'h>, MAX_TDMRS>,
+}
+
+impl<'h> DynamicPamt<'h> {
+    /// 32-bit words that the counts need: one for each 2 MiB, 2 MiB for each TiB.
+    pub fn words_needed(ledger: &Ledger<'_>) -> u64 {
+        ledger.ranges().map(words).sum()
+    }
+
+    /// No page is covered. `memory` is zeroed; what is too much of it stays unused.
+    ///
+    /// # Errors
+    /// [`TooSmall`].
+    pub fn new(platform: &'h TdxPlatform, ledger: &'h Ledger<'h>, memory: &'h [AtomicU32]) -> Result<Self, TooSmall> {
+        let too_small = TooSmall { needed: Self::words_needed(ledger), given: memory.len() as u64 };
+        let mut segments = ArrayVec::new();
+        let mut rest = memory;
+        for range in ledger.ranges() {
+            let (counts, left) = rest.split_at_checked(words(range) as usize).ok_or(too_small)?;
+            for word in counts {
+                word.store(0, crate::sync::Ordering::Relaxed);
+            }
+            // A ledger has no more ranges than there can be TDMRs.
+            let _ = segments.try_push(Segment { range, counts });
+            rest = left;
+        }
+        Ok(Self { platform, ledger, segments })
+    }
+
+    /// Before a 4 KiB page is handed over: its 2 MiB has a pair from here on. If this is the first page there, two pages are
+    /// taken out of `spare`; otherwise they stay.
+    ///
+    /// # Errors
+    /// [`PamtError`]; the page is not counted. Spare pages that the module refused are in `spare` again, clean, but for those
+    /// that the error counts as lost.
+    ///
+    /// # SEAMCALL
+    /// PHYMEM.PAMT.ADD for the first page of a 2 MiB; PHYMEM.PAGE.WBINVD if it fails.
+    pub fn get<C: Cpu>(&self, cpu: &C, page: Page, spare: &mut Pair<'h>) -> Result<(), PamtError> {
+        let turn = match self.count(page)?.get().map_err(PamtCause::from)? {
+            Change::Counted => return Ok(()),
+            Change::Turn(turn) => turn,
+        };
+        let giving = match Giving::new(cpu, spare) {
+            Ok(giving) => giving,
+            Err(cause) => {
+                turn.finish(0);
+                return Err(cause.into());
+            }
+        };
+        let [first, second] = giving.pages().map(|page| page.start().get());
+        match call(cpu, operation(Leaf::PHYMEM_PAMT_ADD, page).rdx(first).r8(second)) {
+            Ok(_) => {
+                giving.taken();
+                turn.finish(1);
+                Ok(())
+            }
+            Err(error) => {
+                turn.finish(0);
+                let recovered = giving.refused(self, cpu, &error);
+                *spare = recovered.pages;
+                Err(PamtError { cause: error.into(), lost_pages: recovered.lost_pages })
+            }
+        }
+    }
+
+    /// After a 4 KiB page came back from the module. If it was the last one in its 2 MiB, the pair comes back, clean.
+    ///
+    /// # Errors
+    /// [`PamtError`]; the page is still counted. May be called again.
+    ///
+    /// # SEAMCALL
+    /// PHYMEM.PAMT.REMOVE and PHYMEM.PAGE.WBINVD of both pages for the last page of a 2 MiB.
+    pub fn put<C: Cpu>(&self, cpu: &C, page: Page) -> Result<Recovered<'h>, PamtError> {
+        let turn = match self.count(page)?.put().map_err(PamtCause::from)? {
+            Change::Counted => return Ok(Recovered::default()),
+            Change::Turn(turn) => turn,
+        };
+        match call(cpu, operation(Leaf::PHYMEM_PAMT_REMOVE, page)) {
+            Ok(registers) => {
+                // What is left to do is about pages that only this CPU knows.
+                turn.finish(0);
+                let pages = [registers.rdx, registers.r8].map(|address| PhysAddr::new(address).page());
+                Ok(pair::take_back(self, cpu, pages))
+            }
+            Err(error) => {
+                turn.finish(1);
+                Err(PamtCause::from(error).into())
+            }
+        }
+    }
+
+    /// Pages counted in the 2 MiB around this page. `None` outside every TDMR, and while a CPU adds or removes the pair.
+    pub fn counted(&self, page: Page) -> Option<u32> {
+        self.count(page).ok()?.read()
+    }
+
+    /// 2 MiB pages that have a pair, or that a CPU is adding to or removing from.
+    pub fn pairs(&self) -> u64 {
+        let words = self.segments.iter().flat_map(|segment| segment.counts);
+        words.filter(|word| Count::new(word).read() != Some(0)).count() as u64
+    }
+
+    fn count(&self, page: Page) -> Result<Count<'h>, PamtCause> {
+        let outside = PamtCause::Outside { page };
+        let index = self.segments.partition_point(|segment| segment.range.end() <= page);
+        let segment = self.segments.get(index).filter(|segment| segment.range.contains(page)).ok_or(outside)?;
+        let number = (page.index() - segment.range.start().index()) / PageSize::Size2M.pages();
+        segment.counts.get(number as usize).map(Count::new).ok_or(outside)
+    }
+
+    fn ledger(&self) -> &'h Ledger<'h> {
+        self.ledger
+    }
+
+    /// The address of a page with the key of PAMT.
+    fn under_global_key(&self, page: Page) -> PhysAddr {
+        self.platform.key_id_field().tag(page.start(), self.platform.global_key_id())
+    }
+}
+
+/// A call about the pair of the 2 MiB around a page.
+fn operation(leaf: Leaf, page: Page) -> Registers {
+    let large = Page::new(page.index() / PageSize::Size2M.pages() * PageSize::Size2M.pages());
+    Registers::call(leaf).rcx(page_and_level(large, PageSize::Size2M))
+}
+
+fn words(range: PageRange) -> u64 {
+    range.pages() / PageSize::Size2M.pages()
+}
+
+const _: () = assert!(PAMT_PAIR_PAGES == 2);
