@@ -8,14 +8,15 @@
 // UNSAFETY: an entry point and an undefined symbol; nothing here is ever executed.
 #![allow(unsafe_code)]
 
+use core::fmt::Write as _;
 use core::hint::black_box;
 use core::sync::atomic::AtomicU64;
 use tdx_abi::{LineRange, Page, PageRange, PhysAddr, Registers};
 use tdx_host::bringup;
 use tdx_host::gate::{Admission, CpuSlot, Gate};
 use tdx_host::handover::{
-    HostMemory, Kexec, KexecKind, NmiStop, Policy, StopCpus, check_crash_image, check_image_load, hand_over_crash,
-    stop_this_cpu, stop_this_cpu_at_crash,
+    HostMemory, Kexec, KexecKind, LeftoverTable, NmiStop, OldMemory, Policy, StopCpus, check_crash_image,
+    check_image_load, explain, hand_over_crash, stop_this_cpu, stop_this_cpu_at_crash,
 };
 use tdx_host::layout::{Algorithm, FrameRequest, FrameSource, Layout, MapFrames};
 use tdx_host::ledger::Ledger;
@@ -175,8 +176,18 @@ impl NmiStop for Opaque {
     }
 }
 
+/// Where a crash prints.
+struct Console;
+
+impl core::fmt::Write for Console {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        black_box(text);
+        Ok(())
+    }
+}
+
 /// Every policy, from image load to the leftovers.
-fn hand_over(memory: HostMemory<'_>) {
+fn hand_over(memory: HostMemory<'_>, layout: &Layout) {
     let policy = match black_box(0) {
         0 => Policy::Tracked,
         1 => Policy::Module,
@@ -201,6 +212,17 @@ fn hand_over(memory: HostMemory<'_>) {
     }
     let report = hand_over_crash(policy, &Opaque, memory.gate, &Opaque, || memory);
     black_box(report.is_clean(&memory));
+    let mut table = black_box([0; 128]);
+    let table = table.get_mut(..black_box(99)).unwrap_or_default();
+    black_box(LeftoverTable::all_private(table).is_ok());
+    black_box(LeftoverTable::write(table, &report, &memory).is_ok());
+    if let Ok(read) = LeftoverTable::read(table)
+        && let OldMemory::Listed(leftovers) = read.old_memory
+    {
+        leftovers.for_each(|leftover| _ = black_box(leftover));
+    }
+    let explanation = explain(&memory, Some(layout), PhysAddr::new(black_box(1)));
+    black_box(write!(Console, "{explanation} {}", report.suspects).is_ok());
 }
 
 /// The linker's entry point.
@@ -223,14 +245,15 @@ extern "C" fn _start() -> ! {
         black_box(frames.reserve(cmrs[0]));
         black_box(frames.allocate(FrameRequest::anywhere(black_box(3), None)));
         let ledger = ledger(&cmrs);
-        hand_over(HostMemory {
+        let memory = HostMemory {
             platform: Some(&platform),
             features: black_box(None),
             record: &RECORD,
             ledger: ledger.as_ref(),
             gate: GATE.handle(),
             untouched: &cmrs,
-        });
+        };
+        hand_over(memory, &layout);
     }
     loop {
         core::hint::spin_loop();

@@ -1,5 +1,6 @@
 //! All that a handover needs to know of the host's memory, in one value that is cheap to make and to copy.
 
+use core::iter::empty;
 use tdx_abi::{Page, PageRange, TdxFeatures0, union};
 
 use crate::gate::GateHandle;
@@ -33,9 +34,9 @@ impl<'h, const N: usize> HostMemory<'h, N> {
         self.record.may_have_private_memory() || self.marked().next().is_some()
     }
 
-    /// PAMTs, ascending.
+    /// PAMTs, ascending; those that touch are one range.
     pub(super) fn pamts(&self) -> impl Iterator<Item = PageRange> + Clone + use<'h, N> {
-        self.record.pamt_ranges()
+        union(self.record.pamt_ranges(), empty())
     }
 
     /// Pages that are not shared, ascending.

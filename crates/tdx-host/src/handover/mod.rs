@@ -25,7 +25,9 @@
 //! A kernel on a machine without TDX calls the same functions with no platform; there is then nothing to do.
 
 mod crash;
+mod explain;
 mod kexec;
+mod leftovers;
 mod memory;
 mod module;
 mod policy;
@@ -33,7 +35,9 @@ mod report;
 mod stop;
 
 pub use crash::{NmiStop, hand_over_crash, stop_this_cpu_at_crash};
+pub use explain::{AddressKind, Explanation, explain};
 pub use kexec::{Asked, Kexec, Loaded, Stopped, WrittenBack};
+pub use leftovers::{LeftoverTable, Leftovers, OldMemory, TableError, Written};
 pub use memory::HostMemory;
 pub use module::{DISABLE_CALLS, ModuleAnswer};
 pub use policy::{KexecKind, LeftPrivate, NothingToDo, Policy, Refused, check_crash_image, check_image_load};
