@@ -7,6 +7,7 @@ use tdx_abi::PhysAddr;
 use tdx_lab::{
     host::{Host, HostOptions},
     input::InputError,
+    kexec::{Hole, KexecOptions},
     size,
 };
 
@@ -59,6 +60,9 @@ pub(crate) enum Command {
 Examples:
   cleanslate kexec                                       the bundled host, a real one with 2 TiB
   cleanslate kexec --host boot.log --policy none         what a kernel without a reset does to the next one
+  cleanslate kexec --tds 4                               TDs in every phase of their life
+  cleanslate kexec --tds 4 --crash                       the same, and the kernel panics
+  cleanslate kexec --hole returned --policy module-only  what asking the module alone leaves behind
   cleanslate kexec --host boot.log --layout linux        compares PAMT with what the log's kernel printed
   cleanslate kexec --host boot.log --format json | jq .verdict
 
@@ -67,17 +71,68 @@ pub(crate) struct KexecArgs {
     #[command(flatten)]
     pub(crate) host: HostArgs,
     /// What the first kernel does with private memory before it jumps.
-    #[arg(long, value_enum, default_value_t = PolicyName::Pamt)]
+    #[arg(long, value_enum, default_value_t = PolicyName::Tracked)]
     pub(crate) policy: PolicyName,
+    /// TDs that the first kernel runs: running, half-built, half torn down and gone, in turn. [default: 0, or 3 with a hole that is about TDs]
+    #[arg(long, value_name = "N")]
+    tds: Option<u32>,
+    /// The situation in which the handover begins: one of the four in which asking the module is not enough.
+    #[arg(long, value_enum)]
+    hole: Option<HoleName>,
+    /// The first kernel panics (a wild pointer has written to private memory), and a crash kernel reads all of /proc/vmcore.
+    #[arg(long)]
+    crash: bool,
     #[command(flatten)]
     pub(crate) layout: LayoutArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
 
+impl KexecArgs {
+    pub(crate) fn options(&self) -> KexecOptions {
+        let hole = self.hole.map(Hole::from);
+        KexecOptions {
+            policy: self.policy.into(),
+            algorithm: self.layout.algorithm(),
+            tds: self.tds.unwrap_or(KexecOptions::default_tds(hole)),
+            hole,
+            crash: self.crash,
+        }
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+enum HoleName {
+    /// The module has no TDH.SYS.DISABLE.
+    OldModule,
+    /// The bring-up has stopped half-way through SYS.TDMR.INIT.
+    BringUp,
+    /// The module has returned pages that the host has not rewritten.
+    Returned,
+    /// The module has died.
+    DeadModule,
+}
+
+impl From<HoleName> for Hole {
+    fn from(name: HoleName) -> Self {
+        match name {
+            HoleName::OldModule => Self::OldModule,
+            HoleName::BringUp => Self::BringUp,
+            HoleName::Returned => Self::Returned,
+            HoleName::DeadModule => Self::DeadModule,
+        }
+    }
+}
+
 #[derive(ValueEnum, Clone, Copy, Debug)]
 pub(crate) enum PolicyName {
-    /// Resets the PAMTs with MOVDIR64B: all private memory there is without TDs.
+    /// Resets PAMTs and every page that the ledger has marked, with MOVDIR64B.
+    Tracked,
+    /// Asks the module (TDH.SYS.DISABLE), then resets what it cannot know; `tracked` if it has no such call or fails.
+    Module,
+    /// Asks the module and jumps whatever it says, as Linux 7.2 does; for comparison.
+    ModuleOnly,
+    /// Resets the PAMTs: all private memory there is without TDs.
     Pamt,
     /// Resets nothing.
     None,
@@ -90,6 +145,9 @@ pub(crate) enum PolicyName {
 impl From<PolicyName> for tdx_host::handover::Policy {
     fn from(name: PolicyName) -> Self {
         match name {
+            PolicyName::Tracked => Self::Tracked,
+            PolicyName::Module => Self::Module,
+            PolicyName::ModuleOnly => Self::ModuleOnly,
             PolicyName::Pamt => Self::Pamt,
             PolicyName::None => Self::None,
             PolicyName::Everything => Self::Everything,

@@ -11,12 +11,7 @@ use std::{
 };
 
 use clap::Parser;
-use tdx_lab::{
-    input::InputError,
-    kexec::{self, KexecOptions},
-    plan::plan,
-    platform::LabError,
-};
+use tdx_lab::{input::InputError, kexec, plan::plan, platform::LabError};
 
 use args::{Cli, Command, Format};
 
@@ -94,8 +89,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Stop> {
     let good = match &cli.command {
         Command::Kexec(args) => {
             let host = args.host.read()?;
-            let options = KexecOptions { policy: args.policy.into(), algorithm: args.layout.algorithm() };
-            let report = kexec::run(&host, options, &progress::Line::new())?;
+            let report = kexec::run(&host, args.options(), &progress::Line::new())?;
             unless_closed(match args.output.format {
                 Format::Json => json(&mut out, &report),
                 Format::Human => human::kexec::print(&mut out, &report),

@@ -39,7 +39,7 @@ fn host(file: &str) -> Host {
 }
 
 fn job(host: &Host, policy: Policy) {
-    let options = KexecOptions { policy, algorithm: Algorithm::Fit };
+    let options = KexecOptions { policy, algorithm: Algorithm::Fit, ..KexecOptions::default() };
     black_box(run(host, options, &()).expect("a bundled fixture can be emulated"));
 }
 

@@ -15,4 +15,5 @@ pub mod plan;
 pub mod platform;
 pub mod report;
 pub mod size;
+pub mod tds;
 pub mod vectors;

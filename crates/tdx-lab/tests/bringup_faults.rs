@@ -10,7 +10,7 @@ use tdx_host::platform::{TdxPlatform, detect};
 use tdx_host::private_memory::PrivateMemory;
 use tdx_lab::host::{Host, HostOptions};
 use tdx_lab::platform::{Lab, LabKernel};
-use tdx_machine::{Fault, Machine, When};
+use tdx_machine::{Fault, Machine, PartialStore, When};
 
 fn small_host() -> Host {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/made-up/spr-small.toml");
@@ -47,6 +47,12 @@ impl<'l> World<'l> {
             assert_eq!(machine.private_lines(), 0, "private lines after {what}");
             assert_eq!(machine.dirty_private_lines(), 0, "dirty private lines after {what}");
             assert!(machine.all_poisoned_runs().is_empty(), "poison after {what}");
+            // What frees memory must survive its next user, partial stores and all.
+            let mut next = machine.clone();
+            for part in self.host.memory() {
+                let used = next.use_memory(tdx_machine::CpuId(0), part.range, PartialStore::NonTemporal).unwrap();
+                assert_eq!((used.lines_poisoned, used.lines_fatal), (0, 0), "the next user dies after {what}");
+            }
         });
         assert_eq!(self.kernel.taken(), before, "memory kept after {what}");
         assert!(!self.record.may_have_private_memory(), "flag up after {what}");

@@ -18,7 +18,9 @@ const LINE: u64 = tdx_abi::LINE_SIZE;
 pub(crate) fn print(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
     host(out, &report.host)?;
     bringup(out, report)?;
+    tds(out, report)?;
     private(out, &report.private_before)?;
+    scenario(out, report)?;
     handover(out, report)?;
     if let Some(next) = &report.next_kernel {
         next_kernel(out, next)?;
@@ -28,9 +30,7 @@ pub(crate) fn print(out: &mut impl Write, report: &KexecReport) -> io::Result<()
 }
 
 fn bringup(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
-    let module =
-        report.bringup.module.as_deref().map_or(String::new(), |version| format!(", emulated module {version}"));
-    writeln!(out, "First kernel, layout `{}`{module}", report.layout)?;
+    writeln!(out, "First kernel, layout `{}`, emulated module {}", report.layout, report.scenario.module)?;
     for message in &report.bringup.log {
         writeln!(out, "{message}")?;
     }
@@ -57,6 +57,38 @@ fn bringup(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
     writeln!(out)
 }
 
+fn tds(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
+    for td in &report.tds {
+        let key = td.key_id.map_or_else(String::new, |key| format!(" (KeyID {key})"));
+        line(out, &format!("TD {}", td.td), &format!("{}{key}: {}", td.state, td.story.join("; ")))?;
+    }
+    if let Some(ledger) = &report.ledger {
+        let text = format!(
+            "{} for {} of TDMRs; {} pages marked, {} of them unknown to the module, {} leaked",
+            size::human(ledger.bytes),
+            size::human(ledger.covered_bytes),
+            grouped(ledger.marked_pages),
+            grouped(ledger.unknown_to_module_pages),
+            grouped(ledger.leaked_pages)
+        );
+        line(out, "ledger", &text)?;
+    }
+    if report.tds.is_empty() { Ok(()) } else { writeln!(out) }
+}
+
+/// The situation, if it is not a plain kexec.
+fn scenario(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
+    if let Some(hole) = &report.scenario.hole {
+        line(out, "hole", &format!("{}: {}", hole.name, hole.story))?;
+    }
+    if report.scenario.kind == "crash" {
+        let stray = report.scenario.stray_lines.iter().map(|line| format!("{} ({})", line.address, line.kind));
+        let stray: Vec<String> = stray.collect();
+        line(out, "panic", &format!("a wild pointer has written a part of {}", stray.join(", ")))?;
+    }
+    Ok(())
+}
+
 fn private(out: &mut impl Write, lines: &PrivateLines) -> io::Result<()> {
     writeln!(
         out,
@@ -76,6 +108,19 @@ fn private(out: &mut impl Write, lines: &PrivateLines) -> io::Result<()> {
         table.row(std::iter::once("all".to_owned()).chain(cells));
         table.print(out)?;
     }
+    let pages = [
+        (lines.tdr, "TDR"),
+        (lines.control, "TDCS and TDVPS"),
+        (lines.sept, "SEPT"),
+        (lines.guest, "guest pages"),
+        (lines.dynamic_pamt, "PAMT page pairs"),
+        (lines.returned, "returned or refused pages, unknown to the module"),
+    ];
+    let pages = pages.iter().filter(|(lines, _)| *lines > 0).map(|(lines, what)| format!("{} {what}", grouped(*lines)));
+    let pages: Vec<String> = pages.collect();
+    if !pages.is_empty() {
+        line(out, "of TDs", &pages.join(", "))?;
+    }
     if lines.other > 0 {
         line(out, "other", &format!("{} private lines in no PAMT of the table", grouped(lines.other)))?;
     }
@@ -84,7 +129,10 @@ fn private(out: &mut impl Write, lines: &PrivateLines) -> io::Result<()> {
 
 fn handover(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
     let handover = &report.handover;
-    line(out, "kexec", &format!("policy `{}`: {} ({})", report.policy, handover.outcome, handover.why))?;
+    if let Some(module) = &handover.module {
+        line(out, "module", module)?;
+    }
+    line(out, report.scenario.kind, &format!("policy `{}`: {} ({})", report.policy, handover.outcome, handover.why))?;
     if handover.outcome == "reset" {
         let reset = &report.reset;
         let text = format!(
@@ -99,6 +147,10 @@ fn handover(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
         let text = format!("{} lines stay private, and this kernel goes on", grouped(report.private_before.lines));
         line(out, "", &text)?;
         return writeln!(out);
+    }
+    for left in &report.uncleaned {
+        let range = left.range.as_ref().map_or_else(String::new, ToString::to_string);
+        line(out, "left", &format!("{range} {}", left.why))?;
     }
     let left = [
         (reset.private_lines_left, "private"),
@@ -128,14 +180,17 @@ fn next_kernel(out: &mut impl Write, next: &NextKernelReport) -> io::Result<()> 
             machine_check(out, check, next.fatal_lines)?;
         }
     }
+    if let Some(tdx) = &next.tdx {
+        line(out, "its TDX", tdx)?;
+    }
     writeln!(out)
 }
 
 fn machine_check(out: &mut impl Write, check: &MachineCheckReport, fatal: u64) -> io::Result<()> {
     writeln!(out, "{}", check.log)?;
     let what = match (check.tdmr, check.tdmr_range) {
-        (Some(index), Some(range)) => format!("in {} of TDMR {index} {range}", check.kind),
-        _ => "in no PAMT".to_owned(),
+        (Some(index), Some(range)) => format!("{} of TDMR {index} {range}", check.kind),
+        _ => check.kind.to_owned(),
     };
     let key = check.key_id.map_or_else(String::new, |key| format!(", last written with KeyID {key}"));
     line(out, "line", &format!("{}, {what}{key}", check.address))?;

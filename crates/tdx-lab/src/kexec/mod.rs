@@ -1,79 +1,123 @@
-//! The main job: a kernel brings TDX up on the host's memory with the product's own code, kexecs under a policy, and the next
-//! kernel writes and reads all of memory. The machine counts; the verdict is the machine's.
+//! The main job: a kernel brings TDX up on the host's memory with the product's own code, runs TDs, kexecs or panics under a
+//! policy, and the next kernel uses memory. The machine counts; the verdict is the machine's.
 
+mod first_kernel;
+mod handover;
 mod kernel_log;
 mod lines;
 mod next_kernel;
+mod scenario;
 
-use tdx_abi::{TdxFeatures0, subtract};
+use std::cell::Cell;
+
+use tdx_abi::{Leaf, PageRange};
 use tdx_host::{
-    bringup::{Bringup, BringupError, ModuleInfo},
-    handover::{HandoverReport, HostMemory, Kexec, KexecKind, LeftPrivate, NothingToDo, Outcome, Policy},
-    layout::{Algorithm, Layout},
+    handover::HostMemory,
+    layout::Layout,
+    ledger::Ledger,
     platform::{TdxPlatform, detect},
     private_memory::PrivateMemory,
+    td::TdHost,
 };
+use tdx_machine::{CpuId, PartialStore};
+
+use first_kernel::{bring_up, bringup_report};
+use handover::{Handed, reset_report};
+use lines::PrivateMap;
+use next_kernel::Footprint;
+pub use scenario::{Hole, KexecOptions, policy_name};
 
 use crate::{
     host::Host,
     images,
-    plan::{algorithm_name, tdmrs},
-    platform::{Lab, LabError, LabKernel, Progress},
+    plan::algorithm_name,
+    platform::{Instant, Lab, LabError, LabKernel, Progress},
     report::{
-        BringupReport, HandoverSummary, KexecReport, LIMITS, ResetReport, SeamcallCount, TOOL, UnwoundReport, Verdict,
+        Address, HoleReport, KexecReport, LIMITS, LedgerReport, ScenarioReport, StrayReport, TOOL, TdReport, Verdict,
     },
+    tds::{Fate, Hypervisor, LabTd, TdMemory},
 };
 
-/// What is asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct KexecOptions {
-    /// What the handover does with private memory.
-    pub policy: Policy,
-    /// How TDMRs are laid out.
-    pub algorithm: Algorithm,
-}
+/// SYS.TDMR.INIT calls after which [`Hole::BringUp`] stops the kernel: half of the first GiB.
+const BRING_UP_STOPS_AFTER: u64 = 128;
 
-/// The name of a policy on the command line.
-pub fn policy_name(policy: Policy) -> &'static str {
-    match policy {
-        Policy::Tracked => "tracked",
-        Policy::Module => "module",
-        Policy::ModuleOnly => "module-only",
-        Policy::Pamt => "pamt",
-        Policy::Everything => "everything",
-        Policy::None => "none",
-        Policy::Refuse => "refuse",
-    }
-}
-
-/// Runs it from power-on to the verdict. A bring-up that fails is unwound and the kexec goes on without TDX.
+/// Runs it from power-on to the verdict. A bring-up that fails is unwound and the handover goes on without TDX.
 ///
 /// # Errors
-/// [`LabError`]: the host cannot be emulated. A machine check is not an error but a verdict.
+/// [`LabError`]: the host cannot be emulated, or cannot run so many TDs. A machine check is not an error but a verdict.
 pub fn run(host: &Host, options: KexecOptions, progress: &dyn Progress) -> Result<KexecReport, LabError> {
-    let lab = Lab::new(host, progress)?;
+    let lab = Lab::with_module(host, options.module(), progress)?;
     let platform = detect(&lab).map_err(LabError::NoTdx)?;
     let record = Box::new(<PrivateMemory>::new());
     let mut layout = Box::new(Layout::new());
     let mut kernel = LabKernel::new(&lab, host, Some(platform));
+    let crash_kernel = if options.crash { images::crash_pages(host) } else { PageRange::default() };
+    if !kernel.reserve(crash_kernel) {
+        return Err(LabError::Scenario("no room for a crash kernel".to_owned()));
+    }
 
     let mut log = vec![kernel_log::key_ids(&platform)];
-    let result = bring_up(&lab, &mut kernel, platform, &record, &mut layout, host, options.algorithm, &mut log);
+    let features = Cell::new(None);
+    let mut up =
+        || bring_up(&lab, &mut kernel, platform, &record, &mut layout, host, options.algorithm, &mut log, &features);
+    let result = match options.hole {
+        Some(Hole::BringUp) => lab.until(Instant::AfterCall(Leaf::SYS_TDMR_INIT, BRING_UP_STOPS_AFTER), up),
+        _ => Some(up()),
+    };
     lab.check()?;
-    let features = result.as_ref().ok().map(|module| module.features);
-    let bringup = bringup_report(host, &lab, &layout, &result, log);
-    let private_before = lab.ask(|machine| lines::private(machine, &layout));
+    let bringup = bringup_report(host, &lab, &layout, result.as_ref(), log);
+
+    let ready = matches!(result, Some(Ok(_)));
+    let memory = (ready && options.tds > 0).then(|| TdMemory::new(&layout, &platform));
+    let ledger = memory.as_ref().map(|memory| memory.ledger(crash_kernel)).transpose().map_err(LabError::scenario)?;
+    let key_ids = memory.as_ref().map(|memory| memory.key_ids(&platform)).transpose().map_err(LabError::scenario)?;
+    let tds = match (&memory, &ledger, &key_ids) {
+        (Some(memory), Some(ledger), Some(key_ids)) => {
+            let host = TdHost::new(&platform, ledger, key_ids);
+            run_tds(&lab, &mut kernel, memory, host, options)?
+        }
+        _ => Vec::new(),
+    };
+    if options.hole == Some(Hole::DeadModule) {
+        kill_module(&lab, &kernel);
+    }
+    lab.check()?;
+
+    let map = lab.ask(|machine| PrivateMap::of(machine, &layout));
+    let private_before = map.count();
+    let ledger_report = ledger.as_ref().map(ledger_report);
+    let stray_lines = if options.crash { stray_stores(&lab, &map)? } else { Vec::new() };
 
     let stored = lab.ask(|machine| machine.counters().lines_direct_stored);
-    let (handover, jumps) = hand_over(&lab, &kernel, host, options.policy, &platform, features, &record);
+    let host_memory = HostMemory {
+        platform: Some(&platform),
+        features: features.get(),
+        record: &*record,
+        ledger: ledger.as_ref(),
+        gate: lab.gate(),
+        untouched: if crash_kernel.is_empty() { &[] } else { &[crash_kernel] },
+    };
+    let Handed { summary, uncleaned, jumps } = if options.crash {
+        handover::crash(&kernel, options.policy, host_memory)
+    } else {
+        handover::kexec(&kernel, host, options.policy, host_memory)
+    };
+    lab.check()?;
     if jumps {
         lab.act(tdx_machine::Machine::kexec_boundary);
     }
-    lab.check()?;
     let reset = reset_report(&lab, stored);
-    let next_kernel = jumps.then(|| lab.act(|machine| next_kernel::run(machine, host, &layout)));
-    let next_kernel = next_kernel.transpose().map_err(LabError::Refused)?;
+    let footprint = if options.crash { Footprint::vmcore(host, crash_kernel) } else { Footprint::everything(host) };
+    let next_kernel = jumps.then(|| lab.act(|machine| next_kernel::run(machine, &footprint, &map)));
+    let mut next_kernel = next_kernel.transpose().map_err(LabError::Refused)?;
     let verdict = Verdict::over(next_kernel.as_ref());
+    if let Some(next) = &mut next_kernel
+        && verdict == Verdict::Clean
+        && ready
+        && !options.crash
+    {
+        next.tdx = Some(tdx_again(&lab, host, &platform, options)?);
+    }
     Ok(KexecReport {
         schema: "cleanslate/kexec",
         version: 1,
@@ -81,139 +125,88 @@ pub fn run(host: &Host, options: KexecOptions, progress: &dyn Progress) -> Resul
         host: host.into(),
         verdict,
         policy: policy_name(options.policy),
+        scenario: ScenarioReport {
+            kind: if options.crash { "crash" } else { "kexec" },
+            module: options.module_name(),
+            hole: options.hole.map(|hole| HoleReport { name: hole.name(), story: hole.story() }),
+            crash_kernel: (!crash_kernel.is_empty()).then(|| crash_kernel.into()),
+            stray_lines,
+        },
         layout: algorithm_name(options.algorithm),
         bringup,
+        tds: tds.iter().map(LabTd::report).collect::<Vec<TdReport>>(),
+        ledger: ledger_report,
         private_before,
-        handover,
+        handover: summary,
+        uncleaned,
         reset,
         next_kernel,
         limits: LIMITS,
     })
 }
 
-/// All steps of a bring-up, with what the kernel prints on the way.
-#[expect(clippy::too_many_arguments, reason = "each is a part that a kernel owns apart from the others")]
-fn bring_up<'k>(
+/// The TDs of the first kernel, each at its fate; with [`Hole::Returned`] a page of the first is on its way back.
+fn run_tds<'h>(
     lab: &Lab<'_>,
-    kernel: &'k mut LabKernel<'_>,
-    platform: TdxPlatform,
-    record: &'k PrivateMemory,
-    layout: &'k mut Layout,
-    host: &Host,
-    algorithm: Algorithm,
-    log: &mut Vec<String>,
-) -> Result<ModuleInfo, BringupError> {
-    let known = Bringup::start(kernel, platform, record, layout)?.sys_init()?.init_cpus()?.read_module_info()?;
-    log.extend(kernel_log::module(known.module()));
-    let planned = known.plan(host.memory(), algorithm)?;
-    let gib = planned.layout().tdmrs().iter().map(|tdmr| tdmr.range().bytes() >> 30).sum::<u64>();
-    // Module 1.5.01 takes 256 calls for each GiB; the rest of a bring-up is lost in that.
-    lab.expect_seamcalls(256 * gib);
-    let ready = planned.configure()?.configure_keys()?.init_tdmrs()?;
-    Ok(ready.module)
-}
-
-fn bringup_report(
-    host: &Host,
-    lab: &Lab<'_>,
-    layout: &Layout,
-    result: &Result<ModuleInfo, BringupError>,
-    mut log: Vec<String>,
-) -> BringupReport {
-    let calls = lab.ask(|machine| machine.counters().seamcalls.clone());
-    let mut report = BringupReport {
-        result: "ok".to_owned(),
-        error: None,
-        log: Vec::new(),
-        module: None,
-        tdmrs: layout.tdmr_count(),
-        pamt_kb: layout.pamt_kb(),
-        equals_log: None,
-        tdmr_table: tdmrs(layout),
-        seamcalls: calls
-            .into_iter()
-            .map(|((leaf, status), count)| SeamcallCount {
-                leaf: leaf.to_string(),
-                status: status.with(0).to_string(),
-                count,
-            })
-            .collect(),
-        unwound: None,
+    kernel: &mut LabKernel<'_>,
+    memory: &TdMemory,
+    host: TdHost<'h>,
+    options: KexecOptions,
+) -> Result<Vec<LabTd<'h>>, LabError> {
+    let Some(pool) = memory.pool(kernel, options.tds) else {
+        return Err(LabError::Scenario(format!("no TDMR has room for the pages of {} TDs", options.tds)));
     };
-    match result {
-        Ok(module) => {
-            log.extend(kernel_log::up(layout));
-            report.module = Some(module.version.to_string());
-            report.equals_log = host.logged().pamt_kb.map(|kb| kb == layout.pamt_kb());
-        }
-        Err(error) => {
-            log.extend(kernel_log::failed(error));
-            report.result = error.errno().to_string();
-            report.error = Some(error.to_string());
-            let unwound = error.unwound;
-            report.unwound = Some(UnwoundReport { reset_lines: unwound.reset_lines, freed_bytes: unwound.freed_bytes });
-        }
+    let mut hypervisor = Hypervisor::new(lab, kernel, host, pool);
+    let mut tds = Vec::new();
+    for number in 0..options.tds {
+        tds.push(hypervisor.live(number, Fate::of(number)).map_err(LabError::scenario)?);
     }
-    report.log = log;
-    report
+    if let (Some(Hole::Returned), Some(first)) = (options.hole, tds.first_mut()) {
+        hypervisor.leave_returned(first).map_err(LabError::scenario)?;
+    }
+    Ok(tds)
 }
 
-/// The handover, and whether the jump happens.
-fn hand_over(
-    lab: &Lab<'_>,
-    kernel: &LabKernel<'_>,
-    host: &Host,
-    policy: Policy,
-    platform: &TdxPlatform,
-    features: Option<TdxFeatures0>,
-    record: &PrivateMemory,
-) -> (HandoverSummary, bool) {
-    let stays = |outcome, why: String| (HandoverSummary { outcome, why, lines: 0, ranges: 0 }, false);
-    let memory =
-        HostMemory { platform: Some(platform), features, record, ledger: None, gate: lab.gate(), untouched: &[] };
-    let kexec = match Kexec::begin(policy, KexecKind::Normal, memory) {
-        Ok(kexec) => kexec,
-        Err(refused) => return stays("refused", refused.to_string()),
-    };
-    let stopped = match kexec.stop_other_cpus(kernel) {
-        Ok(stopped) => stopped,
-        Err(error) => return stays("not-alone", error.to_string()),
-    };
-    let images = images::pages(host);
-    let memory = host.memory().iter().map(|piece| piece.range);
-    let report = stopped.ask_module(|_| ()).write_back_caches().reset(subtract(memory, [images]));
-    (summary(&report), true)
+/// The module dies in a call that changes nothing.
+fn kill_module(lab: &Lab<'_>, kernel: &LabKernel<'_>) {
+    use tdx_host::seamcall::Seamcall;
+    lab.act(|machine| machine.inject(tdx_machine::Fault::Crash, tdx_machine::When::Call(1)));
+    let _ = kernel.this_cpu().seamcall(tdx_abi::Registers::call(Leaf::PHYMEM_PAGE_RDMD));
 }
 
-fn summary(report: &HandoverReport) -> HandoverSummary {
-    let (outcome, why) = match report.outcome {
-        Outcome::Reset(_) => ("reset", "every line that may have been private was written with MOVDIR64B"),
-        Outcome::NothingToDo(reason) => ("nothing-to-do", nothing_to_do(reason)),
-        Outcome::LeftPrivate(LeftPrivate::PolicyNone) => ("left-private", "the policy is to reset nothing"),
-        Outcome::LeftPrivate(LeftPrivate::ModuleOnly) => ("left-private", "what the module does not clear stays"),
-        Outcome::LeftPrivate(_) => ("left-private", "this kernel comes back and goes on using TDX"),
-    };
-    let (lines, ranges) = match report.outcome {
-        Outcome::Reset(count) => (count.lines, count.ranges),
-        _ => (0, 0),
-    };
-    HandoverSummary { outcome, why: why.to_owned(), lines, ranges }
+/// Why the kernel dies: a wild pointer writes a part of one line of each kind of private memory, which poisons them.
+fn stray_stores(lab: &Lab<'_>, map: &PrivateMap) -> Result<Vec<StrayReport>, LabError> {
+    let mut stray = Vec::new();
+    for (line, kind) in map.one_of_each() {
+        let lines = tdx_abi::LineRange::single(line);
+        lab.act(|machine| machine.partial_write(CpuId(0), lines, tdx_abi::KeyId::HOST, PartialStore::NonTemporal))
+            .map_err(LabError::Refused)?;
+        stray.push(StrayReport { address: Address(line.start()), kind });
+    }
+    Ok(stray)
 }
 
-fn nothing_to_do(reason: NothingToDo) -> &'static str {
-    match reason {
-        NothingToDo::NoTdx => "this machine has no TDX",
-        NothingToDo::NoPrivateMemory => "no memory was ever handed to the module",
-        NothingToDo::NoErratum => "this CPU does not have the partial-write erratum: leftovers do no harm",
-        _ => "nothing that could do harm",
+fn ledger_report(ledger: &Ledger<'_>) -> LedgerReport {
+    LedgerReport {
+        bytes: ledger.bytes(),
+        covered_bytes: ledger.ranges().map(PageRange::bytes).sum(),
+        marked_pages: ledger.marked_pages(),
+        unknown_to_module_pages: ledger.unknown_to_module().map(PageRange::pages).sum(),
+        leaked_pages: ledger.leaked_pages(),
     }
 }
 
-fn reset_report(lab: &Lab<'_>, stored_before: u64) -> ResetReport {
-    lab.ask(|machine| ResetReport {
-        lines: machine.counters().lines_direct_stored - stored_before,
-        private_lines_left: machine.private_lines(),
-        dirty_private_lines_left: machine.dirty_private_lines(),
-        poisoned_lines_left: machine.all_poisoned_runs().iter().map(|run| run.lines.len()).sum(),
+/// The next kernel brings TDX up itself: it works if the module was disabled, and the module's word if not.
+fn tdx_again(lab: &Lab<'_>, host: &Host, platform: &TdxPlatform, options: KexecOptions) -> Result<String, LabError> {
+    let again = Lab::on(lab.ask(Clone::clone), &())?;
+    let record = Box::new(<PrivateMemory>::new());
+    let mut layout = Box::new(Layout::new());
+    let mut kernel = LabKernel::new(&again, host, Some(*platform));
+    let (mut log, features) = (Vec::new(), Cell::new(None));
+    let result =
+        bring_up(&again, &mut kernel, *platform, &record, &mut layout, host, options.algorithm, &mut log, &features);
+    Ok(match result {
+        Ok(_) => "brought up again".to_owned(),
+        Err(error) => error.to_string(),
     })
 }

@@ -1,9 +1,10 @@
-//! The next kernel: it knows nothing of TDX and uses all of usable memory, as kernels do. Partial stores first, then reads.
+//! The next kernel: it knows nothing of TDX and uses memory as kernels do. Partial stores first, then reads. A crash kernel
+//! uses its own memory and reads the rest.
 
-use tdx_host::layout::Layout;
-use tdx_machine::{CpuId, Machine, MachineCheck, MachineCheckReason, PartialStore, Refusal};
+use tdx_abi::{KeyId, PageRange, subtract};
+use tdx_machine::{AccessError, CpuId, Machine, MachineCheck, MachineCheckReason, PartialStore, Refusal};
 
-use super::lines;
+use super::lines::PrivateMap;
 use crate::{
     host::Host,
     report::{Address, MachineCheckReport, NextKernelReport},
@@ -12,22 +13,35 @@ use crate::{
 /// The CPU that jumped.
 const BOOT_CPU: CpuId = CpuId(0);
 
-/// Uses all of memory, on a machine that has passed the kexec boundary.
+/// What a kernel does with memory.
+#[derive(Clone, Debug)]
+pub(super) struct Footprint {
+    /// It writes a part of every line of these pages, and reads them back.
+    uses: Vec<PageRange>,
+    /// It only reads these.
+    reads: Vec<PageRange>,
+}
+
+impl Footprint {
+    /// A kernel that replaces the old one: all memory is its own.
+    pub(super) fn everything(host: &Host) -> Self {
+        Self { uses: host.memory().iter().map(|piece| piece.range).collect(), reads: Vec::new() }
+    }
+
+    /// A crash kernel: it lives in its reserved memory and reads the rest, /proc/vmcore.
+    pub(super) fn vmcore(host: &Host, own: PageRange) -> Self {
+        let memory = host.memory().iter().map(|piece| piece.range);
+        Self { uses: vec![own], reads: subtract(memory, [own]).collect() }
+    }
+}
+
+/// A kernel runs on a machine that has passed the kexec boundary.
 ///
 /// Memory is used once as it was found, and, if a cache still held private lines, once more after they have been evicted:
 /// nothing says that they wait.
-pub(super) fn run(machine: &mut Machine, host: &Host, layout: &Layout) -> Result<NextKernelReport, Refusal> {
+pub(super) fn run(machine: &mut Machine, footprint: &Footprint, map: &PrivateMap) -> Result<NextKernelReport, Refusal> {
     let boundary = machine.step();
-    let late = machine.counters().lines_late_private;
-    let mut report = NextKernelReport {
-        bytes_written: 0,
-        bytes_checked: 0,
-        lines_poisoned: 0,
-        lines_lost: 0,
-        fatal_lines: 0,
-        machine_checks: 0,
-        machine_check: None,
-    };
+    let mut report = NextKernelReport::default();
     for pass in 0..2 {
         let dirty = machine.dirty_private_runs();
         if pass == 1 {
@@ -35,44 +49,80 @@ pub(super) fn run(machine: &mut Machine, host: &Host, layout: &Layout) -> Result
                 break;
             }
             for run in dirty {
+                let own = footprint.uses.iter().map(|range| range.lines().intersection(run.lines).len());
+                report.lines_lost += own.sum::<u64>();
                 machine.evict(run.lines, run.key);
             }
         }
         // Poison stays, so the last pass counts all of it.
         report.fatal_lines = 0;
-        for piece in host.memory() {
-            let used = machine.use_memory(BOOT_CPU, piece.range, PartialStore::NonTemporal)?;
+        for range in &footprint.uses {
+            let used = machine.use_memory(BOOT_CPU, *range, PartialStore::NonTemporal)?;
             report.lines_poisoned += used.lines_poisoned;
             report.fatal_lines += used.lines_fatal;
-            let mut read = piece.range.bytes();
-            if let Some(check) = used.first.filter(|_| report.machine_check.is_none()) {
-                read = check.address.get() - piece.range.base().get();
-                report.machine_checks = 1;
-                report.machine_check = Some(story(machine, layout, &check, boundary, pass == 1));
-            } else if report.machine_check.is_some() {
-                read = 0;
-            }
+            let read = judge(&mut report, machine, map, *range, used.first, boundary, pass == 1);
             // The second pass writes and reads the same bytes again.
             if pass == 0 {
-                report.bytes_written += piece.range.bytes();
+                report.bytes_written += range.bytes();
+                report.bytes_checked += read;
+            }
+        }
+        for range in &footprint.reads {
+            report.fatal_lines += machine.poisoned_runs(range.lines()).iter().map(|run| run.lines.len()).sum::<u64>();
+            let check = match machine.load(BOOT_CPU, range.lines(), KeyId::HOST) {
+                Ok(()) => None,
+                Err(AccessError::MachineCheck(check)) => Some(check),
+                Err(AccessError::Refused(refusal)) => return Err(refusal),
+            };
+            let read = judge(&mut report, machine, map, *range, check, boundary, pass == 1);
+            if pass == 0 {
                 report.bytes_checked += read;
             }
         }
     }
-    report.lines_lost = machine.counters().lines_late_private - late;
     Ok(report)
 }
 
+/// Writes down the first machine check, and says how many bytes of the range a kernel could read before it died.
+fn judge(
+    report: &mut NextKernelReport,
+    machine: &Machine,
+    map: &PrivateMap,
+    range: PageRange,
+    check: Option<MachineCheck>,
+    boundary: u64,
+    evicted: bool,
+) -> u64 {
+    if report.machine_check.is_some() {
+        return 0;
+    }
+    let Some(check) = check else { return range.bytes() };
+    report.machine_checks = 1;
+    report.machine_check = Some(story(machine, map, &check, boundary, evicted));
+    check.address.get() - range.base().get()
+}
+
 /// `evicted`: no read was fatal until private lines came out of a cache.
-fn story(machine: &Machine, layout: &Layout, check: &MachineCheck, boundary: u64, evicted: bool) -> MachineCheckReport {
+fn story(
+    machine: &Machine,
+    map: &PrivateMap,
+    check: &MachineCheck,
+    boundary: u64,
+    evicted: bool,
+) -> MachineCheckReport {
     let line = check.line();
-    let kind = lines::kind(layout, line);
+    let kind = map.kind(line);
     let key_id = machine.owner(line).map(tdx_abi::KeyId::get);
-    let tdmr_range = kind.and_then(|(_, index)| layout.tdmrs().get(index)).map(tdx_host::layout::Tdmr::range);
-    let what = kind.map_or_else(|| "no PAMT".to_owned(), |(name, index)| format!("{name} of TDMR {index}"));
+    let tdmr = kind.and_then(|kind| kind.tdmr);
+    let tdmr_range = tdmr.and_then(|index| map.tdmr(index)).map(tdx_host::layout::Tdmr::range);
+    let what = match (kind, tdmr) {
+        (Some(kind), Some(index)) => format!("{} of TDMR {index}", kind.name),
+        (Some(kind), None) => kind.name.to_owned(),
+        (None, _) => "nothing the host knows of".to_owned(),
+    };
     let poisoned_by = match check.reason {
         MachineCheckReason::Poison(cause) => {
-            let kernel = if cause.step > boundary { "the next kernel" } else { "the first kernel" };
+            let kernel = if cause.step > boundary { "the next kernel" } else { "the dying kernel" };
             format!("{kernel}: {} of less than 64 bytes by {}", cause.store, cause.by)
         }
         MachineCheckReason::Integrity => "nobody: integrity failure".to_owned(),
@@ -95,8 +145,8 @@ fn story(machine: &Machine, layout: &Layout, check: &MachineCheck, boundary: u64
     ];
     MachineCheckReport {
         address: Address(check.address),
-        kind: kind.map_or("unknown", |(name, _)| name),
-        tdmr: kind.map(|(_, index)| index),
+        kind: kind.map_or("unknown", |kind| kind.name),
+        tdmr,
         tdmr_range: tdmr_range.map(Into::into),
         key_id,
         poisoned_by,
@@ -113,7 +163,7 @@ fn story(machine: &Machine, layout: &Layout, check: &MachineCheck, boundary: u64
 mod tests {
     use tdx_host::{
         bringup,
-        layout::Algorithm,
+        layout::{Algorithm, Layout},
         platform::{LineReset, detect},
         private_memory::PrivateMemory,
     };
@@ -144,8 +194,9 @@ mod tests {
         kernel.this_cpu().fence();
         let waiting = lab.ask(Machine::dirty_private_lines);
         assert!(waiting > 0 && lab.ask(Machine::private_lines) == 0);
+        let map = lab.ask(|machine| PrivateMap::of(machine, &layout));
         lab.act(Machine::kexec_boundary);
-        (waiting, lab.act(|machine| run(machine, host, &layout)).unwrap())
+        (waiting, lab.act(|machine| run(machine, &Footprint::everything(host), &map)).unwrap())
     }
 
     /// Without the erratum nobody dies, but the lines still land on the next kernel's data: that is not clean.

@@ -33,6 +33,7 @@ impl Seamcall for LabCpu<'_> {
 
 impl LineReset for LabCpu<'_> {
     fn reset_lines(&self, lines: LineRange) {
+        self.lab.freezer.before_reset();
         self.lab.try_act(|machine| machine.direct_store(self.id, lines));
     }
 

@@ -2,9 +2,9 @@
 
 use tdx_abi::{PageRange, PhysAddr};
 use tdx_host::{
-    handover::{StopCpus, stop_this_cpu},
+    handover::{NmiStop, StopCpus, stop_this_cpu, stop_this_cpu_at_crash},
     layout::{FrameRequest, FrameSource, MapFrames},
-    platform::{CpuTask, Cpus, SharedMemory, Step, TdxPlatform},
+    platform::{CpuId, CpuTask, Cpus, SharedMemory, Step, TdxPlatform},
 };
 
 use super::{Lab, LabCpu};
@@ -26,6 +26,12 @@ impl<'l> LabKernel<'l> {
         let _ = frames.reserve(images::pages(host));
         let count = lab.ask(tdx_machine::Machine::cpus);
         Self { lab, cpus: (0..count).map(|number| LabCpu::new(lab, number)).collect(), frames, platform }
+    }
+
+    /// Keeps a range for somebody else, e.g. the crash kernel. False if some of it is taken already.
+    #[must_use]
+    pub fn reserve(&mut self, range: PageRange) -> bool {
+        self.frames.reserve(range)
     }
 
     /// The CPU this kernel runs on.
@@ -109,5 +115,18 @@ impl<'l> StopCpus for LabKernel<'l> {
 
     fn run_on_stopped<T: CpuTask<LabCpu<'l>>>(&self, task: &T) {
         Self::run(&self.cpus, task);
+    }
+}
+
+impl NmiStop for LabKernel<'_> {
+    /// Every CPU takes the NMI at once: none is inside SEAM, because SEAMCALLs do not overlap here.
+    fn stop_other_cpus(&self) {
+        for cpu in self.cpus.iter().skip(1) {
+            stop_this_cpu_at_crash(cpu);
+        }
+    }
+
+    fn is_online(&self, cpu: CpuId) -> bool {
+        (cpu.0 as usize) < self.cpus.len()
     }
 }

@@ -5,7 +5,9 @@
 //! model stops the run with an error; it is never answered by a guess.
 
 mod cpu;
+mod freeze;
 mod kernel;
+mod pool;
 
 use std::cell::{Cell, RefCell};
 
@@ -17,10 +19,12 @@ use tdx_machine::{ConfigError, Machine, MachineConfig, ModuleProfile, MsrRead, R
 use crate::host::Host;
 
 pub use cpu::LabCpu;
+pub use freeze::Instant;
 pub use kernel::LabKernel;
+pub use pool::Pool;
 
 /// Why a scenario could not be run to its end. None of these is a verdict.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LabError {
     /// The host cannot be built in software.
@@ -32,6 +36,16 @@ pub enum LabError {
     /// The host has no TDX.
     #[error("{0}")]
     NoTdx(NoTdx),
+    /// What was asked for cannot be on this host.
+    #[error("this scenario cannot be run here: {0}")]
+    Scenario(String),
+}
+
+impl LabError {
+    /// From the error of a step that the scenario needs.
+    pub(crate) fn scenario(error: impl std::fmt::Display) -> Self {
+        Self::Scenario(error.to_string())
+    }
 }
 
 /// Told how far a long run is; for a progress line, never for the result.
@@ -53,6 +67,7 @@ pub struct Lab<'p> {
     seamcalls: Cell<u64>,
     expected_seamcalls: Cell<u64>,
     gate: Gate<Box<[CpuSlot]>>,
+    freezer: freeze::Freezer,
 }
 
 /// A SEAMCALL takes well under a microsecond here: this is often enough for a progress line and too seldom to cost.
@@ -73,13 +88,21 @@ impl<'p> Lab<'p> {
     /// As [`Self::new`].
     pub fn with_module(host: &Host, module: ModuleProfile, progress: &'p dyn Progress) -> Result<Self, LabError> {
         let config = MachineConfig { module: Some(module), ..config(host) };
-        let mut machine = Machine::new(config).map_err(LabError::Config)?;
+        Self::on(Machine::new(config).map_err(LabError::Config)?, progress)
+    }
+
+    /// A kernel's view of a machine as it stands; all CPUs enter VMX operation.
+    ///
+    /// # Errors
+    /// [`LabError::Refused`], which no machine gives here.
+    pub fn on(mut machine: Machine, progress: &'p dyn Progress) -> Result<Self, LabError> {
         for cpu in 0..machine.cpus() {
             machine.vmxon(tdx_machine::CpuId(cpu)).map_err(LabError::Refused)?;
         }
         let gate = Gate::new((0..machine.cpus()).map(|_| CpuSlot::new()).collect());
         Ok(Self {
             gate,
+            freezer: freeze::Freezer::default(),
             machine: RefCell::new(machine),
             refused: Cell::new(None),
             progress,
@@ -114,6 +137,11 @@ impl<'p> Lab<'p> {
         })
     }
 
+    /// Runs the kernel's code until it returns, or until it has come to this instant and stops there for good: then `None`.
+    pub fn until<R>(&self, instant: Instant, function: impl FnOnce() -> R) -> Option<R> {
+        self.freezer.run(instant, function)
+    }
+
     /// Says how many SEAMCALLs the run will make, for the progress line.
     pub fn expect_seamcalls(&self, count: u64) {
         self.expected_seamcalls.set(count);
@@ -135,7 +163,9 @@ impl<'p> Lab<'p> {
         }
         // A refused call must look like a failure, or the host would go on with made-up registers.
         let dead = Registers { rax: tdx_abi::Status::VMFAIL_INVALID.raw(), ..registers };
-        self.try_act(|machine| machine.seamcall(cpu, registers).map(Some)).unwrap_or(dead)
+        let answer = self.try_act(|machine| machine.seamcall(cpu, registers).map(Some)).unwrap_or(dead);
+        self.freezer.after_call(registers.leaf_call().leaf());
+        answer
     }
 }
 

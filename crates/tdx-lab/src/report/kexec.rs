@@ -18,16 +18,24 @@ pub struct KexecReport {
     pub host: HostReport,
     /// What happened to the next kernel.
     pub verdict: Verdict,
-    /// The policy asked for: `pamt`, `none`, `everything`, `refuse`.
+    /// The policy asked for: `tracked`, `module`, `module-only`, `pamt`, `none`, `everything`, `refuse`.
     pub policy: &'static str,
+    /// What the first kernel was doing.
+    pub scenario: ScenarioReport,
     /// The layout asked for: `fit` or `linux`.
     pub layout: &'static str,
     /// The first kernel's bring-up.
     pub bringup: BringupReport,
+    /// The TDs of the first kernel, in the order they were begun.
+    pub tds: Vec<TdReport>,
+    /// The ledger just before the handover; absent without TDs.
+    pub ledger: Option<LedgerReport>,
     /// Private lines just before the handover.
     pub private_before: PrivateLines,
     /// What the host says it did.
     pub handover: HandoverSummary,
+    /// What the host could not clean, or cannot vouch for; the next kernel must not touch it.
+    pub uncleaned: Vec<UncleanedReport>,
     /// What the reset did, as the machine saw it.
     pub reset: ResetReport,
     /// The next kernel; absent if it was never started.
@@ -65,6 +73,78 @@ pub enum Verdict {
     DataLost,
     /// The policy refused the kexec: it was never started.
     Refused,
+}
+
+/// The situation of the handover.
+#[derive(Clone, Debug, Serialize)]
+pub struct ScenarioReport {
+    /// `kexec` or `crash`.
+    pub kind: &'static str,
+    /// Which module is emulated.
+    pub module: &'static str,
+    /// `old-module`, `bring-up`, `returned` or `dead-module`, and what it is.
+    pub hole: Option<HoleReport>,
+    /// Memory of the crash kernel.
+    pub crash_kernel: Option<Span>,
+    /// Lines that a wild pointer of the dying kernel poisoned, one of each kind of private memory.
+    pub stray_lines: Vec<StrayReport>,
+}
+
+/// A hole.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct HoleReport {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What it is.
+    pub story: &'static str,
+}
+
+/// A partial write of the dying kernel to private memory.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct StrayReport {
+    /// The line.
+    pub address: Address,
+    /// What it was.
+    pub kind: &'static str,
+}
+
+/// A TD of the first kernel.
+#[derive(Clone, Debug, Serialize)]
+pub struct TdReport {
+    /// Its number, from 0.
+    pub td: u32,
+    /// Its KeyID.
+    pub key_id: Option<u16>,
+    /// Page of its TDR.
+    pub tdr: Option<Address>,
+    /// How far it is: `running`, `half-built`, `half-torn-down` or `gone`.
+    pub state: &'static str,
+    /// What happened to it, in order.
+    pub story: Vec<String>,
+}
+
+/// The ledger, as the host reads it.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct LedgerReport {
+    /// Memory it takes.
+    pub bytes: u64,
+    /// Memory it covers: all TDMRs.
+    pub covered_bytes: u64,
+    /// 4 KiB pages that may be private.
+    pub marked_pages: u64,
+    /// Of these: what the module may not know.
+    pub unknown_to_module_pages: u64,
+    /// Pages that a failed release left marked for good.
+    pub leaked_pages: u64,
+}
+
+/// Something that could not be cleaned.
+#[derive(Clone, Debug, Serialize)]
+pub struct UncleanedReport {
+    /// The memory, if it is known which.
+    pub range: Option<Span>,
+    /// Why.
+    pub why: String,
 }
 
 /// The bring-up.
@@ -123,7 +203,19 @@ pub struct PrivateLines {
     pub pamt_2m: u64,
     /// In PAMTs for 1 GiB pages.
     pub pamt_1g: u64,
-    /// In no PAMT of the host's table.
+    /// TDR pages, under the global KeyID.
+    pub tdr: u64,
+    /// TDCS and TDVPS pages.
+    pub control: u64,
+    /// Secure-EPT pages.
+    pub sept: u64,
+    /// Guest pages.
+    pub guest: u64,
+    /// Pages of dynamic PAMT.
+    pub dynamic_pamt: u64,
+    /// Pages that the module has returned, or only written to: it does not know them any more.
+    pub returned: u64,
+    /// None of these.
     pub other: u64,
     /// By TDMR, in the order of the table.
     pub by_tdmr: Vec<TdmrLines>,
@@ -149,6 +241,8 @@ pub struct HandoverSummary {
     pub outcome: &'static str,
     /// Why, in words.
     pub why: String,
+    /// What the module said, if it was asked to clean up.
+    pub module: Option<String>,
     /// Lines the host says it reset.
     pub lines: u64,
     /// Ranges the host reset, one fence each.
@@ -169,7 +263,7 @@ pub struct ResetReport {
 }
 
 /// What the next kernel did and met.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct NextKernelReport {
     /// Bytes of usable memory, each line of which it wrote partially.
     pub bytes_written: u64,
@@ -185,6 +279,8 @@ pub struct NextKernelReport {
     pub machine_checks: u64,
     /// The machine check.
     pub machine_check: Option<MachineCheckReport>,
+    /// What came of its own bring-up of TDX; absent if it did not try.
+    pub tdx: Option<String>,
 }
 
 /// A machine check and its story.

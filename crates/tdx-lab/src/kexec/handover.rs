@@ -1,0 +1,106 @@
+//! The handover of the first kernel: kexec or crash, and the host's own account of it.
+
+use tdx_abi::subtract;
+use tdx_host::handover::{
+    HandoverReport, HostMemory, Kexec, KexecKind, LeftPrivate, LeftoverKind, LeftoverReason, NothingToDo, Outcome,
+    Policy, hand_over_crash,
+};
+
+use crate::{
+    host::Host,
+    images,
+    platform::{Lab, LabKernel},
+    report::{HandoverSummary, ResetReport, UncleanedReport},
+};
+
+/// What became of a handover.
+pub(super) struct Handed {
+    pub(super) summary: HandoverSummary,
+    pub(super) uncleaned: Vec<UncleanedReport>,
+    /// The next kernel starts.
+    pub(super) jumps: bool,
+}
+
+/// An orderly kexec.
+pub(super) fn kexec(kernel: &LabKernel<'_>, host: &Host, policy: Policy, memory: HostMemory<'_>) -> Handed {
+    let stays = |outcome, why: String| Handed {
+        summary: HandoverSummary { outcome, why, module: None, lines: 0, ranges: 0 },
+        uncleaned: Vec::new(),
+        jumps: false,
+    };
+    let kexec = match Kexec::begin(policy, KexecKind::Normal, memory) {
+        Ok(kexec) => kexec,
+        Err(refused) => return stays("refused", refused.to_string()),
+    };
+    let stopped = match kexec.stop_other_cpus(kernel) {
+        Ok(stopped) => stopped,
+        Err(error) => return stays("not-alone", error.to_string()),
+    };
+    let images = images::pages(host);
+    let usable = host.memory().iter().map(|piece| piece.range);
+    let report = stopped.ask_module(|_| ()).write_back_caches().reset(subtract(usable, [images]));
+    handed(&report, &memory)
+}
+
+/// A panic on this CPU: the crash kernel takes over.
+pub(super) fn crash(kernel: &LabKernel<'_>, policy: Policy, memory: HostMemory<'_>) -> Handed {
+    let report = hand_over_crash(policy, &kernel.this_cpu(), memory.gate, kernel, || memory);
+    handed(&report, &memory)
+}
+
+fn handed(report: &HandoverReport, memory: &HostMemory<'_>) -> Handed {
+    let uncleaned = report.leftovers(memory).map(|left| UncleanedReport {
+        range: Some(left.range.into()),
+        why: format!("{}: {}", leftover_kind(left.kind), leftover_reason(left.reason)),
+    });
+    Handed { summary: summary(report), uncleaned: uncleaned.collect(), jumps: true }
+}
+
+const fn leftover_kind(kind: LeftoverKind) -> &'static str {
+    match kind {
+        LeftoverKind::Pamt => "PAMT",
+        LeftoverKind::Page => "pages of TDs",
+    }
+}
+
+const fn leftover_reason(reason: LeftoverReason) -> &'static str {
+    match reason {
+        LeftoverReason::NotReset => "the policy does not reset it",
+        LeftoverReason::CachesNotWrittenBack => "a CPU may still hold private lines of it in its caches",
+        LeftoverReason::Untouched => "it lies in memory that is never written",
+    }
+}
+
+fn summary(report: &HandoverReport) -> HandoverSummary {
+    let (outcome, why) = match report.outcome {
+        Outcome::Reset(_) => ("reset", "every line that may have been private was written with MOVDIR64B"),
+        Outcome::NothingToDo(reason) => ("nothing-to-do", nothing_to_do(reason)),
+        Outcome::LeftPrivate(LeftPrivate::PolicyNone) => ("left-private", "the policy is to reset nothing"),
+        Outcome::LeftPrivate(LeftPrivate::ModuleOnly) => ("left-private", "what the module does not clear stays"),
+        Outcome::LeftPrivate(_) => ("left-private", "this kernel comes back and goes on using TDX"),
+    };
+    let (lines, ranges) = match report.outcome {
+        Outcome::Reset(count) => (count.lines, count.ranges),
+        _ => (0, 0),
+    };
+    let module = report.module.map(|answer| answer.to_string());
+    HandoverSummary { outcome, why: why.to_owned(), module, lines, ranges }
+}
+
+fn nothing_to_do(reason: NothingToDo) -> &'static str {
+    match reason {
+        NothingToDo::NoTdx => "this machine has no TDX",
+        NothingToDo::NoPrivateMemory => "no memory was ever handed to the module",
+        NothingToDo::NoErratum => "this CPU does not have the partial-write erratum: leftovers do no harm",
+        _ => "nothing that could do harm",
+    }
+}
+
+pub(super) fn reset_report(lab: &Lab<'_>, stored_before: u64) -> ResetReport {
+    lab.ask(|machine| ResetReport {
+        lines: machine.counters().lines_direct_stored - stored_before,
+        private_lines_left: machine.private_lines(),
+        dirty_private_lines_left: machine.dirty_private_lines(),
+        poisoned_lines_left: machine.all_poisoned_runs().iter().map(|run| run.lines.len()).sum(),
+    })
+}
