@@ -13,7 +13,7 @@ use support::{Event, Recorder, SAPPHIRE_RAPIDS};
 use tdx_abi::{
     Leaf, LineRange, Operand, Page, PageRange, PageSize, PhysAddr, Registers, Status, StatusCode, page_and_level,
 };
-use tdx_host::dynamic_pamt::count::CountError;
+use tdx_host::dynamic_pamt::count::{Change, Count, CountError};
 use tdx_host::dynamic_pamt::{DynamicPamt, Pair, PamtCause, TooSmall};
 use tdx_host::gate::Admission;
 use tdx_host::ledger::{Ledger, PageState};
@@ -275,6 +275,29 @@ fn a_refused_remove_can_be_tried_again() {
     assert_eq!((recovered.pages.len(), recovered.lost_pages), (1, 1));
     assert!(recovered.lost.is_some());
     assert_eq!((pamt.counted(page), ledger.marked_pages(), ledger.leaked_pages()), (Some(0), 1, 1));
+}
+
+/// Another CPU has its turn: typed, at once, and nothing has changed.
+#[test]
+fn a_cpu_in_the_middle_sends_others_away() {
+    let (platform, ledger, _) = world();
+    let words = &*(0..1024).map(|_| AtomicU32::new(0)).collect::<Vec<_>>().leak();
+    let pamt = DynamicPamt::new(platform, ledger, words).unwrap();
+    let cpu = Module::default();
+    let page = TDMRS[1].start();
+    let Ok(Change::Turn(turn)) = Count::new(&words[512]).get() else { panic!("the first page takes the turn") };
+    let mut spare = spares(ledger, 0);
+    for _ in 0..2 {
+        let error = pamt.get(&cpu, page, &mut spare).unwrap_err();
+        assert!(error.cause.is_busy() && error.to_string().contains("try again"), "{error}");
+        assert!(pamt.put(&cpu, page).unwrap_err().cause.is_busy());
+    }
+    assert_eq!((spare.len(), pamt.counted(page), pamt.pairs()), (2, None, 1));
+    // Only this 2 MiB is busy.
+    pamt.get(&cpu, Page::new(page.index() + LARGE), &mut spare).unwrap();
+    turn.finish(1);
+    pamt.get(&cpu, page, &mut spare).unwrap();
+    assert_eq!(pamt.counted(page), Some(2));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Guest memory of a TD while it lives: Secure-EPT pages, guest pages, and their way back.
 
-use tdx_abi::{Leaf, Page, PageSize, PhysAddr, Registers};
+use tdx_abi::{Leaf, PageSize, Registers, removed_page};
 
 use super::error::{PageError, TdCause};
 use super::pages::{check_size, give, take_back};
@@ -194,7 +194,8 @@ impl<'h, S: Built> Td<'h, S> {
     /// A page that the module names by its address has left the TD.
     fn back<C: Cpu>(&self, cpu: &C, address: u64, size: PageSize) -> Result<SharedPage<'h>, PageError<'h>> {
         self.common.let_go(size);
-        let page: Page = PhysAddr::new(address).page();
-        take_back(self.common.host, cpu, page, size, self.key_id())
+        // The hint of dynamic PAMT beside the address says what the kernel's own counts say better.
+        let (address, _) = removed_page(address);
+        take_back(self.common.host, cpu, address.page(), size, self.key_id())
     }
 }
