@@ -30,6 +30,8 @@ pub struct SeamcallError {
     pub call: LeafCall,
     /// Where.
     pub cpu: CpuId,
+    /// All input registers.
+    pub input: Registers,
     /// All output registers; RAX is the status.
     pub registers: Registers,
     /// Calls made, the first one included.
@@ -43,11 +45,25 @@ impl SeamcallError {
     }
 }
 
+/// The operands as the module saw and left them: `{:#}` of an error.
+fn operands(f: &mut fmt::Formatter<'_>, when: &str, registers: &Registers) -> fmt::Result {
+    let Registers { rcx, rdx, r8, r9, .. } = registers;
+    write!(f, "; {when} RCX {rcx:#x} RDX {rdx:#x} R8 {r8:#x} R9 {r9:#x}")
+}
+
 impl fmt::Display for SeamcallError {
+    /// `{:#}` adds the operands, in and out.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let status = self.status();
         write!(f, "SEAMCALL {} failed on {}: {:#018x} {status}", self.call.leaf(), self.cpu, status.raw())?;
-        if self.attempts > 1 { write!(f, " after {} attempts", self.attempts) } else { Ok(()) }
+        if self.attempts > 1 {
+            write!(f, " after {} attempts", self.attempts)?;
+        }
+        if f.alternate() {
+            operands(f, "in", &self.input)?;
+            operands(f, "out", &self.registers)?;
+        }
+        Ok(())
     }
 }
 
@@ -106,10 +122,10 @@ pub fn call<C: Cpu>(cpu: &C, input: Registers) -> Result<Registers, SeamcallErro
             StatusCode::RND_NO_ENTROPY | StatusCode::KEY_GENERATION_FAILED => &mut retry.entropy,
             StatusCode::SYS_BUSY | StatusCode::OPERAND_BUSY => &mut retry.busy,
             StatusCode::INTERRUPTED_RESTARTABLE => &mut retry.restart,
-            _ => return Err(SeamcallError { call: input.leaf_call(), cpu: cpu.id(), registers, attempts }),
+            _ => &mut 0,
         };
         if *budget == 0 {
-            return Err(SeamcallError { call: input.leaf_call(), cpu: cpu.id(), registers, attempts });
+            return Err(SeamcallError { call: input.leaf_call(), cpu: cpu.id(), input, registers, attempts });
         }
         *budget -= 1;
         attempts += 1;

@@ -60,4 +60,11 @@ fn the_message_names_leaf_cpu_and_status() {
     let cpu = Recorder::answering([StatusCode::SYS_NOT_READY.with(0)]);
     let error = call(&cpu, Registers::call(Leaf::SYS_RD)).unwrap_err();
     assert_eq!(error.to_string(), "SEAMCALL TDH.SYS.RD failed on CPU 7: 0xc000050500000000 TDX_SYS_NOT_READY");
+    let error =
+        call(&Recorder::answering([StatusCode::SYS_NOT_READY.with(0)]), Registers::call(Leaf::SYS_RD).rdx(0x1b));
+    let text = format!("{:#}", error.unwrap_err());
+    assert!(
+        text.ends_with("TDX_SYS_NOT_READY; in RCX 0x0 RDX 0x1b R8 0x0 R9 0x0; out RCX 0x0 RDX 0x1b R8 0x0 R9 0x0"),
+        "{text}"
+    );
 }

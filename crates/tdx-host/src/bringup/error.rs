@@ -167,4 +167,8 @@ impl fmt::Display for BringupError {
     }
 }
 
-impl core::error::Error for BringupError {}
+impl core::error::Error for BringupError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        self.seamcall().map(|error| error as _)
+    }
+}

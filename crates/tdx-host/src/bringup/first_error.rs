@@ -6,6 +6,24 @@ use crate::platform::CpuId;
 use crate::seamcall::SeamcallError;
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+/// All registers of one side of a call.
+#[derive(Default)]
+struct StoredRegisters([AtomicU64; 9]);
+
+impl StoredRegisters {
+    fn set(&self, r: Registers) {
+        let values = [r.rax, r.rcx, r.rdx, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13];
+        for (slot, value) in self.0.iter().zip(values) {
+            slot.store(value, Ordering::Relaxed);
+        }
+    }
+
+    fn get(&self) -> Registers {
+        let [rax, rcx, rdx, r8, r9, r10, r11, r12, r13] = self.0.each_ref().map(|slot| slot.load(Ordering::Relaxed));
+        Registers { rax, rcx, rdx, r8, r9, r10, r11, r12, r13 }
+    }
+}
+
 /// Holds one [`SeamcallError`]: whoever comes first stores it, the others are dropped.
 #[derive(Default)]
 pub(crate) struct FirstError {
@@ -14,7 +32,8 @@ pub(crate) struct FirstError {
     call: AtomicU64,
     cpu: AtomicU32,
     attempts: AtomicU32,
-    registers: [AtomicU64; 9],
+    input: StoredRegisters,
+    registers: StoredRegisters,
 }
 
 impl FirstError {
@@ -31,11 +50,8 @@ impl FirstError {
         self.call.store(error.call.rax(), Ordering::Relaxed);
         self.cpu.store(error.cpu.0, Ordering::Relaxed);
         self.attempts.store(error.attempts, Ordering::Relaxed);
-        let r = error.registers;
-        let values = [r.rax, r.rcx, r.rdx, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13];
-        for (slot, value) in self.registers.iter().zip(values) {
-            slot.store(value, Ordering::Relaxed);
-        }
+        self.input.set(error.input);
+        self.registers.set(error.registers);
         self.stored.store(true, Ordering::Release);
     }
 
@@ -44,13 +60,12 @@ impl FirstError {
         if !self.stored.load(Ordering::Acquire) {
             return None;
         }
-        let [rax, rcx, rdx, r8, r9, r10, r11, r12, r13] =
-            core::array::from_fn(|index| self.registers[index].load(Ordering::Relaxed));
         Some(SeamcallError {
             call: LeafCall::from_rax(self.call.load(Ordering::Relaxed)),
             cpu: CpuId(self.cpu.load(Ordering::Relaxed)),
             attempts: self.attempts.load(Ordering::Relaxed),
-            registers: Registers { rax, rcx, rdx, r8, r9, r10, r11, r12, r13 },
+            input: self.input.get(),
+            registers: self.registers.get(),
         })
     }
 }

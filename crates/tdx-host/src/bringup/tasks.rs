@@ -78,7 +78,8 @@ impl<C: Cpu> CpuTask<C> for InitTdmrs<'_> {
             },
         };
         current.calls += 1;
-        match call(cpu, Registers::call(Leaf::SYS_TDMR_INIT).rcx_address(tdmr.base())) {
+        let input = Registers::call(Leaf::SYS_TDMR_INIT).rcx_address(tdmr.base());
+        match call(cpu, input) {
             Ok(output) => {
                 let complete =
                     output.status().code() == StatusCode::TDMR_ALREADY_INITIALIZED || output.rdx >= tdmr.limit().get();
@@ -90,6 +91,7 @@ impl<C: Cpu> CpuTask<C> for InitTdmrs<'_> {
                     self.error.set(&SeamcallError {
                         call: Leaf::SYS_TDMR_INIT.into(),
                         cpu: cpu.id(),
+                        input,
                         registers: output,
                         attempts: 1,
                     });

@@ -13,7 +13,7 @@
 
 use tdx_abi::PageRange;
 
-use super::kexec::nothing_to_do;
+use super::kexec::{nothing_to_do, write_back_this_cpu};
 use super::memory::HostMemory;
 use super::module::disable;
 use super::policy::{LeftPrivate, Policy};
@@ -68,10 +68,7 @@ pub fn hand_over_crash<'h, C: Cpu, const N: usize>(
         Policy::ModuleOnly if memory.platform.is_some() => Some(disable(cpu, |_| ())),
         _ => None,
     };
-    if memory.platform.is_some() || memory.may_have_private_memory() {
-        cpu.write_back_caches();
-        cpu.admission().written_back();
-    }
+    write_back_this_cpu(cpu, &memory);
     // Before the reset: lines that a CPU writes back from here on may land on top of it, so its stop proves nothing any more.
     let suspects = Suspects::at_crash(gate, cpu.id(), |cpu| others.is_online(cpu));
     HandoverReport { policy, kind: HandoverKind::Crash, module, outcome: reset(policy, cpu, &memory), suspects }

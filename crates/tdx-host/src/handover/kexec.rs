@@ -106,11 +106,7 @@ impl<'k, 'c, P: StopCpus, const N: usize> Kexec<'k, Asked<'c, P>, N> {
     /// WBINVD on this CPU, and on every other that may hold private lines in spite of its stop.
     pub fn write_back_caches(self) -> Kexec<'k, WrittenBack<'c, P>, N> {
         let cpus = self.state.cpus;
-        if self.memory.platform.is_some() || self.memory.may_have_private_memory() {
-            let cpu = cpus.this_cpu();
-            cpu.write_back_caches();
-            cpu.admission().written_back();
-        }
+        write_back_this_cpu(&cpus.this_cpu(), &self.memory);
         if Suspects::at_kexec(self.memory.gate).may_hold_private_lines > 0 {
             cpus.run_on_stopped(&WriteBackHeld);
         }
@@ -162,6 +158,16 @@ impl<P: StopCpus, const N: usize> Kexec<'_, WrittenBack<'_, P>, N> {
         let work = SharedReset::new(self.memory.spare(ranges));
         self.state.cpus.run_on_stopped(&work);
         work.count()
+    }
+}
+
+/// WBINVD on the CPU that hands over, wherever there may be TDX.
+pub(super) fn write_back_this_cpu<C: Cpu, const N: usize>(cpu: &C, memory: &HostMemory<'_, N>) {
+    let admission = cpu.admission();
+    let may_hold = admission.may_hold_private_lines().is_some();
+    if may_hold || memory.platform.is_some() || memory.may_have_private_memory() {
+        cpu.write_back_caches();
+        admission.written_back();
     }
 }
 

@@ -2,7 +2,7 @@
 //! far as the module can know.
 
 use core::fmt;
-use tdx_abi::{Leaf, LeafCall, Registers, Status, StatusCode};
+use tdx_abi::{Leaf, Registers, Status, StatusCode};
 
 use crate::platform::Cpu;
 use crate::seamcall::SeamcallError;
@@ -60,8 +60,8 @@ pub(super) fn disable<C: Cpu>(cpu: &C, mut progress: impl FnMut(u32)) -> ModuleA
         }
         let again = matches!(status.code(), StatusCode::INTERRUPTED_RESUMABLE | StatusCode::SYS_BUSY);
         if !again || calls == DISABLE_CALLS {
-            let call = LeafCall::new(Leaf::SYS_DISABLE);
-            return ModuleAnswer::Failed(SeamcallError { call, cpu: cpu.id(), registers, attempts: calls });
+            let call = input.leaf_call();
+            return ModuleAnswer::Failed(SeamcallError { call, cpu: cpu.id(), input, registers, attempts: calls });
         }
         core::hint::spin_loop();
     }

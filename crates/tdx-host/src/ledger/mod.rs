@@ -15,6 +15,7 @@
 //! A CPU frozen between any two stores leaves pages that are marked and not private (an extra reset of a page that nobody
 //! uses yet) or marked and private. Never private and unmarked.
 
+mod returning;
 mod segment;
 mod walk;
 
@@ -24,6 +25,7 @@ use tdx_abi::{MAX_TDMRS, Page, PageRange};
 use crate::sync::{AtomicU64, Ordering, fence};
 use segment::Segment;
 
+pub use returning::Returning;
 pub use walk::MarkedRanges;
 use walk::Wanted;
 
@@ -110,6 +112,8 @@ pub struct Ledger<'m> {
     segments: ArrayVec<Segment<'m>, MAX_TDMRS>,
     untouched: ArrayVec<PageRange, MAX_UNTOUCHED>,
     leaked: AtomicU64,
+    /// SEAMCALLs under way that return pages, see [`Returning`].
+    returning: AtomicU64,
 }
 
 impl<'m> Ledger<'m> {
@@ -143,7 +147,7 @@ impl<'m> Ledger<'m> {
             segments.try_push(segment).map_err(|_| LedgerError::TooManyRanges { count })?;
         }
         fence(Ordering::SeqCst);
-        Ok(Self { segments, untouched: ArrayVec::new(), leaked: AtomicU64::new(0) })
+        Ok(Self { segments, untouched: ArrayVec::new(), leaked: AtomicU64::new(0), returning: AtomicU64::new(0) })
     }
 
     /// The same ledger, in which no page of `range` can ever be given: the crash kernel's memory.
@@ -246,9 +250,12 @@ impl<'m> Ledger<'m> {
 
     /// The marked pages that the module may not know: returned, refused, or in a SEAMCALL that has not come back. As maximal
     /// ranges, ascending. What TDH.SYS.DISABLE leaves behind.
+    ///
+    /// While a SEAMCALL is under way that [returns](Ledger::returning) pages, any given page may be one of them: then all
+    /// marked pages.
     pub fn unknown_to_module(&self) -> MarkedRanges<'_> {
-        fence(Ordering::SeqCst);
-        MarkedRanges::new(&self.segments, Wanted::UnknownToModule)
+        let wanted = if self.is_settled() { Wanted::UnknownToModule } else { Wanted::Marked };
+        MarkedRanges::new(&self.segments, wanted)
     }
 
     /// Number of pages that are not shared.

@@ -1,12 +1,16 @@
 //! SYS.DISABLE: when it is called, how often, and what is done with the answer.
 
 use crate::world::{Event, GRANITE_RAPIDS, WITH_DISABLE, World, pages};
-use tdx_abi::{Leaf, Operand, Status, StatusCode};
+use std::cell::Cell;
+use tdx_abi::{Leaf, LineRange, Operand, Registers, Status, StatusCode};
+use tdx_host::gate::{Admission, CpuSlot, Gate};
 use tdx_host::handover::{
-    HandoverReport, KexecKind, LeftPrivate, LeftoverReason, ModuleAnswer, NothingToDo, Outcome, Policy,
+    DISABLE_CALLS, HandoverReport, HostMemory, Kexec, KexecKind, LeftPrivate, LeftoverReason, ModuleAnswer,
+    NothingToDo, Outcome, Policy, StopCpus,
 };
-use tdx_host::platform::detect;
+use tdx_host::platform::{Cpu, CpuId, CpuTask, LineReset, PackageId, Step, detect};
 use tdx_host::reset::ResetCount;
+use tdx_host::seamcall::Seamcall;
 
 const DISABLE: Event = Event::Seamcall(Leaf::SYS_DISABLE);
 
@@ -31,6 +35,17 @@ fn what_the_module_cleared_is_not_reset_again_and_what_it_cannot_know_is() {
     let start = [DISABLE, Event::WriteBack, Event::Reset(pages(601, 602).lines())];
     assert_eq!(events[..3], start, "the module's own lines are written back before the reset");
     assert!(report.is_clean(&world.memory()) && report.next_kernel_can_use_tdx());
+}
+
+/// A CPU was stopped between PHYMEM.PAGE.RECLAIM and the ledger: 600 still looks given, and the module does not know it.
+#[test]
+fn while_a_page_is_on_its_way_back_the_module_s_knowledge_is_worth_nothing() {
+    let world = world([]);
+    let returning = world.ledger.as_ref().unwrap().returning();
+    let (report, _) = kexec(&world, Policy::Module);
+    assert_eq!(report.outcome, Outcome::Reset(ResetCount { lines: 78 * 64, ranges: 2 }));
+    returning.settled();
+    assert!(world.ledger.as_ref().unwrap().is_settled());
 }
 
 #[test]
@@ -113,4 +128,85 @@ fn the_module_is_asked_without_the_erratum_too() {
     assert_eq!(report.outcome, Outcome::NothingToDo(NothingToDo::NoErratum));
     assert!(report.next_kernel_can_use_tdx());
     assert_eq!(events, [DISABLE, Event::WriteBack]);
+}
+
+/// A module that is interrupted for ever. Counts, because a list of all calls would not fit.
+struct Endless {
+    gate: Gate<[CpuSlot; 1]>,
+    calls: Cell<u32>,
+    reset: Cell<bool>,
+}
+
+#[derive(Clone, Copy)]
+struct EndlessCpu<'w>(&'w Endless);
+
+impl Seamcall for EndlessCpu<'_> {
+    fn seamcall(&self, registers: Registers) -> Registers {
+        self.0.calls.set(self.0.calls.get() + 1);
+        Registers { rax: StatusCode::INTERRUPTED_RESUMABLE.with(0).raw(), ..registers }
+    }
+}
+
+impl LineReset for EndlessCpu<'_> {
+    fn reset_lines(&self, _lines: LineRange) {
+        self.0.reset.set(true);
+    }
+
+    fn fence(&self) {}
+}
+
+impl Cpu for EndlessCpu<'_> {
+    fn id(&self) -> CpuId {
+        CpuId(0)
+    }
+
+    fn package(&self) -> PackageId {
+        PackageId(0)
+    }
+
+    fn write_back_caches(&self) {}
+
+    fn flush_lines(&self, _lines: LineRange) {}
+
+    fn admission(&self) -> Admission<'_> {
+        self.0.gate.admission(self.id())
+    }
+}
+
+impl<'w> StopCpus for &'w Endless {
+    type Cpu = EndlessCpu<'w>;
+
+    fn this_cpu(&self) -> EndlessCpu<'w> {
+        EndlessCpu(self)
+    }
+
+    fn stop_other_cpus(&self) -> u32 {
+        1
+    }
+
+    fn resume_other_cpus(&self) {}
+
+    fn run_on_stopped<T: CpuTask<EndlessCpu<'w>>>(&self, task: &T) {
+        let mut local = T::Local::default();
+        while task.step(&EndlessCpu(self), &mut local) == Step::Again {}
+    }
+}
+
+#[test]
+fn a_module_that_never_comes_to_an_end_is_given_up() {
+    let endless = Endless { gate: Gate::new([CpuSlot::new()]), calls: Cell::new(0), reset: Cell::new(false) };
+    let world = World::new(1);
+    let memory = HostMemory { features: Some(WITH_DISABLE), gate: endless.gate.handle(), ..world.memory() };
+    let mut heard = 0;
+    let cpus = &endless;
+    let report = Kexec::begin(Policy::Module, KexecKind::Normal, memory)
+        .unwrap()
+        .stop_other_cpus(&cpus)
+        .unwrap()
+        .ask_module(|calls| heard = calls)
+        .write_back_caches()
+        .reset([]);
+    assert_eq!((endless.calls.get(), heard), (DISABLE_CALLS, DISABLE_CALLS), "each call is heard of");
+    assert!(matches!(report.module, Some(ModuleAnswer::Failed(error)) if error.attempts == DISABLE_CALLS));
+    assert!(endless.reset.get() && report.is_clean(&memory));
 }

@@ -13,7 +13,6 @@ use tdx_host::seamcall::Seamcall;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     Seamcall(u64),
-    Stop,
     WriteBack,
     Flush(LineRange),
     Reset(LineRange),

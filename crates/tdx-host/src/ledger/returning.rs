@@ -1,0 +1,36 @@
+//! SEAMCALLs that return pages of which only the answer says which. It refuses to forget one whose answer was never entered.
+
+use super::Ledger;
+use crate::sync::{Ordering, fence};
+
+/// A SEAMCALL may have returned pages that the ledger still shows as given. Made before the call, [settled](Self::settled) when
+/// its answer is in the ledger, or when it failed.
+///
+/// Dropping it says that nobody knows: until the next handover [`Ledger::unknown_to_module`] is then every marked page.
+#[derive(Debug)]
+#[must_use = "dropping it says that pages were lost"]
+pub struct Returning<'l>(&'l Ledger<'l>);
+
+impl Returning<'_> {
+    /// The ledger says what the module said.
+    pub fn settled(self) {
+        // After the transition that entered the answer: whoever sees the count fall sees the page returned.
+        self.0.returning.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Ledger<'_> {
+    /// To be called before a SEAMCALL that returns pages: MEM.PAGE.REMOVE, MEM.SEPT.REMOVE, MEM.PAGE.RELOCATE, MEM.PAGE.PROMOTE,
+    /// PHYMEM.PAGE.RECLAIM, PHYMEM.PAMT.REMOVE.
+    pub fn returning(&self) -> Returning<'_> {
+        self.returning.fetch_add(1, Ordering::AcqRel);
+        fence(Ordering::SeqCst);
+        Returning(self)
+    }
+
+    /// True if the ledger has the answer of every SEAMCALL that returned pages.
+    pub fn is_settled(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.returning.load(Ordering::Acquire) == 0
+    }
+}

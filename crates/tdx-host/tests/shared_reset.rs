@@ -1,0 +1,71 @@
+//! A reset that many CPUs share: cut by bytes, each page once, whatever the ranges and the number of CPUs.
+
+use proptest::prelude::*;
+use std::cell::RefCell;
+use tdx_abi::{LineRange, Page, PageRange};
+use tdx_host::platform::LineReset;
+use tdx_host::reset::{ResetCount, SharedReset};
+
+/// What one CPU wrote, and how much of it before each fence.
+#[derive(Default)]
+struct Log {
+    pages: RefCell<Vec<PageRange>>,
+    since_fence: RefCell<u64>,
+    largest: RefCell<u64>,
+}
+
+impl LineReset for Log {
+    fn reset_lines(&self, lines: LineRange) {
+        assert!(!lines.is_empty());
+        self.pages.borrow_mut().push(lines.pages());
+        *self.since_fence.borrow_mut() += lines.pages().pages();
+    }
+
+    fn fence(&self) {
+        let done = self.since_fence.replace(0);
+        let mut largest = self.largest.borrow_mut();
+        *largest = largest.max(done);
+    }
+}
+
+fn ranges(steps: &[(u64, u64)]) -> Vec<PageRange> {
+    let mut at = 0;
+    let step = |&(gap, pages): &(u64, u64)| {
+        let start = at + gap;
+        at = start + pages;
+        PageRange::new(Page::new(start), Page::new(at))
+    };
+    steps.iter().map(step).collect()
+}
+
+fn total(ranges: &[PageRange]) -> u64 {
+    ranges.iter().map(|range| range.pages()).sum()
+}
+
+proptest! {
+    #[test]
+    fn one_cpu_writes_each_page_once(steps in prop::collection::vec((1u64..100, 1u64..5000), 0..40)) {
+        let ranges = ranges(&steps);
+        let (work, log) = (SharedReset::new(ranges.iter().copied()), Log::default());
+        work.run_alone(&log);
+        let written = log.pages.into_inner();
+        prop_assert!(written.windows(2).all(|pair| pair[0].end() <= pair[1].start()), "ascending, nothing twice");
+        prop_assert_eq!(total(&written), total(&ranges));
+        prop_assert_eq!(tdx_abi::union(written, []).collect::<Vec<_>>(), tdx_abi::union(ranges.clone(), []).collect::<Vec<_>>());
+        prop_assert_eq!(work.count(), ResetCount { lines: total(&ranges) * 64, ranges: ranges.len() as u64 });
+        prop_assert_eq!(log.since_fence.into_inner(), 0, "a fence after the last line");
+    }
+}
+
+/// 1 TiB of memory in one range and 100,000 single pages after it: no chunk is longer than 32 MiB, and a chunk takes many pages.
+#[test]
+fn chunks_are_cut_by_bytes_and_not_by_ranges() {
+    let huge = PageRange::new(Page::new(0), Page::new(1 << 28));
+    let singles = (0..100_000u64)
+        .map(|index| PageRange::new(Page::new((1 << 29) + 2 * index), Page::new((1 << 29) + 2 * index + 1)));
+    let (work, log) = (SharedReset::new(std::iter::once(huge).chain(singles)), Log::default());
+    work.run_alone(&log);
+    assert_eq!(log.largest.into_inner(), (32 << 20) / 4096);
+    assert_eq!(work.count(), ResetCount { lines: ((1 << 28) + 100_000) * 64, ranges: 100_001 });
+    assert_eq!(log.since_fence.into_inner(), 0);
+}
