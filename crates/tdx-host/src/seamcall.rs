@@ -70,7 +70,7 @@ impl fmt::Display for SeamcallError {
 impl core::error::Error for SeamcallError {}
 
 /// Second calls after INTERRUPTED_RESTARTABLE: an interrupt was pending, and the next call may come to the end.
-pub const RESTARTS: u32 = 10_000;
+pub const RESTARTS: u32 = 1_000;
 
 /// How often a call is made again at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -25,20 +25,30 @@ impl<'l> LabCpu<'l> {
     }
 }
 
+impl LabCpu<'_> {
+    /// An operation on the platform, between two points where the kernel may be stopped.
+    fn operate<R>(&self, operation: impl FnOnce() -> R) -> R {
+        self.lab.freezer.tick();
+        let result = operation();
+        self.lab.freezer.tick();
+        result
+    }
+}
+
 impl Seamcall for LabCpu<'_> {
     fn seamcall(&self, registers: Registers) -> Registers {
-        self.lab.seamcall(self.id, registers)
+        self.operate(|| self.lab.seamcall(self.id, registers))
     }
 }
 
 impl LineReset for LabCpu<'_> {
     fn reset_lines(&self, lines: LineRange) {
         self.lab.freezer.before_reset();
-        self.lab.try_act(|machine| machine.direct_store(self.id, lines));
+        self.operate(|| self.lab.try_act(|machine| machine.direct_store(self.id, lines)));
     }
 
     fn fence(&self) {
-        self.lab.try_act(|machine| machine.fence(self.id));
+        self.operate(|| self.lab.try_act(|machine| machine.fence(self.id)));
     }
 }
 
@@ -52,11 +62,11 @@ impl Cpu for LabCpu<'_> {
     }
 
     fn write_back_caches(&self) {
-        self.lab.try_act(|machine| machine.wbinvd(self.id));
+        self.operate(|| self.lab.try_act(|machine| machine.wbinvd(self.id)));
     }
 
     fn flush_lines(&self, lines: LineRange) {
-        self.lab.try_act(|machine| machine.flush_lines(self.id, lines, tdx_abi::KeyId::HOST));
+        self.operate(|| self.lab.try_act(|machine| machine.flush_lines(self.id, lines, tdx_abi::KeyId::HOST)));
     }
 
     fn admission(&self) -> Admission<'_> {

@@ -14,12 +14,16 @@ pub enum Instant {
     AfterCall(Leaf, u64),
     /// The kernel is about to write the first line of the n-th reset from now on; 1 is the next.
     BeforeReset(u64),
+    /// The n-th point between two operations on the platform from now on: before or after a SEAMCALL, a reset, a fence, a flush
+    /// or a write-back; 1 is the next.
+    Nth(u64),
 }
 
 /// The kernel's clock, and the instant it stops at.
 #[derive(Debug, Default)]
 pub(super) struct Freezer {
     at: Cell<Option<Instant>>,
+    ticks: Cell<u64>,
 }
 
 /// What unwinds: not a panic, so no panic hook speaks.
@@ -44,6 +48,19 @@ impl Freezer {
         {
             self.count_down(left, |left| Instant::AfterCall(at, left));
         }
+    }
+
+    /// A point between two operations.
+    pub(super) fn tick(&self) {
+        self.ticks.set(self.ticks.get() + 1);
+        if let Some(Instant::Nth(left)) = self.at.get() {
+            self.count_down(left, Instant::Nth);
+        }
+    }
+
+    /// Points so far.
+    pub(super) fn ticks(&self) -> u64 {
+        self.ticks.get()
     }
 
     pub(super) fn before_reset(&self) {

@@ -10,12 +10,13 @@ use tdx_host::{
 use super::{Lab, LabCpu};
 use crate::{host::Host, images};
 
-/// The kernel that brings TDX up. CPU 0 is the one it runs on.
+/// The kernel that brings TDX up. It runs on CPU 0 unless it is told otherwise.
 pub struct LabKernel<'l> {
     lab: &'l Lab<'l>,
     cpus: Vec<LabCpu<'l>>,
     frames: MapFrames<'l>,
     platform: Option<TdxPlatform>,
+    current: u32,
 }
 
 impl<'l> LabKernel<'l> {
@@ -25,7 +26,7 @@ impl<'l> LabKernel<'l> {
         // An empty list of taken ranges has room, and nothing overlaps in it.
         let _ = frames.reserve(images::pages(host));
         let count = lab.ask(tdx_machine::Machine::cpus);
-        Self { lab, cpus: (0..count).map(|number| LabCpu::new(lab, number)).collect(), frames, platform }
+        Self { lab, cpus: (0..count).map(|number| LabCpu::new(lab, number)).collect(), frames, platform, current: 0 }
     }
 
     /// Keeps a range for somebody else, e.g. the crash kernel. False if some of it is taken already.
@@ -36,7 +37,17 @@ impl<'l> LabKernel<'l> {
 
     /// The CPU this kernel runs on.
     pub fn this_cpu(&self) -> LabCpu<'l> {
-        LabCpu::new(self.lab, 0)
+        LabCpu::new(self.lab, self.current)
+    }
+
+    /// Goes on on another CPU: the one that panics, for example.
+    pub fn move_to(&mut self, cpu: CpuId) {
+        self.current = cpu.0;
+    }
+
+    /// Every CPU but the current one.
+    fn others(&self) -> impl Iterator<Item = &LabCpu<'l>> {
+        (0u32..).zip(&self.cpus).filter(|(number, _)| *number != self.current).map(|(_, cpu)| cpu)
     }
 
     /// Pages handed out or in use, ascending.
@@ -104,7 +115,7 @@ impl<'l> StopCpus for LabKernel<'l> {
     }
 
     fn stop_other_cpus(&self) -> u32 {
-        for cpu in self.cpus.iter().skip(1) {
+        for cpu in self.others() {
             stop_this_cpu(*cpu, self.platform.as_ref());
         }
         1
@@ -121,7 +132,7 @@ impl<'l> StopCpus for LabKernel<'l> {
 impl NmiStop for LabKernel<'_> {
     /// Every CPU takes the NMI at once: none is inside SEAM, because SEAMCALLs do not overlap here.
     fn stop_other_cpus(&self) {
-        for cpu in self.cpus.iter().skip(1) {
+        for cpu in self.others() {
             stop_this_cpu_at_crash(cpu);
         }
     }

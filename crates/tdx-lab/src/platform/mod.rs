@@ -142,6 +142,11 @@ impl<'p> Lab<'p> {
         self.freezer.run(instant, function)
     }
 
+    /// Points between two operations of the kernel so far: what [`Instant::Nth`] counts.
+    pub fn instants(&self) -> u64 {
+        self.freezer.ticks()
+    }
+
     /// Says how many SEAMCALLs the run will make, for the progress line.
     pub fn expect_seamcalls(&self, count: u64) {
         self.expected_seamcalls.set(count);

@@ -1,0 +1,229 @@
+//! A TD's life, stopped for good at every point between two operations on the platform: before and after each SEAMCALL, flush, reset,
+//! fence and write-back. From each of them the machine is handed over, by kexec or by a panic on either CPU, and the next kernel
+//! lives. Nothing that is private is ever unmarked, and nothing that is in use is ever reset.
+
+use std::cell::OnceCell;
+
+use tdx_abi::{KeyId, LineRange, Page, PageRange, StatusCode};
+use tdx_host::bringup;
+use tdx_host::handover::{HostMemory, Kexec, KexecKind, Outcome, Policy, hand_over_crash};
+use tdx_host::key_ids::KeyIds;
+use tdx_host::layout::{Algorithm, Layout};
+use tdx_host::ledger::{Ledger, PageState};
+use tdx_host::platform::{CpuId, detect};
+use tdx_host::private_memory::PrivateMemory;
+use tdx_host::td::TdHost;
+use tdx_lab::host::{Host, HostOptions};
+use tdx_lab::platform::{Instant, Lab, LabKernel};
+use tdx_lab::tds::{Fate, Hypervisor, TdMemory};
+use tdx_machine::{Machine, PartialStore};
+
+const CPU: tdx_machine::CpuId = tdx_machine::CpuId(0);
+
+/// One TDMR of 1 GiB, two CPUs, one package: the bring-up is short, the TD is the same.
+const HOST: &str = "schema = \"cleanslate-host\"\nversion = 1\n[cpu]\nmodel = \"spr\"\npackages = 1\ncpus = 2\n\
+                    [tdx]\nkey_ids = \"[32, 64)\"\n[[memory]]\nrange = \"[1G, 2G)\"\n";
+
+fn host() -> Host {
+    Host::from_reader("tiny", HOST.as_bytes(), &HostOptions::default()).unwrap()
+}
+
+/// How the machine is handed over.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Kexec,
+    /// The CPU that was stopped panics, or the other one does.
+    Panic(CpuId),
+}
+
+/// The first word of a page that somebody uses.
+const CANARY: [u8; 8] = *b"in use!\n";
+
+struct Run {
+    /// Points that the scenario has.
+    instants: u64,
+    /// It was stopped, and not over before.
+    stopped: bool,
+    /// The long loop of a call that is interrupted again and again: its instants are alike.
+    in_the_loop: bool,
+}
+
+/// Every private line outside PAMT lies in a marked page.
+fn assert_superset(machine: &Machine, record: &PrivateMemory, ledger: Option<&Ledger<'_>>, what: &str) {
+    let owned = machine.all_owner_runs().into_iter().map(|run| run.lines);
+    let dirty = machine.dirty_private_runs().into_iter().map(|run| run.lines);
+    let poisoned = machine.all_poisoned_runs().into_iter().map(|run| run.lines);
+    for lines in owned.chain(dirty).chain(poisoned) {
+        for index in lines.pages().start().index()..lines.pages().end().index() {
+            let page = Page::new(index);
+            let in_pamt = record.pamt_ranges().any(|range| range.contains(page));
+            let marked = ledger.and_then(|ledger| ledger.state(page)).is_some_and(|state| state != PageState::Shared);
+            assert!(in_pamt || marked, "page {page} is private and not marked at {what}");
+        }
+    }
+}
+
+/// Lives until the instant, hands over, and lets the next kernel loose.
+fn run(host: &Host, instant: u64, end: End) -> Run {
+    let what = format!("instant {instant}, {end:?}");
+    let lab = Lab::new(host, &()).unwrap();
+    let platform = detect(&lab).unwrap();
+    let record = <PrivateMemory>::new();
+    let mut layout = Box::new(Layout::new());
+    let mut kernel = LabKernel::new(&lab, host, Some(platform));
+    let (memory, ledger, key_ids) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
+    let pages = OnceCell::new();
+    let life = || {
+        bringup::run(&mut kernel, platform, &record, &mut layout, host.memory(), Algorithm::Fit).unwrap();
+        let memory: &TdMemory = memory.get_or_init(|| TdMemory::new(&layout, &platform));
+        let ledger: &Ledger<'_> = ledger.get_or_init(|| memory.ledger(PageRange::default()).unwrap());
+        let key_ids: &KeyIds<'_> = key_ids.get_or_init(|| memory.key_ids(&platform).unwrap());
+        let pool = memory.pool(&mut kernel, 1).unwrap();
+        pages.set(pool.range()).unwrap();
+        lab.act(|machine| {
+            for page in (pool.range().start().index()..pool.range().end().index()).step_by(7) {
+                machine.write_shared(CPU, Page::new(page).start(), &CANARY).unwrap();
+            }
+        });
+        let mut hypervisor = Hypervisor::new(&lab, &mut kernel, TdHost::new(&platform, ledger, key_ids), pool);
+        let _ = hypervisor.live(0, Fate::Gone).unwrap();
+    };
+    let over = lab.until(Instant::Nth(instant), life).is_some();
+    let instants = lab.instants();
+    let (memory_of_tds, ledger) = (pages.get().copied().unwrap_or_default(), ledger.get());
+    lab.ask(|machine| assert_superset(machine, &record, ledger, &what));
+
+    let interrupted = lab.ask(|machine| {
+        let calls = &machine.counters().seamcalls;
+        calls
+            .iter()
+            .filter(|((_, status), _)| *status == StatusCode::INTERRUPTED_RESTARTABLE)
+            .map(|(_, n)| *n)
+            .sum::<u64>()
+    });
+    let result = Run { instants, stopped: !over, in_the_loop: (3..1_000).contains(&interrupted) };
+    if result.in_the_loop && !instant.is_multiple_of(101) {
+        return result;
+    }
+
+    let has_canary = |machine: &mut Machine, page: u64| {
+        let mut bytes = [0; 8];
+        machine.read_shared(CPU, Page::new(page).start(), &mut bytes).is_ok() && bytes == CANARY
+    };
+    let shared = |page| ledger.is_none_or(|ledger| ledger.state(Page::new(page)) == Some(PageState::Shared));
+    let used: Vec<u64> = lab.act(|machine| {
+        let all = memory_of_tds.start().index()..memory_of_tds.end().index();
+        all.filter(|page| shared(*page) && has_canary(machine, *page)).collect()
+    });
+
+    let host_memory = HostMemory {
+        platform: Some(&platform),
+        features: None,
+        record: &record,
+        ledger,
+        gate: lab.gate(),
+        untouched: &[],
+    };
+    let report = match end {
+        End::Kexec => Kexec::begin(Policy::Tracked, KexecKind::Normal, host_memory)
+            .unwrap()
+            .stop_other_cpus(&kernel)
+            .unwrap()
+            .ask_module(|_| ())
+            .write_back_caches()
+            .reset([]),
+        End::Panic(cpu) => {
+            stray_stores(&lab);
+            kernel.move_to(cpu);
+            hand_over_crash(Policy::Tracked, &kernel.this_cpu(), lab.gate(), &kernel, || host_memory)
+        }
+    };
+    assert!(report.is_clean(&host_memory), "{what}: {report:?}");
+    lab.act(|machine| {
+        machine.kexec_boundary();
+        for page in &used {
+            assert!(has_canary(machine, *page), "page {page:#x} was in use and was reset at {what}");
+        }
+        if let Outcome::Reset(count) = report.outcome {
+            let marked: u64 = ledger.map_or(0, Ledger::marked_pages);
+            let pamt: u64 = record.pamt_ranges().map(PageRange::pages).sum();
+            assert_eq!(count.lines, (marked + pamt) * 64, "exactly what is marked, at {what}");
+        }
+        assert_eq!(machine.dirty_private_lines(), 0, "{what}");
+        for part in host.memory() {
+            match end {
+                End::Kexec => {
+                    let used = machine.use_memory(CPU, part.range, PartialStore::NonTemporal).unwrap();
+                    assert_eq!((used.lines_poisoned, used.lines_fatal), (0, 0), "{what}: {:?}", used.first);
+                }
+                End::Panic(_) => machine.load(CPU, part.range.lines(), KeyId::HOST).unwrap_or_else(|check| {
+                    panic!("the crash kernel dies at {what}: {check:?}");
+                }),
+            }
+        }
+    });
+    lab.check().unwrap();
+    result
+}
+
+/// Why it panics: a wild pointer has written to the first line of everything private.
+fn stray_stores(lab: &Lab<'_>) {
+    lab.act(|machine| {
+        for run in machine.all_owner_runs() {
+            let line = LineRange::single(run.lines.start());
+            machine.partial_write(CPU, line, KeyId::HOST, PartialStore::NonTemporal).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_handover_at_every_instant_of_a_tds_life_is_clean() {
+    let host = host();
+    let whole = run(&host, u64::MAX, End::Kexec);
+    assert!(!whole.stopped);
+    // The bring-up has a test of its own, at every operation, under loom: here only some of its instants.
+    let calls_of_bring_up = 256 + 30;
+    let mut stops = 0;
+    for instant in 1..=whole.instants {
+        if instant < 2 * calls_of_bring_up && !instant.is_multiple_of(23) {
+            continue;
+        }
+        let end = [End::Kexec, End::Panic(CpuId(0)), End::Panic(CpuId(1))][(instant % 3) as usize];
+        let run = run(&host, instant, end);
+        assert!(run.stopped || instant + 8 > whole.instants, "instant {instant} of {}", whole.instants);
+        stops += u64::from(run.stopped);
+    }
+    assert!(stops > 1_500, "{stops}");
+}
+
+/// The checker would notice: a kexec that resets PAMT only leaves the TD's pages behind.
+#[test]
+fn the_machine_notices_what_pamt_alone_leaves() {
+    let host = host();
+    let lab = Lab::new(&host, &()).unwrap();
+    let platform = detect(&lab).unwrap();
+    let record = <PrivateMemory>::new();
+    let mut layout = Box::new(Layout::new());
+    let mut kernel = LabKernel::new(&lab, &host, Some(platform));
+    bringup::run(&mut kernel, platform, &record, &mut layout, host.memory(), Algorithm::Fit).unwrap();
+    let memory = TdMemory::new(&layout, &platform);
+    let ledger = memory.ledger(PageRange::default()).unwrap();
+    let key_ids = memory.key_ids(&platform).unwrap();
+    let pool = memory.pool(&mut kernel, 1).unwrap();
+    let mut hypervisor = Hypervisor::new(&lab, &mut kernel, TdHost::new(&platform, &ledger, &key_ids), pool);
+    let td = hypervisor.live(0, Fate::Running).unwrap();
+    let host_memory = HostMemory {
+        platform: Some(&platform),
+        features: None,
+        record: &record,
+        ledger: Some(&ledger),
+        gate: lab.gate(),
+        untouched: &[],
+    };
+    let report = hand_over_crash(Policy::Pamt, &kernel.this_cpu(), lab.gate(), &kernel, || host_memory);
+    assert!(!report.is_clean(&host_memory));
+    let left: u64 = report.leftovers(&host_memory).map(|left| left.range.pages()).sum();
+    assert_eq!(left, ledger.marked_pages());
+    assert!(lab.ask(Machine::private_lines) > 0);
+    drop(td);
+}
