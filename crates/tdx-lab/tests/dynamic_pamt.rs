@@ -469,6 +469,25 @@ fn a_td_lives_and_dies() {
     assert_eq!(pamt.pairs(), 5);
     assert_eq!(ledger.marked_pages(), td.pages() + 1 + 2 * 5);
 
+    // The page of 2 MiB is split, which fails at first, merged, and split for good.
+    let large = Page::new(first + 5 * LARGE);
+    let mut pair: Pair<'_> = take_spares(&mut world.kernel, &ledger, 2).into_iter().collect();
+    inject(&lab, Fault::Answer(NO), Leaf::MEM_PAGE_DEMOTE);
+    let failed = td.demote_with_pair(&cpu, gpa(2 << 20), large, covered(), &pamt, &mut pair).unwrap_err();
+    assert_eq!((failed.cause.status(), pair.len(), pamt.counted(large)), (Some(NO), 2, Some(0)));
+    let sept_page = failed.page.unwrap();
+    td.demote_with_pair(&cpu, gpa(2 << 20), large, sept_page, &pamt, &mut pair).unwrap();
+    assert_eq!((pair.len(), pamt.counted(large), pamt.pairs()), (0, Some(512), 6));
+    world.assert_superset(&ledger);
+    inject(&lab, Fault::Answer(NO), Leaf::MEM_PAGE_PROMOTE);
+    assert_eq!(td.promote_with_pair(&cpu, gpa(2 << 20), large, &pamt).unwrap_err().status(), Some(NO));
+    assert_eq!(pamt.counted(large), Some(512));
+    let promoted = td.promote_with_pair(&cpu, gpa(2 << 20), large, &pamt).unwrap();
+    assert_eq!((promoted.pair.lost, pamt.counted(large), pamt.pairs()), (None, Some(0), 5));
+    let (sept_page, mut pair) = (promoted.sept_page.unwrap(), promoted.pair.pages);
+    td.demote_with_pair(&cpu, gpa(2 << 20), large, sept_page, &pamt, &mut pair).unwrap();
+    assert_eq!(ledger.marked_pages(), td.pages() + 1 + 2 * 6);
+
     // Too early: the module still has the page, and takes no pair from under it.
     let early = pamt.put(&cpu, Page::new(first + 4 * LARGE)).unwrap_err();
     assert_eq!(early.cause.status().map(Status::code), Some(StatusCode::PAMT_PAGE_NOT_EMPTY));
@@ -481,6 +500,7 @@ fn a_td_lives_and_dies() {
         let _ = page.unwrap().release();
     });
     let _ = dead.finish(&cpu).unwrap().release();
+    given.extend((0..LARGE).map(|small| Page::new(first + 5 * LARGE + small)));
     for page in given {
         assert_eq!(pamt.put(&cpu, page).unwrap().lost, None);
     }

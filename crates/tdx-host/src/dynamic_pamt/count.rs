@@ -8,6 +8,8 @@
 //!   |<---------------/               | put
 //!   |                                v
 //!   \---------- finish(0) ------- removing --- finish(1): the module refused ---> 1
+//!
+//!   0 --split--> adding --finish(512)--> 512 --merge--> removing --finish(0)--> 0
 //! ```
 //!
 //! # Why a counted page has its pair
@@ -24,7 +26,7 @@ use crate::sync::{AtomicU32, Ordering};
 /// A CPU is in the middle of PAMT.ADD or PAMT.REMOVE.
 const TURN: u32 = 1 << 31;
 /// As many pages as there are in 2 MiB.
-const MOST: u32 = PageSize::Size2M.pages() as u32;
+pub(super) const MOST: u32 = PageSize::Size2M.pages() as u32;
 
 /// The count of one 2 MiB page.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +44,12 @@ pub enum CountError {
     /// No page is counted.
     #[error("no page of this 2 MiB page is counted")]
     Empty,
+    /// The operation is about the 2 MiB page as a whole, and so many of its pages are counted: 0 or 512 are expected.
+    #[error("{counted} pages of this 2 MiB page are counted: it is not one page, nor 512 of one TD")]
+    Parts {
+        /// Pages counted.
+        counted: u32,
+    },
 }
 
 /// What a change of the count asks of the caller.
@@ -87,6 +95,30 @@ impl<'m> Count<'m> {
             1 => Ok(TURN),
             count => Ok(count - 1),
         })
+    }
+
+    /// A page of 2 MiB, which needs no pair, is about to become 512 pages.
+    ///
+    /// # Errors
+    /// [`CountError::Busy`]; [`CountError::Parts`] if a page is counted.
+    pub fn split(self) -> Result<Turn<'m>, CountError> {
+        self.whole(0)
+    }
+
+    /// 512 pages are about to become one of 2 MiB.
+    ///
+    /// # Errors
+    /// [`CountError::Busy`]; [`CountError::Parts`] if not all pages are counted.
+    pub fn merge(self) -> Result<Turn<'m>, CountError> {
+        self.whole(MOST)
+    }
+
+    fn whole(self, expected: u32) -> Result<Turn<'m>, CountError> {
+        match self.0.compare_exchange(expected, TURN, Ordering::AcqRel, Ordering::Relaxed) {
+            Ok(_) => Ok(Turn(self.0)),
+            Err(word) if word & TURN != 0 => Err(CountError::Busy),
+            Err(counted) => Err(CountError::Parts { counted }),
+        }
     }
 
     /// Pages counted; `None` in the middle of a turn.

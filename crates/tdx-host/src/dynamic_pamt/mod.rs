@@ -10,6 +10,7 @@
 
 pub mod count;
 mod error;
+mod large;
 mod pair;
 
 use arrayvec::ArrayVec;
@@ -96,7 +97,7 @@ impl<'h> DynamicPamt<'h> {
             }
             Err(error) => {
                 turn.finish(0);
-                let recovered = giving.refused(self, cpu, &error);
+                let recovered = giving.refused(self, cpu, Some(&error));
                 *spare = recovered.pages;
                 Err(PamtError { cause: error.into(), lost_pages: recovered.lost_pages })
             }

@@ -88,10 +88,15 @@ impl<'h> Giving<'h> {
         }
     }
 
-    /// The call has failed.
-    pub(super) fn refused<C: Cpu>(self, pamt: &DynamicPamt<'h>, cpu: &C, error: &SeamcallError) -> Recovered<'h> {
-        // The gate refused the first attempt already: no instruction, no private line.
-        let never_made = error.attempts == 1 && error.status() == Status::GATE_CLOSED;
+    /// The call has failed; without an error, it was not even tried.
+    pub(super) fn refused<C: Cpu>(
+        self,
+        pamt: &DynamicPamt<'h>,
+        cpu: &C,
+        error: Option<&SeamcallError>,
+    ) -> Recovered<'h> {
+        // Not tried, or the gate refused the first attempt already: no instruction, no private line.
+        let never_made = error.is_none_or(|error| error.attempts == 1 && error.status() == Status::GATE_CLOSED);
         let mut recovered = Recovered::default();
         for page in self.0 {
             recovered.add(

@@ -3,6 +3,7 @@
 use core::fmt;
 use tdx_abi::{PageRange, PageSize, Status, StatusCode};
 
+use crate::dynamic_pamt::PamtCause;
 use crate::key_ids::KeyIdsError;
 use crate::ledger::MarkError;
 use crate::page::{SharedPage, TokenError};
@@ -21,6 +22,9 @@ pub enum TdCause {
     /// The module named a page that the ledger does not have.
     #[error("{0}")]
     Token(#[from] TokenError),
+    /// The counts of dynamic PAMT, or the pair.
+    #[error("{0}")]
+    Pamt(#[from] PamtCause),
     /// No KeyID.
     #[error("{0}")]
     KeyIds(#[from] KeyIdsError),

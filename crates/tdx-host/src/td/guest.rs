@@ -187,12 +187,12 @@ impl<'h, S: Built> Td<'h, S> {
         Ok(())
     }
 
-    fn on_guest(&self, leaf: Leaf, range: u64) -> Registers {
+    pub(super) fn on_guest(&self, leaf: Leaf, range: u64) -> Registers {
         Registers::call(leaf).rcx(range).rdx(self.common.tdr.start().get())
     }
 
     /// A page that the module names by its address has left the TD.
-    fn back<C: Cpu>(&self, cpu: &C, address: u64, size: PageSize) -> Result<SharedPage<'h>, PageError<'h>> {
+    pub(super) fn back<C: Cpu>(&self, cpu: &C, address: u64, size: PageSize) -> Result<SharedPage<'h>, PageError<'h>> {
         self.common.let_go(size);
         // The hint of dynamic PAMT beside the address says what the kernel's own counts say better.
         let (address, _) = removed_page(address);

@@ -13,6 +13,7 @@
 //! purpose: they stay marked, and the next handover resets them.
 
 mod build;
+mod dynamic;
 mod error;
 mod guest;
 mod pages;
@@ -28,6 +29,7 @@ use crate::platform::TdxPlatform;
 use crate::sync::{AtomicU64, Ordering};
 
 pub use build::{Building, Created, Keyed, Runnable, TDCS_PAGES};
+pub use dynamic::Promoted;
 pub use error::{Failed, PageError, TdCause};
 pub use guest::{Built, GuestPage, SeptLevel};
 pub use teardown::{CACHE_WB_RESUMES, Dead, Dying, NotFinished};

@@ -1,0 +1,77 @@
+//! The pair of a page of 2 MiB that becomes 512 pages (MEM.PAGE.DEMOTE) or was 512 (MEM.PAGE.PROMOTE). The module takes and
+//! returns the pair in the very call, so there is no ADD and no REMOVE here; counts, marks and resets are the same.
+
+use tdx_abi::{PAMT_PAIR_PAGES, Page};
+
+use super::DynamicPamt;
+use super::count::{MOST, Turn};
+use super::error::PamtCause;
+use super::pair::{Giving, Pair, Recovered, take_back};
+use crate::platform::Cpu;
+use crate::seamcall::SeamcallError;
+
+/// Everything is ready for MEM.PAGE.DEMOTE.
+#[must_use = "to be ended by `done` or `failed`"]
+pub(crate) struct Split<'p, 'h> {
+    pamt: &'p DynamicPamt<'h>,
+    turn: Turn<'h>,
+    pair: Giving<'h>,
+}
+
+/// Everything is ready for MEM.PAGE.PROMOTE.
+#[must_use = "to be ended by `done` or `failed`"]
+pub(crate) struct Merge<'p, 'h> {
+    pamt: &'p DynamicPamt<'h>,
+    turn: Turn<'h>,
+}
+
+impl<'h> DynamicPamt<'h> {
+    /// Marks the pair in `spare` for the 512 pages of `large`. On an error it is in `spare` again.
+    pub(crate) fn split<C: Cpu>(&self, cpu: &C, large: Page, spare: &mut Pair<'h>) -> Result<Split<'_, 'h>, PamtCause> {
+        let turn = self.count(large)?.split()?;
+        match Giving::new(cpu, spare) {
+            Ok(pair) => Ok(Split { pamt: self, turn, pair }),
+            Err(cause) => {
+                turn.finish(0);
+                Err(cause)
+            }
+        }
+    }
+
+    /// Keeps everybody else away from the 512 pages of `large`, which are all counted.
+    pub(crate) fn merge(&self, large: Page) -> Result<Merge<'_, 'h>, PamtCause> {
+        Ok(Merge { pamt: self, turn: self.count(large)?.merge()? })
+    }
+}
+
+impl<'h> Split<'_, 'h> {
+    /// R12 and R13 of the call.
+    pub(crate) fn pair(&self) -> [Page; PAMT_PAIR_PAGES] {
+        self.pair.pages()
+    }
+
+    /// The call has succeeded: 512 pages are counted.
+    pub(crate) fn done(self) {
+        self.pair.taken();
+        self.turn.finish(MOST);
+    }
+
+    /// The call has failed, or was not even made. Gives back what could be cleaned of the pair.
+    pub(crate) fn failed<C: Cpu>(self, cpu: &C, error: Option<&SeamcallError>) -> Pair<'h> {
+        self.turn.finish(0);
+        self.pair.refused(self.pamt, cpu, error).pages
+    }
+}
+
+impl<'h> Merge<'_, 'h> {
+    /// The call has succeeded and returned this pair; no page is counted any more.
+    pub(crate) fn done<C: Cpu>(self, cpu: &C, pair: [Page; PAMT_PAIR_PAGES]) -> Recovered<'h> {
+        self.turn.finish(0);
+        take_back(self.pamt, cpu, pair)
+    }
+
+    /// The call has failed.
+    pub(crate) fn failed(self) {
+        self.turn.finish(MOST);
+    }
+}
