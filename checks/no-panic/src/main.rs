@@ -1,4 +1,4 @@
-//! A program that links only if no path of bring-up, layout, unwinding, reset, kexec and the ledger can panic.
+//! A program that links only if no path of bring-up, layout, unwinding, reset, kexec, the ledger and dynamic PAMT can panic.
 //!
 //! Its panic handler calls a function that does not exist. If the optimiser cannot prove every panic away, the linker
 //! names the function that may panic. It is never run: its platform answers with whatever the optimiser must not know.
@@ -10,9 +10,10 @@
 
 use core::fmt::Write as _;
 use core::hint::black_box;
-use core::sync::atomic::AtomicU64;
-use tdx_abi::{LineRange, Page, PageRange, PhysAddr, Registers};
+use core::sync::atomic::{AtomicU32, AtomicU64};
+use tdx_abi::{LineRange, Page, PageRange, PageSize, PhysAddr, Registers};
 use tdx_host::bringup;
+use tdx_host::dynamic_pamt::{DynamicPamt, Pair};
 use tdx_host::gate::{Admission, CpuSlot, Gate};
 use tdx_host::handover::{
     HostMemory, Kexec, KexecKind, LeftoverTable, NmiStop, OldMemory, Policy, StopCpus, check_crash_image,
@@ -20,8 +21,10 @@ use tdx_host::handover::{
 };
 use tdx_host::layout::{Algorithm, FrameRequest, FrameSource, Layout, MapFrames};
 use tdx_host::ledger::Ledger;
+use tdx_host::page::SharedPage;
 use tdx_host::platform::{
-    Cpu, CpuId, CpuTask, CpuidOutput, Cpus, LineReset, Msr, NodeRange, PackageId, Processor, SharedMemory, Step, detect,
+    Cpu, CpuId, CpuTask, CpuidOutput, Cpus, LineReset, Msr, NodeRange, PackageId, Processor, SharedMemory, Step,
+    TdxPlatform, detect,
 };
 use tdx_host::private_memory::PrivateMemory;
 use tdx_host::seamcall::Seamcall;
@@ -225,6 +228,23 @@ fn hand_over(memory: HostMemory<'_>, layout: &Layout) {
     black_box(write!(Console, "{explanation} {}", report.suspects).is_ok());
 }
 
+/// Dynamic PAMT: a page comes and goes.
+fn dynamic_pamt(platform: &TdxPlatform, ledger: &Ledger<'_>) {
+    let words = [const { AtomicU32::new(0) }; 8];
+    let words = words.get(..black_box(8)).unwrap_or_default();
+    let Ok(pamt) = DynamicPamt::new(platform, ledger, words) else { return };
+    let mut spare = Pair::new();
+    for page in [black_box(Page::new(1)), black_box(Page::new(2))] {
+        if let Ok(page) = SharedPage::take(ledger, page, PageSize::Size4K) {
+            let _ = spare.try_push(page);
+        }
+    }
+    let page = black_box(Page::new(3));
+    black_box(pamt.get(&Opaque, page, &mut spare).is_ok());
+    black_box(pamt.put(&Opaque, page).is_ok());
+    black_box((pamt.counted(page), pamt.pairs()));
+}
+
 /// The linker's entry point.
 #[unsafe(no_mangle)]
 extern "C" fn _start() -> ! {
@@ -245,6 +265,9 @@ extern "C" fn _start() -> ! {
         black_box(frames.reserve(cmrs[0]));
         black_box(frames.allocate(FrameRequest::anywhere(black_box(3), None)));
         let ledger = ledger(&cmrs);
+        if let Some(ledger) = &ledger {
+            dynamic_pamt(&platform, ledger);
+        }
         let memory = HostMemory {
             platform: Some(&platform),
             features: black_box(None),

@@ -7,6 +7,7 @@ use super::DynamicPamt;
 use super::count::{MOST, Turn};
 use super::error::PamtCause;
 use super::pair::{Giving, Pair, Recovered, take_back};
+use crate::ledger::Returning;
 use crate::platform::Cpu;
 use crate::seamcall::SeamcallError;
 
@@ -23,6 +24,7 @@ pub(crate) struct Split<'p, 'h> {
 pub(crate) struct Merge<'p, 'h> {
     pamt: &'p DynamicPamt<'h>,
     turn: Turn<'h>,
+    returning: Returning<'h>,
 }
 
 impl<'h> DynamicPamt<'h> {
@@ -40,7 +42,8 @@ impl<'h> DynamicPamt<'h> {
 
     /// Keeps everybody else away from the 512 pages of `large`, which are all counted.
     pub(crate) fn merge(&self, large: Page) -> Result<Merge<'_, 'h>, PamtCause> {
-        Ok(Merge { pamt: self, turn: self.count(large)?.merge()? })
+        let turn = self.count(large)?.merge()?;
+        Ok(Merge { pamt: self, turn, returning: self.ledger().returning() })
     }
 }
 
@@ -67,11 +70,12 @@ impl<'h> Merge<'_, 'h> {
     /// The call has succeeded and returned this pair; no page is counted any more.
     pub(crate) fn done<C: Cpu>(self, cpu: &C, pair: [Page; PAMT_PAIR_PAGES]) -> Recovered<'h> {
         self.turn.finish(0);
-        take_back(self.pamt, cpu, pair)
+        take_back(self.pamt, cpu, self.returning, pair)
     }
 
     /// The call has failed.
     pub(crate) fn failed(self) {
+        self.returning.settled();
         self.turn.finish(MOST);
     }
 }

@@ -116,14 +116,16 @@ impl<'h> DynamicPamt<'h> {
             Change::Counted => return Ok(Recovered::default()),
             Change::Turn(turn) => turn,
         };
+        let returning = self.ledger.returning();
         match call(cpu, operation(Leaf::PHYMEM_PAMT_REMOVE, page)) {
             Ok(registers) => {
                 // What is left to do is about pages that only this CPU knows.
                 turn.finish(0);
                 let pages = [registers.rdx, registers.r8].map(|address| PhysAddr::new(address).page());
-                Ok(pair::take_back(self, cpu, pages))
+                Ok(pair::take_back(self, cpu, returning, pages))
             }
             Err(error) => {
+                returning.settled();
                 turn.finish(1);
                 Err(PamtCause::from(error).into())
             }

@@ -7,6 +7,7 @@ use tdx_abi::{Leaf, PAMT_PAIR_PAGES, Page, PageSize, Registers, Status};
 
 use super::DynamicPamt;
 use super::error::PamtCause;
+use crate::ledger::Returning;
 use crate::page::{CleanPage, GivingPage, PrivatePage, ResetPass, ReturnedPage, SharedPage};
 use crate::platform::Cpu;
 use crate::seamcall::{SeamcallError, call};
@@ -109,13 +110,25 @@ impl<'h> Giving<'h> {
     }
 }
 
-/// Takes back the pages that the module has named after PAMT.REMOVE.
-pub(super) fn take_back<'h, C: Cpu>(pamt: &DynamicPamt<'h>, cpu: &C, pages: [Page; PAMT_PAIR_PAGES]) -> Recovered<'h> {
+/// Takes back the pages that the module has named in the answer to a call that was announced by `returning`. Both are entered in the
+/// ledger before either is touched.
+pub(super) fn take_back<'h, C: Cpu>(
+    pamt: &DynamicPamt<'h>,
+    cpu: &C,
+    returning: Returning<'h>,
+    pages: [Page; PAMT_PAIR_PAGES],
+) -> Recovered<'h> {
+    let entered = pages.map(|page| {
+        let private = PrivatePage::find(pamt.ledger(), page, PageSize::Size4K)?;
+        private.returned().map_err(PamtCause::from)
+    });
+    // A page that the ledger does not have as given: nobody knows which one the module has let go of, and this stays said.
+    if entered.iter().all(Result::is_ok) {
+        returning.settled();
+    }
     let mut recovered = Recovered::default();
-    for page in pages {
-        let private = PrivatePage::find(pamt.ledger(), page, PageSize::Size4K).map_err(PamtCause::from);
-        let returned = private.and_then(|page| page.returned().map_err(PamtCause::from));
-        recovered.add(returned.and_then(|page| clean(pamt, cpu, page)));
+    for page in entered {
+        recovered.add(page.and_then(|page| clean(pamt, cpu, page)));
     }
     recovered
 }

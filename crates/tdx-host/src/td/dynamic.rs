@@ -72,13 +72,20 @@ impl<'h, S: Built> Td<'h, S> {
         pamt: &DynamicPamt<'h>,
     ) -> Result<Promoted<'h>, TdCause> {
         let merge = pamt.merge(large)?;
+        // The Secure-EPT page returns in the same answer.
+        let returning = self.common.host.ledger().returning();
         match call(cpu, self.on_guest(Leaf::MEM_PAGE_PROMOTE, gpa.operand(PageSize::Size2M))) {
             Ok(registers) => {
                 let pair = [registers.r12, registers.r13].map(|address| PhysAddr::new(address).page());
                 let pair = merge.done(cpu, pair);
-                Ok(Promoted { sept_page: self.back(cpu, registers.rcx, PageSize::Size4K), pair })
+                let sept_page = self.back(cpu, registers.rcx, PageSize::Size4K);
+                if !matches!(&sept_page, Err(PageError { cause: TdCause::Token(_), .. })) {
+                    returning.settled();
+                }
+                Ok(Promoted { sept_page, pair })
             }
             Err(error) => {
+                returning.settled();
                 merge.failed();
                 Err(error.into())
             }
