@@ -162,6 +162,34 @@ fn bring_up_takes_a_hundredth_of_the_memory() {
     }
 }
 
+/// A bring-up that fails takes all of its small PAMT back, as one with static PAMT does.
+#[test]
+fn a_failed_bring_up_leaves_nothing() {
+    let host = small_host();
+    let failures = [(Leaf::SYS_CONFIG, 1), (Leaf::SYS_KEY_CONFIG, 2)].into_iter();
+    for (leaf, number) in failures.chain([1, 2, 257, 700, 1024].map(|number| (Leaf::SYS_TDMR_INIT, number))) {
+        let lab = Lab::with_module(&host, ModuleProfile::DynamicPamt, &()).unwrap();
+        let platform = detect(&lab).unwrap();
+        let mut kernel = LabKernel::new(&lab, &host, Some(platform));
+        let before = kernel.taken().to_vec();
+        let record = <PrivateMemory>::new();
+        let mut layout = Box::new(Layout::new());
+        lab.act(|machine| machine.inject(Fault::Answer(NO), When::CallOf(leaf, number)));
+        let mut known = Bringup::start(&mut kernel, platform, &record, &mut layout)
+            .and_then(|bringup| bringup.sys_init()?.init_cpus()?.read_module_info())
+            .unwrap();
+        known.use_dynamic_pamt().unwrap();
+        let planned = known.plan(host.memory(), Algorithm::Fit).unwrap();
+        let error = planned.configure().and_then(|ready| ready.configure_keys()?.init_tdmrs()).unwrap_err();
+        assert_eq!(error.seamcall().map(|failed| failed.call.leaf()), Some(leaf));
+        assert_eq!(error.unwound.freed_bytes, 4 * (40 << 10) + 2 * 4096);
+        assert_eq!(kernel.taken(), before, "{leaf} {number}");
+        assert!(!record.may_have_private_memory());
+        assert_eq!(lab.ask(|machine| (machine.private_lines(), machine.dirty_private_lines())), (0, 0));
+        lab.check().unwrap();
+    }
+}
+
 /// A module without the feature says so before anything is laid out, and the bring-up goes on with static PAMT.
 #[test]
 fn an_old_module_goes_on_with_static_pamt() {
