@@ -6,7 +6,7 @@ use std::cell::OnceCell;
 
 use tdx_abi::{KeyId, LineRange, Page, PageRange, StatusCode};
 use tdx_host::bringup;
-use tdx_host::handover::{HostMemory, Kexec, KexecKind, Outcome, Policy, hand_over_crash};
+use tdx_host::handover::{HostMemory, Kexec, KexecKind, ModuleAnswer, Outcome, Policy, hand_over_crash};
 use tdx_host::key_ids::KeyIds;
 use tdx_host::layout::{Algorithm, Layout};
 use tdx_host::ledger::{Ledger, PageState};
@@ -16,7 +16,7 @@ use tdx_host::td::TdHost;
 use tdx_lab::host::{Host, HostOptions};
 use tdx_lab::platform::{Instant, Lab, LabKernel};
 use tdx_lab::tds::{Fate, Hypervisor, TdMemory};
-use tdx_machine::{Machine, PartialStore};
+use tdx_machine::{Machine, ModuleProfile, PartialStore};
 
 const CPU: tdx_machine::CpuId = tdx_machine::CpuId(0);
 
@@ -32,6 +32,8 @@ fn host() -> Host {
 #[derive(Clone, Copy, Debug)]
 enum End {
     Kexec,
+    /// Kexec that asks a module with TDH.SYS.DISABLE, and resets only what that cannot know.
+    AskModule,
     /// The CPU that was stopped panics, or the other one does.
     Panic(CpuId),
 }
@@ -66,7 +68,11 @@ fn assert_superset(machine: &Machine, record: &PrivateMemory, ledger: Option<&Le
 /// Lives until the instant, hands over, and lets the next kernel loose.
 fn run(host: &Host, instant: u64, end: End) -> Run {
     let what = format!("instant {instant}, {end:?}");
-    let lab = Lab::new(host, &()).unwrap();
+    let (policy, module) = match end {
+        End::AskModule => (Policy::Module, ModuleProfile::SysDisable),
+        _ => (Policy::Tracked, ModuleProfile::V1_5_01),
+    };
+    let lab = Lab::with_module(host, module, &()).unwrap();
     let platform = detect(&lab).unwrap();
     let record = <PrivateMemory>::new();
     let mut layout = Box::new(Layout::new());
@@ -118,14 +124,14 @@ fn run(host: &Host, instant: u64, end: End) -> Run {
 
     let host_memory = HostMemory {
         platform: Some(&platform),
-        features: None,
+        features: Some(module.features()),
         record: &record,
         ledger,
         gate: lab.gate(),
         untouched: &[],
     };
     let report = match end {
-        End::Kexec => Kexec::begin(Policy::Tracked, KexecKind::Normal, host_memory)
+        End::Kexec | End::AskModule => Kexec::begin(policy, KexecKind::Normal, host_memory)
             .unwrap()
             .stop_other_cpus(&kernel)
             .unwrap()
@@ -135,7 +141,7 @@ fn run(host: &Host, instant: u64, end: End) -> Run {
         End::Panic(cpu) => {
             stray_stores(&lab);
             kernel.move_to(cpu);
-            hand_over_crash(Policy::Tracked, &kernel.this_cpu(), lab.gate(), &kernel, || host_memory)
+            hand_over_crash(policy, &kernel.this_cpu(), lab.gate(), &kernel, || host_memory)
         }
     };
     assert!(report.is_clean(&host_memory), "{what}: {report:?}");
@@ -144,7 +150,10 @@ fn run(host: &Host, instant: u64, end: End) -> Run {
         for page in &used {
             assert!(has_canary(machine, *page), "page {page:#x} was in use and was reset at {what}");
         }
-        if let Outcome::Reset(count) = report.outcome {
+        let disabled = matches!(report.module, Some(ModuleAnswer::Disabled { .. }));
+        if let Outcome::Reset(count) = report.outcome
+            && !disabled
+        {
             let marked: u64 = ledger.map_or(0, Ledger::marked_pages);
             let pamt: u64 = record.pamt_ranges().map(PageRange::pages).sum();
             assert_eq!(count.lines, (marked + pamt) * 64, "exactly what is marked, at {what}");
@@ -152,7 +161,7 @@ fn run(host: &Host, instant: u64, end: End) -> Run {
         assert_eq!(machine.dirty_private_lines(), 0, "{what}");
         for part in host.memory() {
             match end {
-                End::Kexec => {
+                End::Kexec | End::AskModule => {
                     let used = machine.use_memory(CPU, part.range, PartialStore::NonTemporal).unwrap();
                     assert_eq!((used.lines_poisoned, used.lines_fatal), (0, 0), "{what}: {:?}", used.first);
                 }
@@ -176,24 +185,34 @@ fn stray_stores(lab: &Lab<'_>) {
     });
 }
 
-#[test]
-fn a_handover_at_every_instant_of_a_tds_life_is_clean() {
+/// Every instant of a TD's life, and some of the bring-up before it, which has a test of its own, at every operation, under loom.
+fn at_every_instant(ends: &[End]) {
     let host = host();
-    let whole = run(&host, u64::MAX, End::Kexec);
+    let whole = run(&host, u64::MAX, ends[0]);
     assert!(!whole.stopped);
-    // The bring-up has a test of its own, at every operation, under loom: here only some of its instants.
     let calls_of_bring_up = 256 + 30;
     let mut stops = 0;
     for instant in 1..=whole.instants {
         if instant < 2 * calls_of_bring_up && !instant.is_multiple_of(23) {
             continue;
         }
-        let end = [End::Kexec, End::Panic(CpuId(0)), End::Panic(CpuId(1))][(instant % 3) as usize];
+        // Points before and after an operation alternate, so the ends must not have the same period.
+        let end = ends[(instant / 2 + instant) as usize % ends.len()];
         let run = run(&host, instant, end);
         assert!(run.stopped || instant + 8 > whole.instants, "instant {instant} of {}", whole.instants);
         stops += u64::from(run.stopped);
     }
     assert!(stops > 1_500, "{stops}");
+}
+
+#[test]
+fn kexec_and_panics_on_either_cpu_are_clean() {
+    at_every_instant(&[End::Kexec, End::Panic(CpuId(0)), End::Panic(CpuId(1))]);
+}
+
+#[test]
+fn asking_the_module_is_clean() {
+    at_every_instant(&[End::AskModule]);
 }
 
 /// The checker would notice: a kexec that resets PAMT only leaves the TD's pages behind.

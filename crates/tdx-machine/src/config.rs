@@ -74,8 +74,8 @@ impl ModuleProfile {
         matches!(self, Self::SysDisable)
     }
 
-    /// TDX_FEATURES0.
-    pub(crate) const fn features(self) -> TdxFeatures0 {
+    /// TDX_FEATURES0, as SYS.RD has it.
+    pub const fn features(self) -> TdxFeatures0 {
         let features = TdxFeatures0::MODULE_1_5_01;
         match self {
             Self::V1_5_01 => features,

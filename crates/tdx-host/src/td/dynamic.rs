@@ -5,8 +5,8 @@ use tdx_abi::{Leaf, Page, PageSize, PhysAddr};
 
 use super::Td;
 use super::error::{PageError, TdCause};
-use super::guest::{Built, GuestPage};
-use super::pages::{check_size, give};
+use super::guest::{Built, GuestPage, named};
+use super::pages::{check_size, give, returned};
 use crate::dynamic_pamt::{DynamicPamt, Pair, Recovered};
 use crate::page::SharedPage;
 use crate::platform::Cpu;
@@ -78,10 +78,10 @@ impl<'h, S: Built> Td<'h, S> {
             Ok(registers) => {
                 let pair = [registers.r12, registers.r13].map(|address| PhysAddr::new(address).page());
                 let pair = merge.done(cpu, pair);
-                let sept_page = self.back(cpu, registers.rcx, PageSize::Size4K);
-                if !matches!(&sept_page, Err(PageError { cause: TdCause::Token(_), .. })) {
+                let sept_page = returned(self.common.host, named(&registers), PageSize::Size4K).and_then(|page| {
                     returning.settled();
-                }
+                    self.left(cpu, page)
+                });
                 Ok(Promoted { sept_page, pair })
             }
             Err(error) => {

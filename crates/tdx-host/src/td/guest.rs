@@ -1,11 +1,11 @@
 //! Guest memory of a TD while it lives: Secure-EPT pages, guest pages, and their way back.
 
-use tdx_abi::{Leaf, PageSize, Registers, removed_page};
+use tdx_abi::{Leaf, Page, PageSize, Registers, removed_page};
 
 use super::error::{PageError, TdCause};
-use super::pages::{check_size, give, take_back};
+use super::pages::{call_back, check_size, clean, give, returned};
 use super::{Building, Runnable, Td};
-use crate::page::SharedPage;
+use crate::page::{ReturnedPage, SharedPage};
 use crate::platform::Cpu;
 use crate::seamcall::call;
 
@@ -79,8 +79,7 @@ impl<'h, S: Built> Td<'h, S> {
         level: SeptLevel,
     ) -> Result<SharedPage<'h>, PageError<'h>> {
         let input = self.on_guest(Leaf::MEM_SEPT_REMOVE, gpa.address() | level as u64);
-        let registers = call(cpu, input).map_err(PageError::without_page)?;
-        self.back(cpu, registers.rcx, PageSize::Size4K)
+        self.back(cpu, input, PageSize::Size4K)
     }
 
     /// MEM.PAGE.AUG: the page (4 KiB or 2 MiB) becomes guest memory once the guest accepts it. No content is written now,
@@ -135,9 +134,7 @@ impl<'h, S: Built> Td<'h, S> {
         gpa: GuestPage,
         size: PageSize,
     ) -> Result<SharedPage<'h>, PageError<'h>> {
-        let registers =
-            call(cpu, self.on_guest(Leaf::MEM_PAGE_REMOVE, gpa.operand(size))).map_err(PageError::without_page)?;
-        self.back(cpu, registers.rcx, size)
+        self.back(cpu, self.on_guest(Leaf::MEM_PAGE_REMOVE, gpa.operand(size)), size)
     }
 
     /// MEM.PAGE.RELOCATE of a 4 KiB page to `page`, after it was blocked and tracked. Gives the old page back, clean.
@@ -152,9 +149,19 @@ impl<'h, S: Built> Td<'h, S> {
     ) -> Result<SharedPage<'h>, PageError<'h>> {
         let page = check_size(page, PageSize::Size4K)?;
         let input = self.on_guest(Leaf::MEM_PAGE_RELOCATE, gpa.operand(PageSize::Size4K)).r8(page.page().start().get());
-        let registers = give(self.common.host, cpu, page, self.key_id(), input)?;
-        self.common.took(PageSize::Size4K);
-        self.back(cpu, registers.rcx, PageSize::Size4K)
+        let (host, key) = (self.common.host, self.key_id());
+        let returning = host.ledger.returning();
+        let registers = match give(host, cpu, page, key, input) {
+            Ok(registers) => registers,
+            Err(error) => {
+                returning.settled();
+                return Err(error);
+            }
+        };
+        // One page came, one went.
+        let old = returned(host, named(&registers), PageSize::Size4K)?;
+        returning.settled();
+        clean(host, cpu, old, key)
     }
 
     /// MEM.PAGE.PROMOTE: 512 adjacent pages become one of `size` (2 MiB or 1 GiB), after the range was blocked and tracked.
@@ -163,9 +170,7 @@ impl<'h, S: Built> Td<'h, S> {
     /// # Errors
     /// [`PageError`].
     pub fn promote<C: Cpu>(&self, cpu: &C, gpa: GuestPage, size: PageSize) -> Result<SharedPage<'h>, PageError<'h>> {
-        let registers =
-            call(cpu, self.on_guest(Leaf::MEM_PAGE_PROMOTE, gpa.operand(size))).map_err(PageError::without_page)?;
-        self.back(cpu, registers.rcx, PageSize::Size4K)
+        self.back(cpu, self.on_guest(Leaf::MEM_PAGE_PROMOTE, gpa.operand(size)), PageSize::Size4K)
     }
 
     /// MEM.PAGE.DEMOTE: a page of `size` (2 MiB or 1 GiB) becomes 512 smaller ones, after it was blocked and tracked. `page`
@@ -191,11 +196,20 @@ impl<'h, S: Built> Td<'h, S> {
         Registers::call(leaf).rcx(range).rdx(self.common.tdr.start().get())
     }
 
-    /// A page that the module names by its address has left the TD.
-    pub(super) fn back<C: Cpu>(&self, cpu: &C, address: u64, size: PageSize) -> Result<SharedPage<'h>, PageError<'h>> {
-        self.common.let_go(size);
-        // The hint of dynamic PAMT beside the address says what the kernel's own counts say better.
-        let (address, _) = removed_page(address);
-        take_back(self.common.host, cpu, address.page(), size, self.key_id())
+    /// A call by which a page leaves the TD; the module names it in RCX.
+    fn back<C: Cpu>(&self, cpu: &C, input: Registers, size: PageSize) -> Result<SharedPage<'h>, PageError<'h>> {
+        let page = call_back(self.common.host, cpu, input, |registers| (named(registers), size))?;
+        self.left(cpu, page)
     }
+
+    /// A page has left the TD.
+    pub(super) fn left<C: Cpu>(&self, cpu: &C, page: ReturnedPage<'h>) -> Result<SharedPage<'h>, PageError<'h>> {
+        self.common.let_go(page.size());
+        clean(self.common.host, cpu, page, self.key_id())
+    }
+}
+
+/// The page that the module names. The hint of dynamic PAMT beside its address says what the kernel's own counts say better.
+pub(super) fn named(registers: &Registers) -> Page {
+    removed_page(registers.rcx).0.page()
 }

@@ -52,33 +52,52 @@ fn was_never_made(error: &SeamcallError) -> bool {
     error.attempts == 1 && error.status() == Status::GATE_CLOSED
 }
 
-/// Takes a page back that the module has let go of while its KeyID lives.
-pub(super) fn take_back<'h, C: Cpu>(
+/// Makes a call that returns a page, and enters the answer into the ledger. `which` reads the page out of the answer.
+///
+/// Between the two the page looks given although the module does not know it any more: [`Ledger::returning`] says so.
+///
+/// [`Ledger::returning`]: crate::ledger::Ledger::returning
+pub(super) fn call_back<'h, C: Cpu>(
     host: TdHost<'h>,
     cpu: &C,
-    page: Page,
-    size: PageSize,
+    input: Registers,
+    which: impl FnOnce(&Registers) -> (Page, PageSize),
+) -> Result<ReturnedPage<'h>, PageError<'h>> {
+    let returning = host.ledger.returning();
+    match call(cpu, input) {
+        Ok(registers) => {
+            let (page, size) = which(&registers);
+            let page = returned(host, page, size)?;
+            returning.settled();
+            Ok(page)
+        }
+        Err(error) => {
+            returning.settled();
+            Err(PageError::without_page(error))
+        }
+    }
+}
+
+/// Cleans a page whose KeyID lives.
+pub(super) fn clean<'h, C: Cpu>(
+    host: TdHost<'h>,
+    cpu: &C,
+    page: ReturnedPage<'h>,
     key: KeyId,
 ) -> Result<SharedPage<'h>, PageError<'h>> {
-    let returned = returned(host, page, size)?;
-    let range = returned.range();
-    let clean = write_back(host, cpu, returned, key).map_err(|error| PageError::leaked(range, error))?;
+    let range = page.range();
+    let clean = write_back(host, cpu, page, key).map_err(|error| PageError::leaked(range, error))?;
     ResetPass::new(cpu).reset(clean).map_err(|error| PageError::leaked(range, error))
 }
 
-/// Takes a page back whose KeyID was written back everywhere and is free.
-pub(super) fn take_back_written<'h, C: Cpu>(
-    host: TdHost<'h>,
-    cpu: &C,
-    page: Page,
-    size: PageSize,
-) -> Result<SharedPage<'h>, PageError<'h>> {
-    let returned = returned(host, page, size)?;
-    let range = returned.range();
-    ResetPass::new(cpu).reset(returned.written_back()).map_err(|error| PageError::leaked(range, error))
+/// Cleans a page whose KeyID was written back on every package and is free.
+pub(super) fn clean_written<'h, C: Cpu>(cpu: &C, page: ReturnedPage<'h>) -> Result<SharedPage<'h>, PageError<'h>> {
+    let range = page.range();
+    ResetPass::new(cpu).reset(page.written_back()).map_err(|error| PageError::leaked(range, error))
 }
 
-fn returned(host: TdHost<'_>, page: Page, size: PageSize) -> Result<ReturnedPage<'_>, PageError<'_>> {
+/// The token of a page that the module names.
+pub(super) fn returned(host: TdHost<'_>, page: Page, size: PageSize) -> Result<ReturnedPage<'_>, PageError<'_>> {
     let private = PrivatePage::find(host.ledger, page, size).map_err(PageError::without_page)?;
     let range = private.range();
     private.returned().map_err(|error| PageError::leaked(range, error))

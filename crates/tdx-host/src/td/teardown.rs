@@ -4,13 +4,13 @@ use core::fmt;
 use tdx_abi::{Leaf, Page, PageSize, PhysAddr, Registers, StatusCode};
 
 use super::error::{Failed, PageError, TdCause};
-use super::pages::{take_back, take_back_written};
+use super::pages::{call_back, clean, clean_written};
 use super::{Td, TdHost};
 use crate::bringup::FirstError;
 use crate::ledger::PageState;
-use crate::page::SharedPage;
+use crate::page::{ReturnedPage, SharedPage};
 use crate::platform::{Cpu, CpuTask, Cpus, Step};
-use crate::seamcall::{SeamcallError, call};
+use crate::seamcall::call;
 
 /// How often an interrupted PHYMEM.CACHE.WB is resumed on a package, as in Linux.
 pub const CACHE_WB_RESUMES: u32 = 10_000;
@@ -157,8 +157,7 @@ impl<'h> Dead<'h> {
     /// # Errors
     /// [`PageError`].
     pub fn reclaim<C: Cpu>(&self, cpu: &C, page: Page) -> Result<SharedPage<'h>, PageError<'h>> {
-        let size = reclaim(cpu, page).map_err(PageError::without_page)?;
-        take_back_written(self.host, cpu, page, size)
+        clean_written(cpu, reclaim(self.host, cpu, page)?)
     }
 
     /// Reclaims every page that the module has for this TD but the TDR. Walks the ledger and asks PHYMEM.PAGE.RDMD whose each
@@ -193,10 +192,10 @@ impl<'h> Dead<'h> {
     /// # Errors
     /// [`NotFinished`].
     pub fn finish<C: Cpu>(self, cpu: &C) -> Result<SharedPage<'h>, NotFinished<'h>> {
-        match reclaim(cpu, self.tdr) {
-            Ok(_) => take_back(self.host, cpu, self.tdr, PageSize::Size4K, self.host.platform.global_key_id())
-                .map_err(NotFinished::Lost),
-            Err(error) => Err(NotFinished::Kept { td: self, cause: error.into() }),
+        match reclaim(self.host, cpu, self.tdr) {
+            Ok(page) => clean(self.host, cpu, page, self.host.platform.global_key_id()).map_err(NotFinished::Lost),
+            Err(error) if error.leaked.is_some() => Err(NotFinished::Lost(error)),
+            Err(error) => Err(NotFinished::Kept { td: self, cause: error.cause }),
         }
     }
 
@@ -214,8 +213,8 @@ impl<'h> Dead<'h> {
     }
 }
 
-/// PHYMEM.PAGE.RECLAIM; the size of the page that the module has let go of.
-fn reclaim<C: Cpu>(cpu: &C, page: Page) -> Result<PageSize, SeamcallError> {
-    let registers = call(cpu, Registers::call(Leaf::PHYMEM_PAGE_RECLAIM).rcx_address(page.start()))?;
-    Ok(PageSize::from_level(registers.r8).unwrap_or(PageSize::Size4K))
+/// PHYMEM.PAGE.RECLAIM. The module says how large the page was.
+fn reclaim<'h, C: Cpu>(host: TdHost<'h>, cpu: &C, page: Page) -> Result<ReturnedPage<'h>, PageError<'h>> {
+    let input = Registers::call(Leaf::PHYMEM_PAGE_RECLAIM).rcx_address(page.start());
+    call_back(host, cpu, input, |registers| (page, PageSize::from_level(registers.r8).unwrap_or(PageSize::Size4K)))
 }
