@@ -44,6 +44,20 @@ pub enum Refusal {
         /// Offset of the field in bytes.
         offset: u64,
     },
+    /// The CPU runs a guest: the host does nothing there before the VCPU has left.
+    CpuInGuest {
+        /// The CPU.
+        cpu: CpuId,
+    },
+    /// No VCPU is on the CPU.
+    NoGuestOnCpu {
+        /// The CPU.
+        cpu: CpuId,
+    },
+    /// VP.ENTER with flags beside the TDVPR.
+    VpEnterFlagsNotModelled,
+    /// RAX bit 63 selects the P-SEAMLDR.
+    SeamldrNotModelled,
     /// The call is about an L2 VM.
     L2VmNotModelled,
     /// A CPUID leaf that is not modelled.
@@ -70,6 +84,10 @@ impl fmt::Display for Refusal {
             Self::TdParamsNotModelled { offset } => {
                 write!(f, "TD_PARAMS: what the module makes of the value at offset {offset} is not known")
             }
+            Self::CpuInGuest { cpu } => write!(f, "{cpu} runs a guest: take its VCPU out first"),
+            Self::NoGuestOnCpu { cpu } => write!(f, "no VCPU is on {cpu}"),
+            Self::VpEnterFlagsNotModelled => f.write_str("flags of VP.ENTER are not modelled"),
+            Self::SeamldrNotModelled => f.write_str("RAX bit 63 selects the P-SEAMLDR, which is not modelled"),
             Self::L2VmNotModelled => f.write_str("Secure EPT of L2 VMs is not modelled"),
             Self::CpuidNotModelled { leaf } => write!(f, "CPUID leaf {leaf:#x} is not modelled"),
             Self::MsrNotModelled { msr } => write!(f, "MSR {msr:#x} is not modelled"),

@@ -163,7 +163,7 @@ fn requests_outside_the_model_are_refused() {
     let mut byte = [0];
     let wraps = machine.read_shared(CPU, PhysAddr::new(u64::MAX), &mut byte);
     assert!(matches!(wraps, Err(AccessError::Refused(Refusal::BeyondPhysicalMemory { .. }))));
-    for leaf in [Leaf::VP_ENTER, Leaf::SYS_RDALL, Leaf::MNG_RD, Leaf(64)] {
+    for leaf in [Leaf::VP_RD, Leaf::SYS_RDALL, Leaf::MNG_RD, Leaf(64)] {
         let refused = machine.seamcall(CPU, Registers::call(leaf));
         assert_eq!(refused, Err(Refusal::LeafNotModelled { leaf }));
     }

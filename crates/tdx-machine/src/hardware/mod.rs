@@ -22,6 +22,8 @@ use crate::{CpuId, MachineConfig, PackageId, Refusal};
 pub(crate) struct Cpu {
     /// In VMX operation.
     pub(crate) vmx: bool,
+    /// A VCPU runs on it: it makes no operation of the host.
+    in_guest: bool,
     /// Direct stores of zeros that no fence has made visible yet, in order; touching ones are joined.
     pending: Vec<LineRange>,
 }
@@ -70,7 +72,17 @@ impl Hardware {
     }
 
     pub(crate) fn check_cpu(&self, cpu: CpuId) -> Result<(), Refusal> {
-        if cpu.index() < self.cpus.len() { Ok(()) } else { Err(Refusal::NoSuchCpu { cpu }) }
+        match self.cpus.get(cpu.index()) {
+            None => Err(Refusal::NoSuchCpu { cpu }),
+            Some(state) if state.in_guest => Err(Refusal::CpuInGuest { cpu }),
+            Some(_) => Ok(()),
+        }
+    }
+
+    pub(crate) fn set_in_guest(&mut self, cpu: CpuId, inside: bool) {
+        if let Some(state) = self.cpus.get_mut(cpu.index()) {
+            state.in_guest = inside;
+        }
     }
 
     /// Host accesses go to memory that exists, with a shared key.

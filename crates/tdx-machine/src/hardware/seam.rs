@@ -26,30 +26,33 @@ impl Hardware {
     /// An ordinary store under a private key. The line is read for ownership: if it is not in a cache, memory must have it
     /// from this very key and without poison.
     pub(crate) fn seam_store(&mut self, cpu: CpuId, lines: LineRange, key: KeyId) -> Result<(), MachineCheck> {
-        let (memory, caches, poison) = (&self.memory, &self.caches, &self.poison);
-        let single = lines.len() == 1;
-        let fault = if single && caches.dirty(lines.start(), key).is_some() {
-            None
-        } else {
-            memory
-                .runs(lines, |run, state| {
-                    if state.owner == key && !state.poison.is_poison() {
-                        return ControlFlow::Continue(());
-                    }
-                    let reason =
-                        poison.cause(state.poison).map_or(MachineCheckReason::Integrity, MachineCheckReason::Poison);
-                    match caches.first_absent(run, key) {
-                        Some(line) => ControlFlow::Break((line, reason)),
-                        None => ControlFlow::Continue(()),
-                    }
-                })
-                .break_value()
-        };
-        if let Some((line, reason)) = fault {
-            return Err(MachineCheck::data_load(cpu, line, reason));
-        }
+        self.seam_load(cpu, lines, key)?;
         self.caches.store(cpu, lines, key, CauseId::CLEAN);
         Ok(())
+    }
+
+    /// A read under a private key: the copy in a cache, or memory, which must have the line from this very key and without
+    /// poison.
+    pub(crate) fn seam_load(&self, cpu: CpuId, lines: LineRange, key: KeyId) -> Result<(), MachineCheck> {
+        if lines.len() == 1 && self.caches.dirty(lines.start(), key).is_some() {
+            return Ok(());
+        }
+        let fault = self.memory.runs(lines, |run, state| {
+            if state.owner == key && !state.poison.is_poison() {
+                return ControlFlow::Continue(());
+            }
+            let cause = self.poison.cause(state.poison);
+            match self.caches.first_absent(run, key) {
+                Some(line) => {
+                    ControlFlow::Break((line, cause.map_or(MachineCheckReason::Integrity, MachineCheckReason::Poison)))
+                }
+                None => ControlFlow::Continue(()),
+            }
+        });
+        match fault.break_value() {
+            Some((line, reason)) => Err(MachineCheck::data_load(cpu, line, reason)),
+            None => Ok(()),
+        }
     }
 
     /// Reads host memory through a shared key.

@@ -1,6 +1,7 @@
 //! The machine as a host sees it. Every method is one operation: it is done when it returns, and nothing else happens
 //! meanwhile except what the adversary of the configuration does.
 
+mod guest;
 mod host;
 mod next_kernel;
 mod query;
@@ -14,6 +15,7 @@ use crate::module::{Answer, Module, SysState};
 use crate::processor::{self, CpuidOutput, MsrRead};
 use crate::{ConfigError, CpuId, MachineConfig, PackageId, Refusal};
 
+pub use guest::GuestOutcome;
 pub use next_kernel::MemoryUse;
 pub use query::{DirtyRun, OwnerRun};
 
@@ -122,6 +124,9 @@ impl Machine {
     /// No such CPU, or a leaf that the real module may have and this one does not model.
     pub fn seamcall(&mut self, cpu: CpuId, registers: Registers) -> Result<Registers, Refusal> {
         self.hardware.check_cpu(cpu)?;
+        if registers.rax >> 63 == 1 {
+            return Err(Refusal::SeamldrNotModelled);
+        }
         self.hardware.next_step();
         let answer = self.execute(cpu, registers)?;
         self.hardware.record.seamcall(registers.leaf_call().leaf(), answer.status());
@@ -139,6 +144,7 @@ impl Machine {
         let Some(module) = self.module.as_mut().filter(|module| !module.is_dead()) else {
             return Ok(software(Status::VMFAIL_INVALID));
         };
+        let faults = self.faults.clone();
         let conditions = self.faults.begin(registers.leaf_call().leaf());
         if let Some(status) = conditions.answer {
             return Ok(software(status));
@@ -148,7 +154,11 @@ impl Machine {
         } else {
             match module.seamcall(&mut self.hardware, cpu, registers, conditions) {
                 Answer::Registers(registers) => return Ok(registers),
-                Answer::Refused(refusal) => return Err(refusal),
+                Answer::Refused(refusal) => {
+                    // Nothing happened, so no fault has been used up.
+                    self.faults = faults;
+                    return Err(refusal);
+                }
                 Answer::MachineCheck(check) => Some(check),
             }
         };

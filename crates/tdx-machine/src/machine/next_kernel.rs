@@ -4,7 +4,6 @@ use core::ops::ControlFlow;
 use tdx_abi::{KeyId, PageRange};
 
 use super::Machine;
-use crate::machine_check::MachineCheckReason;
 use crate::module::Module;
 use crate::poison::PartialStore;
 use crate::{Agent, CpuId, MachineCheck, Refusal};
@@ -31,18 +30,7 @@ impl Machine {
     pub fn use_memory(&mut self, cpu: CpuId, pages: PageRange, store: PartialStore) -> Result<MemoryUse, Refusal> {
         let lines = pages.lines();
         let lines_poisoned = self.partial_write(cpu, lines, KeyId::HOST, store)?;
-        let mut fatal = 0;
-        let _ = self.hardware.memory.runs(lines, |run, state| {
-            if state.poison.is_poison() {
-                fatal += run.len();
-            }
-            ControlFlow::<()>::Continue(())
-        });
-        let first = self.load(cpu, lines, KeyId::HOST).err().and_then(|error| match error {
-            crate::AccessError::MachineCheck(check) => Some(check),
-            crate::AccessError::Refused(_) => None,
-        });
-        Ok(MemoryUse { lines_written: lines.len(), lines_poisoned, lines_fatal: fatal, first })
+        Ok(self.read_back(cpu, pages, lines_poisoned))
     }
 
     /// A device writes part of every line of these pages, and the CPU then reads them: [`Self::use_memory`] with DMA.
@@ -56,18 +44,23 @@ impl Machine {
         pages: PageRange,
     ) -> Result<MemoryUse, Refusal> {
         self.begin(reader, pages.lines(), KeyId::HOST)?;
+        let by = Agent::Device(device);
+        let lines_poisoned = self.hardware.partial_write(by, pages.lines(), KeyId::HOST, PartialStore::Dma);
+        Ok(self.read_back(reader, pages, lines_poisoned))
+    }
+
+    /// Reads every line: nothing is evicted between the count and the read.
+    fn read_back(&mut self, cpu: CpuId, pages: PageRange, lines_poisoned: u64) -> MemoryUse {
         let lines = pages.lines();
-        let poisoned = self.hardware.partial_write(Agent::Device(device), lines, KeyId::HOST, PartialStore::Dma);
-        let mut used = MemoryUse { lines_written: lines.len(), lines_poisoned: poisoned, ..MemoryUse::default() };
+        let mut lines_fatal = 0;
         let _ = self.hardware.memory.runs(lines, |run, state| {
-            if let Some(cause) = self.hardware.poison.cause(state.poison) {
-                used.lines_fatal += run.len();
-                let check = MachineCheck::data_load(reader, run.start(), MachineCheckReason::Poison(cause));
-                used.first.get_or_insert(check);
+            if state.poison.is_poison() {
+                lines_fatal += run.len();
             }
             ControlFlow::<()>::Continue(())
         });
-        Ok(used)
+        let first = self.hardware.load(cpu, lines, KeyId::HOST).err();
+        MemoryUse { lines_written: lines.len(), lines_poisoned, lines_fatal, first }
     }
 
     /// One kernel jumps into the next: VMX operation has ended on every CPU. Caches, pending direct stores, memory and the
@@ -76,6 +69,12 @@ impl Machine {
         self.hardware.next_step();
         for cpu in &mut self.hardware.cpus {
             cpu.vmx = false;
+        }
+        for cpu in 0..self.hardware.cpu_count() {
+            self.hardware.set_in_guest(CpuId(cpu), false);
+        }
+        if let Some(module) = &mut self.module {
+            module.abandon_guests();
         }
     }
 

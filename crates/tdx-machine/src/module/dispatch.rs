@@ -65,6 +65,7 @@ impl Module {
             Number::MNG_INIT => self.mng_init(call),
             Number::MNG_VPFLUSHDONE => self.mng_vpflushdone(call),
             Number::MNG_KEY_FREEID => self.mng_key_freeid(call),
+            Number::VP_ENTER => self.vp_enter(call),
             Number::VP_CREATE => self.vp_create(call),
             Number::VP_ADDCX => self.vp_addcx(call),
             Number::VP_INIT => self.vp_init(call),
@@ -121,8 +122,7 @@ fn is_outside_the_model(leaf: Number) -> bool {
     matches!(leaf.0, 48..=49 | 64..=66 | 68 | 70..=75 | 80..=87 | 96)
         || matches!(
             leaf,
-            Number::VP_ENTER
-                | Number::MNG_RD
+            Number::MNG_RD
                 | Number::MNG_WR
                 | Number::MEM_RD
                 | Number::MEM_WR

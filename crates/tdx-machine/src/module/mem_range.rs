@@ -43,8 +43,7 @@ impl Module {
             return call.wrong_state(guest, entry);
         }
         let level = if entry.state.is_leaf() { guest.size() } else { PageSize::Size4K };
-        let td = self.td(tdr)?;
-        if td.needs_tracking() && !td.is_tracked(self.pamt.get(entry.page, level).epoch) {
+        if self.td(tdr)?.needs_tracking() && !self.is_tracked(tdr, self.pamt.get(entry.page, level).epoch)? {
             return operand(StatusCode::TLB_TRACKING_NOT_DONE, Operand::SEPT_TREE);
         }
         self.sept_set(call, tdr, guest, Entry { state: entry.state.unblocked(), ..entry })?;
@@ -56,6 +55,9 @@ impl Module {
         self.enter_td(call, tdr, true, OpState::BUILT)?;
         if self.locks.acquire(LockId::Epoch(tdr), LockMode::Exclusive).is_err() {
             return operand(StatusCode::OPERAND_BUSY, Operand::TD_EPOCH);
+        }
+        if !self.previous_epoch_has_left(tdr, self.td(tdr)?.epoch) {
+            return Err(StatusCode::PREVIOUS_TLB_EPOCH_BUSY.into());
         }
         self.td_mut(tdr)?.epoch += 1;
         self.store_tdcs(call, tdr)?;

@@ -43,6 +43,9 @@ impl Module {
         let tdr = self.find_tdr(call, call.input.rcx, Operand::RCX, LockMode::Exclusive)?;
         let all = self.all_packages;
         let td = self.td_mut(tdr)?;
+        if td.fatal {
+            return Err(StatusCode::TD_FATAL.into());
+        }
         if td.lifecycle != Lifecycle::HkidAssigned {
             return Err(StatusCode::LIFECYCLE_STATE_INCORRECT.into());
         }
@@ -62,6 +65,9 @@ impl Module {
     pub(super) fn mng_addcx(&mut self, call: &mut Call) -> Leaf {
         let tdr = self.find_tdr(call, call.input.rdx, Operand::RDX, LockMode::Exclusive)?;
         let td = self.td(tdr)?;
+        if self.td(tdr)?.fatal {
+            return Err(StatusCode::TD_FATAL.into());
+        }
         if td.lifecycle != Lifecycle::KeysConfigured {
             return Err(StatusCode::TD_KEYS_NOT_CONFIGURED.into());
         }

@@ -10,6 +10,7 @@ mod config;
 mod disable;
 mod dispatch;
 mod dynamic_pamt;
+mod guest;
 mod info;
 mod keys;
 mod locks;
@@ -32,7 +33,7 @@ use alloc::{collections::BTreeMap, sync::Arc, vec, vec::Vec};
 use tdx_abi::{KeyId, Page, PhysAddr, Registers};
 
 use crate::fault::{Lock, LockMode};
-use crate::{MachineCheck, MachineConfig, Refusal};
+use crate::{CpuId, MachineCheck, MachineConfig, Refusal};
 use cache_wb::WriteBack;
 use dynamic_pamt::DynamicPamt;
 use keys::KeyTable;
@@ -87,6 +88,8 @@ pub(crate) struct Module {
     tds: BTreeMap<Page, Arc<Td>>,
     /// By package.
     write_back: Vec<WriteBack>,
+    /// VCPUs that are inside, by the CPU they run on.
+    running: BTreeMap<CpuId, guest::Running>,
     /// SYS.DISABLE has begun: pieces of memory it has cleared.
     disabling: Option<usize>,
 }
@@ -108,6 +111,7 @@ impl Module {
             locks: Locks::default(),
             tds: BTreeMap::new(),
             write_back: vec![WriteBack::default(); config.packages() as usize],
+            running: BTreeMap::new(),
             disabling: None,
         }
     }

@@ -245,7 +245,7 @@ impl Module {
             return operand(StatusCode::GPA_RANGE_NOT_BLOCKED, Operand::RCX);
         }
         let level = if entry.state.is_leaf() { guest.size() } else { PageSize::Size4K };
-        if !td.is_tracked(self.pamt.get(entry.page, level).epoch) {
+        if !self.is_tracked(tdr, self.pamt.get(entry.page, level).epoch)? {
             return operand(StatusCode::TLB_TRACKING_NOT_DONE, Operand::RCX);
         }
         Ok(())

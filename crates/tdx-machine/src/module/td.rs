@@ -40,6 +40,8 @@ impl OpState {
     pub(super) const BUILDING: &'static [Self] = &[Self::Initialized];
     /// Operations before MNG.INIT.
     pub(super) const NEW: &'static [Self] = &[Self::Uninitialized];
+    /// VCPUs run.
+    pub(super) const RUNNABLE: &'static [Self] = &[Self::Runnable];
 }
 
 /// A TD: what its TDR and TDCS hold.
@@ -47,6 +49,8 @@ impl OpState {
 pub(super) struct Td {
     pub(super) key: KeyId,
     pub(super) lifecycle: Lifecycle,
+    /// The module holds it for broken.
+    pub(super) fatal: bool,
     /// One bit per package.
     pub(super) packages_with_key: u32,
     /// Pages that belong to the TD, in 4 KiB, its TDR not counted.
@@ -71,6 +75,7 @@ impl Td {
         Self {
             key,
             lifecycle: Lifecycle::HkidAssigned,
+            fatal: false,
             packages_with_key: 0,
             children: 0,
             tdcs: Vec::new(),
@@ -89,11 +94,6 @@ impl Td {
     pub(super) fn needs_tracking(&self) -> bool {
         self.op_state == OpState::Runnable
     }
-
-    /// No VCPU can still use a translation that was blocked in this epoch. VCPUs never run here, so one TRACK is enough.
-    pub(super) fn is_tracked(&self, blocked_in: u64) -> bool {
-        self.epoch > blocked_in
-    }
 }
 
 /// The lines of one page.
@@ -102,6 +102,12 @@ pub(super) fn lines_of(page: Page) -> LineRange {
 }
 
 impl Module {
+    /// No VCPU can still use a translation that was blocked in this epoch (`tdx_abi.md` section 10).
+    pub(super) fn is_tracked(&self, tdr: Page, blocked_in: u64) -> Result<bool, Stop> {
+        let epoch = self.td(tdr)?.epoch;
+        Ok(epoch > blocked_in + 1 || (epoch == blocked_in + 1 && self.previous_epoch_has_left(tdr, epoch)))
+    }
+
     /// The register names a TDR: its page, locked as asked.
     pub(super) fn find_tdr(
         &mut self,
@@ -157,6 +163,9 @@ impl Module {
         allowed: &[OpState],
     ) -> Result<(), Stop> {
         let td = self.td(tdr)?;
+        if td.fatal {
+            return Err(StatusCode::TD_FATAL.into());
+        }
         if td.lifecycle != Lifecycle::KeysConfigured {
             return Err(StatusCode::TD_KEYS_NOT_CONFIGURED.into());
         }

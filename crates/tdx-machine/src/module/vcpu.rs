@@ -1,4 +1,4 @@
-//! VCPUs: VP.CREATE, VP.ADDCX, VP.INIT, VP.FLUSH. They are built and taken down, never entered.
+//! VCPUs: VP.CREATE, VP.ADDCX, VP.INIT, VP.FLUSH. How they run stands in `guest.rs`.
 
 use alloc::vec::Vec;
 use tdx_abi::{KeyId, Operand, Page, PageSize, Status, StatusCode};
@@ -21,9 +21,16 @@ pub(super) const TDVPS_PAGES_PER_L2_VM: u64 = 3;
 pub(super) struct Vcpu {
     /// TDCX pages, the root page not counted.
     pages: Vec<Page>,
-    initialised: bool,
+    pub(super) initialised: bool,
     /// The LP that may hold its VMCS.
-    associated: Option<CpuId>,
+    pub(super) associated: Option<CpuId>,
+}
+
+impl Vcpu {
+    /// TDCX pages.
+    pub(super) fn pages(&self) -> &[Page] {
+        &self.pages
+    }
 }
 
 impl Module {
@@ -99,7 +106,7 @@ impl Module {
     }
 
     /// The register names a TDVPR: its page, and the TDR that owns it.
-    fn find_vcpu(&mut self, call: &mut Call, address: u64, name: Operand) -> Result<(Page, Page), Stop> {
+    pub(super) fn find_vcpu(&mut self, call: &mut Call, address: u64, name: Operand) -> Result<(Page, Page), Stop> {
         let tdvpr = self.find_page(call, address, name, LockMode::Exclusive, PageType::Tdvpr)?;
         let tdr = self.pamt.get(tdvpr, PageSize::Size4K).owner;
         self.lock_owner(call, tdr)?;
@@ -120,7 +127,7 @@ impl Module {
     }
 
     /// Stores to TDVPS: its lines are dirty under the TD's key.
-    fn store_tdvps(&self, call: &mut Call, tdr: Page, tdvpr: Page) -> Result<(), Stop> {
+    pub(super) fn store_tdvps(&self, call: &mut Call, tdr: Page, tdvpr: Page) -> Result<(), Stop> {
         let td = self.td(tdr)?;
         let key: KeyId = td.key;
         call.store(lines_of(tdvpr), key)?;
@@ -132,6 +139,6 @@ impl Module {
 }
 
 /// PAMT says TDVPR exactly for the VCPUs that a TD has, so this is never the answer.
-fn missing() -> Stop {
+pub(super) fn missing() -> Stop {
     StatusCode::PAGE_METADATA_INCORRECT.operand(Operand::RCX).into()
 }

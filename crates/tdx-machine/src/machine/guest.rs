@@ -1,0 +1,72 @@
+//! Guests: a CPU that a VCPU runs on belongs to the guest until it leaves.
+//!
+//! The host enters with SEAMCALL VP.ENTER ([`Machine::seamcall`] then answers at once, success meaning "inside"), a scenario says
+//! what the guest does, and [`Machine::leave_vcpu`] gives what VP.ENTER returns.
+
+use tdx_abi::{Page, PageSize, Status};
+
+use super::Machine;
+use crate::{CpuId, MachineCheck, Refusal};
+
+/// How an act of a guest ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GuestOutcome {
+    /// It happened.
+    Done,
+    /// ACCEPT of a page that the guest has accepted before.
+    AlreadyAccepted,
+    /// EPT violation: no such page, blocked, or not accepted yet. A real guest would exit to the host.
+    Violation,
+    /// A machine check, in the guest.
+    MachineCheck(MachineCheck),
+}
+
+impl Machine {
+    /// An interrupt takes the VCPU on this CPU out of its TD. Gives RAX of VP.ENTER, whose low half is the exit reason.
+    ///
+    /// # Errors
+    /// No VCPU is on this CPU.
+    pub fn leave_vcpu(&mut self, cpu: CpuId) -> Result<Status, Refusal> {
+        self.hardware.next_step();
+        let module = self.module.as_mut().ok_or(Refusal::NoGuestOnCpu { cpu })?;
+        module.leave(&mut self.hardware, cpu).ok_or(Refusal::NoGuestOnCpu { cpu })
+    }
+
+    /// The guest on this CPU accepts the pending page (TDG.MEM.PAGE.ACCEPT): every line of it is written with MOVDIR64B under the
+    /// TD's KeyID.
+    ///
+    /// # Errors
+    /// No VCPU is on this CPU.
+    pub fn guest_accept(&mut self, cpu: CpuId, gpa: u64, size: PageSize) -> Result<GuestOutcome, Refusal> {
+        self.hardware.next_step();
+        let module = self.module.as_mut().ok_or(Refusal::NoGuestOnCpu { cpu })?;
+        module.guest_accept(&mut self.hardware, cpu, gpa, size)
+    }
+
+    /// The guest on this CPU stores to the line at this guest address: dirty under the TD's KeyID.
+    ///
+    /// # Errors
+    /// No VCPU is on this CPU.
+    pub fn guest_store(&mut self, cpu: CpuId, gpa: u64) -> Result<GuestOutcome, Refusal> {
+        self.guest_access(cpu, gpa, true)
+    }
+
+    /// The guest on this CPU loads the line at this guest address.
+    ///
+    /// # Errors
+    /// No VCPU is on this CPU.
+    pub fn guest_load(&mut self, cpu: CpuId, gpa: u64) -> Result<GuestOutcome, Refusal> {
+        self.guest_access(cpu, gpa, false)
+    }
+
+    fn guest_access(&mut self, cpu: CpuId, gpa: u64, store: bool) -> Result<GuestOutcome, Refusal> {
+        self.hardware.next_step();
+        let module = self.module.as_mut().ok_or(Refusal::NoGuestOnCpu { cpu })?;
+        module.guest_access(&mut self.hardware, cpu, gpa, store)
+    }
+
+    /// The TD of this TDR is fatal from now on, as after an error that the module cannot contain. False if there is none.
+    pub fn make_td_fatal(&mut self, tdr: Page) -> bool {
+        self.module.as_mut().is_some_and(|module| module.make_fatal(tdr))
+    }
+}
