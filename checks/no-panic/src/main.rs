@@ -211,7 +211,7 @@ fn hand_over(memory: HostMemory<'_>, layout: &Layout) {
         for leftover in report.leftovers(&memory) {
             black_box(leftover);
         }
-        report.came_back(memory.gate);
+        let _ = black_box(report.came_back(&memory));
     }
     let report = hand_over_crash(policy, &Opaque, memory.gate, &Opaque, || memory);
     black_box(report.is_clean(&memory));

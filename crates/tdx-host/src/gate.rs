@@ -1,5 +1,6 @@
 //! May a SEAMCALL be made, and may this CPU's caches hold private lines? Both as data, for every CPU, before each
-//! SEAMCALL; readable at any instant without lock or waiting. It refuses every SEAMCALL once a handover has closed it.
+//! SEAMCALL; readable at any instant without lock or waiting. It refuses every SEAMCALL once a handover has closed it, but for
+//! the one SYS.DISABLE of the handover itself.
 //!
 //! # Why no SEAMCALL slips through
 //!

@@ -41,5 +41,5 @@ pub use leftovers::{LeftoverTable, Leftovers, OldMemory, TableError, Written};
 pub use memory::HostMemory;
 pub use module::{DISABLE_CALLS, ModuleAnswer};
 pub use policy::{KexecKind, LeftPrivate, NothingToDo, Policy, Refused, check_crash_image, check_image_load};
-pub use report::{HandoverKind, HandoverReport, Leftover, LeftoverKind, LeftoverReason, Outcome};
+pub use report::{CameBack, HandoverKind, HandoverReport, Leftover, LeftoverKind, LeftoverReason, Outcome};
 pub use stop::{MAX_NAMED, StopCause, StopCpus, StopError, Suspects, offline_this_cpu, stop_this_cpu};

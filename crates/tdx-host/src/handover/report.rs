@@ -6,7 +6,6 @@ use super::memory::HostMemory;
 use super::module::ModuleAnswer;
 use super::policy::{KexecKind, LeftPrivate, NothingToDo, Policy};
 use super::stop::Suspects;
-use crate::gate::GateHandle;
 use crate::reset::ResetCount;
 
 /// What became of private memory.
@@ -57,6 +56,19 @@ pub struct HandoverReport {
     pub suspects: Suspects,
 }
 
+/// What a kernel can do with TDX after a handover from which it came back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "says whether TDX can still be used"]
+pub enum CameBack {
+    /// All as before the kexec jump; SEAMCALLs are allowed again.
+    TdxGoesOn,
+    /// The module is as after loading and memory is clean: the record is empty, and SEAMCALLs are allowed again. The caller
+    /// frees the PAMTs, drops the ledger, and may bring TDX up anew.
+    CanBringUpAgain,
+    /// The module stays up without its PAMTs, or something is left. The gate stays closed for good.
+    TdxIsGone,
+}
+
 /// What a leftover is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LeftoverKind {
@@ -100,12 +112,19 @@ enum Left {
 }
 
 impl HandoverReport {
-    /// After a kexec jump has come back: SEAMCALLs are allowed again. Does nothing after any other handover, whose module or
-    /// PAMTs are gone.
-    pub fn came_back(&self, gate: GateHandle<'_>) {
+    /// To be called if this kernel goes on after all: the kernel in between has jumped back, or the jump was not made.
+    pub fn came_back<const N: usize>(&self, memory: &HostMemory<'_, N>) -> CameBack {
         if self.kind == HandoverKind::Jump {
-            gate.open();
+            memory.gate.open();
+            return CameBack::TdxGoesOn;
         }
+        if self.kind == HandoverKind::Crash || !self.next_kernel_can_use_tdx() || !self.is_clean(memory) {
+            return CameBack::TdxIsGone;
+        }
+        memory.record.withdraw();
+        memory.record.release_claim();
+        memory.gate.open();
+        CameBack::CanBringUpAgain
     }
 
     /// The module gave everything back, so that the next kernel can bring TDX up from the start.

@@ -3,8 +3,8 @@
 use crate::world::{Event, GRANITE_RAPIDS, World, pages};
 use tdx_abi::Leaf;
 use tdx_host::handover::{
-    HandoverReport, Kexec, KexecKind, LeftPrivate, Leftover, LeftoverKind, LeftoverReason, NothingToDo, Outcome,
-    Policy, Refused, StopCause, Suspects, check_crash_image, check_image_load, offline_this_cpu,
+    CameBack, HandoverReport, Kexec, KexecKind, LeftPrivate, Leftover, LeftoverKind, LeftoverReason, NothingToDo,
+    Outcome, Policy, Refused, StopCause, Suspects, check_crash_image, check_image_load, offline_this_cpu,
 };
 use tdx_host::platform::{Cpu, CpuId, detect};
 use tdx_host::private_memory::PrivateMemory;
@@ -97,15 +97,16 @@ fn kexec_jump_keeps_everything_and_seamcalls_go_on_after_it() {
     assert_eq!(report.module, None, "a disabled module could not be gone back to");
     assert_eq!(world.take(), [(1, Event::WriteBack), (0, Event::WriteBack)]);
     assert!(world.cpu(1).admission().enter(Leaf::VP_ENTER).is_err(), "not before it is back");
-    report.came_back(world.gate.handle());
+    assert_eq!(report.came_back(&world.memory()), CameBack::TdxGoesOn);
     assert!(world.cpu(1).admission().enter(Leaf::VP_ENTER).is_ok());
 }
 
 #[test]
 fn after_a_kexec_that_reset_pamt_the_gate_stays_closed() {
     let world = World::new(1);
-    world.kexec(Policy::Tracked, KexecKind::Normal).came_back(world.gate.handle());
-    assert!(world.gate.handle().is_closed());
+    let report = world.kexec(Policy::Tracked, KexecKind::Normal);
+    assert_eq!(report.came_back(&world.memory()), CameBack::TdxIsGone);
+    assert!(world.record.may_have_private_memory() && world.gate.handle().is_closed());
 }
 
 #[test]

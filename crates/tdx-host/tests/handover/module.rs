@@ -5,7 +5,7 @@ use std::cell::Cell;
 use tdx_abi::{Leaf, LineRange, Operand, Registers, Status, StatusCode};
 use tdx_host::gate::{Admission, CpuSlot, Gate};
 use tdx_host::handover::{
-    DISABLE_CALLS, HandoverReport, HostMemory, Kexec, KexecKind, LeftPrivate, LeftoverReason, ModuleAnswer,
+    CameBack, DISABLE_CALLS, HandoverReport, HostMemory, Kexec, KexecKind, LeftPrivate, LeftoverReason, ModuleAnswer,
     NothingToDo, Outcome, Policy, StopCpus,
 };
 use tdx_host::platform::{Cpu, CpuId, CpuTask, LineReset, PackageId, Step, detect};
@@ -35,6 +35,24 @@ fn what_the_module_cleared_is_not_reset_again_and_what_it_cannot_know_is() {
     let start = [DISABLE, Event::WriteBack, Event::Reset(pages(601, 602).lines())];
     assert_eq!(events[..3], start, "the module's own lines are written back before the reset");
     assert!(report.is_clean(&world.memory()) && report.next_kernel_can_use_tdx());
+}
+
+#[test]
+fn a_kexec_that_was_not_made_leaves_a_kernel_that_can_bring_tdx_up_again() {
+    let world = world([]);
+    let (report, _) = kexec(&world, Policy::Module);
+    assert_eq!(report.came_back(&world.memory()), CameBack::CanBringUpAgain);
+    assert!(!world.record.may_have_private_memory() && !world.gate.handle().is_closed());
+    world.record.publish([pages(30, 31)].into_iter()).unwrap();
+}
+
+#[test]
+fn a_module_that_was_disabled_is_no_use_while_something_is_left() {
+    let mut world = world([]);
+    world.untouched = vec![pages(601, 602)];
+    let (report, _) = kexec(&world, Policy::Module);
+    assert_eq!(report.came_back(&world.memory()), CameBack::TdxIsGone);
+    assert!(world.record.may_have_private_memory() && world.gate.handle().is_closed());
 }
 
 /// A CPU was stopped between PHYMEM.PAGE.RECLAIM and the ledger: 600 still looks given, and the module does not know it.
