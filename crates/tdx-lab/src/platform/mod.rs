@@ -6,12 +6,13 @@
 
 mod cpu;
 mod freeze;
+mod guest;
 mod kernel;
 mod pool;
 
 use std::cell::{Cell, RefCell};
 
-use tdx_abi::Registers;
+use tdx_abi::{Leaf, Registers};
 use tdx_host::gate::{CpuSlot, Gate, GateHandle};
 use tdx_host::platform::{CpuModel, CpuidOutput, Msr, NoTdx, Processor};
 use tdx_machine::{ConfigError, Machine, MachineConfig, ModuleProfile, MsrRead, Refusal};
@@ -20,6 +21,7 @@ use crate::host::Host;
 
 pub use cpu::LabCpu;
 pub use freeze::Instant;
+pub use guest::GuestAct;
 pub use kernel::LabKernel;
 pub use pool::Pool;
 
@@ -68,6 +70,7 @@ pub struct Lab<'p> {
     expected_seamcalls: Cell<u64>,
     gate: Gate<Box<[CpuSlot]>>,
     freezer: freeze::Freezer,
+    guest: RefCell<Vec<GuestAct>>,
 }
 
 /// A SEAMCALL takes well under a microsecond here: this is often enough for a progress line and too seldom to cost.
@@ -103,6 +106,7 @@ impl<'p> Lab<'p> {
         Ok(Self {
             gate,
             freezer: freeze::Freezer::default(),
+            guest: RefCell::default(),
             machine: RefCell::new(machine),
             refused: Cell::new(None),
             progress,
@@ -168,7 +172,10 @@ impl<'p> Lab<'p> {
         }
         // A refused call must look like a failure, or the host would go on with made-up registers.
         let dead = Registers { rax: tdx_abi::Status::VMFAIL_INVALID.raw(), ..registers };
-        let answer = self.try_act(|machine| machine.seamcall(cpu, registers).map(Some)).unwrap_or(dead);
+        let mut answer = self.try_act(|machine| machine.seamcall(cpu, registers).map(Some)).unwrap_or(dead);
+        if registers.leaf_call().leaf() == Leaf::VP_ENTER && answer.status() == tdx_abi::Status::SUCCESS {
+            answer.rax = self.run_guest(cpu).raw();
+        }
         self.freezer.after_call(registers.leaf_call().leaf());
         answer
     }

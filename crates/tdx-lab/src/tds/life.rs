@@ -3,17 +3,18 @@
 use std::cell::RefCell;
 use std::fmt::Display;
 
-use tdx_abi::{Page, PageSize};
+use tdx_abi::{Leaf, Page, PageSize, Registers};
 use tdx_host::{
     ledger::Ledger,
     page::SharedPage,
     platform::SharedMemory,
+    seamcall::call,
     td::{Building, GuestPage, Keyed, PageError, Runnable, SeptLevel, TDCS_PAGES, TDVPS_PAGES, Td, TdHost},
 };
 use tdx_machine::{Fault, When};
 
 use super::{Fate, Held, LabTd, PARAMS, SOURCE, TdsError, memory};
-use crate::platform::{Lab, LabCpu, LabKernel, Pool};
+use crate::platform::{GuestAct, Lab, LabCpu, LabKernel, Pool};
 
 /// Guest pages added and measured before the TD runs, from guest address 0 on.
 const ADDED: u64 = 16;
@@ -83,7 +84,7 @@ impl<'k, 'l, 'h> Hypervisor<'k, 'l, 'h> {
             Held::Keyed(td)
         } else {
             let (td, vcpu) = self.build(number, td, &mut story)?;
-            let td = self.run(number, td, &mut story)?;
+            let td = self.run(number, td, vcpu, &mut story)?;
             if fate == Fate::Running { Held::Runnable(td) } else { self.tear_down(number, td, vcpu, fate, &mut story)? }
         };
         Ok(LabTd { number, fate, key, tdr, held, story })
@@ -139,7 +140,13 @@ impl<'k, 'l, 'h> Hypervisor<'k, 'l, 'h> {
     }
 
     /// Pages come, move, are split and joined, and go.
-    fn run(&self, number: u32, td: Td<'h, Runnable>, story: &mut Vec<String>) -> Result<Td<'h, Runnable>, TdsError> {
+    fn run(
+        &self,
+        number: u32,
+        td: Td<'h, Runnable>,
+        vcpu: Page,
+        story: &mut Vec<String>,
+    ) -> Result<Td<'h, Runnable>, TdsError> {
         let cpu = self.cpu();
         for index in ADDED..ADDED + AUGMENTED {
             let gpa = guest(index * tdx_abi::PAGE_SIZE);
@@ -150,6 +157,7 @@ impl<'k, 'l, 'h> Hypervisor<'k, 'l, 'h> {
             at(number, "MEM.PAGE.AUG of 2 MiB", td.augment(&cpu, guest(index * 2 * MIB), page))?;
         }
         story.push(format!("{AUGMENTED} pages of 4 KiB and {LARGE} of 2 MiB added while it ran"));
+        self.enter(number, vcpu, story)?;
 
         let (moved, gone, split) = (guest(0), guest(tdx_abi::PAGE_SIZE), guest(2 * MIB));
         for (gpa, size) in [(moved, PageSize::Size4K), (gone, PageSize::Size4K), (split, PageSize::Size2M)] {
@@ -168,6 +176,19 @@ impl<'k, 'l, 'h> Hypervisor<'k, 'l, 'h> {
                 .to_owned(),
         );
         Ok(td)
+    }
+
+    /// The guest accepts all pages but the last of each size, and stores to each.
+    fn enter(&self, number: u32, vcpu: Page, story: &mut Vec<String>) -> Result<(), TdsError> {
+        let small = (ADDED..ADDED + AUGMENTED - 1).map(|index| (index * tdx_abi::PAGE_SIZE, PageSize::Size4K));
+        let large = (1..LARGE).map(|index| (index * 2 * MIB, PageSize::Size2M));
+        let accepted = small.chain(large).flat_map(|(gpa, size)| [GuestAct::Accept(gpa, size), GuestAct::Store(gpa)]);
+        let touched = (0..ADDED).map(|index| GuestAct::Store(index * tdx_abi::PAGE_SIZE));
+        self.lab.let_guest(accepted.chain(touched).collect::<Vec<_>>());
+        let input = Registers::call(Leaf::VP_ENTER).rcx_address(vcpu.start());
+        at(number, "VP.ENTER", call(&self.cpu(), input))?;
+        story.push("its guest accepted all but one of each size, and stored to them".to_owned());
+        Ok(())
     }
 
     /// A DEMOTE that an interrupt stops for good: it has filled its page, and the page comes back clean.

@@ -1,0 +1,43 @@
+//! What a guest does the next time one of its VCPUs is entered: VP.ENTER returns to the host when all of it is done and an
+//! interrupt has taken the VCPU out. A guest runs no code here.
+
+use tdx_abi::{PageSize, Status};
+use tdx_machine::{CpuId, GuestOutcome};
+
+use super::Lab;
+
+/// An act of a guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GuestAct {
+    /// Accepts the page of this size at this guest address.
+    Accept(u64, PageSize),
+    /// Stores to the line at this guest address.
+    Store(u64),
+    /// Loads the line at this guest address.
+    Load(u64),
+}
+
+impl Lab<'_> {
+    /// What the next guest that is entered does.
+    pub fn let_guest(&self, acts: impl IntoIterator<Item = GuestAct>) {
+        *self.guest.borrow_mut() = acts.into_iter().collect();
+    }
+
+    /// The VCPU on this CPU acts until it is done or faults, and leaves. Gives RAX of VP.ENTER.
+    pub(super) fn run_guest(&self, cpu: CpuId) -> Status {
+        for act in self.guest.take() {
+            let outcome = self.try_act(|machine| {
+                let outcome = match act {
+                    GuestAct::Accept(gpa, size) => machine.guest_accept(cpu, gpa, size),
+                    GuestAct::Store(gpa) => machine.guest_store(cpu, gpa),
+                    GuestAct::Load(gpa) => machine.guest_load(cpu, gpa),
+                };
+                outcome.map(Some)
+            });
+            if !matches!(outcome, Some(GuestOutcome::Done | GuestOutcome::AlreadyAccepted)) {
+                break;
+            }
+        }
+        self.try_act(|machine| machine.leave_vcpu(cpu))
+    }
+}
