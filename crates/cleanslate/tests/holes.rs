@@ -37,6 +37,10 @@ fn tds_in_every_phase_leave_nothing_under_tracked_and_module_and_kill_under_pamt
             let report = verdict(host, &[&["--tds", "5", "--policy", "pamt"], crash].concat());
             assert_eq!(report["verdict"], "machine-check", "{host} {crash:?}");
             assert!(!report["uncleaned"].as_array().unwrap().is_empty());
+            // Whoever reads the table and keeps off what it lists, lives.
+            assert_eq!(report["leftover_table"]["verdict_if_heeded"], "clean");
+            let explained = report["next_kernel"]["machine_check"]["explained"].as_str().unwrap();
+            assert!(explained.contains(": page of a TD in TDMR"), "{explained}");
             let kind = report["next_kernel"]["machine_check"]["kind"].as_str().unwrap();
             assert!(!kind.starts_with("PAMT"), "{kind}: PAMT was reset");
         }

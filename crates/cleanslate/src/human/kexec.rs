@@ -152,6 +152,10 @@ fn handover(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
         let range = left.range.as_ref().map_or_else(String::new, ToString::to_string);
         line(out, "left", &format!("{range} {}", left.why))?;
     }
+    if let Some(verdict) = report.leftover_table.and_then(|table| table.verdict_if_heeded) {
+        let good = if verdict.is_good() { "lives" } else { "dies all the same" };
+        line(out, "table", &format!("a next kernel that reads the table of leftovers and keeps off them {good}"))?;
+    }
     let left = [
         (reset.private_lines_left, "private"),
         (reset.dirty_private_lines_left, "private in a cache"),
@@ -194,6 +198,7 @@ fn machine_check(out: &mut impl Write, check: &MachineCheckReport, fatal: u64) -
     };
     let key = check.key_id.map_or_else(String::new, |key| format!(", last written with KeyID {key}"));
     line(out, "line", &format!("{}, {what}{key}", check.address))?;
+    line(out, "explain", &check.explained)?;
     line(out, "poisoned", &format!("by {}", check.poisoned_by))?;
     line(out, "read", &format!("by {}", check.read_by))?;
     line(out, "story", &check.story.join(" "))?;

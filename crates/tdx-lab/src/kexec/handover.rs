@@ -2,8 +2,8 @@
 
 use tdx_abi::subtract;
 use tdx_host::handover::{
-    HandoverReport, HostMemory, Kexec, KexecKind, LeftPrivate, LeftoverKind, LeftoverReason, NothingToDo, Outcome,
-    Policy, hand_over_crash,
+    HandoverReport, HostMemory, Kexec, KexecKind, LeftPrivate, LeftoverKind, LeftoverReason, LeftoverTable,
+    ModuleAnswer, NothingToDo, Outcome, Policy, hand_over_crash,
 };
 
 use crate::{
@@ -13,10 +13,15 @@ use crate::{
     report::{HandoverSummary, ResetReport, UncleanedReport},
 };
 
+/// Memory that the first kernel reserves for the table of leftovers.
+const TABLE_BYTES: usize = 64 << 10;
+
 /// What became of a handover.
 pub(super) struct Handed {
     pub(super) summary: HandoverSummary,
     pub(super) uncleaned: Vec<UncleanedReport>,
+    /// The table of leftovers, in memory that the next kernel finds.
+    pub(super) table: Option<Vec<u8>>,
     /// The next kernel starts.
     pub(super) jumps: bool,
 }
@@ -26,6 +31,7 @@ pub(super) fn kexec(kernel: &LabKernel<'_>, host: &Host, policy: Policy, memory:
     let stays = |outcome, why: String| Handed {
         summary: HandoverSummary { outcome, why, module: None, lines: 0, ranges: 0 },
         uncleaned: Vec::new(),
+        table: None,
         jumps: false,
     };
     let kexec = match Kexec::begin(policy, KexecKind::Normal, memory) {
@@ -53,7 +59,10 @@ fn handed(report: &HandoverReport, memory: &HostMemory<'_>) -> Handed {
         range: Some(left.range.into()),
         why: format!("{}: {}", leftover_kind(left.kind), leftover_reason(left.reason)),
     });
-    Handed { summary: summary(report), uncleaned: uncleaned.collect(), jumps: true }
+    let mut table = vec![0; TABLE_BYTES];
+    let written = LeftoverTable::write(&mut table, report, memory).map_or(0, |written| written.bytes);
+    table.truncate(written);
+    Handed { summary: summary(report), uncleaned: uncleaned.collect(), table: Some(table), jumps: true }
 }
 
 const fn leftover_kind(kind: LeftoverKind) -> &'static str {
@@ -73,7 +82,7 @@ const fn leftover_reason(reason: LeftoverReason) -> &'static str {
 
 fn summary(report: &HandoverReport) -> HandoverSummary {
     let (outcome, why) = match report.outcome {
-        Outcome::Reset(_) => ("reset", "every line that may have been private was written with MOVDIR64B"),
+        Outcome::Reset(_) => ("reset", was_reset(report)),
         Outcome::NothingToDo(reason) => ("nothing-to-do", nothing_to_do(reason)),
         Outcome::LeftPrivate(LeftPrivate::PolicyNone) => ("left-private", "the policy is to reset nothing"),
         Outcome::LeftPrivate(LeftPrivate::ModuleOnly) => ("left-private", "what the module does not clear stays"),
@@ -85,6 +94,18 @@ fn summary(report: &HandoverReport) -> HandoverSummary {
     };
     let module = report.module.map(|answer| answer.to_string());
     HandoverSummary { outcome, why: why.to_owned(), module, lines, ranges }
+}
+
+/// Which lines were written with MOVDIR64B.
+fn was_reset(report: &HandoverReport) -> &'static str {
+    match (report.policy, report.module) {
+        (Policy::Pamt, _) => "PAMTs were written with MOVDIR64B, pages of TDs were not",
+        (Policy::Everything, _) => "all memory but this kernel's and the next image's was written with MOVDIR64B",
+        (Policy::Module, Some(ModuleAnswer::Disabled { .. })) => {
+            "what the module cannot know was written with MOVDIR64B"
+        }
+        _ => "every line that may have been private was written with MOVDIR64B",
+    }
 }
 
 fn nothing_to_do(reason: NothingToDo) -> &'static str {

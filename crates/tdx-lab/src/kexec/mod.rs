@@ -12,7 +12,7 @@ use std::cell::Cell;
 
 use tdx_abi::{Leaf, PageRange};
 use tdx_host::{
-    handover::HostMemory,
+    handover::{HostMemory, LeftoverTable, OldMemory, explain},
     layout::Layout,
     ledger::Ledger,
     platform::{TdxPlatform, detect},
@@ -33,7 +33,8 @@ use crate::{
     plan::algorithm_name,
     platform::{Instant, Lab, LabError, LabKernel, Progress},
     report::{
-        Address, HoleReport, KexecReport, LIMITS, LedgerReport, ScenarioReport, StrayReport, TOOL, TdReport, Verdict,
+        Address, HoleReport, KexecReport, LIMITS, LedgerReport, LeftoverTableReport, ScenarioReport, StrayReport, TOOL,
+        TdReport, Verdict,
     },
     tds::{Fate, Hypervisor, LabTd, TdMemory},
 };
@@ -97,7 +98,7 @@ pub fn run(host: &Host, options: KexecOptions, progress: &dyn Progress) -> Resul
         gate: lab.gate(),
         untouched: if crash_kernel.is_empty() { &[] } else { &[crash_kernel] },
     };
-    let Handed { summary, uncleaned, jumps } = if options.crash {
+    let Handed { summary, uncleaned, table, jumps } = if options.crash {
         handover::crash(&kernel, options.policy, host_memory)
     } else {
         handover::kexec(&kernel, host, options.policy, host_memory)
@@ -108,8 +109,12 @@ pub fn run(host: &Host, options: KexecOptions, progress: &dyn Progress) -> Resul
     }
     let reset = reset_report(&lab, stored);
     let footprint = if options.crash { Footprint::vmcore(host, crash_kernel) } else { Footprint::everything(host) };
+    let heeding = table.as_deref().map(|table| heed(&lab, table, &footprint, &map)).transpose()?;
     let next_kernel = jumps.then(|| lab.act(|machine| next_kernel::run(machine, &footprint, &map)));
     let mut next_kernel = next_kernel.transpose().map_err(LabError::Refused)?;
+    if let Some(check) = next_kernel.as_mut().and_then(|next| next.machine_check.as_mut()) {
+        check.explained = explain(&host_memory, Some(&layout), check.address.0).to_string();
+    }
     let verdict = Verdict::over(next_kernel.as_ref());
     if let Some(next) = &mut next_kernel
         && verdict == Verdict::Clean
@@ -139,6 +144,7 @@ pub fn run(host: &Host, options: KexecOptions, progress: &dyn Progress) -> Resul
         private_before,
         handover: summary,
         uncleaned,
+        leftover_table: heeding,
         reset,
         next_kernel,
         limits: LIMITS,
@@ -194,6 +200,24 @@ fn ledger_report(ledger: &Ledger<'_>) -> LedgerReport {
         unknown_to_module_pages: ledger.unknown_to_module().map(PageRange::pages).sum(),
         leaked_pages: ledger.leaked_pages(),
     }
+}
+
+/// What the table of leftovers says to the next kernel, and what becomes of one that heeds it, on a copy of the machine.
+fn heed(lab: &Lab<'_>, table: &[u8], footprint: &Footprint, map: &PrivateMap) -> Result<LeftoverTableReport, LabError> {
+    let read = LeftoverTable::read(table).map_err(LabError::scenario)?;
+    let OldMemory::Listed(leftovers) = read.old_memory else {
+        return Ok(LeftoverTableReport { bytes: table.len(), entries: None, verdict_if_heeded: None });
+    };
+    let mut pages: Vec<PageRange> = leftovers.map(|left| left.range).collect();
+    pages.sort_unstable_by_key(|range| range.start());
+    let verdict_if_heeded = if pages.is_empty() {
+        None
+    } else {
+        let mut machine = lab.ask(Clone::clone);
+        let next = next_kernel::run(&mut machine, &footprint.without(&pages), map).map_err(LabError::Refused)?;
+        Some(Verdict::over(Some(&next)))
+    };
+    Ok(LeftoverTableReport { bytes: table.len(), entries: u32::try_from(pages.len()).ok(), verdict_if_heeded })
 }
 
 /// The next kernel brings TDX up itself: it works if the module was disabled, and the module's word if not.

@@ -28,6 +28,13 @@ impl Footprint {
         Self { uses: host.memory().iter().map(|piece| piece.range).collect(), reads: Vec::new() }
     }
 
+    /// The same kernel, but it keeps off these pages.
+    pub(super) fn without(&self, pages: &[PageRange]) -> Self {
+        let rest =
+            |ranges: &[PageRange]| ranges.iter().flat_map(|range| subtract([*range], pages.iter().copied())).collect();
+        Self { uses: rest(&self.uses), reads: rest(&self.reads) }
+    }
+
     /// A crash kernel: it lives in its reserved memory and reads the rest, /proc/vmcore.
     pub(super) fn vmcore(host: &Host, own: PageRange) -> Self {
         let memory = host.memory().iter().map(|piece| piece.range);
@@ -155,6 +162,7 @@ fn story(
         mci_misc: format!("{:#x}", check.misc),
         mcg_status: format!("{:#x}", check.mcg_status),
         log: format!("mce: [Hardware Error]: {check}"),
+        explained: String::new(),
         story,
     }
 }

@@ -36,6 +36,8 @@ pub struct KexecReport {
     pub handover: HandoverSummary,
     /// What the host could not clean, or cannot vouch for; the next kernel must not touch it.
     pub uncleaned: Vec<UncleanedReport>,
+    /// The table of leftovers that the first kernel wrote for the next one, read back.
+    pub leftover_table: Option<LeftoverTableReport>,
     /// What the reset did, as the machine saw it.
     pub reset: ResetReport,
     /// The next kernel; absent if it was never started.
@@ -136,6 +138,17 @@ pub struct LedgerReport {
     pub unknown_to_module_pages: u64,
     /// Pages that a failed release left marked for good.
     pub leaked_pages: u64,
+}
+
+/// The table of leftovers (`tdx_host::handover::LeftoverTable`), and what it is good for.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct LeftoverTableReport {
+    /// Bytes.
+    pub bytes: usize,
+    /// Ranges in it; `None`: it says that all old memory may be private.
+    pub entries: Option<u32>,
+    /// What becomes of a next kernel that reads the table and keeps off what it lists; absent if there is nothing to keep off.
+    pub verdict_if_heeded: Option<Verdict>,
 }
 
 /// Something that could not be cleaned.
@@ -308,6 +321,8 @@ pub struct MachineCheckReport {
     pub mcg_status: String,
     /// What the kernel prints of it.
     pub log: String,
+    /// What the first kernel's record and ledger say of the address.
+    pub explained: String,
     /// What happened, in order.
     pub story: Vec<String>,
 }

@@ -12,9 +12,9 @@ use tdx_abi::{PageRange, PhysAddr};
 
 pub use host::{AssumptionReport, CpuReport, HostReport, KeyIdReport, LoggedReport};
 pub use kexec::{
-    BringupReport, HandoverSummary, HoleReport, KexecReport, LedgerReport, MachineCheckReport, NextKernelReport,
-    PrivateLines, ResetReport, ScenarioReport, SeamcallCount, StrayReport, TdReport, TdmrLines, UncleanedReport,
-    UnwoundReport, Verdict,
+    BringupReport, HandoverSummary, HoleReport, KexecReport, LedgerReport, LeftoverTableReport, MachineCheckReport,
+    NextKernelReport, PrivateLines, ResetReport, ScenarioReport, SeamcallCount, StrayReport, TdReport, TdmrLines,
+    UncleanedReport, UnwoundReport, Verdict,
 };
 pub use plan::{GivenUpReport, LayoutReport, LinuxReport, PamtReport, PlanReport, TdmrReport};
 
