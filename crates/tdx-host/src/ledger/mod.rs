@@ -219,12 +219,14 @@ impl<'m> Ledger<'m> {
             self.check_untouched(range)?;
         }
         fence(Ordering::SeqCst);
-        for index in range.start().index()..range.end().index() {
-            let page = Page::new(index);
-            let state = self.segment_of(page).map(|segment| segment.state(page)).ok_or(MarkError::Outside { page })?;
-            if state != expected {
+        let mut at = range.start();
+        while at < range.end() {
+            let segment = self.segment_of(at).ok_or(MarkError::Outside { page: at })?;
+            let part = PageRange::new(at, range.end()).intersection(segment.range());
+            if let Some((page, state)) = segment.first_not(part, expected) {
                 return Err(MarkError::WrongState { page, state, expected });
             }
+            at = part.end();
         }
         Ok(())
     }

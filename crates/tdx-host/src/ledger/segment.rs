@@ -59,6 +59,15 @@ struct Piece<'s> {
     first: Page,
 }
 
+impl Piece<'_> {
+    /// The first page of the piece that `seen` does not show in this state.
+    fn first_not(&self, seen: u64, expected: PageState) -> Option<(Page, PageState)> {
+        let wrong = (seen ^ all(expected)) & self.mask;
+        let index = u64::from(wrong.trailing_zeros()) / 2;
+        (wrong != 0).then(|| (Page::new(self.first.index() + index), decode(seen >> (2 * index))))
+    }
+}
+
 impl<'m> Segment<'m> {
     /// Cuts the words for `range` off `memory` and zeroes them; gives back the segment and the rest.
     pub(super) fn take(range: PageRange, memory: &'m [AtomicU64]) -> Option<(Self, &'m [AtomicU64])> {
@@ -119,6 +128,11 @@ impl<'m> Segment<'m> {
         decode(word >> (2 * (offset % PAGES_PER_WORD)))
     }
 
+    /// The first page of `range`, which lies inside this segment, that is not in this state, and the state it is in.
+    pub(super) fn first_not(&self, range: PageRange, expected: PageState) -> Option<(Page, PageState)> {
+        self.pieces(range).find_map(|piece| piece.first_not(piece.word.load(Ordering::Acquire), expected))
+    }
+
     /// `from` -> `to` for all pages of `range`, which lies inside this segment. All or nothing.
     pub(super) fn transition(&self, range: PageRange, from: PageState, to: PageState) -> Result<(), MarkError> {
         if from == PageState::Shared {
@@ -127,12 +141,9 @@ impl<'m> Segment<'m> {
         for piece in self.pieces(range) {
             let mut seen = piece.word.load(Ordering::Relaxed);
             loop {
-                let wrong = (seen ^ all(from)) & piece.mask;
-                if wrong != 0 {
-                    let index = u64::from(wrong.trailing_zeros()) / 2;
-                    let page = Page::new(piece.first.index() + index);
+                if let Some((page, state)) = piece.first_not(seen, from) {
                     self.force(PageRange::new(range.start(), piece.first.max(range.start())), from, to);
-                    return Err(MarkError::WrongState { page, state: decode(seen >> (2 * index)), expected: from });
+                    return Err(MarkError::WrongState { page, state, expected: from });
                 }
                 let next = seen & !piece.mask | all(to) & piece.mask;
                 match piece.word.compare_exchange_weak(seen, next, Ordering::AcqRel, Ordering::Relaxed) {
