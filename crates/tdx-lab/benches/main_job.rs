@@ -117,7 +117,7 @@ fn seamcall_rates() -> [(&'static str, f64); 2] {
 
 fn main() {
     if let Ok(file) = std::env::var(CHILD) {
-        job(&host(&file), Policy::Pamt);
+        job(&host(&file), Policy::Tracked);
         println!("{:.1}", peak_mib().unwrap_or(f64::NAN));
         return;
     }
@@ -126,7 +126,8 @@ fn main() {
     for (name, file, goal) in HOSTS {
         let host = host(file);
         let peak = peak_of_child(file).unwrap_or(f64::NAN);
-        for (policy, word) in [(Policy::Pamt, "pamt"), (Policy::None, "none"), (Policy::Everything, "everything")] {
+        for (policy, word) in [(Policy::Tracked, "tracked"), (Policy::None, "none"), (Policy::Everything, "everything")]
+        {
             let seconds = median((0..ROUNDS).map(|_| timed(|| job(&host, policy))).collect());
             println!("  {name:40} {word:11} {seconds:7.3} s (goal {goal} s)  {peak:7.1} MiB");
             rows.push(format!(

@@ -8,10 +8,11 @@ use proptest::prelude::*;
 use tdx_abi::{KeyId, Leaf, LineRange, Page, PageRange, PageSize, PhysAddr, Registers};
 use tdx_host::bringup;
 use tdx_host::handover::{HostMemory, Kexec, KexecKind, Policy, hand_over_crash};
+use tdx_host::key_ids::KeyIds;
 use tdx_host::layout::{Algorithm, Layout};
 use tdx_host::ledger::{Ledger, PageState};
 use tdx_host::page::SharedPage;
-use tdx_host::platform::{CpuId, SharedMemory, detect};
+use tdx_host::platform::{CpuId, SharedMemory, TdxPlatform, detect};
 use tdx_host::private_memory::PrivateMemory;
 use tdx_host::seamcall::call;
 use tdx_host::td::{
@@ -109,6 +110,7 @@ struct Build {
 struct World<'k, 'l, 'h> {
     lab: &'k Lab<'k>,
     kernel: &'k mut LabKernel<'l>,
+    platform: TdxPlatform,
     tds: TdHost<'h>,
     pool: RefCell<Pool>,
     slots: [Slot<'h>; 3],
@@ -352,22 +354,53 @@ fn assert_superset(machine: &Machine, record: &PrivateMemory, ledger: &Ledger<'_
     }
 }
 
+/// A host with TDX up and nothing else.
+struct Scene {
+    host: Host,
+    lab: Lab<'static>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let host = Host::from_reader("tiny", HOST.as_bytes(), &HostOptions::default()).unwrap();
+        let lab = Lab::with_module(&host, ModuleProfile::SysDisable, &()).unwrap();
+        Self { host, lab }
+    }
+
+    /// Brings TDX up and runs the play on it.
+    fn play(&self, play: impl FnOnce(World<'_, '_, '_>, &PrivateMemory, &KeyIds<'_>)) {
+        let platform = detect(&self.lab).unwrap();
+        let record = <PrivateMemory>::new();
+        let mut layout = Box::new(Layout::new());
+        let mut kernel = LabKernel::new(&self.lab, &self.host, Some(platform));
+        bringup::run(&mut kernel, platform, &record, &mut layout, self.host.memory(), Algorithm::Fit).unwrap();
+        let memory = TdMemory::new(&layout, &platform);
+        let ledger = memory.ledger(PageRange::default()).unwrap();
+        let key_ids = memory.key_ids(&platform).unwrap();
+        let pool = memory.pool(&mut kernel, 6).unwrap();
+        let world = World {
+            lab: &self.lab,
+            kernel: &mut kernel,
+            platform,
+            tds: TdHost::new(&platform, &ledger, &key_ids),
+            pool: RefCell::new(pool),
+            slots: [Slot::Empty, Slot::Empty, Slot::Empty],
+        };
+        play(world, &record, &key_ids);
+    }
+}
+
 fn run(ops: &[(u32, usize, Op)], end: End) {
-    let host = Host::from_reader("tiny", HOST.as_bytes(), &HostOptions::default()).unwrap();
-    let module = ModuleProfile::SysDisable;
-    let lab = Lab::with_module(&host, module, &()).unwrap();
-    let platform = detect(&lab).unwrap();
-    let record = <PrivateMemory>::new();
-    let mut layout = Box::new(Layout::new());
-    let mut kernel = LabKernel::new(&lab, &host, Some(platform));
-    bringup::run(&mut kernel, platform, &record, &mut layout, host.memory(), Algorithm::Fit).unwrap();
-    let memory = TdMemory::new(&layout, &platform);
-    let ledger = memory.ledger(PageRange::default()).unwrap();
-    let key_ids = memory.key_ids(&platform).unwrap();
-    let pool = memory.pool(&mut kernel, 6).unwrap();
+    let scene = Scene::new();
+    scene.play(|world, record, _| traffic(&scene.host, world, record, ops, end));
+}
+
+fn traffic(host: &Host, mut world: World<'_, '_, '_>, record: &PrivateMemory, ops: &[(u32, usize, Op)], end: End) {
+    let (lab, ledger, platform) = (world.lab, world.tds.ledger(), world.platform);
+    let pool = world.pool.borrow().range();
     // Somebody uses the pages around the pool.
     let neighbours: Vec<Page> = (1..=64u64)
-        .flat_map(|n| [pool.range().start().index().wrapping_sub(n), pool.range().end().index() + n - 1])
+        .flat_map(|n| [pool.start().index().wrapping_sub(n), pool.end().index() + n - 1])
         .map(Page::new)
         .filter(|page| host.memory().iter().any(|part| part.range.contains(*page)))
         .filter(|page| !record.pamt_ranges().any(|pamt| pamt.contains(*page)))
@@ -377,14 +410,6 @@ fn run(ops: &[(u32, usize, Op)], end: End) {
             machine.write_shared(CPU, page.start(), &CANARY).unwrap();
         }
     });
-    let tds = TdHost::new(&platform, &ledger, &key_ids);
-    let mut world = World {
-        lab: &lab,
-        kernel: &mut kernel,
-        tds,
-        pool: RefCell::new(pool),
-        slots: [Slot::Empty, Slot::Empty, Slot::Empty],
-    };
     // Two TDs run from the start, the third is built by chance.
     for slot in [0, 1] {
         while !matches!(world.slots[slot], Slot::Runnable(..)) {
@@ -395,15 +420,15 @@ fn run(ops: &[(u32, usize, Op)], end: End) {
         // A VCPU stays with the CPU that made it: others would have to flush it first.
         world.kernel.move_to(CpuId(if matches!(op, Op::Enter) { 0 } else { *cpu }));
         world.step(*slot, *op);
-        lab.ask(|machine| assert_superset(machine, &record, &ledger, &(cpu, slot, op)));
+        lab.ask(|machine| assert_superset(machine, record, ledger, &(cpu, slot, op)));
         lab.check().unwrap();
     }
     let World { kernel, .. } = world;
     let host_memory = HostMemory {
         platform: Some(&platform),
-        features: Some(module.features()),
-        record: &record,
-        ledger: Some(&ledger),
+        features: Some(ModuleProfile::SysDisable.features()),
+        record,
+        ledger: Some(ledger),
         gate: lab.gate(),
         untouched: &[],
     };
@@ -447,4 +472,107 @@ proptest! {
     ) {
         run(&ops, end);
     }
+}
+
+/// What a whole life is made of, for a TD in the first slot.
+const LIFE: [Op; 8] = [
+    Op::Augment(1, false),
+    Op::Augment(2, false),
+    Op::Augment(0, true),
+    Op::Enter,
+    Op::Remove(1, false),
+    Op::Relocate(2),
+    Op::Demote(0),
+    Op::Promote(0),
+];
+
+/// Builds that end in a runnable TD.
+const BUILDS: usize = 22;
+
+/// Takes the TD down, again where a call failed. Panics if it does not come to an end.
+fn tear_down(world: &mut World<'_, '_, '_>) {
+    for _ in 0..12 {
+        world.step(0, Op::TearDown);
+        if matches!(world.slots[0], Slot::Empty) {
+            return;
+        }
+    }
+    panic!("the TD is not gone");
+}
+
+#[test]
+fn a_td_is_torn_down_from_every_step_fatal_or_not() {
+    for fatal in [false, true] {
+        for steps in 0..=BUILDS + LIFE.len() {
+            let scene = Scene::new();
+            scene.play(|mut world, _, key_ids| {
+                for step in 0..steps {
+                    world.step(0, if step < BUILDS { Op::Build } else { LIFE[step - BUILDS] });
+                }
+                if fatal {
+                    let tdr = match &world.slots[0] {
+                        Slot::Created(td) => Some(td.tdr()),
+                        Slot::Keyed(td, _) => Some(td.tdr()),
+                        Slot::Building(td, _) => Some(td.tdr()),
+                        Slot::Runnable(td, _) => Some(td.tdr()),
+                        _ => None,
+                    };
+                    let known = tdr.is_some_and(|tdr| world.lab.act(|machine| machine.make_td_fatal(tdr)));
+                    assert_eq!(known, steps > 0);
+                    if let Slot::Runnable(td, _) = &world.slots[0] {
+                        assert!(td.track(&world.kernel.this_cpu()).unwrap_err().is_fatal());
+                    }
+                }
+                tear_down(&mut world);
+                let ledger = world.tds.ledger();
+                assert_eq!((ledger.marked_pages(), ledger.leaked_pages(), key_ids.lost()), (0, 0, 0), "step {steps}");
+                assert!(ledger.is_settled());
+                world.lab.check().unwrap();
+            });
+        }
+    }
+}
+
+/// Each SEAMCALL of a TD's life fails once. What is marked in the end is counted as leaked, and nothing else is lost.
+#[test]
+fn each_seamcall_of_a_tds_life_fails_once() {
+    let calls = |lab: &Lab<'_>| lab.ask(|machine| machine.counters().seamcalls.values().sum::<u64>());
+    let status = tdx_abi::StatusCode::OPERAND_INVALID.operand(tdx_abi::Operand::RCX);
+    let live = |number: u64, leaked: &mut u64| {
+        let scene = Scene::new();
+        let mut made = 0;
+        scene.play(|mut world, record, key_ids| {
+            let before = calls(world.lab);
+            if number > 0 {
+                world.lab.act(|machine| machine.inject(Fault::Answer(status), When::Call(number)));
+            }
+            // A step that failed is tried again.
+            for _ in 0..=BUILDS {
+                world.step(0, Op::Build);
+            }
+            assert!(matches!(world.slots[0], Slot::Runnable(..)), "call {number}");
+            for op in LIFE {
+                world.step(0, op);
+                world.lab.ask(|machine| assert_superset(machine, record, world.tds.ledger(), &(number, op)));
+            }
+            tear_down(&mut world);
+            made = calls(world.lab) - before;
+            let ledger = world.tds.ledger();
+            assert_eq!(ledger.marked_pages(), ledger.leaked_pages(), "what is marked is counted, call {number}");
+            assert!(ledger.leaked_pages() <= 512, "one page at most, of 2 MiB at most: call {number}");
+            assert_eq!(key_ids.lost(), 0, "call {number}");
+            *leaked += u64::from(ledger.leaked_pages() > 0);
+            world.lab.ask(|machine| assert_superset(machine, record, ledger, &number));
+            world.lab.check().unwrap();
+        });
+        made
+    };
+    let mut leaked = 0;
+    let all = live(0, &mut leaked);
+    assert_eq!(leaked, 0, "nothing fails, nothing leaks");
+    for number in 1..=all {
+        live(number, &mut leaked);
+    }
+    // A page whose write-back failed cannot be cleaned: the one thing that leaks.
+    assert!(leaked > 0 && leaked < all / 2, "{leaked} of {all}");
 }
