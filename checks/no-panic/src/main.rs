@@ -1,4 +1,5 @@
-//! A program that links only if no path of bring-up, layout, unwinding, reset, kexec, the ledger and dynamic PAMT can panic.
+//! A program that links only if no path of bring-up, layout, unwinding, TDs, reset, kexec, crash, the ledger and dynamic PAMT can
+//! panic.
 //!
 //! Its panic handler calls a function that does not exist. If the optimiser cannot prove every panic away, the linker
 //! names the function that may panic. It is never run: its platform answers with whatever the optimiser must not know.
@@ -19,6 +20,7 @@ use tdx_host::handover::{
     HostMemory, Kexec, KexecKind, LeftoverTable, NmiStop, OldMemory, Policy, StopCpus, check_crash_image,
     check_image_load, explain, hand_over_crash, stop_this_cpu, stop_this_cpu_at_crash,
 };
+use tdx_host::key_ids::KeyIds;
 use tdx_host::layout::{Algorithm, FrameRequest, FrameSource, Layout, MapFrames};
 use tdx_host::ledger::Ledger;
 use tdx_host::page::SharedPage;
@@ -28,6 +30,7 @@ use tdx_host::platform::{
 };
 use tdx_host::private_memory::PrivateMemory;
 use tdx_host::seamcall::Seamcall;
+use tdx_host::td::{GuestPage, SeptLevel, TdHost};
 
 unsafe extern "C" {
     fn this_product_can_panic() -> !;
@@ -228,6 +231,45 @@ fn hand_over(memory: HostMemory<'_>, layout: &Layout) {
     black_box(write!(Console, "{explanation} {}", report.suspects).is_ok());
 }
 
+/// A page as any allocator would hand it out.
+fn page<'l>(ledger: &'l Ledger<'l>) -> Option<SharedPage<'l>> {
+    let size = if black_box(true) { PageSize::Size4K } else { PageSize::Size2M };
+    SharedPage::take(ledger, black_box(Page::new(3)), size).ok()
+}
+
+/// A TD from MNG.CREATE to the reset of its TDR, every operation on the way.
+fn td(platform: &TdxPlatform, ledger: &Ledger<'_>) -> Option<()> {
+    let words = [const { AtomicU64::new(0) }; 2];
+    let key_ids = KeyIds::new(platform.key_ids(), words.get(..black_box(2)).unwrap_or_default()).ok()?;
+    let (cpu, gpa) = (&Opaque, GuestPage::containing(black_box(0x1000)));
+    let size = if black_box(true) { PageSize::Size2M } else { PageSize::Size1G };
+    let td = TdHost::new(platform, ledger, &key_ids).create(cpu, page(ledger)?).ok()?;
+    let mut td = td.configure_keys(cpu).ok()?;
+    black_box(td.add_control_page(cpu, page(ledger)?).is_ok());
+    let td = td.init(cpu, PhysAddr::new(black_box(0))).ok()?;
+    let vcpu = td.create_vcpu(cpu, page(ledger)?).ok()?;
+    black_box(td.add_vcpu_page(cpu, &vcpu, page(ledger)?).is_ok());
+    let vcpu = td.init_vcpu(cpu, vcpu, black_box(0)).ok()?;
+    black_box(td.add_sept_page(cpu, gpa, SeptLevel::Maps2M, page(ledger)?).is_ok());
+    black_box(td.add_page(cpu, gpa, page(ledger)?, PhysAddr::new(black_box(0))).is_ok());
+    black_box(td.measure_page(cpu, gpa).is_ok());
+    let td = td.finalize(cpu).ok()?;
+    black_box(td.augment(cpu, gpa, page(ledger)?).is_ok());
+    black_box((td.block(cpu, gpa, size).is_ok(), td.track(cpu).is_ok(), td.unblock(cpu, gpa, size).is_ok()));
+    black_box(td.remove_page(cpu, gpa, size).is_ok());
+    black_box(td.remove_sept_page(cpu, gpa, SeptLevel::Maps1G).is_ok());
+    black_box(td.relocate_page(cpu, gpa, page(ledger)?).is_ok());
+    black_box(td.demote(cpu, gpa, size, page(ledger)?).is_ok());
+    black_box(td.promote(cpu, gpa, size).is_ok());
+    black_box((td.pages(), td.key_id()));
+    let dying = td.tear_down();
+    black_box(dying.flush_vcpus(cpu, &[vcpu.tdvpr]).is_ok());
+    let dead = dying.free_key(cpu).ok()?;
+    dead.reclaim_all(cpu, |page| _ = black_box(page.is_ok()));
+    black_box(dead.finish(cpu).is_ok());
+    Some(())
+}
+
 /// Dynamic PAMT: a page comes and goes.
 fn dynamic_pamt(platform: &TdxPlatform, ledger: &Ledger<'_>) {
     let words = [const { AtomicU32::new(0) }; 8];
@@ -266,6 +308,7 @@ extern "C" fn _start() -> ! {
         black_box(frames.allocate(FrameRequest::anywhere(black_box(3), None)));
         let ledger = ledger(&cmrs);
         if let Some(ledger) = &ledger {
+            black_box(td(&platform, ledger));
             dynamic_pamt(&platform, ledger);
         }
         let memory = HostMemory {
