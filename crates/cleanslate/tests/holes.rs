@@ -151,4 +151,7 @@ fn more_tds_than_key_ids() {
     let out = run(&["kexec", "--host", &path, "--tds", "80"]);
     assert_eq!(out.code, 3, "{}", out.stdout);
     assert!(out.stderr.contains("private KeyIDs"), "{}", out.stderr);
+    let out = run(&["kexec", "--host", &path, "--tds", "0", "--hole", "returned"]);
+    assert_eq!(out.code, 3, "{}", out.stdout);
+    assert!(out.stderr.contains("one TD at least"), "{}", out.stderr);
 }

@@ -246,3 +246,58 @@ fn the_machine_notices_what_pamt_alone_leaves() {
     assert!(lab.ask(Machine::private_lines) > 0);
     drop(td);
 }
+
+/// Every page of the host holds something when the kernel dies. What the reset may write, it writes: PAMT and marked pages. All
+/// others are as they were.
+#[test]
+fn a_canary_in_every_other_page_survives() {
+    let text = HOST.replace("[1G, 2G)", "[1G, 1280M)");
+    let host = Host::from_reader("tiny", text.as_bytes(), &HostOptions::default()).unwrap();
+    let lab = Lab::new(&host, &()).unwrap();
+    let platform = detect(&lab).unwrap();
+    let record = <PrivateMemory>::new();
+    let mut layout = Box::new(Layout::new());
+    let mut kernel = LabKernel::new(&lab, &host, Some(platform));
+    lab.act(|machine| {
+        for page in host.memory()[0].range.start().index()..host.memory()[0].range.end().index() {
+            machine.write_shared(CPU, Page::new(page).start(), &CANARY).unwrap();
+        }
+    });
+    bringup::run(&mut kernel, platform, &record, &mut layout, host.memory(), Algorithm::Fit).unwrap();
+    let memory = TdMemory::new(&layout, &platform);
+    let ledger = memory.ledger(PageRange::default()).unwrap();
+    let key_ids = memory.key_ids(&platform).unwrap();
+    let pool = memory.pool(&mut kernel, 2).unwrap();
+    let mut hypervisor = Hypervisor::new(&lab, &mut kernel, TdHost::new(&platform, &ledger, &key_ids), pool);
+    let tds = [hypervisor.live(0, Fate::Running).unwrap(), hypervisor.live(1, Fate::HalfBuilt).unwrap()];
+    let canaries = |lab: &Lab<'_>| -> Vec<u64> {
+        let range = host.memory()[0].range;
+        lab.act(|machine| {
+            let is_canary = |page: &u64| {
+                let mut bytes = [0; 8];
+                machine.read_shared(CPU, Page::new(*page).start(), &mut bytes).is_ok() && bytes == CANARY
+            };
+            (range.start().index()..range.end().index()).filter(is_canary).collect()
+        })
+    };
+    let may_be_written = |page: u64| {
+        let page = Page::new(page);
+        record.pamt_ranges().any(|range| range.contains(page)) || ledger.state(page) != Some(PageState::Shared)
+    };
+    let before: Vec<u64> = canaries(&lab).into_iter().filter(|page| !may_be_written(*page)).collect();
+    assert!(before.len() > 60_000, "{}", before.len());
+    let host_memory = HostMemory {
+        platform: Some(&platform),
+        features: None,
+        record: &record,
+        ledger: Some(&ledger),
+        gate: lab.gate(),
+        untouched: &[],
+    };
+    let report = hand_over_crash(Policy::Tracked, &kernel.this_cpu(), lab.gate(), &kernel, || host_memory);
+    let Outcome::Reset(count) = report.outcome else { panic!("{report:?}") };
+    let pamt: u64 = record.pamt_ranges().map(PageRange::pages).sum();
+    assert_eq!(count.lines, (pamt + ledger.marked_pages()) * 64);
+    assert_eq!(canaries(&lab), before, "exactly these");
+    drop(tds);
+}

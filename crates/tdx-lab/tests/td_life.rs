@@ -14,6 +14,7 @@ use tdx_host::private_memory::PrivateMemory;
 use tdx_host::td::{GuestPage, SeptLevel, TDCS_PAGES, TDVPS_PAGES, TdHost};
 use tdx_lab::host::{Host, HostOptions};
 use tdx_lab::platform::{Lab, LabKernel};
+use tdx_lab::tds::td_params;
 use tdx_machine::Machine;
 
 fn small_host() -> Host {
@@ -35,16 +36,6 @@ fn assert_superset(lab: &Lab<'_>, record: &PrivateMemory, ledger: &Ledger<'_>) {
             }
         }
     });
-}
-
-/// TD_PARAMS that the emulated module accepts: x87, SSE and AVX, write-back EPT of four levels, 1 VCPU, 1 GHz.
-fn td_params() -> [u8; 1024] {
-    let mut bytes = [0; 1024];
-    bytes[8] = 7;
-    bytes[16] = 1;
-    bytes[24] = 0x1e;
-    bytes[40] = 40;
-    bytes
 }
 
 #[test]

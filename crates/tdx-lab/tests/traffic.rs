@@ -20,7 +20,7 @@ use tdx_host::td::{
 };
 use tdx_lab::host::{Host, HostOptions};
 use tdx_lab::platform::{GuestAct, Lab, LabKernel, Pool};
-use tdx_lab::tds::TdMemory;
+use tdx_lab::tds::{TdMemory, td_params};
 use tdx_machine::{Fault, Machine, ModuleProfile, PartialStore, When};
 
 const HOST: &str = "schema = \"cleanslate-host\"\nversion = 1\n[cpu]\nmodel = \"spr\"\npackages = 2\ncpus = 4\n\
@@ -49,6 +49,8 @@ enum Op {
     Evict,
     /// The next call of this CPU fails in this way.
     Fail(Failure),
+    /// A runtime update of the module begins, and goes no further.
+    ShutDown,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -212,6 +214,10 @@ impl<'h> World<'_, '_, 'h> {
                 }
                 Slot::Runnable(td, vcpu)
             }
+            (Op::ShutDown, td) => {
+                call(&cpu, Registers::call(Leaf::SYS_SHUTDOWN)).unwrap();
+                td
+            }
             (Op::Evict, td) => {
                 self.lab.act(Machine::evict_something);
                 td
@@ -248,11 +254,7 @@ impl<'h> World<'_, '_, 'h> {
                 Slot::Keyed(td, pages + usize::from(done.is_some()))
             }
             Slot::Keyed(td, pages) => {
-                let mut params = [0; 1024];
-                for (offset, value) in [(8, 7), (16, 1), (24, 0x1e), (40, 40)] {
-                    params[offset] = value;
-                }
-                self.kernel.write(PARAMS, &params);
+                self.kernel.write(PARAMS, &td_params());
                 match td.init(&cpu, PARAMS) {
                     Ok(td) => Slot::Building(td, Build::default()),
                     Err(failed) => Slot::Keyed(failed.td, pages),
@@ -575,4 +577,32 @@ fn each_seamcall_of_a_tds_life_fails_once() {
     }
     // A page whose write-back failed cannot be cleaned: the one thing that leaks.
     assert!(leaked > 0 && leaked < all / 2, "{leaked} of {all}");
+}
+
+/// A failed runtime update leaves a module that answers nothing but SYS_SHUTDOWN, with PAMT and TDs as they were.
+#[test]
+fn a_failed_module_update_is_handed_over() {
+    let ops = [(1, 0, Op::Augment(0, false)), (0, 0, Op::Enter), (2, 1, Op::ShutDown), (3, 1, Op::TearDown)];
+    for end in [End::Kexec(Policy::Tracked), End::Kexec(Policy::Module), End::Crash(CpuId(3))] {
+        run(&ops, end);
+    }
+}
+
+/// Somebody else has a KeyID that the allocator thinks free: it is not tried again.
+#[test]
+fn a_key_id_that_is_taken_is_not_tried_again() {
+    let scene = Scene::new();
+    scene.play(|mut world, _, key_ids| {
+        let cpu = world.kernel.this_cpu();
+        let page = world.page(PageSize::Size4K).unwrap();
+        let create = Registers::call(Leaf::MNG_CREATE).rcx_address(page.page().start()).rdx(33);
+        call(&cpu, create).unwrap();
+        world.step(0, Op::Build);
+        assert!(matches!(world.slots[0], Slot::Empty));
+        assert_eq!((key_ids.lost(), world.tds.ledger().marked_pages()), (1, 0));
+        world.step(0, Op::Build);
+        let Slot::Created(td) = &world.slots[0] else { panic!("not created") };
+        assert_eq!(td.key_id(), KeyId::new(34));
+        let _ = page.release();
+    });
 }

@@ -32,7 +32,7 @@ impl<'h> TdHost<'h> {
     /// MNG.CREATE: the page becomes the TD's root, under the global KeyID.
     ///
     /// # Errors
-    /// [`PageError`] with the page.
+    /// [`PageError`] with the page. After HKID_NOT_FREE the KeyID is counted as lost, and the next call takes another.
     pub fn create<C: Cpu>(self, cpu: &C, page: SharedPage<'h>) -> Result<Td<'h, Created>, PageError<'h>> {
         let page = check_size(page, PageSize::Size4K)?;
         let key = match self.key_ids.lease() {
@@ -47,9 +47,11 @@ impl<'h> TdHost<'h> {
                 Ok(Td { common, state: PhantomData })
             }
             Err(error) => {
-                // The KeyID is assigned as the last act of the call, so a call that failed has not assigned it. A module that
-                // died keeps what it has: its KeyIDs are of no use anyway.
-                key.free();
+                // A KeyID that somebody else has must not be tried again: it stays leased, and is counted as lost. In all other
+                // cases the call has assigned nothing: that is its last act. A dead module's KeyIDs are of no use anyway.
+                if error.cause.status().is_none_or(|status| status.code() != StatusCode::HKID_NOT_FREE) {
+                    key.free();
+                }
                 Err(error)
             }
         }

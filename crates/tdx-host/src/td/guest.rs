@@ -158,7 +158,7 @@ impl<'h, S: Built> Td<'h, S> {
                 return Err(error);
             }
         };
-        // One page came, one went.
+        // One page came, one goes.
         let old = returned(host, named(&registers), PageSize::Size4K)?;
         returning.settled();
         clean(host, cpu, old, key)

@@ -47,6 +47,11 @@ const BRING_UP_STOPS_AFTER: u64 = 128;
 /// # Errors
 /// [`LabError`]: the host cannot be emulated, or cannot run so many TDs. A machine check is not an error but a verdict.
 pub fn run(host: &Host, options: KexecOptions, progress: &dyn Progress) -> Result<KexecReport, LabError> {
+    if options.hole == Some(Hole::Returned) && options.tds == 0 {
+        return Err(LabError::Scenario(
+            "the hole `returned` is about a page of a TD: ask for one TD at least".to_owned(),
+        ));
+    }
     let lab = Lab::with_module(host, options.module(), progress)?;
     let platform = detect(&lab).map_err(LabError::NoTdx)?;
     let record = Box::new(<PrivateMemory>::new());

@@ -119,7 +119,7 @@ impl<'k, 'l, 'h> Hypervisor<'k, 'l, 'h> {
         for _ in 0..TDCS_PAGES {
             at(number, "MNG.ADDCX", td.add_control_page(&cpu, self.small(number)?))?;
         }
-        self.kernel.write(PARAMS, &params());
+        self.kernel.write(PARAMS, &td_params());
         let td: Td<'h, Building> = at(number, "MNG.INIT", td.init(&cpu, PARAMS))?;
         let mut vcpu = at(number, "VP.CREATE", td.create_vcpu(&cpu, self.small(number)?))?;
         for _ in 1..TDVPS_PAGES {
@@ -271,7 +271,7 @@ fn guest(address: u64) -> GuestPage {
 }
 
 /// TD_PARAMS that the emulated module accepts: x87, SSE and AVX, write-back EPT of four levels, 1 VCPU, 1 GHz.
-fn params() -> [u8; 1024] {
+pub fn td_params() -> [u8; 1024] {
     let mut bytes = [0; 1024];
     for (offset, value) in [(8, 7), (16, 1), (24, 0x1e), (40, 40)] {
         bytes[offset] = value;

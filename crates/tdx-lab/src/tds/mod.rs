@@ -7,7 +7,7 @@ mod memory;
 use tdx_abi::{KeyId, Page, PhysAddr};
 use tdx_host::td::{Dead, Keyed, Runnable, Td};
 
-pub use life::Hypervisor;
+pub use life::{Hypervisor, td_params};
 pub use memory::TdMemory;
 
 use crate::report::{Address, TdReport};
