@@ -5,9 +5,9 @@ mod common;
 use common::{fixture, run};
 use serde_json::Value;
 
-/// Three hosts: a real one with 2 TiB, a real Emerald Rapids one, and a made-up one with two nodes.
+/// Three real hosts: 2 TiB, an Emerald Rapids with 256 GiB, 512 GiB.
 const HOSTS: &[&str] =
-    &["hosts/01-canonical-385-2tib.log", "hosts/03-canonical-135-emr-ok.log", "made-up/emr-two-nodes.toml"];
+    &["hosts/01-canonical-385-2tib.log", "hosts/03-canonical-135-emr-ok.log", "hosts/04-canonical-206-512gib.log"];
 
 fn kexec(host: &str, more: &[&str]) -> (i32, Value) {
     let path = fixture(host);

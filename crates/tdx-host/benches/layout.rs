@@ -26,7 +26,7 @@ fn measure(algorithm: Algorithm, host: &Host, layout: &mut Layout) -> Option<Vec
         let time = begin.elapsed().as_secs_f64() * 1e6;
         black_box(&layout);
         result.ok()?;
-        layout.release(&mut frames);
+        layout.release(&mut frames).unwrap();
         if run >= RUNS / 10 {
             times.push(time);
         }

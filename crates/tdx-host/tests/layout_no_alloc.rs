@@ -55,7 +55,7 @@ fn building_explaining_and_releasing_allocates_nothing() {
             for tdmr in layout.tdmrs() {
                 std::hint::black_box(tdmr.to_tdmr_info());
             }
-            layout.release(&mut frames);
+            layout.release(&mut frames).unwrap();
             assert_eq!(ALLOCATIONS.get(), before, "{algorithm:?}: {result:?}, {notes} notes");
         }
     }

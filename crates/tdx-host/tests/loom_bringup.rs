@@ -11,7 +11,6 @@ use loom::sync::atomic::{AtomicBool, Ordering::Relaxed, fence};
 use loom::thread;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool as Truth, Ordering::SeqCst};
-use std::sync::{Mutex, PoisonError};
 use tdx_abi::{FieldId, Leaf, LineRange, Page, PageRange, PhysAddr, Registers, Status, StatusCode};
 use tdx_host::bringup;
 use tdx_host::gate::{Admission, CpuSlot, Gate};
@@ -202,17 +201,6 @@ impl SharedMemory for Kernel {
     fn write(&mut self, _address: PhysAddr, _bytes: &[u8]) {}
 }
 
-/// Takes back what a frozen bring-up left in the layout of the run before.
-struct Nowhere;
-
-impl FrameSource for Nowhere {
-    fn allocate(&mut self, _request: FrameRequest) -> Option<PageRange> {
-        None
-    }
-
-    fn free(&mut self, _range: PageRange) {}
-}
-
 struct SapphireRapids;
 
 impl Processor for SapphireRapids {
@@ -278,8 +266,6 @@ enum Ends {
 }
 
 fn bring_up_races(ends: Ends, tdmr_init_fails: bool) {
-    // Too large for the stacks that loom gives its threads, so it is made once, out here.
-    let layout = std::sync::Arc::new(Mutex::new(Layout::new()));
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(2);
     model.max_branches = 20_000;
@@ -287,13 +273,13 @@ fn bring_up_races(ends: Ends, tdmr_init_fails: bool) {
         let platform = detect(&SapphireRapids).unwrap();
         let machine = Arc::new(Machine::new());
         let record = Arc::new(Record::new());
+        // Too large for the stacks that loom gives its threads, so it is made on one of its own.
+        let mut layout = std::thread::spawn(|| Box::new(Layout::new())).join().unwrap();
         let bringup = {
-            let (machine, record, layout) = (Arc::clone(&machine), Arc::clone(&record), std::sync::Arc::clone(&layout));
+            let (machine, record) = (Arc::clone(&machine), Arc::clone(&record));
             thread::spawn(move || {
                 let cpu = FakeCpu { machine: Arc::clone(&machine), obeys: true, tdmr_init_fails };
                 let run = AssertUnwindSafe(|| {
-                    let mut layout = layout.lock().unwrap_or_else(PoisonError::into_inner);
-                    layout.release(&mut Nowhere);
                     let mut kernel = Kernel(cpu);
                     let result = bringup::run(&mut kernel, platform, &*record, &mut layout, &MEMORY, Algorithm::Linux);
                     // A bring-up that finds the gate closed fails as well, and unwinds while it is being stopped.

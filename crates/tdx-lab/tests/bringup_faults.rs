@@ -5,7 +5,7 @@ use std::path::Path;
 use tdx_abi::{KeyId, Leaf, Operand, Page, PageRange, Status, StatusCode};
 use tdx_host::bringup::{self, Bringup, BringupCause, BringupError, BringupStep};
 use tdx_host::handover::{HostMemory, Kexec, KexecKind, Outcome, Policy};
-use tdx_host::layout::{Algorithm, Layout};
+use tdx_host::layout::{Algorithm, Layout, LayoutError};
 use tdx_host::platform::{TdxPlatform, detect};
 use tdx_host::private_memory::PrivateMemory;
 use tdx_lab::host::{Host, HostOptions};
@@ -35,7 +35,7 @@ impl<'l> World<'l> {
     }
 
     fn bring_up(&mut self) -> Result<(), BringupError> {
-        self.layout.release(&mut self.kernel);
+        self.layout.release(&mut self.kernel).unwrap();
         let memory = self.host.memory();
         bringup::run(&mut self.kernel, self.platform, &self.record, &mut self.layout, memory, Algorithm::Fit)
             .map(|ready| assert_eq!(ready.layout.tdmr_count(), 2))
@@ -220,6 +220,9 @@ fn only_one_bring_up_at_a_time() {
     let mut world = World::new(&host, &lab);
     world.bring_up().unwrap();
     let private = lab.ask(Machine::private_lines);
+    let taken = world.kernel.taken().to_vec();
+    assert_eq!(world.layout.release(&mut world.kernel), Err(LayoutError::Private), "PAMT is private");
+    assert_eq!(world.kernel.taken(), taken, "and stays allocated");
     let mut other = Box::new(Layout::new());
     let error =
         bringup::run(&mut world.kernel, world.platform, &world.record, &mut other, host.memory(), Algorithm::Fit)

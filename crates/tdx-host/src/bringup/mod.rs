@@ -267,6 +267,7 @@ impl<'k, K: Kernel, const N: usize> Bringup<'k, K, Configured, N> {
     /// [`BringupError`], after the PAMTs were reset and given back.
     pub fn configure_keys(self) -> Result<Bringup<'k, K, KeysConfigured, N>, BringupError> {
         self.kernel.run_on_all(&WriteBack);
+        self.layout.set_private(true);
         if let Err(error) = self.record.publish(self.layout.pamt_ranges()) {
             return Err(self.fail(&Held::Pamt, BringupStep::KeyConfig, BringupCause::Record(error)));
         }
@@ -319,7 +320,9 @@ impl<'k, K: Kernel, S, const N: usize> Bringup<'k, K, S, N> {
         }
         if let Held::Pamt | Held::PrivatePamt = held {
             unwound.freed_bytes = self.layout.pamt_ranges().map(tdx_abi::PageRange::bytes).sum();
-            self.layout.release(self.kernel);
+            // Private or not: the lines are reset, or were never written.
+            self.layout.set_private(false);
+            let _ = self.layout.release(self.kernel);
         }
         self.record.release_claim();
         BringupError { step, cause, unwound }

@@ -28,6 +28,9 @@ pub enum LayoutError {
     /// The output still owns the PAMTs of an earlier layout.
     #[error("the layout still owns PAMT memory: release it before building another")]
     InUse,
+    /// The module has the PAMTs.
+    #[error("the PAMTs of this layout may be private: they cannot be given back")]
+    Private,
     /// A list is not in ascending order, or two of its ranges overlap.
     #[error("{list}: {range} starts before the range in front of it ends; sort the list and join what overlaps")]
     Unordered {
@@ -90,7 +93,7 @@ impl LayoutError {
     pub const fn errno(&self) -> i32 {
         match self {
             Self::NoPamtMemory { .. } => -12,
-            Self::InUse => -16,
+            Self::InUse | Self::Private => -16,
             Self::Unordered { .. } | Self::TooHigh { .. } | Self::PamtEntrySize { .. } | Self::NoMemory => -22,
             Self::TdmrsExhausted { .. } | Self::ReservedAreasExhausted { .. } => -28,
         }

@@ -132,7 +132,7 @@ pub fn build<F: FrameSource + ?Sized>(
         Algorithm::Linux => linux::build(&host, limits, frames, out),
     };
     if result.is_err() {
-        out.release(frames);
+        out.discard(frames);
     }
     result
 }

@@ -3,6 +3,7 @@
 use arrayvec::ArrayVec;
 use tdx_abi::{MAX_RESERVED_AREAS, MAX_TDMRS, PAGE_SIZE, Page, PageRange, PageSize, ReservedArea, TdmrInfo, union};
 
+use super::LayoutError;
 use super::{FrameSource, explain::Dropped, fit::Spans};
 use crate::platform::NodeId;
 
@@ -128,6 +129,8 @@ pub struct Layout {
     pub(super) dropped: Dropped,
     /// The plan of `fit`, on which the table stands; unused by `linux`.
     pub(super) spans: Spans,
+    /// The module may write to its PAMTs.
+    private: bool,
 }
 
 impl Default for Layout {
@@ -144,6 +147,7 @@ impl Layout {
             pamts: ArrayVec::new_const(),
             dropped: Dropped::new(),
             spans: ArrayVec::new_const(),
+            private: false,
         }
     }
 
@@ -177,11 +181,29 @@ impl Layout {
         self.pamt_bytes() / 1024
     }
 
-    /// Gives the PAMT pages back and empties the table. The module must have no use for them any more.
-    pub fn release<F: FrameSource + ?Sized>(&mut self, frames: &mut F) {
+    /// Gives the PAMT pages back and empties the table.
+    ///
+    /// # Errors
+    /// [`LayoutError::Private`] once a bring-up has handed the PAMTs to the module: nothing but the way back of that bring-up
+    /// or a handover makes them normal memory again.
+    pub fn release<F: FrameSource + ?Sized>(&mut self, frames: &mut F) -> Result<(), LayoutError> {
+        if self.private {
+            return Err(LayoutError::Private);
+        }
+        self.discard(frames);
+        Ok(())
+    }
+
+    /// As [`Self::release`], of a layout that no module knows.
+    pub(super) fn discard<F: FrameSource + ?Sized>(&mut self, frames: &mut F) {
         self.release_pamts(frames);
         self.spans.clear();
         self.dropped.clear();
+    }
+
+    /// The module may write to the PAMTs from now on, or does not any more.
+    pub(crate) fn set_private(&mut self, private: bool) {
+        self.private = private;
     }
 
     /// Gives the PAMT pages back but keeps the plan they were for.

@@ -32,7 +32,7 @@ fn judge(host: &Host, limits: &Limits, in_use: &[PageRange], moody: Option<u64>)
             }
         }
     }
-    layout.release(&mut source);
+    layout.release(&mut source).unwrap();
     assert_eq!(source.inner.taken(), before);
     assert_eq!(layout.pamt_ranges().count(), 0);
 }

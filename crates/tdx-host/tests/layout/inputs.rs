@@ -86,7 +86,7 @@ fn a_layout_in_use_is_not_built_over() {
     let taken = frames.taken().to_vec();
     assert_eq!(again(&mut layout, &mut frames), Err(LayoutError::InUse));
     assert_eq!(frames.taken(), taken, "nothing was lost");
-    layout.release(&mut frames);
+    layout.release(&mut frames).unwrap();
     assert_eq!(frames.taken(), []);
     assert_eq!(again(&mut layout, &mut frames), Ok(()));
 }

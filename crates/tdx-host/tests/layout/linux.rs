@@ -195,7 +195,7 @@ fn compare(host: &Host, limits: &Limits) {
         }
         (expected, got) => panic!("expected {expected:?}, got {got:?}"),
     }
-    layout.release(&mut frames);
+    layout.release(&mut frames).unwrap();
     assert_eq!(frames.inner.taken(), [], "everything came back");
 }
 

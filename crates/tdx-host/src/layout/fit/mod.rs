@@ -31,11 +31,11 @@ pub(super) fn build<F: FrameSource + ?Sized>(
         return Ok(());
     }
     // TDMRs that keep one reserved area free for PAMTs may do better.
-    out.release(frames);
+    out.discard(frames);
     if attempt(host, limits, frames, out, 1).is_ok() && given_up_pages(host, out) < lost {
         return Ok(());
     }
-    out.release(frames);
+    out.discard(frames);
     attempt(host, limits, frames, out, 0)
 }
 
