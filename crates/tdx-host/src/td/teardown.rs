@@ -1,7 +1,7 @@
 //! A TD on its way out, from any step of its life: VCPUs flushed, caches written back, KeyID freed, pages reclaimed and reset.
 
 use core::fmt;
-use tdx_abi::{Leaf, Page, PageSize, PhysAddr, Registers, StatusCode};
+use tdx_abi::{Leaf, Page, PageSize, PamtPageType, PhysAddr, Registers, StatusCode};
 
 use super::error::{Failed, PageError, TdCause};
 use super::pages::{call_back, clean, clean_written};
@@ -157,7 +157,12 @@ impl<'h> Dead<'h> {
     /// # Errors
     /// [`PageError`].
     pub fn reclaim<C: Cpu>(&self, cpu: &C, page: Page) -> Result<SharedPage<'h>, PageError<'h>> {
-        clean_written(cpu, reclaim(self.host, cpu, page)?)
+        let (page, kind) = reclaim(self.host, cpu, page)?;
+        // PHYMEM.CACHE.WB of this TD's KeyID did not cover a TDR: its lines are dirty under the global one.
+        match kind {
+            PamtPageType::TDR => clean(self.host, cpu, page, self.host.platform.global_key_id()),
+            _ => clean_written(cpu, page),
+        }
     }
 
     /// Reclaims every page that the module has for this TD but the TDR. Walks the ledger and asks PHYMEM.PAGE.RDMD whose each
@@ -193,7 +198,7 @@ impl<'h> Dead<'h> {
     /// [`NotFinished`].
     pub fn finish<C: Cpu>(self, cpu: &C) -> Result<SharedPage<'h>, NotFinished<'h>> {
         match reclaim(self.host, cpu, self.tdr) {
-            Ok(page) => clean(self.host, cpu, page, self.host.platform.global_key_id()).map_err(NotFinished::Lost),
+            Ok((page, _)) => clean(self.host, cpu, page, self.host.platform.global_key_id()).map_err(NotFinished::Lost),
             Err(error) if error.leaked.is_some() => Err(NotFinished::Lost(error)),
             Err(error) => Err(NotFinished::Kept { td: self, cause: error.cause }),
         }
@@ -213,8 +218,17 @@ impl<'h> Dead<'h> {
     }
 }
 
-/// PHYMEM.PAGE.RECLAIM. The module says how large the page was.
-fn reclaim<'h, C: Cpu>(host: TdHost<'h>, cpu: &C, page: Page) -> Result<ReturnedPage<'h>, PageError<'h>> {
+/// PHYMEM.PAGE.RECLAIM. The module says how large the page was, and what for it had it.
+fn reclaim<'h, C: Cpu>(
+    host: TdHost<'h>,
+    cpu: &C,
+    page: Page,
+) -> Result<(ReturnedPage<'h>, PamtPageType), PageError<'h>> {
     let input = Registers::call(Leaf::PHYMEM_PAGE_RECLAIM).rcx_address(page.start());
-    call_back(host, cpu, input, |registers| (page, PageSize::from_level(registers.r8).unwrap_or(PageSize::Size4K)))
+    let mut kind = PamtPageType::NDA;
+    let returned = call_back(host, cpu, input, |registers| {
+        kind = PamtPageType(registers.rcx as u8);
+        (page, PageSize::from_level(registers.r8).unwrap_or(PageSize::Size4K))
+    })?;
+    Ok((returned, kind))
 }
