@@ -606,3 +606,48 @@ fn a_key_id_that_is_taken_is_not_tried_again() {
         let _ = page.release();
     });
 }
+
+/// A TDR is dirty under the global KeyID, which no CACHE.WB of its TD covers: also when a kernel's own list brings it to `reclaim`.
+#[test]
+fn a_tdr_reclaimed_as_a_page_is_clean() {
+    let scene = Scene::new();
+    scene.play(|mut world, _, _| {
+        world.step(0, Op::Build);
+        world.step(0, Op::TearDown);
+        world.step(0, Op::TearDown);
+        let cpu = world.kernel.this_cpu();
+        let Slot::Dead(dead) = &world.slots[0] else { panic!("the TD is not dead") };
+        let page = dead.reclaim(&cpu, dead.tdr()).unwrap();
+        world.free(page);
+        let Slot::Dead(dead) = std::mem::replace(&mut world.slots[0], Slot::Empty) else { unreachable!() };
+        assert!(matches!(dead.finish(&cpu), Err(tdx_host::td::NotFinished::Kept { .. })), "it is gone already");
+        assert_eq!(world.tds.ledger().marked_pages(), 0);
+    });
+}
+
+/// A page whose owner the module does not tell is not passed over in silence.
+#[test]
+fn reclaim_all_reports_what_it_could_not_ask_for() {
+    let scene = Scene::new();
+    scene.play(|mut world, _, _| {
+        for _ in 0..4 {
+            world.step(0, Op::Build);
+        }
+        world.step(0, Op::TearDown);
+        world.step(0, Op::TearDown);
+        let Slot::Dead(dead) = &world.slots[0] else { panic!("the TD is not dead") };
+        let status = tdx_abi::StatusCode::OPERAND_INVALID.operand(tdx_abi::Operand::RCX);
+        world.lab.act(|machine| machine.inject(Fault::Answer(status), When::CallOf(Leaf::PHYMEM_PAGE_RDMD, 1)));
+        let (mut back, mut errors) = (0, 0);
+        dead.reclaim_all(&world.kernel.this_cpu(), |page| match page {
+            Ok(page) => {
+                world.free(page);
+                back += 1;
+            }
+            Err(_) => errors += 1,
+        });
+        assert_eq!((back, errors), (1, 1));
+        tear_down(&mut world);
+        assert_eq!(world.tds.ledger().marked_pages(), 0);
+    });
+}

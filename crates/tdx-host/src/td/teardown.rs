@@ -10,7 +10,7 @@ use crate::bringup::FirstError;
 use crate::ledger::PageState;
 use crate::page::{ReturnedPage, SharedPage};
 use crate::platform::{Cpu, CpuTask, Cpus, Step};
-use crate::seamcall::call;
+use crate::seamcall::{SeamcallError, call};
 
 /// How often an interrupted PHYMEM.CACHE.WB is resumed on a package, as in Linux.
 pub const CACHE_WB_RESUMES: u32 = 10_000;
@@ -175,18 +175,22 @@ impl<'h> Dead<'h> {
         for range in self.host.ledger.marked() {
             let mut at = range.start();
             while at < range.end() {
-                let step = match self.host.ledger.state(at) {
-                    Some(PageState::Given) if at != self.tdr => self.owned(cpu, at),
-                    _ => None,
+                // The module answers for the whole page, whoever has it.
+                let size = match self.host.ledger.state(at) {
+                    Some(PageState::Given) if at != self.tdr => match self.owner(cpu, at) {
+                        Ok((Owner::This, size)) => {
+                            back(self.reclaim(cpu, at));
+                            size
+                        }
+                        Ok((Owner::Other, size)) => size,
+                        Err(error) => {
+                            back(Err(PageError::without_page(error)));
+                            PageSize::Size4K
+                        }
+                    },
+                    _ => PageSize::Size4K,
                 };
-                let pages = match step {
-                    Some(size) => {
-                        back(self.reclaim(cpu, at));
-                        size.pages()
-                    }
-                    None => 1,
-                };
-                at = Page::new(at.index().saturating_add(pages));
+                at = Page::new(at.index() / size.pages() * size.pages() + size.pages());
             }
         }
     }
@@ -209,13 +213,22 @@ impl<'h> Dead<'h> {
         self.tdr
     }
 
-    /// The size of the page, if the module has it for this TD.
-    fn owned<C: Cpu>(&self, cpu: &C, page: Page) -> Option<PageSize> {
-        const NOT_ASSIGNED: u64 = 0;
-        let registers = call(cpu, Registers::call(Leaf::PHYMEM_PAGE_RDMD).rcx_address(page.start())).ok()?;
-        let mine = registers.rcx != NOT_ASSIGNED && PhysAddr::new(registers.rdx).page() == self.tdr;
-        mine.then(|| PageSize::from_level(registers.r8)).flatten()
+    /// Whose page it is, and how large.
+    fn owner<C: Cpu>(&self, cpu: &C, page: Page) -> Result<(Owner, PageSize), SeamcallError> {
+        let registers = call(cpu, Registers::call(Leaf::PHYMEM_PAGE_RDMD).rcx_address(page.start()))?;
+        let assigned = PamtPageType(registers.rcx as u8) != PamtPageType::NDA;
+        // The owner of a page that nobody has is stale.
+        let mine = assigned && PhysAddr::new(registers.rdx).page() == self.tdr;
+        let size = if assigned { PageSize::from_level(registers.r8) } else { None };
+        Ok((if mine { Owner::This } else { Owner::Other }, size.unwrap_or(PageSize::Size4K)))
     }
+}
+
+/// Whose a page is.
+enum Owner {
+    This,
+    /// Another TD's, or nobody's.
+    Other,
 }
 
 /// PHYMEM.PAGE.RECLAIM. The module says how large the page was, and what for it had it.
