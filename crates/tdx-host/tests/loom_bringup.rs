@@ -164,10 +164,6 @@ impl Kernel {
 impl Cpus for Kernel {
     type Cpu = FakeCpu;
 
-    fn online(&self) -> u32 {
-        2
-    }
-
     fn run_on_all<T: CpuTask<FakeCpu>>(&self, task: &T) {
         self.drive(task);
     }

@@ -98,9 +98,6 @@ pub trait Cpus {
     /// A handle to one of them.
     type Cpu: Cpu;
 
-    /// Number of online CPUs; at least 1.
-    fn online(&self) -> u32;
-
     /// Runs the task on every online CPU until each has said [`Step::Done`]; CPUs work in parallel where the kernel can.
     /// All effects of the task are visible to the caller on return.
     fn run_on_all<T: CpuTask<Self::Cpu>>(&self, task: &T);

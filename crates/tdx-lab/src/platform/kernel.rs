@@ -67,10 +67,6 @@ impl<'l> LabKernel<'l> {
 impl<'l> Cpus for LabKernel<'l> {
     type Cpu = LabCpu<'l>;
 
-    fn online(&self) -> u32 {
-        u32::try_from(self.cpus.len()).unwrap_or(u32::MAX)
-    }
-
     fn run_on_all<T: CpuTask<LabCpu<'l>>>(&self, task: &T) {
         Self::run(&self.cpus, task);
     }
