@@ -54,7 +54,7 @@ pub(crate) enum Command {
     Plan(PlanArgs),
 }
 
-/// Brings TDX up on a host, kexecs under a policy, and lets the next kernel use all of memory.
+/// Brings TDX up on a host, runs TDs, kexecs or panics under a policy, and lets the next kernel use memory.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:

@@ -2,8 +2,8 @@
 
 use tdx_abi::subtract;
 use tdx_host::handover::{
-    HandoverReport, HostMemory, Kexec, KexecKind, LeftPrivate, LeftoverKind, LeftoverReason, LeftoverTable,
-    ModuleAnswer, NothingToDo, Outcome, Policy, hand_over_crash,
+    HandoverKind, HandoverReport, HostMemory, Kexec, KexecKind, LeftPrivate, LeftoverKind, LeftoverReason,
+    LeftoverTable, ModuleAnswer, NothingToDo, Outcome, Policy, hand_over_crash,
 };
 
 use crate::{
@@ -100,7 +100,9 @@ fn summary(report: &HandoverReport) -> HandoverSummary {
 fn was_reset(report: &HandoverReport) -> &'static str {
     match (report.policy, report.module) {
         (Policy::Pamt, _) => "PAMTs were written with MOVDIR64B, pages of TDs were not",
-        (Policy::Everything, _) => "all memory but this kernel's and the next image's was written with MOVDIR64B",
+        (Policy::Everything, _) if report.kind != HandoverKind::Crash => {
+            "all memory but this kernel's and the next image's was written with MOVDIR64B"
+        }
         (Policy::Module, Some(ModuleAnswer::Disabled { .. })) => {
             "what the module cannot know was written with MOVDIR64B"
         }
