@@ -21,7 +21,7 @@ use tdx_host::td::{
 use tdx_lab::host::{Host, HostOptions};
 use tdx_lab::platform::{GuestAct, Lab, LabKernel, Pool};
 use tdx_lab::tds::{TdMemory, td_params};
-use tdx_machine::{Fault, Machine, ModuleProfile, PartialStore, When};
+use tdx_machine::{EvictionPolicy, Fault, Machine, ModuleProfile, PartialStore, When};
 
 const HOST: &str = "schema = \"cleanslate-host\"\nversion = 1\n[cpu]\nmodel = \"spr\"\npackages = 2\ncpus = 4\n\
                     [tdx]\nkey_ids = \"[32, 36)\"\n[[memory]]\nrange = \"[1G, 2G)\"\n";
@@ -364,8 +364,15 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::with_eviction(EvictionPolicy::Never, 0)
+    }
+
+    fn with_eviction(eviction: EvictionPolicy, seed: u64) -> Self {
         let host = Host::from_reader("tiny", HOST.as_bytes(), &HostOptions::default()).unwrap();
-        let lab = Lab::with_module(&host, ModuleProfile::SysDisable, &()).unwrap();
+        let lab = Lab::with_config(&host, &(), |config| {
+            (config.module, config.eviction, config.seed) = (Some(ModuleProfile::SysDisable), eviction, seed);
+        })
+        .unwrap();
         Self { host, lab }
     }
 
@@ -393,7 +400,10 @@ impl Scene {
 }
 
 fn run(ops: &[(u32, usize, Op)], end: End) {
-    let scene = Scene::new();
+    run_on(&Scene::new(), ops, end);
+}
+
+fn run_on(scene: &Scene, ops: &[(u32, usize, Op)], end: End) {
     scene.play(|world, record, _| traffic(&scene.host, world, record, ops, end));
 }
 
@@ -473,6 +483,17 @@ proptest! {
         end in end(),
     ) {
         run(&ops, end);
+    }
+
+    /// The same under an adversary who writes back pieces of dirty lines between any two operations, the reset's included.
+    #[test]
+    fn nor_when_dirty_lines_leave_the_caches_at_any_moment(
+        ops in proptest::collection::vec((0u32..4, 0usize..3, op()), 1..80),
+        end in end(),
+        seed in any::<u64>(),
+        one_in in 1u32..8,
+    ) {
+        run_on(&Scene::with_eviction(EvictionPolicy::Seeded { one_in }, seed), &ops, end);
     }
 }
 

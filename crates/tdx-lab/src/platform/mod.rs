@@ -90,7 +90,20 @@ impl<'p> Lab<'p> {
     /// # Errors
     /// As [`Self::new`].
     pub fn with_module(host: &Host, module: ModuleProfile, progress: &'p dyn Progress) -> Result<Self, LabError> {
-        let config = MachineConfig { module: Some(module), ..config(host) };
+        Self::with_config(host, progress, |config| config.module = Some(module))
+    }
+
+    /// As [`Self::new`], with changes to the machine: another module, an adversary that evicts.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_config(
+        host: &Host,
+        progress: &'p dyn Progress,
+        change: impl FnOnce(&mut MachineConfig),
+    ) -> Result<Self, LabError> {
+        let mut config = config(host);
+        change(&mut config);
         Self::on(Machine::new(config).map_err(LabError::Config)?, progress)
     }
 
