@@ -30,7 +30,10 @@ fn on_td(leaf: Leaf, rcx: u64) -> Registers {
 
 /// A runnable TD with one VCPU on CPU 0, one measured page, and a 4 KiB and a 2 MiB page that wait for ACCEPT.
 fn td() -> Machine {
-    let mut machine = ready(CpuModel::SAPPHIRE_RAPIDS, 1);
+    td_on(ready(CpuModel::SAPPHIRE_RAPIDS, 1))
+}
+
+fn td_on(mut machine: Machine) -> Machine {
     ok(&mut machine, Registers::call(Leaf::MNG_CREATE).rcx(TDR).rdx(KEY.into()));
     for cpu in [CPU, OTHER] {
         assert_eq!(call(&mut machine, cpu, Registers::call(Leaf::MNG_KEY_CONFIG).rcx(TDR)), Status::SUCCESS);
@@ -135,8 +138,60 @@ fn poison_kills_the_guest_that_reads_it() {
     let mut machine = td();
     machine.partial_write(CPU, lines(ADDED, 64), KeyId::HOST, PartialStore::NonTemporal).unwrap();
     enter(&mut machine, CPU);
+    let before = machine.counters().machine_checks;
     assert!(matches!(machine.guest_load(CPU, GPA_ADDED), Ok(GuestOutcome::MachineCheck(_))));
+    assert_eq!(machine.counters().machine_checks, before + 1);
     assert_eq!(machine.guest_load(CPU, GPA_ADDED + 64), Ok(GuestOutcome::Done));
+}
+
+#[test]
+fn sys_disable_waits_for_the_vcpus() {
+    let module = Some(tdx_machine::ModuleProfile::SysDisable);
+    let config = tdx_machine::MachineConfig { module, ..support::config(CpuModel::SAPPHIRE_RAPIDS) };
+    let mut machine = Machine::with_initialised_module(config).unwrap();
+    support::configure(&mut machine, 1);
+    support::tdmr_init(&mut machine, CPU, 256);
+    let mut machine = td_on(machine);
+    enter(&mut machine, CPU);
+    machine.guest_accept(CPU, GPA_LARGE, PageSize::Size2M).unwrap();
+    let disable = Registers::call(Leaf::SYS_DISABLE);
+    assert_eq!(call(&mut machine, OTHER, disable).code(), StatusCode::SYS_BUSY);
+    machine.leave_vcpu(CPU).unwrap();
+    assert_eq!(call(&mut machine, OTHER, disable), Status::SUCCESS);
+    for cpu in 0..machine.cpus() {
+        machine.wbinvd(CpuId(cpu)).unwrap();
+    }
+    assert_eq!((machine.private_lines(), machine.dirty_private_lines()), (0, 0));
+}
+
+/// The exit stores the VCPU's state: poison there is the end of the module, and is not passed over.
+#[test]
+fn poison_in_tdvps_kills_the_module_at_the_exit() {
+    let mut machine = td();
+    enter(&mut machine, CPU);
+    for cpu in 1..machine.cpus() {
+        machine.wbinvd(CpuId(cpu)).unwrap();
+    }
+    // What is dirty in the VCPU's cache would hide the poison, so it goes first.
+    machine.evict(lines(TDVPR, 4096), KeyId::new(KEY));
+    machine.partial_write(OTHER, lines(TDVPR, 64), KeyId::HOST, PartialStore::NonTemporal).unwrap();
+    assert_eq!(machine.leave_vcpu(CPU), Ok(Status::VMFAIL_INVALID));
+    assert_eq!(machine.module_state(), None);
+    machine.wbinvd(CPU).unwrap();
+}
+
+#[test]
+fn nothing_runs_on_in_a_fatal_td_or_without_its_module() {
+    let mut machine = td();
+    enter(&mut machine, CPU);
+    assert_eq!(machine.guest_store(CPU, GPA_ADDED), Ok(GuestOutcome::Done));
+    let mut dead = machine.clone();
+    assert!(machine.make_td_fatal(Page::new(TDR / 4096)));
+    assert_eq!(machine.guest_store(CPU, GPA_ADDED), Ok(GuestOutcome::Violation));
+    dead.inject(tdx_machine::Fault::Crash, tdx_machine::When::Call(1));
+    call(&mut dead, OTHER, Registers::call(Leaf::PHYMEM_PAGE_RDMD).rcx(TDR));
+    assert_eq!(dead.guest_store(CPU, GPA_ADDED), Ok(GuestOutcome::Violation));
+    assert_eq!(dead.leave_vcpu(CPU), Ok(Status::VMFAIL_INVALID));
 }
 
 #[test]

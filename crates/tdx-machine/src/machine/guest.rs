@@ -6,6 +6,7 @@
 use tdx_abi::{Page, PageSize, Status};
 
 use super::Machine;
+use crate::events::Event;
 use crate::{CpuId, MachineCheck, Refusal};
 
 /// How an act of a guest ended.
@@ -22,14 +23,23 @@ pub enum GuestOutcome {
 }
 
 impl Machine {
-    /// An interrupt takes the VCPU on this CPU out of its TD. Gives RAX of VP.ENTER, whose low half is the exit reason.
+    /// An interrupt takes the VCPU on this CPU out of its TD. Gives RAX of VP.ENTER, whose low half is the exit reason; the
+    /// software status of a dead module if it died of poison on the way, or before.
     ///
     /// # Errors
     /// No VCPU is on this CPU.
     pub fn leave_vcpu(&mut self, cpu: CpuId) -> Result<Status, Refusal> {
         self.hardware.next_step();
         let module = self.module.as_mut().ok_or(Refusal::NoGuestOnCpu { cpu })?;
-        module.leave(&mut self.hardware, cpu).ok_or(Refusal::NoGuestOnCpu { cpu })
+        match module.leave(&mut self.hardware, cpu).ok_or(Refusal::NoGuestOnCpu { cpu })? {
+            Ok(_) if module.is_dead() => Ok(Status::VMFAIL_INVALID),
+            Ok(status) => Ok(status),
+            Err(check) => {
+                module.die();
+                self.hardware.record.push(self.hardware.step, Event::ModuleDied { cpu, check: Some(check) });
+                Ok(Status::VMFAIL_INVALID)
+            }
+        }
     }
 
     /// The guest on this CPU accepts the pending page (TDG.MEM.PAGE.ACCEPT): every line of it is written with MOVDIR64B under the
@@ -40,7 +50,8 @@ impl Machine {
     pub fn guest_accept(&mut self, cpu: CpuId, gpa: u64, size: PageSize) -> Result<GuestOutcome, Refusal> {
         self.hardware.next_step();
         let module = self.module.as_mut().ok_or(Refusal::NoGuestOnCpu { cpu })?;
-        module.guest_accept(&mut self.hardware, cpu, gpa, size)
+        let outcome = module.guest_accept(&mut self.hardware, cpu, gpa, size);
+        self.counted(outcome)
     }
 
     /// The guest on this CPU stores to the line at this guest address: dirty under the TD's KeyID.
@@ -62,7 +73,17 @@ impl Machine {
     fn guest_access(&mut self, cpu: CpuId, gpa: u64, store: bool) -> Result<GuestOutcome, Refusal> {
         self.hardware.next_step();
         let module = self.module.as_mut().ok_or(Refusal::NoGuestOnCpu { cpu })?;
-        module.guest_access(&mut self.hardware, cpu, gpa, store)
+        let outcome = module.guest_access(&mut self.hardware, cpu, gpa, store);
+        self.counted(outcome)
+    }
+
+    /// A machine check in a guest is one of the machine.
+    fn counted(&mut self, outcome: Result<GuestOutcome, Refusal>) -> Result<GuestOutcome, Refusal> {
+        if let Ok(GuestOutcome::MachineCheck(check)) = outcome {
+            self.hardware.record.counters.machine_checks += 1;
+            self.hardware.record.push(self.hardware.step, Event::MachineCheck(check));
+        }
+        outcome
     }
 
     /// The TD of this TDR is fatal from now on, as after an error that the module cannot contain. False if there is none.

@@ -2,7 +2,8 @@
 //! after loading.
 //!
 //! Nobody here has seen a module that has it. Source: `linux.md` 2.7. Ours, and unverified: which statuses come when; that it is
-//! not ready before the last TDMR is initialised; that other leaves answer SYS_BUSY once it has begun; that the module
+//! not ready before the last TDMR is initialised; that it is busy while a VCPU is inside a TD; that other leaves answer
+//! SYS_BUSY once it has begun; that the module
 //! flushes its own dirty lines before it clears them. What PAMT says is not assigned it does not touch.
 
 use alloc::vec::Vec;
@@ -20,6 +21,10 @@ impl Module {
         }
         if self.state != SysState::Ready || !self.tdmrs.iter().all(super::tdmr::Tdmr::is_complete) {
             return Err(StatusCode::SYS_NOT_READY.into());
+        }
+        // A VCPU that is inside uses what would be cleared: the host takes it out first.
+        if !self.running.is_empty() {
+            return Err(StatusCode::SYS_BUSY.into());
         }
         let known = self.known_lines();
         let mut done = self.disabling.unwrap_or(0);

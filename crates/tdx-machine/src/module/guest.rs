@@ -11,7 +11,7 @@ use super::call::{Call, Leaf, Stop};
 use super::sept::{Entry, GuestPage, State};
 use super::td::OpState;
 use crate::hardware::Hardware;
-use crate::{CpuId, GuestOutcome, Refusal};
+use crate::{CpuId, GuestOutcome, MachineCheck, Refusal};
 
 /// A VCPU on the CPU it runs on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,18 +57,19 @@ impl Module {
         Ok(Status::SUCCESS)
     }
 
-    /// An interrupt takes the VCPU out. Its state is stored to TDVPS and TDCS. `None` if no VCPU is on this CPU.
-    pub(crate) fn leave(&mut self, hardware: &mut Hardware, cpu: CpuId) -> Option<Status> {
+    /// An interrupt takes the VCPU out. Its state is stored to TDVPS and TDCS, which is the module's end if they are poisoned.
+    /// `None` if no VCPU is on this CPU.
+    pub(crate) fn leave(&mut self, hardware: &mut Hardware, cpu: CpuId) -> Option<Result<Status, MachineCheck>> {
         let running = self.running.remove(&cpu)?;
         hardware.set_in_guest(cpu, false);
-        if let Ok(td) = self.td(running.tdr) {
-            let vcpu = td.vcpus.get(&running.tdvpr).map(super::vcpu::Vcpu::pages).unwrap_or_default();
-            for page in core::iter::once(running.tdvpr).chain(vcpu.iter().copied()).chain(td.tdcs.iter().copied()) {
-                // A machine check here would be the module's end; poison on these pages is not modelled apart from it.
-                let _ = hardware.seam_store(cpu, super::td::lines_of(page), td.key);
+        let Ok(td) = self.td(running.tdr) else { return Some(Ok(Status::new(EXTERNAL_INTERRUPT))) };
+        let vcpu = td.vcpus.get(&running.tdvpr).map(super::vcpu::Vcpu::pages).unwrap_or_default();
+        for page in core::iter::once(running.tdvpr).chain(vcpu.iter().copied()).chain(td.tdcs.iter().copied()) {
+            if let Err(check) = hardware.seam_store(cpu, super::td::lines_of(page), td.key) {
+                return Some(Err(check));
             }
         }
-        Some(Status::new(EXTERNAL_INTERRUPT))
+        Some(Ok(Status::new(EXTERNAL_INTERRUPT)))
     }
 
     /// The guest accepts the pending page of this size: its lines are written under the TD's key.
@@ -149,8 +150,12 @@ impl Module {
         self.running.get(&cpu).copied().ok_or(Refusal::NoGuestOnCpu { cpu })
     }
 
-    /// The leaf entry of a guest page, if the walk comes to its level.
+    /// The leaf entry of a guest page, if the walk comes to its level. A TD that is fatal, or whose module has died, does
+    /// nothing any more.
     fn entry(&self, running: Running, guest: GuestPage) -> Option<Entry> {
+        if self.is_dead() || self.td(running.tdr).map_or(true, |td| td.fatal) {
+            return None;
+        }
         guest.check_private().ok()?;
         let (level, entry) = self.sept_find(running.tdr, guest).ok()?;
         (level == guest.level).then_some(entry)
