@@ -1,15 +1,16 @@
 //! One CPU of the software machine, as the product sees it.
 
-use tdx_abi::{LineRange, Registers};
+use tdx_abi::{KeyId, LineRange, Registers};
 use tdx_host::{
     gate::Admission,
     platform::{Cpu, CpuId, LineReset, PackageId},
     seamcall::Seamcall,
 };
+use tdx_machine::PartialStore;
 
-use super::Lab;
+use super::{Act, Deed, Lab, Operation};
 
-/// A CPU. Copies are handles to the same one: the laboratory has one thread, so each is as good as pinned.
+/// A CPU. Copies are handles to the same one: each is as good as pinned, because a kernel here runs on a CPU and not on a thread.
 #[derive(Clone, Copy)]
 pub struct LabCpu<'l> {
     lab: &'l Lab<'l>,
@@ -27,28 +28,58 @@ impl<'l> LabCpu<'l> {
 
 impl LabCpu<'_> {
     /// An operation on the platform, between two points where the kernel may be stopped.
-    fn operate<R>(&self, operation: impl FnOnce() -> R) -> R {
+    pub(super) fn operate(&self, operation: Operation, perform: impl FnOnce(Deed)) {
+        let act = Act { cpu: self.id, operation };
         self.lab.freezer.tick();
-        let result = operation();
+        perform(self.lab.watcher.before(self.lab, &act));
+        self.lab.watcher.after(self.lab, &act, None);
         self.lab.freezer.tick();
-        result
+    }
+
+    /// The same for the lines of an operation.
+    fn each(lines: LineRange, deed: Deed, mut perform: impl FnMut(LineRange)) {
+        match deed {
+            Deed::Skip => {}
+            Deed::Lines(parts) => parts.into_iter().for_each(perform),
+            _ => perform(lines),
+        }
     }
 }
 
 impl Seamcall for LabCpu<'_> {
     fn seamcall(&self, registers: Registers) -> Registers {
-        self.operate(|| self.lab.seamcall(self.id, registers))
+        let act = Act { cpu: self.id, operation: Operation::Seamcall(registers) };
+        self.lab.freezer.tick();
+        let mut answer = match self.lab.watcher.before(self.lab, &act) {
+            Deed::Answer(answer) => answer,
+            Deed::Call(other) => self.lab.seamcall(self.id, other),
+            _ => self.lab.seamcall(self.id, registers),
+        };
+        self.lab.watcher.after(self.lab, &act, Some(&mut answer));
+        self.lab.freezer.tick();
+        answer
     }
 }
 
 impl LineReset for LabCpu<'_> {
     fn reset_lines(&self, lines: LineRange) {
-        self.lab.freezer.before_reset();
-        self.operate(|| self.lab.try_act(|machine| machine.direct_store(self.id, lines)));
+        let (lab, id) = (self.lab, self.id);
+        lab.freezer.before_reset();
+        self.operate(Operation::Reset(lines), |deed| match deed {
+            Deed::CachedStores => lab.try_act(|machine| machine.store(id, lines, KeyId::HOST)),
+            Deed::NonTemporalStores => {
+                lab.try_act(|machine| machine.partial_write(id, lines, KeyId::HOST, PartialStore::NonTemporal).map(drop));
+            }
+            deed => Self::each(lines, deed, |lines| lab.try_act(|machine| machine.direct_store(id, lines))),
+        });
     }
 
     fn fence(&self) {
-        self.operate(|| self.lab.try_act(|machine| machine.fence(self.id)));
+        self.operate(Operation::Fence, |deed| {
+            if deed != Deed::Skip {
+                self.lab.try_act(|machine| machine.fence(self.id));
+            }
+        });
     }
 }
 
@@ -62,11 +93,18 @@ impl Cpu for LabCpu<'_> {
     }
 
     fn write_back_caches(&self) {
-        self.operate(|| self.lab.try_act(|machine| machine.wbinvd(self.id)));
+        self.operate(Operation::WriteBack, |deed| {
+            if deed != Deed::Skip {
+                self.lab.try_act(|machine| machine.wbinvd(self.id));
+            }
+        });
     }
 
     fn flush_lines(&self, lines: LineRange) {
-        self.operate(|| self.lab.try_act(|machine| machine.flush_lines(self.id, lines, tdx_abi::KeyId::HOST)));
+        let (lab, id) = (self.lab, self.id);
+        self.operate(Operation::Flush(lines), |deed| {
+            Self::each(lines, deed, |lines| lab.try_act(|machine| machine.flush_lines(id, lines, KeyId::HOST)));
+        });
     }
 
     fn admission(&self) -> Admission<'_> {

@@ -2,10 +2,15 @@
 //! goes on; its stack is unwound, which changes no machine, no record and no mark. (The tokens on that stack count as leaked: nobody will bring
 //! their pages back.)
 
-use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{
+    Mutex,
+    atomic::{AtomicU64, Ordering},
+};
 
 use tdx_abi::Leaf;
+
+use super::lock;
 
 /// An instant of the kernel's life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,8 +27,8 @@ pub enum Instant {
 /// The kernel's clock, and the instant it stops at.
 #[derive(Debug, Default)]
 pub(super) struct Freezer {
-    at: Cell<Option<Instant>>,
-    ticks: Cell<u64>,
+    at: Mutex<Option<Instant>>,
+    ticks: AtomicU64,
 }
 
 /// What unwinds: not a panic, so no panic hook speaks.
@@ -32,9 +37,9 @@ struct Frozen;
 impl Freezer {
     /// Runs the function until it returns or its kernel stops; `None` if it stopped.
     pub(super) fn run<R>(&self, at: Instant, function: impl FnOnce() -> R) -> Option<R> {
-        self.at.set(Some(at));
+        self.set(Some(at));
         let result = catch_unwind(AssertUnwindSafe(function));
-        self.at.set(None);
+        self.set(None);
         match result {
             Ok(value) => Some(value),
             Err(payload) if payload.is::<Frozen>() => None,
@@ -42,8 +47,16 @@ impl Freezer {
         }
     }
 
+    fn at(&self) -> Option<Instant> {
+        *lock(&self.at)
+    }
+
+    fn set(&self, at: Option<Instant>) {
+        *lock(&self.at) = at;
+    }
+
     pub(super) fn after_call(&self, leaf: Leaf) {
-        if let Some(Instant::AfterCall(at, left)) = self.at.get()
+        if let Some(Instant::AfterCall(at, left)) = self.at()
             && at == leaf
         {
             self.count_down(left, |left| Instant::AfterCall(at, left));
@@ -52,28 +65,28 @@ impl Freezer {
 
     /// A point between two operations.
     pub(super) fn tick(&self) {
-        self.ticks.set(self.ticks.get() + 1);
-        if let Some(Instant::Nth(left)) = self.at.get() {
+        self.ticks.fetch_add(1, Ordering::Relaxed);
+        if let Some(Instant::Nth(left)) = self.at() {
             self.count_down(left, Instant::Nth);
         }
     }
 
     /// Points so far.
     pub(super) fn ticks(&self) -> u64 {
-        self.ticks.get()
+        self.ticks.load(Ordering::Relaxed)
     }
 
     pub(super) fn before_reset(&self) {
-        if let Some(Instant::BeforeReset(left)) = self.at.get() {
+        if let Some(Instant::BeforeReset(left)) = self.at() {
             self.count_down(left, Instant::BeforeReset);
         }
     }
 
     fn count_down(&self, left: u64, later: impl FnOnce(u64) -> Instant) {
         if left <= 1 {
-            self.at.set(None);
+            self.set(None);
             resume_unwind(Box::new(Frozen));
         }
-        self.at.set(Some(later(left - 1)));
+        self.set(Some(later(left - 1)));
     }
 }

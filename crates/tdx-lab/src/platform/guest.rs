@@ -4,7 +4,7 @@
 use tdx_abi::{PageSize, Status};
 use tdx_machine::{CpuId, GuestOutcome};
 
-use super::Lab;
+use super::{Lab, lock};
 
 /// An act of a guest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,12 +20,13 @@ pub enum GuestAct {
 impl Lab<'_> {
     /// What the next guest that is entered does.
     pub fn let_guest(&self, acts: impl IntoIterator<Item = GuestAct>) {
-        *self.guest.borrow_mut() = acts.into_iter().collect();
+        *lock(&self.guest) = acts.into_iter().collect();
     }
 
     /// The VCPU on this CPU acts until it is done or faults, and leaves. Gives RAX of VP.ENTER.
     pub(super) fn run_guest(&self, cpu: CpuId) -> Status {
-        for act in self.guest.take() {
+        let acts = std::mem::take(&mut *lock(&self.guest));
+        for act in acts {
             let outcome = self.try_act(|machine| {
                 let outcome = match act {
                     GuestAct::Accept(gpa, size) => machine.guest_accept(cpu, gpa, size),

@@ -1,22 +1,20 @@
-//! A kernel on the software machine: runs tasks on its CPUs in turns, hands out pages of the memory map, stops CPUs.
+//! A kernel on the software machine: its CPUs, the pages of the memory map that it hands out, and shared memory.
 
 use tdx_abi::{PageRange, PhysAddr};
 use tdx_host::{
-    handover::{NmiStop, StopCpus, stop_this_cpu, stop_this_cpu_at_crash},
+    handover::{NmiStop, StopCpus},
     layout::{FrameRequest, FrameSource, MapFrames},
-    platform::{CpuId, CpuTask, Cpus, SharedMemory, Step, TdxPlatform},
+    platform::{CpuId, CpuTask, Cpus, SharedMemory, TdxPlatform},
 };
 
-use super::{Lab, LabCpu};
+use super::{Deed, Lab, LabCpu, LabCpus, Operation};
 use crate::{host::Host, images};
 
 /// The kernel that brings TDX up. It runs on CPU 0 unless it is told otherwise.
 pub struct LabKernel<'l> {
     lab: &'l Lab<'l>,
-    cpus: Vec<LabCpu<'l>>,
+    cpus: LabCpus<'l>,
     frames: MapFrames<'l>,
-    platform: Option<TdxPlatform>,
-    current: u32,
 }
 
 impl<'l> LabKernel<'l> {
@@ -25,8 +23,7 @@ impl<'l> LabKernel<'l> {
         let mut frames = MapFrames::new(host.memory());
         // An empty list of taken ranges has room, and nothing overlaps in it.
         let _ = frames.reserve(images::pages(host));
-        let count = lab.ask(tdx_machine::Machine::cpus);
-        Self { lab, cpus: (0..count).map(|number| LabCpu::new(lab, number)).collect(), frames, platform, current: 0 }
+        Self { lab, cpus: LabCpus::new(lab, platform), frames }
     }
 
     /// Keeps a range for somebody else, e.g. the crash kernel. False if some of it is taken already.
@@ -37,30 +34,22 @@ impl<'l> LabKernel<'l> {
 
     /// The CPU this kernel runs on.
     pub fn this_cpu(&self) -> LabCpu<'l> {
-        LabCpu::new(self.lab, self.current)
+        self.cpus.this_cpu()
     }
 
     /// Goes on on another CPU: the one that panics, for example.
     pub fn move_to(&mut self, cpu: CpuId) {
-        self.current = cpu.0;
+        self.cpus.move_to(cpu);
     }
 
-    /// Every CPU but the current one.
-    fn others(&self) -> impl Iterator<Item = &LabCpu<'l>> {
-        (0u32..).zip(&self.cpus).filter(|(number, _)| *number != self.current).map(|(_, cpu)| cpu)
+    /// Its CPUs.
+    pub fn cpus(&self) -> &LabCpus<'l> {
+        &self.cpus
     }
 
     /// Pages handed out or in use, ascending.
     pub fn taken(&self) -> &[PageRange] {
         self.frames.taken()
-    }
-
-    /// Runs the task on these CPUs, one step each in turn.
-    fn run<T: CpuTask<LabCpu<'l>>>(cpus: &[LabCpu<'l>], task: &T) {
-        let mut running: Vec<_> = cpus.iter().map(|cpu| (cpu, T::Local::default())).collect();
-        while !running.is_empty() {
-            running.retain_mut(|(cpu, local)| task.step(cpu, local) == Step::Again);
-        }
     }
 }
 
@@ -68,38 +57,39 @@ impl<'l> Cpus for LabKernel<'l> {
     type Cpu = LabCpu<'l>;
 
     fn run_on_all<T: CpuTask<LabCpu<'l>>>(&self, task: &T) {
-        Self::run(&self.cpus, task);
+        self.cpus.run_on_all(task);
     }
 
     fn run_on_each_package<T: CpuTask<LabCpu<'l>>>(&self, task: &T) {
-        use tdx_host::platform::Cpu;
-        let mut done = Vec::new();
-        for cpu in &self.cpus {
-            if !done.contains(&cpu.package()) {
-                done.push(cpu.package());
-                Self::run(std::slice::from_ref(cpu), task);
-            }
-        }
+        self.cpus.run_on_each_package(task);
     }
 
     fn run_here<R>(&self, function: impl FnOnce(&LabCpu<'l>) -> R) -> R {
-        function(&self.this_cpu())
+        self.cpus.run_here(function)
     }
 }
 
 impl FrameSource for LabKernel<'_> {
     fn allocate(&mut self, request: FrameRequest) -> Option<PageRange> {
-        self.frames.allocate(request)
+        let mut range = None;
+        self.cpus.this_cpu().operate(Operation::Allocate(request.pages), |deed| {
+            if deed != Deed::Skip {
+                range = self.frames.allocate(request);
+            }
+        });
+        range
     }
 
     fn free(&mut self, range: PageRange) {
-        self.frames.free(range);
+        self.cpus.this_cpu().operate(Operation::Free(range), |_| self.frames.free(range));
     }
 }
 
 impl SharedMemory for LabKernel<'_> {
     fn write(&mut self, address: PhysAddr, bytes: &[u8]) {
-        self.lab.try_act(|machine| machine.write_shared(tdx_machine::CpuId(0), address, bytes));
+        self.cpus.this_cpu().operate(Operation::Write(address, bytes.len()), |_| {
+            self.lab.try_act(|machine| machine.write_shared(tdx_machine::CpuId(0), address, bytes));
+        });
     }
 }
 
@@ -107,33 +97,28 @@ impl<'l> StopCpus for LabKernel<'l> {
     type Cpu = LabCpu<'l>;
 
     fn this_cpu(&self) -> LabCpu<'l> {
-        LabKernel::this_cpu(self)
+        self.cpus.this_cpu()
     }
 
     fn stop_other_cpus(&self) -> u32 {
-        for cpu in self.others() {
-            stop_this_cpu(*cpu, self.platform.as_ref());
-        }
-        1
+        StopCpus::stop_other_cpus(&self.cpus)
     }
 
-    /// They all stop, so this is never asked for.
-    fn resume_other_cpus(&self) {}
+    fn resume_other_cpus(&self) {
+        self.cpus.resume_other_cpus();
+    }
 
     fn run_on_stopped<T: CpuTask<LabCpu<'l>>>(&self, task: &T) {
-        Self::run(&self.cpus, task);
+        self.cpus.run_on_stopped(task);
     }
 }
 
 impl NmiStop for LabKernel<'_> {
-    /// Every CPU takes the NMI at once: none is inside SEAM, because SEAMCALLs do not overlap here.
     fn stop_other_cpus(&self) {
-        for cpu in self.others() {
-            stop_this_cpu_at_crash(cpu);
-        }
+        NmiStop::stop_other_cpus(&self.cpus);
     }
 
     fn is_online(&self, cpu: CpuId) -> bool {
-        (cpu.0 as usize) < self.cpus.len()
+        self.cpus.is_online(cpu)
     }
 }

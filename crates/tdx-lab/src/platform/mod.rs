@@ -4,13 +4,18 @@
 //! Deterministic: CPUs take turns, one step each, in the order of their numbers. A request that the machine refuses to
 //! model stops the run with an error; it is never answered by a guess.
 
+mod act;
 mod cpu;
+mod cpus;
 mod freeze;
 mod guest;
 mod kernel;
 mod pool;
 
-use std::cell::{Cell, RefCell};
+use std::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
 
 use tdx_abi::{Leaf, Registers};
 use tdx_host::gate::{CpuSlot, Gate, GateHandle};
@@ -19,7 +24,9 @@ use tdx_machine::{ConfigError, Machine, MachineConfig, ModuleProfile, MsrRead, R
 
 use crate::host::Host;
 
+pub use act::{Act, Deed, Operation, Watcher};
 pub use cpu::LabCpu;
+pub use cpus::LabCpus;
 pub use freeze::Instant;
 pub use guest::GuestAct;
 pub use kernel::LabKernel;
@@ -51,7 +58,7 @@ impl LabError {
 }
 
 /// Told how far a long run is; for a progress line, never for the result.
-pub trait Progress {
+pub trait Progress: Sync {
     /// `done` of `total` steps of what is going on now; called often.
     fn step(&self, what: &'static str, done: u64, total: u64);
 }
@@ -63,14 +70,15 @@ impl Progress for () {
 
 /// The machine of a host, shared by everything that plays a part of the kernel.
 pub struct Lab<'p> {
-    machine: RefCell<Machine>,
-    refused: Cell<Option<Refusal>>,
+    machine: Mutex<Machine>,
+    refused: Mutex<Option<Refusal>>,
     progress: &'p dyn Progress,
-    seamcalls: Cell<u64>,
-    expected_seamcalls: Cell<u64>,
+    seamcalls: AtomicU64,
+    expected_seamcalls: AtomicU64,
     gate: Gate<Box<[CpuSlot]>>,
     freezer: freeze::Freezer,
-    guest: RefCell<Vec<GuestAct>>,
+    guest: Mutex<Vec<GuestAct>>,
+    watcher: &'p dyn Watcher,
 }
 
 /// A SEAMCALL takes well under a microsecond here: this is often enough for a progress line and too seldom to cost.
@@ -116,16 +124,33 @@ impl<'p> Lab<'p> {
             machine.vmxon(tdx_machine::CpuId(cpu)).map_err(LabError::Refused)?;
         }
         let gate = Gate::new((0..machine.cpus()).map(|_| CpuSlot::new()).collect());
-        Ok(Self {
+        Ok(Self::taken_over(machine, gate, progress, &()))
+    }
+
+    /// The machine and the gate of a kernel as they stand, watched.
+    pub fn taken_over(
+        machine: Machine,
+        gate: Gate<Box<[CpuSlot]>>,
+        progress: &'p dyn Progress,
+        watcher: &'p dyn Watcher,
+    ) -> Self {
+        Self {
             gate,
             freezer: freeze::Freezer::default(),
-            guest: RefCell::default(),
-            machine: RefCell::new(machine),
-            refused: Cell::new(None),
+            guest: Mutex::default(),
+            machine: Mutex::new(machine),
+            refused: Mutex::new(None),
             progress,
-            seamcalls: Cell::new(0),
-            expected_seamcalls: Cell::new(0),
-        })
+            seamcalls: AtomicU64::new(0),
+            expected_seamcalls: AtomicU64::new(0),
+            watcher,
+        }
+    }
+
+    /// The same laboratory, watched from now on.
+    #[must_use]
+    pub fn watched_by(self, watcher: &'p dyn Watcher) -> Self {
+        Self { watcher, ..self }
     }
 
     /// The kernel's gate.
@@ -135,21 +160,19 @@ impl<'p> Lab<'p> {
 
     /// Looks at the machine.
     pub fn ask<R>(&self, question: impl FnOnce(&Machine) -> R) -> R {
-        question(&self.machine.borrow())
+        question(&lock(&self.machine))
     }
 
     /// Acts on the machine: faults, adversaries, the next kernel.
     pub fn act<R>(&self, action: impl FnOnce(&mut Machine) -> R) -> R {
-        action(&mut self.machine.borrow_mut())
+        action(&mut lock(&self.machine))
     }
 
     /// As [`Self::act`], for an action that the machine may refuse. The traits of the product have no way to refuse: the refusal is remembered for
     /// [`Self::check`], and the default goes back.
     fn try_act<R: Default>(&self, action: impl FnOnce(&mut Machine) -> Result<R, Refusal>) -> R {
         self.act(action).unwrap_or_else(|refusal| {
-            if self.refused.get().is_none() {
-                self.refused.set(Some(refusal));
-            }
+            lock(&self.refused).get_or_insert(refusal);
             R::default()
         })
     }
@@ -166,7 +189,7 @@ impl<'p> Lab<'p> {
 
     /// Says how many SEAMCALLs the run will make, for the progress line.
     pub fn expect_seamcalls(&self, count: u64) {
-        self.expected_seamcalls.set(count);
+        self.expected_seamcalls.store(count, Ordering::Relaxed);
     }
 
     /// The first request that the machine refused, if one was.
@@ -174,14 +197,13 @@ impl<'p> Lab<'p> {
     /// # Errors
     /// [`LabError::Refused`].
     pub fn check(&self) -> Result<(), LabError> {
-        self.refused.get().map_or(Ok(()), |refusal| Err(LabError::Refused(refusal)))
+        lock(&self.refused).map_or(Ok(()), |refusal| Err(LabError::Refused(refusal)))
     }
 
     fn seamcall(&self, cpu: tdx_machine::CpuId, registers: Registers) -> Registers {
-        let count = self.seamcalls.get() + 1;
-        self.seamcalls.set(count);
+        let count = self.seamcalls.fetch_add(1, Ordering::Relaxed) + 1;
         if count.is_multiple_of(SEAMCALLS_PER_REPORT) {
-            self.progress.step("SEAMCALLs", count, self.expected_seamcalls.get());
+            self.progress.step("SEAMCALLs", count, self.expected_seamcalls.load(Ordering::Relaxed));
         }
         // A refused call must look like a failure, or the host would go on with made-up registers.
         let dead = Registers { rax: tdx_abi::Status::VMFAIL_INVALID.raw(), ..registers };
@@ -206,6 +228,11 @@ impl Processor for Lab<'_> {
             Some(MsrRead::GeneralProtection) | None => None,
         }
     }
+}
+
+/// A thread of a kernel that was stopped for good may have held the lock; what it guards is whole between any two operations.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The machine of a host: CPU n sits in package n modulo their number.
