@@ -66,6 +66,20 @@ impl Default for CpuSlot {
     }
 }
 
+impl From<CpuActivity> for CpuSlot {
+    /// A slot that says this: for a copy of a machine, or one read from a dump. Its CPU goes by its place among the slots.
+    fn from(activity: CpuActivity) -> Self {
+        let leaf = activity.in_seamcall.or(activity.may_hold_private_lines).map_or(0, |leaf| u64::from(leaf.0));
+        let flag = |set, bit| if set { bit } else { 0 };
+        let word = leaf
+            | flag(activity.in_seamcall.is_some(), IN_SEAMCALL)
+            | flag(activity.may_hold_private_lines.is_some(), MAY_HOLD)
+            | flag(activity.stopped, STOPPED)
+            | flag(activity.has_made_seamcalls, HAS_CALLED);
+        Self(AtomicU64::new(word))
+    }
+}
+
 /// What a slot says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CpuActivity {

@@ -2,8 +2,6 @@
 //! the machine after every step; then a kexec or a crash. Superset: what is private is marked. No harm: what is in use is
 //! never reset.
 
-use std::cell::RefCell;
-
 use proptest::prelude::*;
 use tdx_abi::{KeyId, Leaf, LineRange, Page, PageRange, PageSize, PhysAddr, Registers};
 use tdx_host::bringup;
@@ -11,16 +9,13 @@ use tdx_host::handover::{HostMemory, Kexec, KexecKind, Policy, hand_over_crash};
 use tdx_host::key_ids::KeyIds;
 use tdx_host::layout::{Algorithm, Layout};
 use tdx_host::ledger::{Ledger, PageState};
-use tdx_host::page::SharedPage;
-use tdx_host::platform::{CpuId, SharedMemory, TdxPlatform, detect};
+use tdx_host::platform::{CpuId, TdxPlatform, detect};
 use tdx_host::private_memory::PrivateMemory;
 use tdx_host::seamcall::call;
-use tdx_host::td::{
-    Building, Created, Dead, Dying, GuestPage, Keyed, Runnable, SeptLevel, TDCS_PAGES, TDVPS_PAGES, Td, TdHost,
-};
+use tdx_host::td::TdHost;
 use tdx_lab::host::{Host, HostOptions};
-use tdx_lab::platform::{GuestAct, Lab, LabKernel, Pool};
-use tdx_lab::tds::{TdMemory, td_params};
+use tdx_lab::platform::{Lab, LabKernel};
+use tdx_lab::tds::{Custody, GUEST_PAGES, Move, Slot, TdMemory, World};
 use tdx_machine::{EvictionPolicy, Fault, Machine, ModuleProfile, PartialStore, When};
 
 const HOST: &str = "schema = \"cleanslate-host\"\nversion = 1\n[cpu]\nmodel = \"spr\"\npackages = 2\ncpus = 4\n\
@@ -29,22 +24,11 @@ const CPU: tdx_machine::CpuId = tdx_machine::CpuId(0);
 const PARAMS: PhysAddr = PhysAddr::new((1 << 30) + (16 << 20));
 const CANARY: [u8; 8] = *b"in use!\n";
 
-/// One step of the hypervisor, on some CPU, for the TD in some slot.
+/// One step, on some CPU, for the TD in some slot.
 #[derive(Clone, Copy, Debug)]
 enum Op {
-    /// The next step of the TD's build, or its finalisation.
-    Build,
-    /// Memory comes: 4 KiB or 2 MiB at a guest page.
-    Augment(u64, bool),
-    /// The guest runs: accepts and stores.
-    Enter,
-    /// Blocks and tracks a guest page, and removes it.
-    Remove(u64, bool),
-    Relocate(u64),
-    Demote(u64),
-    Promote(u64),
-    /// The next step of the teardown.
-    TearDown,
+    /// Of the hypervisor.
+    Make(Move),
     /// The adversary evicts something.
     Evict,
     /// The next call of this CPU fails in this way.
@@ -67,15 +51,17 @@ enum End {
 }
 
 fn op() -> impl Strategy<Value = Op> {
+    let size = || prop_oneof![Just(PageSize::Size4K), Just(PageSize::Size2M)];
+    let page = || 0..GUEST_PAGES;
     prop_oneof![
-        8 => Just(Op::Build),
-        8 => (0u64..6, any::<bool>()).prop_map(|(page, large)| Op::Augment(page, large)),
-        3 => Just(Op::Enter),
-        3 => (0u64..6, any::<bool>()).prop_map(|(page, large)| Op::Remove(page, large)),
-        2 => (0u64..6).prop_map(Op::Relocate),
-        2 => (0u64..6).prop_map(Op::Demote),
-        2 => (0u64..6).prop_map(Op::Promote),
-        3 => Just(Op::TearDown),
+        8 => Just(Op::Make(Move::Build)),
+        8 => (page(), size()).prop_map(|(page, size)| Op::Make(Move::Augment(page, size))),
+        3 => Just(Op::Make(Move::Enter)),
+        3 => (page(), size()).prop_map(|(page, size)| Op::Make(Move::Remove(page, size))),
+        2 => page().prop_map(|page| Op::Make(Move::Relocate(page))),
+        2 => page().prop_map(|page| Op::Make(Move::Demote(page))),
+        2 => page().prop_map(|page| Op::Make(Move::Promote(page))),
+        3 => Just(Op::Make(Move::TearDown)),
         2 => Just(Op::Evict),
         2 => prop_oneof![Just(Failure::NoEntropy), Just(Failure::Interrupt), Just(Failure::Refused)].prop_map(Op::Fail),
     ]
@@ -89,250 +75,40 @@ fn end() -> impl Strategy<Value = End> {
     ]
 }
 
-/// A TD in a slot of the hypervisor.
-enum Slot<'h> {
-    Empty,
-    Created(Td<'h, Created>),
-    Keyed(Td<'h, Keyed>, usize),
-    Building(Td<'h, Building>, Build),
-    Runnable(Td<'h, Runnable>, Page),
-    Dying(Td<'h, Dying>, Vec<Page>),
-    Dead(Dead<'h>),
-}
-
-/// How far a TD's build is after MNG.INIT.
-#[derive(Default)]
-struct Build {
-    vcpu: Option<tdx_host::td::Vcpu>,
-    vcpu_pages: usize,
-    ready: bool,
-    sept: usize,
-}
-
-struct World<'k, 'l, 'h> {
-    lab: &'k Lab<'k>,
-    kernel: &'k mut LabKernel<'l>,
+/// A hypervisor, its laboratory and its pages.
+struct Traffic<'w, 'h> {
+    lab: &'w Lab<'w>,
     platform: TdxPlatform,
-    tds: TdHost<'h>,
-    pool: RefCell<Pool>,
-    slots: [Slot<'h>; 3],
+    custody: &'w Custody,
+    world: World<'w, 'h>,
 }
 
-/// Where small guest pages of a TD begin, and where large ones do.
-fn small_gpa(page: u64) -> GuestPage {
-    GuestPage::containing(page * tdx_abi::PAGE_SIZE)
-}
-
-fn large_gpa(page: u64) -> GuestPage {
-    GuestPage::containing((page + 1) << 21)
-}
-
-impl<'h> World<'_, '_, 'h> {
-    fn page(&self, size: PageSize) -> Option<SharedPage<'h>> {
-        let page = self.pool.borrow_mut().take(size)?;
-        self.lab.act(|machine| assert!(!has_canary(machine, page), "a page in use was handed out"));
-        Some(SharedPage::take(self.tds.ledger(), page, size).expect("a free page of the pool is shared"))
+impl<'h> Traffic<'_, 'h> {
+    fn ledger(&self) -> &'h Ledger<'h> {
+        self.world.tds().ledger()
     }
 
-    /// A page that comes back is clean: nothing of it is private, and nothing dirty will make it so.
-    fn free(&self, page: SharedPage<'h>) {
-        let range = page.range();
-        self.lab.ask(|machine| {
-            assert_eq!(machine.private_lines_in(range.lines()), 0, "{range} came back private");
-            let dirty = machine.dirty_private_runs();
-            let late = dirty.iter().find(|run| !run.lines.intersection(range.lines()).is_empty());
-            assert!(late.is_none(), "{range} came back with private lines in a cache: {late:?}");
-        });
-        let size = page.size();
-        self.pool.borrow_mut().put(page.release().start(), size);
-    }
-
-    fn keep<T>(&self, result: Result<T, tdx_host::td::PageError<'h>>) -> Option<T> {
-        match result {
-            Ok(value) => Some(value),
-            Err(error) => {
-                if let Some(page) = error.page {
-                    self.free(page);
-                }
-                None
-            }
-        }
-    }
-
+    /// A step, after which every page that came back is clean.
     fn step(&mut self, slot: usize, op: Op) {
-        let cpu = self.kernel.this_cpu();
-        let current = std::mem::replace(&mut self.slots[slot], Slot::Empty);
-        self.slots[slot] = match (op, current) {
-            (Op::Build, td) => self.build(td),
-            (Op::TearDown, td) => self.tear_down(td),
-            (Op::Augment(page, large), Slot::Runnable(td, vcpu)) => {
-                let (gpa, size) =
-                    if large { (large_gpa(page), PageSize::Size2M) } else { (small_gpa(page), PageSize::Size4K) };
-                if let Some(page) = self.page(size) {
-                    self.keep(td.augment(&cpu, gpa, page));
-                }
-                Slot::Runnable(td, vcpu)
+        match op {
+            Op::Make(what) => self.world.make(slot, what),
+            Op::ShutDown => {
+                call(&self.world.cpus().this_cpu(), Registers::call(Leaf::SYS_SHUTDOWN)).unwrap();
             }
-            (Op::Enter, Slot::Runnable(td, vcpu)) => {
-                let small = (0..6).map(|page| (small_gpa(page).address(), PageSize::Size4K));
-                let large = (0..6).map(|page| (large_gpa(page).address(), PageSize::Size2M));
-                for (gpa, size) in small.chain(large) {
-                    self.lab.let_guest([GuestAct::Accept(gpa, size), GuestAct::Store(gpa + 64)]);
-                    let _ = call(&cpu, Registers::call(Leaf::VP_ENTER).rcx_address(vcpu.start()));
-                }
-                Slot::Runnable(td, vcpu)
-            }
-            (Op::Remove(page, large), Slot::Runnable(td, vcpu)) => {
-                let (gpa, size) =
-                    if large { (large_gpa(page), PageSize::Size2M) } else { (small_gpa(page), PageSize::Size4K) };
-                let _ = td.block(&cpu, gpa, size).and_then(|()| td.track(&cpu));
-                if let Some(page) = self.keep(td.remove_page(&cpu, gpa, size)) {
-                    self.free(page);
-                }
-                Slot::Runnable(td, vcpu)
-            }
-            (Op::Relocate(page), Slot::Runnable(td, vcpu)) => {
-                let _ = td.block(&cpu, small_gpa(page), PageSize::Size4K).and_then(|()| td.track(&cpu));
-                if let Some(new) = self.page(PageSize::Size4K)
-                    && let Some(old) = self.keep(td.relocate_page(&cpu, small_gpa(page), new))
-                {
-                    self.free(old);
-                }
-                Slot::Runnable(td, vcpu)
-            }
-            (Op::Demote(page), Slot::Runnable(td, vcpu)) => {
-                let _ = td.block(&cpu, large_gpa(page), PageSize::Size2M).and_then(|()| td.track(&cpu));
-                if let Some(sept) = self.page(PageSize::Size4K) {
-                    self.keep(td.demote(&cpu, large_gpa(page), PageSize::Size2M, sept));
-                }
-                Slot::Runnable(td, vcpu)
-            }
-            (Op::Promote(page), Slot::Runnable(td, vcpu)) => {
-                let _ = td.block(&cpu, large_gpa(page), PageSize::Size2M).and_then(|()| td.track(&cpu));
-                if let Some(sept) = self.keep(td.promote(&cpu, large_gpa(page), PageSize::Size2M)) {
-                    self.free(sept);
-                }
-                Slot::Runnable(td, vcpu)
-            }
-            (Op::ShutDown, td) => {
-                call(&cpu, Registers::call(Leaf::SYS_SHUTDOWN)).unwrap();
-                td
-            }
-            (Op::Evict, td) => {
+            Op::Evict => {
                 self.lab.act(Machine::evict_something);
-                td
             }
-            (Op::Fail(failure), td) => {
-                let (fault, when) = match failure {
-                    Failure::NoEntropy => (Fault::NoEntropy, When::Call(1)),
-                    Failure::Interrupt => (Fault::InterruptPending, When::Call(1)),
-                    Failure::Refused => {
-                        let status = tdx_abi::StatusCode::OPERAND_INVALID.operand(tdx_abi::Operand::RCX);
-                        (Fault::Answer(status), When::Call(1))
-                    }
+            Op::Fail(failure) => {
+                let refused = tdx_abi::StatusCode::OPERAND_INVALID.operand(tdx_abi::Operand::RCX);
+                let fault = match failure {
+                    Failure::NoEntropy => Fault::NoEntropy,
+                    Failure::Interrupt => Fault::InterruptPending,
+                    Failure::Refused => Fault::Answer(refused),
                 };
-                self.lab.act(|machine| machine.inject(fault, when));
-                td
-            }
-            (_, td) => td,
-        };
-    }
-
-    fn build(&mut self, td: Slot<'h>) -> Slot<'h> {
-        let cpu = self.kernel.this_cpu();
-        match td {
-            Slot::Empty => match self.page(PageSize::Size4K) {
-                Some(page) => self.keep(self.tds.create(&cpu, page)).map_or(Slot::Empty, Slot::Created),
-                None => Slot::Empty,
-            },
-            Slot::Created(td) => match td.configure_keys(self.kernel) {
-                Ok(td) => Slot::Keyed(td, 0),
-                Err(failed) => Slot::Created(failed.td),
-            },
-            Slot::Keyed(mut td, pages) if pages < TDCS_PAGES => {
-                let done = self.page(PageSize::Size4K).and_then(|page| self.keep(td.add_control_page(&cpu, page)));
-                Slot::Keyed(td, pages + usize::from(done.is_some()))
-            }
-            Slot::Keyed(td, pages) => {
-                self.kernel.write(PARAMS, &td_params());
-                match td.init(&cpu, PARAMS) {
-                    Ok(td) => Slot::Building(td, Build::default()),
-                    Err(failed) => Slot::Keyed(failed.td, pages),
-                }
-            }
-            Slot::Building(td, mut build) => {
-                let levels = [SeptLevel::Maps512G, SeptLevel::Maps1G, SeptLevel::Maps2M];
-                let page = self.page(PageSize::Size4K);
-                match (build.vcpu, page) {
-                    (None, Some(page)) => build.vcpu = self.keep(td.create_vcpu(&cpu, page)),
-                    (Some(vcpu), Some(page)) if build.vcpu_pages + 1 < TDVPS_PAGES => {
-                        let done = self.keep(td.add_vcpu_page(&cpu, &vcpu, page));
-                        build.vcpu_pages += usize::from(done.is_some());
-                    }
-                    (Some(vcpu), page) if !build.ready => {
-                        if let Some(page) = page {
-                            self.free(page);
-                        }
-                        if let Ok(vcpu) = td.init_vcpu(&cpu, vcpu, 0) {
-                            (build.vcpu, build.ready) = (Some(vcpu), true);
-                        }
-                    }
-                    (_, Some(page)) if build.sept < levels.len() => {
-                        let done = self.keep(td.add_sept_page(&cpu, small_gpa(0), levels[build.sept], page));
-                        build.sept += usize::from(done.is_some());
-                    }
-                    (Some(vcpu), page) => {
-                        if let Some(page) = page {
-                            self.free(page);
-                        }
-                        return match td.finalize(&cpu) {
-                            Ok(td) => Slot::Runnable(td, vcpu.tdvpr),
-                            Err(failed) => Slot::Building(failed.td, build),
-                        };
-                    }
-                    (None, None) => {}
-                }
-                Slot::Building(td, build)
-            }
-            running => running,
-        }
-    }
-
-    fn tear_down(&self, td: Slot<'h>) -> Slot<'h> {
-        let cpu = self.kernel.this_cpu();
-        match td {
-            Slot::Empty => Slot::Empty,
-            Slot::Created(td) => Slot::Dying(td.tear_down(), Vec::new()),
-            Slot::Keyed(td, _) => Slot::Dying(td.tear_down(), Vec::new()),
-            Slot::Building(td, build) => {
-                Slot::Dying(td.tear_down(), build.vcpu.iter().map(|vcpu| vcpu.tdvpr).collect())
-            }
-            Slot::Runnable(td, vcpu) => Slot::Dying(td.tear_down(), vec![vcpu]),
-            Slot::Dying(td, vcpus) => {
-                if td.flush_vcpus(self.kernel, &vcpus).is_err() {
-                    return Slot::Dying(td, vcpus);
-                }
-                match td.free_key(self.kernel) {
-                    Ok(dead) => Slot::Dead(dead),
-                    Err(failed) => Slot::Dying(failed.td, vcpus),
-                }
-            }
-            Slot::Dead(dead) => {
-                dead.reclaim_all(&cpu, |page| {
-                    if let Some(page) = self.keep(page) {
-                        self.free(page);
-                    }
-                });
-                match dead.finish(&cpu) {
-                    Ok(page) => {
-                        self.free(page);
-                        Slot::Empty
-                    }
-                    Err(tdx_host::td::NotFinished::Kept { td, .. }) => Slot::Dead(td),
-                    Err(tdx_host::td::NotFinished::Lost(_)) => Slot::Empty,
-                }
+                self.lab.act(|machine| machine.inject(fault, When::Call(1)));
             }
         }
+        assert_eq!(self.custody.complaints(), Vec::<String>::new());
     }
 }
 
@@ -377,7 +153,7 @@ impl Scene {
     }
 
     /// Brings TDX up and runs the play on it.
-    fn play(&self, play: impl FnOnce(World<'_, '_, '_>, &PrivateMemory, &KeyIds<'_>)) {
+    fn play(&self, play: impl FnOnce(Traffic<'_, '_>, &PrivateMemory, &KeyIds<'_>)) {
         let platform = detect(&self.lab).unwrap();
         let record = <PrivateMemory>::new();
         let mut layout = Box::new(Layout::new());
@@ -387,14 +163,10 @@ impl Scene {
         let ledger = memory.ledger(PageRange::default()).unwrap();
         let key_ids = memory.key_ids(&platform).unwrap();
         let pool = memory.pool(&mut kernel, 6).unwrap();
-        let world = World {
-            lab: &self.lab,
-            kernel: &mut kernel,
-            platform,
-            tds: TdHost::new(&platform, &ledger, &key_ids),
-            pool: RefCell::new(pool),
-            slots: [Slot::Empty, Slot::Empty, Slot::Empty],
-        };
+        let custody = Custody::new(pool);
+        let tds = TdHost::new(&platform, &ledger, &key_ids);
+        let world = World::new(&self.lab, kernel.cpus().clone(), tds, None, &custody, PARAMS, 3);
+        let world = Traffic { lab: &self.lab, platform, custody: &custody, world };
         play(world, &record, &key_ids);
     }
 }
@@ -407,9 +179,9 @@ fn run_on(scene: &Scene, ops: &[(u32, usize, Op)], end: End) {
     scene.play(|world, record, _| traffic(&scene.host, world, record, ops, end));
 }
 
-fn traffic(host: &Host, mut world: World<'_, '_, '_>, record: &PrivateMemory, ops: &[(u32, usize, Op)], end: End) {
-    let (lab, ledger, platform) = (world.lab, world.tds.ledger(), world.platform);
-    let pool = world.pool.borrow().range();
+fn traffic(host: &Host, mut world: Traffic<'_, '_>, record: &PrivateMemory, ops: &[(u32, usize, Op)], end: End) {
+    let (lab, ledger, platform) = (world.lab, world.ledger(), world.platform);
+    let pool = world.custody.range();
     // Somebody uses the pages around the pool.
     let neighbours: Vec<Page> = (1..=64u64)
         .flat_map(|n| [pool.start().index().wrapping_sub(n), pool.end().index() + n - 1])
@@ -424,18 +196,18 @@ fn traffic(host: &Host, mut world: World<'_, '_, '_>, record: &PrivateMemory, op
     });
     // Two TDs run from the start, the third is built by chance.
     for slot in [0, 1] {
-        while !matches!(world.slots[slot], Slot::Runnable(..)) {
-            world.step(slot, Op::Build);
+        while !matches!(world.world.slots[slot], Slot::Runnable(..)) {
+            world.step(slot, Op::Make(Move::Build));
         }
     }
     for (cpu, slot, op) in ops {
         // A VCPU stays with the CPU that made it: others would have to flush it first.
-        world.kernel.move_to(CpuId(if matches!(op, Op::Enter) { 0 } else { *cpu }));
+        world.world.move_to(CpuId(if matches!(op, Op::Make(Move::Enter)) { 0 } else { *cpu }));
         world.step(*slot, *op);
         lab.ask(|machine| assert_superset(machine, record, ledger, &(cpu, slot, op)));
         lab.check().unwrap();
     }
-    let World { kernel, .. } = world;
+    let mut cpus = world.world.cpus().clone();
     let host_memory = HostMemory {
         platform: Some(&platform),
         features: Some(ModuleProfile::SysDisable.features()),
@@ -447,7 +219,7 @@ fn traffic(host: &Host, mut world: World<'_, '_, '_>, record: &PrivateMemory, op
     let report = match end {
         End::Kexec(policy) => Kexec::begin(policy, KexecKind::Normal, host_memory)
             .unwrap()
-            .stop_other_cpus(kernel)
+            .stop_other_cpus(&cpus)
             .unwrap()
             .ask_module(|_| ())
             .write_back_caches()
@@ -459,8 +231,8 @@ fn traffic(host: &Host, mut world: World<'_, '_, '_>, record: &PrivateMemory, op
                     machine.partial_write(CPU, line, KeyId::HOST, PartialStore::NonTemporal).unwrap();
                 }
             });
-            kernel.move_to(cpu);
-            hand_over_crash(Policy::Tracked, &kernel.this_cpu(), lab.gate(), kernel, || host_memory)
+            cpus.move_to(cpu);
+            hand_over_crash(Policy::Tracked, &cpus.this_cpu(), lab.gate(), &cpus, || host_memory)
         }
     };
     assert!(report.is_clean(&host_memory), "{report:?}");
@@ -499,24 +271,24 @@ proptest! {
 
 /// What a whole life is made of, for a TD in the first slot.
 const LIFE: [Op; 8] = [
-    Op::Augment(1, false),
-    Op::Augment(2, false),
-    Op::Augment(0, true),
-    Op::Enter,
-    Op::Remove(1, false),
-    Op::Relocate(2),
-    Op::Demote(0),
-    Op::Promote(0),
+    Op::Make(Move::Augment(1, PageSize::Size4K)),
+    Op::Make(Move::Augment(2, PageSize::Size4K)),
+    Op::Make(Move::Augment(0, PageSize::Size2M)),
+    Op::Make(Move::Enter),
+    Op::Make(Move::Remove(1, PageSize::Size4K)),
+    Op::Make(Move::Relocate(2)),
+    Op::Make(Move::Demote(0)),
+    Op::Make(Move::Promote(0)),
 ];
 
 /// Builds that end in a runnable TD.
-const BUILDS: usize = 22;
+const BUILDS: usize = 24;
 
 /// Takes the TD down, again where a call failed. Panics if it does not come to an end.
-fn tear_down(world: &mut World<'_, '_, '_>) {
+fn tear_down(world: &mut Traffic<'_, '_>) {
     for _ in 0..12 {
-        world.step(0, Op::TearDown);
-        if matches!(world.slots[0], Slot::Empty) {
+        world.step(0, Op::Make(Move::TearDown));
+        if matches!(world.world.slots[0], Slot::Empty) {
             return;
         }
     }
@@ -530,24 +302,18 @@ fn a_td_is_torn_down_from_every_step_fatal_or_not() {
             let scene = Scene::new();
             scene.play(|mut world, _, key_ids| {
                 for step in 0..steps {
-                    world.step(0, if step < BUILDS { Op::Build } else { LIFE[step - BUILDS] });
+                    world.step(0, if step < BUILDS { Op::Make(Move::Build) } else { LIFE[step - BUILDS] });
                 }
                 if fatal {
-                    let tdr = match &world.slots[0] {
-                        Slot::Created(td) => Some(td.tdr()),
-                        Slot::Keyed(td, _) => Some(td.tdr()),
-                        Slot::Building(td, _) => Some(td.tdr()),
-                        Slot::Runnable(td, _) => Some(td.tdr()),
-                        _ => None,
-                    };
+                    let tdr = world.world.slots[0].tdr();
                     let known = tdr.is_some_and(|tdr| world.lab.act(|machine| machine.make_td_fatal(tdr)));
                     assert_eq!(known, steps > 0);
-                    if let Slot::Runnable(td, _) = &world.slots[0] {
-                        assert!(td.track(&world.kernel.this_cpu()).unwrap_err().is_fatal());
+                    if let Slot::Runnable(td, _) = &world.world.slots[0] {
+                        assert!(td.track(&world.world.cpus().this_cpu()).unwrap_err().is_fatal());
                     }
                 }
                 tear_down(&mut world);
-                let ledger = world.tds.ledger();
+                let ledger = world.ledger();
                 assert_eq!((ledger.marked_pages(), ledger.leaked_pages(), key_ids.lost()), (0, 0, 0), "step {steps}");
                 assert!(ledger.is_settled());
                 world.lab.check().unwrap();
@@ -571,16 +337,16 @@ fn each_seamcall_of_a_tds_life_fails_once() {
             }
             // A step that failed is tried again.
             for _ in 0..=BUILDS {
-                world.step(0, Op::Build);
+                world.step(0, Op::Make(Move::Build));
             }
-            assert!(matches!(world.slots[0], Slot::Runnable(..)), "call {number}");
+            assert!(matches!(world.world.slots[0], Slot::Runnable(..)), "call {number}");
             for op in LIFE {
                 world.step(0, op);
-                world.lab.ask(|machine| assert_superset(machine, record, world.tds.ledger(), &(number, op)));
+                world.lab.ask(|machine| assert_superset(machine, record, world.ledger(), &(number, op)));
             }
             tear_down(&mut world);
             made = calls(world.lab) - before;
-            let ledger = world.tds.ledger();
+            let ledger = world.ledger();
             assert_eq!(ledger.marked_pages(), ledger.leaked_pages(), "what is marked is counted, call {number}");
             assert!(ledger.leaked_pages() <= 512, "one page at most, of 2 MiB at most: call {number}");
             assert_eq!(key_ids.lost(), 0, "call {number}");
@@ -603,7 +369,12 @@ fn each_seamcall_of_a_tds_life_fails_once() {
 /// A failed runtime update leaves a module that answers nothing but SYS_SHUTDOWN, with PAMT and TDs as they were.
 #[test]
 fn a_failed_module_update_is_handed_over() {
-    let ops = [(1, 0, Op::Augment(0, false)), (0, 0, Op::Enter), (2, 1, Op::ShutDown), (3, 1, Op::TearDown)];
+    let ops = [
+        (1, 0, Op::Make(Move::Augment(0, PageSize::Size4K))),
+        (0, 0, Op::Make(Move::Enter)),
+        (2, 1, Op::ShutDown),
+        (3, 1, Op::Make(Move::TearDown)),
+    ];
     for end in [End::Kexec(Policy::Tracked), End::Kexec(Policy::Module), End::Crash(CpuId(3))] {
         run(&ops, end);
     }
@@ -614,15 +385,15 @@ fn a_failed_module_update_is_handed_over() {
 fn a_key_id_that_is_taken_is_not_tried_again() {
     let scene = Scene::new();
     scene.play(|mut world, _, key_ids| {
-        let cpu = world.kernel.this_cpu();
-        let page = world.page(PageSize::Size4K).unwrap();
+        let cpu = world.world.cpus().this_cpu();
+        let page = world.world.page(PageSize::Size4K).unwrap();
         let create = Registers::call(Leaf::MNG_CREATE).rcx_address(page.page().start()).rdx(33);
         call(&cpu, create).unwrap();
-        world.step(0, Op::Build);
-        assert!(matches!(world.slots[0], Slot::Empty));
-        assert_eq!((key_ids.lost(), world.tds.ledger().marked_pages()), (1, 0));
-        world.step(0, Op::Build);
-        let Slot::Created(td) = &world.slots[0] else { panic!("not created") };
+        world.step(0, Op::Make(Move::Build));
+        assert!(matches!(world.world.slots[0], Slot::Empty));
+        assert_eq!((key_ids.lost(), world.ledger().marked_pages()), (1, 0));
+        world.step(0, Op::Make(Move::Build));
+        let Slot::Created(td) = &world.world.slots[0] else { panic!("not created") };
         assert_eq!(td.key_id(), KeyId::new(34));
         let _ = page.release();
     });
@@ -633,16 +404,16 @@ fn a_key_id_that_is_taken_is_not_tried_again() {
 fn a_tdr_reclaimed_as_a_page_is_clean() {
     let scene = Scene::new();
     scene.play(|mut world, _, _| {
-        world.step(0, Op::Build);
-        world.step(0, Op::TearDown);
-        world.step(0, Op::TearDown);
-        let cpu = world.kernel.this_cpu();
-        let Slot::Dead(dead) = &world.slots[0] else { panic!("the TD is not dead") };
+        world.step(0, Op::Make(Move::Build));
+        world.step(0, Op::Make(Move::TearDown));
+        world.step(0, Op::Make(Move::TearDown));
+        let cpu = world.world.cpus().this_cpu();
+        let Slot::Dead(dead, _) = &world.world.slots[0] else { panic!("the TD is not dead") };
         let page = dead.reclaim(&cpu, dead.tdr()).unwrap();
-        world.free(page);
-        let Slot::Dead(dead) = std::mem::replace(&mut world.slots[0], Slot::Empty) else { unreachable!() };
+        world.world.free(page);
+        let Slot::Dead(dead, _) = std::mem::replace(&mut world.world.slots[0], Slot::Empty) else { unreachable!() };
         assert!(matches!(dead.finish(&cpu), Err(tdx_host::td::NotFinished::Kept { .. })), "it is gone already");
-        assert_eq!(world.tds.ledger().marked_pages(), 0);
+        assert_eq!(world.ledger().marked_pages(), 0);
     });
 }
 
@@ -652,23 +423,23 @@ fn reclaim_all_reports_what_it_could_not_ask_for() {
     let scene = Scene::new();
     scene.play(|mut world, _, _| {
         for _ in 0..4 {
-            world.step(0, Op::Build);
+            world.step(0, Op::Make(Move::Build));
         }
-        world.step(0, Op::TearDown);
-        world.step(0, Op::TearDown);
-        let Slot::Dead(dead) = &world.slots[0] else { panic!("the TD is not dead") };
+        world.step(0, Op::Make(Move::TearDown));
+        world.step(0, Op::Make(Move::TearDown));
+        let Slot::Dead(dead, _) = &world.world.slots[0] else { panic!("the TD is not dead") };
         let status = tdx_abi::StatusCode::OPERAND_INVALID.operand(tdx_abi::Operand::RCX);
         world.lab.act(|machine| machine.inject(Fault::Answer(status), When::CallOf(Leaf::PHYMEM_PAGE_RDMD, 1)));
         let (mut back, mut errors) = (0, 0);
-        dead.reclaim_all(&world.kernel.this_cpu(), |page| match page {
+        dead.reclaim_all(&world.world.cpus().this_cpu(), |page| match page {
             Ok(page) => {
-                world.free(page);
+                world.world.free(page);
                 back += 1;
             }
             Err(_) => errors += 1,
         });
         assert_eq!((back, errors), (1, 1));
         tear_down(&mut world);
-        assert_eq!(world.tds.ledger().marked_pages(), 0);
+        assert_eq!(world.ledger().marked_pages(), 0);
     });
 }

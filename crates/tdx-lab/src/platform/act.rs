@@ -24,6 +24,8 @@ pub enum Operation {
     Write(PhysAddr, usize),
     /// The allocator is asked for so many pages.
     Allocate(u64),
+    /// It has given them: what [`Watcher::after`] hears of [`Operation::Allocate`].
+    Allocated(PageRange),
     /// A range goes back to the allocator.
     Free(PageRange),
     /// Work for another CPU, by IPI.

@@ -28,11 +28,19 @@ impl<'l> LabCpu<'l> {
 
 impl LabCpu<'_> {
     /// An operation on the platform, between two points where the kernel may be stopped.
-    pub(super) fn operate(&self, operation: Operation, perform: impl FnOnce(Deed)) {
+    pub(crate) fn operate(&self, operation: Operation, perform: impl FnOnce(Deed)) {
+        self.operate_to(operation, |deed| {
+            perform(deed);
+            operation
+        });
+    }
+
+    /// The same, for one that has become another when it is done.
+    pub(super) fn operate_to(&self, operation: Operation, perform: impl FnOnce(Deed) -> Operation) {
         let act = Act { cpu: self.id, operation };
         self.lab.freezer.tick();
-        perform(self.lab.watcher.before(self.lab, &act));
-        self.lab.watcher.after(self.lab, &act, None);
+        let operation = perform(self.lab.watcher.before(self.lab, &act));
+        self.lab.watcher.after(self.lab, &Act { operation, ..act }, None);
         self.lab.freezer.tick();
     }
 
@@ -68,7 +76,9 @@ impl LineReset for LabCpu<'_> {
         self.operate(Operation::Reset(lines), |deed| match deed {
             Deed::CachedStores => lab.try_act(|machine| machine.store(id, lines, KeyId::HOST)),
             Deed::NonTemporalStores => {
-                lab.try_act(|machine| machine.partial_write(id, lines, KeyId::HOST, PartialStore::NonTemporal).map(drop));
+                lab.try_act(|machine| {
+                    machine.partial_write(id, lines, KeyId::HOST, PartialStore::NonTemporal).map(drop)
+                });
             }
             deed => Self::each(lines, deed, |lines| lab.try_act(|machine| machine.direct_store(id, lines))),
         });

@@ -33,9 +33,10 @@ impl<'l> LabCpus<'l> {
         self.current = cpu.0;
     }
 
-    /// Every CPU but the current one.
+    /// Every CPU but the current one and those that have stopped or are offline.
     fn others(&self) -> impl Iterator<Item = &LabCpu<'l>> {
-        (0u32..).zip(&self.cpus).filter(|(number, _)| *number != self.current).map(|(_, cpu)| cpu)
+        let running = self.lab.gate().activity().filter(|activity| !activity.stopped && activity.cpu.0 != self.current);
+        running.filter_map(|activity| self.cpus.get(activity.cpu.0 as usize))
     }
 
     /// Something is sent to another CPU; it arrives unless a watcher says otherwise.

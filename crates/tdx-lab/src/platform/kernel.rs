@@ -72,10 +72,12 @@ impl<'l> Cpus for LabKernel<'l> {
 impl FrameSource for LabKernel<'_> {
     fn allocate(&mut self, request: FrameRequest) -> Option<PageRange> {
         let mut range = None;
-        self.cpus.this_cpu().operate(Operation::Allocate(request.pages), |deed| {
+        let wanted = Operation::Allocate(request.pages);
+        self.cpus.this_cpu().operate_to(wanted, |deed| {
             if deed != Deed::Skip {
                 range = self.frames.allocate(request);
             }
+            range.map_or(wanted, Operation::Allocated)
         });
         range
     }
@@ -87,9 +89,7 @@ impl FrameSource for LabKernel<'_> {
 
 impl SharedMemory for LabKernel<'_> {
     fn write(&mut self, address: PhysAddr, bytes: &[u8]) {
-        self.cpus.this_cpu().operate(Operation::Write(address, bytes.len()), |_| {
-            self.lab.try_act(|machine| machine.write_shared(tdx_machine::CpuId(0), address, bytes));
-        });
+        self.lab.write_from(&self.cpus.this_cpu(), address, bytes);
     }
 }
 

@@ -17,7 +17,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use tdx_abi::{Leaf, Registers};
+use tdx_abi::{Leaf, PhysAddr, Registers};
 use tdx_host::gate::{CpuSlot, Gate, GateHandle};
 use tdx_host::platform::{CpuModel, CpuidOutput, Msr, NoTdx, Processor};
 use tdx_machine::{ConfigError, Machine, MachineConfig, ModuleProfile, MsrRead, Refusal};
@@ -198,6 +198,18 @@ impl<'p> Lab<'p> {
     /// [`LabError::Refused`].
     pub fn check(&self) -> Result<(), LabError> {
         lock(&self.refused).map_or(Ok(()), |refusal| Err(LabError::Refused(refusal)))
+    }
+
+    /// A kernel's ordinary stores on CPU 0, to memory that is its own.
+    pub fn write_shared(&self, address: PhysAddr, bytes: &[u8]) {
+        self.write_from(&LabCpu::new(self, 0), address, bytes);
+    }
+
+    fn write_from(&self, cpu: &LabCpu<'_>, address: PhysAddr, bytes: &[u8]) {
+        cpu.operate(Operation::Write(address, bytes.len()), |_| {
+            let id = tdx_machine::CpuId(tdx_host::platform::Cpu::id(cpu).0);
+            self.try_act(|machine| machine.write_shared(id, address, bytes));
+        });
     }
 
     fn seamcall(&self, cpu: tdx_machine::CpuId, registers: Registers) -> Registers {

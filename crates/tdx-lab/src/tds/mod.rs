@@ -3,12 +3,14 @@
 
 mod life;
 mod memory;
+mod world;
 
 use tdx_abi::{KeyId, Page, PhysAddr};
 use tdx_host::td::{Dead, Keyed, Runnable, Td};
 
 pub use life::{Hypervisor, td_params};
 pub use memory::TdMemory;
+pub use world::{Build, Custody, GUEST_PAGES, Move, Slot, World};
 
 use crate::report::{Address, TdReport};
 
