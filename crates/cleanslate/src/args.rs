@@ -25,10 +25,11 @@ Examples:
   cleanslate kexec                     the bundled host, a real one with 2 TiB
   cleanslate kexec --host boot.log     the host of this boot log
   dmesg | cleanslate plan --host -     TDMRs and PAMT of this machine
+  cleanslate explore                   a crash at every instant
 
 Exit codes:
   0   clean: the next kernel lives (a kexec refused by the policy is clean, too)
-  1   a machine check, lost data, a failed bring-up, or no layout
+  1   a machine check, lost data, a failed bring-up, or no layout; a broken rule, or a bug that was not found
   2   wrong usage
   3   input that cannot be used: file, line, value and rule are on stderr
   70  internal error"
@@ -50,6 +51,7 @@ static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
+    Explore(crate::explore::ExploreArgs),
     Kexec(KexecArgs),
     Plan(PlanArgs),
 }

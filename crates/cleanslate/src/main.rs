@@ -2,6 +2,7 @@
 //! asked for, printed, and turned into an exit code.
 
 mod args;
+mod explore;
 mod human;
 mod progress;
 
@@ -96,6 +97,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Stop> {
             })?;
             report.verdict.is_good() && report.bringup.error.is_none()
         }
+        Command::Explore(args) => explore::run(args, &mut out)?,
         Command::Plan(args) => {
             let report = plan(&args.host.read()?, args.layout.algorithm());
             unless_closed(match args.output.format {

@@ -203,4 +203,12 @@ pub enum Rule {
     /// TOML or its schema.
     #[error("{0}")]
     HostFile(String),
+    /// A scenario that cannot be played.
+    #[error("column {column}: {rule}")]
+    Scenario {
+        /// From 1.
+        column: usize,
+        /// The rule.
+        rule: String,
+    },
 }

@@ -7,6 +7,7 @@
 
 pub mod bootlog;
 pub mod cpu_model;
+pub mod explore;
 pub mod host;
 mod images;
 pub mod input;

@@ -1,6 +1,7 @@
 //! Reports for people: aligned tables, sizes with units, one clear verdict line. Colour only where it means something; the
 //! stream takes it out when it goes to a file.
 
+pub(crate) mod explore;
 pub(crate) mod kexec;
 pub(crate) mod plan;
 mod table;
@@ -71,7 +72,7 @@ fn count(number: usize, what: &str) -> String {
 }
 
 /// `134,217,728`.
-fn grouped(number: u64) -> String {
+pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
     for (index, digit) in digits.chars().enumerate() {

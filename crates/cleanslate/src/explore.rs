@@ -1,0 +1,211 @@
+//! `cleanslate explore`: what can be asked, and in which order it is done. The exploration is the laboratory's.
+
+use std::{
+    fs,
+    io::{self, IsTerminal, Write},
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use clap::{Args, ValueEnum};
+use tdx_lab::{
+    explore::{self, Bug, Effort, Options, Scenario, Schedule},
+    host::{Host, HostOptions},
+    input::{InputError, Rule},
+    platform::LabError,
+    report::ExploreReport,
+};
+
+use crate::{Stop, human, progress, unless_closed};
+
+/// Crashes and kexecs a kernel at every instant of its life with TDX, and looks for what is left behind.
+///
+/// Without arguments: the bundled scenarios and all short sequences of operations. From each instant the machine is cloned, handed
+/// over by kexec and by a panic on each CPU, and the next kernel uses memory.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cleanslate explore                                 the bundled set
+  cleanslate explore --scenario td-life              one scenario of it
+  cleanslate explore --scenario mine.toml            a scenario of your own
+  cleanslate explore --bug all                       every bug of the catalogue must be found
+  cleanslate explore --bug mark-after-give           one of them, with its story and its replay
+  cleanslate explore --list                          names of scenarios and bugs
+  cleanslate explore --format json | jq .violations  for programs
+
+Exit codes: 0 if no rule was broken (with --bug alone: if every bug was found), 1 if not.")]
+pub(crate) struct ExploreArgs {
+    /// A bundled scenario or a TOML file; may be repeated. [default: all bundled ones, and the short sequences]
+    #[arg(long, value_name = "NAME|FILE")]
+    scenario: Vec<String>,
+    /// Plays the scenario on this host (boot log, /proc/iomem, TOML) instead of its own.
+    #[arg(long, value_name = "FILE", requires = "scenario")]
+    host: Option<PathBuf>,
+    /// Looks for this bug in the scenarios that can show it; with --scenario: plays that one with the bug. `all` for all.
+    #[arg(long, value_name = "NAME|all")]
+    bug: Option<String>,
+    /// Names the bundled scenarios and the bugs.
+    #[arg(long, conflicts_with_all = ["scenario", "bug"])]
+    list: bool,
+    /// Operations in the longest short sequences: that begin with no TD, and with a TD that runs.
+    #[arg(long, value_name = "N,M", value_parser = lengths)]
+    sequences: Option<[usize; 2]>,
+    /// Where random schedules come from.
+    #[arg(long, default_value_t = Effort::default().seed)]
+    seed: u64,
+    /// Random schedules for each scenario whose CPUs work beside each other.
+    #[arg(long, value_name = "N", default_value_t = Effort::default().random)]
+    random: u64,
+    /// Systematic schedules for each of these, those with the fewest changes of turn first.
+    #[arg(long, value_name = "N", default_value_t = Effort::default().systematic)]
+    schedules: usize,
+    /// Changes of turn in a systematic schedule.
+    #[arg(long, value_name = "N", default_value_t = Effort::default().preemptions)]
+    preemptions: usize,
+    /// Replay: only this instant.
+    #[arg(long, value_name = "N")]
+    instant: Option<u64>,
+    /// Replay: only this schedule.
+    #[arg(long, value_name = "POINT:CPU,...", requires = "scenario")]
+    schedule: Option<Schedule>,
+    /// Replay: only these steps of the scenario, from 0.
+    #[arg(long, value_name = "STEP,...", value_delimiter = ',', requires = "scenario")]
+    keep: Vec<usize>,
+    /// Replay: one short sequence.
+    #[arg(long, value_name = "START:LETTER,...", conflicts_with_all = ["scenario", "sequences"])]
+    sequence: Option<String>,
+    /// Reports every instant (JSON).
+    #[arg(long)]
+    timeline: bool,
+    /// For people, for programs, or for a test harness.
+    #[arg(long, value_enum, default_value_t = ExploreFormat::Human)]
+    format: ExploreFormat,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum ExploreFormat {
+    Human,
+    Json,
+    /// Test Anything Protocol: a line for each scenario, each length of sequences, each bug.
+    Tap,
+}
+
+fn lengths(text: &str) -> Result<[usize; 2], String> {
+    let pair = text.split_once(',').and_then(|(one, two)| Some([one.parse().ok()?, two.parse().ok()?]));
+    pair.ok_or_else(|| "two numbers are expected, e.g. 5,3; 0,0 for none".to_owned())
+}
+
+impl ExploreArgs {
+    fn options(&self) -> Options {
+        let effort =
+            Effort { preemptions: self.preemptions, systematic: self.schedules, random: self.random, seed: self.seed };
+        let none = if self.scenario.is_empty() { Options::LENGTHS } else { [0, 0] };
+        Options {
+            effort,
+            lengths: self.sequences.unwrap_or(none),
+            timeline: self.timeline,
+            instant: self.instant,
+            schedule: self.schedule.clone(),
+        }
+    }
+
+    fn scenarios(&self) -> Result<Vec<Scenario>, Stop> {
+        if self.scenario.is_empty() {
+            return Ok(explore::bundled()?);
+        }
+        let mut scenarios = Vec::new();
+        for name in &self.scenario {
+            let mut scenario = read(name)?;
+            if !self.keep.is_empty() {
+                if let Some(step) = self.keep.iter().find(|step| **step >= scenario.steps.len()) {
+                    return Err(usage(format!("--keep {step}: {name} has {} steps, from 0", scenario.steps.len())));
+                }
+                scenario = scenario.keeping(&self.keep);
+            }
+            if let Some(path) = &self.host {
+                scenario.host = Host::from_path(path, &HostOptions::default())?;
+            }
+            scenarios.push(scenario);
+        }
+        Ok(scenarios)
+    }
+
+    fn bugs(&self) -> Result<Vec<&'static Bug>, Stop> {
+        match self.bug.as_deref() {
+            None => Ok(Vec::new()),
+            Some("all") => Ok(explore::bugs().collect()),
+            Some(name) => {
+                if let Some(bug) = explore::bugs().find(|bug| bug.name == name) {
+                    return Ok(vec![bug]);
+                }
+                let known: Vec<&str> = explore::bugs().map(|bug| bug.name).collect();
+                Err(usage(format!("there is no bug `{name}`; there are {}", known.join(", "))))
+            }
+        }
+    }
+}
+
+/// A bundled scenario by its name, or a file.
+fn read(name: &str) -> Result<Scenario, Stop> {
+    if let Some(scenario) = explore::find(name)? {
+        return Ok(scenario);
+    }
+    let bytes = match fs::read(name) {
+        Ok(bytes) => bytes,
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound
+                && Path::new(name).extension().is_none_or(|extension| extension != "toml") =>
+        {
+            let known: Vec<&str> = explore::names().collect();
+            return Err(usage(format!("there is no scenario `{name}`; there are {}", known.join(", "))));
+        }
+        Err(error) => return Err(InputError::of_file(name, Rule::Unreadable(error.to_string())).into()),
+    };
+    let text = String::from_utf8(bytes).map_err(|_| InputError::of_file(name, Rule::NotUtf8))?;
+    Ok(explore::parse(name, &text)?)
+}
+
+/// A name that does not exist is input that cannot be used.
+fn usage(what: String) -> Stop {
+    Stop::Lab(LabError::Scenario(what))
+}
+
+/// Explores, and says whether all is well.
+pub(crate) fn run(args: &ExploreArgs, out: &mut impl Write) -> Result<bool, Stop> {
+    if args.list {
+        unless_closed(human::explore::list(out))?;
+        return Ok(true);
+    }
+    let options = args.options();
+    let bugs = args.bugs()?;
+    let start = Instant::now();
+    let line = progress::Line::new();
+    let searching = !bugs.is_empty() && args.scenario.is_empty() && args.sequence.is_none();
+    let bug = if searching { None } else { bugs.first().copied() };
+    let report = match &args.sequence {
+        Some(sequence) => explore::explore_sequence(sequence, bug, &options)?,
+        None if searching => explore::find_bugs(&bugs, &options, &line)?,
+        None => explore::explore(&args.scenarios()?, bug, &options, &line)?,
+    };
+    drop(line);
+    let seconds = start.elapsed().as_secs_f64();
+    unless_closed(match args.format {
+        ExploreFormat::Json => crate::json(out, &report),
+        ExploreFormat::Tap => human::explore::tap(out, &report),
+        ExploreFormat::Human => human::explore::print(out, &report),
+    })?;
+    rate(&report, seconds);
+    Ok(report.violations == 0 && report.bugs == report.bugs_found)
+}
+
+/// How fast it was: not part of the report, which is the same every time.
+fn rate(report: &ExploreReport, seconds: f64) {
+    if io::stderr().is_terminal() || seconds > 2.0 {
+        let per_second = report.crash_points as f64 / seconds.max(1e-9);
+        let _ = writeln!(
+            io::stderr(),
+            "{} crash points in {seconds:.1} s: {per_second:.0} per second",
+            human::grouped(report.crash_points)
+        );
+    }
+}

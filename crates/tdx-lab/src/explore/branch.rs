@@ -1,0 +1,384 @@
+//! One branch: a copy of the machine is handed over from an instant, by the product's own code, and the next kernel lives. The judge
+//! knows only the machine: who owns a line, what is poisoned, what a cache still holds.
+
+use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
+
+use tdx_abi::{KeyId, Leaf, LineRange, Page, PageRange, Registers};
+use tdx_host::{
+    gate::{CpuSlot, Gate},
+    handover::{HandoverReport, HostMemory, Kexec, KexecKind, NmiStop, Policy, hand_over_crash},
+    platform::CpuId,
+};
+use tdx_machine::{AccessError, Machine, MachineCheck, PartialStore};
+
+use super::bug::{Bug, Moment, Past, Special};
+use super::history::{History, Phase};
+use super::live::{Live, lock};
+use super::verdict::{Finding, Rule};
+use crate::platform::{Act, Deed, Lab, LabCpus, LabError, Operation, Watcher};
+
+/// How a kernel ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// Kexec on this CPU.
+    Kexec(CpuId),
+    /// This CPU panics.
+    Panic(CpuId),
+}
+
+impl core::fmt::Display for End {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Kexec(cpu) => write!(f, "kexec-{}", cpu.0),
+            Self::Panic(cpu) => write!(f, "panic-{}", cpu.0),
+        }
+    }
+}
+
+/// A SEAMCALL under way on another CPU when a CPU panics.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct InFlight {
+    pub(super) cpu: tdx_machine::CpuId,
+    pub(super) registers: Registers,
+    /// It ends before that CPU takes its NMI. Otherwise it ends after the reset, and the CPU never answers.
+    pub(super) ends_in_time: bool,
+}
+
+impl InFlight {
+    /// The call, to its end. A guest that it enters is left at once: an NMI is an exit.
+    fn happens(self, lab: &Lab<'_>) {
+        lab.act(|machine| {
+            // It began on a CPU and with a leaf that the machine knows. Poison comes after it: a module that meets poison dies.
+            let _ = machine.seamcall(self.cpu, self.registers);
+            if self.registers.leaf_call().leaf() == Leaf::VP_ENTER {
+                let _ = machine.leave_vcpu(self.cpu);
+            }
+            if self.ends_in_time {
+                poison_everything_private(machine);
+            }
+        });
+    }
+}
+
+/// What a branch begins with.
+pub(super) struct Branch<'a, 's, 'm> {
+    pub(super) live: &'a Live<'s, 'm>,
+    pub(super) policy: Policy,
+    pub(super) end: End,
+    pub(super) in_flight: Option<InFlight>,
+    /// What the ledger shows, if that is not what it says now: the state between two of its stores.
+    pub(super) marks: Option<&'a [PageRange]>,
+    pub(super) bug: Option<&'static Bug>,
+    pub(super) history: History,
+}
+
+/// Watches a handover, and does it wrongly if there is a bug.
+pub(super) struct Hands<'a, 's, 'm> {
+    live: &'a Live<'s, 'm>,
+    bug: Option<&'static Bug>,
+    in_flight: Option<InFlight>,
+    history: Mutex<History>,
+    resets: Mutex<Vec<LineRange>>,
+    /// What the module held when the handover began.
+    assigned: Vec<PageRange>,
+}
+
+impl<'a, 's, 'm> Hands<'a, 's, 'm> {
+    fn new(branch: &Branch<'a, 's, 'm>, machine: &Machine) -> Self {
+        let assigned = match branch.bug {
+            Some(_) => machine.assigned_pages().into_iter().map(|run| run.pages).collect(),
+            None => Vec::new(),
+        };
+        Self {
+            live: branch.live,
+            bug: branch.bug,
+            in_flight: branch.in_flight,
+            history: Mutex::new(branch.history.clone()),
+            resets: Mutex::default(),
+            assigned,
+        }
+    }
+
+    fn past<R>(&self, history: &History, question: impl FnOnce(Past<'_>) -> R) -> R {
+        let assigned = |page| self.assigned.iter().any(|range| range.contains(page));
+        question(Past {
+            history,
+            pamts: self.live.pamts,
+            field: self.live.platform.key_id_field(),
+            assigned: &assigned,
+        })
+    }
+
+    /// What is left of a reset by a kernel that forgets.
+    fn remembered(&self, forgets: fn(&Past<'_>, Page) -> bool, history: &History, lines: LineRange) -> Vec<LineRange> {
+        let pages = lines.pages();
+        let all = (pages.start().index()..pages.end().index()).map(Page::new);
+        let kept = all.filter(|page| !self.past(history, |past| forgets(&past, *page)));
+        let ranges = tdx_abi::union(kept.map(|page| PageRange::new(page, Page::new(page.index() + 1))), []);
+        ranges.map(|range| range.lines().intersection(lines)).collect()
+    }
+}
+
+impl Watcher for Hands<'_, '_, '_> {
+    fn before(&self, lab: &Lab<'_>, act: &Act) -> Deed {
+        if let (Some(call), Operation::Nmi(target)) = (self.in_flight, act.operation)
+            && call.cpu == target
+        {
+            if !call.ends_in_time {
+                return Deed::Skip;
+            }
+            // Its NMI waits until it has left SEAM.
+            call.happens(lab);
+        }
+        let mut history = lock(&self.history);
+        history.begins(act, |page| self.live.is_marked(page));
+        let mut deed = match self.bug {
+            Some(bug) => self.past(&history, |past| (bug.deed)(&Moment { past, act })),
+            None => Deed::AsIs,
+        };
+        if self.bug.is_some_and(|bug| bug.special == Some(Special::WritesBackLate))
+            && act.operation == Operation::WriteBack
+            && !matches!(history.phase, Phase::Kexec(cpu) | Phase::Crash(cpu) if cpu == act.cpu)
+        {
+            history.postponed.push(act.cpu);
+            deed = Deed::Skip;
+        }
+        if let Operation::Reset(lines) = act.operation {
+            if let (Some(forgets), Deed::AsIs) = (self.bug.and_then(|bug| bug.forgets), &deed) {
+                deed = Deed::Lines(self.remembered(forgets, &history, lines));
+            }
+            match &deed {
+                Deed::Lines(parts) => lock(&self.resets).extend(parts),
+                Deed::Skip => {}
+                _ => lock(&self.resets).push(lines),
+            }
+        }
+        deed
+    }
+
+    fn after(&self, _lab: &Lab<'_>, act: &Act, answer: Option<&mut Registers>) {
+        let mut history = lock(&self.history);
+        history.ended(act, answer.as_deref());
+        if let (Some(bug), Some(answer)) = (self.bug, answer) {
+            self.past(&history, |past| (bug.answer)(&Moment { past, act }, answer));
+        }
+    }
+}
+
+/// CPUs of which one does not answer.
+struct Others<'l>(LabCpus<'l>, Option<tdx_machine::CpuId>);
+
+impl NmiStop for Others<'_> {
+    fn stop_other_cpus(&self) {
+        NmiStop::stop_other_cpus(&self.0);
+    }
+
+    fn is_online(&self, cpu: CpuId) -> bool {
+        self.0.is_online(cpu) && self.1.is_none_or(|silent| silent.0 != cpu.0)
+    }
+}
+
+const BOOT: tdx_machine::CpuId = tdx_machine::CpuId(0);
+
+impl Branch<'_, '_, '_> {
+    /// Runs it on this copy of the machine.
+    ///
+    /// # Errors
+    /// [`LabError`]: the machine was asked for something that it does not model.
+    pub(super) fn run(mut self, mut machine: Machine, gate: Gate<Box<[CpuSlot]>>) -> Result<Option<Finding>, LabError> {
+        self.history.kexec_was_under_way = matches!(self.history.phase, Phase::Kexec(_));
+        self.history.phase = match self.end {
+            End::Kexec(cpu) => Phase::Kexec(tdx_machine::CpuId(cpu.0)),
+            End::Panic(cpu) => Phase::Crash(tdx_machine::CpuId(cpu.0)),
+        };
+        // A module that meets poison dies, and does not end its call.
+        if matches!(self.end, End::Panic(_)) && self.in_flight.is_none() {
+            poison_everything_private(&mut machine);
+        }
+        let hands = Hands::new(&self, &machine);
+        let lab = Lab::taken_over(machine, gate, &(), &hands);
+        let mut words: Vec<AtomicU64> = Vec::new();
+        let between = self.marks.and_then(|marks| self.live.ledger_with(marks, &mut words));
+        let memory = self.live.memory(lab.gate(), between.as_ref());
+        let Some(report) = self.hand_over(&lab, memory) else { return Ok(None) };
+        let clean = report.is_clean(&memory);
+        let late_before = lab.ask(|machine| machine.counters().lines_late_private);
+        self.after_the_reset(&lab, &hands);
+        lab.check()?;
+
+        let silent = self.in_flight.is_some_and(|call| !call.ends_in_time);
+        if silent && !clean {
+            // The host has said that it cannot vouch for this: that is all it can do.
+            return Ok(None);
+        }
+        let mut judge = Judge { branch: &self, report: &report, clean, late_before };
+        if let Some(page) = lock(&hands.resets).iter().find_map(|lines| self.live.first_in_use(lines.pages())) {
+            return Ok(Some(judge.finding(Rule::ResetInUse, format!("page {page} is in use and was reset"))));
+        }
+        let found = lab.act(|machine| judge.next_kernel(machine))?;
+        if found.is_some() {
+            return Ok(found);
+        }
+        if !clean && self.policy != Policy::None {
+            let why = report.suspects.to_string();
+            return Ok(Some(
+                judge.finding(Rule::NotClean, format!("the host does not vouch for it, and could: {why}")),
+            ));
+        }
+        Ok(None)
+    }
+
+    /// What the next kernel finds after a handover that the scenario has run itself.
+    pub(super) fn judge(
+        &self,
+        machine: &mut Machine,
+        report: &HandoverReport,
+        clean: bool,
+    ) -> Result<Option<Finding>, LabError> {
+        let late_before = machine.counters().lines_late_private;
+        Judge { branch: self, report, clean, late_before }.next_kernel(machine)
+    }
+
+    /// `None` if the policy refuses.
+    fn hand_over(&self, lab: &Lab<'_>, memory: HostMemory<'_>) -> Option<HandoverReport> {
+        let mut cpus = LabCpus::new(lab, Some(self.live.platform));
+        match self.end {
+            End::Kexec(cpu) => {
+                cpus.move_to(cpu);
+                let kexec = Kexec::begin(self.policy, KexecKind::Normal, memory).ok()?;
+                let stopped = kexec.stop_other_cpus(&cpus).ok()?;
+                Some(stopped.ask_module(|_| ()).write_back_caches().reset([]))
+            }
+            End::Panic(cpu) => {
+                cpus.move_to(cpu);
+                let this = cpus.this_cpu();
+                let silent = self.in_flight.filter(|call| !call.ends_in_time).map(|call| call.cpu);
+                let offline = silent.filter(|_| self.has(Special::SilentIsOffline));
+                let mut report = hand_over_crash(self.policy, &this, lab.gate(), &Others(cpus, offline), || memory);
+                if let Some(silent) = offline {
+                    // The faulty kernel does not look at the slot of a CPU that it thinks offline.
+                    report.suspects.may_hold_private_lines = report.suspects.may_hold_private_lines.saturating_sub(1);
+                    report.suspects.named.retain(|activity| activity.cpu.0 != silent.0);
+                }
+                Some(report)
+            }
+        }
+    }
+
+    fn has(&self, special: Special) -> bool {
+        self.bug.is_some_and(|bug| bug.special == Some(special))
+    }
+
+    /// What other CPUs still do, and what a faulty kernel does.
+    fn after_the_reset(&self, lab: &Lab<'_>, hands: &Hands<'_, '_, '_>) {
+        if let Some(call) = self.in_flight.filter(|call| !call.ends_in_time) {
+            call.happens(lab);
+        }
+        if let Some(bug) = self.bug {
+            let history = lock(&hands.history);
+            let extra = hands.past(&history, |past| (bug.also_resets)(&past));
+            for range in extra {
+                lock(&hands.resets).push(range.lines());
+                let _ = lab.act(|machine| machine.direct_store(BOOT, range.lines()).and_then(|()| machine.fence(BOOT)));
+            }
+            for cpu in &history.postponed {
+                let _ = lab.act(|machine| machine.wbinvd(*cpu));
+            }
+            if self.has(Special::CallsAfterReset) {
+                let registers = Registers::call(Leaf::SYS_TDMR_INIT).rcx_address(self.live.first_tdmr);
+                let _ = lab.act(|machine| machine.seamcall(BOOT, registers));
+            }
+        }
+    }
+}
+
+/// A wild pointer or a device has written a part of every private line: why a kernel dies.
+fn poison_everything_private(machine: &mut Machine) {
+    for run in machine.all_owner_runs() {
+        // Lines that exist, and KeyID 0.
+        let _ = machine.partial_write(BOOT, run.lines, KeyId::HOST, PartialStore::Dma);
+    }
+}
+
+/// Lets the next kernel live, and says what it dies of.
+struct Judge<'a, 'b, 's, 'm> {
+    branch: &'a Branch<'b, 's, 'm>,
+    report: &'a HandoverReport,
+    clean: bool,
+    late_before: u64,
+}
+
+impl Judge<'_, '_, '_, '_> {
+    fn next_kernel(&mut self, machine: &mut Machine) -> Result<Option<Finding>, LabError> {
+        machine.kexec_boundary();
+        let mut found = self.use_memory(machine)?;
+        let waiting = machine.dirty_private_runs();
+        if found.is_none() && !waiting.is_empty() {
+            // Nothing says when they leave the cache: now, under the next kernel.
+            for run in &waiting {
+                machine.evict(run.lines, run.key);
+            }
+            found = self.use_memory(machine)?;
+        }
+        if found.is_some() {
+            return Ok(found);
+        }
+        let late = machine.counters().lines_late_private - self.late_before;
+        if late > 0 {
+            let what = format!("{late} old private cache lines landed on memory that was reset");
+            return Ok(Some(self.finding(Rule::LateWriteBack, what)));
+        }
+        let private = machine.private_lines();
+        let harmless = !self.branch.live.platform.has_partial_write_erratum();
+        if private > 0 && self.clean && !harmless {
+            return Ok(Some(self.finding(Rule::LeftPrivate, format!("{private} lines are still private"))));
+        }
+        Ok(None)
+    }
+
+    fn use_memory(&mut self, machine: &mut Machine) -> Result<Option<Finding>, LabError> {
+        for part in self.branch.live.host.memory() {
+            let check = match self.branch.end {
+                End::Kexec(_) => {
+                    machine.use_memory(BOOT, part.range, PartialStore::NonTemporal).map_err(LabError::Refused)?.first
+                }
+                End::Panic(_) => match machine.load(BOOT, part.range.lines(), KeyId::HOST) {
+                    Ok(()) => None,
+                    Err(AccessError::MachineCheck(check)) => Some(check),
+                    Err(AccessError::Refused(refusal)) => return Err(LabError::Refused(refusal)),
+                },
+            };
+            if let Some(check) = check {
+                return Ok(Some(self.dies(&check)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn dies(&self, check: &MachineCheck) -> Finding {
+        let branch = self.branch;
+        let page = check.address.page();
+        let kind = branch.history.describe(page, branch.live.pamt_of(page));
+        let what = format!("the next kernel dies of a machine check at {}, in {kind}", check.address);
+        self.finding(Rule::MachineCheck, what)
+    }
+
+    /// With what the handover said about itself.
+    fn finding(&self, rule: Rule, what: String) -> Finding {
+        let mut story = Vec::new();
+        match self.branch.end {
+            End::Kexec(cpu) => story.push(format!("{cpu} begins a kexec")),
+            End::Panic(cpu) => story.push(format!("{cpu} panics; partial writes have hit every private line before")),
+        }
+        if let Some(call) = self.branch.in_flight {
+            let leaf = call.registers.leaf_call().leaf();
+            let end = if call.ends_in_time { "leaves before it takes the NMI" } else { "does not leave in time" };
+            story.push(format!("CPU {} is inside {leaf} and {end}", call.cpu.0));
+        }
+        story.push(format!("the handover: {:?}", self.report.outcome));
+        story.push(if self.clean { "the host says: clean" } else { "the host says: not clean" }.to_owned());
+        story.push(what.clone());
+        Finding { rule, what, story }
+    }
+}

@@ -1,0 +1,57 @@
+//! What can be wrong at an instant or after it.
+
+use core::fmt;
+
+/// The rule that was broken.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Rule {
+    /// The next kernel died.
+    MachineCheck,
+    /// An old private cache line landed on memory after its reset.
+    LateWriteBack,
+    /// A page that somebody uses was reset.
+    ResetInUse,
+    /// Lines are private after a handover that calls itself clean.
+    LeftPrivate,
+    /// A handover does not vouch for itself although every CPU has answered.
+    NotClean,
+    /// Something private lies in a page that is not marked.
+    Unmarked,
+    /// A dirty line of the host may land on private memory.
+    HostLineOverPrivate,
+    /// A page came back to the host's allocator and is not clean.
+    CameBackUnclean,
+    /// A kexec jump came back, and TDX is not as it was.
+    JumpChangedTdx,
+}
+
+impl Rule {
+    /// In a few words.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::MachineCheck => "machine check in the next kernel",
+            Self::LateWriteBack => "old private line over the next kernel's memory",
+            Self::ResetInUse => "reset of a page in use",
+            Self::LeftPrivate => "private memory left behind",
+            Self::NotClean => "the host does not vouch for a clean machine",
+            Self::Unmarked => "private memory that is not marked",
+            Self::HostLineOverPrivate => "old line of the host over private memory",
+            Self::CameBackUnclean => "unclean page in the host's allocator",
+            Self::JumpChangedTdx => "a kexec jump changed TDX's memory",
+        }
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A rule that was broken, and how it came about.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Finding {
+    pub(super) rule: Rule,
+    pub(super) what: String,
+    pub(super) story: Vec<String>,
+}
