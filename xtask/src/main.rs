@@ -28,6 +28,8 @@ enum Task {
         /// Files of cases, `.jsonl` or `.jsonl.gz`. Without one: all that are in the repository.
         paths: Vec<PathBuf>,
     },
+    /// The explorer: every bundled scenario clean, every bug found. Part of `test`.
+    Explore,
     /// Benchmarks; figures as JSON under `target/bench/`.
     Bench,
 }
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Task::Test => tests::test(),
         Task::Lint => tests::lint(),
         Task::Vectors { paths } => vectors::replay(&paths),
+        Task::Explore => tests::explore().map(|counts| counts.failed == 0),
         Task::Bench => tests::bench(),
     };
     match result {

@@ -20,8 +20,14 @@ impl Counts {
     }
 }
 
-/// `test result: ok. 17 passed; 0 failed; 1 ignored; ...`
+/// `test result: ok. 17 passed; 0 failed; 1 ignored; ...`, or a line of the Test Anything Protocol.
 fn parse(line: &str) -> Option<Counts> {
+    if line.starts_with("ok ") {
+        return Some(Counts { passed: 1, ..Counts::default() });
+    }
+    if line.starts_with("not ok ") {
+        return Some(Counts { failed: 1, ..Counts::default() });
+    }
     let rest = line.strip_prefix("test result: ")?;
     let number = |word: &str| {
         let end = rest.find(word)?;
@@ -68,5 +74,7 @@ mod tests {
         let counts = parse(line).unwrap();
         assert_eq!((counts.passed, counts.failed, counts.skipped), (17, 2, 1));
         assert!(parse("running 17 tests").is_none());
+        assert_eq!(parse("ok 3 - scenario td-life: 1180 instants").unwrap().passed, 1);
+        assert_eq!(parse("not ok 4 - bug mark-after-give is found").unwrap().failed, 1);
     }
 }

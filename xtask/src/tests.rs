@@ -14,6 +14,7 @@ fn cargo(args: &[&str]) -> Command {
 /// Every test there is. What cannot run here is printed and counted as skipped.
 pub(crate) fn test() -> Result<bool> {
     let mut counts = run_tests("tests of every crate", &mut cargo(&["test", "--workspace", "--no-fail-fast"]))?;
+    counts.add(explore()?);
     counts.add(loom()?);
     counts.add(no_panic()?);
     counts.add(independent_judge()?);
@@ -21,6 +22,15 @@ pub(crate) fn test() -> Result<bool> {
     counts.add(vectors::all()?);
     println!("\n{} passed, {} failed, {} skipped", counts.passed, counts.failed, counts.skipped);
     Ok(counts.failed == 0)
+}
+
+/// Every instant of every bundled scenario, and every bug of the catalogue; optimised, because there are a million of them.
+pub(crate) fn explore() -> Result<Counts> {
+    let explorer = ["run", "--release", "--quiet", "--package", "cleanslate", "--", "explore", "--format", "tap"];
+    let mut counts = run_tests("every instant of the bundled scenarios", &mut cargo(&explorer))?;
+    let mut bugs = cargo(&explorer);
+    counts.add(run_tests("every bug of the catalogue is found", bugs.args(["--bug", "all"]))?);
+    Ok(counts)
 }
 
 /// loom replaces the atomics, so it needs a build of its own.

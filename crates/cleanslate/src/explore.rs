@@ -31,6 +31,7 @@ Examples:
   cleanslate explore --bug all                       every bug of the catalogue must be found
   cleanslate explore --bug mark-after-give           one of them, with its story and its replay
   cleanslate explore --list                          names of scenarios and bugs
+  cleanslate explore --report out.html               a page with pictures, for people
   cleanslate explore --format json | jq .violations  for programs
 
 Exit codes: 0 if no rule was broken (with --bug alone: if every bug was found), 1 if not.")]
@@ -45,7 +46,7 @@ pub(crate) struct ExploreArgs {
     #[arg(long, value_name = "NAME|all")]
     bug: Option<String>,
     /// Names the bundled scenarios and the bugs.
-    #[arg(long, conflicts_with_all = ["scenario", "bug"])]
+    #[arg(long, conflicts_with_all = ["scenario", "bug", "report"])]
     list: bool,
     /// Operations in the longest short sequences: that begin with no TD, and with a TD that runs.
     #[arg(long, value_name = "N,M", value_parser = lengths)]
@@ -74,6 +75,9 @@ pub(crate) struct ExploreArgs {
     /// Replay: one short sequence.
     #[arg(long, value_name = "START:LETTER,...", conflicts_with_all = ["scenario", "sequences"])]
     sequence: Option<String>,
+    /// Writes a page for people: one file, no network, works from disk.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
     /// Reports every instant (JSON).
     #[arg(long)]
     timeline: bool,
@@ -103,7 +107,7 @@ impl ExploreArgs {
         Options {
             effort,
             lengths: self.sequences.unwrap_or(none),
-            timeline: self.timeline,
+            timeline: self.timeline || self.report.is_some(),
             instant: self.instant,
             schedule: self.schedule.clone(),
         }
@@ -189,6 +193,9 @@ pub(crate) fn run(args: &ExploreArgs, out: &mut impl Write) -> Result<bool, Stop
     };
     drop(line);
     let seconds = start.elapsed().as_secs_f64();
+    if let Some(path) = &args.report {
+        fs::write(path, tdx_lab::report::html::page(&report))?;
+    }
     unless_closed(match args.format {
         ExploreFormat::Json => crate::json(out, &report),
         ExploreFormat::Tap => human::explore::tap(out, &report),

@@ -271,3 +271,18 @@ fn schedules_are_read_as_they_are_written() {
         assert!(text.parse::<Schedule>().is_err(), "{text}");
     }
 }
+
+/// The guide for authors names every step, and its example can be read.
+#[test]
+fn the_guide_is_true() {
+    let guide = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/SCENARIOS.md")).unwrap();
+    let error = parse("x.toml", &GOOD.replace("bring-up", "fly")).unwrap_err().to_string();
+    let steps: Vec<&str> = error.split("steps are ").nth(1).unwrap().trim_end().split(", ").collect();
+    assert_eq!(steps.len(), 32);
+    for step in steps {
+        assert!(guide.contains(&format!("`{step}`")), "{step}");
+    }
+    let example = guide.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let scenario = parse("docs/SCENARIOS.md", example).unwrap();
+    assert_clean(&explore(&[scenario], None, &little(), &()).unwrap());
+}

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 use tdx_abi::{KeyId, Leaf, LineRange, Page, PageRange, Registers};
 use tdx_host::{
     gate::{CpuSlot, Gate},
-    handover::{HandoverReport, HostMemory, Kexec, KexecKind, NmiStop, Policy, hand_over_crash},
+    handover::{HandoverReport, HostMemory, Kexec, KexecKind, NmiStop, Outcome, Policy, hand_over_crash},
     platform::CpuId,
 };
 use tdx_machine::{AccessError, Machine, MachineCheck, PartialStore};
@@ -70,44 +70,42 @@ pub(super) struct Branch<'a, 's, 'm> {
     /// What the ledger shows, if that is not what it says now: the state between two of its stores.
     pub(super) marks: Option<&'a [PageRange]>,
     pub(super) bug: Option<&'static Bug>,
-    pub(super) history: History,
+    pub(super) history: &'a History,
 }
 
 /// Watches a handover, and does it wrongly if there is a bug.
 pub(super) struct Hands<'a, 's, 'm> {
-    live: &'a Live<'s, 'm>,
-    bug: Option<&'static Bug>,
     in_flight: Option<InFlight>,
-    history: Mutex<History>,
     resets: Mutex<Vec<LineRange>>,
+    wrong: Option<Wrong<'a, 's, 'm>>,
+}
+
+/// A faulty kernel's handover, and the past that it goes by. A right one needs none.
+struct Wrong<'a, 's, 'm> {
+    live: &'a Live<'s, 'm>,
+    bug: &'static Bug,
+    history: Mutex<History>,
     /// What the module held when the handover began.
     assigned: Vec<PageRange>,
 }
 
 impl<'a, 's, 'm> Hands<'a, 's, 'm> {
     fn new(branch: &Branch<'a, 's, 'm>, machine: &Machine) -> Self {
-        let assigned = match branch.bug {
-            Some(_) => machine.assigned_pages().into_iter().map(|run| run.pages).collect(),
-            None => Vec::new(),
-        };
-        Self {
+        let wrong = branch.bug.map(|bug| Wrong {
             live: branch.live,
-            bug: branch.bug,
-            in_flight: branch.in_flight,
-            history: Mutex::new(branch.history.clone()),
-            resets: Mutex::default(),
-            assigned,
-        }
+            bug,
+            history: Mutex::new(branch.past()),
+            assigned: machine.assigned_pages().into_iter().map(|run| run.pages).collect(),
+        });
+        Self { in_flight: branch.in_flight, resets: Mutex::default(), wrong }
     }
+}
 
+impl Wrong<'_, '_, '_> {
     fn past<R>(&self, history: &History, question: impl FnOnce(Past<'_>) -> R) -> R {
         let assigned = |page| self.assigned.iter().any(|range| range.contains(page));
-        question(Past {
-            history,
-            pamts: self.live.pamts,
-            field: self.live.platform.key_id_field(),
-            assigned: &assigned,
-        })
+        let field = self.live.platform.key_id_field();
+        question(Past { history, pamts: self.live.pamts, field, assigned: &assigned })
     }
 
     /// What is left of a reset by a kernel that forgets.
@@ -117,6 +115,33 @@ impl<'a, 's, 'm> Hands<'a, 's, 'm> {
         let kept = all.filter(|page| !self.past(history, |past| forgets(&past, *page)));
         let ranges = tdx_abi::union(kept.map(|page| PageRange::new(page, Page::new(page.index() + 1))), []);
         ranges.map(|range| range.lines().intersection(lines)).collect()
+    }
+
+    /// What it does instead of an operation.
+    fn deed(&self, act: &Act) -> Deed {
+        let mut history = lock(&self.history);
+        history.begins(act, |page| self.live.is_marked(page));
+        if self.bug.special == Some(Special::WritesBackLate)
+            && act.operation == Operation::WriteBack
+            && !matches!(history.phase, Phase::Kexec(cpu) | Phase::Crash(cpu) if cpu == act.cpu)
+        {
+            history.postponed.push(act.cpu);
+            return Deed::Skip;
+        }
+        match (self.past(&history, |past| (self.bug.deed)(&Moment { past, act })), act.operation, self.bug.forgets) {
+            (Deed::AsIs, Operation::Reset(lines), Some(forgets)) => {
+                Deed::Lines(self.remembered(forgets, &history, lines))
+            }
+            (deed, _, _) => deed,
+        }
+    }
+
+    fn ended(&self, act: &Act, answer: Option<&mut Registers>) {
+        let mut history = lock(&self.history);
+        history.ended(act, answer.as_deref());
+        if let Some(answer) = answer {
+            self.past(&history, |past| (self.bug.answer)(&Moment { past, act }, answer));
+        }
     }
 }
 
@@ -131,23 +156,8 @@ impl Watcher for Hands<'_, '_, '_> {
             // Its NMI waits until it has left SEAM.
             call.happens(lab);
         }
-        let mut history = lock(&self.history);
-        history.begins(act, |page| self.live.is_marked(page));
-        let mut deed = match self.bug {
-            Some(bug) => self.past(&history, |past| (bug.deed)(&Moment { past, act })),
-            None => Deed::AsIs,
-        };
-        if self.bug.is_some_and(|bug| bug.special == Some(Special::WritesBackLate))
-            && act.operation == Operation::WriteBack
-            && !matches!(history.phase, Phase::Kexec(cpu) | Phase::Crash(cpu) if cpu == act.cpu)
-        {
-            history.postponed.push(act.cpu);
-            deed = Deed::Skip;
-        }
+        let deed = self.wrong.as_ref().map_or(Deed::AsIs, |wrong| wrong.deed(act));
         if let Operation::Reset(lines) = act.operation {
-            if let (Some(forgets), Deed::AsIs) = (self.bug.and_then(|bug| bug.forgets), &deed) {
-                deed = Deed::Lines(self.remembered(forgets, &history, lines));
-            }
             match &deed {
                 Deed::Lines(parts) => lock(&self.resets).extend(parts),
                 Deed::Skip => {}
@@ -158,10 +168,8 @@ impl Watcher for Hands<'_, '_, '_> {
     }
 
     fn after(&self, _lab: &Lab<'_>, act: &Act, answer: Option<&mut Registers>) {
-        let mut history = lock(&self.history);
-        history.ended(act, answer.as_deref());
-        if let (Some(bug), Some(answer)) = (self.bug, answer) {
-            self.past(&history, |past| (bug.answer)(&Moment { past, act }, answer));
+        if let Some(wrong) = &self.wrong {
+            wrong.ended(act, answer);
         }
     }
 }
@@ -186,12 +194,7 @@ impl Branch<'_, '_, '_> {
     ///
     /// # Errors
     /// [`LabError`]: the machine was asked for something that it does not model.
-    pub(super) fn run(mut self, mut machine: Machine, gate: Gate<Box<[CpuSlot]>>) -> Result<Option<Finding>, LabError> {
-        self.history.kexec_was_under_way = matches!(self.history.phase, Phase::Kexec(_));
-        self.history.phase = match self.end {
-            End::Kexec(cpu) => Phase::Kexec(tdx_machine::CpuId(cpu.0)),
-            End::Panic(cpu) => Phase::Crash(tdx_machine::CpuId(cpu.0)),
-        };
+    pub(super) fn run(self, mut machine: Machine, gate: Gate<Box<[CpuSlot]>>) -> Result<Option<Finding>, LabError> {
         // A module that meets poison dies, and does not end its call.
         if matches!(self.end, End::Panic(_)) && self.in_flight.is_none() {
             poison_everything_private(&mut machine);
@@ -227,6 +230,17 @@ impl Branch<'_, '_, '_> {
             ));
         }
         Ok(None)
+    }
+
+    /// The past, as it is when the handover begins.
+    fn past(&self) -> History {
+        let mut history = self.history.clone();
+        history.kexec_was_under_way = matches!(history.phase, Phase::Kexec(_));
+        history.phase = match self.end {
+            End::Kexec(cpu) => Phase::Kexec(tdx_machine::CpuId(cpu.0)),
+            End::Panic(cpu) => Phase::Crash(tdx_machine::CpuId(cpu.0)),
+        };
+        history
     }
 
     /// What the next kernel finds after a handover that the scenario has run itself.
@@ -275,9 +289,9 @@ impl Branch<'_, '_, '_> {
         if let Some(call) = self.in_flight.filter(|call| !call.ends_in_time) {
             call.happens(lab);
         }
-        if let Some(bug) = self.bug {
-            let history = lock(&hands.history);
-            let extra = hands.past(&history, |past| (bug.also_resets)(&past));
+        if let Some(wrong) = &hands.wrong {
+            let history = lock(&wrong.history);
+            let extra = wrong.past(&history, |past| (wrong.bug.also_resets)(&past));
             for range in extra {
                 lock(&hands.resets).push(range.lines());
                 let _ = lab.act(|machine| machine.direct_store(BOOT, range.lines()).and_then(|()| machine.fence(BOOT)));
@@ -298,6 +312,17 @@ fn poison_everything_private(machine: &mut Machine) {
     for run in machine.all_owner_runs() {
         // Lines that exist, and KeyID 0.
         let _ = machine.partial_write(BOOT, run.lines, KeyId::HOST, PartialStore::Dma);
+    }
+}
+
+/// What a handover did, in words.
+fn told(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Reset(count) => {
+            format!("the handover writes {} lines in {} ranges with MOVDIR64B", count.lines, count.ranges)
+        }
+        Outcome::NothingToDo(why) => format!("the handover resets nothing: {why:?}"),
+        Outcome::LeftPrivate(why) => format!("the handover leaves private memory as it is: {why:?}"),
     }
 }
 
@@ -376,7 +401,7 @@ impl Judge<'_, '_, '_, '_> {
             let end = if call.ends_in_time { "leaves before it takes the NMI" } else { "does not leave in time" };
             story.push(format!("CPU {} is inside {leaf} and {end}", call.cpu.0));
         }
-        story.push(format!("the handover: {:?}", self.report.outcome));
+        story.push(told(&self.report.outcome));
         story.push(if self.clean { "the host says: clean" } else { "the host says: not clean" }.to_owned());
         story.push(what.clone());
         Finding { rule, what, story }

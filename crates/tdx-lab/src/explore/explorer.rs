@@ -159,6 +159,7 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
     /// Lets the next kernel live after the scenario's own handover, if there was one.
     pub(super) fn judge(&self, lab: &Lab<'_>) {
         let Some((end, report, clean)) = lock(&self.last).take() else { return };
+        let history = lock(&self.inner).history.clone();
         let branch = Branch {
             live: self.live,
             policy: self.plan.policy,
@@ -166,7 +167,7 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
             in_flight: None,
             marks: None,
             bug: self.plan.bug,
-            history: lock(&self.inner).history.clone(),
+            history: &history,
         };
         let mut machine: Machine = lab.ask(Clone::clone);
         match branch.judge(&mut machine, &report, clean) {
@@ -300,7 +301,7 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
                     in_flight: *in_flight,
                     marks,
                     bug: self.plan.bug,
-                    history: inner.history.clone(),
+                    history: &inner.history,
                 };
                 branches += 1;
                 match branch.run(machine.clone(), copy_gate(lab.gate())) {

@@ -1,6 +1,7 @@
 //! Plays a scenario with the product's own code, watched by the explorer. Each run builds its kernel anew; the machine may be one on
 //! which TDX is up already.
 
+use std::panic::resume_unwind;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Mutex, OnceLock};
 
@@ -295,16 +296,22 @@ fn make<'w>(
     Ok(false)
 }
 
-/// The host's own stores, which wait in the caches of all CPUs, 2 MiB here and 2 MiB there.
+/// Pages that one CPU writes before another goes on: where memory begins, and PAMT is likely to lie; and further on.
+const TURN: (u64, u64) = (512, 32 << 10);
+/// How far it is from one to the other.
+const NEAR: u64 = 4096;
+
+/// The host's own stores, which wait in the caches of all CPUs, a piece here and a piece there.
 fn host_writes(lab: &Lab<'_>, live: &Live<'_, '_>, host: &Host) -> Result<(), LabError> {
     let pool = live.custody.get().map(Custody::range);
     for range in live.in_use() {
         let range = pool.map_or(range, |pool| pool.intersection(range));
         let mut at = range.start().index();
         while at < range.end().index() {
-            let end = (at / 512 * 512 + 512).min(range.end().index());
+            let turn = if at < range.start().index() + NEAR { TURN.0 } else { TURN.1 };
+            let end = (at / turn * turn + turn).min(range.end().index());
             let part = PageRange::new(tdx_abi::Page::new(at), tdx_abi::Page::new(end));
-            let cpu = tdx_machine::CpuId((at / 512) as u32 % host.cpus());
+            let cpu = tdx_machine::CpuId((at / turn) as u32 % host.cpus());
             lab.act(|machine| machine.store(cpu, part.lines(), KeyId::HOST)).map_err(LabError::Refused)?;
             at = end;
         }
@@ -379,12 +386,13 @@ fn beside<'w>(
 ) -> Result<(), LabError> {
     let first = scenario.steps.len();
     let failed = Mutex::new(None);
-    std::thread::scope(|scope| {
+    let back = std::thread::scope(|scope| {
+        let mut threads = Vec::new();
         for (thread, steps) in scenario.concurrent.iter().enumerate() {
             let Some(cpu) = steps.first().map(|step| step.cpu) else { continue };
             let mut mine = world.share(cpu, steps.iter().filter_map(Step::td));
             let failed = &failed;
-            scope.spawn(move || {
+            threads.push(scope.spawn(move || {
                 scheduler.run(thread, || {
                     for step in steps {
                         explorer.at_step(first + thread);
@@ -398,12 +406,17 @@ fn beside<'w>(
                             }
                         }
                     }
-                });
-            });
+                    mine
+                })
+            }));
         }
         scheduler.wait_for_all();
         explorer.judge(lab);
         scheduler.end();
+        // What a stopped CPU held nobody brings back.
+        let worlds = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        worlds.flatten().collect::<Vec<_>>()
     });
+    back.into_iter().for_each(|other| world.take_back(other));
     lock(&failed).take().map_or(Ok(()), Err)
 }

@@ -3,6 +3,7 @@
 
 mod explore;
 mod host;
+pub mod html;
 mod kexec;
 mod plan;
 

@@ -222,6 +222,15 @@ impl<'w, 'h> World<'w, 'h> {
         other
     }
 
+    /// Takes over the TDs of another.
+    pub fn take_back(&mut self, other: Self) {
+        for (mine, theirs) in self.slots.iter_mut().zip(other.slots) {
+            if matches!(mine, Slot::Empty) {
+                *mine = theirs;
+            }
+        }
+    }
+
     /// Its CPUs.
     pub fn cpus(&self) -> &LabCpus<'w> {
         &self.cpus
