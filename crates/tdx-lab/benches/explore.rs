@@ -49,7 +49,8 @@ fn main() {
         let (mut whole, mut runs, mut points) = (Vec::new(), Vec::new(), 0);
         for _ in 0..rounds {
             let (time, crash_points) = seconds(&scenario, &Options::default());
-            (points, _) = (crash_points, whole.push(time));
+            points = crash_points;
+            whole.push(time);
             runs.push(seconds(&scenario, &none).0);
         }
         let (whole, run) = (median(whole), median(runs));

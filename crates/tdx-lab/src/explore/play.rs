@@ -417,6 +417,8 @@ fn beside<'w>(
         let worlds = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
         worlds.flatten().collect::<Vec<_>>()
     });
-    back.into_iter().for_each(|other| world.take_back(other));
+    for other in back {
+        world.take_back(other);
+    }
     lock(&failed).take().map_or(Ok(()), Err)
 }
