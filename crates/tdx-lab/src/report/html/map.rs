@@ -1,5 +1,5 @@
-//! Memory as a picture: all of it to scale, and under it the part where private memory lies, enlarged. A piece that would be thinner
-//! than a line is drawn as a line.
+//! Memory as a picture, twice: all of it to scale, where a page is no more than a line, and below that what is private in the order
+//! of addresses, wide enough to be seen and no longer to scale. Under both, every range in a table.
 
 use core::fmt::{self, Write};
 
@@ -7,85 +7,184 @@ use super::text::Text;
 use crate::report::MapPiece;
 use crate::size;
 
-/// Units of the drawing.
-const WIDTH: f64 = 1000.0;
-/// Nothing is thinner.
-const THINNEST: f64 = 1.5;
-
-/// Kinds in the order in which they are drawn, and their style.
-const KINDS: [(&str, &str); 11] = [
-    ("memory", "k-memory"),
-    ("TDMR", "k-tdmr"),
-    ("PAMT_4K", "k-pamt"),
-    ("PAMT_2M", "k-pamt"),
-    ("PAMT_1G", "k-pamt"),
-    ("TDR", "k-tdr"),
-    ("TDCX", "k-control"),
-    ("TDVPR", "k-control"),
-    ("SEPT", "k-sept"),
-    ("guest page", "k-guest"),
-    ("PAMT page pair", "k-pair"),
-];
-
-fn is_private(piece: &MapPiece) -> bool {
-    !matches!(piece.kind, "memory" | "TDMR")
+/// How a kind is drawn: its style, and the letter that tells it from others without colour.
+struct Look {
+    style: &'static str,
+    letter: &'static str,
 }
 
-/// First and last byte, as numbers to draw with.
-fn ends<'a>(pieces: impl Iterator<Item = &'a MapPiece>) -> Option<(u64, u64)> {
-    pieces.fold(None, |ends, piece| {
-        let (base, end) = (piece.span.base.0.get(), piece.span.end.0.get());
-        Some(ends.map_or((base, end), |(low, high): (u64, u64)| (low.min(base), high.max(end))))
-    })
+/// A block narrower than this has no letter in it, in percent.
+const LETTERED: f64 = 1.9;
+
+fn look(kind: &str) -> Look {
+    let (style, letter) = match kind {
+        "memory" => ("k-memory", ""),
+        "TDMR" => ("k-tdmr", ""),
+        "PAMT_4K" => ("k-pamt", "4"),
+        "PAMT_2M" => ("k-pamt", "2"),
+        "PAMT_1G" => ("k-pamt", "1"),
+        "TDR" => ("k-tdr", "R"),
+        "TDCX" => ("k-control", "C"),
+        "TDVPR" => ("k-vcpu", "V"),
+        "SEPT" => ("k-sept", "S"),
+        "guest page" => ("k-guest", "G"),
+        "PAMT page pair" => ("k-pair", "P"),
+        _ => ("k-pair", "?"),
+    };
+    Look { style, letter }
 }
 
-pub(super) fn draw(out: &mut String, name: &str, pieces: &[MapPiece]) -> fmt::Result {
-    let Some(all) = ends(pieces.iter()) else { return Ok(()) };
-    strip(out, &format!("Memory of {name}, to scale"), pieces, all)?;
-    // Private pages lie close together: enlarged, from the first to the last that is not a whole PAMT_4K away.
-    let private = ends(pieces.iter().filter(|piece| is_private(piece) && piece.kind != "PAMT_4K"));
-    if let Some(part) = private.filter(|part| part.1 - part.0 < (all.1 - all.0) / 4) {
-        strip(out, "The same, enlarged where TDs have their pages", pieces, part)?;
+fn base(piece: &MapPiece) -> u64 {
+    piece.span.base.0.get()
+}
+
+fn end(piece: &MapPiece) -> u64 {
+    piece.span.end.0.get()
+}
+
+pub(super) fn draw(out: &mut String, pieces: &[MapPiece]) -> fmt::Result {
+    let low = pieces.iter().map(base).min();
+    let high = pieces.iter().map(end).max();
+    let (Some(low), Some(high)) = (low, high) else { return Ok(()) };
+    let mut private: Vec<&MapPiece> = pieces.iter().filter(|piece| !matches!(piece.kind, "memory" | "TDMR")).collect();
+    private.sort_by_key(|piece| base(piece));
+    let tdmrs: Vec<&MapPiece> = pieces.iter().filter(|piece| piece.kind == "TDMR").collect();
+    writeln!(out, "<h4>Memory</h4>")?;
+    to_scale(out, pieces, &tdmrs, low, high)?;
+    in_order(out, &private, &tdmrs)?;
+    legend(out, pieces)?;
+    table(out, pieces)
+}
+
+fn to_scale(out: &mut String, pieces: &[MapPiece], tdmrs: &[&MapPiece], low: u64, high: u64) -> fmt::Result {
+    let scale = 100.0 / (high - low).max(1) as f64;
+    let at = |address: u64| (address - low) as f64 * scale;
+    writeln!(out, "<svg class=\"memory\" role=\"img\">\n<title>Memory to scale, [{low:#x}, {high:#x})</title>")?;
+    // What is private lies in a TDMR, and that in memory; the report has them in this order.
+    for piece in pieces {
+        let (y, height) = match piece.kind {
+            "memory" => (0, 34),
+            "TDMR" => (4, 26),
+            _ => (10, 14),
+        };
+        writeln!(
+            out,
+            "<rect class=\"{}\" x=\"{:.3}%\" y=\"{y}\" width=\"{:.3}%\" height=\"{height}\"><title>{} {}</title></rect>",
+            look(piece.kind).style,
+            at(base(piece)),
+            piece.span.size as f64 * scale,
+            Text(piece.kind),
+            piece.span
+        )?;
     }
-    writeln!(out, "<ul class=\"legend\">")?;
-    for (kind, style) in KINDS {
-        let bytes: u64 = pieces.iter().filter(|piece| piece.kind == kind).map(|piece| piece.span.size).sum();
-        if bytes > 0 {
-            writeln!(out, "<li><i class=\"{style}\"></i>{} {}</li>", Text(kind), size::human(bytes))?;
+    for (number, tdmr) in tdmrs.iter().enumerate().filter(|(_, tdmr)| tdmr.span.size as f64 * scale > 20.0) {
+        let middle = at(base(tdmr)) + tdmr.span.size as f64 * scale / 2.0;
+        writeln!(out, "<text x=\"{middle:.2}%\" y=\"21\">TDMR {number}</text>")?;
+    }
+    writeln!(
+        out,
+        "</svg>\n<p class=\"ends\"><span class=\"mono\">{low:#x}</span> <span>to scale</span> <span class=\"mono\">{high:#x}</span></p>"
+    )
+}
+
+/// Pages count for one, and every doubling of size for a half: a PAMT of 4 MiB is six pages wide.
+fn weight(piece: &MapPiece) -> f64 {
+    1.0 + ((piece.span.size / 4096).max(1) as f64).log2() / 2.0
+}
+
+/// The room that is left where addresses are left out.
+const GAP: f64 = 0.75;
+
+fn in_order(out: &mut String, private: &[&MapPiece], tdmrs: &[&MapPiece]) -> fmt::Result {
+    let (Some(first), Some(last)) = (private.first(), private.last()) else { return Ok(()) };
+    let mut x = Vec::with_capacity(private.len());
+    let mut total = 0.0;
+    let mut before = base(first);
+    for piece in private {
+        if base(piece) > before {
+            total += GAP;
         }
+        x.push(total);
+        total += weight(piece);
+        before = end(piece);
+    }
+    let scale = 100.0 / total;
+    writeln!(
+        out,
+        "<svg class=\"pages\" role=\"img\">\n<title>Private memory in the order of addresses, not to scale; where addresses are left out \
+         there is a gap</title>"
+    )?;
+    for (piece, x) in private.iter().zip(&x) {
+        let Look { style, letter } = look(piece.kind);
+        let (left, width) = (x * scale, weight(piece) * scale);
+        writeln!(
+            out,
+            "<rect class=\"{style}\" x=\"{left:.2}%\" y=\"0\" width=\"{width:.2}%\" height=\"26\"><title>{} {}, {}</title></rect>",
+            Text(piece.kind),
+            piece.span,
+            size::human(piece.span.size)
+        )?;
+        if width >= LETTERED {
+            writeln!(out, "<text x=\"{:.2}%\" y=\"17\">{letter}</text>", left + width / 2.0)?;
+        }
+    }
+    for (number, tdmr) in tdmrs.iter().enumerate() {
+        let inside = |piece: &&MapPiece| base(piece) >= base(tdmr) && end(piece) <= end(tdmr);
+        let mut of = private.iter().zip(&x).filter(|(piece, _)| inside(piece));
+        let Some((piece, left)) = of.next() else { continue };
+        let (piece, right) = of.next_back().unwrap_or((piece, left));
+        let (left, right) = (left * scale, (right + weight(piece)) * scale);
+        writeln!(
+            out,
+            "<rect class=\"bracket\" x=\"{left:.2}%\" y=\"30\" width=\"{:.2}%\" height=\"2\"/>\n\
+             <text class=\"under\" x=\"{:.2}%\" y=\"44\">TDMR {number}</text>",
+            right - left,
+            f64::midpoint(left, right)
+        )?;
+    }
+    writeln!(
+        out,
+        "</svg>\n<p class=\"ends\"><span class=\"mono\">{:#x}</span> <span>in order, not to scale</span> <span class=\"mono\">{:#x}</span></p>",
+        base(first),
+        end(last)
+    )
+}
+
+/// The kinds that there are, each once, with all of its bytes.
+fn legend(out: &mut String, pieces: &[MapPiece]) -> fmt::Result {
+    writeln!(out, "<ul class=\"legend\">")?;
+    for (index, piece) in pieces.iter().enumerate() {
+        let alike = |other: &&MapPiece| other.kind == piece.kind;
+        if pieces.iter().take(index).any(|other| alike(&other)) {
+            continue;
+        }
+        let bytes: u64 = pieces.iter().filter(alike).map(|piece| piece.span.size).sum();
+        let Look { style, letter } = look(piece.kind);
+        writeln!(
+            out,
+            "<li><i class=\"{style}\" aria-hidden=\"true\">{letter}</i>{} <span class=\"soft\">{}</span></li>",
+            Text(piece.kind),
+            size::human(bytes)
+        )?;
     }
     writeln!(out, "</ul>")
 }
 
-fn strip(out: &mut String, title: &str, pieces: &[MapPiece], (low, high): (u64, u64)) -> fmt::Result {
-    let scale = WIDTH / (high - low).max(1) as f64;
+fn table(out: &mut String, pieces: &[MapPiece]) -> fmt::Result {
     writeln!(
         out,
-        "<svg viewBox=\"0 0 1000 64\" role=\"img\" preserveAspectRatio=\"none\">\n<title>{}: [{low:#x}, {high:#x})</title>",
-        Text(title)
+        "<details class=\"more\">\n<summary>Every range</summary>\n<div class=\"scroll\" tabindex=\"0\" role=\"region\" \
+         aria-label=\"Every range\">\n<table>\n<thead><tr><th scope=\"col\">kind</th><th scope=\"col\">range</th>\
+         <th scope=\"col\" class=\"n\">size</th></tr></thead>\n<tbody>"
     )?;
-    // Wide things first, so that what is small is drawn over them.
-    for (kind, style) in KINDS {
-        for piece in pieces.iter().filter(|piece| piece.kind == kind) {
-            let (base, end) = (piece.span.base.0.get().max(low), piece.span.end.0.get().min(high));
-            if base >= end {
-                continue;
-            }
-            let x = (base - low) as f64 * scale;
-            let width = ((end - base) as f64 * scale).max(THINNEST).min(WIDTH - x.min(WIDTH - THINNEST));
-            let (y, height) = match kind {
-                "memory" => (2, 60),
-                "TDMR" => (10, 44),
-                _ => (18, 28),
-            };
-            let x = x.min(WIDTH - THINNEST);
-            writeln!(
-                out,
-                "<rect class=\"{style}\" x=\"{x:.2}\" y=\"{y}\" width=\"{width:.2}\" height=\"{height}\"><title>{} {}</title></rect>",
-                Text(piece.kind),
-                piece.span
-            )?;
-        }
+    for piece in pieces {
+        writeln!(
+            out,
+            "<tr><td class=\"name\">{}</td><td class=\"name mono\">{}</td><td class=\"n\">{}</td></tr>",
+            Text(piece.kind),
+            piece.span,
+            size::human(piece.span.size)
+        )?;
     }
-    writeln!(out, "</svg>\n<p class=\"soft mono\">[{low:#x}, {high:#x})</p>")
+    writeln!(out, "</tbody>\n</table>\n</div>\n</details>")
 }

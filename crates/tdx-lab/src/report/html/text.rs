@@ -38,6 +38,11 @@ impl fmt::Display for Count {
     }
 }
 
+/// `1 CPU`, `2 CPUs`.
+pub(super) fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{} {}", Count(count), if count == 1 { one } else { many })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,5 +52,9 @@ mod tests {
         let text = Text("<script>alert(\"x\")</script> & 'y'\u{1b}[31m").to_string();
         assert_eq!(text, "&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt; &amp; &#39;y&#39;&#xfffd;[31m");
         assert_eq!((Count(0).to_string(), Count(1_234_567).to_string()), ("0".to_owned(), "1,234,567".to_owned()));
+        assert_eq!(
+            (counted(1, "CPU", "CPUs"), counted(1000, "CPU", "CPUs")),
+            ("1 CPU".to_owned(), "1,000 CPUs".to_owned())
+        );
     }
 }

@@ -1,97 +1,154 @@
-//! The instants of a scenario as a strip, step by step: how long each step is, and where a rule was broken.
+//! The instants of a scenario from left to right: how many each step has, where a rule was broken, and a link from there to the
+//! story. Neighbours that are alike are drawn as one, so a page stays small.
 
 use core::fmt::{self, Write};
 
-use super::text::{Count, Text};
+use super::story;
+use super::text::{Count, Text, counted};
 use crate::report::{ScenarioRun, TimePointReport};
 
-const WIDTH: f64 = 1000.0;
+/// A step narrower than this has no number under it, in percent.
+const LABELLED: f64 = 3.5;
 
 /// Instants next to each other that are alike.
 struct Run<'a> {
     first: &'a TimePointReport,
-    instants: u64,
-    crash_points: u64,
+    /// Place of the first in the time line.
+    at: usize,
+    instants: usize,
 }
 
-/// The strip, and under it the steps with their share.
-pub(super) fn draw(out: &mut String, scenario: &ScenarioRun) -> fmt::Result {
+/// What the instants of a step add up to.
+#[derive(Default)]
+struct Sum {
+    instants: u64,
+    between: u64,
+    stores: u64,
+    inside: u64,
+    crash_points: u64,
+    broken: u64,
+}
+
+pub(super) fn draw(out: &mut String, of: &str, scenario: &ScenarioRun) -> fmt::Result {
+    writeln!(out, "<h4>Time line</h4>")?;
     let points = &scenario.timeline;
     if points.is_empty() {
-        return steps(out, scenario, |_| None);
-    }
-    let mut runs: Vec<Run<'_>> = Vec::new();
-    for point in points {
-        match runs.last_mut() {
-            Some(run)
-                if run.first.step == point.step
-                    && run.first.broken == point.broken
-                    && (run.first.crash_points == 0) == (point.crash_points == 0) =>
-            {
-                run.instants += 1;
-                run.crash_points += point.crash_points;
-            }
-            _ => runs.push(Run { first: point, instants: 1, crash_points: point.crash_points }),
+        writeln!(out, "<ol class=\"prose\" start=\"0\">")?;
+        for step in &scenario.steps {
+            writeln!(out, "<li>{}</li>", Text(step))?;
         }
+        return writeln!(out, "</ol>");
     }
-    writeln!(
-        out,
-        "<svg class=\"strip\" viewBox=\"0 0 1000 28\" role=\"img\" preserveAspectRatio=\"none\">\n\
-         <title>{} instants of {}, from left to right; steps alternate in shade</title>",
-        Count(points.len() as u64),
-        Text(&scenario.name)
-    )?;
-    let scale = WIDTH / points.len() as f64;
-    let mut at = 0;
-    for run in &runs {
-        let broken = run.first.broken;
-        let style = match broken {
-            Some(_) => "broken",
-            None if run.crash_points == 0 => "none",
-            None if run.first.step % 2 == 1 => "odd",
-            None => "even",
-        };
-        let width = run.instants as f64 * scale;
-        let width = if broken.is_some() { width.max(2.0) } else { width };
-        let verdict = broken.unwrap_or("clean");
-        let rect = format!(
-            "<rect class=\"{style}\" x=\"{:.2}\" y=\"0\" width=\"{width:.2}\" height=\"28\"><title>instants {} to {}: {}</title></rect>",
-            at as f64 * scale,
-            run.first.instant,
-            run.first.instant + run.instants - 1,
-            Text(verdict)
-        );
-        match broken {
-            Some(_) => writeln!(out, "<a href=\"#{}-{}\">{rect}</a>", Text(&scenario.name), run.first.instant)?,
-            None => writeln!(out, "{rect}")?,
-        }
-        at += run.instants;
+    if scenario.schedules > 1 {
+        writeln!(
+            out,
+            "<p class=\"soft\">One schedule of {} is drawn: {} of {}.</p>",
+            Count(scenario.schedules),
+            counted(points.len() as u64, "instant", "instants"),
+            Count(scenario.instants)
+        )?;
     }
-    writeln!(
-        out,
-        "</svg>\n<p class=\"soft\">Time line: {} instants, {} of them broken; schedules: {}</p>",
-        Count(points.len() as u64),
-        Count(runs.iter().filter(|run| run.first.broken.is_some()).map(|run| run.instants).sum()),
-        Count(scenario.schedules)
-    )?;
-    steps(out, scenario, |step| {
-        let mut of = (0, 0);
-        for run in runs.iter().filter(|run| run.first.step == step) {
-            of = (of.0 + run.instants, of.1 + run.crash_points);
-        }
-        Some(of)
-    })
+    strip(out, of, scenario, &merged(points))?;
+    table(out, scenario)
 }
 
-fn steps(out: &mut String, scenario: &ScenarioRun, share: impl Fn(usize) -> Option<(u64, u64)>) -> fmt::Result {
-    writeln!(out, "<ol class=\"steps\" start=\"0\">")?;
-    for (index, step) in scenario.steps.iter().enumerate() {
-        write!(out, "<li>{}", Text(step))?;
-        if let Some((instants, crash_points)) = share(index).filter(|(instants, _)| *instants > 0) {
-            let (instants, crash_points) = (Count(instants), Count(crash_points));
-            write!(out, " <span class=\"soft\">{instants} instants, {crash_points} crash points</span>")?;
+fn merged(points: &[TimePointReport]) -> Vec<Run<'_>> {
+    let mut runs: Vec<Run<'_>> = Vec::new();
+    for (at, point) in points.iter().enumerate() {
+        let looks = |point: &TimePointReport| (point.step, point.broken, point.crash_points == 0);
+        match runs.last_mut() {
+            Some(run) if looks(run.first) == looks(point) => run.instants += 1,
+            _ => runs.push(Run { first: point, at, instants: 1 }),
         }
-        writeln!(out, "</li>")?;
     }
-    writeln!(out, "</ol>")
+    runs
+}
+
+fn strip(out: &mut String, of: &str, scenario: &ScenarioRun, runs: &[Run<'_>]) -> fmt::Result {
+    let scale = 100.0 / scenario.timeline.len() as f64;
+    writeln!(
+        out,
+        "<svg class=\"time\" role=\"img\">\n<title>{} instants from left to right; the steps are numbered, and broken instants stand out \
+         above and below</title>",
+        Count(scenario.timeline.len() as u64)
+    )?;
+    for run in runs {
+        let (style, y, height) = match (run.first.broken, run.first.crash_points, run.first.step % 2) {
+            (Some(_), ..) => ("broken", 0, 34),
+            (None, 0, _) => ("none", 8, 18),
+            (None, _, 0) => ("even", 8, 18),
+            (None, ..) => ("odd", 8, 18),
+        };
+        let rect = format!(
+            "<rect class=\"{style}\" x=\"{:.2}%\" y=\"{y}\" width=\"{:.2}%\" height=\"{height}\"><title>step {}, instants {} to {}: {}</title></rect>",
+            run.at as f64 * scale,
+            run.instants as f64 * scale,
+            run.first.step,
+            run.first.instant,
+            run.first.instant + run.instants as u64 - 1,
+            Text(run.first.broken.unwrap_or("clean"))
+        );
+        match run.first.broken.and_then(|_| story_of(of, scenario, run)) {
+            Some(story) => writeln!(out, "<a href=\"#{story}\">{rect}</a>")?,
+            None => writeln!(out, "{rect}")?,
+        }
+    }
+    let mut at = 0.0;
+    for points in scenario.timeline.chunk_by(|a, b| a.step == b.step) {
+        let width = points.len() as f64 * scale;
+        if at > 0.0 {
+            writeln!(out, "<line x1=\"{at:.2}%\" x2=\"{at:.2}%\" y1=\"8\" y2=\"26\"/>")?;
+        }
+        if let Some(point) = points.first().filter(|_| width >= LABELLED) {
+            writeln!(out, "<text x=\"{:.2}%\" y=\"46\">{}</text>", at + width / 2.0, point.step)?;
+        }
+        at += width;
+    }
+    writeln!(out, "</svg>")
+}
+
+/// The story of the first broken instant of a run, or the last story before it: only the first ones are told.
+fn story_of(of: &str, scenario: &ScenarioRun, run: &Run<'_>) -> Option<String> {
+    let findings = scenario.findings.get(..story::TOLD).unwrap_or(&scenario.findings);
+    let same = findings.iter().position(|found| found.instant == run.first.instant);
+    let before = || findings.iter().rposition(|found| found.instant <= run.first.instant);
+    same.or_else(before).map(|index| story::id(of, index))
+}
+
+/// The same in numbers, step by step.
+fn table(out: &mut String, scenario: &ScenarioRun) -> fmt::Result {
+    writeln!(
+        out,
+        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Steps\">\n<table class=\"steps\">\n<thead><tr>\
+         <th scope=\"col\" colspan=\"2\">step</th>\
+         <th scope=\"col\" class=\"n\">instants</th><th scope=\"col\" class=\"n\">between operations</th>\
+         <th scope=\"col\" class=\"n\">ledger stores</th><th scope=\"col\" class=\"n\">inside a SEAMCALL</th>\
+         <th scope=\"col\" class=\"n\">crash points</th><th scope=\"col\">verdict</th></tr></thead>\n<tbody>"
+    )?;
+    for (number, step) in scenario.steps.iter().enumerate() {
+        let mut sum = Sum::default();
+        for point in scenario.timeline.iter().filter(|point| point.step == number) {
+            sum.instants += 1;
+            sum.crash_points += point.crash_points;
+            sum.broken += u64::from(point.broken.is_some());
+            match point.kind {
+                "between operations" => sum.between += 1,
+                "ledger store" => sum.stores += 1,
+                "inside a SEAMCALL" => sum.inside += 1,
+                _ => {}
+            }
+        }
+        write!(out, "<tr><td class=\"n\">{number}</td><td class=\"wide\">{}</td>", Text(step))?;
+        for count in [sum.instants, sum.between, sum.stores, sum.inside, sum.crash_points] {
+            let count = if count == 0 { "-".to_owned() } else { Count(count).to_string() };
+            write!(out, "<td class=\"n\">{count}</td>")?;
+        }
+        let verdict = match (sum.instants, sum.broken) {
+            (0, _) => "<span class=\"soft\">no instant</span>".to_owned(),
+            (_, 0) => "<span class=\"good\">clean</span>".to_owned(),
+            (_, broken) => format!("<span class=\"bad\">{} broken</span>", Count(broken)),
+        };
+        writeln!(out, "<td class=\"name\">{verdict}</td></tr>")?;
+    }
+    writeln!(out, "</tbody>\n</table>\n</div>")
 }
