@@ -103,6 +103,14 @@ fn pages_say_what_was_found() {
 }
 
 #[test]
+fn a_clean_time_line_does_not_hide_what_other_schedules_broke() {
+    let bug = bugs().find(|bug| bug.name == "lost-mark").unwrap();
+    let report = explore(&[find("two-cpus").unwrap().unwrap()], Some(bug), &options(), &()).unwrap();
+    assert!(report.scenarios[0].timeline.iter().all(|point| point.broken.is_none()), "the first schedule is in turn");
+    assert!(html::page(&report).contains("It is clean; rules were broken in others."));
+}
+
+#[test]
 fn the_time_line_has_every_instant_once() {
     let [clean, broken, _] = reports();
     for report in [clean, broken] {

@@ -40,12 +40,15 @@ pub(super) fn draw(out: &mut String, of: &str, scenario: &ScenarioRun) -> fmt::R
         return writeln!(out, "</ol>");
     }
     if scenario.schedules > 1 {
+        let broken = points.iter().any(|point| point.broken.is_some());
+        let elsewhere = scenario.violations > 0 && !broken;
         writeln!(
             out,
-            "<p class=\"soft\">One schedule of {} is drawn: {} of {}.</p>",
+            "<p class=\"soft\">One schedule of {} is drawn: {} of {}.{}</p>",
             Count(scenario.schedules),
             counted(points.len() as u64, "instant", "instants"),
-            Count(scenario.instants)
+            Count(scenario.instants),
+            if elsewhere { " It is clean; rules were broken in others." } else { "" }
         )?;
     }
     strip(out, of, scenario, &merged(points))?;
