@@ -15,35 +15,81 @@ const INTERVAL: Duration = Duration::from_millis(200);
 
 pub(crate) struct Line {
     start: Instant,
-    last: Mutex<Option<Instant>>,
+    state: Mutex<State>,
     terminal: bool,
+}
+
+struct State {
+    /// When it was shown last.
+    shown: Option<Instant>,
+    /// What goes on, since when, and how far it was then.
+    what: &'static str,
+    since: Instant,
+    from: u64,
 }
 
 impl Line {
     pub(crate) fn new() -> Self {
-        Self { start: Instant::now(), last: Mutex::new(None), terminal: io::stderr().is_terminal() }
+        let start = Instant::now();
+        let state = State { shown: None, what: "", since: start, from: 0 };
+        Self { start, state: Mutex::new(state), terminal: io::stderr().is_terminal() }
+    }
+}
+
+impl State {
+    /// `, 120/s, about 4 s left`, as far as this part of the work has shown.
+    fn estimate(&mut self, what: &'static str, now: Instant, done: u64, total: u64) -> String {
+        if self.what != what || done < self.from {
+            (self.what, self.since, self.from) = (what, now, done);
+        }
+        let seconds = now.duration_since(self.since).as_secs_f64();
+        let rate = (done - self.from) as f64 / seconds;
+        if seconds < 0.5 || done == self.from {
+            return String::new();
+        }
+        format!(", {rate:.0}/s, about {:.0} s left", total.saturating_sub(done) as f64 / rate)
     }
 }
 
 impl Progress for Line {
     fn step(&self, what: &'static str, done: u64, total: u64) {
-        let now = Instant::now();
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = last.is_none_or(|last| now.duration_since(last) >= INTERVAL);
-        if !self.terminal || now.duration_since(self.start) < PATIENCE || !due {
+        if !self.terminal {
             return;
         }
-        *last = Some(now);
+        let now = Instant::now();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let estimate = state.estimate(what, now, done, total);
+        let due = state.shown.is_none_or(|shown| now.duration_since(shown) >= INTERVAL);
+        if now.duration_since(self.start) < PATIENCE || !due {
+            return;
+        }
+        state.shown = Some(now);
         let percent = done.saturating_mul(100).checked_div(total).unwrap_or(0).min(100);
         // A progress line that cannot be written is no reason to stop.
-        let _ = write!(io::stderr(), "\r{percent:3} %  {done} of {total} {what}\x1b[K");
+        let _ = write!(io::stderr(), "\r{percent:3} %  {done} of {total} {what}{estimate}\x1b[K");
     }
 }
 
 impl Drop for Line {
     fn drop(&mut self) {
-        if self.last.get_mut().is_ok_and(|last| last.is_some()) {
+        if self.state.get_mut().is_ok_and(|state| state.shown.is_some()) {
             let _ = write!(io::stderr(), "\r\x1b[K");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn estimates_begin_anew_with_each_part() {
+        let start = Instant::now();
+        let mut state = State { shown: None, what: "", since: start, from: 0 };
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(state.estimate("lines", at(0), 0, 100), "");
+        assert_eq!(state.estimate("lines", at(10), 20, 100), ", 2/s, about 40 s left");
+        assert_eq!(state.estimate("pages", at(11), 50, 60), "");
+        assert_eq!(state.estimate("pages", at(13), 52, 60), ", 1/s, about 8 s left");
     }
 }

@@ -112,6 +112,17 @@ fn memory_is_at_most_a_ten_thousandth_of_ram() {
     }
 }
 
+/// Two TDMRs: what the ledger says it uses is what it was asked to be given.
+#[test]
+fn bytes_are_those_of_the_words_in_use() {
+    let ranges = [range(0, 1 << 18), range(1 << 19, (1 << 19) + 512)];
+    let needed = Ledger::words_needed(ranges);
+    let words = memory(needed + 7);
+    let ledger = Ledger::new(ranges, &words).unwrap();
+    assert_eq!(ledger.bytes(), 8 * needed);
+    assert!(needed > (1 << 18) / 32 + 512 / 32);
+}
+
 #[test]
 fn bad_input_is_refused() {
     let words = memory(100);

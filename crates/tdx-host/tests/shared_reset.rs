@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use std::cell::RefCell;
 use tdx_abi::{LineRange, Page, PageRange};
 use tdx_host::platform::LineReset;
-use tdx_host::reset::{ResetCount, SharedReset};
+use tdx_host::reset::{ResetCount, SharedReset, reset_ranges};
 
 /// What one CPU wrote, and how much of it before each fence.
 #[derive(Default)]
@@ -55,6 +55,17 @@ proptest! {
         prop_assert_eq!(work.count(), ResetCount { lines: total(&ranges) * 64, ranges: ranges.len() as u64 });
         prop_assert_eq!(log.since_fence.into_inner(), 0, "a fence after the last line");
     }
+}
+
+/// Every range is written once and fenced by itself; one that is empty costs nothing.
+#[test]
+fn ranges_are_counted_and_fenced_one_by_one() {
+    let all =
+        [(0, 3), (3, 3), (10, 12), (100, 107)].map(|(start, end)| PageRange::new(Page::new(start), Page::new(end)));
+    let log = Log::default();
+    assert_eq!(reset_ranges(&log, all), ResetCount { lines: 12 * 64, ranges: 3 });
+    assert_eq!((log.largest.into_inner(), log.since_fence.into_inner()), (7, 0));
+    assert_eq!(log.pages.into_inner(), [all[0], all[2], all[3]]);
 }
 
 /// 1 TiB of memory in one range and 100,000 single pages after it: no chunk is longer than 32 MiB, and a chunk takes many pages.

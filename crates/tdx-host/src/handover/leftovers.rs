@@ -27,7 +27,7 @@
 //! A kernel writes [`LeftoverTable::all_private`] when it reserves the memory: a handover that does not come to its end then
 //! leaves that word behind. A machine without a table, or with one that does not read, is to be treated alike.
 
-use tdx_abi::{MAX_PHYS_BITS, PAGE_SIZE, PageRange, PhysAddr};
+use tdx_abi::{MAX_PHYS_BITS, PageRange, PhysAddr};
 
 use super::memory::HostMemory;
 use super::report::{HandoverReport, Leftover, LeftoverKind, LeftoverReason};
@@ -255,8 +255,7 @@ fn put_entry(place: &mut [u8], leftover: &Leftover) {
 
 fn get_entry(entry: &[u8]) -> Option<Leftover> {
     let (base, limit) = (u64_at(entry, 0), u64_at(entry, 8));
-    let aligned = (base | limit).is_multiple_of(PAGE_SIZE);
-    if !aligned || base >= limit || limit > 1 << MAX_PHYS_BITS {
+    if base >= limit || limit > 1 << MAX_PHYS_BITS {
         return None;
     }
     let range = PageRange::from_addresses(PhysAddr::new(base), PhysAddr::new(limit)).ok()?;

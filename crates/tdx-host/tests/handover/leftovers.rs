@@ -38,6 +38,18 @@ fn what_was_left_is_read_back() {
     assert_eq!(listed(&table), expected);
 }
 
+/// What lies in memory that is never written is left as well, and says so.
+#[test]
+fn untouched_memory_is_listed_with_its_reason() {
+    let mut world = World::new(1).with_pages();
+    world.untouched = vec![pages(1030, 1040)];
+    let report = world.crash(Policy::Tracked);
+    let mut table = vec![0; 200];
+    LeftoverTable::write(&mut table, &report, &world.memory()).unwrap();
+    let reason = LeftoverReason::Untouched;
+    assert_eq!(listed(&table), [Leftover { range: pages(1030, 1040), kind: LeftoverKind::Page, reason }]);
+}
+
 /// Every byte by hand, from the description of the layout.
 #[test]
 fn the_layout_is_the_documented_one() {
@@ -127,6 +139,7 @@ fn each_rule_has_its_error() {
     let bad = Err(TableError::Entry { index: 1 });
     for (at, value) in [
         (0, 600 * 4096 + 1),   // not a page
+        (0, 600 * 4096 + 64),  // not a page
         (0, 602 * 4096),       // empty
         (0, 603 * 4096),       // backwards
         (8, 602 * 4096 - 1),   // not a page

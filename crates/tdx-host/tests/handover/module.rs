@@ -81,6 +81,8 @@ fn an_interrupted_or_busy_module_is_asked_again() {
     let world = world([interrupted, StatusCode::SYS_BUSY.with(0), interrupted]);
     let (report, events) = kexec(&world, Policy::Module);
     assert_eq!(report.module, Some(ModuleAnswer::Disabled { calls: 4 }));
+    let said = report.module.map(|answer| answer.to_string());
+    assert_eq!(said.as_deref(), Some("TDH.SYS.DISABLE cleared all memory the module knows (4 calls)"));
     assert_eq!(events[..5], [DISABLE, DISABLE, DISABLE, DISABLE, Event::WriteBack]);
 }
 
@@ -91,6 +93,7 @@ fn a_module_without_the_leaf_is_not_asked_and_everything_is_reset() {
         world.features = features;
         let (report, events) = kexec(&world, Policy::Module);
         assert_eq!(report.module, Some(ModuleAnswer::NoLeaf));
+        assert_eq!(ModuleAnswer::NoLeaf.to_string(), "the module has no TDH.SYS.DISABLE");
         assert_eq!(report.outcome, Outcome::Reset(ResetCount { lines: 82 * 64, ranges: 3 }));
         assert_eq!(events[0], Event::WriteBack, "no SEAMCALL");
         assert!(!report.next_kernel_can_use_tdx());

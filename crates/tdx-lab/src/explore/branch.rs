@@ -67,6 +67,8 @@ pub(super) struct Branch<'a, 's, 'm> {
     pub(super) policy: Policy,
     pub(super) end: End,
     pub(super) in_flight: Option<InFlight>,
+    /// Partial writes have hit every private line before.
+    pub(super) poisoned: bool,
     /// What the ledger shows, if that is not what it says now: the state between two of its stores.
     pub(super) marks: Option<&'a [PageRange]>,
     pub(super) bug: Option<&'static Bug>,
@@ -147,7 +149,7 @@ impl Wrong<'_, '_, '_> {
 
 impl Watcher for Hands<'_, '_, '_> {
     fn before(&self, lab: &Lab<'_>, act: &Act) -> Deed {
-        if let (Some(call), Operation::Nmi(target)) = (self.in_flight, act.operation)
+        if let (Some(call), Operation::Nmi(target) | Operation::Stop(target)) = (self.in_flight, act.operation)
             && call.cpu == target
         {
             if !call.ends_in_time {
@@ -196,7 +198,7 @@ impl Branch<'_, '_, '_> {
     /// [`LabError`]: the machine was asked for something that it does not model.
     pub(super) fn run(self, mut machine: Machine, gate: Gate<Box<[CpuSlot]>>) -> Result<Option<Finding>, LabError> {
         // A module that meets poison dies, and does not end its call.
-        if matches!(self.end, End::Panic(_)) && self.in_flight.is_none() {
+        if self.poisoned && self.in_flight.is_none() {
             poison_everything_private(&mut machine);
         }
         let hands = Hands::new(&self, &machine);
@@ -204,13 +206,16 @@ impl Branch<'_, '_, '_> {
         let mut words: Vec<AtomicU64> = Vec::new();
         let between = self.marks.and_then(|marks| self.live.ledger_with(marks, &mut words));
         let memory = self.live.memory(lab.gate(), between.as_ref());
-        let Some(report) = self.hand_over(&lab, memory) else { return Ok(None) };
+        let silent = self.in_flight.is_some_and(|call| !call.ends_in_time);
+        let Some(report) = self.hand_over(&lab, memory) else {
+            lab.check()?;
+            return Ok(self.put_off(&lab, silent));
+        };
         let clean = report.is_clean(&memory);
         let late_before = lab.ask(|machine| machine.counters().lines_late_private);
         self.after_the_reset(&lab, &hands);
         lab.check()?;
 
-        let silent = self.in_flight.is_some_and(|call| !call.ends_in_time);
         if silent && !clean {
             // The host has said that it cannot vouch for this: that is all it can do.
             return Ok(None);
@@ -254,7 +259,18 @@ impl Branch<'_, '_, '_> {
         Judge { branch: self, report, clean, late_before }.next_kernel(machine)
     }
 
-    /// `None` if the policy refuses.
+    /// A kexec that was not begun: only because a CPU does not stop, and then the host can go on.
+    fn put_off(&self, lab: &Lab<'_>, silent: bool) -> Option<Finding> {
+        let what = match (silent, lab.gate().is_closed()) {
+            (true, false) => return None,
+            (true, true) => "the kexec was put off, and the gate stays closed: no SEAMCALL is possible any more",
+            (false, _) => "the kexec was put off although every CPU can stop",
+        };
+        let story = vec![format!("{} begins a kexec", self.end), what.to_owned()];
+        Some(Finding { rule: Rule::NotClean, what: what.to_owned(), story })
+    }
+
+    /// `None` if it was not begun.
     fn hand_over(&self, lab: &Lab<'_>, memory: HostMemory<'_>) -> Option<HandoverReport> {
         let mut cpus = LabCpus::new(lab, Some(self.live.platform));
         match self.end {
@@ -394,7 +410,10 @@ impl Judge<'_, '_, '_, '_> {
         let mut story = Vec::new();
         match self.branch.end {
             End::Kexec(cpu) => story.push(format!("{cpu} begins a kexec")),
-            End::Panic(cpu) => story.push(format!("{cpu} panics; partial writes have hit every private line before")),
+            End::Panic(cpu) => story.push(format!("{cpu} panics")),
+        }
+        if self.branch.poisoned {
+            story.push("partial writes have hit every private line before".to_owned());
         }
         if let Some(call) = self.branch.in_flight {
             let leaf = call.registers.leaf_call().leaf();

@@ -11,7 +11,7 @@ macro_rules! bundled {
 }
 
 /// Names and texts, in the order in which they are run.
-const FILES: [(&str, &str); 31] = bundled![
+const FILES: [(&str, &str); 32] = bundled![
     "bring-up",
     "two-tdmrs",
     "key-config-fails",
@@ -23,6 +23,7 @@ const FILES: [(&str, &str); 31] = bundled![
     "half-torn-down",
     "cpu-offline",
     "create-fails",
+    "addcx-fails",
     "demote-interrupted",
     "calls-refused",
     "write-back-refused",

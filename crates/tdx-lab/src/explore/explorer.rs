@@ -101,6 +101,9 @@ pub(super) struct Tally {
     pub(super) peak: Vec<AssignedRun>,
 }
 
+/// CPUs besides the acting one that panic at an instant. On a host with more, those that are left out have done what these have.
+const MOST_PANICS: usize = 7;
+
 /// Findings that are kept; more are counted.
 const KEPT: usize = 16;
 
@@ -130,7 +133,12 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
         Self { live, plan, scheduler, step: AtomicUsize::new(0), inner: Mutex::default(), last: Mutex::default() }
     }
 
-    /// The scenario is at this step.
+    /// The step that the acting CPU is at: of those beside each other, the number of its list after the steps before.
+    fn current_step(&self) -> usize {
+        self.step.load(Ordering::Relaxed) + Scheduler::me().unwrap_or(0)
+    }
+
+    /// The scenario is at this step; CPUs beside each other are at the first after it, and at the next, and so on.
     pub(super) fn at_step(&self, step: usize) {
         self.step.store(step, Ordering::Relaxed);
     }
@@ -165,6 +173,7 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
             policy: self.plan.policy,
             end,
             in_flight: None,
+            poisoned: false,
             marks: None,
             bug: self.plan.bug,
             history: &history,
@@ -189,7 +198,7 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
 
     /// Something that the player of the scenario has seen itself.
     pub(super) fn report(&self, finding: Finding, text: &str) {
-        let step = self.step.load(Ordering::Relaxed);
+        let step = self.current_step();
         let mut inner = lock(&self.inner);
         let number = inner.number;
         let tally = &mut inner.tally;
@@ -246,8 +255,9 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
             ends.push(End::Kexec(acting));
         }
         if self.plan.panic && !matches!(phase, Phase::Crash(_)) {
-            let running = lab.gate().activity().filter(|activity| !activity.stopped || activity.cpu == acting);
-            ends.extend(running.map(|activity| End::Panic(activity.cpu)));
+            let running = lab.gate().activity().filter(|activity| !activity.stopped && activity.cpu != acting);
+            ends.push(End::Panic(acting));
+            ends.extend(running.take(MOST_PANICS).map(|activity| End::Panic(activity.cpu)));
         }
         ends
     }
@@ -258,7 +268,7 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
         let instant = inner.number;
         // A crash handover is the end: nothing branches from it.
         if matches!(inner.history.phase, Phase::Crash(_))
-            || self.step.load(Ordering::Relaxed) < self.plan.from_step
+            || self.current_step() < self.plan.from_step
             || self.scheduler.is_some_and(|scheduler| scheduler.points() < self.plan.from_point)
             || self.plan.only.is_some_and(|only| only != instant)
         {
@@ -275,12 +285,13 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
         };
         let ends: Vec<End> = match kind {
             InstantKind::InFlight => {
-                let others = (0..machine.cpus()).map(CpuId).filter(|cpu| *cpu != acting && self.plan.panic);
-                others.map(End::Panic).collect()
+                let others = (0..machine.cpus()).map(CpuId).filter(|cpu| *cpu != acting).take(MOST_PANICS);
+                let first = others.clone().next().map(End::Kexec).filter(|_| self.plan.kexec);
+                others.map(End::Panic).filter(|_| self.plan.panic).chain(first).collect()
             }
             _ => self.ends(lab, inner.history.phase, acting),
         };
-        let step = self.step.load(Ordering::Relaxed);
+        let step = self.current_step();
         let mut broken = None;
         let mut branches = 0;
         let mut keep = |tally: &mut Tally, end, finding: Finding| {
@@ -294,11 +305,16 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
         };
         for end in ends {
             for in_flight in &in_flight {
+                // An IPI waits like an NMI; what comes of a call that ends is the next instant.
+                if matches!((end, in_flight), (End::Kexec(_), Some(call)) if call.ends_in_time) {
+                    continue;
+                }
                 let branch = Branch {
                     live: self.live,
                     policy: self.plan.policy,
                     end,
                     in_flight: *in_flight,
+                    poisoned: matches!(end, End::Panic(_)) || instant.is_multiple_of(2),
                     marks,
                     bug: self.plan.bug,
                     history: &inner.history,
@@ -430,7 +446,7 @@ impl Watcher for Explorer<'_, '_, '_> {
         }
         if matches!(act.operation, Operation::Stop(_)) && self.has(Special::DoesNotStop) {
             lab.gate().open();
-            return Deed::Skip;
+            return Deed::Pretend;
         }
         match self.plan.bug {
             Some(bug) => self.past(lab, &inner.history, |past| (bug.deed)(&Moment { past, act })),

@@ -11,11 +11,11 @@
 //! * Inside a SEAMCALL of one CPU another can only panic. The caller takes its NMI when it has left SEAM, or never in time. Each
 //!   line is written before the reset or after it, and lines do not look at each other: so "the whole call before the
 //!   reset" and "the whole call after it" are all that an outcome can show. In the second case the host must say that
-//!   it does not vouch for the machine.
+//!   it does not vouch for the machine; and a kexec on another CPU must be put off, with the gate open again.
 //!
 //! # What happens at an instant
 //! The machine is cloned (its memory is shared between clones, so this costs a few microseconds), the original waits, and each clone is
-//! handed over by the product's own code: kexec on the acting CPU, and a panic on every CPU. Then the next kernel uses memory. No
+//! handed over by the product's own code: kexec on the acting CPU, and a panic on every CPU (on hosts with more than eight: on eight). Then the next kernel uses memory. No
 //! prefix is run again. The judge knows the machine alone, never the ledger: no machine check, no old line over memory that was
 //! reset, no reset of a page that somebody uses, nothing private after a handover that calls itself clean. At the instant
 //! itself: what is private is marked, and no dirty line of the host waits over private memory.
@@ -29,8 +29,8 @@
 //! * A private line that is dirty when the reset begins is harmful if it goes after the reset and harmless before. The machine keeps
 //!   lines in caches as long as it can, which is the harmful order, and the judge then evicts what is left under the next kernel. A
 //!   set that is empty has nothing to be ordered: with a kernel that writes back, that is every time.
-//! * That it goes early is harmless to the next kernel, but may poison what is stored to partially; before a panic every private line is
-//!   therefore poisoned, the most that stray stores and DMA can do.
+//! * That it goes early is harmless to the next kernel, but may poison what is stored to partially; before every panic and every
+//!   second kexec all private lines are therefore poisoned, the most that stray stores and DMA can do.
 //! * Clean lines that stray reads allocate are dropped, never written back; a read of memory finds memory.
 //!
 //! Short-lived differences between these orders are what `tests/traffic.rs` draws at random, with a seeded eviction between any two operations.

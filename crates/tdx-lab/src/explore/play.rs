@@ -384,7 +384,7 @@ fn beside<'w>(
     world: &mut World<'w, '_>,
     scheduler: &Scheduler,
 ) -> Result<(), LabError> {
-    let first = scenario.steps.len();
+    explorer.at_step(scenario.steps.len());
     let failed = Mutex::new(None);
     let back = std::thread::scope(|scope| {
         let mut threads = Vec::new();
@@ -395,7 +395,6 @@ fn beside<'w>(
             threads.push(scope.spawn(move || {
                 scheduler.run(thread, || {
                     for step in steps {
-                        explorer.at_step(first + thread);
                         let cpus = mine.cpus().clone();
                         match make(lab, explorer, live, scenario, &cpus, Some(&mut mine), step) {
                             Ok(false) if !explorer.is_over() => {}

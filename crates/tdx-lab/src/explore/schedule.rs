@@ -213,6 +213,11 @@ impl Scheduler {
         self.turned.notify_all();
     }
 
+    /// Which thread asks; none outside scheduled threads.
+    pub(super) fn me() -> Option<usize> {
+        ME.get()
+    }
+
     /// Points so far.
     pub(super) fn points(&self) -> u64 {
         lock(&self.state).trace.points.len() as u64

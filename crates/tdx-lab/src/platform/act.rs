@@ -53,6 +53,8 @@ pub enum Deed {
     AsIs,
     /// Nothing.
     Skip,
+    /// Nothing, and it counts as done: a CPU that is taken for stopped.
+    Pretend,
     /// The same, but to these lines only.
     Lines(Vec<LineRange>),
     /// A reset by ordinary stores to cached memory.

@@ -39,13 +39,15 @@ impl<'l> LabCpus<'l> {
         running.filter_map(|activity| self.cpus.get(activity.cpu.0 as usize))
     }
 
-    /// Something is sent to another CPU; it arrives unless a watcher says otherwise.
-    fn send(&self, operation: Operation, arrives: impl FnOnce()) {
-        self.this_cpu().operate(operation, |deed| {
-            if deed != Deed::Skip {
-                arrives();
-            }
+    /// Something is sent to another CPU; it arrives unless a watcher says otherwise. False if nobody could think that it did.
+    fn send(&self, operation: Operation, arrives: impl FnOnce()) -> bool {
+        let mut heard = true;
+        self.this_cpu().operate(operation, |deed| match deed {
+            Deed::Skip => heard = false,
+            Deed::Pretend => {}
+            _ => arrives(),
         });
+        heard
     }
 
     /// Runs the task on these CPUs, one step each in turn.
@@ -90,14 +92,14 @@ impl<'l> StopCpus for LabCpus<'l> {
     }
 
     fn stop_other_cpus(&self) -> u32 {
-        for cpu in self.others() {
+        let stop = |cpu: &LabCpu<'l>| {
             let target = tdx_machine::CpuId(cpu.id().0);
-            self.send(Operation::Stop(target), || stop_this_cpu(*cpu, self.platform.as_ref()));
-        }
-        1
+            self.send(Operation::Stop(target), || stop_this_cpu(*cpu, self.platform.as_ref()))
+        };
+        1 + self.others().filter(|cpu| !stop(cpu)).count() as u32
     }
 
-    /// They all stop, so this is never asked for.
+    /// A CPU that was stopped waits in its handler, and goes on when the gate is open: nothing to be done.
     fn resume_other_cpus(&self) {}
 
     fn run_on_stopped<T: CpuTask<LabCpu<'l>>>(&self, task: &T) {

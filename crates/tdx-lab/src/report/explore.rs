@@ -186,6 +186,6 @@ pub struct Covered {
     pub status: String,
     /// Crash points right after it.
     pub after: u64,
-    /// Crash points inside it, as another CPU sees it.
+    /// Crash points inside it, as another CPU sees it. It has not answered yet: they stand in the row of success.
     pub inside: u64,
 }

@@ -159,9 +159,17 @@ pub(super) const BUGS: &[Bug] = &[
     Bug {
         name: "failed-create-frees-page",
         what: "the page of a failed MNG.CREATE goes back as it is",
-        origin: "invariant 6: without entropy MNG.CREATE has filled the page (observed on 1.5.01)",
+        origin: "invariant 6: without entropy MNG.CREATE has filled the page (tdx_abi.md 7)",
         scenarios: &["create-fails"],
         deed: |moment| no_reset_after(moment, Leaf::MNG_CREATE),
+        ..Bug::NONE
+    },
+    Bug {
+        name: "failed-addcx-frees-page",
+        what: "the page of a failed MNG.ADDCX goes back as it is",
+        origin: "invariant 6: without entropy the last MNG.ADDCX has filled its page (tdx_abi.md 7)",
+        scenarios: &["addcx-fails"],
+        deed: |moment| no_reset_after(moment, Leaf::MNG_ADDCX),
         ..Bug::NONE
     },
     Bug {
