@@ -30,6 +30,7 @@ Examples:
   cleanslate explore --scenario mine.toml            a scenario of your own
   cleanslate explore --bug all                       every bug of the catalogue must be found
   cleanslate explore --bug mark-after-give           one of them, with its story and its replay
+  cleanslate explore --host boot.log --every 5003    a TD's life on a large host, some of its instants
   cleanslate explore --list                          names of scenarios and bugs
   cleanslate explore --report out.html               a page with pictures, for people
   cleanslate explore --format json | jq .violations  for programs
@@ -39,9 +40,12 @@ pub(crate) struct ExploreArgs {
     /// A bundled scenario or a TOML file; may be repeated. [default: all bundled ones, and the short sequences]
     #[arg(long, value_name = "NAME|FILE")]
     scenario: Vec<String>,
-    /// Plays the scenario on this host (boot log, /proc/iomem, TOML) instead of its own.
-    #[arg(long, value_name = "FILE", requires = "scenario")]
+    /// Plays the scenarios on this host (boot log, /proc/iomem, TOML) instead of their own; without --scenario: td-life.
+    #[arg(long, value_name = "FILE", conflicts_with = "sequence")]
     host: Option<PathBuf>,
+    /// Branches from one of so many instants: for large hosts, where all of them would take days.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    every: u64,
     /// Looks for this bug in the scenarios that can show it; with --scenario: plays that one with the bug. `all` for all.
     #[arg(long, value_name = "NAME|all")]
     bug: Option<String>,
@@ -103,22 +107,27 @@ impl ExploreArgs {
     fn options(&self) -> Options {
         let effort =
             Effort { preemptions: self.preemptions, systematic: self.schedules, random: self.random, seed: self.seed };
-        let none = if self.scenario.is_empty() { Options::LENGTHS } else { [0, 0] };
+        let all = self.scenario.is_empty() && self.host.is_none();
+        let none = if all { Options::LENGTHS } else { [0, 0] };
         Options {
             effort,
             lengths: self.sequences.unwrap_or(none),
             timeline: self.timeline || self.report.is_some(),
             instant: self.instant,
+            every: self.every,
             schedule: self.schedule.clone(),
         }
     }
 
     fn scenarios(&self) -> Result<Vec<Scenario>, Stop> {
-        if self.scenario.is_empty() {
-            return Ok(explore::bundled()?);
-        }
+        let life = ["td-life".to_owned()];
+        let names = match (self.scenario.as_slice(), &self.host) {
+            ([], None) => return Ok(explore::bundled()?),
+            ([], Some(_)) => &life[..],
+            (names, _) => names,
+        };
         let mut scenarios = Vec::new();
-        for name in &self.scenario {
+        for name in names {
             let mut scenario = read(name)?;
             if !self.keep.is_empty() {
                 if let Some(step) = self.keep.iter().find(|step| **step >= scenario.steps.len()) {

@@ -74,6 +74,11 @@ fn a_scenario_of_ones_own_on_a_host_of_ones_own() {
     let host = fixture("made-up/spr-small.toml");
     let other = run(&["explore", "--scenario", "key-config-fails", "--host", &host, "--format", "json"]);
     assert_eq!(other.code, 0, "{}", other.stderr);
+    // A real host, and some of the million instants of a TD's life on it.
+    let log = fixture("hosts/01-canonical-385-2tib.log");
+    let large = run(&["explore", "--host", &log, "--every", "50021", "--format", "json"]);
+    assert_eq!(large.code, 0, "{}", large.stderr);
+    assert!(large.json()["instants"].as_u64().unwrap() > 15, "{}", large.stdout);
     std::fs::write(&path, text.replace("\"build\"", "\"bild\"")).unwrap();
     let wrong = run(&["explore", "--scenario", &file]);
     assert_eq!(wrong.code, 3);

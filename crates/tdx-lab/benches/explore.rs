@@ -6,12 +6,16 @@
 //!
 //! Output: a table, and JSON in `target/bench/explore.json`.
 
+use std::path::Path;
 use std::time::Instant;
 
 use tdx_lab::explore::{Options, Scenario, explore, find};
 use tdx_lab::host::{Host, HostOptions};
 
 const ROUNDS: usize = 5;
+/// A real host with 2 TiB, on which one of so many instants is taken.
+const REAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/hosts/01-canonical-385-2tib.log");
+const EVERY: u64 = 1009;
 
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
@@ -43,12 +47,17 @@ fn main() {
         "host", "crash points", "seconds", "per second", "run again, s", "ratio"
     );
     let mut rows = Vec::new();
-    for gib in [1, 4, 16] {
-        let scenario = on(&life, gib);
-        let rounds = if gib > 4 { 1 } else { ROUNDS };
+    let real = Host::from_path(Path::new(REAL), &HostOptions::default()).unwrap();
+    let hosts = [
+        ("1 GiB", on(&life, 1), 1, ROUNDS),
+        ("4 GiB", on(&life, 4), 1, ROUNDS),
+        ("16 GiB", on(&life, 16), 1, 1),
+        ("2 TiB", Scenario { host: real, ..life.clone() }, EVERY, 1),
+    ];
+    for (name, scenario, every, rounds) in hosts {
         let (mut whole, mut runs, mut points) = (Vec::new(), Vec::new(), 0);
         for _ in 0..rounds {
-            let (time, crash_points) = seconds(&scenario, &Options::default());
+            let (time, crash_points) = seconds(&scenario, &Options { every, ..Options::default() });
             points = crash_points;
             whole.push(time);
             runs.push(seconds(&scenario, &none).0);
@@ -56,13 +65,12 @@ fn main() {
         let (whole, run) = (median(whole), median(runs));
         let again = whole + points as f64 * run / 2.0;
         println!(
-            "{:<10}{points:>14}{whole:>12.3}{:>14.0}{again:>14.1}{:>8.1}",
-            format!("{gib} GiB"),
+            "{name:<10}{points:>14}{whole:>12.3}{:>14.0}{again:>14.1}{:>8.1}",
             points as f64 / whole,
             again / whole
         );
         rows.push(
-            serde_json::json!({ "gib": gib, "crash_points": points, "seconds": whole, "run_again_seconds": again }),
+            serde_json::json!({ "host": name, "crash_points": points, "seconds": whole, "run_again_seconds": again }),
         );
     }
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/bench");

@@ -61,6 +61,8 @@ pub(super) struct Plan {
     pub(super) from_point: u64,
     /// Only this instant is branched from.
     pub(super) only: Option<u64>,
+    /// Of so many instants, one is branched from: the last.
+    pub(super) every: u64,
 }
 
 /// An instant, for the time line.
@@ -90,6 +92,8 @@ pub(super) struct Found {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tally {
     pub(super) operations: u64,
+    /// Points, branched from or not.
+    pub(super) points: u64,
     pub(super) instants: u64,
     pub(super) branches: u64,
     pub(super) violations: u64,
@@ -113,8 +117,6 @@ struct Inner {
     seen: Marks,
     record: Vec<PageRange>,
     tally: Tally,
-    /// Points so far, looked at or not.
-    number: u64,
     begun: bool,
 }
 
@@ -199,12 +201,10 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
     /// Something that the player of the scenario has seen itself.
     pub(super) fn report(&self, finding: Finding, text: &str) {
         let step = self.current_step();
-        let mut inner = lock(&self.inner);
-        let number = inner.number;
-        let tally = &mut inner.tally;
+        let tally = &mut lock(&self.inner).tally;
         tally.violations += 1;
         if tally.found.len() < KEPT {
-            let (instant, operation) = (number, tally.operations);
+            let (instant, operation) = (tally.points, tally.operations);
             let kind = InstantKind::Between;
             tally.found.push(Found { instant, operation, step, text: text.to_owned(), end: None, kind, finding });
         }
@@ -264,13 +264,14 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
 
     /// Looks at an instant, and branches from it.
     fn visit(&self, lab: &Lab<'_>, inner: &mut Inner, act: &Act, kind: InstantKind, marks: Option<&[PageRange]>) {
-        inner.number += 1;
-        let instant = inner.number;
+        inner.tally.points += 1;
+        let instant = inner.tally.points;
         // A crash handover is the end: nothing branches from it.
         if matches!(inner.history.phase, Phase::Crash(_))
             || self.current_step() < self.plan.from_step
             || self.scheduler.is_some_and(|scheduler| scheduler.points() < self.plan.from_point)
             || self.plan.only.is_some_and(|only| only != instant)
+            || !instant.is_multiple_of(self.plan.every)
         {
             return;
         }

@@ -88,6 +88,8 @@ pub struct Options {
     pub timeline: bool,
     /// One instant is branched from, and no other.
     pub instant: Option<u64>,
+    /// Of so many instants of a scenario one is branched from: for hosts on which all would take too long. 0 is 1.
+    pub every: u64,
     /// One schedule is run, and no other.
     pub schedule: Option<Schedule>,
 }
@@ -112,8 +114,13 @@ pub fn explore(
     for (number, scenario) in (0u64..).zip(scenarios) {
         progress.step("scenarios", number, scenarios.len() as u64);
         let up = Up::new(scenario)?;
-        let plan =
-            Plan { timeline: options.timeline, only: options.instant, stop_at_first: false, ..plan(scenario, bug) };
+        let plan = Plan {
+            timeline: options.timeline,
+            every: options.every.max(1),
+            only: options.instant,
+            stop_at_first: false,
+            ..plan(scenario, bug)
+        };
         let explored = match &options.schedule {
             Some(schedule) => {
                 let plan = Plan { from_point: 1, ..plan };

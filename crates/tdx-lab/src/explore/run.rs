@@ -54,6 +54,7 @@ pub(super) fn plan(scenario: &Scenario, bug: Option<&'static Bug>) -> Plan {
         from_step: 0,
         from_point: 0,
         only: None,
+        every: 1,
     }
 }
 
@@ -229,7 +230,7 @@ fn unmet(scenario: &Scenario, played: &Played) -> Vec<String> {
     if let Some(pages) = expect.marked_pages {
         check(played.marked_pages == pages, format!("{} pages are marked, {pages} were expected", played.marked_pages));
     }
-    let instants = played.tally.instants;
+    let instants = played.tally.points;
     check(instants >= expect.instants, format!("{instants} instants, at least {} were expected", expect.instants));
     unmet
 }
