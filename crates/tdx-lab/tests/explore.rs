@@ -118,7 +118,7 @@ const SOME: [&str; 9] = [
     "list-withdrawn-late",
     "kexec-jump-resets",
     "sys-disable-once",
-    "silent-cpu-is-offline",
+    "slot-after-call",
 ];
 
 #[test]
@@ -237,7 +237,16 @@ fn bad_scenarios_are_refused_with_line_column_and_rule() {
             "cannot be done beside",
         ),
         (GOOD.to_owned() + "[[concurrent]]\ncpu = 0\nsteps = [{ do = \"enter\" }]\n", 11, 1, "cannot be done beside"),
-        (GOOD.to_owned() + &"[[concurrent]]\ncpu = 1\nsteps = []\n".repeat(2), 14, 1, "two lists"),
+        (GOOD.to_owned() + &"[[concurrent]]\ncpu = 1\nsteps = [{ do = \"build\" }]\n".repeat(2), 14, 1, "two lists"),
+        (GOOD.to_owned() + "[[concurrent]]\ncpu = 1\nsteps = []\n", 11, 1, "is empty"),
+        (
+            GOOD.to_owned()
+                + "[[concurrent]]\ncpu = 0\nsteps = [{ do = \"build\" }]\n[[concurrent]]\ncpu = 1\nsteps = [{ do = \"build\" }]\n",
+            14,
+            1,
+            "TD 0 is in two lists",
+        ),
+        (step("{ do = \"kexec\" },\n  { do = \"build\" }"), 6, 3, "nothing comes after this"),
         ("steps = [".to_owned(), 1, 10, ""),
         (String::new(), 1, 1, "missing field"),
         ("\u{0}".to_owned(), 1, 2, ""),

@@ -4,10 +4,10 @@
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 
-use tdx_abi::{KeyId, Leaf, LineRange, Page, PageRange, Registers};
+use tdx_abi::{KeyId, Leaf, LineRange, Page, PageRange, Registers, Status};
 use tdx_host::{
     gate::{CpuSlot, Gate},
-    handover::{HandoverReport, HostMemory, Kexec, KexecKind, NmiStop, Outcome, Policy, hand_over_crash},
+    handover::{HandoverReport, HostMemory, Kexec, KexecKind, Outcome, Policy, hand_over_crash},
     platform::CpuId,
 };
 use tdx_machine::{AccessError, Machine, MachineCheck, PartialStore};
@@ -16,7 +16,7 @@ use super::bug::{Bug, Moment, Past, Special};
 use super::history::{History, Phase};
 use super::live::{Live, lock};
 use super::verdict::{Finding, Rule};
-use crate::platform::{Act, Deed, Lab, LabCpus, LabError, Operation, Watcher};
+use crate::platform::{Act, Deed, GuestAct, Lab, LabCpus, LabError, Operation, Watcher};
 
 /// How a kernel ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,28 +36,40 @@ impl core::fmt::Display for End {
     }
 }
 
+/// Partial writes of a wild pointer or of a device, before a kernel ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stray {
+    None,
+    /// Every line that is private in memory. Lines that wait in a cache will be written over the poison.
+    Memory,
+    /// The same, after every private line has left its cache.
+    AfterEviction,
+}
+
 /// A SEAMCALL under way on another CPU when a CPU panics.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct InFlight {
     pub(super) cpu: tdx_machine::CpuId,
     pub(super) registers: Registers,
     /// It ends before that CPU takes its NMI. Otherwise it ends after the reset, and the CPU never answers.
     pub(super) ends_in_time: bool,
+    /// What a guest does that it enters.
+    pub(super) guest: Vec<GuestAct>,
 }
 
 impl InFlight {
-    /// The call, to its end. A guest that it enters is left at once: an NMI is an exit.
-    fn happens(self, lab: &Lab<'_>) {
-        lab.act(|machine| {
-            // It began on a CPU and with a leaf that the machine knows. Poison comes after it: a module that meets poison dies.
-            let _ = machine.seamcall(self.cpu, self.registers);
-            if self.registers.leaf_call().leaf() == Leaf::VP_ENTER {
-                let _ = machine.leave_vcpu(self.cpu);
-            }
-            if self.ends_in_time {
-                poison_everything_private(machine);
-            }
-        });
+    /// The call, to its end, and what a guest does that it enters: an NMI is an exit. Poison comes after it, because a module that
+    /// meets poison dies.
+    fn happens(&self, lab: &Lab<'_>) {
+        let status =
+            lab.try_act(|machine| machine.seamcall(self.cpu, self.registers).map(|answer| Some(answer.status())));
+        if self.registers.leaf_call().leaf() == Leaf::VP_ENTER && status == Some(Status::SUCCESS) {
+            lab.let_guest(self.guest.iter().copied());
+            let _ = lab.run_guest(self.cpu);
+        }
+        if self.ends_in_time {
+            lab.act(|machine| stray_writes(machine, Stray::Memory));
+        }
     }
 }
 
@@ -67,8 +79,9 @@ pub(super) struct Branch<'a, 's, 'm> {
     pub(super) policy: Policy,
     pub(super) end: End,
     pub(super) in_flight: Option<InFlight>,
-    /// Partial writes have hit every private line before.
-    pub(super) poisoned: bool,
+    /// This CPU is between two operations and never answers.
+    pub(super) silent: Option<tdx_machine::CpuId>,
+    pub(super) stray: Stray,
     /// What the ledger shows, if that is not what it says now: the state between two of its stores.
     pub(super) marks: Option<&'a [PageRange]>,
     pub(super) bug: Option<&'static Bug>,
@@ -78,6 +91,7 @@ pub(super) struct Branch<'a, 's, 'm> {
 /// Watches a handover, and does it wrongly if there is a bug.
 pub(super) struct Hands<'a, 's, 'm> {
     in_flight: Option<InFlight>,
+    silent: Option<tdx_machine::CpuId>,
     resets: Mutex<Vec<LineRange>>,
     wrong: Option<Wrong<'a, 's, 'm>>,
 }
@@ -99,7 +113,7 @@ impl<'a, 's, 'm> Hands<'a, 's, 'm> {
             history: Mutex::new(branch.past()),
             assigned: machine.assigned_pages().into_iter().map(|run| run.pages).collect(),
         });
-        Self { in_flight: branch.in_flight, resets: Mutex::default(), wrong }
+        Self { in_flight: branch.in_flight.clone(), silent: branch.silent, resets: Mutex::default(), wrong }
     }
 }
 
@@ -149,7 +163,7 @@ impl Wrong<'_, '_, '_> {
 
 impl Watcher for Hands<'_, '_, '_> {
     fn before(&self, lab: &Lab<'_>, act: &Act) -> Deed {
-        if let (Some(call), Operation::Nmi(target) | Operation::Stop(target)) = (self.in_flight, act.operation)
+        if let (Some(call), Operation::Nmi(target) | Operation::Stop(target)) = (&self.in_flight, act.operation)
             && call.cpu == target
         {
             if !call.ends_in_time {
@@ -157,6 +171,11 @@ impl Watcher for Hands<'_, '_, '_> {
             }
             // Its NMI waits until it has left SEAM.
             call.happens(lab);
+        }
+        if let Operation::Nmi(target) | Operation::Stop(target) = act.operation
+            && self.silent == Some(target)
+        {
+            return Deed::Skip;
         }
         let deed = self.wrong.as_ref().map_or(Deed::AsIs, |wrong| wrong.deed(act));
         if let Operation::Reset(lines) = act.operation {
@@ -176,19 +195,6 @@ impl Watcher for Hands<'_, '_, '_> {
     }
 }
 
-/// CPUs of which one does not answer.
-struct Others<'l>(LabCpus<'l>, Option<tdx_machine::CpuId>);
-
-impl NmiStop for Others<'_> {
-    fn stop_other_cpus(&self) {
-        NmiStop::stop_other_cpus(&self.0);
-    }
-
-    fn is_online(&self, cpu: CpuId) -> bool {
-        self.0.is_online(cpu) && self.1.is_none_or(|silent| silent.0 != cpu.0)
-    }
-}
-
 const BOOT: tdx_machine::CpuId = tdx_machine::CpuId(0);
 
 impl Branch<'_, '_, '_> {
@@ -198,43 +204,41 @@ impl Branch<'_, '_, '_> {
     /// [`LabError`]: the machine was asked for something that it does not model.
     pub(super) fn run(self, mut machine: Machine, gate: Gate<Box<[CpuSlot]>>) -> Result<Option<Finding>, LabError> {
         // A module that meets poison dies, and does not end its call.
-        if self.poisoned && self.in_flight.is_none() {
-            poison_everything_private(&mut machine);
+        if self.in_flight.is_none() {
+            stray_writes(&mut machine, self.stray);
         }
+        let owned = machine.all_owner_runs();
         let hands = Hands::new(&self, &machine);
         let lab = Lab::taken_over(machine, gate, &(), &hands);
         let mut words: Vec<AtomicU64> = Vec::new();
         let between = self.marks.and_then(|marks| self.live.ledger_with(marks, &mut words));
         let memory = self.live.memory(lab.gate(), between.as_ref());
-        let silent = self.in_flight.is_some_and(|call| !call.ends_in_time);
+        let silent = self.silent_cpu().is_some();
         let Some(report) = self.hand_over(&lab, memory) else {
             lab.check()?;
-            return Ok(self.put_off(&lab, silent));
+            let unchanged = lock(&hands.resets).is_empty() && lab.ask(Machine::all_owner_runs) == owned;
+            return Ok(self.put_off(&lab, silent && unchanged));
         };
         let clean = report.is_clean(&memory);
         let late_before = lab.ask(|machine| machine.counters().lines_late_private);
         self.after_the_reset(&lab, &hands);
         lab.check()?;
 
+        let judge = Judge { branch: &self, report: &report, clean, late_before };
+        let resets = lock(&hands.resets).clone();
+        if let Some(finding) = judge.resets(&resets) {
+            return Ok(Some(finding));
+        }
         if silent && !clean {
             // The host has said that it cannot vouch for this: that is all it can do.
             return Ok(None);
         }
-        let mut judge = Judge { branch: &self, report: &report, clean, late_before };
-        if let Some(page) = lock(&hands.resets).iter().find_map(|lines| self.live.first_in_use(lines.pages())) {
-            return Ok(Some(judge.finding(Rule::ResetInUse, format!("page {page} is in use and was reset"))));
-        }
-        let found = lab.act(|machine| judge.next_kernel(machine))?;
-        if found.is_some() {
-            return Ok(found);
-        }
-        if !clean && self.policy != Policy::None {
-            let why = report.suspects.to_string();
-            return Ok(Some(
-                judge.finding(Rule::NotClean, format!("the host does not vouch for it, and could: {why}")),
-            ));
-        }
-        Ok(None)
+        lab.act(|machine| judge.all(machine))
+    }
+
+    /// The CPU that never answers.
+    fn silent_cpu(&self) -> Option<tdx_machine::CpuId> {
+        self.in_flight.as_ref().filter(|call| !call.ends_in_time).map(|call| call.cpu).or(self.silent)
     }
 
     /// The past, as it is when the handover begins.
@@ -256,15 +260,15 @@ impl Branch<'_, '_, '_> {
         clean: bool,
     ) -> Result<Option<Finding>, LabError> {
         let late_before = machine.counters().lines_late_private;
-        Judge { branch: self, report, clean, late_before }.next_kernel(machine)
+        Judge { branch: self, report, clean, late_before }.all(machine)
     }
 
-    /// A kexec that was not begun: only because a CPU does not stop, and then the host can go on.
-    fn put_off(&self, lab: &Lab<'_>, silent: bool) -> Option<Finding> {
-        let what = match (silent, lab.gate().is_closed()) {
+    /// A kexec that was not begun: only because a CPU does not stop, with nothing changed, and then the host can go on.
+    fn put_off(&self, lab: &Lab<'_>, rightly: bool) -> Option<Finding> {
+        let what = match (rightly, lab.gate().is_closed()) {
             (true, false) => return None,
             (true, true) => "the kexec was put off, and the gate stays closed: no SEAMCALL is possible any more",
-            (false, _) => "the kexec was put off although every CPU can stop",
+            (false, _) => "the kexec was put off although every CPU can stop, or memory was changed all the same",
         };
         let story = vec![format!("{} begins a kexec", self.end), what.to_owned()];
         Some(Finding { rule: Rule::NotClean, what: what.to_owned(), story })
@@ -278,20 +282,11 @@ impl Branch<'_, '_, '_> {
                 cpus.move_to(cpu);
                 let kexec = Kexec::begin(self.policy, KexecKind::Normal, memory).ok()?;
                 let stopped = kexec.stop_other_cpus(&cpus).ok()?;
-                Some(stopped.ask_module(|_| ()).write_back_caches().reset([]))
+                Some(stopped.ask_module(|_| ()).write_back_caches().reset(self.live.to_reset(self.policy)))
             }
             End::Panic(cpu) => {
                 cpus.move_to(cpu);
-                let this = cpus.this_cpu();
-                let silent = self.in_flight.filter(|call| !call.ends_in_time).map(|call| call.cpu);
-                let offline = silent.filter(|_| self.has(Special::SilentIsOffline));
-                let mut report = hand_over_crash(self.policy, &this, lab.gate(), &Others(cpus, offline), || memory);
-                if let Some(silent) = offline {
-                    // The faulty kernel does not look at the slot of a CPU that it thinks offline.
-                    report.suspects.may_hold_private_lines = report.suspects.may_hold_private_lines.saturating_sub(1);
-                    report.suspects.named.retain(|activity| activity.cpu.0 != silent.0);
-                }
-                Some(report)
+                Some(hand_over_crash(self.policy, &cpus.this_cpu(), lab.gate(), &cpus, || memory))
             }
         }
     }
@@ -302,7 +297,7 @@ impl Branch<'_, '_, '_> {
 
     /// What other CPUs still do, and what a faulty kernel does.
     fn after_the_reset(&self, lab: &Lab<'_>, hands: &Hands<'_, '_, '_>) {
-        if let Some(call) = self.in_flight.filter(|call| !call.ends_in_time) {
+        if let Some(call) = self.in_flight.as_ref().filter(|call| !call.ends_in_time) {
             call.happens(lab);
         }
         if let Some(wrong) = &hands.wrong {
@@ -323,8 +318,15 @@ impl Branch<'_, '_, '_> {
     }
 }
 
-/// A wild pointer or a device has written a part of every private line: why a kernel dies.
-fn poison_everything_private(machine: &mut Machine) {
+fn stray_writes(machine: &mut Machine, stray: Stray) {
+    if stray == Stray::None {
+        return;
+    }
+    if stray == Stray::AfterEviction {
+        for run in machine.dirty_private_runs() {
+            machine.evict(run.lines, run.key);
+        }
+    }
     for run in machine.all_owner_runs() {
         // Lines that exist, and KeyID 0.
         let _ = machine.partial_write(BOOT, run.lines, KeyId::HOST, PartialStore::Dma);
@@ -351,7 +353,26 @@ struct Judge<'a, 'b, 's, 'm> {
 }
 
 impl Judge<'_, '_, '_, '_> {
-    fn next_kernel(&mut self, machine: &mut Machine) -> Result<Option<Finding>, LabError> {
+    /// No page that somebody uses may be reset. A kexec that resets all memory has nobody left to use it.
+    fn resets(&self, resets: &[LineRange]) -> Option<Finding> {
+        if self.branch.policy == Policy::Everything && matches!(self.branch.end, End::Kexec(_)) {
+            return None;
+        }
+        let page = resets.iter().find_map(|lines| self.branch.live.first_in_use(lines.pages()))?;
+        Some(self.finding(Rule::ResetInUse, format!("page {page} is in use and was reset")))
+    }
+
+    /// The next kernel, and then the host's own word.
+    fn all(&self, machine: &mut Machine) -> Result<Option<Finding>, LabError> {
+        let found = self.next_kernel(machine)?;
+        if found.is_some() || self.clean || self.branch.policy == Policy::None {
+            return Ok(found);
+        }
+        let what = format!("the host does not vouch for it, and could: {}", self.report.suspects);
+        Ok(Some(self.finding(Rule::NotClean, what)))
+    }
+
+    fn next_kernel(&self, machine: &mut Machine) -> Result<Option<Finding>, LabError> {
         machine.kexec_boundary();
         let mut found = self.use_memory(machine)?;
         let waiting = machine.dirty_private_runs();
@@ -378,7 +399,7 @@ impl Judge<'_, '_, '_, '_> {
         Ok(None)
     }
 
-    fn use_memory(&mut self, machine: &mut Machine) -> Result<Option<Finding>, LabError> {
+    fn use_memory(&self, machine: &mut Machine) -> Result<Option<Finding>, LabError> {
         for part in self.branch.live.host.memory() {
             let check = match self.branch.end {
                 End::Kexec(_) => {
@@ -412,10 +433,17 @@ impl Judge<'_, '_, '_, '_> {
             End::Kexec(cpu) => story.push(format!("{cpu} begins a kexec")),
             End::Panic(cpu) => story.push(format!("{cpu} panics")),
         }
-        if self.branch.poisoned {
-            story.push("partial writes have hit every private line before".to_owned());
+        match self.branch.stray {
+            Stray::None => {}
+            Stray::Memory => story.push("partial writes have hit every private line before".to_owned()),
+            Stray::AfterEviction => {
+                story.push("every private line has left its cache, and partial writes have hit it".to_owned());
+            }
         }
-        if let Some(call) = self.branch.in_flight {
+        if let Some(cpu) = self.branch.silent {
+            story.push(format!("CPU {} never answers", cpu.0));
+        }
+        if let Some(call) = &self.branch.in_flight {
             let leaf = call.registers.leaf_call().leaf();
             let end = if call.ends_in_time { "leaves before it takes the NMI" } else { "does not leave in time" };
             story.push(format!("CPU {} is inside {leaf} and {end}", call.cpu.0));

@@ -34,8 +34,8 @@ pub struct Bug {
 pub(super) enum Special {
     /// A kexec jump resets as if this kernel did not come back.
     JumpResets,
-    /// A CPU that does not answer its NMI counts as offline.
-    SilentIsOffline,
+    /// A CPU's slot says nothing before its SEAMCALL has come back.
+    SlotAfterCall,
     /// A CPU writes back its caches after it has acknowledged its stop, when the reset is over.
     WritesBackLate,
     /// A SEAMCALL is made after the reset.

@@ -13,10 +13,11 @@ use tdx_host::{
 };
 use tdx_machine::{AssignedRun, Machine};
 
-use super::branch::{Branch, End, InFlight};
+use super::branch::{Branch, End, InFlight, Stray};
 use super::bug::{Bug, Moment, Past, Special};
 use super::history::{History, Phase};
 use super::live::{Live, Marks, copy_gate, lock};
+use super::rng::Rng;
 use super::schedule::Scheduler;
 use super::verdict::{Finding, Rule};
 use crate::platform::{Act, Deed, Lab, LabError, Operation, Watcher};
@@ -105,7 +106,7 @@ pub(super) struct Tally {
     pub(super) peak: Vec<AssignedRun>,
 }
 
-/// CPUs besides the acting one that panic at an instant. On a host with more, those that are left out have done what these have.
+/// CPUs besides the acting one that panic at an instant: those whose caches may hold private lines first.
 const MOST_PANICS: usize = 7;
 
 /// Findings that are kept; more are counted.
@@ -161,6 +162,12 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
         inner.tally.error.is_some() || (self.plan.stop_at_first && inner.tally.violations > 0)
     }
 
+    /// TDX is up already.
+    pub(super) fn is_up(&self) {
+        let history = &mut lock(&self.inner).history;
+        (history.key_configs, history.tdmr_inits) = (1, 1);
+    }
+
     /// The scenario's own handover is over; it is judged when every CPU is done.
     pub(super) fn handed_over(&self, end: End, report: HandoverReport, clean: bool) {
         *lock(&self.last) = Some((end, report, clean));
@@ -175,7 +182,8 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
             policy: self.plan.policy,
             end,
             in_flight: None,
-            poisoned: false,
+            silent: None,
+            stray: Stray::None,
             marks: None,
             bug: self.plan.bug,
             history: &history,
@@ -248,6 +256,14 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
         states
     }
 
+    /// CPUs besides this one that run, as many as are tried.
+    fn others(lab: &Lab<'_>, acting: CpuId) -> impl Iterator<Item = CpuId> + use<> {
+        let running = lab.gate().activity().filter(|activity| !activity.stopped && activity.cpu != acting);
+        let mut running: Vec<_> = running.collect();
+        running.sort_by_key(|activity| activity.may_hold_private_lines.is_none());
+        running.into_iter().take(MOST_PANICS).map(|activity| activity.cpu)
+    }
+
     /// The ends that a kernel can come to at this instant.
     fn ends(&self, lab: &Lab<'_>, phase: Phase, acting: CpuId) -> Vec<End> {
         let mut ends = Vec::new();
@@ -255,9 +271,8 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
             ends.push(End::Kexec(acting));
         }
         if self.plan.panic && !matches!(phase, Phase::Crash(_)) {
-            let running = lab.gate().activity().filter(|activity| !activity.stopped && activity.cpu != acting);
             ends.push(End::Panic(acting));
-            ends.extend(running.take(MOST_PANICS).map(|activity| End::Panic(activity.cpu)));
+            ends.extend(Self::others(lab, acting).map(End::Panic));
         }
         ends
     }
@@ -280,15 +295,17 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
         let acting = CpuId(act.cpu.0);
         let in_flight: Vec<Option<InFlight>> = match (kind, act.operation) {
             (InstantKind::InFlight, Operation::Seamcall(registers)) => {
-                [true, false].map(|ends_in_time| Some(InFlight { cpu: act.cpu, registers, ends_in_time })).to_vec()
+                let guest = lab.guest_acts();
+                let call = |ends_in_time| InFlight { cpu: act.cpu, registers, ends_in_time, guest: guest.clone() };
+                vec![Some(call(true)), Some(call(false))]
             }
             _ => vec![None],
         };
         let ends: Vec<End> = match kind {
             InstantKind::InFlight => {
-                let others = (0..machine.cpus()).map(CpuId).filter(|cpu| *cpu != acting).take(MOST_PANICS);
-                let first = others.clone().next().map(End::Kexec).filter(|_| self.plan.kexec);
-                others.map(End::Panic).filter(|_| self.plan.panic).chain(first).collect()
+                let others: Vec<CpuId> = Self::others(lab, acting).collect();
+                let first = others.first().copied().map(End::Kexec).filter(|_| self.plan.kexec);
+                others.into_iter().map(End::Panic).filter(|_| self.plan.panic).chain(first).collect()
             }
             _ => self.ends(lab, inner.history.phase, acting),
         };
@@ -304,24 +321,35 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
                 tally.found.push(Found { instant, operation, step, text, end, kind, finding });
             }
         };
-        for end in ends {
+        // Which line is poisoned when, by chance, but the same chance every time.
+        let mut rng = Rng::new(instant);
+        let untold = (kind == InstantKind::InFlight && self.has(Special::SlotAfterCall)).then_some(acting);
+        let other = ends.iter().find(|end| matches!(end, End::Panic(cpu) if *cpu != acting)).copied();
+        let silent = other.filter(|_| kind != InstantKind::InFlight).map(|end| (end, Some(act.cpu)));
+        for (end, silent) in ends.into_iter().map(|end| (end, None)).chain(silent) {
             for in_flight in &in_flight {
                 // An IPI waits like an NMI; what comes of a call that ends is the next instant.
                 if matches!((end, in_flight), (End::Kexec(_), Some(call)) if call.ends_in_time) {
                     continue;
                 }
+                let stray = match (end, rng.below(4)) {
+                    (End::Kexec(_), 0 | 1) => Stray::None,
+                    (End::Panic(_), 0..=2) | (End::Kexec(_), 2) => Stray::Memory,
+                    _ => Stray::AfterEviction,
+                };
                 let branch = Branch {
                     live: self.live,
                     policy: self.plan.policy,
                     end,
-                    in_flight: *in_flight,
-                    poisoned: matches!(end, End::Panic(_)) || instant.is_multiple_of(2),
+                    in_flight: in_flight.clone(),
+                    silent,
+                    stray,
                     marks,
                     bug: self.plan.bug,
                     history: &inner.history,
                 };
                 branches += 1;
-                match branch.run(machine.clone(), copy_gate(lab.gate())) {
+                match branch.run(machine.clone(), copy_gate(lab.gate(), untold)) {
                     Ok(None) => {}
                     Ok(Some(finding)) => keep(&mut inner.tally, Some(end), finding),
                     Err(error) => inner.tally.error = inner.tally.error.take().or(Some(error)),
@@ -331,8 +359,7 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
                 }
             }
         }
-        if inner.history.phase == Phase::Life
-            && kind != InstantKind::InFlight
+        if kind != InstantKind::InFlight
             && let Some(finding) = self.look(lab, &machine, &inner.history, marks)
         {
             keep(&mut inner.tally, None, finding);
@@ -354,6 +381,23 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
             }
             let text = describe(act, inner.history.last, kind);
             inner.tally.timeline.push(TimePoint { instant, step, kind, text, branches, broken });
+        }
+    }
+
+    /// A reset of the original itself, which may hit a page in use as well as that of a branch.
+    fn judge_reset(&self, inner: &mut Inner, act: &Act, lines: tdx_abi::LineRange) {
+        let everything = self.plan.policy == Policy::Everything && matches!(inner.history.phase, Phase::Kexec(_));
+        let in_use = self.live.first_in_use(lines.pages()).filter(|_| !everything);
+        let Some(page) = in_use else { return };
+        let what = format!("page {page} is in use and is reset");
+        let tally = &mut inner.tally;
+        tally.violations += 1;
+        if tally.found.len() < KEPT {
+            let kind = InstantKind::Between;
+            let text = describe(act, inner.history.last, kind);
+            let finding = Finding { rule: Rule::ResetInUse, story: vec![what.clone()], what };
+            let (instant, operation, step) = (tally.points, tally.operations, self.current_step());
+            tally.found.push(Found { instant, operation, step, text, end: None, kind, finding });
         }
     }
 
@@ -449,18 +493,23 @@ impl Watcher for Explorer<'_, '_, '_> {
             lab.gate().open();
             return Deed::Pretend;
         }
-        match self.plan.bug {
+        let deed = match self.plan.bug {
             Some(bug) => self.past(lab, &inner.history, |past| (bug.deed)(&Moment { past, act })),
             None => Deed::AsIs,
+        };
+        // Its thread must not go on inside its own handler.
+        if let Some(scheduler) = self.scheduler.filter(|_| deed == Deed::AsIs) {
+            scheduler.stops(act.operation);
         }
+        if let (Operation::Reset(lines), Deed::AsIs) = (act.operation, &deed) {
+            self.judge_reset(inner, act, lines);
+        }
+        deed
     }
 
     fn after(&self, lab: &Lab<'_>, act: &Act, answer: Option<&mut Registers>) {
         let mut inner = lock(&self.inner);
         let inner = &mut *inner;
-        if let Some(scheduler) = self.scheduler.filter(|_| !self.has(Special::DoesNotStop)) {
-            scheduler.done(act.operation);
-        }
         match act.operation {
             Operation::Allocated(range) => {
                 let mut allocated = lock(&self.live.allocated);

@@ -165,7 +165,13 @@ impl Source<'_> {
         }
         let cpus = host.cpus();
         let steps = self.steps(&parsed.steps, 0, cpus)?;
-        let mut concurrent = Vec::new();
+        let mut concurrent: Vec<Vec<Step>> = Vec::new();
+        if let Some(end) = steps.iter().position(|step| matches!(step.what, What::Kexec | What::Panic))
+            && (end + 1 < steps.len() || !parsed.concurrent.is_empty())
+        {
+            let at = parsed.steps.get(end).map_or(0..0, Spanned::span);
+            return Err(self.error(&at, "nothing comes after this: the kernel has handed over".to_owned()));
+        }
         let mut seen = Vec::new();
         for row in &parsed.concurrent {
             let table = row.get_ref();
@@ -173,7 +179,17 @@ impl Source<'_> {
                 return Err(self.error(&row.span(), format!("CPU {} has two lists of steps", table.cpu)));
             }
             seen.push(table.cpu);
+            if table.steps.is_empty() {
+                return Err(self.error(&row.span(), "a list of steps is empty".to_owned()));
+            }
             let steps = self.steps(&table.steps, table.cpu, cpus)?;
+            let shared = steps
+                .iter()
+                .filter_map(Step::td)
+                .find(|td| concurrent.iter().flatten().filter_map(Step::td).any(|other| other == *td));
+            if let Some(td) = shared {
+                return Err(self.error(&row.span(), format!("TD {td} is in two lists: each CPU has TDs of its own")));
+            }
             if let Some((step, _)) =
                 steps.iter().zip(&table.steps).find(|(step, _)| step.cpu.0 != table.cpu || !step.what.can_be_beside())
             {

@@ -118,7 +118,12 @@ impl History {
         let Operation::Seamcall(registers) = &act.operation else { return };
         let leaf = registers.leaf_call().leaf();
         match leaf {
-            Leaf::SYS_KEY_CONFIG => self.key_configs += 1,
+            Leaf::SYS_KEY_CONFIG => {
+                self.key_configs += 1;
+                // Another bring-up gives PAMT again.
+                self.given_up.clear();
+                self.unwinding = false;
+            }
             Leaf::SYS_TDMR_INIT => self.tdmr_inits += 1,
             Leaf::SYS_DISABLE => self.disables += 1,
             _ => {}

@@ -5,10 +5,10 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tdx_abi::{Page, PageRange, PageSize, PhysAddr, TdxFeatures0, subtract};
 use tdx_host::{
-    gate::{CpuSlot, Gate, GateHandle},
-    handover::HostMemory,
+    gate::{CpuActivity, CpuSlot, Gate, GateHandle},
+    handover::{HostMemory, Policy},
     ledger::{Ledger, PageState},
-    platform::TdxPlatform,
+    platform::{CpuId, TdxPlatform},
     private_memory::PrivateMemory,
 };
 
@@ -51,6 +51,17 @@ impl Live<'_, '_> {
             ledger: ledger.or_else(|| self.ledger.get().map(|ledger| ledger as &Ledger<'h>)),
             gate,
             untouched: &[],
+        }
+    }
+
+    /// What a policy that resets all memory is told to reset: all but this kernel's and the next image.
+    pub(super) fn to_reset(&self, policy: Policy) -> Vec<PageRange> {
+        match policy {
+            Policy::Everything => {
+                let memory = self.host.memory().iter().map(|part| part.range);
+                subtract(memory, [images::pages(self.host)]).collect()
+            }
+            _ => Vec::new(),
         }
     }
 
@@ -121,9 +132,12 @@ impl Live<'_, '_> {
     }
 }
 
-/// A gate that says what another says.
-pub(super) fn copy_gate(gate: GateHandle<'_>) -> Gate<Box<[CpuSlot]>> {
-    let copy = Gate::new(gate.activity().map(CpuSlot::from).collect::<Box<[CpuSlot]>>());
+/// A gate that says what another says, but for a CPU that has not said what it does.
+pub(super) fn copy_gate(gate: GateHandle<'_>, untold: Option<CpuId>) -> Gate<Box<[CpuSlot]>> {
+    let slot = |activity: CpuActivity| {
+        if untold == Some(activity.cpu) { CpuSlot::new() } else { CpuSlot::from(activity) }
+    };
+    let copy = Gate::new(gate.activity().map(slot).collect::<Box<[CpuSlot]>>());
     if gate.is_closed() {
         copy.handle().close();
     }

@@ -3,41 +3,49 @@
 //!
 //! # What an instant is
 //! A point between two operations of the kernel on the platform ([`crate::platform::Operation`]: SEAMCALL, MOVDIR64B, fence, WBINVD,
-//! CLFLUSHOPT, a store to shared memory, IPI, NMI, allocation), a point between two stores to the ledger or to the record of PAMT,
-//! and the inside of a SEAMCALL as another CPU sees it.
+//! CLFLUSHOPT, a store to shared memory, IPI, NMI, allocation), a point between two stores to the ledger, and the inside of a
+//! SEAMCALL as another CPU sees it.
 //!
-//! * Stores to the ledger are atomics of the product, no operations of the platform. Between two operations nothing but the ledger
-//!   changes, so the states in between are those with the words before one of them new and the others old; each is looked at.
-//! * Inside a SEAMCALL of one CPU another can only panic. The caller takes its NMI when it has left SEAM, or never in time. Each
-//!   line is written before the reset or after it, and lines do not look at each other: so "the whole call before the
-//!   reset" and "the whole call after it" are all that an outcome can show. In the second case the host must say that
-//!   it does not vouch for the machine; and a kexec on another CPU must be put off, with the gate open again.
+//! * Stores to the ledger are atomics of the product, no operations of the platform. The explorer compares which pages are marked at one
+//!   operation and at the next, and looks at each state in between, in which some of the changed words are new and the others old. The
+//!   states have a whole summary, and a mark that came and went between two operations is not seen: that nothing but the right order
+//!   of such stores is harmless is loom's to show, as is the record of PAMT, whose change counts as one store here.
+//! * Inside a SEAMCALL of one CPU another may panic, or begin a kexec. The caller takes its NMI when it has left SEAM, or never in
+//!   time. Each line is written before the reset or after it, and lines do not look at each other: so "the whole call before
+//!   the reset" and "the whole call after it" are all that an outcome can show. In the second case the host must say that
+//!   it does not vouch for the machine; and a kexec must be put off, with nothing changed and the gate open again.
 //!
 //! # What happens at an instant
 //! The machine is cloned (its memory is shared between clones, so this costs a few microseconds), the original waits, and each clone is
-//! handed over by the product's own code: kexec on the acting CPU, and a panic on every CPU (on hosts with more than eight: on eight). Then the next kernel uses memory. No
-//! prefix is run again. The judge knows the machine alone, never the ledger: no machine check, no old line over memory that was
-//! reset, no reset of a page that somebody uses, nothing private after a handover that calls itself clean. At the instant
-//! itself: what is private is marked, and no dirty line of the host waits over private memory.
+//! handed over by the product's own code: kexec on the acting CPU, a panic on every CPU (of more than eight, on those whose caches may hold
+//! private lines first), and a panic in which the acting CPU never answers. Then the next kernel uses memory. No prefix is
+//! run again. The judge knows the machine alone, never the ledger: no machine check, no old line over memory that was
+//! reset, no reset of a page that somebody uses, nothing private after a handover that calls itself clean, and a host that
+//! vouches for itself if it can. At the instant itself: what is private is marked, and no dirty line of the host waits over
+//! private memory. A kexec that is a step of a scenario is explored like any other step; the operations of a branch's own
+//! handover are not branched from again.
 //!
 //! # The adversary, and why nothing is enumerated
-//! Dirty lines may leave their caches at any moment and in any order. An eviction changes one line, and no other operation of the
-//! host or of the next kernel depends on whether another line was evicted. So an outcome can show of an eviction only whether it came
-//! before or after (a) the module's write to that line, (b) the reset of that line, (c) the next kernel's use of it.
-//! * A line of the host that is dirty while a private KeyID owns its place is harmful whenever it goes: the judge asks
-//!   whether there is one, at every instant, and needs no eviction.
-//! * A private line that is dirty when the reset begins is harmful if it goes after the reset and harmless before. The machine keeps
+//! Dirty lines may leave their caches at any moment and in any order. An eviction changes one line, and what another line is does not
+//! depend on it. So for each line alone, an outcome can show whether it went before or after (a) the module's write to that line, (b) a
+//! partial write to it, (c) its reset, (d) the next kernel's use of it.
+//! * (a) A line of the host that is dirty while a private KeyID owns its place is harmful whenever it goes: the judge asks whether there is
+//!   one, at every instant, and needs no eviction.
+//! * (b) Poison hits what is private in memory. Before three of four panics and one of four kexecs all of it is poisoned as memory
+//!   stands, so that lines in caches are written over the poison later; before the others, all private lines have left their caches
+//!   first. Which, is chance from the instant's number: the same every time.
+//! * (c, d) A private line that is dirty when the reset begins is harmful if it goes after the reset and harmless before. The machine keeps
 //!   lines in caches as long as it can, which is the harmful order, and the judge then evicts what is left under the next kernel. A
 //!   set that is empty has nothing to be ordered: with a kernel that writes back, that is every time.
-//! * That it goes early is harmless to the next kernel, but may poison what is stored to partially; before every panic and every
-//!   second kexec all private lines are therefore poisoned, the most that stray stores and DMA can do.
 //! * Clean lines that stray reads allocate are dropped, never written back; a read of memory finds memory.
 //!
-//! Short-lived differences between these orders are what `tests/traffic.rs` draws at random, with a seeded eviction between any two operations.
+//! Other mixtures, some lines early and some late, are what `tests/traffic.rs` draws at random, with a seeded eviction between any
+//! two operations.
 //!
 //! # What it refuses to show
-//! SEAMCALLs do not overlap in the machine, so two calls are never inside the module at once; weak memory order of the product's atomics is
-//! loom's matter (`crates/tdx-host/tests/loom_*`). A guest runs no code.
+//! SEAMCALLs do not overlap in the machine, so two calls are never inside the module at once. CPUs change turns at operations on the
+//! platform only: between two atomics of the product, and in weak memory order, is loom's matter (`crates/tdx-host/tests/loom_*`). A
+//! guest accepts, stores and loads, and runs no code. A kexec that was put off is not continued on the same machine.
 
 mod branch;
 mod bug;

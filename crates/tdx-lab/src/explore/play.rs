@@ -143,6 +143,7 @@ pub(super) fn play(
     let mut ready = up_first;
     let mut tried = None;
     if up_first {
+        explorer.is_up();
         lock(&live.allocated).extend(&up.taken);
         record.publish(up.layout.pamt_ranges()).map_err(LabError::scenario)?;
         for range in &up.taken {
@@ -150,7 +151,7 @@ pub(super) fn play(
         }
     }
     let mut world: Option<World<'_, '_>> = None;
-    let before_bring_up = scenario.steps.iter().position(|step| step.what == What::BringUp);
+    let before_bring_up = scenario.steps.iter().rposition(|step| step.what == What::BringUp);
     let mut played = if up_first { before_bring_up.map_or(0, |at| at + 1) } else { 0 };
     let mut over = false;
     let mut complained = 0;
@@ -196,6 +197,9 @@ pub(super) fn play(
         }
         complaints(&explorer, &live, &mut complained, step);
         lab.check()?;
+    }
+    if world.is_none() && scheduler.is_some() && !explorer.is_over() {
+        return Err(LabError::Scenario("TDX is not up, so no CPUs can work beside each other".to_owned()));
     }
     if let (Some(world), Some(scheduler), false) = (&mut world, scheduler, explorer.is_over()) {
         beside(&lab, &explorer, &live, scenario, world, scheduler)?;
@@ -257,33 +261,35 @@ fn make<'w>(
                 machine.evict(run.lines, run.key);
             }
         }),
-        What::StrayWrites => lab
-            .act(|machine| {
-                let runs = machine.all_owner_runs();
-                let mut stray = runs
-                    .into_iter()
-                    .map(|run| machine.partial_write(id, run.lines, KeyId::HOST, PartialStore::Dma).map(drop));
-                stray.try_for_each(|result| result)
-            })
-            .map_err(LabError::Refused)?,
+        What::StrayWrites => stray_writes(lab, id)?,
         What::ShutDown => {
             let _ = tdx_host::seamcall::call(&cpus.this_cpu(), tdx_abi::Registers::call(tdx_abi::Leaf::SYS_SHUTDOWN));
         }
         What::Offline => offline_this_cpu(cpus.this_cpu(), Some(&live.platform)),
         What::Kexec => {
             explorer.set_phase(Phase::Kexec(id));
-            if let Ok(kexec) = Kexec::begin(scenario.policy, KexecKind::Normal, live.memory(lab.gate(), None))
-                && let Ok(stopped) = kexec.stop_other_cpus(cpus)
+            let kexec = Kexec::begin(scenario.policy, KexecKind::Normal, live.memory(lab.gate(), None));
+            match kexec
+                .map_err(|refused| refused.to_string())
+                .and_then(|kexec| kexec.stop_other_cpus(cpus).map_err(|error| error.to_string()))
             {
-                let report = stopped.ask_module(|_| ()).write_back_caches().reset([]);
-                let clean = report.is_clean(&live.memory(lab.gate(), None));
-                explorer.handed_over(End::Kexec(step.cpu), report, clean);
+                Ok(stopped) => {
+                    let stopped = stopped.ask_module(|_| ()).write_back_caches();
+                    let report = stopped.reset(live.to_reset(scenario.policy));
+                    let clean = report.is_clean(&live.memory(lab.gate(), None));
+                    explorer.handed_over(End::Kexec(step.cpu), report, clean);
+                }
+                Err(what) => {
+                    let story = vec![step.to_string(), what.clone()];
+                    explorer.report(Finding { rule: Rule::NotClean, what, story }, "kexec");
+                }
             }
             return Ok(true);
         }
         What::KexecJump => jump(lab, explorer, live, scenario, cpus, id),
         What::Panic => {
             explorer.set_phase(Phase::Crash(id));
+            stray_writes(lab, id)?;
             let memory = || live.memory(lab.gate(), None);
             let report = hand_over_crash(scenario.policy, &cpus.this_cpu(), lab.gate(), cpus, memory);
             let clean = report.is_clean(&memory());
@@ -294,6 +300,17 @@ fn make<'w>(
         What::BringUp => {}
     }
     Ok(false)
+}
+
+/// A device writes a part of every line that is private in memory.
+fn stray_writes(lab: &Lab<'_>, cpu: tdx_machine::CpuId) -> Result<(), LabError> {
+    let stray = |machine: &mut Machine| {
+        machine
+            .all_owner_runs()
+            .into_iter()
+            .try_for_each(|run| machine.partial_write(cpu, run.lines, KeyId::HOST, PartialStore::Dma).map(drop))
+    };
+    lab.act(stray).map_err(LabError::Refused)
 }
 
 /// Pages that one CPU writes before another goes on: where memory begins, and PAMT is likely to lie; and further on.
@@ -409,9 +426,11 @@ fn beside<'w>(
                 })
             }));
         }
+        // Whatever comes, frozen threads must not wait for ever.
+        let end = scheduler.end_when_dropped();
         scheduler.wait_for_all();
         explorer.judge(lab);
-        scheduler.end();
+        drop(end);
         // What a stopped CPU held nobody brings back.
         let worlds = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
         worlds.flatten().collect::<Vec<_>>()

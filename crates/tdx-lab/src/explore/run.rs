@@ -14,12 +14,15 @@ use super::scenario::Scenario;
 use super::schedule::{Choice, Schedule, Scheduler, Trace};
 use crate::platform::{LabError, Progress};
 
+/// Findings of all schedules that are kept; more are counted.
+const KEPT: usize = 64;
+
 /// How much is explored.
 #[derive(Clone, Debug)]
 pub struct Effort {
-    /// Changes of turn in the schedules that are all run.
+    /// Changes of turn in systematic schedules, at most: those with one first.
     pub preemptions: usize,
-    /// At most so many of these for one scenario.
+    /// So many of them for one scenario; if there are more with the last number of changes, these are spread evenly over them.
     pub systematic: usize,
     /// Random schedules for one scenario, after them.
     pub random: u64,
@@ -135,7 +138,10 @@ fn explore_schedules(
     let mut left = effort.systematic;
     for _ in 0..effort.preemptions {
         let mut next = Vec::new();
-        level.truncate(left);
+        // What does not fit is left out evenly, not at the end.
+        let keep = level.len().min(left);
+        let all = level.len();
+        level = (0..keep).filter_map(|index| level.get(index * all / keep).cloned()).collect();
         left -= level.len();
         for batch in level.chunks(BATCH) {
             let results = in_parallel(batch, |_, schedule| {
@@ -198,8 +204,9 @@ impl Explored {
         own.instants += tally.instants;
         own.branches += tally.branches;
         own.violations += tally.violations;
-        self.schedule_of.extend(tally.found.iter().map(|_| schedule.cloned()));
-        own.found.extend(tally.found);
+        let room = KEPT.saturating_sub(own.found.len());
+        self.schedule_of.extend(tally.found.iter().take(room).map(|_| schedule.cloned()));
+        own.found.extend(tally.found.into_iter().take(room));
         own.timeline.extend(tally.timeline);
         for (key, count) in tally.coverage {
             *own.coverage.entry(key).or_default() += count;
@@ -255,7 +262,8 @@ pub(super) fn shorten(
         let Ok((played, _)) = play_scheduled(&candidate, up, false, stop, Choice::Given(Schedule::default())) else {
             continue;
         };
-        if let Some(found) = played.tally.found.first() {
+        let rule = shortest.2.finding.rule;
+        if let Some(found) = played.tally.found.iter().find(|found| found.finding.rule == rule) {
             kept = fewer;
             shortest = (candidate, kept.clone(), found.clone());
         }

@@ -164,8 +164,8 @@ impl Scheduler {
         }
     }
 
-    /// An operation of the CPU whose turn it is has stopped another.
-    pub(super) fn done(&self, operation: Operation) {
+    /// An operation of the CPU whose turn it is stops another.
+    pub(super) fn stops(&self, operation: Operation) {
         if let Operation::Stop(target) | Operation::Nmi(target) = operation {
             for (cpu, thread) in &mut lock(&self.state).threads {
                 if *cpu == target && *thread == Thread::Runs {
@@ -207,10 +207,16 @@ impl Scheduler {
         }
     }
 
-    /// Lets the frozen threads end.
-    pub(super) fn end(&self) {
-        lock(&self.state).over = true;
-        self.turned.notify_all();
+    /// Lets the frozen threads end, when what this gives is dropped.
+    pub(super) fn end_when_dropped(&self) -> impl Drop + '_ {
+        struct End<'s>(&'s Scheduler);
+        impl Drop for End<'_> {
+            fn drop(&mut self) {
+                lock(&self.0.state).over = true;
+                self.0.turned.notify_all();
+            }
+        }
+        End(self)
     }
 
     /// Which thread asks; none outside scheduled threads.

@@ -205,6 +205,7 @@ fn found_by(found: &Found, schedule: Option<&Schedule>) -> &'static str {
     match found.finding.rule {
         _ if schedule.is_some_and(|schedule| !schedule.0.is_empty()) => "schedules",
         Rule::LateWriteBack | Rule::HostLineOverPrivate => "adversary",
+        Rule::Unmarked => "rule",
         _ => "instants",
     }
 }

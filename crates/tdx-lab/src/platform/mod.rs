@@ -170,7 +170,7 @@ impl<'p> Lab<'p> {
 
     /// As [`Self::act`], for an action that the machine may refuse. The traits of the product have no way to refuse: the refusal is remembered for
     /// [`Self::check`], and the default goes back.
-    fn try_act<R: Default>(&self, action: impl FnOnce(&mut Machine) -> Result<R, Refusal>) -> R {
+    pub(crate) fn try_act<R: Default>(&self, action: impl FnOnce(&mut Machine) -> Result<R, Refusal>) -> R {
         self.act(action).unwrap_or_else(|refusal| {
             lock(&self.refused).get_or_insert(refusal);
             R::default()

@@ -163,7 +163,7 @@ pub struct BugRun {
     pub origin: &'static str,
     /// It was found.
     pub found: bool,
-    /// What it took: `instants`, `adversary` or `schedules`.
+    /// What it took: `instants`, `adversary`, `schedules`, or `rule`: what may be private was asked for at the instant, and is not marked.
     pub found_by: Option<&'static str>,
     /// The scenario that showed it.
     pub scenario: Option<String>,

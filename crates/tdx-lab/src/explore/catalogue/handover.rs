@@ -125,7 +125,7 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "other-cpus-go-on",
-        what: "a kexec counts CPUs as stopped that are not, and does not close the gate: they go on calling",
+        what: "a kexec counts CPUs as stopped that are not, and the gate is open: they go on calling",
         origin: "smp_send_stop() gives up after a second (linux.md 2); counting online bits",
         scenarios: &["kexec-beside"],
         special: Some(Special::DoesNotStop),
@@ -140,11 +140,11 @@ pub(super) const BUGS: &[Bug] = &[
         ..Bug::NONE
     },
     Bug {
-        name: "silent-cpu-is-offline",
-        what: "a CPU that does not answer its NMI counts as offline, and the machine as clean",
-        origin: "invariant 8; the reboot IPI's timeout of one second",
+        name: "slot-after-call",
+        what: "a CPU says that it may hold private lines when its SEAMCALL has come back, so one that is inside counts as harmless",
+        origin: "invariant 8; Linux 2025: the per-CPU flag \"cache may be incoherent\" is set before the SEAMCALL",
         scenarios: LIFE,
-        special: Some(Special::SilentIsOffline),
+        special: Some(Special::SlotAfterCall),
         ..Bug::NONE
     },
     Bug {

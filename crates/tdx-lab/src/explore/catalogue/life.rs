@@ -79,7 +79,7 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "summary-after-give",
-        what: "the summary bit of 2 MiB is set when the SEAMCALL has come back: a reader does not look at the leaf",
+        what: "the summary bit of 2 MiB is set when the SEAMCALL has come back, so a reader passes over the first page there (modelled as: that page is not seen)",
         origin: "invariant 1: summary before leaf, both before the call",
         scenarios: LIFE,
         forgets: Some(|past, page| {
@@ -90,7 +90,7 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "lost-mark",
-        what: "the ledger is changed by load and store: of two CPUs that mark in one word, one loses",
+        what: "the ledger is changed by load and store: of two CPUs that mark in one word, one loses (modelled as: the word is loaded at the flush before, and stored at the call)",
         origin: "plausible: |= where an atomic OR was meant",
         scenarios: &["two-cpus"],
         forgets: Some(|past, page| past.history.lost.contains(&page.index())),
