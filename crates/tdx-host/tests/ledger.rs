@@ -1,6 +1,7 @@
 //! The ledger against an independent map, and its memory and error rules.
 
 use proptest::prelude::*;
+use rangemap::RangeSet;
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use tdx_abi::{Page, PageRange};
@@ -100,6 +101,30 @@ proptest! {
         for (page, state) in map {
             prop_assert_eq!(ledger.state(Page::new(page)), Some(state));
         }
+    }
+}
+
+/// TDMRs so large that the upper summary has several words, and so few marked pages that most of them are empty.
+const LARGE: [(u64, u64); 2] = [(0, 5 << 21), ((5 << 21) + 512, 7 << 21)];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    /// Whatever lies between two marked pages, a walk comes from one to the other and passes over none.
+    #[test]
+    fn a_sparse_ledger_is_walked_whole(
+        places in proptest::collection::vec((0u64..7 << 21, prop_oneof![Just(1u64), Just(512), 1u64..2000]), 0..12),
+    ) {
+        let ranges = LARGE.map(|(start, end)| range(start, end));
+        let words = memory(Ledger::words_needed(ranges));
+        let ledger = Ledger::new(ranges, &words).unwrap();
+        let mut marked = RangeSet::new();
+        for (start, length) in places {
+            if ledger.give(range(start, start + length)).is_ok() {
+                marked.insert(start..start + length);
+            }
+        }
+        let seen: Vec<_> = ledger.marked().map(|range| range.start().index()..range.end().index()).collect();
+        prop_assert_eq!(seen, marked.into_iter().collect::<Vec<_>>());
     }
 }
 

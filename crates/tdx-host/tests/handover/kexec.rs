@@ -1,12 +1,12 @@
 //! Orderly kexec: each policy's events, exactly.
 
-use crate::world::{Event, GRANITE_RAPIDS, World, pages};
+use crate::world::{Event, GRANITE_RAPIDS, TestCpu, World, pages};
 use tdx_abi::Leaf;
 use tdx_host::handover::{
     CameBack, HandoverReport, Kexec, KexecKind, LeftPrivate, Leftover, LeftoverKind, LeftoverReason, NothingToDo,
-    Outcome, Policy, Refused, StopCause, Suspects, check_crash_image, check_image_load, offline_this_cpu,
+    Outcome, Policy, Refused, StopCause, StopCpus, Suspects, check_crash_image, check_image_load, offline_this_cpu,
 };
-use tdx_host::platform::{Cpu, CpuId, detect};
+use tdx_host::platform::{Cpu, CpuId, CpuTask, Step, detect};
 use tdx_host::private_memory::PrivateMemory;
 use tdx_host::reset::ResetCount;
 
@@ -119,6 +119,11 @@ fn without_erratum_or_private_memory_there_is_nothing_to_reset() {
     };
     let mut world = World::new(1).with_pages();
     world.platform = Some(detect(&GRANITE_RAPIDS).unwrap());
+    assert_eq!(nothing(&world), Outcome::NothingToDo(NothingToDo::NoErratum));
+    // Memory that is never written may stay private as well: nothing there can harm anyone.
+    let mut world = World::new(1).with_pages();
+    world.platform = Some(detect(&GRANITE_RAPIDS).unwrap());
+    world.untouched = vec![pages(600, 700)];
     assert_eq!(nothing(&world), Outcome::NothingToDo(NothingToDo::NoErratum));
     let mut world = World::new(1);
     world.record = PrivateMemory::new();
@@ -283,6 +288,59 @@ fn a_cpu_that_does_not_stop_puts_the_kexec_off_and_the_host_goes_on() {
     // It stops after all: the same kexec goes through.
     let report = error.kexec.stop_other_cpus(&Parked(&world)).unwrap().ask_module(|_| ()).write_back_caches().reset([]);
     assert!(report.is_clean(&world.memory()));
+}
+
+/// Of CPUs that did not stop, those are named that could do harm: not the one that asks, which has called the module as well, and not
+/// one that never did.
+#[test]
+fn only_cpus_that_could_do_harm_are_named() {
+    let mut world = World::new(4).with_pages();
+    world.stuck = vec![2, 3];
+    drop(world.gate.admission(CpuId(0)).enter(Leaf::VP_ENTER).unwrap());
+    drop(world.gate.admission(CpuId(2)).enter(Leaf::VP_ENTER).unwrap());
+    let kexec = Kexec::begin(Policy::Tracked, KexecKind::Normal, world.memory()).unwrap();
+    let StopCause::NotAlone(suspects) = kexec.stop_other_cpus(&&world).unwrap_err().cause else { panic!() };
+    assert_eq!((suspects.not_stopped, suspects.may_hold_private_lines), (2, 1));
+    assert_eq!(suspects.named.iter().map(|activity| activity.cpu).collect::<Vec<_>>(), [CpuId(2)]);
+}
+
+/// Stopped CPUs that can run nothing any more, one of which may hold private lines: it is named although it does not run.
+#[test]
+fn a_stopped_cpu_that_may_hold_private_lines_is_named() {
+    let world = World::new(2).with_pages();
+    let kexec = Kexec::begin(Policy::Tracked, KexecKind::Normal, world.memory()).unwrap();
+    let cpus = Deaf(&world);
+    let stopped = kexec.stop_other_cpus(&cpus).unwrap();
+    let report = stopped.ask_module(|_| ()).write_back_caches().reset([]);
+    assert_eq!((report.suspects.not_stopped, report.suspects.may_hold_private_lines), (0, 1));
+    assert_eq!(report.suspects.named.iter().map(|activity| activity.cpu).collect::<Vec<_>>(), [CpuId(1)]);
+    assert!(!report.is_clean(&world.memory()));
+}
+
+/// A kernel that says that CPU 1 has stopped, without its caches written back.
+struct Deaf<'w>(&'w World);
+
+impl<'w> StopCpus for Deaf<'w> {
+    type Cpu = TestCpu<'w>;
+
+    fn this_cpu(&self) -> TestCpu<'w> {
+        self.0.cpu(0)
+    }
+
+    fn stop_other_cpus(&self) -> u32 {
+        // It was on its way into SEAM, and found the gate closed after all of it.
+        self.0.gate.handle().open();
+        drop(self.0.gate.admission(CpuId(1)).enter(Leaf::VP_ENTER));
+        self.0.gate.handle().close();
+        1
+    }
+
+    fn resume_other_cpus(&self) {}
+
+    fn run_on_stopped<T: CpuTask<TestCpu<'w>>>(&self, task: &T) {
+        let mut local = T::Local::default();
+        while task.step(&self.0.cpu(0), &mut local) == Step::Again {}
+    }
 }
 
 #[test]
