@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tdx_abi::{Leaf, PageSize, StatusCode};
-use tdx_machine::{AssignedKind, ModuleProfile};
+use tdx_machine::ModuleProfile;
 
 use super::bug::Bug;
 use super::explorer::{Found, InstantKind, Tally};
@@ -13,7 +13,7 @@ use super::scenario::Scenario;
 use super::schedule::Schedule;
 use super::sequences::{OfLength, Start};
 use super::verdict::Rule;
-use crate::kexec::policy_name;
+use crate::kexec::{assigned_name, policy_name};
 use crate::platform::LabError;
 use crate::report::{
     BugRun, Covered, ExploreReport, FindingReport, MapPiece, ScenarioRun, SequenceRun, TimePointReport,
@@ -130,17 +130,7 @@ fn memory_map(scenario: &Scenario, up: &Up, tally: &Tally) -> Vec<MapPiece> {
         };
         piece(*range, kind)
     });
-    let private = tally.peak.iter().map(|run| {
-        let kind = match run.kind {
-            AssignedKind::Tdr => "TDR",
-            AssignedKind::Tdcx => "TDCX",
-            AssignedKind::Tdvpr => "TDVPR",
-            AssignedKind::Sept => "SEPT",
-            AssignedKind::Guest => "guest page",
-            AssignedKind::PamtPair => "PAMT page pair",
-        };
-        piece(run.pages, kind)
-    });
+    let private = tally.peak.iter().map(|run| piece(run.pages, assigned_name(run.kind)));
     memory.chain(tdmrs).chain(pamts).chain(private).collect()
 }
 

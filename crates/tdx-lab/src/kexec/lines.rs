@@ -136,7 +136,8 @@ impl PrivateMap {
     }
 }
 
-const fn assigned_name(kind: AssignedKind) -> &'static str {
+/// What the module holds a page for.
+pub(crate) const fn assigned_name(kind: AssignedKind) -> &'static str {
     match kind {
         AssignedKind::Tdr => "TDR",
         AssignedKind::Tdcx => "TDCX",
