@@ -151,6 +151,18 @@ fn the_module_is_asked_without_the_erratum_too() {
     assert_eq!(events, [DISABLE, Event::WriteBack]);
 }
 
+/// Nobody would know what it does: the CPU makes no call, says why, and resets all by itself.
+#[test]
+fn a_cpu_without_a_slot_asks_nobody() {
+    let mut world = World::new(0).with_pages();
+    world.features = Some(WITH_DISABLE);
+    let report = world.kexec(Policy::Module, KexecKind::Normal);
+    let Some(ModuleAnswer::Failed(error)) = report.module else { panic!("{report:?}") };
+    assert_eq!((error.status(), error.attempts), (Status::GATE_CLOSED, 1));
+    assert!(matches!(report.outcome, Outcome::Reset(_)));
+    assert!(world.take().iter().all(|(_, event)| *event != DISABLE));
+}
+
 /// A module that is interrupted for ever. Counts, because a list of all calls would not fit.
 struct Endless {
     gate: Gate<[CpuSlot; 1]>,
