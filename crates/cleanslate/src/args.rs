@@ -14,7 +14,7 @@ use tdx_lab::{
 /// Brings up TDX on the memory of a real host, in software, and shows what the next kernel finds after a kexec.
 ///
 /// The host comes from a boot log, /proc/iomem or a TOML file; the TDX code is the product's own, the machine and the TDX
-/// module are emulated, line by line. Nothing here touches the machine it runs on, and nothing needs root.
+/// module are emulated, line by line. Nothing here changes the machine it runs on, and nothing needs root.
 #[derive(Parser, Debug)]
 #[command(
     name = "cleanslate",
@@ -26,12 +26,13 @@ Examples:
   cleanslate kexec --host boot.log     the host of this boot log
   dmesg | cleanslate plan --host -     TDMRs and PAMT of this machine
   cleanslate explore                   a crash at every instant
+  cleanslate check                     the machine this runs on: TDX, the erratum, what a kexec does
 
 Exit codes:
   0   clean: the next kernel lives (a kexec refused by the policy is clean, too)
-  1   a machine check, lost data, a failed bring-up, or no layout; a broken rule, or a bug that was not found
+  1   a machine check, lost data, a failed bring-up, or no layout; a broken rule, or a bug that was not found; a failed check
   2   wrong usage
-  3   input that cannot be used: file, line, value and rule are on stderr
+  3   input that cannot be used: file, line, value and rule are on stderr; or `check` could not tell whether TDX is on
   70  internal error"
 )]
 pub(crate) struct Cli {
@@ -51,6 +52,8 @@ static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
+    Check(crate::check::CheckArgs),
+    Collect(crate::check::CollectArgs),
     Explore(crate::explore::ExploreArgs),
     Kexec(KexecArgs),
     Plan(PlanArgs),

@@ -2,6 +2,7 @@
 //! asked for, printed, and turned into an exit code.
 
 mod args;
+mod check;
 mod explore;
 mod human;
 mod progress;
@@ -97,6 +98,8 @@ fn run(cli: &Cli) -> Result<ExitCode, Stop> {
             })?;
             report.verdict.is_good() && report.bringup.error.is_none()
         }
+        Command::Check(args) => return check::run(args, &mut out),
+        Command::Collect(args) => return check::collect(args, &mut out),
         Command::Explore(args) => explore::run(args, &mut out)?,
         Command::Plan(args) => {
             let report = plan(&args.host.read()?, args.layout.algorithm());

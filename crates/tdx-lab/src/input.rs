@@ -203,6 +203,15 @@ pub enum Rule {
     /// TOML or its schema.
     #[error("{0}")]
     HostFile(String),
+    /// A folder that is no saved machine.
+    #[error("is not a machine that `cleanslate collect` has saved: {0}")]
+    NotASavedMachine(String),
+    /// A folder that holds something.
+    #[error("is a folder that is not empty; give the name of a new one")]
+    FolderTaken,
+    /// The operating system could not write it.
+    #[error("cannot be written: {0}")]
+    Unwritable(String),
     /// A scenario that cannot be played.
     #[error("column {column}: {rule}")]
     Scenario {

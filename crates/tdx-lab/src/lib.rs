@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 pub mod bootlog;
+pub mod check;
 pub mod cpu_model;
 pub mod explore;
 pub mod host;

@@ -1,6 +1,7 @@
 //! Reports for people: aligned tables, sizes with units, one clear verdict line. Colour only where it means something; the
 //! stream takes it out when it goes to a file.
 
+pub(crate) mod check;
 pub(crate) mod explore;
 pub(crate) mod kexec;
 pub(crate) mod plan;
@@ -20,19 +21,25 @@ const WIDTH: usize = 110;
 
 /// `label     text`, label in a column of its own, text broken between words.
 fn line(out: &mut impl Write, label: &str, text: &str) -> io::Result<()> {
-    let mut label = label;
+    wrapped(out, &format!("{label:<LABEL$}"), LABEL, text)
+}
+
+/// `head` and then the text, broken between words; its later rows begin at column `indent`.
+fn wrapped(out: &mut impl Write, head: &str, indent: usize, text: &str) -> io::Result<()> {
+    let blanks = " ".repeat(indent);
+    let mut head = head;
     let mut row = String::new();
     for word in text.split(' ') {
-        if !row.is_empty() && LABEL + row.len() + 1 + word.len() > WIDTH {
-            writeln!(out, "{label:<LABEL$}{row}")?;
-            label = "";
+        if !row.is_empty() && indent + row.len() + 1 + word.len() > WIDTH {
+            writeln!(out, "{head}{row}")?;
+            head = &blanks;
             row.clear();
         } else if !row.is_empty() {
             row.push(' ');
         }
         row.push_str(word);
     }
-    writeln!(out, "{label:<LABEL$}{row}")
+    writeln!(out, "{head}{row}")
 }
 
 /// The host, and what was assumed about it.

@@ -27,8 +27,14 @@ pub use cpu::CpuHint;
 pub use e820::{E820Map, E820Row, E820Type};
 pub use numa::NodeRow;
 pub use number::ByteRange;
+pub(crate) use prefix::message;
 pub use tdx::{Failure, ModuleVersion};
 pub(crate) use tdx::{check_cmr, check_key_ids};
+
+/// True for a line that says something about memory, nodes, CPUs or TDX; comments are not the kernel's.
+pub(crate) fn is_fact(line: &str) -> bool {
+    kind::of(line).is_some_and(|kind| !matches!(kind, Kind::Comment(_)))
+}
 
 /// Most rows of one kind that are kept: above the kernel's own limit of 3200 for e820.
 const MAX_ROWS: usize = 4096;

@@ -4,7 +4,7 @@
 ///
 /// Takes off, in any order and number: `[    9.360001]`, `[Tue Mar 21 09:40:00 2023]`, `[  +0.000000]`, `[..]`, `[]`,
 /// `[    T0]`, `<6>`, `<6>1,234,-;`, `kern  :info  :`, and everything up to ` kernel: `.
-pub(super) fn message(line: &str) -> &str {
+pub(crate) fn message(line: &str) -> &str {
     let mut rest = line.trim();
     if let Some(after) = syslog(rest) {
         rest = after;

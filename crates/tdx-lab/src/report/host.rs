@@ -34,7 +34,7 @@ pub struct HostReport {
 }
 
 /// Private KeyIDs, `[first, end)`.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct KeyIdReport {
     /// First.
     pub first: u32,

@@ -1,6 +1,7 @@
 //! What the laboratory tells people and programs: one structure for each command, serialised as it stands. Addresses are hex
 //! strings in JSON, sizes and counts are numbers, and the order of everything is fixed.
 
+mod check;
 mod explore;
 mod host;
 pub mod html;
@@ -12,6 +13,7 @@ use core::fmt;
 use serde::{Serialize, Serializer};
 use tdx_abi::{PageRange, PhysAddr};
 
+pub use check::{Basis, CheckCategory, CheckFacts, CheckFinding, CheckReport, CheckVerdict, Status, UnseenReport};
 pub use explore::{BugRun, Covered, ExploreReport, FindingReport, MapPiece, ScenarioRun, SequenceRun, TimePointReport};
 pub use host::{AssumptionReport, CpuReport, HostReport, KeyIdReport, LoggedReport};
 pub use kexec::{

@@ -1,0 +1,87 @@
+//! `cleanslate check` and `cleanslate collect`: what can be asked. Looking and judging are the laboratory's.
+
+use std::{io::Write, path::PathBuf, process::ExitCode};
+
+use clap::{Args, ValueEnum};
+use tdx_lab::{
+    check::{self, Live},
+    report::Status,
+};
+
+use crate::{FAILED, Stop, UNUSABLE_INPUT, human, unless_closed};
+
+/// Checks the Linux machine this runs on, or a saved one: TDX, the erratum, what a kexec or a crash does to the next kernel.
+///
+/// Only reads. Works without root and without TDX; says what it could not see, and how to allow it.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cleanslate check                                 this machine
+  sudo cleanslate check --verbose                  with its MSRs, and the evidence of every check
+  cleanslate check --from saved                    a machine that `cleanslate collect saved` has saved
+  cleanslate check --format json | jq .verdict     for programs (docs/schemas/check.schema.json)
+
+Exit codes: 0 if no check failed, TDX or not; 1 if one did; 3 if it cannot be told whether TDX is on, or input cannot be used.")]
+pub(crate) struct CheckArgs {
+    /// A machine that `cleanslate collect` has saved, instead of this one.
+    #[arg(long, value_name = "DIR")]
+    from: Option<PathBuf>,
+    /// Shows evidence and source of every check, not only of those that do not pass.
+    #[arg(long, short)]
+    verbose: bool,
+    /// For people, for programs, or for a test harness.
+    #[arg(long, value_enum, default_value_t = CheckFormat::Human)]
+    format: CheckFormat,
+}
+
+/// Saves what `check` looks at, for `check --from` on another machine.
+///
+/// Keeps named lines, keys and options only: no serial number, no host name, no network address. Look at the files before you
+/// send them.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  sudo cleanslate collect saved                    everything, MSRs included
+  cleanslate check --from saved                    anywhere, without root
+  cleanslate plan --host saved/boot.log            TDMRs and PAMTs of the saved machine")]
+pub(crate) struct CollectArgs {
+    /// A new or empty folder.
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+enum CheckFormat {
+    Human,
+    Json,
+    /// Test Anything Protocol: a line for each check.
+    Tap,
+}
+
+/// Checks, and says how it went by the exit code.
+pub(crate) fn run(args: &CheckArgs, out: &mut impl Write) -> Result<ExitCode, Stop> {
+    let report = match &args.from {
+        None => check::check("live", &Live::here().snapshot()),
+        Some(folder) => check::check(&folder.display().to_string(), &check::load(folder)?),
+    };
+    unless_closed(match args.format {
+        CheckFormat::Human => human::check::print(out, &report, args.verbose),
+        CheckFormat::Json => crate::json(out, &report),
+        CheckFormat::Tap => human::check::tap(out, &report),
+    })?;
+    unless_closed(out.flush())?;
+    Ok(match report.verdict.status {
+        Status::Fail => ExitCode::from(FAILED),
+        Status::Unknown => ExitCode::from(UNUSABLE_INPUT),
+        Status::Pass | Status::Warn => ExitCode::SUCCESS,
+    })
+}
+
+/// Saves this machine.
+pub(crate) fn collect(args: &CollectArgs, out: &mut impl Write) -> Result<ExitCode, Stop> {
+    let snapshot = Live::here().snapshot();
+    let files = check::save(&args.folder, &snapshot)?;
+    unless_closed(human::check::saved(out, &args.folder, &files, &snapshot))?;
+    unless_closed(out.flush())?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,252 @@
+//! The facts of a machine, out of the texts that were seen, and the first conclusions from them: is TDX on, may memory be
+//! private. A text that does not hold is a fact that was not seen.
+
+use std::io::BufReader;
+
+use tdx_abi::KeyIdPartition;
+use tdx_host::platform::{CpuidOutput, Msr, NoTdx, Processor, detect};
+
+use super::{
+    cpuinfo::Cpus,
+    item::{Item, Unseen},
+    keep,
+    kernel::{Config, Era, Kernel},
+    msrs::{Msrs, Reading},
+    snapshot::Snapshot,
+};
+use crate::{
+    bootlog::{self, BootLog},
+    input::{Rule, excerpt},
+};
+
+/// Whether the BIOS has turned TDX on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Tdx {
+    /// On; the private KeyIDs `[first, end)` if they were seen.
+    On(Option<(u64, u64)>, &'static str),
+    /// Not there, or off.
+    Off(String, Sure),
+    /// On, and it cannot work.
+    Broken(String),
+    /// Not to be told from what was seen.
+    Unknown,
+}
+
+/// How well a conclusion stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Sure {
+    Seen,
+    Deduced,
+    Unverified,
+}
+
+/// Whether memory may be TDX-private now.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Private {
+    /// It cannot, and why.
+    No(&'static str),
+    /// PAMT at least.
+    Yes,
+    /// Not to be told.
+    Perhaps,
+}
+
+/// Everything that the rules look at.
+pub(super) struct Facts<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) cpus: Result<Cpus, Unseen>,
+    pub(super) msrs: Result<Msrs, Unseen>,
+    pub(super) kernel: Result<Kernel, Unseen>,
+    pub(super) config: Result<Config, Unseen>,
+    pub(super) log: Result<BootLog, Unseen>,
+    /// The log begins where the kernel began.
+    pub(super) log_is_whole: bool,
+    /// Lines of the memory-encryption code.
+    pub(super) encryption: Vec<String>,
+    pub(super) tdx: Tdx,
+    pub(super) private: Private,
+}
+
+impl<'a> Facts<'a> {
+    pub(super) fn new(snapshot: &'a Snapshot) -> Self {
+        let text = |item| snapshot.get(item).map_err(Clone::clone);
+        let cpus = text(Item::Cpuinfo).and_then(|text| Cpus::parse(text).map_err(Unseen::Malformed));
+        let msrs = text(Item::Msr).and_then(|text| Msrs::parse(text).map_err(Unseen::Malformed));
+        let kernel = text(Item::Osrelease).and_then(|text| Kernel::parse(text).map_err(Unseen::Malformed));
+        let config = text(Item::Config).and_then(|text| Config::parse(text).map_err(Unseen::Malformed));
+        let raw_log = text(Item::BootLog).unwrap_or_default();
+        let read = text(Item::BootLog).map(|text| BootLog::read(Item::BootLog.file(), BufReader::new(text.as_bytes())));
+        let guest = matches!(&read, Ok(Err(error)) if error.rule == Rule::Guest);
+        let log = read.and_then(|log| log.map_err(|error| Unseen::Malformed(error.to_string())));
+        let messages = raw_log.lines().map(bootlog::message);
+        let encryption = messages.filter(|message| keep::encryption(message)).take(8).map(excerpt).collect();
+        let log_is_whole = log.as_ref().is_ok_and(|log| log.kernel.is_some());
+        let mut facts = Self {
+            snapshot,
+            cpus,
+            msrs,
+            kernel,
+            config,
+            log,
+            log_is_whole,
+            encryption,
+            tdx: Tdx::Unknown,
+            private: Private::Perhaps,
+        };
+        facts.tdx = facts.look_for_tdx(guest);
+        facts.private = facts.look_for_private();
+        facts
+    }
+
+    /// The erratum by the model; `None` if the CPU was not seen.
+    pub(super) fn erratum(&self) -> Option<bool> {
+        self.cpus.as_ref().ok().map(|cpus| cpus.model.has_partial_write_erratum())
+    }
+
+    /// What mainline of the kernel's version does; `None` if the version was not seen.
+    pub(super) fn era(&self) -> Option<Era> {
+        self.kernel.as_ref().ok().map(Kernel::era)
+    }
+
+    /// True if TDX is certainly of no account here.
+    pub(super) fn no_tdx(&self) -> bool {
+        matches!(self.tdx, Tdx::Off(..))
+    }
+
+    /// Whether an option is on; `None` if the options were not seen.
+    pub(super) fn option(&self, name: &str) -> Option<bool> {
+        self.config.as_ref().ok().map(|config| config.has(name))
+    }
+
+    /// Whether the kernel can kexec: an option of the two ways to load an image.
+    pub(super) fn has_kexec(&self) -> Option<bool> {
+        self.config.as_ref().ok().map(|config| config.has("KEXEC") || config.has("KEXEC_FILE"))
+    }
+
+    /// True if a line of the kernel's TDX host code was seen.
+    pub(super) fn tdx_line(&self) -> bool {
+        self.log.as_ref().is_ok_and(|log| log.last_tdx.is_some())
+    }
+
+    fn look_for_tdx(&self, guest: bool) -> Tdx {
+        let cpus = self.cpus.as_ref().ok();
+        if let Some(cpus) = cpus.filter(|cpus| !cpus.model.intel) {
+            return Tdx::Off(format!("this CPU is not Intel's ({})", cpus.vendor), Sure::Seen);
+        }
+        if guest {
+            return Tdx::Off("this machine is a TD itself, a guest".to_owned(), Sure::Seen);
+        }
+        if let Ok(msrs) = &self.msrs {
+            match (msrs.get(Msr::MKTME_KEYID_PARTITIONING), cpus) {
+                (Some(Reading::Fault), None) => {
+                    return Tdx::Off("this CPU has no IA32_MKTME_KEYID_PARTITIONING (MSR 0x87)".to_owned(), Sure::Seen);
+                }
+                (Some(_), Some(cpus)) => return from_msrs(msrs, cpus),
+                (None, _) if msrs.disagreements().iter().any(|text| text.starts_with("MSR 0x87 ")) => {
+                    return Tdx::Broken("the CPUs do not agree on their KeyIDs (MSR 0x87)".to_owned());
+                }
+                _ => {}
+            }
+        }
+        if let Ok(log) = &self.log {
+            if let Some(key_ids) = log.key_ids {
+                let range = (u64::from(key_ids.value.shared()) + 1, key_ids.value.private_end());
+                return Tdx::On(Some(range), "the kernel's boot log");
+            }
+            let refused = ["not enabled by BIOS", "too few private KeyIDs"];
+            let text = log.failure.as_ref().map(|failure| failure.value.1.as_str());
+            if let Some(text) = text.filter(|text| refused.iter().any(|words| text.contains(words))) {
+                return Tdx::Broken(format!("the kernel says: {}", bootlog::message(text)));
+            }
+            if log.initialized.is_some() || log.pamt_kb.is_some() {
+                return Tdx::On(None, "the kernel's boot log");
+            }
+        }
+        if cpus.is_some_and(|cpus| cpus.bug("tdx_pw_mce")) {
+            return Tdx::On(None, "the bug `tdx_pw_mce` in /proc/cpuinfo, which the kernel notes only if TDX is on");
+        }
+        let host_code = self.option("INTEL_TDX_HOST") == Some(true) && self.era().is_some_and(|e| e != Era::NoTdxHost);
+        if host_code && self.log_is_whole && !self.tdx_line() {
+            let text = "this kernel has TDX host code, and its boot log names no private KeyIDs";
+            return Tdx::Off(text.to_owned(), Sure::Deduced);
+        }
+        if cpus.is_some_and(|cpus| cpus.flag("tme") == Some(false)) {
+            return Tdx::Off("this CPU shows no memory encryption (flag `tme`)".to_owned(), Sure::Unverified);
+        }
+        Tdx::Unknown
+    }
+
+    fn look_for_private(&self) -> Private {
+        match self.tdx {
+            Tdx::Off(..) => return Private::No("there is no TDX here"),
+            Tdx::Broken(_) => return Private::No("TDX cannot be brought up here"),
+            Tdx::On(..) | Tdx::Unknown => {}
+        }
+        if let Ok(log) = &self.log {
+            if log.initialized.is_some() {
+                return Private::Yes;
+            }
+            if log.failure.is_some() && self.log_is_whole {
+                return Private::No("the bring-up failed, and Linux then resets the PAMTs");
+            }
+        }
+        if self.option("INTEL_TDX_HOST") == Some(false) && !self.tdx_line() {
+            return Private::No("this kernel has no TDX host code, so it gave no memory to the module");
+        }
+        if self.era() == Some(Era::NoTdxHost) && self.config.is_err() && self.log_is_whole && !self.tdx_line() {
+            return Private::No("mainline of this version has no TDX host code");
+        }
+        Private::Perhaps
+    }
+}
+
+/// Asks the product's own detection.
+fn from_msrs(msrs: &Msrs, cpus: &Cpus) -> Tdx {
+    if msrs.get(Msr::TME_ACTIVATE).is_none() {
+        // Without the width of a KeyID there is half of an answer.
+        let value = msrs.value(Msr::MKTME_KEYID_PARTITIONING).unwrap_or_default();
+        let key_ids = KeyIdPartition::from_msr(value);
+        return match key_ids.private() {
+            0 => Tdx::Off(NoTdx::BiosOff { shared: key_ids.shared() }.to_string(), Sure::Seen),
+            _ => Tdx::On(Some((u64::from(key_ids.shared()) + 1, key_ids.private_end())), "MSR 0x87"),
+        };
+    }
+    match detect(&Saved { msrs, cpus }) {
+        Ok(platform) => {
+            let key_ids = platform.key_ids();
+            Tdx::On(Some((u64::from(key_ids.shared()) + 1, key_ids.private_end())), "MSR 0x87")
+        }
+        Err(no @ (NoTdx::NotThere { .. } | NoTdx::BiosOff { .. })) => Tdx::Off(no.to_string(), Sure::Seen),
+        Err(no) => Tdx::Broken(no.to_string()),
+    }
+}
+
+/// A processor as it was saved.
+struct Saved<'a> {
+    msrs: &'a Msrs,
+    cpus: &'a Cpus,
+}
+
+impl Processor for Saved<'_> {
+    fn cpuid(&self, leaf: u32, _subleaf: u32) -> CpuidOutput {
+        let model = self.cpus.model;
+        match leaf {
+            0 => CpuidOutput { eax: 7, ebx: 0x756e_6547, ecx: 0x6c65_746e, edx: 0x4965_6e69 },
+            1 => {
+                let (base, extended) = (model.family.min(0xf), model.family.saturating_sub(0xf) & 0xff);
+                let number = (model.model & 0xf) << 4 | (model.model >> 4 & 0xf) << 16;
+                CpuidOutput {
+                    eax: extended << 20 | base << 8 | number | model.stepping & 0xf,
+                    ..CpuidOutput::default()
+                }
+            }
+            // Flags that were not seen are taken for granted here; the rule on MOVDIR64B says that they were not.
+            7 => CpuidOutput { ecx: u32::from(self.cpus.flag("movdir64b") != Some(false)) << 28, ..Default::default() },
+            _ => CpuidOutput::default(),
+        }
+    }
+
+    fn rdmsr(&self, msr: Msr) -> Option<u64> {
+        self.msrs.value(msr)
+    }
+}

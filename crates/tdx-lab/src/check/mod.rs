@@ -1,0 +1,134 @@
+//! Is this machine ready for TDX, and what does a kexec or a crash do to the next kernel? Looks at a live Linux machine or at a
+//! saved one, read-only, without root and without TDX as well.
+//!
+//! It says what mainline kernels and published modules do, and what it could not see; it runs no program and asks no network.
+//! `docs/CHECK.md` lists every check with its source.
+
+mod cpuinfo;
+mod facts;
+mod folder;
+mod item;
+mod keep;
+mod kernel;
+mod live;
+mod msrs;
+mod rules;
+mod snapshot;
+mod sys_disable;
+
+use crate::report::{CheckFacts, CheckFinding, CheckReport, CheckVerdict, KeyIdReport, Status, TOOL, UnseenReport};
+use facts::{Facts, Tdx};
+
+pub use folder::{load, save};
+pub use item::{Item, Unseen};
+pub use kernel::Era;
+pub use live::Live;
+pub use snapshot::{Seen, Snapshot};
+
+/// Checks a machine; `name` stands for it in the report: `live`, or the folder.
+pub fn check(name: &str, snapshot: &Snapshot) -> CheckReport {
+    let facts = Facts::new(snapshot);
+    let mut report = CheckReport {
+        schema: "cleanslate/check",
+        version: 1,
+        tool: TOOL,
+        machine: name.to_owned(),
+        verdict: CheckVerdict {
+            status: Status::Pass,
+            tdx: match facts.tdx {
+                Tdx::On(..) => "on",
+                Tdx::Off(..) => "off",
+                Tdx::Broken(_) => "broken",
+                Tdx::Unknown => "unknown",
+            },
+            text: String::new(),
+            pass: 0,
+            warn: 0,
+            fail: 0,
+            unknown: 0,
+        },
+        facts: summary(&facts),
+        categories: rules::ask(&facts),
+        unseen: unseen(&facts),
+    };
+    let count = |status| report.checks().filter(|check| check.status == status).count();
+    let (pass, warn, fail) = (count(Status::Pass), count(Status::Warn), count(Status::Fail));
+    let unknown = count(Status::Unknown);
+    let (status, text) = verdict(&facts, &report);
+    report.verdict = CheckVerdict { status, text, pass, warn, fail, unknown, ..report.verdict };
+    report
+}
+
+/// The first of: a failure; TDX cannot be told; a warning.
+fn verdict(facts: &Facts<'_>, report: &CheckReport) -> (Status, String) {
+    let says = |check: &CheckFinding| format!("{}: {}", check.id, check.text);
+    let gravest = |status| report.checks().filter(move |check| check.status == status);
+    // What the next kernel finds is what people came for.
+    let first =
+        |status| gravest(status).find(|check| check.id.starts_with("kexec.")).or_else(|| gravest(status).next());
+    if let Some(check) = first(Status::Fail) {
+        return (Status::Fail, says(check));
+    }
+    match &facts.tdx {
+        Tdx::Unknown => (Status::Unknown, "it cannot be told whether TDX is on: see what could not be seen".to_owned()),
+        Tdx::Off(why, _) => {
+            let status = if gravest(Status::Warn).next().is_some() { Status::Warn } else { Status::Pass };
+            let why = why.trim_start_matches("no TDX: ");
+            (status, format!("no TDX on this machine: {why}. A kexec is as safe as on any other"))
+        }
+        Tdx::On(..) | Tdx::Broken(_) => match first(Status::Warn) {
+            Some(check) => (Status::Warn, says(check)),
+            None if gravest(Status::Unknown).next().is_some() => {
+                (Status::Warn, "nothing is wrong with what was seen; not everything was".to_owned())
+            }
+            None => (Status::Pass, "TDX is on, and a kexec harms nobody".to_owned()),
+        },
+    }
+}
+
+fn summary(facts: &Facts<'_>) -> CheckFacts {
+    let log = facts.log.as_ref().ok();
+    let key_ids = match facts.tdx {
+        Tdx::On(Some((first, end)), _) => u32::try_from(first).ok().map(|first| KeyIdReport { first, end }),
+        _ => None,
+    };
+    CheckFacts {
+        cpu_model: facts.cpus.as_ref().ok().map(|cpus| cpus.model.to_string()),
+        partial_write_erratum: facts.erratum(),
+        key_ids,
+        kernel: facts.kernel.as_ref().ok().map(|kernel| kernel.text.clone()),
+        era: facts.era().map(Era::name),
+        module: log.and_then(|log| log.module).map(|module| module.value.to_string()),
+        pamt_kb: log.and_then(|log| log.pamt_kb).map(|kb| kb.value),
+        kexec_loaded: rules::loaded(facts, Item::KexecLoaded),
+        crash_loaded: rules::loaded(facts, Item::CrashLoaded),
+    }
+}
+
+/// What was not seen, with the texts that do not hold. A file that a kernel without the feature does not have is no loss.
+fn unseen(facts: &Facts<'_>) -> Vec<UnseenReport> {
+    let mut out = Vec::new();
+    for item in Item::ALL {
+        let of_text = facts.snapshot.get(item).err().cloned();
+        let of_fact = match item {
+            Item::Cpuinfo => facts.cpus.as_ref().err().cloned(),
+            Item::Msr => facts.msrs.as_ref().err().cloned(),
+            Item::Osrelease => facts.kernel.as_ref().err().cloned(),
+            Item::Config => facts.config.as_ref().err().cloned(),
+            Item::BootLog => facts.log.as_ref().err().cloned(),
+            _ => None,
+        };
+        let Some(why) = of_text.or(of_fact) else { continue };
+        if why == Unseen::Absent && item.may_be_absent() {
+            continue;
+        }
+        out.push(UnseenReport {
+            item: item.file(),
+            place: item.place(),
+            reason: why.word(),
+            text: why.to_string(),
+            hint: item.how(&why),
+        });
+    }
+    out
+}

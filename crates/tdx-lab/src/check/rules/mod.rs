@@ -1,0 +1,107 @@
+//! The rules: each asks one question of the facts. A rule never guesses: what was not seen is UNKNOWN, and what rests on a
+//! conclusion or on unchecked knowledge says so.
+
+mod cpu;
+mod firmware;
+mod handover;
+mod kernel;
+mod module;
+
+use super::{facts::Facts, item::Item};
+use crate::report::{Basis, CheckCategory, CheckFinding, Status};
+
+/// A question.
+struct Rule {
+    id: &'static str,
+    title: &'static str,
+    source: &'static str,
+    look: fn(&Facts<'_>) -> Finding,
+}
+
+/// Questions that belong together.
+struct Category {
+    name: &'static str,
+    title: &'static str,
+    rules: &'static [Rule],
+}
+
+const CATEGORIES: [Category; 5] = [
+    Category { name: "cpu", title: "The processor", rules: &cpu::RULES },
+    Category { name: "firmware", title: "What the BIOS set up", rules: &firmware::RULES },
+    Category { name: "kernel", title: "The kernel", rules: &kernel::RULES },
+    Category { name: "module", title: "The TDX module", rules: &module::RULES },
+    Category { name: "kexec", title: "What the next kernel finds", rules: &handover::RULES },
+];
+
+/// An answer.
+struct Finding {
+    status: Status,
+    text: String,
+    basis: Basis,
+    evidence: Vec<String>,
+    hint: Option<String>,
+}
+
+impl Finding {
+    fn new(status: Status, text: impl Into<String>) -> Self {
+        Self { status, text: text.into(), basis: Basis::Sourced, evidence: Vec::new(), hint: None }
+    }
+
+    fn pass(text: impl Into<String>) -> Self {
+        Self::new(Status::Pass, text)
+    }
+
+    fn warn(text: impl Into<String>) -> Self {
+        Self::new(Status::Warn, text)
+    }
+
+    fn fail(text: impl Into<String>) -> Self {
+        Self::new(Status::Fail, text)
+    }
+
+    fn unknown(text: impl Into<String>) -> Self {
+        Self::new(Status::Unknown, text)
+    }
+
+    fn basis(mut self, basis: Basis) -> Self {
+        self.basis = basis;
+        self
+    }
+
+    fn deduced(self) -> Self {
+        self.basis(Basis::Deduced)
+    }
+
+    fn unverified(self) -> Self {
+        self.basis(Basis::Unverified)
+    }
+
+    fn evidence(mut self, evidence: impl Into<String>) -> Self {
+        self.evidence.push(evidence.into());
+        self
+    }
+
+    fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// Asks every question, in a fixed order.
+pub(super) fn ask(facts: &Facts<'_>) -> Vec<CheckCategory> {
+    let answer = |rule: &Rule| {
+        let Finding { status, text, basis, evidence, hint } = (rule.look)(facts);
+        CheckFinding { id: rule.id, title: rule.title, status, text, basis, source: rule.source, evidence, hint }
+    };
+    let category = |category: &Category| {
+        let checks: Vec<CheckFinding> = category.rules.iter().map(answer).collect();
+        let status = checks.iter().map(|check| check.status).max().unwrap_or(Status::Pass);
+        CheckCategory { name: category.name, title: category.title, status, checks }
+    };
+    CATEGORIES.iter().map(category).collect()
+}
+
+/// Whether an image is loaded, as far as the kernel says it.
+pub(super) fn loaded(facts: &Facts<'_>, image: Item) -> Option<bool> {
+    handover::flag(facts, image).ok()
+}

@@ -1,0 +1,173 @@
+//! The report of `check`: a tree of categories and checks, each with a status, what it rests on, evidence, and what to do.
+
+use serde::Serialize;
+
+use super::KeyIdReport;
+
+/// Everything that `check` says.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct CheckReport {
+    /// Always `cleanslate/check`.
+    pub schema: &'static str,
+    /// Version of the schema: 1.
+    pub version: u32,
+    /// Program and version.
+    pub tool: &'static str,
+    /// `live`, or the folder of a saved machine.
+    pub machine: String,
+    /// All in one.
+    pub verdict: CheckVerdict,
+    /// What programs ask for most.
+    pub facts: CheckFacts,
+    /// The tree, in a fixed order.
+    pub categories: Vec<CheckCategory>,
+    /// What could not be seen.
+    pub unseen: Vec<UnseenReport>,
+}
+
+impl CheckReport {
+    /// Every check, in the order of the tree.
+    pub fn checks(&self) -> impl Iterator<Item = &CheckFinding> {
+        self.categories.iter().flat_map(|category| &category.checks)
+    }
+}
+
+/// How a check ended. The order is that of gravity.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Status {
+    /// As it should be, or of no account here.
+    Pass,
+    /// Not to be told from what was seen.
+    Unknown,
+    /// Works, with a loss or a risk that one should know.
+    Warn,
+    /// Does not work, or ends in a machine check.
+    Fail,
+}
+
+impl Status {
+    /// As reports write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "PASS",
+            Self::Unknown => "UNKNOWN",
+            Self::Warn => "WARN",
+            Self::Fail => "FAIL",
+        }
+    }
+}
+
+/// What a statement rests on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Basis {
+    /// Read on the machine, or said by the named source.
+    Sourced,
+    /// Our conclusion from the named source; nobody has said or tried it.
+    Deduced,
+    /// General knowledge that was not checked against a source.
+    Unverified,
+}
+
+impl Basis {
+    /// As reports write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sourced => "sourced",
+            Self::Deduced => "deduced",
+            Self::Unverified => "unverified",
+        }
+    }
+}
+
+/// All in one.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct CheckVerdict {
+    /// The gravest status that decides: FAIL of any check; UNKNOWN if it cannot be told whether TDX is on; else WARN or PASS.
+    pub status: Status,
+    /// `on`, `off`, `broken` (on, and cannot work) or `unknown`.
+    pub tdx: &'static str,
+    /// One sentence.
+    pub text: String,
+    /// Number of checks that pass.
+    pub pass: usize,
+    /// Number of warnings.
+    pub warn: usize,
+    /// Number of failures.
+    pub fail: usize,
+    /// Number of checks that could not be told.
+    pub unknown: usize,
+}
+
+/// What programs ask for most. `None` is what was not seen.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct CheckFacts {
+    /// Family and model, as `06_8F`.
+    pub cpu_model: Option<String>,
+    /// The CPU has the partial-write erratum.
+    pub partial_write_erratum: Option<bool>,
+    /// Private KeyIDs.
+    pub key_ids: Option<KeyIdReport>,
+    /// Kernel version.
+    pub kernel: Option<String>,
+    /// What mainline of this version does: no-tdx-host, excluded, refused, asks-module, newer.
+    pub era: Option<&'static str>,
+    /// TDX module, as far as the log tells it.
+    pub module: Option<String>,
+    /// KiB of PAMT that the kernel allocated.
+    pub pamt_kb: Option<u64>,
+    /// An image for a kexec is loaded.
+    pub kexec_loaded: Option<bool>,
+    /// An image for a crash is loaded.
+    pub crash_loaded: Option<bool>,
+}
+
+/// Checks that belong together.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct CheckCategory {
+    /// One word.
+    pub name: &'static str,
+    /// In words.
+    pub title: &'static str,
+    /// The gravest of its checks.
+    pub status: Status,
+    /// In a fixed order.
+    pub checks: Vec<CheckFinding>,
+}
+
+/// One check.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct CheckFinding {
+    /// Category and name, e.g. `kexec.jump`.
+    pub id: &'static str,
+    /// What is asked.
+    pub title: &'static str,
+    /// How it ended.
+    pub status: Status,
+    /// The answer.
+    pub text: String,
+    /// What the answer rests on.
+    pub basis: Basis,
+    /// Where the rule comes from.
+    pub source: &'static str,
+    /// What was seen on the machine.
+    pub evidence: Vec<String>,
+    /// What to do, if there is something to do.
+    pub hint: Option<String>,
+}
+
+/// Something that could not be seen.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct UnseenReport {
+    /// The file of a saved machine.
+    pub item: &'static str,
+    /// Where it stands on a live one.
+    pub place: &'static str,
+    /// absent, denied, not-a-file, not-text, too-large, unreadable, malformed.
+    pub reason: &'static str,
+    /// The reason in words.
+    pub text: String,
+    /// How to allow it.
+    pub hint: &'static str,
+}

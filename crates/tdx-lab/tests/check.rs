@@ -1,0 +1,322 @@
+//! `check` on saved machines: the five made-up ones of the fixtures, variations of them, and the boot logs of real hosts. The
+//! expected answers are written down here, from the references, not taken from the program.
+
+use std::path::{Path, PathBuf};
+
+use tdx_lab::{
+    check::{Item, Snapshot, Unseen, check, load},
+    report::{Basis, CheckFinding, CheckReport, Status},
+};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name)
+}
+
+fn machine(name: &str) -> Snapshot {
+    load(&fixture("machines").join(name)).unwrap()
+}
+
+fn find<'a>(report: &'a CheckReport, id: &str) -> &'a CheckFinding {
+    report.checks().find(|check| check.id == id).unwrap_or_else(|| panic!("{id}"))
+}
+
+/// Every check that does not pass.
+fn not_passed(report: &CheckReport) -> Vec<(&'static str, Status)> {
+    report.checks().filter(|check| check.status != Status::Pass).map(|check| (check.id, check.status)).collect()
+}
+
+#[test]
+fn sapphire_rapids_with_6_14_has_no_kexec() {
+    let report = check("spr-6.14", &machine("spr-6.14"));
+    let warn = Status::Warn;
+    assert_eq!(
+        not_passed(&report),
+        [
+            ("cpu.erratum", warn),
+            ("kernel.kexec", warn),
+            ("kernel.crash-dump", warn),
+            ("module.sys-disable", warn),
+            ("kexec.jump", warn),
+            ("kexec.crash", warn),
+        ]
+    );
+    assert_eq!((report.verdict.status, report.verdict.tdx), (warn, "on"));
+    assert_eq!(report.facts.era, Some("excluded"));
+    assert!(find(&report, "kexec.jump").text.contains("exclude each other at build time"));
+    assert_eq!(report.facts.module.as_deref(), Some("1.5 build 698 of 20240129"));
+    assert!(report.unseen.is_empty(), "{:?}", report.unseen);
+}
+
+#[test]
+fn sapphire_rapids_with_6_18_refuses_images_and_was_saved_without_root() {
+    let report = check("spr-6.18", &machine("spr-6.18"));
+    let (warn, unknown) = (Status::Warn, Status::Unknown);
+    assert_eq!(
+        not_passed(&report),
+        [
+            ("cpu.erratum", warn),
+            ("firmware.seamrr", unknown),
+            ("firmware.same", unknown),
+            ("module.version", unknown),
+            ("module.sys-disable", unknown),
+            ("kexec.jump", warn),
+            ("kexec.crash", warn),
+        ]
+    );
+    assert_eq!((report.verdict.status, report.verdict.tdx), (warn, "on"));
+    assert_eq!(report.facts.era, Some("refused"));
+    assert!(find(&report, "kexec.jump").text.contains("EOPNOTSUPP"));
+    assert!(find(&report, "kexec.crash").text.contains("EOPNOTSUPP"));
+    let [msr] = report.unseen.as_slice() else { panic!("{:?}", report.unseen) };
+    assert_eq!((msr.item, msr.reason), ("msr", "denied"));
+    assert!(msr.hint.contains("root"));
+}
+
+#[test]
+fn sapphire_rapids_with_7_2_leaves_private_memory() {
+    let report = check("spr-7.2", &machine("spr-7.2"));
+    let (warn, fail) = (Status::Warn, Status::Fail);
+    assert_eq!(
+        not_passed(&report),
+        [
+            ("cpu.erratum", warn),
+            ("module.sys-disable", warn),
+            ("kexec.jump", fail),
+            ("kexec.crash", warn),
+            ("kexec.image", fail),
+            ("kexec.tdx-again", warn),
+        ]
+    );
+    assert_eq!((report.verdict.status, report.verdict.tdx), (fail, "on"));
+    assert!(report.verdict.text.starts_with("kexec.jump: private memory stays private"), "{}", report.verdict.text);
+    let jump = find(&report, "kexec.jump");
+    assert_eq!(jump.basis, Basis::Deduced);
+    assert!(jump.evidence.iter().any(|text| text.contains("1050632 KB of PAMT")), "{:?}", jump.evidence);
+    assert_eq!(report.facts.pamt_kb, Some(1_050_632));
+    assert_eq!(report.facts.kexec_loaded, Some(true));
+}
+
+#[test]
+fn granite_rapids_has_nothing_to_fear() {
+    let report = check("gnr-7.2", &machine("gnr-7.2"));
+    let warn = Status::Warn;
+    assert_eq!(not_passed(&report), [("module.sys-disable", warn), ("kexec.tdx-again", warn)]);
+    assert_eq!((report.verdict.status, report.verdict.tdx), (warn, "on"));
+    assert_eq!(report.facts.partial_write_erratum, Some(false));
+    assert!(find(&report, "kexec.jump").text.contains("harmless"));
+    assert_eq!(report.facts.module.as_deref(), Some("2.0.08 build 882 of 20250325"));
+}
+
+#[test]
+fn without_tdx_everything_passes() {
+    let report = check("no-tdx", &machine("no-tdx"));
+    assert_eq!(not_passed(&report), []);
+    assert_eq!((report.verdict.status, report.verdict.tdx), (Status::Pass, "off"));
+    assert!(report.verdict.text.contains("MSR 0x87"), "{}", report.verdict.text);
+    assert!(report.unseen.is_empty());
+}
+
+#[test]
+fn the_made_up_pamt_is_what_the_layout_gives() {
+    for name in ["spr-6.14", "spr-6.18", "spr-7.2", "gnr-7.2"] {
+        let mut machine = machine(name);
+        let logged = check(name, &machine).facts.pamt_kb;
+        // Without the kernel's line the layout that Linux would make of the same memory map speaks.
+        let log = machine.get(Item::BootLog).unwrap().replace("KB allocated", "KB forgotten");
+        machine.put(Item::BootLog, Ok(log));
+        let report = check(name, &machine);
+        let text = &find(&report, "module.pamt").text;
+        assert!(text.starts_with(&format!("{} KB", logged.unwrap())), "{name}: {text}");
+    }
+}
+
+/// One change of a saved machine.
+fn with(name: &str, item: Item, change: impl Fn(&str) -> String) -> Snapshot {
+    let mut machine = machine(name);
+    let text = change(machine.get(item).unwrap_or_default());
+    machine.put(item, Ok(text));
+    machine
+}
+
+fn without(mut machine: Snapshot, item: Item, why: Unseen) -> Snapshot {
+    machine.put(item, Err(why));
+    machine
+}
+
+fn msr(name: &str, number: &str, line: &str) -> Snapshot {
+    with(name, Item::Msr, |text| {
+        let others = text.lines().filter(|line| !line.starts_with(number)).collect::<Vec<_>>();
+        others.join("\n") + "\n" + line
+    })
+}
+
+#[test]
+fn variations() {
+    use Status::{Fail, Pass, Unknown, Warn};
+    let log = |name, from: &'static str, to: &'static str| with(name, Item::BootLog, |text| text.replace(from, to));
+    let options = |name, from: &'static str, to: &'static str| with(name, Item::Config, |text| text.replace(from, to));
+    let kernel = |name, version: &'static str| with(name, Item::Osrelease, |_| version.to_owned());
+    let not_up =
+        |text: &str| text.lines().filter(|line| !line.contains("odule initialized")).collect::<Vec<_>>().join("\n");
+    let denied = |machine, item| without(machine, item, Unseen::Denied);
+    let hibernating = with("spr-7.2", Item::BootLog, not_up);
+    let hibernating = {
+        let mut machine = hibernating;
+        machine.put(Item::Cmdline, Ok("\n".to_owned()));
+        machine.put(Item::PowerDisk, Ok("[platform] shutdown reboot\n".to_owned()));
+        machine
+    };
+    let cases: [(&str, Snapshot, &str, Status, &str); 31] = [
+        ("TDX off in the BIOS", msr("spr-7.2", "0x87", "0x87 0x3f 0-3\n"), "firmware.tdx", Pass, "BIOS gave no KeyID"),
+        ("the same, kexec", msr("spr-7.2", "0x87", "0x87 0x3f 0-3\n"), "kexec.jump", Pass, "nothing"),
+        ("one KeyID", msr("spr-7.2", "0x87", "0x87 0x10000001f 0-3\n"), "firmware.tdx", Fail, "too few private KeyIDs"),
+        (
+            "one KeyID, split",
+            msr("spr-7.2", "0x87", "0x87 0x10000001f 0-3\n"),
+            "firmware.keyids",
+            Fail,
+            "TDX needs two",
+        ),
+        ("KeyIDs too wide", msr("spr-7.2", "0x982", "0x982 0x400000003 0-3\n"), "firmware.tdx", Fail, "4 KeyID bits"),
+        ("not locked", msr("spr-7.2", "0x982", "0x982 0x600000002 0-3\n"), "firmware.tme", Fail, "not locked"),
+        ("no SEAMRR", msr("spr-7.2", "0x1401", "0x1401 0x0 0-3\n"), "firmware.seamrr", Warn, "no module can be loaded"),
+        ("CPUs differ", msr("spr-7.2", "0x982", "0x982 0x600000003 0-2\n0x982 0x3 3\n"), "firmware.same", Fail, "no"),
+        (
+            "log and MSR differ",
+            msr("spr-7.2", "0x87", "0x87 0x100000002f 0-3\n"),
+            "firmware.keyids",
+            Warn,
+            "another split",
+        ),
+        (
+            "no MOVDIR64B",
+            with("spr-7.2", Item::Cpuinfo, |t| t.replace(" movdir64b", "")),
+            "cpu.movdir64b",
+            Fail,
+            "never",
+        ),
+        ("mixed CPUs", with("spr-7.2", Item::Cpuinfo, |t| t.replacen("143", "207", 1)), "cpu.model", Warn, "not all"),
+        (
+            "6.14 with both",
+            options("spr-6.14", "# CONFIG_KEXEC is not set", "CONFIG_KEXEC=y"),
+            "kexec.jump",
+            Unknown,
+            "mainline",
+        ),
+        (
+            "6.14 without options",
+            denied(machine("spr-6.14"), Item::Config),
+            "kexec.jump",
+            Warn,
+            "exclude each other at build time",
+        ),
+        (
+            "no host code",
+            with("no-tdx", Item::Msr, |_| machine("spr-7.2").get(Item::Msr).unwrap().to_owned()),
+            "kernel.tdx-host",
+            Warn,
+            "cannot use it",
+        ),
+        ("6.17 is excluded", kernel("spr-6.14", "6.17.1"), "kexec.jump", Warn, "exclude"),
+        ("6.18 is refused", kernel("spr-7.2", "6.18.0"), "kexec.jump", Warn, "EOPNOTSUPP"),
+        ("an image against mainline", kernel("spr-7.2", "7.1.9"), "kexec.image", Warn, "would have refused"),
+        ("7.3 asks", kernel("spr-6.18", "7.3.0"), "kexec.jump", Unknown, "depends on the module"),
+        ("newer", kernel("spr-7.2", "7.4.0"), "kexec.jump", Unknown, "newer"),
+        ("newer without erratum", kernel("gnr-7.2", "7.4.0"), "kexec.jump", Pass, "harmless"),
+        ("a new module", log("spr-7.2", "1.5.24", "1.5.99"), "kexec.jump", Unknown, "depends on the module"),
+        ("a new module", log("spr-7.2", "1.5.24", "1.5.99"), "module.sys-disable", Unknown, "newer"),
+        ("module 1.0", log("spr-7.2", "1.5.24", "1.0.3"), "module.version", Warn, "1.0"),
+        ("hibernation", hibernating, "kernel.hibernation", Fail, "refuses TDX"),
+        ("silent log of 7.2", with("spr-7.2", Item::BootLog, not_up), "module.bring-up", Warn, "silent"),
+        ("silent log of 6.18", with("spr-6.18", Item::BootLog, not_up), "module.bring-up", Pass, "not yet"),
+        ("S3", with("spr-7.2", Item::MemSleep, |_| "s2idle [deep]\n".to_owned()), "kernel.s3", Warn, "no mainline"),
+        (
+            "no crash image",
+            with("gnr-7.2", Item::CrashLoaded, |_| "0\n".to_owned()),
+            "kexec.crash-image",
+            Warn,
+            "no dump",
+        ),
+        ("no CPU", denied(machine("spr-6.18"), Item::Cpuinfo), "kexec.jump", Unknown, "CPU model"),
+        ("no version", denied(machine("spr-7.2"), Item::Osrelease), "kexec.jump", Unknown, "version"),
+        ("a TD", log("spr-6.18", "virt/tdx: module initialized", "tdx: Guest detected"), "firmware.tdx", Pass, "guest"),
+    ];
+    for (what, machine, id, status, words) in cases {
+        let report = check(what, &machine);
+        let found = find(&report, id);
+        assert_eq!(found.status, status, "{what}: {id}: {}", found.text);
+        assert!(found.text.contains(words), "{what}: {id}: {}", found.text);
+        if matches!(status, Fail) {
+            assert!(found.hint.is_some(), "{what}: {id} has no hint");
+            assert_eq!(report.verdict.status, Fail, "{what}");
+        }
+    }
+}
+
+#[test]
+fn host_code_decides_whether_memory_is_private() {
+    let mut machine = machine("spr-7.2");
+    let off =
+        machine.get(Item::Config).unwrap().replace("CONFIG_INTEL_TDX_HOST=y", "# CONFIG_INTEL_TDX_HOST is not set");
+    machine.put(Item::Config, Ok(off));
+    let quiet =
+        machine.get(Item::BootLog).unwrap().lines().filter(|line| !line.contains("virt/tdx")).collect::<Vec<_>>();
+    let quiet = quiet.join("\n");
+    machine.put(Item::BootLog, Ok(quiet));
+    let report = check("no host code", &machine);
+    assert_eq!(report.verdict.tdx, "on", "MSR 0x87 says so");
+    assert_eq!(find(&report, "kernel.tdx-host").status, Status::Warn);
+    let jump = find(&report, "kexec.jump");
+    assert_eq!((jump.status, jump.basis), (Status::Pass, Basis::Deduced), "{}", jump.text);
+}
+
+#[test]
+fn nothing_seen_is_unknown() {
+    let report = check("empty", &Snapshot::default());
+    assert_eq!((report.verdict.status, report.verdict.tdx), (Status::Unknown, "unknown"));
+    assert_eq!((report.verdict.fail, report.verdict.warn), (0, 0));
+    assert!(report.unseen.iter().all(|unseen| !unseen.hint.is_empty()));
+    assert_eq!(report.unseen.len(), 7);
+}
+
+#[test]
+fn without_msrs_and_log_the_bug_flag_tells() {
+    let mut machine = machine("spr-7.2");
+    for item in [Item::Msr, Item::BootLog] {
+        machine.put(item, Err(Unseen::Denied));
+    }
+    let report = check("a user", &machine);
+    assert_eq!((report.verdict.tdx, report.facts.key_ids.is_none()), ("on", true));
+    let flagless = machine.get(Item::Cpuinfo).unwrap().replace(" tdx_pw_mce", "");
+    machine.put(Item::Cpuinfo, Ok(flagless));
+    assert_eq!(check("a user", &machine).verdict.tdx, "unknown");
+    let no_tme = machine.get(Item::Cpuinfo).unwrap().replace(" tme", "");
+    machine.put(Item::Cpuinfo, Ok(no_tme));
+    let report = check("a user", &machine);
+    assert_eq!((report.verdict.tdx, find(&report, "firmware.tdx").basis), ("off", Basis::Unverified));
+}
+
+#[test]
+fn boot_logs_of_real_hosts() {
+    let mut count = 0;
+    for entry in std::fs::read_dir(fixture("hosts")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut machine = Snapshot::default();
+        machine.put(Item::BootLog, Ok(text));
+        let report = check(&name, &machine);
+        let bring_up = find(&report, "module.bring-up").status;
+        let expected = match name.as_str() {
+            _ if name.contains("-fail") || name.contains("not-enabled") || name.contains("not-loaded") => Status::Fail,
+            _ if report.facts.pamt_kb.is_some() && bring_up == Status::Pass => Status::Pass,
+            _ => Status::Unknown,
+        };
+        assert_eq!(bring_up, expected, "{name}: {}", find(&report, "module.bring-up").text);
+        if name.starts_with("01") {
+            assert_eq!((report.verdict.tdx, report.facts.pamt_kb), ("on", Some(8_396_820)), "{name}");
+        }
+        count += 1;
+    }
+    assert!(count > 30, "{count}");
+}
