@@ -135,7 +135,7 @@ fn tap_is_tap() {
 #[test]
 fn verbose_shows_evidence_and_source_of_all() {
     let out = run(&["check", "--from", &machine("gnr-7.2"), "--verbose"]).stdout;
-    assert_eq!(out.matches("source: ").count(), 23, "{out}");
+    assert_eq!(out.matches("source: ").count(), 24, "{out}");
     assert!(out.contains("seen: MSR 0x87 = 0x200000001f"), "{out}");
     assert!(!run(&["check", "--from", &machine("gnr-7.2")]).stdout.contains("0x200000001f"));
 }
@@ -174,6 +174,31 @@ fn what_cannot_be_checked() {
     let out = run(&["check", "--from", &unknown.path()]);
     assert_eq!(out.code, 3, "{}", out.stdout);
     assert!(out.stdout.contains("verdict   UNKNOWN"), "{}", out.stdout);
+}
+
+#[test]
+fn a_hostile_folder_ends_in_unknown() {
+    let hostile = Temp::new("hostile");
+    std::fs::create_dir(&hostile.0).unwrap();
+    std::fs::write(hostile.0.join("machine.toml"), "schema = \"cleanslate-machine\"\nversion = 1\ntool = \"\"\n")
+        .unwrap();
+    for (name, target) in
+        [("cpuinfo", "/etc/passwd"), ("boot.log", "/dev/zero"), ("msr", "/dev/kmsg"), ("config", "config")]
+    {
+        std::os::unix::fs::symlink(target, hostile.0.join(name)).unwrap();
+    }
+    std::fs::File::create(hostile.0.join("meminfo")).unwrap().set_len(1 << 40).unwrap();
+    std::fs::write(hostile.0.join("osrelease"), [0xff; 100]).unwrap();
+    std::fs::write(hostile.0.join("kexec_loaded"), "\x1b[31m2\n").unwrap();
+    for format in ["human", "json", "tap"] {
+        let out = run(&["check", "--from", &hostile.path(), "--format", format]);
+        assert_eq!(out.code, 3, "{}", out.stderr);
+        assert!(
+            out.stderr.is_empty() && !out.stdout.contains("root:") && !out.stdout.contains('\x1b'),
+            "{}",
+            out.stdout
+        );
+    }
 }
 
 #[test]

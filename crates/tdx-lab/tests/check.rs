@@ -143,6 +143,10 @@ fn without(mut machine: Snapshot, item: Item, why: Unseen) -> Snapshot {
     machine
 }
 
+fn machine_text(name: &str, item: Item) -> String {
+    machine(name).get(item).unwrap().to_owned()
+}
+
 fn msr(name: &str, number: &str, line: &str) -> Snapshot {
     with(name, Item::Msr, |text| {
         let others = text.lines().filter(|line| !line.starts_with(number)).collect::<Vec<_>>();
@@ -163,10 +167,27 @@ fn variations() {
     let hibernating = {
         let mut machine = hibernating;
         machine.put(Item::Cmdline, Ok("\n".to_owned()));
+        machine.put(Item::Cpuinfo, Ok(machine_text("spr-7.2", Item::Cpuinfo).replace(" tdx_pw_mce", "")));
         machine.put(Item::PowerDisk, Ok("[platform] shutdown reboot\n".to_owned()));
         machine
     };
-    let cases: [(&str, Snapshot, &str, Status, &str); 31] = [
+    let debian = |item, text: &str| {
+        // A Sapphire Rapids with TDX on, under a kernel that knows nothing of TDX.
+        let mut machine = machine("no-tdx");
+        for item in [Item::Cpuinfo, Item::Msr] {
+            machine.put(item, Ok(machine_text("spr-7.2", item)));
+        }
+        machine.put(item, Ok(text.to_owned()));
+        machine
+    };
+    let again = |status: &str| {
+        let line = format!("virt/tdx: SEAMCALL (0x0000000000000021) failed: {status}\nvirt/tdx: module");
+        with("spr-7.2", Item::BootLog, |text| {
+            let text = text.replace("virt/tdx: TDX-Module initialized", "");
+            text.replace("virt/tdx: TDX module version", &line).replace("virt/tdx: 1050632 KB allocated for PAMT", "")
+        })
+    };
+    let cases: [(&str, Snapshot, &str, Status, &str); 40] = [
         ("TDX off in the BIOS", msr("spr-7.2", "0x87", "0x87 0x3f 0-3\n"), "firmware.tdx", Pass, "BIOS gave no KeyID"),
         ("the same, kexec", msr("spr-7.2", "0x87", "0x87 0x3f 0-3\n"), "kexec.jump", Pass, "nothing"),
         ("one KeyID", msr("spr-7.2", "0x87", "0x87 0x10000001f 0-3\n"), "firmware.tdx", Fail, "too few private KeyIDs"),
@@ -239,6 +260,15 @@ fn variations() {
         ),
         ("no CPU", denied(machine("spr-6.18"), Item::Cpuinfo), "kexec.jump", Unknown, "CPU model"),
         ("no version", denied(machine("spr-7.2"), Item::Osrelease), "kexec.jump", Unknown, "version"),
+        ("no host code", debian(Item::KexecLoaded, "1\n"), "kernel.hibernation", Pass, "no TDX host code"),
+        ("no host code", debian(Item::KexecLoaded, "1\n"), "module.bring-up", Pass, "no TDX host code"),
+        ("no host code", debian(Item::KexecLoaded, "1\n"), "kexec.image", Pass, "yes"),
+        ("no host code", debian(Item::KexecLoaded, "1\n"), "kexec.left-over", Unknown, "no bring-up was seen"),
+        ("no host code", debian(Item::KexecLoaded, "1\n"), "firmware.tdx", Pass, "on: private KeyIDs [32, 64)"),
+        ("a second kernel", again("0xc000050000000000"), "kexec.left-over", Fail, "another kernel"),
+        ("a second kernel", again("0xc000050000000000"), "kexec.jump", Unknown, "depends on the module"),
+        ("an old BIOS", again("0xc000090000000000"), "kexec.left-over", Pass, "does not say so"),
+        ("an old BIOS", again("0xc000090000000000"), "kexec.jump", Pass, "bring-up failed"),
         ("a TD", log("spr-6.18", "virt/tdx: module initialized", "tdx: Guest detected"), "firmware.tdx", Pass, "guest"),
     ];
     for (what, machine, id, status, words) in cases {

@@ -8,6 +8,7 @@ use std::{
 };
 
 use proptest::prelude::*;
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use tdx_lab::check::{Item, Live, Snapshot, Unseen, check, load, save};
 
 /// A folder in the temporary directory, gone when dropped.
@@ -51,10 +52,17 @@ fn links_out_of_the_folder_are_not_followed() {
         symlink(outside.0.join(item.file()), folder.0.join(item.file())).unwrap();
     }
     folder.write("machine.toml", ABOUT);
+    let watch = inotify::init(CreateFlags::NONBLOCK).unwrap();
+    inotify::add_watch(&watch, &outside.0, WatchFlags::OPEN | WatchFlags::ACCESS).unwrap();
+    let touched = || rustix::io::read(&watch, &mut [0; 4096]).is_ok();
     let snapshot = load(&folder.0).unwrap();
+    assert!(!touched(), "a file outside of the folder was opened");
     for item in Item::ALL {
         assert_eq!(snapshot.get(item), Err(&Unseen::NotAFile), "{item}");
     }
+    // The watch would have seen it.
+    fs::read(outside.0.join("cpuinfo")).unwrap();
+    assert!(touched());
     let report = check("links", &snapshot);
     assert_eq!((report.verdict.tdx, report.unseen.len()), ("unknown", Item::ALL.len()));
     let facts = serde_json::to_value(&report.facts).unwrap();

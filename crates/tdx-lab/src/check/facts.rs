@@ -3,7 +3,7 @@
 
 use std::io::BufReader;
 
-use tdx_abi::KeyIdPartition;
+use tdx_abi::{KeyIdPartition, Leaf, StatusCode};
 use tdx_host::platform::{CpuidOutput, Msr, NoTdx, Processor, detect};
 
 use super::{
@@ -15,7 +15,7 @@ use super::{
     snapshot::Snapshot,
 };
 use crate::{
-    bootlog::{self, BootLog},
+    bootlog::{self, BootLog, Failure},
     input::{Rule, excerpt},
 };
 
@@ -128,6 +128,24 @@ impl<'a> Facts<'a> {
         self.log.as_ref().is_ok_and(|log| log.last_tdx.is_some())
     }
 
+    /// True if this kernel cannot have asked anything of the module.
+    pub(super) fn no_host_code(&self) -> bool {
+        !self.tdx_line()
+            && match self.option("INTEL_TDX_HOST") {
+                Some(on) => !on,
+                None => self.era() == Some(Era::NoTdxHost) && self.log_is_whole,
+            }
+    }
+
+    /// The line on which the module says that another kernel has initialised it.
+    pub(super) fn initialised_before(&self) -> Option<u64> {
+        let failure = self.log.as_ref().ok()?.failure.as_ref()?;
+        let Failure::Seamcall(leaf, status) = failure.value.0 else { return None };
+        let before = leaf == Leaf::SYS_INIT && status.code() == StatusCode::SYS_INIT_NOT_PENDING
+            || status.code() == StatusCode::SYS_SHUTDOWN;
+        before.then_some(failure.line)
+    }
+
     fn look_for_tdx(&self, guest: bool) -> Tdx {
         let cpus = self.cpus.as_ref().ok();
         if let Some(cpus) = cpus.filter(|cpus| !cpus.model.intel) {
@@ -186,15 +204,15 @@ impl<'a> Facts<'a> {
             if log.initialized.is_some() {
                 return Private::Yes;
             }
+            if self.initialised_before().is_some() {
+                return Private::Yes;
+            }
             if log.failure.is_some() && self.log_is_whole {
                 return Private::No("the bring-up failed, and Linux then resets the PAMTs");
             }
         }
-        if self.option("INTEL_TDX_HOST") == Some(false) && !self.tdx_line() {
+        if self.no_host_code() {
             return Private::No("this kernel has no TDX host code, so it gave no memory to the module");
-        }
-        if self.era() == Some(Era::NoTdxHost) && self.config.is_err() && self.log_is_whole && !self.tdx_line() {
-            return Private::No("mainline of this version has no TDX host code");
         }
         Private::Perhaps
     }

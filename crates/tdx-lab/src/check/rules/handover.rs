@@ -8,7 +8,7 @@ use crate::check::{
     sys_disable::{self, SysDisable},
 };
 
-pub(super) const RULES: [Rule; 5] = [
+pub(super) const RULES: [Rule; 6] = [
     Rule {
         id: "kexec.jump",
         title: "What does a kexec from this kernel do to the next one?",
@@ -38,6 +38,12 @@ pub(super) const RULES: [Rule; 5] = [
         title: "Can the next kernel use TDX?",
         source: "TDX module: SYS.INIT works once after a load; only TDH.SYS.DISABLE takes it back",
         look: tdx_again,
+    },
+    Rule {
+        id: "kexec.left-over",
+        title: "Has an earlier kernel left private memory to this one?",
+        source: "TDX module 1.5.01: SYS.INIT works once, then answers SYS_INIT_NOT_PENDING; SYS_SHUTDOWN after a failed update",
+        look: left_over,
     },
 ];
 
@@ -260,4 +266,27 @@ fn tdx_again(facts: &Facts<'_>) -> Finding {
             .hint("reboot through the firmware if the next kernel is to run TDs"),
         (_, None, _) => Finding::unknown("the kernel's version was not seen"),
     }
+}
+
+fn left_over(facts: &Facts<'_>) -> Finding {
+    if facts.no_tdx() {
+        return Finding::pass("there is no TDX");
+    }
+    if let Some(line) = facts.initialised_before() {
+        let text = "yes: another kernel has initialised the module, and this one does not know which memory is private";
+        let finding = match facts.erratum() {
+            Some(false) => Finding::warn(format!("{text}; without the erratum that is harmless, but TDX stays away")),
+            _ => Finding::fail(text),
+        };
+        return finding.deduced().evidence(format!("boot.log:{line}")).hint("reset the machine through the firmware");
+    }
+    let up = facts.log.as_ref().is_ok_and(|log| log.initialized.is_some());
+    if up {
+        return Finding::pass("no: the module was fresh when this kernel brought it up").deduced();
+    }
+    if facts.log.as_ref().is_ok_and(|log| log.failure.is_some()) {
+        return Finding::pass("the module does not say so").deduced();
+    }
+    Finding::unknown("only bringing the module up shows it, and no bring-up was seen")
+        .hint("if this kernel was started by a kexec from one with TDX, reset the machine through the firmware")
 }

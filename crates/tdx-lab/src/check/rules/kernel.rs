@@ -145,8 +145,15 @@ fn hibernation(facts: &Facts<'_>) -> Finding {
     if facts.no_tdx() {
         return Finding::pass("no TDX to keep away");
     }
+    if facts.no_host_code() {
+        return Finding::pass("this kernel has no TDX host code to keep away");
+    }
     if facts.log.as_ref().is_ok_and(|log| log.initialized.is_some()) {
         return Finding::pass("no: TDX came up").evidence("the boot log says `module initialized`");
+    }
+    if facts.cpus.as_ref().is_ok_and(|cpus| cpus.bug("tdx_pw_mce")) {
+        return Finding::pass("no")
+            .evidence("the kernel notes the bug `tdx_pw_mce`, which it does after it has looked at this");
     }
     let words: Vec<&str> = facts.snapshot.get(Item::Cmdline).unwrap_or_default().split_whitespace().collect();
     if words.contains(&"nohibernate") {

@@ -39,6 +39,9 @@ fn bring_up(facts: &Facts<'_>) -> Finding {
     if facts.no_tdx() {
         return Finding::pass("no, and there is no TDX");
     }
+    if facts.no_host_code() {
+        return Finding::pass("no: this kernel has no TDX host code");
+    }
     let log = match &facts.log {
         Ok(log) => log,
         Err(why) => {
@@ -55,6 +58,9 @@ fn bring_up(facts: &Facts<'_>) -> Finding {
         let hint = match kind {
             Failure::Errno(28) | Failure::ReservedAreasExhausted(_) => {
                 "the memory map needs more reserved areas than the module has; `cleanslate plan --host` on this boot log shows them"
+            }
+            _ if facts.initialised_before().is_some() => {
+                "reset the machine through the firmware: see `kexec.left-over`"
             }
             _ if text.contains("not loaded") => {
                 "the BIOS has loaded no TDX module: update it, and turn its SEAM loader on"
@@ -87,6 +93,7 @@ fn version(facts: &Facts<'_>) -> Finding {
             .hint("update the BIOS or the module: bring-up with module 1.0 fails in the logs we have"),
         Some(module) => Finding::pass(module.value.to_string()).evidence(format!("boot.log:{}", module.line)),
         None if facts.no_tdx() => Finding::pass("none, without TDX"),
+        None if facts.no_host_code() => Finding::pass("this kernel asks no module"),
         None => Finding::unknown("the boot log does not say")
             .hint("some kernels do not print it; the module's package or BIOS notes do"),
     }
@@ -95,6 +102,9 @@ fn version(facts: &Facts<'_>) -> Finding {
 fn sys_disable(facts: &Facts<'_>) -> Finding {
     if facts.no_tdx() {
         return Finding::pass("no module to ask");
+    }
+    if facts.no_host_code() {
+        return Finding::pass("this kernel asks no module");
     }
     match facts.log.as_ref().ok().and_then(|log| log.module).map(|module| (module.value, sys_disable::of(module.value))) {
         Some((module, SysDisable::NotNamed)) => {
