@@ -1,0 +1,110 @@
+//! The whole bring-up in one call, and what the module said about itself.
+
+use tdx_host::bringup::{Bringup, BringupError, ModuleInfo};
+use tdx_host::layout::{Algorithm, Layout};
+use tdx_host::platform::{NodeRange, TdxPlatform};
+
+use crate::error::{Details, TdxhError};
+use crate::host::Host;
+use crate::kernel::KernelOf;
+use crate::layout::{TDXH_MAX_CMRS, TdxhAlgorithm, TdxhLimits, layout_to_fill};
+use crate::range::{TdxhRange, memory_map};
+use crate::result::{Outcome, TdxhResult, flat};
+use crate::storage::{TdxhHost, TdxhLayout, TdxhNodeRange, output};
+
+/// `struct tdxh_module`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct TdxhModule {
+    /// Major version.
+    pub major: u16,
+    /// Minor version.
+    pub minor: u16,
+    /// Update.
+    pub update: u16,
+    /// Build number.
+    pub build_num: u16,
+    /// Build date, yyyymmdd as a decimal number.
+    pub build_date: u32,
+    /// Valid entries of `cmrs`.
+    pub cmr_count: u32,
+    /// TDX_FEATURES0.
+    pub features: u64,
+    /// What the module allows.
+    pub limits: TdxhLimits,
+    /// 0.
+    pub reserved: [u16; 3],
+    /// Convertible memory ranges, ascending.
+    pub cmrs: [TdxhRange; TDXH_MAX_CMRS],
+}
+
+impl From<&ModuleInfo> for TdxhModule {
+    fn from(info: &ModuleInfo) -> Self {
+        let mut cmrs = [TdxhRange::default(); TDXH_MAX_CMRS];
+        for (place, cmr) in cmrs.iter_mut().zip(&info.cmrs) {
+            *place = (*cmr).into();
+        }
+        Self {
+            major: info.version.major,
+            minor: info.version.minor,
+            update: info.version.update,
+            build_num: info.version.build_num,
+            build_date: info.version.build_date,
+            cmr_count: info.cmrs.len() as u32,
+            features: info.features.bits(),
+            limits: info.limits.into(),
+            reserved: [0; 3],
+            cmrs,
+        }
+    }
+}
+
+/// Brings the module up. See the header.
+///
+/// # Safety
+/// `host` was initialised; `layout` is storage as [`crate::Opaque`] wants it, and lives until the PAMTs are given back; `memory` is
+/// valid for reads of its count; `module` and `error` are each null or valid for a write.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tdxh_bring_up(
+    host: *mut TdxhHost,
+    layout: *mut TdxhLayout,
+    algorithm: u32,
+    memory: *const TdxhNodeRange,
+    memory_count: usize,
+    module: *mut TdxhModule,
+    error: *mut TdxhError,
+) -> TdxhResult {
+    let bring_up = || -> Outcome {
+        // SAFETY: the contracts are those of this function.
+        let (host, layout, memory, details) = unsafe {
+            (Host::of(host)?, layout_to_fill(layout)?, memory_map(memory, memory_count)?, Details::new(error))
+        };
+        let algorithm = TdxhAlgorithm::read(algorithm)?;
+        let platform = host.platform.ok_or(TdxhResult::NoTdx)?;
+        let mut layout = layout.take()?;
+        let info = run(host, platform, &mut layout, memory, algorithm).map_err(|error| details.bring_up(&error))?;
+        if module.is_null() {
+            return Ok(());
+        }
+        // SAFETY: as above.
+        unsafe { output(module, (&info).into()) }
+    };
+    flat(bring_up())
+}
+
+/// All steps. The features are known to the host before the first of them makes anything private: a crash in the middle of the rest
+/// finds them.
+fn run(
+    host: &Host,
+    platform: TdxPlatform,
+    layout: &mut Layout,
+    memory: &[NodeRange],
+    algorithm: Algorithm,
+) -> Result<ModuleInfo, BringupError> {
+    let mut kernel = KernelOf(host);
+    let known = Bringup::start(&mut kernel, platform, &host.record, layout)?.sys_init()?.init_cpus()?;
+    let known = known.read_module_info()?;
+    host.set_features(known.module().features);
+    let ready = known.plan(memory, algorithm)?.configure()?.configure_keys()?.init_tdmrs()?;
+    Ok(ready.module)
+}

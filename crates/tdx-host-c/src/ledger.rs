@@ -1,0 +1,184 @@
+//! The ledger of private pages on words that the caller provides: made, published, looked at.
+
+use core::ffi::c_void;
+use core::sync::atomic::AtomicU64;
+use tdx_abi::{PageRange, PhysAddr};
+use tdx_host::layout::{Layout, Tdmr};
+use tdx_host::ledger::{Ledger, LedgerError, PageState};
+
+use crate::c_enum::c_enum;
+use crate::error::{Details, TdxhError};
+use crate::host::Host;
+use crate::range::TdxhRange;
+use crate::result::{Outcome, TdxhResult, flat};
+use crate::storage::{TdxhHost, TdxhLayout, TdxhLedger, content, input_array, output};
+
+c_enum! {
+    /// State of a page.
+    pub enum TdxhPageState as "tdxh_page_state" {
+        /// Ordinary memory.
+        Shared = 0, "TDXH_PAGE_SHARED";
+        /// The module has it.
+        Given = 1, "TDXH_PAGE_GIVEN";
+        /// The module has let go of it; its lines are not normal yet.
+        Returned = 2, "TDXH_PAGE_RETURNED";
+        /// The SEAMCALL that gives it has not come back.
+        Giving = 3, "TDXH_PAGE_GIVING";
+        /// It lies in no TDMR.
+        Outside = 4, "TDXH_PAGE_OUTSIDE";
+    }
+}
+
+impl From<PageState> for TdxhPageState {
+    fn from(state: PageState) -> Self {
+        match state {
+            PageState::Shared => Self::Shared,
+            PageState::Given => Self::Given,
+            PageState::Returned => Self::Returned,
+            PageState::Giving => Self::Giving,
+        }
+    }
+}
+
+/// A function that looks at ranges.
+type VisitRange = Option<unsafe extern "C" fn(context: *mut c_void, range: *const TdxhRange) -> i32>;
+
+/// Shows each range to C until it has seen enough.
+///
+/// # Safety
+/// `visit` may be called with `context`.
+unsafe fn walk(ranges: impl Iterator<Item = PageRange>, visit: VisitRange, context: *mut c_void) -> Outcome {
+    let visit = visit.ok_or(TdxhResult::Null)?;
+    for range in ranges {
+        let range = TdxhRange::from(range);
+        // SAFETY: by the contract of this function; the struct lives through the call.
+        if unsafe { visit(context, &raw const range) } != 0 {
+            return Err(TdxhResult::Stopped);
+        }
+    }
+    Ok(())
+}
+
+fn ranges(layout: &Layout) -> impl Iterator<Item = PageRange> + Clone + '_ {
+    layout.tdmrs().iter().map(Tdmr::range)
+}
+
+/// How many words a ledger needs. See the header.
+///
+/// # Safety
+/// `layout` is storage as [`crate::Opaque`] wants it; `words` is null or valid for a write.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tdxh_ledger_words(layout: *mut TdxhLayout, words: *mut u64) -> TdxhResult {
+    let count = || -> Outcome {
+        // SAFETY: the contract is that of this function.
+        let layout = unsafe { content(layout) }?.take()?;
+        // SAFETY: as above.
+        unsafe { output(words, Ledger::words_needed(ranges(&layout))) }
+    };
+    flat(count())
+}
+
+/// Makes a ledger and publishes it. See the header.
+///
+/// # Safety
+/// `host` was initialised; `ledger` is storage as [`crate::Opaque`] wants it; it and the `word_count` words stay valid, and nobody
+/// else's, until `tdxh_ledger_withdraw`. `layout` as in `tdxh_layout_build`; `error` is null or valid for a write.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tdxh_ledger_init(
+    host: *mut TdxhHost,
+    ledger: *mut TdxhLedger,
+    layout: *mut TdxhLayout,
+    words: *mut u64,
+    word_count: usize,
+    error: *mut TdxhError,
+) -> TdxhResult {
+    let init = || -> Outcome {
+        // SAFETY: the contracts are those of this function. `AtomicU64` has the size, alignment (on x86-64) and valid values of
+        // `u64`, and nobody else uses the words.
+        let (host, ledger, layout, words, details) = unsafe {
+            let words = input_array(words.cast::<AtomicU64>().cast_const(), word_count)?;
+            (Host::of(host)?, content(ledger)?, content(layout)?.take()?, words, Details::new(error))
+        };
+        if host.ledger().is_some() {
+            return Err(TdxhResult::LedgerInUse);
+        }
+        ledger.init(|place| {
+            let fail = |error: LedgerError| details.fill((&error).into(), &error);
+            let mut made = Ledger::new(ranges(&layout), words).map_err(fail)?;
+            for range in &host.untouched {
+                made = made.leaving_alone(*range).map_err(fail)?;
+            }
+            place.write(made);
+            Ok(())
+        })?;
+        if host.publish(ledger) { Ok(()) } else { Err(TdxhResult::LedgerInUse) }
+    };
+    flat(init())
+}
+
+/// Takes the ledger out of use. See the header.
+///
+/// # Safety
+/// `host` was initialised. No other CPU is in a function of this library that uses the ledger.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tdxh_ledger_withdraw(host: *mut TdxhHost) -> TdxhResult {
+    let withdraw = || -> Outcome {
+        // SAFETY: the contract is that of this function.
+        let host = unsafe { Host::of(host) }?;
+        let ledger = host.ledger().ok_or(TdxhResult::NoLedger)?;
+        if host.record.may_have_private_memory() && ledger.marked().next().is_some() {
+            return Err(TdxhResult::LedgerInUse);
+        }
+        host.withdraw_ledger();
+        Ok(())
+    };
+    flat(withdraw())
+}
+
+/// What the host knows of a page. See the header.
+///
+/// # Safety
+/// `host` was initialised; `state` is null or valid for a write.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tdxh_page_state(host: *mut TdxhHost, address: u64, state: *mut u32) -> TdxhResult {
+    let look = || -> Outcome {
+        // SAFETY: the contract is that of this function.
+        let ledger = unsafe { Host::of(host) }?.ledger().ok_or(TdxhResult::NoLedger)?;
+        let found = ledger.state(PhysAddr::new(address).page()).map_or(TdxhPageState::Outside, Into::into);
+        // SAFETY: as above.
+        unsafe { output(state, found as u32) }
+    };
+    flat(look())
+}
+
+/// Walks the marked pages. See the header.
+///
+/// # Safety
+/// `host` was initialised; `visit` may be called with `context`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tdxh_walk_marked(
+    host: *mut TdxhHost,
+    visit: Option<unsafe extern "C" fn(context: *mut c_void, range: *const TdxhRange) -> i32>,
+    context: *mut c_void,
+) -> TdxhResult {
+    // SAFETY: the contracts are those of this function.
+    flat(unsafe { Host::of(host) }.and_then(|host| {
+        let ledger = host.ledger().ok_or(TdxhResult::NoLedger)?;
+        // SAFETY: as above.
+        unsafe { walk(ledger.marked(), visit, context) }
+    }))
+}
+
+/// Walks all that may be private. See the header.
+///
+/// # Safety
+/// As [`tdxh_walk_marked`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tdxh_walk_private(
+    host: *mut TdxhHost,
+    visit: Option<unsafe extern "C" fn(context: *mut c_void, range: *const TdxhRange) -> i32>,
+    context: *mut c_void,
+) -> TdxhResult {
+    // SAFETY: the contracts are those of this function.
+    flat(unsafe { Host::of(host) }.and_then(|host| unsafe { walk(host.memory().private_ranges(), visit, context) }))
+}
