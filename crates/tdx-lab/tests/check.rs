@@ -187,7 +187,7 @@ fn variations() {
             text.replace("virt/tdx: TDX module version", &line).replace("virt/tdx: 1050632 KB allocated for PAMT", "")
         })
     };
-    let cases: [(&str, Snapshot, &str, Status, &str); 40] = [
+    let cases: [(&str, Snapshot, &str, Status, &str); 43] = [
         ("TDX off in the BIOS", msr("spr-7.2", "0x87", "0x87 0x3f 0-3\n"), "firmware.tdx", Pass, "BIOS gave no KeyID"),
         ("the same, kexec", msr("spr-7.2", "0x87", "0x87 0x3f 0-3\n"), "kexec.jump", Pass, "nothing"),
         ("one KeyID", msr("spr-7.2", "0x87", "0x87 0x10000001f 0-3\n"), "firmware.tdx", Fail, "too few private KeyIDs"),
@@ -269,6 +269,9 @@ fn variations() {
         ("a second kernel", again("0xc000050000000000"), "kexec.jump", Unknown, "depends on the module"),
         ("an old BIOS", again("0xc000090000000000"), "kexec.left-over", Pass, "does not say so"),
         ("an old BIOS", again("0xc000090000000000"), "kexec.jump", Pass, "bring-up failed"),
+        ("GNR, a distributor's 6.8", kernel("gnr-7.2", "6.8.0-1028-intel"), "kexec.jump", Pass, "harmless"),
+        ("SPR, a distributor's 6.6", kernel("spr-7.2", "6.6.0-intel"), "kexec.jump", Unknown, "mainline"),
+        ("the same, TDX again", kernel("spr-7.2", "6.6.0-intel"), "kexec.tdx-again", Unknown, "mainline"),
         ("a TD", log("spr-6.18", "virt/tdx: module initialized", "tdx: Guest detected"), "firmware.tdx", Pass, "guest"),
     ];
     for (what, machine, id, status, words) in cases {

@@ -75,6 +75,9 @@ fn finding(out: &mut impl Write, check: &CheckFinding, verbose: bool) -> io::Res
         for evidence in &check.evidence {
             note(out, "seen", evidence)?;
         }
+        for text in &check.notes {
+            note(out, "note", text)?;
+        }
     }
     if verbose {
         note(out, "source", check.source)?;
@@ -96,7 +99,7 @@ pub(crate) fn tap(out: &mut impl Write, report: &CheckReport) -> io::Result<()> 
         writeln!(out, "{ok} {number} - {}: {text}{skip}", check.id)?;
         if check.status != Status::Pass {
             writeln!(out, "# {}, {}", check.status.name(), check.basis.name())?;
-            for note in check.evidence.iter().chain(&check.hint) {
+            for note in check.evidence.iter().chain(&check.notes).chain(&check.hint) {
                 writeln!(out, "# {note}")?;
             }
         }

@@ -153,6 +153,8 @@ pub struct CheckFinding {
     pub source: &'static str,
     /// What was seen on the machine.
     pub evidence: Vec<String>,
+    /// What is worth knowing beyond this machine.
+    pub notes: Vec<String>,
     /// What to do, if there is something to do.
     pub hint: Option<String>,
 }

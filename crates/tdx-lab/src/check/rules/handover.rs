@@ -12,7 +12,7 @@ pub(super) const RULES: [Rule; 6] = [
     Rule {
         id: "kexec.jump",
         title: "What does a kexec from this kernel do to the next one?",
-        source: "Linux v6.8 to v7.3: Kconfig, machine_kexec_prepare(), tdx_sys_disable(); KeyID 0 has no integrity",
+        source: "Linux v6.8 to v7.3: Kconfig, the refusal in v6.18 to v7.1, tdx_sys_disable(); KeyID 0 has no integrity",
         look: jump,
     },
     Rule {
@@ -48,7 +48,7 @@ pub(super) const RULES: [Rule; 6] = [
 ];
 
 /// What happens when somebody wants to jump.
-enum Path {
+enum Way {
     /// Nothing is private.
     Harmless(&'static str),
     /// No image can be loaded: built without.
@@ -69,29 +69,28 @@ enum Path {
     Newer,
 }
 
-fn path(facts: &Facts<'_>) -> Path {
+fn way(facts: &Facts<'_>) -> Way {
     if let Private::No(why) = facts.private {
-        return Path::Harmless(why);
+        return Way::Harmless(why);
     }
-    let Some(era) = facts.era() else { return Path::Unseen("the kernel's version") };
+    let Some(era) = facts.era() else { return Way::Unseen("the kernel's version") };
     let host_code = facts.option("INTEL_TDX_HOST").unwrap_or(facts.tdx_line());
-    match (era, facts.has_kexec()) {
-        (_, Some(false)) => return Path::NotBuilt,
-        (Era::Excluded, None) if host_code => return Path::NotBuilt,
-        (Era::NoTdxHost | Era::Excluded, _) => {
-            return if host_code { Path::NotMainline } else { Path::Unseen("the kernel's options") };
-        }
-        _ => {}
-    }
+    let no_kexec = match facts.has_kexec() {
+        Some(has) => !has,
+        None => era == Era::Excluded && host_code,
+    };
     match (facts.erratum(), era) {
-        (None, _) => Path::Unseen("the CPU model"),
-        (Some(false), _) => Path::NoErratum,
-        (Some(true), Era::Refused) => Path::Refused,
+        _ if no_kexec => Way::NotBuilt,
+        (Some(false), _) => Way::NoErratum,
+        (_, Era::NoTdxHost | Era::Excluded) if host_code => Way::NotMainline,
+        (_, Era::NoTdxHost | Era::Excluded) => Way::Unseen("the kernel's options"),
+        (None, _) => Way::Unseen("the CPU model"),
+        (Some(true), Era::Refused) => Way::Refused,
         (Some(true), Era::AsksModule) => match module(facts) {
-            Some(SysDisable::NotNamed) => Path::NoAnswer,
-            Some(SysDisable::Newer) | None => Path::PerhapsAnswer,
+            Some(SysDisable::NotNamed) => Way::NoAnswer,
+            Some(SysDisable::Newer) | None => Way::PerhapsAnswer,
         },
-        (Some(true), _) => Path::Newer,
+        (Some(true), Era::Newer) => Way::Newer,
     }
 }
 
@@ -118,39 +117,39 @@ const INSTEAD: &str = "reboot through the firmware instead of a kexec (`kexec -u
                        kernel that resets its private memory itself";
 
 fn jump(facts: &Facts<'_>) -> Finding {
-    match path(facts) {
-        Path::Harmless(why) => harmless(facts, format!("nothing: {why}")),
-        Path::NotBuilt if facts.era() == Some(Era::Excluded) => {
+    match way(facts) {
+        Way::Harmless(why) => harmless(facts, format!("nothing: {why}")),
+        Way::NotBuilt if facts.era() == Some(Era::Excluded) => {
             Finding::warn("there is none: in this version TDX host code and kexec exclude each other at build time")
                 .evidence(how_much(facts))
                 .hint("reboot through the firmware")
         }
-        Path::NotBuilt => {
+        Way::NotBuilt => {
             Finding::warn("there is none: this kernel is built without kexec").hint("reboot through the firmware")
         }
-        Path::NotMainline => {
+        Way::NotMainline => {
             Finding::unknown("this kernel has TDX host code and kexec, which mainline of its version has not")
                 .evidence(how_much(facts))
                 .hint(
                     "ask who built it what it does to private memory at kexec; until then reboot through the firmware",
                 )
         }
-        Path::Refused => Finding::warn("none can be loaded: the kernel answers EOPNOTSUPP (`Operation not supported`)")
+        Way::Refused => Finding::warn("none can be loaded: the kernel answers EOPNOTSUPP (`Operation not supported`)")
             .evidence(how_much(facts))
             .hint("reboot through the firmware, or turn TDX off in the BIOS if kexec is worth more here"),
-        Path::NoErratum => Finding::pass("nothing: without the erratum, left-over private memory is harmless")
+        Way::NoErratum => Finding::pass("nothing: without the erratum, left-over private memory is harmless")
             .evidence(how_much(facts)),
-        Path::NoAnswer => Finding::fail(NO_ANSWER)
+        Way::NoAnswer => Finding::fail(NO_ANSWER)
             .deduced()
             .evidence(how_much(facts))
-            .evidence("mainline resets nothing then; the log gets one line")
+            .note("mainline resets nothing then; the log gets one line")
             .hint(INSTEAD),
-        Path::PerhapsAnswer => Finding::unknown(PERHAPS)
+        Way::PerhapsAnswer => Finding::unknown(PERHAPS)
             .evidence(how_much(facts))
-            .evidence("no published module is known to have the call")
+            .note("no published module is known to have the call")
             .hint(INSTEAD),
-        Path::Unseen(what) => unseen(what),
-        Path::Newer => newer(),
+        Way::Unseen(what) => unseen(what),
+        Way::Newer => newer(),
     }
 }
 
@@ -168,25 +167,25 @@ fn newer() -> Finding {
 }
 
 fn crash(facts: &Facts<'_>) -> Finding {
-    let path = path(facts);
-    if !matches!(path, Path::Harmless(_)) && facts.option("CRASH_DUMP") == Some(false) {
+    let way = way(facts);
+    if !matches!(way, Way::Harmless(_)) && facts.option("CRASH_DUMP") == Some(false) {
         return Finding::warn("a panic leaves no dump: this kernel is built without CONFIG_CRASH_DUMP")
             .hint("take a kernel with CONFIG_CRASH_DUMP; 6.8 to 6.17 cannot have it with TDX");
     }
-    match path {
-        Path::Harmless(why) => harmless(facts, format!("nothing that is private: {why}")),
-        Path::NotBuilt => Finding::warn("a panic leaves no dump: this kernel is built without kexec")
+    match way {
+        Way::Harmless(why) => harmless(facts, format!("nothing that is private: {why}")),
+        Way::NotBuilt => Finding::warn("a panic leaves no dump: this kernel is built without kexec")
             .hint("6.18 and later have both; a CPU with the erratum loads a crash image from 7.2 on"),
-        Path::NotMainline => Finding::unknown("this kernel is not mainline's: ask who built it"),
-        Path::Refused => Finding::warn("a panic leaves no dump: no crash image can be loaded (EOPNOTSUPP)")
+        Way::NotMainline => Finding::unknown("this kernel is not mainline's: ask who built it"),
+        Way::Refused => Finding::warn("a panic leaves no dump: no crash image can be loaded (EOPNOTSUPP)")
             .hint("7.2 and later load one; or turn TDX off in the BIOS if dumps are worth more here"),
-        Path::NoErratum => Finding::pass("private memory, which is harmless without the erratum"),
-        Path::NoAnswer | Path::PerhapsAnswer => Finding::warn(CRASH)
-            .evidence("a line that was poisoned before the panic still ends the dump in a machine check")
-            .evidence("a large user reported two years of kdump on such hosts without trouble (2025, on the list)")
+        Way::NoErratum => Finding::pass("private memory, which is harmless without the erratum"),
+        Way::NoAnswer | Way::PerhapsAnswer => Finding::warn(CRASH)
+            .note("a line that was poisoned before the panic still ends the dump in a machine check")
+            .note("a large user reported two years of kdump on such hosts without trouble (2025, on the list)")
             .hint("let the crash kernel reboot through the firmware, never kexec to a full kernel"),
-        Path::Unseen(what) => unseen(what),
-        Path::Newer => newer(),
+        Way::Unseen(what) => unseen(what),
+        Way::Newer => newer(),
     }
 }
 
@@ -200,15 +199,15 @@ pub(super) fn flag(facts: &Facts<'_>, item: Item) -> Result<bool, Unseen> {
 }
 
 fn image(facts: &Facts<'_>) -> Finding {
-    let finding = match (flag(facts, Item::KexecLoaded), path(facts)) {
+    let finding = match (flag(facts, Item::KexecLoaded), way(facts)) {
         (Ok(false), _) => Finding::pass("no"),
-        (Ok(true), Path::Harmless(_) | Path::NoErratum) => Finding::pass("yes"),
-        (Ok(true), Path::NoAnswer) => {
-            return Finding::fail("yes, and a reboot may take it: see `kexec.jump`")
+        (Ok(true), Way::Harmless(_) | Way::NoErratum) => Finding::pass("yes"),
+        (Ok(true), Way::NoAnswer) => {
+            return Finding::fail("yes: who uses it finds what `kexec.jump` says")
                 .deduced()
                 .hint("`kexec -u` unloads it");
         }
-        (Ok(true), Path::Refused) => {
+        (Ok(true), Way::Refused) => {
             return Finding::warn("yes, though mainline of this version would have refused it: this kernel is another")
                 .deduced()
                 .hint("`kexec -u` unloads it");
@@ -222,14 +221,14 @@ fn image(facts: &Facts<'_>) -> Finding {
 
 fn crash_image(facts: &Facts<'_>) -> Finding {
     let reserved = facts.snapshot.get(Item::CrashSize).ok().and_then(|text| text.trim().parse::<u64>().ok());
-    let finding = match (flag(facts, Item::CrashLoaded), path(facts)) {
-        (Ok(true), Path::Refused) => {
+    let finding = match (flag(facts, Item::CrashLoaded), way(facts)) {
+        (Ok(true), Way::Refused) => {
             Finding::warn("yes, though mainline of this version would have refused it: this kernel is another")
                 .deduced()
         }
         (Ok(true), _) => Finding::pass("yes"),
-        (Ok(false), Path::Harmless(_)) => Finding::pass("no: a panic leaves no dump, which has nothing to do with TDX"),
-        (Ok(false), Path::NotBuilt | Path::Refused) => Finding::pass("no, and none can be"),
+        (Ok(false), Way::Harmless(_)) => Finding::pass("no: a panic leaves no dump, which has nothing to do with TDX"),
+        (Ok(false), Way::NotBuilt | Way::Refused) => Finding::pass("no, and none can be"),
         (Ok(false), _) => Finding::warn("no: a panic leaves no dump").hint(if reserved == Some(0) {
             "reserve memory with `crashkernel=` and load an image with `kexec -p`"
         } else {
@@ -248,11 +247,11 @@ fn tdx_again(facts: &Facts<'_>) -> Finding {
     if facts.no_tdx() {
         return Finding::pass("there is no TDX");
     }
-    match (path(facts), facts.era(), module(facts)) {
-        (Path::NotBuilt | Path::Refused, ..) => {
+    match (way(facts), facts.era(), module(facts)) {
+        (Way::NotBuilt | Way::Refused, ..) => {
             Finding::pass("there is no kexec to the next kernel; after a reboot it can")
         }
-        (Path::Harmless(_), ..) => Finding::pass("as well as this one").deduced(),
+        (Way::Harmless(_), ..) => Finding::pass("as well as this one").deduced(),
         (_, Some(Era::AsksModule), Some(SysDisable::NotNamed)) => {
             Finding::warn("no: the module cannot be taken back; TDX stays away until the machine is reset")
                 .deduced()
@@ -261,6 +260,7 @@ fn tdx_again(facts: &Facts<'_>) -> Finding {
         (_, Some(Era::AsksModule), _) => {
             Finding::unknown("if the module has TDH.SYS.DISABLE; see `module.sys-disable`")
         }
+        (Way::NotMainline, ..) => Finding::unknown("this kernel is not mainline's: ask who built it"),
         (_, Some(_), _) => Finding::warn("no: this kernel does not take the module back at kexec")
             .deduced()
             .hint("reboot through the firmware if the next kernel is to run TDs"),

@@ -41,7 +41,7 @@ pub(super) const RULES: [Rule; 6] = [
     Rule {
         id: "kernel.s3",
         title: "Does suspend to memory (S3) get in the way?",
-        source: "Linux tdx_init(): turns ACPI S3 off when the BIOS has turned TDX on",
+        source: "the kernel's line `Disable ACPI S3`, printed when the BIOS has turned TDX on",
         look: s3,
     },
 ];
@@ -67,7 +67,7 @@ fn version(facts: &Facts<'_>) -> Finding {
         Era::Newer => Finding::unknown(format!("{}: newer than 7.3, the last that is known here", kernel.text))
             .hint("look for a newer cleanslate"),
     };
-    finding.evidence("a distributor may have changed what mainline does")
+    finding.note("a distributor may have changed what mainline does")
 }
 
 fn config_hint(why: &Unseen) -> &'static str {

@@ -39,12 +39,13 @@ struct Finding {
     text: String,
     basis: Basis,
     evidence: Vec<String>,
+    notes: Vec<String>,
     hint: Option<String>,
 }
 
 impl Finding {
     fn new(status: Status, text: impl Into<String>) -> Self {
-        Self { status, text: text.into(), basis: Basis::Sourced, evidence: Vec::new(), hint: None }
+        Self { status, text: text.into(), basis: Basis::Sourced, evidence: Vec::new(), notes: Vec::new(), hint: None }
     }
 
     fn pass(text: impl Into<String>) -> Self {
@@ -81,6 +82,12 @@ impl Finding {
         self
     }
 
+    /// What is worth knowing and was not seen here.
+    fn note(mut self, note: impl Into<String>) -> Self {
+        self.notes.push(note.into());
+        self
+    }
+
     fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
@@ -90,8 +97,8 @@ impl Finding {
 /// Asks every question, in a fixed order.
 pub(super) fn ask(facts: &Facts<'_>) -> Vec<CheckCategory> {
     let answer = |rule: &Rule| {
-        let Finding { status, text, basis, evidence, hint } = (rule.look)(facts);
-        CheckFinding { id: rule.id, title: rule.title, status, text, basis, source: rule.source, evidence, hint }
+        let Finding { status, text, basis, evidence, notes, hint } = (rule.look)(facts);
+        CheckFinding { id: rule.id, title: rule.title, status, text, basis, source: rule.source, evidence, notes, hint }
     };
     let category = |category: &Category| {
         let checks: Vec<CheckFinding> = category.rules.iter().map(answer).collect();

@@ -133,7 +133,7 @@ fn pamt(facts: &Facts<'_>) -> Finding {
             .evidence(format!("boot.log:{}: allocated for PAMT", kb.line));
         return match log.dynamic_pamt {
             Some(line) => {
-                finding.evidence(format!("boot.log:{line}: Dynamic PAMT: two pages more for each 2 MiB in use"))
+                finding.evidence(format!("boot.log:{line}: Dynamic PAMT")).note("two pages more for each 2 MiB in use")
             }
             None => finding,
         };
