@@ -180,6 +180,16 @@ fn variations() {
         machine.put(item, Ok(text.to_owned()));
         machine
     };
+    let no_log = |meminfo| {
+        let mut machine = denied(machine("spr-7.2"), Item::BootLog);
+        machine.put(Item::Meminfo, meminfo);
+        machine
+    };
+    // The ring has lost the beginning, and with it whether the module came up.
+    let late = with("spr-7.2", Item::BootLog, |text| {
+        let version = text.lines().find(|line| line.contains("module version")).unwrap();
+        format!("{version}\nvirt/tdx: SEAMCALL (0x0000000000000008) failed: 0xc000030000000001\n")
+    });
     let again = |status: &str| {
         let line = format!("virt/tdx: SEAMCALL (0x0000000000000021) failed: {status}\nvirt/tdx: module");
         with("spr-7.2", Item::BootLog, |text| {
@@ -187,7 +197,7 @@ fn variations() {
             text.replace("virt/tdx: TDX module version", &line).replace("virt/tdx: 1050632 KB allocated for PAMT", "")
         })
     };
-    let cases: [(&str, Snapshot, &str, Status, &str); 43] = [
+    let cases: [(&str, Snapshot, &str, Status, &str); 49] = [
         ("TDX off in the BIOS", msr("spr-7.2", "0x87", "0x87 0x3f 0-3\n"), "firmware.tdx", Pass, "BIOS gave no KeyID"),
         ("the same, kexec", msr("spr-7.2", "0x87", "0x87 0x3f 0-3\n"), "kexec.jump", Pass, "nothing"),
         ("one KeyID", msr("spr-7.2", "0x87", "0x87 0x10000001f 0-3\n"), "firmware.tdx", Fail, "too few private KeyIDs"),
@@ -272,6 +282,30 @@ fn variations() {
         ("GNR, a distributor's 6.8", kernel("gnr-7.2", "6.8.0-1028-intel"), "kexec.jump", Pass, "harmless"),
         ("SPR, a distributor's 6.6", kernel("spr-7.2", "6.6.0-intel"), "kexec.jump", Unknown, "mainline"),
         ("the same, TDX again", kernel("spr-7.2", "6.6.0-intel"), "kexec.tdx-again", Unknown, "mainline"),
+        (
+            "no MOVDIR64B",
+            with("spr-7.2", Item::Cpuinfo, |t| t.replace(" movdir64b", "")),
+            "firmware.tdx",
+            Fail,
+            "MOVDIR64B",
+        ),
+        (
+            "SEAMRR not enabled",
+            msr("spr-7.2", "0x1401", "0x1401 0x3fffe000400 0-3\n"),
+            "firmware.seamrr",
+            Warn,
+            "no module",
+        ),
+        (
+            "PAMT by memory",
+            no_log(Ok("MemTotal:       268435456 kB\n".to_owned())),
+            "module.pamt",
+            Pass,
+            "about 1050624 KB",
+        ),
+        ("PAMT by nothing", no_log(Err(Unseen::Absent)), "module.pamt", Unknown, "0.391 %"),
+        ("a failure late in a log", late.clone(), "kexec.jump", Fail, "private memory stays"),
+        ("a failure late in a log", late, "module.bring-up", Unknown, "of a later time"),
         ("a TD", log("spr-6.18", "virt/tdx: module initialized", "tdx: Guest detected"), "firmware.tdx", Pass, "guest"),
     ];
     for (what, machine, id, status, words) in cases {

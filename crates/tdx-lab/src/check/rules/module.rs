@@ -1,5 +1,7 @@
 //! The TDX module: did it come up, which is it, can it give all memory back, how much memory has it.
 
+use tdx_abi::Leaf;
+
 use super::{Finding, Rule};
 use crate::{
     bootlog::{self, Failure},
@@ -35,6 +37,17 @@ pub(super) const RULES: [Rule; 4] = [
     },
 ];
 
+/// The leaves of a bring-up.
+const BRING_UP: [Leaf; 7] = [
+    Leaf::SYS_KEY_CONFIG,
+    Leaf::SYS_INFO,
+    Leaf::SYS_INIT,
+    Leaf::SYS_RD,
+    Leaf::SYS_LP_INIT,
+    Leaf::SYS_TDMR_INIT,
+    Leaf::SYS_CONFIG,
+];
+
 fn bring_up(facts: &Facts<'_>) -> Finding {
     if facts.no_tdx() {
         return Finding::pass("no, and there is no TDX");
@@ -53,6 +66,10 @@ fn bring_up(facts: &Facts<'_>) -> Finding {
     }
     if let Some(failure) = &log.failure {
         let (kind, text) = &failure.value;
+        if matches!(kind, Failure::Seamcall(leaf, _) if !BRING_UP.contains(leaf)) {
+            return Finding::unknown(format!("a SEAMCALL of a later time failed: {}", bootlog::message(text)))
+                .evidence(format!("boot.log:{}: {text}", failure.line));
+        }
         let finding = Finding::fail(format!("no: {}", bootlog::message(text)))
             .evidence(format!("boot.log:{}: {text}", failure.line));
         let hint = match kind {
