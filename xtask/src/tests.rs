@@ -86,10 +86,22 @@ pub(crate) fn lint() -> Result<bool> {
     let format = run("cargo fmt", &mut cargo(&["fmt", "--all", "--check"]))?;
     let clippy = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"];
     let clippy = run("cargo clippy", &mut cargo(&clippy))?;
+    let (staticlib_format, staticlib_clippy) = lint_staticlib()?;
+    let (format, clippy) = (format && staticlib_format, clippy && staticlib_clippy);
     let mut command = cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
     let doc = run("cargo doc", command.env("RUSTDOCFLAGS", "--deny warnings"))?;
     eprintln!("\nfmt {}, clippy {}, doc {}", word(format), word(clippy), word(doc));
     Ok(format && clippy && doc)
+}
+
+/// The static library for C is a workspace of its own.
+fn lint_staticlib() -> Result<(bool, bool)> {
+    let manifest = ["--manifest-path", "crates/tdx-host-c/staticlib/Cargo.toml"];
+    let format = run("cargo fmt (staticlib)", cargo(&["fmt", "--check"]).args(manifest))?;
+    let mut command = cargo(&["clippy", "--release", "--quiet"]);
+    command.args(manifest).env("CARGO_TARGET_DIR", crate::root().join("target/staticlib"));
+    let clippy = run("cargo clippy (staticlib)", command.args(["--", "--deny", "warnings"]))?;
+    Ok((format, clippy))
 }
 
 fn word(ok: bool) -> &'static str {

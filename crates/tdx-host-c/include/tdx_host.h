@@ -8,7 +8,8 @@
  * a later read is a machine check.
  *
  * It never allocates, never takes a lock, never unwinds, and has no state but what it keeps in the objects below, whose memory is
- * yours. It needs memcpy, memmove and memset, and no other symbol.
+ * yours (and one counter). It needs memcpy, memmove and memset, and no other symbol. Stack, without that of your functions: 11 KiB in
+ * tdxh_bring_up(), 9 KiB in tdxh_layout_build() and tdxh_ledger_init(), 3 KiB everywhere else (measured, x86-64, optimised).
  *
  * A kernel's life with it
  * -----------------------
@@ -376,9 +377,10 @@ enum tdxh_work_step_result {
 };
 
 /*
- * One short step of the work on this CPU: one SEAMCALL, one WBINVD, or at most 32 MiB of reset. `local` is this CPU's own for this
- * work: zeroed before the first step, and kept until TDXH_WORK_DONE. Call it only from the callback that got the work, or from
- * CPUs for which that callback waits. After TDXH_WORK_DONE, and for arguments that are NULL or misaligned: TDXH_WORK_DONE.
+ * One short step of the work on this CPU: one SEAMCALL, one WBINVD, or at most 32 MiB of reset. `local` is this CPU's own, and
+ * nobody else writes it until TDXH_WORK_DONE; zero it when it comes into being, and use it for one work after the other. NULL or
+ * misaligned: all steps are made at once. Call it only from the callback that got the work, or from CPUs for which that callback
+ * waits. After TDXH_WORK_DONE, and without a work: TDXH_WORK_DONE.
  */
 enum tdxh_work_step_result tdxh_work_step(const struct tdxh_work *work, struct tdxh_work_local *local);
 
@@ -525,7 +527,7 @@ enum tdxh_result tdxh_node_range_set(struct tdxh_node_range *element, uint64_t s
 
 /*
  * Lays TDMRs out over a memory map, and takes the pages of their PAMTs from `frames`. No SEAMCALL is made: for planning;
- * tdxh_bring_up() does it by itself. `cmrs` are the module's, ascending, at most 32; empty ones are skipped. 8 KiB of stack.
+ * tdxh_bring_up() does it by itself. `cmrs` are the module's, ascending, at most 32; empty ones are skipped.
  *
  * Errors: TDXH_LAYOUT_IN_USE, TDXH_UNORDERED, TDXH_PAMT_ENTRY_SIZE, TDXH_NO_USABLE_MEMORY, TDXH_TDMRS_EXHAUSTED,
  * TDXH_RESERVED_AREAS_EXHAUSTED, TDXH_NO_PAMT_MEMORY, TDXH_BAD_KERNEL. Every page that was taken has been given back.
@@ -580,7 +582,7 @@ struct tdxh_module {
  * Brings the module up: TDH.SYS.INIT, SYS.LP.INIT on all CPUs, metadata, layout, SYS.CONFIG, WBINVD on all CPUs, SYS.KEY.CONFIG on
  * each package, SYS.TDMR.INIT on all CPUs. Every CPU is in VMX operation, and CPU and memory hotplug are held off. `memory`
  * is the usable memory, ascending, without overlap. On success the layout owns the PAMTs, which are private from here on. `module`
- * may be NULL. 16 KiB of stack.
+ * may be NULL.
  *
  * On failure everything is undone before it returns: caches written back, PAMTs reset with MOVDIR64B, memory given back. The module
  * itself cannot be rolled back. A crash at any instant of it is fine.
@@ -608,7 +610,7 @@ enum tdxh_result tdxh_ledger_words(struct tdxh_layout *layout, uint64_t *words);
 /*
  * Makes a ledger over the TDMRs of a layout, every page SHARED, and publishes it: from here on every handover sees it. Before the
  * first page is given. The ledger and its words, which need not be zeroed, stay where they are and are nobody else's until
- * tdxh_ledger_withdraw(). The untouched ranges of the host can never be given. 16 KiB of stack.
+ * tdxh_ledger_withdraw(). The untouched ranges of the host can never be given.
  *
  * Errors: TDXH_LEDGER_TOO_SMALL; TDXH_LEDGER_IN_USE: the host has one; TDXH_ALREADY_INITIALISED.
  */
@@ -748,8 +750,8 @@ enum tdxh_result tdxh_check_crash_image(struct tdxh_host *host, const struct tdx
  * the next image. NULL and 0 otherwise.
  *
  * Errors, all of which leave the host as it was, with the other CPUs running: TDXH_REFUSED_PRIVATE_MEMORY,
- * TDXH_HANDOVER_UNDER_WAY, TDXH_NOT_ALONE. TDXH_BAD_VALUE: TDXH_POLICY_EVERYTHING without memory. TDXH_BUSY after
- * the handover: only the report is missing.
+ * TDXH_HANDOVER_UNDER_WAY, TDXH_NOT_ALONE. TDXH_BAD_VALUE: TDXH_POLICY_EVERYTHING without memory. The report of an
+ * earlier handover is gone.
  */
 enum tdxh_result tdxh_kexec(struct tdxh_host *host, uint32_t policy, uint32_t kind,
 			    const struct tdxh_range *all_memory, size_t all_memory_count,

@@ -1,8 +1,9 @@
 //! The whole bring-up in one call, and what the module said about itself.
 
-use tdx_host::bringup::{Bringup, BringupError, ModuleInfo};
+use tdx_host::bringup::{Bringup, BringupError, Configured, ModuleInfo, ModuleKnown, Started};
 use tdx_host::layout::{Algorithm, Layout};
 use tdx_host::platform::{NodeRange, TdxPlatform};
+use tdx_host::private_memory::MAX_PAMT_RANGES;
 
 use crate::error::{Details, TdxhError};
 use crate::host::Host;
@@ -75,7 +76,9 @@ pub unsafe extern "C" fn tdxh_bring_up(
     error: *mut TdxhError,
 ) -> TdxhResult {
     let bring_up = || -> Outcome {
-        // SAFETY: the contracts are those of this function.
+        // SAFETY: as the caller has promised, the host is storage that was zeroed or that `tdxh_host_init` has filled, the
+        // layout is storage that was zeroed or that this library has filled, the memory map is as long as its count says and
+        // the place for details is null or can be written.
         let (host, layout, memory, details) = unsafe {
             (Host::of(host)?, layout_to_fill(layout)?, memory_map(memory, memory_count)?, Details::new(error))
         };
@@ -86,14 +89,17 @@ pub unsafe extern "C" fn tdxh_bring_up(
         if module.is_null() {
             return Ok(());
         }
-        // SAFETY: as above.
+        // SAFETY: as the caller has promised, the place for the result is null or can be written.
         unsafe { output(module, (&info).into()) }
     };
     flat(bring_up())
 }
 
-/// All steps. The features are known to the host before the first of them makes anything private: a crash in the middle of the rest
-/// finds them.
+/// A bring-up of this library.
+type Run<'k, 'h, S> = Bringup<'k, KernelOf<'h>, S, MAX_PAMT_RANGES>;
+
+/// All steps, in three functions that are never inlined: a step moves its state, and in one function the copies of all of them would
+/// lie on a kernel's stack at once, below the layout.
 fn run(
     host: &Host,
     platform: TdxPlatform,
@@ -102,9 +108,27 @@ fn run(
     algorithm: Algorithm,
 ) -> Result<ModuleInfo, BringupError> {
     let mut kernel = KernelOf(host);
-    let known = Bringup::start(&mut kernel, platform, &host.record, layout)?.sys_init()?.init_cpus()?;
-    let known = known.read_module_info()?;
+    let known = ask(Bringup::start(&mut kernel, platform, &host.record, layout)?)?;
+    // Before anything is private: a crash in the middle of the rest knows whether the module has SYS.DISABLE.
     host.set_features(known.module().features);
-    let ready = known.plan(memory, algorithm)?.configure()?.configure_keys()?.init_tdmrs()?;
-    Ok(ready.module)
+    give(configure(known, memory, algorithm)?)
+}
+
+#[inline(never)]
+fn ask<'k, 'h>(started: Run<'k, 'h, Started>) -> Result<Run<'k, 'h, ModuleKnown>, BringupError> {
+    started.sys_init()?.init_cpus()?.read_module_info()
+}
+
+#[inline(never)]
+fn configure<'k, 'h>(
+    known: Run<'k, 'h, ModuleKnown>,
+    memory: &[NodeRange],
+    algorithm: Algorithm,
+) -> Result<Run<'k, 'h, Configured>, BringupError> {
+    known.plan(memory, algorithm)?.configure()
+}
+
+#[inline(never)]
+fn give(configured: Run<'_, '_, Configured>) -> Result<ModuleInfo, BringupError> {
+    Ok(configured.configure_keys()?.init_tdmrs()?.module)
 }

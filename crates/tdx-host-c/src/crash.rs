@@ -15,7 +15,7 @@ use crate::storage::{TdxhHost, TdxhReport, content};
 /// `host` was initialised; `report` is null or storage as [`crate::Opaque`] wants it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_crash(host: *mut TdxhHost, policy: u32, report: *mut TdxhReport) -> TdxhResult {
-    // SAFETY: the contract is that of this function.
+    // SAFETY: as the caller has promised, the host is storage that was zeroed or that `tdxh_host_init` has filled.
     flat(unsafe { Host::of(host) }.and_then(|host| {
         let policy = TdxhPolicy::from_number(policy).map_or(Policy::Tracked, TdxhPolicy::policy);
         let cpu = PinnedCpu::new(host);
@@ -23,7 +23,7 @@ pub unsafe extern "C" fn tdxh_crash(host: *mut TdxhHost, policy: u32, report: *m
         if report.is_null() {
             return Ok(());
         }
-        // SAFETY: as above.
+        // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that this library has filled.
         unsafe { content(report) }?.put(done)
     }))
 }
@@ -34,6 +34,6 @@ pub unsafe extern "C" fn tdxh_crash(host: *mut TdxhHost, policy: u32, report: *m
 /// `host` was initialised.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_stop_this_cpu_at_crash(host: *mut TdxhHost) -> TdxhResult {
-    // SAFETY: the contract is that of this function.
+    // SAFETY: as the caller has promised, the host is storage that was zeroed or that `tdxh_host_init` has filled.
     flat(unsafe { Host::of(host) }.map(|host| stop_this_cpu_at_crash(&PinnedCpu::new(host))))
 }

@@ -88,7 +88,8 @@ pub unsafe extern "C" fn tdxh_detect(
     platform: *mut TdxhPlatform,
     error: *mut TdxhError,
 ) -> TdxhResult {
-    // SAFETY: the three contracts are those of this function.
+    // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that this library has filled, inputs
+    // can be read and the place for details is null or can be written.
     let (processor, platform, details) = unsafe { (input(processor), content(platform), Details::new(error)) };
     let detected = || -> Outcome {
         let (processor, platform) = (processor?, platform?);
@@ -109,16 +110,16 @@ pub unsafe extern "C" fn tdxh_detect(
 /// `platform` as in [`tdxh_detect`]; `info` is null or valid for a write.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_platform_get(platform: *mut TdxhPlatform, info: *mut TdxhPlatformInfo) -> TdxhResult {
-    // SAFETY: the contract is that of this function.
+    // SAFETY: as the caller has promised, the platform is storage that was zeroed or that `tdxh_detect` has filled.
     let found = unsafe { platform_of(platform) };
-    // SAFETY: as above.
+    // SAFETY: as the caller has promised, the place for the result is null or can be written.
     flat(found.and_then(|platform| unsafe { output(info, describe(&platform)) }))
 }
 
 /// # Safety
 /// As [`content`].
 pub(crate) unsafe fn platform_of(platform: *mut TdxhPlatform) -> Outcome<TdxPlatform> {
-    // SAFETY: the contract is the same.
+    // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that this library has filled.
     let platform = unsafe { content(platform) }?.take()?;
     Ok(*platform)
 }

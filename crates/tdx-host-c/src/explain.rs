@@ -111,12 +111,13 @@ pub unsafe extern "C" fn tdxh_explain(
     explanation: *mut TdxhExplanation,
 ) -> TdxhResult {
     let look = || -> Outcome {
-        // SAFETY: the contracts are those of this function.
+        // SAFETY: as the caller has promised, the host is storage that was zeroed or that `tdxh_host_init` has filled and
+        // opaque objects are storage that was zeroed or that this library has filled.
         let (host, layout) = unsafe { (Host::of(host)?, content(layout)) };
         // A layout that another CPU is at, or that is not there, makes the answer poorer and nothing else.
         let layout = layout.and_then(OneUser::take).ok();
         let found = explain(&host.memory(), layout.as_deref(), PhysAddr::new(address));
-        // SAFETY: as above.
+        // SAFETY: as the caller has promised, the place for the result is null or can be written.
         unsafe { output(explanation, found.into()) }
     };
     flat(look())

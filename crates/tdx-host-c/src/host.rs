@@ -39,7 +39,7 @@ impl Host {
     /// # Safety
     /// As [`content`]; the object lives as long as the machine.
     pub(crate) unsafe fn of<'h>(host: *mut TdxhHost) -> Outcome<&'h Self> {
-        // SAFETY: the contract is the same.
+        // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that this library has filled.
         unsafe { content(host) }?.get()
     }
 
@@ -109,11 +109,13 @@ pub unsafe extern "C" fn tdxh_host_init(
     untouched: *const TdxhRange,
     untouched_count: usize,
 ) -> TdxhResult {
-    // SAFETY: the contract is that of this function.
+    // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that this library has filled.
     let object = unsafe { content(host) };
     flat(object.and_then(|object| {
         object.init(|place| {
-            // SAFETY: the contracts are those of this function.
+            // SAFETY: as the caller has promised, the platform is storage that was zeroed or that `tdxh_detect` has filled,
+            // arrays are as long as their counts say, inputs can be read, the functions do what the header asks for and the
+            // slots are as many as their count says and nobody else's.
             let (kernel, platform, untouched, slots) = unsafe {
                 let kernel = Kernel::new(input(kernel)?)?;
                 let platform = if platform.is_null() { None } else { Some(platform_of(platform)?) };
@@ -187,7 +189,8 @@ pub unsafe extern "C" fn tdxh_seamcall(
     registers: *mut Registers,
     error: *mut TdxhError,
 ) -> TdxhResult {
-    // SAFETY: the contracts are those of this function.
+    // SAFETY: as the caller has promised, the host is storage that was zeroed or that `tdxh_host_init` has filled, inputs can
+    // be read and the place for details is null or can be written.
     let (host, input, details) = unsafe { (Host::of(host), input(registers).copied(), Details::new(error)) };
     let called = || -> Outcome {
         let (host, input) = (host?, input?);
@@ -213,7 +216,7 @@ pub unsafe extern "C" fn tdxh_call_admitted(
     function: Option<unsafe extern "C" fn(context: *mut c_void)>,
     context: *mut c_void,
 ) -> TdxhResult {
-    // SAFETY: the contract is that of this function.
+    // SAFETY: as the caller has promised, the host is storage that was zeroed or that `tdxh_host_init` has filled.
     let host = unsafe { Host::of(host) };
     let called = || -> Outcome {
         let (host, function) = (host?, function.ok_or(TdxhResult::Null)?);

@@ -15,7 +15,7 @@ use crate::storage::output;
 pub unsafe extern "C" fn tdxh_x86_cpuid(leaf: u32, subleaf: u32, registers: *mut TdxhCpuid) {
     let found = arch::cpuid(leaf, subleaf);
     let found = TdxhCpuid { eax: found.eax, ebx: found.ebx, ecx: found.ecx, edx: found.edx };
-    // SAFETY: the contract is that of this function. A null pointer asks for nothing.
+    // SAFETY: as the caller has promised, the place for the result is null or can be written. A null pointer asks for nothing.
     let _ = unsafe { output(registers, found) };
 }
 
@@ -27,7 +27,7 @@ pub unsafe extern "C" fn tdxh_x86_cpuid(leaf: u32, subleaf: u32, registers: *mut
 pub unsafe extern "C" fn tdxh_x86_rdmsr(msr: u32, value: *mut u64) -> u32 {
     // SAFETY: the contract is that of this function.
     let Some(found) = (unsafe { arch::rdmsr(Msr(msr)) }) else { return 0 };
-    // SAFETY: as above.
+    // SAFETY: as the caller has promised, the place for the result is null or can be written.
     unsafe { output(value, found) }.is_ok().into()
 }
 
@@ -94,7 +94,7 @@ pub unsafe extern "C" fn tdxh_x86_write_back_caches() {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_x86_fixups(count: *mut usize) -> *const FaultFixup {
     let fixups = arch::fault_fixups();
-    // SAFETY: the contract is that of this function.
+    // SAFETY: as the caller has promised, the place for the result is null or can be written.
     let _ = unsafe { output(count, fixups.len()) };
     fixups.as_ptr()
 }

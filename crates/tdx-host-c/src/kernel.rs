@@ -164,7 +164,7 @@ impl Kernel {
         if table.struct_size as usize != size_of::<TdxhKernel>() {
             return Err(TdxhResult::BadKernel);
         }
-        // SAFETY: the contract is the same.
+        // SAFETY: as the caller has promised, the functions do what the header asks for.
         let frames = unsafe { FramesOf::new(&table.frames) }?;
         Ok(Self { functions: Functions::all_there(table).ok_or(TdxhResult::BadKernel)?, frames })
     }

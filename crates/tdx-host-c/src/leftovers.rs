@@ -4,7 +4,7 @@ use core::ffi::c_void;
 use tdx_host::handover::{LeftoverTable, OldMemory, TableError, Written};
 
 use crate::host::Host;
-use crate::kexec::TdxhLeftover;
+use crate::report::TdxhLeftover;
 use crate::result::{Outcome, TdxhResult, flat};
 use crate::storage::{TdxhHost, TdxhReport, buffer, content, input_array, output};
 
@@ -69,10 +69,12 @@ pub unsafe extern "C" fn tdxh_table_write(
     written: *mut TdxhWritten,
 ) -> TdxhResult {
     let write = || -> Outcome {
-        // SAFETY: the contracts are those of this function.
+        // SAFETY: as the caller has promised, the host is storage that was zeroed or that `tdxh_host_init` has filled, opaque
+        // objects are storage that was zeroed or that this library has filled and the buffer is as long as its count says and
+        // nobody else's.
         let (host, report, table) = unsafe { (Host::of(host)?, content(report)?.take()?, buffer(table, bytes)?) };
         let done = LeftoverTable::write(table, &report, &host.memory());
-        // SAFETY: as above.
+        // SAFETY: as the caller has promised, the place for the result is null or can be written.
         unsafe { tell(written, done) }
     };
     flat(write())
@@ -89,9 +91,9 @@ pub unsafe extern "C" fn tdxh_table_write_all_private(
     written: *mut TdxhWritten,
 ) -> TdxhResult {
     let write = || -> Outcome {
-        // SAFETY: the contracts are those of this function.
+        // SAFETY: as the caller has promised, the buffer is as long as its count says and nobody else's.
         let table = unsafe { buffer(table, bytes) }?;
-        // SAFETY: as above.
+        // SAFETY: as the caller has promised, the place for the result is null or can be written.
         unsafe { tell(written, LeftoverTable::all_private(table)) }
     };
     flat(write())
@@ -113,7 +115,7 @@ pub unsafe extern "C" fn tdxh_table_read(
         if table.is_null() {
             return Err(TdxhResult::Null);
         }
-        // SAFETY: the contracts are those of this function.
+        // SAFETY: as the caller has promised, arrays are as long as their counts say.
         let memory = unsafe { input_array(table, bytes) }?;
         let read = LeftoverTable::read(memory).map_err(|error| TdxhResult::from(&error))?;
         let (entries, all_private) = match &read.old_memory {
@@ -126,7 +128,7 @@ pub unsafe extern "C" fn tdxh_table_read(
             entries,
             all_private,
         };
-        // SAFETY: as above.
+        // SAFETY: as the caller has promised, the place for the result is null or can be written.
         unsafe { output(info, found) }?;
         if let (OldMemory::Listed(list), Some(visit)) = (read.old_memory, visit) {
             for leftover in list {

@@ -64,7 +64,8 @@ impl Pages<'_> {
 /// `host` was initialised; `error` is null or valid for a write. The pages are the caller's and hold nothing that anyone needs.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_give(host: *mut TdxhHost, start: u64, end: u64, error: *mut TdxhError) -> TdxhResult {
-    // SAFETY: the contract is that of this function.
+    // SAFETY: as the caller has promised, the host is storage that `tdxh_host_init` has filled, and the place for details is
+    // null or can be written.
     let pages = unsafe { Pages::new(host, start, end, error) };
     flat(pages.and_then(|pages| pages.give(&PinnedCpu::new(pages.host))))
 }
@@ -75,7 +76,8 @@ pub unsafe extern "C" fn tdxh_give(host: *mut TdxhHost, start: u64, end: u64, er
 /// As [`tdxh_give`].
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_given(host: *mut TdxhHost, start: u64, end: u64, error: *mut TdxhError) -> TdxhResult {
-    // SAFETY: the contract is that of this function.
+    // SAFETY: as the caller has promised, the host is storage that `tdxh_host_init` has filled, and the place for details is
+    // null or can be written.
     let pages = unsafe { Pages::new(host, start, end, error) };
     flat(pages.and_then(|pages| pages.marked(pages.ledger.given(pages.range))))
 }
@@ -86,7 +88,8 @@ pub unsafe extern "C" fn tdxh_given(host: *mut TdxhHost, start: u64, end: u64, e
 /// As [`tdxh_give`].
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_refused(host: *mut TdxhHost, start: u64, end: u64, error: *mut TdxhError) -> TdxhResult {
-    // SAFETY: the contract is that of this function.
+    // SAFETY: as the caller has promised, the host is storage that `tdxh_host_init` has filled, and the place for details is
+    // null or can be written.
     let pages = unsafe { Pages::new(host, start, end, error) };
     flat(pages.and_then(|pages| pages.marked(pages.ledger.refused(pages.range))))
 }
@@ -102,7 +105,8 @@ pub unsafe extern "C" fn tdxh_take_back(
     end: u64,
     error: *mut TdxhError,
 ) -> TdxhResult {
-    // SAFETY: the contract is that of this function.
+    // SAFETY: as the caller has promised, the host is storage that `tdxh_host_init` has filled, and the place for details is
+    // null or can be written.
     let pages = unsafe { Pages::new(host, start, end, error) };
     flat(pages.and_then(|pages| pages.marked(pages.ledger.take_back(pages.range))))
 }
@@ -113,7 +117,8 @@ pub unsafe extern "C" fn tdxh_take_back(
 /// As [`tdxh_give`]. No cache holds a line of the pages under a private KeyID.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_clear(host: *mut TdxhHost, start: u64, end: u64, error: *mut TdxhError) -> TdxhResult {
-    // SAFETY: the contract is that of this function.
+    // SAFETY: as the caller has promised, the host is storage that `tdxh_host_init` has filled, and the place for details is
+    // null or can be written.
     let pages = unsafe { Pages::new(host, start, end, error) };
     flat(pages.and_then(|pages| {
         // First, so that a page in use or still the module's is never written.
@@ -137,7 +142,8 @@ pub unsafe extern "C" fn tdxh_seamcall_giving(
     error: *mut TdxhError,
 ) -> TdxhResult {
     let give = || -> Outcome {
-        // SAFETY: the contracts are those of this function.
+        // SAFETY: as the caller has promised, inputs can be read and the host is storage that `tdxh_host_init` has filled, and
+        // the place for details is null or can be written.
         let (pages, input) = unsafe { (Pages::new(host, start, end, error)?, *input(registers)?) };
         let cpu = PinnedCpu::new(pages.host);
         pages.give(&cpu)?;
@@ -164,7 +170,8 @@ pub unsafe extern "C" fn tdxh_seamcall_returning(
     error: *mut TdxhError,
 ) -> TdxhResult {
     let take = || -> Outcome {
-        // SAFETY: the contracts are those of this function.
+        // SAFETY: as the caller has promised, inputs can be read and the host is storage that `tdxh_host_init` has filled, and
+        // the place for details is null or can be written.
         let (pages, input) = unsafe { (Pages::new(host, start, end, error)?, *input(registers)?) };
         pages.marked(pages.ledger.check(pages.range, PageState::Given))?;
         let cpu = PinnedCpu::new(pages.host);
@@ -188,13 +195,12 @@ pub unsafe extern "C" fn tdxh_seamcall_returning(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_returning_begin(host: *mut TdxhHost, returning: *mut TdxhReturning) -> TdxhResult {
     let begin = || -> Outcome {
-        // SAFETY: the contracts are those of this function; hosts live as long as the machine.
+        // SAFETY: as the caller has promised, the host is storage that was zeroed or that `tdxh_host_init` has filled and
+        // opaque objects are storage that was zeroed or that this library has filled. the contracts are those of this function;
+        // hosts live as long as the machine.
         let (host, returning): (&'static Host, _) = unsafe { (Host::of(host)?, content(returning)?) };
         let ledger = host.ledger().ok_or(TdxhResult::NoLedger)?;
-        if returning.take().is_ok() {
-            return Err(TdxhResult::Busy);
-        }
-        returning.put(ledger.returning())
+        returning.init(|| ledger.returning())
     };
     flat(begin())
 }
@@ -206,7 +212,7 @@ pub unsafe extern "C" fn tdxh_returning_begin(host: *mut TdxhHost, returning: *m
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_returning_settle(returning: *mut TdxhReturning) -> TdxhResult {
     let settle = || -> Outcome {
-        // SAFETY: the contract is that of this function.
+        // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that this library has filled.
         let returning = unsafe { content(returning) }?;
         returning.remove()?.settled();
         Ok(())

@@ -43,7 +43,7 @@ impl<'c> Ranges<'c> {
     /// # Safety
     /// As [`input_array`].
     pub(crate) unsafe fn new(ranges: *const TdxhRange, count: usize) -> Outcome<Self> {
-        // SAFETY: the contract is the same.
+        // SAFETY: as the caller has promised, arrays are as long as their counts say.
         let ranges = unsafe { input_array(ranges, count) }?;
         match ranges.iter().find_map(|range| range.pages().err()) {
             Some(error) => Err(error),

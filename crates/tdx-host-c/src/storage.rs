@@ -158,24 +158,37 @@ pub struct OneUser<T> {
 unsafe impl<T: Send> Sync for OneUser<T> {}
 
 impl<T> OneUser<T> {
-    /// Puts a value there; one that was there before is dropped.
-    pub(crate) fn put(&self, value: T) -> Outcome {
-        match self.take() {
-            Ok(mut user) => *user = value,
-            Err(TdxhResult::NotInitialised) => {
-                self.state
-                    .compare_exchange(EMPTY, TAKEN, Ordering::Acquire, Ordering::Relaxed)
-                    .map_err(|state| if state == TAKEN { TdxhResult::Busy } else { TdxhResult::NotInitialised })?;
-                // SAFETY: this caller alone has moved the state from EMPTY to TAKEN.
-                unsafe { (*self.value.get()).write(value) };
-                self.state.store(READY, Ordering::Release);
-            }
+    /// Makes room for a value, for this caller alone; one that was there before is dropped.
+    pub(crate) fn reserve(&self) -> Outcome<Reserved<'_, T>> {
+        match self.remove() {
+            Ok(_) | Err(TdxhResult::NotInitialised) => {}
             Err(other) => return Err(other),
         }
+        self.vacant()
+    }
+
+    fn vacant(&self) -> Outcome<Reserved<'_, T>> {
+        match self.state.compare_exchange(EMPTY, TAKEN, Ordering::Acquire, Ordering::Relaxed) {
+            Ok(_) => Ok(Reserved(self)),
+            Err(TAKEN | READY) => Err(TdxhResult::Busy),
+            Err(_) => Err(TdxhResult::NotInitialised),
+        }
+    }
+
+    /// Puts a value there; one that was there before is dropped.
+    pub(crate) fn put(&self, value: T) -> Outcome {
+        self.reserve()?.fill(value);
         Ok(())
     }
 
-    /// As [`Self::put`] if nothing is there yet: the value is copied from a static, and never stands on a stack.
+    /// Puts a value there if nothing is; `make` is called only then.
+    pub(crate) fn init(&self, make: impl FnOnce() -> T) -> Outcome {
+        let room = self.vacant()?;
+        room.fill(make());
+        Ok(())
+    }
+
+    /// As [`Self::init`], without a word if something is there: the value is copied from a static, and never stands on a stack.
     pub(crate) fn ensure(&self, fresh: &'static Fresh<T>) {
         if self.state.compare_exchange(EMPTY, TAKEN, Ordering::Acquire, Ordering::Relaxed).is_err() {
             return;
@@ -230,6 +243,24 @@ impl<T> DerefMut for User<'_, T> {
 impl<T> Drop for User<'_, T> {
     fn drop(&mut self) {
         self.0.state.store(READY, Ordering::Release);
+    }
+}
+
+/// Room for a value, of [`OneUser::reserve`]. Without one the object is empty again.
+pub(crate) struct Reserved<'o, T>(&'o OneUser<T>);
+
+impl<T> Reserved<'_, T> {
+    pub(crate) fn fill(self, value: T) {
+        // SAFETY: this was made when the state went from EMPTY to TAKEN: nobody else reaches the place, and no value is there.
+        unsafe { (*self.0.value.get()).write(value) };
+        self.0.state.store(READY, Ordering::Release);
+        core::mem::forget(self);
+    }
+}
+
+impl<T> Drop for Reserved<'_, T> {
+    fn drop(&mut self) {
+        self.0.state.store(EMPTY, Ordering::Release);
     }
 }
 

@@ -1,8 +1,8 @@
 //! A task of `tdx-host` as C sees it: a pointer that the kernel hands to its CPUs, and a few bytes that each CPU keeps between its
 //! steps.
 
-use core::marker::PhantomData;
-use core::mem::needs_drop;
+use core::mem::{MaybeUninit, needs_drop};
+use core::sync::atomic::{AtomicU64, Ordering};
 use tdx_host::platform::{CpuTask, Step};
 
 use crate::c_enum::c_enum;
@@ -27,8 +27,8 @@ pub struct TdxhWork {
     step: unsafe fn(&TdxhWork, &mut TdxhWorkLocal) -> Step,
     task: *const (),
     host: *const Host,
-    /// Shared by the CPUs that run it: the task is `Sync` by the bounds of `with_work`.
-    made_by_with_work: PhantomData<*const ()>,
+    /// No other work ever has this number.
+    id: u64,
 }
 
 /// Bytes for what a CPU keeps between its steps.
@@ -38,30 +38,31 @@ const LOCAL_BYTES: usize = 1008;
 #[derive(Debug)]
 #[repr(C, align(16))]
 pub struct TdxhWorkLocal {
-    state: u64,
-    reserved: u64,
-    value: [u8; LOCAL_BYTES],
+    /// The work that this was last used for. Anything else is memory that this CPU begins afresh with.
+    id: u64,
+    done: u64,
+    value: [MaybeUninit<u8>; LOCAL_BYTES],
 }
-
-/// A CPU that has not begun, has begun, is done.
-const FRESH: u64 = 0;
-const BEGUN: u64 = 1;
 
 impl TdxhWorkLocal {
     const fn new() -> Self {
-        Self { state: FRESH, reserved: 0, value: [0; LOCAL_BYTES] }
+        Self { id: 0, done: 0, value: [MaybeUninit::uninit(); LOCAL_BYTES] }
     }
 }
+
+/// The number of the next work. Not of a host: what a CPU kept for a work of one must not pass for a work of another. It begins where
+/// no number stands by chance in memory that was not zeroed.
+static NEXT_WORK: AtomicU64 = AtomicU64::new(0x7d7d_3d1f_0000_0001);
 
 /// Lends a task to the kernel for the time of `run`.
 pub(crate) fn with_work<'h, T: CpuTask<PinnedCpu<'h>>>(host: &'h Host, task: &T, run: impl FnOnce(*const TdxhWork)) {
     let task = core::ptr::from_ref(task).cast();
-    let work = TdxhWork { step: step::<T>, task, host, made_by_with_work: PhantomData };
+    let work = TdxhWork { step: step::<T>, task, host, id: NEXT_WORK.fetch_add(1, Ordering::Relaxed) };
     run(&raw const work);
 }
 
 /// # Safety
-/// `work` was made by [`with_work`] with a task of type `T`, whose `run` has not returned; `local` is zeroed, or was last used for
+/// `work` was made by [`with_work`] with a task of type `T`, whose `run` has not returned; if `local` has its id it was last used for
 /// this work on this CPU.
 unsafe fn step<'h, T: CpuTask<PinnedCpu<'h>>>(work: &TdxhWork, local: &mut TdxhWorkLocal) -> Step {
     const {
@@ -72,13 +73,18 @@ unsafe fn step<'h, T: CpuTask<PinnedCpu<'h>>>(work: &TdxhWork, local: &mut TdxhW
     // `CpuTask` is `Sync`, and so is `Host`: other CPUs may use them at the same time.
     let (task, host) = unsafe { (&*work.task.cast::<T>(), &*work.host) };
     let place = local.value.as_mut_ptr().cast::<T::Local>();
-    if local.state == FRESH {
+    if local.id != work.id {
         // SAFETY: the place is large enough (asserted above). It is aligned: 16 bytes into a type of that alignment.
         unsafe { place.write(T::Local::default()) };
-        local.state = BEGUN;
+        (local.id, local.done) = (work.id, 0);
     }
-    // SAFETY: the state is BEGUN, so a `T::Local` was written there, and `local` is borrowed for this caller alone.
-    task.step(&PinnedCpu::new(host), unsafe { &mut *place })
+    if local.done != 0 {
+        return Step::Done;
+    }
+    // SAFETY: the id says that a `T::Local` was written there for this work, and `local` is borrowed for this caller alone.
+    let step = task.step(&PinnedCpu::new(host), unsafe { &mut *place });
+    local.done = (step == Step::Done).into();
+    step
 }
 
 const _: () = assert!(core::mem::offset_of!(TdxhWorkLocal, value) == 16);
@@ -86,27 +92,22 @@ const _: () = assert!(core::mem::offset_of!(TdxhWorkLocal, value) == 16);
 /// One short step of the work on this CPU. See the header.
 ///
 /// # Safety
-/// `work` is what the kernel's callback was given, and that callback has not returned. `local` is zeroed, or was last used for this
-/// work on this CPU.
+/// `work` is null or what the kernel's callback was given, and that callback has not returned. `local` is null or valid for reads and
+/// writes of initialised bytes; they are zero, or were last written by this function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_work_step(work: *const TdxhWork, local: *mut TdxhWorkLocal) -> TdxhWorkStep {
+    if !is_usable(local) {
+        // SAFETY: the contract on the work is the same. Work that nobody does would be caches that nobody writes back.
+        unsafe { tdxh_work_run(work) };
+        return TdxhWorkStep::Done;
+    }
     // SAFETY: null and misaligned are answered; a work that the library handed out is valid until its callback returns.
     let Ok(work) = (unsafe { input(work) }) else { return TdxhWorkStep::Done };
-    if !is_usable(local) {
-        return TdxhWorkStep::Done;
-    }
-    // SAFETY: not null, aligned, and this CPU's own by contract.
-    let local = unsafe { &mut *local };
-    if local.state > BEGUN {
-        return TdxhWorkStep::Done;
-    }
-    // SAFETY: `work.step` is `step::<T>` of the type that the task has; the contract of this function is its contract.
-    match unsafe { (work.step)(work, local) } {
+    // SAFETY: not null and aligned, valid by contract; `work.step` is `step::<T>` of the type that the task has. A local that has the
+    // id of this work was given it by `step`, because no two works have the same.
+    match unsafe { (work.step)(work, &mut *local) } {
         Step::Again => TdxhWorkStep::Again,
-        Step::Done => {
-            local.state = BEGUN + 1;
-            TdxhWorkStep::Done
-        }
+        Step::Done => TdxhWorkStep::Done,
     }
 }
 
@@ -117,6 +118,6 @@ pub unsafe extern "C" fn tdxh_work_step(work: *const TdxhWork, local: *mut TdxhW
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_work_run(work: *const TdxhWork) {
     let mut local = TdxhWorkLocal::new();
-    // SAFETY: the work is the caller's, the bytes are fresh and this CPU's own.
+    // SAFETY: the contract on the work is the same; the local is fresh and this CPU's own.
     while unsafe { tdxh_work_step(work, &raw mut local) } == TdxhWorkStep::Again {}
 }

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
+use iced_x86::{Decoder, DecoderOptions, InstructionInfoFactory, UsedRegister};
 use object::read::archive::ArchiveFile;
-use object::{Object, ObjectSymbol};
+use object::{Object, ObjectSection, ObjectSymbol, SectionKind};
 
 const CRATE: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -52,26 +53,41 @@ static MACHINE: LazyLock<PathBuf> = LazyLock::new(|| {
     profile.join("examples")
 });
 
-/// The symbols of the product's own objects in the library: defined and visible, undefined.
-fn symbols() -> (BTreeSet<String>, BTreeSet<String>) {
-    let archive = std::fs::read(&*LIBRARY).unwrap();
-    let (mut defined, mut undefined) = (BTreeSet::new(), BTreeSet::new());
-    for member in ArchiveFile::parse(&*archive).unwrap().members() {
-        let member = member.unwrap();
-        // The rest is compiler_builtins, which comes with every Rust static library; a linker takes nothing of it here.
-        if !member.name().starts_with(b"tdxhost") {
-            continue;
-        }
-        let file = object::File::parse(member.data(&*archive).unwrap()).unwrap();
-        for symbol in file.symbols().filter(ObjectSymbol::is_global) {
-            let name = symbol.name().unwrap().to_owned();
-            if symbol.is_undefined() {
-                undefined.insert(name)
-            } else {
-                defined.insert(name)
-            };
-        }
+/// The target of Rust for code without an operating system and without SSE registers.
+const BARE: &str = "x86_64-unknown-none";
+
+/// The same for [`BARE`], as a kernel wants it; none if its `core` is not installed.
+static BARE_LIBRARY: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
+    let folder = succeed(Command::new("rustc").args(["--print", "target-libdir", "--target", BARE]));
+    if !Path::new(folder.trim()).exists() {
+        skipped(&format!("the library for {BARE}, whose core is not there (rustup target add {BARE})"));
+        return None;
     }
+    let target = Path::new(SCRATCH).join("staticlib");
+    let manifest = ["--release", "--manifest-path", "staticlib/Cargo.toml", "--target", BARE, "--target-dir"];
+    succeed(cargo().args(manifest).arg(&target));
+    Some(target.join(BARE).join("release/libtdxhost.a"))
+});
+
+/// Looks at the product's own object. The rest of the archive is compiler_builtins, which comes with every Rust static library;
+/// a linker takes nothing of it here but memcpy and the like, where a program brings none.
+fn look(library: &Path, mut at: impl FnMut(&object::File<'_>)) {
+    let archive = std::fs::read(library).unwrap();
+    let members = ArchiveFile::parse(&*archive).unwrap().members().map(Result::unwrap);
+    let ours: Vec<_> = members.filter(|member| member.name().starts_with(b"tdxhost")).collect();
+    assert_eq!(ours.len(), 1, "one object: nothing of core is apart from it");
+    at(&object::File::parse(ours[0].data(&*archive).unwrap()).unwrap());
+}
+
+/// Its symbols: defined and visible, undefined.
+fn symbols(library: &Path) -> (BTreeSet<String>, BTreeSet<String>) {
+    let (mut defined, mut undefined) = (BTreeSet::new(), BTreeSet::new());
+    look(library, |file| {
+        for symbol in file.symbols().filter(ObjectSymbol::is_global) {
+            let list = if symbol.is_undefined() { &mut undefined } else { &mut defined };
+            list.insert(symbol.name().unwrap().to_owned());
+        }
+    });
     (defined, undefined)
 }
 
@@ -89,7 +105,7 @@ fn declared() -> BTreeSet<String> {
 
 #[test]
 fn the_library_exports_the_functions_of_the_header_and_nothing_else() {
-    let (defined, _) = symbols();
+    let (defined, _) = symbols(&LIBRARY);
     let ours: BTreeSet<String> = defined.iter().filter(|name| name.starts_with("tdxh_")).cloned().collect();
     assert_eq!(ours, declared());
     assert!(ours.len() > 50);
@@ -101,14 +117,40 @@ fn the_library_exports_the_functions_of_the_header_and_nothing_else() {
 /// No allocator, no unwinder, and no panic: the optimiser has thrown away every path to one, messages included.
 #[test]
 fn the_library_needs_three_functions_and_cannot_panic() {
-    let (defined, undefined) = symbols();
     // The last two are made by the linker: the borders of a section.
     let expected = ["memcpy", "memmove", "memset", "__start_cleanslate_fixups", "__stop_cleanslate_fixups"];
-    let extra: Vec<&String> = undefined.iter().filter(|name| !expected.contains(&name.as_str())).collect();
-    assert!(extra.is_empty(), "{extra:?}");
-    let panics: Vec<&String> =
-        defined.iter().filter(|name| name.contains("panic") || name.contains("unwind")).collect();
-    assert!(panics.is_empty(), "{panics:?}");
+    for library in BARE_LIBRARY.iter().chain([&*LIBRARY]) {
+        let (defined, undefined) = symbols(library);
+        let extra: Vec<&String> = undefined.iter().filter(|name| !expected.contains(&name.as_str())).collect();
+        assert!(extra.is_empty(), "{}: {extra:?}", library.display());
+        let is_panic = |name: &&String| name.contains("panic") || name.contains("unwind");
+        let panics: Vec<&String> = defined.iter().filter(is_panic).collect();
+        assert!(panics.is_empty(), "{}: {panics:?}", library.display());
+    }
+}
+
+/// Instructions that touch a vector register: a kernel saves none of them on entry.
+fn vector_instructions(library: &Path) -> usize {
+    let mut found = 0;
+    look(library, |file| {
+        for section in file.sections().filter(|section| section.kind() == SectionKind::Text) {
+            let code = section.uncompressed_data().unwrap();
+            let mut info = InstructionInfoFactory::new();
+            for instruction in &mut Decoder::with_ip(64, &code, 0, DecoderOptions::NONE) {
+                let is_vector = |used: &UsedRegister| used.register().is_vector_register();
+                found += usize::from(info.info(&instruction).used_registers().iter().any(is_vector));
+            }
+        }
+    });
+    found
+}
+
+#[test]
+fn the_library_for_a_kernel_leaves_vector_registers_alone() {
+    // The other one has many: the counter counts.
+    assert!(vector_instructions(&LIBRARY) > 100);
+    let Some(library) = &*BARE_LIBRARY else { return };
+    assert_eq!(vector_instructions(library), 0);
 }
 
 /// Says aloud, past the capture of the test runner, that a part was not run.
@@ -129,12 +171,15 @@ fn compiler(name: &str) -> Option<Command> {
     Some(command)
 }
 
+/// Tests in the C program.
+const TESTS: usize = 19;
+
 fn drive_the_machine(name: &str) {
     let Some(mut compiler) = compiler(name) else { return };
     let program = Path::new(SCRATCH).join(format!("c-program-{name}"));
     compiler
         .args(["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"])
-        .args(["main.c", "kernel.c", "-o"])
+        .args(["main.c", "handover.c", "kernel.c", "-pthread", "-o"])
         .arg(&program)
         .arg(&*LIBRARY)
         .arg("-L")
@@ -143,8 +188,22 @@ fn drive_the_machine(name: &str) {
         .arg("-lsoftware_machine");
     succeed(&mut compiler);
     let output = succeed(&mut Command::new(program));
-    assert_eq!(output.lines().filter(|line| line.starts_with("ok ")).count(), 17, "{output}");
-    assert!(output.ends_with("1..17\n"), "{output}");
+    assert_eq!(output.lines().filter(|line| line.starts_with("ok ")).count(), TESTS, "{output}");
+    assert!(output.ends_with(&format!("1..{TESTS}\n")), "{output}");
+}
+
+/// The header is C++ as well.
+#[test]
+fn the_header_is_cpp_too() {
+    let header = Path::new(CRATE).join("include/tdx_host.h");
+    for name in ["g++", "clang++"] {
+        let mut command = Command::new(name);
+        command.args(["-x", "c++", "-std=c++11", "-Wall", "-Wextra", "-Werror", "-pedantic", "-fsyntax-only"]);
+        match command.arg(&header).output() {
+            Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr)),
+            Err(_) => skipped(&format!("the header as C++ with {name}, which is not there")),
+        }
+    }
 }
 
 #[test]

@@ -1,7 +1,14 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 #include "kernel.h"
 
+#include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
+
+_Thread_local uint32_t this_cpu;
+
+/* `pin` without `unpin` on this thread. */
+static _Thread_local uint32_t pinned;
 
 static bool is_free(const struct kernel *kernel, uint64_t start, uint64_t end)
 {
@@ -48,17 +55,15 @@ static void give_back(void *context, const struct tdxh_range *range)
 
 static uint32_t pin(void *context)
 {
-	struct kernel *kernel = context;
-
-	kernel->pinned++;
-	return kernel->current;
+	(void)context;
+	pinned++;
+	return this_cpu;
 }
 
 static void unpin(void *context)
 {
-	struct kernel *kernel = context;
-
-	if (kernel->pinned-- == 0)
+	(void)context;
+	if (pinned-- == 0)
 		abort();
 }
 
@@ -73,10 +78,11 @@ static void seamcall(void *context, struct tdxh_registers *registers)
 {
 	struct kernel *kernel = context;
 
-	if (!kernel->pinned)
+	if (!pinned)
 		abort();
-	kernel->calls++;
-	if (kernel->calls == kernel->crash_at) {
+	uint64_t call = atomic_fetch_add(&kernel->calls, 1) + 1;
+
+	if (call == kernel->crash_at) {
 		/* The panic, on this CPU, in the middle of whatever it was doing. It never goes on: nothing it does has an effect. */
 		if (tdxh_crash(&kernel->host, TDXH_POLICY_TRACKED, &kernel->report) != TDXH_OK)
 			abort();
@@ -90,7 +96,7 @@ static void seamcall(void *context, struct tdxh_registers *registers)
 		registers->rax = kernel->fail_with;
 		return;
 	}
-	machine_seamcall(kernel->machine, kernel->current, registers);
+	machine_seamcall(kernel->machine, this_cpu, registers);
 }
 
 static void reset_lines(void *context, uint64_t first, uint64_t lines)
@@ -98,7 +104,7 @@ static void reset_lines(void *context, uint64_t first, uint64_t lines)
 	struct kernel *kernel = context;
 
 	if (!kernel->dead)
-		machine_reset_lines(kernel->machine, kernel->current, first, lines);
+		machine_reset_lines(kernel->machine, this_cpu, first, lines);
 }
 
 static void fence(void *context)
@@ -106,7 +112,7 @@ static void fence(void *context)
 	struct kernel *kernel = context;
 
 	if (!kernel->dead)
-		machine_fence(kernel->machine, kernel->current);
+		machine_fence(kernel->machine, this_cpu);
 }
 
 static void write_back_caches(void *context)
@@ -114,7 +120,7 @@ static void write_back_caches(void *context)
 	struct kernel *kernel = context;
 
 	if (!kernel->dead)
-		machine_wbinvd(kernel->machine, kernel->current);
+		machine_wbinvd(kernel->machine, this_cpu);
 }
 
 static void flush_lines(void *context, uint64_t first, uint64_t lines)
@@ -122,7 +128,7 @@ static void flush_lines(void *context, uint64_t first, uint64_t lines)
 	struct kernel *kernel = context;
 
 	if (!kernel->dead)
-		machine_flush_lines(kernel->machine, kernel->current, first, lines);
+		machine_flush_lines(kernel->machine, this_cpu, first, lines);
 }
 
 static void write_shared(void *context, uint64_t address, const uint8_t *bytes, size_t count)
@@ -130,51 +136,86 @@ static void write_shared(void *context, uint64_t address, const uint8_t *bytes, 
 	struct kernel *kernel = context;
 
 	if (!kernel->dead)
-		machine_write(kernel->machine, kernel->current, address, bytes, count);
+		machine_write(kernel->machine, this_cpu, address, bytes, count);
 }
 
 /* One step on each CPU in turn, as CPUs that work at the same time would. */
-static void run_in_turns(struct kernel *kernel, const struct tdxh_work *work, uint32_t first, uint32_t count)
+static void run_in_turns(const struct kernel *kernel, const struct tdxh_work *work)
 {
+	/* Used for one work after the other. */
 	static struct tdxh_work_local locals[CPUS];
-	static const struct tdxh_work_local fresh;
 	bool again = true;
-	uint32_t before = kernel->current;
+	uint32_t before = this_cpu;
 
-	for (uint32_t cpu = 0; cpu < CPUS; cpu++)
-		locals[cpu] = fresh;
+	if (kernel->locals == LOCAL_GARBAGE)
+		memset(locals, 0xa5, sizeof(locals));
 	while (again) {
 		again = false;
-		for (uint32_t cpu = first; cpu < first + count; cpu++) {
-			kernel->current = cpu;
-			if (tdxh_work_step(work, &locals[cpu]) == TDXH_WORK_AGAIN)
+		for (uint32_t cpu = 0; cpu < CPUS; cpu++) {
+			this_cpu = cpu;
+			if (tdxh_work_step(work, kernel->locals == LOCAL_NULL ? NULL : &locals[cpu]) == TDXH_WORK_AGAIN)
 				again = true;
 		}
 	}
-	kernel->current = before;
+	this_cpu = before;
+}
+
+/* What a thread that plays a CPU is told. */
+struct cpu_thread {
+	const struct tdxh_work *work;
+	uint32_t cpu;
+};
+
+static void *work_on_cpu(void *argument)
+{
+	const struct cpu_thread *told = argument;
+
+	this_cpu = told->cpu;
+	tdxh_work_run(told->work);
+	return NULL;
+}
+
+/* A thread for each CPU, all at once. */
+static void run_in_parallel(const struct tdxh_work *work)
+{
+	pthread_t threads[CPUS];
+	struct cpu_thread told[CPUS];
+
+	for (uint32_t cpu = 0; cpu < CPUS; cpu++) {
+		told[cpu] = (struct cpu_thread){ work, cpu };
+		if (pthread_create(&threads[cpu], NULL, work_on_cpu, &told[cpu]))
+			abort();
+	}
+	for (uint32_t cpu = 0; cpu < CPUS; cpu++)
+		pthread_join(threads[cpu], NULL);
 }
 
 static void run_on_all(void *context, const struct tdxh_work *work)
 {
-	run_in_turns(context, work, 0, CPUS);
+	struct kernel *kernel = context;
+
+	if (kernel->parallel)
+		run_in_parallel(work);
+	else
+		run_in_turns(kernel, work);
 }
 
 /* CPU n sits in package n mod 2. */
 static void run_on_each_package(void *context, const struct tdxh_work *work)
 {
-	struct kernel *kernel = context;
-	uint32_t before = kernel->current;
+	uint32_t before = this_cpu;
 
+	(void)context;
 	for (uint32_t cpu = 0; cpu < 2; cpu++) {
-		kernel->current = cpu;
+		this_cpu = cpu;
 		tdxh_work_run(work);
 	}
-	kernel->current = before;
+	this_cpu = before;
 }
 
 static uint32_t stop_others(struct kernel *kernel, enum tdxh_result (*stop)(struct tdxh_host *host))
 {
-	uint32_t before = kernel->current;
+	uint32_t before = this_cpu;
 	uint32_t running = 1;
 
 	for (uint32_t cpu = 0; cpu < CPUS; cpu++) {
@@ -184,11 +225,11 @@ static uint32_t stop_others(struct kernel *kernel, enum tdxh_result (*stop)(stru
 			running++;
 			continue;
 		}
-		kernel->current = cpu;
+		this_cpu = cpu;
 		if (stop(&kernel->host) != TDXH_OK)
 			abort();
 	}
-	kernel->current = before;
+	this_cpu = before;
 	return running;
 }
 
@@ -237,16 +278,16 @@ static uint32_t rdmsr(void *context, uint32_t msr, uint64_t *value)
 struct kernel *kernel_boot(uint32_t has_erratum, uint32_t has_disable)
 {
 	static const struct tdxh_range untouched = { CRASH_START, CRASH_END };
-	struct kernel *kernel = aligned_alloc(TDXH_HOST_ALIGN, (sizeof(*kernel) + 63) / 64 * 64);
-	static const struct kernel zero;
+	struct kernel *kernel = aligned_alloc(TDXH_HOST_ALIGN, sizeof(*kernel));
 
 	if (!kernel)
 		abort();
-	*kernel = zero;
+	memset(kernel, 0, sizeof(*kernel));
 	kernel->machine = machine_new(CPUS, has_erratum, has_disable);
 	if (!kernel->machine)
 		abort();
 	kernel->stuck = CPUS;
+	this_cpu = 0;
 	kernel->functions = (struct tdxh_kernel){
 		.struct_size = sizeof(struct tdxh_kernel),
 		.context = kernel,
@@ -292,7 +333,7 @@ struct kernel *kernel_with_tdx(uint32_t has_erratum, uint32_t has_disable)
 
 void kernel_free(struct kernel *kernel)
 {
-	if (kernel->pinned || machine_refused(kernel->machine))
+	if (pinned || machine_refused(kernel->machine))
 		abort();
 	machine_free(kernel->machine);
 	free(kernel);
@@ -336,12 +377,12 @@ uint64_t kernel_next(struct kernel *kernel)
 static enum tdxh_result call(struct kernel *kernel, uint32_t leaf, uint64_t rcx, uint32_t packages)
 {
 	enum tdxh_result result = TDXH_OK;
-	uint32_t before = kernel->current;
+	uint32_t before = this_cpu;
 
 	for (uint32_t cpu = 0; cpu < packages && result == TDXH_OK; cpu++) {
 		struct tdxh_registers registers = { .rax = leaf, .rcx = rcx };
 
-		kernel->current = cpu;
+		this_cpu = cpu;
 		result = tdxh_seamcall(&kernel->host, &registers, &kernel->error);
 		/* PHYMEM.CACHE.WB goes on where it was interrupted. */
 		while (leaf == PHYMEM_CACHE_WB && result == TDXH_SEAMCALL_FAILED && kernel->error.status >> 32 == 0x80000003) {
@@ -349,7 +390,7 @@ static enum tdxh_result call(struct kernel *kernel, uint32_t leaf, uint64_t rcx,
 			result = tdxh_seamcall(&kernel->host, &registers, &kernel->error);
 		}
 	}
-	kernel->current = before;
+	this_cpu = before;
 	return result;
 }
 

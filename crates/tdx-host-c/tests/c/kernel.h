@@ -6,6 +6,7 @@
 #include "tdx_host.h"
 #include "software_machine.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 
 #define CPUS 4
@@ -23,8 +24,10 @@
 
 struct kernel {
 	struct machine *machine;
-	/* The CPU that the code runs on: CPUs take turns. */
-	uint32_t current;
+	/* Work runs on a thread for each CPU; otherwise CPUs take turns. */
+	bool parallel;
+	/* What CPUs that take turns give to tdxh_work_step(). */
+	enum { LOCAL_USED, LOCAL_GARBAGE, LOCAL_NULL } locals;
 	/* A CPU that ignores every request to stop; CPUS: none. */
 	uint32_t stuck;
 	/* The n-th SEAMCALL of a leaf is not made, and answered with `fail_with`; n counts down to 0. */
@@ -32,11 +35,9 @@ struct kernel {
 	uint64_t fail_in;
 	uint64_t fail_with;
 	/* SEAMCALLs so far; the CPU that makes number `crash_at` panics before it. */
-	uint64_t calls;
+	_Atomic uint64_t calls;
 	uint64_t crash_at;
 	bool dead;
-	/* `pin` without `unpin`. */
-	uint32_t pinned;
 	bool resumed;
 	struct tdxh_range taken[MAX_TAKEN];
 	size_t taken_count;
@@ -53,6 +54,9 @@ struct kernel {
 	struct tdxh_report report;
 	struct tdxh_error error;
 };
+
+/* The CPU that this thread plays. */
+extern _Thread_local uint32_t this_cpu;
 
 /* A machine and a kernel that has looked for TDX and has made its host. */
 struct kernel *kernel_boot(uint32_t has_erratum, uint32_t has_disable);

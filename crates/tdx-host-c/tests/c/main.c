@@ -2,41 +2,15 @@
 /*
  * Drives the software machine through libtdxhost.a: layout, bring-up, ledger, kexec, crash, leftovers. TAP; exit 1 if a test fails.
  */
-#include "kernel.h"
+#include "check.h"
 
-#include <stdio.h>
-#include <string.h>
+#include <pthread.h>
+#include <stdlib.h>
 
-static int failures;
+int failures;
 static int tests;
 
-#define CHECK(condition)                                                                  \
-	do {                                                                              \
-		if (!(condition)) {                                                       \
-			printf("# %s:%d: %s\n", __FILE__, __LINE__, #condition);          \
-			failures++;                                                       \
-		}                                                                         \
-	} while (0)
-
-#define CHECK_IS(expression, expected)                                                                       \
-	do {                                                                                                 \
-		unsigned long long found_ = (expression), wanted_ = (expected);                              \
-		if (found_ != wanted_) {                                                                     \
-			printf("# %s:%d: %s is %llu, not %llu\n", __FILE__, __LINE__, #expression, found_, wanted_); \
-			failures++;                                                                          \
-		}                                                                                            \
-	} while (0)
-
-static struct tdxh_handover handover_of(struct kernel *kernel)
-{
-	struct tdxh_handover handover;
-
-	memset(&handover, 0xff, sizeof(handover));
-	CHECK_IS(tdxh_report_get(&kernel->host, &kernel->report, &handover), TDXH_OK);
-	return handover;
-}
-
-static enum tdxh_result kexec(struct kernel *kernel, uint32_t policy, uint32_t kind)
+enum tdxh_result kexec(struct kernel *kernel, uint32_t policy, uint32_t kind)
 {
 	return tdxh_kexec(&kernel->host, policy, kind, NULL, 0, &kernel->report, &kernel->error);
 }
@@ -49,15 +23,6 @@ static uint32_t state_of(struct kernel *kernel, uint64_t page)
 	return state;
 }
 
-/* Sums of what a walk shows. */
-struct seen {
-	uint64_t ranges;
-	uint64_t bytes;
-	uint64_t last_end;
-	int in_order;
-	uint64_t stop_after;
-};
-
 static int32_t see_range(void *context, const struct tdxh_range *range)
 {
 	struct seen *seen = context;
@@ -68,17 +33,6 @@ static int32_t see_range(void *context, const struct tdxh_range *range)
 	seen->last_end = range->end;
 	return seen->ranges == seen->stop_after;
 }
-
-static int32_t see_leftover(void *context, const struct tdxh_leftover *leftover)
-{
-	struct seen *seen = context;
-
-	seen->ranges++;
-	seen->bytes += leftover->range.end - leftover->range.start;
-	return seen->ranges == seen->stop_after;
-}
-
-/* ------------------------------------------------------------------------------------------------------------------ */
 
 static void test_library(void)
 {
@@ -263,6 +217,20 @@ static void test_layout(void)
 	kernel_free(kernel);
 }
 
+/* Whatever the CPUs keep between their steps: none leaves work undone. */
+static void test_locals(void)
+{
+	for (int locals = LOCAL_USED; locals <= LOCAL_NULL; locals++) {
+		struct kernel *kernel = kernel_boot(1, 0);
+
+		kernel->locals = locals;
+		CHECK_IS(kernel_bring_up(kernel), TDXH_OK);
+		CHECK_IS(kexec(kernel, TDXH_POLICY_TRACKED, TDXH_KEXEC_NORMAL), TDXH_OK);
+		CHECK_IS(kernel_next(kernel), 0);
+		kernel_free(kernel);
+	}
+}
+
 static void test_bring_up(void)
 {
 	struct kernel *kernel = kernel_boot(1, 0);
@@ -416,234 +384,6 @@ static void test_td(void)
 	kernel_free(kernel);
 }
 
-/* Every policy, with a TD, on both kinds of CPU and both kinds of module. */
-static void test_kexec(void)
-{
-	static const struct {
-		uint32_t policy, has_erratum, has_disable, outcome, module, clean, dies;
-	} table[] = {
-		{ TDXH_POLICY_TRACKED, 1, 0, TDXH_OUTCOME_RESET, TDXH_MODULE_NOT_ASKED, 1, 0 },
-		{ TDXH_POLICY_MODULE, 1, 0, TDXH_OUTCOME_RESET, TDXH_MODULE_NO_LEAF, 1, 0 },
-		{ TDXH_POLICY_MODULE, 1, 1, TDXH_OUTCOME_RESET, TDXH_MODULE_DISABLED, 1, 0 },
-		{ TDXH_POLICY_MODULE_ONLY, 1, 0, TDXH_OUTCOME_LEFT_TO_MODULE, TDXH_MODULE_FAILED, 0, 1 },
-		{ TDXH_POLICY_PAMT, 1, 0, TDXH_OUTCOME_RESET, TDXH_MODULE_NOT_ASKED, 0, 1 },
-		{ TDXH_POLICY_NONE, 1, 0, TDXH_OUTCOME_LEFT_BY_POLICY, TDXH_MODULE_NOT_ASKED, 0, 1 },
-		{ TDXH_POLICY_TRACKED, 0, 0, TDXH_OUTCOME_NO_ERRATUM, TDXH_MODULE_NOT_ASKED, 1, 0 },
-	};
-
-	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
-		struct kernel *kernel = kernel_with_tdx(table[i].has_erratum, table[i].has_disable);
-		struct seen seen = { 0 };
-		struct tdxh_handover handover;
-		struct td td;
-		uint64_t dead;
-
-		CHECK_IS(td_create(kernel, &td, 33), TDXH_OK);
-		CHECK_IS(kexec(kernel, table[i].policy, TDXH_KEXEC_NORMAL), TDXH_OK);
-		handover = handover_of(kernel);
-		CHECK_IS(handover.policy, table[i].policy);
-		CHECK_IS(handover.kind, TDXH_HANDOVER_KEXEC);
-		CHECK_IS(handover.outcome, table[i].outcome);
-		CHECK_IS(handover.module, table[i].module);
-		CHECK_IS(handover.clean, table[i].clean);
-		CHECK_IS(handover.next_kernel_can_use_tdx, table[i].module == TDXH_MODULE_DISABLED);
-		CHECK(handover.not_stopped == 0 && handover.may_hold_private_lines == 0);
-		CHECK((handover.module_status != 0) == (table[i].module == TDXH_MODULE_FAILED));
-		CHECK_IS(tdxh_walk_leftovers(&kernel->host, &kernel->report, see_leftover, &seen), TDXH_OK);
-		CHECK_IS(seen.bytes == 0, table[i].clean);
-		dead = kernel_next(kernel);
-		CHECK_IS(dead != 0, table[i].dies);
-		kernel_free(kernel);
-	}
-}
-
-static void test_everything(void)
-{
-	struct kernel *kernel = kernel_with_tdx(1, 0);
-	/* Not the PAMTs and the TD, which lie below: they are reset all the same. */
-	struct tdxh_range memory[] = { { 512 * MIB, 1 * GIB }, { 4 * GIB, 6 * GIB } };
-	struct td td;
-
-	CHECK_IS(td_create(kernel, &td, 33), TDXH_OK);
-	CHECK_IS(tdxh_kexec(&kernel->host, TDXH_POLICY_EVERYTHING, TDXH_KEXEC_NORMAL, memory, 2, &kernel->report, NULL),
-		 TDXH_OK);
-	CHECK(handover_of(kernel).lines > (512 * MIB + 2 * GIB) / 64);
-	CHECK_IS(kernel_next(kernel), 0);
-	kernel_free(kernel);
-}
-
-static void test_kexec_refused(void)
-{
-	struct kernel *kernel = kernel_with_tdx(1, 0);
-	struct tdxh_range crash = { CRASH_START, CRASH_START + 16 * MIB }, usual = { 4 * GIB, 4 * GIB + 16 * MIB };
-	struct tdxh_range on_td;
-	struct tdxh_registers registers = { .rax = PHYMEM_PAGE_RDMD, .rcx = 4 * GIB };
-	struct td td;
-
-	CHECK_IS(td_create(kernel, &td, 33), TDXH_OK);
-	on_td.start = td.tdr;
-	on_td.end = td.tdr + PAGE;
-	CHECK_IS(tdxh_check_image(&kernel->host, TDXH_POLICY_TRACKED, TDXH_KEXEC_NORMAL, &on_td, 1, NULL), TDXH_OK);
-	CHECK_IS(tdxh_check_image(&kernel->host, TDXH_POLICY_TRACKED, TDXH_KEXEC_JUMP, &usual, 1, NULL), TDXH_OK);
-	CHECK_IS(tdxh_check_image(&kernel->host, TDXH_POLICY_TRACKED, TDXH_KEXEC_JUMP, &on_td, 1, &kernel->error),
-		 TDXH_REFUSED_SEGMENT);
-	CHECK_IS(tdxh_check_image(&kernel->host, TDXH_POLICY_REFUSE, TDXH_KEXEC_NORMAL, NULL, 0, &kernel->error),
-		 TDXH_REFUSED_PRIVATE_MEMORY);
-	CHECK(strstr(kernel->error.text, "06_8F"));
-	CHECK_IS(tdxh_check_crash_image(&kernel->host, &crash, 1, NULL), TDXH_OK);
-	CHECK_IS(tdxh_check_crash_image(&kernel->host, &usual, 1, NULL), TDXH_REFUSED_OUTSIDE);
-	CHECK_IS(kexec(kernel, TDXH_POLICY_REFUSE, TDXH_KEXEC_NORMAL), TDXH_REFUSED_PRIVATE_MEMORY);
-
-	/* A CPU that does not stop: the host goes on, TD and all. */
-	kernel->stuck = 2;
-	CHECK_IS(kexec(kernel, TDXH_POLICY_TRACKED, TDXH_KEXEC_NORMAL), TDXH_NOT_ALONE);
-	CHECK(kernel->resumed && strstr(kernel->error.text, "CPU 2"));
-	CHECK_IS(tdxh_seamcall(&kernel->host, &registers, NULL), TDXH_OK);
-	kernel->stuck = CPUS;
-	CHECK_IS(kexec(kernel, TDXH_POLICY_TRACKED, TDXH_KEXEC_NORMAL), TDXH_OK);
-	/* The gate is closed. */
-	CHECK_IS(tdxh_seamcall(&kernel->host, &registers, NULL), TDXH_GATE_CLOSED);
-	CHECK_IS(tdxh_call_admitted(&kernel->host, 0, (void (*)(void *))machine_kexec, NULL), TDXH_GATE_CLOSED);
-	CHECK_IS(kexec(kernel, TDXH_POLICY_TRACKED, TDXH_KEXEC_NORMAL), TDXH_HANDOVER_UNDER_WAY);
-	CHECK_IS(kernel_next(kernel), 0);
-	kernel_free(kernel);
-}
-
-static void test_came_back(void)
-{
-	struct kernel *kernel = kernel_with_tdx(1, 1);
-	struct tdxh_registers registers = { .rax = PHYMEM_PAGE_RDMD, .rcx = 4 * GIB };
-	uint32_t back = 99;
-	struct td td;
-
-	CHECK_IS(td_create(kernel, &td, 33), TDXH_OK);
-	CHECK_IS(kexec(kernel, TDXH_POLICY_TRACKED, TDXH_KEXEC_JUMP), TDXH_OK);
-	CHECK_IS(handover_of(kernel).outcome, TDXH_OUTCOME_LEFT_FOR_JUMP);
-	CHECK_IS(tdxh_came_back(&kernel->host, &kernel->report, &back), TDXH_OK);
-	CHECK_IS(back, TDXH_TDX_GOES_ON);
-	CHECK_IS(tdxh_seamcall(&kernel->host, &registers, NULL), TDXH_OK);
-
-	CHECK_IS(kexec(kernel, TDXH_POLICY_MODULE, TDXH_KEXEC_NORMAL), TDXH_OK);
-	CHECK_IS(tdxh_came_back(&kernel->host, &kernel->report, NULL), TDXH_NULL);
-	CHECK_IS(tdxh_came_back(&kernel->host, &kernel->report, &back), TDXH_OK);
-	CHECK_IS(back, TDXH_CAN_BRING_UP_AGAIN);
-	CHECK_IS(tdxh_ledger_withdraw(&kernel->host), TDXH_OK);
-	kernel->taken_count = 0;
-	memset(&kernel->layout, 0, sizeof(kernel->layout));
-	memset(&kernel->ledger, 0, sizeof(kernel->ledger));
-	CHECK_IS(kernel_bring_up(kernel), TDXH_OK);
-	CHECK_IS(kernel_make_ledger(kernel), TDXH_OK);
-	CHECK_IS(td_create(kernel, &td, 33), TDXH_OK);
-	CHECK_IS(kexec(kernel, TDXH_POLICY_TRACKED, TDXH_KEXEC_NORMAL), TDXH_OK);
-	CHECK_IS(tdxh_came_back(&kernel->host, &kernel->report, &back), TDXH_OK);
-	CHECK_IS(back, TDXH_TDX_IS_GONE);
-	CHECK_IS(kernel_next(kernel), 0);
-	kernel_free(kernel);
-}
-
-/* A panic on each CPU, with a TD, before each of a number of SEAMCALLs of a bring-up, and with a CPU that does not hear the NMI. */
-static void test_crash(void)
-{
-	for (uint32_t cpu = 0; cpu < CPUS; cpu++) {
-		struct kernel *kernel = kernel_with_tdx(1, 0);
-		struct td td;
-
-		CHECK_IS(td_create(kernel, &td, 33), TDXH_OK);
-		kernel->current = cpu;
-		/* A number that is no policy must not cost the next kernel its life. */
-		CHECK_IS(tdxh_crash(&kernel->host, cpu == 3 ? 77 : TDXH_POLICY_TRACKED, &kernel->report), TDXH_OK);
-		CHECK(handover_of(kernel).clean == 1 && handover_of(kernel).kind == TDXH_HANDOVER_CRASH);
-		CHECK_IS(machine_private_lines(kernel->machine), 0);
-		CHECK_IS(kernel_next(kernel), 0);
-		kernel_free(kernel);
-	}
-}
-
-static void test_crash_in_bring_up(void)
-{
-	for (uint64_t call = 1; call < 1000; call += 37) {
-		struct kernel *kernel = kernel_boot(1, 0);
-
-		kernel->crash_at = call;
-		kernel_bring_up(kernel);
-		CHECK(kernel->dead);
-		CHECK_IS(kernel_next(kernel), 0);
-		kernel_free(kernel);
-	}
-}
-
-static void test_crash_with_a_stuck_cpu(void)
-{
-	struct kernel *kernel = kernel_with_tdx(1, 0);
-	static uint8_t table[4096];
-	struct tdxh_written written = { 0 };
-	struct tdxh_table read = { 0 };
-	struct tdxh_handover handover;
-	struct seen walked = { 0 }, listed = { 0 }, first = { .stop_after = 1 };
-	struct td td;
-
-	CHECK_IS(tdxh_table_write_all_private(table, sizeof(table), &written), TDXH_OK);
-	CHECK(written.all_private == 1 && written.bytes == TDXH_TABLE_HEADER_BYTES);
-	CHECK_IS(tdxh_table_read(table, sizeof(table), &read, NULL, NULL), TDXH_OK);
-	CHECK(read.all_private == 1 && read.entries == 0);
-
-	CHECK_IS(td_create(kernel, &td, 33), TDXH_OK);
-	kernel->stuck = 1;
-	CHECK_IS(tdxh_crash(&kernel->host, TDXH_POLICY_TRACKED, &kernel->report), TDXH_OK);
-	handover = handover_of(kernel);
-	CHECK(handover.clean == 0 && handover.not_stopped == 1 && handover.may_hold_private_lines == 1);
-	CHECK_IS(tdxh_walk_leftovers(&kernel->host, &kernel->report, see_leftover, &walked), TDXH_OK);
-	CHECK_IS(tdxh_walk_leftovers(&kernel->host, &kernel->report, see_leftover, &first), TDXH_STOPPED);
-	CHECK(walked.ranges > 1 && first.ranges == 1);
-
-	CHECK_IS(tdxh_table_write(&kernel->host, &kernel->report, table, sizeof(table), &written), TDXH_OK);
-	CHECK_IS(written.entries, walked.ranges);
-	CHECK_IS(written.bytes, TDXH_TABLE_HEADER_BYTES + walked.ranges * TDXH_TABLE_ENTRY_BYTES);
-	CHECK_IS(tdxh_table_read(table, sizeof(table), &read, see_leftover, &listed), TDXH_OK);
-	CHECK(read.entries == walked.ranges && read.not_stopped == 1 && read.may_hold_private_lines == 1);
-	CHECK(listed.ranges == walked.ranges && listed.bytes == walked.bytes);
-
-	/* No room for all of them: all is private. Broken tables are not believed. */
-	CHECK_IS(tdxh_table_write(&kernel->host, &kernel->report, table, TDXH_TABLE_HEADER_BYTES + 30, &written), TDXH_OK);
-	CHECK(written.all_private == 1 && written.entries == 0);
-	CHECK_IS(tdxh_table_write(&kernel->host, &kernel->report, table, sizeof(table), NULL), TDXH_OK);
-	table[40] ^= 1;
-	CHECK_IS(tdxh_table_read(table, sizeof(table), &read, see_leftover, &listed), TDXH_TABLE_BROKEN);
-	table[8] = 2;
-	CHECK_IS(tdxh_table_read(table, sizeof(table), &read, NULL, NULL), TDXH_TABLE_VERSION);
-	table[0] = 0;
-	CHECK_IS(tdxh_table_read(table, sizeof(table), &read, NULL, NULL), TDXH_NO_TABLE);
-	CHECK_IS(tdxh_table_write(&kernel->host, &kernel->report, table, 31, NULL), TDXH_TABLE_TOO_SMALL);
-	kernel_free(kernel);
-}
-
-static void test_explain(void)
-{
-	struct kernel *kernel = kernel_with_tdx(1, 0);
-	struct tdxh_explanation found;
-	struct tdxh_tdmr tdmr;
-	struct td td;
-
-	CHECK_IS(td_create(kernel, &td, 33), TDXH_OK);
-	CHECK_IS(tdxh_layout_tdmr(&kernel->layout, 0, &tdmr), TDXH_OK);
-	CHECK_IS(tdxh_explain(&kernel->host, &kernel->layout, td.tdcs[0] + 64, &found), TDXH_OK);
-	CHECK(found.kind == TDXH_ADDRESS_GIVEN && found.may_be_private == 1 && found.tdmr == 0 && found.key_id == 0);
-	CHECK(strstr(found.text, "page of a TD in TDMR 0"));
-	CHECK_IS(tdxh_explain(&kernel->host, &kernel->layout, td.tdcs[0] | (uint64_t)33 << 46, &found), TDXH_OK);
-	CHECK(found.key_id == 33 && found.address == td.tdcs[0]);
-	CHECK_IS(tdxh_explain(&kernel->host, &kernel->layout, tdmr.pamt[1].start, &found), TDXH_OK);
-	CHECK(found.kind == TDXH_ADDRESS_PAMT_2M && found.tdmr == 0);
-	CHECK_IS(tdxh_explain(&kernel->host, NULL, tdmr.pamt[1].start, &found), TDXH_OK);
-	CHECK(found.kind == TDXH_ADDRESS_PAMT && found.tdmr == TDXH_NO_TDMR);
-	CHECK_IS(tdxh_explain(&kernel->host, NULL, CRASH_START, &found), TDXH_OK);
-	CHECK(found.kind == TDXH_ADDRESS_UNTOUCHED && found.may_be_private == 0);
-	CHECK_IS(tdxh_explain(&kernel->host, &kernel->layout, 3 * GIB, &found), TDXH_OK);
-	CHECK_IS(found.kind, TDXH_ADDRESS_OUTSIDE);
-	CHECK_IS(tdxh_explain(&kernel->host, &kernel->layout, 5 * GIB, &found), TDXH_OK);
-	CHECK_IS(found.kind, TDXH_ADDRESS_SHARED);
-	kernel_free(kernel);
-}
-
 /* A SEAMCALL that the kernel executes by itself: the slot says so, and the CPU's caches are written back. */
 static void own_seamcall(void *context)
 {
@@ -651,7 +391,7 @@ static void own_seamcall(void *context)
 	struct tdxh_registers registers = { .rax = PHYMEM_PAGE_RDMD, .rcx = 4 * GIB };
 	struct tdxh_registers nested = registers;
 
-	machine_seamcall(kernel->machine, kernel->current, &registers);
+	machine_seamcall(kernel->machine, this_cpu, &registers);
 	CHECK_IS(registers.rax, 0);
 	CHECK_IS(tdxh_seamcall(&kernel->host, &nested, NULL), TDXH_OK);
 }
@@ -664,13 +404,72 @@ static void test_own_seamcalls(void)
 	CHECK_IS(tdxh_call_admitted(&kernel->host, PHYMEM_PAGE_RDMD, own_seamcall, kernel), TDXH_OK);
 	CHECK_IS(tdxh_offline_this_cpu(&kernel->host), TDXH_OK);
 	/* A CPU without a slot can make no SEAMCALL. */
-	kernel->current = CPUS;
+	this_cpu = CPUS;
 	CHECK_IS(tdxh_seamcall(&kernel->host, &registers, &kernel->error), TDXH_GATE_CLOSED);
-	kernel->current = 0;
+	this_cpu = 0;
 	machine_vmxoff(kernel->machine, 0);
 	registers.rax = PHYMEM_PAGE_RDMD;
 	CHECK_IS(tdxh_seamcall(&kernel->host, &registers, &kernel->error), TDXH_NO_VMX);
 	CHECK_IS(tdxh_errno(TDXH_NO_VMX), (unsigned long long)-13);
+	kernel_free(kernel);
+}
+
+/* A CPU that gives a page of its own and takes it back, again and again. */
+struct traffic {
+	struct kernel *kernel;
+	uint64_t page;
+	uint32_t cpu;
+};
+
+#define ROUNDS 2000
+
+static void *give_and_take(void *argument)
+{
+	const struct traffic *traffic = argument;
+	struct tdxh_host *host = &traffic->kernel->host;
+	uint64_t page = traffic->page, end = page + PAGE;
+	struct tdxh_registers registers = { .rax = PHYMEM_PAGE_RDMD, .rcx = 4 * GIB };
+
+	this_cpu = traffic->cpu;
+	for (int round = 0; round < ROUNDS; round++) {
+		if (tdxh_give(host, page, end, NULL) != TDXH_OK || tdxh_given(host, page, end, NULL) != TDXH_OK ||
+		    tdxh_seamcall(host, &registers, NULL) != TDXH_OK ||
+		    tdxh_take_back(host, page, end, NULL) != TDXH_OK || tdxh_clear(host, page, end, NULL) != TDXH_OK)
+			abort();
+		registers.rax = PHYMEM_PAGE_RDMD;
+		registers.rcx = 4 * GIB;
+	}
+	return NULL;
+}
+
+/* All CPUs at the same time: bring-up, pages in one word of the ledger while another CPU walks it, and the reset. */
+static void test_parallel(void)
+{
+	struct kernel *kernel = kernel_boot(1, 0);
+	struct traffic traffic[CPUS];
+	pthread_t threads[CPUS];
+	uint64_t first;
+
+	kernel->parallel = true;
+	CHECK_IS(kernel_bring_up(kernel), TDXH_OK);
+	CHECK_IS(kernel_make_ledger(kernel), TDXH_OK);
+	first = kernel_page(kernel);
+	for (uint32_t cpu = 0; cpu < CPUS; cpu++) {
+		traffic[cpu] = (struct traffic){ kernel, first + cpu * PAGE, cpu };
+		CHECK_IS(pthread_create(&threads[cpu], NULL, give_and_take, &traffic[cpu]), 0);
+	}
+	for (int round = 0; round < ROUNDS; round++) {
+		struct seen seen = { .in_order = true };
+
+		CHECK_IS(tdxh_walk_marked(&kernel->host, see_range, &seen), TDXH_OK);
+		CHECK(seen.in_order && seen.bytes <= CPUS * PAGE);
+		CHECK(seen.ranges == 0 || (seen.last_end > first && seen.last_end <= first + CPUS * PAGE));
+	}
+	for (uint32_t cpu = 0; cpu < CPUS; cpu++)
+		pthread_join(threads[cpu], NULL);
+	CHECK_IS(state_of(kernel, first), TDXH_PAGE_SHARED);
+	CHECK_IS(kexec(kernel, TDXH_POLICY_TRACKED, TDXH_KEXEC_NORMAL), TDXH_OK);
+	CHECK_IS(kernel_next(kernel), 0);
 	kernel_free(kernel);
 }
 
@@ -690,6 +489,7 @@ int main(void)
 	run("a machine without TDX", test_no_tdx);
 	run("layout", test_layout);
 	run("bring-up", test_bring_up);
+	run("what CPUs keep between their steps", test_locals);
 	run("a bring-up that fails is undone", test_bring_up_fails);
 	run("pages in the ledger", test_pages);
 	run("the life of a TD", test_td);
@@ -702,6 +502,7 @@ int main(void)
 	run("crash with a CPU that does not stop, and the table of leftovers", test_crash_with_a_stuck_cpu);
 	run("what is at an address", test_explain);
 	run("SEAMCALLs of the kernel's own", test_own_seamcalls);
+	run("all CPUs at the same time", test_parallel);
 	printf("1..%d\n", tests);
 	return failures != 0;
 }
