@@ -1,0 +1,99 @@
+//! A CPU of this kernel under the traits of `tdx-host`: the functions of `tdx_host::arch`, and nothing else.
+
+use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
+use metal::MAX_CPUS;
+use tdx_abi::{LineRange, Registers};
+use tdx_host::{
+    arch,
+    gate::{Admission, CpuSlot, Gate},
+    platform::{Cpu, CpuId, CpuidOutput, LineReset, Msr, PackageId, Processor},
+    seamcall::Seamcall,
+};
+
+/// The gate of every SEAMCALL of this kernel.
+pub static GATE: Gate<[CpuSlot; MAX_CPUS]> = Gate::new([const { CpuSlot::new() }; MAX_CPUS]);
+
+/// A CPU. This kernel moves no work between CPUs, so a handle stays where it was made.
+#[derive(Clone, Copy, Debug)]
+pub struct HardwareCpu {
+    id: CpuId,
+    package: PackageId,
+}
+
+impl HardwareCpu {
+    /// The CPU that runs this.
+    pub fn this() -> Self {
+        let id = CpuId(metal::smp::this_cpu() as u32);
+        Self { id, package: package() }
+    }
+}
+
+/// Package of this CPU: APIC ID without the bits of the levels below (CPUID leaf 0xb, level "core").
+fn package() -> PackageId {
+    if arch::cpuid(0, 0).eax < 0xb {
+        return PackageId(0);
+    }
+    let level = arch::cpuid(0xb, 1);
+    PackageId(level.edx.checked_shr(level.eax & 0x1f).unwrap_or(0))
+}
+
+impl Seamcall for HardwareCpu {
+    fn seamcall(&self, mut registers: Registers) -> Registers {
+        // SAFETY: ring 0, and `metal` applies the fix-ups of #UD and #GP. What the leaf does to memory is what `tdx-host` and the
+        // ledger allow: this kernel gives only pages that it has taken out of its allocator.
+        unsafe { arch::seamcall(&mut registers) };
+        registers
+    }
+}
+
+impl LineReset for HardwareCpu {
+    fn reset_lines(&self, lines: LineRange) {
+        let first = with_exposed_provenance_mut(lines.start().start().get() as usize);
+        // SAFETY: detection has found MOVDIR64B, or nothing was ever private and nothing is reset. The lines are mapped one to
+        // one and writable, and hold nothing in use: PAMT, pages of TDs, or memory that the kexec replaces.
+        unsafe { arch::movdir64b_zero(first, lines.len()) };
+    }
+
+    fn fence(&self) {
+        arch::mfence();
+    }
+}
+
+impl Cpu for HardwareCpu {
+    fn id(&self) -> CpuId {
+        self.id
+    }
+
+    fn package(&self) -> PackageId {
+        self.package
+    }
+
+    fn write_back_caches(&self) {
+        // SAFETY: ring 0.
+        unsafe { arch::wbinvd() };
+    }
+
+    fn flush_lines(&self, lines: LineRange) {
+        let first = with_exposed_provenance(lines.start().start().get() as usize);
+        // SAFETY: every CPU with TDX has CLFLUSHOPT, and pages are only given where TDX is; the lines are mapped.
+        unsafe { arch::clflushopt(first, lines.len()) };
+    }
+
+    fn admission(&self) -> Admission<'_> {
+        GATE.admission(self.id)
+    }
+}
+
+/// Identification of the processor.
+pub struct ThisProcessor;
+
+impl Processor for ThisProcessor {
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidOutput {
+        arch::cpuid(leaf, subleaf)
+    }
+
+    fn rdmsr(&self, msr: Msr) -> Option<u64> {
+        // SAFETY: ring 0, and `metal` applies the fix-up of #GP.
+        unsafe { arch::rdmsr(msr) }
+    }
+}

@@ -1,0 +1,212 @@
+//! All CPUs: work for each of them, a stop that is acknowledged, an NMI that is.
+//!
+//! One job at a time. CPUs without work sleep in HLT and look for a new job when they are woken.
+
+use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use metal::lapic::{self, Ipi};
+use metal::{clock, interrupts, registers};
+use spin::Once;
+use tdx_host::{
+    handover::{NmiStop, StopCpus, stop_this_cpu, stop_this_cpu_at_crash},
+    platform::{CpuId, CpuTask, Cpus, PackageId, Step, TdxPlatform},
+};
+
+use crate::cpu::HardwareCpu;
+use crate::vmx;
+
+/// A job: a function and its argument, valid until every CPU has done it.
+struct Job {
+    run: AtomicUsize,
+    argument: AtomicPtr<()>,
+    /// CPUs that are to do it, by bit; the others only say that they have seen it.
+    targets: AtomicU64,
+    number: AtomicU64,
+    done: AtomicU32,
+}
+
+static JOB: Job = Job {
+    run: AtomicUsize::new(0),
+    argument: AtomicPtr::new(ptr::null_mut()),
+    targets: AtomicU64::new(0),
+    number: AtomicU64::new(0),
+    done: AtomicU32::new(0),
+};
+
+static ONLINE: AtomicU32 = AtomicU32::new(1);
+static PACKAGES: [AtomicU32; metal::MAX_CPUS] = [const { AtomicU32::new(0) }; metal::MAX_CPUS];
+static CRASHING: AtomicBool = AtomicBool::new(false);
+static CRASHED: AtomicU32 = AtomicU32::new(0);
+
+/// The platform, once it is known.
+pub static PLATFORM: Once<TdxPlatform> = Once::new();
+
+/// How long a CPU may take to stop, in microseconds. Linux: one second.
+const STOP_TIME: u64 = 1_000_000;
+
+/// A CPU other than the boot CPU: does jobs, for ever.
+pub fn work_for_ever(cpu: usize) -> ! {
+    let mut seen = 0;
+    PACKAGES[cpu].store(tdx_host::platform::Cpu::package(&HardwareCpu::this()).0, Ordering::Release);
+    loop {
+        // Interrupts are off but in the wait: a wake-up between the look and the sleep is not lost.
+        while JOB.number.load(Ordering::Acquire) == seen {
+            registers::wait_for_interrupt();
+        }
+        seen = JOB.number.load(Ordering::Acquire);
+        if JOB.targets.load(Ordering::Acquire) >> cpu & 1 == 1 {
+            // SAFETY: `post` stores a function of this type, with an argument that lives until all CPUs are done with it.
+            unsafe {
+                let run: unsafe fn(*const ()) = core::mem::transmute(JOB.run.load(Ordering::Acquire));
+                run(JOB.argument.load(Ordering::Acquire));
+            }
+        }
+        JOB.done.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// The CPUs of this kernel, from the boot CPU.
+#[derive(Clone, Copy, Debug)]
+pub struct AllCpus;
+
+impl AllCpus {
+    /// So many have come up.
+    pub fn came_up(self, count: usize) {
+        ONLINE.store(count as u32, Ordering::Release);
+    }
+
+    /// CPUs that run.
+    pub fn count(self) -> u32 {
+        ONLINE.load(Ordering::Acquire)
+    }
+
+    fn others(self) -> u64 {
+        ((1 << self.count()) - 1) & !(1 << metal::smp::this_cpu())
+    }
+
+    /// Posts a job for some CPUs.
+    ///
+    /// # Safety
+    /// `argument` is what `run` takes, may be used by several CPUs at once, and lives until [`Self::wait`] has returned true. One job
+    /// at a time.
+    unsafe fn post(self, targets: u64, run: unsafe fn(*const ()), argument: *const ()) {
+        JOB.run.store(run as usize, Ordering::Release);
+        JOB.argument.store(argument.cast_mut(), Ordering::Release);
+        JOB.targets.store(targets, Ordering::Release);
+        JOB.done.store(0, Ordering::Release);
+        JOB.number.fetch_add(1, Ordering::AcqRel);
+        for cpu in (0..self.count()).filter(|cpu| self.others() >> cpu & 1 == 1) {
+            lapic::send(cpu, Ipi::Fixed(interrupts::WAKE));
+        }
+    }
+
+    /// Waits until all CPUs have seen the job to its end.
+    fn wait(self, micros: u64) -> bool {
+        let others = self.others().count_ones();
+        clock::wait_for(micros, || JOB.done.load(Ordering::Acquire) == others)
+    }
+
+    fn run<T: CpuTask<HardwareCpu>>(self, targets: u64, task: &T) {
+        // SAFETY: the task is `Sync`, and it lives until the wait below is over, which has no end but that.
+        unsafe { self.post(targets, run_task::<T>, ptr::from_ref(task).cast()) };
+        if targets >> metal::smp::this_cpu() & 1 == 1 {
+            to_the_end(task);
+        }
+        while !self.wait(STOP_TIME) {}
+    }
+
+    /// INIT for every other CPU: from here on it waits for the next kernel, and executes nothing.
+    pub fn park_others(self) {
+        for cpu in (0..self.count()).filter(|cpu| self.others() >> cpu & 1 == 1) {
+            lapic::send(cpu, Ipi::Init);
+        }
+    }
+}
+
+/// # Safety
+/// `task` points to a `T` that several CPUs may use.
+unsafe fn run_task<T: CpuTask<HardwareCpu>>(task: *const ()) {
+    // SAFETY: the caller's.
+    to_the_end(unsafe { &*task.cast::<T>() });
+}
+
+fn to_the_end<T: CpuTask<HardwareCpu>>(task: &T) {
+    let (cpu, mut local) = (HardwareCpu::this(), T::Local::default());
+    while task.step(&cpu, &mut local) == Step::Again {}
+}
+
+/// # Safety
+/// None; the type is that of a job.
+unsafe fn stop(_argument: *const ()) {
+    stop_this_cpu(HardwareCpu::this(), PLATFORM.get());
+    vmx::leave();
+}
+
+impl Cpus for AllCpus {
+    type Cpu = HardwareCpu;
+
+    fn run_on_all<T: CpuTask<HardwareCpu>>(&self, task: &T) {
+        self.run(u64::MAX, task);
+    }
+
+    fn run_on_each_package<T: CpuTask<HardwareCpu>>(&self, task: &T) {
+        PACKAGES[metal::smp::this_cpu()]
+            .store(tdx_host::platform::Cpu::package(&HardwareCpu::this()).0, Ordering::Release);
+        let package = |cpu: u32| PackageId(PACKAGES[cpu as usize].load(Ordering::Acquire));
+        for cpu in 0..self.count() {
+            if (0..cpu).all(|before| package(before) != package(cpu)) {
+                self.run(1 << cpu, task);
+            }
+        }
+    }
+
+    fn run_here<R>(&self, function: impl FnOnce(&HardwareCpu) -> R) -> R {
+        function(&HardwareCpu::this())
+    }
+}
+
+impl StopCpus for AllCpus {
+    type Cpu = HardwareCpu;
+
+    fn this_cpu(&self) -> HardwareCpu {
+        HardwareCpu::this()
+    }
+
+    fn stop_other_cpus(&self) -> u32 {
+        // SAFETY: `stop` uses no argument.
+        unsafe { self.post(u64::MAX, stop, ptr::null()) };
+        if self.wait(STOP_TIME) { 1 } else { 1 + self.others().count_ones() - JOB.done.load(Ordering::Acquire) }
+    }
+
+    /// A CPU that has stopped sleeps and takes the next job.
+    fn resume_other_cpus(&self) {}
+
+    fn run_on_stopped<T: CpuTask<HardwareCpu>>(&self, task: &T) {
+        self.run(u64::MAX, task);
+    }
+}
+
+impl NmiStop for AllCpus {
+    fn stop_other_cpus(&self) {
+        CRASHING.store(true, Ordering::SeqCst);
+        for cpu in (0..self.count()).filter(|cpu| self.others() >> cpu & 1 == 1) {
+            lapic::send(cpu, Ipi::Nmi);
+        }
+        let others = self.others().count_ones();
+        clock::wait_for(STOP_TIME, || CRASHED.load(Ordering::Acquire) >= others);
+    }
+
+    fn is_online(&self, cpu: CpuId) -> bool {
+        cpu.0 < self.count()
+    }
+}
+
+/// The NMI handler: stops this CPU if some CPU panics.
+pub fn nmi() {
+    if CRASHING.load(Ordering::SeqCst) {
+        stop_this_cpu_at_crash(&HardwareCpu::this());
+        vmx::leave();
+        CRASHED.fetch_add(1, Ordering::AcqRel);
+        registers::halt();
+    }
+}

@@ -1,0 +1,114 @@
+//! The jump: a page of code outside everything switches to page tables of its own, copies the image to its place, and enters it.
+
+use core::arch::global_asm;
+use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
+use tdx_abi::{PAGE_SIZE, PageRange};
+
+use crate::image::{Image, MAX_SEGMENTS, Segment};
+use crate::memory::Kernel;
+
+global_asm!(
+    r#"
+    .pushsection .text.jump, "ax", @progbits
+    .globl jump_start
+jump_start:                     # rdi: parameters
+    cli
+    cld
+    mov rbx, rdi
+    mov rsp, [rbx + 8]
+    mov rax, [rbx]
+    mov cr3, rax
+    mov r8, [rbx + 32]
+    lea r9, [rbx + 40]
+1:  test r8, r8
+    je 2f
+    mov rdi, [r9]
+    mov rsi, [r9 + 8]
+    mov rcx, [r9 + 16]
+    mov rdx, [r9 + 24]
+    sub rdx, rcx
+    rep movsb
+    mov rcx, rdx
+    xor eax, eax
+    rep stosb
+    add r9, 32
+    dec r8
+    jmp 1b
+2:  mov rax, [rbx + 16]
+    mov rdi, [rbx + 24]
+    mov rsi, rdi
+    xor ebp, ebp
+    xor ebx, ebx
+    jmp rax
+    .globl jump_end
+jump_end:
+    .popsection
+"#
+);
+
+unsafe extern "C" {
+    static jump_start: [u8; 0];
+    static jump_end: [u8; 0];
+}
+
+#[repr(C)]
+struct Parameters {
+    page_tables: u64,
+    stack: u64,
+    entry: u64,
+    argument: u64,
+    count: u64,
+    segments: [Segment; MAX_SEGMENTS],
+}
+
+/// Pages for a jump, made while memory can still be had: code and stack, parameters, page tables.
+pub struct ControlPages(PageRange);
+
+const PAGES: u64 = 4;
+const PRESENT_WRITABLE: u64 = 0b11;
+const LARGE: u64 = 0x80;
+
+impl ControlPages {
+    /// Makes them. The page tables map the first 512 GiB one to one, every page writable: also those that this kernel's own
+    /// map, had it been made with more care, would not let anybody write.
+    pub fn new(kernel: &mut Kernel<'_>) -> Option<Self> {
+        let range = kernel.pages(PAGES * PAGE_SIZE)?;
+        let base = range.base().get();
+        let table = |page: u64| with_exposed_provenance_mut::<u64>((base + page * PAGE_SIZE) as usize);
+        // SAFETY: four pages of our own, zeroed; the trampoline is shorter than half of the first.
+        unsafe {
+            table(2).write(base + 3 * PAGE_SIZE | PRESENT_WRITABLE);
+            for index in 0..512 {
+                table(3).add(index).write((index as u64) << 30 | PRESENT_WRITABLE | LARGE);
+            }
+            let (from, end) = (&raw const jump_start, &raw const jump_end);
+            table(0).cast::<u8>().copy_from_nonoverlapping(from.cast(), end.addr() - from.addr());
+        }
+        Some(Self(range))
+    }
+
+    /// Jumps. Everything in the image's place is overwritten, this kernel with it.
+    ///
+    /// # Safety
+    /// No other CPU executes anything, interrupts are off, and all that the image needs is in its segments or outside their place.
+    pub unsafe fn jump(self, image: &Image) -> ! {
+        let base = self.0.base().get();
+        let mut segments = [Segment::default(); MAX_SEGMENTS];
+        segments[..image.segments.len()].copy_from_slice(&image.segments);
+        let parameters = Parameters {
+            page_tables: base + 2 * PAGE_SIZE,
+            stack: base + PAGE_SIZE,
+            entry: image.entry,
+            argument: image.argument,
+            count: image.segments.len() as u64,
+            segments,
+        };
+        let place = base + PAGE_SIZE;
+        // SAFETY: our own page; then the trampoline, which takes the parameters' address and does not come back.
+        unsafe {
+            with_exposed_provenance_mut::<Parameters>(place as usize).write(parameters);
+            let code: extern "sysv64" fn(u64) -> ! = core::mem::transmute(with_exposed_provenance::<u8>(base as usize));
+            code(place)
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! A small kernel with a short life: finds TDX, brings it up, builds TDs, and kexecs. Every instruction is a real one; what the
+//! machine makes of them is the machine's business. On a machine without TDX it says so and kexecs all the same.
+//!
+//! It refuses to be a general kernel: no user space, no scheduler, memory mapped one to one.
+
+#![no_std]
+#![no_main]
+
+mod cpu;
+mod cpus;
+mod image;
+mod jump;
+mod memory;
+mod second;
+mod traps;
+mod vmx;
+
+use metal::boot::{Boot, MapEntry};
+use metal::{exit, interrupts, println, smp};
+use spin::Once;
+use tdx_abi::{PageRange, subtract};
+use tdx_host::{
+    handover::{HandoverReport, HostMemory, LeftoverTable, Outcome, Policy, explain},
+    layout::Layout,
+    ledger::Ledger,
+    platform::{CpuTask, Cpus, Step, detect},
+    private_memory::PrivateMemory,
+    td::TdHost,
+};
+
+use cpu::{GATE, HardwareCpu, ThisProcessor};
+use cpus::{AllCpus, PLATFORM};
+use image::{BadImage, Image, Message};
+use memory::{KERNEL_PLACE, Kernel};
+use story::{Fate, NotHandedOver};
+
+/// Which PAMTs there are.
+static RECORD: PrivateMemory = PrivateMemory::new();
+/// The layout, once TDX is up.
+static LAYOUT: Once<Layout> = Once::new();
+/// Which pages of TDs there are.
+static LEDGER: Once<Ledger<'static>> = Once::new();
+static FEATURES: Once<tdx_abi::TdxFeatures0> = Once::new();
+
+/// What Linux is told if nothing else was asked for.
+const LINUX_COMMAND_LINE: &str = "console=ttyS0 panic=-1 nokaslr rdinit=/init";
+
+#[unsafe(no_mangle)]
+fn kernel_ap_main(cpu: usize) -> ! {
+    cpus::work_for_ever(cpu)
+}
+
+#[unsafe(no_mangle)]
+fn kernel_main(boot: Boot) -> ! {
+    interrupts::handle_with(traps::handle);
+    // SAFETY: the page of the trampoline is below 1 MiB, where this kernel puts nothing else.
+    let count = unsafe { smp::start_all() };
+    AllCpus.came_up(count);
+    if boot.option("role") == Some("second") {
+        traps::EXPLAIN.call_once(|| {
+            |address, out| {
+                // The console takes everything.
+                let _ = out.write_str(second::explain(address));
+            }
+        });
+        println!("second kernel: {count} CPUs, {:?}", boot.command_line());
+        let lines = second::use_all_memory(&boot);
+        println!("second kernel: {lines} lines written in part and read back");
+        println!("@ {{\"event\":\"second-kernel\",\"lines\":{lines},\"cpus\":{count}}}");
+        exit::exit(exit::SUCCESS)
+    }
+    println!("first kernel: {count} CPUs, {:?}", boot.command_line());
+    traps::EXPLAIN.call_once(|| {
+        |address, out| {
+            let _ = write!(out, "{}", explain(&host_memory(), LAYOUT.get(), address));
+        }
+    });
+    match live(&boot) {
+        Ok(never) => match never {},
+        Err(Failure(step, why)) => {
+            println!("first kernel: {step}: {why}");
+            println!("@ {{\"event\":\"failed\",\"step\":\"{step}\"}}");
+            exit::exit(exit::FAILURE)
+        }
+    }
+}
+
+/// Why the story has ended early.
+struct Failure(&'static str, arrayvec::ArrayString<256>);
+
+fn failure(step: &'static str) -> impl Fn(&dyn core::fmt::Display) -> Failure {
+    move |why| {
+        let mut text = arrayvec::ArrayString::new();
+        // What does not fit is cut.
+        let _ = core::fmt::write(&mut text, format_args!("{why}"));
+        Failure(step, text)
+    }
+}
+
+fn policy(boot: &Boot) -> Result<Policy, Failure> {
+    Ok(match boot.option("policy").unwrap_or("tracked") {
+        "tracked" => Policy::Tracked,
+        "module" => Policy::Module,
+        "module-only" => Policy::ModuleOnly,
+        "pamt" => Policy::Pamt,
+        "everything" => Policy::Everything,
+        "none" => Policy::None,
+        "refuse" => Policy::Refuse,
+        other => return Err(failure("options")(&format_args!("no policy is called {other:?}"))),
+    })
+}
+
+fn host_memory() -> HostMemory<'static> {
+    HostMemory {
+        platform: PLATFORM.get(),
+        features: FEATURES.get().copied(),
+        record: &RECORD,
+        ledger: LEDGER.get(),
+        gate: GATE.handle(),
+        untouched: &[],
+    }
+}
+
+/// VMXON, on each CPU.
+struct EnterVmx;
+
+impl CpuTask<HardwareCpu> for EnterVmx {
+    type Local = ();
+
+    fn step(&self, cpu: &HardwareCpu, (): &mut ()) -> Step {
+        if !vmx::enter() {
+            println!("first kernel: {} does not enter VMX operation", tdx_host::platform::Cpu::id(cpu));
+        }
+        Step::Done
+    }
+}
+
+fn live(boot: &Boot) -> Result<core::convert::Infallible, Failure> {
+    let policy = policy(boot)?;
+    let tds: u32 = boot.option("tds").map_or(Ok(1), str::parse).map_err(|error| failure("option tds")(&error))?;
+    let ranges = memory::usable(boot);
+    let mut kernel = Kernel::new(&ranges);
+    // First of all, while the lowest places are free: Linux wants its parameters below 4 GiB.
+    let next = next_image(&mut kernel, boot)?;
+    let control = jump::ControlPages::new(&mut kernel).ok_or_else(|| failure("kexec")(&"no memory"))?;
+
+    match detect(&ThisProcessor) {
+        Err(no_tdx) => println!("first kernel: {no_tdx}"),
+        Ok(platform) => {
+            PLATFORM.call_once(|| platform);
+            println!(
+                "virt/tdx: BIOS enabled: private KeyID range [{}, {})",
+                platform.key_ids().shared() + 1,
+                platform.key_ids().private_end()
+            );
+            AllCpus.run_on_all(&EnterVmx);
+            use_tdx(&mut kernel, platform, &ranges, tds)?;
+        }
+    }
+
+    let own = kernel.own().iter().copied().chain([KERNEL_PLACE]);
+    let mut own: arrayvec::ArrayVec<PageRange, 64> = own.collect();
+    own.sort_unstable_by_key(|range| range.start());
+    let all_memory = subtract(ranges.iter().map(|part| part.range), own.iter().copied());
+    let report = story::hand_over(&AllCpus, policy, host_memory(), all_memory).map_err(|error| match error {
+        NotHandedOver::Refused(refused) => failure("kexec refused")(&refused),
+        NotHandedOver::Stop(cause) => failure("kexec put off")(&cause),
+    })?;
+    told(&report);
+    write_leftovers(next.leftovers, &report);
+    vmx::leave();
+    AllCpus.park_others();
+    println!("first kernel: jumps");
+    // SAFETY: the other CPUs wait for SIPI, interrupts are off in this kernel, and the image was checked to lie in the place kept for
+    // kernels; what it is told lies outside.
+    unsafe { control.jump(&next.image) }
+}
+
+/// Bring-up and TDs.
+fn use_tdx(
+    kernel: &mut Kernel<'_>,
+    platform: tdx_host::platform::TdxPlatform,
+    ranges: &memory::Ranges,
+    tds: u32,
+) -> Result<(), Failure> {
+    let mut layout = Layout::new();
+    let module = match story::bring_up(kernel, platform, &RECORD, &mut layout, ranges) {
+        Ok(module) => module,
+        // Everything was undone, and the kernel lives on without TDX.
+        Err(error) => {
+            println!("virt/tdx: module initialization failed ({}): {error}", error.errno());
+            println!("@ {{\"event\":\"no-tdx\",\"errno\":{}}}", error.errno());
+            return Ok(());
+        }
+    };
+    FEATURES.call_once(|| module.features);
+    println!("virt/tdx: TDX module {}, {} KB allocated for PAMT", module.version, layout.pamt_kb());
+    println!("virt/tdx: module initialized");
+    let layout = LAYOUT.call_once(|| layout);
+    let no_memory = || failure("TDs")(&"no memory");
+    let words = kernel.words(story::ledger_words(layout)).ok_or_else(no_memory)?;
+    let ledger = story::ledger(layout, words).map_err(|error| failure("ledger")(&error))?;
+    let ledger = LEDGER.call_once(|| ledger);
+    if tds == 0 {
+        return Ok(());
+    }
+    let words = kernel.words(story::KEY_ID_WORDS as u64).ok_or_else(no_memory)?;
+    let key_ids = story::key_ids(&platform, words).map_err(|error| failure("KeyIDs")(&error))?;
+    let shared = kernel.pages(4096).ok_or_else(no_memory)?.base();
+    for number in 0..tds {
+        let range = story::allocate(kernel, layout, 1).ok_or_else(no_memory)?;
+        let host = TdHost::new(&platform, ledger, &key_ids);
+        story::live(kernel, host, range, shared, Fate::of(number)).map_err(|error| failure("TD")(&error))?;
+        println!("first kernel: TD {number} in {range}: {:?}", Fate::of(number));
+    }
+    println!("@ {{\"event\":\"tdx\",\"pamt_kb\":{},\"marked_pages\":{}}}", layout.pamt_kb(), ledger.marked_pages());
+    Ok(())
+}
+
+/// The next kernel, and where the table of leftovers goes.
+struct Next {
+    image: Image,
+    leftovers: PageRange,
+}
+
+fn next_image(kernel: &mut Kernel<'_>, boot: &Boot) -> Result<Next, Failure> {
+    let bad = |BadImage(why)| failure("next image")(&why);
+    let leftovers = kernel.pages(second::TABLE_BYTES).ok_or_else(|| failure("next image")(&"no memory"))?;
+    let map: &[MapEntry] = boot.map();
+    let message = Message { command_line: "role=second", map, rsdp: boot.rsdp, leftovers };
+    let file = image::file(kernel, "opt/cleanslate/next").map_err(bad)?;
+    let image = match boot.option("next").unwrap_or("self") {
+        "self" => image::own(kernel, file, message),
+        "linux" => {
+            let initrd = image::file(kernel, "opt/cleanslate/initrd").map_err(bad)?;
+            image::linux(kernel, file, initrd, Message { command_line: LINUX_COMMAND_LINE, ..message })
+        }
+        _ => Err(BadImage("`next` is `self` or `linux`")),
+    };
+    Ok(Next { image: image.map_err(bad)?, leftovers })
+}
+
+fn told(report: &HandoverReport) {
+    let lines = match report.outcome {
+        Outcome::Reset(count) => count.lines,
+        _ => 0,
+    };
+    println!("first kernel: handover by policy {:?}: {:?}", report.policy, report.outcome);
+    println!("@ {{\"event\":\"handover\",\"reset_lines\":{lines},\"clean\":{}}}", report.is_clean(&host_memory()));
+}
+
+fn write_leftovers(place: PageRange, report: &HandoverReport) {
+    let first = core::ptr::with_exposed_provenance_mut::<u8>(place.base().get() as usize);
+    // SAFETY: pages that `next_image` took for the table alone.
+    let table = unsafe { core::slice::from_raw_parts_mut(first, place.bytes() as usize) };
+    if LeftoverTable::write(table, report, &host_memory()).is_err() {
+        println!("first kernel: no room for the table of leftovers");
+    }
+}

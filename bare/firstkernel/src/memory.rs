@@ -1,0 +1,115 @@
+//! The memory of this machine: what the loader's map calls usable, what of it is taken, and pages for those who ask.
+
+use arrayvec::ArrayVec;
+use core::ptr::with_exposed_provenance_mut;
+use core::sync::atomic::AtomicU64;
+use metal::boot::{self, Boot};
+use tdx_abi::{PAGE_SIZE, PageRange, PhysAddr};
+use tdx_host::{
+    layout::{FrameRequest, FrameSource, MapFrames},
+    platform::{CpuTask, Cpus, NodeId, NodeRange, SharedMemory},
+};
+
+use crate::cpu::HardwareCpu;
+use crate::cpus::AllCpus;
+
+/// Ranges of memory at most.
+const MAX_RANGES: usize = 32;
+
+/// Pieces of memory of its own that this kernel can have.
+const MAX_OWN: usize = 32;
+
+/// Usable ranges above 1 MiB, ascending: below are the BIOS, the trampoline and what Linux leaves alone as well.
+pub type Ranges = ArrayVec<NodeRange, MAX_RANGES>;
+
+/// Where kernels are put: this one, and the next one over it. Nothing else goes there.
+pub const KERNEL_PLACE: PageRange = PageRange::inside(PhysAddr::new(16 << 20), PhysAddr::new(144 << 20));
+
+/// Reads the map.
+pub fn usable(boot: &Boot) -> Ranges {
+    let mut ranges = Ranges::new();
+    for entry in boot.map().iter().filter(|entry| entry.kind == boot::USABLE) {
+        let end = entry.address.saturating_add(entry.size);
+        let range = PageRange::inside(PhysAddr::new(entry.address.max(1 << 20)), PhysAddr::new(end.max(1 << 20)));
+        if !range.is_empty() {
+            ranges.push(NodeRange { range, node: NodeId(0) });
+        }
+    }
+    ranges.sort_unstable_by_key(|range| range.range.start());
+    ranges
+}
+
+/// This kernel as `tdx-host` sees it during a bring-up.
+pub struct Kernel<'m> {
+    cpus: AllCpus,
+    frames: MapFrames<'m>,
+    own: ArrayVec<PageRange, MAX_OWN>,
+}
+
+impl<'m> Kernel<'m> {
+    /// All of `memory` is free but the place of kernels.
+    pub fn new(memory: &'m [NodeRange]) -> Self {
+        let mut frames = MapFrames::new(memory);
+        // The list of taken ranges is empty, so there is room and no overlap.
+        let _ = frames.reserve(KERNEL_PLACE);
+        Self { cpus: AllCpus, frames, own: ArrayVec::new() }
+    }
+
+    /// Pages for the kernel's own use, zeroed, in one piece. `None` if there are none.
+    pub fn pages(&mut self, bytes: u64) -> Option<PageRange> {
+        let range = self.frames.allocate(FrameRequest::anywhere(bytes.div_ceil(PAGE_SIZE).max(1), None))?;
+        self.own.try_push(range).ok()?;
+        // SAFETY: the pages are free memory, mapped one to one, and now the caller's.
+        unsafe {
+            with_exposed_provenance_mut::<u8>(range.base().get() as usize).write_bytes(0, range.bytes() as usize)
+        };
+        Some(range)
+    }
+
+    /// Zeroed words that live as long as the kernel.
+    pub fn words(&mut self, count: u64) -> Option<&'static [AtomicU64]> {
+        let range = self.pages(count * 8)?;
+        let first = with_exposed_provenance_mut::<AtomicU64>(range.base().get() as usize);
+        // SAFETY: so many zeroed, aligned words, which nobody else has and which are never freed.
+        Some(unsafe { core::slice::from_raw_parts(first, count as usize) })
+    }
+
+    /// What [`Self::pages`] and [`Self::words`] have handed out.
+    pub fn own(&self) -> &[PageRange] {
+        &self.own
+    }
+}
+
+impl Cpus for Kernel<'_> {
+    type Cpu = HardwareCpu;
+
+    fn run_on_all<T: CpuTask<HardwareCpu>>(&self, task: &T) {
+        self.cpus.run_on_all(task);
+    }
+
+    fn run_on_each_package<T: CpuTask<HardwareCpu>>(&self, task: &T) {
+        self.cpus.run_on_each_package(task);
+    }
+
+    fn run_here<R>(&self, function: impl FnOnce(&HardwareCpu) -> R) -> R {
+        self.cpus.run_here(function)
+    }
+}
+
+impl FrameSource for Kernel<'_> {
+    fn allocate(&mut self, request: FrameRequest) -> Option<PageRange> {
+        self.frames.allocate(request)
+    }
+
+    fn free(&mut self, range: PageRange) {
+        self.frames.free(range);
+    }
+}
+
+impl SharedMemory for Kernel<'_> {
+    fn write(&mut self, address: PhysAddr, bytes: &[u8]) {
+        let to = with_exposed_provenance_mut::<u8>(address.get() as usize);
+        // SAFETY: the range came from this kernel's allocator, by the trait's contract, and is mapped one to one.
+        unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+    }
+}

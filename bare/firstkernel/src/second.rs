@@ -1,0 +1,90 @@
+//! What the second kernel does: uses all of memory as kernels do, with partial stores first and reads after, and says what became
+//! of it. It knows nothing of TDX but what the table of leftovers says, which it reads only to explain its own death.
+
+use core::arch::asm;
+use core::ptr::with_exposed_provenance_mut;
+use metal::boot::{self, Boot};
+use metal::println;
+use spin::Once;
+use tdx_abi::{PageRange, PhysAddr, subtract};
+use tdx_host::handover::{LeftoverKind, LeftoverReason, LeftoverTable, OldMemory};
+
+use crate::memory::usable;
+
+const TABLE: usize = 16 << 10;
+
+/// The first kernel's table of leftovers, in our own memory.
+static LEFTOVERS: Once<[u8; TABLE]> = Once::new();
+
+/// Room that the first kernel makes for its table.
+pub const TABLE_BYTES: u64 = TABLE as u64;
+
+/// Uses memory, and returns the number of lines.
+pub fn use_all_memory(boot: &Boot) -> u64 {
+    if let Some(module) = boot.module {
+        LEFTOVERS.call_once(|| {
+            let mut table = [0; TABLE];
+            let length = TABLE.min(module.size as usize);
+            // SAFETY: the first kernel put the table there, and nothing has been written since.
+            unsafe {
+                let from = with_exposed_provenance_mut::<u8>(module.address as usize);
+                table[..length].copy_from_slice(core::slice::from_raw_parts(from, length));
+            }
+            table
+        });
+    }
+    let (start, end) = boot::image();
+    let own = PageRange::inside(PhysAddr::new(start), PhysAddr::new(end));
+    let memory = usable(boot);
+    let free = || subtract(memory.iter().map(|part| part.range), [own]);
+    for range in free() {
+        for_each_line(range, |line| {
+            // SAFETY: memory of this machine that is not this kernel. MOVNTI of 8 bytes: a write of less than a line.
+            unsafe {
+                asm!("movnti [{}], {}", in(reg) line, in(reg) 0x5555_5555_5555_5555u64, options(nostack, preserves_flags))
+            }
+        });
+    }
+    // SAFETY: orders the stores above before the reads below.
+    unsafe { asm!("mfence", options(nostack, preserves_flags)) }
+    let mut lines = 0;
+    for range in free() {
+        for_each_line(range, |line| {
+            // SAFETY: as above, a read.
+            let value = unsafe { line.read_volatile() };
+            if value != 0x5555_5555_5555_5555 {
+                println!("second kernel: {line:p} holds {value:#x}, not what was stored there");
+                metal::exit::exit(metal::exit::FAILURE);
+            }
+            lines += 1;
+        });
+    }
+    lines
+}
+
+fn for_each_line(range: PageRange, mut function: impl FnMut(*mut u64)) {
+    for line in range.lines().start().index()..range.lines().end().index() {
+        function(with_exposed_provenance_mut(line as usize * 64));
+    }
+}
+
+/// What the first kernel left at an address, by its table.
+pub fn explain(address: PhysAddr) -> &'static str {
+    let Some(table) = LEFTOVERS.get() else { return "no kernel before this one has left a table" };
+    match LeftoverTable::read(table).map(|table| table.old_memory) {
+        Err(_) => "the table of leftovers cannot be read",
+        Ok(OldMemory::AllPrivate) => "the first kernel says that any of its memory may be private",
+        Ok(OldMemory::Listed(mut leftovers)) => {
+            match leftovers.find(|left| left.range.contains(address.page())).map(|left| (left.kind, left.reason)) {
+                Some((LeftoverKind::Pamt, LeftoverReason::NotReset)) => {
+                    "PAMT of the first kernel, not reset by its policy"
+                }
+                Some((LeftoverKind::Page, LeftoverReason::NotReset)) => {
+                    "page of a TD of the first kernel, not reset by its policy"
+                }
+                Some(_) => "private memory of the first kernel that it could not reset",
+                None => "the first kernel says that nothing private is left here",
+            }
+        }
+    }
+}

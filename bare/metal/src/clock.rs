@@ -1,0 +1,43 @@
+//! Time, for waits that must end: the time-stamp counter, calibrated once against the PIT.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::registers::{in8, out8, tsc};
+
+static TICKS_PER_MS: AtomicU64 = AtomicU64::new(1_000_000);
+
+/// The PIT counts at 1.193182 MHz: this many for 10 ms.
+const TEN_MS: u16 = 11932;
+
+/// Calibrates the counter: takes 10 ms.
+pub fn init() {
+    // SAFETY: PIT channel 2 and its gate touch no memory. Its output is not wired to an interrupt.
+    unsafe {
+        out8(0x61, in8(0x61) & !0b10 | 0b01);
+        out8(0x43, 0b1011_0000);
+        out8(0x42, TEN_MS as u8);
+        out8(0x42, (TEN_MS >> 8) as u8);
+        let start = tsc();
+        while in8(0x61) & 0x20 == 0 {
+            core::hint::spin_loop();
+        }
+        TICKS_PER_MS.store(((tsc() - start) / 10).max(1), Ordering::Relaxed);
+    }
+}
+
+/// Microseconds since some moment.
+pub fn micros() -> u64 {
+    tsc() / (TICKS_PER_MS.load(Ordering::Relaxed).div_ceil(1000))
+}
+
+/// Waits until the condition holds; false if it did not within `micros_at_most`.
+pub fn wait_for(micros_at_most: u64, mut condition: impl FnMut() -> bool) -> bool {
+    let start = micros();
+    while !condition() {
+        if micros().wrapping_sub(start) > micros_at_most {
+            return condition();
+        }
+        core::hint::spin_loop();
+    }
+    true
+}

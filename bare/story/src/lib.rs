@@ -1,0 +1,104 @@
+//! What the first kernel does with TDX, from bring-up to the reset before the jump: one story, told through the traits of
+//! `tdx-host` alone. `firstkernel` lives it with the real instructions, a test of the software machine lives the same one, and
+//! the SEAMCALLs of both must be the same. It refuses to know which of the two it runs on.
+
+#![no_std]
+
+mod tds;
+
+use core::sync::atomic::AtomicU64;
+use tdx_abi::{PageRange, TdxFeatures0};
+use tdx_host::{
+    bringup::{Bringup, BringupError, Kernel, ModuleInfo},
+    handover::{HandoverReport, HostMemory, Kexec, KexecKind, Policy, Refused, StopCause, StopCpus},
+    key_ids::KeyIds,
+    layout::{Algorithm, FrameRequest, Layout},
+    ledger::Ledger,
+    platform::{NodeRange, TdxPlatform},
+    private_memory::PrivateMemory,
+};
+
+pub use tds::{Fate, PAGES_PER_TD, StoryError, live};
+
+/// Brings TDX up.
+///
+/// # Errors
+/// [`BringupError`], after everything was undone.
+pub fn bring_up<'k, K: Kernel>(
+    kernel: &'k mut K,
+    platform: TdxPlatform,
+    record: &'k PrivateMemory,
+    layout: &'k mut Layout,
+    memory: &[NodeRange],
+) -> Result<ModuleInfo, BringupError> {
+    let ready = Bringup::start(kernel, platform, record, layout)?
+        .sys_init()?
+        .init_cpus()?
+        .read_module_info()?
+        .plan(memory, Algorithm::Fit)?
+        .configure()?
+        .configure_keys()?
+        .init_tdmrs()?;
+    Ok(ready.module)
+}
+
+/// 64-bit words that the ledger of a layout needs.
+pub fn ledger_words(layout: &Layout) -> u64 {
+    Ledger::words_needed(layout.tdmrs().iter().map(tdx_host::layout::Tdmr::range))
+}
+
+/// The ledger over the TDMRs.
+pub fn ledger<'m>(layout: &Layout, words: &'m [AtomicU64]) -> Result<Ledger<'m>, tdx_host::ledger::LedgerError> {
+    let ranges: [PageRange; tdx_abi::MAX_TDMRS] =
+        core::array::from_fn(|index| layout.tdmrs().get(index).map(tdx_host::layout::Tdmr::range).unwrap_or_default());
+    Ledger::new(ranges.into_iter().take(layout.tdmr_count()), words)
+}
+
+/// Pages for this many TDs, inside a TDMR.
+pub fn allocate<K: Kernel>(kernel: &mut K, layout: &Layout, tds: u32) -> Option<PageRange> {
+    let pages = PAGES_PER_TD * u64::from(tds) + 512;
+    layout
+        .tdmrs()
+        .iter()
+        .find_map(|tdmr| kernel.allocate(FrameRequest { within: tdmr.range(), ..FrameRequest::anywhere(pages, None) }))
+}
+
+/// Words that the KeyIDs of a machine need at most: KeyIDs have 16 bits.
+pub const KEY_ID_WORDS: usize = 64;
+
+/// The private KeyIDs.
+pub fn key_ids<'m>(
+    platform: &TdxPlatform,
+    words: &'m [AtomicU64],
+) -> Result<KeyIds<'m>, tdx_host::key_ids::KeyIdsError> {
+    KeyIds::new(platform.key_ids(), words)
+}
+
+/// Why there was no handover. The kernel goes on.
+#[derive(Debug)]
+pub enum NotHandedOver {
+    /// The policy refuses.
+    Refused(Refused),
+    /// Some CPU did not stop.
+    Stop(StopCause),
+}
+
+/// Everything between `kexec -e` and the jump.
+///
+/// # Errors
+/// [`NotHandedOver`].
+pub fn hand_over<P: StopCpus>(
+    cpus: &P,
+    policy: Policy,
+    memory: HostMemory<'_>,
+    all_memory: impl IntoIterator<Item = PageRange, IntoIter: Clone + Sync>,
+) -> Result<HandoverReport, NotHandedOver> {
+    let kexec = Kexec::begin(policy, KexecKind::Normal, memory).map_err(NotHandedOver::Refused)?;
+    let stopped = kexec.stop_other_cpus(cpus).map_err(|error| NotHandedOver::Stop(error.cause))?;
+    Ok(stopped.ask_module(|_| ()).write_back_caches().reset(all_memory))
+}
+
+/// What TDX_FEATURES0 says, if the module was asked.
+pub fn features(module: Option<&ModuleInfo>) -> Option<TdxFeatures0> {
+    module.map(|module| module.features)
+}
