@@ -2,9 +2,9 @@
 
 use core::arch::global_asm;
 use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
+use metal::image::{Image, MAX_SEGMENTS, Notes, Segment};
 use tdx_abi::{PAGE_SIZE, PageRange};
 
-use crate::image::{Image, MAX_SEGMENTS, Segment};
 use crate::memory::Kernel;
 
 global_asm!(
@@ -62,45 +62,43 @@ struct Parameters {
 }
 
 /// Pages for a jump, made while memory can still be had: code and stack, parameters, page tables.
-pub struct ControlPages(PageRange);
+pub struct ControlPages {
+    code: PageRange,
+    page_tables: u64,
+}
 
 const PAGES: u64 = 4;
-const PRESENT_WRITABLE: u64 = 0b11;
-const LARGE: u64 = 0x80;
 
 impl ControlPages {
     /// Makes them. The page tables map the first 512 GiB one to one, every page writable: also those that this kernel's own
     /// map, had it been made with more care, would not let anybody write.
     pub fn new(kernel: &mut Kernel<'_>) -> Option<Self> {
         let range = kernel.pages(PAGES * PAGE_SIZE)?;
-        let base = range.base().get();
-        let table = |page: u64| with_exposed_provenance_mut::<u64>((base + page * PAGE_SIZE) as usize);
-        // SAFETY: four pages of our own, zeroed; the trampoline is shorter than half of the first.
+        let (base, end) = (range.base().get(), range.limit().get());
+        // SAFETY: four zeroed pages of our own; the trampoline is shorter than the first, and parameters and stack are in the second.
         unsafe {
-            table(2).write(base + 3 * PAGE_SIZE | PRESENT_WRITABLE);
-            for index in 0..512 {
-                table(3).add(index).write((index as u64) << 30 | PRESENT_WRITABLE | LARGE);
-            }
-            let (from, end) = (&raw const jump_start, &raw const jump_end);
-            table(0).cast::<u8>().copy_from_nonoverlapping(from.cast(), end.addr() - from.addr());
+            let (from, until) = (&raw const jump_start, &raw const jump_end);
+            with_exposed_provenance_mut::<u8>(base as usize)
+                .copy_from_nonoverlapping(from.cast(), until.addr() - from.addr());
+            let page_tables = Notes::new(base + 2 * PAGE_SIZE..end).identity_map().ok()?;
+            Some(Self { code: range, page_tables })
         }
-        Some(Self(range))
     }
 
     /// Jumps. Everything in the image's place is overwritten, this kernel with it.
     ///
     /// # Safety
     /// No other CPU executes anything, interrupts are off, and all that the image needs is in its segments or outside their place.
-    pub unsafe fn jump(self, image: &Image) -> ! {
-        let base = self.0.base().get();
+    pub unsafe fn jump(self, image: &Image, argument: u64) -> ! {
+        let base = self.code.base().get();
         let mut segments = [Segment::default(); MAX_SEGMENTS];
-        segments[..image.segments.len()].copy_from_slice(&image.segments);
+        segments[..image.segments().len()].copy_from_slice(image.segments());
         let parameters = Parameters {
-            page_tables: base + 2 * PAGE_SIZE,
-            stack: base + PAGE_SIZE,
+            page_tables: self.page_tables,
+            stack: base + 2 * PAGE_SIZE,
             entry: image.entry,
-            argument: image.argument,
-            count: image.segments.len() as u64,
+            argument,
+            count: image.segments().len() as u64,
             segments,
         };
         let place = base + PAGE_SIZE;

@@ -15,7 +15,8 @@ mod second;
 mod traps;
 mod vmx;
 
-use metal::boot::{Boot, MapEntry};
+use metal::boot::Boot;
+use metal::image::BadImage;
 use metal::{exit, interrupts, println, smp};
 use spin::Once;
 use tdx_abi::{PageRange, subtract};
@@ -30,7 +31,6 @@ use tdx_host::{
 
 use cpu::{GATE, HardwareCpu, ThisProcessor};
 use cpus::{AllCpus, PLATFORM};
-use image::{BadImage, Image, Message};
 use memory::{KERNEL_PLACE, Kernel};
 use story::{Fate, NotHandedOver};
 
@@ -42,17 +42,16 @@ static LAYOUT: Once<Layout> = Once::new();
 static LEDGER: Once<Ledger<'static>> = Once::new();
 static FEATURES: Once<tdx_abi::TdxFeatures0> = Once::new();
 
-/// What Linux is told if nothing else was asked for.
-const LINUX_COMMAND_LINE: &str = "console=ttyS0 panic=-1 nokaslr rdinit=/init";
-
 #[unsafe(no_mangle)]
 fn kernel_ap_main(cpu: usize) -> ! {
+    traps::accept_machine_checks();
     cpus::work_for_ever(cpu)
 }
 
 #[unsafe(no_mangle)]
 fn kernel_main(boot: Boot) -> ! {
     interrupts::handle_with(traps::handle);
+    traps::accept_machine_checks();
     // SAFETY: the page of the trampoline is below 1 MiB, where this kernel puts nothing else.
     let count = unsafe { smp::start_all() };
     AllCpus.came_up(count);
@@ -141,7 +140,7 @@ fn live(boot: &Boot) -> Result<core::convert::Infallible, Failure> {
     let ranges = memory::usable(boot);
     let mut kernel = Kernel::new(&ranges);
     // First of all, while the lowest places are free: Linux wants its parameters below 4 GiB.
-    let next = next_image(&mut kernel, boot)?;
+    let next = image::next(&mut kernel, boot).map_err(|BadImage(why)| failure("next image")(&why))?;
     let control = jump::ControlPages::new(&mut kernel).ok_or_else(|| failure("kexec")(&"no memory"))?;
 
     match detect(&ThisProcessor) {
@@ -173,7 +172,7 @@ fn live(boot: &Boot) -> Result<core::convert::Infallible, Failure> {
     println!("first kernel: jumps");
     // SAFETY: the other CPUs wait for SIPI, interrupts are off in this kernel, and the image was checked to lie in the place kept for
     // kernels; what it is told lies outside.
-    unsafe { control.jump(&next.image) }
+    unsafe { control.jump(&next.image, next.argument) }
 }
 
 /// Bring-up and TDs.
@@ -215,29 +214,6 @@ fn use_tdx(
     }
     println!("@ {{\"event\":\"tdx\",\"pamt_kb\":{},\"marked_pages\":{}}}", layout.pamt_kb(), ledger.marked_pages());
     Ok(())
-}
-
-/// The next kernel, and where the table of leftovers goes.
-struct Next {
-    image: Image,
-    leftovers: PageRange,
-}
-
-fn next_image(kernel: &mut Kernel<'_>, boot: &Boot) -> Result<Next, Failure> {
-    let bad = |BadImage(why)| failure("next image")(&why);
-    let leftovers = kernel.pages(second::TABLE_BYTES).ok_or_else(|| failure("next image")(&"no memory"))?;
-    let map: &[MapEntry] = boot.map();
-    let message = Message { command_line: "role=second", map, rsdp: boot.rsdp, leftovers };
-    let file = image::file(kernel, "opt/cleanslate/next").map_err(bad)?;
-    let image = match boot.option("next").unwrap_or("self") {
-        "self" => image::own(kernel, file, message),
-        "linux" => {
-            let initrd = image::file(kernel, "opt/cleanslate/initrd").map_err(bad)?;
-            image::linux(kernel, file, initrd, Message { command_line: LINUX_COMMAND_LINE, ..message })
-        }
-        _ => Err(BadImage("`next` is `self` or `linux`")),
-    };
-    Ok(Next { image: image.map_err(bad)?, leftovers })
 }
 
 fn told(report: &HandoverReport) {

@@ -1,7 +1,7 @@
 //! Exceptions of this kernel. A machine check is told in full, and then is the end.
 
 use metal::interrupts::{self, Frame};
-use metal::registers::rdmsr;
+use metal::registers::{cr4, rdmsr, set_cr4};
 use metal::{console, exit, lapic};
 use spin::Once;
 use tdx_abi::PhysAddr;
@@ -13,6 +13,13 @@ pub type Explain = fn(PhysAddr, &mut dyn core::fmt::Write);
 
 /// How this kernel explains an address.
 pub static EXPLAIN: Once<Explain> = Once::new();
+
+/// Machine checks come as exceptions on this CPU, and do not reset the machine.
+pub fn accept_machine_checks() {
+    const MCE: u64 = 1 << 6;
+    // SAFETY: every x86-64 CPU has the bit.
+    unsafe { set_cr4(cr4() | MCE) };
+}
 
 /// Handles all that `metal` does not.
 pub fn handle(frame: &mut Frame) {

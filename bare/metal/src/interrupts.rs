@@ -74,7 +74,6 @@ interrupt_common:
 /// What an exception or interrupt found.
 #[derive(Debug)]
 #[repr(C)]
-#[expect(missing_docs, reason = "the registers, by their names")]
 pub struct Frame {
     pub r15: u64,
     pub r14: u64,

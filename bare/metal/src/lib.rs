@@ -11,6 +11,7 @@ pub mod console;
 pub mod exit;
 pub mod fw_cfg;
 pub mod heap;
+pub mod image;
 pub mod interrupts;
 pub mod lapic;
 mod libc;

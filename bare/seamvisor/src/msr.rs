@@ -1,0 +1,159 @@
+//! Model-specific registers: those of SVM are hidden, those of TDX and VMX are made, all others are the real ones.
+
+use alloc::boxed::Box;
+use core::sync::atomic::{AtomicU64, Ordering};
+use metal::MAX_CPUS;
+use metal::registers::rdmsr;
+use spin::Once;
+use tdx_machine::{CpuId, MsrRead};
+
+use crate::tdx;
+use crate::vcpu::Vcpu;
+
+const PLATFORM_ID: u32 = 0x17;
+const FEATURE_CONTROL: u32 = 0x3a;
+const KEYID_PARTITIONING: u32 = 0x87;
+const MICROCODE: u32 = 0x8b;
+const ARCH_CAPABILITIES: u32 = 0x10a;
+const MCG_CAP: u32 = 0x179;
+const VMX_BASIC: u32 = 0x480;
+const VMX_LAST: u32 = 0x491;
+const MCG_EXT_CTL: u32 = 0x4d0;
+const TME_CAPABILITY: u32 = 0x981;
+const TME_ACTIVATE: u32 = 0x982;
+const SEAMRR_BASE: u32 = 0x1400;
+const SEAMRR_MASK: u32 = 0x1401;
+const EFER: u32 = 0xc000_0080;
+const VM_CR: u32 = 0xc001_0114;
+const VM_HSAVE_PA: u32 = 0xc001_0117;
+
+const EFER_SVME: u64 = 1 << 12;
+const EFER_LME: u64 = 1 << 8;
+const EFER_LMA: u64 = 1 << 10;
+/// What a guest may set: SCE, LME, LMA, NXE.
+const EFER_LEGAL: u64 = 1 | EFER_LME | EFER_LMA | 1 << 11;
+/// Locked, VMX outside SMX, local machine checks.
+const FEATURES: u64 = 1 | 1 << 2 | 1 << 20;
+/// Not vulnerable to what RDCL_NO names: keeps kernels from isolating page tables, which costs much under emulation.
+const RDCL_NO: u64 = 1;
+const LMCE: u64 = 1 << 27;
+/// Revision of the VMXON region.
+pub const VMX_REVISION: u32 = 0x11;
+
+static LMCE_ENABLED: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+
+/// Two bits for each MSR of three ranges; a set bit makes RDMSR or WRMSR leave the guest.
+#[repr(align(4096))]
+struct Bitmap([u8; 8192]);
+
+static PERMISSIONS: Once<Box<Bitmap>> = Once::new();
+
+/// Physical address of the permissions.
+pub fn permissions() -> u64 {
+    let map = PERMISSIONS.call_once(|| {
+        let mut map = Box::new(Bitmap([0; 8192]));
+        let vmx = VMX_BASIC..=VMX_LAST;
+        let others = [
+            PLATFORM_ID,
+            FEATURE_CONTROL,
+            KEYID_PARTITIONING,
+            MICROCODE,
+            ARCH_CAPABILITIES,
+            MCG_CAP,
+            MCG_EXT_CTL,
+            TME_CAPABILITY,
+            TME_ACTIVATE,
+            SEAMRR_BASE,
+            SEAMRR_MASK,
+            EFER,
+            VM_CR,
+            VM_HSAVE_PA,
+        ];
+        for msr in others.into_iter().chain(vmx) {
+            let (range, index) = match msr {
+                0..0x2000 => (0, msr),
+                0xc000_0000..0xc000_2000 => (0x800, msr - 0xc000_0000),
+                _ => (0x1000, msr - 0xc001_0000),
+            };
+            map.0[range + index as usize / 4] |= 0b11 << (2 * (index % 4));
+        }
+        map
+    });
+    core::ptr::from_ref::<Bitmap>(map).expose_provenance() as u64
+}
+
+/// Answers RDMSR and WRMSR.
+pub fn answer(vcpu: &mut Vcpu) {
+    let msr = vcpu.registers.rcx as u32;
+    let done = if vcpu.vmcb.exit_info_1 == 0 {
+        read(vcpu, msr).inspect(|value| {
+            vcpu.vmcb.rax = value & 0xffff_ffff;
+            vcpu.registers.rdx = value >> 32;
+        })
+    } else {
+        let value = vcpu.vmcb.rax & 0xffff_ffff | vcpu.registers.rdx << 32;
+        write(vcpu, msr, value)
+    };
+    match done {
+        Some(_) => vcpu.skip(2),
+        None => vcpu.inject_general_protection(),
+    }
+}
+
+/// `None`: #GP.
+fn read(vcpu: &Vcpu, msr: u32) -> Option<u64> {
+    Some(match msr {
+        EFER => vcpu.vmcb.efer & !EFER_SVME,
+        FEATURE_CONTROL => FEATURES,
+        ARCH_CAPABILITIES => RDCL_NO,
+        PLATFORM_ID | MICROCODE => 0,
+        MCG_CAP => {
+            // SAFETY: every x86-64 CPU has it.
+            let real = unsafe { rdmsr(MCG_CAP) };
+            real | LMCE
+        }
+        MCG_EXT_CTL => LMCE_ENABLED[vcpu.number].load(Ordering::Relaxed),
+        KEYID_PARTITIONING | TME_CAPABILITY | TME_ACTIVATE | SEAMRR_BASE | SEAMRR_MASK => {
+            match tdx::lock().machine.rdmsr(CpuId(vcpu.number as u32), msr) {
+                Ok(MsrRead::Value(value)) => value,
+                Ok(MsrRead::GeneralProtection) | Err(_) => return None,
+            }
+        }
+        VMX_BASIC..=VMX_LAST => vmx(msr),
+        // SVM is not there; and what is in no range of the bitmap does not exist.
+        _ => return None,
+    })
+}
+
+/// Capabilities of VMX, good enough for VMXON and VMXOFF: nothing here runs a virtual machine.
+const fn vmx(msr: u32) -> u64 {
+    match msr {
+        // Revision, 4 KiB regions, write-back.
+        VMX_BASIC => VMX_REVISION as u64 | 4096 << 32 | 6 << 50,
+        // CR0: PE, NE and PG must be set; all may.
+        0x486 => 0x8000_0021,
+        0x487 => 0xffff_ffff,
+        // CR4: VMXE must be set.
+        0x488 => 1 << 13,
+        0x489 => 0x0037_67ff,
+        _ => 0,
+    }
+}
+
+fn write(vcpu: &mut Vcpu, msr: u32, value: u64) -> Option<u64> {
+    match msr {
+        EFER => {
+            let paging = vcpu.vmcb.cr0 >> 31 & 1 == 1;
+            let switches = (value ^ vcpu.vmcb.efer) & EFER_LME != 0;
+            if value & !EFER_LEGAL != 0 || paging && switches {
+                return None;
+            }
+            vcpu.vmcb.efer = value & !EFER_LMA | vcpu.vmcb.efer & EFER_LMA | EFER_SVME;
+        }
+        MCG_EXT_CTL => LMCE_ENABLED[vcpu.number].store(value & 1, Ordering::Relaxed),
+        MICROCODE => {}
+        // Locked or read-only.
+        _ => return None,
+    }
+    Some(value)
+}

@@ -1,0 +1,142 @@
+//! The VMCB: what the processor reads at VMRUN and writes at VMEXIT. Offsets and codes: AMD64 Architecture Programmer's Manual,
+//! volume 2, appendices B and C.
+
+/// A segment register.
+#[derive(Clone, Copy, Default, Debug)]
+#[repr(C)]
+pub struct Segment {
+    /// Selector.
+    pub selector: u16,
+    /// Attributes, 12 bits: descriptor bits 47:40 and 55:52.
+    pub attributes: u16,
+    /// Limit in bytes.
+    pub limit: u32,
+    /// Base.
+    pub base: u64,
+}
+
+/// A VMCB. Fields that nothing here uses are padding.
+#[repr(C, align(4096))]
+pub struct Vmcb {
+    pub intercept_cr: u32,
+    pub intercept_dr: u32,
+    pub intercept_exceptions: u32,
+    pub intercept_1: u32,
+    pub intercept_2: u32,
+    pad_14: [u8; 0x40 - 0x14],
+    pub io_permissions: u64,
+    pub msr_permissions: u64,
+    pub tsc_offset: u64,
+    pub asid: u32,
+    pub tlb_control: u32,
+    pub virtual_interrupt: u64,
+    pub interrupt_shadow: u64,
+    pub exit_code: u64,
+    pub exit_info_1: u64,
+    pub exit_info_2: u64,
+    pub exit_interrupt: u64,
+    pub nested_paging: u64,
+    pad_98: [u8; 0xa8 - 0x98],
+    pub inject: u64,
+    pub nested_cr3: u64,
+    pad_b8: [u8; 0x400 - 0xb8],
+    pub es: Segment,
+    pub cs: Segment,
+    pub ss: Segment,
+    pub ds: Segment,
+    pub fs: Segment,
+    pub gs: Segment,
+    pub gdtr: Segment,
+    pub ldtr: Segment,
+    pub idtr: Segment,
+    pub tr: Segment,
+    pad_4a0: [u8; 0x4cb - 0x4a0],
+    pub cpl: u8,
+    pad_4cc: [u8; 4],
+    pub efer: u64,
+    pad_4d8: [u8; 0x548 - 0x4d8],
+    pub cr4: u64,
+    pub cr3: u64,
+    pub cr0: u64,
+    pub dr7: u64,
+    pub dr6: u64,
+    pub rflags: u64,
+    pub rip: u64,
+    pad_580: [u8; 0x5d8 - 0x580],
+    pub rsp: u64,
+    pad_5e0: [u8; 0x5f8 - 0x5e0],
+    pub rax: u64,
+    pad_600: [u8; 0x640 - 0x600],
+    pub cr2: u64,
+    pad_648: [u8; 0x668 - 0x648],
+    pub pat: u64,
+    pad_670: [u8; 0x1000 - 0x670],
+}
+
+const _: () = {
+    use core::mem::offset_of;
+    assert!(offset_of!(Vmcb, exit_code) == 0x70);
+    assert!(offset_of!(Vmcb, inject) == 0xa8);
+    assert!(offset_of!(Vmcb, cpl) == 0x4cb);
+    assert!(offset_of!(Vmcb, efer) == 0x4d0);
+    assert!(offset_of!(Vmcb, rip) == 0x578);
+    assert!(offset_of!(Vmcb, rsp) == 0x5d8);
+    assert!(offset_of!(Vmcb, rax) == 0x5f8);
+    assert!(offset_of!(Vmcb, cr2) == 0x640);
+    assert!(offset_of!(Vmcb, pat) == 0x668);
+    assert!(size_of::<Vmcb>() == 4096);
+};
+
+/// Why the guest left.
+pub mod exit {
+    pub const CR4_READ: u64 = 0x04;
+    pub const CR4_WRITE: u64 = 0x14;
+    pub const EXCEPTION: u64 = 0x40;
+    pub const EXCEPTION_LAST: u64 = 0x5f;
+    pub const NMI: u64 = 0x61;
+    pub const CPUID: u64 = 0x72;
+    pub const IOIO: u64 = 0x7b;
+    pub const MSR: u64 = 0x7c;
+    pub const SHUTDOWN: u64 = 0x7f;
+    pub const VMRUN: u64 = 0x80;
+    pub const SKINIT: u64 = 0x86;
+    pub const WBINVD: u64 = 0x89;
+    pub const NESTED_PAGE_FAULT: u64 = 0x400;
+    pub const INVALID: u64 = u64::MAX;
+}
+
+/// Reads of CR4.
+pub const INTERCEPT_CR4_READ: u32 = 1 << 4;
+/// Writes of CR4.
+pub const INTERCEPT_CR4_WRITE: u32 = 1 << 20;
+/// NMI, CPUID, INVD, I/O, MSRs, shutdown.
+pub const INTERCEPT_1: u32 = 1 << 1 | 1 << 18 | 1 << 22 | 1 << 27 | 1 << 28 | 1 << 31;
+/// VMRUN, VMMCALL, VMLOAD, VMSAVE, STGI, CLGI, SKINIT, WBINVD.
+pub const INTERCEPT_2: u32 = 0x7f | 1 << 9;
+
+/// Exit code of INVD.
+pub const INVD: u64 = 0x76;
+
+/// EVENTINJ: valid.
+const VALID: u64 = 1 << 31;
+const TYPE_NMI: u64 = 2 << 8;
+const TYPE_EXCEPTION: u64 = 3 << 8;
+const WITH_ERROR_CODE: u64 = 1 << 11;
+
+/// EVENTINJ for an exception without error code.
+pub const fn exception(vector: u8) -> u64 {
+    VALID | TYPE_EXCEPTION | vector as u64
+}
+
+/// EVENTINJ for an exception with an error code.
+pub const fn exception_with_code(vector: u8, code: u32) -> u64 {
+    exception(vector) | WITH_ERROR_CODE | (code as u64) << 32
+}
+
+/// EVENTINJ for an NMI.
+pub const NMI: u64 = VALID | TYPE_NMI | 2;
+
+/// EXITINTINFO says that an event was under way.
+pub const fn is_event(info: u64) -> bool {
+    info & VALID != 0
+}

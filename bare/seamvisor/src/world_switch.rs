@@ -1,0 +1,128 @@
+//! VMRUN: the guest's registers in, and out again.
+
+use core::arch::naked_asm;
+
+use crate::vmcb::Vmcb;
+
+/// Registers that VMRUN does not load. RAX, RSP, RIP and RFLAGS are in the VMCB.
+#[derive(Clone, Copy, Default, Debug)]
+#[repr(C, align(16))]
+pub struct GuestRegisters {
+    pub rcx: u64,
+    pub rdx: u64,
+    pub rbx: u64,
+    pub rbp: u64,
+    pub rsi: u64,
+    pub rdi: u64,
+    pub r8: u64,
+    pub r9: u64,
+    pub r10: u64,
+    pub r11: u64,
+    pub r12: u64,
+    pub r13: u64,
+    pub r14: u64,
+    pub r15: u64,
+    pub xmm: [[u64; 2]; 16],
+}
+
+/// Runs the guest until it leaves. The upper halves of YMM and the x87 state stay the guest's: nothing here touches them.
+///
+/// # Safety
+/// SVM is on, GIF is 0, `VM_HSAVE_PA` is set; `vmcb` describes a guest whose nested page tables show it nothing of this program.
+/// `vmcb` and `host` are physical addresses as well, each used by this CPU alone.
+#[unsafe(naked)]
+pub unsafe extern "sysv64" fn run(registers: *mut GuestRegisters, vmcb: *mut Vmcb, host: *mut Vmcb) {
+    naked_asm!(
+        "push rbp",
+        "push rbx",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
+        "push rdx",
+        "push rdi",
+        // FS, GS, TR, LDTR and the system-call MSRs are not switched by VMRUN.
+        "mov rax, rdx",
+        "vmsave rax",
+        "mov rax, rsi",
+        "vmload rax",
+        "movups xmm0, [rdi + 112]",
+        "movups xmm1, [rdi + 128]",
+        "movups xmm2, [rdi + 144]",
+        "movups xmm3, [rdi + 160]",
+        "movups xmm4, [rdi + 176]",
+        "movups xmm5, [rdi + 192]",
+        "movups xmm6, [rdi + 208]",
+        "movups xmm7, [rdi + 224]",
+        "movups xmm8, [rdi + 240]",
+        "movups xmm9, [rdi + 256]",
+        "movups xmm10, [rdi + 272]",
+        "movups xmm11, [rdi + 288]",
+        "movups xmm12, [rdi + 304]",
+        "movups xmm13, [rdi + 320]",
+        "movups xmm14, [rdi + 336]",
+        "movups xmm15, [rdi + 352]",
+        "mov rcx, [rdi]",
+        "mov rdx, [rdi + 8]",
+        "mov rbx, [rdi + 16]",
+        "mov rbp, [rdi + 24]",
+        "mov rsi, [rdi + 32]",
+        "mov r8, [rdi + 48]",
+        "mov r9, [rdi + 56]",
+        "mov r10, [rdi + 64]",
+        "mov r11, [rdi + 72]",
+        "mov r12, [rdi + 80]",
+        "mov r13, [rdi + 88]",
+        "mov r14, [rdi + 96]",
+        "mov r15, [rdi + 104]",
+        "mov rdi, [rdi + 40]",
+        "vmrun rax",
+        "vmsave rax",
+        "push rdi",
+        "mov rdi, [rsp + 8]",
+        "mov [rdi], rcx",
+        "mov [rdi + 8], rdx",
+        "mov [rdi + 16], rbx",
+        "mov [rdi + 24], rbp",
+        "mov [rdi + 32], rsi",
+        "pop rcx",
+        "mov [rdi + 40], rcx",
+        "mov [rdi + 48], r8",
+        "mov [rdi + 56], r9",
+        "mov [rdi + 64], r10",
+        "mov [rdi + 72], r11",
+        "mov [rdi + 80], r12",
+        "mov [rdi + 88], r13",
+        "mov [rdi + 96], r14",
+        "mov [rdi + 104], r15",
+        "movups [rdi + 112], xmm0",
+        "movups [rdi + 128], xmm1",
+        "movups [rdi + 144], xmm2",
+        "movups [rdi + 160], xmm3",
+        "movups [rdi + 176], xmm4",
+        "movups [rdi + 192], xmm5",
+        "movups [rdi + 208], xmm6",
+        "movups [rdi + 224], xmm7",
+        "movups [rdi + 240], xmm8",
+        "movups [rdi + 256], xmm9",
+        "movups [rdi + 272], xmm10",
+        "movups [rdi + 288], xmm11",
+        "movups [rdi + 304], xmm12",
+        "movups [rdi + 320], xmm13",
+        "movups [rdi + 336], xmm14",
+        "movups [rdi + 352], xmm15",
+        "pop rdi",
+        "pop rax",
+        "vmload rax",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbx",
+        "pop rbp",
+        "cld",
+        "ret",
+    )
+}
+
+const _: () = assert!(core::mem::offset_of!(GuestRegisters, xmm) == 112);
