@@ -1,5 +1,5 @@
-//! What the second kernel does: uses all of memory as kernels do, with partial stores first and reads after, and says what became
-//! of it. It knows nothing of TDX but what the table of leftovers says, which it reads only to explain its own death.
+//! What the second kernel does: uses all of memory page by page, with partial stores first and reads after, and says what became of
+//! it. It knows nothing of TDX but what the table of leftovers says, which it reads only to explain its own death.
 
 use core::arch::asm;
 use core::ptr::with_exposed_provenance_mut;
@@ -37,35 +37,32 @@ pub fn use_all_memory(boot: &Boot) -> u64 {
     let own = PageRange::inside(PhysAddr::new(start), PhysAddr::new(end));
     let memory = usable(boot);
     let free = || subtract(memory.iter().map(|part| part.range), [own]);
-    for range in free() {
-        for_each_line(range, |line| {
-            // SAFETY: memory of this machine that is not this kernel. MOVNTI of 8 bytes: a write of less than a line.
-            unsafe {
-                asm!("movnti [{}], {}", in(reg) line, in(reg) 0x5555_5555_5555_5555u64, options(nostack, preserves_flags))
-            }
-        });
-    }
-    // SAFETY: orders the stores above before the reads below.
-    unsafe { asm!("mfence", options(nostack, preserves_flags)) }
     let mut lines = 0;
-    for range in free() {
-        for_each_line(range, |line| {
+    for page in free().flat_map(|range| range.start().index()..range.end().index()) {
+        for line in lines_of(page) {
+            // SAFETY: memory of this machine that is not this kernel. MOVNTI of 8 bytes: a write of less than a line.
+            unsafe { asm!("movnti [{}], {}", in(reg) line, in(reg) PATTERN, options(nostack, preserves_flags)) }
+        }
+        tdx_host::arch::mfence();
+        for line in lines_of(page) {
             // SAFETY: as above, a read.
             let value = unsafe { line.read_volatile() };
-            if value != 0x5555_5555_5555_5555 {
+            if value != PATTERN {
                 println!("second kernel: {line:p} holds {value:#x}, not what was stored there");
                 metal::exit::exit(metal::exit::FAILURE);
             }
             lines += 1;
-        });
+        }
     }
     lines
 }
 
-fn for_each_line(range: PageRange, mut function: impl FnMut(*mut u64)) {
-    for line in range.lines().start().index()..range.lines().end().index() {
-        function(with_exposed_provenance_mut(line as usize * 64));
-    }
+/// What is stored.
+const PATTERN: u64 = 0x5555_5555_5555_5555;
+
+/// The first word of each line of a page.
+fn lines_of(page: u64) -> impl Iterator<Item = *mut u64> {
+    (0..tdx_abi::LINES_PER_PAGE).map(move |line| with_exposed_provenance_mut((page * 4096 + line * 64) as usize))
 }
 
 /// What the first kernel left at an address, by its table.

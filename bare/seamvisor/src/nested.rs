@@ -1,10 +1,22 @@
-//! Nested page tables: one identity map for all CPUs, from which pages are taken out and put back, and a CPU's own detour round
+//! Nested page tables: one identity map for all CPUs, in which pages are closed and opened, and a CPU's own detour round
 //! it for the length of one instruction. Refuses to show the guest any page of this program.
 
 use alloc::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
 
+/// What the guest may do with a page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rights {
+    /// Everything.
+    All,
+    /// It is private: a read is harmless, a store is not.
+    Read,
+    /// It is poisoned, or not the guest's.
+    Nothing,
+}
+
 const PRESENT: u64 = 1;
+const WRITABLE: u64 = 2;
 /// Present, writable, user (as nested entries must be), accessed, dirty.
 const OPEN: u64 = 0x67;
 const LARGE: u64 = 0x80;
@@ -87,11 +99,15 @@ impl Nested {
         at
     }
 
-    /// Takes a page out or puts it back. A CPU that has the old entry in its TLB goes on using it.
-    pub fn set(&self, page: u64, open: bool) {
+    /// Sets the rights of a page. A CPU that has the old entry in its TLB goes on using it.
+    pub fn set(&self, page: u64, rights: Rights) {
         let address = page * PAGE;
-        let entry = address | if open { OPEN } else { OPEN & !PRESENT };
-        write(self.pages(address), index(address, 0), entry);
+        let without = match rights {
+            Rights::All => 0,
+            Rights::Read => WRITABLE,
+            Rights::Nothing => PRESENT,
+        };
+        write(self.pages(address), index(address, 0), address | OPEN & !without);
     }
 }
 

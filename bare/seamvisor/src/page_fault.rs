@@ -57,25 +57,28 @@ pub fn answer(vcpu: &mut Vcpu) {
         let bytes = 1.max((PAGE - address % PAGE).min(guest_memory::LONGEST as u64));
         tdx.access(vcpu.number, address, bytes, Access::Load).map_err(|check| (check, None))
     } else if info & WALK != 0 {
-        tdx.access(vcpu.number, address, 8, Access::Load).map_err(|check| (check, None))
+        // Nested walks of the guest's tables count as stores: they set the accessed bit.
+        let entry = address & !7;
+        let read = tdx.access(vcpu.number, entry, 8, Access::Load);
+        read.and_then(|()| tdx.access(vcpu.number, entry, 8, Access::Store)).map_err(|check| (check, None))
     } else {
         match instruction::decode(vcpu) {
             None => Ok(()),
             Some(instruction) => {
                 if string_store::run(vcpu, &mut tdx, &instruction) {
-                    tdx.settle(vcpu.number);
+                    tdx.reopen(page);
                     return;
                 }
                 judge(vcpu, &mut tdx, &instruction, &mut shown).map_err(|check| (check, Some(instruction)))
             }
         }
     };
-    if info & WRITE != 0 {
-        tdx.settle(vcpu.number);
-    }
     match result {
         Err((check, instruction)) => machine_check(vcpu, &mut tdx, check, instruction.as_ref()),
         Ok(()) => {
+            if info & WRITE != 0 {
+                tdx.reopen(page);
+            }
             drop(tdx);
             if event {
                 vcpu.deliver_with(shown);

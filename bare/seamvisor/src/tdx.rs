@@ -12,13 +12,14 @@ use spin::{Mutex, MutexGuard, Once};
 use tdx_abi::{KeyId, Leaf, Line, LineRange, PAGE_SIZE, PhysAddr, Registers, Status};
 use tdx_machine::{AccessError, AssignedKind, CpuId, Machine, MachineCheck, MachineConfig, PartialStore};
 
-use crate::nested::Nested;
+use crate::nested::{Nested, Rights};
 use crate::ranges::{self, Ranges};
 use crate::{guest_memory, kick};
 
 /// What differs from the software machine. Printed with the summary.
 pub const LIMITS: &[&str] = &[
     "Stores to pages without a private or poisoned line are not seen: the host's own dirty lines are not tracked, and a missing CLFLUSH before a page is given goes unnoticed.",
+    "A cached store to a watched page is written back at once: it stays in no cache.",
     "MFENCE cannot be intercepted: a MOVDIR64B is visible at once, and a missing fence goes unnoticed.",
     "Non-temporal stores are judged one by one; write combining to a full line is not modelled.",
     "Addresses with a KeyID other than 0 fault in the guest's page walk; shared (MKTME) KeyIDs cannot be used.",
@@ -64,8 +65,10 @@ pub struct Tdx {
     /// The software machine.
     pub machine: Machine,
     map: Nested,
-    /// Pages that are not in the map.
+    /// Pages that the guest cannot store to without leaving.
     watched: Ranges,
+    /// Those that it cannot read either.
+    closed: Ranges,
     /// Lines that a private KeyID owned when this was last looked at.
     private: Ranges,
     /// Pages of PAMT that the module may turn private and that are kept out of the map from the beginning: the other CPUs are then
@@ -92,13 +95,14 @@ pub fn switch_on(config: MachineConfig, hidden: &[core::ops::Range<u64>]) -> Res
     let machine = Machine::new(config)?;
     let map = Nested::identity();
     for page in hidden.iter().cloned().flatten() {
-        map.set(page, false);
+        map.set(page, Rights::Nothing);
     }
     TDX.call_once(|| {
         Mutex::new(Tdx {
             machine,
             map,
             watched: Ranges::new(),
+            closed: Ranges::new(),
             private: Ranges::new(),
             expected: Ranges::new(),
             pamts: Vec::new(),
@@ -259,11 +263,18 @@ impl Tdx {
         let (id, lines) = (CpuId(cpu as u32), touched(address, bytes));
         let result = match access {
             Access::Load => self.machine.load(id, lines, KeyId::HOST),
-            Access::Store => self.machine.store(id, lines, KeyId::HOST).map_err(AccessError::from),
+            Access::Store => {
+                let stored = self.machine.store(id, lines, KeyId::HOST).map_err(AccessError::from);
+                self.machine.evict(lines, KeyId::HOST);
+                stored
+            }
             Access::Partial(kind) => {
                 self.machine.partial_write(id, lines, KeyId::HOST, kind).map(drop).map_err(AccessError::from)
             }
         };
+        if matches!(access, Access::Partial(_)) && !self.is_readable(address, bytes) {
+            self.close(cpu, address / PAGE_SIZE);
+        }
         match result {
             Err(AccessError::MachineCheck(check)) => Err(check),
             Err(AccessError::Refused(refusal)) => {
@@ -271,6 +282,33 @@ impl Tdx {
                 Ok(())
             }
             Ok(()) => Ok(()),
+        }
+    }
+
+    /// Puts a page back into the map if nothing is left on it to be judged: after a store, which may have made its last private
+    /// line a shared one.
+    pub fn reopen(&mut self, page: u64) {
+        let pages = [page..page + 1];
+        let lines = page * tdx_abi::LINES_PER_PAGE..(page + 1) * tdx_abi::LINES_PER_PAGE;
+        let range = LineRange::new(Line::new(lines.start), Line::new(lines.end));
+        // Whoever stores to a page does not wait for the module to take it.
+        self.expected = ranges::difference(&self.expected, &pages);
+        let stays = self.machine.private_lines_in(range) > 0 || !self.machine.poisoned_runs(range).is_empty();
+        if !stays && self.watches(page) {
+            self.map.set(page, Rights::All);
+            self.watched = ranges::difference(&self.watched, &pages);
+            self.closed = ranges::difference(&self.closed, &pages);
+            self.private = ranges::difference(&self.private, core::slice::from_ref(&lines));
+        }
+    }
+
+    /// A page has poison: not even a read goes unseen any more.
+    fn close(&mut self, cpu: usize, page: u64) {
+        if !ranges::contains(&self.closed, page) {
+            self.map.set(page, Rights::Nothing);
+            self.closed.push(page..page + 1);
+            self.closed = ranges::normal(core::mem::take(&mut self.closed));
+            kick::flush_others(cpu);
         }
     }
 
@@ -308,25 +346,28 @@ impl Tdx {
                 .map(|run| run.lines.start().index()..run.lines.end().index())
                 .collect(),
         );
-        let poisoned = self.machine.all_poisoned_runs();
         let per_page = PAGE_SIZE / tdx_abi::LINE_SIZE;
         let pages = |lines: &core::ops::Range<u64>| lines.start / per_page..lines.end.div_ceil(per_page);
-        let watched = ranges::normal(
-            private
-                .iter()
-                .map(pages)
-                .chain(poisoned.iter().map(|run| pages(&(run.lines.start().index()..run.lines.end().index()))))
-                .chain(self.expected.iter().cloned())
-                .collect(),
+        let poisoned = self.machine.all_poisoned_runs();
+        let closed = ranges::normal(
+            poisoned.iter().map(|run| pages(&(run.lines.start().index()..run.lines.end().index()))).collect(),
         );
-        let closed = ranges::difference(&watched, &self.watched);
-        for page in closed.iter().cloned().flatten() {
-            self.map.set(page, false);
+        let private_pages = private.iter().map(pages);
+        let watched =
+            ranges::normal(private_pages.chain(closed.iter().cloned()).chain(self.expected.iter().cloned()).collect());
+        let newly_watched = ranges::difference(&watched, &self.watched);
+        let newly_closed = ranges::difference(&closed, &self.closed);
+        let reopened = ranges::difference(&self.closed, &closed);
+        for page in newly_watched.iter().chain(&reopened).cloned().flatten() {
+            self.map.set(page, Rights::Read);
+        }
+        for page in newly_closed.iter().cloned().flatten() {
+            self.map.set(page, Rights::Nothing);
         }
         for page in ranges::difference(&self.watched, &watched).into_iter().flatten() {
-            self.map.set(page, true);
+            self.map.set(page, Rights::All);
         }
-        if !closed.is_empty() {
+        if !newly_watched.is_empty() || !newly_closed.is_empty() {
             kick::flush_others(cpu);
         }
         // A read with KeyID 0 of a line that has just become private gives zeros.
@@ -339,6 +380,7 @@ impl Tdx {
             }
         }
         self.watched = watched;
+        self.closed = closed;
         self.private = private;
     }
 
