@@ -1,6 +1,7 @@
 //! Tasks of the repository. `cargo xtask help` lists them. Refuses to install anything: what a task lacks is named, and
 //! counted as skipped.
 
+mod boot;
 mod step;
 mod tests;
 mod vectors;
@@ -30,6 +31,12 @@ enum Task {
     },
     /// The explorer: every bundled scenario clean, every bug found. Part of `test`.
     Explore,
+    /// Boots a kernel under QEMU as on a TDX host, and says what became of it.
+    Boot(boot::BootArgs),
+    /// All boots that are tests. Part of `test`.
+    Boots,
+    /// Fetches or builds a Linux for `boot`.
+    Linux(boot::LinuxArgs),
     /// Benchmarks; figures as JSON under `target/bench/`.
     Bench,
 }
@@ -40,6 +47,9 @@ fn main() -> ExitCode {
         Task::Lint => tests::lint(),
         Task::Vectors { paths } => vectors::replay(&paths),
         Task::Explore => tests::explore().map(|counts| counts.failed == 0),
+        Task::Boot(args) => boot::boot(&args),
+        Task::Boots => boot::run_all().map(|counts| counts.failed == 0),
+        Task::Linux(args) => boot::provide(&args),
         Task::Bench => tests::bench(),
     };
     match result {

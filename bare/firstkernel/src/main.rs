@@ -8,6 +8,7 @@
 
 mod cpu;
 mod cpus;
+mod hostile;
 mod image;
 mod jump;
 mod memory;
@@ -66,6 +67,11 @@ fn kernel_main(boot: Boot) -> ! {
         let lines = second::use_all_memory(&boot);
         println!("second kernel: {lines} lines written in part and read back");
         println!("@ {{\"event\":\"second-kernel\",\"lines\":{lines},\"cpus\":{count}}}");
+        exit::exit(exit::SUCCESS)
+    }
+    if boot.option("role") == Some("hostile") {
+        interrupts::handle_with(hostile::handle);
+        hostile::run();
         exit::exit(exit::SUCCESS)
     }
     println!("first kernel: {count} CPUs, {:?}", boot.command_line());

@@ -23,7 +23,7 @@ const MAX_OWN: usize = 32;
 pub type Ranges = ArrayVec<NodeRange, MAX_RANGES>;
 
 /// Where kernels are put: this one, and the next one over it. Nothing else goes there.
-pub const KERNEL_PLACE: PageRange = PageRange::inside(PhysAddr::new(16 << 20), PhysAddr::new(144 << 20));
+pub const KERNEL_PLACE: PageRange = PageRange::inside(PhysAddr::new(16 << 20), PhysAddr::new(128 << 20));
 
 /// Reads the map.
 pub fn usable(boot: &Boot) -> Ranges {

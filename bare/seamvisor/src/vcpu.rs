@@ -22,6 +22,8 @@ enum Step {
     Instruction { flags: u64, dr6: u64 },
     /// An event arrives; the pages stay until the guest leaves again.
     Delivery,
+    /// An IRET runs alone, and an NMI waits for it. It loads TF and IF itself.
+    Return,
 }
 
 const TRAP: u64 = 1 << 8;
@@ -43,6 +45,10 @@ pub struct Vcpu {
     /// What the last step showed, and where it was: an instruction that needs more pages gets them one fault at a time.
     shown: (u64, Shown),
     root: u64,
+    /// The guest handles an NMI; the next one waits for its IRET.
+    in_nmi: bool,
+    /// Where that IRET is, from when it is reached until it has run.
+    nmi_return: Option<u64>,
     /// A frame that stands for memory which is not there.
     pub nothing: u64,
 }
@@ -101,6 +107,8 @@ impl Vcpu {
             step: None,
             shown: (0, Shown::new()),
             root,
+            in_nmi: false,
+            nmi_return: None,
             nothing: address(Box::leak(zeroed_page())),
         }
     }
@@ -155,6 +163,11 @@ impl Vcpu {
             exit::NESTED_PAGE_FAULT => page_fault::answer(self),
             c if c == exit::EXCEPTION + u64::from(metal::interrupts::INVALID_OPCODE) => invalid_opcode::answer(self),
             exit::VMRUN..=exit::SKINIT => self.inject_exception(metal::interrupts::INVALID_OPCODE),
+            vmcb::IRET => {
+                self.in_nmi = false;
+                self.nmi_return = Some(self.vmcb.rip);
+                self.vmcb.intercept_1 &= !vmcb::INTERCEPT_IRET;
+            }
             exit::SHUTDOWN => summary::end("shutdown", metal::exit::PANIC),
             exit::INVALID => panic!("the guest's state is not valid: {:#x?}", self.state()),
             other => panic!("exit {other:#x} was not asked for: {:#x?}", self.state()),
@@ -219,6 +232,15 @@ impl Vcpu {
                 self.vmcb.dr6 = dr6;
                 flags & TRAP != 0
             }
+            Some(Step::Return) => {
+                if self.nmi_return == Some(self.vmcb.rip) {
+                    // It has not run: TF is ours.
+                    self.vmcb.rflags &= !TRAP;
+                } else {
+                    self.nmi_return = None;
+                }
+                false
+            }
             Some(Step::Delivery) | None => self.vmcb.rflags & TRAP != 0,
         }
     }
@@ -258,7 +280,19 @@ impl Vcpu {
         if mailbox.init.load(Ordering::SeqCst) && !tdx::lock().in_vmx_operation(self.number) {
             self.wait_for_startup();
         }
-        if self.vmcb.inject == 0 && mailbox.nmi.swap(false, Ordering::SeqCst) {
+        if self.vmcb.inject != 0 || self.in_nmi || self.step.is_some() || !mailbox.nmi.load(Ordering::SeqCst) {
+            return;
+        }
+        if self.nmi_return == Some(self.vmcb.rip) {
+            // One handler must not come on top of the other: first the IRET, alone.
+            self.vmcb.rflags |= TRAP;
+            self.vmcb.intercept_exceptions = u32::MAX;
+            self.step = Some(Step::Return);
+        } else {
+            mailbox.nmi.store(false, Ordering::SeqCst);
+            self.nmi_return = None;
+            self.in_nmi = true;
+            self.vmcb.intercept_1 |= vmcb::INTERCEPT_IRET;
             self.vmcb.inject = vmcb::NMI;
         }
     }
@@ -292,6 +326,8 @@ impl Vcpu {
         (vmcb.dr6, vmcb.dr7, vmcb.cpl, vmcb.inject, vmcb.interrupt_shadow) = (0xffff_0ff0, 0x400, 0, 0, 0);
         *self.registers = GuestRegisters::default();
         self.vmxe = false;
+        (self.in_nmi, self.nmi_return) = (false, None);
+        self.vmcb.intercept_1 &= !vmcb::INTERCEPT_IRET;
     }
 
     /// Long mode at `entry` with identity page tables at `page_tables`, `argument` in RDI and RSI: what our own kernels and the

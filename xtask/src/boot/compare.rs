@@ -1,0 +1,191 @@
+//! The same story twice: with the real instructions under seamvisor, and in the software machine. Both must make the same SEAMCALLs in
+//! the same order with the same statuses, and the next kernel must come to the same end.
+
+use std::fmt::Write;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use story::{Fate, bring_up, hand_over, key_ids, ledger, ledger_words, live};
+use tdx_abi::{KeyId, PageRange, PageSize, Registers};
+use tdx_host::handover::{HostMemory, Policy};
+use tdx_host::layout::{FrameSource, Layout};
+use tdx_host::platform::detect;
+use tdx_host::private_memory::PrivateMemory;
+use tdx_host::td::TdHost;
+use tdx_lab::host::{Host, HostOptions};
+use tdx_lab::platform::{Act, Lab, LabKernel, Operation, Watcher};
+use tdx_machine::{AccessError, AssignedKind, CpuId, Machine, MachineCheckReason, PartialStore};
+
+use super::report::Report;
+use super::{BootArgs, qemu};
+
+/// A SEAMCALL: its leaf by name, and RAX after it.
+type Call = (String, u64);
+
+/// How the next kernel died: the kind of the line, and what poisoned it.
+type Death = Option<(String, String)>;
+
+/// TDs of the story: one of each fate.
+const TDS: u32 = 3;
+
+/// Lives the story twice; `None` if both agree.
+pub(super) fn differences(policy: &str) -> Result<Option<String>> {
+    let args = BootArgs { policy: policy.to_owned(), tds: TDS, ..BootArgs::firstkernel() };
+    let report = qemu::run(&args)?;
+    let (calls, death) = told(&report)?;
+    let (expected_calls, expected_death) = software(&host(&report)?, policy)?;
+    let first = calls.iter().zip(&expected_calls).position(|(a, b)| a != b);
+    if let Some(at) = first {
+        return Ok(Some(format!(
+            "SEAMCALL {at}: {:x?} under seamvisor, {:x?} in software",
+            calls[at], expected_calls[at]
+        )));
+    }
+    if calls.len() != expected_calls.len() {
+        return Ok(Some(format!("{} SEAMCALLs under seamvisor, {} in software", calls.len(), expected_calls.len())));
+    }
+    Ok((death != expected_death).then(|| format!("{death:?} under seamvisor, {expected_death:?} in software")))
+}
+
+/// What seamvisor's log says.
+fn told(report: &Report) -> Result<(Vec<Call>, Death)> {
+    let log = report.log()?;
+    let calls = log.lines().filter(|line| line.starts_with("seamcall ")).map(|line| {
+        // seamcall 12 cpu=0 TDH.SYS.RD -> 0x0000000000000000 TDX_SUCCESS
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let rax = words.get(5).and_then(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok());
+        Ok(((*words.get(3).context("a short line")?).to_owned(), rax.with_context(|| line.to_owned())?))
+    });
+    let calls = calls.collect::<Result<Vec<Call>>>()?;
+    ensure!(!calls.is_empty(), "seamvisor has seen no SEAMCALL: {}", report.why());
+    let check = &report.summary()["machine_checks"][0];
+    let death = check["kind"].as_str().map(|kind| {
+        let reason = check["reason"].as_str().unwrap_or_default();
+        let store = ["NonTemporal", "Uncached", "WriteCombining"].into_iter().find(|store| reason.contains(store));
+        (kind.to_owned(), store.unwrap_or("?").to_owned())
+    });
+    Ok((calls, death))
+}
+
+/// The software host with the memory that seamvisor gave to its guest.
+fn host(report: &Report) -> Result<Host> {
+    let mut text = String::from(
+        "schema = \"cleanslate-host\"\nversion = 1\nname = \"seamvisor's guest\"\n[cpu]\nmodel = \"spr\"\npackages = 1\ncpus = 1\n\
+         [tdx]\nkey_ids = \"[32, 64)\"\n",
+    );
+    let log = report.log()?;
+    for line in log.lines() {
+        let Some((range, "1")) = line.strip_prefix("seamvisor: guest memory ").and_then(|rest| rest.rsplit_once(' '))
+        else {
+            continue;
+        };
+        let (start, end) = range.trim_matches(['[', ')']).split_once(", ").context("a range")?;
+        let number = |word: &str| u64::from_str_radix(word.trim_start_matches("0x"), 16);
+        let (start, end) = (number(start)?.max(1 << 20), number(end)?);
+        if start < end {
+            // Writing to a string never fails.
+            let _ = write!(
+                text,
+                "[[memory]]\nrange = \"[{start:#x}, {end:#x})\"\n[[cmr]]\nrange = \"[{start:#x}, {end:#x})\"\n"
+            );
+        }
+    }
+    Ok(Host::from_reader("seamvisor's guest", text.as_bytes(), &HostOptions::default())?)
+}
+
+/// Keeps every SEAMCALL.
+#[derive(Default)]
+struct Listener(Mutex<Vec<Call>>);
+
+impl Watcher for Listener {
+    fn after(&self, _lab: &Lab<'_>, act: &Act, answer: Option<&mut Registers>) {
+        if let (Operation::Seamcall(input), Some(answer)) = (act.operation, answer) {
+            let call = (input.leaf_call().leaf().to_string(), answer.rax);
+            self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(call);
+        }
+    }
+}
+
+fn words(count: u64) -> Vec<AtomicU64> {
+    (0..count).map(|_| AtomicU64::new(0)).collect()
+}
+
+/// The story in the software machine.
+fn software(host: &Host, policy: &str) -> Result<(Vec<Call>, Death)> {
+    let policy = match policy {
+        "tracked" => Policy::Tracked,
+        "none" => Policy::None,
+        "pamt" => Policy::Pamt,
+        other => return Err(anyhow!("no story for {other}")),
+    };
+    let listener = Listener::default();
+    let lab = Lab::new(host, &())?.watched_by(&listener);
+    let platform = detect(&lab)?;
+    let record: Box<PrivateMemory> = Box::default();
+    let mut layout = Box::new(Layout::new());
+    let mut kernel = LabKernel::new(&lab, host, Some(platform));
+    let module = bring_up(&mut kernel, platform, &record, &mut layout, host.memory())?;
+    let (ledger_memory, key_memory) = (words(ledger_words(&layout)), words(story::KEY_ID_WORDS as u64));
+    let ledger = ledger(&layout, &ledger_memory)?;
+    let key_ids = key_ids(&platform, &key_memory)?;
+    let shared = kernel.allocate_any(1).context("no page")?.base();
+    for number in 0..TDS {
+        let range = story::allocate(&mut kernel, &layout, 1).context("no room for a TD")?;
+        let tds = TdHost::new(&platform, &ledger, &key_ids);
+        live(&mut kernel, tds, range, shared, Fate::of(number)).map_err(|error| anyhow!("{error}"))?;
+    }
+    let memory = HostMemory {
+        platform: Some(&platform),
+        features: Some(module.features),
+        record: &record,
+        ledger: Some(&ledger),
+        gate: lab.gate(),
+        untouched: &[],
+    };
+    let before = lab.ask(Clone::clone);
+    // What it says of itself is not the question here.
+    let _ = hand_over(&kernel, policy, memory, std::iter::empty()).map_err(|error| anyhow!("{error:?}"))?;
+    lab.check()?;
+    lab.act(Machine::kexec_boundary);
+    let death = lab.act(|machine| next_kernel(machine, &before, &layout, host))?;
+    let calls = listener.0.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    Ok((calls, death))
+}
+
+/// What firstkernel's second half does: page by page, a part of each line written and then each line read.
+fn next_kernel(machine: &mut Machine, before: &Machine, layout: &Layout, host: &Host) -> Result<Death> {
+    let cpu = CpuId(0);
+    for page in host.memory().iter().flat_map(|part| part.range.start().index()..part.range.end().index()) {
+        let page = tdx_abi::Page::new(page);
+        let lines = PageRange::new(page, tdx_abi::Page::new(page.index() + 1)).lines();
+        machine.partial_write(cpu, lines, KeyId::HOST, PartialStore::NonTemporal)?;
+        match machine.load(cpu, lines, KeyId::HOST) {
+            Ok(()) => {}
+            Err(AccessError::MachineCheck(check)) => {
+                let MachineCheckReason::Poison(cause) = check.reason else { continue };
+                return Ok(Some((kind(before, layout, page).to_owned(), format!("{:?}", cause.store))));
+            }
+            Err(AccessError::Refused(refusal)) => return Err(refusal.into()),
+        }
+    }
+    Ok(None)
+}
+
+/// What a page was before the handover.
+fn kind(machine: &Machine, layout: &Layout, page: tdx_abi::Page) -> &'static str {
+    for (size, name) in [(PageSize::Size4K, "PAMT_4K"), (PageSize::Size2M, "PAMT_2M"), (PageSize::Size1G, "PAMT_1G")] {
+        if layout.tdmrs().iter().any(|tdmr| tdmr.pamt(size).contains(page)) {
+            return name;
+        }
+    }
+    match machine.assigned_pages().iter().find(|run| run.pages.contains(page)).map(|run| run.kind) {
+        Some(AssignedKind::Tdr) => "TDR",
+        Some(AssignedKind::Tdcx) => "TDCX",
+        Some(AssignedKind::Tdvpr) => "TDVPR",
+        Some(AssignedKind::Sept) => "SEPT",
+        Some(AssignedKind::Guest) => "guest page",
+        Some(AssignedKind::PamtPair) => "PAMT page pair",
+        None => "returned page",
+    }
+}

@@ -1,0 +1,141 @@
+//! QEMU: the command line, the time-out, the logs.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::report::Report;
+use super::{BootArgs, Cpu, Guest, NextKernel, linux};
+use crate::root;
+
+const QEMU: &str = "qemu-system-x86_64";
+
+/// Emulated in software everywhere. EPYC would do as well; `max` has what newer kernels want. No 57-bit addresses: nobody needs them
+/// here. 46 bits of physical address: what the KeyID leaves of 52.
+const CPU: &str = "max,la57=off,phys-bits=46";
+
+/// Is QEMU there?
+pub(crate) fn is_there() -> bool {
+    Command::new(QEMU).arg("--version").output().is_ok_and(|output| output.status.success())
+}
+
+/// Where the programs of `bare/` are built.
+fn target() -> PathBuf {
+    root().join("target/bare")
+}
+
+/// Builds the programs of `bare/`.
+pub(crate) fn build() -> Result<()> {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command
+        .args(["build", "--release", "--quiet", "--manifest-path", "bare/Cargo.toml"])
+        .env("CARGO_TARGET_DIR", target())
+        .env_remove("RUSTFLAGS")
+        .current_dir(root());
+    ensure!(command.status().context("cannot run cargo")?.success(), "the programs of bare/ do not build");
+    Ok(())
+}
+
+fn binary(name: &str) -> PathBuf {
+    target().join("release").join(name)
+}
+
+/// Runs QEMU to its end, or to the time-out.
+pub(crate) fn run(args: &BootArgs) -> Result<Report> {
+    ensure!(is_there(), "there is no {QEMU}: on Debian, `apt-get install qemu-system-x86`");
+    let logs = root().join("target/boot").join(name(args));
+    fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
+    let (serial, seamvisor) = (logs.join("serial.log"), logs.join("seamvisor.log"));
+    for log in [&serial, &seamvisor] {
+        File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+    }
+
+    let mut command = Command::new(QEMU);
+    command.args(["-accel", "tcg", "-machine", "q35", "-cpu", CPU, "-display", "none", "-nodefaults", "-no-reboot"]);
+    command.args(["-m", &format!("{}M", args.memory), "-smp", &args.cpus.to_string()]);
+    command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
+    command.args(["-chardev", &format!("file,id=serial,path={}", serial.display()), "-serial", "chardev:serial"]);
+    command.args(["-chardev", &format!("file,id=log,path={}", seamvisor.display())]);
+    command.args(["-device", "isa-debugcon,iobase=0xe9,chardev=log"]);
+    let (image, words) = guest(args, &mut command)?;
+    if args.plain {
+        if args.guest == Guest::Linux {
+            bail!("Linux without seamvisor is Linux under QEMU: nothing of Cleanslate would run");
+        }
+        command.arg("-kernel").arg(image).args(["-append", &words]);
+    } else {
+        let cpu = match args.cpu {
+            Cpu::Spr => "spr",
+            Cpu::Emr => "emr",
+            Cpu::Gnr => "gnr",
+        };
+        command.arg("-kernel").arg(binary("seamvisor")).arg("-initrd").arg(image);
+        command.args(["-append", &format!("cpu={cpu} {} -- {words}", args.seamvisor)]);
+    }
+    let line = format!("{command:?}");
+    let start = Instant::now();
+    let status = wait(&mut command, Duration::from_secs(args.timeout))?;
+    Report::read(args, &line, status, start.elapsed(), &serial, &seamvisor)
+}
+
+/// The guest's image and command line; further files go to fw_cfg.
+fn guest(args: &BootArgs, command: &mut Command) -> Result<(PathBuf, String)> {
+    let mut give = |name: &str, path: &PathBuf| {
+        command.args(["-fw_cfg", &format!("name=opt/cleanslate/{name},file={}", path.display())]);
+    };
+    if args.guest == Guest::Linux {
+        let linux = linux::find(args.kernel)?;
+        give("initrd", &linux.initrd);
+        return Ok((linux.image, format!("{} {}", linux::COMMAND_LINE, args.append)));
+    }
+    match args.next {
+        NextKernel::Own => give("next", &binary("firstkernel")),
+        NextKernel::Linux => {
+            let linux = linux::find(args.kernel)?;
+            give("next", &linux.image);
+            give("initrd", &linux.initrd);
+        }
+    }
+    Ok((binary("firstkernel"), format!("policy={} tds={} {}", args.policy, args.tds, args.append)))
+}
+
+/// A folder for the logs of this run.
+fn name(args: &BootArgs) -> String {
+    let mut name = format!(
+        "{:?}-{:?}-{}cpu-{}-{}tds-{:?}-{:?}{}",
+        args.guest,
+        args.cpu,
+        args.cpus,
+        args.policy,
+        args.tds,
+        args.next,
+        args.kernel,
+        if args.plain { "-plain" } else { "" }
+    );
+    for words in [&args.append, &args.seamvisor] {
+        name.extend(words.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }));
+    }
+    name.to_lowercase()
+}
+
+/// The exit status; `None` after the time-out.
+fn wait(command: &mut Command, limit: Duration) -> Result<Option<i32>> {
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().with_context(|| format!("cannot run {QEMU}"))?;
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status.code().unwrap_or(-1)));
+        }
+        if start.elapsed() > limit {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,175 @@
+//! What became of a run: read from the serial log, from seamvisor's summary and from QEMU's exit status.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use super::{BootArgs, Guest, NextKernel};
+
+/// How it ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Verdict {
+    /// The last kernel came to the end of its work.
+    Clean,
+    /// A kernel took a machine check.
+    MachineCheck,
+    /// Anything else.
+    Failed,
+}
+
+impl Verdict {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Clean => "clean",
+            Self::MachineCheck => "machine-check",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// A run.
+#[derive(Debug)]
+pub(crate) struct Report {
+    verdict: Verdict,
+    why: String,
+    command: String,
+    elapsed: Duration,
+    serial: PathBuf,
+    log: PathBuf,
+    /// Lines `@ {...}` of the guest.
+    events: Vec<Value>,
+    /// seamvisor's summary.
+    summary: Option<Value>,
+    /// What the guest said of the line it died of.
+    explanation: Option<String>,
+}
+
+/// What `/init` prints when it runs; see `initrd.rs`.
+const USER_SPACE: &str = "linux: user space";
+
+fn text(path: &Path) -> Result<String> {
+    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Objects of lines that begin with `@ `.
+fn events(text: &str) -> Vec<Value> {
+    text.lines().filter_map(|line| serde_json::from_str(line.trim().strip_prefix("@ ")?).ok()).collect()
+}
+
+impl Report {
+    pub(super) fn read(
+        args: &BootArgs,
+        command: &str,
+        status: Option<i32>,
+        elapsed: Duration,
+        serial: &Path,
+        log: &Path,
+    ) -> Result<Self> {
+        let (said, logged) = (text(serial)?, text(log)?);
+        let events = events(&said);
+        let summary = self::events(&logged).pop();
+        let named = |name: &str| events.iter().any(|event| event["event"] == name);
+        let checks = summary.as_ref().and_then(|summary| summary["machine_checks"].as_array()).map_or(0, Vec::len);
+        let linux = args.guest == Guest::Linux || args.next == NextKernel::Linux;
+        let came_to_the_end =
+            if linux { said.contains(USER_SPACE) } else { named("second-kernel") || named("hostile") };
+        let panic = logged.lines().find(|line| line.contains("panicked"));
+        let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("nothing at all").trim();
+        let (verdict, why) = match status {
+            _ if panic.is_some() => (Verdict::Failed, format!("seamvisor: {}", panic.unwrap_or_default())),
+            _ if checks > 0 || named("machine-check") => (Verdict::MachineCheck, "a kernel consumed poison".to_owned()),
+            None => (Verdict::Failed, format!("not done after {} s; it last said: {last}", args.timeout)),
+            _ if came_to_the_end => (Verdict::Clean, "the last kernel came to the end of its work".to_owned()),
+            Some(code) => (Verdict::Failed, format!("QEMU ended with status {code}; the guest last said: {last}")),
+        };
+        let explanation = said
+            .lines()
+            .skip_while(|line| !line.contains("[Hardware Error]: RIP"))
+            .nth(1)
+            .map(|line| line.trim().to_owned());
+        Ok(Self {
+            verdict,
+            why,
+            command: command.to_owned(),
+            elapsed,
+            serial: serial.to_owned(),
+            log: log.to_owned(),
+            events,
+            summary,
+            explanation,
+        })
+    }
+
+    pub(crate) fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+
+    pub(crate) fn why(&self) -> &str {
+        &self.why
+    }
+
+    /// seamvisor's summary, or null.
+    pub(crate) fn summary(&self) -> &Value {
+        self.summary.as_ref().unwrap_or(&Value::Null)
+    }
+
+    /// seamvisor's log.
+    pub(crate) fn log(&self) -> Result<String> {
+        text(&self.log)
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        json!({
+            "schema": "cleanslate/boot",
+            "version": 1,
+            "verdict": self.verdict.name(),
+            "why": self.why,
+            "seconds": self.elapsed.as_secs_f64(),
+            "events": self.events,
+            "explanation": self.explanation,
+            "seamvisor": self.summary,
+            "serial_log": self.serial,
+            "seamvisor_log": self.log,
+            "command": self.command,
+        })
+    }
+
+    pub(crate) fn human(&self) -> String {
+        let mut out = String::new();
+        // Writing to a string never fails.
+        let _ = writeln!(out, "verdict: {} ({}), {:.1} s", self.verdict.name(), self.why, self.elapsed.as_secs_f64());
+        if let Some(summary) = &self.summary {
+            let calls = summary["seamcalls"].as_array().into_iter().flatten();
+            let calls: u64 = calls.filter_map(|call| call["count"].as_u64()).sum();
+            let lines = &summary["lines"];
+            let _ = writeln!(
+                out,
+                "machine: {calls} SEAMCALLs; {} lines reset by MOVDIR64B, {} poisoned, {} private at the end",
+                lines["direct_stored"], lines["poisoned_ever"], lines["private"]
+            );
+            for check in summary["machine_checks"].as_array().into_iter().flatten() {
+                let word = |name: &str| check[name].as_str().unwrap_or("?").to_owned();
+                let _ = writeln!(
+                    out,
+                    "machine check: CPU {} read {} ({}) at RIP {} by {}: {}",
+                    check["cpu"],
+                    word("address"),
+                    word("kind"),
+                    word("rip"),
+                    word("instruction"),
+                    word("reason")
+                );
+            }
+        }
+        if let Some(explanation) = &self.explanation {
+            let _ = writeln!(out, "the kernel that died says: {explanation}");
+        }
+        let _ = writeln!(out, "logs: {}, {}", self.serial.display(), self.log.display());
+        out
+    }
+}
