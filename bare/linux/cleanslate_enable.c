@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Makes Linux bring TDX up: enters VMX operation on every CPU, then calls the kernel's own tdx_cpu_enable() and tdx_enable(). A test
- * module for a guest of seamvisor: KVM must not be loaded beside it.
+ * Makes Linux bring TDX up: enters VMX operation on every CPU, calls the kernel's own tdx_cpu_enable() and tdx_enable(), and leaves it
+ * again. A test module for a guest of seamvisor: KVM must not be loaded beside it.
  */
 #include <linux/cpu.h>
 #include <linux/gfp.h>
@@ -33,6 +33,16 @@ fault:
 	atomic_inc(&failed);
 }
 
+/* As KVM does before a reboot: a kernel that kexecs in VMX operation dies of its own change of CR4. */
+static void leave_vmx(void *unused)
+{
+	asm goto("1: vmxoff\n\t"
+		 _ASM_EXTABLE(1b, %l[fault])
+		 : : : "cc", "memory" : fault);
+fault:
+	cr4_clear_bits(X86_CR4_VMXE);
+}
+
 static int __init cleanslate_enable_init(void)
 {
 	int cpu, ret = -ENOMEM;
@@ -45,6 +55,7 @@ static int __init cleanslate_enable_init(void)
 	cpus_read_lock();
 	on_each_cpu(enter_vmx, NULL, 1);
 	ret = atomic_read(&failed) ? -EIO : tdx_enable();
+	on_each_cpu(leave_vmx, NULL, 1);
 	cpus_read_unlock();
 	pr_info("cleanslate: tdx_enable() gives %d, %d CPUs failed\n", ret, atomic_read(&failed));
 	return ret;

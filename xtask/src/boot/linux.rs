@@ -151,21 +151,39 @@ fn tdx() -> Result<()> {
     );
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     eprintln!("building Linux with {jobs} jobs: about ten minutes on two cores");
-    let status = make().arg(format!("-j{jobs}")).args(["bzImage", "modules_prepare"]).status()?;
+    let status = make().arg(format!("-j{jobs}")).args(["bzImage", "modules"]).status()?;
     ensure!(status.success(), "Linux does not build");
     fs::copy(build.join("arch/x86/boot/bzImage"), folder.join("bzImage"))?;
-    let module = enable_module(&folder, &build)?;
-    let root = fetch(&folder, &["busybox-static"])?;
-    initrd::write(&folder.join("initrd"), &root.join("bin/busybox"), &[&module])
+    let busybox = fetch(&folder, &["busybox-static"])?.join("bin/busybox");
+    let place = modules(&folder, &build)?;
+    let jump = place.join("jump");
+    run(Command::new("cc")
+        .args(["-O2", "-static", "-Wall", "-Wextra", "-Werror", "-o"])
+        .arg(&jump)
+        .arg(place.join("jump.c")))?;
+    let image = folder.join("bzImage");
+    let (next, first) = (folder.join("next-initrd"), folder.join("initrd"));
+    initrd::write(&next, &busybox, &[("modules/cleanslate_use.ko", &place.join("cleanslate_use.ko"))])?;
+    initrd::write(
+        &first,
+        &busybox,
+        &[
+            ("modules/cleanslate_enable.ko", &place.join("cleanslate_enable.ko")),
+            ("next/jump", &jump),
+            ("next/bzImage", &image),
+            ("next/initrd", &next),
+        ],
+    )
 }
 
-/// The module that makes Linux bring TDX up: 6.12 has no caller of `tdx_enable()` in its tree but a KVM that is not there yet.
-fn enable_module(folder: &Path, build: &Path) -> Result<PathBuf> {
-    let place = folder.join("enable");
+/// The test modules: one makes Linux bring TDX up, because 6.12 has no caller of `tdx_enable()` in its tree; one uses free memory.
+fn modules(folder: &Path, build: &Path) -> Result<PathBuf> {
+    let place = folder.join("modules");
     fs::create_dir_all(&place)?;
-    for file in ["cleanslate_enable.c", "Kbuild"] {
+    for file in ["cleanslate_enable.c", "cleanslate_use.c", "jump.c", "Kbuild"] {
         fs::copy(root().join("bare/linux").join(file), place.join(file))?;
     }
+    let place = place.canonicalize()?;
     run(Command::new("make").arg("-s").arg("-C").arg(build).arg(format!("M={}", place.display())).arg("modules"))?;
-    Ok(place.join("cleanslate_enable.ko"))
+    Ok(place)
 }

@@ -90,7 +90,8 @@ fn guest(args: &BootArgs, command: &mut Command) -> Result<(PathBuf, String)> {
     if args.guest == Guest::Linux {
         let linux = linux::find(args.kernel)?;
         give("initrd", &linux.initrd);
-        return Ok((linux.image, format!("{} {}", linux::COMMAND_LINE, args.append)));
+        let kexec = if args.next == NextKernel::Linux { "cleanslate.kexec" } else { "" };
+        return Ok((linux.image, format!("{} {kexec} {}", linux::COMMAND_LINE, args.append)));
     }
     match args.next {
         NextKernel::Own => give("next", &binary("firstkernel")),

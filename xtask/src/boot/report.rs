@@ -75,14 +75,20 @@ impl Report {
         let summary = self::events(&logged).pop();
         let named = |name: &str| events.iter().any(|event| event["event"] == name);
         let checks = summary.as_ref().and_then(|summary| summary["machine_checks"].as_array()).map_or(0, Vec::len);
-        let linux = args.guest == Guest::Linux || args.next == NextKernel::Linux;
-        let came_to_the_end =
-            if linux { said.contains(USER_SPACE) } else { named("second-kernel") || named("hostile") };
+        // A Linux that kexecs into Linux must come to user space twice.
+        let linuxes = usize::from(args.guest == Guest::Linux) + usize::from(args.next == NextKernel::Linux);
+        let shutdown = summary.as_ref().is_some_and(|summary| summary["end"] == "shutdown");
+        let came_to_the_end = if linuxes > 0 {
+            said.matches(USER_SPACE).count() >= linuxes
+        } else {
+            named("second-kernel") || named("hostile")
+        };
         let panic = logged.lines().find(|line| line.contains("panicked"));
         let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("nothing at all").trim();
         let (verdict, why) = match status {
             _ if panic.is_some() => (Verdict::Failed, format!("seamvisor: {}", panic.unwrap_or_default())),
             _ if checks > 0 || named("machine-check") => (Verdict::MachineCheck, "a kernel consumed poison".to_owned()),
+            _ if shutdown => (Verdict::Failed, format!("a CPU shut down (triple fault); the guest last said: {last}")),
             None => (Verdict::Failed, format!("not done after {} s; it last said: {last}", args.timeout)),
             _ if came_to_the_end => (Verdict::Clean, "the last kernel came to the end of its work".to_owned()),
             Some(code) => (Verdict::Failed, format!("QEMU ended with status {code}; the guest last said: {last}")),
@@ -91,6 +97,8 @@ impl Report {
             .lines()
             .skip_while(|line| !line.contains("[Hardware Error]: RIP"))
             .nth(1)
+            // Linux goes on with registers; firstkernel explains.
+            .filter(|line| !line.contains("[Hardware Error]"))
             .map(|line| line.trim().to_owned());
         Ok(Self {
             verdict,
