@@ -1,5 +1,6 @@
 //! The tasks `test`, `lint` and `bench`.
 
+use crate::boot;
 use crate::step::{Counts, run, run_tests};
 use crate::vectors;
 use anyhow::Result;
@@ -20,6 +21,7 @@ pub(crate) fn test() -> Result<bool> {
     counts.add(independent_judge()?);
     counts.add(miri()?);
     counts.add(vectors::all()?);
+    counts.add(boot::run_all()?);
     println!("\n{} passed, {} failed, {} skipped", counts.passed, counts.failed, counts.skipped);
     Ok(counts.failed == 0)
 }
@@ -87,11 +89,22 @@ pub(crate) fn lint() -> Result<bool> {
     let clippy = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"];
     let clippy = run("cargo clippy", &mut cargo(&clippy))?;
     let (staticlib_format, staticlib_clippy) = lint_staticlib()?;
-    let (format, clippy) = (format && staticlib_format, clippy && staticlib_clippy);
+    let (bare_format, bare_clippy) = lint_bare()?;
+    let (format, clippy) = (format && staticlib_format && bare_format, clippy && staticlib_clippy && bare_clippy);
     let mut command = cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
     let doc = run("cargo doc", command.env("RUSTDOCFLAGS", "--deny warnings"))?;
     eprintln!("\nfmt {}, clippy {}, doc {}", word(format), word(clippy), word(doc));
     Ok(format && clippy && doc)
+}
+
+/// The programs of the bare machine are a workspace of their own, too.
+fn lint_bare() -> Result<(bool, bool)> {
+    let manifest = ["--manifest-path", "bare/Cargo.toml"];
+    let format = run("cargo fmt (bare)", cargo(&["fmt", "--all", "--check"]).args(manifest))?;
+    let mut command = cargo(&["clippy", "--release", "--quiet"]);
+    command.args(manifest).env("CARGO_TARGET_DIR", crate::root().join("target/bare"));
+    let clippy = run("cargo clippy (bare)", command.args(["--", "--deny", "warnings"]))?;
+    Ok((format, clippy))
 }
 
 /// The static library for C is a workspace of its own.

@@ -71,17 +71,17 @@ pub struct AllCpus;
 
 impl AllCpus {
     /// So many have come up.
-    pub fn came_up(self, count: usize) {
+    pub fn came_up(count: usize) {
         ONLINE.store(count as u32, Ordering::Release);
     }
 
     /// CPUs that run.
-    pub fn count(self) -> u32 {
+    pub fn count() -> u32 {
         ONLINE.load(Ordering::Acquire)
     }
 
-    fn others(self) -> u64 {
-        ((1 << self.count()) - 1) & !(1 << metal::smp::this_cpu())
+    fn others() -> u64 {
+        ((1 << Self::count()) - 1) & !(1 << metal::smp::this_cpu())
     }
 
     /// Posts a job for some CPUs.
@@ -89,35 +89,35 @@ impl AllCpus {
     /// # Safety
     /// `argument` is what `run` takes, may be used by several CPUs at once, and lives until [`Self::wait`] has returned true. One job
     /// at a time.
-    unsafe fn post(self, targets: u64, run: unsafe fn(*const ()), argument: *const ()) {
+    unsafe fn post(targets: u64, run: unsafe fn(*const ()), argument: *const ()) {
         JOB.run.store(run as usize, Ordering::Release);
         JOB.argument.store(argument.cast_mut(), Ordering::Release);
         JOB.targets.store(targets, Ordering::Release);
         JOB.done.store(0, Ordering::Release);
         JOB.number.fetch_add(1, Ordering::AcqRel);
-        for cpu in (0..self.count()).filter(|cpu| self.others() >> cpu & 1 == 1) {
+        for cpu in (0..Self::count()).filter(|cpu| Self::others() >> cpu & 1 == 1) {
             lapic::send(cpu, Ipi::Fixed(interrupts::WAKE));
         }
     }
 
     /// Waits until all CPUs have seen the job to its end.
-    fn wait(self, micros: u64) -> bool {
-        let others = self.others().count_ones();
+    fn wait(micros: u64) -> bool {
+        let others = Self::others().count_ones();
         clock::wait_for(micros, || JOB.done.load(Ordering::Acquire) == others)
     }
 
-    fn run<T: CpuTask<HardwareCpu>>(self, targets: u64, task: &T) {
+    fn run<T: CpuTask<HardwareCpu>>(targets: u64, task: &T) {
         // SAFETY: the task is `Sync`, and it lives until the wait below is over, which has no end but that.
-        unsafe { self.post(targets, run_task::<T>, ptr::from_ref(task).cast()) };
+        unsafe { Self::post(targets, run_task::<T>, ptr::from_ref(task).cast()) };
         if targets >> metal::smp::this_cpu() & 1 == 1 {
             to_the_end(task);
         }
-        while !self.wait(STOP_TIME) {}
+        while !Self::wait(STOP_TIME) {}
     }
 
     /// INIT for every other CPU: from here on it waits for the next kernel, and executes nothing.
-    pub fn park_others(self) {
-        for cpu in (0..self.count()).filter(|cpu| self.others() >> cpu & 1 == 1) {
+    pub fn park_others() {
+        for cpu in (0..Self::count()).filter(|cpu| Self::others() >> cpu & 1 == 1) {
             lapic::send(cpu, Ipi::Init);
         }
     }
@@ -146,16 +146,16 @@ impl Cpus for AllCpus {
     type Cpu = HardwareCpu;
 
     fn run_on_all<T: CpuTask<HardwareCpu>>(&self, task: &T) {
-        self.run(u64::MAX, task);
+        Self::run(u64::MAX, task);
     }
 
     fn run_on_each_package<T: CpuTask<HardwareCpu>>(&self, task: &T) {
         PACKAGES[metal::smp::this_cpu()]
             .store(tdx_host::platform::Cpu::package(&HardwareCpu::this()).0, Ordering::Release);
         let package = |cpu: u32| PackageId(PACKAGES[cpu as usize].load(Ordering::Acquire));
-        for cpu in 0..self.count() {
+        for cpu in 0..Self::count() {
             if (0..cpu).all(|before| package(before) != package(cpu)) {
-                self.run(1 << cpu, task);
+                Self::run(1 << cpu, task);
             }
         }
     }
@@ -174,30 +174,30 @@ impl StopCpus for AllCpus {
 
     fn stop_other_cpus(&self) -> u32 {
         // SAFETY: `stop` uses no argument.
-        unsafe { self.post(u64::MAX, stop, ptr::null()) };
-        if self.wait(STOP_TIME) { 1 } else { 1 + self.others().count_ones() - JOB.done.load(Ordering::Acquire) }
+        unsafe { Self::post(u64::MAX, stop, ptr::null()) };
+        if Self::wait(STOP_TIME) { 1 } else { 1 + Self::others().count_ones() - JOB.done.load(Ordering::Acquire) }
     }
 
     /// A CPU that has stopped sleeps and takes the next job.
     fn resume_other_cpus(&self) {}
 
     fn run_on_stopped<T: CpuTask<HardwareCpu>>(&self, task: &T) {
-        self.run(u64::MAX, task);
+        Self::run(u64::MAX, task);
     }
 }
 
 impl NmiStop for AllCpus {
     fn stop_other_cpus(&self) {
         CRASHING.store(true, Ordering::SeqCst);
-        for cpu in (0..self.count()).filter(|cpu| self.others() >> cpu & 1 == 1) {
+        for cpu in (0..Self::count()).filter(|cpu| Self::others() >> cpu & 1 == 1) {
             lapic::send(cpu, Ipi::Nmi);
         }
-        let others = self.others().count_ones();
+        let others = Self::others().count_ones();
         clock::wait_for(STOP_TIME, || CRASHED.load(Ordering::Acquire) >= others);
     }
 
     fn is_online(&self, cpu: CpuId) -> bool {
-        cpu.0 < self.count()
+        cpu.0 < Self::count()
     }
 }
 

@@ -9,6 +9,7 @@ use metal::lapic::{self, Ipi};
 use metal::{clock, println};
 use tdx_abi::{Registers, Status};
 use tdx_host::arch;
+use tdx_host::ledger::Ledger;
 
 use crate::cpus::AllCpus;
 use crate::vmx;
@@ -64,8 +65,7 @@ pub fn run() {
     slice();
     assert!(!is_success(seamcall(Registers::call(tdx_abi::Leaf::SYS_CONFIG).rcx(SLICE.start).rdx(64))));
     // SYS.INFO writes: to the hypervisor, to where nothing is, to the end of all addresses.
-    for address in [SLICE.start, SLICE.start + 0x10_0000, SLICE.end - 1024, 0xffff_ffff_f000, 1 << 51, u64::MAX & !1023]
-    {
+    for address in [SLICE.start, SLICE.start + 0x10_0000, SLICE.end - 1024, 0xffff_ffff_f000, 1 << 51, !1023] {
         seamcall(Registers::call(tdx_abi::Leaf::SYS_INFO).rcx(address).rdx(1024).r8(address).r9(32));
     }
     slice();
@@ -75,12 +75,12 @@ pub fn run() {
         let mut word = || match random.next() % 6 {
             0 => SLICE.start + random.next() % (SLICE.end - SLICE.start),
             1 => random.next() % (1 << 52),
-            2 => random.next() % (1 << 30) & !0xfff,
+            2 => (random.next() % (1 << 30)) & !0xfff,
             3 => random.next(),
             _ => random.next() % 64,
         };
         let (rcx, rdx, r8, r9) = (word(), word(), word(), word());
-        let leaf = random.next() % 80 | (random.next() % 50 == 0) as u64 * random.next();
+        let leaf = (random.next() % 80) | (u64::from(random.next().is_multiple_of(50)) * random.next());
         // SYS.INFO writes wherever it is told: into this kernel, too, if it were let.
         let (rcx, r8) = if leaf & 0xffff == u64::from(tdx_abi::Leaf::SYS_INFO.0) {
             (SLICE.start + rcx % 0xd0_0000, SLICE.start + r8 % 0xd0_0000)
@@ -189,17 +189,17 @@ fn control_registers() {
 
 /// Stores and copies across the border between memory of this kernel and the hypervisor's.
 fn across_the_border() {
-    let border = with_exposed_provenance_mut::<u8>(SLICE.end as usize);
+    let border = with_exposed_provenance_mut::<u64>(SLICE.end as usize);
     // SAFETY: the first bytes of this kernel's own image are the note for the loader, which nobody reads any more; they are put
     // back. What lies below is the hypervisor's, which answers.
     unsafe {
-        let before = border.cast::<u64>().read_volatile();
-        let (place, word): (*mut u8, u64) = (border.sub(4), 0x1122_3344_5566_7788);
+        let before = border.read_volatile();
+        let (place, word): (*mut u64, u64) = (border.byte_sub(4), 0x1122_3344_5566_7788);
         asm!("mov [{place}], {word}", place = in(reg) place, word = in(reg) word, options(nostack));
         let word: u64;
         asm!("mov {word}, [{place}]", place = in(reg) place, word = out(reg) word, options(nostack));
         assert!(word == 0x1122_3344_ffff_ffff, "across the border: {word:#x}");
-        border.cast::<u64>().write_volatile(before);
+        border.write_volatile(before);
         let from = with_exposed_provenance::<u8>((SLICE.end - 4096) as usize);
         let mut page = [0u8; 4096];
         asm!("rep movsb", inout("rcx") 4096u64 => _, inout("rsi") from => _, inout("rdi") page.as_mut_ptr() => _, options(nostack));
@@ -209,7 +209,7 @@ fn across_the_border() {
 
 /// NMIs to all, INITs to the others.
 fn storms() {
-    let others = 1..AllCpus.count();
+    let others = 1..AllCpus::count();
     for _ in 0..STORM {
         for cpu in others.clone() {
             lapic::send(cpu, Ipi::Nmi);
@@ -218,9 +218,9 @@ fn storms() {
     }
     clock::wait_for(100_000, || false);
     let taken = NMIS.load(Ordering::Relaxed);
-    println!("hostile: {} NMIs sent, {taken} taken", STORM * u64::from(AllCpus.count()));
+    println!("hostile: {} NMIs sent, {taken} taken", STORM * u64::from(AllCpus::count()));
     assert!(taken > 0, "no NMI arrived");
-    assert!(taken <= STORM * u64::from(AllCpus.count()), "more NMIs were taken than sent");
+    assert!(taken <= STORM * u64::from(AllCpus::count()), "more NMIs were taken than sent");
     vmx::leave();
     for _ in 0..STORM {
         for cpu in others.clone() {
@@ -228,4 +228,47 @@ fn storms() {
             lapic::send(cpu, Ipi::Nmi);
         }
     }
+}
+
+/// Uses pages of a TD as if they were this kernel's: stores across their border, code in them that changes itself, page tables in
+/// them. Ordinary stores poison nothing, so nothing of it kills; what they hit is shared from then on.
+pub fn on_private_memory(ledger: Option<&Ledger<'_>>) {
+    let Some(range) = ledger.and_then(|ledger| ledger.marked().last()) else { panic!("there is no TD: ask for one") };
+    let (first, end) = (range.base().get() as usize, range.limit().get() as usize);
+    println!("hostile: private pages [{first:#x}, {end:#x})");
+    let border = with_exposed_provenance_mut::<u64>(end).wrapping_byte_sub(3);
+    let word: u64;
+    // SAFETY: the last bytes of a TD's page and the first of the page behind it, which this kernel's allocator has not given to anybody.
+    unsafe {
+        asm!("mov [{place}], {word}", place = in(reg) border, word = in(reg) 0x1122_3344_5566_7788u64, options(nostack));
+        asm!("mov {word}, [{place}]", place = in(reg) border, word = out(reg) word, options(nostack));
+    }
+    assert!(word == 0x1122_3344_5566_7788, "across private and shared: {word:#x}");
+
+    // mov dword [rip + 1], 42; mov eax, 1: the first changes the operand of the second. Then ret.
+    const CODE: [u8; 16] = [0xc7, 0x05, 1, 0, 0, 0, 42, 0, 0, 0, 0xb8, 1, 0, 0, 0, 0xc3];
+    let place = with_exposed_provenance_mut::<u8>(end - 4096);
+    // SAFETY: the last page of a TD that never runs; it is mapped writable and executable like everything.
+    let answer = unsafe {
+        for (index, byte) in CODE.iter().enumerate() {
+            place.add(index).write_volatile(*byte);
+        }
+        let function: extern "C" fn() -> u32 = core::mem::transmute(place);
+        function()
+    };
+    assert!(answer == 42, "code that changes itself on a private page gives {answer}");
+
+    // Page tables in private memory: the root of this kernel's own, copied there.
+    let root = metal::registers::cr3();
+    let copy = end - 2 * 4096;
+    // SAFETY: the same tables at another place; the old ones are put back.
+    unsafe {
+        let (from, to) = (with_exposed_provenance::<u64>(root as usize), with_exposed_provenance_mut::<u64>(copy));
+        for index in 0..512 {
+            to.add(index).write_volatile(from.add(index).read());
+        }
+        asm!("mov cr3, {}", in(reg) copy as u64, options(nostack));
+        asm!("mov cr3, {}", in(reg) root, options(nostack));
+    }
+    println!("@ {{\"event\":\"hostile\",\"calls\":0,\"nmis\":0}}");
 }

@@ -6,6 +6,7 @@
 #![no_std]
 #![no_main]
 
+mod bench;
 mod cpu;
 mod cpus;
 mod hostile;
@@ -50,12 +51,12 @@ fn kernel_ap_main(cpu: usize) -> ! {
 }
 
 #[unsafe(no_mangle)]
-fn kernel_main(boot: Boot) -> ! {
+fn kernel_main(boot: &Boot) -> ! {
     interrupts::handle_with(traps::handle);
     traps::accept_machine_checks();
     // SAFETY: the page of the trampoline is below 1 MiB, where this kernel puts nothing else.
     let count = unsafe { smp::start_all() };
-    AllCpus.came_up(count);
+    AllCpus::came_up(count);
     if boot.option("role") == Some("second") {
         traps::EXPLAIN.call_once(|| {
             |address, out| {
@@ -64,7 +65,7 @@ fn kernel_main(boot: Boot) -> ! {
             }
         });
         println!("second kernel: {count} CPUs, {:?}", boot.command_line());
-        let lines = second::use_all_memory(&boot);
+        let lines = second::use_all_memory(boot);
         println!("second kernel: {lines} lines written in part and read back");
         println!("@ {{\"event\":\"second-kernel\",\"lines\":{lines},\"cpus\":{count}}}");
         exit::exit(exit::SUCCESS)
@@ -74,13 +75,17 @@ fn kernel_main(boot: Boot) -> ! {
         hostile::run();
         exit::exit(exit::SUCCESS)
     }
+    if boot.option("role") == Some("bench") {
+        bench::run();
+        exit::exit(exit::SUCCESS)
+    }
     println!("first kernel: {count} CPUs, {:?}", boot.command_line());
     traps::EXPLAIN.call_once(|| {
         |address, out| {
             let _ = write!(out, "{}", explain(&host_memory(), LAYOUT.get(), address));
         }
     });
-    match live(&boot) {
+    match live(boot) {
         Ok(never) => match never {},
         Err(Failure(step, why)) => {
             println!("first kernel: {step}: {why}");
@@ -163,6 +168,10 @@ fn live(boot: &Boot) -> Result<core::convert::Infallible, Failure> {
         }
     }
 
+    if boot.option("role") == Some("hostile-private") {
+        hostile::on_private_memory(LEDGER.get());
+        exit::exit(exit::SUCCESS)
+    }
     let own = kernel.own().iter().copied().chain([KERNEL_PLACE]);
     let mut own: arrayvec::ArrayVec<PageRange, 64> = own.collect();
     own.sort_unstable_by_key(|range| range.start());
@@ -174,7 +183,7 @@ fn live(boot: &Boot) -> Result<core::convert::Infallible, Failure> {
     told(&report);
     write_leftovers(next.leftovers, &report);
     vmx::leave();
-    AllCpus.park_others();
+    AllCpus::park_others();
     println!("first kernel: jumps");
     // SAFETY: the other CPUs wait for SIPI, interrupts are off in this kernel, and the image was checked to lie in the place kept for
     // kernels; what it is told lies outside.

@@ -61,7 +61,7 @@ impl<'m> Kernel<'m> {
         self.own.try_push(range).ok()?;
         // SAFETY: the pages are free memory, mapped one to one, and now the caller's.
         unsafe {
-            with_exposed_provenance_mut::<u8>(range.base().get() as usize).write_bytes(0, range.bytes() as usize)
+            with_exposed_provenance_mut::<u8>(range.base().get() as usize).write_bytes(0, range.bytes() as usize);
         };
         Some(range)
     }

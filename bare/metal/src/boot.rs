@@ -269,7 +269,7 @@ pub fn image() -> (u64, u64) {
 
 unsafe extern "Rust" {
     /// The program. Runs on the boot CPU, interrupts off.
-    safe fn kernel_main(boot: Boot) -> !;
+    safe fn kernel_main(boot: &Boot) -> !;
 }
 
 #[unsafe(no_mangle)]
@@ -278,7 +278,7 @@ extern "C" fn metal_entry(start: u64) -> ! {
     crate::clock::init();
     // SAFETY: the loader gives the address of its start info, as PVH says and as our own kexec does.
     match unsafe { Boot::read(start) } {
-        Some(boot) => kernel_main(boot),
+        Some(boot) => kernel_main(&boot),
         None => panic!("no PVH start info at {start:#x}"),
     }
 }

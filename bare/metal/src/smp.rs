@@ -146,9 +146,8 @@ pub unsafe fn start_all() -> usize {
         lapic::send(cpu as u32, Ipi::Init);
         clock::wait_for(1_000, || false);
         lapic::send(cpu as u32, Ipi::Startup((TRAMPOLINE >> 12) as u8));
-        if !clock::wait_for(2_000_000, || RUNNING.load(Ordering::Acquire) > cpu as u64) {
-            panic!("CPU {cpu} does not start");
-        }
+        let started = clock::wait_for(2_000_000, || RUNNING.load(Ordering::Acquire) > cpu as u64);
+        assert!(started, "CPU {cpu} does not start");
     }
     wanted
 }

@@ -36,12 +36,13 @@ pub fn answer(vcpu: &mut Vcpu) {
             real.ecx = real.ecx & !(1 << 4) | 1 << 28 | flag(vcpu.vmcb.cr4 & CR4_PKE != 0, 4);
             real.edx |= 1 << 29;
         }
-        // No leaf of these is true for this machine; zero makes kernels measure for themselves.
-        0x2 | 0x5 | 0x6 | 0x9 | 0xa | 0xe..=0x16 => (real.eax, real.ebx, real.ecx, real.edx) = (0, 0, 0, 0),
+        // No leaf of these is true for this machine (zero makes kernels measure for themselves), and SVM and SEV are not there.
+        0x2 | 0x5 | 0x6 | 0x9 | 0xa | 0xe..=0x16 | 0x8000_000a | 0x8000_001f => {
+            (real.eax, real.ebx, real.ecx, real.edx) = (0, 0, 0, 0);
+        }
         0x8000_0001 => real.ecx &= !(1 << 2),
         // Of addresses of 52 bits six are the KeyID: kernels take those off themselves, by MSR 0x982.
         0x8000_0008 => real.eax = real.eax & !0xff | tdx_abi::MAX_PHYS_BITS,
-        0x8000_000a | 0x8000_001f => (real.eax, real.ebx, real.ecx, real.edx) = (0, 0, 0, 0),
         _ => {}
     }
     vcpu.vmcb.rax = u64::from(real.eax);

@@ -73,7 +73,7 @@ fn kernel_ap_main(cpu: usize) -> ! {
 }
 
 #[unsafe(no_mangle)]
-fn kernel_main(boot: Boot) -> ! {
+fn kernel_main(boot: &Boot) -> ! {
     console::choose(Console::Debug);
     interrupts::handle_with(exception);
     let (_, image_end) = boot::image();
@@ -110,10 +110,8 @@ fn kernel_main(boot: Boot) -> ! {
         Some(other) => panic!("`seam` is on, off or no-module, not {other:?}"),
     }
     cpuid::is(model);
-    let mut hidden: Vec<Range<u64>> = Vec::new();
-    hidden.push(SLICE.start >> 12..SLICE.end >> 12);
-    // INIT, SIPI and NMI of the guest must not reach a real CPU.
-    hidden.push(lapic::BASE >> 12..(lapic::BASE >> 12) + 1);
+    // INIT, SIPI and NMI of the guest must not reach a real CPU, so the APIC's page is hidden, too.
+    let hidden = [SLICE.start >> 12..SLICE.end >> 12, lapic::BASE >> 12..(lapic::BASE >> 12) + 1];
     if let Err(error) = tdx::switch_on(config, &hidden) {
         panic!("no such machine: {error}");
     }
@@ -122,7 +120,7 @@ fn kernel_main(boot: Boot) -> ! {
         println!("seamvisor: guest memory [{:#x}, {:#x}) {}", entry.address, entry.address + entry.size, entry.kind);
     }
 
-    let guest = load::guest(&boot, &map);
+    let guest = load::guest(boot, &map);
     let mut vcpu = Vcpu::new(0);
     vcpu.start_in_long_mode(guest.entry, guest.argument, guest.page_tables);
     summary::STARTED.store(clock::micros(), Ordering::Relaxed);

@@ -91,7 +91,7 @@ impl Nested {
             let (below, step) = (table(), PAGE << (9 * (level - 1)));
             let kind = if level == 2 { LARGE } else { 0 };
             for part in 0..512 {
-                write(below, part, (entry & ADDRESS) + part * step | entry & 0x67 | kind);
+                write(below, part, ((entry & ADDRESS) + part * step) | entry & 0x67 | kind);
             }
             write(at, slot, below | OPEN);
             at = below;
@@ -147,7 +147,7 @@ impl Detour {
                 }
                 at = next;
             }
-            write(at, index(address, 0), frame * PAGE | OPEN);
+            write(at, index(address, 0), (frame * PAGE) | OPEN);
         }
         self.root
     }

@@ -73,18 +73,17 @@ pub fn answer(vcpu: &mut Vcpu) {
             }
         }
     };
-    match result {
-        Err((check, instruction)) => machine_check(vcpu, &mut tdx, check, instruction.as_ref()),
-        Ok(()) => {
-            if info & WRITE != 0 {
-                tdx.reopen(page);
-            }
-            drop(tdx);
-            if event {
-                vcpu.deliver_with(shown);
-            } else {
-                vcpu.step_with(shown);
-            }
+    if let Err((check, instruction)) = result {
+        machine_check(vcpu, &mut tdx, check, instruction.as_ref());
+    } else {
+        if info & WRITE != 0 {
+            tdx.reopen(page);
+        }
+        drop(tdx);
+        if event {
+            vcpu.deliver_with(shown);
+        } else {
+            vcpu.step_with(shown);
         }
     }
 }

@@ -91,8 +91,11 @@ fn json(tdx: &Tdx, why: &str) -> String {
         );
     });
     let instructions = list(INSTRUCTIONS.lock().iter(), |text, (bytes, (length, count))| {
-        let hex = bytes[..*length].iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        let _ = write!(text, r#"{{"bytes":"{hex}","count":{count}}}"#);
+        text.push_str(r#"{"bytes":""#);
+        for byte in &bytes[..*length] {
+            let _ = write!(text, "{byte:02x}");
+        }
+        let _ = write!(text, r#"","count":{count}}}"#);
     });
     let exits = list(vcpu::EXITS.iter().enumerate().filter(|(_, count)| load(count) > 0), |text, (code, count)| {
         let _ = write!(text, r#"{{"code":"{code:#x}","count":{}}}"#, load(count));

@@ -98,7 +98,7 @@ pub(crate) struct BootArgs {
     /// Memory in MiB, 512 at least.
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(512..=65536))]
     pub(crate) memory: u32,
-    /// Without seamvisor.
+    /// Without seamvisor: a machine without TDX.
     #[arg(long)]
     pub(crate) plain: bool,
     /// Words for the guest's command line.

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::report::Report;
 use super::{BootArgs, Cpu, Guest, NextKernel, linux};
@@ -64,7 +64,7 @@ pub(crate) fn run(args: &BootArgs) -> Result<Report> {
     let (image, words) = guest(args, &mut command)?;
     if args.plain {
         if args.guest == Guest::Linux {
-            bail!("Linux without seamvisor is Linux under QEMU: nothing of Cleanslate would run");
+            command.arg("-initrd").arg(linux::find(args.kernel)?.initrd);
         }
         command.arg("-kernel").arg(image).args(["-append", &words]);
     } else {

@@ -20,6 +20,8 @@ fn cases() -> Vec<Case> {
     let clean = |name, args| Case { name, args, verdict: Verdict::Clean, kind: None };
     let dies = |name, args, kind| Case { name, args, verdict: Verdict::MachineCheck, kind: Some(kind) };
     let linux = |args: BootArgs| BootArgs { next: NextKernel::Linux, memory: 1024, ..args };
+    let role = |role: &str, cpus| BootArgs { append: format!("role={role}"), cpus, ..base() };
+    let tdx = |next, cpus| BootArgs { guest: Guest::Linux, kernel: Kernel::Tdx, next, cpus, memory: 1024, ..base() };
     let guest = |cpus| BootArgs { guest: Guest::Linux, cpus, memory: 1024, ..base() };
     let mut cases = vec![
         clean("a machine without TDX, 1 CPU", BootArgs { plain: true, ..base() }),
@@ -36,7 +38,9 @@ fn cases() -> Vec<Case> {
         clean("none, without the erratum", BootArgs { cpu: Cpu::Gnr, ..with("none", 1, 2) }),
         clean("SEAM switched off", BootArgs { seamvisor: "seam=off".to_owned(), ..base() }),
         clean("no module loaded", BootArgs { seamvisor: "seam=no-module".to_owned(), ..base() }),
-        clean("a hostile guest", BootArgs { append: "role=hostile".to_owned(), cpus: 4, ..base() }),
+        clean("a guest that uses private memory as its own", role("hostile-private", 2)),
+        clean("a hostile guest, 1 CPU", role("hostile", 1)),
+        clean("a hostile guest, 4 CPUs", role("hostile", 4)),
     ];
     if linux::is_there(Kernel::Stock) {
         cases.extend([
@@ -44,6 +48,12 @@ fn cases() -> Vec<Case> {
             clean("kexec into Linux, 4 CPUs", linux(with("tracked", 1, 4))),
             clean("Linux as the guest, 1 CPU", guest(1)),
             clean("Linux as the guest, 4 CPUs", guest(4)),
+        ]);
+    }
+    if linux::is_there(Kernel::Tdx) {
+        cases.extend([
+            clean("Linux brings TDX up itself, 4 CPUs", tdx(NextKernel::Own, 4)),
+            dies("Linux kexecs into Linux, and nobody resets anything", tdx(NextKernel::Linux, 2), "PAMT_4K"),
         ]);
     }
     cases
@@ -60,6 +70,10 @@ pub(crate) fn run_all() -> Result<Counts> {
     qemu::build()?;
     if !linux::is_there(Kernel::Stock) {
         println!("skipped: boots of Linux (run `cargo xtask linux stock` once)");
+        counts.skipped += 1;
+    }
+    if !linux::is_there(Kernel::Tdx) {
+        println!("skipped: boots of a Linux with TDX host support (run `cargo xtask linux tdx` once)");
         counts.skipped += 1;
     }
     let mut number = 0;
