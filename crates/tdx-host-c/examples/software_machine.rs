@@ -177,6 +177,16 @@ on_machine! {
         machine.lock().machine.private_lines_in(pages(start, end).lines())
     }
 
+    /// Every cache writes back what it holds: at any time it could.
+    fn machine_evict_all(machine) {
+        machine.act(|machine| {
+            for run in machine.dirty_runs() {
+                machine.evict(run.lines, run.key);
+            }
+            Ok(())
+        });
+    }
+
     /// One kernel jumps into the next: VMX is off everywhere.
     fn machine_kexec(machine) {
         machine.lock().machine.kexec_boundary();

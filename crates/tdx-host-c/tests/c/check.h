@@ -48,5 +48,10 @@ void test_crash(void);
 void test_crash_in_bring_up(void);
 void test_crash_with_a_stuck_cpu(void);
 void test_explain(void);
+void test_alone(void);
+void test_busy_report(void);
+void test_crash_image(void);
+void test_settled(void);
+void test_kexec_in_a_return(void);
 
 #endif

@@ -62,6 +62,77 @@ void test_kexec(void)
 	}
 }
 
+/* CPUs that have stopped run nothing more: they have written their caches back on the way. */
+void test_alone(void)
+{
+	struct kernel *kernel = kernel_with_tdx(1, 0);
+	struct td td;
+
+	CHECK_IS(td_create(kernel, &td, 33), TDXH_OK);
+	kernel->alone = true;
+	CHECK_IS(kexec(kernel, TDXH_POLICY_TRACKED, TDXH_KEXEC_NORMAL), TDXH_OK);
+	CHECK(handover_of(kernel).clean == 1 && handover_of(kernel).may_hold_private_lines == 0);
+	CHECK_IS(kernel_next(kernel), 0);
+	kernel_free(kernel);
+}
+
+/* A report is for one user at a time: not for a visitor that is shown it. */
+static int32_t use_again(void *context, const struct tdxh_leftover *leftover)
+{
+	struct kernel *kernel = context;
+	struct tdxh_handover handover;
+
+	(void)leftover;
+	CHECK_IS(tdxh_report_get(&kernel->host, &kernel->report, &handover), TDXH_BUSY);
+	CHECK_IS(tdxh_crash(&kernel->host, TDXH_POLICY_TRACKED, &kernel->report), TDXH_BUSY);
+	return 1;
+}
+
+void test_busy_report(void)
+{
+	struct kernel *kernel = kernel_with_tdx(1, 0);
+
+	CHECK_IS(kexec(kernel, TDXH_POLICY_NONE, TDXH_KEXEC_NORMAL), TDXH_OK);
+	CHECK_IS(tdxh_walk_leftovers(&kernel->host, &kernel->report, use_again, kernel), TDXH_STOPPED);
+	/* The crash had no place for its report, and has reset everything. */
+	CHECK_IS(machine_private_lines(kernel->machine), 0);
+	CHECK_IS(kernel_next(kernel), 0);
+	kernel_free(kernel);
+}
+
+/* The crash image is checked before there is a ledger. */
+void test_crash_image(void)
+{
+	struct kernel *kernel = kernel_boot(1, 0);
+	struct tdxh_range crash = { CRASH_START, CRASH_END };
+
+	CHECK_IS(tdxh_check_crash_image(&kernel->host, &crash, 1, NULL), TDXH_OK);
+	CHECK_IS(kernel_bring_up(kernel), TDXH_OK);
+	CHECK_IS(tdxh_check_crash_image(&kernel->host, &crash, 1, NULL), TDXH_OK);
+	crash.end += PAGE;
+	CHECK_IS(tdxh_check_crash_image(&kernel->host, &crash, 1, NULL), TDXH_REFUSED_OUTSIDE);
+	kernel_free(kernel);
+}
+
+/* Once a return is settled the module is believed again: nothing that it knows is reset twice. */
+void test_settled(void)
+{
+	for (int settle = 0; settle < 2; settle++) {
+		struct kernel *kernel = kernel_with_tdx(1, 1);
+		struct tdxh_returning returning = { 0 };
+		struct td td;
+
+		CHECK_IS(td_create(kernel, &td, 33), TDXH_OK);
+		CHECK_IS(tdxh_returning_begin(&kernel->host, &returning), TDXH_OK);
+		if (settle)
+			CHECK_IS(tdxh_returning_settle(&returning), TDXH_OK);
+		CHECK_IS(kexec(kernel, TDXH_POLICY_MODULE, TDXH_KEXEC_NORMAL), TDXH_OK);
+		CHECK_IS(handover_of(kernel).lines, settle ? 0 : (1 + TDCS_PAGES) * 64);
+		CHECK_IS(kernel_next(kernel), 0);
+		kernel_free(kernel);
+	}
+}
+
 void test_everything(void)
 {
 	struct kernel *kernel = kernel_with_tdx(1, 0);
@@ -247,4 +318,30 @@ void test_explain(void)
 	CHECK_IS(tdxh_explain(&kernel->host, &kernel->layout, 5 * GIB, &found), TDXH_OK);
 	CHECK_IS(found.kind, TDXH_ADDRESS_SHARED);
 	kernel_free(kernel);
+}
+
+/* The module has let go of a page, and the ledger does not know it yet: a kexec that asks the module resets it all the same. */
+void test_kexec_in_a_return(void)
+{
+	for (int by_steps = 0; by_steps < 2; by_steps++) {
+		struct kernel *kernel = kernel_with_tdx(1, 1);
+		struct tdxh_returning returning = { 0 };
+		struct tdxh_registers registers = { .rax = PHYMEM_PAGE_RECLAIM };
+		struct td td;
+
+		CHECK_IS(td_create(kernel, &td, 33), TDXH_OK);
+		CHECK_IS(td_free_key(kernel, &td), TDXH_OK);
+		registers.rcx = td.tdcs[0];
+		kernel->kexec_after = PHYMEM_PAGE_RECLAIM;
+		if (by_steps) {
+			CHECK_IS(tdxh_returning_begin(&kernel->host, &returning), TDXH_OK);
+			CHECK_IS(tdxh_seamcall(&kernel->host, &registers, NULL), TDXH_OK);
+		} else {
+			tdxh_seamcall_returning(&kernel->host, &registers, td.tdcs[0], td.tdcs[0] + PAGE, NULL);
+		}
+		CHECK(kernel->dead);
+		CHECK_IS(handover_of(kernel).module, TDXH_MODULE_DISABLED);
+		CHECK_IS(kernel_next(kernel), 0);
+		kernel_free(kernel);
+	}
 }

@@ -96,7 +96,16 @@ static void seamcall(void *context, struct tdxh_registers *registers)
 		registers->rax = kernel->fail_with;
 		return;
 	}
+	uint32_t leaf = (uint32_t)registers->rax, before = this_cpu;
+
 	machine_seamcall(kernel->machine, this_cpu, registers);
+	if (leaf == kernel->kexec_after && leaf) {
+		this_cpu = 1;
+		if (tdxh_kexec(&kernel->host, TDXH_POLICY_MODULE, TDXH_KEXEC_NORMAL, NULL, 0, &kernel->report, NULL) != TDXH_OK)
+			abort();
+		this_cpu = before;
+		kernel->dead = true;
+	}
 }
 
 static void reset_lines(void *context, uint64_t first, uint64_t lines)
@@ -140,11 +149,11 @@ static void write_shared(void *context, uint64_t address, const uint8_t *bytes, 
 }
 
 /* One step on each CPU in turn, as CPUs that work at the same time would. */
-static void run_in_turns(const struct kernel *kernel, const struct tdxh_work *work)
+static void run_in_turns(struct kernel *kernel, const struct tdxh_work *work)
 {
 	/* Used for one work after the other. */
 	static struct tdxh_work_local locals[CPUS];
-	bool again = true;
+	bool again = true, by_steps = kernel->locals != LOCAL_NULL;
 	uint32_t before = this_cpu;
 
 	if (kernel->locals == LOCAL_GARBAGE)
@@ -153,9 +162,17 @@ static void run_in_turns(const struct kernel *kernel, const struct tdxh_work *wo
 		again = false;
 		for (uint32_t cpu = 0; cpu < CPUS; cpu++) {
 			this_cpu = cpu;
-			if (tdxh_work_step(work, kernel->locals == LOCAL_NULL ? NULL : &locals[cpu]) == TDXH_WORK_AGAIN)
+			if (tdxh_work_step(work, by_steps ? &locals[cpu] : NULL) == TDXH_WORK_AGAIN)
 				again = true;
 		}
+	}
+	uint64_t calls = kernel->calls;
+
+	/* Who is done stays done. */
+	for (uint32_t cpu = 0; by_steps && cpu < CPUS; cpu++) {
+		this_cpu = cpu;
+		if (tdxh_work_step(work, &locals[cpu]) != TDXH_WORK_DONE || kernel->calls != calls)
+			abort();
 	}
 	this_cpu = before;
 }
@@ -198,6 +215,16 @@ static void run_on_all(void *context, const struct tdxh_work *work)
 		run_in_parallel(work);
 	else
 		run_in_turns(kernel, work);
+}
+
+static void run_on_stopped(void *context, const struct tdxh_work *work)
+{
+	struct kernel *kernel = context;
+
+	if (kernel->alone)
+		tdxh_work_run(work);
+	else
+		run_on_all(context, work);
 }
 
 /* CPU n sits in package n mod 2. */
@@ -305,7 +332,7 @@ struct kernel *kernel_boot(uint32_t has_erratum, uint32_t has_disable)
 		.run_on_each_package = run_on_each_package,
 		.stop_other_cpus = stop_other_cpus,
 		.resume_other_cpus = resume_other_cpus,
-		.run_on_stopped = run_on_all,
+		.run_on_stopped = run_on_stopped,
 		.stop_other_cpus_by_nmi = stop_other_cpus_by_nmi,
 		.is_online = is_online,
 	};
@@ -398,6 +425,8 @@ static enum tdxh_result give(struct kernel *kernel, uint32_t leaf, uint64_t page
 {
 	struct tdxh_registers registers = { .rax = leaf, .rcx = page, .rdx = rdx };
 
+	/* What the page held before: it must not land on what the module writes there. */
+	machine_write(kernel->machine, 2, page + 128, (const uint8_t *)"old", 3);
 	return tdxh_seamcall_giving(&kernel->host, &registers, page, page + PAGE, &kernel->error);
 }
 
@@ -424,15 +453,22 @@ static enum tdxh_result reclaim(struct kernel *kernel, uint64_t page)
 	return tdxh_seamcall_returning(&kernel->host, &registers, page, page + PAGE, &kernel->error);
 }
 
-enum tdxh_result td_destroy(struct kernel *kernel, struct td *td)
+enum tdxh_result td_free_key(struct kernel *kernel, const struct td *td)
 {
 	enum tdxh_result result = call(kernel, MNG_VPFLUSHDONE, td->tdr, 1);
-	struct tdxh_platform_info info;
 
 	if (result == TDXH_OK)
 		result = call(kernel, PHYMEM_CACHE_WB, 0, 2);
 	if (result == TDXH_OK)
 		result = call(kernel, MNG_KEY_FREEID, td->tdr, 1);
+	return result;
+}
+
+enum tdxh_result td_destroy(struct kernel *kernel, struct td *td)
+{
+	enum tdxh_result result = td_free_key(kernel, td);
+	struct tdxh_platform_info info;
+
 	for (int i = 0; i < TDCS_PAGES && result == TDXH_OK; i++) {
 		result = reclaim(kernel, td->tdcs[i]);
 		if (result == TDXH_OK)

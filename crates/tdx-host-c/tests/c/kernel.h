@@ -26,6 +26,8 @@ struct kernel {
 	struct machine *machine;
 	/* Work runs on a thread for each CPU; otherwise CPUs take turns. */
 	bool parallel;
+	/* CPUs that have stopped run nothing any more. */
+	bool alone;
 	/* What CPUs that take turns give to tdxh_work_step(). */
 	enum { LOCAL_USED, LOCAL_GARBAGE, LOCAL_NULL } locals;
 	/* A CPU that ignores every request to stop; CPUS: none. */
@@ -36,6 +38,8 @@ struct kernel {
 	uint64_t fail_with;
 	/* SEAMCALLs so far; the CPU that makes number `crash_at` panics before it. */
 	_Atomic uint64_t calls;
+	/* After the next SEAMCALL of this leaf, before anybody hears its answer, CPU 1 kexecs under TDXH_POLICY_MODULE. */
+	uint32_t kexec_after;
 	uint64_t crash_at;
 	bool dead;
 	bool resumed;
@@ -84,6 +88,8 @@ struct td {
 };
 
 enum tdxh_result td_create(struct kernel *kernel, struct td *td, uint32_t key_id);
+/* The TD runs no more, and its KeyID is free: what is left are pages. */
+enum tdxh_result td_free_key(struct kernel *kernel, const struct td *td);
 enum tdxh_result td_destroy(struct kernel *kernel, struct td *td);
 
 /* SEAMCALL leaves. */

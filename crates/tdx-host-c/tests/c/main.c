@@ -94,6 +94,7 @@ static void test_arguments(void)
 	/* After all these the object is as it was. */
 	CHECK_IS(tdxh_seamcall(&fresh, &registers, NULL), TDXH_NOT_INITIALISED);
 	CHECK_IS(tdxh_crash(&fresh, TDXH_POLICY_TRACKED, NULL), TDXH_NOT_INITIALISED);
+	CHECK_IS(tdxh_host_init(&fresh, &kernel->functions, NULL, other->slots, CPUS, NULL, 0), TDXH_OK);
 	memset(&fresh, 0x5a, sizeof(fresh));
 	CHECK_IS(tdxh_seamcall(&fresh, &registers, NULL), TDXH_NOT_INITIALISED);
 	CHECK_IS(tdxh_seamcall(&kernel->host, NULL, NULL), TDXH_NULL);
@@ -350,7 +351,11 @@ static void test_td(void)
 	struct td td;
 
 	CHECK_IS(td_create(kernel, &td, 33), TDXH_OK);
+	machine_evict_all(kernel->machine);
 	CHECK_IS(machine_private_lines(kernel->machine), pamt_lines + (1 + TDCS_PAGES) * 64);
+	/* A page that the module has is not reset, whoever asks. */
+	CHECK_IS(tdxh_clear(&kernel->host, td.tdcs[0], td.tdcs[0] + PAGE, NULL), TDXH_WRONG_STATE);
+	CHECK_IS(machine_private_lines_in(kernel->machine, td.tdcs[0], td.tdcs[0] + PAGE), 64);
 	CHECK_IS(tdxh_walk_marked(&kernel->host, see_range, &marked), TDXH_OK);
 	CHECK(marked.bytes == (1 + TDCS_PAGES) * PAGE && marked.in_order);
 	CHECK_IS(tdxh_walk_private(&kernel->host, see_range, &all), TDXH_OK);
@@ -494,8 +499,13 @@ int main(void)
 	run("pages in the ledger", test_pages);
 	run("the life of a TD", test_td);
 	run("kexec under each policy", test_kexec);
+	run("kexec by CPUs that run nothing once they have stopped", test_alone);
+	run("a report that is in use", test_busy_report);
+	run("crash image", test_crash_image);
+	run("returns that are settled, and one that is not", test_settled);
 	run("kexec that resets everything", test_everything);
 	run("kexec refused", test_kexec_refused);
+	run("kexec in the middle of a return", test_kexec_in_a_return);
 	run("a kernel that comes back", test_came_back);
 	run("crash on each CPU", test_crash);
 	run("crash in a bring-up", test_crash_in_bring_up);

@@ -24,6 +24,7 @@ void machine_flush_lines(const struct machine *machine, uint32_t cpu, uint64_t f
 void machine_write(const struct machine *machine, uint32_t cpu, uint64_t address, const uint8_t *bytes, size_t count);
 uint64_t machine_private_lines(const struct machine *machine);
 uint64_t machine_private_lines_in(const struct machine *machine, uint64_t start, uint64_t end);
+void machine_evict_all(const struct machine *machine);
 void machine_kexec(const struct machine *machine);
 uint64_t machine_use_memory(const struct machine *machine, uint64_t start, uint64_t end);
 
