@@ -89,6 +89,7 @@ fn write(cpu: usize, offset: u64, value: u32) {
             _ => continue,
         }
         if other != cpu {
+            kick::wake(other);
             kick::kick(other);
         }
     }

@@ -2,9 +2,11 @@
 //! they leave. An NMI takes them out. Every NMI of this machine is such a kick: the guest's own are requests that this program
 //! injects.
 
+use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use metal::lapic::{self, Ipi};
-use metal::{MAX_CPUS, clock};
+use metal::{MAX_CPUS, clock, interrupts};
+use spin::Mutex;
 
 /// What other CPUs know and want of a CPU.
 pub struct Mailbox {
@@ -18,6 +20,8 @@ pub struct Mailbox {
     pub init: AtomicBool,
     /// The guest has sent it SIPI: the page, and 0x100.
     pub startup: AtomicU64,
+    /// It sleeps, or is about to, until it is sent an interrupt.
+    asleep: Mutex<bool>,
 }
 
 static MAILBOXES: [Mailbox; MAX_CPUS] = [const {
@@ -27,6 +31,7 @@ static MAILBOXES: [Mailbox; MAX_CPUS] = [const {
         nmi: AtomicBool::new(false),
         init: AtomicBool::new(false),
         startup: AtomicU64::new(0),
+        asleep: Mutex::new(false),
     }
 }; MAX_CPUS];
 
@@ -59,6 +64,30 @@ pub fn kick(cpu: usize) {
     if MAILBOXES[cpu].in_guest.load(Ordering::SeqCst) {
         KICKS.fetch_add(1, Ordering::Relaxed);
         lapic::send(cpu as u32, Ipi::Nmi);
+    }
+}
+
+/// Sleeps until [`wake`], unless the guest has sent SIPI already. A CPU that spun would take the time of those that work: QEMU's CPUs
+/// are threads.
+pub fn sleep(cpu: usize) {
+    let mailbox = &MAILBOXES[cpu];
+    *mailbox.asleep.lock() = true;
+    if mailbox.startup.load(Ordering::SeqCst) == 0 {
+        // SAFETY: handlers run on stacks of their own and do nothing but end the interrupt. STI lets none in before HLT, so a
+        // wake-up that came since the look above ends the sleep at once.
+        unsafe { asm!("stgi", "sti", "hlt", "cli", "clgi", options(nostack)) }
+    }
+    // Whoever has seen this CPU asleep has sent its interrupt by now; it must not be left for the guest.
+    *mailbox.asleep.lock() = false;
+    // SAFETY: as above.
+    unsafe { asm!("stgi", "sti", "nop", "nop", "cli", "clgi", options(nostack)) }
+}
+
+/// Ends the sleep of a CPU, if it sleeps.
+pub fn wake(cpu: usize) {
+    let asleep = MAILBOXES[cpu].asleep.lock();
+    if *asleep {
+        lapic::send(cpu as u32, Ipi::Fixed(interrupts::WAKE));
     }
 }
 

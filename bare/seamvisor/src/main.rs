@@ -58,16 +58,19 @@ pub fn is_hidden(page: u64) -> bool {
 }
 
 fn exception(frame: &mut Frame) {
-    // An NMI is a kick that has done its work.
-    if frame.vector as u8 != interrupts::NMI {
-        interrupts::unexpected(frame);
+    match frame.vector as u8 {
+        // A kick that has done its work.
+        interrupts::NMI | lapic::SPURIOUS_VECTOR => {}
+        // An interrupt for a CPU that sleeps: a wake-up, or the guest's, for which it is not there.
+        32.. => lapic::end_of_interrupt(),
+        _ => interrupts::unexpected(frame),
     }
 }
 
 #[unsafe(no_mangle)]
 fn kernel_ap_main(cpu: usize) -> ! {
     while !GUEST_READY.load(Ordering::Acquire) {
-        core::hint::spin_loop();
+        metal::registers::wait_for_interrupt();
     }
     Vcpu::new(cpu).run(false)
 }
@@ -125,6 +128,9 @@ fn kernel_main(boot: &Boot) -> ! {
     vcpu.start_in_long_mode(guest.entry, guest.argument, guest.page_tables);
     summary::STARTED.store(clock::micros(), Ordering::Relaxed);
     GUEST_READY.store(true, Ordering::Release);
+    for cpu in 1..cpu_count() {
+        lapic::send(cpu as u32, lapic::Ipi::Fixed(interrupts::WAKE));
+    }
     vcpu.run(true)
 }
 

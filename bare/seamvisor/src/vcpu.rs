@@ -303,7 +303,7 @@ impl Vcpu {
         self.finish_step();
         let page = loop {
             match mailbox.startup.swap(0, Ordering::SeqCst) {
-                0 => core::hint::spin_loop(),
+                0 => kick::sleep(self.number),
                 page => break page & 0xff,
             }
         };
