@@ -3,6 +3,7 @@
 //! the SEAMCALLs of both must be the same. It refuses to know which of the two it runs on.
 
 #![no_std]
+#![forbid(unsafe_code)]
 
 mod tds;
 
