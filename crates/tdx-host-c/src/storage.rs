@@ -89,6 +89,9 @@ pub(crate) unsafe fn output<T: Copy>(pointer: *mut T, value: T) -> Outcome {
 }
 
 /// An opaque type of the header, and what lies in it.
+///
+/// What every function asks of an object's storage: it was zeroed when it came into being, nobody but this library has written to it
+/// since, it stays in its place, and it is valid for reads and writes as long as it is used. Null and misaligned are answered.
 pub trait Opaque: Sized {
     /// What lies in it: [`InitOnce`] or [`OneUser`], for both of which zeroed bytes are valid.
     type Content;
@@ -274,6 +277,9 @@ impl<T> Fresh<T> {
     }
 }
 
+/// C hands objects to whichever CPU it likes.
+const fn any_cpu<T: Sync>() {}
+
 /// Defines an opaque type with the size and alignment that the header has.
 macro_rules! opaque {
     ($($(#[$doc:meta])* $name:ident: $size:literal bytes, align $align:literal, $content:ty;)*) => {$(
@@ -291,6 +297,7 @@ macro_rules! opaque {
         const _: () = assert!(size_of::<$name>() == $size);
         const _: () = assert!(size_of::<$content>() <= $size, concat!(stringify!($name), " is too small"));
         const _: () = assert!(align_of::<$content>() <= $align);
+        const _: () = any_cpu::<$content>();
     )*};
 }
 
