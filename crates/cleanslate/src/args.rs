@@ -52,6 +52,7 @@ static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
+    Bench(crate::bench::BenchArgs),
     Check(crate::check::CheckArgs),
     Collect(crate::check::CollectArgs),
     Explore(crate::explore::ExploreArgs),
@@ -168,12 +169,20 @@ Examples:
   cleanslate plan                                            the bundled host, a real one with 2 TiB
   dmesg | cleanslate plan --host -                           this machine
   cleanslate plan --host boot.log --layout linux             what Linux does, its -28 included
+  cleanslate plan --svg map.svg                              a picture of TDMRs, PAMTs, reserved areas and what is given up
+  cleanslate plan --bandwidth 11.5,38                        seconds of a kexec, by what `cleanslate bench` measured
   cleanslate plan --host boot.log --format json | jq .linux  for programs")]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub(crate) host: HostArgs,
     #[command(flatten)]
     pub(crate) layout: LayoutArgs,
+    /// How fast lines are rewritten, in GB/s: by one core, and by all after a comma. Without it: cautious figures, and their origin.
+    #[arg(long, value_name = "ONE[,ALL]", value_parser = bandwidth)]
+    pub(crate) bandwidth: Option<(f64, Option<f64>)>,
+    /// Draws the memory map into this file; `-` is standard output, and then nothing else goes there.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
@@ -196,6 +205,16 @@ impl HostArgs {
             None => Host::bundled(&options),
         }
     }
+}
+
+/// `11.5` or `11.5,38`, both above 0.
+fn bandwidth(text: &str) -> Result<(f64, Option<f64>), String> {
+    let number = |text: &str| text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
+    let read = match text.split_once(',') {
+        None => number(text).map(|one| (one, None)),
+        Some((one, all)) => number(one).zip(number(all)).map(|(one, all)| (one, Some(all))),
+    };
+    read.ok_or_else(|| "a bandwidth is written 11.5 or 11.5,38: GB/s of one core, and of all".to_owned())
 }
 
 fn address(text: &str) -> Result<PhysAddr, String> {

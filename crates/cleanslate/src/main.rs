@@ -2,6 +2,7 @@
 //! asked for, printed, and turned into an exit code.
 
 mod args;
+mod bench;
 mod check;
 mod explore;
 mod human;
@@ -13,7 +14,7 @@ use std::{
 };
 
 use clap::Parser;
-use tdx_lab::{input::InputError, kexec, plan::plan, platform::LabError};
+use tdx_lab::{cost::Rates, input::InputError, kexec, plan::plan, platform::LabError, report::svg};
 
 use args::{Cli, Command, Format};
 
@@ -101,17 +102,40 @@ fn run(cli: &Cli) -> Result<ExitCode, Stop> {
         Command::Check(args) => return check::run(args, &mut out),
         Command::Collect(args) => return check::collect(args, &mut out),
         Command::Explore(args) => explore::run(args, &mut out)?,
-        Command::Plan(args) => {
-            let report = plan(&args.host.read()?, args.layout.algorithm());
-            unless_closed(match args.output.format {
-                Format::Json => json(&mut out, &report),
-                Format::Human => human::plan::print(&mut out, &report),
-            })?;
-            report.layout.error.is_none()
+        Command::Bench(args) => {
+            unless_closed(bench::run(args, &mut out))?;
+            true
         }
+        Command::Plan(args) => planned(args, &mut out)?,
     };
     unless_closed(out.flush())?;
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+/// `plan`; true if there is a layout.
+fn planned(args: &args::PlanArgs, out: &mut impl Write) -> Result<bool, Stop> {
+    let host = args.host.read()?;
+    let assumed = Rates::assumed(&host);
+    let rates = args.bandwidth.map_or(assumed, |(one, all)| Rates {
+        one_core: one * 1e9,
+        all_cores: all.map_or(assumed.all_cores.max(one * 1e9), |all| all * 1e9),
+        origin: "given with --bandwidth",
+    });
+    let report = plan(&host, args.layout.algorithm(), rates);
+    let good = report.layout.error.is_none();
+    if let Some(path) = &args.svg {
+        let picture = svg::memory_map(&report);
+        if path.as_os_str() == "-" {
+            unless_closed(out.write_all(picture.as_bytes()))?;
+            return Ok(good);
+        }
+        std::fs::write(path, picture)?;
+    }
+    unless_closed(match args.output.format {
+        Format::Json => json(out, &report),
+        Format::Human => human::plan::print(out, &report),
+    })?;
+    Ok(good)
 }
 
 fn json(out: &mut impl Write, report: &impl serde::Serialize) -> io::Result<()> {

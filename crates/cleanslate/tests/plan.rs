@@ -80,3 +80,45 @@ fn standard_input() {
     assert_eq!(out.code, 0, "{}", out.stderr);
     assert_eq!(out.json()["pamt_kb"], 1_050_644);
 }
+
+#[test]
+fn a_bandwidth_of_ones_own() {
+    let out = run(&["plan", "--bandwidth", "10,100", "--format", "json"]);
+    assert_eq!(out.code, 0, "{}", out.stderr);
+    let cost = &out.json()["cost"];
+    assert_eq!((&cost["rates"]["one_core"], &cost["rates"]["all_cores"]), (&1e10.into(), &1e11.into()));
+    for row in cost["kexec"].as_array().unwrap() {
+        let (one, all) = (row["seconds_one_core"].as_f64().unwrap(), row["seconds_all_cores"].as_f64().unwrap());
+        assert!((one - row["bytes"].as_f64().unwrap() / 1e10).abs() < 1e-9 && (one / all - 10.0).abs() < 1e-6, "{row}");
+    }
+    for bad in ["0", "-1", "1,0", "nan", "1,2,3", "", "fast"] {
+        let argument = format!("--bandwidth={bad}");
+        assert_eq!(run(&["plan", &argument]).code, 2, "{bad}");
+    }
+}
+
+#[test]
+fn a_picture_on_standard_output_and_in_a_file() {
+    let out = run(&["plan", "--svg", "-"]);
+    assert_eq!(out.code, 0, "{}", out.stderr);
+    assert!(out.stdout.starts_with("<svg ") && out.stdout.ends_with("</svg>\n"), "{}", out.stdout);
+    let path = std::env::temp_dir().join(format!("cleanslate-{}.svg", std::process::id()));
+    let both = run(&["plan", "--svg", path.to_str().unwrap()]);
+    assert!(both.stdout.contains("fits"), "{}", both.stdout);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), out.stdout);
+    std::fs::remove_file(path).unwrap();
+}
+
+/// What is printed under "use" is taken by `plan`.
+#[test]
+fn bench_gives_what_plan_takes() {
+    let out = run(&["bench", "--format", "json"]);
+    assert_eq!(out.code, 0, "{}", out.stderr);
+    let report = out.json();
+    assert_eq!(report["schema"], "cleanslate/bench");
+    assert!(report["one_core"].as_f64().unwrap() > 0.0 && report["all_cores"].as_f64().unwrap() > 0.0);
+    let words = run(&["bench"]).stdout;
+    let (_, command) = words.split_once("cleanslate plan ").expect("how to use it");
+    let arguments: Vec<&str> = ["plan"].into_iter().chain(command.split_whitespace()).collect();
+    assert_eq!(run(&arguments).code, 0, "{command}");
+}

@@ -7,6 +7,7 @@
 
 pub mod bootlog;
 pub mod check;
+pub mod cost;
 pub mod cpu_model;
 pub mod explore;
 pub mod host;

@@ -1,11 +1,14 @@
 //! Lays TDMRs out on a host with the product's own code, predicts what Linux does there, and says why the two differ.
 //! Touches no machine: what SYS.CONFIG says is the business of a bring-up.
 
+use std::num::NonZero;
+
 use tdx_abi::{PageRange, PageSize};
-use tdx_host::layout::{self, Algorithm, Border, GiveUpReason, Layout, LayoutError, Limits, MapFrames, Note};
+use tdx_host::layout::{self, Algorithm, Border, GiveUpReason, Layout, LayoutError, Limits, MapFrames, Note, Pamt4k};
 
 use crate::{
     bootlog::Failure,
+    cost::{Rates, cost},
     host::Host,
     images,
     report::{GivenUpReport, LayoutReport, LinuxReport, PamtReport, PlanReport, Span, TOOL, TdmrReport},
@@ -13,9 +16,11 @@ use crate::{
 };
 
 /// Plans `algorithm` on the host, with the limits of module 1.5.
-pub fn plan(host: &Host, algorithm: Algorithm) -> PlanReport {
-    let chosen = build(host, algorithm);
-    let linux = build(host, Algorithm::Linux);
+pub fn plan(host: &Host, algorithm: Algorithm, rates: Rates) -> PlanReport {
+    let chosen = build(host, algorithm, Limits::MODULE_1_5);
+    let linux = build(host, Algorithm::Linux, Limits::MODULE_1_5);
+    let dynamic = build(host, algorithm, DYNAMIC).ok();
+    let cost = chosen.as_ref().ok().map(|layout| cost(host, layout, dynamic.as_deref(), rates));
     let linux_report = predict(host, &linux);
     let differences = differences(host, algorithm, &chosen, &linux_report, &linux);
     PlanReport {
@@ -26,8 +31,12 @@ pub fn plan(host: &Host, algorithm: Algorithm) -> PlanReport {
         layout: report(host, algorithm, &chosen),
         linux: linux_report,
         differences,
+        cost,
     }
 }
+
+/// Dynamic PAMT with one bit for each page, as the modules do of which we know (`tdx_abi.md` section 5).
+const DYNAMIC: Limits = Limits { pamt_4k: Pamt4k::Bitmap { bits: NonZero::<u16>::MIN }, ..Limits::MODULE_1_5 };
 
 /// The name of an algorithm on the command line.
 pub fn algorithm_name(algorithm: Algorithm) -> &'static str {
@@ -37,12 +46,12 @@ pub fn algorithm_name(algorithm: Algorithm) -> &'static str {
     }
 }
 
-fn build(host: &Host, algorithm: Algorithm) -> Result<Box<Layout>, LayoutError> {
+fn build(host: &Host, algorithm: Algorithm, limits: Limits) -> Result<Box<Layout>, LayoutError> {
     let mut frames = MapFrames::new(host.memory());
     // An empty list of taken ranges has room, and nothing overlaps in it.
     let _ = frames.reserve(images::pages(host));
     let mut layout = Box::new(Layout::new());
-    layout::build(algorithm, host.memory(), host.cmrs(), &Limits::MODULE_1_5, &mut frames, &mut layout)?;
+    layout::build(algorithm, host.memory(), host.cmrs(), &limits, &mut frames, &mut layout)?;
     Ok(layout)
 }
 

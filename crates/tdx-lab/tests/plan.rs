@@ -4,9 +4,10 @@ use std::path::Path;
 
 use tdx_host::layout::Algorithm;
 use tdx_lab::{
+    cost::Rates,
     host::{Host, HostOptions},
     plan::plan,
-    report::PlanReport,
+    report::{PlanReport, Share, svg},
     size,
 };
 
@@ -14,7 +15,7 @@ fn planned(name: &str, algorithm: Algorithm, borders: &[&str]) -> PlanReport {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name);
     let node_borders = borders.iter().map(|text| tdx_abi::PhysAddr::new(size::parse(text).unwrap())).collect();
     let host = Host::from_path(&path, &HostOptions { node_borders }).unwrap_or_else(|error| panic!("{error}"));
-    plan(&host, algorithm)
+    plan(&host, algorithm, Rates::assumed(&host))
 }
 
 /// Complete logs: what the kernel printed.
@@ -99,4 +100,72 @@ fn fit_gives_up_nothing_on_any_fixture() {
         assert_eq!(report.layout.given_up_bytes, 0, "{name}: {:?}", report.layout.given_up);
         assert!(report.layout.tdmrs.iter().all(|tdmr| tdmr.reserved_count <= 16), "{name}");
     }
+}
+
+/// Figures by hand: 8,396,820 KB of PAMT, 2.3 GB/s, and half of what is left.
+#[test]
+fn what_a_kexec_costs() {
+    let report = planned("hosts/01-canonical-385-2tib.log", Algorithm::Fit, &[]);
+    let cost = report.cost.unwrap();
+    let pamt = 8_396_820 * 1024;
+    assert_eq!(cost.pamt.static_bytes, pamt);
+    let row = |policy: &str, share: Share| {
+        *cost.kexec.iter().find(|row| row.policy == policy && row.memory_in_tds == share).unwrap()
+    };
+    assert_eq!(row("pamt", Share::All).bytes, pamt);
+    assert_eq!(row("tracked", Share::None).bytes, pamt);
+    assert_eq!(row("tracked", Share::Half).bytes, pamt + cost.memory_for_tds / 2);
+    assert_eq!(row("tracked", Share::All).bytes, pamt + cost.memory_for_tds);
+    assert!((row("pamt", Share::None).seconds_one_core - 3.738).abs() < 0.001);
+    // 2 TiB by 4 KiB pages: 16 bytes for each, as static PAMT has them; without any, a bit for each.
+    let dynamic = cost.pamt.dynamic_bytes.unwrap();
+    assert!(dynamic < pamt / 50 && cost.pamt.dynamic_bytes_all_in_tds.unwrap() > pamt * 99 / 100);
+    let [least, most] = cost.boot.seconds;
+    assert!(least > 3.7 && most < 9.3, "published logs of such hosts say 4.9 to 5.2 s: {least} {most}");
+}
+
+/// Every element is closed, every attribute is quoted, and nothing of a name gets out of its text.
+fn assert_well_formed(svg: &str) {
+    let mut open = Vec::new();
+    let mut rest = svg;
+    while let Some(at) = rest.find('<') {
+        assert!(!rest[..at].contains('>'), "a stray > before {}", &rest[at..rest.len().min(at + 60)]);
+        let end = at + rest[at..].find('>').expect("a tag that ends");
+        let tag = &rest[at + 1..end];
+        assert!(tag.matches('"').count().is_multiple_of(2), "{tag}");
+        if let Some(name) = tag.strip_prefix('/') {
+            assert_eq!(open.pop(), Some(name), "in {tag}");
+        } else if !tag.ends_with('/') {
+            open.push(tag.split_whitespace().next().unwrap());
+        }
+        rest = &rest[end + 1..];
+    }
+    assert!(open.is_empty(), "{open:?}");
+}
+
+#[test]
+fn a_picture_of_every_host() {
+    for (name, borders, ..) in LOGGED {
+        let report = planned(name, Algorithm::Fit, borders);
+        let svg = svg::memory_map(&report);
+        assert_well_formed(&svg);
+        for tdmr in &report.layout.tdmrs {
+            assert!(svg.contains(&format!("{} {} node {}", tdmr.index, tdmr.range, tdmr.node)), "{name}");
+            for pamt in [tdmr.pamt.small, tdmr.pamt.large, tdmr.pamt.huge] {
+                assert!(svg.contains(&pamt.to_string()), "{name}: {pamt}");
+            }
+        }
+        for given in &report.layout.given_up {
+            assert!(svg.contains(&format!("({}) {}", given.reason, given.range)), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_name_cannot_leave_its_text() {
+    let mut report = planned("hosts/01-canonical-385-2tib.log", Algorithm::Fit, &[]);
+    report.host.name = "</text><script>\"&".to_owned();
+    let svg = svg::memory_map(&report);
+    assert_well_formed(&svg);
+    assert!(!svg.contains("<script"));
 }

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use tdx_lab::{
-    report::{LayoutReport, LinuxReport, PlanReport},
+    report::{CostReport, LayoutReport, LinuxReport, PlanReport},
     size,
 };
 
@@ -27,6 +27,10 @@ pub(crate) fn print(out: &mut impl Write, report: &PlanReport) -> io::Result<()>
         line(out, "why", difference)?;
     }
     writeln!(out)?;
+    if let Some(cost) = &report.cost {
+        costs(out, cost)?;
+        writeln!(out)?;
+    }
     verdict(out, layout)
 }
 
@@ -54,6 +58,67 @@ fn tdmrs(out: &mut impl Write, layout: &LayoutReport) -> io::Result<()> {
         ]);
     }
     writeln!(out, "TDMRs, layout `{}`", layout.layout)?;
+    table.print(out)
+}
+
+/// Seconds, short.
+fn seconds(value: f64) -> String {
+    match value {
+        v if v >= 10.0 => format!("{v:.0} s"),
+        v if v >= 1.0 => format!("{v:.1} s"),
+        v if v >= 0.001 => format!("{:.0} ms", v * 1e3),
+        v if v > 0.0 => "under 1 ms".to_owned(),
+        _ => "0".to_owned(),
+    }
+}
+
+fn costs(out: &mut impl Write, cost: &CostReport) -> io::Result<()> {
+    use Side::{Left, Right};
+    let pamt = &cost.pamt;
+    let for_good = size::human(pamt.static_bytes);
+    let text = match (pamt.dynamic_bytes, pamt.dynamic_bytes_all_in_tds) {
+        (Some(least), Some(most)) => format!(
+            "{for_good} for good; with Dynamic PAMT {}, and {} with all memory in TDs by 4 KiB pages (one bitmap bit a page \
+             is assumed)",
+            size::human(least),
+            size::human(most)
+        ),
+        _ => format!("{for_good} for good"),
+    };
+    line(out, "PAMT", &text)?;
+    let [least, most] = cost.boot.seconds;
+    line(
+        out,
+        "boot",
+        &format!(
+            "{} to {} in Linux: published logs of this and other hosts, for so much memory",
+            seconds(least),
+            seconds(most)
+        ),
+    )?;
+    let giga = |rate: f64| rate / 1e9;
+    let rates = &cost.rates;
+    line(
+        out,
+        "kexec",
+        &format!(
+            "by {:.1} GB/s of one core, {:.0} GB/s of all ({}); WBINVD comes on top. What this kernel does at kexec: `cleanslate check`",
+            giga(rates.one_core),
+            giga(rates.all_cores),
+            rates.origin
+        ),
+    )?;
+    let columns = [("policy", Left), ("in TDs", Left), ("rewritten", Right), ("one core", Right), ("all cores", Right)];
+    let mut table = Table::new(&columns);
+    for row in &cost.kexec {
+        table.row([
+            row.policy.to_owned(),
+            row.memory_in_tds.name().to_owned(),
+            size::human(row.bytes),
+            seconds(row.seconds_one_core),
+            seconds(row.seconds_all_cores),
+        ]);
+    }
     table.print(out)
 }
 

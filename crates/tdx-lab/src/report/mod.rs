@@ -7,6 +7,7 @@ mod host;
 pub mod html;
 mod kexec;
 mod plan;
+pub mod svg;
 
 use core::fmt;
 
@@ -21,7 +22,10 @@ pub use kexec::{
     NextKernelReport, PrivateLines, ResetReport, ScenarioReport, SeamcallCount, StrayReport, TdReport, TdmrLines,
     UncleanedReport, UnwoundReport, Verdict,
 };
-pub use plan::{GivenUpReport, LayoutReport, LinuxReport, PamtReport, PlanReport, TdmrReport};
+pub use plan::{
+    BootCost, CostReport, GivenUpReport, KexecCost, LayoutReport, LinuxReport, PamtCost, PamtReport, PlanReport,
+    RateReport, Share, TdmrReport,
+};
 
 /// What the software machine does not model.
 pub use tdx_machine::LIMITS;

@@ -22,6 +22,8 @@ pub struct PlanReport {
     pub linux: LinuxReport,
     /// Why the layout and Linux's differ; empty if they do not.
     pub differences: Vec<String>,
+    /// What it costs; `None` without a layout.
+    pub cost: Option<CostReport>,
 }
 
 /// A layout, or why there is none.
@@ -112,4 +114,86 @@ pub struct LinuxReport {
     pub pamt_kb: Option<u64>,
     /// The log's kernel printed the same PAMT size, or failed at the same TDMR; `None` if the log says neither.
     pub equals_log: Option<bool>,
+}
+
+/// What TDX costs on this host. Every figure of seconds is an estimate.
+#[derive(Clone, Debug, Serialize)]
+pub struct CostReport {
+    /// Bytes in TDMRs that TDs could have.
+    pub memory_for_tds: u64,
+    /// Memory.
+    pub pamt: PamtCost,
+    /// Time at boot.
+    pub boot: BootCost,
+    /// How fast lines are rewritten.
+    pub rates: RateReport,
+    /// Time at kexec.
+    pub kexec: Vec<KexecCost>,
+}
+
+/// Memory for PAMT.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct PamtCost {
+    /// Bytes for good.
+    pub static_bytes: u64,
+    /// Bytes for good with Dynamic PAMT; `None` if there is no such layout.
+    pub dynamic_bytes: Option<u64>,
+    /// The same with all memory in TDs, by 4 KiB pages.
+    pub dynamic_bytes_all_in_tds: Option<u64>,
+}
+
+/// Time that a bring-up takes in Linux.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct BootCost {
+    /// Least and most of published logs, for this much memory.
+    pub seconds: [f64; 2],
+}
+
+/// Bytes a second.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct RateReport {
+    /// By one core.
+    pub one_core: f64,
+    /// By all.
+    pub all_cores: f64,
+    /// Where the figures come from.
+    pub origin: &'static str,
+}
+
+/// How much memory TDs have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Share {
+    /// None.
+    None,
+    /// Half.
+    Half,
+    /// All there is.
+    All,
+}
+
+impl Share {
+    /// As JSON has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Half => "half",
+            Self::All => "all",
+        }
+    }
+}
+
+/// Time that the reset of a kexec takes, WBINVD apart.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct KexecCost {
+    /// `pamt`, `tracked` or `everything`; `none` and `refuse` write nothing, `module` what the module cannot know.
+    pub policy: &'static str,
+    /// Memory in TDs.
+    pub memory_in_tds: Share,
+    /// Bytes rewritten.
+    pub bytes: u64,
+    /// By one core.
+    pub seconds_one_core: f64,
+    /// By all.
+    pub seconds_all_cores: f64,
 }

@@ -161,7 +161,8 @@ fn pamt(facts: &Facts<'_>) -> Finding {
     let text = facts.snapshot.get(Item::BootLog).unwrap_or_default();
     let host = Host::from_reader(Item::BootLog.file(), text.as_bytes(), &HostOptions::default());
     if let Ok(host) = host
-        && let Some(kb) = plan::plan(&host, tdx_host::layout::Algorithm::Linux).linux.pamt_kb
+        && let Some(kb) =
+            plan::plan(&host, tdx_host::layout::Algorithm::Linux, crate::cost::Rates::assumed(&host)).linux.pamt_kb
     {
         return Finding::pass(format!("{kb} KB ({}) once the module is up", size::human(kb.saturating_mul(1024))))
             .deduced()
