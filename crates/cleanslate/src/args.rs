@@ -27,12 +27,14 @@ Examples:
   dmesg | cleanslate plan --host -     TDMRs and PAMT of this machine
   cleanslate explore                   a crash at every instant
   cleanslate check                     the machine this runs on: TDX, the erratum, what a kexec does
+  dmesg | cleanslate explain -         why TDX did not come up, what a machine check was
 
 Exit codes:
   0   clean: the next kernel lives (a kexec refused by the policy is clean, too)
   1   a machine check, lost data, a failed bring-up, or no layout; a broken rule, or a bug that was not found; a failed check
   2   wrong usage
-  3   input that cannot be used: file, line, value and rule are on stderr; or `check` could not tell whether TDX is on
+  3   input that cannot be used: file, line, value and rule are on stderr; or `check` could not tell whether TDX is on,
+      or `explain` knows nothing of it
   70  internal error"
 )]
 pub(crate) struct Cli {
@@ -55,6 +57,7 @@ pub(crate) enum Command {
     Bench(crate::bench::BenchArgs),
     Check(crate::check::CheckArgs),
     Collect(crate::check::CollectArgs),
+    Explain(crate::explain::ExplainArgs),
     Explore(crate::explore::ExploreArgs),
     Kexec(KexecArgs),
     Plan(PlanArgs),

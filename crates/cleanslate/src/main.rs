@@ -4,6 +4,7 @@
 mod args;
 mod bench;
 mod check;
+mod explain;
 mod explore;
 mod human;
 mod progress;
@@ -101,6 +102,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Stop> {
         }
         Command::Check(args) => return check::run(args, &mut out),
         Command::Collect(args) => return check::collect(args, &mut out),
+        Command::Explain(args) => return explain::run(args, &mut out),
         Command::Explore(args) => explore::run(args, &mut out)?,
         Command::Bench(args) => {
             unless_closed(bench::run(args, &mut out))?;

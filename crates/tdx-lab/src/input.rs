@@ -182,6 +182,15 @@ pub enum Rule {
     /// Nothing known in the file.
     #[error("is not a boot log: no line of it is a BIOS-e820, virt/tdx, NUMA or `System RAM` line")]
     NotABootLog,
+    /// Nothing that `explain` knows.
+    #[error(
+        "holds nothing that can be explained: give a completion status (0xc000050500000000 or its name), a register's value with \
+         --msr, or a kernel log with virt/tdx: lines or machine checks"
+    )]
+    NothingToExplain,
+    /// A value that is none.
+    #[error("{0}")]
+    NotAValue(String),
     /// A TDX log without memory.
     #[error(
         "this log cannot be used because it shows no memory (no `CMR:`, `BIOS-e820:` or `System RAM` line); the quoted line is \

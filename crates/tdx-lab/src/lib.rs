@@ -9,6 +9,7 @@ pub mod bootlog;
 pub mod check;
 pub mod cost;
 pub mod cpu_model;
+pub mod explain;
 pub mod explore;
 pub mod host;
 mod images;

@@ -2,6 +2,7 @@
 //! stream takes it out when it goes to a file.
 
 pub(crate) mod check;
+pub(crate) mod explain;
 pub(crate) mod explore;
 pub(crate) mod kexec;
 pub(crate) mod plan;

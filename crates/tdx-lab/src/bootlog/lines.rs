@@ -4,26 +4,26 @@
 use std::io::{self, BufRead, Read, Take};
 
 /// Bytes of a line that are kept. The kernel's longest line has about 1000.
-pub(super) const LINE_LIMIT: usize = 4096;
+pub(crate) const LINE_LIMIT: usize = 4096;
 /// Bytes of a file that are read. The largest boot log is a few MiB; a syslog of a year may have more than this.
-pub(super) const FILE_LIMIT: u64 = 1 << 30;
+pub(crate) const FILE_LIMIT: u64 = 1 << 30;
 
 /// One line.
 #[derive(Debug)]
-pub(super) struct Line<'a> {
+pub(crate) struct Line<'a> {
     /// From 1.
-    pub(super) number: u64,
+    pub(crate) number: u64,
     /// Without the line end (LF or CRLF), at most [`LINE_LIMIT`] bytes.
-    pub(super) bytes: &'a [u8],
+    pub(crate) bytes: &'a [u8],
     /// The line was longer.
-    pub(super) too_long: bool,
+    pub(crate) too_long: bool,
     /// The file ends without a line end here.
-    pub(super) last_without_end: bool,
+    pub(crate) last_without_end: bool,
 }
 
 /// Reads lines one by one into one buffer.
 #[derive(Debug)]
-pub(super) struct Lines<R> {
+pub(crate) struct Lines<R> {
     reader: Take<R>,
     buffer: Vec<u8>,
     number: u64,
@@ -31,7 +31,7 @@ pub(super) struct Lines<R> {
 
 impl<R: BufRead> Lines<R> {
     /// Starts at the reader's place.
-    pub(super) fn new(reader: R) -> Self {
+    pub(crate) fn new(reader: R) -> Self {
         Self { reader: reader.take(FILE_LIMIT), buffer: Vec::with_capacity(LINE_LIMIT + 1), number: 0 }
     }
 
@@ -39,7 +39,7 @@ impl<R: BufRead> Lines<R> {
     ///
     /// # Errors
     /// What the reader says.
-    pub(super) fn next_line(&mut self) -> io::Result<Option<Line<'_>>> {
+    pub(crate) fn next_line(&mut self) -> io::Result<Option<Line<'_>>> {
         self.buffer.clear();
         let limit = LINE_LIMIT as u64 + 1;
         let read = (&mut self.reader).take(limit).read_until(b'\n', &mut self.buffer)?;
@@ -65,7 +65,7 @@ impl<R: BufRead> Lines<R> {
     }
 
     /// True if the file went on past [`FILE_LIMIT`]; asks the reader, so only after the last line.
-    pub(super) fn hit_limit(&mut self) -> bool {
+    pub(crate) fn hit_limit(&mut self) -> bool {
         self.reader.limit() == 0 && self.reader.get_mut().fill_buf().is_ok_and(|rest| !rest.is_empty())
     }
 }

@@ -21,7 +21,8 @@ use tdx_host::platform::CpuModel;
 
 use crate::input::{At, InputError, Rule, excerpt};
 use kind::Kind;
-use lines::{FILE_LIMIT, LINE_LIMIT, Line, Lines};
+use lines::LINE_LIMIT;
+pub(crate) use lines::{FILE_LIMIT, Line, Lines};
 
 pub use cpu::CpuHint;
 pub use e820::{E820Map, E820Row, E820Type};
@@ -34,6 +35,11 @@ pub(crate) use tdx::{check_cmr, check_key_ids};
 /// True for a line that says something about memory, nodes, CPUs or TDX; comments are not the kernel's.
 pub(crate) fn is_fact(line: &str) -> bool {
     kind::of(line).is_some_and(|kind| !matches!(kind, Kind::Comment(_)))
+}
+
+/// True if what follows `virt/tdx:` on a line has a meaning here.
+pub(crate) fn is_known_tdx(rest: &str) -> bool {
+    tdx::parse(rest).is_ok_and(|line| line != tdx::TdxLine::Other)
 }
 
 /// Most rows of one kind that are kept: above the kernel's own limit of 3200 for e820.
@@ -113,7 +119,11 @@ impl BootLog {
         !(self.e820.is_empty() && self.iomem.is_empty() && self.cmrs.is_empty() && self.early_nodes.is_empty())
     }
 
-    fn line(&mut self, file: &str, line: &Line<'_>) -> Result<(), InputError> {
+    /// Takes the facts of one line.
+    ///
+    /// # Errors
+    /// A line that is known and does not hold.
+    pub(crate) fn line(&mut self, file: &str, line: &Line<'_>) -> Result<(), InputError> {
         self.lines = line.number;
         if line.bytes.contains(&0) {
             return Err(InputError { line: Some(line.number), ..InputError::of_file(file, Rule::Binary) });

@@ -180,7 +180,7 @@ fn key_id_field(key_ids: KeyIdPartition) -> KeyIdField {
 }
 
 /// What kind of file it is, if it starts like one that is not plain text.
-fn encoding(start: &[u8]) -> Option<&'static str> {
+pub(crate) fn encoding(start: &[u8]) -> Option<&'static str> {
     let magics: [(&[u8], &str); 6] = [
         (&[0x1f, 0x8b], "compressed with gzip"),
         (&[0x28, 0xb5, 0x2f, 0xfd], "compressed with zstd"),

@@ -2,6 +2,7 @@
 //! strings in JSON, sizes and counts are numbers, and the order of everything is fixed.
 
 mod check;
+mod explain;
 mod explore;
 mod host;
 pub mod html;
@@ -15,6 +16,10 @@ use serde::{Serialize, Serializer};
 use tdx_abi::{PageRange, PhysAddr};
 
 pub use check::{Basis, CheckCategory, CheckFacts, CheckFinding, CheckReport, CheckVerdict, Status, UnseenReport};
+pub use explain::{
+    ExplainReport, Given, Judgement, LogFinding, LogLine, LogReport, MsrField, MsrReport, Retry, StatusReport, Subject,
+    Topic,
+};
 pub use explore::{BugRun, Covered, ExploreReport, FindingReport, MapPiece, ScenarioRun, SequenceRun, TimePointReport};
 pub use host::{AssumptionReport, CpuReport, HostReport, KeyIdReport, LoggedReport};
 pub use kexec::{

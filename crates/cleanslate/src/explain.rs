@@ -1,0 +1,53 @@
+//! `cleanslate explain`: what can be asked. The explanations are the laboratory's.
+
+use std::{io::Write, process::ExitCode};
+
+use clap::Args;
+use tdx_lab::explain;
+
+use crate::{Stop, UNUSABLE_INPUT, args::Format, args::OutputArgs, human, unless_closed};
+
+/// Explains a completion status, a register's value, a machine check, or why TDX did not come up in a boot log.
+///
+/// Says by which rule, and what the rule rests on. What it does not know it calls unknown, what a log does not decide undecidable.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cleanslate explain 0xc000050500000000        a completion status: meaning, what to do, which leaf returns it
+  cleanslate explain OPERAND_BUSY              the same by name
+  cleanslate explain --msr 0x87 0x200000001f   a register's value, as `rdmsr` prints it
+  dmesg | cleanslate explain -                 why TDX did not come up; is a machine check poison or hardware
+  cleanslate explain crash.log --format json   for programs (docs/schemas/explain.schema.json)
+
+A number of 16 digits without 0x is hex, as the kernel prints it. A file with the name of a number: give it with its folder, ./1234.
+
+Exit codes: 0 if there is an explanation, also of a failure; 3 if the value is not known, nothing in the log is, or input cannot be used.")]
+pub(crate) struct ExplainArgs {
+    /// A completion status (hex, decimal or name), the file of a kernel log, or `-` for standard input.
+    #[arg(value_name = "VALUE|FILE", allow_negative_numbers = true)]
+    subject: String,
+    /// The value is that of this register: a number with 0x, or a name.
+    #[arg(long, value_name = "MSR", value_parser = msr)]
+    msr: Option<tdx_host::platform::Msr>,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+fn msr(text: &str) -> Result<tdx_host::platform::Msr, String> {
+    explain::msr(text)
+        .ok_or_else(|| "a register is a number with 0x, as 0x87, or a name, as IA32_FEATURE_CONTROL".to_owned())
+}
+
+/// Explains, and says by the exit code whether there was something to explain.
+pub(crate) fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<ExitCode, Stop> {
+    let report = match args.msr {
+        Some(msr) => explain::register(msr, &args.subject)?,
+        None => explain::subject(&args.subject)?,
+    };
+    unless_closed(match args.output.format {
+        Format::Json => crate::json(out, &report),
+        Format::Human => human::explain::print(out, &report),
+    })?;
+    unless_closed(out.flush())?;
+    Ok(if report.is_known() { ExitCode::SUCCESS } else { ExitCode::from(UNUSABLE_INPUT) })
+}

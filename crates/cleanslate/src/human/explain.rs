@@ -1,0 +1,109 @@
+//! The report of `explain` for people.
+
+use std::io::{self, Write};
+
+use clap::builder::styling::{AnsiColor, Style};
+use tdx_lab::report::{
+    Basis, ExplainReport, Given, Judgement, LogFinding, LogLine, LogReport, MsrReport, StatusReport, Subject, Topic,
+};
+
+use super::{BAD, GOOD, count, line, wrapped};
+
+const CARE: Style = AnsiColor::Yellow.on_default().bold();
+
+/// Prints it.
+pub(crate) fn print(out: &mut impl Write, report: &ExplainReport) -> io::Result<()> {
+    match &report.subject {
+        Subject::Status(status) => self::status(out, status),
+        Subject::Msr(msr) => self::msr(out, msr),
+        Subject::Log(log) => self::log(out, &report.input, log),
+    }
+}
+
+fn status(out: &mut impl Write, status: &StatusReport) -> io::Result<()> {
+    let given = match status.given {
+        Given::Whole => "",
+        Given::UpperHalf => ", taken for bits 63:32; bits 31:0 say more of one occurrence",
+        Given::Name => "; bits 31:0 say more of one occurrence",
+    };
+    line(out, "status", &format!("{}{given}", status.raw))?;
+    line(out, "name", status.name.as_deref().unwrap_or("unknown"))?;
+    let mut bits = vec![if status.error { "error" } else { "no error" }];
+    bits.extend(status.non_recoverable.then_some("not recoverable"));
+    bits.extend(status.fatal.then_some("fatal for the TD"));
+    line(out, "class", &format!("{}; {}", status.class, bits.join(", ")))?;
+    if let Some(detail) = &status.detail {
+        line(out, "about", detail)?;
+    }
+    line(out, "meaning", &status.meaning)?;
+    line(out, "retry", status.retry.text())?;
+    line(out, "to do", &status.todo)?;
+    if status.any_leaf {
+        line(out, "said by", "any leaf, before it begins")?;
+    }
+    if !status.leaves.is_empty() {
+        line(out, if status.any_leaf { "and by" } else { "said by" }, &status.leaves.join(" "))?;
+    }
+    Ok(())
+}
+
+fn msr(out: &mut impl Write, msr: &MsrReport) -> io::Result<()> {
+    line(out, "register", &format!("MSR {}, {}", msr.msr, msr.name.unwrap_or("unknown")))?;
+    line(out, "value", &msr.value)?;
+    for field in &msr.fields {
+        let head = format!("  {:<8}{:>12}  ", field.bits, field.value);
+        wrapped(out, &head, head.len(), &format!("{}{}", field.text, basis(field.basis)))?;
+    }
+    line(out, "meaning", &msr.meaning)?;
+    msr.todo.as_ref().map_or(Ok(()), |todo| line(out, "to do", todo))
+}
+
+fn log(out: &mut impl Write, input: &str, log: &LogReport) -> io::Result<()> {
+    line(out, "log", &format!("{input}, {}", count(usize::try_from(log.lines).unwrap_or(usize::MAX), "line")))?;
+    for found in &log.findings {
+        writeln!(out)?;
+        finding(out, found)?;
+    }
+    if log.findings_left_out > 0 {
+        line(out, "\nmore", &format!("{} findings are not shown", log.findings_left_out))?;
+    }
+    if log.unknown_lines > 0 {
+        writeln!(out)?;
+        let lines = if log.unknown_lines == 1 { "1 line" } else { &format!("{} lines", log.unknown_lines) };
+        line(
+            out,
+            "unknown",
+            &format!("{lines} on TDX or machine checks in a form that is not known to this program:"),
+        )?;
+        lines_of(out, &log.unknown)?;
+    }
+    Ok(())
+}
+
+fn finding(out: &mut impl Write, found: &LogFinding) -> io::Result<()> {
+    let style = match found.judgement {
+        Judgement::Up => GOOD,
+        Judgement::Failed | Judgement::TdxPoison | Judgement::Hardware => BAD,
+        Judgement::Undecidable => CARE,
+    };
+    let topic = match found.topic {
+        Topic::BringUp => "bring-up",
+        Topic::MachineCheck => "mce",
+    };
+    let likely = if matches!(found.judgement, Judgement::TdxPoison | Judgement::Hardware) { "likely " } else { "" };
+    writeln!(out, "{topic:<10}{likely}{style}{}{style:#}, by rule {}", found.judgement.name(), found.rule)?;
+    line(out, "why", &format!("{}{}", found.cause, basis(found.basis)))?;
+    line(out, "to do", &found.remedy)?;
+    lines_of(out, &found.evidence)
+}
+
+fn lines_of(out: &mut impl Write, lines: &[LogLine]) -> io::Result<()> {
+    for LogLine { line, text } in lines {
+        wrapped(out, &format!("{line:>8}  "), 10, text)?;
+    }
+    Ok(())
+}
+
+fn basis(basis: Basis) -> String {
+    if basis == Basis::Sourced { String::new() } else { format!(" ({})", basis.name()) }
+}

@@ -1,0 +1,280 @@
+//! `cleanslate explain` as a user runs it: values, every log of the fixtures, its published schema, and input that means harm.
+
+#[path = "common/schema.rs"]
+mod schema;
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::{Out, fixture, run, run_with_input};
+use schema::Schema;
+use serde_json::Value;
+
+/// Every log, `folder/name`, in order.
+fn logs() -> Vec<String> {
+    let mut logs = Vec::new();
+    for folder in ["mce", "hosts", "e820"] {
+        let names = std::fs::read_dir(fixture(folder)).unwrap().map(|entry| entry.unwrap().file_name());
+        logs.extend(names.map(|name| format!("{folder}/{}", name.to_str().unwrap())));
+    }
+    logs.sort_by_key(|name| (["mce", "hosts", "e820"].iter().position(|f| name.starts_with(f)), name.clone()));
+    logs
+}
+
+fn explained(name: &str) -> Out {
+    run(&["explain", &fixture(name), "--format", "json"])
+}
+
+/// `judgement by rule` of each finding.
+fn findings(report: &Value) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let found = report["log"]["findings"].as_array().unwrap();
+    found.iter().map(|found| (text(&found["judgement"]), text(&found["rule"]))).collect()
+}
+
+/// One line of standard error, without the name of the file.
+fn refusal(out: &Out, name: &str) -> String {
+    assert_eq!((out.code, out.stderr.lines().count()), (3, 1), "{name}: {}", out.stderr);
+    let rest = out.stderr.trim_end().rsplit_once(&format!("{}: ", fixture(name)));
+    rest.map_or_else(|| out.stderr.trim_end().rsplit(": ").next().unwrap().to_owned(), |(_, rest)| rest.to_owned())
+}
+
+fn explain_cell(name: &str) -> String {
+    let out = explained(name);
+    if out.stdout.is_empty() {
+        assert!(refusal(&out, name).starts_with("holds nothing that can be explained"), "{}", out.stderr);
+        return "nothing to explain".to_owned();
+    }
+    let report = out.json();
+    let mut cells: Vec<_> = findings(&report).iter().map(|(judged, rule)| format!("{judged}: `{rule}`")).collect();
+    if report["log"]["unknown_lines"] != 0 {
+        cells.push(format!("{} unknown", report["log"]["unknown_lines"]));
+    }
+    cells.join(", ")
+}
+
+fn plan_cell(name: &str) -> String {
+    let out = run(&["plan", "--host", &fixture(name), "--format", "json"]);
+    if out.stdout.is_empty() {
+        let why = [
+            ("is not a boot log", "not a boot log"),
+            ("shows no memory", "no memory in the log"),
+            ("usable", "no usable memory"),
+            ("overlaps", "overlapping rows"),
+        ];
+        assert_eq!(out.code, 3, "{name}: {}", out.stderr);
+        let why = why.iter().find(|(words, _)| out.stderr.contains(words));
+        return why.unwrap_or_else(|| panic!("{name}: {}", out.stderr)).1.to_owned();
+    }
+    let report = out.json();
+    let linux = &report["linux"];
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let kb = |value: &Value| value.as_u64().map_or_else(String::new, |kb| format!(" {kb} KB"));
+    let log = if linux["equals_log"] == true { ", as logged" } else { "" };
+    format!(
+        "{}{}; Linux {}{}{log}",
+        text(&report["result"]),
+        kb(&report["pamt_kb"]),
+        text(&linux["result"]),
+        kb(&linux["pamt_kb"])
+    )
+}
+
+#[test]
+fn every_log_of_the_fixtures() {
+    let mut table = String::from("| log | explain | plan |\n| --- | --- | --- |\n");
+    for name in logs() {
+        table.extend(["| ", &name, " | ", &explain_cell(&name), " | ", &plan_cell(&name), " |\n"]);
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/EXPLAIN.md");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (begin, end) = ("<!-- begin: golden -->\n", "<!-- end: golden -->\n");
+    let (before, rest) = text.split_once(begin).unwrap();
+    let (golden, after) = rest.split_once(end).unwrap();
+    if std::env::var_os("CLEANSLATE_BLESS").is_some() {
+        std::fs::write(&path, format!("{before}{begin}{table}{end}{after}")).unwrap();
+    } else {
+        assert_eq!(golden, table, "if this is meant: CLEANSLATE_BLESS=1 cargo test -p cleanslate --test explain");
+    }
+}
+
+/// What `fixtures/INDEX.md`, the names and the heads of the files say; nothing here comes from a run of the program.
+#[test]
+fn no_log_is_judged_against_its_fixture() {
+    for name in logs().iter().filter(|name| name.starts_with("mce/") || name.starts_with("hosts/")) {
+        let out = explained(name);
+        let found = if out.stdout.is_empty() { Vec::new() } else { findings(&out.json()) };
+        let poison = found.iter().any(|(judged, _)| judged == "tdx-poison");
+        assert_eq!(poison, name.contains("01-tdx-partial-write-erratum"), "{name}");
+        let failed = found.iter().any(|(judged, _)| judged == "failed");
+        let says = ["fail", "not-enabled", "module-not-loaded", "30-lkml-rbp"];
+        assert_eq!(failed, says.iter().any(|word| name.contains(word)), "{name}: {found:?}");
+        let silent = found.iter().any(|(_, rule)| rule == "silent-after-keyids");
+        assert_eq!(silent, name.contains("keyid-only"), "{name}: {found:?}");
+    }
+    let rule = |name: &str| findings(&explained(name).json())[0].1.clone();
+    assert_eq!(rule("hosts/02-canonical-135-emr-fail28.log"), "reserved-areas-exhausted");
+    assert_eq!(rule("hosts/20-canonical-415-gnr-fail28.log"), "reserved-areas-exhausted");
+    assert_eq!(rule("hosts/10-canonical-331-module1.0-fail5.log"), "module-too-old");
+    assert_eq!(rule("hosts/21-canonical-425-module-not-loaded.log"), "module-not-loaded");
+    for name in ["05-icx-copyin-kernel-load", "09-ivb-patrol-scrub-ce", "10-apei-multibit-recoverable"] {
+        assert_eq!(findings(&explained(&format!("mce/{name}.log")).json())[0].0, "hardware", "{name}");
+    }
+}
+
+#[test]
+fn every_rule_is_in_the_docs() {
+    let docs = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/EXPLAIN.md")).unwrap();
+    let rules = docs.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')).map(|(rule, _)| rule);
+    let rules: std::collections::BTreeSet<_> = rules.collect();
+    for name in logs() {
+        let out = explained(&name);
+        if !out.stdout.is_empty() {
+            assert!(findings(&out.json()).iter().all(|(_, rule)| rules.contains(rule.as_str())), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_status_by_number_and_by_name() {
+    let by_number = run(&["explain", "0x8000020000000001"]);
+    assert_eq!(by_number.code, 0, "{}", by_number.stderr);
+    for text in ["TDX_OPERAND_BUSY", "about     RCX", "TDH.MNG.CREATE", "resource busy; error", "retry"] {
+        assert!(by_number.stdout.contains(text), "{text}: {}", by_number.stdout);
+    }
+    let same = |text: &str| run(&["explain", text, "--format", "json"]).json()["status"].clone();
+    for text in ["c000050500000000", "13835063574315139072", "-4611680499394412544"] {
+        assert_eq!(same(text), same("0xc000050500000000"), "{text}");
+    }
+    let name = same("sys_not_ready");
+    assert_eq!((&name["name"], &name["given"]), (&"TDX_SYS_NOT_READY".into(), &"name".into()));
+    assert!(name["detail"].is_null() && same("OPERAND_BUSY")["detail"].is_null(), "a name has no operand");
+    let unknown = run(&["explain", "0xc000424200000007"]);
+    assert_eq!(unknown.code, 3);
+    assert!(unknown.stdout.contains("name      unknown"), "{}", unknown.stdout);
+}
+
+#[test]
+fn a_register() {
+    let out = run(&["explain", "--msr", "0x87", "200000001f"]);
+    assert_eq!(out.code, 0, "{}", out.stderr);
+    assert!(out.stdout.contains("private KeyIDs [32, 64): one for the module, 31 for TDs"), "{}", out.stdout);
+    assert_eq!(run(&["explain", "--msr", "0x10", "5"]).code, 3);
+    assert_eq!(run(&["explain", "--msr", "87", "5"]).code, 2);
+    let bad = run(&["explain", "--msr", "0x87", "much"]);
+    assert_eq!((bad.code, bad.stdout.as_str()), (3, ""));
+    assert!(bad.stderr.contains("give up to 64 bits in hex"), "{}", bad.stderr);
+}
+
+#[test]
+fn every_output_holds_the_published_schema() {
+    let schema = Schema::published("explain.schema.json");
+    let holds = |args: &[&str]| {
+        let report = run(args).json();
+        assert_eq!(schema.problems(&report), [""; 0], "{args:?}");
+        report
+    };
+    for name in logs() {
+        if !explained(&name).stdout.is_empty() {
+            holds(&["explain", &fixture(&name), "--format", "json"]);
+        }
+    }
+    for value in ["0", "0xc000050500000000", "0xc0000505", "TD_FATAL", "0xc000424200000007", "TDX_SEAMCALL_UD"] {
+        holds(&["explain", value, "--format", "json"]);
+    }
+    for msr in ["0x3a", "0x87", "0x122", "0x17a", "0x981", "0x982", "0x1400", "0x1401", "0x10"] {
+        holds(&["explain", "--msr", msr, "0x200000001f", "--format", "json"]);
+    }
+    // The schema can say no.
+    let mut report = holds(&["explain", &fixture("hosts/04-canonical-206-512gib.log"), "--format", "json"]);
+    for (pointer, bad) in [
+        ("/log/findings/0/judgement", Value::from("fine")),
+        ("/log/findings/0/evidence/0/line", Value::from(0)),
+        ("/log/findings/0/topic", Value::Null),
+        ("/log/unknown/0/text", Value::from(1)),
+        ("/log/unknown_lines", Value::from(-1)),
+        ("/version", Value::from(2)),
+    ] {
+        let good = std::mem::replace(report.pointer_mut(pointer).unwrap(), bad);
+        assert_eq!(schema.problems(&report).len(), 1, "{pointer}");
+        *report.pointer_mut(pointer).unwrap() = good;
+    }
+    report["status"] = holds(&["explain", "0", "--format", "json"])["status"].clone();
+    assert_eq!(schema.problems(&report), [": oneOf"]);
+}
+
+/// A file in the temporary directory, gone when dropped.
+struct Temp(PathBuf);
+
+impl Temp {
+    fn new(name: &str, content: &[u8]) -> Self {
+        let path = std::env::temp_dir().join(format!("cleanslate-explain-{}-{name}", std::process::id()));
+        std::fs::write(&path, content).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn input_that_cannot_be_used() {
+    let noise: Vec<u8> = (0..8u32 << 20).map(|i| 33 + (i.wrapping_mul(2_654_435_761) >> 25) as u8 % 90).collect();
+    for (name, content, words) in [
+        ("empty", &b""[..], "holds nothing that can be explained"),
+        ("other", b"May 1 10:00:00 host sshd[1]: Accepted\n", "holds nothing that can be explained"),
+        ("binary", b"\x7fELF\x02\x01\x01\0\0\0", "holds NUL bytes"),
+        ("gzip", b"\x1f\x8b\x08\0\0\0", "compressed with gzip"),
+        ("one-line", &noise, "holds nothing that can be explained"),
+    ] {
+        let file = Temp::new(name, content);
+        let path = file.0.display().to_string();
+        for out in [run(&["explain", &path]), run_with_input(&["explain", "-"], content)] {
+            assert_eq!((out.code, out.stdout.as_str()), (3, ""), "{name}");
+            assert_eq!(out.stderr.lines().count(), 1, "{name}: {}", out.stderr);
+            assert!(out.stderr.contains(words) && !out.stderr.contains("panicked"), "{name}: {}", out.stderr);
+        }
+    }
+    let long = "A".repeat(100_000);
+    for value in ["", "no-such-thing", "0x1ffffffffffffffff", "0x", "99999999999999999999", &long, &fixture("hosts")] {
+        let out = run(&["explain", value]);
+        assert_eq!((out.code, out.stderr.lines().count()), (3, 1), "{value:.40}: {}", out.stderr);
+        assert!(out.stderr.len() < 1000 && out.stdout.is_empty(), "{}", out.stderr);
+    }
+    assert_eq!(run(&["explain"]).code, 2);
+}
+
+#[test]
+fn a_hostile_log_is_explained_in_bounded_space() {
+    let mut text =
+        String::from("virt/tdx: BIOS enabled: private KeyID range [32, 64)\n\x1b[31mmce: [Hardware Error]: \x1b[2J\n");
+    for number in 0..5000 {
+        text.extend([
+            "Linux version 6.",
+            &number.to_string(),
+            "\n[ 1.0] mce: [Hardware Error]: CPU 1: Machine Check: 0 ",
+        ]);
+        text += "Bank 1: bd80000000100134\n";
+        text += "virt/tdx: \x1b]0;title\x07 a form of tomorrow\n";
+    }
+    for format in ["human", "json"] {
+        let out = run_with_input(&["explain", "-", "--format", format], text.as_bytes());
+        assert_eq!(out.code, 0, "{}", out.stderr);
+        assert!(!out.stdout.contains('\x1b') && !out.stdout.contains('\x07'), "control characters");
+        assert!(out.stdout.len() < 1 << 20, "{}", out.stdout.len());
+        assert!(out.stdout.contains("tomorrow"));
+    }
+}
+
+#[test]
+fn people_get_rows_that_fit() {
+    for name in logs() {
+        let out = run(&["explain", &fixture(&name)]);
+        assert!(out.stdout.lines().all(|line| line.len() <= 180), "{name}: {}", out.stdout);
+        assert!(!out.stdout.contains('\x1b'), "colour in a pipe");
+    }
+}

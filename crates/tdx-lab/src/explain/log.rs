@@ -1,0 +1,174 @@
+//! Reads a log of any size and any content once, line by line, boot by boot, and gathers what the rules look at. What stands on
+//! TDX or on machine checks in a form that is not known is kept and named, never passed over.
+
+use std::io::BufRead;
+
+use super::{boot, machine_check, record::Records};
+use crate::{
+    bootlog::{self, BootLog, FILE_LIMIT, Line, Lines},
+    host::encoding,
+    input::{InputError, Rule, excerpt},
+    report::{Basis, ExplainReport, Judgement, LogFinding, LogLine, LogReport, Subject, Topic},
+};
+
+/// Lines of one kind that are kept for each boot.
+const MAX_LINES: usize = 24;
+/// Unknown lines that are named.
+const MAX_UNKNOWN: usize = 16;
+/// Findings that are reported.
+const MAX_FINDINGS: usize = 256;
+
+/// What one boot says.
+#[derive(Debug, Default)]
+pub(super) struct Boot {
+    /// The facts.
+    pub(super) log: BootLog,
+    /// The first known line that does not hold; the facts after it were still taken.
+    pub(super) broken: Option<InputError>,
+    /// Lines of the TDX host code, but for CMRs.
+    pub(super) tdx: Vec<LogLine>,
+    /// Lines of KVM about TDX.
+    pub(super) kvm: Vec<LogLine>,
+    /// Lines of the memory-encryption code.
+    pub(super) encryption: Vec<LogLine>,
+    /// The kernel's command line turned TDX on in KVM.
+    pub(super) asked: Option<bool>,
+    /// An option that looks like `kvm_intel.tdx` and is not.
+    pub(super) misspelt: Option<LogLine>,
+    records: Records,
+}
+
+/// Reads a log to its end, in bounded memory; `name` stands for the file in errors.
+///
+/// # Errors
+/// A file that is not text or too large, or one that holds nothing on TDX or machine checks.
+pub fn from_reader(name: &str, mut reader: impl BufRead) -> Result<ExplainReport, InputError> {
+    let unreadable = |error: std::io::Error| InputError::of_file(name, Rule::Unreadable(error.to_string()));
+    if let Some(encoding) = encoding(reader.fill_buf().map_err(unreadable)?) {
+        return Err(InputError::of_file(name, Rule::Encoded(encoding)));
+    }
+    let mut lines = Lines::new(reader);
+    let mut report =
+        LogReport { lines: 0, findings: Vec::new(), findings_left_out: 0, unknown_lines: 0, unknown: Vec::new() };
+    let mut boot = Boot::default();
+    while let Some(line) = lines.next_line().map_err(unreadable)? {
+        if line.bytes.contains(&0) {
+            return Err(InputError { line: Some(line.number), ..InputError::of_file(name, Rule::Binary) });
+        }
+        report.lines = line.number;
+        let text = text_of(&line);
+        let message = bootlog::message(&text);
+        if message.starts_with("Linux version ") && boot.log.kernel.is_some() {
+            std::mem::take(&mut boot).finish(&mut report);
+        }
+        boot.line(name, &line, message, &mut report);
+    }
+    if lines.hit_limit() {
+        return Err(InputError::of_file(name, Rule::TooLarge { limit: FILE_LIMIT }));
+    }
+    boot.finish(&mut report);
+    if report.findings.is_empty() && report.unknown_lines == 0 {
+        return Err(InputError::of_file(name, Rule::NothingToExplain));
+    }
+    Ok(ExplainReport::new(name, Subject::Log(report)))
+}
+
+impl Boot {
+    fn line(&mut self, name: &str, line: &Line<'_>, message: &str, report: &mut LogReport) {
+        if message.starts_with('#') {
+            return;
+        }
+        if let Err(error) = self.log.line(name, line) {
+            self.broken.get_or_insert(error);
+        }
+        let keep = |lines: &mut Vec<LogLine>| {
+            if lines.len() < MAX_LINES {
+                lines.push(LogLine { line: line.number, text: excerpt(message) });
+            }
+        };
+        let known = if let Some(rest) = message.strip_prefix("virt/tdx:").or_else(|| message.strip_prefix("tdx:")) {
+            let rest = rest.trim();
+            if !rest.starts_with("CMR:") {
+                keep(&mut self.tdx);
+            }
+            bootlog::is_known_tdx(rest) || of_no_account(rest)
+        } else if message.starts_with("x86/tme:") || message.starts_with("x86/mktme:") {
+            keep(&mut self.encryption);
+            true
+        } else if message.starts_with("kvm_intel: Failed to initialize TDX module") {
+            keep(&mut self.kvm);
+            true
+        } else if let Some(options) = command_line(message) {
+            self.options(line.number, options);
+            true
+        } else {
+            self.records.take(line.number, message) || bootlog::is_fact(&text_of(line)) || !concerns(message)
+        };
+        if !known {
+            report.unknown_lines += 1;
+            if report.unknown.len() < MAX_UNKNOWN {
+                report.unknown.push(LogLine { line: line.number, text: excerpt(message) });
+            }
+        }
+    }
+
+    fn options(&mut self, line: u64, options: &str) {
+        for option in options.split_whitespace() {
+            let Some((name, value)) = option.split_once('=') else { continue };
+            if name == "kvm_intel.tdx" || name == "kvm-intel.tdx" {
+                self.asked = Some(["1", "y", "Y", "on"].contains(&value));
+            } else if name.rsplit_once('.').is_some_and(|(_, option)| option == "tdx") {
+                // The option alone: the rest of a command line is nobody's business.
+                self.misspelt = Some(LogLine { line, text: excerpt(option) });
+            }
+        }
+    }
+
+    /// Judges the boot.
+    fn finish(self, report: &mut LogReport) {
+        let mut findings = boot::judge(&self);
+        findings.extend(self.records.done.iter().map(|record| machine_check::judge(record, &self.log)));
+        if let (true, Some(line)) = (self.records.done.is_empty(), self.records.logged) {
+            findings.push(LogFinding {
+                topic: Topic::MachineCheck,
+                judgement: Judgement::Undecidable,
+                rule: "record-not-in-log",
+                basis: Basis::Sourced,
+                evidence: vec![line],
+                cause: "a machine check was logged, and its record is not in this log".to_owned(),
+                remedy: "give the record: `ras-mc-ctl --errors`, `journalctl -u mcelog`, or the firmware's event log"
+                    .to_owned(),
+            });
+        }
+        report.findings_left_out += self.records.left_out;
+        let room = MAX_FINDINGS.saturating_sub(report.findings.len());
+        report.findings_left_out += findings.len().saturating_sub(room) as u64;
+        report.findings.extend(findings.into_iter().take(room));
+    }
+}
+
+/// The line as text.
+fn text_of<'a>(line: &'a Line<'_>) -> std::borrow::Cow<'a, str> {
+    String::from_utf8_lossy(line.bytes)
+}
+
+/// Lines of the TDX host code that say nothing on whether TDX comes up, or repeat the line before.
+fn of_no_account(rest: &str) -> bool {
+    let registers = ["RCX ", "RDX ", "R8", "R9", "R08 ", "R09 ", "R10 ", "R11 ", "additional output:"];
+    rest.starts_with("Disable ACPI S3")
+        || rest.starts_with("Disable Kexec")
+        || registers.iter().any(|r| rest.starts_with(r))
+}
+
+fn command_line(message: &str) -> Option<&str> {
+    message.strip_prefix("Command line: ").or_else(|| message.strip_prefix("Kernel command line: "))
+}
+
+/// True for a line that is about TDX or a machine check, in whatever form.
+fn concerns(message: &str) -> bool {
+    let words =
+        ["[Hardware Error]", "mce: ", "Machine Check", "Machine check", "machine check", "Memory failure", "SEAMCALL"];
+    let driver = message.starts_with("EDAC ");
+    let tdx = message.contains("TDX") || message.contains("/tdx") || message.contains(" tdx");
+    driver && message.contains("MCE") || tdx || words.iter().any(|word| message.contains(word))
+}

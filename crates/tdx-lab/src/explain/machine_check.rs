@@ -1,0 +1,173 @@
+//! Is a machine check the poison of a partial write to TDX-private memory, or hardware? Rules, the first that holds decides; where
+//! none does, the log does not decide it, and that is the answer.
+//!
+//! Sources: `linux.md` section 3 (CPUs with the erratum, the kernel's own line and its blind spots); the bits of IA32_MCi_STATUS
+//! are general knowledge.
+
+use tdx_host::platform::CpuModel;
+
+use super::record::Record;
+use crate::{
+    bootlog::BootLog,
+    report::{Basis, Judgement, LogFinding, Topic},
+};
+
+/// IA32_MCG_STATUS: the CPU ran a TD.
+const SEAM_NON_ROOT: u64 = 1 << 12;
+
+const REPLACE: &str = "treat it as hardware: note the address and the DIMM, test or replace it if it comes again";
+const RESET: &str = "a kernel or a driver wrote less than 64 bytes past the caches to private memory: look for non-temporal stores, \
+     uncached mappings and DMA to this page, and, after a kexec, for an old kernel that did not reset its private memory (`cleanslate \
+     check`, `cleanslate kexec --policy none`); do not replace the DIMM";
+const TELL_APART: &str = "find out whether this address was TDX-private: in this kernel, or, after a kexec, in the one before; poison \
+     is gone after a power cycle and the first full write of the line, so an error that comes back at the same address is hardware";
+
+/// Judges a record by what the rest of its boot says.
+pub(super) fn judge(record: &Record, boot: &BootLog) -> LogFinding {
+    use Basis::{Deduced, Sourced, Unverified};
+    use Judgement::{Hardware, TdxPoison, Undecidable};
+    let cpu = record.cpu.or(boot.cpu.as_ref().map(|cpu| cpu.value));
+    let erratum = cpu.map(CpuModel::has_partial_write_erratum);
+    let corrected = record.corrected || record.status.is_some_and(|status| status >> 61 & 1 == 0);
+    let named = |cpu: Option<CpuModel>| cpu.map_or_else(String::new, |cpu| format!(" ({cpu})"));
+    let finding = |judgement, rule, basis, cause: String, remedy: &str| LogFinding {
+        topic: Topic::MachineCheck,
+        judgement,
+        rule,
+        basis,
+        evidence: record.evidence.clone(),
+        cause,
+        remedy: remedy.to_owned(),
+    };
+    if record.private_memory {
+        if erratum == Some(false) {
+            let cause = "the kernel says that the page is private, which it does on a CPU with the erratum alone, and this CPU has none";
+            return finding(Undecidable, "kernel-contradicts-cpu", Deduced, cause.to_owned(), TELL_APART);
+        }
+        let cause = "the kernel asked the TDX module, and the page is private: on a CPU with the erratum a read of it finds poison \
+                     only after a partial write";
+        return finding(TdxPoison, "kernel-names-private-memory", Sourced, cause.to_owned(), RESET);
+    }
+    if corrected {
+        let cause = "the error was corrected; poison cannot be";
+        return finding(Hardware, "corrected", Deduced, cause.to_owned(), REPLACE);
+    }
+    if let Some(ecc) = &record.ecc {
+        let cause = format!("the memory controller's own check of the DIMM failed: {ecc}");
+        return finding(Hardware, "controller-names-ecc", Deduced, cause, REPLACE);
+    }
+    if erratum == Some(false) {
+        let cause = format!("this CPU{} is not one of those with the partial-write erratum (06_8F, 06_CF)", named(cpu));
+        return finding(Hardware, "cpu-without-erratum", Sourced, cause, REPLACE);
+    }
+    if record.device_memory {
+        let cause =
+            "the page is a device's, as persistent memory is; TDX takes memory only from what the kernel booted with";
+        return finding(
+            Hardware,
+            "device-memory",
+            Deduced,
+            cause.to_owned(),
+            "treat the device as faulty at this address",
+        );
+    }
+    if record.status.is_some_and(|status| !about_memory(status)) {
+        let cause = "the error code is not one of memory or caches, and poison is found by a read";
+        return finding(Hardware, "not-memory", Unverified, cause.to_owned(), "look the error code up for this CPU");
+    }
+    if let Some(address) = record.address.filter(|&address| in_a_hole(address, boot)) {
+        let cause = format!("{address:#x} lies in no CMR of this log, and only memory in a CMR can be private");
+        return finding(Hardware, "address-outside-cmrs", Deduced, cause, REPLACE);
+    }
+    if record.in_td || record.global.is_some_and(|global| global & SEAM_NON_ROOT != 0) {
+        let cause = "a TD ran on this CPU and found the error in its memory: the host's partial write and a faulty DIMM look alike";
+        return finding(Undecidable, "in-a-td", Deduced, cause.to_owned(), TELL_APART);
+    }
+    if record.firmware && record.status.is_none() {
+        let cause = "the firmware's report says neither what failed nor on which CPU";
+        return finding(Undecidable, "firmware-without-details", Deduced, cause.to_owned(), TELL_APART);
+    }
+    if erratum == Some(true) {
+        let cause = format!(
+            "this CPU{} has the erratum, and the kernel did not name private memory. It does not either if it has no TDX code, if the \
+             module cannot be asked (not up, VMX off, disabled), if the page came back to the host and was not reset, or if it did \
+             not panic",
+            named(cpu)
+        );
+        return finding(Undecidable, "kernel-silent-on-erratum-cpu", Sourced, cause, TELL_APART);
+    }
+    let cause = "the lines do not name the CPU, so it cannot be told whether it has the partial-write erratum";
+    let remedy = "give the `PROCESSOR` line of the same record, or the `smpboot: CPU0:` line of the same boot";
+    finding(Undecidable, "cpu-not-shown", Sourced, cause.to_owned(), remedy)
+}
+
+/// The compound error codes of memory controllers and caches; bit 12 only says how corrected errors are counted.
+fn about_memory(status: u64) -> bool {
+    let code = status & 0xefff;
+    // 0000 0000 1xxx xxxx, 0000 0001 xxxx xxxx, and the memory controllers behind another memory.
+    matches!(code, 0x80..=0xff | 0x100..=0x1ff | 0x280..=0x2ff) || matches!(code, 0x0c..=0x0f)
+}
+
+/// True if the log shows its CMRs to the end and the address is between them. Above the last one an address may carry a KeyID.
+fn in_a_hole(address: u64, boot: &BootLog) -> bool {
+    let complete = boot.pamt_kb.is_some() || boot.initialized.is_some();
+    let end = boot.cmrs.last().map_or(0, |cmr| cmr.value.limit().get());
+    let inside = boot.cmrs.iter().any(|cmr| (cmr.value.base().get()..cmr.value.limit().get()).contains(&address));
+    complete && address < end && !inside
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::explain::record::Records;
+
+    const FATAL: &str = "mce: [Hardware Error]: CPU 1: Machine Check Exception: f Bank 1: bd80000000100134";
+    const SPR: &str = "mce: [Hardware Error]: PROCESSOR 0:806f4 TIME 1 SOCKET 0 APIC 0 microcode 1";
+    const ICX: &str = "mce: [Hardware Error]: PROCESSOR 0:606a6 TIME 1 SOCKET 0 APIC 0 microcode 1";
+    const TDX: &str = "mce: [Hardware Error]: Machine Check: TDX private memory error. Possible kernel bug.";
+
+    fn of(messages: &[&str], boot: &str) -> (Judgement, &'static str) {
+        let mut records = Records::default();
+        for message in messages {
+            assert!(records.take(1, message), "{message}");
+        }
+        let boot = BootLog::read("boot", boot.as_bytes()).unwrap();
+        let finding = judge(&records.done[0], &boot);
+        (finding.judgement, finding.rule)
+    }
+
+    #[test]
+    fn each_rule_has_its_case() {
+        use Judgement::{Hardware, TdxPoison, Undecidable};
+        let spr = "smpboot: CPU0: Intel(R) Xeon(R) (family: 0x6, model: 0x8f, stepping: 0x8)\n";
+        let hole =
+            "virt/tdx: CMR: [0x100000, 0x200000)\nvirt/tdx: CMR: [0x400000, 0x500000)\nvirt/tdx: module initialized\n";
+        let at = |address: &str| format!("mce: [Hardware Error]: TSC 1 ADDR {address} MISC 86");
+        assert_eq!(of(&[FATAL, TDX], ""), (TdxPoison, "kernel-names-private-memory"));
+        assert_eq!(of(&[FATAL, SPR, TDX], ""), (TdxPoison, "kernel-names-private-memory"));
+        assert_eq!(of(&[FATAL, ICX, TDX], ""), (Undecidable, "kernel-contradicts-cpu"));
+        assert_eq!(of(&[FATAL, ICX], ""), (Hardware, "cpu-without-erratum"));
+        assert_eq!(of(&[FATAL, ICX], spr), (Hardware, "cpu-without-erratum"), "the record's own CPU goes first");
+        assert_eq!(of(&[FATAL, SPR], ""), (Undecidable, "kernel-silent-on-erratum-cpu"));
+        assert_eq!(of(&[FATAL], spr), (Undecidable, "kernel-silent-on-erratum-cpu"));
+        assert_eq!(of(&[FATAL], ""), (Undecidable, "cpu-not-shown"));
+        assert_eq!(of(&[FATAL, SPR, &at("300000")], hole), (Hardware, "address-outside-cmrs"));
+        assert_eq!(of(&[FATAL, SPR, &at("480000")], hole), (Undecidable, "kernel-silent-on-erratum-cpu"));
+        assert_eq!(
+            of(&[FATAL, SPR, &at("600000")], hole),
+            (Undecidable, "kernel-silent-on-erratum-cpu"),
+            "perhaps a KeyID"
+        );
+        let in_td = "mce: [Hardware Error]: CPU 1: Machine Check Exception: 100f Bank 1: bd80000000100134";
+        assert_eq!(of(&[in_td, SPR], ""), (Undecidable, "in-a-td"));
+        assert_eq!(of(&[in_td, ICX], ""), (Hardware, "cpu-without-erratum"));
+        let bus = "mce: [Hardware Error]: CPU 1: Machine Check Exception: 5 Bank 4: be00000000000402";
+        assert_eq!(of(&[bus, SPR], ""), (Hardware, "not-memory"));
+        let corrected = "mce: [Hardware Error]: CPU 1: Machine Check: 0 Bank 13: 8c00004000010090";
+        assert_eq!(of(&[corrected, SPR], ""), (Hardware, "corrected"));
+        let ecc = ["{1}[Hardware Error]: event severity: fatal", "{1}[Hardware Error]:   error_type: 3, multi-bit ECC"];
+        assert_eq!(of(&ecc, ""), (Hardware, "controller-names-ecc"));
+        assert_eq!(of(&ecc[..1], ""), (Undecidable, "firmware-without-details"));
+        assert_eq!(of(&[FATAL, SPR, "dev_pagemap_mapping_shift: page 1: no PUD"], ""), (Hardware, "device-memory"));
+    }
+}

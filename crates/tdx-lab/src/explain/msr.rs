@@ -1,0 +1,189 @@
+//! The value of a register that TDX rests on, in words. Registers and bits that the reference does not give are unverified, and
+//! said to be; a register that this program does not know is named as unknown.
+
+use tdx_abi::{KeyIdField, KeyIdPartition};
+use tdx_host::platform::Msr;
+
+use crate::report::{Basis, MsrField, MsrReport};
+
+/// Bits 51:25: where the SEAM range begins, or its mask.
+const SEAMRR_BITS: u64 = (1 << 52) - (1 << 25);
+
+/// Registers by the names that people use.
+const NAMES: [(&str, u32); 8] = [
+    ("IA32_FEATURE_CONTROL", 0x3a),
+    ("IA32_MKTME_KEYID_PARTITIONING", 0x87),
+    ("IA32_TSX_CTRL", 0x122),
+    ("IA32_TME_CAPABILITY", 0x981),
+    ("IA32_TME_ACTIVATE", 0x982),
+    ("IA32_SEAMRR_PHYS_BASE", 0x1400),
+    ("IA32_SEAMRR_PHYS_MASK", 0x1401),
+    ("IA32_MCG_STATUS", 0x17a),
+];
+
+/// A register by number or name.
+pub fn msr(text: &str) -> Option<Msr> {
+    let wanted = text.trim().to_ascii_uppercase();
+    let same = |name: &str| name == wanted || name.strip_prefix("IA32_") == Some(wanted.as_str());
+    let named = NAMES.iter().find(|(name, _)| same(name)).map(|(_, number)| *number);
+    let number = || {
+        let digits = wanted.strip_prefix("0X").filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))?;
+        u32::from_str_radix(digits, 16).ok()
+    };
+    named.or_else(number).map(Msr)
+}
+
+/// The name of a register.
+pub(super) fn name(msr: Msr) -> Option<&'static str> {
+    NAMES.iter().find(|(_, number)| *number == msr.0).map(|(name, _)| *name)
+}
+
+/// What a value says.
+pub fn explain(msr: Msr, value: u64) -> MsrReport {
+    let mut fields = Vec::new();
+    let mut field = |bits: &str, shift: u32, width: u32, text: String, basis| {
+        let value = (value >> shift) & (u64::MAX >> (64 - width));
+        fields.push(MsrField { bits: bits.to_owned(), value: format!("{value:#x}"), text, basis });
+    };
+    let bit = |number: u32, yes: &str, no: &str| (if value >> number & 1 == 1 { yes } else { no }).to_owned();
+    let (meaning, todo) = match msr.0 {
+        0x3a => {
+            let general = Basis::Unverified;
+            field("0", 0, 1, bit(0, "locked", "not locked: software may change it"), general);
+            field("2", 2, 1, bit(2, "VMX outside SMX is on", "VMX outside SMX is off"), general);
+            if value & 0b101 == 0b101 {
+                ("VMX can be used".to_owned(), None)
+            } else {
+                let todo = "turn virtualisation (VMX) on in the BIOS: SEAMCALL needs VMX operation";
+                ("VMX is off, or not settled by the BIOS".to_owned(), Some(todo.to_owned()))
+            }
+        }
+        0x87 => {
+            let split = KeyIdPartition::from_msr(value);
+            field("31:0", 0, 32, "shared (MKTME) KeyIDs, KeyID 0 not counted".to_owned(), Basis::Sourced);
+            field("63:32", 32, 32, "private KeyIDs, for TDX alone".to_owned(), Basis::Sourced);
+            key_ids(split)
+        }
+        0x982 => {
+            let keys = KeyIdField::from_tme_activate(value);
+            field("0", 0, 1, bit(0, "locked", "not locked: the module refuses that"), Basis::Sourced);
+            field("1", 1, 1, bit(1, "encryption is on", "encryption is off"), Basis::Unverified);
+            let width = format!("KeyID bits; {} bits of an address are left for memory", keys.shift());
+            field("35:32", 32, 4, width, Basis::Sourced);
+            if value & 1 == 0 {
+                let todo = "turn memory encryption (TME, multi-key) and TDX on in the BIOS";
+                ("not locked, so SYS.INIT fails".to_owned(), Some(todo.to_owned()))
+            } else if keys.bits() == 0 {
+                let todo = "turn multi-key memory encryption and TDX on in the BIOS";
+                ("an address carries no KeyID, so there can be no private memory".to_owned(), Some(todo.to_owned()))
+            } else {
+                (format!("an address carries a KeyID in its bits 51:{}", keys.shift()), None)
+            }
+        }
+        0x1400 | 0x1401 => {
+            let base = msr.0 == 0x1400;
+            let what = if base {
+                "first byte of the module's own memory (SEAMRR)"
+            } else {
+                "mask of the module's own memory (SEAMRR)"
+            };
+            field("51:25", 25, 27, format!("{what}: {:#x}", value & SEAMRR_BITS), Basis::Sourced);
+            if !base {
+                field("10", 10, 1, bit(10, "locked", "not locked"), Basis::Unverified);
+                field("11", 11, 1, bit(11, "on", "off"), Basis::Unverified);
+            }
+            if value & SEAMRR_BITS == 0 {
+                let todo = "turn TDX and its SEAM loader on in the BIOS";
+                ("no memory is set aside for a TDX module".to_owned(), Some(todo.to_owned()))
+            } else {
+                let text = "the BIOS set memory aside for a TDX module; that says nothing on whether one is loaded";
+                (text.to_owned(), None)
+            }
+        }
+        0x17a => {
+            let general = Basis::Unverified;
+            field("0", 0, 1, bit(0, "execution can go on at RIP", "execution cannot go on at RIP"), general);
+            field("1", 1, 1, bit(1, "RIP is where it happened", "RIP is somewhere else"), general);
+            field("2", 2, 1, bit(2, "a machine check is being handled", "no machine check is being handled"), general);
+            field("3", 3, 1, bit(3, "this CPU alone was told", "all CPUs were told"), general);
+            field("12", 12, 1, bit(12, "the CPU ran a TD when it happened", "no TD ran on this CPU"), Basis::Sourced);
+            ("state of a machine check".to_owned(), None)
+        }
+        _ => {
+            let text = match name(msr) {
+                Some(_) => "the TDX module reads it; what its bits mean is not known to this program".to_owned(),
+                None => "this register is not known to this program".to_owned(),
+            };
+            (text, None)
+        }
+    };
+    MsrReport {
+        msr: format!("{:#x}", msr.0),
+        name: name(msr),
+        known: !fields.is_empty(),
+        value: format!("{value:#x}"),
+        fields,
+        meaning,
+        todo,
+    }
+}
+
+fn key_ids(split: KeyIdPartition) -> (String, Option<String>) {
+    let range = format!("[{}, {})", u64::from(split.shared()) + 1, split.private_end());
+    match split.private() {
+        0 => ("no private KeyIDs: TDX is off".to_owned(), Some("turn TDX on in the BIOS".to_owned())),
+        1 => {
+            let todo = "give TDX two private KeyIDs or more in the BIOS: one is the module's own";
+            (format!("private KeyIDs {range}: none is left for a TD"), Some(todo.to_owned()))
+        }
+        _ if split.private_end() > 1 << 15 => {
+            let todo = "read the register again: an address has at most 15 KeyID bits";
+            (format!("private KeyIDs {range}, which cannot be"), Some(todo.to_owned()))
+        }
+        count => (format!("private KeyIDs {range}: one for the module, {} for TDs", count - 1), None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn registers_by_number_and_name() {
+        assert_eq!(msr("0x87"), Some(Msr(0x87)));
+        assert_eq!(msr("ia32_feature_control"), Some(Msr(0x3a)));
+        assert_eq!(msr("TME_ACTIVATE"), Some(Msr(0x982)));
+        for text in ["", "0x", "87", "0x1ffffffff", "0x-1", "NONE"] {
+            assert_eq!(msr(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_partition() {
+        // fixtures/hosts/01: "private KeyID range [32, 64)".
+        let report = explain(Msr(0x87), 0x20_0000_001f);
+        assert_eq!(report.meaning, "private KeyIDs [32, 64): one for the module, 31 for TDs");
+        assert_eq!((report.fields[0].value.as_str(), report.fields[1].value.as_str()), ("0x1f", "0x20"));
+        assert!(explain(Msr(0x87), 0x1f).todo.is_some() && explain(Msr(0x87), 1 << 32).todo.is_some());
+        assert!(explain(Msr(0x87), u64::MAX).meaning.contains("cannot be"));
+    }
+
+    #[test]
+    fn encryption_and_seam() {
+        assert_eq!(explain(Msr(0x982), 0x6_0000_0003).meaning, "an address carries a KeyID in its bits 51:46");
+        assert!(explain(Msr(0x982), 0x6_0000_0002).todo.is_some());
+        assert!(explain(Msr(0x982), 1).todo.is_some());
+        // fixtures/hosts/21.
+        let base = explain(Msr(0x1400), 0x3f_fe00_0008);
+        assert!(base.fields[0].text.ends_with("0x3ffe000000"), "{}", base.fields[0].text);
+        assert!(explain(Msr(0x1401), 0).todo.is_some());
+        assert!(explain(Msr(0x17a), 0x1007).fields[4].text.contains("ran a TD"));
+    }
+
+    #[test]
+    fn unknown_registers_are_named_so() {
+        let report = explain(Msr(0x10), 5);
+        assert!(!report.known && report.name.is_none() && report.meaning.contains("not known"));
+        assert!(!explain(Msr(0x122), 0).known);
+    }
+}

@@ -1,0 +1,210 @@
+//! A completion status in words: number or name in, meaning out. An unknown one is said to be unknown; what its bits say by
+//! themselves is still said.
+
+use tdx_abi::{Status, StatusClass, StatusCode};
+
+use super::{leaves, meanings};
+use crate::report::{Given, Retry, StatusReport};
+
+/// Software statuses by name: calls that did not reach the module.
+const SOFTWARE: [(&str, Status, &str, &str); 4] = [
+    (
+        "TDX_SEAMCALL_VMFAILINVALID",
+        Status::VMFAIL_INVALID,
+        "SEAMCALL set the carry flag: no TDX module is loaded, or it has died",
+        "turn the SEAM loader on in the BIOS and look for `module not loaded`; if it has worked before, the module died: memory stays \
+         private, so do not kexec without a reset",
+    ),
+    (
+        "TDX_SEAMCALL_GP",
+        Status::GENERAL_PROTECTION,
+        "SEAMCALL raised #GP: the BIOS did not turn SEAM on",
+        "turn TDX on in the BIOS",
+    ),
+    (
+        "TDX_SEAMCALL_UD",
+        Status::UNDEFINED_OPCODE,
+        "SEAMCALL raised #UD: this CPU is not in VMX operation",
+        "VMXON on this CPU before the call; after VMXOFF no call is possible",
+    ),
+    (
+        "GATE_CLOSED",
+        Status::GATE_CLOSED,
+        "the host made no SEAMCALL: Cleanslate's gate is closed for a handover",
+        "nothing: the machine is being handed over",
+    ),
+];
+
+/// A number as people write a status: hex with `0x`, 16 digits or any hex letter without, else decimal, also as a signed number.
+pub(super) fn number(text: &str) -> Option<u64> {
+    let text = text.trim();
+    if let Some(digits) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        return hex(digits);
+    }
+    if let Some(digits) = text.strip_prefix('-').filter(|digits| digits.bytes().all(|b| b.is_ascii_digit())) {
+        return format!("-{digits}").parse::<i64>().ok().map(i64::cast_unsigned);
+    }
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    let decimal = text.bytes().all(|b| b.is_ascii_digit()) && text.len() != 16;
+    if decimal { text.parse().ok() } else { hex(text).filter(|_| text.len() >= 8) }
+}
+
+fn hex(digits: &str) -> Option<u64> {
+    // The kernel separates nothing, people do.
+    let digits = digits.replace('_', "");
+    let all = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    all.then(|| u64::from_str_radix(&digits, 16).ok()).flatten()
+}
+
+/// A name, with or without `TDX_`, in any case.
+pub(super) fn named(text: &str) -> Option<Status> {
+    let text = text.trim().to_ascii_uppercase();
+    let same = |name: &str| name == text || name.strip_prefix("TDX_") == Some(text.as_str());
+    let known = StatusCode::KNOWN.iter().find(|code| code.name().is_some_and(same));
+    let software = SOFTWARE.iter().find(|(name, ..)| same(name)).map(|(_, status, ..)| *status);
+    known.map(|code| code.with(0)).or(software)
+}
+
+/// A status from its 64 bits, or from bits 63:32 alone when those are all that was given.
+pub(super) fn from_bits(value: u64) -> (Status, Given) {
+    match u32::try_from(value) {
+        Ok(half) if half != 0 && StatusCode(half).name().is_some() => (StatusCode(half).with(0), Given::UpperHalf),
+        _ => (Status::new(value), Given::Whole),
+    }
+}
+
+/// What a status says.
+pub(super) fn explain(status: Status, given: Given) -> StatusReport {
+    let code = status.code();
+    let software = SOFTWARE.iter().find(|(_, known, ..)| *known == status);
+    let meaning = if software.is_some() { None } else { meanings::of(code) };
+    let name = software.map(|(name, ..)| *name).or_else(|| code.name());
+    let detail = meaning.filter(|_| given == Given::Whole).and_then(|_| {
+        let text = status.to_string();
+        let inside = text.split_once(" (")?.1.strip_suffix(')')?;
+        Some(inside.to_owned())
+    });
+    let (text, todo, retry) = match (software, meaning) {
+        (Some((_, _, text, todo)), _) => ((*text).to_owned(), (*todo).to_owned(), Retry::No),
+        (None, Some(meaning)) => (meaning.text.to_owned(), meaning.todo.to_owned(), meaning.retry),
+        (None, None) => unknown(status),
+    };
+    StatusReport {
+        raw: format!("{:#018x}", status.raw()),
+        known: name.is_some(),
+        name: name.map(str::to_owned),
+        given,
+        class: class(status.class()),
+        error: status.is_error(),
+        non_recoverable: status.is_non_recoverable(),
+        fatal: status.is_fatal(),
+        detail,
+        meaning: text,
+        retry,
+        todo,
+        any_leaf: meaning.is_some() && leaves::any_leaf(code),
+        leaves: if meaning.is_some() {
+            leaves::returning(code).iter().map(ToString::to_string).collect()
+        } else {
+            vec![]
+        },
+    }
+}
+
+/// What the bits alone say.
+fn unknown(status: Status) -> (String, String, Retry) {
+    let first = match (status.is_error(), status.is_non_recoverable()) {
+        (true, true) => "by its bits, the call did not complete and the same call cannot succeed",
+        (true, false) => "by its bits, the call did not complete and may succeed later",
+        (false, true) => "by its bits, a VCPU or TD is lost",
+        (false, false) => "by its bits, the call completed and says more",
+    };
+    let todo = "look it up in the ABI of your module's release; until then take every page of the call for private";
+    (format!("not known to this program; {first}"), todo.to_owned(), Retry::Unknown)
+}
+
+/// Bits 47:40 in words.
+fn class(class: StatusClass) -> String {
+    let words = match class {
+        StatusClass::General => "general",
+        StatusClass::Operand => "operand",
+        StatusClass::ResourceBusy => "resource busy",
+        StatusClass::PageMetadata => "page metadata",
+        StatusClass::DependentResources => "dependent resources",
+        StatusClass::ModuleState => "module state",
+        StatusClass::TdState => "TD state",
+        StatusClass::VcpuState => "VCPU state",
+        StatusClass::KeyManagement => "key management",
+        StatusClass::Platform => "platform",
+        StatusClass::PhysicalMemory => "physical memory",
+        StatusClass::GuestMemory => "guest memory",
+        StatusClass::Metadata => "metadata fields",
+        StatusClass::ServiceTd => "service TD",
+        StatusClass::Migration => "migration",
+        StatusClass::Attestation => "attestation",
+        StatusClass::Partitioning => "TD partitioning or entry",
+        StatusClass::Software => "made by the host: the call did not reach the module",
+        StatusClass::Unknown(number) => return format!("unknown ({number:#04x})"),
+        _ => "unknown",
+    };
+    words.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_as_people_write_them() {
+        let not_ready = Some(0xc000_0505_0000_0000);
+        for text in [
+            "0xc000050500000000",
+            "0XC000050500000000",
+            "c000050500000000",
+            "13835063574315139072",
+            "-4611680499394412544",
+        ] {
+            assert_eq!(number(text), not_ready, "{text}");
+        }
+        assert_eq!(number("0xc000_0505_0000_0000"), not_ready);
+        // Sixteen digits are what the kernel prints, so they are hex.
+        assert_eq!(number("8000020300000000"), Some(0x8000_0203_0000_0000));
+        assert_eq!(number("0"), Some(0));
+        for text in ["", "0x", "0x1ffffffffffffffff", "boot.log", "beef", "-", "-0x1", "99999999999999999999", "0x_"] {
+            assert_eq!(number(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn names() {
+        for text in ["TDX_SYS_NOT_READY", "sys_not_ready", " SYS_NOT_READY "] {
+            assert_eq!(named(text), Some(StatusCode::SYS_NOT_READY.with(0)), "{text}");
+        }
+        assert_eq!(named("tdx_seamcall_gp"), Some(Status::GENERAL_PROTECTION));
+        assert_eq!(named("TDX_NOTHING"), None);
+        assert_eq!(named(""), None);
+    }
+
+    #[test]
+    fn a_status_with_an_operand() {
+        let report = explain(Status::new(0x8000_0200_0000_0001), Given::Whole);
+        assert_eq!((report.name.as_deref(), report.detail.as_deref()), (Some("TDX_OPERAND_BUSY"), Some("RCX")));
+        assert_eq!((report.class.as_str(), report.retry), ("resource busy", Retry::Later));
+        assert!(report.leaves.contains(&"TDH.MNG.CREATE".to_owned()) && !report.any_leaf);
+    }
+
+    #[test]
+    fn what_is_not_known_is_said_so() {
+        let report = explain(Status::new(0xc000_4242_0000_0007), Given::Whole);
+        assert!(!report.known && report.leaves.is_empty() && report.meaning.starts_with("not known"));
+        assert_eq!((report.class.as_str(), report.retry), ("unknown (0x42)", Retry::Unknown));
+        // A known upper half alone.
+        assert_eq!(from_bits(0xc000_0505), (StatusCode::SYS_NOT_READY.with(0), Given::UpperHalf));
+        assert_eq!(from_bits(0xc000_4242), (Status::new(0xc000_4242), Given::Whole));
+        assert_eq!(from_bits(0), (Status::SUCCESS, Given::Whole));
+        let software = explain(Status::VMFAIL_INVALID, Given::Whole);
+        assert!(software.known && software.error && software.leaves.is_empty());
+    }
+}

@@ -1,0 +1,103 @@
+//! Any bytes, and real logs with any damage, end in an explanation or in an error; the same bytes in the same one.
+
+use std::path::Path;
+
+use proptest::prelude::*;
+use tdx_lab::{
+    explain::{from_reader, msr, register, subject},
+    report::{ExplainReport, Judgement, Subject},
+};
+
+fn poison(report: &ExplainReport) -> usize {
+    let Subject::Log(log) = &report.subject else { return 0 };
+    log.findings.iter().filter(|found| found.judgement == Judgement::TdxPoison).count()
+}
+
+fn fixtures() -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures");
+    let mut paths: Vec<_> = ["mce", "hosts"]
+        .iter()
+        .flat_map(|name| std::fs::read_dir(folder.join(name)).unwrap())
+        .map(|e| e.unwrap().path())
+        .collect();
+    paths.sort();
+    paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
+        let first = from_reader("x", &bytes[..]);
+        prop_assert_eq!(first, from_reader("x", &bytes[..]));
+    }
+
+    #[test]
+    fn any_text(text in "\\PC{0,80}") {
+        let _ = subject(&format!("/nowhere/{text}"));
+        let _ = msr(&text).map(|found| register(found, &text));
+    }
+
+    #[test]
+    fn damaged_logs(which in any::<prop::sample::Index>(), cut in any::<prop::sample::Index>(), byte in any::<u8>(), at in any::<prop::sample::Index>()) {
+        let all = fixtures();
+        let mut log = which.get(&all).clone();
+        let place = at.index(log.len());
+        log[place] = byte;
+        log.truncate(cut.index(log.len()) + 1);
+        if let Ok(report) = from_reader("x", &log[..]) {
+            // Damage never makes poison of another error.
+            let says = log.windows(24).any(|text| text == b"TDX private memory error");
+            prop_assert!(says || poison(&report) == 0);
+        }
+    }
+}
+
+#[test]
+fn two_boots_are_two_stories() {
+    let text = "Linux version 6.14\nvirt/tdx: BIOS enabled: private KeyID range [32, 64)\nvirt/tdx: module not loaded\n\
+        Linux version 6.15\nvirt/tdx: BIOS enabled: private KeyID range [64, 128)\nvirt/tdx: module initialized\n\
+        mce: [Hardware Error]: CPU 1: Machine Check Exception: f Bank 1: bd80000000100134\n";
+    let report = from_reader("x", text.as_bytes()).unwrap();
+    let Subject::Log(log) = report.subject else { panic!() };
+    let rules: Vec<_> = log.findings.iter().map(|found| found.rule).collect();
+    assert_eq!(rules, ["module-not-loaded", "initialized", "cpu-not-shown"]);
+}
+
+#[test]
+fn rules_that_no_fixture_has() {
+    let keys = "virt/tdx: BIOS enabled: private KeyID range [32, 64)\n";
+    for (text, judgement, rule) in [
+        ("Command line: ro kvm_inte.tdx=1 secret=5\n", Judgement::Failed, "option-misspelt"),
+        ("Command line: kvm_intel.tdx=1 kvm_inte.tdx=1\n", Judgement::Undecidable, "silent-after-keyids"),
+        ("virt/tdx: module initialization failed (-28)\n", Judgement::Failed, "errno-alone"),
+        ("virt/tdx: module initialization failed (-5)\n", Judgement::Undecidable, "errno-alone"),
+        ("virt/tdx: initialization failed: TDMRs exhausted.\n", Judgement::Failed, "tdmrs-exhausted"),
+        ("virt/tdx: initialization failed: the moon is full.\n", Judgement::Undecidable, "words-not-known"),
+        ("virt/tdx: too few private KeyIDs available.\n", Judgement::Failed, "too-few-keyids"),
+        ("virt/tdx: SEAMCALL (0x21) failed: 0xc000050000000000\n", Judgement::Failed, "module-used-before"),
+        ("virt/tdx: SEAMCALL (0x2d) failed: 0xc0000a0200000001\n", Judgement::Failed, "seamcall-failed"),
+        ("virt/tdx: SEAMCALL (0x2d) failed: 0xc0004242_00000000\n", Judgement::Undecidable, "line-does-not-hold"),
+        ("virt/tdx: SEAMCALL (0x2d) failed: 0xc000424200000000\n", Judgement::Undecidable, "seamcall-failed"),
+        ("mce: [Hardware Error]: Machine check events logged\n", Judgement::Undecidable, "silent-after-keyids"),
+    ] {
+        let report = from_reader("x", format!("{keys}{text}").as_bytes()).unwrap();
+        let Subject::Log(log) = report.subject else { panic!() };
+        assert_eq!((log.findings[0].judgement, log.findings[0].rule), (judgement, rule), "{text}");
+        assert!(log.findings.iter().all(|found| !found.cause.is_empty() && !found.remedy.is_empty()));
+        assert!(!format!("{log:?}").contains("secret"), "the rest of a command line is not repeated");
+    }
+    let logged = from_reader("x", &b"mce: [Hardware Error]: Machine check events logged\n"[..]).unwrap();
+    let Subject::Log(log) = logged.subject else { panic!() };
+    assert_eq!(log.findings[0].rule, "record-not-in-log");
+}
+
+#[test]
+fn forms_of_tomorrow_are_named() {
+    let text = "mce: [Hardware Error]: a form of tomorrow\nvirt/tdx: something new\nEDAC MC0: MCE of a new kind\nusb 1-1: new\n";
+    let report = from_reader("x", text.as_bytes()).unwrap();
+    let Subject::Log(log) = report.subject else { panic!() };
+    assert_eq!((log.unknown_lines, log.unknown.len()), (3, 3));
+    assert!(log.findings.iter().all(|found| found.judgement == Judgement::Undecidable));
+}
