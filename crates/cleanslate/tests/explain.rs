@@ -19,6 +19,9 @@ fn logs() -> Vec<String> {
         logs.extend(names.map(|name| format!("{folder}/{}", name.to_str().unwrap())));
     }
     logs.sort_by_key(|name| (["mce", "hosts", "e820"].iter().position(|f| name.starts_with(f)), name.clone()));
+    let machines =
+        ["gnr-7.2", "no-tdx", "spr-6.14", "spr-6.18", "spr-7.2"].map(|name| format!("machines/{name}/boot.log"));
+    logs.extend(machines);
     logs
 }
 
