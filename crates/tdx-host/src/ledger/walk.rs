@@ -109,6 +109,11 @@ impl Iterator for MarkedRanges<'_> {
                 self.look_ahead(segment, 1);
             }
             let mut end = segment.find(start, self.wanted, false);
+            if end == start {
+                // Another CPU has unmarked the page between the two looks.
+                self.offset = start + 1;
+                continue;
+            }
             self.offset = end;
             let mut limit = base + end;
             // A range that runs into the next segment goes on there.
