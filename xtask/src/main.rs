@@ -37,6 +37,8 @@ enum Task {
     Boots,
     /// Fetches or builds a Linux for `boot`.
     Linux(boot::LinuxArgs),
+    /// Builds the Linux module for the Linux of `linux tdx`, and checks its Rust object.
+    LinuxModule,
     /// Benchmarks; figures as JSON under `target/bench/`.
     Bench,
 }
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Task::Boot(args) => boot::boot(&args),
         Task::Boots => boot::run_all().map(|counts| counts.failed == 0),
         Task::Linux(args) => boot::provide(&args),
+        Task::LinuxModule => boot::build_module(),
         Task::Bench => tests::bench(),
     };
     match result {

@@ -97,14 +97,19 @@ pub(crate) fn lint() -> Result<bool> {
     Ok(format && clippy && doc)
 }
 
-/// The programs of the bare machine are a workspace of their own, too.
+/// The programs of the bare machine and the object of the Linux module are workspaces of their own, too.
 fn lint_bare() -> Result<(bool, bool)> {
-    let manifest = ["--manifest-path", "bare/Cargo.toml"];
-    let format = run("cargo fmt (bare)", cargo(&["fmt", "--all", "--check"]).args(manifest))?;
-    let mut command = cargo(&["clippy", "--release", "--quiet"]);
-    command.args(manifest).env("CARGO_TARGET_DIR", crate::root().join("target/bare"));
-    let clippy = run("cargo clippy (bare)", command.args(["--", "--deny", "warnings"]))?;
-    Ok((format, clippy))
+    let mut all = (true, true);
+    for (name, manifest, target) in
+        [("bare", "bare/Cargo.toml", "target/bare"), ("linux/object", "linux/object/Cargo.toml", "target/linux-object")]
+    {
+        let manifest = ["--manifest-path", manifest];
+        all.0 &= run(&format!("cargo fmt ({name})"), cargo(&["fmt", "--all", "--check"]).args(manifest))?;
+        let mut command = cargo(&["clippy", "--release", "--quiet"]);
+        command.args(manifest).env("CARGO_TARGET_DIR", crate::root().join(target));
+        all.1 &= run(&format!("cargo clippy ({name})"), command.args(["--", "--deny", "warnings"]))?;
+    }
+    Ok(all)
 }
 
 /// The static library for C is a workspace of its own.

@@ -94,6 +94,8 @@ pub fn run() {
 
     svm();
     control_registers();
+    apic_base();
+    forge_a_summary();
     across_the_border();
     storms();
     println!("@ {{\"event\":\"hostile\",\"calls\":{CALLS},\"nmis\":{}}}", NMIS.load(Ordering::Relaxed));
@@ -184,6 +186,40 @@ fn control_registers() {
             );
         }
         assert!(status == Status::GENERAL_PROTECTION.raw(), "CR4 took bit {bit}");
+    }
+}
+
+/// The APIC cannot be moved to where nobody watches it.
+fn apic_base() {
+    const APIC_BASE: u32 = 0x1b;
+    // SAFETY: every CPU has it.
+    let before = unsafe { metal::registers::rdmsr(APIC_BASE) };
+    let status: u64;
+    // SAFETY: the fix-up continues behind the instruction, and the APIC is then where it was.
+    unsafe {
+        asm!(
+            "2: wrmsr",
+            "3:",
+            ".pushsection cleanslate_fixups, \"a\", @progbits",
+            ".balign 4",
+            ".long 2b - .",
+            ".long 3b - .",
+            ".popsection",
+            in("ecx") APIC_BASE,
+            inout("rax") u64::from(before as u32 + 0x1000) => status,
+            in("edx") (before >> 32) as u32,
+            options(nostack),
+        );
+        assert!(status == Status::GENERAL_PROTECTION.raw(), "the APIC was moved");
+        assert!(metal::registers::rdmsr(APIC_BASE) == before, "the APIC is elsewhere");
+    }
+}
+
+/// What is written to the debug console does not come from the guest.
+fn forge_a_summary() {
+    for byte in b"\n@ {\"schema\":\"cleanslate/seamvisor\",\"forged\":true}\n" {
+        // SAFETY: a console touches no memory.
+        unsafe { metal::registers::out8(0xe9, *byte) };
     }
 }
 

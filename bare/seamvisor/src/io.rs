@@ -10,6 +10,10 @@ use crate::vcpu::Vcpu;
 
 /// Reset control.
 const RESET: u16 = 0xcf9;
+/// System control port A, whose lowest bit resets the machine.
+const FAST_RESET: u16 = 0x92;
+/// The debug console is this program's own: a guest must not be able to write a summary.
+const CONSOLE: u16 = 0xe9;
 /// The keyboard controller, which resets the machine by 0xfe.
 const KEYBOARD: u16 = 0x64;
 /// ACPI PM1a control of QEMU's q35 and pc.
@@ -25,7 +29,7 @@ static PERMISSIONS: Once<Box<Bitmap>> = Once::new();
 pub fn permissions() -> u64 {
     let map = PERMISSIONS.call_once(|| {
         let mut map = Box::new(Bitmap([0; 3 * 4096]));
-        for port in [exit::PORT, RESET, KEYBOARD].into_iter().chain(POWER) {
+        for port in [exit::PORT, RESET, FAST_RESET, CONSOLE, KEYBOARD].into_iter().chain(POWER) {
             map.0[usize::from(port) / 8] |= 1 << (port % 8);
         }
         map
@@ -43,10 +47,11 @@ pub fn answer(vcpu: &mut Vcpu) {
         // SAFETY: a port of the guest's, read for it. None of the watched ones is a string port.
         let byte = unsafe { metal::registers::in8(port) };
         vcpu.vmcb.rax = vcpu.vmcb.rax & !0xff | u64::from(byte);
-    } else if !is_string {
+    } else if !is_string && port != CONSOLE {
         match port {
             exit::PORT => summary::end(if value == exit::SUCCESS { "guest-ended" } else { "guest-failed" }, value),
             RESET if value & 0b100 != 0 => summary::tell("reset"),
+            FAST_RESET if value & 1 != 0 => summary::tell("reset"),
             KEYBOARD if value & 0xff == 0xfe => summary::tell("reset"),
             _ if POWER.contains(&port) && value & SLEEP_ENABLE != 0 => summary::tell("power-off"),
             _ => {}

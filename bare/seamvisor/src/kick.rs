@@ -2,11 +2,11 @@
 //! they leave. An NMI takes them out. Every NMI of this machine is such a kick: the guest's own are requests that this program
 //! injects.
 
-use core::arch::asm;
+use core::arch::naked_asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use metal::interrupts::Frame;
 use metal::lapic::{self, Ipi};
-use metal::{MAX_CPUS, clock, interrupts};
-use spin::Mutex;
+use metal::{MAX_CPUS, clock};
 
 /// What other CPUs know and want of a CPU.
 pub struct Mailbox {
@@ -20,8 +20,8 @@ pub struct Mailbox {
     pub init: AtomicBool,
     /// The guest has sent it SIPI: the page, and 0x100.
     pub startup: AtomicU64,
-    /// It sleeps, or is about to, until it is sent an interrupt.
-    asleep: Mutex<bool>,
+    /// It sleeps, or is about to, until it is sent an NMI.
+    asleep: AtomicBool,
 }
 
 static MAILBOXES: [Mailbox; MAX_CPUS] = [const {
@@ -31,7 +31,7 @@ static MAILBOXES: [Mailbox; MAX_CPUS] = [const {
         nmi: AtomicBool::new(false),
         init: AtomicBool::new(false),
         startup: AtomicU64::new(0),
-        asleep: Mutex::new(false),
+        asleep: AtomicBool::new(false),
     }
 }; MAX_CPUS];
 
@@ -68,26 +68,42 @@ pub fn kick(cpu: usize) {
 }
 
 /// Sleeps until [`wake`], unless the guest has sent SIPI already. A CPU that spun would take the time of those that work: QEMU's CPUs
-/// are threads.
+/// are threads. Woken by NMI: the guest may have switched this CPU's APIC off, and then no other interrupt gets through.
 pub fn sleep(cpu: usize) {
     let mailbox = &MAILBOXES[cpu];
-    *mailbox.asleep.lock() = true;
+    mailbox.asleep.store(true, Ordering::SeqCst);
     if mailbox.startup.load(Ordering::SeqCst) == 0 {
-        // SAFETY: handlers run on stacks of their own and do nothing but end the interrupt. STI lets none in before HLT, so a
-        // wake-up that came since the look above ends the sleep at once.
-        unsafe { asm!("stgi", "sti", "hlt", "cli", "clgi", options(nostack)) }
+        // SAFETY: GIF is 0 here and again afterwards, interrupts are off, and an NMI is taken on a stack of its own.
+        unsafe { halt_until_nmi() };
     }
-    // Whoever has seen this CPU asleep has sent its interrupt by now; it must not be left for the guest.
-    *mailbox.asleep.lock() = false;
-    // SAFETY: as above.
-    unsafe { asm!("stgi", "sti", "nop", "nop", "cli", "clgi", options(nostack)) }
+    // A wake-up that comes later than this ends one VMRUN at once, as any kick does.
+    mailbox.asleep.store(false, Ordering::SeqCst);
 }
 
-/// Ends the sleep of a CPU, if it sleeps.
+/// Ends the sleep of a CPU, if it sleeps. Called after what it is woken for was put into its mailbox.
 pub fn wake(cpu: usize) {
-    let asleep = MAILBOXES[cpu].asleep.lock();
-    if *asleep {
-        lapic::send(cpu as u32, Ipi::Fixed(interrupts::WAKE));
+    if MAILBOXES[cpu].asleep.load(Ordering::SeqCst) {
+        lapic::send(cpu as u32, Ipi::Nmi);
+    }
+}
+
+/// HLT with GIF 1. An NMI that was pending comes between the two instructions, and the sleep would miss it: [`nmi`] skips the HLT then.
+///
+/// # Safety
+/// GIF is 0, IF is 0, and the handler of NMIs calls [`nmi`].
+#[unsafe(naked)]
+unsafe extern "sysv64" fn halt_until_nmi() {
+    naked_asm!("stgi", ".globl seamvisor_halt", "seamvisor_halt:", "hlt", "clgi", "ret");
+}
+
+/// The host's handler of NMIs: the CPU is out of its guest or awake, which is all that was wanted.
+pub fn nmi(frame: &mut Frame) {
+    unsafe extern "C" {
+        static seamvisor_halt: u8;
+    }
+    const HLT_BYTES: u64 = 1;
+    if frame.rip == (&raw const seamvisor_halt).addr() as u64 {
+        frame.rip += HLT_BYTES;
     }
 }
 

@@ -59,10 +59,10 @@ pub fn is_hidden(page: u64) -> bool {
 
 fn exception(frame: &mut Frame) {
     match frame.vector as u8 {
-        // A kick that has done its work.
-        interrupts::NMI | lapic::SPURIOUS_VECTOR => {}
-        // An interrupt for a CPU that sleeps: a wake-up, or the guest's, for which it is not there.
-        32.. => lapic::end_of_interrupt(),
+        interrupts::NMI => kick::nmi(frame),
+        lapic::SPURIOUS_VECTOR => {}
+        // The boot CPU says that the guest is ready.
+        interrupts::WAKE => lapic::end_of_interrupt(),
         _ => interrupts::unexpected(frame),
     }
 }

@@ -2,8 +2,8 @@
 
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, Ordering};
-use metal::MAX_CPUS;
 use metal::registers::rdmsr;
+use metal::{MAX_CPUS, lapic};
 use spin::Once;
 use tdx_machine::{CpuId, MsrRead};
 
@@ -11,6 +11,7 @@ use crate::tdx;
 use crate::vcpu::Vcpu;
 
 const PLATFORM_ID: u32 = 0x17;
+const APIC_BASE: u32 = 0x1b;
 const FEATURE_CONTROL: u32 = 0x3a;
 const KEYID_PARTITIONING: u32 = 0x87;
 const MICROCODE: u32 = 0x8b;
@@ -26,6 +27,11 @@ const SEAMRR_MASK: u32 = 0x1401;
 const EFER: u32 = 0xc000_0080;
 const VM_CR: u32 = 0xc001_0114;
 const VM_HSAVE_PA: u32 = 0xc001_0117;
+
+/// IA32_APIC_BASE: the address, and whether the APIC is on, in xAPIC mode.
+const APIC_PLACE: u64 = 0x000f_ffff_ffff_f000;
+const APIC_MODE: u64 = 0b11 << 10;
+const APIC_ON: u64 = 1 << 11;
 
 const EFER_SVME: u64 = 1 << 12;
 const EFER_LME: u64 = 1 << 8;
@@ -55,6 +61,7 @@ pub fn permissions() -> u64 {
         let vmx = VMX_BASIC..=VMX_LAST;
         let others = [
             PLATFORM_ID,
+            APIC_BASE,
             FEATURE_CONTROL,
             KEYID_PARTITIONING,
             MICROCODE,
@@ -120,6 +127,8 @@ fn read(vcpu: &Vcpu, msr: u32) -> Option<u64> {
             }
         }
         VMX_BASIC..=VMX_LAST => vmx(msr),
+        // SAFETY: every CPU with an APIC has it.
+        APIC_BASE => unsafe { rdmsr(APIC_BASE) },
         // SVM is not there; and what is in no range of the bitmap does not exist.
         _ => return None,
     })
@@ -151,6 +160,8 @@ fn write(vcpu: &mut Vcpu, msr: u32, value: u64) -> Option<u64> {
             vcpu.vmcb.efer = value & !EFER_LMA | vcpu.vmcb.efer & EFER_LMA | EFER_SVME;
         }
         MCG_EXT_CTL => LMCE_ENABLED[vcpu.number].store(value & 1, Ordering::Relaxed),
+        // The APIC stays where it is watched, and on: through another page INIT would reach a real CPU.
+        APIC_BASE if value & APIC_PLACE == lapic::BASE && value & APIC_MODE == APIC_ON => {}
         MICROCODE => {}
         // Locked or read-only.
         _ => return None,

@@ -25,7 +25,7 @@ pub const LIMITS: &[&str] = &[
     "Addresses with a KeyID other than 0 fault in the guest's page walk; shared (MKTME) KeyIDs cannot be used.",
     "WBINVD on one CPU writes back the lines that SEAMCALLs on that CPU left dirty; what a real last-level cache shares is not modelled.",
     "No guest of the guest: VM entry and TDH.VP.ENTER do not run code.",
-    "DMA by devices is not judged.",
+    "DMA by devices is not judged, and nothing keeps it out of the hypervisor's own memory: devices are the guest's, and there is no IOMMU.",
 ];
 
 /// How the guest touches memory.

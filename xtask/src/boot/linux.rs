@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
-use super::{Kernel, initrd};
+use super::{Kernel, initrd, module};
 use crate::root;
 
 /// What Linux is told, beside what the caller adds.
@@ -40,6 +40,38 @@ pub(super) fn is_there(kernel: Kernel) -> bool {
     find(kernel).is_ok()
 }
 
+/// The initrd of a Linux that loads `cleanslate.ko` before it brings TDX up.
+pub(super) fn initrd_with_module() -> Result<PathBuf> {
+    let initrd = folder(Kernel::Tdx).join("initrd-module");
+    ensure!(initrd.exists(), "there is no module yet: run `cargo xtask linux-module`");
+    Ok(initrd)
+}
+
+/// The task `linux-module`: builds the module for the Linux of `cargo xtask linux tdx`, and an initrd with it.
+pub(crate) fn build_module() -> Result<bool> {
+    let folder = folder(Kernel::Tdx);
+    let build = folder.join("build").canonicalize().context("run `cargo xtask linux tdx` first")?;
+    let module = module::build(&build, &folder.join("cleanslate"))?;
+    pack(&folder, &[("modules/cleanslate.ko", &module)], "initrd-module")?;
+    println!("{}", module.display());
+    Ok(true)
+}
+
+/// The first Linux's initrd: the test modules, these files, and the next Linux.
+fn pack(folder: &Path, more: &[initrd::Entry<'_>], name: &str) -> Result<()> {
+    let (place, busybox) = (folder.join("modules"), folder.join("root/bin/busybox"));
+    let (enable, jump) = (place.join("cleanslate_enable.ko"), place.join("jump"));
+    let (image, next) = (folder.join("bzImage"), folder.join("next-initrd"));
+    let mut files: Vec<initrd::Entry<'_>> = vec![
+        ("modules/cleanslate_enable.ko", &enable),
+        ("next/jump", &jump),
+        ("next/bzImage", &image),
+        ("next/initrd", &next),
+    ];
+    files.extend(more);
+    initrd::write(&folder.join(name), &busybox, &files)
+}
+
 /// What `provide` has left.
 pub(super) fn find(kernel: Kernel) -> Result<Linux> {
     let folder = folder(kernel);
@@ -64,7 +96,7 @@ pub(crate) fn provide(args: &LinuxArgs) -> Result<bool> {
     Ok(true)
 }
 
-fn run(command: &mut Command) -> Result<String> {
+pub(super) fn run(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
     ensure!(output.status.success(), "{command:?} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -161,19 +193,9 @@ fn tdx() -> Result<()> {
         .args(["-O2", "-static", "-Wall", "-Wextra", "-Werror", "-o"])
         .arg(&jump)
         .arg(place.join("jump.c")))?;
-    let image = folder.join("bzImage");
-    let (next, first) = (folder.join("next-initrd"), folder.join("initrd"));
+    let next = folder.join("next-initrd");
     initrd::write(&next, &busybox, &[("modules/cleanslate_use.ko", &place.join("cleanslate_use.ko"))])?;
-    initrd::write(
-        &first,
-        &busybox,
-        &[
-            ("modules/cleanslate_enable.ko", &place.join("cleanslate_enable.ko")),
-            ("next/jump", &jump),
-            ("next/bzImage", &image),
-            ("next/initrd", &next),
-        ],
-    )
+    pack(&folder, &[], "initrd")
 }
 
 /// The test modules: one makes Linux bring TDX up, because 6.12 has no caller of `tdx_enable()` in its tree; one uses free memory.

@@ -4,6 +4,7 @@
 mod compare;
 mod initrd;
 mod linux;
+mod module;
 mod qemu;
 mod report;
 mod set;
@@ -11,7 +12,7 @@ mod set;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
-pub(crate) use linux::{LinuxArgs, provide};
+pub(crate) use linux::{LinuxArgs, build_module, provide};
 pub(crate) use set::run_all;
 
 /// What runs first.
@@ -95,6 +96,9 @@ pub(crate) struct BootArgs {
     /// Which Linux.
     #[arg(long, value_enum, default_value = "stock")]
     pub(crate) kernel: Kernel,
+    /// Linux loads `cleanslate.ko` (`cargo xtask linux-module`) before it brings TDX up.
+    #[arg(long)]
+    pub(crate) module: bool,
     /// Memory in MiB, 512 at least.
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(512..=65536))]
     pub(crate) memory: u32,
@@ -126,6 +130,7 @@ impl BootArgs {
             tds: 1,
             next: NextKernel::Own,
             kernel: Kernel::Stock,
+            module: false,
             memory: 512,
             plain: false,
             append: String::new(),

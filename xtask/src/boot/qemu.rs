@@ -89,7 +89,11 @@ fn guest(args: &BootArgs, command: &mut Command) -> Result<(PathBuf, String)> {
     };
     if args.guest == Guest::Linux {
         let linux = linux::find(args.kernel)?;
-        give("initrd", &linux.initrd);
+        if args.module {
+            give("initrd", &linux::initrd_with_module()?);
+        } else {
+            give("initrd", &linux.initrd);
+        }
         let kexec = if args.next == NextKernel::Linux { "cleanslate.kexec" } else { "" };
         return Ok((linux.image, format!("{} {kexec} {}", linux::COMMAND_LINE, args.append)));
     }
@@ -117,6 +121,9 @@ fn name(args: &BootArgs) -> String {
         args.kernel,
         if args.plain { "-plain" } else { "" }
     );
+    if args.module {
+        name.push_str("-module");
+    }
     for words in [&args.append, &args.seamvisor] {
         name.extend(words.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }));
     }

@@ -79,11 +79,13 @@ impl Report {
         let linuxes = usize::from(args.guest == Guest::Linux) + usize::from(args.next == NextKernel::Linux);
         let shutdown = summary.as_ref().is_some_and(|summary| summary["end"] == "shutdown");
         let came_to_the_end = if linuxes > 0 {
-            said.matches(USER_SPACE).count() >= linuxes
+            // The last one with all its CPUs.
+            let last = said.lines().rfind(|line| line.contains(USER_SPACE)).unwrap_or_default();
+            said.matches(USER_SPACE).count() >= linuxes && last.trim_end().ends_with(&format!(" {} CPUs", args.cpus))
         } else {
             named("second-kernel") || named("hostile")
         };
-        let panic = logged.lines().find(|line| line.contains("panicked"));
+        let panic = logged.lines().find(|line| line.contains("panicked") || line.contains("\"forged\""));
         let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("nothing at all").trim();
         let (verdict, why) = match status {
             _ if panic.is_some() => (Verdict::Failed, format!("seamvisor: {}", panic.unwrap_or_default())),

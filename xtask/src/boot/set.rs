@@ -22,6 +22,7 @@ fn cases() -> Vec<Case> {
     let linux = |args: BootArgs| BootArgs { next: NextKernel::Linux, memory: 1024, ..args };
     let role = |role: &str, cpus| BootArgs { append: format!("role={role}"), cpus, ..base() };
     let tdx = |next, cpus| BootArgs { guest: Guest::Linux, kernel: Kernel::Tdx, next, cpus, memory: 1024, ..base() };
+    let module = |cpus| BootArgs { module: true, timeout: 300, ..tdx(NextKernel::Linux, cpus) };
     let guest = |cpus| BootArgs { guest: Guest::Linux, cpus, memory: 1024, ..base() };
     let mut cases = vec![
         clean("a machine without TDX, 1 CPU", BootArgs { plain: true, ..base() }),
@@ -54,6 +55,12 @@ fn cases() -> Vec<Case> {
         cases.extend([
             clean("Linux brings TDX up itself, 4 CPUs", tdx(NextKernel::Own, 4)),
             dies("Linux kexecs into Linux, and nobody resets anything", tdx(NextKernel::Linux, 2), "PAMT_4K"),
+        ]);
+    }
+    if linux::initrd_with_module().is_ok() {
+        cases.extend([
+            clean("Linux kexecs into Linux, with cleanslate.ko, 1 CPU", module(1)),
+            clean("Linux kexecs into Linux, with cleanslate.ko, 4 CPUs", module(4)),
         ]);
     }
     cases
