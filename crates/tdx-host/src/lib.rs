@@ -4,8 +4,156 @@
 //! It refuses to allocate, to take a lock, and to know which machine it runs on: the kernel brings memory and CPUs through
 //! the traits of [`platform`], the instructions stand behind them, and no feature ever swaps one for an emulation.
 //!
-//! Data flows one way: [`layout`] -> [`bringup`] -> [`private_memory`], [`ledger`], [`page`], [`dynamic_pamt`], [`td`] -> [`reset`] -> [`handover`].
-//! Every SEAMCALL passes the [`gate`].
+//! # The idea
+//!
+//! *Private* memory is memory that belongs to the TDX module or to a TD: its tables (PAMT) and every page of a TD, encrypted under a
+//! private KeyID and marked so, line by line, by the memory controller. Nothing on the module's way of returning a page writes that
+//! page: **a page that is given back is as private as before**, and so is all of it after a kexec.
+//!
+//! Processors with the *partial-write erratum* (Sapphire Rapids, Emerald Rapids) turn this into a trap. A write of less than 64 bytes
+//! that reaches the memory controller at a private line poisons it, silently; a later read is a machine check, far from the cause. Only
+//! a full 64-byte store with KeyID 0 (MOVDIR64B) makes a private line normal: a *reset*.
+//!
+//! So somebody must know, at every instant and on every CPU, which memory may be private, and must reset it before anyone else uses it.
+//! This crate is that somebody. Four records, all atomic, all readable in a panic without lock, allocation or waiting:
+//!
+//! | record | says | written |
+//! | --- | --- | --- |
+//! | [`private_memory`] | which ranges are PAMT, and a flag "there may be private memory" | by bring-up, once |
+//! | [`ledger`] | of each 4 KiB page: shared, on its way to the module, given, or returned and not reset | by every page that moves |
+//! | [`gate`] | of each CPU: is it inside a SEAMCALL, may its caches hold private lines; and whether SEAMCALLs are allowed at all | before every SEAMCALL |
+//! | [`key_ids`] | which private KeyIDs are in use | by each TD |
+//!
+//! # The life of a page
+//!
+//! ```text
+//!    the kernel's allocator                                                        the module
+//!   ________________________                                              _____________________________
+//!
+//!    free page
+//!       | SharedPage::take
+//!       v
+//!   +----------+ give: flush, mark, fence  +-----------+   SEAMCALL    +-----------+
+//!   |  Shared  |-------------------------->|  Giving   |-------------->|  Private  |
+//!   +----------+                           +-----------+   succeeds    +-----------+
+//!       ^                                        | SEAMCALL                  | SEAMCALL that removes, moves
+//!       | unmark                                 | fails: it may have        | or reclaims it
+//!       |                                        | written all the same      v
+//!   +----------+  MOVDIR64B   +---------+        |                     +------------+
+//!   | (fenced) |<-------------|  Clean  |<-------+---------------------|  Returned  |
+//!   +----------+  and fence   +---------+   private lines out of       +------------+
+//!                                           every cache
+//!
+//!   ledger:  Shared        Giving ........... Given ........... Returned ............ Shared
+//!   in between, at any instant: kexec, panic, NMI -> every page that is not Shared is reset by the handover
+//! ```
+//!
+//! Each box is a type ([`page`]), each arrow takes the value before it: a page cannot be used while it is private, given twice, or freed
+//! before its reset. Such code does not compile.
+//!
+//! # What always holds
+//!
+//! 1. **Superset.** Every private line lies in a marked page or in a recorded PAMT range. A page is marked *before* the SEAMCALL that
+//!    gives it, and unmarked *after* the fence of its reset.
+//! 2. **No harm.** A marked page holds nothing that anyone needs. So a handover may overwrite every marked page, and overwrites
+//!    nothing else.
+//! 3. **A failed SEAMCALL may have converted its page.** The page stays marked until it was written back and reset.
+//! 4. **Order.** Last SEAMCALL, then private lines out of the caches of every CPU that may hold them, then MOVDIR64B, then a fence, then
+//!    reuse. When giving: the host's own dirty lines first.
+//! 5. **No SEAMCALL after a reset has begun.** It would make PAMT dirty again. The types of [`handover`] offer none, and the gate is
+//!    closed.
+//! 6. **The crash path waits for nobody.** No lock, no allocation, no panic, no SEAMCALL that it needs.
+//! 7. **Leaks are counted, never silent.** A private token that is dropped, a TD that is dropped, a page that could not be cleaned: all
+//!    stay marked, and the next handover resets them.
+//! 8. **The report is honest.** What could not be cleaned is named ([`handover::HandoverReport::leftovers`]), never assumed clean.
+//!
+//! # What a kernel brings
+//!
+//! | trait | is |
+//! | --- | --- |
+//! | [`platform::Processor`] | CPUID and RDMSR, for detection |
+//! | [`platform::Cpu`] with [`seamcall::Seamcall`] and [`platform::LineReset`] | the instructions, on the CPU one is pinned to: thin wrappers of [`arch`] |
+//! | [`platform::Cpus`] | "run this on every CPU, on one of each package, here" |
+//! | [`platform::SharedMemory`] | stores to physical memory, for what the module reads |
+//! | [`layout::FrameSource`] | contiguous pages from the allocator |
+//! | [`handover::StopCpus`], [`handover::NmiStop`] | stopping the other CPUs: for kexec, and at a panic |
+//!
+//! And memory: for the record, the layout and the gate a `static`; for the ledger and the KeyIDs words from the allocator. The kernel
+//! has the locks, holds CPU hotplug off during a bring-up, and enters VMX operation by itself.
+//!
+//! # All of it, once
+//!
+//! On the software machine, as every example here; `kernel` is the adapter of `examples/kernel/mod.rs`, which implements these traits
+//! and nothing else.
+//!
+//! ```
+//! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
+//! use tdx_abi::PageSize;
+//! use tdx_host::handover::{HostMemory, Kexec, KexecKind, Policy};
+//! use tdx_host::layout::{Algorithm, Layout};
+//! use tdx_host::{bringup, ledger::Ledger, platform::detect, private_memory::PrivateMemory, td::TdHost, key_ids::KeyIds};
+//!
+//! let hardware = kernel::Hardware::new();
+//! let mut kernel = kernel::Kernel::boot(&hardware);
+//!
+//! // Boot.
+//! let platform = detect(&hardware)?;
+//! let record = <PrivateMemory>::new();
+//! let mut layout = Box::new(Layout::new());
+//! let ready = bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY, Algorithm::Fit)?;
+//! let features = ready.module.features;
+//!
+//! // The first TD.
+//! let words = kernel::words(Ledger::words_needed(kernel::tdmrs(&layout)));
+//! let ledger = Ledger::new(kernel::tdmrs(&layout), &words)?;
+//! let words = kernel::words(KeyIds::words_needed(platform.key_ids()) as u64);
+//! let key_ids = KeyIds::new(platform.key_ids(), &words)?;
+//! let root = kernel.take_page(&ledger);
+//! let td = TdHost::new(&platform, &ledger, &key_ids).create(&kernel.cpu(), root).unwrap();
+//! assert_eq!(ledger.marked_pages(), 1);
+//!
+//! // `kexec -e`.
+//! let memory = HostMemory {
+//!     platform: Some(&platform),
+//!     features: Some(features),
+//!     record: &record,
+//!     ledger: Some(&ledger),
+//!     gate: hardware.gate(),
+//!     untouched: &[],
+//! };
+//! let report = Kexec::begin(Policy::Tracked, KexecKind::Normal, memory)?
+//!     .stop_other_cpus(&kernel)
+//!     .unwrap()
+//!     .ask_module(|_| ())
+//!     .write_back_caches()
+//!     .reset([]);
+//! assert!(report.is_clean(&memory));
+//!
+//! // The next kernel stores to every line of memory and reads it: no machine check.
+//! assert!(kernel.next_kernel().is_ok());
+//! # drop(td);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # The modules, in the order of a host's life
+//!
+//! 1. [`platform`]: the traits; is there TDX, is there the erratum.
+//! 2. [`layout`]: memory map and CMRs to TDMRs and PAMT places. Pure.
+//! 3. [`bringup`]: SYS.INIT to SYS.TDMR.INIT, and the way back when a step fails.
+//! 4. [`ledger`], [`page`], [`key_ids`], [`dynamic_pamt`], [`td`]: pages and TDs.
+//! 5. [`handover`]: kexec, crash, what the next kernel is told, whose the address of a machine check is.
+//! 6. Below all of them: [`seamcall`], [`gate`], [`private_memory`], [`reset`], [`arch`].
+//!
+//! Programs that run to their end stand in `examples/`: `skeleton`, `hypervisor`, `kexec`, `kdump`. How to port a kernel, and what Linux
+//! and the specification call things: `docs/PORTING.md` and `docs/NAMES.md` in the repository.
+//!
+//! # How to read a function
+//!
+//! `# Errors` says what is left when it fails. `# SEAMCALL` says which leaves it executes, on which CPUs, and what must hold: **every CPU
+//! that makes a SEAMCALL is in VMX operation, the caller is pinned to it, and the gate is open**, so this is not said again. `# Safety`
+//! occurs in [`arch`] alone, which is the only place with `unsafe`.
+//!
+//! There are no cargo features: the same code runs on hardware, on the software machine and under a hypervisor.
 
 #![no_std]
 #![warn(missing_docs)]

@@ -1,0 +1,343 @@
+// The smallest kernel that `tdx-host` can live in: every trait that it asks a kernel for, over the software machine, and nothing
+// else. It refuses to be clever: CPUs take turns, one step each, and pages are handed out one by one.
+//
+// The examples share it as a module. The examples in the documentation include it as text, hence no `//!` here. What a kernel on
+// hardware writes in place of each piece is said there; `bare/firstkernel` in the repository is such a kernel.
+
+use std::cell::{RefCell, RefMut};
+use std::sync::atomic::AtomicU64;
+
+use tdx_abi::{KeyId, LineRange, PAGE_SIZE, Page, PageRange, PageSize, PhysAddr, Registers};
+use tdx_host::gate::{Admission, CpuSlot, Gate, GateHandle};
+use tdx_host::handover::{NmiStop, StopCpus, stop_this_cpu, stop_this_cpu_at_crash};
+use tdx_host::layout::{FrameRequest, FrameSource, Layout, MapFrames, Tdmr};
+use tdx_host::ledger::Ledger;
+use tdx_host::page::SharedPage;
+use tdx_host::platform::{
+    Cpu, CpuId, CpuTask, CpuidOutput, Cpus, LineReset, Msr, NodeId, NodeRange, PackageId, Processor, SharedMemory,
+    Step, TdxPlatform,
+};
+use tdx_host::seamcall::Seamcall;
+use tdx_machine::{AccessError, CpuModel, Machine, MachineCheck, MachineConfig, MsrRead, PartialStore};
+
+const fn range(start: u64, end: u64) -> PageRange {
+    PageRange::new(Page::new(start / PAGE_SIZE), Page::new(end / PAGE_SIZE))
+}
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// Usable memory, as the firmware's map has it: 2 GiB on node 0 and 4 GiB on node 1.
+pub static MEMORY: [NodeRange; 2] = [
+    NodeRange { range: range(MIB, 2 * GIB), node: NodeId(0) },
+    NodeRange { range: range(4 * GIB, 8 * GIB), node: NodeId(1) },
+];
+
+/// Where this kernel runs: its own image and what it works with.
+pub const IMAGE: PageRange = range(MIB, 32 * MIB);
+
+/// Reserved for the crash kernel. Never given to TDX, never written by a reset.
+pub const CRASH_KERNEL: PageRange = range(64 * MIB, 96 * MIB);
+
+/// The machine, and the gate of every SEAMCALL. In a kernel the gate is a `static Gate<[CpuSlot; MAX_CPUS]>`.
+pub struct Hardware {
+    machine: RefCell<Machine>,
+    gate: Gate<Vec<CpuSlot>>,
+}
+
+impl Hardware {
+    /// A Sapphire Rapids host with four CPUs in two packages and module 1.5.01, after power-on.
+    pub fn new() -> Self {
+        Self::with(|_| ())
+    }
+
+    /// The same with changes: another CPU, another module, TDX off in the BIOS.
+    pub fn with(change: impl FnOnce(&mut MachineConfig)) -> Self {
+        let mut config = MachineConfig::new(CpuModel::SAPPHIRE_RAPIDS, 4, 2, MEMORY.iter().map(|part| part.range));
+        change(&mut config);
+        let machine = Machine::new(config).expect("such a machine can exist");
+        let gate = Gate::new((0..machine.cpus()).map(|_| CpuSlot::new()).collect());
+        Self { machine: RefCell::new(machine), gate }
+    }
+
+    /// The machine itself: to look at it, and for what no kernel would do on purpose.
+    pub fn machine(&self) -> RefMut<'_, Machine> {
+        self.machine.borrow_mut()
+    }
+
+    /// The gate.
+    pub fn gate(&self) -> GateHandle<'_> {
+        self.gate.handle()
+    }
+
+    /// A CPU by number.
+    pub fn cpu(&self, number: u32) -> KernelCpu<'_> {
+        KernelCpu { hardware: self, id: CpuId(number) }
+    }
+}
+
+/// On hardware: [`tdx_host::arch::cpuid`] and [`tdx_host::arch::rdmsr`].
+impl Processor for Hardware {
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidOutput {
+        let output =
+            self.machine().cpuid(tdx_machine::CpuId(0), leaf, subleaf).expect("detection reads modelled leaves");
+        CpuidOutput { eax: output.eax, ebx: output.ebx, ecx: output.ecx, edx: output.edx }
+    }
+
+    fn rdmsr(&self, msr: Msr) -> Option<u64> {
+        match self.machine().rdmsr(tdx_machine::CpuId(0), msr.0).expect("detection reads modelled MSRs") {
+            MsrRead::Value(value) => Some(value),
+            MsrRead::GeneralProtection => None,
+        }
+    }
+}
+
+/// A CPU. In a kernel whoever holds one is pinned to that CPU, with preemption off.
+#[derive(Clone, Copy)]
+pub struct KernelCpu<'h> {
+    hardware: &'h Hardware,
+    id: CpuId,
+}
+
+impl KernelCpu<'_> {
+    fn machine(&self) -> (RefMut<'_, Machine>, tdx_machine::CpuId) {
+        (self.hardware.machine(), tdx_machine::CpuId(self.id.0))
+    }
+}
+
+/// On hardware: [`tdx_host::arch::seamcall`].
+impl Seamcall for KernelCpu<'_> {
+    fn seamcall(&self, registers: Registers) -> Registers {
+        let (mut machine, cpu) = self.machine();
+        machine.seamcall(cpu, registers).expect("the software machine models this SEAMCALL")
+    }
+}
+
+/// On hardware: [`tdx_host::arch::movdir64b_zero`] and [`tdx_host::arch::mfence`].
+impl LineReset for KernelCpu<'_> {
+    fn reset_lines(&self, lines: LineRange) {
+        let (mut machine, cpu) = self.machine();
+        machine.direct_store(cpu, lines).expect("memory that is there");
+    }
+
+    fn fence(&self) {
+        let (mut machine, cpu) = self.machine();
+        machine.fence(cpu).expect("a CPU that is there");
+    }
+}
+
+/// On hardware: [`tdx_host::arch::wbinvd`] and [`tdx_host::arch::clflushopt`].
+impl Cpu for KernelCpu<'_> {
+    fn id(&self) -> CpuId {
+        self.id
+    }
+
+    fn package(&self) -> PackageId {
+        let (machine, cpu) = self.machine();
+        PackageId(machine.package_of(cpu).expect("a CPU that is there").0)
+    }
+
+    fn write_back_caches(&self) {
+        let (mut machine, cpu) = self.machine();
+        machine.wbinvd(cpu).expect("a CPU that is there");
+    }
+
+    fn flush_lines(&self, lines: LineRange) {
+        let (mut machine, cpu) = self.machine();
+        machine.flush_lines(cpu, lines, KeyId::HOST).expect("memory that is there");
+    }
+
+    fn admission(&self) -> Admission<'_> {
+        self.hardware.gate.admission(self.id)
+    }
+}
+
+/// The kernel. It runs on CPU 0 unless [`Kernel::this`] says otherwise.
+pub struct Kernel<'h> {
+    hardware: &'h Hardware,
+    /// The platform once it is known: a CPU that stops writes back its caches if there is one.
+    pub platform: Option<TdxPlatform>,
+    /// The CPU that this code runs on.
+    pub this: u32,
+    /// A CPU that hears neither IPI nor NMI.
+    pub deaf: Option<u32>,
+    frames: MapFrames<'static>,
+}
+
+impl<'h> Kernel<'h> {
+    /// All CPUs are online and in VMX operation; all memory but the kernel's and the crash kernel's is free.
+    pub fn boot(hardware: &'h Hardware) -> Self {
+        let cpus = hardware.machine().cpus();
+        for cpu in 0..cpus {
+            hardware.machine().vmxon(tdx_machine::CpuId(cpu)).expect("a CPU that is there");
+        }
+        let mut frames = MapFrames::new(&MEMORY);
+        assert!(frames.reserve(IMAGE) && frames.reserve(CRASH_KERNEL));
+        Self { hardware, platform: None, this: 0, deaf: None, frames }
+    }
+
+    /// The CPU that this code runs on.
+    pub fn cpu(&self) -> KernelCpu<'h> {
+        self.hardware.cpu(self.this)
+    }
+
+    fn cpus(&self) -> impl Iterator<Item = KernelCpu<'h>> {
+        let hardware = self.hardware;
+        let count = hardware.machine().cpus();
+        (0..count).map(|number| hardware.cpu(number))
+    }
+
+    fn others(&self) -> impl Iterator<Item = KernelCpu<'h>> {
+        self.cpus().filter(|cpu| cpu.id.0 != self.this && Some(cpu.id.0) != self.deaf)
+    }
+
+    /// Runs the task on these CPUs, one step each in turn. A kernel sends IPIs, and the CPUs work in parallel.
+    fn run<T: CpuTask<KernelCpu<'h>>>(cpus: impl Iterator<Item = KernelCpu<'h>>, task: &T) {
+        let mut running: Vec<_> = cpus.map(|cpu| (cpu, T::Local::default())).collect();
+        while !running.is_empty() {
+            running.retain_mut(|(cpu, local)| task.step(cpu, local) == Step::Again);
+        }
+    }
+
+    /// A free 4 KiB page that a TD can have: inside a TDMR.
+    pub fn take_page<'l>(&mut self, ledger: &'l Ledger<'l>) -> SharedPage<'l> {
+        let tdmrs: Vec<PageRange> = ledger.ranges().collect();
+        let page = tdmrs
+            .into_iter()
+            .find_map(|within| self.allocate(FrameRequest { within, ..FrameRequest::anywhere(1, None) }))
+            .expect("there is free memory");
+        SharedPage::take(ledger, page.start(), PageSize::Size4K).expect("a free page is shared")
+    }
+
+    /// A page of the kernel's own, for what it shows to the module.
+    pub fn own_page(&mut self) -> PhysAddr {
+        self.allocate_any(1).expect("there is free memory").base()
+    }
+
+    /// Back into the allocator.
+    pub fn put_page(&mut self, page: SharedPage<'_>) {
+        self.free(page.release());
+    }
+
+    /// The jump, and a next kernel that has never heard of TDX: it stores less than 64 bytes to every line of all memory, and reads
+    /// it back. Lines that waited in a cache are written back under it.
+    ///
+    /// # Errors
+    /// The machine check that kills it.
+    pub fn next_kernel(&self) -> Result<(), MachineCheck> {
+        let mut machine = self.hardware.machine();
+        machine.kexec_boundary();
+        for run in machine.dirty_private_runs() {
+            machine.evict(run.lines, run.key);
+        }
+        for part in &MEMORY {
+            let used = machine.use_memory(tdx_machine::CpuId(0), part.range, PartialStore::NonTemporal);
+            if let Some(check) = used.expect("memory that is there").first {
+                return Err(check);
+            }
+        }
+        Ok(())
+    }
+
+    /// The jump, and a crash kernel that reads all old memory but `left_alone`, as /proc/vmcore does.
+    ///
+    /// # Errors
+    /// The machine check that kills it.
+    pub fn crash_kernel(&self, left_alone: &[PageRange]) -> Result<(), MachineCheck> {
+        let mut machine = self.hardware.machine();
+        machine.kexec_boundary();
+        let mut skipped = left_alone.to_vec();
+        skipped.sort_unstable_by_key(|range| range.start());
+        for part in tdx_abi::subtract(MEMORY.iter().map(|part| part.range), skipped) {
+            match machine.load(tdx_machine::CpuId(self.this), part.lines(), KeyId::HOST) {
+                Ok(()) => {}
+                Err(AccessError::MachineCheck(check)) => return Err(check),
+                Err(AccessError::Refused(refusal)) => panic!("{refusal}"),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// On hardware: IPIs for other CPUs, and the caller waits.
+impl<'h> Cpus for Kernel<'h> {
+    type Cpu = KernelCpu<'h>;
+
+    fn run_on_all<T: CpuTask<KernelCpu<'h>>>(&self, task: &T) {
+        Self::run(self.cpus(), task);
+    }
+
+    fn run_on_each_package<T: CpuTask<KernelCpu<'h>>>(&self, task: &T) {
+        let mut packages: Vec<PackageId> = Vec::new();
+        for cpu in self.cpus() {
+            if !packages.contains(&cpu.package()) {
+                packages.push(cpu.package());
+                Self::run(std::iter::once(cpu), task);
+            }
+        }
+    }
+
+    fn run_here<R>(&self, function: impl FnOnce(&KernelCpu<'h>) -> R) -> R {
+        function(&self.cpu())
+    }
+}
+
+/// On hardware: the allocator of contiguous ranges.
+impl FrameSource for Kernel<'_> {
+    fn allocate(&mut self, request: FrameRequest) -> Option<PageRange> {
+        self.frames.allocate(request)
+    }
+
+    fn free(&mut self, range: PageRange) {
+        self.frames.free(range);
+    }
+}
+
+/// On hardware: stores through the direct map.
+impl SharedMemory for Kernel<'_> {
+    fn write(&mut self, address: PhysAddr, bytes: &[u8]) {
+        let cpu = tdx_machine::CpuId(self.this);
+        self.hardware.machine().write_shared(cpu, address, bytes).expect("memory that is there");
+    }
+}
+
+/// On hardware: an IPI whose handler runs [`stop_this_cpu`], acknowledges, and waits with interrupts off.
+impl<'h> StopCpus for Kernel<'h> {
+    type Cpu = KernelCpu<'h>;
+
+    fn this_cpu(&self) -> KernelCpu<'h> {
+        self.cpu()
+    }
+
+    fn stop_other_cpus(&self) -> u32 {
+        self.others().for_each(|cpu| stop_this_cpu(cpu, self.platform.as_ref()));
+        1 + u32::from(self.deaf.is_some())
+    }
+
+    fn resume_other_cpus(&self) {}
+
+    fn run_on_stopped<T: CpuTask<KernelCpu<'h>>>(&self, task: &T) {
+        Self::run(self.cpus(), task);
+    }
+}
+
+/// On hardware: an NMI whose handler runs [`stop_this_cpu_at_crash`] and halts, and a wait of a second at most.
+impl NmiStop for Kernel<'_> {
+    fn stop_other_cpus(&self) {
+        self.others().for_each(|cpu| stop_this_cpu_at_crash(&cpu));
+    }
+
+    fn is_online(&self, cpu: CpuId) -> bool {
+        cpu.0 < self.hardware.machine().cpus()
+    }
+}
+
+/// Zeroed words for a ledger or for KeyIDs, from the kernel's allocator.
+pub fn words(count: u64) -> Vec<AtomicU64> {
+    (0..count).map(|_| AtomicU64::new(0)).collect()
+}
+
+/// The TDMRs of a layout: what a ledger covers.
+pub fn tdmrs(layout: &Layout) -> Vec<PageRange> {
+    layout.tdmrs().iter().map(Tdmr::range).collect()
+}
