@@ -12,6 +12,31 @@
 //!
 //! A CPU stopped by an NMI between any two of these stores leaves a slot that says too much, never too little: caches are then
 //! written back for nothing. The NMI of a CPU inside SEAM waits until it has left; the slot still says so.
+//!
+//! # Example
+//!
+//! A kernel's own SEAMCALLs, VP.ENTER above all, pass the gate as those of this crate do.
+//!
+//! ```
+//! use tdx_abi::Leaf;
+//! use tdx_host::gate::{CpuSlot, Gate};
+//! use tdx_host::platform::CpuId;
+//!
+//! static GATE: Gate<[CpuSlot; 4]> = Gate::new([const { CpuSlot::new() }; 4]);
+//!
+//! let admitted = GATE.admission(CpuId(1)).enter(Leaf::VP_ENTER)?;
+//! // ... here comes the instruction. A panic elsewhere sees where this CPU is:
+//! let cpu1 = GATE.handle().activity().nth(1).expect("a slot for each CPU");
+//! assert_eq!((cpu1.in_seamcall, cpu1.may_hold_private_lines), (Some(Leaf::VP_ENTER), Some(Leaf::VP_ENTER)));
+//! drop(admitted);
+//!
+//! // A handover closes the gate: nobody enters any more, and CPU 1 is known to need a WBINVD.
+//! assert!(GATE.handle().close());
+//! assert!(GATE.admission(CpuId(2)).enter(Leaf::VP_ENTER).is_err());
+//! let cpu1 = GATE.handle().activity().nth(1).expect("a slot for each CPU");
+//! assert_eq!(cpu1.to_string(), "CPU 1 may hold private lines since TDH.VP.ENTER");
+//! # Ok::<(), tdx_host::gate::Closed>(())
+//! ```
 
 use core::fmt;
 use tdx_abi::Leaf;

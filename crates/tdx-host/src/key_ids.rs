@@ -1,5 +1,23 @@
 //! Private KeyIDs for TDs: who has which, on memory that the caller provides. It refuses to hand out a KeyID again before the
 //! module has freed it.
+//!
+//! ```
+//! use core::sync::atomic::AtomicU64;
+//! use tdx_abi::{KeyId, KeyIdPartition};
+//! use tdx_host::key_ids::KeyIds;
+//!
+//! // KeyIDs [32, 64) are private; 32 is the module's own.
+//! let partition = KeyIdPartition::new(31, 32);
+//! let words: Vec<AtomicU64> = (0..KeyIds::words_needed(partition)).map(|_| AtomicU64::new(0)).collect();
+//! let key_ids = KeyIds::new(partition, &words)?;
+//! let lease = key_ids.lease()?;
+//! assert_eq!(lease.key(), KeyId::new(33));
+//!
+//! // Dropped before the module has freed it: never handed out again.
+//! drop(lease);
+//! assert_eq!((key_ids.lost(), key_ids.lease()?.key()), (1, KeyId::new(34)));
+//! # Ok::<(), tdx_host::key_ids::KeyIdsError>(())
+//! ```
 
 use tdx_abi::{KeyId, KeyIdPartition};
 

@@ -14,6 +14,26 @@
 //!    memory is freed. A CPU frozen anywhere in between leaves "flag up" over lines that are private or already reset.
 //!
 //! loom runs this file against its weakened twin: `tests/loom_publication.rs`.
+//!
+//! # Example
+//!
+//! Bring-up does this for a kernel; a handover reads it.
+//!
+//! ```
+//! use tdx_abi::{Page, PageRange};
+//! use tdx_host::private_memory::{PrivateMemory, PublishError};
+//!
+//! static RECORD: PrivateMemory = PrivateMemory::new();
+//!
+//! let pamt = PageRange::new(Page::new(0x1000), Page::new(0x2000));
+//! RECORD.publish([pamt].into_iter())?;
+//! // From here on a SEAMCALL may turn lines of it private, and a CPU that panics knows.
+//! assert!(RECORD.may_have_private_memory());
+//! assert_eq!(RECORD.pamt_ranges().collect::<Vec<_>>(), [pamt]);
+//! // While the flag is up nothing is forgotten.
+//! assert_eq!(RECORD.publish([].into_iter()), Err(PublishError::FlagUp));
+//! # Ok::<(), PublishError>(())
+//! ```
 
 use tdx_abi::{Page, PageRange};
 

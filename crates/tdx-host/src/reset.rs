@@ -1,6 +1,40 @@
 //! Turns private lines back into normal ones: MOVDIR64B over ranges, then a fence. Makes no SEAMCALL and cannot.
 //!
 //! [`reset_ranges`] is for one CPU and fences after each range. [`SharedReset`] lets many CPUs share the work, cut by bytes.
+//!
+//! # Example
+//!
+//! What it is for, on the software machine:
+//!
+//! ```
+//! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
+//! use tdx_abi::{KeyId, LineRange};
+//! # use tdx_host::{bringup, layout::{Algorithm, Layout}, platform::{Cpu, detect}, private_memory::PrivateMemory};
+//! use tdx_host::reset::reset_ranges;
+//! use tdx_machine::{CpuId, PartialStore};
+//!
+//! # let hardware = kernel::Hardware::new();
+//! # let platform = detect(&hardware)?;
+//! # let record = <PrivateMemory>::new();
+//! # let mut layout = Box::new(Layout::new());
+//! # let mut kernel = kernel::Kernel::boot(&hardware);
+//! # bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY, Algorithm::Fit)?;
+//! // TDX is up. A store of less than a line to PAMT: nothing happens.
+//! let line = layout.pamt_ranges().next().expect("there is PAMT").lines().start();
+//! hardware.machine().partial_write(CpuId(0), LineRange::single(line), KeyId::HOST, PartialStore::NonTemporal)?;
+//! // But the line is poisoned, and a read would be a machine check.
+//! assert!(hardware.machine().poison(line).is_some());
+//!
+//! // Caches first, then the reset. It clears the poison, too.
+//! for number in 0..4 {
+//!     hardware.cpu(number).write_back_caches();
+//! }
+//! let done = reset_ranges(&kernel.cpu(), layout.pamt_ranges());
+//! assert_eq!(done.lines * 64, layout.pamt_bytes());
+//! assert_eq!(hardware.machine().private_lines(), 0);
+//! assert!(hardware.machine().poison(line).is_none());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use tdx_abi::{PAGE_SIZE, Page, PageRange};
 

@@ -1,4 +1,30 @@
 //! The SEAMCALL trait, the retry rules of the ABI, and errors that keep the raw status.
+//!
+//! # Example
+//!
+//! A leaf that this crate does not wrap. [`call`] passes the gate, tries again where the ABI allows it, and keeps the raw status.
+//!
+//! ```
+//! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
+//! # use tdx_host::{bringup, layout::{Algorithm, Layout}, platform::detect, private_memory::PrivateMemory};
+//! # let hardware = kernel::Hardware::new();
+//! # let platform = detect(&hardware)?;
+//! # let record = <PrivateMemory>::new();
+//! # let mut layout = Box::new(Layout::new());
+//! # let mut kernel = kernel::Kernel::boot(&hardware);
+//! # bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY, Algorithm::Fit)?;
+//! use tdx_abi::{FieldId, Leaf, Registers, StatusCode};
+//! use tdx_host::seamcall::call;
+//!
+//! let cpu = kernel.cpu();
+//! let output = call(&cpu, Registers::call(Leaf::SYS_RD).rdx(FieldId::MAX_TDMRS.0))?;
+//! assert_eq!(output.r8, 64);
+//!
+//! let error = call(&cpu, Registers::call(Leaf::SYS_CONFIG)).expect_err("configured already");
+//! assert_eq!(error.status().code(), StatusCode::SYS_CONFIG_NOT_PENDING);
+//! assert_eq!((error.status().raw(), error.attempts), (0xc000_050c_0000_0000, 1));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use core::fmt;
 use tdx_abi::{Leaf, LeafCall, Registers, Status, StatusCode};
@@ -106,6 +132,10 @@ impl Retry {
 /// # Errors
 /// The last status, with the number of attempts; [`tdx_abi::Status::GATE_CLOSED`] if the gate is closed, and then the
 /// instruction was not executed in the last attempt.
+///
+/// # SEAMCALL
+/// The leaf that `input` names, on this CPU, once the gate has admitted it. The CPU counts as one whose caches may hold private lines from
+/// then on, also if the call fails.
 pub fn call<C: Cpu>(cpu: &C, input: Registers) -> Result<Registers, SeamcallError> {
     let mut retry = Retry::for_leaf(input.leaf_call().leaf());
     let mut attempts = 1;

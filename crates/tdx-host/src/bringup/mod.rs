@@ -9,6 +9,58 @@
 //! Each step takes the state before it and gives the next one, or a [`BringupError`] after everything was undone: caches
 //! written back on all CPUs, every PAMT line reset, the flag lowered, the list withdrawn, the memory freed, in this order.
 //! A state that is dropped half-way keeps its memory and its flag: leaked on purpose, because it may be private.
+//!
+//! # The steps one by one
+//!
+//! [`run`] is all of them. A kernel that wants to log, to use dynamic PAMT, or to look at the layout before it commits takes them one by one:
+//!
+//! ```
+//! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
+//! use tdx_host::bringup::Bringup;
+//! use tdx_host::{layout::{Algorithm, Layout}, platform::detect, private_memory::PrivateMemory};
+//!
+//! # let hardware = kernel::Hardware::with(|config| config.module = Some(tdx_machine::ModuleProfile::DynamicPamt));
+//! # let mut kernel = kernel::Kernel::boot(&hardware);
+//! let platform = detect(&hardware)?;
+//! let record = <PrivateMemory>::new();
+//! let mut layout = Box::new(Layout::new());
+//! let mut known = Bringup::start(&mut kernel, platform, &record, &mut layout)?.sys_init()?.init_cpus()?.read_module_info()?;
+//! assert_eq!(known.module().version.to_string(), "1.5.01");
+//! if let Err(why) = known.use_dynamic_pamt() {
+//!     println!("virt/tdx: {why}");
+//! }
+//! let planned = known.plan(&kernel::MEMORY, Algorithm::Fit)?;
+//! println!("virt/tdx: {} KB allocated for PAMT", planned.layout().pamt_kb());
+//! // Up to here nothing can be private. From here on a panic finds the record.
+//! let ready = planned.configure()?.configure_keys()?.init_tdmrs()?;
+//! assert_eq!(ready.layout.given_up(&kernel::MEMORY, &ready.module.cmrs).count(), 0);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # When it fails
+//!
+//! The error says at which step and why, keeps the raw status, knows what Linux would return, and has been undone:
+//!
+//! ```
+//! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
+//! # use tdx_host::bringup::{self, BringupStep};
+//! # use tdx_host::{layout::{Algorithm, Layout}, platform::detect, private_memory::PrivateMemory};
+//! use tdx_machine::{Fault, When};
+//!
+//! # let hardware = kernel::Hardware::new();
+//! # let mut kernel = kernel::Kernel::boot(&hardware);
+//! # let platform = detect(&hardware)?;
+//! # let record = <PrivateMemory>::new();
+//! # let mut layout = Box::new(Layout::new());
+//! // The module dies in the middle of SYS.TDMR.INIT.
+//! hardware.machine().inject(Fault::Crash, When::CallOf(tdx_abi::Leaf::SYS_TDMR_INIT, 100));
+//! let error = bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY, Algorithm::Fit).unwrap_err();
+//! assert_eq!((error.step, error.errno()), (BringupStep::TdmrInit, -19));
+//! assert!(error.unwound.reset_lines > 0 && error.unwound.freed_bytes > 0);
+//! assert!(!record.may_have_private_memory() && layout.is_empty());
+//! assert_eq!(hardware.machine().private_lines(), 0);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod error;
 mod first_error;
@@ -134,6 +186,9 @@ impl<'k, K: Kernel, const N: usize> Bringup<'k, K, Started, N> {
     ///
     /// # Errors
     /// [`BringupError`].
+    ///
+    /// # SEAMCALL
+    /// SYS.INIT on the current CPU.
     pub fn sys_init(self) -> Result<Bringup<'k, K, GlobalInit, N>, BringupError> {
         match self.kernel.run_here(|cpu| call(cpu, Registers::call(Leaf::SYS_INIT))) {
             Err(error) if error.status().code() != StatusCode::SYS_INIT_NOT_PENDING => {
@@ -149,6 +204,9 @@ impl<'k, K: Kernel, const N: usize> Bringup<'k, K, GlobalInit, N> {
     ///
     /// # Errors
     /// [`BringupError`].
+    ///
+    /// # SEAMCALL
+    /// SYS.LP.INIT on every online CPU, each in VMX operation.
     pub fn init_cpus(self) -> Result<Bringup<'k, K, CpusInit, N>, BringupError> {
         let error = FirstError::default();
         self.kernel.run_on_all(&OneCall {
@@ -168,6 +226,9 @@ impl<'k, K: Kernel, const N: usize> Bringup<'k, K, CpusInit, N> {
     ///
     /// # Errors
     /// [`BringupError`].
+    ///
+    /// # SEAMCALL
+    /// SYS.RD on the current CPU, about ten fields and two for each CMR.
     pub fn read_module_info(self) -> Result<Bringup<'k, K, ModuleKnown, N>, BringupError> {
         match self.kernel.run_here(module_info::read_all) {
             Ok(info) => Ok(self.next(|_| ModuleKnown(info))),
@@ -221,6 +282,9 @@ impl<'k, K: Kernel, const N: usize> Bringup<'k, K, Planned, N> {
     ///
     /// # Errors
     /// [`BringupError`]; PAMTs are given back.
+    ///
+    /// # SEAMCALL
+    /// SYS.CONFIG on the current CPU. The module refuses it unless every CPU of the machine has done SYS.LP.INIT.
     pub fn configure(self) -> Result<Bringup<'k, K, Configured, N>, BringupError> {
         let tdmrs = self.layout.tdmrs();
         let count = tdmrs.len() as u64;
@@ -265,6 +329,9 @@ impl<'k, K: Kernel, const N: usize> Bringup<'k, K, Configured, N> {
     ///
     /// # Errors
     /// [`BringupError`], after the PAMTs were reset and given back.
+    ///
+    /// # SEAMCALL
+    /// WBINVD on every CPU first. SYS.KEY.CONFIG on one CPU of each package, one package after another; every package needs an online CPU.
     pub fn configure_keys(self) -> Result<Bringup<'k, K, KeysConfigured, N>, BringupError> {
         self.kernel.run_on_all(&WriteBack);
         self.layout.set_private(true);
@@ -289,6 +356,10 @@ impl<'k, K: Kernel, const N: usize> Bringup<'k, K, KeysConfigured, N> {
     ///
     /// # Errors
     /// [`BringupError`], after the PAMTs were reset and given back.
+    ///
+    /// # SEAMCALL
+    /// SYS.TDMR.INIT on every CPU, for different TDMRs in parallel: 256 calls for each GiB with module 1.5. It makes PAMT private, line by
+    /// line.
     pub fn init_tdmrs(self) -> Result<Ready<'k>, BringupError> {
         let error = FirstError::default();
         self.kernel.run_on_all(&InitTdmrs { tdmrs: self.layout.tdmrs(), next: AtomicU32::new(0), error: &error });

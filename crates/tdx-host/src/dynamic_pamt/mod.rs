@@ -7,6 +7,42 @@
 //!
 //! Each page of a pair goes through its token and thereby through the ledger, so a handover finds it like any other private
 //! page. A CPU that meets another one in the middle of an ADD or REMOVE of the same 2 MiB gets [`count::CountError::Busy`] and tries again.
+//!
+//! # Example
+//!
+//! ```
+//! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
+//! # use core::sync::atomic::AtomicU32;
+//! # use tdx_host::{bringup::Bringup, ledger::Ledger, layout::{Algorithm, Layout}, platform::detect, private_memory::PrivateMemory};
+//! # let hardware = kernel::Hardware::with(|config| config.module = Some(tdx_machine::ModuleProfile::DynamicPamt));
+//! # let platform = detect(&hardware).unwrap();
+//! # let record = <PrivateMemory>::new();
+//! # let mut layout = Box::new(Layout::new());
+//! # let mut kernel = kernel::Kernel::boot(&hardware);
+//! # let mut known =
+//! #     Bringup::start(&mut kernel, platform, &record, &mut layout).unwrap().sys_init().unwrap().init_cpus().unwrap().read_module_info().unwrap();
+//! # known.use_dynamic_pamt().unwrap();
+//! # known.plan(&kernel::MEMORY, Algorithm::Fit).unwrap().configure().unwrap().configure_keys().unwrap().init_tdmrs().unwrap();
+//! # let words = kernel::words(Ledger::words_needed(kernel::tdmrs(&layout)));
+//! # let ledger = Ledger::new(kernel::tdmrs(&layout), &words).unwrap();
+//! use tdx_host::dynamic_pamt::{DynamicPamt, Pair};
+//!
+//! let words: Vec<AtomicU32> = (0..DynamicPamt::words_needed(&ledger)).map(|_| AtomicU32::new(0)).collect();
+//! let pamt = DynamicPamt::new(&platform, &ledger, &words)?;
+//! let cpu = kernel.cpu();
+//!
+//! // Two spare pages, for the case that this is the first page in its 2 MiB. It is.
+//! let mut spare: Pair<'_> = [kernel.take_page(&ledger), kernel.take_page(&ledger)].into();
+//! let page = kernel.take_page(&ledger);
+//! pamt.get(&cpu, page.page(), &mut spare)?;
+//! assert!(spare.is_empty());
+//! assert_eq!((pamt.counted(page.page()), ledger.marked_pages()), (Some(1), 2));
+//!
+//! // ... the page goes to a TD and comes back; it was the last one there ...
+//! let pair = pamt.put(&cpu, page.page())?;
+//! assert_eq!((pair.pages.len(), ledger.marked_pages()), (2, 0));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod count;
 mod error;

@@ -53,6 +53,9 @@ pub fn stop_this_cpu_at_crash<C: Cpu>(cpu: &C) {
 ///
 /// [`Policy::Module`] and [`Policy::Everything`] reset what [`Policy::Tracked`] resets: a module that was interrupted anywhere is
 /// not to be relied on, and memory is to be dumped. [`Policy::Refuse`] too: its word was for kexec.
+///
+/// # SEAMCALL
+/// SYS.DISABLE on this CPU under [`Policy::ModuleOnly`], and none under any other policy.
 pub fn hand_over_crash<'h, C: Cpu, const N: usize>(
     policy: Policy,
     cpu: &C,

@@ -89,6 +89,10 @@ impl<'k, 'c, P: StopCpus, const N: usize> Kexec<'k, Stopped<'c, P>, N> {
     /// hears the number of calls after each.
     ///
     /// It is asked on a CPU without the erratum too: nothing else lets the next kernel bring TDX up again.
+    ///
+    /// # SEAMCALL
+    /// SYS.DISABLE on this CPU, under [`Policy::Module`] if the module has it and under [`Policy::ModuleOnly`] in any case; never for a kexec
+    /// jump. All other CPUs have stopped. At most [`super::DISABLE_CALLS`] calls. The last SEAMCALL of this kernel.
     pub fn ask_module(self, progress: impl FnMut(u32)) -> Kexec<'k, Asked<'c, P>, N> {
         let has_leaf = self.memory.features.is_some_and(tdx_abi::TdxFeatures0::sys_disable);
         let comes_back = self.kind == KexecKind::Jump;

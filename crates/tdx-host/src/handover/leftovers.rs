@@ -1,31 +1,6 @@
 //! The table of leftovers: what the next kernel must not touch, in memory that the caller reserves for it (for a crash kernel:
 //! its own). Writer and reader of one binary layout. It refuses to fail open: whatever is not a whole and proper list says,
 //! or is to be taken for, "all old memory may be private".
-//!
-//! # Layout, version 1
-//!
-//! Little-endian, at any alignment. 32 bytes of header, then `count` entries of 24 bytes.
-//!
-//! | offset | bytes | header |
-//! | --- | --- | --- |
-//! | 0 | 8 | `TDXLEFT` and a zero byte |
-//! | 8 | 2 | version: 1 |
-//! | 10 | 2 | 1: the list is complete; 2: there is no list, all old memory may be private |
-//! | 12 | 4 | bytes of header and entries |
-//! | 16 | 4 | number of entries; 0 without a list |
-//! | 20 | 4 | CPUs that did not stop |
-//! | 24 | 4 | CPUs whose caches may hold private lines |
-//! | 28 | 4 | CRC-32C (polynomial 0x82F63B78 reflected, start and final XOR all ones) of header and entries, this field 0 |
-//!
-//! | offset | bytes | entry |
-//! | --- | --- | --- |
-//! | 0 | 8 | physical address of the first byte, a multiple of 4096 |
-//! | 8 | 8 | physical address after the last byte, a multiple of 4096, above the first and at most 2^52 |
-//! | 16 | 4 | kind: 1 PAMT, 2 page of a TD |
-//! | 20 | 4 | reason: 1 not reset, 2 a CPU may still write private lines back, 3 in memory that is never touched |
-//!
-//! A kernel writes [`LeftoverTable::all_private`] when it reserves the memory: a handover that does not come to its end then
-//! leaves that word behind. A machine without a table, or with one that does not read, is to be treated alike.
 
 use tdx_abi::{MAX_PHYS_BITS, PageRange, PhysAddr};
 
@@ -50,7 +25,32 @@ pub enum OldMemory<'t> {
     AllPrivate,
 }
 
-/// A table that was read and found whole.
+/// A table that was read and found whole; [`LeftoverTable::write`] makes one.
+///
+/// # Layout, version 1
+///
+/// Little-endian, at any alignment. 32 bytes of header, then `count` entries of 24 bytes.
+///
+/// | offset | bytes | header |
+/// | --- | --- | --- |
+/// | 0 | 8 | `TDXLEFT` and a zero byte |
+/// | 8 | 2 | version: 1 |
+/// | 10 | 2 | 1: the list is complete; 2: there is no list, all old memory may be private |
+/// | 12 | 4 | bytes of header and entries |
+/// | 16 | 4 | number of entries; 0 without a list |
+/// | 20 | 4 | CPUs that did not stop |
+/// | 24 | 4 | CPUs whose caches may hold private lines |
+/// | 28 | 4 | CRC-32C (polynomial 0x82F63B78 reflected, start and final XOR all ones) of header and entries, this field 0 |
+///
+/// | offset | bytes | entry |
+/// | --- | --- | --- |
+/// | 0 | 8 | physical address of the first byte, a multiple of 4096 |
+/// | 8 | 8 | physical address after the last byte, a multiple of 4096, above the first and at most 2^52 |
+/// | 16 | 4 | kind: 1 PAMT, 2 page of a TD |
+/// | 20 | 4 | reason: 1 not reset, 2 a CPU may still write private lines back, 3 in memory that is never touched |
+///
+/// A kernel writes [`LeftoverTable::all_private`] when it reserves the memory: a handover that does not come to its end then
+/// leaves that word behind. A machine without a table, or with one that does not read, is to be treated alike.
 #[derive(Clone, Debug)]
 pub struct LeftoverTable<'t> {
     /// What is left.

@@ -23,6 +23,92 @@
 //! but the kernel's own bounded wait for the NMI.
 //!
 //! A kernel on a machine without TDX calls the same functions with no platform; there is then nothing to do.
+//!
+//! # Which policy
+//!
+//! | policy | resets | for |
+//! | --- | --- | --- |
+//! | [`Policy::Tracked`] | PAMTs and every marked page | everyone: needs no module, works with any |
+//! | [`Policy::Module`] | what the module may not know; without its help as `Tracked` | a next kernel that is to use TDX again |
+//! | [`Policy::Refuse`] | nothing: says no at image load | a host that must not kexec |
+//! | [`Policy::Everything`] | all memory | one who distrusts the records |
+//! | [`Policy::ModuleOnly`], [`Policy::Pamt`], [`Policy::None`] | less than is needed | comparison with Linux 7.2, with the patches of 2023, and with nothing |
+//!
+//! # Example: kexec
+//!
+//! Refusals come early, where a user sees them; after the reset comes the jump and nothing else.
+//!
+//! ```
+//! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
+//! # use tdx_host::{bringup, layout::{Algorithm, Layout}, platform::detect, private_memory::PrivateMemory};
+//! # let hardware = kernel::Hardware::new();
+//! # let platform = detect(&hardware).unwrap();
+//! # let record = <PrivateMemory>::new();
+//! # let mut layout = Box::new(Layout::new());
+//! # let mut kernel = kernel::Kernel::boot(&hardware);
+//! # bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY, Algorithm::Fit).unwrap();
+//! use tdx_host::handover::{CameBack, HostMemory, Kexec, KexecKind, Outcome, Policy, check_image_load};
+//!
+//! let memory = HostMemory {
+//!     platform: Some(&platform),
+//!     features: None,
+//!     record: &record,
+//!     ledger: None, // no TD was ever built
+//!     gate: hardware.gate(),
+//!     untouched: &[],
+//! };
+//! // `kexec -l`
+//! check_image_load(Policy::Tracked, KexecKind::Normal, &memory, &[kernel::IMAGE])?;
+//! assert!(check_image_load(Policy::Refuse, KexecKind::Normal, &memory, &[kernel::IMAGE]).is_err());
+//!
+//! // `kexec -e`. A CPU that does not stop: the host goes on as before, and the kexec can be tried again.
+//! kernel.deaf = Some(3);
+//! let kexec = Kexec::begin(Policy::Tracked, KexecKind::Normal, memory)?;
+//! let again = kexec.stop_other_cpus(&kernel).unwrap_err();
+//! println!("{again}");
+//! kernel.deaf = None;
+//! let stopped = again.kexec.stop_other_cpus(&kernel).unwrap();
+//! let report = stopped.ask_module(|_| ()).write_back_caches().reset([]);
+//! let Outcome::Reset(count) = report.outcome else { panic!("PAMT was private") };
+//! assert_eq!(count.lines * 64, layout.pamt_bytes());
+//! assert!(report.is_clean(&memory) && kernel.next_kernel().is_ok());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Example: a panic
+//!
+//! ```
+//! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
+//! # use tdx_host::{bringup, layout::{Algorithm, Layout}, platform::detect, private_memory::PrivateMemory};
+//! # let hardware = kernel::Hardware::new();
+//! # let platform = detect(&hardware).unwrap();
+//! # let record = <PrivateMemory>::new();
+//! # let mut layout = Box::new(Layout::new());
+//! # let mut kernel = kernel::Kernel::boot(&hardware);
+//! # bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY, Algorithm::Fit).unwrap();
+//! use tdx_host::handover::{HostMemory, LeftoverTable, OldMemory, Policy, explain, hand_over_crash};
+//!
+//! let memory = HostMemory {
+//!     platform: Some(&platform),
+//!     features: None,
+//!     record: &record,
+//!     ledger: None,
+//!     gate: hardware.gate(),
+//!     untouched: &[kernel::CRASH_KERNEL],
+//! };
+//! // The machine-check handler, at any time: is this line TDX's?
+//! let address = layout.tdmrs()[0].pamt(tdx_abi::PageSize::Size2M).base();
+//! assert!(explain(&memory, Some(&layout), address).to_string().ends_with("private: possible kernel bug"));
+//!
+//! let report = hand_over_crash(Policy::Tracked, &kernel.cpu(), hardware.gate(), &kernel, || memory);
+//! let mut table = [0; 4096]; // in the crash kernel's own memory
+//! LeftoverTable::write(&mut table, &report, &memory)?;
+//!
+//! // In the crash kernel:
+//! let OldMemory::Listed(mut left) = LeftoverTable::read(&table)?.old_memory else { panic!("it had room") };
+//! assert!(left.next().is_none());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod crash;
 mod explain;

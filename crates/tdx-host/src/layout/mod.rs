@@ -6,6 +6,33 @@
 //!
 //! Sources: Linux `arch/x86/virt/vmx/tdx/tdx.c` (`shared/reference/linux.md` 1.3); the checks of TDH.SYS.CONFIG
 //! (`shared/reference/tdx_abi.md` section 6).
+//!
+//! # Concepts
+//!
+//! * A *TDMR* is a range of memory, in whole GiB, that TDs can have pages of. The module allows 64.
+//! * Each TDMR has a *PAMT*, 1/256 of its size: three tables with an entry for each page of 4 KiB, 2 MiB and 1 GiB. The host finds the memory
+//!   for it, and it turns private at bring-up.
+//! * A TDMR may have 16 *reserved areas*: holes that the module must not touch. What lies in no CMR (what the firmware did not verify) must
+//!   be in one, and so must PAMTs.
+//! * What cannot be had within these limits is *given up*: TDs must not have it, and [`Layout::given_up`] names it with the reason.
+//!
+//! ```
+//! use tdx_abi::{Page, PageRange};
+//! use tdx_host::layout::{self, Algorithm, Layout, Limits, MapFrames};
+//! use tdx_host::platform::{NodeId, NodeRange};
+//!
+//! // 1 MiB to 4 GiB of memory, all convertible.
+//! let memory = [NodeRange { range: PageRange::new(Page::new(256), Page::new(1 << 20)), node: NodeId(0) }];
+//! let cmrs = [memory[0].range];
+//! let mut frames = MapFrames::new(&memory);
+//! let mut layout = Box::new(Layout::new());
+//! layout::build(Algorithm::Fit, &memory, &cmrs, &Limits::MODULE_1_5, &mut frames, &mut layout)?;
+//!
+//! assert_eq!((layout.tdmr_count(), layout.pamt_kb()), (1, 16420));
+//! assert_eq!(layout.given_up(&memory, &cmrs).count(), 0);
+//! layout.release(&mut frames)?;
+//! # Ok::<(), tdx_host::layout::LayoutError>(())
+//! ```
 
 mod error;
 mod explain;

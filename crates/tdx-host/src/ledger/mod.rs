@@ -14,6 +14,41 @@
 //!
 //! A CPU frozen between any two stores leaves pages that are marked and not private (an extra reset of a page that nobody
 //! uses yet) or marked and private. Never private and unmarked.
+//!
+//! # The bits
+//!
+//! Two bits for each page are its [`PageState`]; the high one says that the module may not know of it, which is what TDH.SYS.DISABLE leaves
+//! behind. Above them one bit for each 2 MiB and one for each 128 MiB say "something may be marked below": a walk over 8 TiB with a few
+//! marked pages reads a few words.
+//!
+//! Kernels rarely call the transitions here: the tokens of [`crate::page`] do, in the right order. What they do use is the rest:
+//!
+//! ```
+//! use core::sync::atomic::AtomicU64;
+//! use tdx_abi::{Page, PageRange};
+//! use tdx_host::ledger::{Ledger, MarkError, PageState};
+//!
+//! let tdmr = PageRange::new(Page::new(0), Page::new(512 * 512)); // 1 GiB
+//! let crash_kernel = PageRange::new(Page::new(1024), Page::new(2048));
+//! let words: Vec<AtomicU64> = (0..Ledger::words_needed([tdmr])).map(|_| AtomicU64::new(0)).collect();
+//! let ledger = Ledger::new([tdmr], &words)?.leaving_alone(crash_kernel)?;
+//!
+//! // A page on its way to the module and back, as a token does it.
+//! let pages = PageRange::new(Page::new(600), Page::new(602));
+//! ledger.give(pages)?;
+//! assert_eq!(ledger.state(Page::new(600)), Some(PageState::Giving));
+//! ledger.given(pages)?;
+//! assert_eq!(ledger.marked().collect::<Vec<_>>(), [pages]);
+//!
+//! // A mark is never lost by mistake: what is not in the state that an operation starts from is refused, and nothing has changed.
+//! assert!(matches!(ledger.give(pages), Err(MarkError::WrongState { state: PageState::Given, .. })));
+//! assert!(matches!(ledger.give(crash_kernel), Err(MarkError::Untouched { .. })));
+//!
+//! // Returned is still marked: only a reset makes it shared.
+//! ledger.take_back(pages)?;
+//! assert_eq!(ledger.unknown_to_module().collect::<Vec<_>>(), [pages]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod returning;
 mod segment;

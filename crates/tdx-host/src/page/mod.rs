@@ -14,6 +14,64 @@
 //!
 //! A token is proof of custody, not of uniqueness: two tokens can be made for one page, but of two that are used the ledger
 //! refuses the second.
+//!
+//! # Example
+//!
+//! ```
+//! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
+//! # use tdx_host::{bringup, layout::{Algorithm, Layout}, platform::detect, private_memory::PrivateMemory};
+//! # let hardware = kernel::Hardware::new();
+//! # let platform = detect(&hardware)?;
+//! # let record = <PrivateMemory>::new();
+//! # let mut layout = Box::new(Layout::new());
+//! # let mut kernel = kernel::Kernel::boot(&hardware);
+//! # bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY, Algorithm::Fit)?;
+//! # use tdx_host::ledger::{Ledger, PageState};
+//! # let words = kernel::words(Ledger::words_needed(kernel::tdmrs(&layout)));
+//! # let ledger = Ledger::new(kernel::tdmrs(&layout), &words)?;
+//! use tdx_abi::PageSize;
+//! use tdx_host::layout::FrameSource;
+//! use tdx_host::page::{PrivatePage, SharedPage};
+//!
+//! let free = kernel.allocate_any(1).expect("memory is free");
+//! let page = SharedPage::take(&ledger, free.start(), PageSize::Size4K)?;
+//! let giving = page.give(&kernel.cpu()).unwrap(); // `page` is gone: it cannot be used any more
+//! // ... here comes the SEAMCALL, and it succeeds ...
+//! let private = giving.taken()?;
+//! assert_eq!(ledger.state(free.start()), Some(PageState::Given));
+//!
+//! // A page of a TD is found again by the name that the module gives it, so nobody needs to keep its token.
+//! private.entrust();
+//! let again = PrivatePage::find(&ledger, free.start(), PageSize::Size4K)?;
+//!
+//! // Dropping a private page is a leak: counted, and the page stays marked for the handover.
+//! drop(again);
+//! assert_eq!((ledger.leaked_pages(), ledger.marked_pages()), (1, 1));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Out of order it does not compile:
+//!
+//! ```compile_fail,E0382
+//! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
+//! # use tdx_host::{bringup, layout::{Algorithm, Layout}, platform::detect, private_memory::PrivateMemory};
+//! # let hardware = kernel::Hardware::new();
+//! # let platform = detect(&hardware)?;
+//! # let record = <PrivateMemory>::new();
+//! # let mut layout = Box::new(Layout::new());
+//! # let mut kernel = kernel::Kernel::boot(&hardware);
+//! # bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY, Algorithm::Fit)?;
+//! # use tdx_host::ledger::{Ledger, PageState};
+//! # let words = kernel::words(Ledger::words_needed(kernel::tdmrs(&layout)));
+//! # let ledger = Ledger::new(kernel::tdmrs(&layout), &words)?;
+//! # use tdx_abi::PageSize;
+//! # use tdx_host::{layout::FrameSource, page::SharedPage};
+//! # let free = kernel.allocate_any(1).expect("memory is free");
+//! let page = SharedPage::take(&ledger, free.start(), PageSize::Size4K)?;
+//! let giving = page.give(&kernel.cpu()).unwrap();
+//! kernel.free(page.release()); // the module may have it
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod reset_pass;
 

@@ -1,5 +1,76 @@
 //! What a kernel gives to this crate: CPUs, the few instructions, shared memory. Small traits, defined by how they are
 //! used; no method of them is called with a lock of this crate held, because there is none.
+//!
+//! # What an implementer answers for
+//!
+//! The compiler cannot check these; everything above rests on them.
+//!
+//! * A [`Cpu`] handle acts on the CPU that runs the code. Whoever holds one is not moved: preemption off, or a pinned thread.
+//! * [`LineReset::reset_lines`] is MOVDIR64B of 64 bytes with KeyID 0, and nothing else: not a cached store, not MOVNTI, not REP STOS.
+//! * [`Cpu::admission`] is that of the kernel's one gate, and of this CPU.
+//! * [`Cpus::run_on_all`] reaches every CPU that can make SEAMCALLs or hold private lines, and returns after all are done.
+//! * [`crate::layout::FrameSource`] hands out pages that nobody else uses, and none that firmware or the crash kernel owns.
+//!
+//! On hardware all instructions come from [`crate::arch`]; this compiles, and `bare/firstkernel` of the repository runs it:
+//!
+//! ```no_run
+//! use core::ptr::with_exposed_provenance_mut as at;
+//! use tdx_abi::{LineRange, Registers};
+//! use tdx_host::arch;
+//! use tdx_host::gate::{Admission, CpuSlot, Gate};
+//! use tdx_host::platform::{Cpu, CpuId, LineReset, PackageId};
+//! use tdx_host::seamcall::Seamcall;
+//!
+//! static GATE: Gate<[CpuSlot; 64]> = Gate::new([const { CpuSlot::new() }; 64]);
+//! const DIRECT_MAP: usize = 0xffff_8880_0000_0000;
+//!
+//! struct ThisCpu(CpuId, PackageId);
+//!
+//! impl Seamcall for ThisCpu {
+//!     fn seamcall(&self, mut registers: Registers) -> Registers {
+//!         // SAFETY: ring 0; the #UD and #GP handlers apply `arch::fault_fixups`; pages come from the ledger alone.
+//!         unsafe { arch::seamcall(&mut registers) };
+//!         registers
+//!     }
+//! }
+//!
+//! impl LineReset for ThisCpu {
+//!     fn reset_lines(&self, lines: LineRange) {
+//!         let first = DIRECT_MAP + lines.start().start().get() as usize;
+//!         // SAFETY: `detect` has found MOVDIR64B; the lines are mapped there, and hold nothing in use.
+//!         unsafe { arch::movdir64b_zero(at(first), lines.len()) };
+//!     }
+//!
+//!     fn fence(&self) {
+//!         arch::mfence();
+//!     }
+//! }
+//!
+//! impl Cpu for ThisCpu {
+//!     fn id(&self) -> CpuId {
+//!         self.0
+//!     }
+//!
+//!     fn package(&self) -> PackageId {
+//!         self.1
+//!     }
+//!
+//!     fn write_back_caches(&self) {
+//!         // SAFETY: ring 0.
+//!         unsafe { arch::wbinvd() };
+//!     }
+//!
+//!     fn flush_lines(&self, lines: LineRange) {
+//!         let first = DIRECT_MAP + lines.start().start().get() as usize;
+//!         // SAFETY: every CPU with TDX has CLFLUSHOPT; the lines are mapped there.
+//!         unsafe { arch::clflushopt(at(first), lines.len()) };
+//!     }
+//!
+//!     fn admission(&self) -> Admission<'_> {
+//!         GATE.admission(self.0)
+//!     }
+//! }
+//! ```
 
 mod detect;
 

@@ -33,6 +33,9 @@ impl<'h> TdHost<'h> {
     ///
     /// # Errors
     /// [`PageError`] with the page. After HKID_NOT_FREE the KeyID is counted as lost, and the next call takes another.
+    ///
+    /// # SEAMCALL
+    /// MNG.CREATE on this CPU. Takes a page, under the global KeyID.
     pub fn create<C: Cpu>(self, cpu: &C, page: SharedPage<'h>) -> Result<Td<'h, Created>, PageError<'h>> {
         let page = check_size(page, PageSize::Size4K)?;
         let key = match self.key_ids.lease() {
@@ -63,6 +66,9 @@ impl<'h> Td<'h, Created> {
     ///
     /// # Errors
     /// [`Failed`] with the TD.
+    ///
+    /// # SEAMCALL
+    /// MNG.KEY.CONFIG on one CPU of each package, one package after another.
     pub fn configure_keys<K: Cpus>(self, cpus: &K) -> Result<Td<'h, Keyed>, Failed<Self>> {
         let error = crate::bringup::FirstError::default();
         // A package that has its key says so; a TD whose first attempt failed half-way goes on.
@@ -81,6 +87,9 @@ impl<'h> Td<'h, Keyed> {
     ///
     /// # Errors
     /// [`PageError`] with the page.
+    ///
+    /// # SEAMCALL
+    /// MNG.ADDCX on this CPU. Takes a page.
     pub fn add_control_page<C: Cpu>(&mut self, cpu: &C, page: SharedPage<'h>) -> Result<(), PageError<'h>> {
         let page = check_size(page, PageSize::Size4K)?;
         let input =
@@ -94,6 +103,9 @@ impl<'h> Td<'h, Keyed> {
     ///
     /// # Errors
     /// [`Failed`] with the TD.
+    ///
+    /// # SEAMCALL
+    /// MNG.INIT on this CPU. The module reads 1 KiB at `params` as shared memory.
     pub fn init<C: Cpu>(self, cpu: &C, params: PhysAddr) -> Result<Td<'h, Building>, Failed<Self>> {
         match call(cpu, self.call(Leaf::MNG_INIT).rdx(params.get())) {
             Ok(_) => Ok(self.into_state()),
@@ -107,6 +119,9 @@ impl<'h> Td<'h, Building> {
     ///
     /// # Errors
     /// [`PageError`] with the page.
+    ///
+    /// # SEAMCALL
+    /// MEM.PAGE.ADD on this CPU. Takes a page; the module reads 4 KiB at `source` as shared memory.
     pub fn add_page<C: Cpu>(
         &self,
         cpu: &C,
@@ -129,6 +144,9 @@ impl<'h> Td<'h, Building> {
     ///
     /// # Errors
     /// [`TdCause`].
+    ///
+    /// # SEAMCALL
+    /// MR.EXTEND on this CPU, 16 times.
     pub fn measure_page<C: Cpu>(&self, cpu: &C, gpa: GuestPage) -> Result<(), TdCause> {
         const PIECE: u64 = 256;
         for piece in 0..tdx_abi::PAGE_SIZE / PIECE {
@@ -142,6 +160,9 @@ impl<'h> Td<'h, Building> {
     ///
     /// # Errors
     /// [`Failed`] with the TD.
+    ///
+    /// # SEAMCALL
+    /// MR.FINALIZE on this CPU.
     pub fn finalize<C: Cpu>(self, cpu: &C) -> Result<Td<'h, Runnable>, Failed<Self>> {
         match call(cpu, self.call(Leaf::MR_FINALIZE)) {
             Ok(_) => Ok(self.into_state()),

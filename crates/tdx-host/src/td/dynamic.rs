@@ -27,6 +27,9 @@ impl<'h, S: Built> Td<'h, S> {
     ///
     /// # Errors
     /// [`PageError`] with the page; the pair is in `spare` again, clean, but for what had to be leaked.
+    ///
+    /// # SEAMCALL
+    /// MEM.PAGE.DEMOTE on this CPU, as [`Td::demote`]. Takes the Secure-EPT page, and the pair under the global KeyID.
     pub fn demote_with_pair<C: Cpu>(
         &self,
         cpu: &C,
@@ -64,6 +67,9 @@ impl<'h, S: Built> Td<'h, S> {
     ///
     /// # Errors
     /// [`TdCause`]; nothing has changed.
+    ///
+    /// # SEAMCALL
+    /// MEM.PAGE.PROMOTE on this CPU, as [`Td::promote`]. Returns the Secure-EPT page, and the pair under the global KeyID.
     pub fn promote_with_pair<C: Cpu>(
         &self,
         cpu: &C,

@@ -54,6 +54,9 @@ impl<'h, S: Built> Td<'h, S> {
     ///
     /// # Errors
     /// [`PageError`] with the page.
+    ///
+    /// # SEAMCALL
+    /// MEM.SEPT.ADD on this CPU. Takes a page.
     pub fn add_sept_page<C: Cpu>(
         &self,
         cpu: &C,
@@ -72,6 +75,9 @@ impl<'h, S: Built> Td<'h, S> {
     ///
     /// # Errors
     /// [`PageError`].
+    ///
+    /// # SEAMCALL
+    /// MEM.SEPT.REMOVE on this CPU. Returns a page.
     pub fn remove_sept_page<C: Cpu>(
         &self,
         cpu: &C,
@@ -87,6 +93,9 @@ impl<'h, S: Built> Td<'h, S> {
     ///
     /// # Errors
     /// [`PageError`] with the page.
+    ///
+    /// # SEAMCALL
+    /// MEM.PAGE.AUG on this CPU. Takes a page.
     pub fn augment<C: Cpu>(&self, cpu: &C, gpa: GuestPage, page: SharedPage<'h>) -> Result<(), PageError<'h>> {
         let size = page.size();
         let input = self.on_guest(Leaf::MEM_PAGE_AUG, gpa.operand(size)).r8(page.page().start().get());
@@ -99,6 +108,9 @@ impl<'h, S: Built> Td<'h, S> {
     ///
     /// # Errors
     /// [`TdCause`].
+    ///
+    /// # SEAMCALL
+    /// MEM.RANGE.BLOCK on this CPU.
     pub fn block<C: Cpu>(&self, cpu: &C, gpa: GuestPage, size: PageSize) -> Result<(), TdCause> {
         call(cpu, self.on_guest(Leaf::MEM_RANGE_BLOCK, gpa.operand(size)))?;
         Ok(())
@@ -108,6 +120,9 @@ impl<'h, S: Built> Td<'h, S> {
     ///
     /// # Errors
     /// [`TdCause`].
+    ///
+    /// # SEAMCALL
+    /// MEM.RANGE.UNBLOCK on this CPU.
     pub fn unblock<C: Cpu>(&self, cpu: &C, gpa: GuestPage, size: PageSize) -> Result<(), TdCause> {
         call(cpu, self.on_guest(Leaf::MEM_RANGE_UNBLOCK, gpa.operand(size)))?;
         Ok(())
@@ -118,6 +133,9 @@ impl<'h, S: Built> Td<'h, S> {
     ///
     /// # Errors
     /// [`TdCause::is_busy`]: a VCPU of the epoch before is still inside. Kick, and try again.
+    ///
+    /// # SEAMCALL
+    /// MEM.TRACK on this CPU.
     pub fn track<C: Cpu>(&self, cpu: &C) -> Result<(), TdCause> {
         call(cpu, self.call(Leaf::MEM_TRACK))?;
         Ok(())
@@ -128,6 +146,9 @@ impl<'h, S: Built> Td<'h, S> {
     ///
     /// # Errors
     /// [`PageError`].
+    ///
+    /// # SEAMCALL
+    /// MEM.PAGE.REMOVE on this CPU. Returns a page.
     pub fn remove_page<C: Cpu>(
         &self,
         cpu: &C,
@@ -141,6 +162,9 @@ impl<'h, S: Built> Td<'h, S> {
     ///
     /// # Errors
     /// [`PageError`] with the new page if the module did not take it, without one if only the old page is in trouble.
+    ///
+    /// # SEAMCALL
+    /// MEM.PAGE.RELOCATE on this CPU. Takes a page and returns another.
     pub fn relocate_page<C: Cpu>(
         &self,
         cpu: &C,
@@ -169,6 +193,10 @@ impl<'h, S: Built> Td<'h, S> {
     ///
     /// # Errors
     /// [`PageError`].
+    ///
+    /// # SEAMCALL
+    /// MEM.PAGE.PROMOTE on this CPU, again as often as [`crate::seamcall::RESTARTS`] says if an interrupt comes. Returns the
+    /// Secure-EPT page.
     pub fn promote<C: Cpu>(&self, cpu: &C, gpa: GuestPage, size: PageSize) -> Result<SharedPage<'h>, PageError<'h>> {
         self.back(cpu, self.on_guest(Leaf::MEM_PAGE_PROMOTE, gpa.operand(size)), PageSize::Size4K)
     }
@@ -178,6 +206,10 @@ impl<'h, S: Built> Td<'h, S> {
     ///
     /// # Errors
     /// [`PageError`] with the page: an interrupted DEMOTE has filled it already.
+    ///
+    /// # SEAMCALL
+    /// MEM.PAGE.DEMOTE on this CPU, again as often as [`crate::seamcall::RESTARTS`] says if an interrupt comes. Takes the
+    /// Secure-EPT page.
     pub fn demote<C: Cpu>(
         &self,
         cpu: &C,

@@ -11,6 +11,57 @@
 //!
 //! A TD can be torn down from every step, also when the module calls it fatal. Dropping one leaks its KeyID and its pages on
 //! purpose: they stay marked, and the next handover resets them.
+//!
+//! # What every SEAMCALL here does with caches
+//!
+//! * **Takes a page**: the host's own lines of it are flushed (CLFLUSHOPT, MFENCE) and the page is marked before the call. If the call fails,
+//!   PHYMEM.PAGE.WBINVD of each 4 KiB under the TD's KeyID, MOVDIR64B, fence, and the page is in the error, shared. If that fails too, or the
+//!   module is dead, the page is leaked: it stays marked.
+//! * **Returns a page**: the ledger says so before anything else happens to the page; then PHYMEM.PAGE.WBINVD of each 4 KiB under the TD's
+//!   KeyID, MOVDIR64B, fence, unmark.
+//!
+//! What "the TD's KeyID" is at a TDR and at a pair of dynamic PAMT is the global KeyID; the functions say so.
+//!
+//! # What the caller does
+//!
+//! It builds TD_PARAMS, enters VCPUs (VP.ENTER, in its own code, through [`crate::gate`]), kicks them out when [`TdCause::is_busy`] says that
+//! one was in the way, and holds its own locks: two calls about one TD at the same time are safe and may find each other busy.
+//!
+//! # Example
+//!
+//! `examples/hypervisor.rs` has a whole life. The beginning, and the end of a TD that was never finished:
+//!
+//! ```
+//! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
+//! # use tdx_host::{bringup, layout::{Algorithm, Layout}, platform::detect, private_memory::PrivateMemory};
+//! # use tdx_host::{key_ids::KeyIds, ledger::Ledger};
+//! # let hardware = kernel::Hardware::new();
+//! # let platform = detect(&hardware).unwrap();
+//! # let record = <PrivateMemory>::new();
+//! # let mut layout = Box::new(Layout::new());
+//! # let mut kernel = kernel::Kernel::boot(&hardware);
+//! # bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY, Algorithm::Fit).unwrap();
+//! # let words = kernel::words(Ledger::words_needed(kernel::tdmrs(&layout)));
+//! # let ledger = Ledger::new(kernel::tdmrs(&layout), &words).unwrap();
+//! # let words = kernel::words(KeyIds::words_needed(platform.key_ids()) as u64);
+//! # let key_ids = KeyIds::new(platform.key_ids(), &words).unwrap();
+//! use tdx_host::td::TdHost;
+//!
+//! let cpu = kernel.cpu();
+//! let host = TdHost::new(&platform, &ledger, &key_ids);
+//! let td = host.create(&cpu, kernel.take_page(&ledger)).unwrap();
+//! let mut td = td.configure_keys(&kernel).unwrap();
+//! td.add_control_page(&cpu, kernel.take_page(&ledger)).unwrap();
+//! assert_eq!((td.pages(), ledger.marked_pages()), (1, 2));
+//!
+//! // From any step: flush, free the KeyID, take every page back.
+//! let dying = td.tear_down();
+//! dying.flush_vcpus(&kernel, &[]).unwrap();
+//! let dead = dying.free_key(&kernel).unwrap();
+//! dead.reclaim_all(&cpu, |page| kernel.put_page(page.unwrap()));
+//! kernel.put_page(dead.finish(&cpu).unwrap());
+//! assert_eq!((ledger.marked_pages(), ledger.leaked_pages(), key_ids.lost()), (0, 0, 0));
+//! ```
 
 mod build;
 mod dynamic;

@@ -116,6 +116,9 @@ impl<'h> Td<'h, Dying> {
     ///
     /// # Errors
     /// [`TdCause`].
+    ///
+    /// # SEAMCALL
+    /// VP.FLUSH of each VCPU on every CPU; the module says which CPU it belongs to.
     pub fn flush_vcpus<K: Cpus>(&self, cpus: &K, vcpus: &[Page]) -> Result<(), TdCause> {
         let error = FirstError::default();
         cpus.run_on_all(&FlushVcpus { vcpus, error: &error });
@@ -126,6 +129,10 @@ impl<'h> Td<'h, Dying> {
     ///
     /// # Errors
     /// [`Failed`] with the TD.
+    ///
+    /// # SEAMCALL
+    /// MNG.VPFLUSHDONE on this CPU, PHYMEM.CACHE.WB on one CPU of each package (resumed up to [`CACHE_WB_RESUMES`] times), MNG.KEY.FREEID on
+    /// this CPU. After it no cache holds a line of the TD, its TDR apart.
     pub fn free_key<K: Cpus>(self, cpus: &K) -> Result<Dead<'h>, Failed<Self>> {
         let done = cpus.run_here(|cpu| call(cpu, self.call(Leaf::MNG_VPFLUSHDONE)));
         if let Err(error) = done
@@ -156,6 +163,9 @@ impl<'h> Dead<'h> {
     ///
     /// # Errors
     /// [`PageError`].
+    ///
+    /// # SEAMCALL
+    /// PHYMEM.PAGE.RECLAIM on this CPU. Returns a page; none but a TDR needs PHYMEM.PAGE.WBINVD.
     pub fn reclaim<C: Cpu>(&self, cpu: &C, page: Page) -> Result<SharedPage<'h>, PageError<'h>> {
         let (page, kind) = reclaim(self.host, cpu, page)?;
         // PHYMEM.CACHE.WB of this TD's KeyID did not cover a TDR: its lines are dirty under the global one.
@@ -200,6 +210,9 @@ impl<'h> Dead<'h> {
     ///
     /// # Errors
     /// [`NotFinished`].
+    ///
+    /// # SEAMCALL
+    /// PHYMEM.PAGE.RECLAIM on this CPU. Returns a page, under the global KeyID.
     pub fn finish<C: Cpu>(self, cpu: &C) -> Result<SharedPage<'h>, NotFinished<'h>> {
         match reclaim(self.host, cpu, self.tdr) {
             Ok((page, _)) => clean(self.host, cpu, page, self.host.platform.global_key_id()).map_err(NotFinished::Lost),

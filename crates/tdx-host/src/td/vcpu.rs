@@ -26,6 +26,9 @@ impl<'h> Td<'h, Building> {
     ///
     /// # Errors
     /// [`PageError`] with the page.
+    ///
+    /// # SEAMCALL
+    /// VP.CREATE on this CPU. Takes a page.
     pub fn create_vcpu<C: Cpu>(&self, cpu: &C, page: SharedPage<'h>) -> Result<Vcpu, PageError<'h>> {
         let page = check_size(page, PageSize::Size4K)?;
         let tdvpr = page.page();
@@ -39,6 +42,9 @@ impl<'h> Td<'h, Building> {
     ///
     /// # Errors
     /// [`PageError`] with the page.
+    ///
+    /// # SEAMCALL
+    /// VP.ADDCX on this CPU. Takes a page.
     pub fn add_vcpu_page<C: Cpu>(&self, cpu: &C, vcpu: &Vcpu, page: SharedPage<'h>) -> Result<(), PageError<'h>> {
         let page = check_size(page, PageSize::Size4K)?;
         let input = Registers::call(Leaf::VP_ADDCX).rcx_address(page.page().start()).rdx(vcpu.tdvpr.start().get());
@@ -51,6 +57,9 @@ impl<'h> Td<'h, Building> {
     ///
     /// # Errors
     /// [`Failed`] with the VCPU.
+    ///
+    /// # SEAMCALL
+    /// VP.INIT on this CPU, to which the VCPU then belongs until VP.FLUSH there.
     pub fn init_vcpu<C: Cpu>(&self, cpu: &C, vcpu: Vcpu, first_rcx: u64) -> Result<Vcpu, Failed<Vcpu>> {
         let input = Registers::call(Leaf::VP_INIT).rcx_address(vcpu.tdvpr.start()).rdx(first_rcx);
         match call(cpu, input) {

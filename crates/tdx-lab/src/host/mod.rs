@@ -24,8 +24,7 @@ use crate::{
 pub use assumption::Assumption;
 
 /// The host that is used when none is named: a real one with 2 TiB, fixture 01.
-const BUNDLED: (&str, &str) =
-    ("01-canonical-385-2tib.log", include_str!("../../../../fixtures/hosts/01-canonical-385-2tib.log"));
+const BUNDLED: (&str, &str) = ("01-canonical-385-2tib.log", include_str!("01-canonical-385-2tib.log"));
 
 /// What the user says on top of the file.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
