@@ -2,6 +2,7 @@
 //! counted as skipped.
 
 mod boot;
+mod crates;
 mod step;
 mod tests;
 mod vectors;
@@ -39,6 +40,8 @@ enum Task {
     Linux(boot::LinuxArgs),
     /// Builds the Linux module for the Linux of `linux tdx`, and checks its Rust object.
     LinuxModule,
+    /// The crates as others get them: without std, with the oldest dependencies, from their packages. Part of `test`.
+    Crates,
     /// Benchmarks; figures as JSON under `target/bench/`.
     Bench,
 }
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Task::Boots => boot::run_all().map(|counts| counts.failed == 0),
         Task::Linux(args) => boot::provide(&args),
         Task::LinuxModule => boot::build_module(),
+        Task::Crates => crates::check().map(|counts| counts.failed == 0),
         Task::Bench => tests::bench(),
     };
     match result {

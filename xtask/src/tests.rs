@@ -1,12 +1,12 @@
 //! The tasks `test`, `lint` and `bench`.
 
-use crate::boot;
 use crate::step::{Counts, run, run_tests};
 use crate::vectors;
+use crate::{boot, crates};
 use anyhow::Result;
 use std::process::Command;
 
-fn cargo(args: &[&str]) -> Command {
+pub(crate) fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(args);
     command
@@ -19,6 +19,7 @@ pub(crate) fn test() -> Result<bool> {
     counts.add(loom()?);
     counts.add(no_panic()?);
     counts.add(independent_judge()?);
+    counts.add(crates::check()?);
     counts.add(miri()?);
     counts.add(vectors::all()?);
     counts.add(boot::run_all()?);
@@ -62,7 +63,7 @@ fn independent_judge() -> Result<Counts> {
     Ok(verdict("tdx-machine does not depend on tdx-host", ok))
 }
 
-fn verdict(name: &str, ok: bool) -> Counts {
+pub(crate) fn verdict(name: &str, ok: bool) -> Counts {
     println!("{name}: {}", word(ok));
     Counts { passed: ok.into(), failed: (!ok).into(), skipped: 0 }
 }

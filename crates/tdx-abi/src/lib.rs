@@ -8,6 +8,68 @@
 //! bits, never an error and never undefined behaviour.
 //!
 //! Sources: Intel TDX module 1.5.01 as observed (`shared/reference/tdx_abi.md`), Linux `arch/x86/virt/vmx/tdx`.
+//!
+//! # What is what
+//!
+//! | thing | here | in words |
+//! | --- | --- | --- |
+//! | physical address | [`PhysAddr`] | a byte; may carry a KeyID in its upper bits |
+//! | page, line | [`Page`], [`Line`] | numbers of 4 KiB pages and of 64-byte lines: what is owned, and what is private |
+//! | ranges of them | [`PageRange`], [`LineRange`] | half-open `[a, b)`; [`union`], [`intersect`], [`subtract`] and [`walk`] over ascending lists |
+//! | KeyID | [`KeyId`], [`KeyIdField`], [`KeyIdPartition`] | which key memory is encrypted with: 0 the host's, then shared ones, then private ones |
+//! | a SEAMCALL | [`Leaf`], [`LeafCall`], [`Registers`] | what is called, with what |
+//! | its answer | [`Status`], [`StatusCode`], [`Operand`] | 64 bits: error, recoverable, class, code, and what it is about |
+//! | metadata | [`FieldId`], [`TdxFeatures0`] | what SYS.RD is asked for |
+//! | structures in memory | [`TdmrInfo`], [`CmrInfo`], [`TdSysInfo`], [`PamtEntry`] | as the module reads and writes them |
+//!
+//! # Examples
+//!
+//! An address under a KeyID, as PHYMEM.PAGE.WBINVD wants it:
+//!
+//! ```
+//! use tdx_abi::{KeyId, KeyIdField, KeyIdPartition, PhysAddr};
+//!
+//! // MSR 0x87: 31 shared KeyIDs, 32 private ones. MSR 0x982: 6 bits of an address are KeyID.
+//! let partition = KeyIdPartition::from_msr(0x20_0000_001f);
+//! let field = KeyIdField::from_tme_activate(6 << 32);
+//! let global = partition.first_private().expect("TDX is on");
+//! assert_eq!((global, field.shift()), (KeyId::new(32), 46));
+//!
+//! let tagged = field.tag(PhysAddr::new(0x1234_5000), global);
+//! assert_eq!(tagged.get(), 32 << 46 | 0x1234_5000);
+//! assert_eq!((field.strip(tagged), field.key_of(tagged)), (PhysAddr::new(0x1234_5000), global));
+//! ```
+//!
+//! A call and its answer. An unknown code is a value like any other:
+//!
+//! ```
+//! use tdx_abi::{Leaf, Operand, PhysAddr, Registers, Status, StatusCode};
+//!
+//! let input = Registers::call(Leaf::PHYMEM_PAGE_RECLAIM).rcx_address(PhysAddr::new(0x1234_5000));
+//! assert_eq!(input.leaf_call().leaf().to_string(), "TDH.PHYMEM.PAGE.RECLAIM");
+//!
+//! let status = Status::new(0x8000_0200_0000_0001);
+//! assert!(status.is_error() && !status.is_non_recoverable());
+//! assert_eq!((status.code(), status.operand()), (StatusCode::OPERAND_BUSY, Operand::RCX));
+//! assert_eq!(status.to_string(), "TDX_OPERAND_BUSY (RCX)");
+//! assert_eq!(Status::new(0xc000_7777_0000_0000).raw(), 0xc000_7777_0000_0000);
+//! ```
+//!
+//! Ranges without allocation, and the price of a TDMR:
+//!
+//! ```
+//! use tdx_abi::{Page, PageRange, PageSize, pamt_bytes, subtract};
+//!
+//! let range = |start, end| PageRange::new(Page::new(start), Page::new(end));
+//! let rest: Vec<_> = subtract([range(0, 10), range(20, 30)], [range(5, 22)]).collect();
+//! assert_eq!(rest, [range(0, 5), range(22, 30)]);
+//! assert_eq!(range(0, 1).lines().len(), 64);
+//!
+//! let pamt: Option<u64> = PageSize::ALL.into_iter().map(|level| pamt_bytes(1 << 30, level, 16)).sum();
+//! assert_eq!(pamt, Some((4 << 20) + (8 << 10) + 4096), "of one GiB: 4 KiB, 2 MiB and 1 GiB pages");
+//! ```
+//!
+//! There are no cargo features.
 
 #![no_std]
 #![forbid(unsafe_code)]

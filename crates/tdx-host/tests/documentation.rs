@@ -1,5 +1,5 @@
-//! Every public function that makes a SEAMCALL says so under `# SEAMCALL`, and none does that makes none. Reads the sources as text:
-//! clippy sees to `# Errors` and `# Safety`, nobody to this.
+//! Every public function that makes a SEAMCALL says so under `# SEAMCALL`, and none does that makes none; the table of names in
+//! `docs/NAMES.md` names what exists, and every leaf. Reads the sources as text: clippy sees to `# Errors` and `# Safety`, nobody to this.
 #![cfg(not(loom))]
 
 use std::fs;
@@ -64,11 +64,17 @@ fn public_functions(source: &str) -> Vec<Function> {
     functions
 }
 
+/// The sources of a crate beside this one, or of this one.
+fn files_of(name: &str) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name).join("src"), &mut files);
+    files.sort();
+    files
+}
+
 #[test]
 fn seamcalls_are_documented() {
-    let mut files = Vec::new();
-    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
-    files.sort();
+    let files = files_of("tdx-host");
     let mut checked = 0;
     let mut wrong = Vec::new();
     // The instructions are documented in words of their own.
@@ -109,4 +115,56 @@ fn a_missing_section_is_found() {
     let functions = public_functions(source);
     let found: Vec<_> = functions.iter().map(|f| (f.name.as_str(), f.documented, f.makes_seamcalls)).collect();
     assert_eq!(found, [("silent", false, true), ("spoken", true, true)]);
+}
+
+fn is_word(text: &str, word: &str) -> bool {
+    let is_part = |c: char| c.is_alphanumeric() || c == '_';
+    text.match_indices(word)
+        .any(|(at, _)| !text[..at].ends_with(is_part) && !text[at + word.len()..].starts_with(is_part))
+}
+
+#[test]
+fn the_table_of_names_names_what_exists() {
+    let table = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/NAMES.md")).unwrap();
+    let mut checked = 0;
+    for row in table.lines().filter(|line| line.starts_with("| ")) {
+        let ours = row.trim_end_matches([' ', '|']).rsplit(" | ").next().unwrap();
+        for name in ours.split('`').skip(1).step_by(2).filter(|name| name.contains("::")) {
+            let parts: Vec<&str> = name.split("::").collect();
+            let (krate, parts) =
+                if parts[0] == "tdx_abi" { ("tdx-abi", &parts[1..]) } else { ("tdx-host", &parts[..]) };
+            let files = files_of(krate);
+            // A public module of this crate is a file or a folder of its name.
+            let inside: Vec<String> = files
+                .iter()
+                .filter(|file| {
+                    krate == "tdx-abi"
+                        || file
+                            .components()
+                            .any(|part| Path::new(part.as_os_str()).file_stem() == Some(parts[0].as_ref()))
+                })
+                .map(|file| fs::read_to_string(file).unwrap())
+                .collect();
+            for part in parts.iter().skip(usize::from(krate == "tdx-host")) {
+                assert!(inside.iter().any(|text| is_word(text, part)), "{name}: there is no {part}");
+            }
+            checked += 1;
+        }
+    }
+    assert!(checked > 90, "{checked} names only");
+}
+
+#[test]
+fn the_table_of_names_has_every_leaf() {
+    let table = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/NAMES.md")).unwrap();
+    let leaves = table.split("## SEAMCALL leaves").nth(1).unwrap();
+    let mut seen = 0;
+    for file in files_of("tdx-host") {
+        for (number, call) in fs::read_to_string(&file).unwrap().split("(Leaf::").enumerate().skip(1) {
+            let name = call.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap().replace('_', ".");
+            assert!(leaves.contains(&name), "{}: leaf {number}, {name}, has no row", file.display());
+            seen += 1;
+        }
+    }
+    assert!(seen > 30, "{seen} leaves only");
 }

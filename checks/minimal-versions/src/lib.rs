@@ -1,0 +1,3 @@
+//! Nothing: it is here to be built with the oldest dependencies.
+
+#![no_std]

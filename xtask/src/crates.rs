@@ -1,0 +1,64 @@
+//! What the crates promise to those who depend on them: they build for a target without an operating system, with the oldest
+//! dependencies they allow, and from their packages. Publishes nothing.
+
+use crate::step::{Counts, run};
+use crate::tests::{cargo, verdict};
+use anyhow::Result;
+use std::process::Command;
+
+/// What a kernel links.
+const FOR_KERNELS: [&str; 4] = ["tdx-abi", "tdx-machine", "tdx-host", "tdx-host-c"];
+/// What a tool needs besides. Cargo finds the order in which they can be published.
+const FOR_TOOLS: [&str; 2] = ["tdx-lab", "cleanslate"];
+
+const BARE: &str = "x86_64-unknown-none";
+
+/// All of it.
+pub(crate) fn check() -> Result<Counts> {
+    let mut counts = no_features()?;
+    counts.add(no_std()?);
+    counts.add(minimal_versions()?);
+    counts.add(packages()?);
+    Ok(counts)
+}
+
+/// Without features there are no combinations of them to build.
+fn no_features() -> Result<Counts> {
+    let output = cargo(&["metadata", "--no-deps", "--format-version", "1"]).current_dir(crate::root()).output()?;
+    let metadata = String::from_utf8_lossy(&output.stdout);
+    // A package's features are an object, those it wants of a dependency a list.
+    let (all, empty) = (metadata.matches("\"features\":{").count(), metadata.matches("\"features\":{}").count());
+    Ok(verdict("no crate has a cargo feature", output.status.success() && all > 0 && all == empty))
+}
+
+/// `std` does not exist for this target, so a crate that wants it does not build.
+fn no_std() -> Result<Counts> {
+    let libraries = Command::new("rustc").args(["--print", "target-libdir", "--target", BARE]).output()?;
+    let folder = String::from_utf8_lossy(&libraries.stdout).trim().to_owned();
+    if !libraries.status.success() || !std::path::Path::new(&folder).is_dir() {
+        println!(
+            "\nskipped: the crates for kernels without std (rustup target add {BARE}); `bare/` links them without std all the same"
+        );
+        return Ok(Counts { skipped: 1, ..Counts::default() });
+    }
+    let mut command = cargo(&["build", "--quiet", "--target", BARE]);
+    command.args(FOR_KERNELS.iter().flat_map(|name| ["--package", name]));
+    let ok = run("the crates for kernels build without std", &mut command)?;
+    Ok(verdict("the crates for kernels build without std", ok))
+}
+
+/// The lock file is part of the check: it names the oldest versions.
+fn minimal_versions() -> Result<Counts> {
+    let mut command = cargo(&["build", "--quiet", "--locked", "--manifest-path", "checks/minimal-versions/Cargo.toml"]);
+    command.env("CARGO_TARGET_DIR", crate::root().join("target/minimal-versions"));
+    let ok = run("the crates for kernels build with the oldest dependencies they allow", &mut command)?;
+    Ok(verdict("the crates for kernels build with the oldest dependencies they allow", ok))
+}
+
+/// Each package is unpacked and built with the packages of the others.
+fn packages() -> Result<Counts> {
+    let mut command = cargo(&["package", "--quiet", "--allow-dirty"]);
+    command.args(FOR_KERNELS.iter().chain(&FOR_TOOLS).flat_map(|name| ["--package", name]));
+    let ok = run("every crate builds from its package", &mut command)?;
+    Ok(verdict("every crate builds from its package", ok))
+}
