@@ -47,6 +47,8 @@ static int __init cleanslate_enable_init(void)
 {
 	int cpu, ret = -ENOMEM;
 
+	if (!boot_cpu_has(X86_FEATURE_VMX))
+		return -ENODEV;
 	for_each_possible_cpu(cpu) {
 		regions[cpu] = alloc_page(GFP_KERNEL | __GFP_ZERO);
 		if (!regions[cpu])

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * jump IMAGE INITRD COMMAND_LINE: loads a kernel and jumps into it, what `kexec -s -l` and `kexec -e` do. Debian's kexec-tools would
- * bring five libraries into a root file system that has none.
+ * jump [-p] IMAGE INITRD COMMAND_LINE: loads a kernel and jumps into it, what `kexec -s -l` and `kexec -e` do; with -p it is only loaded,
+ * for a crash. Debian's kexec-tools would bring five libraries into a root file system that has none.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/kexec.h>
 #include <linux/reboot.h>
 #include <stdio.h>
 #include <string.h>
@@ -13,18 +14,26 @@
 
 int main(int argc, char **argv)
 {
+	unsigned long flags = 0;
 	int image, initrd;
 
+	if (argc == 5 && !strcmp(argv[1], "-p")) {
+		flags = KEXEC_FILE_ON_CRASH;
+		argv++;
+		argc--;
+	}
 	if (argc != 4) {
-		fputs("usage: jump IMAGE INITRD COMMAND_LINE\n", stderr);
+		fputs("usage: jump [-p] IMAGE INITRD COMMAND_LINE\n", stderr);
 		return 2;
 	}
 	image = open(argv[1], O_RDONLY);
 	initrd = open(argv[2], O_RDONLY);
-	if (image < 0 || initrd < 0 || syscall(SYS_kexec_file_load, image, initrd, strlen(argv[3]) + 1, argv[3], 0)) {
+	if (image < 0 || initrd < 0 || syscall(SYS_kexec_file_load, image, initrd, strlen(argv[3]) + 1, argv[3], flags)) {
 		fprintf(stderr, "jump: %s not loaded: %s\n", argv[1], strerror(errno));
 		return 1;
 	}
+	if (flags)
+		return 0;
 	syscall(SYS_reboot, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, LINUX_REBOOT_CMD_KEXEC, NULL);
 	fprintf(stderr, "jump: no kexec: %s\n", strerror(errno));
 	return 1;

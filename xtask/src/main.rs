@@ -3,6 +3,7 @@
 
 mod boot;
 mod crates;
+mod deb;
 mod step;
 mod tests;
 mod vectors;
@@ -38,10 +39,12 @@ enum Task {
     Boots,
     /// Fetches or builds a Linux for `boot`.
     Linux(boot::LinuxArgs),
-    /// Builds the Linux module for the Linux of `linux tdx`, and checks its Rust object.
-    LinuxModule,
+    /// Builds the Linux module for the Linuxes of `linux`, or for a kernel whose headers are installed.
+    LinuxModule(boot::ModuleArgs),
     /// The crates as others get them: without std, with the oldest dependencies, from their packages. Part of `test`.
     Crates,
+    /// Debian packages: the program, and the Linux module for DKMS. Into `target/deb`.
+    Deb,
     /// Benchmarks; figures as JSON under `target/bench/`.
     Bench,
 }
@@ -55,8 +58,9 @@ fn main() -> ExitCode {
         Task::Boot(args) => boot::boot(&args),
         Task::Boots => boot::run_all().map(|counts| counts.failed == 0),
         Task::Linux(args) => boot::provide(&args),
-        Task::LinuxModule => boot::build_module(),
+        Task::LinuxModule(args) => boot::build_module(&args),
         Task::Crates => crates::check().map(|counts| counts.failed == 0),
+        Task::Deb => deb::build(),
         Task::Bench => tests::bench(),
     };
     match result {

@@ -2,7 +2,7 @@
 
 use crate::step::{Counts, run, run_tests};
 use crate::vectors;
-use crate::{boot, crates};
+use crate::{boot, crates, deb};
 use anyhow::Result;
 use std::process::Command;
 
@@ -20,6 +20,7 @@ pub(crate) fn test() -> Result<bool> {
     counts.add(no_panic()?);
     counts.add(independent_judge()?);
     counts.add(crates::check()?);
+    counts.add(packages()?);
     counts.add(miri()?);
     counts.add(vectors::all()?);
     counts.add(boot::run_all()?);
@@ -61,6 +62,23 @@ fn independent_judge() -> Result<Counts> {
         && tree.lines().any(|line| line.starts_with("tdx-abi "))
         && !tree.lines().any(|line| line.starts_with("tdx-host "));
     Ok(verdict("tdx-machine does not depend on tdx-host", ok))
+}
+
+/// Debian packages, where there is Debian's tool for them.
+fn packages() -> Result<Counts> {
+    eprintln!("\n== Debian packages");
+    if !Command::new("dpkg-deb").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        println!("skipped: Debian packages (no dpkg-deb)");
+        return Ok(Counts { skipped: 1, ..Counts::default() });
+    }
+    let mut counts = Counts::default();
+    for (name, problem) in deb::check()? {
+        counts.add(verdict(name, problem.is_none()));
+        if let Some(problem) = problem {
+            println!("{problem}");
+        }
+    }
+    Ok(counts)
 }
 
 pub(crate) fn verdict(name: &str, ok: bool) -> Counts {

@@ -93,6 +93,8 @@ pub fn run() {
     println!("hostile: {CALLS} random SEAMCALLs, {successes} of them succeeded");
 
     svm();
+    far_away();
+    push_to_the_apic();
     control_registers();
     apic_base();
     forge_a_summary();
@@ -162,6 +164,50 @@ fn svm() {
     undefined!("stgi");
     undefined!("clgi");
     undefined!("vmmcall");
+    undefined!("invlpga rax, ecx");
+    undefined!("skinit eax");
+}
+
+/// A store that begins before the APIC's command register and ends in it: INIT for every other CPU, if it reached the real one. The CPUs must
+/// be there afterwards: the storms ask them.
+fn push_to_the_apic() {
+    const INIT_ALL_OTHERS: u64 = 0xc_4500;
+    let stack = lapic::BASE + 0x304;
+    // SAFETY: interrupts are off, so nobody else uses the stack meanwhile; RSP is restored. Eight bytes go to the APIC's page.
+    unsafe {
+        asm!(
+            "mov {save}, rsp", "mov rsp, {stack}", "push {value}", "mov rsp, {save}",
+            save = out(reg) _, stack = in(reg) stack, value = in(reg) INIT_ALL_OTHERS << 32,
+        );
+    }
+}
+
+/// Where no memory can be: ones, and no endless fault.
+fn far_away() {
+    const TABLES: u64 = 160 << 20;
+    const WRITABLE: u64 = 3;
+    const LARGE: u64 = 0x80;
+    // The tables map the first 512 GiB one to one and the next 512 GiB, too.
+    let word = |address: u64, value: u64| {
+        // SAFETY: memory that this kernel does not use, mapped one to one.
+        unsafe { with_exposed_provenance_mut::<u64>(address as usize).write_volatile(value) }
+    };
+    for index in 0..512 {
+        word(TABLES + 8 * index, 0);
+        word(TABLES + 0x1000 + 8 * index, index << 30 | LARGE | WRITABLE);
+        word(TABLES + 0x2000 + 8 * index, (512 + index) << 30 | LARGE | WRITABLE);
+    }
+    word(TABLES, (TABLES + 0x1000) | WRITABLE);
+    word(TABLES + 8, (TABLES + 0x2000) | WRITABLE);
+    let read: u64;
+    // SAFETY: the new tables map all that the old ones do, for the length of two accesses; CR3 is restored.
+    unsafe {
+        asm!(
+            "mov {old}, cr3", "mov cr3, {new}", "mov qword ptr [{far}], 1", "mov {read}, [{far}]", "mov cr3, {old}",
+            old = out(reg) _, new = in(reg) TABLES, far = in(reg) 512u64 << 30, read = out(reg) read,
+        );
+    }
+    assert!(read == u64::MAX, "512 GiB away there is {read:#x}");
 }
 
 /// Bits that the processor does not have.

@@ -62,9 +62,12 @@ pub fn send(target: u32, ipi: Ipi) {
         Ipi::Init => 0x4500,
         Ipi::Startup(page) => 0x4600 | u32::from(page),
     };
+    // Whoever shares this APIC, as a guest does, may be between its own two stores.
+    let before = read(COMMAND_HIGH);
     write(COMMAND_HIGH, target << 24);
     write(COMMAND_LOW, command);
     while read(COMMAND_LOW) & 0x1000 != 0 {
         core::hint::spin_loop();
     }
+    write(COMMAND_HIGH, before);
 }

@@ -4,7 +4,7 @@ use core::sync::atomic::Ordering;
 use iced_x86::{Mnemonic, OpKind};
 use metal::{MAX_CPUS, lapic, println};
 
-use crate::vcpu::{Shown, Vcpu};
+use crate::vcpu::Vcpu;
 use crate::{instruction, kick};
 
 const COMMAND_LOW: u64 = 0x300;
@@ -16,14 +16,21 @@ const NMI: u32 = 4;
 const INIT: u32 = 5;
 const STARTUP: u32 = 6;
 
-/// Answers an access to the APIC's page.
-pub fn answer(vcpu: &mut Vcpu) {
+/// Answers an access to the APIC's page by a plain MOV. False for every other instruction: the guest finds a page of ones there with the
+/// register that it reads, never the real page, in which a store that begins before the command register and ends in it would stop real
+/// CPUs. Such stores are lost.
+pub fn answer(vcpu: &mut Vcpu) -> bool {
     let offset = vcpu.vmcb.exit_info_2 - lapic::BASE;
     let plain = instruction::decode(vcpu)
         .filter(|it| it.mnemonic() == Mnemonic::Mov && offset.is_multiple_of(16) && it.op_count() == 2);
     let Some(instruction) = plain else {
-        other(vcpu);
-        return;
+        if vcpu.vmcb.exit_info_1 & 0b10 != 0 {
+            println!(
+                "cpu={} stores to the APIC at {offset:#x} by an instruction that is not followed: lost",
+                vcpu.number
+            );
+        }
+        return false;
     };
     let done = if instruction.op0_kind() == OpKind::Memory {
         let value = match instruction.op1_kind() {
@@ -38,24 +45,8 @@ pub fn answer(vcpu: &mut Vcpu) {
     };
     if done {
         vcpu.skip(instruction.len() as u64);
-    } else {
-        other(vcpu);
     }
-}
-
-/// Any other instruction runs alone on the real page; the command register is not reached in this way.
-fn other(vcpu: &mut Vcpu) {
-    let page = lapic::BASE / 4096;
-    let command = vcpu.vmcb.exit_info_2 - lapic::BASE;
-    let frame = if (COMMAND_LOW..COMMAND_HIGH).contains(&command) && vcpu.vmcb.exit_info_1 & 0b10 != 0 {
-        println!("cpu={} writes the APIC's command register by an instruction that is not followed", vcpu.number);
-        vcpu.nothing / 4096
-    } else {
-        page
-    };
-    let mut shown = Shown::new();
-    shown.push((page, frame));
-    vcpu.step_with(shown);
+    done
 }
 
 fn write(cpu: usize, offset: u64, value: u32) {

@@ -27,8 +27,8 @@ pub fn answer(vcpu: &mut Vcpu) {
         0 => (real.eax, real.ebx, real.edx, real.ecx) = (0x16, 0x756e_6547, 0x4965_6e69, 0x6c65_746e),
         1 => {
             real.eax = SIGNATURE.get().copied().unwrap_or(real.eax);
-            // VMX; OSXSAVE as the guest's own CR4 says; no hypervisor.
-            real.ecx = real.ecx & !(1 << 31 | 1 << 27) | 1 << 5 | flag(vcpu.vmcb.cr4 & CR4_OSXSAVE != 0, 27);
+            // VMX; OSXSAVE as the guest's own CR4 says; no hypervisor, and no x2APIC: INIT would go round this program.
+            real.ecx = real.ecx & !(1 << 31 | 1 << 27 | 1 << 21) | 1 << 5 | flag(vcpu.vmcb.cr4 & CR4_OSXSAVE != 0, 27);
         }
         7 if subleaf == 0 => {
             // CLFLUSHOPT and MOVDIR64B; OSPKE as CR4 says; IA32_ARCH_CAPABILITIES.

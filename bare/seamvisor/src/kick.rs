@@ -3,7 +3,7 @@
 //! injects.
 
 use core::arch::naked_asm;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use metal::interrupts::Frame;
 use metal::lapic::{self, Ipi};
 use metal::{MAX_CPUS, clock};
@@ -109,6 +109,8 @@ pub fn nmi(frame: &mut Frame) {
 
 /// Returns when every other CPU has left its guest once since the call, or is not in it: none has an old translation then.
 pub fn flush_others(this: usize) {
+    // The tables were changed before; a CPU that enters after its look at `in_guest` here walks the new ones.
+    fence(Ordering::SeqCst);
     for (cpu, mailbox) in MAILBOXES.iter().enumerate().filter(|(cpu, _)| *cpu != this) {
         if !mailbox.in_guest.load(Ordering::SeqCst) {
             continue;

@@ -54,7 +54,7 @@ pub fn cpu_count() -> usize {
 
 /// Is this page this program's?
 pub fn is_hidden(page: u64) -> bool {
-    SLICE.contains(&(page << 12))
+    SLICE.contains(&(page << 12)) || page == lapic::BASE >> 12 || page >= nested::PAGES
 }
 
 fn exception(frame: &mut Frame) {
@@ -117,6 +117,13 @@ fn kernel_main(boot: &Boot) -> ! {
     let hidden = [SLICE.start >> 12..SLICE.end >> 12, lapic::BASE >> 12..(lapic::BASE >> 12) + 1];
     if let Err(error) = tdx::switch_on(config, &hidden) {
         panic!("no such machine: {error}");
+    }
+    if let Some(death) = boot.option("dies") {
+        let (leaf, count) = death.split_once('.').unwrap_or((death, "1"));
+        match (leaf.parse(), count.parse()) {
+            (Ok(leaf), Ok(count)) => tdx::lock().die(tdx_abi::Leaf(leaf), count),
+            _ => panic!("`dies` is LEAF.COUNT: the module dies in that call of that leaf; not {death:?}"),
+        }
     }
     println!("seamvisor: {} CPUs, {model:?}", cpu_count());
     for entry in &map {

@@ -22,6 +22,8 @@ const OPEN: u64 = 0x67;
 const LARGE: u64 = 0x80;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const PAGE: u64 = 4096;
+/// Pages that the map has.
+pub const PAGES: u64 = (512 << 30) / PAGE;
 
 /// Physical address of a zeroed table.
 fn table() -> u64 {
@@ -99,8 +101,12 @@ impl Nested {
         at
     }
 
-    /// Sets the rights of a page. A CPU that has the old entry in its TLB goes on using it.
+    /// Sets the rights of a page. A CPU that has the old entry in its TLB goes on using it. A page that is not the guest's stays closed,
+    /// and beyond the map there is nothing to open.
     pub fn set(&self, page: u64, rights: Rights) {
+        if page >= PAGES || rights != Rights::Nothing && crate::is_hidden(page) {
+            return;
+        }
         let address = page * PAGE;
         let without = match rights {
             Rights::All => 0,
@@ -132,17 +138,23 @@ impl Detour {
         let mut free = self.tables.iter().copied();
         for (page, frame) in pages.iter().take(DETOUR_PAGES) {
             let address = page * PAGE;
-            // The common map must have tables all the way down, or there would be nothing to copy.
-            map.pages(address);
+            if *page < PAGES {
+                // The common map must have tables all the way down, or there would be nothing to copy.
+                map.pages(address);
+            }
             let mut at = self.root;
             for level in [3, 2, 1] {
                 let entry = read(at, index(address, level));
                 let below = entry & ADDRESS;
                 // A table of ours, from a page before this one, is gone on with.
-                let ours = self.tables.contains(&below);
+                let ours = entry & PRESENT != 0 && self.tables.contains(&below);
                 let next = if ours { below } else { free.next().unwrap_or(below) };
                 if !ours {
-                    copy(below, next);
+                    if entry & PRESENT == 0 {
+                        (0..512).for_each(|index| write(next, index, 0));
+                    } else {
+                        copy(below, next);
+                    }
                     write(at, index(address, level), next | OPEN);
                 }
                 at = next;

@@ -21,7 +21,7 @@ const CR4_MCE: u64 = 1 << 6;
 
 /// A page of the guest's that is only there for a step.
 fn show(vcpu: &Vcpu, shown: &mut Shown, tdx: &Tdx, page: u64) {
-    let frame = if tdx.watches(page) { page } else { vcpu.nothing / PAGE };
+    let frame = if tdx.watches(page) && !crate::is_hidden(page) { page } else { vcpu.nothing / PAGE };
     if !shown.iter().any(|(known, _)| *known == page) {
         // An instruction touches no more pages than a detour shows.
         let _ = shown.try_push((page, frame));
@@ -32,8 +32,8 @@ fn show(vcpu: &Vcpu, shown: &mut Shown, tdx: &Tdx, page: u64) {
 pub fn answer(vcpu: &mut Vcpu) {
     let (info, address) = (vcpu.vmcb.exit_info_1, vcpu.vmcb.exit_info_2);
     let page = address / PAGE;
-    if page == lapic::BASE / PAGE {
-        apic::answer(vcpu);
+    let by_instruction = info & (FETCH | WALK) == 0 && !vmcb::is_event(vcpu.vmcb.exit_interrupt);
+    if page == lapic::BASE / PAGE && by_instruction && apic::answer(vcpu) {
         return;
     }
     let mut tdx = tdx::lock();
@@ -43,8 +43,14 @@ pub fn answer(vcpu: &mut Vcpu) {
         return;
     }
     if hidden {
-        summary::HIDDEN_ACCESSES.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+        if page != lapic::BASE / PAGE {
+            summary::HIDDEN_ACCESSES.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+        }
         vcpu.forget_nothing();
+        if page == lapic::BASE / PAGE {
+            let register = address & 0xff0;
+            vcpu.nothing_but(register, lapic::read(register));
+        }
     }
     let mut shown = vcpu.shown_before();
     show(vcpu, &mut shown, &tdx, page);
@@ -156,6 +162,9 @@ pub fn store(vcpu: &Vcpu, instruction: &Instruction, mapping: Mapping, bytes: u6
     }
 }
 
+/// Machine checks that the summary tells.
+const MAX_TOLD: usize = 64;
+
 const BANKS: u32 = 0x400;
 const MCG_STATUS: u32 = 0x17a;
 
@@ -164,7 +173,10 @@ pub fn machine_check(vcpu: &mut Vcpu, tdx: &mut Tdx, check: MachineCheck, instru
     let what = instruction.map_or_else(|| "fetch, walk or event".to_string(), describe);
     let kind = tdx.kind(check.line());
     println!("machine check cpu={} {check} kind={kind} rip={:#x} {what}", vcpu.number, vcpu.vmcb.rip);
-    tdx.checks.push(Told { check, rip: vcpu.vmcb.rip, instruction: what, kind });
+    // The first ones decide, and a guest can have as many as it likes.
+    if tdx.checks.len() < MAX_TOLD {
+        tdx.checks.push(Told { check, rip: vcpu.vmcb.rip, instruction: what, kind });
+    }
     if vcpu.vmcb.cr4 & CR4_MCE == 0 {
         summary::end_locked(tdx, "shutdown", metal::exit::PANIC);
     }

@@ -1,5 +1,6 @@
 //! What has happened, as one line of JSON on the debug console, before the machine ends.
 
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use core::fmt::Write;
@@ -19,14 +20,22 @@ static TOLD: AtomicBool = AtomicBool::new(false);
 pub static STARTED: AtomicU64 = AtomicU64::new(0);
 
 /// Bytes of emulated instructions, and how often each was executed (a loop in one exit counts once).
-static INSTRUCTIONS: Mutex<alloc::collections::BTreeMap<[u8; 15], (usize, u64)>> =
-    Mutex::new(alloc::collections::BTreeMap::new());
+static INSTRUCTIONS: Mutex<BTreeMap<[u8; 15], (usize, u64)>> = Mutex::new(BTreeMap::new());
+
+/// Encodings that are told apart.
+const MAX_INSTRUCTIONS: usize = 256;
 
 /// An instruction was emulated.
 pub fn instruction(bytes: &[u8]) {
     let mut key = [0; 15];
     key[..bytes.len()].copy_from_slice(bytes);
-    INSTRUCTIONS.lock().entry(key).or_insert((bytes.len(), 0)).1 += 1;
+    let mut known = INSTRUCTIONS.lock();
+    // A guest can make as many encodings as it likes. Those that come too late count as one without bytes.
+    if known.len() >= MAX_INSTRUCTIONS && !known.contains_key(&key) {
+        known.entry([0; 15]).or_insert((0, 0)).1 += 1;
+        return;
+    }
+    known.entry(key).or_insert((bytes.len(), 0)).1 += 1;
 }
 
 /// Tells, and ends the machine.
@@ -100,13 +109,20 @@ fn json(tdx: &Tdx, why: &str) -> String {
     let exits = list(vcpu::EXITS.iter().enumerate().filter(|(_, count)| load(count) > 0), |text, (code, count)| {
         let _ = write!(text, r#"{{"code":"{code:#x}","count":{}}}"#, load(count));
     });
+    let mut kinds = BTreeMap::<&str, u64>::new();
+    for run in tdx.machine.assigned_pages() {
+        *kinds.entry(run.kind.name()).or_default() += run.pages.pages();
+    }
+    let pages = list(kinds, |text, (kind, count)| {
+        let _ = write!(text, r#"{{"kind":"{kind}","count":{count}}}"#);
+    });
     let limits = list(LIMITS, |text, limit| {
         let _ = write!(text, r#""{}""#, plain(limit));
     });
     let poisoned: u64 = tdx.machine.all_poisoned_runs().iter().map(|run| run.lines.len()).sum();
     let (heap_used, heap_size) = heap::usage();
     format!(
-        r#"{{"schema":"cleanslate/seamvisor","version":1,"end":"{why}","cpus":{},"microseconds":{},"seamcalls":{seamcalls},"seamcalls_refused":{},"lines":{{"private":{},"dirty_private":{},"poisoned":{poisoned},"poisoned_ever":{},"direct_stored":{},"partially_written":{},"late_private":{},"late_shared":{}}},"machine_checks":{checks},"instructions":{instructions},"exits":{exits},"hidden_accesses":{},"kicks":{},"kicks_unanswered":{},"heap":{{"used":{heap_used},"size":{heap_size}}},"limits":{limits}}}"#,
+        r#"{{"schema":"cleanslate/seamvisor","version":1,"end":"{why}","cpus":{},"microseconds":{},"seamcalls":{seamcalls},"seamcalls_refused":{},"pages":{pages},"lines":{{"private":{},"dirty_private":{},"poisoned":{poisoned},"poisoned_ever":{},"direct_stored":{},"partially_written":{},"late_private":{},"late_shared":{}}},"machine_checks":{checks},"instructions":{instructions},"exits":{exits},"hidden_accesses":{},"kicks":{},"kicks_unanswered":{},"heap":{{"used":{heap_used},"size":{heap_size}}},"limits":{limits}}}"#,
         crate::cpu_count(),
         clock::micros() - load(&STARTED),
         tdx.refused,

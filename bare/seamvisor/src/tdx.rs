@@ -10,7 +10,7 @@ use core::sync::atomic::AtomicU64;
 use metal::println;
 use spin::{Mutex, MutexGuard, Once};
 use tdx_abi::{KeyId, Leaf, Line, LineRange, PAGE_SIZE, PhysAddr, Registers, Status};
-use tdx_machine::{AccessError, AssignedKind, CpuId, Machine, MachineCheck, MachineConfig, PartialStore};
+use tdx_machine::{AccessError, CpuId, Machine, MachineCheck, MachineConfig, PartialStore};
 
 use crate::nested::{Nested, Rights};
 use crate::ranges::{self, Ranges};
@@ -218,7 +218,7 @@ impl Tdx {
                     self.copy_out(cpu, address, bytes);
                 }
             }
-            Leaf::SYS_CONFIG => self.learn_pamts(input),
+            Leaf::SYS_CONFIG => self.learn_pamts(cpu, input),
             _ => {}
         }
     }
@@ -235,12 +235,17 @@ impl Tdx {
         let _ = self.machine.flush_lines(cpu, lines, KeyId::HOST);
     }
 
-    fn learn_pamts(&mut self, input: &Registers) {
+    /// From the bytes that the module has read: what stands in the guest's memory now another CPU may have written meanwhile, and a
+    /// PAMT that lies where the module never took one would be a way into this program.
+    fn learn_pamts(&mut self, cpu: CpuId, input: &Registers) {
+        let mut staged = |address: u64, bytes: &mut [u8]| {
+            let read = self.machine.read_shared(cpu, PhysAddr::new(address), bytes).is_ok();
+            let _ = self.machine.flush_lines(cpu, touched(address, bytes.len() as u64), KeyId::HOST);
+            read
+        };
         for index in 0..input.rdx.min(tdx_abi::MAX_TDMRS as u64) {
             let (mut pointer, mut table) = ([0; 8], [0; 64]);
-            if !guest_memory::read(input.rcx + 8 * index, &mut pointer)
-                || !guest_memory::read(u64::from_le_bytes(pointer), &mut table)
-            {
+            if !staged(input.rcx + 8 * index, &mut pointer) || !staged(u64::from_le_bytes(pointer), &mut table) {
                 continue;
             }
             let word =
@@ -389,15 +394,13 @@ impl Tdx {
             return pamt.name;
         }
         let runs = self.machine.assigned_pages();
-        match runs.iter().find(|run| run.pages.contains(tdx_abi::Page::new(page))).map(|run| run.kind) {
-            Some(AssignedKind::Tdr) => "TDR",
-            Some(AssignedKind::Tdcx) => "TDCX",
-            Some(AssignedKind::Tdvpr) => "TDVPR",
-            Some(AssignedKind::Sept) => "SEPT",
-            Some(AssignedKind::Guest) => "guest page",
-            Some(AssignedKind::PamtPair) => "PAMT page pair",
-            None => "returned page",
-        }
+        let run = runs.iter().find(|run| run.pages.contains(tdx_abi::Page::new(page)));
+        run.map_or("returned page", |run| run.kind.name())
+    }
+
+    /// The module dies in the `count`-th call of a leaf.
+    pub fn die(&mut self, leaf: tdx_abi::Leaf, count: u64) {
+        self.machine.inject(tdx_machine::Fault::Crash, tdx_machine::When::CallOf(leaf, count));
     }
 
     /// What a line was when it became private.

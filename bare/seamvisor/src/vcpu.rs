@@ -5,6 +5,7 @@ use alloc::boxed::Box;
 use arrayvec::ArrayVec;
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
+use metal::lapic::{self, Ipi};
 use metal::registers::{rdmsr, wrmsr};
 
 use crate::guest_memory;
@@ -70,6 +71,16 @@ fn address(page: &Vmcb) -> u64 {
     core::ptr::from_ref(page).expose_provenance() as u64
 }
 
+/// What other CPUs of the guest have sent, as it stands before an entry.
+enum Mail {
+    /// Nothing that could be answered.
+    None,
+    /// It can be answered at once.
+    Now,
+    /// An event is injected before.
+    AfterTheEvent,
+}
+
 impl Vcpu {
     /// On this CPU, which gets SVM switched on for good.
     pub fn new(number: usize) -> Self {
@@ -120,16 +131,41 @@ impl Vcpu {
         }
         loop {
             self.answer_mail();
-            self.enter();
-            self.leave();
+            if self.enter() {
+                self.leave();
+            }
         }
     }
 
-    fn enter(&mut self) {
+    /// False if there was mail that came after the last look: whoever sent it saw this CPU outside its guest, and sent no kick.
+    fn enter(&mut self) -> bool {
         kick::enters(self.number);
+        match self.mail() {
+            Mail::Now => {
+                kick::has_left(self.number);
+                return false;
+            }
+            // The event that is injected comes first; then this ends the entry.
+            Mail::AfterTheEvent => lapic::send(self.number as u32, Ipi::Nmi),
+            Mail::None => {}
+        }
         // SAFETY: `new` has switched SVM on; the VMCB is this CPU's own, its nested tables show nothing of this program.
         unsafe { world_switch::run(&raw mut *self.registers, &raw mut *self.vmcb, &raw mut *self.host) };
         kick::has_left(self.number);
+        true
+    }
+
+    /// What [`Self::answer_mail`] would find now.
+    fn mail(&self) -> Mail {
+        let mailbox = kick::mailbox(self.number);
+        if mailbox.init.load(Ordering::SeqCst) && !tdx::lock().in_vmx_operation(self.number) {
+            return Mail::Now;
+        }
+        // A step, and a handler of NMIs, end by themselves.
+        if self.in_nmi || self.step.is_some() || !mailbox.nmi.load(Ordering::SeqCst) {
+            return Mail::None;
+        }
+        if self.vmcb.inject == 0 { Mail::Now } else { Mail::AfterTheEvent }
     }
 
     fn leave(&mut self) {
@@ -138,7 +174,7 @@ impl Vcpu {
         // An event that was on its way goes on at the next entry, unless something else comes first.
         self.vmcb.inject = if vmcb::is_event(self.vmcb.exit_interrupt) { self.vmcb.exit_interrupt } else { 0 };
         if self.step.is_some() {
-            if code == exit::NMI {
+            if code == exit::NMI && !matches!(self.step, Some(Step::Delivery)) {
                 open_the_window();
                 return;
             }
@@ -162,7 +198,7 @@ impl Vcpu {
             }
             exit::NESTED_PAGE_FAULT => page_fault::answer(self),
             c if c == exit::EXCEPTION + u64::from(metal::interrupts::INVALID_OPCODE) => invalid_opcode::answer(self),
-            exit::VMRUN..=exit::SKINIT => self.inject_exception(metal::interrupts::INVALID_OPCODE),
+            exit::VMRUN..=exit::SKINIT | vmcb::INVLPGA => self.inject_exception(metal::interrupts::INVALID_OPCODE),
             vmcb::IRET => {
                 self.in_nmi = false;
                 self.nmi_return = Some(self.vmcb.rip);
@@ -210,10 +246,12 @@ impl Vcpu {
         self.detour(shown);
     }
 
-    /// Lets an event that is on its way arrive, with these pages shown until the guest leaves again.
+    /// Lets an event that is on its way arrive, with these pages shown for it.
     pub fn deliver_with(&mut self, shown: Shown) {
         self.step = Some(Step::Delivery);
         self.detour(shown);
+        // Right after the event the pages are to go again.
+        lapic::send(self.number as u32, Ipi::Nmi);
     }
 
     fn detour(&mut self, shown: Shown) {
@@ -250,6 +288,13 @@ impl Vcpu {
         let page = core::ptr::with_exposed_provenance_mut::<u8>(self.nothing as usize);
         // SAFETY: a page of this program that only this CPU's guest sees, and only while it runs.
         unsafe { page.write_bytes(0xff, 4096) };
+    }
+
+    /// Nothing is there but one word.
+    pub fn nothing_but(&mut self, offset: u64, word: u32) {
+        let page = core::ptr::with_exposed_provenance_mut::<u32>(self.nothing as usize);
+        // SAFETY: as above; the word is aligned and ends in the page.
+        unsafe { page.add(offset as usize % 4096 / 4).write(word) };
     }
 
     /// #DB says that the step is done; anything else is the guest's own.

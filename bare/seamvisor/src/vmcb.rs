@@ -110,7 +110,7 @@ pub const INTERCEPT_CR4_READ: u32 = 1 << 4;
 /// Writes of CR4.
 pub const INTERCEPT_CR4_WRITE: u32 = 1 << 20;
 /// NMI, CPUID, INVD, I/O, MSRs, shutdown.
-pub const INTERCEPT_1: u32 = 1 << 1 | 1 << 18 | 1 << 22 | 1 << 27 | 1 << 28 | 1 << 31;
+pub const INTERCEPT_1: u32 = 1 << 1 | 1 << 18 | 1 << 22 | 1 << 26 | 1 << 27 | 1 << 28 | 1 << 31;
 /// IRET.
 pub const INTERCEPT_IRET: u32 = 1 << 20;
 /// VMRUN, VMMCALL, VMLOAD, VMSAVE, STGI, CLGI, SKINIT, WBINVD.
@@ -118,6 +118,8 @@ pub const INTERCEPT_2: u32 = 0x7f | 1 << 9;
 
 /// Exit code of IRET.
 pub const IRET: u64 = 0x74;
+/// Exit code of INVLPGA, which names an ASID and so is a hypervisor's.
+pub const INVLPGA: u64 = 0x7a;
 /// Exit code of INVD.
 pub const INVD: u64 = 0x76;
 

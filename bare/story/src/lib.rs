@@ -10,16 +10,16 @@ mod tds;
 use core::sync::atomic::AtomicU64;
 use tdx_abi::{PageRange, TdxFeatures0};
 use tdx_host::{
-    bringup::{Bringup, BringupError, Kernel, ModuleInfo},
+    bringup::{Bringup, BringupError, Kernel, ModuleInfo, ModuleKnown, Planned},
     handover::{HandoverReport, HostMemory, Kexec, KexecKind, Policy, Refused, StopCause, StopCpus},
     key_ids::KeyIds,
     layout::{Algorithm, FrameRequest, Layout},
     ledger::Ledger,
     platform::{NodeRange, TdxPlatform},
-    private_memory::PrivateMemory,
+    private_memory::{MAX_PAMT_RANGES, PrivateMemory},
 };
 
-pub use tds::{Fate, PAGES_PER_TD, StoryError, live};
+pub use tds::{Fate, PAGES_PER_TD, Pages, StoryError, live, live_in};
 
 /// Brings TDX up.
 ///
@@ -32,16 +32,34 @@ pub fn bring_up<'k, K: Kernel>(
     layout: &'k mut Layout,
     memory: &[NodeRange],
 ) -> Result<ModuleInfo, BringupError> {
-    let ready = Bringup::start(kernel, platform, record, layout)?
-        .sys_init()?
-        .init_cpus()?
-        .read_module_info()?
-        .plan(memory, Algorithm::Fit)?
-        .configure()?
-        .configure_keys()?
-        .init_tdmrs()?;
-    Ok(ready.module)
+    let known = look(kernel, platform, record, layout)?;
+    finish(plan(known, memory)?)
 }
+
+// Each part has its own frame, which is gone when the next begins: the stack of a kernel is small.
+
+#[inline(never)]
+fn look<'k, K: Kernel>(
+    kernel: &'k mut K,
+    platform: TdxPlatform,
+    record: &'k PrivateMemory,
+    layout: &'k mut Layout,
+) -> Result<Known<'k, K>, BringupError> {
+    Bringup::start(kernel, platform, record, layout)?.sys_init()?.init_cpus()?.read_module_info()
+}
+
+#[inline(never)]
+fn plan<'k, K: Kernel>(known: Known<'k, K>, memory: &[NodeRange]) -> Result<Plan<'k, K>, BringupError> {
+    known.plan(memory, Algorithm::Fit)
+}
+
+#[inline(never)]
+fn finish<K: Kernel>(planned: Plan<'_, K>) -> Result<ModuleInfo, BringupError> {
+    Ok(planned.configure()?.configure_keys()?.init_tdmrs()?.module)
+}
+
+type Known<'k, K> = Bringup<'k, K, ModuleKnown, MAX_PAMT_RANGES>;
+type Plan<'k, K> = Bringup<'k, K, Planned, MAX_PAMT_RANGES>;
 
 /// 64-bit words that the ledger of a layout needs.
 pub fn ledger_words(layout: &Layout) -> u64 {

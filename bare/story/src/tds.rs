@@ -27,15 +27,18 @@ pub enum Fate {
     HalfBuilt,
     /// It has lived and is gone.
     Gone,
+    /// It has lived, its KeyID is free, and some of its pages are back.
+    HalfGone,
 }
 
 impl Fate {
     /// The fate of the n-th TD, from 0: each in turn.
     pub const fn of(number: u32) -> Self {
-        match number % 3 {
+        match number % 4 {
             0 => Self::Runnable,
             1 => Self::HalfBuilt,
-            _ => Self::Gone,
+            2 => Self::Gone,
+            _ => Self::HalfGone,
         }
     }
 }
@@ -80,32 +83,60 @@ fn at<T, E: fmt::Display>(step: &'static str, result: Result<T, E>) -> Result<T,
     })
 }
 
-/// Hands out the pages of a range, large ones first from the front, small ones from the back.
-struct Pool<'h> {
-    host: TdHost<'h>,
+/// Where the pages of a TD come from and go back to.
+pub trait Pages {
+    /// A page that is the caller's until it comes back. `None` if there is none.
+    fn take(&mut self, size: PageSize) -> Option<Page>;
+
+    /// Ordinary memory again.
+    fn give_back(&mut self, range: PageRange);
+}
+
+/// The pages of a range, large ones first from the front, small ones from the back, each once.
+struct RangePages {
     front: u64,
     back: u64,
 }
 
-impl<'h> Pool<'h> {
-    fn new(host: TdHost<'h>, range: PageRange) -> Self {
-        Self { host, front: range.start().index().next_multiple_of(512), back: range.end().index() }
+impl Pages for RangePages {
+    fn take(&mut self, size: PageSize) -> Option<Page> {
+        if self.front + size.pages() > self.back {
+            return None;
+        }
+        if size == PageSize::Size4K {
+            self.back -= 1;
+            return Some(Page::new(self.back));
+        }
+        self.front += size.pages();
+        Some(Page::new(self.front - size.pages()))
     }
 
+    fn give_back(&mut self, _range: PageRange) {}
+}
+
+/// Pages that the ledger calls shared.
+struct Pool<'h, 'p, P> {
+    host: TdHost<'h>,
+    pages: &'p mut P,
+}
+
+impl<'h, P: Pages> Pool<'h, '_, P> {
     fn take(&mut self, size: PageSize) -> Result<SharedPage<'h>, StoryError> {
-        let first = if size == PageSize::Size4K { self.back - 1 } else { self.front };
-        if self.front + size.pages() > self.back {
-            return at("a page", Err("the pool is empty"));
-        }
-        match size {
-            PageSize::Size4K => self.back -= 1,
-            _ => self.front += size.pages(),
-        }
-        at("a page", SharedPage::take(self.host.ledger(), Page::new(first), size))
+        let page = at("a page", self.pages.take(size).ok_or("there is none"))?;
+        at("a page", SharedPage::take(self.host.ledger(), page, size)).inspect_err(|_| {
+            self.pages.give_back(PageRange::new(page, Page::new(page.index() + size.pages())));
+        })
     }
 
     fn small(&mut self) -> Result<SharedPage<'h>, StoryError> {
         self.take(PageSize::Size4K)
+    }
+
+    /// A page that came back is ordinary memory: the kernel's next user would flush it like any other.
+    fn use_again<C: Cpu>(&mut self, cpu: &C, range: PageRange) {
+        cpu.flush_lines(range.lines());
+        cpu.fence();
+        self.pages.give_back(range);
     }
 }
 
@@ -118,11 +149,10 @@ fn td_params() -> [u8; 1024] {
     bytes
 }
 
-/// A TD lives up to its fate in the pages of `range`, of which there are [`PAGES_PER_TD`] at least. `shared` is a page of shared
-/// memory that is the kernel's own. Whatever the TD holds at the end it holds for good.
+/// [`live_in`] in the pages of `range`, of which there are [`PAGES_PER_TD`] at least.
 ///
 /// # Errors
-/// [`StoryError`]: the module or the ledger refused what they should not.
+/// As [`live_in`].
 pub fn live<K: Kernel>(
     kernel: &mut K,
     host: TdHost<'_>,
@@ -130,9 +160,25 @@ pub fn live<K: Kernel>(
     shared: PhysAddr,
     fate: Fate,
 ) -> Result<(), StoryError> {
+    let mut pages = RangePages { front: range.start().index().next_multiple_of(512), back: range.end().index() };
+    live_in(kernel, host, &mut pages, shared, fate)
+}
+
+/// A TD lives up to its fate. `shared` is a page of shared memory that is the kernel's own. Whatever the TD holds at the end it
+/// holds for good.
+///
+/// # Errors
+/// [`StoryError`]: the module or the ledger refused what they should not, or there are no pages.
+pub fn live_in<K: Kernel, P: Pages>(
+    kernel: &mut K,
+    host: TdHost<'_>,
+    pages: &mut P,
+    shared: PhysAddr,
+    fate: Fate,
+) -> Result<(), StoryError> {
     kernel.write(shared, &td_params());
     let kernel = &*kernel;
-    let mut pool = Pool::new(host, range);
+    let mut pool = Pool { host, pages };
     let root = pool.small()?;
     let td = at("MNG.CREATE", kernel.run_here(|cpu| host.create(cpu, root)))?;
     let mut td = at("MNG.KEY.CONFIG", td.configure_keys(kernel))?;
@@ -174,8 +220,8 @@ pub fn live<K: Kernel>(
             at("MEM.RANGE.BLOCK", td.block(cpu, gpa, PageSize::Size4K))?;
         }
         at("MEM.TRACK", td.track(cpu))?;
-        use_again(cpu, &at("MEM.PAGE.RELOCATE", td.relocate_page(cpu, moved, target))?.release());
-        use_again(cpu, &at("MEM.PAGE.REMOVE", td.remove_page(cpu, gone, PageSize::Size4K))?.release());
+        pool.use_again(cpu, at("MEM.PAGE.RELOCATE", td.relocate_page(cpu, moved, target))?.release());
+        pool.use_again(cpu, at("MEM.PAGE.REMOVE", td.remove_page(cpu, gone, PageSize::Size4K))?.release());
         Ok(())
     })?;
     if fate == Fate::Runnable {
@@ -184,22 +230,21 @@ pub fn live<K: Kernel>(
     let dying = td.tear_down();
     at("VP.FLUSH", dying.flush_vcpus(kernel, &[vcpu.tdvpr]))?;
     let dead = at("MNG.KEY.FREEID", dying.free_key(kernel))?;
+    if fate == Fate::HalfGone {
+        let back = at("PHYMEM.PAGE.RECLAIM", kernel.run_here(|cpu| dead.reclaim(cpu, vcpu.tdvpr)))?;
+        pool.pages.give_back(back.release());
+        return Ok(());
+    }
     let mut failed = Ok(());
     kernel.run_here(|cpu| {
         dead.reclaim_all(cpu, |page| match page {
-            Ok(page) => drop(page.release()),
+            Ok(page) => pool.pages.give_back(page.release()),
             Err(error) => failed = Err(error),
         });
     });
     at("PHYMEM.PAGE.RECLAIM", failed)?;
-    at("PHYMEM.PAGE.RECLAIM of the TDR", kernel.run_here(|cpu| dead.finish(cpu)))?.release();
+    pool.pages.give_back(at("PHYMEM.PAGE.RECLAIM of the TDR", kernel.run_here(|cpu| dead.finish(cpu)))?.release());
     Ok(())
-}
-
-/// A page that came back is ordinary memory: the kernel's next user would flush it like any other.
-fn use_again<C: Cpu>(cpu: &C, range: &PageRange) {
-    cpu.flush_lines(range.lines());
-    cpu.fence();
 }
 
 fn guest(address: u64) -> GuestPage {

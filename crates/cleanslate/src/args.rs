@@ -20,22 +20,7 @@ use tdx_lab::{
     name = "cleanslate",
     version,
     long_version = LONG_VERSION.as_str(),
-    after_help = "\
-Examples:
-  cleanslate kexec                     the bundled host, a real one with 2 TiB
-  cleanslate kexec --host boot.log     the host of this boot log
-  dmesg | cleanslate plan --host -     TDMRs and PAMT of this machine
-  cleanslate explore                   a crash at every instant
-  cleanslate check                     the machine this runs on: TDX, the erratum, what a kexec does
-  dmesg | cleanslate explain -         why TDX did not come up, what a machine check was
-
-Exit codes:
-  0   clean: the next kernel lives (a kexec refused by the policy is clean, too)
-  1   a machine check, lost data, a failed bring-up, or no layout; a broken rule, or a bug that was not found; a failed check
-  2   wrong usage
-  3   input that cannot be used: file, line, value and rule are on stderr; or `check` could not tell whether TDX is on,
-      or `explain` knows nothing of it
-  70  internal error"
+    after_help = AFTER_HELP.as_str()
 )]
 pub(crate) struct Cli {
     /// What to do.
@@ -43,9 +28,25 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+const EXAMPLES: &str = "\
+Examples:
+  cleanslate kexec                     the bundled host, a real one with 2 TiB
+  cleanslate kexec --host boot.log     the host of this boot log
+  dmesg | cleanslate plan --host -     TDMRs and PAMT of this machine
+  cleanslate explore                   a crash at every instant
+  cleanslate check                     the machine this runs on: TDX, the erratum, what a kexec does
+  dmesg | cleanslate explain -         why TDX did not come up, what a machine check was";
+
+static AFTER_HELP: LazyLock<String> = LazyLock::new(|| format!("{EXAMPLES}\n\n{}", crate::exit::TABLE));
+
 /// Version, and what the verdicts rest on.
 static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
-    let mut text = format!("{}\n\nThe software machine behind every verdict has limits:\n", env!("CARGO_PKG_VERSION"));
+    let mut text = format!(
+        "{} (commit {})\nTDX module: {}\n\nThe software machine behind every verdict has limits:\n",
+        env!("CARGO_PKG_VERSION"),
+        env!("CLEANSLATE_COMMIT"),
+        tdx_abi::MODULE_RANGE
+    );
     for limit in tdx_lab::report::LIMITS {
         text.extend(["- ", limit, "\n"]);
     }
@@ -55,11 +56,15 @@ static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     Bench(crate::bench::BenchArgs),
+    Completions(crate::packaging::CompletionsArgs),
     Check(crate::check::CheckArgs),
     Collect(crate::check::CollectArgs),
     Explain(crate::explain::ExplainArgs),
     Explore(crate::explore::ExploreArgs),
     Kexec(KexecArgs),
+    Linux(crate::linux::LinuxArgs),
+    #[command(hide = true)]
+    Man(crate::packaging::ManArgs),
     Plan(PlanArgs),
 }
 
@@ -259,4 +264,41 @@ pub(crate) struct OutputArgs {
 pub(crate) enum Format {
     Human,
     Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// Words of a line of a shell, as far as our examples need it.
+    fn words(line: &str) -> Vec<String> {
+        // Two blanks begin the comment; what comes after a pipe or into a file is the shell's.
+        let command = line.split("  ").next().unwrap_or_default();
+        let command = command.split(['|', '>']).find(|part| part.contains("cleanslate")).unwrap_or_default();
+        let words = command.split_whitespace().skip_while(|word| *word != "cleanslate");
+        words.map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn every_example_of_the_help_is_understood() {
+        let mut command = Cli::command();
+        command.build();
+        let mut count = 0;
+        for part in std::iter::once(&command).chain(command.get_subcommands()) {
+            let Some(help) = part.get_after_help() else {
+                assert!(part.is_hide_set() || part.get_name() == "help", "{} has no examples", part.get_name());
+                continue;
+            };
+            let help = help.to_string();
+            for line in help.lines().map(str::trim).filter(|line| line.contains("cleanslate ") && !line.contains('`')) {
+                let words = words(line);
+                assert!(words.len() > 1, "{line}");
+                Cli::try_parse_from(&words).unwrap_or_else(|error| panic!("{line}: {error}"));
+                count += 1;
+            }
+        }
+        assert!(count > 30, "{count}");
+    }
 }

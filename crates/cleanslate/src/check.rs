@@ -8,7 +8,7 @@ use tdx_lab::{
     report::Status,
 };
 
-use crate::{FAILED, Stop, UNUSABLE_INPUT, human, unless_closed};
+use crate::{Stop, exit::Exit, human, unless_closed};
 
 /// Checks the Linux machine this runs on, or a saved one: TDX, the erratum, what a kexec or a crash does to the next kernel.
 ///
@@ -71,8 +71,8 @@ pub(crate) fn run(args: &CheckArgs, out: &mut impl Write) -> Result<ExitCode, St
     })?;
     unless_closed(out.flush())?;
     Ok(match report.verdict.status {
-        Status::Fail => ExitCode::from(FAILED),
-        Status::Unknown => ExitCode::from(UNUSABLE_INPUT),
+        Status::Fail => Exit::Bad.into(),
+        Status::Unknown => Exit::Input.into(),
         Status::Pass | Status::Warn => ExitCode::SUCCESS,
     })
 }

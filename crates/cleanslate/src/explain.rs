@@ -5,7 +5,7 @@ use std::{io::Write, process::ExitCode};
 use clap::Args;
 use tdx_lab::explain;
 
-use crate::{Stop, UNUSABLE_INPUT, args::Format, args::OutputArgs, human, unless_closed};
+use crate::{Stop, args::Format, args::OutputArgs, exit::Exit, human, unless_closed};
 
 /// Explains a completion status, a register's value, a machine check, or why TDX did not come up in a boot log.
 ///
@@ -49,5 +49,5 @@ pub(crate) fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<ExitCode, 
         Format::Human => human::explain::print(out, &report),
     })?;
     unless_closed(out.flush())?;
-    Ok(if report.is_known() { ExitCode::SUCCESS } else { ExitCode::from(UNUSABLE_INPUT) })
+    Ok(if report.is_known() { ExitCode::SUCCESS } else { Exit::Input.into() })
 }

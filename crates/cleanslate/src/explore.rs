@@ -203,7 +203,7 @@ pub(crate) fn run(args: &ExploreArgs, out: &mut impl Write) -> Result<bool, Stop
     drop(line);
     let seconds = start.elapsed().as_secs_f64();
     if let Some(path) = &args.report {
-        fs::write(path, tdx_lab::report::html::page(&report))?;
+        crate::files::write(path, tdx_lab::report::html::page(&report).as_bytes())?;
     }
     unless_closed(match args.format {
         ExploreFormat::Json => crate::json(out, &report),

@@ -4,9 +4,13 @@
 mod args;
 mod bench;
 mod check;
+mod exit;
 mod explain;
 mod explore;
+mod files;
 mod human;
+mod linux;
+mod packaging;
 mod progress;
 
 use std::{
@@ -18,13 +22,7 @@ use clap::Parser;
 use tdx_lab::{cost::Rates, input::InputError, kexec, plan::plan, platform::LabError, report::svg};
 
 use args::{Cli, Command, Format};
-
-/// A machine check, a failed bring-up, or no layout.
-const FAILED: u8 = 1;
-/// Input that cannot be used.
-const UNUSABLE_INPUT: u8 = 3;
-/// A bug in this program, or an output that cannot be written.
-const INTERNAL: u8 = 70;
+use exit::Exit;
 
 /// Why there is no report.
 enum Stop {
@@ -63,27 +61,33 @@ fn unless_closed(result: io::Result<()>) -> io::Result<()> {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // Without a handler Ctrl-C still works, but for the line and the piece of a file that it leaves.
+    let _ = ctrlc::set_handler(|| {
+        files::give_up();
+        progress::clear();
+        std::process::exit(Exit::Interrupted.code().into())
+    });
     // The default hook has printed the place already; what is left is the promise about exit codes.
     let result = std::panic::catch_unwind(|| run(&cli));
     match result {
         Ok(Ok(code)) => code,
         Ok(Err(Stop::Input(error))) => {
             complain(format_args!("{error}"));
-            ExitCode::from(UNUSABLE_INPUT)
+            Exit::Input.into()
         }
         Ok(Err(Stop::Lab(error))) => {
             complain(format_args!("{error}"));
             // What the host is made of comes from the input; what the laboratory asks of the machine does not.
             let internal = matches!(error, LabError::Refused(_));
-            ExitCode::from(if internal { INTERNAL } else { UNUSABLE_INPUT })
+            if internal { Exit::Internal } else { Exit::Input }.into()
         }
         Ok(Err(Stop::Output(error))) => {
             complain(format_args!("cannot write the report: {error}"));
-            ExitCode::from(INTERNAL)
+            Exit::Internal.into()
         }
         Err(_) => {
             complain(format_args!("internal error; please report it with the command and the host file"));
-            ExitCode::from(INTERNAL)
+            Exit::Internal.into()
         }
     }
 }
@@ -109,9 +113,18 @@ fn run(cli: &Cli) -> Result<ExitCode, Stop> {
             true
         }
         Command::Plan(args) => planned(args, &mut out)?,
+        Command::Linux(args) => linux::run(args, &mut out)?,
+        Command::Completions(args) => {
+            packaging::completions(args, &mut out)?;
+            true
+        }
+        Command::Man(args) => {
+            packaging::man(args)?;
+            true
+        }
     };
     unless_closed(out.flush())?;
-    Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+    Ok(Exit::from(good).into())
 }
 
 /// `plan`; true if there is a layout.
@@ -131,7 +144,7 @@ fn planned(args: &args::PlanArgs, out: &mut impl Write) -> Result<bool, Stop> {
             unless_closed(out.write_all(picture.as_bytes()))?;
             return Ok(good);
         }
-        std::fs::write(path, picture)?;
+        files::write(path, picture.as_bytes())?;
     }
     unless_closed(match args.output.format {
         Format::Json => json(out, &report),

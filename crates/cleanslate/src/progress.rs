@@ -2,7 +2,10 @@
 
 use std::{
     io::{self, IsTerminal, Write},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -36,6 +39,16 @@ impl Line {
     }
 }
 
+/// Whether a line is on the terminal now.
+static ON_TERMINAL: AtomicBool = AtomicBool::new(false);
+
+/// Takes the line away: the program ends here.
+pub(crate) fn clear() {
+    if ON_TERMINAL.load(Ordering::Relaxed) {
+        let _ = write!(io::stderr(), "\r\x1b[K");
+    }
+}
+
 impl State {
     /// `, 120/s, about 4 s left`, as far as this part of the work has shown.
     fn estimate(&mut self, what: &'static str, now: Instant, done: u64, total: u64) -> String {
@@ -64,6 +77,7 @@ impl Progress for Line {
             return;
         }
         state.shown = Some(now);
+        ON_TERMINAL.store(true, Ordering::Relaxed);
         let percent = done.saturating_mul(100).checked_div(total).unwrap_or(0).min(100);
         // A progress line that cannot be written is no reason to stop.
         let _ = write!(io::stderr(), "\r{percent:3} %  {done} of {total} {what}{estimate}\x1b[K");
@@ -73,7 +87,8 @@ impl Progress for Line {
 impl Drop for Line {
     fn drop(&mut self) {
         if self.state.get_mut().is_ok_and(|state| state.shown.is_some()) {
-            let _ = write!(io::stderr(), "\r\x1b[K");
+            clear();
+            ON_TERMINAL.store(false, Ordering::Relaxed);
         }
     }
 }

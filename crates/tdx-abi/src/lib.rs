@@ -95,6 +95,10 @@ pub use dynamic_pamt::{
 pub use field::{FieldId, TdxFeatures0};
 pub use keyid::{KeyId, KeyIdError, KeyIdField, KeyIdPartition, MAX_PHYS_BITS};
 pub use leaf::{Leaf, LeafCall};
+/// Which TDX modules this crate describes, for people: what was observed on a real one, and what is known from documents alone.
+pub const MODULE_RANGE: &str =
+    "1.5 (1.5.01 as observed; Dynamic PAMT and TDH.SYS.DISABLE of later ones from documents, unverified)";
+
 pub use pamt::{PamtEntry, PamtPageType, pamt_bytes};
 pub use range::{
     Covered, Intersect, LineRange, PageRange, RangeError, Subtract, Union, Walk, intersect, subtract, union, walk,

@@ -15,7 +15,7 @@ use tdx_host::private_memory::PrivateMemory;
 use tdx_host::td::TdHost;
 use tdx_lab::host::{Host, HostOptions};
 use tdx_lab::platform::{Act, Lab, LabKernel, Operation, Watcher};
-use tdx_machine::{AccessError, AssignedKind, CpuId, Machine, MachineCheckReason, PartialStore};
+use tdx_machine::{AccessError, CpuId, Machine, MachineCheckReason, PartialStore};
 
 use super::report::Report;
 use super::{BootArgs, qemu};
@@ -179,13 +179,6 @@ fn kind(machine: &Machine, layout: &Layout, page: tdx_abi::Page) -> &'static str
             return name;
         }
     }
-    match machine.assigned_pages().iter().find(|run| run.pages.contains(page)).map(|run| run.kind) {
-        Some(AssignedKind::Tdr) => "TDR",
-        Some(AssignedKind::Tdcx) => "TDCX",
-        Some(AssignedKind::Tdvpr) => "TDVPR",
-        Some(AssignedKind::Sept) => "SEPT",
-        Some(AssignedKind::Guest) => "guest page",
-        Some(AssignedKind::PamtPair) => "PAMT page pair",
-        None => "returned page",
-    }
+    let runs = machine.assigned_pages();
+    runs.iter().find(|run| run.pages.contains(page)).map_or("returned page", |run| run.kind.name())
 }

@@ -5,23 +5,73 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-/// What `/init` does: loads what modules there are, says that user space is there, jumps into the next Linux if the command line has
-/// `cleanslate.kexec`, or else ends the machine.
+/// What `/init` does: loads what modules there are, brings TDX up and builds TDs if it is told to (`cleanslate.tds=N`), says what is
+/// private and that user space is there; then it reads the dump of the kernel that crashed before it (`cleanslate.dump`), jumps into the
+/// next Linux (`cleanslate.kexec=NEXT`), crashes (`cleanslate.crash`, before which `cleanslate.wild` lets a wild pointer loose), or ends the
+/// machine. `cleanslate.tries` tries what must be refused. `cleanslate.late` loads cleanslate.ko last. `cleanslate.MODULE=A,B` are a module's parameters, `cleanslate.next=A,B` words for the next Linux.
 const INIT: &str = r#"#!/bin/busybox sh
-/bin/busybox mount -t proc proc /proc
-/bin/busybox mount -t devtmpfs dev /dev 2> /dev/null
+/bin/busybox --install -s /bin
+export PATH=/bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev 2> /dev/null
 exec > /dev/ttyS0 2>&1
+option() { grep -q "cleanslate\.$1" /proc/cmdline; }
+value() { tr ' ' '\n' < /proc/cmdline | sed -n "s/^cleanslate\.$1=//p"; }
+
+late=
 for module in /modules/*.ko; do
     [ -e "$module" ] || continue
-    /bin/busybox insmod "$module" && echo "linux: loaded $module"
+    if option late && [ "$module" = /modules/cleanslate.ko ]; then
+        late=$module
+        continue
+    fi
+    insmod "$module" $(value "$(basename "$module" .ko)" | tr , ' ') && echo "linux: loaded $module"
 done
-echo "linux: $(/bin/busybox grep -o -m 1 tdx_pw_mce /proc/cpuinfo || echo "no tdx_pw_mce") in /proc/cpuinfo"
-echo "linux: user space, $(/bin/busybox uname -r), $(/bin/busybox grep -c ^processor /proc/cpuinfo) CPUs"
-if /bin/busybox grep -q cleanslate.kexec /proc/cmdline; then
-    echo "linux: kexec"
-    /next/jump /next/bzImage /next/initrd "console=ttyS0 panic=-1 nokaslr rdinit=/init"
+[ -n "$late" ] && insmod "$late" && echo "linux: loaded $late"
+if [ -e /dev/cleanslate ] && option tds=; then
+    echo up > /dev/cleanslate && echo "linux: TDX is up"
+    number=0
+    while [ $number -lt "$(value tds)" ]; do
+        set -- runnable half-built gone half-gone
+        shift $((number % 4))
+        echo "td $1" > /dev/cleanslate && echo "linux: TD $number, $1"
+        number=$((number + 1))
+    done
 fi
-/bin/busybox poweroff -f
+if [ -d /sys/kernel/cleanslate ]; then
+    for file in /sys/kernel/cleanslate/* /sys/kernel/cleanslate/pages/*; do
+        [ -f "$file" ] && echo "linux: cleanslate: ${file#/sys/kernel/cleanslate/} $(cat "$file")"
+    done
+fi
+if option tries; then
+    rmmod cleanslate 2> /dev/null || echo "linux: rmmod is refused"
+    echo freeze > /sys/power/state 2> /dev/null || echo "linux: sleep is refused"
+    online=/sys/devices/system/cpu/cpu1/online
+    echo 0 > $online && echo 1 > $online && echo "linux: CPU 1 went and came back"
+    echo "td runnable" > /dev/cleanslate
+fi
+echo "linux: $(grep -o -m 1 tdx_pw_mce /proc/cpuinfo || echo "no tdx_pw_mce") in /proc/cpuinfo"
+echo "linux: user space, $(uname -r), $(grep -c ^processor /proc/cpuinfo) CPUs"
+line="console=ttyS0 panic=-1 nokaslr rdinit=/init"
+if option dump; then
+    echo "linux: the dump has $(dd if=/proc/vmcore bs=1M 2> /dev/null | wc -c) of $(stat -c %s /proc/vmcore) bytes"
+elif option kexec=; then
+    next=/next/$(value kexec)
+    echo "linux: kexec"
+    /next/jump $next/bzImage $next/initrd "$line $(value next | tr , ' ')"
+elif option crash; then
+    /next/jump -p /next/self/bzImage /next/self/initrd "$line nr_cpus=1 cleanslate.dump" && echo "linux: crash kernel loaded"
+    if option wild; then
+        while read -r base end; do
+            insmod /next/cleanslate_wild.ko address="$base" pages=$(((end - base) / 4096 < 16 ? (end - base) / 4096 : 16))
+            rmmod cleanslate_wild
+        done < /sys/kernel/cleanslate/pamt
+    fi
+    echo "linux: crash"
+    echo c > /proc/sysrq-trigger
+fi
+poweroff -f
 "#;
 
 struct Archive {
@@ -61,7 +111,7 @@ pub(super) type Entry<'p> = (&'p str, &'p Path);
 pub(super) fn write(path: &Path, busybox: &Path, files: &[Entry<'_>]) -> Result<()> {
     let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
     let mut archive = Archive { bytes: Vec::new(), inode: 0 };
-    for directory in ["dev", "proc", "bin", "modules", "next"] {
+    for directory in ["dev", "proc", "sys", "bin", "modules", "next", "next/self", "next/stock"] {
         archive.add(directory, DIRECTORY, (0, 0), &[]);
     }
     archive.add("dev/console", CHARACTER_DEVICE, (5, 1), &[]);

@@ -1,6 +1,7 @@
 //! Linux for the boots: Debian's own kernel, and one built from Debian's source with TDX host support. Kept under `target/linux`, never
 //! in git. Refuses to install packages: it says which are missing.
 
+use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,16 +9,39 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
-use super::{Kernel, initrd, module};
+use super::{BootArgs, Kernel, NextKernel, initrd, module};
 use crate::root;
 
-/// What Linux is told, beside what the caller adds.
-pub(super) const COMMAND_LINE: &str = "console=ttyS0 panic=-1 nokaslr rdinit=/init";
+/// What Linux is told; see `/init` in `initrd.rs`.
+pub(super) fn command_line(args: &BootArgs) -> String {
+    let mut line = String::from("console=ttyS0 panic=-1 nokaslr rdinit=/init");
+    // Writing to a string never fails.
+    // Debian's kernels clear pages when they hand them out, by stores that do no harm; a driver's pages may not be cleared.
+    line.push_str(" cleanslate.next=init_on_alloc=0,memtest=1");
+    if args.module && args.kernel != Kernel::Tdx {
+        let _ = write!(line, " cleanslate.tds={}", args.tds);
+    }
+    if args.module {
+        let _ = write!(line, " cleanslate.cleanslate=policy={}", args.policy);
+    }
+    if args.crash {
+        line.push_str(" crashkernel=256M cleanslate.crash cleanslate.wild");
+    } else if let Some(next) = match args.next {
+        NextKernel::None => None,
+        NextKernel::Own | NextKernel::Linux => Some("self"),
+        NextKernel::Stock => Some("stock"),
+    } {
+        let _ = write!(line, " cleanslate.kexec={next}");
+    }
+    let _ = write!(line, " {}", args.append);
+    line
+}
 
 /// Fetches or builds a Linux for `boot`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct LinuxArgs {
-    /// `stock`: Debian's package, unpacked. `tdx`: built from Debian's linux-source-6.12 (ten minutes of two cores).
+    /// `stock`: Debian's package, unpacked. `stock-6.12`: Debian's 6.12 from its security archive, with headers. `tdx`: built from
+    /// Debian's linux-source-6.12 (ten minutes of two cores).
     #[arg(value_enum)]
     kernel: Kernel,
 }
@@ -29,10 +53,7 @@ pub(super) struct Linux {
 }
 
 fn folder(kernel: Kernel) -> PathBuf {
-    root().join("target/linux").join(match kernel {
-        Kernel::Stock => "stock",
-        Kernel::Tdx => "tdx",
-    })
+    root().join("target/linux").join(kernel.name())
 }
 
 /// Is it there?
@@ -40,34 +61,75 @@ pub(super) fn is_there(kernel: Kernel) -> bool {
     find(kernel).is_ok()
 }
 
-/// The initrd of a Linux that loads `cleanslate.ko` before it brings TDX up.
-pub(super) fn initrd_with_module() -> Result<PathBuf> {
-    let initrd = folder(Kernel::Tdx).join("initrd-module");
+/// A kernel's build tree, if there is one.
+pub(crate) fn some_headers() -> Option<PathBuf> {
+    [Kernel::Stock612, Kernel::Tdx].into_iter().find_map(|kernel| folder(kernel).join("build").canonicalize().ok())
+}
+
+/// The initrd of a Linux that loads `cleanslate.ko`.
+pub(super) fn initrd_with_module(kernel: Kernel) -> Result<PathBuf> {
+    let initrd = folder(kernel).join("initrd-module");
     ensure!(initrd.exists(), "there is no module yet: run `cargo xtask linux-module`");
     Ok(initrd)
 }
 
-/// The task `linux-module`: builds the module for the Linux of `cargo xtask linux tdx`, and an initrd with it.
-pub(crate) fn build_module() -> Result<bool> {
-    let folder = folder(Kernel::Tdx);
-    let build = folder.join("build").canonicalize().context("run `cargo xtask linux tdx` first")?;
-    let module = module::build(&build, &folder.join("cleanslate"))?;
-    pack(&folder, &[("modules/cleanslate.ko", &module)], "initrd-module")?;
-    println!("{}", module.display());
+/// The task `linux-module`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ModuleArgs {
+    /// Build for this kernel alone: `tdx`, `stock-6.12`, or a kernel whose headers are installed here, as in /lib/modules. Without it: for
+    /// all that `cargo xtask linux` has provided.
+    #[arg(long)]
+    kernel: Option<String>,
+}
+
+/// Builds the module, and for the Linuxes of `cargo xtask linux` an initrd with it.
+pub(crate) fn build_module(args: &ModuleArgs) -> Result<bool> {
+    let ours = [Kernel::Tdx, Kernel::Stock612];
+    if let Some(version) = args.kernel.as_deref().filter(|name| ours.iter().all(|kernel| kernel.name() != *name)) {
+        let headers = Path::new("/lib/modules").join(version).join("build").canonicalize().with_context(|| {
+            format!("there are no headers of {version} here: on Debian, `apt-get install linux-headers-{version}`")
+        })?;
+        println!("{}", module::build(&headers, &root().join("target/linux").join(version))?.display());
+        return Ok(true);
+    }
+    let wanted = |kernel: &Kernel| match &args.kernel {
+        Some(name) => kernel.name() == name,
+        None => is_there(*kernel),
+    };
+    let mut some = false;
+    for kernel in ours.into_iter().filter(wanted) {
+        let folder = folder(kernel);
+        let build = folder.join("build").canonicalize();
+        let build = build.with_context(|| format!("run `cargo xtask linux {}` first", kernel.name()))?;
+        let module = module::build(&build, &folder.join("cleanslate"))?;
+        pack(kernel, &[("modules/cleanslate.ko", &module)], "initrd-module")?;
+        println!("{}", module.display());
+        some = true;
+    }
+    ensure!(some, "there is no kernel to build for: run `cargo xtask linux stock-6.12` (or `tdx`) first");
     Ok(true)
 }
 
-/// The first Linux's initrd: the test modules, these files, and the next Linux.
-fn pack(folder: &Path, more: &[initrd::Entry<'_>], name: &str) -> Result<()> {
+/// The first Linux's initrd: the test modules, these files, and the next Linuxes.
+fn pack(kernel: Kernel, more: &[initrd::Entry<'_>], name: &str) -> Result<()> {
+    let folder = folder(kernel);
     let (place, busybox) = (folder.join("modules"), folder.join("root/bin/busybox"));
     let (enable, jump) = (place.join("cleanslate_enable.ko"), place.join("jump"));
+    let wild = place.join("cleanslate_wild.ko");
     let (image, next) = (folder.join("bzImage"), folder.join("next-initrd"));
+    let stock = find(Kernel::Stock).ok();
     let mut files: Vec<initrd::Entry<'_>> = vec![
-        ("modules/cleanslate_enable.ko", &enable),
         ("next/jump", &jump),
-        ("next/bzImage", &image),
-        ("next/initrd", &next),
+        ("next/cleanslate_wild.ko", &wild),
+        ("next/self/bzImage", &image),
+        ("next/self/initrd", &next),
     ];
+    if kernel == Kernel::Tdx {
+        files.push(("modules/cleanslate_enable.ko", &enable));
+    }
+    if let Some(stock) = &stock {
+        files.extend([("next/stock/bzImage", stock.image.as_path()), ("next/stock/initrd", stock.initrd.as_path())]);
+    }
     files.extend(more);
     initrd::write(&folder.join(name), &busybox, &files)
 }
@@ -76,12 +138,8 @@ fn pack(folder: &Path, more: &[initrd::Entry<'_>], name: &str) -> Result<()> {
 pub(super) fn find(kernel: Kernel) -> Result<Linux> {
     let folder = folder(kernel);
     let linux = Linux { image: folder.join("bzImage"), initrd: folder.join("initrd") };
-    ensure!(linux.image.exists() && linux.initrd.exists(), "there is no such Linux yet: run `cargo xtask linux {}`", {
-        match kernel {
-            Kernel::Stock => "stock",
-            Kernel::Tdx => "tdx",
-        }
-    });
+    let there = linux.image.exists() && linux.initrd.exists();
+    ensure!(there, "there is no such Linux yet: run `cargo xtask linux {}`", kernel.name());
     Ok(linux)
 }
 
@@ -89,6 +147,7 @@ pub(super) fn find(kernel: Kernel) -> Result<Linux> {
 pub(crate) fn provide(args: &LinuxArgs) -> Result<bool> {
     match args.kernel {
         Kernel::Stock => stock()?,
+        Kernel::Stock612 => stock_6_12()?,
         Kernel::Tdx => tdx()?,
     }
     let linux = find(args.kernel)?;
@@ -96,7 +155,8 @@ pub(crate) fn provide(args: &LinuxArgs) -> Result<bool> {
     Ok(true)
 }
 
-pub(super) fn run(command: &mut Command) -> Result<String> {
+/// Runs a command to its end; what it prints, or what it complains of.
+pub(crate) fn run(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
     ensure!(output.status.success(), "{command:?} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -137,12 +197,66 @@ fn meta(package: &str, prefix: &str) -> Result<String> {
     name.map(str::to_owned).with_context(|| format!("{package} depends on no {prefix}*"))
 }
 
+/// Headers that were unpacked and not installed know each other by where they would be installed.
+fn relocate(root: &Path, abi: &str) -> Result<PathBuf> {
+    let root = root.canonicalize()?;
+    let headers = root.join("usr/src").join(format!("linux-headers-{abi}"));
+    let makefile = headers.join("Makefile");
+    let text = fs::read_to_string(&makefile)?;
+    let moved = text.replace("include /usr/src/", &format!("include {}/usr/src/", root.display()));
+    fs::write(&makefile, moved)?;
+    Ok(headers)
+}
+
+/// A kernel of Debian's with its headers: image, build tree, busybox.
+fn with_headers(folder: &Path, meta_package: &str) -> Result<PathBuf> {
+    let image = meta(meta_package, "linux-image-")?;
+    let abi = image.trim_start_matches("linux-image-");
+    // 6.12.117+deb12-cloud-amd64 shares headers with 6.12.117+deb12-amd64.
+    let version = abi.trim_end_matches("-amd64").trim_end_matches("-cloud");
+    let names = [
+        image.clone(),
+        format!("linux-headers-{abi}"),
+        format!("linux-headers-{version}-common"),
+        meta(&format!("linux-headers-{abi}"), "linux-kbuild-")?,
+        "busybox-static".to_owned(),
+    ];
+    let root = fetch(folder, &names.each_ref().map(String::as_str))?;
+    fs::copy(newest(&root.join("boot"), "vmlinuz-")?, folder.join("bzImage"))?;
+    relocate(&root, abi)
+}
+
 fn stock() -> Result<()> {
     let folder = folder(Kernel::Stock);
-    let image = meta("linux-image-amd64", "linux-image-")?;
-    let root = fetch(&folder, &[&image, "busybox-static"])?;
-    fs::copy(newest(&root.join("boot"), "vmlinuz-")?, folder.join("bzImage"))?;
-    initrd::write(&folder.join("initrd"), &root.join("bin/busybox"), &[])
+    let headers = with_headers(&folder, "linux-image-amd64")?;
+    let place = modules(&folder, &headers, &["cleanslate_use"])?;
+    let using = place.join("cleanslate_use.ko");
+    initrd::write(&folder.join("initrd"), &folder.join("root/bin/busybox"), &[("modules/cleanslate_use.ko", &using)])
+}
+
+fn stock_6_12() -> Result<()> {
+    let folder = folder(Kernel::Stock612);
+    let headers = with_headers(&folder, "linux-image-6.12-cloud-amd64")?;
+    let link = folder.join("build");
+    if link.symlink_metadata().is_ok() {
+        fs::remove_file(&link)?;
+    }
+    std::os::unix::fs::symlink(&headers, &link)?;
+    let place = modules(&folder, &headers, &["cleanslate_use", "cleanslate_wild"])?;
+    finish(Kernel::Stock612, &place)
+}
+
+/// Programs and initrds of a Linux that kexecs.
+fn finish(kernel: Kernel, place: &Path) -> Result<()> {
+    let folder = folder(kernel);
+    run(Command::new("cc")
+        .args(["-O2", "-static", "-Wall", "-Wextra", "-Werror", "-o"])
+        .arg(place.join("jump"))
+        .arg(place.join("jump.c")))?;
+    let using = place.join("cleanslate_use.ko");
+    let busybox = folder.join("root/bin/busybox");
+    initrd::write(&folder.join("next-initrd"), &busybox, &[("modules/cleanslate_use.ko", &using)])?;
+    pack(kernel, &[], "initrd")
 }
 
 const SOURCE: &str = "/usr/src/linux-source-6.12.tar.xz";
@@ -186,25 +300,21 @@ fn tdx() -> Result<()> {
     let status = make().arg(format!("-j{jobs}")).args(["bzImage", "modules"]).status()?;
     ensure!(status.success(), "Linux does not build");
     fs::copy(build.join("arch/x86/boot/bzImage"), folder.join("bzImage"))?;
-    let busybox = fetch(&folder, &["busybox-static"])?.join("bin/busybox");
-    let place = modules(&folder, &build)?;
-    let jump = place.join("jump");
-    run(Command::new("cc")
-        .args(["-O2", "-static", "-Wall", "-Wextra", "-Werror", "-o"])
-        .arg(&jump)
-        .arg(place.join("jump.c")))?;
-    let next = folder.join("next-initrd");
-    initrd::write(&next, &busybox, &[("modules/cleanslate_use.ko", &place.join("cleanslate_use.ko"))])?;
-    pack(&folder, &[], "initrd")
+    fetch(&folder, &["busybox-static"])?;
+    let place = modules(&folder, &build, &["cleanslate_enable", "cleanslate_use", "cleanslate_wild"])?;
+    finish(Kernel::Tdx, &place)
 }
 
-/// The test modules: one makes Linux bring TDX up, because 6.12 has no caller of `tdx_enable()` in its tree; one uses free memory.
-fn modules(folder: &Path, build: &Path) -> Result<PathBuf> {
+/// Test modules: `enable` makes Linux bring TDX up, because 6.12 has no caller of `tdx_enable()` in its tree; `use` uses free memory as a
+/// driver may; `wild` writes where it must not.
+fn modules(folder: &Path, build: &Path, names: &[&str]) -> Result<PathBuf> {
     let place = folder.join("modules");
     fs::create_dir_all(&place)?;
-    for file in ["cleanslate_enable.c", "cleanslate_use.c", "jump.c", "Kbuild"] {
+    for file in ["cleanslate_enable.c", "cleanslate_use.c", "cleanslate_wild.c", "jump.c"] {
         fs::copy(root().join("bare/linux").join(file), place.join(file))?;
     }
+    let objects: Vec<String> = names.iter().map(|name| format!("{name}.o")).collect();
+    fs::write(place.join("Kbuild"), format!("obj-m := {}\n", objects.join(" ")))?;
     let place = place.canonicalize()?;
     run(Command::new("make").arg("-s").arg("-C").arg(build).arg(format!("M={}", place.display())).arg("modules"))?;
     Ok(place)

@@ -1,10 +1,11 @@
 //! The task `boot`: one of the programs of `bare/`, or Linux, in a virtual machine under QEMU, and what became of it. Refuses to guess:
 //! a verdict comes from what the machine said before it ended, and a run that says nothing has failed.
 
+mod assembly;
 mod compare;
 mod initrd;
 mod linux;
-mod module;
+pub(crate) mod module;
 mod qemu;
 mod report;
 mod set;
@@ -12,7 +13,7 @@ mod set;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
-pub(crate) use linux::{LinuxArgs, build_module, provide};
+pub(crate) use linux::{LinuxArgs, ModuleArgs, build_module, provide, run, some_headers};
 pub(crate) use set::run_all;
 
 /// What runs first.
@@ -24,14 +25,18 @@ pub(crate) enum Guest {
     Linux,
 }
 
-/// What firstkernel jumps into.
+/// What the first kernel jumps into.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum NextKernel {
-    /// Itself: it uses all memory and reports.
+    /// Itself, which uses all memory: firstkernel reports, Linux goes to user space.
     #[value(name = "self")]
     Own,
-    /// Linux, to user space.
+    /// From firstkernel: Linux, to user space.
     Linux,
+    /// From Linux: Debian's own kernel.
+    Stock,
+    /// Nothing: Linux ends the machine.
+    None,
 }
 
 /// The processor that seamvisor shows.
@@ -50,8 +55,23 @@ pub(crate) enum Cpu {
 pub(crate) enum Kernel {
     /// Debian's own.
     Stock,
+    /// Debian's own 6.12, which has no TDX host code.
+    #[value(name = "stock-6.12")]
+    Stock612,
     /// Debian's source, with TDX host support and kexec.
+    #[value(name = "tdx", alias = "tdx-host")]
     Tdx,
+}
+
+impl Kernel {
+    /// As on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Stock => "stock",
+            Self::Stock612 => "stock-6.12",
+            Self::Tdx => "tdx",
+        }
+    }
 }
 
 /// For whom the result is.
@@ -71,7 +91,10 @@ Examples:
   cargo xtask boot firstkernel --policy none            the next kernel dies of a machine check
   cargo xtask boot firstkernel --next linux --cpus 4    kexec into Debian's kernel
   cargo xtask boot firstkernel --plain                  without seamvisor: a machine without TDX
-  cargo xtask boot linux --kernel tdx                   Linux finds TDX
+  cargo xtask boot linux --kernel tdx --next self       Linux brings TDX up and kexecs: a machine check
+  cargo xtask boot linux --kernel tdx --module          the same with cleanslate.ko: clean
+  cargo xtask boot linux --kernel stock-6.12 --module --tds 4 --crash
+                                                        Debian's kernel, TDX by the module, a crash, the dump is read
 
 Exit codes: 0 clean, 1 machine check or failed, 70 this task itself failed (no QEMU, for example).")]
 pub(crate) struct BootArgs {
@@ -87,16 +110,20 @@ pub(crate) struct BootArgs {
     /// firstkernel's policy: tracked, module, module-only, pamt, everything, none or refuse.
     #[arg(long, default_value = "tracked")]
     pub(crate) policy: String,
-    /// TDs that firstkernel builds: one that could run, one half built, one that is gone, and so on.
+    /// TDs that are built: one that could run, one half built, one that is gone, one half gone, and so on. By firstkernel, or by
+    /// `cleanslate.ko` in a Linux without TDX host code.
     #[arg(long, default_value_t = 1)]
     pub(crate) tds: u32,
-    /// What firstkernel jumps into.
+    /// What it jumps into.
     #[arg(long, value_enum, default_value = "self")]
     pub(crate) next: NextKernel,
+    /// Linux does not kexec, it crashes, and the crash kernel reads the dump. A wild pointer has hit private memory before.
+    #[arg(long)]
+    pub(crate) crash: bool,
     /// Which Linux.
     #[arg(long, value_enum, default_value = "stock")]
     pub(crate) kernel: Kernel,
-    /// Linux loads `cleanslate.ko` (`cargo xtask linux-module`) before it brings TDX up.
+    /// Linux loads `cleanslate.ko` (`cargo xtask linux-module`).
     #[arg(long)]
     pub(crate) module: bool,
     /// Memory in MiB, 512 at least.
@@ -130,6 +157,7 @@ impl BootArgs {
             tds: 1,
             next: NextKernel::Own,
             kernel: Kernel::Stock,
+            crash: false,
             module: false,
             memory: 512,
             plain: false,

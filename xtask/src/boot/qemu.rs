@@ -64,7 +64,11 @@ pub(crate) fn run(args: &BootArgs) -> Result<Report> {
     let (image, words) = guest(args, &mut command)?;
     if args.plain {
         if args.guest == Guest::Linux {
-            command.arg("-initrd").arg(linux::find(args.kernel)?.initrd);
+            command.arg("-initrd").arg(if args.module {
+                linux::initrd_with_module(args.kernel)?
+            } else {
+                linux::find(args.kernel)?.initrd
+            });
         }
         command.arg("-kernel").arg(image).args(["-append", &words]);
     } else {
@@ -89,21 +93,17 @@ fn guest(args: &BootArgs, command: &mut Command) -> Result<(PathBuf, String)> {
     };
     if args.guest == Guest::Linux {
         let linux = linux::find(args.kernel)?;
-        if args.module {
-            give("initrd", &linux::initrd_with_module()?);
-        } else {
-            give("initrd", &linux.initrd);
-        }
-        let kexec = if args.next == NextKernel::Linux { "cleanslate.kexec" } else { "" };
-        return Ok((linux.image, format!("{} {kexec} {}", linux::COMMAND_LINE, args.append)));
+        give("initrd", &if args.module { linux::initrd_with_module(args.kernel)? } else { linux.initrd });
+        return Ok((linux.image, linux::command_line(args)));
     }
     match args.next {
         NextKernel::Own => give("next", &binary("firstkernel")),
-        NextKernel::Linux => {
+        NextKernel::Linux | NextKernel::Stock => {
             let linux = linux::find(args.kernel)?;
             give("next", &linux.image);
             give("initrd", &linux.initrd);
         }
+        NextKernel::None => {}
     }
     Ok((binary("firstkernel"), format!("policy={} tds={} {}", args.policy, args.tds, args.append)))
 }
@@ -121,8 +121,8 @@ fn name(args: &BootArgs) -> String {
         args.kernel,
         if args.plain { "-plain" } else { "" }
     );
-    if args.module {
-        name.push_str("-module");
+    for (word, is_so) in [("-module", args.module), ("-crash", args.crash)] {
+        name.push_str(if is_so { word } else { "" });
     }
     for words in [&args.append, &args.seamvisor] {
         name.extend(words.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }));

@@ -46,6 +46,8 @@ pub(crate) struct Report {
     summary: Option<Value>,
     /// What the guest said of the line it died of.
     explanation: Option<String>,
+    /// All that the guest said.
+    said: String,
 }
 
 /// What `/init` prints when it runs; see `initrd.rs`.
@@ -59,6 +61,27 @@ fn text(path: &Path) -> Result<String> {
 /// Objects of lines that begin with `@ `.
 fn events(text: &str) -> Vec<Value> {
     text.lines().filter_map(|line| serde_json::from_str(line.trim().strip_prefix("@ ")?).ok()).collect()
+}
+
+/// Why a run is not believed although its guest says that it came to its end: a guest can say anything, seamvisor saw what it did.
+fn doubt(args: &BootArgs, summary: Option<&Value>) -> Option<String> {
+    let Some(summary) = summary else { return Some("seamvisor has left no summary".to_owned()) };
+    let end = if args.guest == Guest::Linux || matches!(args.next, NextKernel::Linux | NextKernel::Stock) {
+        "power-off"
+    } else {
+        "guest-ended"
+    };
+    if summary["end"] != end {
+        return Some(format!("seamvisor saw the end as {} and not as {end}", summary["end"]));
+    }
+    if summary["cpus"] != args.cpus {
+        return Some(format!("seamvisor had {} CPUs", summary["cpus"]));
+    }
+    // A guest that is hostile on purpose asks for what it must not have.
+    let hostile = args.append.contains("hostile");
+    let counts = ["kicks_unanswered", "hidden_accesses", "seamcalls_refused"];
+    let wrong = counts.iter().find(|count| summary[**count] != 0 && !(hostile && **count != "kicks_unanswered"));
+    wrong.map(|count| format!("seamvisor counted {} {count}", summary[*count]))
 }
 
 impl Report {
@@ -76,15 +99,28 @@ impl Report {
         let named = |name: &str| events.iter().any(|event| event["event"] == name);
         let checks = summary.as_ref().and_then(|summary| summary["machine_checks"].as_array()).map_or(0, Vec::len);
         // A Linux that kexecs into Linux must come to user space twice.
-        let linuxes = usize::from(args.guest == Guest::Linux) + usize::from(args.next == NextKernel::Linux);
+        let linuxes = match (args.guest, args.next) {
+            (Guest::Linux, NextKernel::None) if !args.crash => 1,
+            // The image is to be refused.
+            (Guest::Linux, _) if args.append.contains("cleanslate.refused") => 1,
+            (Guest::Linux, _) => 2,
+            (Guest::Firstkernel, NextKernel::Linux | NextKernel::Stock) => 1,
+            (Guest::Firstkernel, _) => 0,
+        };
         let shutdown = summary.as_ref().is_some_and(|summary| summary["end"] == "shutdown");
         let came_to_the_end = if linuxes > 0 {
             // The last one with all its CPUs.
             let last = said.lines().rfind(|line| line.contains(USER_SPACE)).unwrap_or_default();
-            said.matches(USER_SPACE).count() >= linuxes && last.trim_end().ends_with(&format!(" {} CPUs", args.cpus))
+            let cpus = if args.crash { 1 } else { args.cpus };
+            let dumped = said.lines().find_map(|line| line.trim().strip_prefix("linux: the dump has "));
+            let whole = dumped.and_then(|rest| rest.strip_suffix(" bytes")?.split_once(" of "));
+            said.matches(USER_SPACE).count() >= linuxes
+                && last.trim_end().ends_with(&format!(" {cpus} CPUs"))
+                && (!args.crash || whole.is_some_and(|(read, all)| read == all && read != "0"))
         } else {
             named("second-kernel") || named("hostile")
         };
+        let doubt = if args.plain { None } else { doubt(args, summary.as_ref()) };
         let panic = logged.lines().find(|line| line.contains("panicked") || line.contains("\"forged\""));
         let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("nothing at all").trim();
         let (verdict, why) = match status {
@@ -92,6 +128,7 @@ impl Report {
             _ if checks > 0 || named("machine-check") => (Verdict::MachineCheck, "a kernel consumed poison".to_owned()),
             _ if shutdown => (Verdict::Failed, format!("a CPU shut down (triple fault); the guest last said: {last}")),
             None => (Verdict::Failed, format!("not done after {} s; it last said: {last}", args.timeout)),
+            Some(_) if came_to_the_end && doubt.is_some() => (Verdict::Failed, doubt.unwrap_or_default()),
             _ if came_to_the_end => (Verdict::Clean, "the last kernel came to the end of its work".to_owned()),
             Some(code) => (Verdict::Failed, format!("QEMU ended with status {code}; the guest last said: {last}")),
         };
@@ -112,7 +149,18 @@ impl Report {
             events,
             summary,
             explanation,
+            said,
         })
+    }
+
+    /// All that the guest said.
+    pub(crate) fn said(&self) -> &str {
+        &self.said
+    }
+
+    /// The guest's event of this name, or null.
+    pub(crate) fn event(&self, name: &str) -> &Value {
+        self.events.iter().find(|event| event["event"] == name).unwrap_or(&Value::Null)
     }
 
     pub(crate) fn verdict(&self) -> Verdict {

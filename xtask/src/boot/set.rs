@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::report::Verdict;
+use super::report::{Report, Verdict};
 use super::{BootArgs, Cpu, Guest, Kernel, NextKernel, compare, linux, qemu};
 use crate::step::Counts;
 
@@ -10,60 +10,264 @@ struct Case {
     name: &'static str,
     args: BootArgs,
     verdict: Verdict,
-    /// The kind of the line that kills, if one does.
+    /// The kind of the line that kills, if one does and it is always the same.
     kind: Option<&'static str>,
+    /// What else must be so.
+    also: &'static [Also],
 }
+
+/// What a verdict does not say.
+#[derive(Clone, Copy)]
+enum Also {
+    /// TDX was up and private memory was reset: nothing was poisoned and nothing is private at the end.
+    Reset,
+    /// As `Reset`, but a wild pointer has poisoned private memory before.
+    ResetPoison,
+    /// Something is private at the end.
+    Left,
+    /// The guest has said this.
+    Says(&'static str),
+    /// The guest has not said this.
+    Silent(&'static str),
+    /// Pages by kind: the guest's count is seamvisor's.
+    SamePages,
+}
+
+impl Also {
+    /// Why it is not so.
+    fn problem(self, report: &Report) -> Option<String> {
+        let lines = &report.summary()["lines"];
+        let is = |name: &str, good: bool| (!good).then(|| format!("lines {name}: {}", lines[name]));
+        match self {
+            Self::Reset | Self::ResetPoison => {
+                let poisoned = lines["poisoned_ever"].as_u64();
+                let as_wanted = poisoned.is_some_and(|count| (count > 0) == matches!(self, Self::ResetPoison));
+                let told = report.event("handover");
+                is("direct_stored", lines["direct_stored"].as_u64().is_some_and(|count| count > 0))
+                    .or_else(|| is("poisoned_ever", as_wanted))
+                    .or_else(|| is("private", lines["private"] == 0))
+                    .or_else(|| (!told.is_null() && told["clean"] != true).then(|| format!("the kernel says {told}")))
+            }
+            Self::Left => is("private", lines["private"].as_u64().is_some_and(|count| count > 0)),
+            Self::Says(text) => (!report.said().contains(text)).then(|| format!("it never said {text:?}")),
+            Self::Silent(text) => report.said().contains(text).then(|| format!("it said {text:?}")),
+            Self::SamePages => different_pages(report),
+        }
+    }
+}
+
+/// Lines `linux: cleanslate: pages/KIND COUNT` against seamvisor's count.
+fn different_pages(report: &Report) -> Option<String> {
+    let kinds = [("tdr", "TDR"), ("tdcx", "TDCX"), ("tdvpr", "TDVPR"), ("sept", "SEPT"), ("guest", "guest page")];
+    let seen = report.summary()["pages"].as_array().cloned().unwrap_or_default();
+    kinds.into_iter().find_map(|(file, kind)| {
+        let line = format!("linux: cleanslate: pages/{file} ");
+        let told = report.said().lines().find_map(|said| said.trim().strip_prefix(&line)?.parse::<u64>().ok());
+        let counted = seen.iter().find(|run| run["kind"] == kind).and_then(|run| run["count"].as_u64());
+        let same = told.is_some_and(|told| told > 0) && told == counted;
+        (!same).then(|| format!("{kind}: sysfs says {told:?}, seamvisor {counted:?}"))
+    })
+}
+
+/// Linux found the erratum, and its own code brought TDX up.
+const LINUX_HAS_TDX: [Also; 4] = [
+    Also::Says("linux: tdx_pw_mce in /proc/cpuinfo"),
+    Also::Says("virt/tdx: BIOS enabled"),
+    Also::Says("virt/tdx: module initialized"),
+    Also::Says("linux: loaded /modules/cleanslate_enable.ko"),
+];
+/// The next Linux has used its memory as a driver may.
+const USED: Also = Also::Says("linux: loaded /modules/cleanslate_use.ko");
 
 fn cases() -> Vec<Case> {
     let base = BootArgs::firstkernel;
     let with = |policy: &str, tds: u32, cpus: u32| BootArgs { policy: policy.to_owned(), tds, cpus, ..base() };
-    let clean = |name, args| Case { name, args, verdict: Verdict::Clean, kind: None };
-    let dies = |name, args, kind| Case { name, args, verdict: Verdict::MachineCheck, kind: Some(kind) };
+    let clean = |name, args, also| Case { name, args, verdict: Verdict::Clean, kind: None, also };
+    let dies = |name, args, kind, also| Case { name, args, verdict: Verdict::MachineCheck, kind: Some(kind), also };
     let linux = |args: BootArgs| BootArgs { next: NextKernel::Linux, memory: 1024, ..args };
     let role = |role: &str, cpus| BootArgs { append: format!("role={role}"), cpus, ..base() };
-    let tdx = |next, cpus| BootArgs { guest: Guest::Linux, kernel: Kernel::Tdx, next, cpus, memory: 1024, ..base() };
-    let module = |cpus| BootArgs { module: true, timeout: 300, ..tdx(NextKernel::Linux, cpus) };
-    let guest = |cpus| BootArgs { guest: Guest::Linux, cpus, memory: 1024, ..base() };
+    let guest = |cpus| BootArgs { guest: Guest::Linux, next: NextKernel::None, cpus, memory: 1024, ..base() };
     let mut cases = vec![
-        clean("a machine without TDX, 1 CPU", BootArgs { plain: true, ..base() }),
-        clean("a machine without TDX, 4 CPUs", BootArgs { plain: true, cpus: 4, ..base() }),
-        clean("tracked, 1 CPU", with("tracked", 1, 1)),
-        clean("tracked, 4 CPUs, 3 TDs", with("tracked", 3, 4)),
-        clean("module (1.5.01 has no SYS.DISABLE)", with("module", 1, 2)),
-        clean("everything", with("everything", 1, 1)),
-        dies("none, no TD", with("none", 0, 1), "PAMT_4K"),
-        dies("none, 3 TDs, 4 CPUs", with("none", 3, 4), "guest page"),
-        dies("pamt, 1 TD", with("pamt", 1, 1), "guest page"),
-        dies("module-only, 1 TD", with("module-only", 1, 2), "guest page"),
-        dies("none, Emerald Rapids", BootArgs { cpu: Cpu::Emr, ..with("none", 0, 1) }, "PAMT_4K"),
-        clean("none, without the erratum", BootArgs { cpu: Cpu::Gnr, ..with("none", 1, 2) }),
-        clean("SEAM switched off", BootArgs { seamvisor: "seam=off".to_owned(), ..base() }),
-        clean("no module loaded", BootArgs { seamvisor: "seam=no-module".to_owned(), ..base() }),
-        clean("a guest that uses private memory as its own", role("hostile-private", 2)),
-        clean("a hostile guest, 1 CPU", role("hostile", 1)),
-        clean("a hostile guest, 4 CPUs", role("hostile", 4)),
+        clean("a machine without TDX, 1 CPU", BootArgs { plain: true, ..base() }, &[]),
+        clean("a machine without TDX, 4 CPUs", BootArgs { plain: true, cpus: 4, ..base() }, &[]),
+        clean("tracked, 1 CPU", with("tracked", 1, 1), &[Also::Reset, Also::Says("\"event\":\"tdx\"")]),
+        clean("tracked, 4 CPUs, 4 TDs", with("tracked", 4, 4), &[Also::Reset, Also::Says("\"event\":\"tdx\"")]),
+        clean("module (1.5.01 has no SYS.DISABLE)", with("module", 1, 2), &[Also::Reset]),
+        clean("everything", with("everything", 1, 1), &[Also::Reset]),
+        dies("none, no TD", with("none", 0, 1), "PAMT_4K", &[]),
+        dies("none, 3 TDs, 4 CPUs", with("none", 3, 4), "guest page", &[]),
+        dies("pamt, 1 TD", with("pamt", 1, 1), "guest page", &[]),
+        dies("module-only, 1 TD", with("module-only", 1, 2), "guest page", &[]),
+        dies("none, Emerald Rapids", BootArgs { cpu: Cpu::Emr, ..with("none", 0, 1) }, "PAMT_4K", &[]),
+        clean("none, without the erratum", BootArgs { cpu: Cpu::Gnr, ..with("none", 1, 2) }, &[]),
+        clean("SEAM switched off", BootArgs { seamvisor: "seam=off".to_owned(), ..base() }, &[]),
+        clean("no module loaded", BootArgs { seamvisor: "seam=no-module".to_owned(), ..base() }, &[]),
+        clean("a guest that uses private memory as its own", role("hostile-private", 2), &[]),
+        clean("a hostile guest, 1 CPU", role("hostile", 1), &[]),
+        clean("a hostile guest, 4 CPUs", role("hostile", 4), &[]),
     ];
     if linux::is_there(Kernel::Stock) {
         cases.extend([
-            clean("kexec into Linux, 1 CPU", linux(with("tracked", 1, 1))),
-            clean("kexec into Linux, 4 CPUs", linux(with("tracked", 1, 4))),
-            clean("Linux as the guest, 1 CPU", guest(1)),
-            clean("Linux as the guest, 4 CPUs", guest(4)),
+            clean("kexec into Linux, 1 CPU", linux(with("tracked", 1, 1)), &[Also::Reset, USED]),
+            clean("kexec into Linux, 4 CPUs", linux(with("tracked", 1, 4)), &[Also::Reset, USED]),
+            clean("Linux as the guest, 1 CPU", guest(1), &[]),
+            clean("Linux as the guest, 4 CPUs", guest(4), &[]),
         ]);
     }
+    cases.extend(tdx_linux());
+    cases.extend(stock_linux());
+    cases
+}
+
+/// A Linux whose own code brings TDX up.
+fn tdx_linux() -> Vec<Case> {
+    let boot = |next, cpus| BootArgs {
+        guest: Guest::Linux,
+        kernel: Kernel::Tdx,
+        next,
+        cpus,
+        memory: 1024,
+        timeout: 300,
+        ..BootArgs::firstkernel()
+    };
+    let module = |next, cpus| BootArgs { module: true, ..boot(next, cpus) };
+    let crash = |policy: &str, cpus| BootArgs {
+        crash: true,
+        memory: 768,
+        policy: policy.to_owned(),
+        ..module(NextKernel::Own, cpus)
+    };
+    let late = || BootArgs { append: "cleanslate.late".to_owned(), ..module(NextKernel::Own, 2) };
+    let clean = |name, args, also| Case { name, args, verdict: Verdict::Clean, kind: None, also };
+    let dies = |name, args, kind, also| Case { name, args, verdict: Verdict::MachineCheck, kind, also };
+    const CLEAN: &[Also] = &[
+        LINUX_HAS_TDX[0],
+        LINUX_HAS_TDX[1],
+        LINUX_HAS_TDX[2],
+        LINUX_HAS_TDX[3],
+        Also::Reset,
+        USED,
+        Also::Says("65728 lines of private memory reset in"),
+        Also::Silent("may be left"),
+    ];
+    let mut cases = Vec::new();
     if linux::is_there(Kernel::Tdx) {
         cases.extend([
-            clean("Linux brings TDX up itself, 4 CPUs", tdx(NextKernel::Own, 4)),
-            dies("Linux kexecs into Linux, and nobody resets anything", tdx(NextKernel::Linux, 2), "PAMT_4K"),
+            clean("Linux brings TDX up itself, 4 CPUs", boot(NextKernel::None, 4), &LINUX_HAS_TDX),
+            dies("Linux kexecs into Linux, and nobody resets anything", boot(NextKernel::Own, 2), None, &LINUX_HAS_TDX),
         ]);
     }
-    if linux::initrd_with_module().is_ok() {
+    if linux::initrd_with_module(Kernel::Tdx).is_ok() {
         cases.extend([
-            clean("Linux kexecs into Linux, with cleanslate.ko, 1 CPU", module(1)),
-            clean("Linux kexecs into Linux, with cleanslate.ko, 4 CPUs", module(4)),
+            clean("Linux kexecs into Linux, with cleanslate.ko, 1 CPU", module(NextKernel::Own, 1), CLEAN),
+            clean("Linux kexecs into Linux, with cleanslate.ko, 4 CPUs", module(NextKernel::Own, 4), CLEAN),
+            clean("Linux kexecs into Debian's, with cleanslate.ko, 4 CPUs", module(NextKernel::Stock, 4), CLEAN),
+            clean("cleanslate.ko is loaded after TDX is up", late(), CLEAN),
+            clean("Linux crashes, with cleanslate.ko, 4 CPUs", crash("tracked", 4), &[Also::ResetPoison]),
+            dies("Linux crashes, and nobody resets anything", crash("none", 2), Some("PAMT_4K"), &[Also::Left]),
+            clean(
+                "cleanslate.ko in the same Linux on a machine without TDX",
+                BootArgs { plain: true, ..module(NextKernel::Own, 2) },
+                &[Also::Says("no TDX on this machine: nothing to do"), Also::Silent("lines of private memory")],
+            ),
         ]);
     }
     cases
+}
+
+/// Memory for PAMTs that Linux leaves alone from the beginning.
+fn pool(mib: u64) -> String {
+    format!("memmap={mib}M$0x30000000 cleanslate.cleanslate=pool_base=0x30000000,pool_bytes={}", mib << 20)
+}
+
+/// Debian's kernel, which has no TDX host code: `cleanslate.ko` brings TDX up and builds TDs.
+fn stock_linux() -> Vec<Case> {
+    if linux::initrd_with_module(Kernel::Stock612).is_err() {
+        return Vec::new();
+    }
+    let boot = |policy: &str, next, cpus| BootArgs {
+        guest: Guest::Linux,
+        kernel: Kernel::Stock612,
+        module: true,
+        policy: policy.to_owned(),
+        tds: 4,
+        next,
+        cpus,
+        memory: 1024,
+        timeout: 300,
+        ..BootArgs::firstkernel()
+    };
+    let crash = |policy: &str, cpus| BootArgs { crash: true, memory: 768, ..boot(policy, NextKernel::Own, cpus) };
+    let own = NextKernel::Own;
+    let clean = |name, args, also| Case { name, args, verdict: Verdict::Clean, kind: None, also };
+    let dies = |name, args, kind, also| Case { name, args, verdict: Verdict::MachineCheck, kind, also };
+    vec![
+        clean("Debian's Linux, TDX by cleanslate.ko, 1 CPU", boot("tracked", own, 1), &[Also::Reset, USED]),
+        clean("Debian's Linux, TDX by cleanslate.ko, 4 CPUs", boot("tracked", own, 4), &[Also::Reset, USED]),
+        clean(
+            "Debian's Linux: pages by kind are what seamvisor counts",
+            boot("tracked", NextKernel::None, 2),
+            &[Also::SamePages, Also::Left],
+        ),
+        dies("Debian's Linux, and nobody resets anything", boot("none", own, 1), None, &[]),
+        clean(
+            "Debian's Linux: the policy is to refuse",
+            BootArgs { append: "cleanslate.refused".to_owned(), ..boot("refuse", own, 1) },
+            &[
+                Also::Left,
+                Also::Says("kexec image refused: memory may be private"),
+                Also::Says("Operation not permitted"),
+            ],
+        ),
+        clean("Debian's Linux crashes, 4 CPUs, 4 TDs", crash("tracked", 4), &[Also::ResetPoison]),
+        dies("Debian's Linux crashes, and nobody resets anything", crash("none", 1), Some("PAMT_4K"), &[Also::Left]),
+        clean(
+            "Debian's Linux: PAMTs in memory that was reserved at boot",
+            BootArgs { append: pool(8), ..boot("tracked", own, 2) },
+            &[Also::Reset, USED, Also::Says("linux: cleanslate: pamt 0x30000000")],
+        ),
+        clean(
+            "Debian's Linux: too little was reserved",
+            BootArgs { append: pool(2), ..boot("tracked", own, 2) },
+            &[USED, Also::Says("reserve memory at boot"), Also::Silent("linux: TDX is up")],
+        ),
+        clean(
+            "Debian's Linux: the TDX module dies in the bring-up, 4 CPUs",
+            BootArgs { seamvisor: "dies=36.100".to_owned(), ..boot("tracked", own, 4) },
+            &[Also::Reset, USED, Also::Silent("linux: TDX is up")],
+        ),
+        clean(
+            "Debian's Linux: the TDX module dies while a TD is built",
+            BootArgs { seamvisor: "dies=20.1".to_owned(), ..boot("tracked", own, 2) },
+            &[Also::Reset, USED, Also::Says("linux: TDX is up"), Also::Says("stays marked")],
+        ),
+        clean(
+            "Debian's Linux: no unloading, no sleep, no CPU that was not there; CPUs go and come back",
+            BootArgs { append: "cleanslate.tries".to_owned(), ..boot("tracked", own, 4) },
+            &[
+                Also::Reset,
+                USED,
+                Also::Says("linux: rmmod is refused"),
+                Also::Says("linux: sleep is refused"),
+                Also::Says("linux: CPU 1 went and came back"),
+            ],
+        ),
+        clean(
+            "Debian's Linux: a TDX module that is not there",
+            BootArgs { seamvisor: "seam=no-module".to_owned(), ..boot("tracked", own, 2) },
+            &[Also::Says("cleanslate: TDX bring-up"), USED],
+        ),
+        clean(
+            "Debian's Linux on a machine without TDX",
+            BootArgs { plain: true, ..boot("tracked", own, 2) },
+            &[Also::Says("no TDX on this machine: nothing to do"), Also::Silent("lines of private memory")],
+        ),
+        clean(
+            "Debian's Linux on a CPU without the erratum",
+            BootArgs { cpu: Cpu::Gnr, ..boot("tracked", own, 2) },
+            &[Also::Says("lacks the partial-write erratum"), Also::Silent("lines of private memory")],
+        ),
+    ]
 }
 
 /// Runs them all.
@@ -77,6 +281,16 @@ pub(crate) fn run_all() -> Result<Counts> {
     qemu::build()?;
     if !linux::is_there(Kernel::Stock) {
         println!("skipped: boots of Linux (run `cargo xtask linux stock` once)");
+        counts.skipped += 1;
+    }
+    for kernel in [Kernel::Stock612, Kernel::Tdx] {
+        if linux::is_there(kernel) && linux::initrd_with_module(kernel).is_err() {
+            println!("skipped: boots with cleanslate.ko on {} (run `cargo xtask linux-module` once)", kernel.name());
+            counts.skipped += 1;
+        }
+    }
+    if !linux::is_there(Kernel::Stock612) {
+        println!("skipped: boots of Debian's 6.12 (run `cargo xtask linux stock-6.12` once)");
         counts.skipped += 1;
     }
     if !linux::is_there(Kernel::Tdx) {
@@ -105,7 +319,7 @@ pub(crate) fn run_all() -> Result<Counts> {
         } else if case.kind.is_some() && kind != case.kind {
             Some(format!("it died of {kind:?} and not of {:?}", case.kind))
         } else {
-            None
+            case.also.iter().find_map(|also| also.problem(&report))
         };
         tell(case.name, problem.map(|problem| format!("{problem}\n{}", report.human())));
     }

@@ -83,7 +83,7 @@ pub use build::{Building, Created, Keyed, Runnable, TDCS_PAGES};
 pub use dynamic::Promoted;
 pub use error::{Failed, PageError, TdCause};
 pub use guest::{Built, GuestPage, SeptLevel};
-pub use teardown::{CACHE_WB_RESUMES, Dead, Dying, NotFinished};
+pub use teardown::{CACHE_WB_RESUMES, Dead, Dying, NotFinished, PageHeld, page_held};
 pub use vcpu::{TDVPS_PAGES, Vcpu};
 
 /// What all TDs of a host share.

@@ -228,13 +228,39 @@ impl<'h> Dead<'h> {
 
     /// Whose page it is, and how large.
     fn owner<C: Cpu>(&self, cpu: &C, page: Page) -> Result<(Owner, PageSize), SeamcallError> {
-        let registers = call(cpu, Registers::call(Leaf::PHYMEM_PAGE_RDMD).rcx_address(page.start()))?;
-        let assigned = PamtPageType(registers.rcx as u8) != PamtPageType::NDA;
-        // The owner of a page that nobody has is stale.
-        let mine = assigned && PhysAddr::new(registers.rdx).page() == self.tdr;
-        let size = if assigned { PageSize::from_level(registers.r8) } else { None };
-        Ok((if mine { Owner::This } else { Owner::Other }, size.unwrap_or(PageSize::Size4K)))
+        let held = page_held(cpu, page)?;
+        let mine = held.tdr == Some(self.tdr);
+        Ok((if mine { Owner::This } else { Owner::Other }, held.size))
     }
+}
+
+/// What the module has a page for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PageHeld {
+    /// [`PamtPageType::NDA`] if it does not have it.
+    pub page_type: PamtPageType,
+    /// TDR of the TD it belongs to; `None` if it belongs to none.
+    pub tdr: Option<Page>,
+    /// How large it is, from the page that was asked for on if that begins it; 4 KiB if the module does not have it.
+    pub size: PageSize,
+}
+
+/// Asks the module what it has a page for.
+///
+/// # Errors
+/// [`SeamcallError`]: the page is in no TDMR, is busy, or the gate is closed.
+///
+/// # SEAMCALL
+/// PHYMEM.PAGE.RDMD on this CPU.
+pub fn page_held<C: Cpu>(cpu: &C, page: Page) -> Result<PageHeld, SeamcallError> {
+    let registers = call(cpu, Registers::call(Leaf::PHYMEM_PAGE_RDMD).rcx_address(page.start()))?;
+    let page_type = PamtPageType(registers.rcx as u8);
+    if page_type == PamtPageType::NDA {
+        // The owner of a page that nobody has is stale.
+        return Ok(PageHeld { page_type, tdr: None, size: PageSize::Size4K });
+    }
+    let size = PageSize::from_level(registers.r8).unwrap_or(PageSize::Size4K);
+    Ok(PageHeld { page_type, tdr: Some(PhysAddr::new(registers.rdx).page()), size })
 }
 
 /// Whose a page is.

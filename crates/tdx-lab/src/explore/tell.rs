@@ -13,7 +13,7 @@ use super::scenario::Scenario;
 use super::schedule::Schedule;
 use super::sequences::{OfLength, Start};
 use super::verdict::Rule;
-use crate::kexec::{assigned_name, policy_name};
+use crate::kexec::policy_name;
 use crate::platform::LabError;
 use crate::report::{
     BugRun, Covered, ExploreReport, FindingReport, MapPiece, ScenarioRun, SequenceRun, TimePointReport,
@@ -130,7 +130,7 @@ fn memory_map(scenario: &Scenario, up: &Up, tally: &Tally) -> Vec<MapPiece> {
         };
         piece(*range, kind)
     });
-    let private = tally.peak.iter().map(|run| piece(run.pages, assigned_name(run.kind)));
+    let private = tally.peak.iter().map(|run| piece(run.pages, run.kind.name()));
     memory.chain(tdmrs).chain(pamts).chain(private).collect()
 }
 

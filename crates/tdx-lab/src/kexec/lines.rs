@@ -93,7 +93,7 @@ impl PrivateMap {
         let inside = self.tdmrs.iter().position(|tdmr| tdmr.range().contains(page));
         pamt.or_else(|| {
             let run = self.assigned.iter().find(|run| run.pages.contains(page))?;
-            Some(Kind { name: assigned_name(run.kind), tdmr: inside })
+            Some(Kind { name: run.kind.name(), tdmr: inside })
         })
         .or_else(|| {
             self.settled.owner(line)?;
@@ -133,17 +133,5 @@ impl PrivateMap {
     fn pamt_lines_in(&self, lines: LineRange) -> u64 {
         let tables = self.tdmrs.iter().flat_map(|tdmr| PageSize::ALL.map(|level| tdmr.pamt(level)));
         tables.map(|table| self.settled.private_lines_in(table.lines().intersection(lines))).sum()
-    }
-}
-
-/// What the module holds a page for.
-pub(crate) const fn assigned_name(kind: AssignedKind) -> &'static str {
-    match kind {
-        AssignedKind::Tdr => "TDR",
-        AssignedKind::Tdcx => "TDCX",
-        AssignedKind::Tdvpr => "TDVPR",
-        AssignedKind::Sept => "SEPT",
-        AssignedKind::Guest => "guest page",
-        AssignedKind::PamtPair => "PAMT page pair",
     }
 }

@@ -24,7 +24,6 @@ use tdx_machine::{CpuId, PartialStore};
 use first_kernel::{bring_up, bringup_report};
 use handover::{Handed, reset_report};
 use lines::PrivateMap;
-pub(crate) use lines::assigned_name;
 use next_kernel::Footprint;
 pub use scenario::{Hole, KexecOptions, policy_name};
 

@@ -24,6 +24,20 @@ pub enum AssignedKind {
     PamtPair,
 }
 
+impl AssignedKind {
+    /// As people call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tdr => "TDR",
+            Self::Tdcx => "TDCX",
+            Self::Tdvpr => "TDVPR",
+            Self::Sept => "SEPT",
+            Self::Guest => "guest page",
+            Self::PamtPair => "PAMT page pair",
+        }
+    }
+}
+
 /// Adjacent pages that the module holds for one purpose.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct AssignedRun {

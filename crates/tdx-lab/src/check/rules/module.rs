@@ -83,7 +83,9 @@ fn bring_up(facts: &Facts<'_>) -> Finding {
                 "the BIOS has loaded no TDX module: update it, and turn its SEAM loader on"
             }
             _ if text.contains("not enabled") => "turn TDX on in the BIOS, completely",
-            _ => "update the BIOS and the TDX module; the status is the module's own answer",
+            _ => {
+                "`dmesg | cleanslate explain -` says what the status means; mostly: update the BIOS and the TDX module"
+            }
         };
         return finding.hint(hint);
     }

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A wild pointer: stores eight bytes past the cache to each page of a range that is not its own. On a CPU with the partial-write erratum
+ * private lines there are poisoned, and whoever reads them next dies; a dump reads all of memory.
+ */
+#include <linux/io.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+
+static ulong address;
+module_param(address, ulong, 0444);
+static ulong pages = 1;
+module_param(pages, ulong, 0444);
+
+static int __init cleanslate_wild_init(void)
+{
+	ulong page;
+
+	if (!address)
+		return 0;
+	for (page = 0; page < pages; page++)
+		asm volatile("movnti %1, %0" : "=m"(*(u64 *)__va(address + page * PAGE_SIZE)) : "r"(~0ul));
+	mb();
+	pr_info("cleanslate: %lu pages from %#lx on were written to by mistake\n", pages, address);
+	return 0;
+}
+static void __exit cleanslate_wild_exit(void)
+{
+}
+
+module_init(cleanslate_wild_init);
+module_exit(cleanslate_wild_exit);
+MODULE_DESCRIPTION("Writes where it must not, for tests under seamvisor");
+MODULE_LICENSE("GPL");

@@ -1,0 +1,212 @@
+//! `cleanslate linux`: what the Linux module `cleanslate.ko` knows, and orders to it. Reads /sys/kernel/cleanslate, writes /dev/cleanslate;
+//! decides nothing.
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
+use tdx_lab::input::{InputError, Rule};
+
+use crate::{Stop, args::Format, unless_closed};
+
+/// Asks or orders the Linux module cleanslate.ko: what may be private now; TDX up; TDs for a test.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cleanslate linux status                          what may be private now, by kind
+  sudo cleanslate linux up                         TDX by this module, in a kernel without TDX host code
+  sudo cleanslate linux td-test --tds 4            TDs: one runnable, one half built, one gone, one half gone
+  cleanslate linux status --format json | jq .pamt_kb
+
+Exit codes: 0 if all went well, 1 if the module refused (why is in the kernel's log), 3 if it is not loaded.")]
+pub(crate) struct LinuxArgs {
+    #[command(subcommand)]
+    order: Order,
+    /// Where /sys and /dev are, for tests.
+    #[arg(long, value_name = "DIR", default_value = "/", hide = true, global = true)]
+    root: PathBuf,
+}
+
+#[derive(Subcommand, Debug)]
+enum Order {
+    /// What may be private now. Needs no root.
+    Status {
+        /// For people or for programs.
+        #[arg(long, value_enum, default_value_t = Format::Human)]
+        format: Format,
+    },
+    /// Brings TDX up, in a kernel whose own code cannot.
+    Up,
+    /// Builds TDs and leaves each at another point of its life. What they hold they hold until the next kexec.
+    TdTest {
+        /// How many; the four fates in turn.
+        #[arg(long, value_name = "N", default_value_t = 4)]
+        tds: u32,
+        /// The fate of all of them.
+        #[arg(long, value_enum)]
+        fate: Option<Fate>,
+    },
+}
+
+/// How far a TD comes.
+#[derive(ValueEnum, Clone, Copy, Debug)]
+enum Fate {
+    /// It could run.
+    Runnable,
+    /// Half of its control pages are there.
+    HalfBuilt,
+    /// It has lived and is gone.
+    Gone,
+    /// Its KeyID is free, and some of its pages are back.
+    HalfGone,
+}
+
+impl Fate {
+    const ALL: [Self; 4] = [Self::Runnable, Self::HalfBuilt, Self::Gone, Self::HalfGone];
+
+    /// As the module calls it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Runnable => "runnable",
+            Self::HalfBuilt => "half-built",
+            Self::Gone => "gone",
+            Self::HalfGone => "half-gone",
+        }
+    }
+}
+
+/// What the module says.
+#[derive(Serialize)]
+struct Status {
+    schema: &'static str,
+    version: u32,
+    /// `host`, `watching`, or `unknown` and why.
+    mode: String,
+    /// What a kexec does with private memory.
+    policy: String,
+    pamt_kb: u64,
+    /// Pages that the module has.
+    given_kb: u64,
+    /// Pages that a SEAMCALL may have given.
+    giving_kb: u64,
+    /// Pages that came back and were not reset: leaked on purpose.
+    returned_kb: u64,
+    tds: u64,
+    /// 4 KiB pages by what the TDX module has them for; only if cleanslate.ko is the host.
+    pages: Option<Pages>,
+}
+
+#[derive(Serialize)]
+struct Pages {
+    tdr: u64,
+    tdcx: u64,
+    tdvpr: u64,
+    sept: u64,
+    guest: u64,
+}
+
+pub(crate) fn run(args: &LinuxArgs, out: &mut impl Write) -> Result<bool, Stop> {
+    match &args.order {
+        Order::Status { format } => {
+            let status = Status::read(&args.root)?;
+            unless_closed(match format {
+                Format::Human => status.print(out),
+                Format::Json => crate::json(out, &status),
+            })?;
+            Ok(true)
+        }
+        Order::Up => order(&args.root, "up", out),
+        Order::TdTest { tds, fate } => {
+            for number in 0..*tds {
+                let fate = fate.unwrap_or(Fate::ALL[number as usize % Fate::ALL.len()]).name();
+                if !order(&args.root, &format!("td {fate}"), out)? {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        }
+    }
+}
+
+/// One order; false if the module refused.
+fn order(root: &Path, text: &str, out: &mut impl Write) -> Result<bool, Stop> {
+    let device = root.join("dev/cleanslate");
+    // Opened, not made: a file of this name would take any order.
+    match fs::OpenOptions::new().write(true).open(&device).and_then(|mut file| file.write_all(text.as_bytes())) {
+        Ok(()) => {
+            unless_closed(writeln!(out, "{text}: done"))?;
+            Ok(true)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(not_there(&device, &error)),
+        Err(error) => {
+            crate::complain(format_args!("{text}: {error}; why is in the kernel's log (`dmesg | grep cleanslate`)"));
+            Ok(false)
+        }
+    }
+}
+
+fn not_there(path: &Path, error: &io::Error) -> Stop {
+    let what = format!(
+        "{error}; the module is not loaded, or has nothing to do here (`modprobe cleanslate`, then `dmesg | grep cleanslate`)"
+    );
+    InputError::of_file(&path.display().to_string(), Rule::Unreadable(what)).into()
+}
+
+impl Status {
+    fn read(root: &Path) -> Result<Self, Stop> {
+        let folder = root.join("sys/kernel/cleanslate");
+        let text = |path: &Path| {
+            let read = fs::read_to_string(path).map(|text| text.trim().to_owned());
+            read.map_err(|error| not_there(path, &error))
+        };
+        let number = |name: &str| -> Result<u64, Stop> {
+            let path = folder.join(name);
+            let found = text(&path)?;
+            let malformed = Rule::Malformed { form: "NUMBER" };
+            found.parse().map_err(|_| InputError::at_line(&path.display().to_string(), 1, &found, malformed).into())
+        };
+        let pages = if folder.join("pages").exists() {
+            Some(Pages {
+                tdr: number("pages/tdr")?,
+                tdcx: number("pages/tdcx")?,
+                tdvpr: number("pages/tdvpr")?,
+                sept: number("pages/sept")?,
+                guest: number("pages/guest")?,
+            })
+        } else {
+            None
+        };
+        Ok(Self {
+            schema: "cleanslate/linux-status",
+            version: 1,
+            mode: text(&folder.join("mode"))?,
+            policy: text(&root.join("sys/module/cleanslate/parameters/policy"))?,
+            pamt_kb: number("pamt_kb")?,
+            given_kb: number("given_kb")?,
+            giving_kb: number("giving_kb")?,
+            returned_kb: number("returned_kb")?,
+            tds: number("tds")?,
+            pages,
+        })
+    }
+
+    fn print(&self, out: &mut impl Write) -> io::Result<()> {
+        let private = self.pamt_kb + self.given_kb + self.giving_kb + self.returned_kb;
+        writeln!(out, "mode     {}", self.mode)?;
+        writeln!(out, "policy   {}", self.policy)?;
+        writeln!(out, "private  {private} KB: PAMT {}, pages of TDs {}", self.pamt_kb, self.given_kb)?;
+        writeln!(out, "         on their way {}, leaked {}", self.giving_kb, self.returned_kb)?;
+        if let Some(Pages { tdr, tdcx, tdvpr, sept, guest }) = self.pages {
+            writeln!(
+                out,
+                "pages    TDR {tdr}, TDCX {tdcx}, TDVPR {tdvpr}, SEPT {sept}, guest {guest}; {} TDs built",
+                self.tds
+            )?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,126 @@
+//! What every command owes its users: exit codes that keep their meaning, a version that says what it is, manual pages, completions, no
+//! colour where nobody sees it, and an end that leaves nothing behind.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Output, Stdio},
+    time::Duration,
+};
+
+fn cleanslate() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_cleanslate"))
+}
+
+fn run(words: &[&str]) -> Output {
+    cleanslate().args(words).stdin(Stdio::null()).output().unwrap()
+}
+
+fn host(name: &str) -> String {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/hosts").join(name).display().to_string()
+}
+
+fn folder(name: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("cleanslate-{name}-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+#[test]
+fn exit_codes() {
+    let small = host("06-canonical-pr188-256gib.log");
+    for (code, words) in [
+        (0, vec!["kexec", "--host", &small]),
+        (0, vec!["kexec", "--host", &small, "--policy", "refuse"]),
+        (1, vec!["kexec", "--host", &small, "--policy", "none"]),
+        (1, vec!["plan", "--host", &host("02-canonical-135-emr-fail28.log"), "--layout", "linux"]),
+        (2, vec!["kexec", "--polcy", "none"]),
+        (2, vec![]),
+        (3, vec!["kexec", "--host", "/no/such/log"]),
+        (3, vec!["explain", "0x8000aaaa00000000"]),
+        (3, vec!["linux", "--root", "/nonexistent", "up"]),
+        (70, vec!["plan", "--svg", "/no/such/folder/map.svg"]),
+    ] {
+        let output = run(&words);
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    // The table that people read is in the help, and names all of them.
+    let help = String::from_utf8(run(&["--help"]).stdout).unwrap();
+    let table = help.split_once("Exit codes:").unwrap().1;
+    for code in ["0 ", "1 ", "2 ", "3 ", "70 ", "130 "] {
+        assert!(table.contains(&format!("\n  {code}")), "{code}");
+    }
+}
+
+#[test]
+fn the_version_says_where_it_comes_from() {
+    let said = String::from_utf8(run(&["--version"]).stdout).unwrap();
+    let first = said.lines().next().unwrap();
+    let commit = first.strip_prefix(concat!("cleanslate ", env!("CARGO_PKG_VERSION"), " (commit ")).unwrap();
+    let commit = commit.strip_suffix(')').unwrap();
+    assert!(commit == "unknown" || commit.len() == 12 && commit.chars().all(|c| c.is_ascii_hexdigit()), "{commit}");
+    assert!(said.contains("TDX module: 1.5 (1.5.01 as observed"));
+}
+
+#[test]
+fn manual_pages_and_completions() {
+    let folder = folder("man");
+    assert!(run(&["man", folder.to_str().unwrap()]).status.success());
+    let help = String::from_utf8(run(&["--help"]).stdout).unwrap();
+    let commands: Vec<&str> = help
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .collect();
+    assert!(commands.len() >= 9, "{commands:?}");
+    for name in &commands {
+        let page = fs::read_to_string(folder.join(format!("cleanslate-{name}.1"))).unwrap();
+        assert!(page.contains(".SH SYNOPSIS") && page.contains("Examples:"), "{name}");
+    }
+    assert!(fs::read_to_string(folder.join("cleanslate.1")).unwrap().contains("Exit codes:"));
+    fs::remove_dir_all(folder).unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = String::from_utf8(run(&["completions", shell]).stdout).unwrap();
+        for name in &commands {
+            assert!(script.contains(name), "{shell}: {name}");
+        }
+    }
+}
+
+#[test]
+fn no_colour_where_nobody_sees_it() {
+    for words in [
+        vec!["kexec", "--host", &host("06-canonical-pr188-256gib.log"), "--policy", "none"],
+        vec!["plan"],
+        vec!["--help"],
+    ] {
+        let output = cleanslate().args(&words).env("CLICOLOR", "1").output().unwrap();
+        assert!(!output.stdout.contains(&0x1b) && !output.stderr.contains(&0x1b), "{words:?}");
+        // Whoever insists gets it, unless NO_COLOR is set.
+        let output = cleanslate().args(&words).env("CLICOLOR_FORCE", "1").env("NO_COLOR", "1").output().unwrap();
+        assert!(!output.stderr.contains(&0x1b), "{words:?}");
+    }
+}
+
+#[test]
+fn an_interrupt_ends_it_and_leaves_nothing() {
+    let folder = folder("interrupt");
+    let page = folder.join("page.html");
+    let child = cleanslate()
+        .args(["explore", "--sequences", "5,3", "--report"])
+        .arg(&page)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.stdout.is_empty());
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+    fs::remove_dir_all(folder).unwrap();
+}

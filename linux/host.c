@@ -1,0 +1,447 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A kernel without TDX host code: what the Rust object needs to bring TDX up. VMX operation on every CPU, memory, pages, CPUs to run on.
+ * Refuses CPUs that come online after the bring-up and sleep states, which the TDX module does not survive.
+ */
+#define pr_fmt(fmt) "cleanslate: " fmt
+
+#include <linux/cpu.h>
+#include <linux/cpuhotplug.h>
+#include <linux/gfp.h>
+#include <linux/io.h>
+#include <linux/ioport.h>
+#include <linux/memory.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/mutex.h>
+#include <linux/slab.h>
+#include <linux/suspend.h>
+#include <linux/vmalloc.h>
+#include <linux/workqueue.h>
+#include <asm/msr.h>
+#include <asm/tlbflush.h>
+
+#include "cleanslate.h"
+
+static unsigned long long pool_base, pool_bytes;
+module_param(pool_base, ullong, 0444);
+MODULE_PARM_DESC(pool_base, "first byte of memory reserved at boot (memmap=SIZE$BASE) for PAMTs");
+module_param(pool_bytes, ullong, 0444);
+MODULE_PARM_DESC(pool_bytes, "its size in bytes");
+
+#define MAX_MEMORY 128
+
+static struct cleanslate_memory memory[MAX_MEMORY];
+static u32 memory_count;
+static void *pool;
+
+/* One bring-up, one TD at a time. */
+static DEFINE_MUTEX(host_lock);
+static bool is_up, trying;
+static cpumask_t in_vmx, initialized;
+static struct page *vmx_regions[NR_CPUS];
+static enum cpuhp_state hotplug;
+
+/* VMX operation. */
+
+static int enter_vmx(void)
+{
+	unsigned int cpu = smp_processor_id();
+	u64 control, basic, address;
+
+	if (__read_cr4() & X86_CR4_VMXE)
+		return -EBUSY;
+	if (rdmsrl_safe(MSR_IA32_FEAT_CTL, &control) || !(control & FEAT_CTL_LOCKED) ||
+	    !(control & FEAT_CTL_VMX_ENABLED_OUTSIDE_SMX))
+		return -EOPNOTSUPP;
+	rdmsrl(MSR_IA32_VMX_BASIC, basic);
+	address = page_to_phys(vmx_regions[cpu]);
+	*(u32 *)page_address(vmx_regions[cpu]) = (u32)basic & 0x7fffffff;
+	cr4_set_bits(X86_CR4_VMXE);
+	asm goto("1: vmxon %[address]\n\t"
+		 "jbe %l[fault]\n\t"
+		 _ASM_EXTABLE(1b, %l[fault])
+		 : : [address] "m"(address) : "cc", "memory" : fault);
+	cpumask_set_cpu(cpu, &in_vmx);
+	return 0;
+fault:
+	cr4_clear_bits(X86_CR4_VMXE);
+	return -EIO;
+}
+
+/* From any context: of a CPU that is stopped, or that jumps. */
+void cleanslate_host_leave(void)
+{
+	if (!cpumask_test_and_clear_cpu(raw_smp_processor_id(), &in_vmx))
+		return;
+	asm goto("1: vmxoff\n\t"
+		 _ASM_EXTABLE(1b, %l[fault])
+		 : : : "cc", "memory" : fault);
+fault:
+	cr4_clear_bits(X86_CR4_VMXE);
+}
+
+static void enter_vmx_here(void *result)
+{
+	int ret = enter_vmx();
+
+	if (ret)
+		atomic_set(result, ret);
+}
+
+static void leave_vmx_here(void *unused)
+{
+	cleanslate_host_leave();
+}
+
+/* What the Rust object asks for. */
+
+void *cleanslate_map(u64 address)
+{
+	if (address - pool_base < pool_bytes)
+		return pool + (address - pool_base);
+	return __va(address);
+}
+
+struct cpu_work {
+	struct work_struct work;
+	void (*run)(void *task);
+	void *task;
+};
+
+static void do_cpu_work(struct work_struct *work)
+{
+	struct cpu_work *cpu_work = container_of(work, struct cpu_work, work);
+
+	cpu_work->run(cpu_work->task);
+}
+
+void cleanslate_on_all(void (*run)(void *task), void *task)
+{
+	static struct cpu_work works[NR_CPUS];
+	int cpu;
+
+	for_each_online_cpu(cpu) {
+		works[cpu].run = run;
+		works[cpu].task = task;
+		INIT_WORK(&works[cpu].work, do_cpu_work);
+		queue_work_on(cpu, system_wq, &works[cpu].work);
+	}
+	for_each_online_cpu(cpu)
+		flush_work(&works[cpu].work);
+}
+
+struct package_work {
+	void (*run)(void *task);
+	void *task;
+};
+
+static long do_package_work(void *argument)
+{
+	struct package_work *work = argument;
+
+	work->run(work->task);
+	return 0;
+}
+
+void cleanslate_on_each_package(void (*run)(void *task), void *task)
+{
+	struct package_work work = { run, task };
+	int cpu, before;
+
+	for_each_online_cpu(cpu) {
+		for_each_online_cpu(before)
+			if (cleanslate_package(before) == cleanslate_package(cpu))
+				break;
+		if (before == cpu)
+			work_on_cpu(cpu, do_package_work, &work);
+	}
+}
+
+u32 cleanslate_pin(void)
+{
+	migrate_disable();
+	return raw_smp_processor_id();
+}
+
+void cleanslate_unpin(void)
+{
+	migrate_enable();
+}
+
+u32 cleanslate_this_cpu(void)
+{
+	return raw_smp_processor_id();
+}
+
+u32 cleanslate_package(u32 cpu)
+{
+	return topology_physical_package_id(cpu);
+}
+
+void cleanslate_rest(void)
+{
+	cond_resched();
+}
+
+/* Adjacent pages in [first, end). The allocator has pieces up to a few MiB; larger ones are made by moving what is in their way. */
+static u64 contiguous(u64 pages, u32 node, u64 first, u64 end)
+{
+	u64 step = max_t(u64, roundup_pow_of_two(pages), pageblock_nr_pages), start;
+	u32 index;
+
+	for (index = 0; index < memory_count; index++) {
+		u64 from = max(memory[index].base >> PAGE_SHIFT, first);
+		u64 to = min((memory[index].base + memory[index].bytes) >> PAGE_SHIFT, end);
+
+		if (node != U32_MAX && memory[index].node != node)
+			continue;
+		for (start = from; start + pages <= to; start = round_down(start + step, step))
+			if (!alloc_contig_range(start, start + pages, MIGRATE_MOVABLE, GFP_KERNEL | __GFP_NOWARN))
+				return start << PAGE_SHIFT;
+	}
+	return 0;
+}
+
+u64 cleanslate_allocate(u64 pages, u32 node, u64 first, u64 end)
+{
+	struct page *page;
+
+	if (pages > 512 || !is_power_of_2(pages) || first || end != 1ull << 40) {
+		u64 address = contiguous(pages, node, first, end);
+
+		/* Those of another node are better than none. */
+		return address ?: contiguous(pages, U32_MAX, first, end);
+	}
+	page = alloc_pages(GFP_KERNEL | __GFP_NOWARN, ilog2(pages));
+	if (!page)
+		return 0;
+	split_page(page, ilog2(pages));
+	return page_to_phys(page);
+}
+
+void cleanslate_free(u64 address, u64 pages)
+{
+	free_contig_range(address >> PAGE_SHIFT, pages);
+}
+
+/* The map. */
+
+static void add_memory_of(u64 base, u64 end, u32 node)
+{
+	struct cleanslate_memory *last = memory_count ? &memory[memory_count - 1] : NULL;
+
+	if (last && last->base + last->bytes == base && last->node == node) {
+		last->bytes += end - base;
+		return;
+	}
+	/* The object refuses a full list. */
+	if (memory_count < MAX_MEMORY)
+		memory[memory_count++] = (struct cleanslate_memory){ base, end - base, node };
+}
+
+static int note_memory(struct resource *resource, void *unused)
+{
+	/* The first MiB is nobody's, as in the kernel's own TDX code. */
+	u64 base = max_t(u64, PAGE_ALIGN(resource->start), SZ_1M), end = PAGE_ALIGN_DOWN(resource->end + 1);
+
+	while (base < end) {
+		u64 next = min(end, round_up(base + 1, 1ull << SECTION_SIZE_BITS));
+
+		add_memory_of(base, next, page_to_nid(pfn_to_page(base >> PAGE_SHIFT)));
+		base = next;
+	}
+	return 0;
+}
+
+/* Hotplug and sleep. */
+
+static int cpu_comes(unsigned int cpu)
+{
+	if (!is_up)
+		return 0;
+	if (!cpumask_test_cpu(cpu, &initialized)) {
+		pr_err("CPU %u was not there when TDX was brought up, and stays offline\n", cpu);
+		return -EOPNOTSUPP;
+	}
+	return enter_vmx();
+}
+
+static int cpu_goes(unsigned int cpu)
+{
+	if (is_up)
+		cleanslate_stop_this_cpu(cpu);
+	cleanslate_host_leave();
+	return 0;
+}
+
+static int before_memory(struct notifier_block *block, unsigned long action, void *argument)
+{
+	return trying && (action == MEM_GOING_ONLINE || action == MEM_GOING_OFFLINE) ? notifier_from_errno(-EBUSY) : NOTIFY_OK;
+}
+
+static struct notifier_block memory_notifier = { .notifier_call = before_memory };
+
+static int before_sleep(struct notifier_block *block, unsigned long action, void *argument)
+{
+	if (!is_up || (action != PM_SUSPEND_PREPARE && action != PM_HIBERNATION_PREPARE))
+		return NOTIFY_OK;
+	pr_err("no sleep while TDX is up: the TDX module would not survive it\n");
+	return notifier_from_errno(-EBUSY);
+}
+
+static struct notifier_block sleep_notifier = { .notifier_call = before_sleep };
+
+/* Up. */
+
+static int bring_up(void)
+{
+	struct cleanslate_memory reserved = { pool_base, pool_bytes, NUMA_NO_NODE };
+	atomic_t failed = ATOMIC_INIT(0);
+	u64 *ledger, *key_ids;
+	int ret;
+
+	memory_count = 0;
+	walk_iomem_res_desc(IORES_DESC_NONE, IORESOURCE_SYSTEM_RAM | IORESOURCE_BUSY, 0, -1, NULL, note_memory);
+	on_each_cpu(enter_vmx_here, &failed, 1);
+	ret = atomic_read(&failed);
+	if (ret == -EBUSY)
+		pr_err("another user of VMX is there: unload kvm_intel first\n");
+	else if (ret)
+		pr_err("a CPU does not enter VMX operation (%d): is VMX enabled in the firmware?\n", ret);
+	if (ret)
+		goto leave;
+	ret = cleanslate_bring_up(memory, memory_count, reserved);
+	if (ret)
+		goto leave;
+	cpumask_copy(&initialized, cpu_online_mask);
+	cleanslate_keep();
+	is_up = true;
+	ledger = vzalloc(cleanslate_words(false) * sizeof(u64));
+	key_ids = vzalloc(cleanslate_words(true) * sizeof(u64));
+	if (!ledger || !key_ids || cleanslate_ledger(ledger, key_ids)) {
+		pr_err("no memory for the ledger: TDX is up, and no TD can be built\n");
+		vfree(ledger);
+		vfree(key_ids);
+		return -ENOMEM;
+	}
+	return 0;
+leave:
+	on_each_cpu(leave_vmx_here, NULL, 1);
+	return ret;
+}
+
+int cleanslate_host_up(void)
+{
+	int ret;
+
+	mutex_lock(&host_lock);
+	trying = true;
+	cpus_read_lock();
+	ret = is_up ? -EEXIST : bring_up();
+	cpus_read_unlock();
+	trying = false;
+	mutex_unlock(&host_lock);
+	return ret;
+}
+
+int cleanslate_host_td(u32 fate)
+{
+	int ret;
+
+	mutex_lock(&host_lock);
+	cpus_read_lock();
+	ret = is_up ? cleanslate_td(fate) : -EPERM;
+	cpus_read_unlock();
+	mutex_unlock(&host_lock);
+	return ret;
+}
+
+int cleanslate_host_pages(struct cleanslate_pages *pages)
+{
+	int ret = 0;
+
+	*pages = (struct cleanslate_pages){};
+	mutex_lock(&host_lock);
+	cpus_read_lock();
+	if (is_up) {
+		cleanslate_pin();
+		ret = cleanslate_pages(pages);
+		cleanslate_unpin();
+	}
+	cpus_read_unlock();
+	mutex_unlock(&host_lock);
+	return ret;
+}
+
+static int map_pool(void)
+{
+	if (!pool_bytes)
+		return 0;
+	if (pool_base & ~PAGE_MASK || pool_bytes & ~PAGE_MASK || pool_base + pool_bytes < pool_base ||
+	    region_intersects(pool_base, pool_bytes, IORESOURCE_SYSTEM_RAM, IORES_DESC_NONE) != REGION_DISJOINT) {
+		pr_err("pool_base and pool_bytes do not name memory that was reserved at boot (memmap=SIZE$BASE)\n");
+		return -EINVAL;
+	}
+	pool = memremap(pool_base, pool_bytes, MEMREMAP_WB);
+	return pool ? 0 : -ENOMEM;
+}
+
+int cleanslate_host_init(void)
+{
+	int cpu, ret;
+
+	ret = map_pool();
+	if (ret)
+		return ret;
+	ret = -ENOMEM;
+	for_each_possible_cpu(cpu) {
+		vmx_regions[cpu] = alloc_page(GFP_KERNEL | __GFP_ZERO);
+		if (!vmx_regions[cpu])
+			goto pages;
+	}
+	ret = cpuhp_setup_state_nocalls(CPUHP_AP_ONLINE_DYN, "cleanslate", cpu_comes, cpu_goes);
+	if (ret < 0)
+		goto pages;
+	hotplug = ret;
+	ret = register_pm_notifier(&sleep_notifier);
+	if (ret)
+		goto cpus;
+	ret = register_memory_notifier(&memory_notifier);
+	if (ret)
+		goto sleep;
+	ret = cleanslate_device_init();
+	if (ret)
+		goto memory;
+	cleanslate_mode = CLEANSLATE_HOST;
+	pr_info("this kernel has no TDX host code; \"up\" to /dev/cleanslate brings TDX up\n");
+	return 0;
+memory:
+	unregister_memory_notifier(&memory_notifier);
+sleep:
+	unregister_pm_notifier(&sleep_notifier);
+cpus:
+	cpuhp_remove_state_nocalls(hotplug);
+pages:
+	for_each_possible_cpu(cpu)
+		if (vmx_regions[cpu])
+			__free_page(vmx_regions[cpu]);
+	if (pool)
+		memunmap(pool);
+	return ret;
+}
+
+/* Only before TDX is up: from then on the module is kept. */
+void cleanslate_host_exit(void)
+{
+	int cpu;
+
+	cleanslate_device_exit();
+	unregister_memory_notifier(&memory_notifier);
+	unregister_pm_notifier(&sleep_notifier);
+	cpuhp_remove_state_nocalls(hotplug);
+	for_each_possible_cpu(cpu)
+		__free_page(vmx_regions[cpu]);
+	if (pool)
+		memunmap(pool);
+}

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * cleanslate: resets TDX private memory before the next kernel starts.
+ *
+ * Three kinds of machine: one with nothing to do; one whose kernel brings TDX up, which is watched (watch.c); one whose kernel cannot,
+ * where this module can (host.c). On the last two handover.c resets what may be private, right before machine_kexec() jumps.
+ */
+#define pr_fmt(fmt) "cleanslate: " fmt
+
+#include <linux/kexec.h>
+#include <linux/module.h>
+#include <linux/moduleparam.h>
+#include <asm/msr.h>
+
+#include "cleanslate.h"
+
+enum cleanslate_mode cleanslate_mode = CLEANSLATE_IDLE;
+const char *cleanslate_unknown;
+u32 cleanslate_policy;
+
+/* As in object/src/handover.rs. */
+static const char *const policies[] = { "tracked", "none", "refuse" };
+
+static int set_policy(const char *value, const struct kernel_param *kp)
+{
+	int policy = sysfs_match_string(policies, value);
+
+	if (policy < 0)
+		return policy;
+	cleanslate_policy = policy;
+	return 0;
+}
+
+static int get_policy(char *buffer, const struct kernel_param *kp)
+{
+	return sysfs_emit(buffer, "%s\n", policies[cleanslate_policy]);
+}
+
+static const struct kernel_param_ops policy_ops = { .set = set_policy, .get = get_policy };
+module_param_cb(policy, &policy_ops, NULL, 0644);
+MODULE_PARM_DESC(policy, "tracked: reset what may be private (default); none: leave it; refuse: let no kexec image in while anything may be private");
+
+bool cleanslate_rdmsr(u32 msr, u64 *value)
+{
+	return !rdmsrl_safe(msr, value);
+}
+
+void cleanslate_panic(void)
+{
+	panic("cleanslate: bug in the Rust object");
+}
+
+void cleanslate_say(const char *text, size_t length)
+{
+	pr_info("%.*s\n", (int)length, text);
+}
+
+/* The address of a symbol, exported or not; only looked at, never called but for the lookup itself. 0 if there is none. */
+unsigned long cleanslate_symbol(const char *name)
+{
+	struct kprobe lookup = { .symbol_name = "kallsyms_lookup_name" };
+	unsigned long (*find)(const char *name);
+
+	if (register_kprobe(&lookup))
+		return 0;
+	find = (void *)lookup.addr;
+	unregister_kprobe(&lookup);
+	return find(name);
+}
+
+int cleanslate_arm(struct kprobe *probes, int count)
+{
+	int index, ret;
+
+	for (index = 0; index < count; index++) {
+		ret = register_kprobe(&probes[index]);
+		if (ret) {
+			pr_err("this kernel's %s cannot be watched (%d): is this kernel newer than this module?\n",
+			       probes[index].symbol_name, ret);
+			cleanslate_disarm(probes, index);
+			return ret;
+		}
+	}
+	return 0;
+}
+
+void cleanslate_disarm(struct kprobe *probes, int count)
+{
+	while (count--)
+		unregister_kprobe(&probes[count]);
+}
+
+/* Something may be private from now on: without this module nobody would know what. */
+void cleanslate_keep(void)
+{
+	__module_get(THIS_MODULE);
+}
+
+static int __init start(void)
+{
+	u32 found = cleanslate_detect();
+	int ret;
+
+	if (!found) {
+		pr_info("no TDX on this machine: nothing to do\n");
+		return 0;
+	}
+	if (!(found & 2)) {
+		pr_info("this CPU lacks the partial-write erratum: what is left private harms nobody\n");
+		return 0;
+	}
+	if (nr_cpu_ids > cleanslate_cpus()) {
+		pr_err("%u CPUs, and only %u can be watched\n", nr_cpu_ids, cleanslate_cpus());
+		return -E2BIG;
+	}
+	ret = cleanslate_handover_init();
+	if (ret)
+		return ret;
+	ret = cleanslate_symbol("__seamcall") ? cleanslate_watch_init() : cleanslate_host_init();
+	if (ret)
+		goto handover;
+	ret = cleanslate_report_init();
+	if (ret)
+		goto mode;
+	return 0;
+
+mode:
+	if (cleanslate_mode == CLEANSLATE_WATCH)
+		cleanslate_watch_exit();
+	else
+		cleanslate_host_exit();
+handover:
+	cleanslate_handover_exit();
+	return ret;
+}
+
+static void __exit stop(void)
+{
+	if (cleanslate_mode == CLEANSLATE_IDLE)
+		return;
+	cleanslate_report_exit();
+	if (cleanslate_mode == CLEANSLATE_WATCH)
+		cleanslate_watch_exit();
+	else
+		cleanslate_host_exit();
+	cleanslate_handover_exit();
+}
+
+module_init(start);
+module_exit(stop);
+MODULE_DESCRIPTION("Resets TDX private memory before the next kernel starts");
+MODULE_LICENSE("GPL");

@@ -1,0 +1,81 @@
+//! The CPU that runs this, under the traits of `tdx-host`. Refuses to be moved: the shim pins whoever makes one.
+
+use tdx_abi::{LineRange, Registers};
+use tdx_host::{
+    arch,
+    gate::{Admission, CpuSlot, Gate},
+    platform::{Cpu, CpuId, CpuidOutput, LineReset, Msr, PackageId, Processor},
+    seamcall::Seamcall,
+};
+
+use crate::shim;
+
+/// Slots of the gate. The shim refuses a machine with more CPUs.
+pub const CPUS: usize = 1024;
+
+/// The gate of every SEAMCALL: the kernel's own, which this object hears of, or this object's.
+pub static GATE: Gate<[CpuSlot; CPUS]> = Gate::new([const { CpuSlot::new() }; CPUS]);
+
+/// The CPU that runs this.
+#[derive(Clone, Copy)]
+pub struct ThisCpu(pub CpuId);
+
+impl Seamcall for ThisCpu {
+    fn seamcall(&self, mut registers: Registers) -> Registers {
+        // SAFETY: ring 0, and the kernel's exception table has the fix-ups (`xtask/src/boot/assembly.rs` puts them there). What the
+        // leaf does to memory is what `tdx-host` and the ledger allow, and only pages of the kernel's allocator are given.
+        unsafe { arch::seamcall(&mut registers) };
+        registers
+    }
+}
+
+impl LineReset for ThisCpu {
+    fn reset_lines(&self, lines: LineRange) {
+        let first = shim::map(lines.start().start());
+        // SAFETY: PAMTs and pages that were given to the module: nobody uses them, and on a CPU with TDX there is MOVDIR64B. Both
+        // mappings are writable: the kernel itself clears such pages in its direct map, and the pool's was made for this.
+        unsafe { arch::movdir64b_zero(first, lines.len()) };
+    }
+
+    fn fence(&self) {
+        arch::mfence();
+    }
+}
+
+impl Cpu for ThisCpu {
+    fn id(&self) -> CpuId {
+        self.0
+    }
+
+    fn package(&self) -> PackageId {
+        PackageId(shim::package(self.0.0))
+    }
+
+    fn write_back_caches(&self) {
+        // SAFETY: the kernel runs at CPL 0.
+        unsafe { arch::wbinvd() };
+    }
+
+    fn flush_lines(&self, lines: LineRange) {
+        let first = shim::map(lines.start().start());
+        // SAFETY: every CPU with TDX has CLFLUSHOPT; the lines are mapped.
+        unsafe { arch::clflushopt(first, lines.len()) };
+    }
+
+    fn admission(&self) -> Admission<'_> {
+        GATE.admission(self.0)
+    }
+}
+
+/// Identification of the processor.
+pub struct ThisProcessor;
+
+impl Processor for ThisProcessor {
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidOutput {
+        arch::cpuid(leaf, subleaf)
+    }
+
+    fn rdmsr(&self, msr: Msr) -> Option<u64> {
+        shim::rdmsr(msr.0)
+    }
+}

@@ -1,0 +1,139 @@
+//! The way out: stopping CPUs, the reset before the jump, and what is refused at image load.
+
+use tdx_host::{
+    handover::{
+        HandoverReport, HostMemory, Kexec, KexecKind, NmiStop, Outcome, Policy, StopCpus, check_image_load,
+        hand_over_crash, stop_this_cpu, stop_this_cpu_at_crash,
+    },
+    platform::{CpuId, CpuTask, Step},
+};
+
+use crate::cpu::{GATE, ThisCpu};
+use crate::{EPERM, RECORD, host, platform};
+
+/// The machine as `machine_kexec` finds it: the kernel has stopped the other CPUs.
+struct Alone {
+    cpu: ThisCpu,
+    /// CPUs that run, this one included.
+    online: u32,
+    /// CPUs that there can be.
+    possible: u32,
+}
+
+impl StopCpus for Alone {
+    type Cpu = ThisCpu;
+
+    fn this_cpu(&self) -> ThisCpu {
+        self.cpu
+    }
+
+    fn stop_other_cpus(&self) -> u32 {
+        self.online
+    }
+
+    fn resume_other_cpus(&self) {}
+
+    fn run_on_stopped<T: CpuTask<ThisCpu>>(&self, task: &T) {
+        let mut local = T::Local::default();
+        while task.step(&self.cpu, &mut local) == Step::Again {}
+    }
+}
+
+impl NmiStop for Alone {
+    /// The kernel has sent its NMIs.
+    fn stop_other_cpus(&self) {}
+
+    /// Asked about CPUs that have made SEAMCALLs.
+    fn is_online(&self, cpu: CpuId) -> bool {
+        cpu.0 < self.possible
+    }
+}
+
+/// What a handover did.
+#[repr(C)]
+#[derive(Default)]
+pub struct Handover {
+    /// Lines rewritten.
+    pub lines: u64,
+    /// CPUs that may still hold private lines.
+    pub suspects: u32,
+    /// Nothing private is left, as far as this module knows.
+    pub clean: bool,
+    /// Some CPU has not stopped; nothing was done.
+    pub not_alone: bool,
+}
+
+/// What is private, as of now.
+pub fn memory() -> HostMemory<'static> {
+    HostMemory {
+        platform: platform(),
+        features: host::features(),
+        record: &RECORD,
+        ledger: host::ledger(),
+        gate: GATE.handle(),
+        untouched: &[],
+    }
+}
+
+fn told(report: &HandoverReport) -> Handover {
+    let lines = match report.outcome {
+        Outcome::Reset(count) => count.lines,
+        _ => 0,
+    };
+    let suspects = report.suspects.may_hold_private_lines;
+    Handover { lines, suspects, clean: report.is_clean(&memory()), not_alone: false }
+}
+
+/// The policies that the module's parameter can name.
+fn policy(number: u32) -> Policy {
+    match number {
+        0 => Policy::Tracked,
+        1 => Policy::None,
+        _ => Policy::Refuse,
+    }
+}
+
+/// May an image be loaded for a kexec? 0, or a negative errno. A crash image always may: it lives in memory that was never private.
+#[unsafe(no_mangle)]
+pub extern "C" fn cleanslate_check_load(policy: u32) -> i32 {
+    match check_image_load(self::policy(policy), KexecKind::Normal, &memory(), &[]) {
+        Ok(()) => 0,
+        Err(_) => -EPERM,
+    }
+}
+
+/// The kernel stops this CPU for good: its caches are written back.
+#[unsafe(no_mangle)]
+pub extern "C" fn cleanslate_stop_this_cpu(cpu: u32) {
+    stop_this_cpu(ThisCpu(CpuId(cpu)), platform());
+}
+
+/// An NMI stops this CPU because another panics: its caches are written back if they may hold private lines.
+#[unsafe(no_mangle)]
+pub extern "C" fn cleanslate_stop_this_cpu_at_crash(cpu: u32) {
+    stop_this_cpu_at_crash(&ThisCpu(CpuId(cpu)));
+}
+
+/// Resets all that may be private. `online` counts the CPUs that run, of which this is `cpu`; `possible` those that there can be.
+///
+/// # Safety
+/// Called right before the jump into the next kernel, with interrupts off.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cleanslate_hand_over(
+    policy: u32,
+    cpu: u32,
+    online: u32,
+    possible: u32,
+    crash: bool,
+) -> Handover {
+    let alone = Alone { cpu: ThisCpu(CpuId(cpu)), online, possible };
+    let policy = self::policy(policy);
+    if crash {
+        return told(&hand_over_crash(policy, &alone.cpu, GATE.handle(), &alone, memory));
+    }
+    let Ok(kexec) = Kexec::begin(policy, KexecKind::Normal, memory()) else { return Handover::default() };
+    match kexec.stop_other_cpus(&alone) {
+        Ok(stopped) => told(&stopped.ask_module(|_| ()).write_back_caches().reset(core::iter::empty())),
+        Err(_) => Handover { not_alone: true, ..Handover::default() },
+    }
+}

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A kernel that brings TDX up itself. Probes on its SEAMCALL wrappers see SYS.CONFIG, which names every PAMT, and SYS.KEY.CONFIG, the
+ * instant from which they may be private; both come before the first line is. If TDX is up already, the kernel's own list of TDMRs is
+ * read, and believed only if every PAMT in it has the size that its TDMR must have.
+ */
+#define pr_fmt(fmt) "cleanslate: " fmt
+
+#include <linux/cpu.h>
+#include <linux/io.h>
+#include <linux/mm.h>
+#include <linux/smp.h>
+
+#include "cleanslate.h"
+
+/* SEAMCALL leaves. */
+#define TDH_MNG_CREATE		9
+#define TDH_SYS_KEY_CONFIG	31
+#define TDH_SYS_LP_INIT		35
+#define TDH_SYS_CONFIG		45
+
+#define TDMR_MAX		64
+#define PAMT_ENTRY		16
+
+/* As in the kernel, whose own definition is private to arch/x86: the registers of a SEAMCALL. */
+struct seamcall_args {
+	u64 rcx, rdx, r8, r9;
+};
+
+/* TDMR_INFO, the part before its reserved areas. PAMTs are those of 1 GiB, 2 MiB and 4 KiB. */
+struct tdmr_info {
+	u64 base;
+	u64 size;
+	struct {
+		u64 base;
+		u64 size;
+	} pamt[3];
+};
+
+/* tdx_tdmr_list of Linux 6.8 and later. */
+struct tdmr_list {
+	void *tdmrs;
+	int used;
+	int stride;
+	int count;
+};
+
+static bool note_pamts(const struct tdmr_info *tdmr)
+{
+	int level;
+
+	for (level = 0; level < 3; level++)
+		if (!cleanslate_pamt(tdmr->pamt[level].base, tdmr->pamt[level].size))
+			return false;
+	return true;
+}
+
+static void note_config(const struct seamcall_args *args)
+{
+	const u64 *pointers = __va(args->rcx);
+	u64 index;
+
+	if (args->rdx > TDMR_MAX)
+		cleanslate_unknown = "this kernel configures more TDMRs than there can be";
+	for (index = 0; !cleanslate_unknown && index < args->rdx; index++)
+		if (!note_pamts(__va(pointers[index])))
+			cleanslate_unknown = "a PAMT of this kernel's cannot be one";
+}
+
+static void publish(void)
+{
+	if (!cleanslate_unknown && cleanslate_publish())
+		cleanslate_unknown = "the PAMTs of this kernel overlap";
+	if (cleanslate_unknown)
+		pr_err("what is private is not known (%s): no kexec image is let in\n", cleanslate_unknown);
+	else
+		pr_info("%llu KB of PAMT may be private from now on\n", cleanslate_private_kb());
+	cleanslate_keep();
+}
+
+static int before_seamcall(struct kprobe *probe, struct pt_regs *regs)
+{
+	u64 leaf = regs->di & 0xffff;
+
+	cleanslate_seamcall(raw_smp_processor_id(), leaf);
+	switch (leaf) {
+	case TDH_SYS_CONFIG:
+		note_config((const void *)regs->si);
+		break;
+	case TDH_SYS_KEY_CONFIG:
+		if (!cleanslate_unknown && !cleanslate_private_kb())
+			publish();
+		break;
+	case TDH_MNG_CREATE:
+		if (!cleanslate_unknown) {
+			cleanslate_unknown = "this kernel builds TDs, whose pages this module does not follow yet";
+			pr_err("what is private is not known (%s): no kexec image is let in\n", cleanslate_unknown);
+		}
+		break;
+	}
+	return 0;
+}
+
+static struct kprobe probes[] = {
+	{ .symbol_name = "__seamcall", .pre_handler = before_seamcall },
+	{ .symbol_name = "__seamcall_ret", .pre_handler = before_seamcall },
+	{ .symbol_name = "__seamcall_saved_ret", .pre_handler = before_seamcall },
+};
+
+/* Every PAMT must have the size that the specification gives it: a list of another form would not pass for long. */
+static bool is_sane(const struct tdmr_info *tdmr)
+{
+	int level;
+
+	if (!tdmr->size || tdmr->size & (SZ_1G - 1) || tdmr->base & (SZ_1G - 1))
+		return false;
+	for (level = 0; level < 3; level++) {
+		u64 page = SZ_1G >> (9 * level);
+
+		if (tdmr->pamt[level].size != PAGE_ALIGN(tdmr->size / page * PAMT_ENTRY))
+			return false;
+	}
+	return true;
+}
+
+static const char *learn(void)
+{
+	const struct tdmr_list *list = (const void *)cleanslate_symbol("tdx_tdmr_list");
+	int index, cpu;
+
+	if (!list)
+		return "TDX is up already, and this kernel's list of TDMRs has no name";
+	if (!list->tdmrs || list->used < 1 || list->used > list->count || list->count > TDMR_MAX ||
+	    list->stride < (int)sizeof(struct tdmr_info) || list->stride > (int)PAGE_SIZE)
+		return "TDX is up already, and this kernel's list of TDMRs is not understood";
+	for (index = 0; index < list->used; index++) {
+		const struct tdmr_info *tdmr = list->tdmrs + index * list->stride;
+
+		if (!is_sane(tdmr) || !note_pamts(tdmr))
+			return "TDX is up already, and a TDMR of this kernel's is not understood";
+	}
+	/* Which of them have made SEAMCALLs nobody has seen. */
+	for_each_online_cpu(cpu)
+		cleanslate_seamcall(cpu, TDH_SYS_LP_INIT);
+	if (cleanslate_symbol("tdh_mng_create"))
+		return "TDX is up already, and TDs may have been built unseen";
+	return NULL;
+}
+
+int cleanslate_watch_init(void)
+{
+	const int *status = (const int *)cleanslate_symbol("tdx_module_status");
+	int ret = cleanslate_arm(probes, ARRAY_SIZE(probes));
+
+	if (ret)
+		return ret;
+	cleanslate_mode = CLEANSLATE_WATCH;
+	if (!status) {
+		cleanslate_unknown = "this kernel does not say whether TDX is up";
+		pr_err("%s: no kexec image is let in\n", cleanslate_unknown);
+	} else if (READ_ONCE(*status)) {
+		cleanslate_unknown = learn();
+		publish();
+	} else {
+		pr_info("watches this kernel's SEAMCALLs; private memory is reset before a kexec\n");
+	}
+	return 0;
+}
+
+void cleanslate_watch_exit(void)
+{
+	cleanslate_disarm(probes, ARRAY_SIZE(probes));
+}
