@@ -260,8 +260,6 @@ fn module_from(source: &Path) -> Option<String> {
         println!("skipped: the module of the package is not built (run `cargo xtask linux stock-6.12` once)");
         return source.join("object.S").metadata().err().map(|error| error.to_string());
     };
-    let built = super::boot::run(
-        Command::new("make").arg("-s").arg("-C").arg(headers).arg(format!("M={}", source.display())).arg("modules"),
-    );
+    let built = super::boot::run(&mut super::boot::make_modules(&headers, source));
     built.err().map(|error| format!("{error:#}"))
 }

@@ -316,6 +316,15 @@ fn modules(folder: &Path, build: &Path, names: &[&str]) -> Result<PathBuf> {
     let objects: Vec<String> = names.iter().map(|name| format!("{name}.o")).collect();
     fs::write(place.join("Kbuild"), format!("obj-m := {}\n", objects.join(" ")))?;
     let place = place.canonicalize()?;
-    run(Command::new("make").arg("-s").arg("-C").arg(build).arg(format!("M={}", place.display())).arg("modules"))?;
+    run(&mut make_modules(build, &place))?;
     Ok(place)
+}
+
+/// What builds the modules in `place` for the kernel whose build folder or headers are `kernel`.
+pub(crate) fn make_modules(kernel: &Path, place: &Path) -> Command {
+    let mut make = Command::new("make");
+    make.arg("-s").arg("-C").arg(kernel).arg(format!("M={}", place.display()));
+    // BTF of a module serves tracers only, and needs pahole, which Debian's headers do not bring.
+    make.arg("CONFIG_DEBUG_INFO_BTF_MODULES=").arg("modules");
+    make
 }

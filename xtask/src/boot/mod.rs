@@ -13,7 +13,7 @@ mod set;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
-pub(crate) use linux::{LinuxArgs, ModuleArgs, build_module, provide, run, some_headers};
+pub(crate) use linux::{LinuxArgs, ModuleArgs, build_module, make_modules, provide, run, some_headers};
 pub(crate) use set::run_all;
 
 /// What runs first.

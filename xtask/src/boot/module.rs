@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::assembly;
+use super::{assembly, linux};
 use crate::root;
 
 /// What the shim is made of.
@@ -64,14 +64,7 @@ pub(super) fn build(kernel: &Path, place: &Path) -> Result<PathBuf> {
         fs::copy(root().join("linux").join(file), place.join(file)).with_context(|| format!("linux/{file}"))?;
     }
     fs::write(place.join("object.S"), object()?)?;
-    let output = Command::new("make")
-        .arg("-s")
-        .arg("-C")
-        .arg(kernel)
-        .arg(format!("M={}", place.display()))
-        .arg("modules")
-        .output()
-        .context("cannot run make")?;
+    let output = linux::make_modules(kernel, &place).output().context("cannot run make")?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "cleanslate.ko does not build:\n{said}");
     // Of the compiler, of objtool (returns, indirect calls, branch targets, stack), of modpost (symbols, sections).

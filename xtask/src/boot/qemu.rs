@@ -1,8 +1,10 @@
 //! QEMU: the command line, the time-out, the logs.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{self, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -81,8 +83,17 @@ pub(crate) fn run(args: &BootArgs) -> Result<Report> {
         command.args(["-append", &format!("cpu={cpu} {} -- {words}", args.seamvisor)]);
     }
     let line = format!("{command:?}");
+    // A socket's path has 107 bytes at most, so not beside the logs.
+    let monitor = std::env::temp_dir().join(format!("cleanslate-monitor-{}", process::id()));
+    command.args(["-monitor", &format!("unix:{},server=on,wait=off", monitor.display())]);
     let start = Instant::now();
-    let status = wait(&mut command, Duration::from_secs(args.timeout))?;
+    let status = wait(&mut command, Duration::from_secs(args.timeout), || {
+        // What a hang is made of: kept beside the logs. Nothing is lost if QEMU does not answer.
+        if let Ok(registers) = ask(&monitor, "info registers -a") {
+            let _ = fs::write(logs.join("registers.log"), registers);
+        }
+    })?;
+    let _ = fs::remove_file(&monitor);
     Report::read(args, &line, status, start.elapsed(), &serial, &seamvisor)
 }
 
@@ -130,8 +141,20 @@ fn name(args: &BootArgs) -> String {
     name.to_lowercase()
 }
 
-/// The exit status; `None` after the time-out.
-fn wait(command: &mut Command, limit: Duration) -> Result<Option<i32>> {
+/// What QEMU's monitor answers. It ends nothing, so it is read until it has been quiet for a while.
+fn ask(monitor: &Path, question: &str) -> std::io::Result<Vec<u8>> {
+    let mut stream = UnixStream::connect(monitor)?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    stream.write_all(format!("{question}\n").as_bytes())?;
+    let (mut answer, mut part) = (Vec::new(), [0; 4096]);
+    while let Ok(read @ 1..) = stream.read(&mut part) {
+        answer.extend_from_slice(&part[..read]);
+    }
+    Ok(answer)
+}
+
+/// The exit status; `None` after the time-out, at which `hung` looks at what is about to be killed.
+fn wait(command: &mut Command, limit: Duration, hung: impl FnOnce()) -> Result<Option<i32>> {
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().with_context(|| format!("cannot run {QEMU}"))?;
     let start = Instant::now();
@@ -140,6 +163,7 @@ fn wait(command: &mut Command, limit: Duration) -> Result<Option<i32>> {
             return Ok(Some(status.code().unwrap_or(-1)));
         }
         if start.elapsed() > limit {
+            hung();
             child.kill()?;
             child.wait()?;
             return Ok(None);
