@@ -92,6 +92,7 @@ void cleanslate_keep(void);
 
 int cleanslate_watch_init(void);
 void cleanslate_watch_exit(void);
+bool cleanslate_watch_failed(void);
 int cleanslate_handover_init(void);
 void cleanslate_handover_exit(void);
 int cleanslate_host_init(void);

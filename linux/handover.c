@@ -24,12 +24,18 @@ asm(".pushsection .text\n"
     ".popsection\n");
 extern const char cleanslate_return[];
 
+/* Is there anything to reset, or to refuse for? */
+static bool concerned(void)
+{
+	return (cleanslate_private_kb() || cleanslate_unknown) && !cleanslate_watch_failed();
+}
+
 static int before_load(struct kprobe *probe, struct pt_regs *regs)
 {
 	const struct kimage *image = (const void *)regs->di;
 
 	/* A crash kernel lives in memory that was never private, and without it there is no dump. */
-	if (image->type == KEXEC_TYPE_CRASH)
+	if (image->type == KEXEC_TYPE_CRASH || cleanslate_watch_failed())
 		return 0;
 	if (cleanslate_unknown)
 		pr_err("kexec image refused: %s\n", cleanslate_unknown);
@@ -55,7 +61,7 @@ static int before_jump(struct kprobe *probe, struct pt_regs *regs)
 	struct cleanslate_handover done;
 	u64 start;
 
-	if (image->preserve_context || (!cleanslate_private_kb() && !cleanslate_unknown)) {
+	if (image->preserve_context || !concerned()) {
 		cleanslate_host_leave();
 		return 0;
 	}
@@ -79,7 +85,7 @@ static int before_jump(struct kprobe *probe, struct pt_regs *regs)
  */
 static int before_stop(struct kprobe *probe, struct pt_regs *regs)
 {
-	if (cleanslate_private_kb() || cleanslate_unknown)
+	if (concerned())
 		cleanslate_stop_this_cpu(raw_smp_processor_id());
 	cleanslate_host_leave();
 	return 0;

@@ -12,6 +12,8 @@
 
 static const char *mode_name(void)
 {
+	if (cleanslate_watch_failed())
+		return "failed";
 	if (cleanslate_unknown)
 		return "unknown";
 	if (cleanslate_mode == CLEANSLATE_WATCH)
@@ -21,7 +23,9 @@ static const char *mode_name(void)
 
 static ssize_t show_mode(struct kobject *kobj, struct kobj_attribute *attribute, char *buffer)
 {
-	return sysfs_emit(buffer, "%s%s%s\n", mode_name(), cleanslate_unknown ? ": " : "", cleanslate_unknown ?: "");
+	const char *why = cleanslate_watch_failed() ? NULL : cleanslate_unknown;
+
+	return sysfs_emit(buffer, "%s%s%s\n", mode_name(), why ? ": " : "", why ?: "");
 }
 static struct kobj_attribute mode_attribute = __ATTR(mode, 0444, show_mode, NULL);
 

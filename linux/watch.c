@@ -45,6 +45,17 @@ struct tdmr_list {
 	int count;
 };
 
+/* tdx_module_status of Linux 6.8 and later: 0 is not yet, 1 is up. */
+#define TDX_MODULE_ERROR	2
+
+static const int *module_status;
+
+/* The kernel's own bring-up failed: it has reset every PAMT itself and given their memory to others, which nobody may write to now. */
+bool cleanslate_watch_failed(void)
+{
+	return module_status && READ_ONCE(*module_status) == TDX_MODULE_ERROR;
+}
+
 static bool note_pamts(const struct tdmr_info *tdmr)
 {
 	int level;
@@ -149,16 +160,18 @@ static const char *learn(void)
 
 int cleanslate_watch_init(void)
 {
-	const int *status = (const int *)cleanslate_symbol("tdx_module_status");
 	int ret = cleanslate_arm(probes, ARRAY_SIZE(probes));
 
 	if (ret)
 		return ret;
+	module_status = (const int *)cleanslate_symbol("tdx_module_status");
 	cleanslate_mode = CLEANSLATE_WATCH;
-	if (!status) {
+	if (!module_status) {
 		cleanslate_unknown = "this kernel does not say whether TDX is up";
 		pr_err("%s: no kexec image is let in\n", cleanslate_unknown);
-	} else if (READ_ONCE(*status)) {
+	} else if (cleanslate_watch_failed()) {
+		pr_info("this kernel's own TDX bring-up has failed, and nothing is private\n");
+	} else if (READ_ONCE(*module_status)) {
 		cleanslate_unknown = learn();
 		publish();
 	} else {

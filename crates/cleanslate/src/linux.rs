@@ -84,7 +84,7 @@ impl Fate {
 struct Status {
     schema: &'static str,
     version: u32,
-    /// `host`, `watching`, or `unknown` and why.
+    /// `host`, `watching`, `failed` (the kernel's own bring-up; nothing is private), or `unknown` and why.
     mode: String,
     /// What a kexec does with private memory.
     policy: String,

@@ -122,7 +122,10 @@ impl Report {
         };
         let doubt = if args.plain { None } else { doubt(args, summary.as_ref()) };
         let panic = logged.lines().find(|line| line.contains("panicked") || line.contains("\"forged\""));
-        let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("nothing at all").trim();
+        // A kernel that panics says more after the reason.
+        let panicked = said.lines().rfind(|line| line.contains("Kernel panic"));
+        let last = panicked.or_else(|| said.lines().rev().find(|line| !line.trim().is_empty()));
+        let last = last.unwrap_or("nothing at all").trim();
         let (verdict, why) = match status {
             _ if panic.is_some() => (Verdict::Failed, format!("seamvisor: {}", panic.unwrap_or_default())),
             _ if checks > 0 || named("machine-check") => (Verdict::MachineCheck, "a kernel consumed poison".to_owned()),
