@@ -150,6 +150,10 @@ fn tdx_linux() -> Vec<Case> {
         Also::Says("65728 lines of private memory reset in"),
         Also::Silent("may be left"),
     ];
+    // Linux resets the PAMTs and gives them to others: they must not be written again.
+    const FAILED: &[Also] =
+        &[Also::Says("linux: cleanslate: mode failed"), Also::Reset, Also::Silent("lines of private memory reset")];
+    let fails = |args: BootArgs| BootArgs { seamvisor: "dies=36.2".to_owned(), ..args };
     let mut cases = Vec::new();
     if linux::is_there(Kernel::Tdx) {
         cases.extend([
@@ -163,6 +167,8 @@ fn tdx_linux() -> Vec<Case> {
             clean("Linux kexecs into Linux, with cleanslate.ko, 4 CPUs", module(NextKernel::Own, 4), CLEAN),
             clean("Linux kexecs into Debian's, with cleanslate.ko, 4 CPUs", module(NextKernel::Stock, 4), CLEAN),
             clean("cleanslate.ko is loaded after TDX is up", late(), CLEAN),
+            clean("Linux's own bring-up fails, with cleanslate.ko", fails(module(NextKernel::Own, 1)), FAILED),
+            clean("cleanslate.ko is loaded after Linux's own bring-up has failed", fails(late()), FAILED),
             clean("Linux crashes, with cleanslate.ko, 4 CPUs", crash("tracked", 4), &[Also::ResetPoison]),
             dies("Linux crashes, and nobody resets anything", crash("none", 2), Some("PAMT_4K"), &[Also::Left]),
             clean(
