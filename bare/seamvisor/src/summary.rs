@@ -38,7 +38,7 @@ pub fn instruction(bytes: &[u8]) {
     known.entry(key).or_insert((bytes.len(), 0)).1 += 1;
 }
 
-/// The end of a run whose emulator has lost the guest's state: `cargo xtask boot` makes it again.
+/// The end of a run in which the guest's state was lost at a VM exit: `cargo xtask boot` makes it again.
 pub const EMULATOR_FAULT: &str = "emulator-fault";
 
 /// Tells, and ends the machine.

@@ -169,8 +169,8 @@ impl Vcpu {
     }
 
     fn leave(&mut self) {
-        // Seen in QEMU 7.2 about once in 10^5 exits of several CPUs under load: where the guest's state should be stands this
-        // program's own, as of an exit that was made twice. The guest cannot be gone on with, and that is not the guest's doing.
+        // Seen in QEMU 7.2 with several CPUs under load, and not explained: where the guest's state should be stands this program's
+        // own, as if one exit had been made twice. The guest cannot be gone on with.
         if crate::is_hidden(self.vmcb.rip >> 12) && crate::is_hidden(self.vmcb.cr3 >> 12) {
             summary::end(summary::EMULATOR_FAULT, metal::exit::PANIC);
         }
