@@ -4,6 +4,7 @@
 //! A compiler that is not there is named on stderr, and its part is skipped.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -171,14 +172,32 @@ fn compiler(name: &str) -> Option<Command> {
     Some(command)
 }
 
+const SANITIZERS: [&str; 4] =
+    ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"];
+
+/// Can it link a program with the sanitizers? Debian's clang does not bring their runtime.
+fn has_sanitizers(name: &str) -> bool {
+    let (source, program) =
+        (Path::new(SCRATCH).join(format!("empty-{name}.c")), Path::new(SCRATCH).join(format!("empty-{name}")));
+    fs::write(&source, "int main(void) { return 0; }\n").unwrap();
+    Command::new(name).args(SANITIZERS).arg(&source).arg("-o").arg(program).output().is_ok_and(|it| it.status.success())
+}
+
 /// Tests in the C program.
 const TESTS: usize = 24;
 
 fn drive_the_machine(name: &str) {
     let Some(mut compiler) = compiler(name) else { return };
+    if !has_sanitizers(name) {
+        skipped(&format!(
+            "the C program with {name}, which lacks the sanitizers' runtime (Debian: apt-get install libclang-rt-dev)"
+        ));
+        return;
+    }
     let program = Path::new(SCRATCH).join(format!("c-program-{name}"));
     compiler
-        .args(["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"])
+        .arg("-O1")
+        .args(SANITIZERS)
         .args(["main.c", "handover.c", "kernel.c", "-pthread", "-o"])
         .arg(&program)
         .arg(&*LIBRARY)
