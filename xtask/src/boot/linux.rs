@@ -16,8 +16,9 @@ use crate::root;
 pub(super) fn command_line(args: &BootArgs) -> String {
     let mut line = String::from("console=ttyS0 panic=-1 nokaslr rdinit=/init");
     // Writing to a string never fails.
-    // Debian's kernels clear pages when they hand them out, by stores that do no harm; a driver's pages may not be cleared.
-    line.push_str(" cleanslate.next=init_on_alloc=0,memtest=1");
+    // Debian's kernels clear pages when they hand them out, by stores that do no harm; a driver's pages may not be cleared. Nor may
+    // memtest run: its whole-word stores make every private line a shared one, and what nobody has reset would pass for clean.
+    line.push_str(" cleanslate.next=init_on_alloc=0");
     if args.module && args.kernel != Kernel::Tdx {
         let _ = write!(line, " cleanslate.tds={}", args.tds);
     }
