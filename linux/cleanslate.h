@@ -7,6 +7,14 @@
 
 #include <linux/kprobes.h>
 #include <linux/types.h>
+#include <asm/msr.h>
+
+/* Linux before 6.16 calls them by other names. */
+#ifndef rdmsrq
+#define rdmsrq rdmsrl
+#define rdmsrq_safe rdmsrl_safe
+#define wrmsrq wrmsrl
+#endif
 
 /* A range of physical memory. As in object/src/host.rs. */
 struct cleanslate_memory {
@@ -37,12 +45,22 @@ struct cleanslate_pages {
 	u64 count[5];
 };
 
+/* The registers of a SEAMCALL, as in tdx-abi. */
+struct cleanslate_registers {
+	u64 rax, rcx, rdx, r8, r9, r10, r11, r12, r13;
+};
+
 /* The Rust object. */
 u32 cleanslate_detect(void);
 u32 cleanslate_cpus(void);
 bool cleanslate_pamt(u64 base, u64 bytes);
 int cleanslate_publish(void);
 void cleanslate_seamcall(u32 cpu, u64 leaf);
+u64 cleanslate_follow_words(const struct cleanslate_memory *memory, u32 count);
+int cleanslate_follow(u64 *words, const struct cleanslate_memory *memory, u32 count);
+u32 cleanslate_before(const struct cleanslate_registers *call);
+u32 cleanslate_after(const struct cleanslate_registers *call, const struct cleanslate_registers *answer);
+u32 cleanslate_reset(u32 cpu, u64 base, u64 bytes);
 int cleanslate_bring_up(const struct cleanslate_memory *memory, u32 count, struct cleanslate_memory pool);
 u64 cleanslate_words(bool key_ids);
 int cleanslate_ledger(u64 *ledger, u64 *key_ids);
@@ -71,6 +89,8 @@ u32 cleanslate_package(u32 cpu);
 void cleanslate_rest(void);
 u64 cleanslate_allocate(u64 pages, u32 node, u64 first, u64 end);
 void cleanslate_free(u64 address, u64 pages);
+void cleanslate_hold(u64 page);
+void cleanslate_release(u64 page);
 
 /* The shim among itself. */
 enum cleanslate_mode {
@@ -84,15 +104,48 @@ extern u32 cleanslate_policy;
 
 /* Why what is private is not known, or NULL. Nothing is called clean any more, and no kexec image is let in. */
 extern const char *cleanslate_unknown;
+void cleanslate_lost(const char *why);
+
+/* A function that returns at once: where a probe sends a function that is not to run. */
+extern const char cleanslate_return[];
+
+/* As in the kernel, whose own definition is private to arch/x86: the registers of a SEAMCALL. */
+struct seamcall_args {
+	u64 rcx, rdx, r8, r9, r10, r11, r12, r13;
+};
 
 unsigned long cleanslate_symbol(const char *name);
+
+/*
+ * Calls a function of the kernel by its address. The kernel seals functions whose address it does not take itself (no ENDBR at their
+ * beginning), so branch tracking is off meanwhile, on this CPU, as it is while the kernel calls the firmware.
+ */
+#define cleanslate_call(function, ...)					\
+({									\
+	u64 __cet = cleanslate_tracking_off();				\
+	typeof((function)(__VA_ARGS__)) __result = (function)(__VA_ARGS__); \
+									\
+	cleanslate_tracking_on(__cet);					\
+	__result;							\
+})
+u64 cleanslate_tracking_off(void);
+void cleanslate_tracking_on(u64 cet);
 int cleanslate_arm(struct kprobe *probes, int count);
 void cleanslate_disarm(struct kprobe *probes, int count);
 void cleanslate_keep(void);
 
+const struct cleanslate_memory *cleanslate_memory_map(u32 *count);
+
 int cleanslate_watch_init(void);
 void cleanslate_watch_exit(void);
 bool cleanslate_watch_failed(void);
+void cleanslate_watch_check(void);
+int cleanslate_follow_init(void);
+void cleanslate_follow_exit(void);
+bool cleanslate_follows(void);
+bool cleanslate_follow_missed(void);
+void cleanslate_before_seamcall(u64 leaf, const struct seamcall_args *args);
+u32 cleanslate_held(void);
 int cleanslate_handover_init(void);
 void cleanslate_handover_exit(void);
 int cleanslate_host_init(void);
@@ -100,7 +153,7 @@ void cleanslate_host_exit(void);
 int cleanslate_host_up(void);
 int cleanslate_host_td(u32 fate);
 int cleanslate_host_pages(struct cleanslate_pages *pages);
-void cleanslate_host_leave(void);
+void cleanslate_host_leave(bool crash);
 int cleanslate_device_init(void);
 void cleanslate_device_exit(void);
 int cleanslate_report_init(void);

@@ -16,13 +16,13 @@
 
 /* Where machine_kexec_prepare() goes on if it is not to run: it returns at once. */
 asm(".pushsection .text\n"
+    ".globl cleanslate_return\n"
     ".type cleanslate_return, @function\n"
     "cleanslate_return:\n"
     ASM_ENDBR
     ASM_RET
     ".size cleanslate_return, . - cleanslate_return\n"
     ".popsection\n");
-extern const char cleanslate_return[];
 
 /* Is there anything to reset, or to refuse for? */
 static bool concerned(void)
@@ -37,6 +37,7 @@ static int before_load(struct kprobe *probe, struct pt_regs *regs)
 	/* A crash kernel lives in memory that was never private, and without it there is no dump. */
 	if (image->type == KEXEC_TYPE_CRASH || cleanslate_watch_failed())
 		return 0;
+	cleanslate_watch_check();
 	if (cleanslate_unknown)
 		pr_err("kexec image refused: %s\n", cleanslate_unknown);
 	else if (cleanslate_check_load(cleanslate_policy))
@@ -62,9 +63,10 @@ static int before_jump(struct kprobe *probe, struct pt_regs *regs)
 	u64 start;
 
 	if (image->preserve_context || !concerned()) {
-		cleanslate_host_leave();
+		cleanslate_host_leave(crash);
 		return 0;
 	}
+	cleanslate_watch_check();
 	start = ktime_get_mono_fast_ns();
 	done = cleanslate_hand_over(cleanslate_policy, cpu, num_online_cpus(), nr_cpu_ids, crash);
 	if (done.not_alone)
@@ -75,7 +77,7 @@ static int before_jump(struct kprobe *probe, struct pt_regs *regs)
 		pr_emerg("%llu lines of private memory reset in %llu us%s\n", done.lines,
 			 div_u64(ktime_get_mono_fast_ns() - start, NSEC_PER_USEC),
 			 done.clean && !cleanslate_unknown ? "" : ", and some may be left");
-	cleanslate_host_leave();
+	cleanslate_host_leave(crash);
 	return 0;
 }
 
@@ -87,14 +89,14 @@ static int before_stop(struct kprobe *probe, struct pt_regs *regs)
 {
 	if (concerned())
 		cleanslate_stop_this_cpu(raw_smp_processor_id());
-	cleanslate_host_leave();
+	cleanslate_host_leave(false);
 	return 0;
 }
 
 static int before_crash_stop(struct kprobe *probe, struct pt_regs *regs)
 {
 	cleanslate_stop_this_cpu_at_crash(raw_smp_processor_id());
-	cleanslate_host_leave();
+	cleanslate_host_leave(true);
 	return 0;
 }
 

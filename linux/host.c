@@ -16,6 +16,7 @@
 #include <linux/mutex.h>
 #include <linux/slab.h>
 #include <linux/suspend.h>
+#include <linux/version.h>
 #include <linux/vmalloc.h>
 #include <linux/workqueue.h>
 #include <asm/msr.h>
@@ -29,10 +30,6 @@ MODULE_PARM_DESC(pool_base, "first byte of memory reserved at boot (memmap=SIZE$
 module_param(pool_bytes, ullong, 0444);
 MODULE_PARM_DESC(pool_bytes, "its size in bytes");
 
-#define MAX_MEMORY 128
-
-static struct cleanslate_memory memory[MAX_MEMORY];
-static u32 memory_count;
 static void *pool;
 
 /* One bring-up, one TD at a time. */
@@ -42,7 +39,43 @@ static cpumask_t in_vmx, initialized;
 static struct page *vmx_regions[NR_CPUS];
 static enum cpuhp_state hotplug;
 
-/* VMX operation. */
+/* VMX operation. Linux 7.2 and later count its users themselves. */
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 2, 0)
+
+static int (*get_vmx)(int feature);
+static void (*put_vmx)(int feature);
+
+static int find_vmx(void)
+{
+	get_vmx = (void *)cleanslate_symbol("x86_virt_get_ref");
+	put_vmx = (void *)cleanslate_symbol("x86_virt_put_ref");
+	return get_vmx && put_vmx ? 0 : -ENOENT;
+}
+
+static int enter_vmx(void)
+{
+	int ret = cleanslate_call(get_vmx, X86_FEATURE_VMX);
+
+	if (!ret)
+		cpumask_set_cpu(smp_processor_id(), &in_vmx);
+	return ret;
+}
+
+static void leave_vmx(void)
+{
+	u64 cet = cleanslate_tracking_off();
+
+	put_vmx(X86_FEATURE_VMX);
+	cleanslate_tracking_on(cet);
+}
+
+#else
+
+static int find_vmx(void)
+{
+	return 0;
+}
 
 static int enter_vmx(void)
 {
@@ -51,10 +84,10 @@ static int enter_vmx(void)
 
 	if (__read_cr4() & X86_CR4_VMXE)
 		return -EBUSY;
-	if (rdmsrl_safe(MSR_IA32_FEAT_CTL, &control) || !(control & FEAT_CTL_LOCKED) ||
+	if (rdmsrq_safe(MSR_IA32_FEAT_CTL, &control) || !(control & FEAT_CTL_LOCKED) ||
 	    !(control & FEAT_CTL_VMX_ENABLED_OUTSIDE_SMX))
 		return -EOPNOTSUPP;
-	rdmsrl(MSR_IA32_VMX_BASIC, basic);
+	rdmsrq(MSR_IA32_VMX_BASIC, basic);
 	address = page_to_phys(vmx_regions[cpu]);
 	*(u32 *)page_address(vmx_regions[cpu]) = (u32)basic & 0x7fffffff;
 	cr4_set_bits(X86_CR4_VMXE);
@@ -69,16 +102,22 @@ fault:
 	return -EIO;
 }
 
-/* From any context: of a CPU that is stopped, or that jumps. */
-void cleanslate_host_leave(void)
+static void leave_vmx(void)
 {
-	if (!cpumask_test_and_clear_cpu(raw_smp_processor_id(), &in_vmx))
-		return;
 	asm goto("1: vmxoff\n\t"
 		 _ASM_EXTABLE(1b, %l[fault])
 		 : : : "cc", "memory" : fault);
 fault:
 	cr4_clear_bits(X86_CR4_VMXE);
+}
+
+#endif
+
+/* From any context: of a CPU that is stopped, or that jumps. At a crash, a kernel that counts the users of VMX leaves it by itself. */
+void cleanslate_host_leave(bool crash)
+{
+	if (cpumask_test_and_clear_cpu(raw_smp_processor_id(), &in_vmx) && !(crash && LINUX_VERSION_CODE >= KERNEL_VERSION(7, 2, 0)))
+		leave_vmx();
 }
 
 static void enter_vmx_here(void *result)
@@ -91,7 +130,7 @@ static void enter_vmx_here(void *result)
 
 static void leave_vmx_here(void *unused)
 {
-	cleanslate_host_leave();
+	cleanslate_host_leave(false);
 }
 
 /* What the Rust object asks for. */
@@ -184,76 +223,6 @@ void cleanslate_rest(void)
 	cond_resched();
 }
 
-/* Adjacent pages in [first, end). The allocator has pieces up to a few MiB; larger ones are made by moving what is in their way. */
-static u64 contiguous(u64 pages, u32 node, u64 first, u64 end)
-{
-	u64 step = max_t(u64, roundup_pow_of_two(pages), pageblock_nr_pages), start;
-	u32 index;
-
-	for (index = 0; index < memory_count; index++) {
-		u64 from = max(memory[index].base >> PAGE_SHIFT, first);
-		u64 to = min((memory[index].base + memory[index].bytes) >> PAGE_SHIFT, end);
-
-		if (node != U32_MAX && memory[index].node != node)
-			continue;
-		for (start = from; start + pages <= to; start = round_down(start + step, step))
-			if (!alloc_contig_range(start, start + pages, MIGRATE_MOVABLE, GFP_KERNEL | __GFP_NOWARN))
-				return start << PAGE_SHIFT;
-	}
-	return 0;
-}
-
-u64 cleanslate_allocate(u64 pages, u32 node, u64 first, u64 end)
-{
-	struct page *page;
-
-	if (pages > 512 || !is_power_of_2(pages) || first || end != 1ull << 40) {
-		u64 address = contiguous(pages, node, first, end);
-
-		/* Those of another node are better than none. */
-		return address ?: contiguous(pages, U32_MAX, first, end);
-	}
-	page = alloc_pages(GFP_KERNEL | __GFP_NOWARN, ilog2(pages));
-	if (!page)
-		return 0;
-	split_page(page, ilog2(pages));
-	return page_to_phys(page);
-}
-
-void cleanslate_free(u64 address, u64 pages)
-{
-	free_contig_range(address >> PAGE_SHIFT, pages);
-}
-
-/* The map. */
-
-static void add_memory_of(u64 base, u64 end, u32 node)
-{
-	struct cleanslate_memory *last = memory_count ? &memory[memory_count - 1] : NULL;
-
-	if (last && last->base + last->bytes == base && last->node == node) {
-		last->bytes += end - base;
-		return;
-	}
-	/* The object refuses a full list. */
-	if (memory_count < MAX_MEMORY)
-		memory[memory_count++] = (struct cleanslate_memory){ base, end - base, node };
-}
-
-static int note_memory(struct resource *resource, void *unused)
-{
-	/* The first MiB is nobody's, as in the kernel's own TDX code. */
-	u64 base = max_t(u64, PAGE_ALIGN(resource->start), SZ_1M), end = PAGE_ALIGN_DOWN(resource->end + 1);
-
-	while (base < end) {
-		u64 next = min(end, round_up(base + 1, 1ull << SECTION_SIZE_BITS));
-
-		add_memory_of(base, next, page_to_nid(pfn_to_page(base >> PAGE_SHIFT)));
-		base = next;
-	}
-	return 0;
-}
-
 /* Hotplug and sleep. */
 
 static int cpu_comes(unsigned int cpu)
@@ -271,7 +240,7 @@ static int cpu_goes(unsigned int cpu)
 {
 	if (is_up)
 		cleanslate_stop_this_cpu(cpu);
-	cleanslate_host_leave();
+	cleanslate_host_leave(false);
 	return 0;
 }
 
@@ -298,11 +267,12 @@ static int bring_up(void)
 {
 	struct cleanslate_memory reserved = { pool_base, pool_bytes, NUMA_NO_NODE };
 	atomic_t failed = ATOMIC_INIT(0);
+	const struct cleanslate_memory *memory;
 	u64 *ledger, *key_ids;
+	u32 memory_count;
 	int ret;
 
-	memory_count = 0;
-	walk_iomem_res_desc(IORES_DESC_NONE, IORESOURCE_SYSTEM_RAM | IORESOURCE_BUSY, 0, -1, NULL, note_memory);
+	memory = cleanslate_memory_map(&memory_count);
 	on_each_cpu(enter_vmx_here, &failed, 1);
 	ret = atomic_read(&failed);
 	if (ret == -EBUSY)
@@ -391,6 +361,11 @@ int cleanslate_host_init(void)
 {
 	int cpu, ret;
 
+	ret = find_vmx();
+	if (ret) {
+		pr_err("this kernel does not say how to enter VMX operation\n");
+		return ret;
+	}
 	ret = map_pool();
 	if (ret)
 		return ret;

@@ -42,7 +42,7 @@ MODULE_PARM_DESC(policy, "tracked: reset what may be private (default); none: le
 
 bool cleanslate_rdmsr(u32 msr, u64 *value)
 {
-	return !rdmsrl_safe(msr, value);
+	return !rdmsrq_safe(msr, value);
 }
 
 void cleanslate_panic(void)
@@ -55,7 +55,26 @@ void cleanslate_say(const char *text, size_t length)
 	pr_info("%.*s\n", (int)length, text);
 }
 
-/* The address of a symbol, exported or not; only looked at, never called but for the lookup itself. 0 if there is none. */
+u64 cleanslate_tracking_off(void)
+{
+	u64 cet = 0;
+
+	preempt_disable();
+	if (cpu_feature_enabled(X86_FEATURE_IBT)) {
+		rdmsrq(MSR_IA32_S_CET, cet);
+		wrmsrq(MSR_IA32_S_CET, cet & ~CET_ENDBR_EN);
+	}
+	return cet;
+}
+
+void cleanslate_tracking_on(u64 cet)
+{
+	if (cpu_feature_enabled(X86_FEATURE_IBT))
+		wrmsrq(MSR_IA32_S_CET, cet);
+	preempt_enable();
+}
+
+/* The address of a symbol, exported or not; 0 if there is none. */
 unsigned long cleanslate_symbol(const char *name)
 {
 	struct kprobe lookup = { .symbol_name = "kallsyms_lookup_name" };
@@ -65,7 +84,7 @@ unsigned long cleanslate_symbol(const char *name)
 		return 0;
 	find = (void *)lookup.addr;
 	unregister_kprobe(&lookup);
-	return find(name);
+	return cleanslate_call(find, name);
 }
 
 int cleanslate_arm(struct kprobe *probes, int count)
@@ -88,6 +107,13 @@ void cleanslate_disarm(struct kprobe *probes, int count)
 {
 	while (count--)
 		unregister_kprobe(&probes[count]);
+}
+
+/* Once for each reason at most: the first one stands. From any context. */
+void cleanslate_lost(const char *why)
+{
+	if (!cmpxchg(&cleanslate_unknown, NULL, why))
+		pr_err("what is private is not known (%s): no kexec image is let in\n", why);
 }
 
 /* Something may be private from now on: without this module nobody would know what. */

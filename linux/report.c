@@ -12,6 +12,7 @@
 
 static const char *mode_name(void)
 {
+	cleanslate_watch_check();
 	if (cleanslate_watch_failed())
 		return "failed";
 	if (cleanslate_unknown)
@@ -45,6 +46,12 @@ SHOW(giving_kb, "%llu");
 SHOW(returned_kb, "%llu");
 SHOW(tds, "%u");
 
+static ssize_t show_held(struct kobject *kobj, struct kobj_attribute *attribute, char *buffer)
+{
+	return sysfs_emit(buffer, "%u\n", cleanslate_held());
+}
+static struct kobj_attribute held_attribute = __ATTR(held, 0444, show_held, NULL);
+
 static ssize_t show_pamt(struct kobject *kobj, struct kobj_attribute *attribute, char *buffer)
 {
 	u64 base, end;
@@ -60,7 +67,7 @@ static struct kobj_attribute pamt_attribute = __ATTR(pamt, 0400, show_pamt, NULL
 static struct attribute *attributes[] = {
 	&mode_attribute.attr,	  &pamt_kb_attribute.attr,     &given_kb_attribute.attr,
 	&giving_kb_attribute.attr, &returned_kb_attribute.attr, &tds_attribute.attr,
-	&pamt_attribute.attr,	  NULL,
+	&held_attribute.attr,	  &pamt_attribute.attr,	       NULL,
 };
 static const struct attribute_group group = { .attrs = attributes };
 

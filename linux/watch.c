@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A kernel that brings TDX up itself. Probes on its SEAMCALL wrappers see SYS.CONFIG, which names every PAMT, and SYS.KEY.CONFIG, the
+ * A kernel that brings TDX up itself: its PAMTs; the pages of its TDs are in follow.c. Probes on its SEAMCALL wrappers see SYS.CONFIG, which names every PAMT, and SYS.KEY.CONFIG, the
  * instant from which they may be private; both come before the first line is. If TDX is up already, the kernel's own list of TDMRs is
  * read, and believed only if every PAMT in it has the size that its TDMR must have.
  */
 #define pr_fmt(fmt) "cleanslate: " fmt
 
 #include <linux/cpu.h>
+#include <linux/idr.h>
 #include <linux/io.h>
 #include <linux/mm.h>
 #include <linux/smp.h>
@@ -21,11 +22,6 @@
 
 #define TDMR_MAX		64
 #define PAMT_ENTRY		16
-
-/* As in the kernel, whose own definition is private to arch/x86: the registers of a SEAMCALL. */
-struct seamcall_args {
-	u64 rcx, rdx, r8, r9;
-};
 
 /* TDMR_INFO, the part before its reserved areas. PAMTs are those of 1 GiB, 2 MiB and 4 KiB. */
 struct tdmr_info {
@@ -45,15 +41,24 @@ struct tdmr_list {
 	int count;
 };
 
-/* tdx_module_status of Linux 6.8 and later: 0 is not yet, 1 is up. */
+/* tdx_module_status of Linux 6.8 and later: 0 is not yet, 1 is up. Its successor, tdx_module_state, begins with a bool: is it up. */
 #define TDX_MODULE_ERROR	2
 
 static const int *module_status;
+static const bool *module_up;
 
-/* The kernel's own bring-up failed: it has reset every PAMT itself and given their memory to others, which nobody may write to now. */
+/*
+ * The kernel's own bring-up failed: it has reset every PAMT itself and given their memory to others, which nobody may write to now. Where
+ * it has no error to show, it tries once, before there can be modules.
+ */
 bool cleanslate_watch_failed(void)
 {
-	return module_status && READ_ONCE(*module_status) == TDX_MODULE_ERROR;
+	return (module_status && READ_ONCE(*module_status) == TDX_MODULE_ERROR) || (module_up && !READ_ONCE(*module_up));
+}
+
+static bool is_up(void)
+{
+	return (module_status && READ_ONCE(*module_status)) || (module_up && READ_ONCE(*module_up));
 }
 
 static bool note_pamts(const struct tdmr_info *tdmr)
@@ -72,42 +77,42 @@ static void note_config(const struct seamcall_args *args)
 	u64 index;
 
 	if (args->rdx > TDMR_MAX)
-		cleanslate_unknown = "this kernel configures more TDMRs than there can be";
+		cleanslate_lost("this kernel configures more TDMRs than there can be");
 	for (index = 0; !cleanslate_unknown && index < args->rdx; index++)
 		if (!note_pamts(__va(pointers[index])))
-			cleanslate_unknown = "a PAMT of this kernel's cannot be one";
+			cleanslate_lost("a PAMT of this kernel's cannot be one");
 }
 
 static void publish(void)
 {
 	if (!cleanslate_unknown && cleanslate_publish())
-		cleanslate_unknown = "the PAMTs of this kernel overlap";
-	if (cleanslate_unknown)
-		pr_err("what is private is not known (%s): no kexec image is let in\n", cleanslate_unknown);
-	else
+		cleanslate_lost("the PAMTs of this kernel overlap");
+	if (!cleanslate_unknown)
 		pr_info("%llu KB of PAMT may be private from now on\n", cleanslate_private_kb());
 	cleanslate_keep();
 }
 
 static int before_seamcall(struct kprobe *probe, struct pt_regs *regs)
 {
-	u64 leaf = regs->di & 0xffff;
+	const struct seamcall_args *args = (const void *)regs->si;
+	u64 leaf = regs->di;
 
-	cleanslate_seamcall(raw_smp_processor_id(), leaf);
+	cleanslate_seamcall(raw_smp_processor_id(), leaf & 0xffff);
 	switch (leaf) {
 	case TDH_SYS_CONFIG:
-		note_config((const void *)regs->si);
+		note_config(args);
 		break;
 	case TDH_SYS_KEY_CONFIG:
 		if (!cleanslate_unknown && !cleanslate_private_kb())
 			publish();
 		break;
 	case TDH_MNG_CREATE:
-		if (!cleanslate_unknown) {
-			cleanslate_unknown = "this kernel builds TDs, whose pages this module does not follow yet";
-			pr_err("what is private is not known (%s): no kexec image is let in\n", cleanslate_unknown);
-		}
-		break;
+		if (!cleanslate_follows())
+			cleanslate_lost("this kernel builds TDs, and how it resets their pages is not known");
+		fallthrough;
+	default:
+		if (cleanslate_follows())
+			cleanslate_before_seamcall(leaf, args);
 	}
 	return 0;
 }
@@ -115,8 +120,24 @@ static int before_seamcall(struct kprobe *probe, struct pt_regs *regs)
 static struct kprobe probes[] = {
 	{ .symbol_name = "__seamcall", .pre_handler = before_seamcall },
 	{ .symbol_name = "__seamcall_ret", .pre_handler = before_seamcall },
-	{ .symbol_name = "__seamcall_saved_ret", .pre_handler = before_seamcall },
 };
+/*
+ * VP.ENTER's wrapper. It gives no page, and its CPU has made other SEAMCALLs before; newer kernels have it in a part that nobody may probe.
+ */
+static struct kprobe enter = { .symbol_name = "__seamcall_saved_ret", .pre_handler = before_seamcall };
+static bool enter_armed;
+
+/* Whatever a probe has not seen makes what is private unknown. */
+void cleanslate_watch_check(void)
+{
+	int index;
+
+	for (index = 0; index < ARRAY_SIZE(probes); index++)
+		if (probes[index].nmissed)
+			cleanslate_lost("a probe on this kernel's SEAMCALLs was missed");
+	if (cleanslate_follow_missed())
+		cleanslate_lost("a probe on this kernel's SEAMCALLs was missed, or probes are switched off");
+}
 
 /* Every PAMT must have the size that the specification gives it: a list of another form would not pass for long. */
 static bool is_sane(const struct tdmr_info *tdmr)
@@ -153,26 +174,41 @@ static const char *learn(void)
 	/* Which of them have made SEAMCALLs nobody has seen. */
 	for_each_online_cpu(cpu)
 		cleanslate_seamcall(cpu, TDH_SYS_LP_INIT);
-	if (cleanslate_symbol("tdh_mng_create"))
-		return "TDX is up already, and TDs may have been built unseen";
+	/* The kernel's KeyIDs: without one there is no TD. */
+	if (cleanslate_symbol("tdh_mng_create")) {
+		struct ida *key_ids = (struct ida *)cleanslate_symbol("tdx_guest_keyid_pool");
+
+		if (!key_ids || !ida_is_empty(key_ids))
+			return "TDs were built before this module was loaded: load it before KVM";
+	}
 	return NULL;
 }
 
 int cleanslate_watch_init(void)
 {
-	int ret = cleanslate_arm(probes, ARRAY_SIZE(probes));
+	int ret = cleanslate_follow_init();
 
 	if (ret)
 		return ret;
+	ret = cleanslate_arm(probes, ARRAY_SIZE(probes));
+	if (ret) {
+		cleanslate_follow_exit();
+		return ret;
+	}
+	enter_armed = !register_kprobe(&enter);
 	module_status = (const int *)cleanslate_symbol("tdx_module_status");
+	if (!module_status)
+		module_up = (const bool *)cleanslate_symbol("tdx_module_state");
 	cleanslate_mode = CLEANSLATE_WATCH;
-	if (!module_status) {
-		cleanslate_unknown = "this kernel does not say whether TDX is up";
-		pr_err("%s: no kexec image is let in\n", cleanslate_unknown);
+	if (!module_status && !module_up) {
+		cleanslate_lost("this kernel does not say whether TDX is up");
 	} else if (cleanslate_watch_failed()) {
 		pr_info("this kernel's own TDX bring-up has failed, and nothing is private\n");
-	} else if (READ_ONCE(*module_status)) {
-		cleanslate_unknown = learn();
+	} else if (is_up()) {
+		const char *why = learn();
+
+		if (why)
+			cleanslate_lost(why);
 		publish();
 	} else {
 		pr_info("watches this kernel's SEAMCALLs; private memory is reset before a kexec\n");
@@ -182,5 +218,8 @@ int cleanslate_watch_init(void)
 
 void cleanslate_watch_exit(void)
 {
+	if (enter_armed)
+		unregister_kprobe(&enter);
 	cleanslate_disarm(probes, ARRAY_SIZE(probes));
+	cleanslate_follow_exit();
 }

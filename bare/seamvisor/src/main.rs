@@ -112,6 +112,12 @@ fn kernel_main(boot: &Boot) -> ! {
         Some("no-module") => config.module = None,
         Some(other) => panic!("`seam` is on, off or no-module, not {other:?}"),
     }
+    match boot.option("td-configuration") {
+        None => {}
+        // Linux from 6.16 on brings TDX up only if it can read these fields.
+        Some("assumed") => config.assume_td_configuration = true,
+        Some(other) => panic!("`td-configuration` is assumed, or not said, and not {other:?}"),
+    }
     cpuid::is(model);
     // INIT, SIPI and NMI of the guest must not reach a real CPU, so the APIC's page is hidden, too.
     let hidden = [SLICE.start >> 12..SLICE.end >> 12, lapic::BASE >> 12..(lapic::BASE >> 12) + 1];

@@ -141,6 +141,7 @@
 //! 2. [`layout`]: memory map and CMRs to TDMRs and PAMT places. Pure.
 //! 3. [`bringup`]: SYS.INIT to SYS.TDMR.INIT, and the way back when a step fails.
 //! 4. [`ledger`], [`page`], [`key_ids`], [`dynamic_pamt`], [`td`]: pages and TDs.
+//!    Where a kernel builds TDs by code of its own, [`follow`] keeps the ledger.
 //! 5. [`handover`]: kexec, crash, what the next kernel is told, whose the address of a machine check is.
 //! 6. Below all of them: [`seamcall`], [`gate`], [`private_memory`], [`reset`], [`arch`].
 //!
@@ -161,6 +162,7 @@
 pub mod arch;
 pub mod bringup;
 pub mod dynamic_pamt;
+pub mod follow;
 pub mod gate;
 pub mod handover;
 pub mod key_ids;

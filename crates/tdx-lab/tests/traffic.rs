@@ -1,10 +1,18 @@
 //! Random traffic of a hypervisor with several TDs on several CPUs, against a model of who owns which page that is recomputed from
 //! the machine after every step; then a kexec or a crash. Superset: what is private is marked. No harm: what is in use is
 //! never reset.
+//!
+//! All the time somebody listens who knows nothing but the SEAMCALLs and the resets: `tdx_host::follow`. Its ledger must say what the
+//! hypervisor's own ledger says.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
 
 use proptest::prelude::*;
 use tdx_abi::{KeyId, Leaf, LineRange, Page, PageRange, PageSize, PhysAddr, Registers};
 use tdx_host::bringup;
+use tdx_host::follow::{self, Moves};
 use tdx_host::handover::{HostMemory, Kexec, KexecKind, Policy, hand_over_crash};
 use tdx_host::key_ids::KeyIds;
 use tdx_host::layout::{Algorithm, Layout};
@@ -14,7 +22,7 @@ use tdx_host::private_memory::PrivateMemory;
 use tdx_host::seamcall::call;
 use tdx_host::td::TdHost;
 use tdx_lab::host::{Host, HostOptions};
-use tdx_lab::platform::{Lab, LabKernel};
+use tdx_lab::platform::{Act, Deed, Lab, LabKernel, Operation, Watcher};
 use tdx_lab::tds::{Custody, GUEST_PAGES, Move, Slot, TdMemory, World};
 use tdx_machine::{EvictionPolicy, Fault, Machine, ModuleProfile, PartialStore, When};
 
@@ -73,6 +81,67 @@ fn end() -> impl Strategy<Value = End> {
         Just(End::Kexec(Policy::Module)),
         (0u32..4).prop_map(|cpu| End::Crash(CpuId(cpu))),
     ]
+}
+
+/// Listens to a hypervisor.
+struct Follower {
+    ledger: Ledger<'static>,
+    /// Lines that a CPU has reset and not fenced.
+    unfenced: Mutex<BTreeMap<u32, Vec<LineRange>>>,
+    problems: Mutex<Vec<String>>,
+}
+
+impl Follower {
+    /// Lives as long as the test: one small ledger a case.
+    fn new() -> &'static Self {
+        let memory = PageRange::inside(PhysAddr::new(1 << 30), PhysAddr::new(2 << 30));
+        let words = (0..Ledger::words_needed([memory])).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
+        let ledger = Ledger::new([memory], words.leak()).unwrap();
+        Box::leak(Box::new(Self { ledger, unfenced: Mutex::default(), problems: Mutex::default() }))
+    }
+
+    fn note<T>(&self, result: Result<T, follow::NotFollowed>) {
+        if let Err(problem) = result {
+            self.problems.lock().unwrap().push(problem.to_string());
+        }
+    }
+
+    /// What the hypervisor's own ledger says, page by page, and nothing went wrong.
+    fn assert_same(&self, own: &Ledger<'_>, what: &dyn std::fmt::Debug) {
+        assert_eq!(*self.problems.lock().unwrap(), Vec::<String>::new(), "after {what:?}");
+        assert_eq!(self.ledger.marked().collect::<Vec<_>>(), own.marked().collect::<Vec<_>>(), "after {what:?}");
+        for range in own.marked() {
+            for page in (range.start().index()..range.end().index()).map(Page::new) {
+                assert_eq!(self.ledger.state(page), own.state(page), "page {page} after {what:?}");
+            }
+        }
+        assert_eq!(self.ledger.is_settled(), own.is_settled(), "after {what:?}");
+    }
+}
+
+impl Watcher for Follower {
+    fn before(&self, _lab: &Lab<'_>, act: &Act) -> Deed {
+        if let Operation::Seamcall(call) = act.operation {
+            self.note(Moves::of(&call, false).and_then(|moves| moves.before(&self.ledger)));
+        }
+        Deed::AsIs
+    }
+
+    fn after(&self, _lab: &Lab<'_>, act: &Act, answer: Option<&mut Registers>) {
+        match act.operation {
+            Operation::Seamcall(call) => {
+                let answer = answer.expect("a SEAMCALL has an answer");
+                self.note(Moves::of(&call, false).and_then(|moves| moves.after(&self.ledger, answer)));
+            }
+            Operation::Reset(lines) => self.unfenced.lock().unwrap().entry(act.cpu.0).or_default().push(lines),
+            Operation::Fence => {
+                for lines in self.unfenced.lock().unwrap().remove(&act.cpu.0).unwrap_or_default() {
+                    self.note(follow::reset(&self.ledger, lines.pages()));
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 /// A hypervisor, its laboratory and its pages.
@@ -136,6 +205,7 @@ fn assert_superset(machine: &Machine, record: &PrivateMemory, ledger: &Ledger<'_
 struct Scene {
     host: Host,
     lab: Lab<'static>,
+    follower: &'static Follower,
 }
 
 impl Scene {
@@ -149,7 +219,8 @@ impl Scene {
             (config.module, config.eviction, config.seed) = (Some(ModuleProfile::SysDisable), eviction, seed);
         })
         .unwrap();
-        Self { host, lab }
+        let follower = Follower::new();
+        Self { host, lab: lab.watched_by(follower), follower }
     }
 
     /// Brings TDX up and runs the play on it.
@@ -176,11 +247,11 @@ fn run(ops: &[(u32, usize, Op)], end: End) {
 }
 
 fn run_on(scene: &Scene, ops: &[(u32, usize, Op)], end: End) {
-    scene.play(|world, record, _| traffic(&scene.host, world, record, ops, end));
+    scene.play(|world, record, _| traffic(scene, world, record, ops, end));
 }
 
-fn traffic(host: &Host, mut world: Traffic<'_, '_>, record: &PrivateMemory, ops: &[(u32, usize, Op)], end: End) {
-    let (lab, ledger, platform) = (world.lab, world.ledger(), world.platform);
+fn traffic(scene: &Scene, mut world: Traffic<'_, '_>, record: &PrivateMemory, ops: &[(u32, usize, Op)], end: End) {
+    let (host, lab, ledger, platform) = (&scene.host, world.lab, world.ledger(), world.platform);
     let pool = world.custody.range();
     // Somebody uses the pages around the pool.
     let neighbours: Vec<Page> = (1..=64u64)
@@ -205,6 +276,7 @@ fn traffic(host: &Host, mut world: Traffic<'_, '_>, record: &PrivateMemory, ops:
         world.world.move_to(CpuId(if matches!(op, Op::Make(Move::Enter)) { 0 } else { *cpu }));
         world.step(*slot, *op);
         lab.ask(|machine| assert_superset(machine, record, ledger, &(cpu, slot, op)));
+        scene.follower.assert_same(ledger, &(cpu, slot, op));
         lab.check().unwrap();
     }
     let mut cpus = world.world.cpus().clone();
@@ -316,6 +388,7 @@ fn a_td_is_torn_down_from_every_step_fatal_or_not() {
                 let ledger = world.ledger();
                 assert_eq!((ledger.marked_pages(), ledger.leaked_pages(), key_ids.lost()), (0, 0, 0), "step {steps}");
                 assert!(ledger.is_settled());
+                scene.follower.assert_same(ledger, &steps);
                 world.lab.check().unwrap();
             });
         }
@@ -343,6 +416,7 @@ fn each_seamcall_of_a_tds_life_fails_once() {
             for op in LIFE {
                 world.step(0, op);
                 world.lab.ask(|machine| assert_superset(machine, record, world.ledger(), &(number, op)));
+                scene.follower.assert_same(world.ledger(), &(number, op));
             }
             tear_down(&mut world);
             made = calls(world.lab) - before;

@@ -119,6 +119,9 @@ pub struct MachineConfig {
     pub seam_enabled: bool,
     /// The module the BIOS loaded, if it did; otherwise SEAMCALL sets the carry flag.
     pub module: Option<ModuleProfile>,
+    /// SYS.RD answers for what a TD may be configured with (fixed bits of ATTRIBUTES and XFAM, no CPUID configuration, VCPUs) as MNG.INIT
+    /// takes it here. Otherwise these fields are refused: nobody recorded them.
+    pub assume_td_configuration: bool,
     /// Sub-blocks that PHYMEM.CACHE.WB walks; at least 1.
     pub cache_sub_blocks: u32,
     /// Whether dirty lines are evicted on their own.
@@ -141,6 +144,7 @@ impl MachineConfig {
             seamrr: None,
             seam_enabled: true,
             module: Some(ModuleProfile::V1_5_01),
+            assume_td_configuration: false,
             cache_sub_blocks: 4,
             eviction: EvictionPolicy::Never,
             seed: 0,

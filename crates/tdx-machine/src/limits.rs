@@ -17,7 +17,7 @@ pub const LIMITS: &[&str] = &[
     "A fast warm reset drops the caches, leaves owner and poison in memory, and starts the module from the beginning.",
     "SEAMCALLs do not overlap: a lock is contended only when it is held on purpose. Host-priority bits are not kept.",
     "SYS.INIT checks the CMRs; it and SYS.LP.INIT check none of the CPUID leaves and MSRs, KeyIDs included, that the real module checks.",
-    "TD_PARAMS: XFAM x87, SSE and AVX, four levels of EPT, no CPUID configuration; other values were not recorded and are refused.",
+    "TD_PARAMS: XFAM x87, SSE and AVX, four levels of EPT, no CPUID configuration; other values were not recorded and are refused. What SYS.RD says of them is an assumption, given only where a machine is configured to assume it.",
     "Dynamic PAMT is as in the source of later modules, read and not observed; each of its checks happens, no fatal error of it does.",
     "TDH.SYS.DISABLE follows what was promised to Linux; no module that has it was seen. Ours: not ready before the last TDMR is initialised, SYS_BUSY while a VCPU is inside, SYS_BUSY for other leaves once it has begun, the module's own dirty lines flushed before it clears them.",
     "Guests run no code: a VCPU enters, a scenario says what it accepts, stores and loads, and an interrupt takes it out. Read in the specification, not observed: VP.ENTER (which keeps no lock on TDR and TDVPR here while the VCPU is inside), VCPU_ASSOCIATED, ACCEPT, PREVIOUS_TLB_EPOCH_BUSY, TD_FATAL.",

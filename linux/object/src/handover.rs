@@ -9,7 +9,7 @@ use tdx_host::{
 };
 
 use crate::cpu::{GATE, ThisCpu};
-use crate::{EPERM, RECORD, host, platform};
+use crate::{EPERM, RECORD, host, ledger, platform};
 
 /// The machine as `machine_kexec` finds it: the kernel has stopped the other CPUs.
 struct Alone {
@@ -69,7 +69,7 @@ pub fn memory() -> HostMemory<'static> {
         platform: platform(),
         features: host::features(),
         record: &RECORD,
-        ledger: host::ledger(),
+        ledger: ledger(),
         gate: GATE.handle(),
         untouched: &[],
     }

@@ -30,7 +30,7 @@ pub fn layout() -> Option<&'static Layout> {
     LAYOUT.get()
 }
 
-/// Pages of TDs.
+/// Pages of TDs that this module builds.
 pub fn ledger() -> Option<&'static Ledger<'static>> {
     LEDGER.get()
 }

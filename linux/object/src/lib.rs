@@ -20,6 +20,7 @@ mod watch;
 
 use once::Once;
 use tdx_host::{
+    ledger::Ledger,
     platform::{TdxPlatform, detect},
     private_memory::PrivateMemory,
 };
@@ -33,6 +34,11 @@ const EINVAL: i32 = 22;
 /// Which PAMTs there are.
 static RECORD: PrivateMemory = PrivateMemory::new();
 static PLATFORM: Once<TdxPlatform> = Once::new();
+
+/// Pages of TDs, whoever builds them.
+fn ledger() -> Option<&'static Ledger<'static>> {
+    host::ledger().or_else(watch::ledger)
+}
 
 fn platform() -> Option<&'static TdxPlatform> {
     PLATFORM.get()

@@ -24,10 +24,15 @@ mod raw {
         pub safe fn cleanslate_rest();
         pub safe fn cleanslate_allocate(pages: u64, node: u32, first: u64, end: u64) -> u64;
         pub safe fn cleanslate_free(address: u64, pages: u64);
+        pub safe fn cleanslate_hold(page: u64);
+        pub safe fn cleanslate_release(page: u64);
     }
 }
 
-pub use raw::{cleanslate_package as package, cleanslate_rest as rest, cleanslate_this_cpu as this_cpu};
+pub use raw::{
+    cleanslate_hold as hold, cleanslate_package as package, cleanslate_release as release, cleanslate_rest as rest,
+    cleanslate_this_cpu as this_cpu,
+};
 
 /// RDMSR; `None` if the register does not exist.
 pub fn rdmsr(msr: u32) -> Option<u64> {

@@ -7,7 +7,7 @@ use tdx_host::{handover::explain, ledger::PageState, platform::CpuId, td::page_h
 
 use crate::cpu::ThisCpu;
 use crate::handover::memory;
-use crate::{EIO, EPERM, RECORD, host, shim};
+use crate::{EIO, EPERM, RECORD, host, ledger, shim, watch};
 
 /// How much is private, in KiB.
 #[repr(C)]
@@ -28,7 +28,7 @@ pub struct Status {
 /// KiB of PAMT and pages that may be private. Takes no lock and may be called from anywhere.
 #[unsafe(no_mangle)]
 pub extern "C" fn cleanslate_private_kb() -> u64 {
-    let pages = host::ledger().map_or(0, |ledger| ledger.marked_pages() * 4);
+    let pages = ledger().map_or(0, |ledger| ledger.marked_pages() * 4);
     pamt_kb() + pages
 }
 
@@ -42,8 +42,8 @@ fn pamt_kb() -> u64 {
 /// `status` can be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleanslate_status(status: *mut Status) {
-    let mut found = Status { pamt_kb: pamt_kb(), tds: host::tds(), ..Status::default() };
-    if let Some(ledger) = host::ledger() {
+    let mut found = Status { pamt_kb: pamt_kb(), tds: host::tds() + watch::tds(), ..Status::default() };
+    if let Some(ledger) = ledger() {
         for range in ledger.marked() {
             for page in range.start().index()..range.end().index() {
                 match ledger.state(Page::new(page)) {

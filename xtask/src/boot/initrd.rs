@@ -20,7 +20,7 @@ option() { grep -q "cleanslate\.$1" /proc/cmdline; }
 value() { tr ' ' '\n' < /proc/cmdline | sed -n "s/^cleanslate\.$1=//p"; }
 
 late=
-for module in /modules/*.ko; do
+for module in /modules/*.ko /modules/last/*.ko; do
     [ -e "$module" ] || continue
     if option late && [ "$module" = /modules/cleanslate.ko ]; then
         late=$module
@@ -111,7 +111,7 @@ pub(super) type Entry<'p> = (&'p str, &'p Path);
 pub(super) fn write(path: &Path, busybox: &Path, files: &[Entry<'_>]) -> Result<()> {
     let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
     let mut archive = Archive { bytes: Vec::new(), inode: 0 };
-    for directory in ["dev", "proc", "sys", "bin", "modules", "next", "next/self", "next/stock"] {
+    for directory in ["dev", "proc", "sys", "bin", "modules", "modules/last", "next", "next/self", "next/stock"] {
         archive.add(directory, DIRECTORY, (0, 0), &[]);
     }
     archive.add("dev/console", CHARACTER_DEVICE, (5, 1), &[]);

@@ -19,8 +19,14 @@ pub(super) fn command_line(args: &BootArgs) -> String {
     // Debian's kernels clear pages when they hand them out, by stores that do no harm; a driver's pages may not be cleared. Nor may
     // memtest run: its whole-word stores make every private line a shared one, and what nobody has reset would pass for clean.
     line.push_str(" cleanslate.next=init_on_alloc=0");
-    if args.module && args.kernel != Kernel::Tdx {
-        let _ = write!(line, " cleanslate.tds={}", args.tds);
+    match args.kernel {
+        Kernel::Tdx73 => {
+            let _ = write!(line, " cleanslate.cleanslate_tds=tds={}", args.tds);
+        }
+        Kernel::Stock612 if args.module => {
+            let _ = write!(line, " cleanslate.tds={}", args.tds);
+        }
+        _ => {}
     }
     if args.module {
         let _ = write!(line, " cleanslate.cleanslate=policy={}", args.policy);
@@ -42,7 +48,7 @@ pub(super) fn command_line(args: &BootArgs) -> String {
 #[derive(Args, Clone, Debug)]
 pub(crate) struct LinuxArgs {
     /// `stock`: Debian's package, unpacked. `stock-6.12`: Debian's 6.12 from its security archive, with headers. `tdx`: built from
-    /// Debian's linux-source-6.12 (ten minutes of two cores).
+    /// Debian's linux-source-6.12 (ten minutes of two cores). `tdx-7.3`: built from linux-source-7.3 of trixie-backports, unchanged.
     #[arg(value_enum)]
     kernel: Kernel,
 }
@@ -64,7 +70,9 @@ pub(super) fn is_there(kernel: Kernel) -> bool {
 
 /// A kernel's build tree, if there is one.
 pub(crate) fn some_headers() -> Option<PathBuf> {
-    [Kernel::Stock612, Kernel::Tdx].into_iter().find_map(|kernel| folder(kernel).join("build").canonicalize().ok())
+    [Kernel::Stock612, Kernel::Tdx, Kernel::Tdx73]
+        .into_iter()
+        .find_map(|kernel| folder(kernel).join("build").canonicalize().ok())
 }
 
 /// The initrd of a Linux that loads `cleanslate.ko`.
@@ -85,7 +93,7 @@ pub(crate) struct ModuleArgs {
 
 /// Builds the module, and for the Linuxes of `cargo xtask linux` an initrd with it.
 pub(crate) fn build_module(args: &ModuleArgs) -> Result<bool> {
-    let ours = [Kernel::Tdx, Kernel::Stock612];
+    let ours = [Kernel::Tdx, Kernel::Tdx73, Kernel::Stock612];
     if let Some(version) = args.kernel.as_deref().filter(|name| ours.iter().all(|kernel| kernel.name() != *name)) {
         let headers = Path::new("/lib/modules").join(version).join("build").canonicalize().with_context(|| {
             format!("there are no headers of {version} here: on Debian, `apt-get install linux-headers-{version}`")
@@ -116,7 +124,7 @@ fn pack(kernel: Kernel, more: &[initrd::Entry<'_>], name: &str) -> Result<()> {
     let folder = folder(kernel);
     let (place, busybox) = (folder.join("modules"), folder.join("root/bin/busybox"));
     let (enable, jump) = (place.join("cleanslate_enable.ko"), place.join("jump"));
-    let wild = place.join("cleanslate_wild.ko");
+    let (tds, wild) = (place.join("cleanslate_tds.ko"), place.join("cleanslate_wild.ko"));
     let (image, next) = (folder.join("bzImage"), folder.join("next-initrd"));
     let stock = find(Kernel::Stock).ok();
     let mut files: Vec<initrd::Entry<'_>> = vec![
@@ -125,8 +133,11 @@ fn pack(kernel: Kernel, more: &[initrd::Entry<'_>], name: &str) -> Result<()> {
         ("next/self/bzImage", &image),
         ("next/self/initrd", &next),
     ];
-    if kernel == Kernel::Tdx {
-        files.push(("modules/cleanslate_enable.ko", &enable));
+    match kernel {
+        Kernel::Tdx => files.push(("modules/cleanslate_enable.ko", &enable)),
+        // After cleanslate.ko, which must be there before the first TD.
+        Kernel::Tdx73 => files.push(("modules/last/cleanslate_tds.ko", &tds)),
+        Kernel::Stock | Kernel::Stock612 => {}
     }
     if let Some(stock) = &stock {
         files.extend([("next/stock/bzImage", stock.image.as_path()), ("next/stock/initrd", stock.initrd.as_path())]);
@@ -149,7 +160,7 @@ pub(crate) fn provide(args: &LinuxArgs) -> Result<bool> {
     match args.kernel {
         Kernel::Stock => stock()?,
         Kernel::Stock612 => stock_6_12()?,
-        Kernel::Tdx => tdx()?,
+        Kernel::Tdx | Kernel::Tdx73 => tdx(args.kernel)?,
     }
     let linux = find(args.kernel)?;
     println!("{}\n{}", linux.image.display(), linux.initrd.display());
@@ -260,33 +271,82 @@ fn finish(kernel: Kernel, place: &Path) -> Result<()> {
     pack(kernel, &[], "initrd")
 }
 
-const SOURCE: &str = "/usr/src/linux-source-6.12.tar.xz";
-
-/// Linux 6.12 with TDX host support. Its Kconfig excludes kexec, which is lifted; nothing else is changed.
-fn tdx() -> Result<()> {
-    let folder = folder(Kernel::Tdx);
-    let (source, build) = (folder.join("linux-source-6.12"), folder.join("build"));
-    if !Path::new(SOURCE).exists() {
-        bail!(
-            "{SOURCE} is missing: apt-get install --no-install-recommends linux-source-6.12 flex bison bc libelf-dev libssl-dev \
-             kmod cpio xz-utils"
-        );
+/// The source of Linux 6.12: Debian's package, installed.
+fn source_6_12(folder: &Path) -> Result<PathBuf> {
+    const PACKED: &str = "/usr/src/linux-source-6.12.tar.xz";
+    if !Path::new(PACKED).exists() {
+        bail!("{PACKED} is missing: apt-get install --no-install-recommends linux-source-6.12 {BUILD_PACKAGES}");
     }
-    fs::create_dir_all(&build)?;
+    let source = folder.join("linux-source-6.12");
     if !source.exists() {
-        run(Command::new("tar").arg("xf").arg(SOURCE).arg("-C").arg(&folder))?;
+        run(Command::new("tar").arg("xf").arg(PACKED).arg("-C").arg(folder))?;
+        // Its Kconfig excludes kexec, which is lifted; nothing else is changed.
         let kconfig = source.join("arch/x86/Kconfig");
         let text = fs::read_to_string(&kconfig)?;
         let (before, after) = text.split_once("config INTEL_TDX_HOST\n").context("this Linux has no INTEL_TDX_HOST")?;
         let lifted = after.replacen("\tdepends on !KEXEC_CORE\n", "", 1);
         fs::write(&kconfig, format!("{before}config INTEL_TDX_HOST\n{lifted}"))?;
     }
+    Ok(source)
+}
+
+/// The source of Linux 7.3, unchanged: a package of Debian's backports, fetched with lists of its own, so that the machine's stay as they are.
+fn source_7_3(folder: &Path) -> Result<PathBuf> {
+    let source = folder.join("linux-source-7.3");
+    if source.exists() {
+        return Ok(source);
+    }
+    let here = folder.canonicalize()?;
+    let list = here.join("sources.list");
+    fs::write(
+        &list,
+        "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie-backports main\n",
+    )?;
+    fs::create_dir_all(here.join("lists/partial"))?;
+    let apt = || {
+        let mut apt = Command::new("apt-get");
+        let settings = [
+            format!("Dir::Etc::sourcelist={}", list.display()),
+            "Dir::Etc::sourceparts=/dev/null".to_owned(),
+            format!("Dir::State::Lists={}", here.join("lists").display()),
+            // An archive that one may read from anywhere is not one to be written by another user.
+            "APT::Sandbox::User=root".to_owned(),
+        ];
+        for setting in settings {
+            apt.arg("-o").arg(setting);
+        }
+        apt.current_dir(&here);
+        apt
+    };
+    run(apt().arg("update"))?;
+    run(apt().args(["download", "linux-source-7.3"]))?;
+    let package = newest(&here, "linux-source-7.3_")?;
+    run(Command::new("dpkg").arg("-x").arg(&package).arg(here.join("source")))?;
+    fs::remove_file(package)?;
+    let packed = here.join("source/usr/src/linux-source-7.3.tar.xz");
+    run(Command::new("tar").arg("xf").arg(&packed).arg("-C").arg(&here))?;
+    fs::remove_dir_all(here.join("source"))?;
+    Ok(source)
+}
+
+const BUILD_PACKAGES: &str = "flex bison bc libelf-dev libssl-dev kmod cpio xz-utils";
+
+/// A Linux with TDX host support, built from Debian's source.
+fn tdx(kernel: Kernel) -> Result<()> {
+    let folder = folder(kernel);
+    let build = folder.join("build");
+    fs::create_dir_all(&build)?;
+    let (source, tests): (PathBuf, &[&str]) = match kernel {
+        Kernel::Tdx73 => (source_7_3(&folder)?, &["cleanslate_tds", "cleanslate_use", "cleanslate_wild"]),
+        _ => (source_6_12(&folder)?, &["cleanslate_enable", "cleanslate_use", "cleanslate_wild"]),
+    };
     let make = || {
         let mut make = Command::new("make");
         make.arg("-s").arg("-C").arg(&source).arg(format!("O={}", build.display()));
         make
     };
-    run(make().arg("tinyconfig"))?;
+    run(make().arg("tinyconfig"))
+        .with_context(|| format!("apt-get install --no-install-recommends {BUILD_PACKAGES}"))?;
     let merge = source.join("scripts/kconfig/merge_config.sh");
     let fragment = root().canonicalize()?.join("bare/linux/tdx-host.config");
     run(Command::new(merge).args(["-m", "-O", "."]).arg(".config").arg(fragment).current_dir(&build))?;
@@ -302,16 +362,16 @@ fn tdx() -> Result<()> {
     ensure!(status.success(), "Linux does not build");
     fs::copy(build.join("arch/x86/boot/bzImage"), folder.join("bzImage"))?;
     fetch(&folder, &["busybox-static"])?;
-    let place = modules(&folder, &build, &["cleanslate_enable", "cleanslate_use", "cleanslate_wild"])?;
-    finish(Kernel::Tdx, &place)
+    let place = modules(&folder, &build, tests)?;
+    finish(kernel, &place)
 }
 
-/// Test modules: `enable` makes Linux bring TDX up, because 6.12 has no caller of `tdx_enable()` in its tree; `use` uses free memory as a
+/// Test modules: `enable` makes Linux bring TDX up, because 6.12 has no caller of `tdx_enable()` in its tree; `tds` builds TDs as KVM does; `use` uses free memory as a
 /// driver may; `wild` writes where it must not.
 fn modules(folder: &Path, build: &Path, names: &[&str]) -> Result<PathBuf> {
     let place = folder.join("modules");
     fs::create_dir_all(&place)?;
-    for file in ["cleanslate_enable.c", "cleanslate_use.c", "cleanslate_wild.c", "jump.c"] {
+    for file in ["cleanslate_enable.c", "cleanslate_tds.c", "cleanslate_use.c", "cleanslate_wild.c", "jump.c"] {
         fs::copy(root().join("bare/linux").join(file), place.join(file))?;
     }
     let objects: Vec<String> = names.iter().map(|name| format!("{name}.o")).collect();

@@ -58,9 +58,12 @@ pub(crate) enum Kernel {
     /// Debian's own 6.12, which has no TDX host code.
     #[value(name = "stock-6.12")]
     Stock612,
-    /// Debian's source, with TDX host support and kexec.
+    /// Debian's source of 6.12, with TDX host support and kexec.
     #[value(name = "tdx", alias = "tdx-host")]
     Tdx,
+    /// Debian's source of 7.3, with TDX host support: it brings TDX up at boot, and KVM can build TDs.
+    #[value(name = "tdx-7.3")]
+    Tdx73,
 }
 
 impl Kernel {
@@ -70,6 +73,7 @@ impl Kernel {
             Self::Stock => "stock",
             Self::Stock612 => "stock-6.12",
             Self::Tdx => "tdx",
+            Self::Tdx73 => "tdx-7.3",
         }
     }
 }

@@ -11,8 +11,18 @@ use super::{assembly, linux};
 use crate::root;
 
 /// What the shim is made of.
-pub(crate) const SOURCES: [&str; 8] =
-    ["Kbuild", "cleanslate.h", "main.c", "watch.c", "handover.c", "host.c", "device.c", "report.c"];
+pub(crate) const SOURCES: [&str; 10] = [
+    "Kbuild",
+    "cleanslate.h",
+    "main.c",
+    "watch.c",
+    "follow.c",
+    "handover.c",
+    "memory.c",
+    "host.c",
+    "device.c",
+    "report.c",
+];
 
 /// Functions that any kernel has for its compiler's sake.
 const KERNEL: [&str; 5] = ["memcpy", "memmove", "memset", "memcmp", "bcmp"];

@@ -83,7 +83,9 @@ pub(crate) fn run(args: &BootArgs) -> Result<Report> {
             Cpu::Gnr => "gnr",
         };
         command.arg("-kernel").arg(binary("seamvisor")).arg("-initrd").arg(image);
-        command.args(["-append", &format!("cpu={cpu} {} -- {words}", args.seamvisor)]);
+        // This Linux reads fields of which nobody has recorded the values.
+        let assumed = if args.kernel == super::Kernel::Tdx73 { "td-configuration=assumed " } else { "" };
+        command.args(["-append", &format!("cpu={cpu} {assumed}{} -- {words}", args.seamvisor)]);
     }
     let line = format!("{command:?}");
     // A socket's path has 107 bytes at most, so not beside the logs.

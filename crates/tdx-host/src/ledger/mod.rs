@@ -210,6 +210,17 @@ impl<'m> Ledger<'m> {
         result
     }
 
+    /// Returned -> Giving, for every page of the range: it came back, or was refused, and is given again before anybody has reset it. It is
+    /// marked all the way.
+    ///
+    /// # Errors
+    /// [`MarkError`]; then no page has changed.
+    pub fn give_again(&self, range: PageRange) -> Result<(), MarkError> {
+        let result = self.transition(range, PageState::Returned, PageState::Giving);
+        fence(Ordering::SeqCst);
+        result
+    }
+
     /// Giving -> Given: the SEAMCALL has succeeded, so the module knows the pages.
     ///
     /// # Errors

@@ -14,8 +14,7 @@ pub struct Returning<'l>(&'l Ledger<'l>);
 impl Returning<'_> {
     /// The ledger says what the module said.
     pub fn settled(self) {
-        // After the transition that entered the answer: whoever sees the count fall sees the page returned.
-        self.0.returning.fetch_sub(1, Ordering::AcqRel);
+        self.0.settle_returning();
     }
 }
 
@@ -26,6 +25,12 @@ impl Ledger<'_> {
         self.returning.fetch_add(1, Ordering::AcqRel);
         fence(Ordering::SeqCst);
         Returning(self)
+    }
+
+    /// Of a [`Returning`] that was forgotten: the answer is in the ledger.
+    pub(crate) fn settle_returning(&self) {
+        // After the transition that entered the answer: whoever sees the count fall sees the page returned.
+        self.returning.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// True if the ledger has the answer of every SEAMCALL that returned pages.

@@ -8,6 +8,7 @@ use tdx_abi::{FieldId, MAX_CMRS, MAX_RESERVED_AREAS, MAX_TDMRS, Operand, PhysAdd
 use super::Module;
 use super::call::{Call, Leaf, Stop, operand};
 use super::dynamic_pamt::BITMAP_BITS_PER_PAGE;
+use super::td_params::{KNOWN_ATTRIBUTES, XFAM_LEAST, XFAM_MOST};
 use super::tdmr::ENTRY;
 use super::{td, vcpu};
 use crate::{MachineConfig, ModuleProfile, Refusal};
@@ -32,6 +33,8 @@ enum Value {
     Features,
     /// The field exists only in modules that know dynamic PAMT; its value, if we know it.
     DynamicPamt(Option<u64>),
+    /// The field exists; its value is not known to us. What is here is ours, given only where the machine's configuration asks for it.
+    Assumed(u64),
     /// The field exists; its value is not known to us.
     Unknown,
 }
@@ -72,29 +75,30 @@ const FIELDS: &[(u64, u64, Value)] = &[
     (0x9800_0001_0000_0101, 1, Value::Number(tdx_abi::PAGE_SIZE)), // TDCS_SIZE_PER_L2_VM: 1 page
     (FieldId::TDVPS_BASE_SIZE.0, 1, Value::Number(vcpu::MIN_TDVPS_PAGES * tdx_abi::PAGE_SIZE)),
     (0x9800_0001_0000_0201, 1, Value::Number(vcpu::TDVPS_PAGES_PER_L2_VM * tdx_abi::PAGE_SIZE)), // TDVPS_SIZE_PER_L2_VM
-    (FieldId::ATTRIBUTES_FIXED0.0, 1, Value::Unknown),
-    (FieldId::ATTRIBUTES_FIXED1.0, 1, Value::Unknown),
-    (FieldId::XFAM_FIXED0.0, 1, Value::Unknown),
-    (FieldId::XFAM_FIXED1.0, 1, Value::Unknown),
-    (0x9900_0001_0000_0004, 1, Value::Unknown),  // NUM_CPUID_CONFIG
-    (0x9900_0003_0000_0006, 1, Value::Unknown),  // CONFIG_FLAGS_FIXED0
-    (0x9900_0003_0000_0007, 1, Value::Unknown),  // CONFIG_FLAGS_FIXED1
-    (0x9900_0001_0000_0008, 1, Value::Unknown),  // MAX_VCPUS_PER_TD
-    (0x9900_0003_0000_0400, 32, Value::Unknown), // CPUID_CONFIG_LEAVES
-    (0x9900_0003_0000_0500, 64, Value::Unknown), // CPUID_CONFIG_VALUES
-    (0x9900_0003_0000_0600, 1, Value::Unknown),  // IA32_ARCH_CAPABILITIES_CONFIG_MASK
-    (0x9900_0001_0000_0800, 1, Value::Unknown),  // NUM_ALLOWED_FMS
-    (0x9900_0001_0000_0801, 1, Value::Unknown),  // NUM_DISALLOWED_FMS
-    (0x9900_0003_0000_0810, 64, Value::Unknown), // ALLOWED_FMS
-    (0x9900_0003_0000_0850, 64, Value::Unknown), // DISALLOWED_FMS
-    (0xA000_0003_0000_0000, 1, Value::Unknown),  // MIG_ATTRIBUTES
-    (0x2000_0001_0000_0001, 4, Value::Unknown),  // MIN and MAX of EXPORT_VERSION and IMPORT_VERSION
-    (0xA000_0001_0000_0010, 1, Value::Unknown),  // MAX_MIGS
-    (0xA000_0000_0000_0020, 3, Value::Unknown),  // NUM_IMMUTABLE_, NUM_TD_, NUM_VP_STATE_PAGES
-    (0xA100_0001_0000_0000, 1, Value::Unknown),  // MAX_SERV_TDS
-    (0xA100_0003_0000_0001, 2, Value::Unknown),  // SERVTD_ATTR_FIXED0, 1
-    (0xA200_0001_0000_0000, 1, Value::Unknown),  // GUEST_L2_GPA_ATTR_MASK
-    (0xA200_0003_0000_0001, 4, Value::Unknown),  // fixed bits of VM_CTLS and VCPU_L2_CTLS
+    // As MNG.INIT takes them here.
+    (FieldId::ATTRIBUTES_FIXED0.0, 1, Value::Assumed(KNOWN_ATTRIBUTES)),
+    (FieldId::ATTRIBUTES_FIXED1.0, 1, Value::Assumed(0)),
+    (FieldId::XFAM_FIXED0.0, 1, Value::Assumed(XFAM_MOST)),
+    (FieldId::XFAM_FIXED1.0, 1, Value::Assumed(XFAM_LEAST)),
+    (0x9900_0001_0000_0004, 1, Value::Assumed(0)),      // NUM_CPUID_CONFIG
+    (0x9900_0003_0000_0006, 1, Value::Unknown),         // CONFIG_FLAGS_FIXED0
+    (0x9900_0003_0000_0007, 1, Value::Unknown),         // CONFIG_FLAGS_FIXED1
+    (0x9900_0001_0000_0008, 1, Value::Assumed(0xffff)), // MAX_VCPUS_PER_TD
+    (0x9900_0003_0000_0400, 32, Value::Unknown),        // CPUID_CONFIG_LEAVES
+    (0x9900_0003_0000_0500, 64, Value::Unknown),        // CPUID_CONFIG_VALUES
+    (0x9900_0003_0000_0600, 1, Value::Unknown),         // IA32_ARCH_CAPABILITIES_CONFIG_MASK
+    (0x9900_0001_0000_0800, 1, Value::Unknown),         // NUM_ALLOWED_FMS
+    (0x9900_0001_0000_0801, 1, Value::Unknown),         // NUM_DISALLOWED_FMS
+    (0x9900_0003_0000_0810, 64, Value::Unknown),        // ALLOWED_FMS
+    (0x9900_0003_0000_0850, 64, Value::Unknown),        // DISALLOWED_FMS
+    (0xA000_0003_0000_0000, 1, Value::Unknown),         // MIG_ATTRIBUTES
+    (0x2000_0001_0000_0001, 4, Value::Unknown),         // MIN and MAX of EXPORT_VERSION and IMPORT_VERSION
+    (0xA000_0001_0000_0010, 1, Value::Unknown),         // MAX_MIGS
+    (0xA000_0000_0000_0020, 3, Value::Unknown),         // NUM_IMMUTABLE_, NUM_TD_, NUM_VP_STATE_PAGES
+    (0xA100_0001_0000_0000, 1, Value::Unknown),         // MAX_SERV_TDS
+    (0xA100_0003_0000_0001, 2, Value::Unknown),         // SERVTD_ATTR_FIXED0, 1
+    (0xA200_0001_0000_0000, 1, Value::Unknown),         // GUEST_L2_GPA_ATTR_MASK
+    (0xA200_0003_0000_0001, 4, Value::Unknown),         // fixed bits of VM_CTLS and VCPU_L2_CTLS
 ];
 
 impl Module {
@@ -174,6 +178,7 @@ fn read(config: &MachineConfig, value: Value, index: u64) -> Option<u64> {
         Value::CmrSize => Some(cmr().size),
         Value::Features => Some(config.module.map_or(TdxFeatures0::MODULE_1_5_01, ModuleProfile::features).bits()),
         Value::DynamicPamt(number) => number,
+        Value::Assumed(number) => config.assume_td_configuration.then_some(number),
         Value::Unknown => None,
     }
 }

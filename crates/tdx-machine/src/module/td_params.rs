@@ -23,7 +23,11 @@ const TSC_FREQUENCY: usize = 40;
 const CPUID_CONFIG: usize = 256;
 
 /// SEPT_VE_DISABLE and PERFMON: the attributes that were seen to be accepted.
-const KNOWN_ATTRIBUTES: u64 = 1 << 28 | 1 << 63;
+pub(super) const KNOWN_ATTRIBUTES: u64 = 1 << 28 | 1 << 63;
+/// x87 and SSE, which every TD has.
+pub(super) const XFAM_LEAST: u64 = 0b011;
+/// And AVX.
+pub(super) const XFAM_MOST: u64 = 0b111;
 /// Write-back, four levels, no accessed and dirty bits.
 const EPTP_4_LEVELS: u64 = 0x1e;
 /// Units of 25 MHz.
@@ -59,7 +63,7 @@ pub(super) fn check(bytes: &[u8; TD_PARAMS_BYTES], tdcs_pages: u64) -> Result<Td
     if number(ATTRIBUTES, 8) & !KNOWN_ATTRIBUTES != 0 {
         return unknown(ATTRIBUTES);
     }
-    if !matches!(number(XFAM, 8), 0b011 | 0b111) {
+    if !matches!(number(XFAM, 8), XFAM_LEAST | XFAM_MOST) {
         return invalid(OPERAND_XFAM);
     }
     let max_vcpus = number(MAX_VCPUS, 2) as u32;

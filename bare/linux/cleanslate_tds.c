@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Builds TDs by the kernel's own tdh_* functions, in the order in which KVM calls them, its faults included: the page of a call that has
+ * failed is freed as it is. A test module for a guest of seamvisor: it runs no TD and belongs beside no KVM that does.
+ */
+#define pr_fmt(fmt) "cleanslate: " fmt
+
+#include <linux/gfp.h>
+#include <linux/kprobes.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <asm/pgtable_types.h>
+#include <asm/tdx.h>
+
+static uint tds = 1;
+module_param(tds, uint, 0444);
+MODULE_PARM_DESC(tds, "TDs: runnable, half built, gone, half gone, and so on");
+
+enum fate { RUNNABLE, HALF_BUILT, GONE, HALF_GONE, FATES };
+static const char *const fates[] = { "runnable", "half-built", "gone", "half-gone" };
+
+/* The kernel exports them to KVM alone. */
+#define FUNCTIONS(use)											\
+	use(tdx_guest_keyid_alloc) use(tdx_guest_keyid_free) use(tdx_get_sysinfo) use(tdx_quirk_reset_paddr)		\
+	use(tdh_mng_create) use(tdh_mng_key_config) use(tdh_mng_addcx) use(tdh_mng_init) use(tdh_vp_create)		\
+	use(tdh_vp_addcx) use(tdh_vp_init) use(tdh_mem_sept_add) use(tdh_mem_page_add) use(tdh_mr_finalize)		\
+	use(tdh_mem_page_aug) use(tdh_mem_range_block) use(tdh_mem_track) use(tdh_mem_page_remove)			\
+	use(tdh_phymem_page_wbinvd_hkid) use(tdh_vp_flush) use(tdh_mng_vpflushdone) use(tdh_phymem_cache_wb)		\
+	use(tdh_mng_key_freeid) use(tdh_phymem_page_reclaim) use(tdh_phymem_page_wbinvd_tdr)
+#define DECLARE(name) static typeof(&name) call_##name;
+FUNCTIONS(DECLARE)
+
+static int find_functions(void)
+{
+	struct kprobe lookup = { .symbol_name = "kallsyms_lookup_name" };
+	unsigned long (*find)(const char *name);
+	int ret = register_kprobe(&lookup);
+
+	if (ret)
+		return ret;
+	find = (void *)lookup.addr;
+	unregister_kprobe(&lookup);
+#define FIND(name) call_##name = (void *)find(#name); if (!call_##name) return -ENOENT;
+	FUNCTIONS(FIND)
+	return 0;
+}
+
+/* A TD, and every page of it but its TDR. */
+struct life {
+	struct tdx_td td;
+	struct tdx_vp vp;
+	int key_id;
+	struct page *pages[64];
+	int count;
+};
+
+/* The page of a call that has failed: KVM frees those of control structures as they are. */
+#define GIVE(life, page, call)								\
+({											\
+	u64 __status = (call);								\
+											\
+	if (__status) {									\
+		pr_err("%s: %#llx\n", #call, __status);					\
+		__free_page(page);							\
+		return -EIO;								\
+	}										\
+	if (page != (life)->td.tdr_page)						\
+		(life)->pages[(life)->count++] = page;					\
+})
+
+#define CALL(call)									\
+({											\
+	u64 __status = (call);								\
+											\
+	if (__status) {									\
+		pr_err("%s: %#llx\n", #call, __status);					\
+		return -EIO;								\
+	}										\
+})
+
+/* TD_PARAMS: x87, SSE and AVX, write-back EPT of four levels, 1 VCPU, 1 GHz. */
+static const struct { int offset; u8 value; } parameters[] = { { 8, 7 }, { 16, 1 }, { 24, 0x1e }, { 40, 40 } };
+
+static int build(struct life *life, bool half)
+{
+	const struct tdx_sys_info_td_ctrl *sizes = &call_tdx_get_sysinfo()->td_ctrl;
+	struct page *shared = alloc_page(GFP_KERNEL | __GFP_ZERO), *page;
+	u64 error1, error2, gpa;
+	int index, level;
+
+	life->key_id = call_tdx_guest_keyid_alloc();
+	if (life->key_id < 0)
+		return life->key_id;
+	life->td.tdr_page = alloc_page(GFP_KERNEL);
+	GIVE(life, life->td.tdr_page, call_tdh_mng_create(&life->td, life->key_id));
+	CALL(call_tdh_mng_key_config(&life->td));
+	for (index = 0; index < sizes->tdcs_base_size / PAGE_SIZE; index++) {
+		if (half && index == 3)
+			return 0;
+		page = alloc_page(GFP_KERNEL);
+		GIVE(life, page, call_tdh_mng_addcx(&life->td, page));
+	}
+	for (index = 0; index < ARRAY_SIZE(parameters); index++)
+		((u8 *)page_address(shared))[parameters[index].offset] = parameters[index].value;
+	CALL(call_tdh_mng_init(&life->td, page_to_phys(shared), &error1));
+
+	/* One page too many: the module has filled it before it refuses it. */
+	page = alloc_page(GFP_KERNEL);
+	pr_info("a page too many: %#llx\n", call_tdh_mng_addcx(&life->td, page));
+	__free_page(page);
+
+	page = alloc_page(GFP_KERNEL);
+	life->vp.tdvpr_page = page;
+	life->vp.tdvpr_pa = page_to_phys(page);
+	GIVE(life, page, call_tdh_vp_create(&life->td, &life->vp));
+	for (index = 1; index < sizes->tdvps_base_size / PAGE_SIZE; index++) {
+		page = alloc_page(GFP_KERNEL);
+		GIVE(life, page, call_tdh_vp_addcx(&life->vp, page));
+	}
+	CALL(call_tdh_vp_init(&life->vp, 0, 0));
+	for (level = PG_LEVEL_512G; level >= PG_LEVEL_2M; level--) {
+		page = alloc_page(GFP_KERNEL);
+		GIVE(life, page, call_tdh_mem_sept_add(&life->td, 0, level, page, &error1, &error2));
+	}
+	for (gpa = 0; gpa < 2 * PAGE_SIZE; gpa += PAGE_SIZE) {
+		page = alloc_page(GFP_KERNEL);
+		GIVE(life, page, call_tdh_mem_page_add(&life->td, gpa, page_to_pfn(page), shared, &error1, &error2));
+	}
+	CALL(call_tdh_mr_finalize(&life->td));
+	for (; gpa < 16 * PAGE_SIZE; gpa += PAGE_SIZE) {
+		page = alloc_page(GFP_KERNEL);
+		GIVE(life, page, call_tdh_mem_page_aug(&life->td, gpa, PG_LEVEL_4K, page_to_pfn(page), &error1, &error2));
+	}
+	__free_page(shared);
+	return 0;
+}
+
+/* The last page leaves the TD while it lives. */
+static int remove_one(struct life *life)
+{
+	struct page *page = life->pages[--life->count];
+	u64 error1, error2, gpa = 15 * PAGE_SIZE;
+
+	CALL(call_tdh_mem_range_block(&life->td, gpa, PG_LEVEL_4K, &error1, &error2));
+	CALL(call_tdh_mem_track(&life->td));
+	CALL(call_tdh_mem_page_remove(&life->td, gpa, PG_LEVEL_4K, &error1, &error2));
+	CALL(call_tdh_phymem_page_wbinvd_hkid(life->key_id, page_to_pfn(page)));
+	call_tdx_quirk_reset_paddr(page_to_phys(page), PAGE_SIZE);
+	__free_page(page);
+	return 0;
+}
+
+static int tear_down(struct life *life, bool half)
+{
+	u64 type, owner, size;
+
+	CALL(call_tdh_vp_flush(&life->vp));
+	CALL(call_tdh_mng_vpflushdone(&life->td));
+	CALL(call_tdh_phymem_cache_wb(false));
+	CALL(call_tdh_mng_key_freeid(&life->td));
+	while (life->count) {
+		struct page *page = life->pages[--life->count];
+
+		CALL(call_tdh_phymem_page_reclaim(page, &type, &owner, &size));
+		/* Returned, and not yet reset: the module knows nothing of it any more. */
+		if (half && life->count < 8)
+			return 0;
+		call_tdx_quirk_reset_paddr(page_to_phys(page), PAGE_SIZE);
+		__free_page(page);
+	}
+	CALL(call_tdh_phymem_page_reclaim(life->td.tdr_page, &type, &owner, &size));
+	CALL(call_tdh_phymem_page_wbinvd_tdr(&life->td));
+	call_tdx_quirk_reset_paddr(page_to_phys(life->td.tdr_page), PAGE_SIZE);
+	__free_page(life->td.tdr_page);
+	call_tdx_guest_keyid_free(life->key_id);
+	return 0;
+}
+
+static int live(enum fate fate)
+{
+	/* Never freed: what a TD still has is told to nobody else. */
+	struct life *life = kzalloc(sizeof(*life), GFP_KERNEL);
+	int ret;
+
+	if (!life)
+		return -ENOMEM;
+	ret = build(life, fate == HALF_BUILT);
+	if (ret || fate == HALF_BUILT)
+		return ret;
+	ret = remove_one(life);
+	if (ret || fate == RUNNABLE)
+		return ret;
+	return tear_down(life, fate == HALF_GONE);
+}
+
+static int __init cleanslate_tds_init(void)
+{
+	uint number;
+	int ret = find_functions();
+
+	if (ret)
+		return ret;
+	if (!call_tdx_get_sysinfo()) {
+		pr_info("TDX is not up\n");
+		return 0;
+	}
+	for (number = 0; number < tds; number++) {
+		/* VP.INIT and VP.FLUSH must be made on one CPU. */
+		migrate_disable();
+		ret = live(number % FATES);
+		migrate_enable();
+		if (ret)
+			return ret;
+		pr_info("TD %u, %s\n", number, fates[number % FATES]);
+	}
+	return 0;
+}
+module_init(cleanslate_tds_init);
+MODULE_DESCRIPTION("Builds TDs by the kernel's own functions, for tests under seamvisor");
+MODULE_LICENSE("GPL");

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The kernel's memory: which ranges it uses, on which nodes, and pages out of its allocator. Refuses to remember: each call looks anew.
+ */
+#include <linux/gfp.h>
+#include <linux/io.h>
+#include <linux/ioport.h>
+#include <linux/mm.h>
+#include <linux/version.h>
+
+#include "cleanslate.h"
+
+#define MAX_MEMORY 128
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 16, 0)
+#define ACR_FLAGS_NONE MIGRATE_MOVABLE
+#endif
+
+/* One caller at a time: the module's start, and then the bring-up under its lock. */
+static struct cleanslate_memory memory[MAX_MEMORY];
+static u32 memory_count;
+
+static void add_memory_of(u64 base, u64 end, u32 node)
+{
+	struct cleanslate_memory *last = memory_count ? &memory[memory_count - 1] : NULL;
+
+	if (last && last->base + last->bytes == base && last->node == node) {
+		last->bytes += end - base;
+		return;
+	}
+	/* The object refuses a full list. */
+	if (memory_count < MAX_MEMORY)
+		memory[memory_count++] = (struct cleanslate_memory){ base, end - base, node };
+}
+
+static int note_memory(struct resource *resource, void *unused)
+{
+	/* The first MiB is nobody's, as in the kernel's own TDX code. */
+	u64 base = max_t(u64, PAGE_ALIGN(resource->start), SZ_1M), end = PAGE_ALIGN_DOWN(resource->end + 1);
+
+	while (base < end) {
+		u64 next = min(end, round_up(base + 1, 1ull << SECTION_SIZE_BITS));
+
+		add_memory_of(base, next, page_to_nid(pfn_to_page(base >> PAGE_SHIFT)));
+		base = next;
+	}
+	return 0;
+}
+
+const struct cleanslate_memory *cleanslate_memory_map(u32 *count)
+{
+	memory_count = 0;
+	walk_iomem_res_desc(IORES_DESC_NONE, IORESOURCE_SYSTEM_RAM | IORESOURCE_BUSY, 0, -1, NULL, note_memory);
+	*count = memory_count;
+	return memory;
+}
+
+/* Adjacent pages in [first, end). The allocator has pieces up to a few MiB; larger ones are made by moving what is in their way. */
+static u64 contiguous(u64 pages, u32 node, u64 first, u64 end)
+{
+	u64 step = max_t(u64, roundup_pow_of_two(pages), pageblock_nr_pages), start;
+	u32 index;
+
+	for (index = 0; index < memory_count; index++) {
+		u64 from = max(memory[index].base >> PAGE_SHIFT, first);
+		u64 to = min((memory[index].base + memory[index].bytes) >> PAGE_SHIFT, end);
+
+		if (node != U32_MAX && memory[index].node != node)
+			continue;
+		for (start = from; start + pages <= to; start = round_down(start + step, step))
+			if (!alloc_contig_range(start, start + pages, ACR_FLAGS_NONE, GFP_KERNEL | __GFP_NOWARN))
+				return start << PAGE_SHIFT;
+	}
+	return 0;
+}
+
+u64 cleanslate_allocate(u64 pages, u32 node, u64 first, u64 end)
+{
+	struct page *page;
+
+	if (pages > 512 || !is_power_of_2(pages) || first || end != 1ull << 40) {
+		u64 address = contiguous(pages, node, first, end);
+
+		/* Those of another node are better than none. */
+		return address ?: contiguous(pages, U32_MAX, first, end);
+	}
+	page = alloc_pages(GFP_KERNEL | __GFP_NOWARN, ilog2(pages));
+	if (!page)
+		return 0;
+	split_page(page, ilog2(pages));
+	return page_to_phys(page);
+}
+
+void cleanslate_free(u64 address, u64 pages)
+{
+	free_contig_range(address >> PAGE_SHIFT, pages);
+}
