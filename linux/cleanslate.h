@@ -5,6 +5,7 @@
 #ifndef CLEANSLATE_H
 #define CLEANSLATE_H
 
+#include <linux/ftrace.h>
 #include <linux/kprobes.h>
 #include <linux/types.h>
 #include <asm/msr.h>
@@ -106,9 +107,6 @@ extern u32 cleanslate_policy;
 extern const char *cleanslate_unknown;
 void cleanslate_lost(const char *why);
 
-/* A function that returns at once: where a probe sends a function that is not to run. */
-extern const char cleanslate_return[];
-
 /* As in the kernel, whose own definition is private to arch/x86: the registers of a SEAMCALL. */
 struct seamcall_args {
 	u64 rcx, rdx, r8, r9, r10, r11, r12, r13;
@@ -130,15 +128,31 @@ unsigned long cleanslate_symbol(const char *name);
 })
 u64 cleanslate_tracking_off(void);
 void cleanslate_tracking_on(u64 cet);
-int cleanslate_arm(struct kprobe *probes, int count);
-void cleanslate_disarm(struct kprobe *probes, int count);
 void cleanslate_keep(void);
+
+/* A function of the kernel, and what is done before it. If that says true, the function does not run, and returns what is in regs->ax. */
+struct cleanslate_hook {
+	const char *name;
+	bool (*enter)(struct pt_regs *regs);
+	bool may_skip;
+	/* hooks.c's own. */
+	bool armed, by_ftrace;
+#ifdef CONFIG_DYNAMIC_FTRACE_WITH_REGS
+	struct ftrace_ops ops;
+#endif
+	struct kprobe probe;
+};
+
+int cleanslate_arm(struct cleanslate_hook *hooks, int count);
+void cleanslate_disarm(struct cleanslate_hook *hooks, int count);
+bool cleanslate_hook_missed(const struct cleanslate_hook *hooks, int count);
 
 const struct cleanslate_memory *cleanslate_memory_map(u32 *count);
 
 int cleanslate_watch_init(void);
 void cleanslate_watch_exit(void);
 bool cleanslate_watch_failed(void);
+bool cleanslate_watch_in_vmx(void);
 void cleanslate_watch_check(void);
 int cleanslate_follow_init(void);
 void cleanslate_follow_exit(void);
@@ -146,6 +160,7 @@ bool cleanslate_follows(void);
 bool cleanslate_follow_missed(void);
 void cleanslate_before_seamcall(u64 leaf, const struct seamcall_args *args);
 u32 cleanslate_held(void);
+bool cleanslate_handover_missed(void);
 int cleanslate_handover_init(void);
 void cleanslate_handover_exit(void);
 int cleanslate_host_init(void);

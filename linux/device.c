@@ -46,12 +46,18 @@ static ssize_t write(struct file *file, const char __user *from, size_t size, lo
 static const struct file_operations operations = { .owner = THIS_MODULE, .write = write, .llseek = noop_llseek };
 static struct miscdevice device = { .minor = MISC_DYNAMIC_MINOR, .name = "cleanslate", .mode = 0600, .fops = &operations };
 
+static bool registered;
+
 int cleanslate_device_init(void)
 {
-	return misc_register(&device);
+	int ret = misc_register(&device);
+
+	registered = !ret;
+	return ret;
 }
 
 void cleanslate_device_exit(void)
 {
-	misc_deregister(&device);
+	if (registered)
+		misc_deregister(&device);
 }

@@ -14,8 +14,6 @@
 #include <linux/slab.h>
 #include <linux/smp.h>
 #include <linux/vmalloc.h>
-#include <asm/ibt.h>
-#include <asm/linkage.h>
 
 #include "cleanslate.h"
 
@@ -127,26 +125,20 @@ static struct kretprobe returns[] = { RETURN_OF("__seamcall"), RETURN_OF("__seam
 
 /* The kernel's reset of pages that came back: done here, so that mark and reset go together. */
 
-static int on_reset(struct kprobe *probe, struct pt_regs *regs)
+static bool on_reset(struct pt_regs *regs)
 {
 	note(cleanslate_reset(raw_smp_processor_id(), regs->di, regs->si));
-	regs->ip = (unsigned long)cleanslate_return;
-	return 1;
+	return true;
 }
 
-static void after_reset(struct kprobe *probe, struct pt_regs *regs, unsigned long flags)
-{
-}
-
-static struct kprobe reset = { .symbol_name = "tdx_quirk_reset_paddr", .pre_handler = on_reset, .post_handler = after_reset };
-static bool reset_armed;
+static struct cleanslate_hook reset = { .name = "tdx_quirk_reset_paddr", .enter = on_reset, .may_skip = true };
 static int returns_armed;
-static const bool *all_disarmed;
+static u64 *words;
 
 /* Can pages of TDs be followed in this kernel? */
 bool cleanslate_follows(void)
 {
-	return reset_armed;
+	return reset.armed;
 }
 
 /* Was something not seen? */
@@ -157,25 +149,25 @@ bool cleanslate_follow_missed(void)
 	for (index = 0; index < returns_armed; index++)
 		if (returns[index].nmissed || returns[index].kp.nmissed)
 			return true;
-	return (reset_armed && reset.nmissed) || (all_disarmed && READ_ONCE(*all_disarmed));
+	return cleanslate_hook_missed(&reset, 1);
 }
 
 int cleanslate_follow_init(void)
 {
 	const struct cleanslate_memory *memory;
-	u64 *words;
 	u32 count;
 	int ret;
 
-	all_disarmed = (const bool *)cleanslate_symbol("kprobes_all_disarmed");
-	if (!cleanslate_symbol(reset.symbol_name))
+	if (!cleanslate_symbol(reset.name))
 		return 0;
 	memory = cleanslate_memory_map(&count);
+	if (!memory)
+		return -E2BIG;
 	words = vzalloc(cleanslate_follow_words(memory, count) * sizeof(u64));
 	if (!words || cleanslate_follow(words, memory, count)) {
 		pr_err("no memory for the ledger of private pages: 64 KB for each GiB of memory\n");
-		vfree(words);
-		return -ENOMEM;
+		ret = -ENOMEM;
+		goto returns;
 	}
 	for (; returns_armed < ARRAY_SIZE(returns); returns_armed++) {
 		struct kretprobe *probe = &returns[returns_armed];
@@ -188,21 +180,19 @@ int cleanslate_follow_init(void)
 		}
 	}
 	ret = cleanslate_arm(&reset, 1);
-	if (ret)
-		goto returns;
-	reset_armed = true;
-	return 0;
+	if (!ret)
+		return 0;
 returns:
 	cleanslate_follow_exit();
 	return ret;
 }
 
-/* The ledger's memory is never freed: the Rust object has it. */
+/* The ledger goes with its memory: the module is unloaded, or was never there. */
 void cleanslate_follow_exit(void)
 {
-	if (reset_armed)
-		cleanslate_disarm(&reset, 1);
-	reset_armed = false;
+	cleanslate_disarm(&reset, 1);
 	while (returns_armed)
 		unregister_kretprobe(&returns[--returns_armed]);
+	vfree(words);
+	words = NULL;
 }

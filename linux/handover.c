@@ -1,28 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The way into the next kernel: an image is loaded, CPUs stop, machine_kexec() jumps. A kexec and a crash both come through it.
+ * The way into the next kernel: an image is loaded, `kexec -e`, CPUs stop, machine_kexec() jumps. A kexec and a crash both come through it.
+ * What is to be refused is refused at load and at `kexec -e`: from machine_kexec() nobody comes back, and there everything is reset.
  */
 #define pr_fmt(fmt) "cleanslate: " fmt
 
 #include <linux/kexec.h>
 #include <linux/ktime.h>
 #include <linux/math64.h>
-#include <linux/objtool.h>
 #include <linux/smp.h>
-#include <asm/ibt.h>
-#include <asm/linkage.h>
 
 #include "cleanslate.h"
-
-/* Where machine_kexec_prepare() goes on if it is not to run: it returns at once. */
-asm(".pushsection .text\n"
-    ".globl cleanslate_return\n"
-    ".type cleanslate_return, @function\n"
-    "cleanslate_return:\n"
-    ASM_ENDBR
-    ASM_RET
-    ".size cleanslate_return, . - cleanslate_return\n"
-    ".popsection\n");
 
 /* Is there anything to reset, or to refuse for? */
 static bool concerned(void)
@@ -30,31 +18,48 @@ static bool concerned(void)
 	return (cleanslate_private_kb() || cleanslate_unknown) && !cleanslate_watch_failed();
 }
 
-static int before_load(struct kprobe *probe, struct pt_regs *regs)
+/* Why there is to be no kexec, or NULL. */
+static const char *refusal(void)
+{
+	cleanslate_watch_check();
+	if (!concerned())
+		return NULL;
+	if (cleanslate_unknown)
+		return cleanslate_unknown;
+	return cleanslate_check_load(cleanslate_policy) ? "memory may be private, and the policy is to refuse" : NULL;
+}
+
+static bool before_load(struct pt_regs *regs)
 {
 	const struct kimage *image = (const void *)regs->di;
+	const char *why;
 
 	/* A crash kernel lives in memory that was never private, and without it there is no dump. */
-	if (image->type == KEXEC_TYPE_CRASH || cleanslate_watch_failed())
-		return 0;
-	cleanslate_watch_check();
-	if (cleanslate_unknown)
-		pr_err("kexec image refused: %s\n", cleanslate_unknown);
-	else if (cleanslate_check_load(cleanslate_policy))
-		pr_err("kexec image refused: memory may be private, and the policy is to refuse\n");
-	else
-		return 0;
+	if (image->type == KEXEC_TYPE_CRASH)
+		return false;
+	why = refusal();
+	if (!why && image->preserve_context && concerned())
+		why = "TDX does not survive a jump into another kernel and back";
+	if (!why)
+		return false;
+	pr_err("kexec image refused: %s\n", why);
 	regs->ax = -EPERM;
-	regs->ip = (unsigned long)cleanslate_return;
-	return 1;
+	return true;
 }
 
-/* A probe that changes where the function goes on must not be optimised into a jump; having this prevents it. */
-static void after_load(struct kprobe *probe, struct pt_regs *regs, unsigned long flags)
+/* What was allowed when the image was loaded may be so no longer. */
+static bool before_kexec(struct pt_regs *regs)
 {
+	const char *why = refusal();
+
+	if (!why)
+		return false;
+	pr_err("kexec refused: %s\n", why);
+	regs->ax = -EPERM;
+	return true;
 }
 
-static int before_jump(struct kprobe *probe, struct pt_regs *regs)
+static bool before_jump(struct pt_regs *regs)
 {
 	const struct kimage *image = (const void *)regs->di;
 	bool crash = image->type == KEXEC_TYPE_CRASH;
@@ -62,15 +67,15 @@ static int before_jump(struct kprobe *probe, struct pt_regs *regs)
 	struct cleanslate_handover done;
 	u64 start;
 
-	if (image->preserve_context || !concerned()) {
-		cleanslate_host_leave(crash);
-		return 0;
-	}
 	cleanslate_watch_check();
+	if (!concerned()) {
+		cleanslate_host_leave(crash);
+		return false;
+	}
 	start = ktime_get_mono_fast_ns();
 	done = cleanslate_hand_over(cleanslate_policy, cpu, num_online_cpus(), nr_cpu_ids, crash);
 	if (done.not_alone)
-		pr_emerg("%u CPUs still run: nothing was reset\n", num_online_cpus());
+		pr_emerg("%llu lines of private memory reset, but %u CPUs still run\n", done.lines, num_online_cpus());
 	else if (done.suspects)
 		pr_emerg("%llu lines of private memory reset, but %u CPUs may write some back\n", done.lines, done.suspects);
 	else
@@ -78,41 +83,47 @@ static int before_jump(struct kprobe *probe, struct pt_regs *regs)
 			 div_u64(ktime_get_mono_fast_ns() - start, NSEC_PER_USEC),
 			 done.clean && !cleanslate_unknown ? "" : ", and some may be left");
 	cleanslate_host_leave(crash);
-	return 0;
+	return false;
 }
 
 /*
  * Linux 6.12 stops CPUs without WBINVD: their dirty private lines would be written back over what was reset, whenever the next
  * kernel's CPUs write their caches back. CPUs in VMX operation would not answer INIT.
  */
-static int before_stop(struct kprobe *probe, struct pt_regs *regs)
+static bool before_stop(struct pt_regs *regs)
 {
 	if (concerned())
 		cleanslate_stop_this_cpu(raw_smp_processor_id());
 	cleanslate_host_leave(false);
-	return 0;
+	return false;
 }
 
-static int before_crash_stop(struct kprobe *probe, struct pt_regs *regs)
+static bool before_crash_stop(struct pt_regs *regs)
 {
 	cleanslate_stop_this_cpu_at_crash(raw_smp_processor_id());
 	cleanslate_host_leave(true);
-	return 0;
+	return false;
 }
 
-static struct kprobe probes[] = {
-	{ .symbol_name = "machine_kexec", .pre_handler = before_jump },
-	{ .symbol_name = "machine_kexec_prepare", .pre_handler = before_load, .post_handler = after_load },
-	{ .symbol_name = "stop_this_cpu", .pre_handler = before_stop },
-	{ .symbol_name = "kdump_nmi_callback", .pre_handler = before_crash_stop },
+static struct cleanslate_hook hooks[] = {
+	{ .name = "machine_kexec", .enter = before_jump },
+	{ .name = "machine_kexec_prepare", .enter = before_load, .may_skip = true },
+	{ .name = "kernel_kexec", .enter = before_kexec, .may_skip = true },
+	{ .name = "stop_this_cpu", .enter = before_stop },
+	{ .name = "kdump_nmi_callback", .enter = before_crash_stop },
 };
+
+bool cleanslate_handover_missed(void)
+{
+	return cleanslate_hook_missed(hooks, ARRAY_SIZE(hooks));
+}
 
 int cleanslate_handover_init(void)
 {
-	return cleanslate_arm(probes, ARRAY_SIZE(probes));
+	return cleanslate_arm(hooks, ARRAY_SIZE(hooks));
 }
 
 void cleanslate_handover_exit(void)
 {
-	cleanslate_disarm(probes, ARRAY_SIZE(probes));
+	cleanslate_disarm(hooks, ARRAY_SIZE(hooks));
 }

@@ -34,7 +34,7 @@ static void *pool;
 
 /* One bring-up, one TD at a time. */
 static DEFINE_MUTEX(host_lock);
-static bool is_up, trying;
+static bool is_up, trying, asleep;
 static cpumask_t in_vmx, initialized;
 static struct page *vmx_regions[NR_CPUS];
 static enum cpuhp_state hotplug;
@@ -91,13 +91,15 @@ static int enter_vmx(void)
 	address = page_to_phys(vmx_regions[cpu]);
 	*(u32 *)page_address(vmx_regions[cpu]) = (u32)basic & 0x7fffffff;
 	cr4_set_bits(X86_CR4_VMXE);
+	/* Before: an NMI that stops this CPU leaves VMX operation, and a VMXOFF too much is caught. */
+	cpumask_set_cpu(cpu, &in_vmx);
 	asm goto("1: vmxon %[address]\n\t"
 		 "jbe %l[fault]\n\t"
 		 _ASM_EXTABLE(1b, %l[fault])
 		 : : [address] "m"(address) : "cc", "memory" : fault);
-	cpumask_set_cpu(cpu, &in_vmx);
 	return 0;
 fault:
+	cpumask_clear_cpu(cpu, &in_vmx);
 	cr4_clear_bits(X86_CR4_VMXE);
 	return -EIO;
 }
@@ -253,7 +255,23 @@ static struct notifier_block memory_notifier = { .notifier_call = before_memory 
 
 static int before_sleep(struct notifier_block *block, unsigned long action, void *argument)
 {
-	if (!is_up || (action != PM_SUSPEND_PREPARE && action != PM_HIBERNATION_PREPARE))
+	switch (action) {
+	case PM_SUSPEND_PREPARE:
+	case PM_HIBERNATION_PREPARE:
+	case PM_RESTORE_PREPARE:
+		break;
+	case PM_POST_SUSPEND:
+	case PM_POST_HIBERNATION:
+	case PM_POST_RESTORE:
+		asleep = false;
+		return NOTIFY_OK;
+	default:
+		return NOTIFY_OK;
+	}
+	mutex_lock(&host_lock);
+	asleep = !is_up;
+	mutex_unlock(&host_lock);
+	if (asleep)
 		return NOTIFY_OK;
 	pr_err("no sleep while TDX is up: the TDX module would not survive it\n");
 	return notifier_from_errno(-EBUSY);
@@ -273,6 +291,8 @@ static int bring_up(void)
 	int ret;
 
 	memory = cleanslate_memory_map(&memory_count);
+	if (!memory)
+		return -E2BIG;
 	on_each_cpu(enter_vmx_here, &failed, 1);
 	ret = atomic_read(&failed);
 	if (ret == -EBUSY)
@@ -308,7 +328,7 @@ int cleanslate_host_up(void)
 	mutex_lock(&host_lock);
 	trying = true;
 	cpus_read_lock();
-	ret = is_up ? -EEXIST : bring_up();
+	ret = is_up ? -EEXIST : asleep ? -EBUSY : bring_up();
 	cpus_read_unlock();
 	trying = false;
 	mutex_unlock(&host_lock);
@@ -334,7 +354,7 @@ int cleanslate_host_pages(struct cleanslate_pages *pages)
 	*pages = (struct cleanslate_pages){};
 	mutex_lock(&host_lock);
 	cpus_read_lock();
-	if (is_up) {
+	if (is_up || cleanslate_watch_in_vmx()) {
 		cleanslate_pin();
 		ret = cleanslate_pages(pages);
 		cleanslate_unpin();
@@ -385,14 +405,9 @@ int cleanslate_host_init(void)
 	ret = register_memory_notifier(&memory_notifier);
 	if (ret)
 		goto sleep;
-	ret = cleanslate_device_init();
-	if (ret)
-		goto memory;
 	cleanslate_mode = CLEANSLATE_HOST;
 	pr_info("this kernel has no TDX host code; \"up\" to /dev/cleanslate brings TDX up\n");
 	return 0;
-memory:
-	unregister_memory_notifier(&memory_notifier);
 sleep:
 	unregister_pm_notifier(&sleep_notifier);
 cpus:
@@ -411,7 +426,6 @@ void cleanslate_host_exit(void)
 {
 	int cpu;
 
-	cleanslate_device_exit();
 	unregister_memory_notifier(&memory_notifier);
 	unregister_pm_notifier(&sleep_notifier);
 	cpuhp_remove_state_nocalls(hotplug);

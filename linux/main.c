@@ -87,28 +87,6 @@ unsigned long cleanslate_symbol(const char *name)
 	return cleanslate_call(find, name);
 }
 
-int cleanslate_arm(struct kprobe *probes, int count)
-{
-	int index, ret;
-
-	for (index = 0; index < count; index++) {
-		ret = register_kprobe(&probes[index]);
-		if (ret) {
-			pr_err("this kernel's %s cannot be watched (%d): is this kernel newer than this module?\n",
-			       probes[index].symbol_name, ret);
-			cleanslate_disarm(probes, index);
-			return ret;
-		}
-	}
-	return 0;
-}
-
-void cleanslate_disarm(struct kprobe *probes, int count)
-{
-	while (count--)
-		unregister_kprobe(&probes[count]);
-}
-
 /* Once for each reason at most: the first one stands. From any context. */
 void cleanslate_lost(const char *why)
 {
@@ -119,7 +97,20 @@ void cleanslate_lost(const char *why)
 /* Something may be private from now on: without this module nobody would know what. */
 void cleanslate_keep(void)
 {
-	__module_get(THIS_MODULE);
+	if (!try_module_get(THIS_MODULE))
+		pr_emerg("memory becomes private while this module is unloaded: nobody will reset it\n");
+}
+
+/* The kernel's own TDX host code, by whatever name of it: then this module must not be a host of its own. */
+static bool kernel_is_host(void)
+{
+	static const char *const names[] = { "__seamcall", "tdx_enable", "tdx_cpu_enable", "tdx_module_status", "tdx_tdmr_list" };
+	int index;
+
+	for (index = 0; index < ARRAY_SIZE(names); index++)
+		if (cleanslate_symbol(names[index]))
+			return true;
+	return false;
 }
 
 static int __init start(void)
@@ -142,34 +133,33 @@ static int __init start(void)
 	ret = cleanslate_handover_init();
 	if (ret)
 		return ret;
-	ret = cleanslate_symbol("__seamcall") ? cleanslate_watch_init() : cleanslate_host_init();
-	if (ret)
-		goto handover;
-	ret = cleanslate_report_init();
-	if (ret)
-		goto mode;
+	ret = kernel_is_host() ? cleanslate_watch_init() : cleanslate_host_init();
+	if (ret) {
+		cleanslate_handover_exit();
+		return ret;
+	}
+	/* Neither of them is worth a kexec that nobody makes safe. The device is last: from there on TDX can come up. */
+	if (cleanslate_report_init())
+		pr_warn("nothing to be seen in /sys/kernel/cleanslate\n");
+	if (cleanslate_mode == CLEANSLATE_HOST && cleanslate_device_init())
+		pr_warn("no /dev/cleanslate: TDX cannot be brought up\n");
 	return 0;
-
-mode:
-	if (cleanslate_mode == CLEANSLATE_WATCH)
-		cleanslate_watch_exit();
-	else
-		cleanslate_host_exit();
-handover:
-	cleanslate_handover_exit();
-	return ret;
 }
 
 static void __exit stop(void)
 {
 	if (cleanslate_mode == CLEANSLATE_IDLE)
 		return;
+	if (cleanslate_mode == CLEANSLATE_HOST)
+		cleanslate_device_exit();
 	cleanslate_report_exit();
 	if (cleanslate_mode == CLEANSLATE_WATCH)
 		cleanslate_watch_exit();
 	else
 		cleanslate_host_exit();
 	cleanslate_handover_exit();
+	if (cleanslate_private_kb())
+		pr_emerg("memory became private while this module was unloaded: nobody will reset it\n");
 }
 
 module_init(start);

@@ -2,9 +2,12 @@
 /*
  * The kernel's memory: which ranges it uses, on which nodes, and pages out of its allocator. Refuses to remember: each call looks anew.
  */
+#define pr_fmt(fmt) "cleanslate: " fmt
+
 #include <linux/gfp.h>
 #include <linux/io.h>
 #include <linux/ioport.h>
+#include <linux/memory_hotplug.h>
 #include <linux/mm.h>
 #include <linux/version.h>
 
@@ -28,9 +31,9 @@ static void add_memory_of(u64 base, u64 end, u32 node)
 		last->bytes += end - base;
 		return;
 	}
-	/* The object refuses a full list. */
 	if (memory_count < MAX_MEMORY)
-		memory[memory_count++] = (struct cleanslate_memory){ base, end - base, node };
+		memory[memory_count] = (struct cleanslate_memory){ base, end - base, node };
+	memory_count++;
 }
 
 static int note_memory(struct resource *resource, void *unused)
@@ -40,19 +43,26 @@ static int note_memory(struct resource *resource, void *unused)
 
 	while (base < end) {
 		u64 next = min(end, round_up(base + 1, 1ull << SECTION_SIZE_BITS));
+		struct page *page = pfn_to_online_page(base >> PAGE_SHIFT);
 
-		add_memory_of(base, next, page_to_nid(pfn_to_page(base >> PAGE_SHIFT)));
+		/* Memory that was plugged in and never brought online has nothing to ask. */
+		if (page)
+			add_memory_of(base, next, page_to_nid(page));
 		base = next;
 	}
 	return 0;
 }
 
+/* NULL if there are too many ranges. */
 const struct cleanslate_memory *cleanslate_memory_map(u32 *count)
 {
 	memory_count = 0;
 	walk_iomem_res_desc(IORES_DESC_NONE, IORESOURCE_SYSTEM_RAM | IORESOURCE_BUSY, 0, -1, NULL, note_memory);
 	*count = memory_count;
-	return memory;
+	if (memory_count <= MAX_MEMORY)
+		return memory;
+	pr_err("more than %u ranges of memory\n", MAX_MEMORY);
+	return NULL;
 }
 
 /* Adjacent pages in [first, end). The allocator has pieces up to a few MiB; larger ones are made by moving what is in their way. */
@@ -67,9 +77,14 @@ static u64 contiguous(u64 pages, u32 node, u64 first, u64 end)
 
 		if (node != U32_MAX && memory[index].node != node)
 			continue;
-		for (start = from; start + pages <= to; start = round_down(start + step, step))
+		for (start = from; start + pages <= to; start = round_down(start + step, step)) {
+			/* The allocator works in one zone at a time. */
+			if (page_zone(pfn_to_page(start)) != page_zone(pfn_to_page(start + pages - 1)))
+				continue;
+			cond_resched();
 			if (!alloc_contig_range(start, start + pages, ACR_FLAGS_NONE, GFP_KERNEL | __GFP_NOWARN))
 				return start << PAGE_SHIFT;
+		}
 	}
 	return 0;
 }

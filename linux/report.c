@@ -3,6 +3,8 @@
  * What people see: /sys/kernel/cleanslate, and a line beside a machine check that says what its address was. The line asks nobody but
  * this module's own books, so it is right after VMX is off.
  */
+#define pr_fmt(fmt) "cleanslate: " fmt
+
 #include <linux/kobject.h>
 #include <linux/notifier.h>
 #include <linux/sysfs.h>
@@ -71,7 +73,7 @@ static struct attribute *attributes[] = {
 };
 static const struct attribute_group group = { .attrs = attributes };
 
-/* Pages of TDs by what the module has them for, if this module is the host. */
+/* Pages of TDs by what the TDX module has them for, where it can be asked. */
 struct kind_attribute {
 	struct kobj_attribute attribute;
 	int kind;
@@ -86,7 +88,7 @@ static ssize_t show_kind(struct kobject *kobj, struct kobj_attribute *attribute,
 }
 
 #define KIND(name, number)										\
-static struct kind_attribute name##_pages = { __ATTR(name, 0444, show_kind, NULL), number }
+static struct kind_attribute name##_pages = { __ATTR(name, 0400, show_kind, NULL), number }
 
 KIND(tdr, 0);
 KIND(tdcx, 1);
@@ -101,31 +103,33 @@ static struct attribute *kind_attributes[] = {
 static const struct attribute_group kinds = { .name = "pages", .attrs = kind_attributes };
 static struct kobject *folder;
 
-static void explain(const struct mce *check)
+/* Only what the CPU says is a physical address, without the bits of its KeyID, which the kernel masks in the same way. */
+static void explain(const char *level, const struct mce *check)
 {
 	char text[200];
 
-	if (!(check->status & MCI_STATUS_ADDRV))
+	if (!mce_usable_address((struct mce *)check))
 		return;
-	pr_emerg(HW_ERR "%.*s\n", (int)cleanslate_explain(check->addr, text, sizeof(text)), text);
+	printk("%s" HW_ERR "%.*s\n", level, (int)cleanslate_explain(check->addr & MCI_ADDR_PHYSADDR, text, sizeof(text)), text);
 }
 
 /* Machine checks that the kernel survives. */
-static int on_machine_check(struct notifier_block *block, unsigned long value, void *check)
+static int on_machine_check(struct notifier_block *block, unsigned long value, void *data)
 {
-	explain(check);
+	const struct mce *check = data;
+
+	explain(check->status & MCI_STATUS_UC ? KERN_EMERG : KERN_INFO, check);
 	return NOTIFY_DONE;
 }
 static struct notifier_block machine_checks = { .notifier_call = on_machine_check, .priority = MCE_PRIO_LOWEST };
 
-/* Those that it does not survive are only printed. */
-static int before_print(struct kprobe *probe, struct pt_regs *regs)
+/* Those that it does not survive are only printed. What is printed begins with a struct mce in every kernel. */
+static bool before_print(struct pt_regs *regs)
 {
-	explain((const void *)regs->di);
-	return 0;
+	explain(KERN_EMERG, (const void *)regs->di);
+	return false;
 }
-static struct kprobe print = { .symbol_name = "__print_mce", .pre_handler = before_print };
-static bool print_armed;
+static struct cleanslate_hook print = { .name = "__print_mce", .enter = before_print };
 
 int cleanslate_report_init(void)
 {
@@ -134,23 +138,21 @@ int cleanslate_report_init(void)
 	folder = kobject_create_and_add("cleanslate", kernel_kobj);
 	if (folder)
 		ret = sysfs_create_group(folder, &group);
-	if (!ret && cleanslate_mode == CLEANSLATE_HOST)
+	if (!ret && (cleanslate_mode == CLEANSLATE_HOST || cleanslate_watch_in_vmx()))
 		ret = sysfs_create_group(folder, &kinds);
 	if (ret) {
 		kobject_put(folder);
-		return ret;
+		folder = NULL;
 	}
 	mce_register_decode_chain(&machine_checks);
-	print_armed = !register_kprobe(&print);
-	if (!print_armed)
-		pr_info("cleanslate: fatal machine checks are not explained in this kernel\n");
-	return 0;
+	if (cleanslate_arm(&print, 1))
+		pr_info("fatal machine checks are not explained in this kernel\n");
+	return ret;
 }
 
 void cleanslate_report_exit(void)
 {
-	if (print_armed)
-		unregister_kprobe(&print);
+	cleanslate_disarm(&print, 1);
 	mce_unregister_decode_chain(&machine_checks);
 	kobject_put(folder);
 }

@@ -7,6 +7,7 @@
 #define pr_fmt(fmt) "cleanslate: " fmt
 
 #include <linux/cpu.h>
+#include <linux/cpuhotplug.h>
 #include <linux/idr.h>
 #include <linux/io.h>
 #include <linux/mm.h>
@@ -18,6 +19,7 @@
 #define TDH_MNG_CREATE		9
 #define TDH_SYS_KEY_CONFIG	31
 #define TDH_SYS_LP_INIT		35
+#define TDH_SYS_TDMR_INIT	36
 #define TDH_SYS_CONFIG		45
 
 #define TDMR_MAX		64
@@ -49,16 +51,24 @@ static const bool *module_up;
 
 /*
  * The kernel's own bring-up failed: it has reset every PAMT itself and given their memory to others, which nobody may write to now. Where
- * it has no error to show, it tries once, before there can be modules.
+ * it has no error to show, it tries once, before there can be modules; an update of the module that fails later looks the same, and is not.
  */
+static bool never_up;
+
 bool cleanslate_watch_failed(void)
 {
-	return (module_status && READ_ONCE(*module_status) == TDX_MODULE_ERROR) || (module_up && !READ_ONCE(*module_up));
+	return never_up || (module_status && READ_ONCE(*module_status) == TDX_MODULE_ERROR);
 }
 
 static bool is_up(void)
 {
 	return (module_status && READ_ONCE(*module_status)) || (module_up && READ_ONCE(*module_up));
+}
+
+/* Can this module ask the TDX module itself? A kernel that brings TDX up at boot keeps every CPU in VMX operation. */
+bool cleanslate_watch_in_vmx(void)
+{
+	return cleanslate_follows() && module_up && READ_ONCE(*module_up);
 }
 
 static bool note_pamts(const struct tdmr_info *tdmr)
@@ -86,7 +96,7 @@ static void note_config(const struct seamcall_args *args)
 static void publish(void)
 {
 	if (!cleanslate_unknown && cleanslate_publish())
-		cleanslate_lost("the PAMTs of this kernel overlap");
+		cleanslate_lost("the PAMTs of this kernel overlap, or were configured before this module listened");
 	if (!cleanslate_unknown)
 		pr_info("%llu KB of PAMT may be private from now on\n", cleanslate_private_kb());
 	cleanslate_keep();
@@ -106,6 +116,10 @@ static int before_seamcall(struct kprobe *probe, struct pt_regs *regs)
 		if (!cleanslate_unknown && !cleanslate_private_kb())
 			publish();
 		break;
+	case TDH_SYS_TDMR_INIT:
+		if (!cleanslate_unknown && !cleanslate_private_kb())
+			cleanslate_lost("this module was loaded in the middle of a bring-up");
+		break;
 	case TDH_MNG_CREATE:
 		if (!cleanslate_follows())
 			cleanslate_lost("this kernel builds TDs, and how it resets their pages is not known");
@@ -117,27 +131,72 @@ static int before_seamcall(struct kprobe *probe, struct pt_regs *regs)
 	return 0;
 }
 
+/* In assembly, where ftrace has no place. */
 static struct kprobe probes[] = {
 	{ .symbol_name = "__seamcall", .pre_handler = before_seamcall },
 	{ .symbol_name = "__seamcall_ret", .pre_handler = before_seamcall },
+	/*
+	 * VP.ENTER's wrapper, which newer kernels have in a part that nobody may probe. It gives no page, and its CPU is marked from the
+	 * bring-up on.
+	 */
+	{ .symbol_name = "__seamcall_saved_ret", .pre_handler = before_seamcall },
 };
-/*
- * VP.ENTER's wrapper. It gives no page, and its CPU has made other SEAMCALLs before; newer kernels have it in a part that nobody may probe.
- */
-static struct kprobe enter = { .symbol_name = "__seamcall_saved_ret", .pre_handler = before_seamcall };
-static bool enter_armed;
+#define NEEDED 2
+static int armed;
+static const bool *all_disarmed;
 
-/* Whatever a probe has not seen makes what is private unknown. */
+static int arm(void)
+{
+	int ret;
+
+	for (armed = 0; armed < ARRAY_SIZE(probes); armed++) {
+		ret = register_kprobe(&probes[armed]);
+		if (ret && armed < NEEDED) {
+			pr_err("this kernel's %s cannot be listened to (%d): is this kernel newer than this module?\n",
+			       probes[armed].symbol_name, ret);
+			return ret;
+		}
+		if (ret)
+			break;
+	}
+	return 0;
+}
+
+/* Whatever was not heard makes what is private unknown. */
 void cleanslate_watch_check(void)
 {
 	int index;
 
-	for (index = 0; index < ARRAY_SIZE(probes); index++)
+	if (cleanslate_mode != CLEANSLATE_WATCH || never_up)
+		return;
+	for (index = 0; index < armed; index++)
 		if (probes[index].nmissed)
-			cleanslate_lost("a probe on this kernel's SEAMCALLs was missed");
-	if (cleanslate_follow_missed())
-		cleanslate_lost("a probe on this kernel's SEAMCALLs was missed, or probes are switched off");
+			cleanslate_lost("a SEAMCALL of this kernel's was not heard");
+	if (cleanslate_follow_missed() || cleanslate_handover_missed())
+		cleanslate_lost("a SEAMCALL, a reset or a stop of this kernel's was not heard");
+	if (all_disarmed && READ_ONCE(*all_disarmed))
+		cleanslate_lost("kprobes are switched off (debugfs kprobes/enabled)");
+	if (!cleanslate_unknown && !cleanslate_watch_failed() && is_up() && !cleanslate_private_kb())
+		cleanslate_lost("TDX came up unheard");
 }
+
+/* A CPU that goes writes its caches back, which nobody can do for it later. One that comes may run a TD as the first thing it does. */
+
+static int cpu_comes(unsigned int cpu)
+{
+	if (cleanslate_private_kb())
+		cleanslate_seamcall(cpu, TDH_SYS_LP_INIT);
+	return 0;
+}
+
+static int cpu_goes(unsigned int cpu)
+{
+	if (cleanslate_private_kb())
+		cleanslate_stop_this_cpu(cpu);
+	return 0;
+}
+
+static enum cpuhp_state hotplug;
 
 /* Every PAMT must have the size that the specification gives it: a list of another form would not pass for long. */
 static bool is_sane(const struct tdmr_info *tdmr)
@@ -190,16 +249,21 @@ int cleanslate_watch_init(void)
 
 	if (ret)
 		return ret;
-	ret = cleanslate_arm(probes, ARRAY_SIZE(probes));
+	ret = cpuhp_setup_state_nocalls(CPUHP_AP_ONLINE_DYN, "cleanslate", cpu_comes, cpu_goes);
+	if (ret < 0)
+		goto follow;
+	hotplug = ret;
+	ret = arm();
 	if (ret) {
-		cleanslate_follow_exit();
+		cleanslate_watch_exit();
 		return ret;
 	}
-	enter_armed = !register_kprobe(&enter);
+	all_disarmed = (const bool *)cleanslate_symbol("kprobes_all_disarmed");
 	module_status = (const int *)cleanslate_symbol("tdx_module_status");
 	if (!module_status)
 		module_up = (const bool *)cleanslate_symbol("tdx_module_state");
 	cleanslate_mode = CLEANSLATE_WATCH;
+	never_up = module_up && !READ_ONCE(*module_up);
 	if (!module_status && !module_up) {
 		cleanslate_lost("this kernel does not say whether TDX is up");
 	} else if (cleanslate_watch_failed()) {
@@ -211,15 +275,18 @@ int cleanslate_watch_init(void)
 			cleanslate_lost(why);
 		publish();
 	} else {
-		pr_info("watches this kernel's SEAMCALLs; private memory is reset before a kexec\n");
+		pr_info("listens to this kernel's SEAMCALLs; private memory is reset before a kexec\n");
 	}
 	return 0;
+follow:
+	cleanslate_follow_exit();
+	return ret;
 }
 
 void cleanslate_watch_exit(void)
 {
-	if (enter_armed)
-		unregister_kprobe(&enter);
-	cleanslate_disarm(probes, ARRAY_SIZE(probes));
+	while (armed)
+		unregister_kprobe(&probes[--armed]);
+	cpuhp_remove_state_nocalls(hotplug);
 	cleanslate_follow_exit();
 }

@@ -23,12 +23,15 @@ static const char *const fates[] = { "runnable", "half-built", "gone", "half-gon
 #define FUNCTIONS(use)											\
 	use(tdx_guest_keyid_alloc) use(tdx_guest_keyid_free) use(tdx_get_sysinfo) use(tdx_quirk_reset_paddr)		\
 	use(tdh_mng_create) use(tdh_mng_key_config) use(tdh_mng_addcx) use(tdh_mng_init) use(tdh_vp_create)		\
-	use(tdh_vp_addcx) use(tdh_vp_init) use(tdh_mem_sept_add) use(tdh_mem_page_add) use(tdh_mr_finalize)		\
+	use(tdh_vp_addcx) use(tdh_mem_sept_add) use(tdh_mem_page_add) use(tdh_mr_finalize)		\
 	use(tdh_mem_page_aug) use(tdh_mem_range_block) use(tdh_mem_track) use(tdh_mem_page_remove)			\
 	use(tdh_phymem_page_wbinvd_hkid) use(tdh_vp_flush) use(tdh_mng_vpflushdone) use(tdh_phymem_cache_wb)		\
 	use(tdh_mng_key_freeid) use(tdh_phymem_page_reclaim) use(tdh_phymem_page_wbinvd_tdr)
 #define DECLARE(name) static typeof(&name) call_##name;
 FUNCTIONS(DECLARE)
+
+#define TDH_VP_INIT 22
+static u64 (*call_seamcall)(u64 leaf, struct tdx_module_args *args);
 
 static int find_functions(void)
 {
@@ -42,7 +45,8 @@ static int find_functions(void)
 	unregister_kprobe(&lookup);
 #define FIND(name) call_##name = (void *)find(#name); if (!call_##name) return -ENOENT;
 	FUNCTIONS(FIND)
-	return 0;
+	call_seamcall = (void *)find("__seamcall");
+	return call_seamcall ? 0 : -ENOENT;
 }
 
 /* A TD, and every page of it but its TDR. */
@@ -68,10 +72,12 @@ struct life {
 		(life)->pages[(life)->count++] = page;					\
 })
 
-#define CALL(call)									\
+#define CALL(call) CALL_THEN(, call)
+#define CALL_THEN(then, call)								\
 ({											\
 	u64 __status = (call);								\
 											\
+	then;										\
 	if (__status) {									\
 		pr_err("%s: %#llx\n", #call, __status);					\
 		return -EIO;								\
@@ -117,7 +123,9 @@ static int build(struct life *life, bool half)
 		page = alloc_page(GFP_KERNEL);
 		GIVE(life, page, call_tdh_vp_addcx(&life->vp, page));
 	}
-	CALL(call_tdh_vp_init(&life->vp, 0, 0));
+	/* Version 0: version 1, which this kernel's function asks for, came after module 1.5.01. */
+	preempt_disable();
+	CALL_THEN(preempt_enable(), call_seamcall(TDH_VP_INIT, &(struct tdx_module_args){ .rcx = life->vp.tdvpr_pa }));
 	for (level = PG_LEVEL_512G; level >= PG_LEVEL_2M; level--) {
 		page = alloc_page(GFP_KERNEL);
 		GIVE(life, page, call_tdh_mem_sept_add(&life->td, 0, level, page, &error1, &error2));

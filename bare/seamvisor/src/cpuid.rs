@@ -31,9 +31,10 @@ pub fn answer(vcpu: &mut Vcpu) {
             real.ecx = real.ecx & !(1 << 31 | 1 << 27 | 1 << 21) | 1 << 5 | flag(vcpu.vmcb.cr4 & CR4_OSXSAVE != 0, 27);
         }
         7 if subleaf == 0 => {
-            // CLFLUSHOPT and MOVDIR64B; OSPKE as CR4 says; IA32_ARCH_CAPABILITIES.
+            // CLFLUSHOPT, MOVDIR64B, and TME, without which kernels do not ask how many bits of an address are the KeyID; OSPKE as CR4
+            // says; IA32_ARCH_CAPABILITIES.
             real.ebx |= 1 << 23;
-            real.ecx = real.ecx & !(1 << 4) | 1 << 28 | flag(vcpu.vmcb.cr4 & CR4_PKE != 0, 4);
+            real.ecx = real.ecx & !(1 << 4) | 1 << 28 | 1 << 13 | flag(vcpu.vmcb.cr4 & CR4_PKE != 0, 4);
             real.edx |= 1 << 29;
         }
         // No leaf of these is true for this machine (zero makes kernels measure for themselves), and SVM and SEV are not there.

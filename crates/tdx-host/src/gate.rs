@@ -255,6 +255,15 @@ impl<'g> Admission<'g> {
         Ok(Admitted(slot))
     }
 
+    /// Somebody makes a SEAMCALL on this CPU who does not ask: a kernel with TDX code of its own. From now on its caches may hold private
+    /// lines, also when the gate is closed.
+    pub fn observed(self, leaf: Leaf) {
+        if let Some(slot) = self.slot {
+            slot.0.store((u64::from(leaf.0) | ENTERING) & !IN_SEAMCALL, Ordering::Release);
+            fence(Ordering::SeqCst);
+        }
+    }
+
     /// As [`Admission::enter`] for the CPU that has closed the gate and asks the module to clean up. All others have stopped.
     pub(crate) fn enter_for_handover(self, leaf: Leaf) -> Result<Admitted<'g>, Closed> {
         let slot = self.slot.ok_or(Closed)?;

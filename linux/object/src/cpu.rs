@@ -1,6 +1,6 @@
 //! The CPU that runs this, under the traits of `tdx-host`. Refuses to be moved: the shim pins whoever makes one.
 
-use tdx_abi::{LineRange, Registers};
+use tdx_abi::{Line, LineRange, Registers};
 use tdx_host::{
     arch,
     gate::{Admission, CpuSlot, Gate},
@@ -8,7 +8,7 @@ use tdx_host::{
     seamcall::Seamcall,
 };
 
-use crate::shim;
+use crate::{host, shim};
 
 /// Slots of the gate. The shim refuses a machine with more CPUs.
 pub const CPUS: usize = 1024;
@@ -29,12 +29,28 @@ impl Seamcall for ThisCpu {
     }
 }
 
+/// The parts of a range before, in and behind the pool, which has a mapping of its own; PAMTs in it may touch pages outside.
+fn mapped(lines: LineRange) -> impl Iterator<Item = LineRange> {
+    let pool = host::pool().lines();
+    let end = |line: Line| LineRange::new(lines.start(), line).intersection(lines);
+    let behind = LineRange::new(pool.end().max(lines.start()), lines.end());
+    let parts = if pool.is_empty() {
+        [lines, LineRange::default(), LineRange::default()]
+    } else {
+        [end(pool.start()), pool.intersection(lines), behind.intersection(lines)]
+    };
+    parts.into_iter().filter(|part| !part.is_empty())
+}
+
 impl LineReset for ThisCpu {
     fn reset_lines(&self, lines: LineRange) {
-        let first = shim::map(lines.start().start());
-        // SAFETY: PAMTs and pages that were given to the module: nobody uses them, and on a CPU with TDX there is MOVDIR64B. Both
-        // mappings are writable: the kernel itself clears such pages in its direct map, and the pool's was made for this.
-        unsafe { arch::movdir64b_zero(first, lines.len()) };
+        for lines in mapped(lines) {
+            let first = shim::map(lines.start().start());
+            // SAFETY: PAMTs and pages that were given to the module: nobody uses them, and on a CPU with TDX there is MOVDIR64B. Both
+            // mappings are writable: the kernel itself clears such pages in its direct map, and the pool's was made for this. The lines lie
+            // in one of the two.
+            unsafe { arch::movdir64b_zero(first, lines.len()) };
+        }
     }
 
     fn fence(&self) {
@@ -57,9 +73,11 @@ impl Cpu for ThisCpu {
     }
 
     fn flush_lines(&self, lines: LineRange) {
-        let first = shim::map(lines.start().start());
-        // SAFETY: every CPU with TDX has CLFLUSHOPT; the lines are mapped.
-        unsafe { arch::clflushopt(first, lines.len()) };
+        for lines in mapped(lines) {
+            let first = shim::map(lines.start().start());
+            // SAFETY: every CPU with TDX has CLFLUSHOPT; the lines are mapped, and lie in one mapping.
+            unsafe { arch::clflushopt(first, lines.len()) };
+        }
     }
 
     fn admission(&self) -> Admission<'_> {

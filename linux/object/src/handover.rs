@@ -59,7 +59,7 @@ pub struct Handover {
     pub suspects: u32,
     /// Nothing private is left, as far as this module knows.
     pub clean: bool,
-    /// Some CPU has not stopped; nothing was done.
+    /// Some CPU has not stopped.
     pub not_alone: bool,
 }
 
@@ -131,9 +131,11 @@ pub unsafe extern "C" fn cleanslate_hand_over(
     if crash {
         return told(&hand_over_crash(policy, &alone.cpu, GATE.handle(), &alone, memory));
     }
-    let Ok(kexec) = Kexec::begin(policy, KexecKind::Normal, memory()) else { return Handover::default() };
+    // From here nobody comes back, whatever the policy was to refuse, and whoever still runs.
+    let at_any_price = || told(&hand_over_crash(policy, &alone.cpu, GATE.handle(), &alone, memory));
+    let Ok(kexec) = Kexec::begin(policy, KexecKind::Normal, memory()) else { return at_any_price() };
     match kexec.stop_other_cpus(&alone) {
         Ok(stopped) => told(&stopped.ask_module(|_| ()).write_back_caches().reset(core::iter::empty())),
-        Err(_) => Handover { not_alone: true, ..Handover::default() },
+        Err(_) => Handover { not_alone: true, clean: false, ..at_any_price() },
     }
 }

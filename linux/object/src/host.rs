@@ -72,6 +72,11 @@ static MEMORY: Workplace<ArrayVec<NodeRange, MAX_MEMORY>> = Workplace::new(Array
 static POOL: Workplace<Option<MapFrames<'static>>> = Workplace::new(None);
 static POOL_MEMORY: Once<[NodeRange; 1]> = Once::new();
 
+/// Memory that was reserved for PAMTs at boot, or an empty range.
+pub fn pool() -> PageRange {
+    POOL_MEMORY.get().map_or(PageRange::default(), |pool| pool[0].range)
+}
+
 /// Writes down what the shim says. False if it is too much. Not inlined: its frame must be gone when the bring-up begins.
 #[inline(never)]
 fn note_memory(given: &[Memory], pool: Memory) -> bool {

@@ -90,7 +90,7 @@ pub struct Pages {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleanslate_pages(pages: *mut Pages) -> i32 {
     let mut found = Pages::default();
-    let Some(ledger) = host::ledger() else { return -EPERM };
+    let Some(ledger) = ledger() else { return -EPERM };
     let cpu = ThisCpu(CpuId(shim::this_cpu()));
     for range in ledger.marked() {
         let mut page = range.start();

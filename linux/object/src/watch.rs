@@ -54,12 +54,14 @@ impl Iterator for Ascending {
     }
 }
 
-/// All PAMTs were named: from now on they may be private. 0, or a negative errno; then the handover cannot know what is private.
+/// All PAMTs were named: from now on they may be private. 0, or a negative errno, also if none was; then the handover cannot know what is
+/// private.
 #[unsafe(no_mangle)]
 pub extern "C" fn cleanslate_publish() -> i32 {
     let named = Ascending { above: 0 };
     // Two that overlap would make one vanish from the list: as many must come out as went in.
-    if named.clone().count() != COUNT.load(Ordering::Acquire) as usize {
+    let count = named.clone().count();
+    if count == 0 || count != COUNT.load(Ordering::Acquire) as usize {
         return -EINVAL;
     }
     RECORD.publish(named).map_or(-EINVAL, |()| 0)
@@ -68,8 +70,8 @@ pub extern "C" fn cleanslate_publish() -> i32 {
 /// The kernel is about to make this SEAMCALL on this CPU: from now on its caches may hold private lines.
 #[unsafe(no_mangle)]
 pub extern "C" fn cleanslate_seamcall(cpu: u32, leaf: u64) {
-    // The kernel makes the call whatever the gate says; what matters is the mark that stays in the slot.
-    drop(GATE.admission(CpuId(cpu)).enter(Leaf(leaf as u16)));
+    // The kernel makes the call whatever the gate says.
+    GATE.admission(CpuId(cpu)).observed(Leaf(leaf as u16));
 }
 
 static FOLLOWED: Once<Ledger<'static>> = Once::new();
@@ -174,12 +176,12 @@ pub unsafe extern "C" fn cleanslate_after(call: *const Registers, answer: *const
     let failed = answer.status().is_error();
     // Before the ledger says so: the kernel frees the page of a failed call when this returns, not earlier.
     for range in moves.taken() {
-        for page in range.start().index()..range.end().index() {
-            if failed {
-                shim::hold(page);
-            } else {
-                shim::release(page);
-            }
+        // A range is one folio, which its first page keeps.
+        let page = range.start().index();
+        if failed {
+            shim::hold(page);
+        } else {
+            shim::release(page);
         }
     }
     match call.leaf_call().leaf() {

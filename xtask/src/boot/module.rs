@@ -11,12 +11,13 @@ use super::{assembly, linux};
 use crate::root;
 
 /// What the shim is made of.
-pub(crate) const SOURCES: [&str; 10] = [
+pub(crate) const SOURCES: [&str; 11] = [
     "Kbuild",
     "cleanslate.h",
     "main.c",
     "watch.c",
     "follow.c",
+    "hooks.c",
     "handover.c",
     "memory.c",
     "host.c",
