@@ -36,7 +36,11 @@ enum Task {
     /// Boots a kernel under QEMU as on a TDX host, and says what became of it.
     Boot(boot::BootArgs),
     /// All boots that are tests. Part of `test`.
-    Boots,
+    Boots {
+        /// Only those whose name has this in it.
+        #[arg(default_value = "")]
+        only: String,
+    },
     /// Fetches or builds a Linux for `boot`.
     Linux(boot::LinuxArgs),
     /// Builds the Linux module for the Linuxes of `linux`, or for a kernel whose headers are installed.
@@ -56,7 +60,7 @@ fn main() -> ExitCode {
         Task::Vectors { paths } => vectors::replay(&paths),
         Task::Explore => tests::explore().map(|counts| counts.failed == 0),
         Task::Boot(args) => boot::boot(&args),
-        Task::Boots => boot::run_all().map(|counts| counts.failed == 0),
+        Task::Boots { only } => boot::run_all(&only).map(|counts| counts.failed == 0),
         Task::Linux(args) => boot::provide(&args),
         Task::LinuxModule(args) => boot::build_module(&args),
         Task::Crates => crates::check().map(|counts| counts.failed == 0),

@@ -23,7 +23,7 @@ pub(crate) fn test() -> Result<bool> {
     counts.add(packages()?);
     counts.add(miri()?);
     counts.add(vectors::all()?);
-    counts.add(boot::run_all()?);
+    counts.add(boot::run_all("")?);
     println!("\n{} passed, {} failed, {} skipped", counts.passed, counts.failed, counts.skipped);
     Ok(counts.failed == 0)
 }

@@ -44,7 +44,12 @@ if [ -d /sys/kernel/cleanslate ]; then
         [ -f "$file" ] && echo "linux: cleanslate: ${file#/sys/kernel/cleanslate/} $(cat "$file")"
     done
 fi
+if option hotplug; then
+    online=/sys/devices/system/cpu/cpu1/online
+    echo 0 > $online && echo 1 > $online && echo "linux: CPU 1 went and came back"
+fi
 if option tries; then
+    echo 0 > /proc/sys/kernel/ftrace_enabled 2> /dev/null || echo "linux: ftrace stays on"
     rmmod cleanslate 2> /dev/null || echo "linux: rmmod is refused"
     echo freeze > /sys/power/state 2> /dev/null || echo "linux: sleep is refused"
     online=/sys/devices/system/cpu/cpu1/online
