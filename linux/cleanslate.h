@@ -161,6 +161,7 @@ bool cleanslate_follow_missed(void);
 void cleanslate_before_seamcall(u64 leaf, const struct seamcall_args *args);
 u32 cleanslate_held(void);
 bool cleanslate_handover_missed(void);
+int cleanslate_verdict(char *buffer);
 int cleanslate_handover_init(void);
 void cleanslate_handover_exit(void);
 int cleanslate_host_init(void);

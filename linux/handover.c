@@ -9,6 +9,7 @@
 #include <linux/ktime.h>
 #include <linux/math64.h>
 #include <linux/smp.h>
+#include <linux/sysfs.h>
 
 #include "cleanslate.h"
 
@@ -16,6 +17,24 @@
 static bool concerned(void)
 {
 	return (cleanslate_private_kb() || cleanslate_unknown) && !cleanslate_watch_failed();
+}
+
+/* The last decision on an image or a kexec; both are constants. */
+static const char *last_verdict = "none yet", *last_reason;
+
+static void decided(const char *verdict, const char *reason)
+{
+	WRITE_ONCE(last_verdict, verdict);
+	WRITE_ONCE(last_reason, reason);
+	if (reason)
+		pr_err("%s: %s\n", verdict, reason);
+}
+
+int cleanslate_verdict(char *buffer)
+{
+	const char *reason = READ_ONCE(last_reason);
+
+	return sysfs_emit(buffer, "%s%s%s\n", READ_ONCE(last_verdict), reason ? ": " : "", reason ?: "");
 }
 
 /* Why there is to be no kexec, or NULL. */
@@ -40,9 +59,9 @@ static bool before_load(struct pt_regs *regs)
 	why = refusal();
 	if (!why && image->preserve_context && concerned())
 		why = "TDX does not survive a jump into another kernel and back";
+	decided(why ? "kexec image refused" : "kexec image let in", why);
 	if (!why)
 		return false;
-	pr_err("kexec image refused: %s\n", why);
 	regs->ax = -EPERM;
 	return true;
 }
@@ -54,7 +73,7 @@ static bool before_kexec(struct pt_regs *regs)
 
 	if (!why)
 		return false;
-	pr_err("kexec refused: %s\n", why);
+	decided("kexec refused", why);
 	regs->ax = -EPERM;
 	return true;
 }

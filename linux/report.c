@@ -54,6 +54,12 @@ static ssize_t show_held(struct kobject *kobj, struct kobj_attribute *attribute,
 }
 static struct kobj_attribute held_attribute = __ATTR(held, 0444, show_held, NULL);
 
+static ssize_t show_verdict(struct kobject *kobj, struct kobj_attribute *attribute, char *buffer)
+{
+	return cleanslate_verdict(buffer);
+}
+static struct kobj_attribute verdict_attribute = __ATTR(verdict, 0444, show_verdict, NULL);
+
 static ssize_t show_pamt(struct kobject *kobj, struct kobj_attribute *attribute, char *buffer)
 {
 	u64 base, end;
@@ -69,7 +75,8 @@ static struct kobj_attribute pamt_attribute = __ATTR(pamt, 0400, show_pamt, NULL
 static struct attribute *attributes[] = {
 	&mode_attribute.attr,	  &pamt_kb_attribute.attr,     &given_kb_attribute.attr,
 	&giving_kb_attribute.attr, &returned_kb_attribute.attr, &tds_attribute.attr,
-	&held_attribute.attr,	  &pamt_attribute.attr,	       NULL,
+	&held_attribute.attr,	  &pamt_attribute.attr,	       &verdict_attribute.attr,
+	NULL,
 };
 static const struct attribute_group group = { .attrs = attributes };
 

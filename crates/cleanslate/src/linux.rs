@@ -1,5 +1,5 @@
-//! `cleanslate linux`: what the Linux module `cleanslate.ko` knows, and orders to it. Reads /sys/kernel/cleanslate, writes /dev/cleanslate;
-//! decides nothing.
+//! `cleanslate linux`: what the Linux module `cleanslate.ko` knows, and orders to it. Reads /sys/kernel/cleanslate, gives orders to
+//! /dev/cleanslate; decides nothing.
 
 use std::{
     fs,
@@ -68,6 +68,15 @@ enum Fate {
 impl Fate {
     const ALL: [Self; 4] = [Self::Runnable, Self::HalfBuilt, Self::Gone, Self::HalfGone];
 
+    fn order(self) -> cleanslate_ioctl::Fate {
+        match self {
+            Self::Runnable => cleanslate_ioctl::Fate::Runnable,
+            Self::HalfBuilt => cleanslate_ioctl::Fate::HalfBuilt,
+            Self::Gone => cleanslate_ioctl::Fate::Gone,
+            Self::HalfGone => cleanslate_ioctl::Fate::HalfGone,
+        }
+    }
+
     /// As the module calls it.
     fn name(self) -> &'static str {
         match self {
@@ -95,8 +104,12 @@ struct Status {
     giving_kb: u64,
     /// Pages that came back and were not reset: leaked on purpose.
     returned_kb: u64,
+    /// Pages of failed SEAMCALLs that the kernel has freed and a reference keeps; part of `returned_kb`.
+    held: u64,
     tds: u64,
-    /// 4 KiB pages by what the TDX module has them for; only if cleanslate.ko is the host.
+    /// What became of the last kexec image, and why.
+    verdict: String,
+    /// 4 KiB pages by what the TDX module has them for; only where cleanslate.ko can ask it, and for root.
     pages: Option<Pages>,
 }
 
@@ -119,11 +132,12 @@ pub(crate) fn run(args: &LinuxArgs, out: &mut impl Write) -> Result<bool, Stop> 
             })?;
             Ok(true)
         }
-        Order::Up => order(&args.root, "up", out),
+        Order::Up => order(&args.root, "up", |device| cleanslate_ioctl::up(device), out),
         Order::TdTest { tds, fate } => {
             for number in 0..*tds {
-                let fate = fate.unwrap_or(Fate::ALL[number as usize % Fate::ALL.len()]).name();
-                if !order(&args.root, &format!("td {fate}"), out)? {
+                let fate = fate.unwrap_or(Fate::ALL[number as usize % Fate::ALL.len()]);
+                let text = format!("td {}", fate.name());
+                if !order(&args.root, &text, |device| cleanslate_ioctl::td(device, fate.order()), out)? {
                     return Ok(false);
                 }
             }
@@ -133,10 +147,14 @@ pub(crate) fn run(args: &LinuxArgs, out: &mut impl Write) -> Result<bool, Stop> 
 }
 
 /// One order; false if the module refused.
-fn order(root: &Path, text: &str, out: &mut impl Write) -> Result<bool, Stop> {
+fn order(
+    root: &Path,
+    text: &str,
+    give: impl FnOnce(&fs::File) -> io::Result<()>,
+    out: &mut impl Write,
+) -> Result<bool, Stop> {
     let device = root.join("dev/cleanslate");
-    // Opened, not made: a file of this name would take any order.
-    match fs::OpenOptions::new().write(true).open(&device).and_then(|mut file| file.write_all(text.as_bytes())) {
+    match fs::File::open(&device).and_then(|file| give(&file)) {
         Ok(()) => {
             unless_closed(writeln!(out, "{text}: done"))?;
             Ok(true)
@@ -169,7 +187,11 @@ impl Status {
             let malformed = Rule::Malformed { form: "NUMBER" };
             found.parse().map_err(|_| InputError::at_line(&path.display().to_string(), 1, &found, malformed).into())
         };
-        let pages = if folder.join("pages").exists() {
+        let readable = match fs::File::open(folder.join("pages/tdr")) {
+            Ok(_) => true,
+            Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied),
+        };
+        let pages = if readable {
             Some(Pages {
                 tdr: number("pages/tdr")?,
                 tdcx: number("pages/tdcx")?,
@@ -189,7 +211,9 @@ impl Status {
             given_kb: number("given_kb")?,
             giving_kb: number("giving_kb")?,
             returned_kb: number("returned_kb")?,
+            held: number("held")?,
             tds: number("tds")?,
+            verdict: text(&folder.join("verdict"))?,
             pages,
         })
     }
@@ -199,14 +223,18 @@ impl Status {
         writeln!(out, "mode     {}", self.mode)?;
         writeln!(out, "policy   {}", self.policy)?;
         writeln!(out, "private  {private} KB: PAMT {}, pages of TDs {}", self.pamt_kb, self.given_kb)?;
-        writeln!(out, "         on their way {}, leaked {}", self.giving_kb, self.returned_kb)?;
+        writeln!(
+            out,
+            "         on their way {}, leaked {} ({} pages held)",
+            self.giving_kb, self.returned_kb, self.held
+        )?;
         if let Some(Pages { tdr, tdcx, tdvpr, sept, guest }) = self.pages {
             writeln!(
                 out,
-                "pages    TDR {tdr}, TDCX {tdcx}, TDVPR {tdvpr}, SEPT {sept}, guest {guest}; {} TDs built",
+                "pages    TDR {tdr}, TDCX {tdcx}, TDVPR {tdvpr}, SEPT {sept}, guest {guest}; {} TDs",
                 self.tds
             )?;
         }
-        Ok(())
+        writeln!(out, "verdict  {}", self.verdict)
     }
 }

@@ -124,6 +124,7 @@ fn linux_status() {
         "given_kb",
         "giving_kb",
         "returned_kb",
+        "held",
         "tds",
         "pages/tdr",
         "pages/tdcx",
@@ -132,6 +133,7 @@ fn linux_status() {
         "pages/guest",
     ];
     fs::write(folder.join("mode"), "host\n").unwrap();
+    fs::write(folder.join("verdict"), "kexec image refused: why\n").unwrap();
     for (index, name) in numbers.iter().enumerate() {
         fs::write(folder.join(name), format!("{index}\n")).unwrap();
     }
@@ -139,7 +141,7 @@ fn linux_status() {
     let report = holds(&schema, &words);
     assert_eq!(
         (&report["mode"], &report["given_kb"], &report["pages"]["guest"]),
-        (&"host".into(), &1.into(), &9.into())
+        (&"host".into(), &1.into(), &10.into())
     );
     fs::remove_dir_all(folder.join("pages")).unwrap();
     assert_eq!(holds(&schema, &words)["pages"], Value::Null);

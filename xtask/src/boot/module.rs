@@ -11,9 +11,10 @@ use super::{assembly, linux};
 use crate::root;
 
 /// What the shim is made of.
-pub(crate) const SOURCES: [&str; 11] = [
+pub(crate) const SOURCES: [&str; 12] = [
     "Kbuild",
     "cleanslate.h",
+    "cleanslate_ioctl.h",
     "main.c",
     "watch.c",
     "follow.c",

@@ -1,0 +1,43 @@
+//! The numbers are those of the kernel's header, as a C compiler reads it. Skipped aloud without one.
+
+use std::path::Path;
+use std::process::Command;
+
+use cleanslate_ioctl::{Fate, TD, UP};
+
+#[test]
+fn the_numbers_are_those_of_the_header() {
+    let header = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../linux/cleanslate_ioctl.h");
+    if !header.exists() {
+        println!("skipped: no {} here (a package, not the repository)", header.display());
+        return;
+    }
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let (source, program) = (folder.join("numbers.c"), folder.join("numbers"));
+    let names = ["IOCTL_UP", "IOCTL_TD", "TD_RUNNABLE", "TD_HALF_BUILT", "TD_GONE", "TD_HALF_GONE"];
+    let lines: String =
+        names.iter().map(|name| format!("printf(\"%lu\\n\", (unsigned long)CLEANSLATE_{name});\n")).collect();
+    let text =
+        format!("#include <stdio.h>\n#include \"{}\"\nint main(void) {{\n{lines}return 0;\n}}\n", header.display());
+    std::fs::write(&source, text).unwrap();
+    let Ok(built) = Command::new("cc").arg("-Werror").arg("-o").arg(&program).arg(&source).status() else {
+        println!("skipped: no C compiler here");
+        return;
+    };
+    assert!(built.success());
+    let told = String::from_utf8(Command::new(&program).output().unwrap().stdout).unwrap();
+    let told: Vec<u64> = told.lines().map(|line| line.parse().unwrap()).collect();
+    let fates = [Fate::Runnable, Fate::HalfBuilt, Fate::Gone, Fate::HalfGone].map(|fate| u64::from(fate as u32));
+    assert_eq!(told, [&[u64::from(UP), u64::from(TD)][..], &fates].concat());
+}
+
+/// A device that is none of ours, and a file that is no device: an error, and nothing else.
+#[test]
+fn others_refuse_the_orders() {
+    for path in ["/dev/null", "/proc/self/stat"] {
+        let device = std::fs::File::open(path).unwrap();
+        for result in [cleanslate_ioctl::up(&device), cleanslate_ioctl::td(&device, Fate::Gone)] {
+            assert_eq!(result.unwrap_err().raw_os_error(), Some(25), "ENOTTY from {path}");
+        }
+    }
+}
