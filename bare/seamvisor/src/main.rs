@@ -37,7 +37,7 @@ use metal::console::{self, Console};
 use metal::interrupts::{self, Frame};
 use metal::{clock, heap, lapic, println, smp};
 use tdx_abi::{PageRange, PhysAddr};
-use tdx_machine::{CpuModel, MachineConfig};
+use tdx_machine::{CpuModel, MachineConfig, ModuleProfile};
 
 use vcpu::Vcpu;
 
@@ -111,6 +111,12 @@ fn kernel_main(boot: &Boot) -> ! {
         Some("off") => config.seam_enabled = false,
         Some("no-module") => config.module = None,
         Some(other) => panic!("`seam` is on, off or no-module, not {other:?}"),
+    }
+    match boot.option("module") {
+        None | Some("1.5.01") => {}
+        // As it was promised to Linux; nobody has seen one.
+        Some("sys-disable") => config.module = config.module.and(Some(ModuleProfile::SysDisable)),
+        Some(other) => panic!("`module` is 1.5.01 or sys-disable, not {other:?}"),
     }
     match boot.option("td-configuration") {
         None => {}

@@ -222,6 +222,10 @@ fn newest_linux() -> Vec<Case> {
         Also::Silent("may be left"),
         Also::Silent("BUG:"),
     ];
+    /// The module clears what it has; what it has returned, or refused after it filled it, stays private.
+    const DISABLED: &[Also] = &[HAS_TDX[0], HAS_TDX[1], Also::Silent("SYS.DISABLE failed"), Also::Left];
+    const DISABLED_CLEAN: &[Also] =
+        &[HAS_TDX[0], HAS_TDX[1], Also::Silent("SYS.DISABLE failed"), Also::Reset, USED, Also::Silent("may be left")];
     const CRASHES: &[Also] = &[HAS_TDX[1], Also::ResetPoison];
     const HOTPLUG: &[Also] =
         &[HAS_TDX[1], Also::Reset, USED, Also::Says("linux: CPU 1 went and came back"), Also::Silent("may write")];
@@ -232,8 +236,15 @@ fn newest_linux() -> Vec<Case> {
         Also::Left,
     ];
     let own = NextKernel::Own;
+    let knows = |args| BootArgs { seamvisor: "module=sys-disable".to_owned(), ..args };
     let mut cases = Vec::new();
     if linux::is_there(Kernel::Tdx73) {
+        cases.push(dies(
+            "Linux 7.3 kexecs with TDs, and the module does know SYS.DISABLE",
+            knows(boot(own, 2)),
+            None,
+            DISABLED,
+        ));
         cases.push(dies(
             "Linux 7.3 kexecs with TDs, and the module does not know SYS.DISABLE",
             boot(own, 2),
@@ -245,6 +256,7 @@ fn newest_linux() -> Vec<Case> {
         cases.extend([
             clean("Linux 7.3 with TDs, with cleanslate.ko, 1 CPU", module(own, 1), CLEAN),
             clean("Linux 7.3 with TDs, with cleanslate.ko, 4 CPUs", module(own, 4), CLEAN),
+            clean("Linux 7.3 with TDs, SYS.DISABLE and cleanslate.ko", knows(module(own, 2)), DISABLED_CLEAN),
             clean("Linux 7.3 with TDs kexecs into Debian's, with cleanslate.ko", module(NextKernel::Stock, 4), CLEAN),
             clean(
                 "Linux 7.3: pages by kind are what seamvisor counts",
