@@ -127,7 +127,9 @@ static struct kretprobe returns[] = { RETURN_OF("__seamcall"), RETURN_OF("__seam
 
 static bool on_reset(struct pt_regs *regs)
 {
-	note(cleanslate_reset(raw_smp_processor_id(), regs->di, regs->si));
+	/* The CPU that stores is the one that fences. */
+	note(cleanslate_reset(get_cpu(), regs->di, regs->si));
+	put_cpu();
 	return true;
 }
 

@@ -82,15 +82,18 @@ static bool before_jump(struct pt_regs *regs)
 {
 	const struct kimage *image = (const void *)regs->di;
 	bool crash = image->type == KEXEC_TYPE_CRASH;
-	u32 cpu = raw_smp_processor_id();
 	struct cleanslate_handover done;
 	u64 start;
+	u32 cpu;
 
 	cleanslate_watch_check();
 	if (!concerned()) {
 		cleanslate_host_leave(crash);
 		return false;
 	}
+	/* As machine_kexec() is about to do, and for good: nothing may run between the reset and the jump. */
+	local_irq_disable();
+	cpu = smp_processor_id();
 	start = ktime_get_mono_fast_ns();
 	done = cleanslate_hand_over(cleanslate_policy, cpu, num_online_cpus(), nr_cpu_ids, crash);
 	if (done.not_alone)

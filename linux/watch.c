@@ -108,7 +108,8 @@ static int before_seamcall(struct kprobe *probe, struct pt_regs *regs)
 	u64 leaf = regs->di;
 
 	cleanslate_seamcall(raw_smp_processor_id(), leaf & 0xffff);
-	switch (leaf) {
+	/* The number without the version; what has more bits is for the P-SEAMLDR. */
+	switch (leaf >> 24 ? U16_MAX : leaf & 0xffff) {
 	case TDH_SYS_CONFIG:
 		note_config(args);
 		break;
