@@ -22,12 +22,14 @@ struct Package {
     depends: &'static str,
     summary: &'static str,
     about: &'static str,
+    section: &'static str,
     tree: PathBuf,
 }
 
 impl Package {
     fn new(
         name: &'static str,
+        section: &'static str,
         architecture: &'static str,
         depends: &'static str,
         summary: &'static str,
@@ -38,7 +40,7 @@ impl Package {
             fs::remove_dir_all(&tree)?;
         }
         fs::create_dir_all(tree.join("DEBIAN"))?;
-        Ok(Self { name, architecture, depends, summary, about, tree })
+        Ok(Self { name, architecture, depends, summary, about, section, tree })
     }
 
     /// Puts a file there.
@@ -60,17 +62,19 @@ impl Package {
     /// Documents that every package has, and the package itself.
     fn build(self) -> Result<PathBuf> {
         let doc = format!("usr/share/doc/{}", self.name);
-        let copyright = "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\
-             Upstream-Name: cleanslate\n\nFiles: *\nCopyright: The Cleanslate authors\nLicense: MIT or Apache-2.0\n";
-        let copyright = if self.name == "cleanslate-dkms" {
-            format!(
-                "{copyright}\nFiles: usr/src/*/*.c usr/src/*/*.h\nCopyright: The Cleanslate authors\nLicense: GPL-2.0\n"
-            )
-        } else {
-            copyright.to_owned()
-        };
-        self.add(&format!("{doc}/copyright"), copyright.as_bytes(), 0o644)?;
-        self.add_gz(&format!("{doc}/changelog"), &fs::read(root().join("CHANGELOG.md"))?)?;
+        self.add(&format!("{doc}/copyright"), copyright(self.name)?.as_bytes(), 0o644)?;
+        let dated = super::boot::run(Command::new("git").args(["log", "-1", "--format=%aD"]).current_dir(root()));
+        let date = dated.map_or_else(|_| "Thu, 01 Jan 1970 00:00:00 +0000".to_owned(), |date| date.trim().to_owned());
+        // In Debian's form; what has changed stands in the project's own.
+        let changes = format!(
+            "{} ({VERSION}) unstable; urgency=medium\n\n  * See CHANGELOG.md.\n\n -- {MAINTAINER}  {date}\n",
+            self.name
+        );
+        self.add_gz(&format!("{doc}/changelog"), changes.as_bytes())?;
+        self.add(&format!("{doc}/CHANGELOG.md"), &fs::read(root().join("CHANGELOG.md"))?, 0o644)?;
+        // Nobody has an address yet: the packages are for one's own machines.
+        let overrides = format!("{0}: bogus-mail-host *\n{0}: bogus-mail-host-in-debian-changelog *\n", self.name);
+        self.add(&format!("usr/share/lintian/overrides/{}", self.name), overrides.as_bytes(), 0o644)?;
         let mut kib = 0;
         let mut sums = String::new();
         for file in files(&self.tree)? {
@@ -88,8 +92,8 @@ impl Package {
         let depends = if self.depends.is_empty() { String::new() } else { format!("Depends: {}\n", self.depends) };
         let control = format!(
             "Package: {}\nVersion: {VERSION}\nArchitecture: {}\nMaintainer: {MAINTAINER}\nInstalled-Size: {kib}\n{depends}\
-             Section: admin\nPriority: optional\nDescription: {}\n{}\n",
-            self.name, self.architecture, self.summary, self.about
+             Section: {}\nPriority: optional\nDescription: {}\n{}\n",
+            self.name, self.architecture, self.section, self.summary, self.about
         );
         self.add("DEBIAN/control", control.as_bytes(), 0o644)?;
         let package = root().join("target/deb").join(format!("{}_{VERSION}_{}.deb", self.name, self.architecture));
@@ -105,6 +109,27 @@ impl Package {
         )?;
         Ok(package)
     }
+}
+
+/// Debian's file on who owns what.
+fn copyright(package: &str) -> Result<String> {
+    let mit = fs::read_to_string(root().join("LICENSE-MIT"))?;
+    let mit: String =
+        mit.lines().map(|line| if line.is_empty() { " .\n".to_owned() } else { format!(" {line}\n") }).collect();
+    let mut text =
+        "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\nUpstream-Name: cleanslate\n\n\
+                    Files: *\nCopyright: 2026 The Cleanslate authors\nLicense: Expat or Apache-2.0\n"
+            .to_owned();
+    if package == "cleanslate-dkms" {
+        text.push_str(
+            "\nFiles: usr/src/*/*.c usr/src/*/*.h\nCopyright: 2026 The Cleanslate authors\nLicense: GPL-2\n\n\
+             License: GPL-2\n On Debian systems the text is in /usr/share/common-licenses/GPL-2.\n",
+        );
+    }
+    text.push_str(&format!(
+        "\nLicense: Expat\n{mit}\nLicense: Apache-2.0\n On Debian systems the text is in /usr/share/common-licenses/Apache-2.0.\n"
+    ));
+    Ok(text)
 }
 
 /// All files below a folder, in a fixed order.
@@ -129,6 +154,7 @@ fn program() -> Result<PathBuf> {
     let program = target.join("release/cleanslate");
     let package = Package::new(
         "cleanslate",
+        "admin",
         "amd64",
         "libc6 (>= 2.34), libgcc-s1",
         "what a kexec does to the next kernel on a host with Intel TDX",
@@ -170,6 +196,7 @@ fn program() -> Result<PathBuf> {
 fn dkms() -> Result<PathBuf> {
     let package = Package::new(
         "cleanslate-dkms",
+        "kernel",
         "all",
         "dkms",
         "resets TDX private memory before a kexec or a crash kernel (DKMS)",
@@ -189,14 +216,36 @@ fn dkms() -> Result<PathBuf> {
     package.add(&format!("{place}/dkms.conf"), config.as_bytes(), 0o644)?;
     package.add_gz("usr/share/man/man4/cleanslate.4", &fs::read(root().join("linux/cleanslate.4"))?)?;
     package.add("usr/share/doc/cleanslate-dkms/README.md", &fs::read(root().join("linux/README.md"))?, 0o644)?;
+    // At boot, and before KVM, which builds TDs: those that are there when the module comes are not known.
+    package.add("usr/lib/modules-load.d/cleanslate.conf", b"cleanslate\n", 0o644)?;
+    package.add("usr/lib/modprobe.d/cleanslate.conf", b"softdep kvm_intel pre: cleanslate\n", 0o644)?;
     let order = |verb: &str| format!("#!/bin/sh\nset -e\nif command -v dkms > /dev/null; then\n    dkms {verb}\nfi\n");
-    package.add(
-        "DEBIAN/postinst",
-        order(&format!("add cleanslate/{VERSION} || true\n    dkms autoinstall")).as_bytes(),
-        0o755,
-    )?;
+    // A kernel without headers is no reason to leave the package half installed.
+    let install = format!(
+        "add cleanslate/{VERSION} || true\n    dkms autoinstall || echo \"cleanslate-dkms: not built for every kernel: install its headers \
+         (linux-headers-...), then run 'dkms autoinstall'\" >&2"
+    );
+    package.add("DEBIAN/postinst", order(&install).as_bytes(), 0o755)?;
     package.add("DEBIAN/prerm", order(&format!("remove cleanslate/{VERSION} --all || true")).as_bytes(), 0o755)?;
     package.build()
+}
+
+/// What became of a check.
+pub(crate) enum Outcome {
+    Passed,
+    /// Why.
+    Failed(String),
+    /// What is missing for it.
+    Skipped(&'static str),
+}
+
+impl From<Result<()>> for Outcome {
+    fn from(result: Result<()>) -> Self {
+        match result {
+            Ok(()) => Self::Passed,
+            Err(error) => Self::Failed(format!("{error:#}")),
+        }
+    }
 }
 
 /// Builds both packages.
@@ -209,7 +258,7 @@ pub(crate) fn build() -> Result<bool> {
 
 /// Builds the packages, installs the program into a folder of its own, and runs it from there; the module's package must build the module
 /// from what is in it alone.
-pub(crate) fn check() -> Result<Vec<(&'static str, Option<String>)>> {
+pub(crate) fn check() -> Result<Vec<(&'static str, Outcome)>> {
     let (program, dkms) = (program()?, dkms()?);
     let again = fs::read(&program)?;
     let same = self::program().map(|package| fs::read(package).is_ok_and(|bytes| bytes == again))?;
@@ -221,13 +270,15 @@ pub(crate) fn check() -> Result<Vec<(&'static str, Option<String>)>> {
     fs::create_dir_all(here.join("var/lib/dpkg/updates"))?;
     fs::write(here.join("var/lib/dpkg/status"), "")?;
     let here = here.canonicalize()?;
-    let tell = |result: Result<String>| result.err().map(|error| format!("{error:#}"));
+    let tell = |result: Result<String>| Outcome::from(result.map(drop));
     let installed = super::boot::run(
         Command::new("dpkg")
             .arg(format!("--root={}", here.display()))
             // The folder has no libc of its own.
             .args(["--force-not-root", "--force-depends", "--force-script-chrootless", "--log=/dev/null", "--install"])
-            .arg(&program),
+            .arg(&program)
+            // dpkg looks for ldconfig and others, which are not in the PATH of ordinary users.
+            .env("PATH", format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default())),
     );
     let binary = here.join("usr/bin/cleanslate");
     let version = super::boot::run(Command::new(&binary).arg("--version")).and_then(|said| {
@@ -241,7 +292,10 @@ pub(crate) fn check() -> Result<Vec<(&'static str, Option<String>)>> {
     let unpacked = here.join("dkms");
     let built = super::boot::run(Command::new("dpkg-deb").arg("-x").arg(&dkms).arg(&unpacked));
     Ok(vec![
-        ("deb: the same commit gives the same package", (!same).then(|| "two builds differ".to_owned())),
+        (
+            "deb: the same commit gives the same package",
+            if same { Outcome::Passed } else { Outcome::Failed("two builds differ".to_owned()) },
+        ),
         ("deb: cleanslate installs", tell(installed)),
         ("deb: the installed program says what it is", tell(version)),
         ("deb: the installed program checks a machine", tell(checked)),
@@ -251,15 +305,64 @@ pub(crate) fn check() -> Result<Vec<(&'static str, Option<String>)>> {
             "deb: the module builds from the package",
             module_from(&unpacked.join(format!("usr/src/cleanslate-{VERSION}"))),
         ),
+        ("deb: dkms adds, builds and removes the module", by_dkms(&unpacked.join("usr/src"))),
+        ("deb: lintian finds no error", lintian(&[&program, &dkms])),
     ])
 }
 
-/// Why the module does not build; nothing if there is no kernel to build it for, which is then said.
-fn module_from(source: &Path) -> Option<String> {
-    let Some(headers) = super::boot::some_headers() else {
-        println!("skipped: the module of the package is not built (run `cargo xtask linux stock-6.12` once)");
-        return source.join("object.S").metadata().err().map(|error| error.to_string());
+const NO_KERNEL: &str = "no kernel to build it for: run `cargo xtask linux stock-6.12` once";
+
+/// The module builds from what is in the package alone.
+fn module_from(source: &Path) -> Outcome {
+    match super::boot::some_headers() {
+        Some(headers) => super::boot::run(&mut super::boot::make_modules(&headers, source)).map(drop).into(),
+        None => Outcome::Skipped(NO_KERNEL),
+    }
+}
+
+/// DKMS itself, in folders of its own.
+fn by_dkms(sources: &Path) -> Outcome {
+    if !Command::new("dkms").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        return Outcome::Skipped("no dkms: apt-get install dkms");
+    }
+    let Some(headers) = super::boot::some_headers() else { return Outcome::Skipped(NO_KERNEL) };
+    let steps = || -> Result<()> {
+        let here = root().join("target/deb/dkms");
+        if here.exists() {
+            fs::remove_dir_all(&here)?;
+        }
+        fs::create_dir_all(&here)?;
+        let here = here.canonicalize()?;
+        let kernel = fs::read_to_string(headers.join("include/config/kernel.release"))?;
+        let module = format!("cleanslate/{VERSION}");
+        let dkms = |verb: &str, words: &[&str]| {
+            let mut dkms = Command::new("dkms");
+            dkms.args([verb, &module]).args(words);
+            for (option, path) in [("--dkmstree", here.as_path()), ("--sourcetree", sources)] {
+                dkms.arg(option).arg(path);
+            }
+            super::boot::run(&mut dkms).map(drop)
+        };
+        let (kernel, source) = (kernel.trim(), headers.display().to_string());
+        dkms("add", &[])?;
+        dkms("build", &["-k", kernel, "--kernelsourcedir", &source, "--no-depmod"])?;
+        let built = files(&here.join("cleanslate").join(VERSION).join(kernel))?;
+        ensure!(
+            built.iter().any(|file| file.display().to_string().contains("/module/cleanslate.ko")),
+            "no module: {built:?}"
+        );
+        dkms("remove", &["--all", "--no-depmod"])
     };
-    let built = super::boot::run(&mut super::boot::make_modules(&headers, source));
-    built.err().map(|error| format!("{error:#}"))
+    steps().into()
+}
+
+/// Debian's own judge of packages.
+fn lintian(packages: &[&PathBuf]) -> Outcome {
+    let mut lintian = Command::new("lintian");
+    lintian.args(["--tag-display-limit", "0", "--fail-on", "error"]).args(packages);
+    match lintian.output() {
+        Ok(output) if output.status.success() => Outcome::Passed,
+        Ok(output) => Outcome::Failed(String::from_utf8_lossy(&output.stdout).into_owned()),
+        Err(_) => Outcome::Skipped("no lintian: apt-get install lintian"),
+    }
 }

@@ -48,7 +48,11 @@ enum Task {
     /// The crates as others get them: without std, with the oldest dependencies, from their packages. Part of `test`.
     Crates,
     /// Debian packages: the program, and the Linux module for DKMS. Into `target/deb`.
-    Deb,
+    Deb {
+        /// Installs them into folders of their own and tries them. Part of `test`.
+        #[arg(long)]
+        check: bool,
+    },
     /// Benchmarks; figures as JSON under `target/bench/`.
     Bench,
 }
@@ -64,7 +68,8 @@ fn main() -> ExitCode {
         Task::Linux(args) => boot::provide(&args),
         Task::LinuxModule(args) => boot::build_module(&args),
         Task::Crates => crates::check().map(|counts| counts.failed == 0),
-        Task::Deb => deb::build(),
+        Task::Deb { check: true } => tests::packages().map(|counts| counts.failed == 0),
+        Task::Deb { check: false } => deb::build(),
         Task::Bench => tests::bench(),
     };
     match result {

@@ -1,5 +1,6 @@
 //! The tasks `test`, `lint` and `bench`.
 
+use crate::deb::Outcome;
 use crate::step::{Counts, run, run_tests};
 use crate::vectors;
 use crate::{boot, crates, deb};
@@ -65,17 +66,24 @@ fn independent_judge() -> Result<Counts> {
 }
 
 /// Debian packages, where there is Debian's tool for them.
-fn packages() -> Result<Counts> {
+pub(crate) fn packages() -> Result<Counts> {
     eprintln!("\n== Debian packages");
     if !Command::new("dpkg-deb").arg("--version").output().is_ok_and(|output| output.status.success()) {
         println!("skipped: Debian packages (no dpkg-deb)");
         return Ok(Counts { skipped: 1, ..Counts::default() });
     }
     let mut counts = Counts::default();
-    for (name, problem) in deb::check()? {
-        counts.add(verdict(name, problem.is_none()));
-        if let Some(problem) = problem {
-            println!("{problem}");
+    for (name, outcome) in deb::check()? {
+        match outcome {
+            Outcome::Passed => counts.add(verdict(name, true)),
+            Outcome::Failed(why) => {
+                counts.add(verdict(name, false));
+                println!("{why}");
+            }
+            Outcome::Skipped(why) => {
+                println!("skipped: {name} ({why})");
+                counts.skipped += 1;
+            }
         }
     }
     Ok(counts)
