@@ -84,7 +84,13 @@ fn scenario(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
     if report.scenario.kind == "crash" {
         let stray = report.scenario.stray_lines.iter().map(|line| format!("{} ({})", line.address, line.kind));
         let stray: Vec<String> = stray.collect();
-        line(out, "panic", &format!("a wild pointer has written a part of {}", stray.join(", ")))?;
+        let lines = count(stray.len(), "line");
+        line(out, "panic", &format!("a wild pointer has written a part of {lines}: {}", stray.join(", ")))?;
+        // Some were still dirty in a cache, whose write-back of the whole line undoes it.
+        line(out, "", "which poisoned those that were private in memory by then")?;
+        if report.policy == "refuse" {
+            line(out, "", "`refuse` is about kexec images: at a crash it resets as `tracked` does")?;
+        }
     }
     Ok(())
 }
@@ -162,7 +168,7 @@ fn handover(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
         (reset.poisoned_lines_left, "poisoned"),
     ];
     for (lines, what) in left.into_iter().filter(|(lines, _)| *lines > 0) {
-        line(out, "", &format!("{} lines are {what} at the jump", grouped(lines)))?;
+        line(out, "", &format!("{} {what} at the jump", lines_are(lines)))?;
     }
     Ok(())
 }
@@ -170,7 +176,7 @@ fn handover(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
 fn next_kernel(out: &mut impl Write, next: &NextKernelReport) -> io::Result<()> {
     let written = size::human(next.bytes_written);
     let poisoned = if next.lines_poisoned > 0 {
-        format!(", which poisoned {} lines, silently", grouped(next.lines_poisoned))
+        format!(", which poisoned {}, silently", lines(next.lines_poisoned))
     } else {
         String::new()
     };
@@ -202,12 +208,26 @@ fn machine_check(out: &mut impl Write, check: &MachineCheckReport, fatal: u64) -
     line(out, "poisoned", &format!("by {}", check.poisoned_by))?;
     line(out, "read", &format!("by {}", check.read_by))?;
     line(out, "story", &check.story.join(" "))?;
-    line(out, "in all", &format!("{} lines whose read is fatal", grouped(fatal)))
+    line(out, "in all", &format!("{} whose read is fatal", lines(fatal)))
+}
+
+/// `1 line`, `5,000 lines`.
+fn lines(number: u64) -> String {
+    format!("{} line{}", grouped(number), if number == 1 { "" } else { "s" })
+}
+
+/// `1 line is`, `5,000 lines are`.
+fn lines_are(number: u64) -> String {
+    format!("{} {}", lines(number), if number == 1 { "is" } else { "are" })
 }
 
 fn verdict(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
     let failed = if report.bringup.error.is_some() { "; but the bring-up failed" } else { "" };
     match report.verdict {
+        Verdict::Clean if report.scenario.kind == "crash" => writeln!(
+            out,
+            "{GOOD}clean{GOOD:#}: the crash kernel used its own memory, read all the rest, and lives{failed}"
+        ),
         Verdict::Clean => writeln!(out, "{GOOD}clean{GOOD:#}: the next kernel used all of memory and lives{failed}"),
         Verdict::MachineCheck => {
             writeln!(out, "{BAD}machine check{BAD:#}: policy `{}` let the next kernel die{failed}", report.policy)
