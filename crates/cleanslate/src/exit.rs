@@ -9,6 +9,8 @@ pub(crate) enum Exit {
     Good,
     /// The answer is bad.
     Bad,
+    /// A name on the command line that does not exist. All other wrong usage is clap's.
+    Usage,
     /// Input that cannot be used.
     Input,
     /// A bug in this program, or an output that cannot be written.
@@ -17,7 +19,7 @@ pub(crate) enum Exit {
     Interrupted,
 }
 
-/// For people. Wrong usage is clap's own.
+/// For people.
 pub(crate) const TABLE: &str = "\
 Exit codes:
   0    clean: the next kernel lives (a kexec refused by the policy is clean, too)
@@ -33,6 +35,7 @@ impl Exit {
         match self {
             Self::Good => 0,
             Self::Bad => 1,
+            Self::Usage => 2,
             Self::Input => 3,
             Self::Internal => 70,
             Self::Interrupted => 130,

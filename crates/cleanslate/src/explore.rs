@@ -12,7 +12,6 @@ use tdx_lab::{
     explore::{self, Bug, Effort, Options, Scenario, Schedule},
     host::{Host, HostOptions},
     input::{InputError, Rule},
-    platform::LabError,
     report::ExploreReport,
 };
 
@@ -50,7 +49,7 @@ pub(crate) struct ExploreArgs {
     #[arg(long, value_name = "NAME|all")]
     bug: Option<String>,
     /// Names the bundled scenarios and the bugs.
-    #[arg(long, conflicts_with_all = ["scenario", "bug", "report"])]
+    #[arg(long, conflicts_with_all = ["scenario", "bug", "report", "format"])]
     list: bool,
     /// Operations in the longest short sequences: that begin with no TD, and with a TD that runs.
     #[arg(long, value_name = "N,M", value_parser = lengths)]
@@ -178,9 +177,9 @@ fn read(name: &str) -> Result<Scenario, Stop> {
     Ok(explore::parse(name, &text)?)
 }
 
-/// A name that does not exist is input that cannot be used.
+/// A name that does not exist.
 fn usage(what: String) -> Stop {
-    Stop::Lab(LabError::Scenario(what))
+    Stop::Usage(what)
 }
 
 /// Explores, and says whether all is well.
@@ -204,6 +203,7 @@ pub(crate) fn run(args: &ExploreArgs, out: &mut impl Write) -> Result<bool, Stop
     let seconds = start.elapsed().as_secs_f64();
     if let Some(path) = &args.report {
         crate::files::write(path, tdx_lab::report::html::page(&report).as_bytes())?;
+        let _ = writeln!(io::stderr(), "the page is in {}", path.display());
     }
     unless_closed(match args.format {
         ExploreFormat::Json => crate::json(out, &report),

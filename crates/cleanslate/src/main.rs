@@ -28,6 +28,8 @@ use exit::Exit;
 enum Stop {
     Input(Box<InputError>),
     Lab(LabError),
+    /// The command line asks for something that there is not.
+    Usage(String),
     Output(io::Error),
 }
 
@@ -80,6 +82,10 @@ fn main() -> ExitCode {
             // What the host is made of comes from the input; what the laboratory asks of the machine does not.
             let internal = matches!(error, LabError::Refused(_));
             if internal { Exit::Internal } else { Exit::Input }.into()
+        }
+        Ok(Err(Stop::Usage(what))) => {
+            complain(format_args!("{what}"));
+            Exit::Usage.into()
         }
         Ok(Err(Stop::Output(error))) => {
             complain(format_args!("cannot write the report: {error}"));

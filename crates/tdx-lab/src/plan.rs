@@ -9,7 +9,7 @@ use tdx_host::layout::{self, Algorithm, Border, GiveUpReason, Layout, LayoutErro
 use crate::{
     bootlog::Failure,
     cost::{Rates, cost},
-    host::Host,
+    host::{Assumption, Host},
     images,
     report::{GivenUpReport, LayoutReport, LinuxReport, PamtReport, PlanReport, Span, TOOL, TdmrReport},
     size,
@@ -181,10 +181,14 @@ fn differences(
     if let (Some(false), Some(kb), Some(logged)) =
         (linux_report.equals_log, linux_report.pamt_kb, host.logged().pamt_kb)
     {
-        out.push(format!(
-            "the log says {logged} KB where the `linux` layout gives {kb} KB: a NUMA node border inside a \
-             range makes one TDMR more, which a log without NUMA rows does not show; give it with --node-border"
-        ));
+        let guessed =
+            |assumption: &Assumption| matches!(assumption, Assumption::OneNode | Assumption::NodesFromRanges { .. });
+        let why = if host.assumptions().iter().any(guessed) {
+            "a NUMA node border inside a range makes one TDMR more, which a log without NUMA rows does not show; give it with --node-border"
+        } else {
+            "the nodes are known, so this log's memory map is not the one its kernel had, or that kernel is not as those known here"
+        };
+        out.push(format!("the log says {logged} KB where the `linux` layout gives {kb} KB: {why}"));
     }
     if algorithm == Algorithm::Linux {
         return out;
