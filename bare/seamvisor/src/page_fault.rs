@@ -175,7 +175,8 @@ pub fn machine_check(vcpu: &mut Vcpu, tdx: &mut Tdx, check: MachineCheck, instru
     println!("machine check cpu={} {check} kind={kind} rip={:#x} {what}", vcpu.number, vcpu.vmcb.rip);
     // The first ones decide, and a guest can have as many as it likes.
     if tdx.checks.len() < MAX_TOLD {
-        tdx.checks.push(Told { check, rip: vcpu.vmcb.rip, instruction: what, kind });
+        let private_then = tdx.machine.private_lines();
+        tdx.checks.push(Told { check, rip: vcpu.vmcb.rip, instruction: what, kind, private_then });
     }
     if vcpu.vmcb.cr4 & CR4_MCE == 0 {
         summary::end_locked(tdx, "shutdown", metal::exit::PANIC);

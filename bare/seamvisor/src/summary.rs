@@ -91,7 +91,7 @@ fn json(tdx: &Tdx, why: &str) -> String {
     let checks = list(&tdx.checks, |text, told| {
         let _ = write!(
             text,
-            r#"{{"cpu":{},"address":"{}","kind":"{}","reason":"{}","rip":"{:#x}","instruction":"{}","bank":{},"status":"{:#x}"}}"#,
+            r#"{{"cpu":{},"address":"{}","kind":"{}","reason":"{}","rip":"{:#x}","instruction":"{}","bank":{},"status":"{:#x}","private_then":{}}}"#,
             told.check.cpu.0,
             told.check.address,
             told.kind,
@@ -99,7 +99,8 @@ fn json(tdx: &Tdx, why: &str) -> String {
             told.rip,
             plain(&told.instruction),
             told.check.bank,
-            told.check.status
+            told.check.status,
+            told.private_then
         );
     });
     let instructions = list(INSTRUCTIONS.lock().iter(), |text, (bytes, (length, count))| {

@@ -50,6 +50,8 @@ pub struct Told {
     pub instruction: String,
     /// What the line was.
     pub kind: &'static str,
+    /// Lines that were private then. None are after a clean handover.
+    pub private_then: u64,
 }
 
 /// PAMT of a TDMR, as SYS.CONFIG was given it.

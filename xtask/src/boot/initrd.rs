@@ -8,7 +8,11 @@ use anyhow::{Context, Result};
 /// What `/init` does: loads what modules there are, brings TDX up and builds TDs if it is told to (`cleanslate.tds=N`), says what is
 /// private and that user space is there; then it reads the dump of the kernel that crashed before it (`cleanslate.dump`), jumps into the
 /// next Linux (`cleanslate.kexec=NEXT`), crashes (`cleanslate.crash`, before which `cleanslate.wild` lets a wild pointer loose), or ends the
-/// machine. `cleanslate.tries` tries what must be refused. `cleanslate.late` loads cleanslate.ko last. `cleanslate.MODULE=A,B` are a module's parameters, `cleanslate.next=A,B` words for the next Linux.
+/// machine. Before a crash, or else before all of that, `cleanslate.consume` reads private memory that it has poisoned, and this kernel dies of
+/// it; `cleanslate.stuck` crashes with a CPU that does not stop. `cleanslate.memory` takes memory away and gives it back
+/// before, while and after TDX is brought up. `cleanslate.race=N` (with `retain_initrd`) loads and unloads cleanslate.ko and images side by
+/// side, and kexecs meanwhile, N times. `cleanslate.unknown` loads copies of cleanslate.ko for other kernels first,
+/// which must not get in. `cleanslate.tries` tries what must be refused. `cleanslate.late` loads cleanslate.ko last. `cleanslate.MODULE=A,B` are a module's parameters, `cleanslate.next=A,B` words for the next Linux.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin
@@ -19,9 +23,20 @@ exec > /dev/ttyS0 2>&1
 option() { grep -q "cleanslate\.$1" /proc/cmdline; }
 value() { tr ' ' '\n' < /proc/cmdline | sed -n "s/^cleanslate\.$1=//p"; }
 
+if option unknown; then
+    for module in /unknown/*.ko; do
+        insmod "$module" || echo "linux: $module is not let in"
+    done
+fi
+consume() {
+    read -r base end < /sys/kernel/cleanslate/pamt
+    insmod /next/cleanslate_wild.ko address="$base" read=1
+}
+
 late=
 for module in /modules/*.ko /modules/last/*.ko; do
-    [ -e "$module" ] || continue
+    # A race is one without TDX: once it is up, nobody unloads cleanslate.ko.
+    [ -e "$module" ] && ! option race= || continue
     if option late && [ "$module" = /modules/cleanslate.ko ]; then
         late=$module
         continue
@@ -29,8 +44,45 @@ for module in /modules/*.ko /modules/last/*.ko; do
     insmod "$module" $(value "$(basename "$module" .ko)" | tr , ' ') && echo "linux: loaded $module"
 done
 [ -n "$late" ] && insmod "$late" && echo "linux: loaded $late"
+# Takes each block of memory away that can be, and gives it back; says what came of it, unless it is told not to.
+memory() {
+    gone= busy= lost=
+    for state in /sys/devices/system/memory/memory*/state; do
+        block=${state%/state}
+        if complaint=$( (echo offline > "$state") 2>&1 ); then
+            gone="$gone ${block##*/}"
+            (echo online > "$state") 2> /dev/null || lost="$lost $state"
+        else
+            case $complaint in *busy*) busy="$busy ${block##*/}" ;; esac
+        fi
+    done
+}
 if [ -e /dev/cleanslate ] && option tds=; then
+    if option memory; then
+        first=
+        for state in /sys/devices/system/memory/memory*/state; do
+            [ -z "$first" ] && (echo offline > "$state") 2> /dev/null && first=$state
+        done
+        echo "linux: without ${first:-nothing}"
+        (
+            rounds=0 refused=0
+            while [ ! -e /up ]; do
+                memory
+                rounds=$((rounds + 1))
+                for block in $busy $lost; do refused=$((refused + 1)); done
+            done
+            for state in $lost; do echo online > "$state"; done
+            echo "linux: memory went and came in $rounds rounds beside the bring-up, $refused times it was busy"
+        ) &
+    fi
     echo up > /dev/cleanslate && echo "linux: TDX is up"
+    if option memory; then
+        : > /up
+        wait
+        echo online > "$first" && echo "linux: memory that was away at the bring-up is back"
+        memory
+        echo "linux: memory while TDX is up: gone and back:$gone, busy:$busy, not back:$lost"
+    fi
     number=0
     while [ $number -lt "$(value tds)" ]; do
         set -- runnable half-built gone half-gone
@@ -38,6 +90,10 @@ if [ -e /dev/cleanslate ] && option tds=; then
         echo "td $1" > /dev/cleanslate && echo "linux: TD $number, $1"
         number=$((number + 1))
     done
+fi
+if option memory; then
+    memory
+    echo "linux: memory while there are TDs: gone and back:$gone, busy:$busy, not back:$lost"
 fi
 if [ -d /sys/kernel/cleanslate ]; then
     for file in /sys/kernel/cleanslate/* /sys/kernel/cleanslate/pages/*; do
@@ -59,14 +115,34 @@ fi
 echo "linux: $(grep -o -m 1 tdx_pw_mce /proc/cpuinfo || echo "no tdx_pw_mce") in /proc/cpuinfo"
 echo "linux: user space, $(uname -r), $(grep -c ^processor /proc/cpuinfo) CPUs"
 line="console=ttyS0 panic=-1 nokaslr rdinit=/init"
+option consume && ! option crash && consume
 if option dump; then
-    echo "linux: the dump has $(dd if=/proc/vmcore bs=1M 2> /dev/null | wc -c) of $(stat -c %s /proc/vmcore) bytes"
+    /next/dump /proc/vmcore "[Hardware Error]: virt/tdx: " "[Hardware Error]: RIP "
+elif option race=; then
+    left=$(value race)
+    cp /sys/firmware/initrd /initrd
+    # In the background, until this kernel has gone.
+    loads=0
+    while :; do
+        insmod /modules/cleanslate.ko policy=tracked && rmmod cleanslate && loads=$((loads + 1))
+        echo $loads > /loads
+    done 2> /dev/null &
+    images=0
+    while [ $images -lt 8 ] || [ "$(cat /loads 2> /dev/null || echo 0)" -lt 8 ]; do
+        /next/jump -l /next/self/bzImage /next/self/initrd "$line" && /next/jump -u && images=$((images + 1))
+    done
+    echo "linux: race: $images images and $(cat /loads) modules were loaded and unloaded, $left to go"
+    if [ "$left" -gt 1 ]; then
+        /next/jump /next/self/bzImage /initrd "$line retain_initrd cleanslate.race=$((left - 1))"
+    else
+        /next/jump /next/self/bzImage /next/self/initrd "$line"
+    fi
 elif option kexec=; then
     next=/next/$(value kexec)
     echo "linux: kexec"
     /next/jump $next/bzImage $next/initrd "$line $(value next | tr , ' ')"
 elif option crash; then
-    /next/jump -p /next/self/bzImage /next/self/initrd "$line nr_cpus=1 cleanslate.dump" && echo "linux: crash kernel loaded"
+    /next/jump -p /next/self/bzImage /next/self/initrd "$line nr_cpus=1 $(option stuck && echo no_timer_check) cleanslate.dump" && echo "linux: crash kernel loaded"
     if option wild; then
         while read -r base end; do
             insmod /next/cleanslate_wild.ko address="$base" pages=$(((end - base) / 4096 < 16 ? (end - base) / 4096 : 16))
@@ -74,6 +150,11 @@ elif option crash; then
         done < /sys/kernel/cleanslate/pamt
     fi
     echo "linux: crash"
+    option consume && consume
+    while option stuck; do
+        # Again if it came to run on the CPU that is to be stuck.
+        insmod /next/cleanslate_stuck.ko
+    done
     echo c > /proc/sysrq-trigger
 fi
 poweroff -f
@@ -116,7 +197,9 @@ pub(super) type Entry<'p> = (&'p str, &'p Path);
 pub(super) fn write(path: &Path, busybox: &Path, files: &[Entry<'_>]) -> Result<()> {
     let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
     let mut archive = Archive { bytes: Vec::new(), inode: 0 };
-    for directory in ["dev", "proc", "sys", "bin", "modules", "modules/last", "next", "next/self", "next/stock"] {
+    for directory in
+        ["dev", "proc", "sys", "bin", "modules", "modules/last", "unknown", "next", "next/self", "next/stock"]
+    {
         archive.add(directory, DIRECTORY, (0, 0), &[]);
     }
     archive.add("dev/console", CHARACTER_DEVICE, (5, 1), &[]);

@@ -111,12 +111,46 @@ pub(crate) fn build_module(args: &ModuleArgs) -> Result<bool> {
         let build = folder.join("build").canonicalize();
         let build = build.with_context(|| format!("run `cargo xtask linux {}` first", kernel.name()))?;
         let module = module::build(&build, &folder.join("cleanslate"))?;
-        pack(kernel, &[("modules/cleanslate.ko", &module)], "initrd-module")?;
+        // The test modules may be newer than the Linux that was provided.
+        programs(&modules(&folder, &build, test_modules(kernel))?)?;
+        pack_next(kernel)?;
+        let strangers = strangers(kernel, &module)?;
+        let mut files = vec![("modules/cleanslate.ko", module.as_path())];
+        files.extend(strangers.iter().map(|(name, path)| (name.as_str(), path.as_path())));
+        pack(kernel, &files, "initrd-module")?;
         println!("{}", module.display());
         some = true;
     }
     ensure!(some, "there is no kernel to build for: run `cargo xtask linux stock-6.12` (or `tdx`) first");
     Ok(true)
+}
+
+/// Copies of the module for kernels that there are not: of each the name of one function is changed, and this kernel has none of that name.
+/// The file has the name of the function as it was.
+fn strangers(kernel: Kernel, module: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let mut functions = vec!["machine_kexec_prepare", "kdump_nmi_callback"];
+    if kernel != Kernel::Stock612 {
+        functions.push("__seamcall_ret");
+    }
+    let part_of_a_name = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
+    let mut made = Vec::new();
+    for function in functions {
+        let name = format!("unknown/{function}.ko");
+        let path = module.with_file_name(format!("unknown-{function}.ko"));
+        run(Command::new("objcopy").arg("--strip-debug").arg(module).arg(&path))?;
+        let mut bytes = fs::read(&path)?;
+        let text = [function.as_bytes(), &[0]].concat();
+        let last = text.len() - 2;
+        let whole = |at: &usize| bytes[*at..].starts_with(&text) && !part_of_a_name(bytes[..*at].last());
+        let places: Vec<usize> = (0..bytes.len()).filter(whole).collect();
+        ensure!(!places.is_empty(), "{} does not name {function}", module.display());
+        for at in places {
+            bytes[at + last] = b'X';
+        }
+        fs::write(&path, bytes)?;
+        made.push((name, path));
+    }
+    Ok(made)
 }
 
 /// The first Linux's initrd: the test modules, these files, and the next Linuxes.
@@ -125,11 +159,13 @@ fn pack(kernel: Kernel, more: &[initrd::Entry<'_>], name: &str) -> Result<()> {
     let (place, busybox) = (folder.join("modules"), folder.join("root/bin/busybox"));
     let (enable, jump) = (place.join("cleanslate_enable.ko"), place.join("jump"));
     let (tds, wild) = (place.join("cleanslate_tds.ko"), place.join("cleanslate_wild.ko"));
+    let stuck = place.join("cleanslate_stuck.ko");
     let (image, next) = (folder.join("bzImage"), folder.join("next-initrd"));
     let stock = find(Kernel::Stock).ok();
     let mut files: Vec<initrd::Entry<'_>> = vec![
         ("next/jump", &jump),
         ("next/cleanslate_wild.ko", &wild),
+        ("next/cleanslate_stuck.ko", &stuck),
         ("next/self/bzImage", &image),
         ("next/self/initrd", &next),
     ];
@@ -241,7 +277,7 @@ fn with_headers(folder: &Path, meta_package: &str) -> Result<PathBuf> {
 fn stock() -> Result<()> {
     let folder = folder(Kernel::Stock);
     let headers = with_headers(&folder, "linux-image-amd64")?;
-    let place = modules(&folder, &headers, &["cleanslate_use"])?;
+    let place = modules(&folder, &headers, test_modules(Kernel::Stock))?;
     let using = place.join("cleanslate_use.ko");
     initrd::write(&folder.join("initrd"), &folder.join("root/bin/busybox"), &[("modules/cleanslate_use.ko", &using)])
 }
@@ -254,20 +290,35 @@ fn stock_6_12() -> Result<()> {
         fs::remove_file(&link)?;
     }
     std::os::unix::fs::symlink(&headers, &link)?;
-    let place = modules(&folder, &headers, &["cleanslate_use", "cleanslate_wild"])?;
+    let place = modules(&folder, &headers, test_modules(Kernel::Stock612))?;
     finish(Kernel::Stock612, &place)
+}
+
+/// Programs for the root file systems: one kexecs, one reads a dump.
+const PROGRAMS: [&str; 2] = ["jump", "dump"];
+
+/// Builds them.
+fn programs(place: &Path) -> Result<()> {
+    for name in PROGRAMS {
+        let compile = ["-O2", "-static", "-Wall", "-Wextra", "-Werror", "-o"];
+        run(Command::new("cc").args(compile).arg(place.join(name)).arg(place.join(format!("{name}.c"))))?;
+    }
+    Ok(())
+}
+
+/// The root file system of a next Linux.
+fn pack_next(kernel: Kernel) -> Result<()> {
+    let folder = folder(kernel);
+    let place = folder.join("modules");
+    let (using, dump) = (place.join("cleanslate_use.ko"), place.join("dump"));
+    let files = [("modules/cleanslate_use.ko", using.as_path()), ("next/dump", &dump)];
+    initrd::write(&folder.join("next-initrd"), &folder.join("root/bin/busybox"), &files)
 }
 
 /// Programs and initrds of a Linux that kexecs.
 fn finish(kernel: Kernel, place: &Path) -> Result<()> {
-    let folder = folder(kernel);
-    run(Command::new("cc")
-        .args(["-O2", "-static", "-Wall", "-Wextra", "-Werror", "-o"])
-        .arg(place.join("jump"))
-        .arg(place.join("jump.c")))?;
-    let using = place.join("cleanslate_use.ko");
-    let busybox = folder.join("root/bin/busybox");
-    initrd::write(&folder.join("next-initrd"), &busybox, &[("modules/cleanslate_use.ko", &using)])?;
+    programs(place)?;
+    pack_next(kernel)?;
     pack(kernel, &[], "initrd")
 }
 
@@ -336,10 +387,7 @@ fn tdx(kernel: Kernel) -> Result<()> {
     let folder = folder(kernel);
     let build = folder.join("build");
     fs::create_dir_all(&build)?;
-    let (source, tests): (PathBuf, &[&str]) = match kernel {
-        Kernel::Tdx73 => (source_7_3(&folder)?, &["cleanslate_tds", "cleanslate_use", "cleanslate_wild"]),
-        _ => (source_6_12(&folder)?, &["cleanslate_enable", "cleanslate_use", "cleanslate_wild"]),
-    };
+    let source = if kernel == Kernel::Tdx73 { source_7_3(&folder)? } else { source_6_12(&folder)? };
     let make = || {
         let mut make = Command::new("make");
         make.arg("-s").arg("-C").arg(&source).arg(format!("O={}", build.display()));
@@ -362,17 +410,27 @@ fn tdx(kernel: Kernel) -> Result<()> {
     ensure!(status.success(), "Linux does not build");
     fs::copy(build.join("arch/x86/boot/bzImage"), folder.join("bzImage"))?;
     fetch(&folder, &["busybox-static"])?;
-    let place = modules(&folder, &build, tests)?;
+    let place = modules(&folder, &build, test_modules(kernel))?;
     finish(kernel, &place)
 }
 
 /// Test modules: `enable` makes Linux bring TDX up, because 6.12 has no caller of `tdx_enable()` in its tree; `tds` builds TDs as KVM does; `use` uses free memory as a
-/// driver may; `wild` writes where it must not.
+/// driver may; `wild` writes where it must not; `stuck` keeps a CPU from stopping.
+fn test_modules(kernel: Kernel) -> &'static [&'static str] {
+    match kernel {
+        Kernel::Stock => &["cleanslate_use"],
+        Kernel::Stock612 => &["cleanslate_use", "cleanslate_wild", "cleanslate_stuck"],
+        Kernel::Tdx => &["cleanslate_enable", "cleanslate_use", "cleanslate_wild", "cleanslate_stuck"],
+        Kernel::Tdx73 => &["cleanslate_tds", "cleanslate_use", "cleanslate_wild", "cleanslate_stuck"],
+    }
+}
+
+/// Builds test modules for a Linux.
 fn modules(folder: &Path, build: &Path, names: &[&str]) -> Result<PathBuf> {
     let place = folder.join("modules");
     fs::create_dir_all(&place)?;
-    for file in ["cleanslate_enable.c", "cleanslate_tds.c", "cleanslate_use.c", "cleanslate_wild.c", "jump.c"] {
-        fs::copy(root().join("bare/linux").join(file), place.join(file))?;
+    for file in names.iter().chain(&PROGRAMS).map(|name| format!("{name}.c")) {
+        fs::copy(root().join("bare/linux").join(&file), place.join(&file)).with_context(|| file.clone())?;
     }
     let objects: Vec<String> = names.iter().map(|name| format!("{name}.o")).collect();
     fs::write(place.join("Kbuild"), format!("obj-m := {}\n", objects.join(" ")))?;

@@ -83,7 +83,7 @@ impl Kernel {
 pub(crate) enum Format {
     /// People.
     Human,
-    /// Machines: one object, schema `cleanslate/boot`.
+    /// Machines: one object, schema `cleanslate/boot`; of several runs `cleanslate/boot-runs`, which has one such object for each.
     Json,
 }
 
@@ -145,6 +145,9 @@ pub(crate) struct BootArgs {
     /// Seconds after which the run has failed.
     #[arg(long, default_value_t = 180)]
     pub(crate) timeout: u64,
+    /// Boots so often in a row, whatever becomes of each.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) runs: u32,
     /// For whom the result is.
     #[arg(long, value_enum, default_value = "human")]
     pub(crate) format: Format,
@@ -168,18 +171,78 @@ impl BootArgs {
             append: String::new(),
             seamvisor: String::new(),
             timeout: 180,
+            runs: 1,
             format: Format::Human,
         }
     }
 }
 
-/// Boots once; true if the verdict is "clean".
+/// Boots; true if every verdict is "clean".
 pub(crate) fn boot(args: &BootArgs) -> Result<bool> {
     qemu::build()?;
+    if args.runs > 1 {
+        return boot_often(args);
+    }
     let report = qemu::run(args)?;
     match args.format {
         Format::Human => print!("{}", report.human()),
         Format::Json => println!("{}", serde_json::to_string_pretty(&report.json())?),
     }
     Ok(report.verdict() == report::Verdict::Clean)
+}
+
+/// The shortest, the one in the middle, the longest: in seconds. Of an even number the mean of the two in the middle.
+fn spread(mut seconds: Vec<f64>) -> (f64, f64, f64) {
+    seconds.sort_by(f64::total_cmp);
+    let at = |index: usize| seconds.get(index).copied().unwrap_or_default();
+    let middle = f64::midpoint(at(seconds.len().saturating_sub(1) / 2), at(seconds.len() / 2));
+    (at(0), middle, at(seconds.len().saturating_sub(1)))
+}
+
+/// Boots several times in a row. The logs of a run that is not clean are kept from the next one.
+fn boot_often(args: &BootArgs) -> Result<bool> {
+    let mut reports = Vec::new();
+    for number in 1..=args.runs {
+        let mut report = qemu::run(args)?;
+        let kept = if report.verdict() == report::Verdict::Clean { None } else { Some(report.keep(number)?) };
+        if args.format == Format::Human {
+            println!(
+                "run {number}: {} ({}), {:.1} s{}",
+                report.verdict().name(),
+                report.why(),
+                report.elapsed().as_secs_f64(),
+                kept.map(|folder| format!("; logs: {}", folder.display())).unwrap_or_default()
+            );
+        }
+        reports.push(report);
+    }
+    let clean = reports.iter().filter(|report| report.verdict() == report::Verdict::Clean).count();
+    let (min, median, max) = spread(reports.iter().map(|report| report.elapsed().as_secs_f64()).collect());
+    match args.format {
+        Format::Human => {
+            println!("{clean} of {} clean; min {min:.1} s, median {median:.1} s, max {max:.1} s", reports.len());
+        }
+        Format::Json => {
+            let object = serde_json::json!({
+                "schema": "cleanslate/boot-runs",
+                "version": 1,
+                "clean": clean,
+                "seconds": { "min": min, "median": median, "max": max },
+                "runs": reports.iter().map(report::Report::json).collect::<Vec<_>>(),
+            });
+            println!("{}", serde_json::to_string_pretty(&object)?);
+        }
+    }
+    Ok(clean == reports.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::spread;
+
+    #[test]
+    fn the_middle_of_times() {
+        assert_eq!(spread(vec![3.0, 1.0, 8.0]), (1.0, 3.0, 8.0));
+        assert_eq!(spread(vec![4.0, 1.0, 2.0, 9.0]), (1.0, 3.0, 9.0));
+    }
 }

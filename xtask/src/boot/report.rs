@@ -84,6 +84,16 @@ fn doubt(args: &BootArgs, summary: Option<&Value>) -> Option<String> {
     wrong.map(|count| format!("seamvisor counted {} {count}", summary[*count]))
 }
 
+/// The machine check that `cleanslate.consume` is about was taken by the kernel that had to take it: seamvisor saw it come while
+/// memory was private, and in the dump that kernel's own log has it, at the same instruction.
+fn taken_by_the_first(said: &str, check: &Value) -> bool {
+    let rip = check["rip"].as_str().and_then(|rip| rip.strip_prefix("0x")).unwrap_or("none");
+    let dumped =
+        said.lines().filter_map(|line| line.trim().strip_prefix("linux: the dump says: [Hardware Error]: RIP "));
+    check["private_then"].as_u64().is_some_and(|lines| lines > 0)
+        && dumped.into_iter().any(|line| line.contains(&format!("<{rip}>")))
+}
+
 impl Report {
     pub(super) fn read(
         args: &BootArgs,
@@ -97,7 +107,14 @@ impl Report {
         let events = events(&said);
         let summary = self::events(&logged).pop();
         let named = |name: &str| events.iter().any(|event| event["event"] == name);
-        let checks = summary.as_ref().and_then(|summary| summary["machine_checks"].as_array()).map_or(0, Vec::len);
+        let checks = summary.as_ref().and_then(|summary| summary["machine_checks"].as_array());
+        let checks = checks.map_or(&[][..], Vec::as_slice);
+        let wanted = args.crash && args.append.contains("cleanslate.consume");
+        // One that is wanted is as it must be; a second one is not, nor one that comes later.
+        let unwanted = match checks {
+            [check] if wanted => !taken_by_the_first(&said, check),
+            _ => !checks.is_empty(),
+        };
         // A Linux that kexecs into Linux must come to user space twice.
         let linuxes = match (args.guest, args.next) {
             (Guest::Linux, NextKernel::None) if !args.crash => 1,
@@ -121,6 +138,8 @@ impl Report {
             named("second-kernel") || named("hostile")
         };
         let doubt = if args.plain { None } else { doubt(args, summary.as_ref()) };
+        let doubt =
+            doubt.or((wanted && checks.is_empty()).then(|| "the first kernel did not consume poison".to_owned()));
         let panic = logged.lines().find(|line| line.contains("panicked") || line.contains("\"forged\""));
         // A kernel that panics says more after the reason.
         let panicked = said.lines().rfind(|line| line.contains("Kernel panic"));
@@ -128,7 +147,7 @@ impl Report {
         let last = last.unwrap_or("nothing at all").trim();
         let (verdict, why) = match status {
             _ if panic.is_some() => (Verdict::Failed, format!("seamvisor: {}", panic.unwrap_or_default())),
-            _ if checks > 0 || named("machine-check") => (Verdict::MachineCheck, "a kernel consumed poison".to_owned()),
+            _ if unwanted || named("machine-check") => (Verdict::MachineCheck, "a kernel consumed poison".to_owned()),
             _ if shutdown => (Verdict::Failed, format!("a CPU shut down (triple fault); the guest last said: {last}")),
             None => (Verdict::Failed, format!("not done after {} s; it last said: {last}", args.timeout)),
             Some(_) if came_to_the_end && doubt.is_some() => (Verdict::Failed, doubt.unwrap_or_default()),
@@ -166,6 +185,10 @@ impl Report {
         self.events.iter().find(|event| event["event"] == name).unwrap_or(&Value::Null)
     }
 
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.elapsed
+    }
+
     pub(crate) fn verdict(&self) -> Verdict {
         self.verdict
     }
@@ -177,6 +200,18 @@ impl Report {
     /// seamvisor's summary, or null.
     pub(crate) fn summary(&self) -> &Value {
         self.summary.as_ref().unwrap_or(&Value::Null)
+    }
+
+    /// Moves the logs into a folder of this number, where no later run overwrites them.
+    pub(crate) fn keep(&mut self, number: u32) -> Result<PathBuf> {
+        let folder = self.serial.with_file_name(format!("run-{number}"));
+        fs::create_dir_all(&folder)?;
+        for log in [&mut self.serial, &mut self.log] {
+            let kept = folder.join(log.file_name().context("a log has a name")?);
+            fs::rename(&*log, &kept).with_context(|| format!("cannot move {}", log.display()))?;
+            *log = kept;
+        }
+        Ok(folder)
     }
 
     /// seamvisor's log.

@@ -31,7 +31,12 @@ enum Also {
     Silent(&'static str),
     /// Pages by kind: the guest's count is seamvisor's.
     SamePages,
+    /// No kernel has complained of itself.
+    Calm,
 }
+
+/// What a kernel says when something is wrong with it.
+const COMPLAINTS: [&str; 5] = ["BUG:", "WARNING:", "Oops", "general protection fault", "unable to handle"];
 
 impl Also {
     /// Why it is not so.
@@ -52,6 +57,10 @@ impl Also {
             Self::Says(text) => (!report.said().contains(text)).then(|| format!("it never said {text:?}")),
             Self::Silent(text) => report.said().contains(text).then(|| format!("it said {text:?}")),
             Self::SamePages => different_pages(report),
+            Self::Calm => {
+                let line = report.said().lines().find(|line| COMPLAINTS.iter().any(|text| line.contains(text)));
+                line.map(|line| format!("a kernel complains: {}", line.trim()))
+            }
         }
     }
 }
@@ -151,6 +160,15 @@ fn tdx_linux() -> Vec<Case> {
         Also::Says("65728 lines of private memory reset in"),
         Also::Silent("may be left"),
     ];
+    const UNKNOWN: &[Also] = &[
+        Also::Reset,
+        USED,
+        Also::Calm,
+        Also::Says("this kernel's kdump_nmi_callbacX cannot be listened to"),
+        Also::Says("this kernel's machine_kexec_preparX cannot be listened to"),
+        Also::Says("this kernel's __seamcall_reX cannot be listened to"),
+        Also::Says("linux: /unknown/__seamcall_ret.ko is not let in"),
+    ];
     // Linux resets the PAMTs and gives them to others: they must not be written again.
     const FAILED: &[Also] =
         &[Also::Says("linux: cleanslate: mode failed"), Also::Reset, Also::Silent("lines of private memory reset")];
@@ -168,6 +186,11 @@ fn tdx_linux() -> Vec<Case> {
             clean("Linux kexecs into Linux, with cleanslate.ko, 4 CPUs", module(NextKernel::Own, 4), CLEAN),
             clean("Linux kexecs into Debian's, with cleanslate.ko, 4 CPUs", module(NextKernel::Stock, 4), CLEAN),
             clean("cleanslate.ko is loaded after TDX is up", late(), CLEAN),
+            clean(
+                "cleanslate.ko is for another kernel, and then it is for this one",
+                BootArgs { append: "cleanslate.unknown".to_owned(), ..module(NextKernel::Own, 2) },
+                UNKNOWN,
+            ),
             clean("Linux's own bring-up fails, with cleanslate.ko", fails(module(NextKernel::Own, 1)), FAILED),
             clean("cleanslate.ko is loaded after Linux's own bring-up has failed", fails(late()), FAILED),
             clean("Linux crashes, with cleanslate.ko, 4 CPUs", crash("tracked", 4), &[Also::ResetPoison]),
@@ -290,6 +313,13 @@ fn pool(mib: u64) -> String {
     format!("memmap={mib}M$0x30000000 cleanslate.cleanslate=pool_base=0x30000000,pool_bytes={}", mib << 20)
 }
 
+/// What `cleanslate.ko` says beside a machine check of the line that `cleanslate.consume` reads.
+const PAMT_LINE: &str = "PAMT_4K of TDMR 0 [0x0, 0x40000000), private: possible kernel bug";
+
+/// The kernel that read poison has said what that was, in the log that its dump has, and nothing of it is left to the crash kernel.
+const EXPLAINED: &[Also] =
+    &[Also::ResetPoison, Also::Says("linux: the dump says: [Hardware Error]: virt/tdx: "), Also::Says(PAMT_LINE)];
+
 /// Debian's kernel, which has no TDX host code: `cleanslate.ko` brings TDX up and builds TDs.
 fn stock_linux() -> Vec<Case> {
     if linux::initrd_with_module(Kernel::Stock612).is_err() {
@@ -330,6 +360,45 @@ fn stock_linux() -> Vec<Case> {
             ],
         ),
         clean("Debian's Linux crashes, 4 CPUs, 4 TDs", crash("tracked", 4), &[Also::ResetPoison]),
+        clean(
+            "Debian's Linux crashes, and a CPU does not stop",
+            BootArgs { append: "cleanslate.stuck".to_owned(), ..crash("tracked", 4) },
+            &[
+                Also::ResetPoison,
+                Also::Says("CPU 1 is stuck in an NMI"),
+                Also::Says("lines of private memory reset, but 1 CPUs may write some back"),
+            ],
+        ),
+        clean(
+            "Debian's Linux reads poison and crashes of it, 1 CPU",
+            BootArgs { append: "cleanslate.consume".to_owned(), ..crash("tracked", 1) },
+            EXPLAINED,
+        ),
+        clean(
+            "Debian's Linux reads poison and crashes of it, 4 CPUs",
+            BootArgs { append: "cleanslate.consume".to_owned(), ..crash("tracked", 4) },
+            EXPLAINED,
+        ),
+        dies(
+            "Debian's Linux reads poison, and there is no crash kernel",
+            BootArgs { append: "cleanslate.consume".to_owned(), ..boot("tracked", own, 2) },
+            Some("PAMT_4K"),
+            // On the console this time: nobody keeps it for a dump.
+            &[Also::Left, Also::Says(PAMT_LINE), Also::Says("Kernel panic - not syncing: Fatal local machine check")],
+        ),
+        clean(
+            "Debian's Linux: cleanslate.ko is for another kernel, and then it is for this one",
+            BootArgs { append: "cleanslate.unknown".to_owned(), ..boot("tracked", own, 2) },
+            &[
+                Also::Reset,
+                USED,
+                Also::Calm,
+                Also::Says("this kernel's kdump_nmi_callbacX cannot be listened to"),
+                Also::Says("linux: /unknown/kdump_nmi_callback.ko is not let in"),
+                Also::Says("this kernel's machine_kexec_preparX cannot be listened to"),
+                Also::Says("linux: /unknown/machine_kexec_prepare.ko is not let in"),
+            ],
+        ),
         dies("Debian's Linux crashes, and nobody resets anything", crash("none", 1), Some("PAMT_4K"), &[Also::Left]),
         clean(
             "Debian's Linux: PAMTs in memory that was reserved at boot",

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * dump FILE [TEXT]...: reads a dump to its end, says how much that was, and what there is in it that begins with one of these texts, as
+ * lines of the kernel's log do: one that dies of a machine check prints to its log only, because its console is not for that context.
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define PART (1 << 20)
+#define LONGEST 256
+
+static char buffer[LONGEST + PART];
+
+/* Up to LONGEST bytes. What has a % is a format in the kernel's text, and what has a quote the call of this program: no line of the log. */
+static void tell(const char *text)
+{
+	int size = 0;
+
+	while (size < LONGEST - 1 && text[size] >= ' ' && text[size] <= '~' && text[size] != '%' && text[size] != '"')
+		size++;
+	if (text[size] != '%' && text[size] != '"')
+		printf("linux: the dump says: %.*s\n", size, text);
+}
+
+/* What begins in the first SIZE bytes. */
+static void find(const char *text, size_t size)
+{
+	const char *at = buffer, *end = buffer + size;
+
+	while (at < end && (at = memmem(at, end - at + strlen(text), text, strlen(text)))) {
+		tell(at);
+		at++;
+	}
+}
+
+int main(int argc, char **argv)
+{
+	unsigned long long all = 0;
+	size_t kept = 0, size;
+	struct stat stat;
+	ssize_t got;
+	int file, text;
+
+	if (argc < 2 || (file = open(argv[1], O_RDONLY)) < 0 || fstat(file, &stat))
+		return 1;
+	for (; (got = read(file, buffer + kept, PART)) > 0; all += got) {
+		size = kept + got;
+		/* What begins too near the end waits for the next part. */
+		kept = size < LONGEST ? size : LONGEST;
+		for (text = 2; text < argc; text++)
+			find(argv[text], size - kept);
+		memmove(buffer, buffer + size - kept, kept);
+	}
+	printf("linux: the dump has %llu of %llu bytes\n", all, (unsigned long long)stat.st_size);
+	return got < 0;
+}
