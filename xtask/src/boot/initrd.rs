@@ -12,7 +12,8 @@ use anyhow::{Context, Result};
 /// it; `cleanslate.stuck` crashes with a CPU that does not stop. `cleanslate.memory` takes memory away and gives it back
 /// before, while and after TDX is brought up. `cleanslate.race=N` (with `retain_initrd`) loads and unloads cleanslate.ko and images side by
 /// side, and kexecs meanwhile, N times. `cleanslate.unknown` loads copies of cleanslate.ko for other kernels first,
-/// which must not get in. `cleanslate.tries` tries what must be refused. `cleanslate.late` loads cleanslate.ko last. `cleanslate.MODULE=A,B` are a module's parameters, `cleanslate.next=A,B` words for the next Linux.
+/// which must not get in. `cleanslate.tries` tries what must be refused. `cleanslate.late` loads cleanslate.ko last; `cleanslate.starve` with
+/// every allocation failing once before. `cleanslate.MODULE=A,B` are a module's parameters, `cleanslate.next=A,B` words for the next Linux.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin
@@ -32,6 +33,22 @@ consume() {
     read -r base end < /sys/kernel/cleanslate/pamt
     insmod /next/cleanslate_wild.ko address="$base" read=1
 }
+# With debugfs, where fault injection learns that allocations that may wait fail as well, and those of a single page.
+starve() {
+    option starve && [ "$1" = /modules/cleanslate.ko ] || return
+    mount -t debugfs debugfs /sys/kernel/debug
+    for kind in failslab fail_page_alloc; do
+        echo N > /sys/kernel/debug/$kind/ignore-gfp-wait
+        echo 0 > /sys/kernel/debug/$kind/verbose
+    done
+    echo N > /sys/kernel/debug/fail_page_alloc/ignore-gfp-highmem
+    echo 0 > /sys/kernel/debug/fail_page_alloc/min-order
+    /next/starve "$@"
+}
+load() {
+    starve "$1" $(value "$(basename "$1" .ko)" | tr , ' ')
+    insmod "$1" $(value "$(basename "$1" .ko)" | tr , ' ') && echo "linux: loaded $1"
+}
 
 late=
 for module in /modules/*.ko /modules/last/*.ko; do
@@ -41,9 +58,9 @@ for module in /modules/*.ko /modules/last/*.ko; do
         late=$module
         continue
     fi
-    insmod "$module" $(value "$(basename "$module" .ko)" | tr , ' ') && echo "linux: loaded $module"
+    load "$module"
 done
-[ -n "$late" ] && insmod "$late" && echo "linux: loaded $late"
+[ -n "$late" ] && load "$late"
 # Takes each block of memory away that can be, and gives it back; says what came of it, unless it is told not to.
 memory() {
     gone= busy= lost=
@@ -113,6 +130,7 @@ if option tries; then
     echo "td runnable" > /dev/cleanslate
 fi
 echo "linux: $(grep -o -m 1 tdx_pw_mce /proc/cpuinfo || echo "no tdx_pw_mce") in /proc/cpuinfo"
+[ -e /proc/lockdep_stats ] && echo "linux: lockdep is on: $(sed -n 's/^ *debug_locks: *//p' /proc/lockdep_stats)"
 echo "linux: user space, $(uname -r), $(grep -c ^processor /proc/cpuinfo) CPUs"
 line="console=ttyS0 panic=-1 nokaslr rdinit=/init"
 option consume && ! option crash && consume

@@ -23,7 +23,7 @@ pub(super) fn command_line(args: &BootArgs) -> String {
         Kernel::Tdx73 => {
             let _ = write!(line, " cleanslate.cleanslate_tds=tds={}", args.tds);
         }
-        Kernel::Stock612 if args.module => {
+        kernel if kernel.has_no_tdx_code() && args.module => {
             let _ = write!(line, " cleanslate.tds={}", args.tds);
         }
         _ => {}
@@ -32,7 +32,9 @@ pub(super) fn command_line(args: &BootArgs) -> String {
         let _ = write!(line, " cleanslate.cleanslate=policy={}", args.policy);
     }
     if args.crash {
-        line.push_str(" crashkernel=256M cleanslate.crash cleanslate.wild");
+        // KASAN takes an eighth of a crash kernel's memory, lockdep its tables.
+        let reserved = if args.kernel.debugs() { 448 } else { 256 };
+        let _ = write!(line, " crashkernel={reserved}M cleanslate.crash cleanslate.wild");
     } else if let Some(next) = match args.next {
         NextKernel::None => None,
         NextKernel::Own | NextKernel::Linux => Some("self"),
@@ -49,6 +51,7 @@ pub(super) fn command_line(args: &BootArgs) -> String {
 pub(crate) struct LinuxArgs {
     /// `stock`: Debian's package, unpacked. `stock-6.12`: Debian's 6.12 from its security archive, with headers. `tdx`: built from
     /// Debian's linux-source-6.12 (ten minutes of two cores). `tdx-7.3`: built from linux-source-7.3 of trixie-backports, unchanged.
+    /// `tdx-debug`, `host-debug`: 6.12 once more with lockdep, KASAN and fault injection, with TDX host support and without.
     #[arg(value_enum)]
     kernel: Kernel,
 }
@@ -93,7 +96,7 @@ pub(crate) struct ModuleArgs {
 
 /// Builds the module, and for the Linuxes of `cargo xtask linux` an initrd with it.
 pub(crate) fn build_module(args: &ModuleArgs) -> Result<bool> {
-    let ours = [Kernel::Tdx, Kernel::Tdx73, Kernel::Stock612];
+    let ours = [Kernel::Tdx, Kernel::Tdx73, Kernel::Stock612, Kernel::TdxDebug, Kernel::HostDebug];
     if let Some(version) = args.kernel.as_deref().filter(|name| ours.iter().all(|kernel| kernel.name() != *name)) {
         let headers = Path::new("/lib/modules").join(version).join("build").canonicalize().with_context(|| {
             format!("there are no headers of {version} here: on Debian, `apt-get install linux-headers-{version}`")
@@ -169,11 +172,15 @@ fn pack(kernel: Kernel, more: &[initrd::Entry<'_>], name: &str) -> Result<()> {
         ("next/self/bzImage", &image),
         ("next/self/initrd", &next),
     ];
+    let starve = place.join("starve");
+    if kernel.debugs() {
+        files.push(("next/starve", &starve));
+    }
     match kernel {
-        Kernel::Tdx => files.push(("modules/cleanslate_enable.ko", &enable)),
+        Kernel::Tdx | Kernel::TdxDebug => files.push(("modules/cleanslate_enable.ko", &enable)),
         // After cleanslate.ko, which must be there before the first TD.
         Kernel::Tdx73 => files.push(("modules/last/cleanslate_tds.ko", &tds)),
-        Kernel::Stock | Kernel::Stock612 => {}
+        Kernel::Stock | Kernel::Stock612 | Kernel::HostDebug => {}
     }
     if let Some(stock) = &stock {
         files.extend([("next/stock/bzImage", stock.image.as_path()), ("next/stock/initrd", stock.initrd.as_path())]);
@@ -196,7 +203,7 @@ pub(crate) fn provide(args: &LinuxArgs) -> Result<bool> {
     match args.kernel {
         Kernel::Stock => stock()?,
         Kernel::Stock612 => stock_6_12()?,
-        Kernel::Tdx | Kernel::Tdx73 => tdx(args.kernel)?,
+        Kernel::Tdx | Kernel::Tdx73 | Kernel::TdxDebug | Kernel::HostDebug => from_source(args.kernel)?,
     }
     let linux = find(args.kernel)?;
     println!("{}\n{}", linux.image.display(), linux.initrd.display());
@@ -294,8 +301,8 @@ fn stock_6_12() -> Result<()> {
     finish(Kernel::Stock612, &place)
 }
 
-/// Programs for the root file systems: one kexecs, one reads a dump.
-const PROGRAMS: [&str; 2] = ["jump", "dump"];
+/// Programs for the root file systems: one kexecs, one reads a dump, one lets allocations fail.
+const PROGRAMS: [&str; 3] = ["jump", "dump", "starve"];
 
 /// Builds them.
 fn programs(place: &Path) -> Result<()> {
@@ -323,14 +330,17 @@ fn finish(kernel: Kernel, place: &Path) -> Result<()> {
 }
 
 /// The source of Linux 6.12: Debian's package, installed.
-fn source_6_12(folder: &Path) -> Result<PathBuf> {
+fn source_6_12() -> Result<PathBuf> {
     const PACKED: &str = "/usr/src/linux-source-6.12.tar.xz";
     if !Path::new(PACKED).exists() {
         bail!("{PACKED} is missing: apt-get install --no-install-recommends linux-source-6.12 {BUILD_PACKAGES}");
     }
+    // One for all kernels that are built from it, each in a folder of its own.
+    let folder = folder(Kernel::Tdx);
+    fs::create_dir_all(&folder)?;
     let source = folder.join("linux-source-6.12");
     if !source.exists() {
-        run(Command::new("tar").arg("xf").arg(PACKED).arg("-C").arg(folder))?;
+        run(Command::new("tar").arg("xf").arg(PACKED).arg("-C").arg(&folder))?;
         // Its Kconfig excludes kexec, which is lifted; nothing else is changed.
         let kconfig = source.join("arch/x86/Kconfig");
         let text = fs::read_to_string(&kconfig)?;
@@ -382,12 +392,17 @@ fn source_7_3(folder: &Path) -> Result<PathBuf> {
 
 const BUILD_PACKAGES: &str = "flex bison bc libelf-dev libssl-dev kmod cpio xz-utils";
 
-/// A Linux with TDX host support, built from Debian's source.
-fn tdx(kernel: Kernel) -> Result<()> {
+/// A Linux built from Debian's source: with TDX host support, but for `host-debug`.
+fn from_source(kernel: Kernel) -> Result<()> {
     let folder = folder(kernel);
     let build = folder.join("build");
     fs::create_dir_all(&build)?;
-    let source = if kernel == Kernel::Tdx73 { source_7_3(&folder)? } else { source_6_12(&folder)? };
+    let source = if kernel == Kernel::Tdx73 { source_7_3(&folder)? } else { source_6_12()? };
+    let fragments: &[&str] = match kernel {
+        Kernel::TdxDebug => &["tdx-host.config", "debug.config"],
+        Kernel::HostDebug => &["tdx-host.config", "debug.config", "no-tdx-host.config"],
+        _ => &["tdx-host.config"],
+    };
     let make = || {
         let mut make = Command::new("make");
         make.arg("-s").arg("-C").arg(&source).arg(format!("O={}", build.display()));
@@ -396,14 +411,19 @@ fn tdx(kernel: Kernel) -> Result<()> {
     run(make().arg("tinyconfig"))
         .with_context(|| format!("apt-get install --no-install-recommends {BUILD_PACKAGES}"))?;
     let merge = source.join("scripts/kconfig/merge_config.sh");
-    let fragment = root().canonicalize()?.join("bare/linux/tdx-host.config");
-    run(Command::new(merge).args(["-m", "-O", "."]).arg(".config").arg(fragment).current_dir(&build))?;
+    let place = root().canonicalize()?.join("bare/linux");
+    let paths = fragments.iter().map(|fragment| place.join(fragment));
+    run(Command::new(merge).args(["-m", "-O", "."]).arg(".config").args(paths).current_dir(&build))?;
     run(make().arg("olddefconfig"))?;
-    ensure!(
-        fs::read_to_string(build.join(".config"))?.contains("CONFIG_INTEL_TDX_HOST=y"),
-        "INTEL_TDX_HOST did not stick: see {}/.config",
-        build.display()
-    );
+    // An option whose dependencies are not there goes without a word, and with it what the kernel is for.
+    let config = fs::read_to_string(build.join(".config"))?;
+    let wanted =
+        ["INTEL_TDX_HOST", "PROVE_LOCKING", "DEBUG_ATOMIC_SLEEP", "KASAN_VMALLOC", "FAILSLAB", "FAIL_PAGE_ALLOC"];
+    for (index, option) in wanted.into_iter().enumerate() {
+        let want = if index == 0 { kernel != Kernel::HostDebug } else { kernel.debugs() };
+        let is = config.lines().any(|line| line == format!("CONFIG_{option}=y"));
+        ensure!(is == want, "{option} is {is} and should be {want}: see {}/.config", build.display());
+    }
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     eprintln!("building Linux with {jobs} jobs: about ten minutes on two cores");
     let status = make().arg(format!("-j{jobs}")).args(["bzImage", "modules"]).status()?;
@@ -419,8 +439,10 @@ fn tdx(kernel: Kernel) -> Result<()> {
 fn test_modules(kernel: Kernel) -> &'static [&'static str] {
     match kernel {
         Kernel::Stock => &["cleanslate_use"],
-        Kernel::Stock612 => &["cleanslate_use", "cleanslate_wild", "cleanslate_stuck"],
-        Kernel::Tdx => &["cleanslate_enable", "cleanslate_use", "cleanslate_wild", "cleanslate_stuck"],
+        Kernel::Stock612 | Kernel::HostDebug => &["cleanslate_use", "cleanslate_wild", "cleanslate_stuck"],
+        Kernel::Tdx | Kernel::TdxDebug => {
+            &["cleanslate_enable", "cleanslate_use", "cleanslate_wild", "cleanslate_stuck"]
+        }
         Kernel::Tdx73 => &["cleanslate_tds", "cleanslate_use", "cleanslate_wild", "cleanslate_stuck"],
     }
 }

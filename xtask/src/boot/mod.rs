@@ -64,6 +64,12 @@ pub(crate) enum Kernel {
     /// Debian's source of 7.3, with TDX host support: it brings TDX up at boot, and KVM can build TDs.
     #[value(name = "tdx-7.3")]
     Tdx73,
+    /// As `tdx`, with lockdep, KASAN, fault injection and the like.
+    #[value(name = "tdx-debug")]
+    TdxDebug,
+    /// As `tdx-debug`, without TDX host code: `cleanslate.ko` brings TDX up, as in Debian's own.
+    #[value(name = "host-debug")]
+    HostDebug,
 }
 
 impl Kernel {
@@ -74,7 +80,19 @@ impl Kernel {
             Self::Stock612 => "stock-6.12",
             Self::Tdx => "tdx",
             Self::Tdx73 => "tdx-7.3",
+            Self::TdxDebug => "tdx-debug",
+            Self::HostDebug => "host-debug",
         }
+    }
+
+    /// Does `cleanslate.ko` bring TDX up in it?
+    pub(crate) fn has_no_tdx_code(self) -> bool {
+        matches!(self, Self::Stock612 | Self::HostDebug)
+    }
+
+    /// Is it one that looks for faults?
+    pub(crate) fn debugs(self) -> bool {
+        matches!(self, Self::TdxDebug | Self::HostDebug)
     }
 }
 

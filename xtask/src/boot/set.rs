@@ -33,10 +33,44 @@ enum Also {
     SamePages,
     /// No kernel has complained of itself.
     Calm,
+    /// Lockdep and KASAN were on to the end, in both kernels, and neither they nor anybody else had a complaint.
+    Quiet,
 }
 
-/// What a kernel says when something is wrong with it.
-const COMPLAINTS: [&str; 5] = ["BUG:", "WARNING:", "Oops", "general protection fault", "unable to handle"];
+/// How complaints of Linux begin, or what is in each of a kind.
+const COMPLAINTS: [&str; 12] = [
+    "BUG:",
+    "WARNING:",
+    "KASAN",
+    "Oops",
+    "possible circular locking",
+    "possible recursive locking",
+    "inconsistent lock state",
+    "suspicious RCU usage",
+    "cannot create duplicate",
+    "ODEBUG",
+    "blocked for more than",
+    "self-detected stall",
+];
+
+/// What a kernel complains of, itself included.
+fn complaint(report: &Report) -> Option<String> {
+    let line = report.said().lines().find(|line| COMPLAINTS.iter().any(|complaint| line.contains(complaint)));
+    line.map(|line| format!("Linux complains: {}", line.trim()))
+}
+
+/// Why a run of a kernel that looks for faults does not count as one without. A crash kernel has a user space of its own, too.
+fn not_watched(report: &Report) -> Option<String> {
+    let count = |text: &str| report.said().matches(text).count();
+    let kernels = count("linux: user space");
+    for (what, text) in [("KASAN", "kasan: KernelAddressSanitizer initialized"), ("lockdep", "linux: lockdep is on: 1")]
+    {
+        if kernels == 0 || count(text) < kernels {
+            return Some(format!("{what} was not on in each of {kernels} kernels"));
+        }
+    }
+    None
+}
 
 impl Also {
     /// Why it is not so.
@@ -57,10 +91,8 @@ impl Also {
             Self::Says(text) => (!report.said().contains(text)).then(|| format!("it never said {text:?}")),
             Self::Silent(text) => report.said().contains(text).then(|| format!("it said {text:?}")),
             Self::SamePages => different_pages(report),
-            Self::Calm => {
-                let line = report.said().lines().find(|line| COMPLAINTS.iter().any(|text| line.contains(text)));
-                line.map(|line| format!("a kernel complains: {}", line.trim()))
-            }
+            Self::Calm => complaint(report),
+            Self::Quiet => not_watched(report).or_else(|| complaint(report)),
         }
     }
 }
@@ -126,6 +158,7 @@ fn cases() -> Vec<Case> {
     cases.extend(tdx_linux());
     cases.extend(stock_linux());
     cases.extend(newest_linux());
+    cases.extend(debug_linux());
     cases
 }
 
@@ -308,6 +341,62 @@ fn newest_linux() -> Vec<Case> {
     cases
 }
 
+/// A Linux that looks for faults of `cleanslate.ko`.
+fn debug_linux() -> Vec<Case> {
+    let boot = |kernel, cpus, append: &str| BootArgs {
+        guest: Guest::Linux,
+        kernel,
+        module: true,
+        tds: 4,
+        cpus,
+        append: append.to_owned(),
+        memory: 1536,
+        timeout: 900,
+        ..BootArgs::firstkernel()
+    };
+    let crash = |kernel| BootArgs { crash: true, ..boot(kernel, 4, "") };
+    let clean = |name, args, also| Case { name, args, verdict: Verdict::Clean, kind: None, also };
+    const KEXEC: &[Also] = &[Also::Reset, USED, Also::Quiet];
+    const STARVED: &[Also] = &[Also::Reset, USED, Also::Quiet, Also::Says("linux: insmod failed at ")];
+    const CRASH: &[Also] = &[Also::ResetPoison, Also::Quiet];
+    let there = |kernel: &Kernel| linux::initrd_with_module(*kernel).is_ok();
+    let mut cases = Vec::new();
+    if there(&Kernel::TdxDebug) {
+        cases.extend([
+            clean("lockdep and KASAN: kexec, 1 CPU", boot(Kernel::TdxDebug, 1, ""), KEXEC),
+            clean("lockdep and KASAN: kexec, 4 CPUs", boot(Kernel::TdxDebug, 4, ""), KEXEC),
+            clean(
+                "lockdep and KASAN: cleanslate.ko is loaded late",
+                boot(Kernel::TdxDebug, 2, "cleanslate.late"),
+                KEXEC,
+            ),
+            clean("lockdep and KASAN: crash, 4 CPUs", crash(Kernel::TdxDebug), CRASH),
+            clean(
+                "every allocation of loading cleanslate.ko fails once",
+                boot(Kernel::TdxDebug, 2, "cleanslate.starve"),
+                STARVED,
+            ),
+        ]);
+    }
+    if there(&Kernel::HostDebug) {
+        cases.extend([
+            clean("lockdep and KASAN: TDX by cleanslate.ko, 1 CPU", boot(Kernel::HostDebug, 1, ""), KEXEC),
+            clean(
+                "lockdep and KASAN: TDX by cleanslate.ko, 4 CPUs",
+                boot(Kernel::HostDebug, 4, "cleanslate.tries"),
+                KEXEC,
+            ),
+            clean("lockdep and KASAN: TDX by cleanslate.ko, crash, 4 CPUs", crash(Kernel::HostDebug), CRASH),
+            clean(
+                "every allocation of loading cleanslate.ko as host fails once",
+                boot(Kernel::HostDebug, 2, "cleanslate.starve"),
+                STARVED,
+            ),
+        ]);
+    }
+    cases
+}
+
 /// Memory for PAMTs that Linux leaves alone from the beginning.
 fn pool(mib: u64) -> String {
     format!("memmap={mib}M$0x30000000 cleanslate.cleanslate=pool_base=0x30000000,pool_bytes={}", mib << 20)
@@ -462,7 +551,7 @@ pub(crate) fn run_all(only: &str) -> Result<Counts> {
         println!("skipped: boots of Linux (run `cargo xtask linux stock` once)");
         counts.skipped += 1;
     }
-    for kernel in [Kernel::Stock612, Kernel::Tdx, Kernel::Tdx73] {
+    for kernel in [Kernel::Stock612, Kernel::Tdx, Kernel::Tdx73, Kernel::TdxDebug, Kernel::HostDebug] {
         if linux::is_there(kernel) && linux::initrd_with_module(kernel).is_err() {
             println!("skipped: boots with cleanslate.ko on {} (run `cargo xtask linux-module` once)", kernel.name());
             counts.skipped += 1;
@@ -477,6 +566,15 @@ pub(crate) fn run_all(only: &str) -> Result<Counts> {
             println!(
                 "skipped: boots of a Linux with TDX host support (run `cargo xtask linux {}` once)",
                 kernel.name()
+            );
+            counts.skipped += 1;
+        }
+    }
+    for kernel in [Kernel::TdxDebug, Kernel::HostDebug] {
+        if !linux::is_there(kernel) {
+            let name = kernel.name();
+            println!(
+                "skipped: boots of a Linux with lockdep, KASAN and fault injection (run `cargo xtask linux {name}` once)"
             );
             counts.skipped += 1;
         }
