@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * starve MODULE [PARAMETER...]: loads a module with its first allocation failing, then with its second, and so on, until a load comes to
- * its end before the failure does; that one is unloaded too. Needs a kernel with fault injection. What a failing load leaves behind is the
- * kernel's to find: KASAN, lockdep, a name that is there twice.
+ * its end before the failure does; that one is unloaded too. starve -w FILE TEXT: the same with writes of TEXT to FILE. Needs a kernel with
+ * fault injection. What a failure leaves behind is the kernel's to find: KASAN, lockdep, a name that is there twice.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -13,7 +13,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Allocations of one load at most. */
+/* Allocations of one attempt at most. */
 #define MOST 20000
 
 static int fail_nth;
@@ -64,55 +64,65 @@ static void *contents(const char *path, size_t *size)
 
 int main(int argc, char **argv)
 {
-	unsigned int number, failed = 0, survived = 0, others = 0;
-	char parameters[256] = "", name[64], *end;
-	size_t size;
-	void *module;
-	int index;
+	unsigned int number, unused, failed = 0, survived = 0, others = 0;
+	const char *what, *word;
+	char name[64] = "", parameters[256] = "";
+	int index, why, file = -1;
+	void *module = NULL;
+	size_t size = 0;
 
-	if (argc < 2) {
-		fputs("usage: starve MODULE [PARAMETER...]\n", stderr);
+	if (argc < 2 || (!strcmp(argv[1], "-w") && argc != 4)) {
+		fputs("usage: starve MODULE [PARAMETER...], starve -w FILE TEXT\n", stderr);
 		return 2;
 	}
-	for (index = 2; index < argc; index++) {
-		strncat(parameters, argv[index], sizeof(parameters) - strlen(parameters) - 2);
-		strcat(parameters, " ");
+	if (!strcmp(argv[1], "-w")) {
+		what = argv[2];
+		word = argv[3];
+		file = open(what, O_WRONLY);
+	} else {
+		what = argv[1];
+		word = "insmod";
+		for (index = 2; index < argc; index++) {
+			strncat(parameters, argv[index], sizeof(parameters) - strlen(parameters) - 2);
+			strcat(parameters, " ");
+		}
+		snprintf(name, sizeof(name), "%s", strrchr(what, '/') ? strrchr(what, '/') + 1 : what);
+		name[strcspn(name, ".")] = 0;
+		module = contents(what, &size);
 	}
-	snprintf(name, sizeof(name), "%s", strrchr(argv[1], '/') ? strrchr(argv[1], '/') + 1 : argv[1]);
-	end = strstr(name, ".ko");
-	if (end)
-		*end = 0;
-	module = contents(argv[1], &size);
 	fail_nth = open("/proc/self/fail-nth", O_RDWR);
-	if (!module || fail_nth < 0) {
-		perror(module ? "starve: /proc/self/fail-nth" : argv[1]);
+	if ((!module && file < 0) || fail_nth < 0) {
+		perror(fail_nth < 0 ? "starve: /proc/self/fail-nth" : what);
 		return 2;
 	}
 	for (number = 1; number <= MOST; number++) {
-		int why;
-		unsigned int unused;
-
 		set_failure(number);
-		why = syscall(SYS_init_module, module, size, parameters) ? errno : 0;
+		if (module)
+			why = syscall(SYS_init_module, module, size, parameters) ? errno : 0;
+		else
+			why = write(file, word, strlen(word)) < 0 ? errno : 0;
 		unused = left();
 		set_failure(0);
+		/* It is there since an attempt that needed no such allocation. */
+		if (unused && why == EEXIST && survived)
+			why = 0;
 		if (unused && why) {
-			printf("starve: allocation %u was not reached, and yet: %s\n", number, strerror(why));
+			printf("starve: allocation %u of %s was not reached, and yet: %s\n", number, word, strerror(why));
 			return 1;
 		}
 		if (why) {
 			failed++;
 			if (why != ENOMEM && others++ < 10)
-				printf("starve: allocation %u fails: %s\n", number, strerror(why));
+				printf("starve: without allocation %u of %s: %s\n", number, word, strerror(why));
 			continue;
 		}
-		if (syscall(SYS_delete_module, name, O_NONBLOCK)) {
-			printf("starve: allocation %u fails, the module is loaded and stays (%s); insmod failed at %u allocations before\n",
-			       number, strerror(errno), failed);
-			return unused ? 0 : 3;
+		if (module && syscall(SYS_delete_module, name, O_NONBLOCK)) {
+			printf("starve: %s failed at %u allocations; without the next one it went well, and the module stays: %s\n", word,
+			       failed, strerror(errno));
+			return 1;
 		}
 		if (unused) {
-			printf("linux: insmod failed at %u allocations (%u not for want of memory), went well without %u, then loaded\n",
+			printf("linux: %s failed at %u allocations (%u not for want of memory), went well without %u, then as ever\n", word,
 			       failed, others, survived);
 			return 0;
 		}

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 /// before, while and after TDX is brought up. `cleanslate.race=N` (with `retain_initrd`) loads and unloads cleanslate.ko and images side by
 /// side, and kexecs meanwhile, N times. `cleanslate.unknown` loads copies of cleanslate.ko for other kernels first,
 /// which must not get in. `cleanslate.tries` tries what must be refused. `cleanslate.late` loads cleanslate.ko last; `cleanslate.starve` with
-/// every allocation failing once before. `cleanslate.MODULE=A,B` are a module's parameters, `cleanslate.next=A,B` words for the next Linux.
+/// every allocation failing once before, and so with the bring-up and the TDs. `cleanslate.MODULE=A,B` are a module's parameters, `cleanslate.next=A,B` words for the next Linux.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin
@@ -35,8 +35,8 @@ consume() {
 }
 # With debugfs, where fault injection learns that allocations that may wait fail as well, and those of a single page.
 starve() {
-    option starve && [ "$1" = /modules/cleanslate.ko ] || return
-    mount -t debugfs debugfs /sys/kernel/debug
+    option starve || return 1
+    [ -e /sys/kernel/debug/failslab ] || mount -t debugfs debugfs /sys/kernel/debug
     for kind in failslab fail_page_alloc; do
         echo N > /sys/kernel/debug/$kind/ignore-gfp-wait
         echo 0 > /sys/kernel/debug/$kind/verbose
@@ -46,7 +46,7 @@ starve() {
     /next/starve "$@"
 }
 load() {
-    starve "$1" $(value "$(basename "$1" .ko)" | tr , ' ')
+    [ "$1" = /modules/cleanslate.ko ] && starve "$1" $(value "$(basename "$1" .ko)" | tr , ' ')
     insmod "$1" $(value "$(basename "$1" .ko)" | tr , ' ') && echo "linux: loaded $1"
 }
 
@@ -92,7 +92,7 @@ if [ -e /dev/cleanslate ] && option tds=; then
             echo "linux: memory went and came in $rounds rounds beside the bring-up, $refused times it was busy"
         ) &
     fi
-    echo up > /dev/cleanslate && echo "linux: TDX is up"
+    starve -w /dev/cleanslate up || echo up > /dev/cleanslate && echo "linux: TDX is up"
     if option memory; then
         : > /up
         wait
@@ -104,6 +104,7 @@ if [ -e /dev/cleanslate ] && option tds=; then
     while [ $number -lt "$(value tds)" ]; do
         set -- runnable half-built gone half-gone
         shift $((number % 4))
+        starve -w /dev/cleanslate "td $1"
         echo "td $1" > /dev/cleanslate && echo "linux: TD $number, $1"
         number=$((number + 1))
     done

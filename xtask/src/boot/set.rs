@@ -354,7 +354,7 @@ fn debug_linux() -> Vec<Case> {
         timeout: 900,
         ..BootArgs::firstkernel()
     };
-    let crash = |kernel| BootArgs { crash: true, ..boot(kernel, 4, "") };
+    let crash = |kernel| BootArgs { crash: true, memory: 1024, ..boot(kernel, 4, "") };
     let clean = |name, args, also| Case { name, args, verdict: Verdict::Clean, kind: None, also };
     const KEXEC: &[Also] = &[Also::Reset, USED, Also::Quiet];
     const STARVED: &[Also] = &[Also::Reset, USED, Also::Quiet, Also::Says("linux: insmod failed at ")];
