@@ -60,7 +60,21 @@ impl fmt::Display for InputError {
 
 impl std::error::Error for InputError {}
 
-/// The text without leading and trailing blanks, without control characters, and not longer than an error message bears.
+/// Characters that are not seen and change what is: they turn the order of what follows on a terminal, or end a line in some programs.
+pub(crate) fn is_steering(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A text of more than one line, with what steers a terminal escaped.
+pub(crate) fn harmless(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        if c != '\n' && (c.is_control() || is_steering(c)) { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
+}
+
+/// The text without leading and trailing blanks, without control characters and the like, and not longer than an error message bears.
 pub(crate) fn excerpt(text: &str) -> String {
     let mut out = String::new();
     for c in text.trim().chars() {
@@ -68,7 +82,7 @@ pub(crate) fn excerpt(text: &str) -> String {
             out.push_str("...");
             break;
         }
-        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+        if c.is_control() || is_steering(c) { out.extend(c.escape_default()) } else { out.push(c) }
     }
     out
 }
@@ -229,4 +243,21 @@ pub enum Rule {
         /// The rule.
         rule: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{excerpt, harmless};
+
+    #[test]
+    fn what_steers_a_terminal_is_escaped() {
+        for steering in
+            ["\u{202a}", "\u{202e}", "\u{2066}", "\u{2069}", "\u{200f}", "\u{2028}", "\u{61c}", "\u{1b}", "\u{7}"]
+        {
+            let out = excerpt(&format!("module {steering}dezilaitini"));
+            assert!(!out.contains(steering) && out.contains("\\u{"), "{out}");
+        }
+        assert_eq!(harmless("two\nlines\u{202e}"), "two\nlines\\u{202e}");
+        assert_eq!(excerpt(" Xeon\u{ae} é 漢字 "), "Xeon\u{ae} é 漢字");
+    }
 }

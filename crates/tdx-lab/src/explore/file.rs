@@ -11,7 +11,7 @@ use toml::Spanned;
 use super::scenario::{Expect, Scenario, Step, What};
 use crate::{
     host::{Host, HostOptions},
-    input::{InputError, Rule},
+    input::{InputError, Rule, harmless},
     tds::{GUEST_PAGES, Move},
 };
 
@@ -205,7 +205,7 @@ impl Source<'_> {
             marked_pages: parsed.expect.marked_pages,
             instants: parsed.expect.instants,
         };
-        let (name, about) = (name.clone(), parsed.about.clone());
+        let (name, about) = (name.clone(), harmless(&parsed.about));
         Ok(Scenario { name, about, host, module, dynamic_pamt, policy, kexec, panic, steps, concurrent, expect })
     }
 

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     bootlog::{check_cmr, check_key_ids},
     cpu_model::{NAMED, SAPPHIRE_RAPIDS},
-    input::{At, InputError, Rule},
+    input::{At, InputError, Rule, excerpt},
     size,
 };
 
@@ -136,7 +136,7 @@ impl Source<'_> {
         let cpu = or_assume(cpu, SAPPHIRE_RAPIDS, &mut assumptions, Assumption::Cpu);
         let (packages, cpus) = self.cpus(&parsed.cpu, &mut assumptions)?;
         let logged = Logged { pamt_kb: parsed.tdx.linux_pamt_kb, ..Logged::default() };
-        let name = parsed.name.clone().unwrap_or_else(|| self.file.to_owned());
+        let name = parsed.name.as_deref().map_or_else(|| self.file.to_owned(), excerpt);
         Ok(Host { name, memory, cmrs, key_ids, cpu, packages, cpus, logged, assumptions })
     }
 

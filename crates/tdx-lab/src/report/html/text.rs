@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use crate::input::is_steering;
+
 /// Text that may hold anything.
 pub(super) struct Text<'a>(pub(super) &'a str);
 
@@ -14,7 +16,7 @@ impl fmt::Display for Text<'_> {
                 '>' => f.write_str("&gt;")?,
                 '"' => f.write_str("&quot;")?,
                 '\'' => f.write_str("&#39;")?,
-                c if c.is_control() && c != '\n' => f.write_str("&#xfffd;")?,
+                c if c.is_control() && c != '\n' || is_steering(c) => f.write_str("&#xfffd;")?,
                 c => fmt::Write::write_char(f, c)?,
             }
         }
