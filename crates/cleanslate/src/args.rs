@@ -14,7 +14,8 @@ use tdx_lab::{
 /// Brings up TDX on the memory of a real host, in software, and shows what the next kernel finds after a kexec.
 ///
 /// The host comes from a boot log, /proc/iomem or a TOML file; the TDX code is the product's own, the machine and the TDX
-/// module are emulated, line by line. Nothing here changes the machine it runs on, and nothing needs root.
+/// module are emulated, line by line. Nothing here changes the machine it runs on or needs root, but for `linux up` and
+/// `linux td-test`, which order the Linux module cleanslate.ko about; `check` and `collect` read, and see more as root.
 #[derive(Parser, Debug)]
 #[command(
     name = "cleanslate",

@@ -67,6 +67,7 @@ fn manual_pages_and_completions() {
     let folder = folder("man");
     assert!(run(&["man", folder.to_str().unwrap()]).status.success());
     let help = String::from_utf8(run(&["--help"]).stdout).unwrap();
+    assert!(help.contains("but for `linux up` and"), "what does change a machine is said: {help}");
     let commands: Vec<&str> = help
         .lines()
         .skip_while(|line| *line != "Commands:")
@@ -78,14 +79,39 @@ fn manual_pages_and_completions() {
     assert!(commands.len() >= 9, "{commands:?}");
     for name in &commands {
         let page = fs::read_to_string(folder.join(format!("cleanslate-{name}.1"))).unwrap();
-        assert!(page.contains(".SH SYNOPSIS") && page.contains("Examples:"), "{name}");
+        assert!(page.contains(".SH SYNOPSIS") && page.contains(".SH EXAMPLES\n.nf\n"), "{name}: {page}");
+        assert!(
+            page.lines().any(|line| line.starts_with("cleanslate ") || line.contains("| cleanslate ")),
+            "{name}: {page}"
+        );
     }
-    assert!(fs::read_to_string(folder.join("cleanslate.1")).unwrap().contains("Exit codes:"));
+    let root = fs::read_to_string(folder.join("cleanslate.1")).unwrap();
+    assert!(root.contains(".SH \"EXIT STATUS\"\n.nf\n"), "{root}");
+    // Every page that a page refers to is there, at any depth.
+    let mut references = 0;
+    for entry in fs::read_dir(&folder).unwrap() {
+        let page = fs::read_to_string(entry.unwrap().path()).unwrap();
+        for line in page.lines().filter(|line| line.starts_with("cleanslate") && line.ends_with("(1)")) {
+            let name = line.trim_end_matches("(1)").replace("\\-", "-");
+            assert!(folder.join(format!("{name}.1")).exists(), "{name}");
+            references += 1;
+        }
+    }
+    assert!(references >= commands.len() + 3, "{references}");
+    for name in ["status", "up", "td-test"] {
+        let page = fs::read_to_string(folder.join(format!("cleanslate-linux-{name}.1"))).unwrap();
+        assert!(page.contains(".SH SYNOPSIS"), "{name}");
+    }
     fs::remove_dir_all(folder).unwrap();
     for shell in ["bash", "zsh", "fish"] {
         let script = String::from_utf8(run(&["completions", shell]).stdout).unwrap();
-        for name in &commands {
+        for name in commands.iter().chain(&["td-test"]) {
             assert!(script.contains(name), "{shell}: {name}");
+        }
+        // What the help hides is not offered either.
+        let words = || script.split(|c: char| !c.is_alphanumeric() && !"_-".contains(c));
+        for hidden in ["man", "--root"] {
+            assert!(!words().any(|word| word == hidden), "{shell}: {hidden}");
         }
     }
 }
