@@ -1,6 +1,6 @@
 //! The command line: what can be asked. Decides nothing.
 
-use std::{path::PathBuf, sync::LazyLock};
+use std::{ops::RangeInclusive, path::PathBuf, sync::LazyLock};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tdx_abi::PhysAddr;
@@ -216,14 +216,25 @@ impl HostArgs {
     }
 }
 
-/// `11.5` or `11.5,38`, both above 0.
+/// What a bandwidth may be, in GB/s: a slow core of a virtual machine, and more than any machine has. Beyond, seconds are no numbers.
+const GIGABYTES: RangeInclusive<f64> = 0.001..=100_000.0;
+
+/// `11.5` or `11.5,38`.
 fn bandwidth(text: &str) -> Result<(f64, Option<f64>), String> {
-    let number = |text: &str| text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
+    let number = |text: &str| text.parse().ok().filter(|rate| GIGABYTES.contains(rate));
     let read = match text.split_once(',') {
         None => number(text).map(|one| (one, None)),
         Some((one, all)) => number(one).zip(number(all)).map(|(one, all)| (one, Some(all))),
     };
-    read.ok_or_else(|| "a bandwidth is written 11.5 or 11.5,38: GB/s of one core, and of all".to_owned())
+    match read {
+        Some((one, Some(all))) if all < one => Err("all cores together are at least as fast as one".to_owned()),
+        Some(read) => Ok(read),
+        None => Err(format!(
+            "a bandwidth is written 11.5 or 11.5,38: GB/s of one core, and of all, each from {} to {}",
+            GIGABYTES.start(),
+            GIGABYTES.end()
+        )),
+    }
 }
 
 fn address(text: &str) -> Result<PhysAddr, String> {

@@ -91,9 +91,19 @@ fn a_bandwidth_of_ones_own() {
         let (one, all) = (row["seconds_one_core"].as_f64().unwrap(), row["seconds_all_cores"].as_f64().unwrap());
         assert!((one - row["bytes"].as_f64().unwrap() / 1e10).abs() < 1e-9 && (one / all - 10.0).abs() < 1e-6, "{row}");
     }
-    for bad in ["0", "-1", "1,0", "nan", "1,2,3", "", "fast"] {
+    for bad in
+        ["0", "-1", "1,0", "nan", "inf", "1,2,3", "", "fast", "1e308", "1e-310", "1,1e308", "1e-4", "100001", "5,4"]
+    {
         let argument = format!("--bandwidth={bad}");
-        assert_eq!(run(&["plan", &argument]).code, 2, "{bad}");
+        let out = run(&["plan", &argument, "--format", "json"]);
+        assert_eq!((out.code, out.stdout.as_str()), (2, ""), "{bad}");
+        let rule = if bad == "5,4" { "all cores together are at least as fast as one" } else { "from 0.001 to 100000" };
+        assert!(out.stderr.contains(rule), "{bad}: {}", out.stderr);
+    }
+    for border in ["0.001", "100000", "5,5"] {
+        let cost = &run(&["plan", "--bandwidth", border, "--format", "json"]).json()["cost"];
+        let seconds = cost["kexec"].as_array().unwrap().iter().map(|row| row["seconds_one_core"].as_f64());
+        assert!(seconds.into_iter().all(|seconds| seconds.is_some_and(f64::is_finite)), "{border}");
     }
 }
 

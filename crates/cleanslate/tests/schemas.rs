@@ -88,7 +88,9 @@ fn plan() {
         planned += 1;
     }
     assert!(planned >= 9, "{planned}");
-    holds(&schema, &["plan", "--layout", "linux", "--bandwidth", "11.5,38"]);
+    for rates in ["11.5,38", "0.001", "100000"] {
+        holds(&schema, &["plan", "--layout", "linux", "--bandwidth", rates]);
+    }
     says_no(&schema, &holds(&schema, &["plan"]));
 }
 
