@@ -8,6 +8,7 @@ use tdx_lab::{
     host::{Host, HostOptions},
     input::InputError,
     kexec::{Hole, KexecOptions},
+    platform::Progress,
     size,
 };
 
@@ -207,10 +208,10 @@ pub(crate) struct HostArgs {
 }
 
 impl HostArgs {
-    pub(crate) fn read(&self) -> Result<Host, InputError> {
+    pub(crate) fn read(&self, progress: &dyn Progress) -> Result<Host, InputError> {
         let options = HostOptions { node_borders: self.node_border.clone() };
         match &self.host {
-            Some(path) => Host::from_path(path, &options),
+            Some(path) => Host::from_path_watched(path, &options, progress),
             None => Host::bundled(&options),
         }
     }

@@ -5,7 +5,7 @@ use std::{io::Write, process::ExitCode};
 use clap::Args;
 use tdx_lab::explain;
 
-use crate::{Stop, args::Format, args::OutputArgs, exit::Exit, human, unless_closed};
+use crate::{Stop, args::Format, args::OutputArgs, exit::Exit, human, progress, unless_closed};
 
 /// Explains a completion status, a register's value, a machine check, or why TDX did not come up in a boot log.
 ///
@@ -42,7 +42,7 @@ fn msr(text: &str) -> Result<tdx_host::platform::Msr, String> {
 pub(crate) fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<ExitCode, Stop> {
     let report = match args.msr {
         Some(msr) => explain::register(msr, &args.subject)?,
-        None => explain::subject(&args.subject)?,
+        None => explain::subject(&args.subject, &progress::Line::new())?,
     };
     unless_closed(match args.output.format {
         Format::Json => crate::json(out, &report),

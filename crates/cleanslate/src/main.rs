@@ -102,7 +102,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Stop> {
     let mut out = io::BufWriter::new(anstream::AutoStream::auto(io::stdout().lock()));
     let good = match &cli.command {
         Command::Kexec(args) => {
-            let host = args.host.read()?;
+            let host = args.host.read(&progress::Line::new())?;
             let report = kexec::run(&host, args.options(), &progress::Line::new())?;
             unless_closed(match args.output.format {
                 Format::Json => json(&mut out, &report),
@@ -135,7 +135,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Stop> {
 
 /// `plan`; true if there is a layout.
 fn planned(args: &args::PlanArgs, out: &mut impl Write) -> Result<bool, Stop> {
-    let host = args.host.read()?;
+    let host = args.host.read(&progress::Line::new())?;
     let assumed = Rates::assumed(&host);
     let rates = args.bandwidth.map_or(assumed, |(one, all)| Rates {
         one_core: one * 1e9,

@@ -60,7 +60,20 @@ impl State {
         if seconds < 0.5 || done == self.from {
             return String::new();
         }
+        // Of a pipe nobody knows the end.
+        if total == 0 {
+            return format!(", {rate:.0}/s");
+        }
         format!(", {rate:.0}/s, about {:.0} s left", total.saturating_sub(done) as f64 / rate)
+    }
+
+    /// The line.
+    fn text(&mut self, what: &'static str, now: Instant, done: u64, total: u64) -> String {
+        let estimate = self.estimate(what, now, done, total);
+        match done.saturating_mul(100).checked_div(total) {
+            Some(percent) => format!("{:3} %  {done} of {total} {what}{estimate}", percent.min(100)),
+            None => format!("{done} {what}{estimate}"),
+        }
     }
 }
 
@@ -71,16 +84,15 @@ impl Progress for Line {
         }
         let now = Instant::now();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let estimate = state.estimate(what, now, done, total);
+        let text = state.text(what, now, done, total);
         let due = state.shown.is_none_or(|shown| now.duration_since(shown) >= INTERVAL);
         if now.duration_since(self.start) < PATIENCE || !due {
             return;
         }
         state.shown = Some(now);
         ON_TERMINAL.store(true, Ordering::Relaxed);
-        let percent = done.saturating_mul(100).checked_div(total).unwrap_or(0).min(100);
         // A progress line that cannot be written is no reason to stop.
-        let _ = write!(io::stderr(), "\r{percent:3} %  {done} of {total} {what}{estimate}\x1b[K");
+        let _ = write!(io::stderr(), "\r{text}\x1b[K");
     }
 }
 
@@ -106,5 +118,8 @@ mod tests {
         assert_eq!(state.estimate("lines", at(10), 20, 100), ", 2/s, about 40 s left");
         assert_eq!(state.estimate("pages", at(11), 50, 60), "");
         assert_eq!(state.estimate("pages", at(13), 52, 60), ", 1/s, about 8 s left");
+        assert_eq!(state.text("pages", at(13), 52, 60), " 86 %  52 of 60 pages, 1/s, about 8 s left");
+        assert_eq!(state.text("MiB read", at(14), 1, 0), "1 MiB read");
+        assert_eq!(state.text("MiB read", at(15), 9, 0), "9 MiB read, 8/s");
     }
 }

@@ -21,3 +21,4 @@ pub mod report;
 pub mod size;
 pub mod tds;
 pub mod vectors;
+mod watched;

@@ -35,7 +35,7 @@ proptest! {
 
     #[test]
     fn any_text(text in "\\PC{0,80}") {
-        let _ = subject(&format!("/nowhere/{text}"));
+        let _ = subject(&format!("/nowhere/{text}"), &());
         let _ = msr(&text).map(|found| register(found, &text));
     }
 

@@ -16,7 +16,9 @@ use tdx_host::platform::Msr;
 
 use crate::{
     input::{InputError, Rule},
+    platform::Progress,
     report::{ExplainReport, Given, Subject},
+    watched::{self, Watched},
 };
 
 pub use leaves::may_return;
@@ -26,13 +28,13 @@ pub use msr::msr;
 /// Longest name of a file in an error.
 const NAME_LIMIT: usize = 512;
 
-/// A status by number or name, else a file; `-` is standard input.
+/// A status by number or name, else a file; `-` is standard input. A long file tells how far it is.
 ///
 /// # Errors
 /// A text that is neither, or a file that cannot be used.
-pub fn subject(text: &str) -> Result<ExplainReport, InputError> {
+pub fn subject(text: &str, progress: &dyn Progress) -> Result<ExplainReport, InputError> {
     if text == "-" {
-        return from_reader("<stdin>", io::stdin().lock());
+        return from_reader("<stdin>", watched::stdin(progress));
     }
     if let Some(value) = status::number(text) {
         let (found, given) = status::from_bits(value);
@@ -41,7 +43,7 @@ pub fn subject(text: &str) -> Result<ExplainReport, InputError> {
     if let Some(found) = status::named(text) {
         return Ok(ExplainReport::new(text, Subject::Status(status::explain(found, Given::Name))));
     }
-    file(text)
+    file(text, progress)
 }
 
 /// The value of a register.
@@ -61,7 +63,7 @@ pub fn register(msr: Msr, text: &str) -> Result<ExplainReport, InputError> {
     Ok(ExplainReport::new(text, Subject::Msr(msr::explain(msr, value))))
 }
 
-fn file(text: &str) -> Result<ExplainReport, InputError> {
+fn file(text: &str, progress: &dyn Progress) -> Result<ExplainReport, InputError> {
     let path = Path::new(text);
     let name = crate::input::excerpt(text);
     if text.len() > NAME_LIMIT || !path.exists() {
@@ -70,8 +72,9 @@ fn file(text: &str) -> Result<ExplainReport, InputError> {
     }
     let unreadable = |error: io::Error| InputError::of_file(&name, Rule::Unreadable(error.to_string()));
     let file = File::open(path).map_err(unreadable)?;
-    if file.metadata().map_err(unreadable)?.is_dir() {
+    let about = file.metadata().map_err(unreadable)?;
+    if about.is_dir() {
         return Err(InputError::of_file(&name, Rule::NotAValue("is a directory; give a kernel log in it".to_owned())));
     }
-    from_reader(&name, BufReader::with_capacity(1 << 16, file))
+    from_reader(&name, Watched::new(BufReader::with_capacity(1 << 16, file), about.len(), progress))
 }

@@ -19,6 +19,8 @@ use tdx_host::platform::{CpuModel, NodeRange};
 use crate::{
     bootlog::{BootLog, Failure, ModuleVersion},
     input::{At, InputError, Rule},
+    platform::Progress,
+    watched::{self, Watched},
 };
 
 pub use assumption::Assumption;
@@ -74,16 +76,26 @@ impl Host {
     /// # Errors
     /// A file that cannot be read or is none of these, a line that does not hold, or a log that has no memory in it.
     pub fn from_path(path: &Path, options: &HostOptions) -> Result<Self, InputError> {
+        Self::from_path_watched(path, options, &())
+    }
+
+    /// The same; a long file tells how far it is.
+    ///
+    /// # Errors
+    /// As [`Self::from_path`].
+    pub fn from_path_watched(path: &Path, options: &HostOptions, progress: &dyn Progress) -> Result<Self, InputError> {
         let name = path.display().to_string();
         if path.as_os_str() == "-" {
-            return Self::from_reader("<stdin>", io::stdin().lock(), options);
+            return Self::from_reader("<stdin>", watched::stdin(progress), options);
         }
         let unreadable = |error: io::Error| InputError::of_file(&name, Rule::Unreadable(error.to_string()));
         let file = File::open(path).map_err(unreadable)?;
-        if file.metadata().map_err(unreadable)?.is_dir() {
+        let about = file.metadata().map_err(unreadable)?;
+        if about.is_dir() {
             return Err(InputError::of_file(&name, Rule::Directory));
         }
-        Self::from_reader(&name, BufReader::with_capacity(1 << 16, file), options)
+        let reader = BufReader::with_capacity(1 << 16, file);
+        Self::from_reader(&name, Watched::new(reader, about.len(), progress), options)
     }
 
     /// Reads from any reader; `name` stands for the file in errors and reports.
