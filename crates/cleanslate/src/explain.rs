@@ -7,7 +7,7 @@ use tdx_lab::explain;
 
 use crate::{Stop, args::Format, args::OutputArgs, exit::Exit, human, progress, unless_closed};
 
-/// Explains a completion status, a register's value, a machine check, or why TDX did not come up in a boot log.
+/// Explains a completion status, an errno, a register's value, a machine check, or why TDX did not come up in a boot log.
 ///
 /// Says by which rule, and what the rule rests on. What it does not know it calls unknown, what a log does not decide undecidable.
 #[derive(Args, Debug)]
@@ -15,15 +15,16 @@ use crate::{Stop, args::Format, args::OutputArgs, exit::Exit, human, progress, u
 Examples:
   cleanslate explain 0xc000050500000000        a completion status: meaning, what to do, which leaf returns it
   cleanslate explain OPERAND_BUSY              the same by name
+  cleanslate explain -28                       an errno of a failed bring-up: which failures give it
   cleanslate explain --msr 0x87 0x200000001f   a register's value, as `rdmsr` prints it
   dmesg | cleanslate explain -                 why TDX did not come up; is a machine check poison or hardware
   cleanslate explain crash.log --format json   for programs (docs/schemas/explain.schema.json)
 
-A number of 16 digits without 0x is hex, as the kernel prints it. A file with the name of a number: give it with its folder, ./1234.
+A number of 16 digits without 0x is hex, as the kernel prints it; from -1 to -4095 it is an errno. A file with the name of a number: give it with its folder, ./1234.
 
 Exit codes: 0 if there is an explanation, also of a failure; 3 if the value is not known, nothing in the log is, or input cannot be used.")]
 pub(crate) struct ExplainArgs {
-    /// A completion status (hex, decimal or name), the file of a kernel log, or `-` for standard input.
+    /// A completion status (hex, decimal or name), an errno (-28, ENOSPC), the file of a kernel log, or `-` for standard input.
     #[arg(value_name = "VALUE|FILE", allow_negative_numbers = true)]
     subject: String,
     /// The value is that of this register: a number with 0x, or a name.

@@ -135,7 +135,7 @@ fn tap_is_tap() {
 #[test]
 fn verbose_shows_evidence_and_source_of_all() {
     let out = run(&["check", "--from", &machine("gnr-7.2"), "--verbose"]).stdout;
-    assert_eq!(out.matches("source: ").count(), 24, "{out}");
+    assert_eq!(out.matches("source: ").count(), 25, "{out}");
     assert!(out.contains("seen: MSR 0x87 = 0x200000001f"), "{out}");
     assert!(!run(&["check", "--from", &machine("gnr-7.2")]).stdout.contains("0x200000001f"));
 }
@@ -189,12 +189,15 @@ fn a_hostile_folder_ends_in_unknown() {
     }
     std::fs::File::create(hostile.0.join("meminfo")).unwrap().set_len(1 << 40).unwrap();
     std::fs::write(hostile.0.join("osrelease"), [0xff; 100]).unwrap();
-    std::fs::write(hostile.0.join("kexec_loaded"), "\x1b[31m2\n").unwrap();
+    std::fs::write(hostile.0.join("kexec_loaded"), "\x1b[31m2\u{202e}\n").unwrap();
+    std::fs::write(hostile.0.join("cleanslate-mode"), "unknown: \u{2067}\x1b[2J\n").unwrap();
     for format in ["human", "json", "tap"] {
         let out = run(&["check", "--from", &hostile.path(), "--format", format]);
         assert_eq!(out.code, 3, "{}", out.stderr);
         assert!(
-            out.stderr.is_empty() && !out.stdout.contains("root:") && !out.stdout.contains('\x1b'),
+            out.stderr.is_empty()
+                && !out.stdout.contains("root:")
+                && !out.stdout.contains(['\x1b', '\u{202e}', '\u{2067}']),
             "{}",
             out.stdout
         );

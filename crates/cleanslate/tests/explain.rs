@@ -11,14 +11,16 @@ use common::{Out, fixture, run, run_with_input};
 use schema::Schema;
 use serde_json::Value;
 
+const FOLDERS: [&str; 4] = ["mce", "hosts", "linux-7.3", "e820"];
+
 /// Every log, `folder/name`, in order.
 fn logs() -> Vec<String> {
     let mut logs = Vec::new();
-    for folder in ["mce", "hosts", "e820"] {
+    for folder in FOLDERS {
         let names = std::fs::read_dir(fixture(folder)).unwrap().map(|entry| entry.unwrap().file_name());
         logs.extend(names.map(|name| format!("{folder}/{}", name.to_str().unwrap())));
     }
-    logs.sort_by_key(|name| (["mce", "hosts", "e820"].iter().position(|f| name.starts_with(f)), name.clone()));
+    logs.sort_by_key(|name| (FOLDERS.iter().position(|f| name.starts_with(f)), name.clone()));
     let machines =
         ["gnr-7.2", "no-tdx", "spr-6.14", "spr-6.18", "spr-7.2"].map(|name| format!("machines/{name}/boot.log"));
     logs.extend(machines);
@@ -63,8 +65,8 @@ fn plan_cell(name: &str) -> String {
         let why = [
             ("is not a boot log", "not a boot log"),
             ("shows no memory", "no memory in the log"),
-            ("usable", "no usable memory"),
             ("overlaps", "overlapping rows"),
+            ("usable", "no usable memory"),
         ];
         assert_eq!(out.code, 3, "{name}: {}", out.stderr);
         let why = why.iter().find(|(words, _)| out.stderr.contains(words));
@@ -126,11 +128,41 @@ fn no_log_is_judged_against_its_fixture() {
     }
 }
 
+/// The words of Linux 7.3, of a kernel that comes up, of one without a module, and of one that kexecs while the module cannot be taken back.
+#[test]
+fn linux_7_3_is_understood() {
+    let of = |name: &str| {
+        let report = explained(&format!("linux-7.3/{name}.log")).json();
+        assert_eq!(report["log"]["unknown_lines"], 0, "{name}");
+        report
+    };
+    let up = of("01-up");
+    assert_eq!(findings(&up), [("up".to_owned(), "initialized".to_owned())]);
+    assert_eq!(up["log"]["findings"][0]["cause"], "TDX is up, module 1.5.01, 4108 KB of PAMT");
+    assert_eq!(findings(&of("02-no-module")), [("failed".to_owned(), "module-not-loaded".to_owned())]);
+    let kexec = of("03-kexec-old-module");
+    let rules: Vec<_> = findings(&kexec).into_iter().map(|(_, rule)| rule).collect();
+    assert_eq!(rules, ["initialized", "module-without-disable", "module-used-before"]);
+    let found = &kexec["log"]["findings"];
+    assert_eq!(found[1]["topic"], "handover");
+    for words in ["nothing was reset: 4108 KB of PAMT", "This CPU has the partial-write erratum"] {
+        assert!(found[1]["cause"].as_str().unwrap().contains(words), "{}", found[1]["cause"]);
+    }
+    assert!(
+        found[2]["cause"].as_str().unwrap().contains("initialised already, by the kernel before"),
+        "{}",
+        found[2]["cause"]
+    );
+    let plan = run(&["plan", "--host", &fixture("linux-7.3/01-up.log"), "--format", "json"]).json();
+    assert_eq!((&plan["linux"]["equals_log"], &plan["pamt_kb"]), (&true.into(), &4108.into()));
+}
+
 #[test]
 fn every_rule_is_in_the_docs() {
     let docs = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/EXPLAIN.md")).unwrap();
-    let rules = docs.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')).map(|(rule, _)| rule);
-    let rules: std::collections::BTreeSet<_> = rules.collect();
+    let cells = docs.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
+    let rules: std::collections::BTreeSet<_> =
+        cells.flat_map(|cell| cell.trim_end_matches('`').split("`, `")).collect();
     for name in logs() {
         let out = explained(&name);
         if !out.stdout.is_empty() {
@@ -153,9 +185,34 @@ fn a_status_by_number_and_by_name() {
     let name = same("sys_not_ready");
     assert_eq!((&name["name"], &name["given"]), (&"TDX_SYS_NOT_READY".into(), &"name".into()));
     assert!(name["detail"].is_null() && same("OPERAND_BUSY")["detail"].is_null(), "a name has no operand");
+    let shut = run(&["explain", "TDX_SYS_SHUTDOWN"]).stdout;
+    assert!(shut.contains("any leaf but TDH.SYS.LP.SHUTDOWN, before it begins"), "{shut}");
     let unknown = run(&["explain", "0xc000424200000007"]);
     assert_eq!(unknown.code, 3);
     assert!(unknown.stdout.contains("name      unknown"), "{}", unknown.stdout);
+}
+
+#[test]
+fn an_errno() {
+    for words in [&["explain", "-28"][..], &["explain", "--", "-28"], &["explain", "enospc"]] {
+        let out = run(words);
+        assert_eq!(out.code, 0, "{}", out.stderr);
+        for text in ["ENOSPC", "reserved-areas-exhausted", "tdmrs-exhausted", "cleanslate plan"] {
+            assert!(out.stdout.contains(text), "{text}: {}", out.stdout);
+        }
+    }
+    let causes = |number: &str| {
+        let report = run(&["explain", number, "--format", "json"]).json();
+        let rules = report["errno"]["causes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|cause| cause["rule"].as_str().unwrap().to_owned());
+        rules.collect::<Vec<_>>()
+    };
+    assert!(causes("-5").contains(&"module-too-old".to_owned()));
+    assert!(causes("-19").contains(&"module-not-loaded".to_owned()));
+    assert_eq!(run(&["explain", "-1"]).code, 3, "an errno that says nothing here");
 }
 
 #[test]
@@ -163,6 +220,8 @@ fn a_register() {
     let out = run(&["explain", "--msr", "0x87", "200000001f"]);
     assert_eq!(out.code, 0, "{}", out.stderr);
     assert!(out.stdout.contains("private KeyIDs [32, 64): one for the module, 31 for TDs"), "{}", out.stdout);
+    let off = run(&["explain", "--msr", "0x1401", "0x3fffe000400"]).stdout;
+    assert!(off.contains("no TDX module can be loaded") && !off.contains("set memory aside"), "{off}");
     assert_eq!(run(&["explain", "--msr", "0x10", "5"]).code, 3);
     assert_eq!(run(&["explain", "--msr", "87", "5"]).code, 2);
     let bad = run(&["explain", "--msr", "0x87", "much"]);
@@ -183,7 +242,17 @@ fn every_output_holds_the_published_schema() {
             holds(&["explain", &fixture(&name), "--format", "json"]);
         }
     }
-    for value in ["0", "0xc000050500000000", "0xc0000505", "TD_FATAL", "0xc000424200000007", "TDX_SEAMCALL_UD"] {
+    for value in [
+        "-28",
+        "-1",
+        "EIO",
+        "0",
+        "0xc000050500000000",
+        "0xc0000505",
+        "TD_FATAL",
+        "0xc000424200000007",
+        "TDX_SEAMCALL_UD",
+    ] {
         holds(&["explain", value, "--format", "json"]);
     }
     for msr in ["0x3a", "0x87", "0x122", "0x17a", "0x981", "0x982", "0x1400", "0x1401", "0x10"] {
@@ -195,6 +264,7 @@ fn every_output_holds_the_published_schema() {
         ("/log/findings/0/judgement", Value::from("fine")),
         ("/log/findings/0/evidence/0/line", Value::from(0)),
         ("/log/findings/0/topic", Value::Null),
+        ("/log/findings/0/topic", Value::from("weather")),
         ("/log/unknown/0/text", Value::from(1)),
         ("/log/unknown_lines", Value::from(-1)),
         ("/version", Value::from(2)),
@@ -262,12 +332,13 @@ fn a_hostile_log_is_explained_in_bounded_space() {
             "\n[ 1.0] mce: [Hardware Error]: CPU 1: Machine Check: 0 ",
         ]);
         text += "Bank 1: bd80000000100134\n";
-        text += "virt/tdx: \x1b]0;title\x07 a form of tomorrow\n";
+        text += "virt/tdx: \x1b]0;title\x07 a form of \u{202e}tomorrow\u{2066}\n";
     }
     for format in ["human", "json"] {
         let out = run_with_input(&["explain", "-", "--format", format], text.as_bytes());
         assert_eq!(out.code, 0, "{}", out.stderr);
-        assert!(!out.stdout.contains('\x1b') && !out.stdout.contains('\x07'), "control characters");
+        let steers = ['\x1b', '\x07', '\u{202e}', '\u{2066}'];
+        assert!(!out.stdout.contains(steers), "control characters");
         assert!(out.stdout.len() < 1 << 20, "{}", out.stdout.len());
         assert!(out.stdout.contains("tomorrow"));
     }

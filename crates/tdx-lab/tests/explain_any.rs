@@ -5,7 +5,7 @@ use std::path::Path;
 use proptest::prelude::*;
 use tdx_lab::{
     explain::{from_reader, msr, register, subject},
-    report::{ExplainReport, Judgement, Subject},
+    report::{ExplainReport, Judgement, Subject, Topic},
 };
 
 fn poison(report: &ExplainReport) -> usize {
@@ -76,6 +76,38 @@ fn rules_that_no_fixture_has() {
         ("virt/tdx: initialization failed: TDMRs exhausted.\n", Judgement::Failed, "tdmrs-exhausted"),
         ("virt/tdx: initialization failed: the moon is full.\n", Judgement::Undecidable, "words-not-known"),
         ("virt/tdx: too few private KeyIDs available.\n", Judgement::Failed, "too-few-keyids"),
+        ("virt/tdx: initialization failed: Hibernation support is enabled\n", Judgement::Failed, "hibernation"),
+        (
+            "virt/tdx: initialization failed: register_memory_notifier() failed (-12)\n",
+            Judgement::Failed,
+            "memory-notifier",
+        ),
+        ("virt/tdx: SEAMCALL failed: CPU 3 is not in VMX operation.\n", Judgement::Failed, "cpu-not-in-vmx"),
+        ("virt/tdx: TDX module is outdated. Use v1.0.3 or newer.\n", Judgement::Failed, "module-and-cpu"),
+        ("virt/tdx: MOVDIR64B is required for TDX\n", Judgement::Failed, "needs-movdir64b"),
+        ("kvm_intel: tdx: MOVDIR64B is required for TDX\n", Judgement::Failed, "needs-movdir64b"),
+        ("virt/tdx: XSAVE is required for TDX\n", Judgement::Failed, "needs-xsave"),
+        ("virt/tdx: Self-snoop is required for TDX\n", Judgement::Failed, "needs-self-snoop"),
+        ("virt/tdx: TDX not supported by the host platform\n", Judgement::Failed, "no-tdx-here"),
+        (
+            "virt/tdx: frame pointer (RBP) clobber bug present, upgrade TDX module\n",
+            Judgement::Failed,
+            "module-changes-rbp",
+        ),
+        (
+            "virt/tdx: TDMR [0x0, 0x80000000): unable to find local NUMA node for PAMT allocation, fallback to use node 0.\n",
+            Judgement::Undecidable,
+            "log-ends-in-bring-up",
+        ),
+        ("virt/tdx: the moon is full\n", Judgement::Undecidable, "words-not-known"),
+        (
+            "kvm_intel: TDP MMU and MMIO caching and EPT A/D bit is required for TDX\n",
+            Judgement::Undecidable,
+            "words-not-known",
+        ),
+        ("virt/tdx: SEAMCALL (69) failed: 0xc000010000000000\n", Judgement::Failed, "module-without-disable"),
+        ("virt/tdx: TDH.SYS.DISABLE failed: 0xc000050500000000\n", Judgement::Failed, "disable-failed"),
+        ("virt/tdx: SEAMCALL (0x0000000000000008) failed: 0xc000030000000001\n", Judgement::Failed, "seamcall-later"),
         ("virt/tdx: SEAMCALL (0x21) failed: 0xc000050000000000\n", Judgement::Failed, "module-used-before"),
         ("virt/tdx: SEAMCALL (0x2d) failed: 0xc0000a0200000001\n", Judgement::Failed, "seamcall-failed"),
         ("virt/tdx: SEAMCALL (0x2d) failed: 0xc0004242_00000000\n", Judgement::Undecidable, "line-does-not-hold"),
@@ -91,6 +123,41 @@ fn rules_that_no_fixture_has() {
     let logged = from_reader("x", &b"mce: [Hardware Error]: Machine check events logged\n"[..]).unwrap();
     let Subject::Log(log) = logged.subject else { panic!() };
     assert_eq!(log.findings[0].rule, "record-not-in-log");
+}
+
+/// A call that fails when TDX is up says nothing on whether it came up.
+#[test]
+fn what_comes_after_the_bring_up_is_no_failed_bring_up() {
+    let up = "virt/tdx: BIOS enabled: private KeyID range [32, 64)\nvirt/tdx: module initialized\n";
+    for (line, rule, topic) in [
+        ("virt/tdx: SEAMCALL (69) failed: 0xc000010000000000\n", "module-without-disable", Topic::Handover),
+        ("virt/tdx: TDH.SYS.DISABLE failed: 0xc000010000000000\n", "module-without-disable", Topic::Handover),
+        ("virt/tdx: SEAMCALL (0x0000000000000022) failed: 0xc000050200000000\n", "seamcall-later", Topic::Seamcall),
+    ] {
+        for (cpu, words) in [
+            ("", "On a CPU with the partial-write erratum"),
+            (
+                "smpboot: CPU0: Intel X (family: 0x6, model: 0x8f, stepping: 0x8)\n",
+                "This CPU has the partial-write erratum",
+            ),
+            ("smpboot: CPU0: Intel X (family: 0x6, model: 0xad, stepping: 0x1)\n", "harms nobody"),
+        ] {
+            let report = from_reader("x", format!("{cpu}{up}{line}").as_bytes()).unwrap();
+            let Subject::Log(log) = report.subject else { panic!() };
+            let found: Vec<_> = log.findings.iter().map(|found| (found.judgement, found.rule, found.topic)).collect();
+            assert_eq!(
+                found,
+                [(Judgement::Up, "initialized", Topic::BringUp), (Judgement::Failed, rule, topic)],
+                "{line}"
+            );
+            let cause = &log.findings[1].cause;
+            assert!(
+                topic == Topic::Seamcall || cause.contains("nothing was reset") && cause.contains(words),
+                "{cause}"
+            );
+            assert_eq!(log.unknown_lines, 0);
+        }
+    }
 }
 
 #[test]

@@ -4,7 +4,8 @@ use std::io::{self, Write};
 
 use clap::builder::styling::{AnsiColor, Style};
 use tdx_lab::report::{
-    Basis, ExplainReport, Given, Judgement, LogFinding, LogLine, LogReport, MsrReport, StatusReport, Subject, Topic,
+    Basis, ErrnoReport, ExplainReport, Given, Judgement, LogFinding, LogLine, LogReport, MsrReport, StatusReport,
+    Subject, Topic,
 };
 
 use super::{BAD, GOOD, count, line, wrapped};
@@ -15,6 +16,7 @@ const CARE: Style = AnsiColor::Yellow.on_default().bold();
 pub(crate) fn print(out: &mut impl Write, report: &ExplainReport) -> io::Result<()> {
     match &report.subject {
         Subject::Status(status) => self::status(out, status),
+        Subject::Errno(errno) => self::errno(out, errno),
         Subject::Msr(msr) => self::msr(out, msr),
         Subject::Log(log) => self::log(out, &report.input, log),
     }
@@ -39,12 +41,23 @@ fn status(out: &mut impl Write, status: &StatusReport) -> io::Result<()> {
     line(out, "retry", status.retry.text())?;
     line(out, "to do", &status.todo)?;
     if status.any_leaf {
-        line(out, "said by", "any leaf, before it begins")?;
+        let but = status.any_leaf_but.join(", ");
+        let but = if but.is_empty() { but } else { format!(" but {but}") };
+        line(out, "said by", &format!("any leaf{but}, before it begins"))?;
     }
     if !status.leaves.is_empty() {
         line(out, if status.any_leaf { "and by" } else { "said by" }, &status.leaves.join(" "))?;
     }
     Ok(())
+}
+
+fn errno(out: &mut impl Write, errno: &ErrnoReport) -> io::Result<()> {
+    line(out, "errno", &format!("{}, {}", errno.number, errno.name.unwrap_or("not known here")))?;
+    line(out, "meaning", &errno.meaning)?;
+    for cause in &errno.causes {
+        wrapped(out, &format!("  {:<26}", cause.rule), 28, &format!("`{}`: {}", cause.line, cause.cause))?;
+    }
+    line(out, "to do", &errno.todo)
 }
 
 fn msr(out: &mut impl Write, msr: &MsrReport) -> io::Result<()> {
@@ -88,6 +101,8 @@ fn finding(out: &mut impl Write, found: &LogFinding) -> io::Result<()> {
     };
     let topic = match found.topic {
         Topic::BringUp => "bring-up",
+        Topic::Seamcall => "seamcall",
+        Topic::Handover => "handover",
         Topic::MachineCheck => "mce",
     };
     let likely = if matches!(found.judgement, Judgement::TdxPoison | Judgement::Hardware) { "likely " } else { "" };

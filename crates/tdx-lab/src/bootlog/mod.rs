@@ -13,10 +13,11 @@ mod numa;
 mod number;
 mod prefix;
 mod tdx;
+mod words;
 
 use std::io::BufRead;
 
-use tdx_abi::{KeyIdPartition, MAX_CMRS, PageRange};
+use tdx_abi::{KeyIdPartition, Leaf, MAX_CMRS, PageRange, Status};
 use tdx_host::platform::CpuModel;
 
 use crate::input::{At, InputError, Rule, excerpt};
@@ -31,6 +32,7 @@ pub use number::ByteRange;
 pub(crate) use prefix::message;
 pub use tdx::{Failure, ModuleVersion};
 pub(crate) use tdx::{check_cmr, check_key_ids};
+pub use words::Words;
 
 /// True for a line that says something about memory, nodes, CPUs or TDX; comments are not the kernel's.
 pub(crate) fn is_fact(line: &str) -> bool {
@@ -80,8 +82,14 @@ pub struct BootLog {
     pub dynamic_pamt: Option<u64>,
     /// Line that says that the module is initialized.
     pub initialized: Option<u64>,
-    /// First line that says that something failed, and what it says.
+    /// A warning from the middle of a bring-up.
+    pub under_way: Option<u64>,
+    /// First line that says that the bring-up failed, and what it says.
     pub failure: Option<At<(Failure, String)>>,
+    /// First SEAMCALL that failed for another reason than a bring-up, or after it.
+    pub later: Option<At<(Leaf, Status, String)>>,
+    /// What the module answered to TDH.SYS.DISABLE when this kernel handed over, if it was no success.
+    pub not_disabled: Option<At<(Status, String)>>,
     /// Last line of the TDX code that says something, and its text.
     pub last_tdx: Option<At<String>>,
     /// Number of lines.
@@ -210,6 +218,23 @@ impl BootLog {
             }
             TdxLine::DynamicPamt => {
                 self.dynamic_pamt = Some(line);
+                Ok(())
+            }
+            TdxLine::UnderWay => {
+                self.under_way = Some(line);
+                Ok(())
+            }
+            TdxLine::Later(leaf, status) => {
+                self.later.get_or_insert_with(|| At { line, value: (leaf, status, excerpt(text)) });
+                Ok(())
+            }
+            TdxLine::NotDisabled(status) => {
+                self.not_disabled.get_or_insert_with(|| At { line, value: (status, excerpt(text)) });
+                Ok(())
+            }
+            // An update of the module makes calls of a bring-up, too.
+            TdxLine::Failed(Failure::Seamcall(leaf, status)) if self.initialized.is_some() => {
+                self.later.get_or_insert_with(|| At { line, value: (leaf, status, excerpt(text)) });
                 Ok(())
             }
             TdxLine::Failed(failure) => {

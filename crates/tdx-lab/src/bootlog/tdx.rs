@@ -3,7 +3,10 @@
 
 use tdx_abi::{KeyIdPartition, Leaf, PageRange, PhysAddr, Status};
 
-use super::number::{bare_hex, decimal, hex};
+use super::{
+    number::{bare_hex, decimal, hex},
+    words::Words,
+};
 use crate::input::Rule;
 
 /// The version of a TDX module, as far as a log tells it.
@@ -45,8 +48,20 @@ pub enum Failure {
     /// A SEAMCALL failed.
     Seamcall(Leaf, Status),
     /// Words only: not enabled, not loaded, ...
-    Words,
+    Words(Words),
 }
+
+/// The leaves of a bring-up. Another one that fails has nothing to do with whether TDX came up.
+const BRING_UP: [Leaf; 8] = [
+    Leaf::SYS_KEY_CONFIG,
+    Leaf::SYS_INFO,
+    Leaf::SYS_INIT,
+    Leaf::SYS_RD,
+    Leaf::SYS_RDALL,
+    Leaf::SYS_LP_INIT,
+    Leaf::SYS_TDMR_INIT,
+    Leaf::SYS_CONFIG,
+];
 
 /// What a line says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,7 +72,13 @@ pub(super) enum TdxLine {
     PamtKb(u64),
     Initialized,
     Failed(Failure),
+    /// A SEAMCALL of a later time: TDs, an update of the module.
+    Later(Leaf, Status),
+    /// The module's answer to TDH.SYS.DISABLE, by which a kernel since 7.2 hands over.
+    NotDisabled(Status),
     DynamicPamt,
+    /// A warning in the middle of a bring-up that goes on.
+    UnderWay,
     /// Known to mean nothing here, or not known.
     Other,
 }
@@ -80,14 +101,24 @@ pub(super) fn parse(rest: &str) -> Result<TdxLine, Rule> {
     if rest == "Guest detected" {
         return Err(Rule::Guest);
     }
-    if let Some(failure) = failed(rest)? {
-        return Ok(TdxLine::Failed(failure));
+    if let Some(status) = rest.strip_prefix("TDH.SYS.DISABLE failed: ") {
+        let form = "TDH.SYS.DISABLE failed: 0xSTATUS";
+        let status = hex(status.trim_end_matches('.')).ok_or(Rule::Malformed { form })?;
+        return Ok(TdxLine::NotDisabled(Status::new(status)));
+    }
+    match failed(rest)? {
+        Some(Failure::Seamcall(Leaf::SYS_DISABLE, status)) => return Ok(TdxLine::NotDisabled(status)),
+        Some(Failure::Seamcall(leaf, status)) if !BRING_UP.contains(&leaf) => return Ok(TdxLine::Later(leaf, status)),
+        Some(failure) => return Ok(TdxLine::Failed(failure)),
+        None => {}
     }
     let words = rest.trim_end_matches('.');
     let initialized = ["module initialized", "TDX module initialized", "TDX-Module initialized"].contains(&words);
     Ok(match words {
         _ if initialized => TdxLine::Initialized,
         "Enable Dynamic PAMT" => TdxLine::DynamicPamt,
+        _ if words.contains("local NUMA node for PAMT") => TdxLine::UnderWay,
+        _ if words.starts_with("consumed TDMRs reaching limit") => TdxLine::UnderWay,
         _ => TdxLine::Other,
     })
 }
@@ -132,7 +163,8 @@ pub(crate) fn check_cmr(start: PhysAddr, end: PhysAddr) -> Result<PageRange, Rul
 
 /// What follows the words that start a version line.
 fn module_prefix(rest: &str) -> Option<&str> {
-    let words = ["TDX module version:", "module version:", "module verson:", "TDX module:", "TDX module "];
+    let words =
+        ["TDX module version:", "Module version:", "module version:", "module verson:", "TDX module:", "TDX module "];
     let version = words.iter().find_map(|words| rest.strip_prefix(words))?.trim_start();
     // "TDX module initialized." and the like start the same way.
     let starts = ["attributes", "atributes", "vendor_id", "major_version"].iter().any(|key| version.starts_with(key));
@@ -215,21 +247,11 @@ fn failed(rest: &str) -> Result<Option<Failure>, Rule> {
     if let Some(call) = rest.strip_prefix("SEAMCALL ") {
         return seamcall(call).map(Some);
     }
-    let init = rest.strip_prefix("module ").unwrap_or(rest);
+    let init = ["module ", "TDX-Module "].iter().find_map(|words| rest.strip_prefix(words)).unwrap_or(rest);
     if let Some(reason) = init.strip_prefix("initialization failed") {
         return initialization(reason).map(Some);
     }
-    let words = rest.trim_end_matches('.');
-    let words = words.strip_prefix("[firmware bug]: ").unwrap_or(words);
-    let known = [
-        "not enabled by BIOS",
-        "TDX is not enabled by BIOS",
-        "module not loaded",
-        "module is not loaded",
-        "NO_RBP_MOD feature is not supported",
-        "too few private KeyIDs available",
-    ];
-    Ok(known.contains(&words).then_some(Failure::Words))
+    Ok(Words::of(rest).map(Failure::Words))
 }
 
 /// `(0x22) failed: 0xc000050500000000` or `failed: CPU 94: leaf 33, error 0xc000092100000122.`
@@ -247,7 +269,7 @@ fn seamcall(text: &str) -> Result<Failure, Rule> {
         let (leaf, status) = small(leaf).zip(hex(status)).ok_or(Rule::Malformed { form })?;
         return Ok(Failure::Seamcall(Leaf(leaf), Status::new(status)));
     }
-    Ok(Failure::Words)
+    Ok(Failure::Words(Words::of(text.strip_prefix("failed: ").unwrap_or(text)).unwrap_or(Words::Unknown)))
 }
 
 /// ` (-28)` or `: TDMR [0x0, 0x80000000): reserved areas exhausted.`
@@ -264,7 +286,10 @@ fn initialization(reason: &str) -> Result<Failure, Rule> {
             let form = "initialization failed: TDMR [0xBASE, 0xEND): reserved areas exhausted";
             half_open(range).ok_or(Rule::Malformed { form })?.map(Failure::ReservedAreasExhausted)
         }
-        _ => Ok(Failure::Words),
+        _ => {
+            let words = reason.strip_prefix(": ").and_then(Words::of);
+            Ok(Failure::Words(words.unwrap_or(Words::Unknown)))
+        }
     }
 }
 

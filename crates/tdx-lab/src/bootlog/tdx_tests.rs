@@ -58,6 +58,7 @@ fn module_versions() {
     assert_eq!(version(old), "1.5 build 481 of 20230323");
     assert_eq!(version("TDX module 2.0.08.00, build number 882, build date 0134fed5"), "2.0.08 build 882 of 20250325");
     assert_eq!(version("TDX module version: 1.5.24"), "1.5.24");
+    assert_eq!(version("Module version: 1.5.01"), "1.5.01");
     assert_eq!(version("module verson: 1.5.1.0"), "1.5.01");
     // Fixture 09 ends after the date.
     let cut = "TDX module: attributes 0x0, vendor_id 0x8086, major_version 1, minor_version 5, build_date 20240407";
@@ -104,7 +105,7 @@ fn pamt_figures() {
 
 #[test]
 fn failures() {
-    use Failure::{Errno, ReservedAreasExhausted, Seamcall, Words};
+    use Failure::{Errno, ReservedAreasExhausted, Seamcall};
     for (line, failure) in [
         (
             "SEAMCALL (0x0000000000000022) failed: 0xc000050500000000",
@@ -120,11 +121,20 @@ fn failures() {
             "initialization failed: TDMR [0x0, 0x80000000): reserved areas exhausted.",
             ReservedAreasExhausted(range(0, 0x8000_0000)),
         ),
-        ("initialization failed: T", Words),
-        ("not enabled by BIOS.", Words),
-        ("[firmware bug]: TDX is not enabled by BIOS.", Words),
-        ("module not loaded", Words),
-        ("NO_RBP_MOD feature is not supported", Words),
+        ("initialization failed: T", Failure::Words(Words::Unknown)),
+        ("initialization failed: Hibernation support is enabled", Failure::Words(Words::Hibernation)),
+        ("SEAMCALL failed: CPU 3 is not in VMX operation.", Failure::Words(Words::NotInVmx)),
+        ("SEAMCALL failed: in a way of tomorrow.", Failure::Words(Words::Unknown)),
+        ("not enabled by BIOS.", Failure::Words(Words::NotEnabled)),
+        ("[firmware bug]: TDX is not enabled by BIOS.", Failure::Words(Words::NotEnabled)),
+        ("module not loaded", Failure::Words(Words::NotLoaded)),
+        ("NO_RBP_MOD feature is not supported", Failure::Words(Words::ChangesRbp)),
+        // Linux 7.3.
+        ("TDX-Module initialization failed (-19)", Errno(19)),
+        (
+            "SEAMCALL (0x0000000000000021) failed: 0xc000050000000000",
+            Seamcall(Leaf::SYS_INIT, Status::new(0xc000_0500_0000_0000)),
+        ),
     ] {
         assert_eq!(ok(line), TdxLine::Failed(failure), "{line}");
     }
@@ -135,8 +145,31 @@ fn failures() {
         "module initialization failed (-2",
         "module initialization failed (28)",
         "initialization failed: TDMR [0x0, 0x800: reserved areas exhausted.",
+        "TDX-Module initialization failed (-1",
+        "TDH.SYS.DISABLE failed: 0x",
+        "TDH.SYS.DISABLE failed: much",
     ] {
         assert!(matches!(parse(line), Err(Rule::Malformed { .. })), "{line}");
+    }
+}
+
+#[test]
+fn calls_of_a_later_time() {
+    let refused = TdxLine::NotDisabled(Status::new(0xc000_0100_0000_0000));
+    for line in [
+        "TDH.SYS.DISABLE failed: 0xc000010000000000",
+        "SEAMCALL (69) failed: 0xc000010000000000",
+        "SEAMCALL (0x0000000000000045) failed: 0xc000010000000000",
+    ] {
+        assert_eq!(ok(line), refused, "{line}");
+    }
+    let later = TdxLine::Later(Leaf::MNG_CREATE, Status::new(0xc000_0820_0000_0001));
+    assert_eq!(ok("SEAMCALL (0x0000000000000009) failed: 0xc000082000000001"), later);
+    for line in [
+        "TDMR [0x0, 0x80000000): unable to find local NUMA node for PAMT allocation, fallback to use node 0.",
+        "consumed TDMRs reaching limit: 61 used out of 64",
+    ] {
+        assert_eq!(ok(line), TdxLine::UnderWay, "{line}");
     }
 }
 

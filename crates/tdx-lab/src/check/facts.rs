@@ -7,16 +7,18 @@ use tdx_abi::{KeyIdPartition, Leaf, StatusCode};
 use tdx_host::platform::{CpuidOutput, Msr, NoTdx, Processor, detect};
 
 use super::{
+    cleanslate_ko::Ko,
     cpuinfo::Cpus,
     item::{Item, Unseen},
     keep,
     kernel::{Config, Era, Kernel},
     msrs::{Msrs, Reading},
     snapshot::Snapshot,
+    sys_disable::{self, SysDisable},
 };
 use crate::{
-    bootlog::{self, BootLog, Failure},
-    input::{Rule, excerpt},
+    bootlog::{self, BootLog, Failure, Words},
+    input::{At, Rule, excerpt},
 };
 
 /// Whether the BIOS has turned TDX on.
@@ -51,6 +53,19 @@ pub(super) enum Private {
     Perhaps,
 }
 
+/// What this kernel has done with SYS.INIT, which a module takes once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum SysInit {
+    /// Made, by this kernel or one before: the module takes no other.
+    Spent,
+    /// Not made: the kernel stopped before it asked the module anything.
+    NotTried,
+    /// Made, and the module is not there or refused it.
+    Refused,
+    /// Not to be told.
+    Unknown,
+}
+
 /// Everything that the rules look at.
 pub(super) struct Facts<'a> {
     pub(super) snapshot: &'a Snapshot,
@@ -65,6 +80,7 @@ pub(super) struct Facts<'a> {
     pub(super) encryption: Vec<String>,
     pub(super) tdx: Tdx,
     pub(super) private: Private,
+    pub(super) ko: Ko,
 }
 
 impl<'a> Facts<'a> {
@@ -92,6 +108,7 @@ impl<'a> Facts<'a> {
             encryption,
             tdx: Tdx::Unknown,
             private: Private::Perhaps,
+            ko: Ko::of(snapshot),
         };
         facts.tdx = facts.look_for_tdx(guest);
         facts.private = facts.look_for_private();
@@ -137,13 +154,96 @@ impl<'a> Facts<'a> {
             }
     }
 
+    /// The line on which the bring-up failed, and what it says.
+    pub(super) fn failure(&self) -> Option<&At<(Failure, String)>> {
+        self.log.as_ref().ok()?.failure.as_ref()
+    }
+
+    /// The failure in words, if it is one.
+    pub(super) fn said(&self) -> Option<Words> {
+        match self.failure()?.value.0 {
+            Failure::Words(words) => Some(words),
+            _ => None,
+        }
+    }
+
     /// The line on which the module says that another kernel has initialised it.
     pub(super) fn initialised_before(&self) -> Option<u64> {
-        let failure = self.log.as_ref().ok()?.failure.as_ref()?;
+        let failure = self.failure()?;
         let Failure::Seamcall(leaf, status) = failure.value.0 else { return None };
         let before = leaf == Leaf::SYS_INIT && status.code() == StatusCode::SYS_INIT_NOT_PENDING
             || status.code() == StatusCode::SYS_SHUTDOWN;
         before.then_some(failure.line)
+    }
+
+    /// What became of SYS.INIT in this kernel.
+    pub(super) fn sys_init(&self) -> SysInit {
+        let Ok(log) = &self.log else { return SysInit::Unknown };
+        // Whoever answers questions has been initialised.
+        if log.initialized.is_some() || log.module.is_some() || log.pamt_kb.is_some() || !log.cmrs.is_empty() {
+            return SysInit::Spent;
+        }
+        match self.failure().map(|failure| failure.value.0) {
+            Some(Failure::Seamcall(Leaf::SYS_INIT, status)) if status.code() != StatusCode::SYS_INIT_NOT_PENDING => {
+                SysInit::Refused
+            }
+            Some(Failure::ReservedAreasExhausted(_) | Failure::Errno(12 | 28) | Failure::Seamcall(..)) => {
+                SysInit::Spent
+            }
+            Some(Failure::Words(words)) => match words {
+                Words::TdmrsExhausted | Words::ChangesRbp => SysInit::Spent,
+                Words::NotLoaded | Words::NotEnabled | Words::Outdated => SysInit::Refused,
+                Words::NeedsXsave | Words::NeedsMovdir64b | Words::NeedsSelfSnoop => SysInit::NotTried,
+                _ if words.is_early() => SysInit::NotTried,
+                _ => SysInit::Unknown,
+            },
+            Some(Failure::Errno(_)) | None => SysInit::Unknown,
+        }
+    }
+
+    /// Whether the module has TDH.SYS.DISABLE; `None` if its version was not seen.
+    pub(super) fn sys_disable(&self) -> Option<SysDisable> {
+        let log = self.log.as_ref().ok()?;
+        let answer = log.not_disabled.as_ref().map(|refused| refused.value.0.code());
+        if answer == Some(StatusCode::OPERAND_INVALID) {
+            return Some(SysDisable::Refused);
+        }
+        log.module.map(|module| sys_disable::of(module.value))
+    }
+
+    /// Why nothing is private, as evidence.
+    pub(super) fn why_nothing_private(&self) -> String {
+        match self.failure() {
+            Some(failure) if !self.no_tdx() => format!("boot.log:{}: {}", failure.line, failure.value.1),
+            _ => self.why_not(),
+        }
+    }
+
+    /// How the KeyIDs are split.
+    pub(super) fn key_ids(&self) -> Option<KeyIdPartition> {
+        let from_msr = self.msrs.as_ref().ok().and_then(|msrs| msrs.value(Msr::MKTME_KEYID_PARTITIONING));
+        let logged = || self.log.as_ref().ok()?.key_ids.map(|key_ids| key_ids.value);
+        from_msr.map(KeyIdPartition::from_msr).or_else(logged)
+    }
+
+    /// Whether this kernel has noted the CPU's erratum, which 6.18 to 7.1 refuse images by. It does that at boot, once it has found
+    /// two private KeyIDs and no hibernation; what becomes of the module later changes nothing.
+    pub(super) fn notes_erratum(&self) -> bool {
+        let noted = self.cpus.as_ref().is_ok_and(|cpus| cpus.bug("tdx_pw_mce"));
+        let stopped = self.said().is_some_and(Words::is_early);
+        let keys = self.key_ids().is_none_or(|key_ids| key_ids.private() >= 2);
+        noted || self.erratum() == Some(true) && keys && !stopped && !self.no_tdx() && !self.no_host_code()
+    }
+
+    /// Why there is no TDX, or no code for it, as evidence.
+    pub(super) fn why_not(&self) -> String {
+        match &self.tdx {
+            Tdx::Off(why, _) | Tdx::Broken(why) => why.clone(),
+            _ => match &self.config {
+                Ok(config) => config.say("INTEL_TDX_HOST"),
+                Err(_) => "the kernel is older than 6.8, and its boot log has no line of TDX host code".to_owned(),
+            },
+        }
     }
 
     fn look_for_tdx(&self, guest: bool) -> Tdx {
@@ -171,10 +271,12 @@ impl<'a> Facts<'a> {
                 let range = (u64::from(key_ids.value.shared()) + 1, key_ids.value.private_end());
                 return Tdx::On(Some(range), "the kernel's boot log");
             }
-            let refused = ["not enabled by BIOS", "too few private KeyIDs"];
-            let text = log.failure.as_ref().map(|failure| failure.value.1.as_str());
-            if let Some(text) = text.filter(|text| refused.iter().any(|words| text.contains(words))) {
-                return Tdx::Broken(format!("the kernel says: {}", bootlog::message(text)));
+            let says =
+                |failure: &At<(Failure, String)>| format!("the kernel says: {}", bootlog::message(&failure.value.1));
+            match (log.failure.as_ref(), self.said()) {
+                (Some(failure), Some(Words::NotEnabled | Words::TooFewKeyIds)) => return Tdx::Broken(says(failure)),
+                (Some(failure), Some(Words::NoPlatform)) => return Tdx::Off(says(failure), Sure::Seen),
+                _ => {}
             }
             if log.initialized.is_some() || log.pamt_kb.is_some() {
                 return Tdx::On(None, "the kernel's boot log");
@@ -201,17 +303,21 @@ impl<'a> Facts<'a> {
             Tdx::On(..) | Tdx::Unknown => {}
         }
         if let Ok(log) = &self.log {
-            if log.initialized.is_some() {
+            // A call for a TD is made when the module is up.
+            if log.initialized.is_some() || log.later.is_some() || log.not_disabled.is_some() {
                 return Private::Yes;
             }
             if self.initialised_before().is_some() {
                 return Private::Yes;
             }
             if log.failure.is_some() && self.log_is_whole {
-                return Private::No("the bring-up failed, and Linux then resets the PAMTs");
+                return Private::No(match self.sys_init() {
+                    SysInit::NotTried | SysInit::Refused => "the bring-up failed before the module got any memory",
+                    SysInit::Spent | SysInit::Unknown => "the bring-up failed, and Linux then resets the PAMTs",
+                });
             }
         }
-        if self.no_host_code() {
+        if self.no_host_code() && !self.ko.may_be_host() {
             return Private::No("this kernel has no TDX host code, so it gave no memory to the module");
         }
         Private::Perhaps

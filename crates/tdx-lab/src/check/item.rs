@@ -30,13 +30,17 @@ pub enum Item {
     PowerDisk,
     /// Ways to suspend to memory.
     MemSleep,
+    /// What cleanslate.ko is here, if it is loaded.
+    KoMode,
+    /// What cleanslate.ko does at a kexec.
+    KoPolicy,
     /// What the kernel said about memory, CPUs and TDX when it booted.
     BootLog,
 }
 
 impl Item {
     /// Every item, in the order in which reports name them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Cpuinfo,
         Self::Msr,
         Self::Osrelease,
@@ -49,6 +53,8 @@ impl Item {
         Self::PowerState,
         Self::PowerDisk,
         Self::MemSleep,
+        Self::KoMode,
+        Self::KoPolicy,
         Self::BootLog,
     ];
 
@@ -67,6 +73,8 @@ impl Item {
             Self::PowerState => "power-state",
             Self::PowerDisk => "power-disk",
             Self::MemSleep => "mem_sleep",
+            Self::KoMode => "cleanslate-mode",
+            Self::KoPolicy => "cleanslate-policy",
             Self::BootLog => "boot.log",
         }
     }
@@ -86,6 +94,8 @@ impl Item {
             Self::PowerState => "/sys/power/state",
             Self::PowerDisk => "/sys/power/disk",
             Self::MemSleep => "/sys/power/mem_sleep",
+            Self::KoMode => "/sys/kernel/cleanslate/mode",
+            Self::KoPolicy => "/sys/module/cleanslate/parameters/policy",
             Self::BootLog => "/dev/kmsg",
         }
     }
@@ -111,6 +121,8 @@ impl Item {
                 | Self::PowerState
                 | Self::PowerDisk
                 | Self::MemSleep
+                | Self::KoMode
+                | Self::KoPolicy
         )
     }
 

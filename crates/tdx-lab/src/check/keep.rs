@@ -1,7 +1,10 @@
 //! What is kept of the things that are read: named lines, keys, options and words, and nothing else. So no serial number, no
 //! host name, no network address and no UUID of a disk gets into a report or a saved machine.
 
-use super::item::Item;
+use super::{
+    cleanslate_ko::{MODES, POLICIES},
+    item::Item,
+};
 use crate::bootlog;
 
 /// Keys of a /proc/cpuinfo block that are kept for every CPU.
@@ -49,14 +52,21 @@ pub(super) fn kept(item: Item, raw: &str) -> String {
         Item::Meminfo => lines(raw, |line| line.starts_with("MemTotal:")),
         Item::BootLog => boot_log(raw),
         Item::Msr => raw.to_owned(),
+        // The module says why it is lost in words of its own.
+        Item::KoMode => first_line(raw, |line| MODES.contains(&line.split(':').next().unwrap_or_default().trim())),
+        Item::KoPolicy => first_line(raw, |line| POLICIES.contains(&line.trim())),
         Item::Osrelease
         | Item::KexecLoaded
         | Item::CrashLoaded
         | Item::CrashSize
         | Item::PowerState
         | Item::PowerDisk
-        | Item::MemSleep => lines(raw.lines().next().unwrap_or_default(), |_| true),
+        | Item::MemSleep => first_line(raw, |_| true),
     }
+}
+
+fn first_line(raw: &str, keep: impl Fn(&str) -> bool) -> String {
+    lines(raw.lines().next().unwrap_or_default(), keep)
 }
 
 fn lines(raw: &str, keep: impl Fn(&str) -> bool) -> String {
@@ -169,5 +179,11 @@ mod tests {
     fn one_line_files() {
         assert_eq!(kept(Item::KexecLoaded, "1\nmore\n"), "1\n");
         assert_eq!(kept(Item::Osrelease, ""), "");
+        assert_eq!(kept(Item::KoMode, "unknown: this kernel builds TDs\nmore\n"), "unknown: this kernel builds TDs\n");
+        assert_eq!(kept(Item::KoMode, "node7.example.org\n"), "");
+        assert_eq!(
+            (kept(Item::KoPolicy, "tracked\n"), kept(Item::KoPolicy, "alice\n")),
+            ("tracked\n".to_owned(), String::new())
+        );
     }
 }

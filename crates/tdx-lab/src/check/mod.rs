@@ -4,6 +4,7 @@
 //! It says what mainline kernels and published modules do, and what it could not see; it runs no program and asks no network.
 //! `docs/CHECK.md` lists every check with its source.
 
+mod cleanslate_ko;
 mod cpuinfo;
 mod facts;
 mod folder;

@@ -13,6 +13,8 @@ const NEWEST_DATE: u32 = 20_260_812;
 /// What is known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum SysDisable {
+    /// The module itself has said that it does not know the call.
+    Refused,
     /// A published release, and its notes do not name the call.
     NotNamed,
     /// Newer than what is known here, or of another line.

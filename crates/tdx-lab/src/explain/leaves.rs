@@ -15,8 +15,27 @@ const SEPT: &[S] = &[S::OPERAND_INVALID, S::OPERAND_BUSY, S::EPT_WALK_FAILED, S:
 /// What a range must have gone through before its pages move.
 const TRACKED: &[S] = &[S::GPA_RANGE_NOT_BLOCKED, S::TLB_TRACKING_NOT_DONE];
 
-/// What the module's dispatcher says to any leaf, before the leaf is asked.
-const ANY: &[S] = &[S::OPERAND_INVALID, S::SYS_NOT_READY, S::SYS_SHUTDOWN];
+/// What the module's dispatcher says before the leaf is asked, and the leaves that it lets through all the same: the order of
+/// `tdx_abi.md` section 1.
+const DISPATCHER: [(S, &[Leaf]); 3] = [
+    // A bit of RAX or a version that the leaf does not take.
+    (S::OPERAND_INVALID, &[]),
+    (S::SYS_SHUTDOWN, &[Leaf::SYS_LP_SHUTDOWN]),
+    (
+        S::SYS_NOT_READY,
+        &[
+            Leaf::SYS_INFO,
+            Leaf::SYS_RD,
+            Leaf::SYS_RDALL,
+            Leaf::SYS_INIT,
+            Leaf::SYS_LP_INIT,
+            Leaf::SYS_CONFIG,
+            Leaf::SYS_KEY_CONFIG,
+            Leaf::SYS_UPDATE,
+            Leaf::SYS_LP_SHUTDOWN,
+        ],
+    ),
+];
 
 type Row = (Leaf, &'static [&'static [S]], &'static [S]);
 
@@ -72,12 +91,13 @@ pub(super) fn returning(code: StatusCode) -> Vec<Leaf> {
     ROWS.iter().filter(has).map(|(leaf, ..)| *leaf).collect()
 }
 
-/// True if the module may answer any leaf so.
-pub(super) fn any_leaf(code: StatusCode) -> bool {
-    ANY.contains(&code)
+/// The leaves that the module never answers so before they begin, if it answers all others so.
+pub(super) fn any_leaf_but(code: StatusCode) -> Option<&'static [Leaf]> {
+    DISPATCHER.iter().find(|(found, _)| *found == code).map(|(_, but)| *but)
 }
 
 /// True if this leaf may answer so, as far as the reference says.
 pub fn may_return(leaf: Leaf, code: StatusCode) -> bool {
-    code == S::SUCCESS || any_leaf(code) || returning(code).contains(&leaf)
+    let before = any_leaf_but(code).is_some_and(|but| !but.contains(&leaf));
+    code == S::SUCCESS || before || returning(code).contains(&leaf)
 }

@@ -5,7 +5,7 @@ use std::io::BufRead;
 
 use super::{boot, machine_check, record::Records};
 use crate::{
-    bootlog::{self, BootLog, FILE_LIMIT, Line, Lines},
+    bootlog::{self, BootLog, FILE_LIMIT, Line, Lines, Words},
     host::encoding,
     input::{InputError, Rule, excerpt},
     report::{Basis, ExplainReport, Judgement, LogFinding, LogLine, LogReport, Subject, Topic},
@@ -35,6 +35,10 @@ pub(super) struct Boot {
     pub(super) asked: Option<bool>,
     /// An option that looks like `kvm_intel.tdx` and is not.
     pub(super) misspelt: Option<LogLine>,
+    /// Why KVM does not take TDX, and its line.
+    pub(super) refused_by_kvm: Option<(Words, LogLine)>,
+    /// The first line on TDX in a form that is not known.
+    pub(super) unknown: Option<LogLine>,
     records: Records,
 }
 
@@ -98,6 +102,10 @@ impl Boot {
         } else if message.starts_with("kvm_intel: Failed to initialize TDX module") {
             keep(&mut self.kvm);
             true
+        } else if let Some(words) = message.strip_prefix("kvm_intel: ").and_then(of_kvm) {
+            let line = LogLine { line: line.number, text: excerpt(message) };
+            self.refused_by_kvm.get_or_insert((words, line));
+            true
         } else if let Some(options) = command_line(message) {
             self.options(line.number, options);
             true
@@ -105,6 +113,10 @@ impl Boot {
             self.records.take(line.number, message) || bootlog::is_fact(&text_of(line)) || !concerns(message)
         };
         if !known {
+            if about_tdx(message) {
+                let line = LogLine { line: line.number, text: excerpt(message) };
+                self.unknown.get_or_insert(line);
+            }
             report.unknown_lines += 1;
             if report.unknown.len() < MAX_UNKNOWN {
                 report.unknown.push(LogLine { line: line.number, text: excerpt(message) });
@@ -160,6 +172,15 @@ fn of_no_account(rest: &str) -> bool {
         || registers.iter().any(|r| rest.starts_with(r))
 }
 
+/// What KVM says about TDX: `kvm_intel: tdx: MOVDIR64B is required for TDX`.
+fn of_kvm(message: &str) -> Option<Words> {
+    Words::of(message.strip_prefix("tdx: ").unwrap_or(message))
+}
+
+fn about_tdx(message: &str) -> bool {
+    message.contains("TDX") || message.contains("/tdx") || message.contains(" tdx") || message.starts_with("tdx:")
+}
+
 fn command_line(message: &str) -> Option<&str> {
     message.strip_prefix("Command line: ").or_else(|| message.strip_prefix("Kernel command line: "))
 }
@@ -169,6 +190,5 @@ fn concerns(message: &str) -> bool {
     let words =
         ["[Hardware Error]", "mce: ", "Machine Check", "Machine check", "machine check", "Memory failure", "SEAMCALL"];
     let driver = message.starts_with("EDAC ");
-    let tdx = message.contains("TDX") || message.contains("/tdx") || message.contains(" tdx");
-    driver && message.contains("MCE") || tdx || words.iter().any(|word| message.contains(word))
+    driver && message.contains("MCE") || about_tdx(message) || words.iter().any(|word| message.contains(word))
 }

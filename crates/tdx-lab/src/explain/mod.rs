@@ -2,6 +2,9 @@
 //! not know it calls unknown, what a log does not decide undecidable; it never guesses, and asks no machine.
 
 mod boot;
+pub(crate) mod causes;
+mod errno;
+mod handover;
 mod leaves;
 mod log;
 mod machine_check;
@@ -28,13 +31,16 @@ pub use msr::msr;
 /// Longest name of a file in an error.
 const NAME_LIMIT: usize = 512;
 
-/// A status by number or name, else a file; `-` is standard input. A long file tells how far it is.
+/// A status or an errno by number or name, else a file; `-` is standard input. A long file tells how far it is.
 ///
 /// # Errors
 /// A text that is neither, or a file that cannot be used.
 pub fn subject(text: &str, progress: &dyn Progress) -> Result<ExplainReport, InputError> {
     if text == "-" {
         return from_reader("<stdin>", watched::stdin(progress));
+    }
+    if let Some(number) = errno::named(text) {
+        return Ok(ExplainReport::new(text, Subject::Errno(errno::explain(number))));
     }
     if let Some(value) = status::number(text) {
         let (found, given) = status::from_bits(value);

@@ -92,7 +92,13 @@ pub fn explain(msr: Msr, value: u64) -> MsrReport {
                 field("10", 10, 1, bit(10, "locked", "not locked"), Basis::Unverified);
                 field("11", 11, 1, bit(11, "on", "off"), Basis::Unverified);
             }
-            if value & SEAMRR_BITS == 0 {
+            // As `check` reads it: an address alone is no memory while the range is off.
+            if !base && value >> 11 & 1 == 0 {
+                let todo = "turn TDX and its SEAM loader on in the BIOS";
+                let text =
+                    "the range is off (bit 11, unverified): no memory is set aside, so no TDX module can be loaded";
+                (text.to_owned(), Some(todo.to_owned()))
+            } else if value & SEAMRR_BITS == 0 {
                 let todo = "turn TDX and its SEAM loader on in the BIOS";
                 ("no memory is set aside for a TDX module".to_owned(), Some(todo.to_owned()))
             } else {
@@ -177,6 +183,11 @@ mod tests {
         let base = explain(Msr(0x1400), 0x3f_fe00_0008);
         assert!(base.fields[0].text.ends_with("0x3ffe000000"), "{}", base.fields[0].text);
         assert!(explain(Msr(0x1401), 0).todo.is_some());
+        // An address, and the range off: `check` warns of the same value.
+        let off = explain(Msr(0x1401), 0x3ff_fe00_0400);
+        assert!(off.fields[2].text == "off" && off.meaning.contains("no TDX module") && off.todo.is_some(), "{off:?}");
+        let on = explain(Msr(0x1401), 0x3ff_fe00_0c00);
+        assert!(on.fields[2].text == "on" && on.meaning.contains("set memory aside") && on.todo.is_none(), "{on:?}");
         assert!(explain(Msr(0x17a), 0x1007).fields[4].text.contains("ran a TD"));
     }
 

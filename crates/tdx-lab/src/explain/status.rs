@@ -91,6 +91,7 @@ pub(super) fn explain(status: Status, given: Given) -> StatusReport {
         (None, Some(meaning)) => (meaning.text.to_owned(), meaning.todo.to_owned(), meaning.retry),
         (None, None) => unknown(status),
     };
+    let any_leaf_but = leaves::any_leaf_but(code);
     StatusReport {
         raw: format!("{:#018x}", status.raw()),
         known: name.is_some(),
@@ -104,7 +105,8 @@ pub(super) fn explain(status: Status, given: Given) -> StatusReport {
         meaning: text,
         retry,
         todo,
-        any_leaf: meaning.is_some() && leaves::any_leaf(code),
+        any_leaf: meaning.is_some() && any_leaf_but.is_some(),
+        any_leaf_but: any_leaf_but.unwrap_or_default().iter().map(ToString::to_string).collect(),
         leaves: if meaning.is_some() {
             leaves::returning(code).iter().map(ToString::to_string).collect()
         } else {

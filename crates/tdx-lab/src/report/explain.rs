@@ -36,6 +36,7 @@ impl ExplainReport {
     pub fn is_known(&self) -> bool {
         match &self.subject {
             Subject::Status(status) => status.known,
+            Subject::Errno(errno) => errno.known,
             Subject::Msr(msr) => msr.known,
             Subject::Log(log) => !log.findings.is_empty(),
         }
@@ -48,6 +49,8 @@ impl ExplainReport {
 pub enum Subject {
     /// A completion status.
     Status(StatusReport),
+    /// An errno.
+    Errno(ErrnoReport),
     /// A register's value.
     Msr(MsrReport),
     /// A log.
@@ -129,10 +132,40 @@ pub struct StatusReport {
     pub retry: Retry,
     /// What to do.
     pub todo: String,
-    /// The module may answer any leaf so.
+    /// The module may answer any leaf so, before the leaf begins.
     pub any_leaf: bool,
+    /// Any but these.
+    pub any_leaf_but: Vec<String>,
     /// Leaves that answer so for reasons of their own.
     pub leaves: Vec<String>,
+}
+
+/// An errno of a bring-up or a kexec.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct ErrnoReport {
+    /// Negative, as the kernel prints it.
+    pub number: i64,
+    /// Name.
+    pub name: Option<&'static str>,
+    /// Whether this program knows what gives it.
+    pub known: bool,
+    /// What it means.
+    pub meaning: String,
+    /// The failures that give it.
+    pub causes: Vec<ErrnoCause>,
+    /// What to do.
+    pub todo: String,
+}
+
+/// A failure that gives an errno.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct ErrnoCause {
+    /// The rule by which a log of it is judged, or the check that looks for it.
+    pub rule: &'static str,
+    /// The line of the kernel that stands before it, or what was called.
+    pub line: &'static str,
+    /// The cause.
+    pub cause: &'static str,
 }
 
 /// A register's value.
@@ -197,6 +230,10 @@ pub struct LogLine {
 pub enum Topic {
     /// Whether TDX came up.
     BringUp,
+    /// A SEAMCALL after that.
+    Seamcall,
+    /// How the kernel left TDX to the next one.
+    Handover,
     /// A machine check or a memory error.
     MachineCheck,
 }
@@ -207,7 +244,7 @@ pub enum Topic {
 pub enum Judgement {
     /// TDX is up.
     Up,
-    /// TDX did not come up, and the cause is known.
+    /// TDX did not come up, or a call after that failed, and the cause is known.
     Failed,
     /// Likely the poison of a partial write to private memory: a fault of a kernel or a driver.
     TdxPoison,

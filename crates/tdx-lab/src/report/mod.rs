@@ -17,8 +17,8 @@ use tdx_abi::{PageRange, PhysAddr};
 
 pub use check::{Basis, CheckCategory, CheckFacts, CheckFinding, CheckReport, CheckVerdict, Status, UnseenReport};
 pub use explain::{
-    ExplainReport, Given, Judgement, LogFinding, LogLine, LogReport, MsrField, MsrReport, Retry, StatusReport, Subject,
-    Topic,
+    ErrnoCause, ErrnoReport, ExplainReport, Given, Judgement, LogFinding, LogLine, LogReport, MsrField, MsrReport,
+    Retry, StatusReport, Subject, Topic,
 };
 pub use explore::{BugRun, Covered, ExploreReport, FindingReport, MapPiece, ScenarioRun, SequenceRun, TimePointReport};
 pub use host::{AssumptionReport, CpuReport, HostReport, KeyIdReport, LoggedReport};

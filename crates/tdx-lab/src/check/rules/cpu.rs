@@ -2,7 +2,10 @@
 
 use super::{Finding, Rule};
 use crate::{
-    check::facts::{Facts, Tdx},
+    check::{
+        facts::{Facts, Tdx},
+        item::{Item, Unseen},
+    },
     cpu_model,
 };
 
@@ -22,17 +25,23 @@ pub(super) const RULES: [Rule; 3] = [
     },
 ];
 
+fn unseen(text: String, why: &Unseen) -> Finding {
+    Finding::unknown(text).hint(Item::Cpuinfo.how(why))
+}
+
 fn model(facts: &Facts<'_>) -> Finding {
     let cpus = match &facts.cpus {
         Ok(cpus) => cpus,
-        Err(why) => return Finding::unknown(format!("/proc/cpuinfo {why}")),
+        Err(why) => return unseen(format!("/proc/cpuinfo {why}"), why),
     };
     let known = if cpus.model.intel { cpu_model::name(cpus.model) } else { None };
     let name = known.map(|name| format!("{name}, ")).unwrap_or_default();
     let packages = if cpus.packages == 1 { "1 package".to_owned() } else { format!("{} packages", cpus.packages) };
     let text = format!("{name}{}, {packages}, {} CPUs", cpus.model, cpus.count);
     let finding = if cpus.mixed {
-        Finding::warn(format!("{text}; not all are of the same model and stepping")).unverified()
+        Finding::warn(format!("{text}; not all are of the same model and stepping"))
+            .unverified()
+            .hint("look which package has another CPU (/proc/cpuinfo), and make them alike")
     } else {
         Finding::pass(text)
     };
@@ -47,10 +56,11 @@ fn model(facts: &Facts<'_>) -> Finding {
 fn erratum(facts: &Facts<'_>) -> Finding {
     let cpus = match &facts.cpus {
         Ok(cpus) => cpus,
-        Err(why) => return Finding::unknown(format!("/proc/cpuinfo {why}, and the model decides")),
+        Err(why) => return unseen(format!("/proc/cpuinfo {why}, and the model decides"), why),
     };
     if !cpus.model.has_partial_write_erratum() {
-        return Finding::pass(format!("no: {} is not a model with the erratum (06_8F, 06_CF)", cpus.model));
+        return Finding::pass(format!("no: {} is not a model with the erratum (06_8F, 06_CF)", cpus.model))
+            .evidence(format!("vendor, family and model in {}", Item::Cpuinfo.place()));
     }
     let finding = if facts.no_tdx() {
         Finding::pass("it would, but without TDX there is no private memory")
@@ -76,7 +86,12 @@ fn movdir64b(facts: &Facts<'_>) -> Finding {
                 .evidence("no flag `movdir64b`")
                 .hint("take `clearcpuid=` off the kernel's command line if it is there; else turn TDX off in the BIOS")
         }
-        (Some(false), Tdx::Unknown) => Finding::warn("no: with TDX on, private memory could never be reset"),
-        (None, _) => Finding::unknown("the CPU's flags were not seen"),
+        (Some(false), Tdx::Unknown) => Finding::warn("no: with TDX on, private memory could never be reset")
+            .evidence("no flag `movdir64b`")
+            .hint("find out whether TDX is on: see `firmware.tdx`"),
+        (None, _) => Finding::unknown("the CPU's flags were not seen").hint(match &facts.cpus {
+            Err(why) => Item::Cpuinfo.how(why),
+            Ok(_) => "save the machine again with `cleanslate collect`: its cpuinfo has no line of flags",
+        }),
     }
 }

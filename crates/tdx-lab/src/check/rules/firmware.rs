@@ -56,7 +56,11 @@ fn tdx(facts: &Facts<'_>) -> Finding {
             let finding =
                 Finding::pass(format!("on: private KeyIDs [{first}, {end})")).evidence(format!("from {from}"));
             let few = end.saturating_sub(*first) < 2;
-            if few { Finding { status: crate::report::Status::Fail, ..finding } } else { finding }
+            if few {
+                Finding { status: crate::report::Status::Fail, ..finding }.hint("give TDX more KeyIDs in the BIOS")
+            } else {
+                finding
+            }
         }
         Tdx::Off(why, sure) => {
             let finding = Finding::pass(format!("no TDX: {}", why.trim_start_matches("no TDX: "))).basis(match sure {
@@ -64,10 +68,19 @@ fn tdx(facts: &Facts<'_>) -> Finding {
                 Sure::Deduced => Basis::Deduced,
                 Sure::Unverified => Basis::Unverified,
             });
+            let finding = finding.evidence(match sure {
+                Sure::Seen => "a register, the CPU's vendor, or a line of the kernel's",
+                Sure::Deduced => {
+                    "CONFIG_INTEL_TDX_HOST is on, and the boot log from its first line on has no line on TDX"
+                }
+                Sure::Unverified => "the flags in /proc/cpuinfo",
+            });
             let could = facts.cpus.as_ref().is_ok_and(|cpus| cpu_model::name(cpus.model).is_some());
             if could { finding.hint("this CPU model has TDX: to use it, turn it on in the BIOS") } else { finding }
         }
-        Tdx::Broken(why) => Finding::fail(why.clone()).hint("set TDX up in the BIOS anew, or turn it off"),
+        Tdx::Broken(why) => Finding::fail(why.clone())
+            .evidence("registers of the CPUs, or the line of the kernel's")
+            .hint("set TDX up in the BIOS anew, or turn it off"),
         Tdx::Unknown => {
             Finding::unknown("neither MSR 0x87 nor a boot log with its beginning was seen").hint(msr_hint(facts))
         }
@@ -96,7 +109,7 @@ fn tme(facts: &Facts<'_>) -> Finding {
         }
         Some(Reading::Fault) => Finding::pass("not there").evidence("MSR 0x982 does not exist"),
         None if !facts.encryption.is_empty() => Finding::pass("the kernel found it"),
-        None if facts.no_tdx() => Finding::pass("not seen, and without TDX of no account"),
+        None if facts.no_tdx() => Finding::pass("not seen, and without TDX of no account").evidence(facts.why_not()),
         None => Finding::unknown("MSR 0x982 was not seen").hint(msr_hint(facts)),
     };
     let capability = facts.msrs.as_ref().ok().and_then(|msrs| msrs.value(TME_CAPABILITY));
@@ -112,7 +125,7 @@ fn key_ids(facts: &Facts<'_>) -> Finding {
     let logged = facts.log.as_ref().ok().and_then(|log| log.key_ids).map(|key_ids| key_ids.value);
     let Some(partition) = from_msr.map(KeyIdPartition::from_msr).or(logged) else {
         return if facts.no_tdx() {
-            Finding::pass("no private KeyIDs, without TDX")
+            Finding::pass("no private KeyIDs, without TDX").evidence(facts.why_not())
         } else {
             Finding::unknown("neither MSR 0x87 nor the kernel's line was seen").hint(msr_hint(facts))
         };
@@ -129,7 +142,9 @@ fn key_ids(facts: &Facts<'_>) -> Finding {
     let contradiction = from_msr.is_some() && logged.is_some_and(|logged| logged != partition);
     let finding = match private {
         1 => Finding::fail(format!("{text}: TDX needs two")).hint("give TDX more KeyIDs in the BIOS"),
-        _ if contradiction => Finding::warn(format!("{text}; the boot log has another split")).deduced(),
+        _ if contradiction => Finding::warn(format!("{text}; the boot log has another split")).deduced().hint(
+            "is the boot log of this machine? then the BIOS was set up anew under a running kernel: reset the machine",
+        ),
         _ => Finding::pass(text),
     };
     match from_msr {
@@ -154,7 +169,7 @@ fn seamrr(facts: &Facts<'_>) -> Finding {
             finding.unverified().evidence(format!("MSR 0x1401 = {mask:#x}"))
         }
         Some(Reading::Fault) => Finding::pass("no such register").evidence("MSR 0x1401 does not exist"),
-        None if facts.no_tdx() => Finding::pass("not seen, and without TDX of no account"),
+        None if facts.no_tdx() => Finding::pass("not seen, and without TDX of no account").evidence(facts.why_not()),
         None => Finding::unknown("MSR 0x1401 was not seen").hint(msr_hint(facts)),
     };
     match base {
@@ -166,14 +181,14 @@ fn seamrr(facts: &Facts<'_>) -> Finding {
 fn same(facts: &Facts<'_>) -> Finding {
     let Ok(msrs) = &facts.msrs else {
         return if facts.no_tdx() {
-            Finding::pass("not seen, and without TDX of no account")
+            Finding::pass("not seen, and without TDX of no account").evidence(facts.why_not())
         } else {
             Finding::unknown("no MSR was seen").hint(msr_hint(facts))
         };
     };
     let differences = msrs.disagreements();
     let finding = match (differences.is_empty(), &facts.tdx) {
-        (true, _) => Finding::pass("yes"),
+        (true, _) => Finding::pass("yes").evidence("the registers that were read, one value each"),
         (false, Tdx::Off(..)) => Finding::pass("no, and without TDX it is of no account"),
         (false, _) => Finding::fail("no").hint("the BIOS must set all CPUs up alike: update it"),
     };

@@ -1,14 +1,18 @@
 //! What the next kernel finds: at a kexec, at a crash, and whether it can use TDX again. The behaviour is mainline's.
 
 use super::{Finding, Rule};
-use crate::check::{
-    facts::{Facts, Private},
-    item::{Item, Unseen},
-    kernel::Era,
-    sys_disable::{self, SysDisable},
+use crate::{
+    bootlog,
+    check::{
+        cleanslate_ko::{Host, Ko},
+        facts::{Facts, Private, SysInit},
+        item::{Item, Unseen},
+        kernel::Era,
+        sys_disable::SysDisable,
+    },
 };
 
-pub(super) const RULES: [Rule; 6] = [
+pub(super) const RULES: [Rule; 7] = [
     Rule {
         id: "kexec.jump",
         title: "What does a kexec from this kernel do to the next one?",
@@ -20,6 +24,12 @@ pub(super) const RULES: [Rule; 6] = [
         title: "What does a panic leave to the crash kernel?",
         source: "Linux v6.18 to v7.3; the lists in 2025: the crash kernel stays in its own memory, and reads do not poison",
         look: crash,
+    },
+    Rule {
+        id: "kexec.cleanslate",
+        title: "Does cleanslate.ko reset what is private?",
+        source: "/sys/kernel/cleanslate/mode, /sys/module/cleanslate/parameters/policy; linux/cleanslate.4",
+        look: cleanslate,
     },
     Rule {
         id: "kexec.image",
@@ -59,6 +69,14 @@ enum Way {
     Refused,
     /// The CPU has no erratum.
     NoErratum,
+    /// cleanslate.ko resets what is private.
+    Reset,
+    /// cleanslate.ko lets no kexec image in, by its policy.
+    RefusedByKo,
+    /// cleanslate.ko lets no kexec image in: it does not know what is private.
+    KoLost(String),
+    /// cleanslate.ko may have brought TDX up, and its policy is to reset nothing.
+    KoLeaves,
     /// The module is asked, and is not known to have the call.
     NoAnswer,
     /// The module is asked, and it is not known what it has.
@@ -70,38 +88,48 @@ enum Way {
 }
 
 fn way(facts: &Facts<'_>) -> Way {
-    if let Private::No(why) = facts.private {
-        return Way::Harmless(why);
-    }
-    let Some(era) = facts.era() else { return Way::Unseen("the kernel's version") };
+    let era = facts.era();
     let host_code = facts.option("INTEL_TDX_HOST").unwrap_or(facts.tdx_line());
     let no_kexec = match facts.has_kexec() {
         Some(has) => !has,
-        None => era == Era::Excluded && host_code,
+        None => era == Some(Era::Excluded) && host_code,
     };
-    match (facts.erratum(), era) {
+    // Who cannot load an image cannot whatever is private: both are decided before the module is asked anything.
+    let refused = era == Some(Era::Refused) && facts.notes_erratum();
+    if let Private::No(why) = facts.private {
+        return match () {
+            () if facts.no_tdx() => Way::Harmless(why),
+            () if no_kexec && host_code => Way::NotBuilt,
+            () if refused => Way::Refused,
+            () => Way::Harmless(why),
+        };
+    }
+    let Some(era) = era else { return Way::Unseen("the kernel's version") };
+    match (facts.erratum(), era, &facts.ko) {
         _ if no_kexec => Way::NotBuilt,
-        (Some(false), _) => Way::NoErratum,
-        (_, Era::NoTdxHost | Era::Excluded) if host_code => Way::NotMainline,
-        (_, Era::NoTdxHost | Era::Excluded) => Way::Unseen("the kernel's options"),
-        (None, _) => Way::Unseen("the CPU model"),
-        (Some(true), Era::Refused) => Way::Refused,
-        (Some(true), Era::AsksModule) => match module(facts) {
-            Some(SysDisable::NotNamed) => Way::NoAnswer,
+        (Some(false), ..) => Way::NoErratum,
+        _ if refused => Way::Refused,
+        (.., Ko::Resets(_)) => Way::Reset,
+        (.., Ko::Refuses(_)) => Way::RefusedByKo,
+        (.., Ko::Lost(why)) => Way::KoLost(why.clone()),
+        (.., Ko::Leaves(Host::Module)) => Way::KoLeaves,
+        (_, Era::NoTdxHost | Era::Excluded, _) if host_code => Way::NotMainline,
+        (_, Era::NoTdxHost | Era::Excluded, _) => Way::Unseen("the kernel's options"),
+        (None, ..) => Way::Unseen("the CPU model"),
+        (Some(true), Era::Refused, _) => Way::Refused,
+        (Some(true), Era::AsksModule, _) => match facts.sys_disable() {
+            Some(SysDisable::Refused | SysDisable::NotNamed) => Way::NoAnswer,
             Some(SysDisable::Newer) | None => Way::PerhapsAnswer,
         },
-        (Some(true), Era::Newer) => Way::Newer,
+        (Some(true), Era::Newer, _) => Way::Newer,
     }
-}
-
-fn module(facts: &Facts<'_>) -> Option<SysDisable> {
-    facts.log.as_ref().ok().and_then(|log| log.module).map(|module| sys_disable::of(module.value))
 }
 
 /// What is private, as far as it is known.
 fn how_much(facts: &Facts<'_>) -> String {
     let kb = facts.log.as_ref().ok().and_then(|log| log.pamt_kb);
     match (kb, &facts.private) {
+        (_, Private::No(why)) => format!("nothing is private now: {why}"),
         (Some(kb), _) => format!("{} KB of PAMT and the pages of every TD are private", kb.value),
         (None, Private::Yes) => "PAMT and the pages of every TD are private".to_owned(),
         (None, _) => "memory may be private: it was not seen whether the module is up".to_owned(),
@@ -113,8 +141,10 @@ const NO_ANSWER: &str = "private memory stays private: this module is not known 
 const PERHAPS: &str =
     "it depends on the module: with TDH.SYS.DISABLE all memory is given back, without it all stays private";
 const CRASH: &str = "private memory; the crash kernel stays in its own and only reads, so a dump is likely to work";
-const INSTEAD: &str = "reboot through the firmware instead of a kexec (`kexec -u` unloads an image), turn TDX off in the BIOS, or take a \
-                       kernel that resets its private memory itself";
+const INSTEAD: &str = "reboot through the firmware instead of a kexec (`kexec -u` unloads an image), turn TDX off in the BIOS, or load \
+                       cleanslate.ko, which resets private memory itself (package cleanslate-dkms, where it knows the kernel)";
+const NOT_TRIED: &str = "cleanslate.ko has run under an emulated module only, never on a CPU with TDX";
+const SET_POLICY: &str = "as root: `echo tracked > /sys/module/cleanslate/parameters/policy`";
 
 fn jump(facts: &Facts<'_>) -> Finding {
     match way(facts) {
@@ -124,9 +154,9 @@ fn jump(facts: &Facts<'_>) -> Finding {
                 .evidence(how_much(facts))
                 .hint("reboot through the firmware")
         }
-        Way::NotBuilt => {
-            Finding::warn("there is none: this kernel is built without kexec").hint("reboot through the firmware")
-        }
+        Way::NotBuilt => Finding::warn("there is none: this kernel is built without kexec")
+            .evidence(how_much(facts))
+            .hint("reboot through the firmware"),
         Way::NotMainline => {
             Finding::unknown("this kernel has TDX host code and kexec, which mainline of its version has not")
                 .evidence(how_much(facts))
@@ -136,9 +166,29 @@ fn jump(facts: &Facts<'_>) -> Finding {
         }
         Way::Refused => Finding::warn("none can be loaded: the kernel answers EOPNOTSUPP (`Operation not supported`)")
             .evidence(how_much(facts))
+            .note("the CPU's erratum decides, which the kernel notes at boot, whatever becomes of the module")
             .hint("reboot through the firmware, or turn TDX off in the BIOS if kexec is worth more here"),
         Way::NoErratum => Finding::pass("nothing: without the erratum, left-over private memory is harmless")
             .evidence(how_much(facts)),
+        Way::Reset => Finding::pass("nothing: cleanslate.ko rewrites all that may be private right before the jump")
+            .deduced()
+            .evidence(ko_seen(facts))
+            .note(NOT_TRIED),
+        Way::RefusedByKo => Finding::warn("none while anything may be private: cleanslate.ko refuses it by its policy")
+            .evidence(ko_seen(facts))
+            .hint(SET_POLICY),
+        Way::KoLost(why) => {
+            Finding::warn(format!("none can be loaded: cleanslate.ko does not know what is private ({why})"))
+                .evidence(ko_seen(facts))
+                .hint("reboot through the firmware, and load cleanslate.ko before TDX comes up")
+        }
+        Way::KoLeaves => Finding::warn(
+            "if cleanslate.ko has brought TDX up, private memory stays private: its policy is to reset nothing, and a partial write of the \
+             next kernel ends in a machine check",
+        )
+        .deduced()
+        .evidence(ko_seen(facts))
+        .hint(SET_POLICY),
         Way::NoAnswer => Finding::fail(NO_ANSWER)
             .deduced()
             .evidence(how_much(facts))
@@ -155,7 +205,8 @@ fn jump(facts: &Facts<'_>) -> Finding {
 
 /// Nothing is private: seen where there is no TDX, a conclusion where there is.
 fn harmless(facts: &Facts<'_>, text: String) -> Finding {
-    if facts.no_tdx() { Finding::pass(text) } else { Finding::pass(text).deduced() }
+    let finding = Finding::pass(text).evidence(facts.why_nothing_private());
+    if facts.no_tdx() { finding } else { finding.deduced() }
 }
 
 fn unseen(what: &str) -> Finding {
@@ -166,26 +217,88 @@ fn newer() -> Finding {
     Finding::unknown("this kernel is newer than what is known here").hint("look for a newer cleanslate")
 }
 
+fn not_mainline() -> Finding {
+    Finding::unknown("this kernel is not mainline's: ask who built it").hint("see `kexec.jump`")
+}
+
+/// What cleanslate.ko says of itself.
+fn ko_seen(facts: &Facts<'_>) -> String {
+    let said = |item| facts.snapshot.get(item).map_or_else(|_| "?".to_owned(), crate::input::excerpt);
+    format!("cleanslate.ko: mode `{}`, policy `{}`", said(Item::KoMode), said(Item::KoPolicy))
+}
+
 fn crash(facts: &Facts<'_>) -> Finding {
     let way = way(facts);
     if !matches!(way, Way::Harmless(_)) && facts.option("CRASH_DUMP") == Some(false) {
         return Finding::warn("a panic leaves no dump: this kernel is built without CONFIG_CRASH_DUMP")
+            .evidence("CONFIG_CRASH_DUMP is off")
             .hint("take a kernel with CONFIG_CRASH_DUMP; 6.8 to 6.17 cannot have it with TDX");
     }
     match way {
         Way::Harmless(why) => harmless(facts, format!("nothing that is private: {why}")),
         Way::NotBuilt => Finding::warn("a panic leaves no dump: this kernel is built without kexec")
+            .evidence(how_much(facts))
             .hint("6.18 and later have both; a CPU with the erratum loads a crash image from 7.2 on"),
-        Way::NotMainline => Finding::unknown("this kernel is not mainline's: ask who built it"),
+        Way::NotMainline => not_mainline(),
         Way::Refused => Finding::warn("a panic leaves no dump: no crash image can be loaded (EOPNOTSUPP)")
+            .evidence(how_much(facts))
             .hint("7.2 and later load one; or turn TDX off in the BIOS if dumps are worth more here"),
-        Way::NoErratum => Finding::pass("private memory, which is harmless without the erratum"),
-        Way::NoAnswer | Way::PerhapsAnswer => Finding::warn(CRASH)
+        Way::NoErratum => {
+            Finding::pass("private memory, which is harmless without the erratum").evidence(how_much(facts))
+        }
+        // The policy to refuse is for a kexec: at a crash it resets as well.
+        Way::Reset | Way::RefusedByKo => Finding::pass(
+            "nothing that is private: cleanslate.ko rewrites all that may be, before the crash kernel starts",
+        )
+        .deduced()
+        .evidence(ko_seen(facts))
+        .note(NOT_TRIED),
+        Way::KoLost(_) | Way::KoLeaves | Way::NoAnswer | Way::PerhapsAnswer => Finding::warn(CRASH)
+            .evidence(how_much(facts))
             .note("a line that was poisoned before the panic still ends the dump in a machine check")
             .note("a large user reported two years of kdump on such hosts without trouble (2025, on the list)")
             .hint("let the crash kernel reboot through the firmware, never kexec to a full kernel"),
         Way::Unseen(what) => unseen(what),
         Way::Newer => newer(),
+    }
+}
+
+fn cleanslate(facts: &Facts<'_>) -> Finding {
+    let of_use = facts.erratum() != Some(false) && !facts.no_tdx();
+    match &facts.ko {
+        Ko::NotThere if of_use => Finding::pass("no: it is not loaded; what the kernel itself does is above")
+            .evidence(format!("no {}", Item::KoMode.place())),
+        Ko::NotThere => {
+            Finding::pass("no, and it would have nothing to do").evidence(format!("no {}", Item::KoMode.place()))
+        }
+        Ko::Unseen(why) => Finding::unknown(why.clone()).hint("run as root, or take a newer cleanslate"),
+        Ko::Resets(Host::Kernel) => {
+            Finding::pass("yes: it watches the kernel's TDX, and resets at a kexec and at a crash")
+                .deduced()
+                .evidence(ko_seen(facts))
+                .note(NOT_TRIED)
+        }
+        Ko::Resets(Host::Module) => {
+            Finding::pass("yes: it is the host of TDX itself once it is told to, and resets at a kexec and at a crash")
+                .deduced()
+                .evidence(ko_seen(facts))
+                .note(NOT_TRIED)
+        }
+        Ko::Refuses(_) => {
+            Finding::warn("at a crash alone: by its policy no kexec image is let in while anything may be private")
+                .evidence(ko_seen(facts))
+                .hint(SET_POLICY)
+        }
+        Ko::Leaves(_) => Finding::warn("no: it is loaded, and its policy is to reset nothing")
+            .evidence(ko_seen(facts))
+            .hint(SET_POLICY),
+        Ko::NothingToReset => Finding::pass("it has nothing to reset: the kernel's own bring-up failed")
+            .deduced()
+            .evidence(ko_seen(facts)),
+        Ko::Lost(why) => Finding::warn(format!("it does not know what is private ({why}), and lets no kexec image in"))
+            .evidence(ko_seen(facts))
+            .note("a crash image is let in, and what is known is reset")
+            .hint("reboot through the firmware, and load it before TDX comes up"),
     }
 }
 
@@ -198,79 +311,125 @@ pub(super) fn flag(facts: &Facts<'_>, item: Item) -> Result<bool, Unseen> {
     }
 }
 
+const UNLOAD: &str = "`kexec -u` unloads it";
+
 fn image(facts: &Facts<'_>) -> Finding {
-    let finding = match (flag(facts, Item::KexecLoaded), way(facts)) {
-        (Ok(false), _) => Finding::pass("no"),
-        (Ok(true), Way::Harmless(_) | Way::NoErratum) => Finding::pass("yes"),
-        (Ok(true), Way::NoAnswer) => {
-            return Finding::fail("yes: who uses it finds what `kexec.jump` says")
-                .deduced()
-                .hint("`kexec -u` unloads it");
+    let place = Item::KexecLoaded.place();
+    let loaded = match flag(facts, Item::KexecLoaded) {
+        Ok(loaded) => loaded,
+        Err(Unseen::Absent) => {
+            return Finding::pass("no: the kernel does not know of images").evidence(format!("no {place}"));
         }
-        (Ok(true), Way::Refused) => {
-            return Finding::warn("yes, though mainline of this version would have refused it: this kernel is another")
-                .deduced()
-                .hint("`kexec -u` unloads it");
-        }
-        (Ok(true), _) => return Finding::warn("yes: see `kexec.jump` before it is used").hint("`kexec -u` unloads it"),
-        (Err(Unseen::Absent), _) => return Finding::pass("no: the kernel does not know of images"),
-        (Err(why), _) => return Finding::unknown(format!("{} {why}", Item::KexecLoaded.place())),
+        Err(why) => return Finding::unknown(format!("{place} {why}")).hint(Item::KexecLoaded.how(&why)),
     };
-    finding.evidence(Item::KexecLoaded.place())
+    let finding = match (loaded, way(facts)) {
+        (false, _) => Finding::pass("no"),
+        (true, Way::Harmless(_) | Way::NoErratum | Way::Reset) => Finding::pass("yes"),
+        (true, Way::NoAnswer) => Finding::fail("yes: who uses it finds what `kexec.jump` says").deduced().hint(UNLOAD),
+        (true, Way::Refused) => {
+            Finding::warn("yes, though mainline of this version would have refused it: this kernel is another")
+                .deduced()
+                .hint(UNLOAD)
+        }
+        (true, _) => Finding::warn("yes: see `kexec.jump` before it is used").hint(UNLOAD),
+    };
+    finding.evidence(format!("{place} is {}", u8::from(loaded)))
 }
 
 fn crash_image(facts: &Facts<'_>) -> Finding {
+    let place = Item::CrashLoaded.place();
     let reserved = facts.snapshot.get(Item::CrashSize).ok().and_then(|text| text.trim().parse::<u64>().ok());
-    let finding = match (flag(facts, Item::CrashLoaded), way(facts)) {
-        (Ok(true), Way::Refused) => {
+    let loaded = match flag(facts, Item::CrashLoaded) {
+        Ok(loaded) => loaded,
+        Err(Unseen::Absent) => {
+            return Finding::pass("no: the kernel does not know of images").evidence(format!("no {place}"));
+        }
+        Err(why) => return Finding::unknown(format!("{place} {why}")).hint(Item::CrashLoaded.how(&why)),
+    };
+    let finding = match (loaded, way(facts)) {
+        (true, Way::Refused) => {
             Finding::warn("yes, though mainline of this version would have refused it: this kernel is another")
                 .deduced()
+                .hint("ask who built it what it does to private memory at a crash; `kexec -p -u` unloads it")
         }
-        (Ok(true), _) => Finding::pass("yes"),
-        (Ok(false), Way::Harmless(_)) => Finding::pass("no: a panic leaves no dump, which has nothing to do with TDX"),
-        (Ok(false), Way::NotBuilt | Way::Refused) => Finding::pass("no, and none can be"),
-        (Ok(false), _) => Finding::warn("no: a panic leaves no dump").hint(if reserved == Some(0) {
+        (true, _) => Finding::pass("yes"),
+        (false, Way::Harmless(_)) => Finding::pass("no: a panic leaves no dump, which has nothing to do with TDX"),
+        (false, Way::NotBuilt | Way::Refused) => Finding::pass("no, and none can be"),
+        (false, _) => Finding::warn("no: a panic leaves no dump").hint(if reserved == Some(0) {
             "reserve memory with `crashkernel=` and load an image with `kexec -p`"
         } else {
             "load an image with `kexec -p`, or start the distribution's kdump service"
         }),
-        (Err(Unseen::Absent), _) => Finding::pass("no: the kernel does not know of images"),
-        (Err(why), _) => Finding::unknown(format!("{} {why}", Item::CrashLoaded.place())),
     };
+    let finding = finding.evidence(format!("{place} is {}", u8::from(loaded)));
     match reserved {
         Some(bytes) => finding.evidence(format!("{} are reserved for a crash kernel", crate::size::human(bytes))),
         None => finding,
     }
 }
 
+const IF_TDS: &str = "reboot through the firmware if the next kernel is to run TDs";
+
 fn tdx_again(facts: &Facts<'_>) -> Finding {
     if facts.no_tdx() {
-        return Finding::pass("there is no TDX");
+        return Finding::pass("there is no TDX").evidence(facts.why_not());
     }
-    match (way(facts), facts.era(), module(facts)) {
+    match (way(facts), facts.era(), facts.sys_disable()) {
         (Way::NotBuilt | Way::Refused, ..) => {
-            Finding::pass("there is no kexec to the next kernel; after a reboot it can")
+            Finding::pass("there is no kexec to the next kernel; a reboot through the firmware makes the module fresh")
+                .deduced()
+                .evidence(how_much(facts))
         }
-        (Way::Harmless(_), ..) => Finding::pass("as well as this one").deduced(),
-        (_, Some(Era::AsksModule), Some(SysDisable::NotNamed)) => {
+        (Way::Harmless(_), ..) => after_no_bring_up(facts),
+        (_, Some(Era::AsksModule), Some(SysDisable::Refused | SysDisable::NotNamed)) => {
             Finding::warn("no: the module cannot be taken back; TDX stays away until the machine is reset")
                 .deduced()
-                .hint("reboot through the firmware if the next kernel is to run TDs")
+                .evidence(how_much(facts))
+                .hint(IF_TDS)
         }
         (_, Some(Era::AsksModule), _) => {
-            Finding::unknown("if the module has TDH.SYS.DISABLE; see `module.sys-disable`")
+            Finding::unknown("if the module has TDH.SYS.DISABLE").hint("see `module.sys-disable`")
         }
-        (Way::NotMainline, ..) => Finding::unknown("this kernel is not mainline's: ask who built it"),
+        (Way::NotMainline, ..) => not_mainline(),
         (_, Some(_), _) => Finding::warn("no: this kernel does not take the module back at kexec")
             .deduced()
-            .hint("reboot through the firmware if the next kernel is to run TDs"),
-        (_, None, _) => Finding::unknown("the kernel's version was not seen"),
+            .evidence(how_much(facts))
+            .hint(IF_TDS),
+        (_, None, _) => {
+            Finding::unknown("the kernel's version was not seen").hint(Item::Osrelease.how(&Unseen::Denied))
+        }
+    }
+}
+
+/// Nothing is private in this kernel. What its bring-up, if there was one, has done to the module stays done: a kernel that did not
+/// come up with TDX does not take the module back either.
+fn after_no_bring_up(facts: &Facts<'_>) -> Finding {
+    let Some(failure) = facts.failure() else {
+        return Finding::pass("as well as this one").deduced().evidence(facts.why_nothing_private());
+    };
+    let seen = format!("boot.log:{}: {}", failure.line, failure.value.1);
+    match facts.sys_init() {
+        SysInit::Spent => Finding::warn(
+            "no: the failed bring-up of this kernel has spent SYS.INIT, and this kernel does not take the module back at kexec",
+        )
+        .deduced()
+        .evidence(seen)
+        .hint(IF_TDS),
+        SysInit::NotTried => Finding::pass("as well as this one: the module was not asked anything").deduced().evidence(seen),
+        SysInit::Refused => Finding::pass(format!(
+            "no better than this one, a kexec changes nothing: {}",
+            bootlog::message(&failure.value.1)
+        ))
+        .deduced()
+        .evidence(seen),
+        SysInit::Unknown => Finding::unknown("the bring-up failed, and it cannot be told whether SYS.INIT is spent")
+            .hint(IF_TDS),
     }
 }
 
 fn left_over(facts: &Facts<'_>) -> Finding {
     if facts.no_tdx() {
-        return Finding::pass("there is no TDX");
+        return Finding::pass("there is no TDX").evidence(facts.why_not());
     }
     if let Some(line) = facts.initialised_before() {
         let text = "yes: another kernel has initialised the module, and this one does not know which memory is private";
@@ -280,13 +439,16 @@ fn left_over(facts: &Facts<'_>) -> Finding {
         };
         return finding.deduced().evidence(format!("boot.log:{line}")).hint("reset the machine through the firmware");
     }
-    let up = facts.log.as_ref().is_ok_and(|log| log.initialized.is_some());
-    if up {
-        return Finding::pass("no: the module was fresh when this kernel brought it up").deduced();
+    if let Some(line) = facts.log.as_ref().ok().and_then(|log| log.initialized) {
+        return Finding::pass("no: the module was fresh when this kernel brought it up")
+            .deduced()
+            .evidence(format!("boot.log:{line}"));
     }
-    if facts.log.as_ref().is_ok_and(|log| log.failure.is_some()) {
-        return Finding::pass("the module does not say so").deduced();
+    match (facts.failure(), facts.sys_init()) {
+        (Some(failure), SysInit::Spent | SysInit::Refused) => {
+            Finding::pass("the module does not say so").deduced().evidence(format!("boot.log:{}", failure.line))
+        }
+        _ => Finding::unknown("only bringing the module up shows it, and no bring-up was seen")
+            .hint("if this kernel was started by a kexec from one with TDX, reset the machine through the firmware"),
     }
-    Finding::unknown("only bringing the module up shows it, and no bring-up was seen")
-        .hint("if this kernel was started by a kexec from one with TDX, reset the machine through the firmware")
 }

@@ -1,6 +1,7 @@
 //! The kernel: its version, its options, and what TDX cannot be had together with.
 
 use super::{Finding, Rule};
+use crate::bootlog::Words;
 use crate::check::{
     facts::{Facts, Tdx},
     item::{Item, Unseen},
@@ -49,7 +50,9 @@ pub(super) const RULES: [Rule; 6] = [
 fn version(facts: &Facts<'_>) -> Finding {
     let kernel = match &facts.kernel {
         Ok(kernel) => kernel,
-        Err(why) => return Finding::unknown(format!("{} {why}", Item::Osrelease.place())),
+        Err(why) => {
+            return Finding::unknown(format!("{} {why}", Item::Osrelease.place())).hint(Item::Osrelease.how(why));
+        }
     };
     let finding = match kernel.era() {
         Era::NoTdxHost => Finding::pass(format!("{}: no TDX host code in mainline", kernel.text)),
@@ -67,7 +70,7 @@ fn version(facts: &Facts<'_>) -> Finding {
         Era::Newer => Finding::unknown(format!("{}: newer than 7.3, the last that is known here", kernel.text))
             .hint("look for a newer cleanslate"),
     };
-    finding.note("a distributor may have changed what mainline does")
+    finding.evidence(Item::Osrelease.place()).note("a distributor may have changed what mainline does")
 }
 
 fn config_hint(why: &Unseen) -> &'static str {
@@ -87,8 +90,12 @@ fn tdx_host(facts: &Facts<'_>) -> Finding {
         }
         Err(_) if facts.tdx_line() => Finding::pass("yes").evidence("the boot log has lines of it").deduced(),
         Err(why) => {
-            let finding = if facts.no_tdx() { Finding::pass } else { Finding::unknown };
-            finding("the kernel's options were not seen").hint(config_hint(why))
+            let finding = if facts.no_tdx() {
+                Finding::pass("not seen, and without TDX of no account").evidence(facts.why_not())
+            } else {
+                Finding::unknown("the kernel's options were not seen")
+            };
+            finding.hint(config_hint(why))
         }
     }
 }
@@ -99,7 +106,9 @@ fn kexec(facts: &Facts<'_>) -> Finding {
             return Finding::warn(
                 "no: it has TDX host code, and in mainline of this version the two exclude each other",
             )
-            .deduced();
+            .deduced()
+            .evidence("the boot log has lines of TDX host code")
+            .hint("6.18 and later are built with both; see `kexec.jump` for what they do");
         }
         return unseen_option(facts);
     };
@@ -111,15 +120,20 @@ fn kexec(facts: &Facts<'_>) -> Finding {
             Finding::warn("no: it is built with TDX host code, and in this version the two exclude each other")
                 .hint("6.18 and later are built with both; see `kexec.jump` for what they do")
         }
-        (false, _) => Finding::warn("no"),
+        (false, _) => Finding::warn("no").hint(
+            "to kexec, take a kernel with CONFIG_KEXEC_FILE or CONFIG_KEXEC; without, reboot through the firmware",
+        ),
     };
     finding.evidence(config.say("KEXEC")).evidence(config.say("KEXEC_FILE"))
 }
 
 /// For options of which a loaded image says nothing.
 fn unseen_option(facts: &Facts<'_>) -> Finding {
-    let finding = if facts.no_tdx() { Finding::pass } else { Finding::unknown };
-    let finding = finding("the kernel's options were not seen");
+    let finding = if facts.no_tdx() {
+        Finding::pass("not seen, and without TDX of no account").evidence(facts.why_not())
+    } else {
+        Finding::unknown("the kernel's options were not seen")
+    };
     match &facts.config {
         Err(why) => finding.hint(config_hint(why)),
         Ok(_) => finding,
@@ -141,12 +155,19 @@ fn crash_dump(facts: &Facts<'_>) -> Finding {
     finding.evidence(config.say("CRASH_DUMP")).evidence(config.say("PROC_VMCORE"))
 }
 
+const NOHIBERNATE: &str = "put `nohibernate` on the kernel's command line, or take a kernel without CONFIG_HIBERNATION";
+
 fn hibernation(facts: &Facts<'_>) -> Finding {
     if facts.no_tdx() {
-        return Finding::pass("no TDX to keep away");
+        return Finding::pass("no TDX to keep away").evidence(facts.why_not());
     }
     if facts.no_host_code() {
-        return Finding::pass("this kernel has no TDX host code to keep away");
+        return Finding::pass("this kernel has no TDX host code to keep away").evidence(facts.why_not());
+    }
+    if let (Some(Words::Hibernation), Some(failure)) = (facts.said(), facts.failure()) {
+        return Finding::fail("yes: the kernel refuses TDX while it could hibernate, and says so")
+            .evidence(format!("boot.log:{}: {}", failure.line, failure.value.1))
+            .hint(NOHIBERNATE);
     }
     if facts.log.as_ref().is_ok_and(|log| log.initialized.is_some()) {
         return Finding::pass("no: TDX came up").evidence("the boot log says `module initialized`");
@@ -157,9 +178,7 @@ fn hibernation(facts: &Facts<'_>) -> Finding {
     }
     let words: Vec<&str> = facts.snapshot.get(Item::Cmdline).unwrap_or_default().split_whitespace().collect();
     if words.contains(&"nohibernate") {
-        return Finding::pass("no: it is turned off")
-            .evidence("`nohibernate` on the kernel's command line")
-            .unverified();
+        return Finding::pass("no: it is turned off").evidence("`nohibernate` on the kernel's command line");
     }
     let disk = facts.snapshot.get(Item::PowerDisk);
     let available = match (facts.option("HIBERNATION"), disk) {
@@ -177,7 +196,7 @@ fn hibernation(facts: &Facts<'_>) -> Finding {
         Finding::fail("yes: the kernel refuses TDX while it could hibernate")
             .evidence("the kernel is built with hibernation, and it is not turned off")
             .deduced()
-            .hint("put `nohibernate` on the kernel's command line (unverified), or take a kernel without CONFIG_HIBERNATION")
+            .hint(NOHIBERNATE)
     } else {
         Finding::unknown("the kernel's options were not seen").hint("show the options: see `kernel.tdx-host`")
     }
@@ -185,12 +204,14 @@ fn hibernation(facts: &Facts<'_>) -> Finding {
 
 fn s3(facts: &Facts<'_>) -> Finding {
     if facts.no_tdx() {
-        return Finding::pass("no TDX to get in the way of");
+        return Finding::pass("no TDX to get in the way of").evidence(facts.why_not());
     }
     let deep = match facts.snapshot.get(Item::MemSleep) {
         Ok(text) => text.split_whitespace().any(|word| word.trim_matches(['[', ']']) == "deep"),
         Err(Unseen::Absent) => false,
-        Err(why) => return Finding::unknown(format!("{} {why}", Item::MemSleep.place())),
+        Err(why) => {
+            return Finding::unknown(format!("{} {why}", Item::MemSleep.place())).hint(Item::MemSleep.how(why));
+        }
     };
     let up = facts.log.as_ref().is_ok_and(|log| log.initialized.is_some());
     match (deep, up) {

@@ -1,16 +1,15 @@
 //! The TDX module: did it come up, which is it, can it give all memory back, how much memory has it.
 
-use tdx_abi::Leaf;
-
 use super::{Finding, Rule};
 use crate::{
-    bootlog::{self, Failure},
+    bootlog,
     check::{
         facts::{Facts, Private},
         item::Item,
         kernel::Era,
-        sys_disable::{self, SysDisable},
+        sys_disable::SysDisable,
     },
+    explain::causes,
     host::{Host, HostOptions},
     plan, size,
 };
@@ -37,23 +36,12 @@ pub(super) const RULES: [Rule; 4] = [
     },
 ];
 
-/// The leaves of a bring-up.
-const BRING_UP: [Leaf; 7] = [
-    Leaf::SYS_KEY_CONFIG,
-    Leaf::SYS_INFO,
-    Leaf::SYS_INIT,
-    Leaf::SYS_RD,
-    Leaf::SYS_LP_INIT,
-    Leaf::SYS_TDMR_INIT,
-    Leaf::SYS_CONFIG,
-];
-
 fn bring_up(facts: &Facts<'_>) -> Finding {
     if facts.no_tdx() {
-        return Finding::pass("no, and there is no TDX");
+        return Finding::pass("no, and there is no TDX").evidence(facts.why_not());
     }
     if facts.no_host_code() {
-        return Finding::pass("no: this kernel has no TDX host code");
+        return Finding::pass("no: this kernel has no TDX host code").evidence(facts.why_not());
     }
     let log = match &facts.log {
         Ok(log) => log,
@@ -66,28 +54,23 @@ fn bring_up(facts: &Facts<'_>) -> Finding {
     }
     if let Some(failure) = &log.failure {
         let (kind, text) = &failure.value;
-        if matches!(kind, Failure::Seamcall(leaf, _) if !BRING_UP.contains(leaf)) {
-            return Finding::unknown(format!("a SEAMCALL of a later time failed: {}", bootlog::message(text)))
-                .evidence(format!("boot.log:{}: {text}", failure.line));
-        }
+        let cause = causes::of(*kind, log.module.map(|module| module.value));
         let finding = Finding::fail(format!("no: {}", bootlog::message(text)))
-            .evidence(format!("boot.log:{}: {text}", failure.line));
-        let hint = match kind {
-            Failure::Errno(28) | Failure::ReservedAreasExhausted(_) => {
-                "the memory map needs more reserved areas than the module has; `cleanslate plan --host` on this boot log shows them"
-            }
-            _ if facts.initialised_before().is_some() => {
-                "reset the machine through the firmware: see `kexec.left-over`"
-            }
-            _ if text.contains("not loaded") => {
-                "the BIOS has loaded no TDX module: update it, and turn its SEAM loader on"
-            }
-            _ if text.contains("not enabled") => "turn TDX on in the BIOS, completely",
-            _ => {
-                "`dmesg | cleanslate explain -` says what the status means; mostly: update the BIOS and the TDX module"
-            }
-        };
-        return finding.hint(hint);
+            .evidence(format!("boot.log:{}: {text}", failure.line))
+            .note(format!("`explain` by rule {}: {}", cause.rule, cause.text));
+        return finding.hint(if facts.initialised_before().is_some() {
+            "reset the machine through the firmware: see `kexec.left-over`".to_owned()
+        } else {
+            cause.remedy
+        });
+    }
+    if let Some(later) = &log.later {
+        let (_, _, text) = &later.value;
+        return Finding::unknown(format!("a SEAMCALL of a later time failed: {}", bootlog::message(text)))
+            .evidence(format!("boot.log:{}: {text}", later.line))
+            .hint(
+                "give the kernel's log from its beginning on; what the status means: `dmesg | cleanslate explain -`",
+            );
     }
     if !facts.log_is_whole {
         return Finding::unknown("the boot log does not go back to the kernel's beginning")
@@ -97,9 +80,12 @@ fn bring_up(facts: &Facts<'_>) -> Finding {
         Some(Era::AsksModule | Era::Newer) => {
             Finding::warn("no: kernels since 7.2 do it at boot, and the log is silent")
                 .deduced()
+                .evidence("the boot log from its first line on")
                 .hint("look at `kernel.hibernation` and at the whole kernel log")
         }
-        _ => Finding::pass("not yet: this kernel does it when KVM asks for it").deduced(),
+        _ => Finding::pass("not yet: this kernel does it when KVM asks for it")
+            .deduced()
+            .evidence("the boot log from its first line on"),
     }
 }
 
@@ -111,38 +97,46 @@ fn version(facts: &Facts<'_>) -> Finding {
             .deduced()
             .hint("update the BIOS or the module: bring-up with module 1.0 fails in the logs we have"),
         Some(module) => Finding::pass(module.value.to_string()).evidence(format!("boot.log:{}", module.line)),
-        None if facts.no_tdx() => Finding::pass("none, without TDX"),
-        None if facts.no_host_code() => Finding::pass("this kernel asks no module"),
+        None if facts.no_tdx() => Finding::pass("none, without TDX").evidence(facts.why_not()),
+        None if facts.no_host_code() => Finding::pass("this kernel asks no module").evidence(facts.why_not()),
         None => Finding::unknown("the boot log does not say")
             .hint("some kernels do not print it; the module's package or BIOS notes do"),
     }
 }
 
 fn sys_disable(facts: &Facts<'_>) -> Finding {
+    const ASK: &str =
+        "ask Intel for a module with TDH.SYS.DISABLE (leaf 69; TDX_FEATURES0 bit 53 by the draft of the specification)";
     if facts.no_tdx() {
-        return Finding::pass("no module to ask");
+        return Finding::pass("no module to ask").evidence(facts.why_not());
     }
     if facts.no_host_code() {
-        return Finding::pass("this kernel asks no module");
+        return Finding::pass("this kernel asks no module").evidence(facts.why_not());
     }
-    match facts.log.as_ref().ok().and_then(|log| log.module).map(|module| (module.value, sys_disable::of(module.value))) {
-        Some((module, SysDisable::NotNamed)) => {
-            Finding::warn(format!("no: the notes of the published releases up to this one do not name it ({module})"))
-                .deduced()
-                .hint("ask Intel for a module with TDH.SYS.DISABLE (leaf 69; TDX_FEATURES0 bit 53 by the draft of the specification)")
+    let log = facts.log.as_ref().ok();
+    let unknown =
+        |text: String| Finding::unknown(text).hint("look for TDH.SYS.DISABLE in the release notes of your module");
+    match (facts.sys_disable(), log.and_then(|log| log.module)) {
+        (Some(SysDisable::Refused), _) => {
+            let line = log.and_then(|log| log.not_disabled.as_ref());
+            let seen = line.map_or_else(String::new, |line| format!("boot.log:{}: {}", line.line, line.value.1));
+            Finding::warn("no: the module does not know it, and says so").evidence(seen).hint(ASK)
         }
-        Some((module, SysDisable::Newer)) => {
-            Finding::unknown(format!("module {module} is newer than the release notes that are known here"))
-                .hint("look for TDH.SYS.DISABLE in the release notes of this module")
+        (Some(SysDisable::NotNamed), Some(module)) => {
+            let text =
+                format!("no: the notes of the published releases up to this one do not name it ({})", module.value);
+            Finding::warn(text).deduced().evidence(format!("boot.log:{}", module.line)).hint(ASK)
         }
-        None => Finding::unknown("the module's version was not seen, and no published release is known to have it")
-            .hint("look for TDH.SYS.DISABLE in the release notes of your module"),
+        (Some(SysDisable::Newer), Some(module)) => {
+            unknown(format!("module {} is newer than the release notes that are known here", module.value))
+        }
+        _ => unknown("the module's version was not seen, and no published release is known to have it".to_owned()),
     }
 }
 
 fn pamt(facts: &Facts<'_>) -> Finding {
     if facts.no_tdx() {
-        return Finding::pass("none, without TDX");
+        return Finding::pass("none, without TDX").evidence(facts.why_not());
     }
     if let Ok(log) = &facts.log
         && let Some(kb) = log.pamt_kb
@@ -158,7 +152,7 @@ fn pamt(facts: &Facts<'_>) -> Finding {
         };
     }
     if let Private::No(why) = facts.private {
-        return Finding::pass(format!("none: {why}"));
+        return Finding::pass(format!("none: {why}")).evidence(facts.why_nothing_private());
     }
     let text = facts.snapshot.get(Item::BootLog).unwrap_or_default();
     let host = Host::from_reader(Item::BootLog.file(), text.as_bytes(), &HostOptions::default());
@@ -181,6 +175,7 @@ fn pamt(facts: &Facts<'_>) -> Finding {
                 .deduced()
                 .evidence(format!("MemTotal is {kb} kB, and PAMT takes 0.391 % of it"))
         }
-        None => Finding::unknown("neither the kernel's line nor the size of memory was seen; it is 0.391 % of memory"),
+        None => Finding::unknown("neither the kernel's line nor the size of memory was seen; it is 0.391 % of memory")
+            .hint("save the machine again with `cleanslate collect`, as root"),
     }
 }
