@@ -498,6 +498,18 @@ fn host_code_decides_whether_memory_is_private() {
     assert_eq!((jump.status, jump.basis), (Status::Pass, Basis::Deduced), "{}", jump.text);
 }
 
+/// A user who may not read the kernel's log: what a kexec does is not known, and no warning of something else hides it.
+#[test]
+fn what_a_kexec_does_is_the_verdict_also_when_it_is_not_known() {
+    let whole = check("whole", &machine("spr-7.2"));
+    assert_eq!(whole.verdict.status, Status::Fail);
+    let report = check("no log", &without(machine("spr-7.2"), Item::BootLog, Unseen::Denied));
+    assert_eq!(find(&report, "kexec.jump").status, Status::Unknown);
+    assert!(report.verdict.warn > 0);
+    assert_eq!(report.verdict.status, Status::Unknown);
+    assert!(report.verdict.text.starts_with("kexec.jump: "), "{}", report.verdict.text);
+}
+
 #[test]
 fn nothing_seen_is_unknown() {
     let report = check("empty", &Snapshot::default());
