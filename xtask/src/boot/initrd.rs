@@ -61,44 +61,61 @@ for module in /modules/*.ko /modules/last/*.ko; do
     load "$module"
 done
 [ -n "$late" ] && load "$late"
-# Takes each block of memory away that can be, and gives it back; says what came of it, unless it is told not to.
+# Takes each block of memory away that can be, and gives it back.
 memory() {
     gone= busy= lost=
     for state in /sys/devices/system/memory/memory*/state; do
-        block=${state%/state}
+        block=${state#/sys/devices/system/memory/} block=${block%/state}
         if complaint=$( (echo offline > "$state") 2>&1 ); then
-            gone="$gone ${block##*/}"
-            (echo online > "$state") 2> /dev/null || lost="$lost $state"
+            gone="$gone $block"
+            (echo online > "$state") 2> /dev/null || lost="$lost $block"
         else
-            case $complaint in *busy*) busy="$busy ${block##*/}" ;; esac
+            case $complaint in *busy*) busy="$busy $block" ;; esac
         fi
     done
 }
 if [ -e /dev/cleanslate ] && option tds=; then
     if option memory; then
-        first=
+        # One block is away at the bring-up, another one goes and comes beside it.
+        away= restless=
         for state in /sys/devices/system/memory/memory*/state; do
-            [ -z "$first" ] && (echo offline > "$state") 2> /dev/null && first=$state
+            [ -n "$restless" ] || (echo offline > "$state") 2> /dev/null || continue
+            [ -z "$away" ] && away=$state && continue
+            [ -z "$restless" ] && restless=$state && echo online > "$state"
         done
-        echo "linux: without ${first:-nothing}"
+        echo "linux: without $away, and $restless goes and comes"
         (
-            rounds=0 refused=0
+            good=0 busy=0 bad=0
             while [ ! -e /up ]; do
-                memory
-                rounds=$((rounds + 1))
-                for block in $busy $lost; do refused=$((refused + 1)); done
+                complaint=$( (echo offline > "$restless" && echo online > "$restless") 2>&1 )
+                case $complaint in "") good=$((good + 1)) ;; *busy*) busy=$((busy + 1)) ;; *) bad=$((bad + 1)) ;; esac
             done
-            for state in $lost; do echo online > "$state"; done
-            echo "linux: memory went and came in $rounds rounds beside the bring-up, $refused times it was busy"
+            echo online 2> /dev/null > "$restless"
+            echo "linux: beside the bring-up, memory went or came $good times, was busy $busy times, failed $bad times"
         ) &
     fi
     starve -w /dev/cleanslate up || echo up > /dev/cleanslate && echo "linux: TDX is up"
     if option memory; then
         : > /up
         wait
-        echo online > "$first" && echo "linux: memory that was away at the bring-up is back"
         memory
         echo "linux: memory while TDX is up: gone and back:$gone, busy:$busy, not back:$lost"
+        # What is free is there, when it comes back: the rest is away or taken.
+        for state in /sys/devices/system/memory/memory*/state; do
+            [ "$state" = "$away" ] || echo offline > "$state"
+        done 2> /dev/null
+        # Twelve MiB are for this script.
+        echo $((($(sed -n 's/^MemFree: *\([0-9]*\) kB/\1/p' /proc/meminfo) - 12288) / 2048)) > /proc/sys/vm/nr_hugepages
+        echo online > "$away" && echo "linux: memory that was away at the bring-up is back"
+        number=0
+        while [ $number -lt 8 ] && echo "td runnable" > /dev/cleanslate; do
+            number=$((number + 1))
+        done
+        echo "linux: $number TDs could be built"
+        echo 0 > /proc/sys/vm/nr_hugepages
+        for state in /sys/devices/system/memory/memory*/state; do
+            echo online > "$state"
+        done 2> /dev/null
     fi
     number=0
     while [ $number -lt "$(value tds)" ]; do
@@ -147,7 +164,8 @@ elif option race=; then
         echo $loads > /loads
     done 2> /dev/null &
     images=0
-    while [ $images -lt 8 ] || [ "$(cat /loads 2> /dev/null || echo 0)" -lt 8 ]; do
+    # Unloading waits for every task of the kernel, five times: seconds.
+    while [ $images -lt 4 ] || [ "$(cat /loads 2> /dev/null || echo 0)" -lt 1 ]; do
         /next/jump -l /next/self/bzImage /next/self/initrd "$line" && /next/jump -u && images=$((images + 1))
     done
     echo "linux: race: $images images and $(cat /loads) modules were loaded and unloaded, $left to go"

@@ -162,6 +162,20 @@ fn cases() -> Vec<Case> {
     cases
 }
 
+/// Three kernels in a row are left while cleanslate.ko is loaded and unloaded, wherever that is just then.
+fn race(args: BootArgs) -> BootArgs {
+    BootArgs { append: "retain_initrd cleanslate.race=3".to_owned(), ..args }
+}
+
+const RACED: &[Also] = &[
+    USED,
+    Also::Calm,
+    Also::Says("were loaded and unloaded, 3 to go"),
+    Also::Says("were loaded and unloaded, 2 to go"),
+    Also::Says("were loaded and unloaded, 1 to go"),
+    Also::Silent("jump: "),
+];
+
 /// A Linux whose own code brings TDX up.
 fn tdx_linux() -> Vec<Case> {
     let boot = |next, cpus| BootArgs {
@@ -219,6 +233,7 @@ fn tdx_linux() -> Vec<Case> {
             clean("Linux kexecs into Linux, with cleanslate.ko, 4 CPUs", module(NextKernel::Own, 4), CLEAN),
             clean("Linux kexecs into Debian's, with cleanslate.ko, 4 CPUs", module(NextKernel::Stock, 4), CLEAN),
             clean("cleanslate.ko is loaded after TDX is up", late(), CLEAN),
+            clean("loading, unloading and kexec at once", race(module(NextKernel::Own, 2)), RACED),
             clean(
                 "cleanslate.ko is for another kernel, and then it is for this one",
                 BootArgs { append: "cleanslate.unknown".to_owned(), ..module(NextKernel::Own, 2) },
@@ -520,6 +535,23 @@ fn stock_linux() -> Vec<Case> {
                 Also::Says("linux: CPU 1 went and came back"),
             ],
         ),
+        clean(
+            "Debian's Linux: memory goes and comes beside the bring-up and while there are TDs",
+            BootArgs { append: "cleanslate.memory".to_owned(), ..boot("tracked", own, 2) },
+            &[
+                Also::Reset,
+                USED,
+                Also::Calm,
+                Also::Says("linux: TDX is up"),
+                Also::Says("failed 0 times"),
+                Also::Says("linux: memory that was away at the bring-up is back"),
+                Also::Says("linux: 8 TDs could be built"),
+                // A block that does not come back is named after it.
+                Also::Silent("not back: "),
+            ],
+        ),
+        clean("Debian's Linux: loading, unloading and kexec at once, 2 CPUs", race(boot("tracked", own, 2)), RACED),
+        clean("Debian's Linux: loading, unloading and kexec at once, 4 CPUs", race(boot("tracked", own, 4)), RACED),
         clean(
             "Debian's Linux: a TDX module that is not there",
             BootArgs { seamvisor: "seam=no-module".to_owned(), ..boot("tracked", own, 2) },
