@@ -378,13 +378,8 @@ fn debug_linux() -> Vec<Case> {
     let mut cases = Vec::new();
     if there(&Kernel::TdxDebug) {
         cases.extend([
-            clean("lockdep and KASAN: kexec, 1 CPU", boot(Kernel::TdxDebug, 1, ""), KEXEC),
-            clean("lockdep and KASAN: kexec, 4 CPUs", boot(Kernel::TdxDebug, 4, ""), KEXEC),
-            clean(
-                "lockdep and KASAN: cleanslate.ko is loaded late",
-                boot(Kernel::TdxDebug, 2, "cleanslate.late"),
-                KEXEC,
-            ),
+            // Loaded before TDX is up it is in the case with the failing allocations.
+            clean("lockdep and KASAN: kexec, 4 CPUs", boot(Kernel::TdxDebug, 4, "cleanslate.late"), KEXEC),
             clean("lockdep and KASAN: crash, 4 CPUs", crash(Kernel::TdxDebug), CRASH),
             clean(
                 "every allocation of loading cleanslate.ko fails once",
@@ -395,7 +390,6 @@ fn debug_linux() -> Vec<Case> {
     }
     if there(&Kernel::HostDebug) {
         cases.extend([
-            clean("lockdep and KASAN: TDX by cleanslate.ko, 1 CPU", boot(Kernel::HostDebug, 1, ""), KEXEC),
             clean(
                 "lockdep and KASAN: TDX by cleanslate.ko, 4 CPUs",
                 boot(Kernel::HostDebug, 4, "cleanslate.tries"),
