@@ -164,7 +164,8 @@ fn cases() -> Vec<Case> {
 
 /// Three kernels in a row are left while cleanslate.ko is loaded and unloaded, wherever that is just then.
 fn race(args: BootArgs) -> BootArgs {
-    BootArgs { append: "retain_initrd cleanslate.race=3".to_owned(), ..args }
+    // Four kernels boot one after the other.
+    BootArgs { append: "retain_initrd cleanslate.race=3".to_owned(), timeout: 900, ..args }
 }
 
 const RACED: &[Also] = &[
