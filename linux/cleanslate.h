@@ -66,6 +66,7 @@ int cleanslate_bring_up(const struct cleanslate_memory *memory, u32 count, struc
 u64 cleanslate_words(bool key_ids);
 int cleanslate_ledger(u64 *ledger, u64 *key_ids);
 int cleanslate_td(u32 fate);
+bool cleanslate_covers(u64 base, u64 end);
 int cleanslate_check_load(u32 policy);
 void cleanslate_stop_this_cpu(u32 cpu);
 void cleanslate_stop_this_cpu_at_crash(u32 cpu);

@@ -248,7 +248,19 @@ static int cpu_goes(unsigned int cpu)
 
 static int before_memory(struct notifier_block *block, unsigned long action, void *argument)
 {
-	return trying && (action == MEM_GOING_ONLINE || action == MEM_GOING_OFFLINE) ? notifier_from_errno(-EBUSY) : NOTIFY_OK;
+	const struct memory_notify *range = argument;
+
+	if (action != MEM_GOING_ONLINE && action != MEM_GOING_OFFLINE)
+		return NOTIFY_OK;
+	if (trying)
+		return notifier_from_errno(-EBUSY);
+	/* The TDX module takes no page from there, and whose page is which nobody tells the allocator. */
+	if (is_up && action == MEM_GOING_ONLINE &&
+	    !cleanslate_covers(PFN_PHYS(range->start_pfn), PFN_PHYS(range->start_pfn + range->nr_pages))) {
+		pr_err("memory that was not there when TDX was brought up stays offline\n");
+		return notifier_from_errno(-EPERM);
+	}
+	return NOTIFY_OK;
 }
 
 static struct notifier_block memory_notifier = { .notifier_call = before_memory };

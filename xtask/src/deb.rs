@@ -126,9 +126,11 @@ fn copyright(package: &str) -> Result<String> {
              License: GPL-2\n On Debian systems the text is in /usr/share/common-licenses/GPL-2.\n",
         );
     }
-    text.push_str(&format!(
+    // Writing to a string never fails.
+    let _ = write!(
+        text,
         "\nLicense: Expat\n{mit}\nLicense: Apache-2.0\n On Debian systems the text is in /usr/share/common-licenses/Apache-2.0.\n"
-    ));
+    );
     Ok(text)
 }
 

@@ -15,10 +15,10 @@ fn the_numbers_are_those_of_the_header() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let (source, program) = (folder.join("numbers.c"), folder.join("numbers"));
     let names = ["IOCTL_UP", "IOCTL_TD", "TD_RUNNABLE", "TD_HALF_BUILT", "TD_GONE", "TD_HALF_GONE"];
-    let lines: String =
-        names.iter().map(|name| format!("printf(\"%lu\\n\", (unsigned long)CLEANSLATE_{name});\n")).collect();
+    let line = |name: &&str| format!("printf(\"%lu\\n\", (unsigned long)CLEANSLATE_{name});");
+    let lines = names.iter().map(line).collect::<Vec<_>>().join("\n");
     let text =
-        format!("#include <stdio.h>\n#include \"{}\"\nint main(void) {{\n{lines}return 0;\n}}\n", header.display());
+        format!("#include <stdio.h>\n#include \"{}\"\nint main(void) {{\n{lines}\nreturn 0;\n}}\n", header.display());
     std::fs::write(&source, text).unwrap();
     let Ok(built) = Command::new("cc").arg("-Werror").arg("-o").arg(&program).arg(&source).status() else {
         println!("skipped: no C compiler here");

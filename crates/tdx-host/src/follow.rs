@@ -94,23 +94,18 @@ impl Moves {
             Leaf::MNG_CREATE | Leaf::MNG_ADDCX | Leaf::VP_CREATE | Leaf::VP_ADDCX => {
                 takes(&[small(call.rcx)], Back::Nothing)
             }
-            Leaf::MEM_PAGE_ADD | Leaf::MEM_SEPT_ADD => takes(&[small(call.r8)], Back::Nothing),
             Leaf::MEM_PAGE_AUG => takes(&[range(page(call.r8), size_in(call.rcx))], Back::Nothing),
             Leaf::MEM_PAGE_RELOCATE => takes(&[small(call.r8)], Back::Named(PageSize::Size4K)),
             Leaf::MEM_PAGE_DEMOTE if dynamic_pamt => {
                 takes(&[small(call.r8), small(call.r12), small(call.r13)], Back::Nothing)
             }
-            Leaf::MEM_PAGE_DEMOTE => takes(&[small(call.r8)], Back::Nothing),
+            Leaf::MEM_PAGE_ADD | Leaf::MEM_SEPT_ADD | Leaf::MEM_PAGE_DEMOTE => takes(&[small(call.r8)], Back::Nothing),
             Leaf::PHYMEM_PAMT_ADD => takes(&[small(call.rdx), small(call.r8)], Back::Nothing),
             Leaf::MEM_PAGE_REMOVE => takes(&[], Back::Named(size_in(call.rcx))),
             Leaf::MEM_PAGE_PROMOTE if dynamic_pamt => takes(&[], Back::NamedAndPair),
             Leaf::MEM_SEPT_REMOVE | Leaf::MEM_PAGE_PROMOTE => takes(&[], Back::Named(PageSize::Size4K)),
             Leaf::PHYMEM_PAGE_RECLAIM => takes(&[], Back::Asked(page(call.rcx))),
             Leaf::PHYMEM_PAMT_REMOVE => takes(&[], Back::Pair),
-            // PAMTs are in the record of PAMTs, and what SYS.DISABLE clears may stay marked.
-            Leaf::SYS_CONFIG | Leaf::SYS_KEY_CONFIG | Leaf::SYS_TDMR_INIT | Leaf::SYS_DISABLE => {
-                takes(&[], Back::Nothing)
-            }
             leaf if moves_nothing(leaf) => takes(&[], Back::Nothing),
             leaf => Err(NotFollowed::Leaf(leaf)),
         }
@@ -127,8 +122,8 @@ impl Moves {
     /// [`NotFollowed::Outside`]; the other pages are marked.
     pub fn before(&self, ledger: &Ledger<'_>) -> Result<(), NotFollowed> {
         if self.back != Back::Nothing {
-            // Settled by `after`.
-            core::mem::forget(ledger.returning());
+            // Settled by `after`; a `Returning` that is let go settles nothing.
+            let _ = ledger.returning();
         }
         let mut result = Ok(());
         for range in &self.taken {
@@ -221,6 +216,11 @@ const fn moves_nothing(leaf: Leaf) -> bool {
             | Leaf::SYS_LP_SHUTDOWN
             | Leaf::SYS_SHUTDOWN
             | Leaf::SYS_UPDATE
+            // PAMTs are in the record of PAMTs, and what SYS.DISABLE clears may stay marked.
+            | Leaf::SYS_CONFIG
+            | Leaf::SYS_KEY_CONFIG
+            | Leaf::SYS_TDMR_INIT
+            | Leaf::SYS_DISABLE
     )
 }
 

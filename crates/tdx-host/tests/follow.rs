@@ -43,7 +43,7 @@ fn every_leaf_with_a_name_is_known_and_no_other() {
     let migration = Registers::call(Leaf(96));
     assert_eq!(Moves::of(&migration, false), Err(NotFollowed::Leaf(Leaf(96))));
     // The P-SEAMLDR's calls have bit 63 set.
-    let loader = Registers { rax: 1 << 63 | 96, ..Registers::default() };
+    let loader = Registers { rax: 1 << 63 | 0x60, ..Registers::default() };
     assert!(Moves::of(&loader, false).unwrap().taken().is_empty());
 }
 

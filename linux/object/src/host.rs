@@ -191,6 +191,13 @@ fn make_ledger(words: &'static [AtomicU64]) -> bool {
     LAYOUT.get().is_some_and(|layout| story::ledger(layout, words).is_ok_and(|ledger| LEDGER.set(ledger)))
 }
 
+/// Is all of this memory in TDMRs?
+#[unsafe(no_mangle)]
+pub extern "C" fn cleanslate_covers(base: u64, end: u64) -> bool {
+    let range = PageRange::inside(PhysAddr::new(base), PhysAddr::new(end));
+    LAYOUT.get().is_some_and(|layout| layout.tdmrs().iter().any(|tdmr| tdmr.range().contains_range(range)))
+}
+
 /// Builds a TD and leaves it at a point of its life: 0 runnable, 1 half built, 2 gone, 3 half gone. 0, or a negative errno; what went
 /// wrong stands in the log. What a TD holds at the end it holds until the kexec.
 #[unsafe(no_mangle)]
