@@ -100,7 +100,7 @@ impl Follower {
         Box::leak(Box::new(Self { ledger, unfenced: Mutex::default(), problems: Mutex::default() }))
     }
 
-    fn note<T>(&self, result: Result<T, follow::NotFollowed>) {
+    fn note<T>(&self, result: &Result<T, follow::NotFollowed>) {
         if let Err(problem) = result {
             self.problems.lock().unwrap().push(problem.to_string());
         }
@@ -122,7 +122,7 @@ impl Follower {
 impl Watcher for Follower {
     fn before(&self, _lab: &Lab<'_>, act: &Act) -> Deed {
         if let Operation::Seamcall(call) = act.operation {
-            self.note(Moves::of(&call, false).and_then(|moves| moves.before(&self.ledger)));
+            self.note(&Moves::of(&call, false).and_then(|moves| moves.before(&self.ledger)));
         }
         Deed::AsIs
     }
@@ -131,12 +131,12 @@ impl Watcher for Follower {
         match act.operation {
             Operation::Seamcall(call) => {
                 let answer = answer.expect("a SEAMCALL has an answer");
-                self.note(Moves::of(&call, false).and_then(|moves| moves.after(&self.ledger, answer)));
+                self.note(&Moves::of(&call, false).and_then(|moves| moves.after(&self.ledger, answer)));
             }
             Operation::Reset(lines) => self.unfenced.lock().unwrap().entry(act.cpu.0).or_default().push(lines),
             Operation::Fence => {
                 for lines in self.unfenced.lock().unwrap().remove(&act.cpu.0).unwrap_or_default() {
-                    self.note(follow::reset(&self.ledger, lines.pages()));
+                    self.note(&follow::reset(&self.ledger, lines.pages()));
                 }
             }
             _ => {}
