@@ -64,7 +64,7 @@ fn each_bad_input_of_the_issue() {
             ":1: `virt/tdx: BIOS enabled: private KeyID range [1, 2)`: 1 private KeyIDs",
         ),
         ("other", b"May 1 10:00:00 host sshd[1]: Accepted\n", ": is not a boot log"),
-        ("empty", b"", ": is not a boot log"),
+        ("empty", b"", ": is empty; if a command was to fill it, see what that said: `dmesg` may need root"),
         ("binary", b"\x7fELF\x02\x01\x01\0\0\0", ":1: holds NUL bytes"),
         ("noise", &noise, ": is not a boot log"),
     ];
@@ -73,6 +73,14 @@ fn each_bad_input_of_the_issue() {
         let stderr = refused(&file.path());
         assert!(stderr.contains(message), "{name}: {stderr}");
     }
+    // Of a host that has been up long, the ring buffer has lost the boot.
+    for lost in [&b"virt/tdx: module initialized\n"[..], b"systemd[1]: Started\n"] {
+        let file = Temp::new("lost", lost);
+        let stderr = refused(&file.path());
+        assert!(stderr.contains("`journalctl -k -b`"), "{stderr}");
+    }
+    let stdin = run(&["plan", "--host", "-"]);
+    assert_eq!((stdin.code, stdin.stderr.starts_with("cleanslate: <stdin>: is empty")), (3, true), "{}", stdin.stderr);
     let directory = refused(&fixture("hosts"));
     assert!(directory.contains(": is a directory"), "{directory}");
     let missing = refused(&fixture("no-such-file"));

@@ -97,6 +97,11 @@ pub enum Rule {
     /// A directory was given.
     #[error("is a directory; give the file of a boot log, of /proc/iomem, or a TOML host file")]
     Directory,
+    /// Not a byte.
+    #[error(
+        "is empty; if a command was to fill it, see what that said: `dmesg` may need root, as in `sudo dmesg | cleanslate ...`"
+    )]
+    Empty,
     /// NUL bytes.
     #[error("holds NUL bytes, so it is not a text log (from a serial capture they go away with `tr -d '\\0'`)")]
     Binary,
@@ -194,7 +199,10 @@ pub enum Rule {
     #[error("this is the log of a TD guest; the host's log is needed")]
     Guest,
     /// Nothing known in the file.
-    #[error("is not a boot log: no line of it is a BIOS-e820, virt/tdx, NUMA or `System RAM` line")]
+    #[error(
+        "is not a boot log: no line of it is a BIOS-e820, virt/tdx, NUMA or `System RAM` line; of a host that has been up long, \
+         `dmesg` may have lost the boot, and `journalctl -k -b` has it"
+    )]
     NotABootLog,
     /// Nothing that `explain` knows.
     #[error(
@@ -208,7 +216,8 @@ pub enum Rule {
     /// A TDX log without memory.
     #[error(
         "this log cannot be used because it shows no memory (no `CMR:`, `BIOS-e820:` or `System RAM` line); the quoted line is \
-         what it says about TDX. Add the e820 rows of the same boot, or take a kernel that prints CMRs"
+         what it says about TDX. Add the e820 rows of the same boot (if `dmesg` has lost them on a host that has been up long: \
+         `journalctl -k -b`), or take a kernel that prints CMRs"
     )]
     NoMemory,
     /// Memory rows, none of them usable.

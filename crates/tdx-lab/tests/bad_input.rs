@@ -41,7 +41,9 @@ fn truncated_logs() {
                 assert!(error.line.is_some() && error.to_string().contains("was it cut?"), "{error}");
                 cut_inside += 1;
             }
-            Err(error) => assert!(matches!(error.rule, Rule::NotABootLog | Rule::NoMemory), "{error}"),
+            Err(error) => {
+                assert!(matches!(error.rule, Rule::Empty | Rule::NotABootLog | Rule::NoMemory), "{error}");
+            }
         }
     }
     assert!(cut_inside > 100, "{cut_inside}");
@@ -105,7 +107,8 @@ fn what_is_not_text() {
     assert_eq!(rule(&[0; 10000]), Rule::Binary);
     assert_eq!(rule(b"\xff\xfev\0"), Rule::Encoded("UTF-16"));
     assert_eq!(rule(b"\x1f\x8b\x08"), Rule::Encoded("compressed with gzip"));
-    assert_eq!(rule(b""), Rule::NotABootLog);
+    assert_eq!(rule(b""), Rule::Empty);
+    assert_eq!(rule(b"\n"), Rule::NotABootLog);
     // Bytes that are not UTF-8 matter only in lines that are read.
     let mut log = b"DMI: \xff\xfe board\n".to_vec();
     log.extend_from_slice(GOOD.as_bytes());
@@ -190,6 +193,22 @@ fn better_sources_win() {
                smpboot: Max logical packages: 4\nsmp: Brought up 2 nodes, 224 CPUs\n";
     let host_ = host(&format!("{cpu}{GOOD}")).unwrap();
     assert_eq!((host_.cpu().model, host_.packages(), host_.cpus()), (0x8f, 4, 224));
+    // CPUs that came up over those that are there.
+    for (lines, cpus) in [
+        ("smpboot: Allowing 256 CPUs, 32 hotplug CPUs\n", 224),
+        ("CPU topo: Allowing 224 present CPUs plus 0 hotplug CPUs\n", 224),
+        (
+            "smpboot: Allowing 224 CPUs, 0 hotplug CPUs\nsmpboot: Total of 112 processors activated (1.0 BogoMIPS)\n",
+            112,
+        ),
+        ("smp: Brought up 2 nodes, 112 CPUs\nsmpboot: Total of 112 processors activated (1.0 BogoMIPS)\n", 112),
+    ] {
+        let host_ = host(&format!("{lines}{GOOD}")).unwrap();
+        assert_eq!(host_.cpus(), cpus, "{lines}");
+        assert!(host_.assumptions().iter().all(|assumption| assumption.key() != "cpus"), "{lines}");
+    }
+    let two_boots = "smp: Brought up 2 nodes, 224 CPUs\nsmpboot: Total of 112 processors activated (1.0 BogoMIPS)\n";
+    assert!(matches!(refused(&format!("{two_boots}{GOOD}")).rule, Rule::Contradiction { line: 1, .. }));
 }
 
 const TOML: &str = include_str!("../../../fixtures/made-up/spr-small.toml");

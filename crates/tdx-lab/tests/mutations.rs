@@ -98,8 +98,10 @@ fn check(bytes: &[u8], result: Result<Host, InputError>) -> Result<(), TestCaseE
             prop_assert!(host.memory()[0].range.base().get() >= 1 << 20);
         }
         Err(error) => {
-            let of_file =
-                matches!(error.rule, Rule::NotABootLog | Rule::NoMemory | Rule::Encoded(_) | Rule::HostFile(_));
+            let of_file = matches!(
+                error.rule,
+                Rule::Empty | Rule::NotABootLog | Rule::NoMemory | Rule::Encoded(_) | Rule::HostFile(_)
+            );
             prop_assert!(error.line.is_some() || of_file, "{error}");
             let lines = bytes.split(|&b| b == b'\n').count() as u64;
             prop_assert!(error.line.is_none_or(|line| (1..=lines).contains(&line)), "{error}");

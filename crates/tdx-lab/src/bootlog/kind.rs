@@ -14,6 +14,8 @@ pub(super) enum Kind<'a> {
     Cpu(&'a str),
     Packages(&'a str),
     BroughtUp(&'a str),
+    Activated(&'a str),
+    Allowed(&'a str),
     Kernel(&'a str),
     Comment(&'a str),
 }
@@ -44,12 +46,17 @@ pub(super) fn of(line: &str) -> Option<Kind<'_>> {
     }
     let packages = ["smpboot: Max logical packages:", "Max. logical packages:", "Max logical packages:"];
     let brought_up = ["smp: Brought up ", "x86: Booted up "];
+    let activated = ["smpboot: Total of ", "Total of "];
+    // Of the whole message: without the words before it, "Allowing" may be anybody's.
+    let allowed = ["CPU topo: Allowing ", "smpboot: Allowing ", "SMP: Allowing "];
     None.or_else(|| after("SRAT: Node ").map(Kind::Srat))
         .or_else(|| after("NUMA: Node ").map(Kind::Numa))
         .or_else(|| after("smpboot: CPU0: ").map(Kind::Cpu))
         .or_else(|| after("Linux version ").map(Kind::Kernel))
         .or_else(|| packages.iter().find_map(|words| after(words)).map(Kind::Packages))
         .or_else(|| brought_up.iter().find_map(|words| after(words)).map(Kind::BroughtUp))
+        .or_else(|| activated.iter().find_map(|words| after(words)).filter(numa::is_activated).map(Kind::Activated))
+        .or_else(|| allowed.iter().find_map(|words| message.strip_prefix(words)).map(Kind::Allowed))
 }
 
 #[cfg(test)]
@@ -65,6 +72,12 @@ mod tests {
         assert_eq!(of("[ 0.0] ACPI: SRAT: Node 1 PXM"), Some(Kind::Srat("1 PXM")));
         assert_eq!(of("[ 0.0] CPU topo: Max. logical packages:   2"), Some(Kind::Packages("   2")));
         assert_eq!(of("[ 0.0]   node   0: [mem 0x1000-0x1fff]"), Some(Kind::EarlyNode("   0: [mem 0x1000-0x1fff]")));
+        assert_eq!(
+            of("[ 0.0] smpboot: Total of 2 processors activated (1 x"),
+            Some(Kind::Activated("2 processors activated (1 x"))
+        );
+        assert_eq!(of("[ 0.0] CPU topo: Allowing 2 present CPUs"), Some(Kind::Allowed("2 present CPUs")));
+        assert_eq!(of("[ 0.0] smpboot: Allowing 2 CPUs, 0"), Some(Kind::Allowed("2 CPUs, 0")));
         assert_eq!(of("# cpu: Emerald"), Some(Kind::Comment(" Emerald")));
         assert_eq!(of("00100000-5d168fff : System RAM"), Some(Kind::Iomem("00100000-5d168fff : System RAM")));
     }
@@ -77,6 +90,8 @@ mod tests {
             "# note: BIOS-e820: [mem",
             "WARNING: CPU: 128 PID: 151022 at arch/x86/kvm/vmx/tdx.c:1494 tdx_mem_page_aug+0x102/0x1d0 [",
             "user: root",
+            "Total of 3 devices",
+            "Allowing 2 users",
             "kvm_intel: Failed to initialize TDX module.",
             "Initmem setup node 0 [mem 0x0000000000001000-0x000000007fffffff]",
             "ACPI: SRAT 0x000000005D23A000 002830 (v03 INTEL  INTEL ID 00000002 INTL 20091013)",

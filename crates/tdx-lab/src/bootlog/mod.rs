@@ -72,6 +72,8 @@ pub struct BootLog {
     pub packages: Option<At<u32>>,
     /// Logical processors that came up.
     pub cpus: Option<At<u32>>,
+    /// Logical processors that are there, from early in the boot: some may not come up.
+    pub allowed_cpus: Option<At<u32>>,
     /// Kernel version of the `Linux version` line.
     pub kernel: Option<At<String>>,
     /// Version of the TDX module; the last one if it was updated.
@@ -175,6 +177,8 @@ impl BootLog {
             Kind::Cpu(rest) => once(&mut self.cpu, line, cpu::smpboot(rest)?, |cpu| format!("CPU model {cpu}")),
             Kind::Packages(rest) => once(&mut self.packages, line, numa::packages(rest)?, |n| format!("{n} packages")),
             Kind::BroughtUp(rest) => once(&mut self.cpus, line, numa::brought_up(rest)?, |n| format!("{n} CPUs")),
+            Kind::Activated(rest) => once(&mut self.cpus, line, numa::activated(rest)?, |n| format!("{n} CPUs")),
+            Kind::Allowed(rest) => once(&mut self.allowed_cpus, line, numa::allowed(rest)?, |n| format!("{n} CPUs")),
             Kind::Kernel(rest) => {
                 let version = excerpt(rest.split_whitespace().next().unwrap_or_default());
                 once(&mut self.kernel, line, version, |v| format!("Linux version {v}"))

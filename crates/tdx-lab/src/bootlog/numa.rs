@@ -66,6 +66,36 @@ pub(super) fn brought_up(rest: &str) -> Result<u32, Rule> {
     small_count(count).ok_or_else(malformed)
 }
 
+/// True for `224 processors activated (1126400.00 BogoMIPS)`, which follows `Total of `.
+pub(super) fn is_activated(rest: &&str) -> bool {
+    rest.contains(" processors activated")
+}
+
+/// How many CPUs came up, in the words of the line before the kernel goes on. `rest` is as [`is_activated`] has it.
+pub(super) fn activated(rest: &str) -> Result<u32, Rule> {
+    let count = rest.split_once(' ').and_then(|(count, _)| small_count(count));
+    count.ok_or(Rule::Malformed { form: "Total of N processors activated" })
+}
+
+/// How many CPUs there are: `224 CPUs, 0 hotplug CPUs`, the second number among the first, and since 6.9
+/// `224 present CPUs plus 0 hotplug CPUs`. `rest` is what follows `Allowing `.
+pub(super) fn allowed(rest: &str) -> Result<u32, Rule> {
+    parse_allowed(rest.trim()).ok_or(Rule::Malformed { form: "Allowing N CPUs, N hotplug CPUs" })
+}
+
+fn parse_allowed(rest: &str) -> Option<u32> {
+    let (count, rest) = rest.split_once(' ')?;
+    let count = small_count(count)?;
+    if rest.starts_with("present CPU") {
+        return Some(count);
+    }
+    let hotplug = match rest.strip_prefix("CPUs")?.strip_prefix(", ") {
+        Some(rest) => decimal(rest.strip_suffix(" hotplug CPUs")?)?,
+        None => 0,
+    };
+    count.checked_sub(u32::try_from(hotplug).ok()?).filter(|count| *count > 0)
+}
+
 /// `Max logical packages: 2` and `Max. logical packages:   2`. `rest` is what follows the colon.
 pub(super) fn packages(rest: &str) -> Result<u32, Rule> {
     small_count(rest.trim()).ok_or(Rule::Malformed { form: "Max logical packages: N" })
@@ -106,6 +136,17 @@ mod tests {
         assert_eq!(brought_up("2 nodes, 256 CPUs"), Ok(256));
         assert!(brought_up("2 nodes, 0 CPUs").is_err());
         assert!(brought_up("2 nodes").is_err());
+        assert_eq!(activated("224 processors activated (1126400.00 BogoMIPS)"), Ok(224));
+        assert!(activated("0 processors activated").is_err());
+        assert_eq!(allowed("224 CPUs, 0 hotplug CPUs"), Ok(224));
+        assert_eq!(allowed("256 CPUs, 32 hotplug CPUs"), Ok(224));
+        assert_eq!(allowed("224 present CPUs plus 32 hotplug CPUs"), Ok(224));
+        assert_eq!(allowed("224 CPUs"), Ok(224));
+        for wrong in
+            ["", "224", "0 CPUs", "x CPUs, 0 hotplug CPUs", "2 CPUs, 2 hotplug CPUs", "2 CPUs, 1 hot", "2 users"]
+        {
+            assert!(allowed(wrong).is_err(), "{wrong}");
+        }
         assert_eq!(packages("   2"), Ok(2));
         assert!(packages("99999").is_err());
     }

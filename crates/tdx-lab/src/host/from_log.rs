@@ -180,7 +180,7 @@ fn cpus(log: &BootLog, assumptions: &mut Vec<Assumption>) -> (u32, u32) {
     let usual = if per_node { known_nodes } else { USUAL_PACKAGES };
     let packages = log.packages.map(|at| at.value);
     let packages = or_assume(packages, usual, assumptions, |packages| Assumption::Packages { packages, per_node });
-    let cpus = log.cpus.map(|at| at.value);
+    let cpus = log.cpus.or(log.allowed_cpus).map(|at| at.value);
     // The kernel counts the packages that could be there, and each that is has a CPU.
     let packages = cpus.map_or(packages, |cpus| packages.min(cpus));
     let cpus = or_assume(cpus, packages.saturating_mul(CPUS_PER_PACKAGE), assumptions, Assumption::Cpus);

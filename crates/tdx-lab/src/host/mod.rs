@@ -104,6 +104,9 @@ impl Host {
     /// As [`Self::from_path`].
     pub fn from_reader(name: &str, mut reader: impl BufRead, options: &HostOptions) -> Result<Self, InputError> {
         let start = reader.fill_buf().map_err(|e| InputError::of_file(name, Rule::Unreadable(e.to_string())))?;
+        if start.is_empty() {
+            return Err(InputError::of_file(name, Rule::Empty));
+        }
         if let Some(encoding) = encoding(start) {
             return Err(InputError::of_file(name, Rule::Encoded(encoding)));
         }
