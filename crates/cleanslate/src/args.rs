@@ -154,7 +154,7 @@ pub(crate) enum PolicyName {
     None,
     /// Resets all memory but its own and the next image's.
     Everything,
-    /// Does not kexec while there may be private memory on a CPU with the erratum.
+    /// Does not kexec while there may be private memory on a CPU with the erratum. A crash cannot be refused: there it resets as `tracked` does.
     Refuse,
 }
 

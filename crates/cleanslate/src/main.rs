@@ -18,7 +18,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 use tdx_lab::{cost::Rates, input::InputError, kexec, plan::plan, platform::LabError, report::svg};
 
 use args::{Cli, Command, Format};
@@ -62,11 +62,13 @@ fn unless_closed(result: io::Result<()>) -> io::Result<()> {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let mut command = human::width::fit(Cli::command());
+    let cli =
+        Cli::from_arg_matches(&command.get_matches_mut()).unwrap_or_else(|error| error.format(&mut command).exit());
     // Without a handler Ctrl-C still works, but for the line and the piece of a file that it leaves.
     let _ = ctrlc::set_handler(|| {
         files::give_up();
-        progress::clear();
+        progress::interrupted();
         std::process::exit(Exit::Interrupted.code().into())
     });
     // The default hook has printed the place already; what is left is the promise about exit codes.
@@ -141,6 +143,7 @@ fn planned(args: &args::PlanArgs, out: &mut impl Write) -> Result<bool, Stop> {
         one_core: one * 1e9,
         all_cores: all.map_or(assumed.all_cores.max(one * 1e9), |all| all * 1e9),
         origin: "given with --bandwidth",
+        assumed_cpus: assumed.assumed_cpus.filter(|_| all.is_none()),
     });
     let report = plan(&host, args.layout.algorithm(), rates);
     let good = report.layout.error.is_none();

@@ -95,6 +95,7 @@ fn a_page_for_people() {
     let path = std::env::temp_dir().join(format!("cleanslate-{}-page.html", std::process::id()));
     let out = run(&["explore", "--scenario", "key-config-fails", "--report", &path.display().to_string()]);
     assert_eq!(out.code, 0, "{}", out.stderr);
+    assert!(out.stderr.contains(&format!("the page is in {}\n", path.display())), "{}", out.stderr);
     let page = std::fs::read_to_string(&path).unwrap();
     assert!(page.starts_with("<!DOCTYPE html>") && page.contains("No rule was broken"));
     std::fs::remove_file(&path).unwrap();
@@ -115,6 +116,34 @@ fn names_that_do_not_exist_are_said_with_those_that_do() {
         assert_eq!(out.code, code, "{args:?}: {}", out.stderr);
         assert!(out.stderr.contains(said) && out.stdout.is_empty(), "{args:?}: {}", out.stderr);
     }
+    // No text for a program that has asked for JSON.
+    for format in ["json", "tap"] {
+        let list = run(&["explore", "--list", "--format", format]);
+        assert_eq!((list.code, list.stdout.as_str()), (2, ""), "{}", list.stderr);
+    }
     let list = run(&["explore", "--list"]);
     assert!(list.stdout.contains("td-life") && list.stdout.contains("tdr-flushed-with-td-keyid"));
+}
+
+/// Whoever waits no longer hears how far it came.
+#[test]
+#[cfg(unix)]
+fn an_interrupt_says_how_far_it_came() {
+    use std::process::{Command, Stdio};
+    let mut child = Command::new(env!("CARGO_BIN_EXE_cleanslate"))
+        .args(["explore", "--random", "1000000"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let (mut said, mut printed) = (String::new(), String::new());
+    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut said).unwrap();
+    std::io::Read::read_to_string(&mut child.stdout.take().unwrap(), &mut printed).unwrap();
+    let (points, rest) = said.strip_prefix("cleanslate: interrupted, ").and_then(|rest| rest.split_once(' ')).unwrap();
+    assert_eq!(rest, "crash points, 0 violations so far\n", "{said}");
+    assert!(points.replace(',', "").parse::<u64>().unwrap() > 1, "{said}");
+    assert!(printed.is_empty(), "{printed}");
 }

@@ -174,6 +174,32 @@ fn people_see_the_kernel_s_words_and_one_verdict() {
 }
 
 #[test]
+fn people_see_what_a_crash_kernel_did() {
+    let host = fixture("made-up/spr-small.toml");
+    let crash = |policy: &str| {
+        let out = run(&["kexec", "--host", &host, "--crash", "--policy", policy]);
+        out.stdout.replace("\n          ", " ")
+    };
+    let clean = crash("tracked");
+    assert!(clean.contains("clean: the crash kernel used its own memory, read all the rest, and lives\n"), "{clean}");
+    assert!(!clean.contains("used all of memory"), "{clean}");
+    let refuse = crash("refuse");
+    assert!(refuse.contains("`refuse` is about kexec images: at a crash it resets as `tracked` does"), "{refuse}");
+    let help = run(&["kexec", "--help"]).stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(help.contains("A crash cannot be refused: there it resets as `tracked` does"), "{help}");
+    // Three lines hit, one poisoned, and why.
+    let none = crash("none");
+    assert!(
+        none.contains("a wild pointer has written a part of 3 lines") && none.contains("1 line is poisoned"),
+        "{none}"
+    );
+    assert!(
+        none.contains("a store to a line that is not, e.g. one that a cache still holds, poisons nothing"),
+        "{none}"
+    );
+}
+
+#[test]
 fn what_is_printed_can_be_read_back_as_a_host() {
     // The log of the emulated bring-up is a boot log: the same CMRs, KeyIDs and PAMT.
     let path = fixture("hosts/24-canonical-readme-mantic-1tib.log");

@@ -73,6 +73,45 @@ fn a_node_border_is_taken() {
     assert!(text.contains("borders given at 0x4080000000"), "{text}");
 }
 
+/// No advice that the tool then refuses.
+#[test]
+fn a_difference_on_a_log_with_numa_rows_is_not_put_down_to_a_border() {
+    let log = std::fs::read_to_string(fixture("hosts/22-intel-tdx-linux-5-256gib.log")).unwrap();
+    let (host, file) = (fixture("hosts/22-intel-tdx-linux-5-256gib.log"), ["plan", "--host"]);
+    let without = run(&[&file[..], &[&host]].concat()).stdout.replace("\n          ", " ");
+    assert!(without.contains("does not show; give it with --node-border"), "{without}");
+    let rows = "ACPI: SRAT: Node 0 PXM 0 [mem 0x00000000-0x407fffffff]\n";
+    let with_rows = common::run_with_input(&["plan", "--host", "-"], format!("{rows}{log}").as_bytes()).stdout;
+    assert!(with_rows.contains("the log says ") && !with_rows.contains("--node-border"), "{with_rows}");
+    // A border that is given and does not help is not asked for again.
+    let wrong = run(&[&file[..], &[&host, "--node-border", "200G"]].concat()).stdout.replace("\n          ", " ");
+    assert!(wrong.contains("borders that were given") && !wrong.contains("give it with"), "{wrong}");
+}
+
+#[test]
+fn what_is_assumed_of_cpus_is_marked_where_it_counts() {
+    let log = std::fs::read_to_string(fixture("hosts/01-canonical-385-2tib.log")).unwrap();
+    let plan = |lines: &str, more: &[&str]| {
+        common::run_with_input(&[&["plan", "--host", "-"], more].concat(), format!("{lines}{log}").as_bytes()).stdout
+    };
+    let plain = plan("", &[]);
+    assert!(plain.contains("  all cores (8 CPUs assumed)\n") && plain.contains("erratum (assumed)\n"), "{plain}");
+    // A figure for all cores follows from no number of CPUs.
+    assert!(!plan("", &["--bandwidth", "10,100"]).contains("CPUs assumed)"));
+    assert!(plan("", &["--bandwidth", "10"]).contains("(8 CPUs assumed)"));
+    let intel = "smpboot: CPU0: Intel(R) Xeon(R) Platinum 8480CTDX (family: 0x6, model: 0x8f, stepping: 0x8)\n";
+    for count in
+        ["smpboot: Allowing 224 CPUs, 0 hotplug CPUs", "CPU topo: Allowing 224 present CPUs plus 0 hotplug CPUs"]
+    {
+        let known = plan(&format!("{intel}{count}\n"), &[]);
+        assert!(known.contains("224 CPUs\n") && known.contains("  all cores\n"), "{known}");
+        assert!(known.contains("partial-write erratum\n") && !known.contains("CPUs: not in the log"), "{known}");
+    }
+    let amd = "smpboot: CPU0: AMD EPYC 9654 96-Core Processor (family: 0x19, model: 0x11, stepping: 0x1)\n";
+    let amd = plan(amd, &[]);
+    assert!(amd.contains("cpu       Sapphire Rapids (06_8F), has the partial-write erratum (assumed)\n"), "{amd}");
+}
+
 #[test]
 fn standard_input() {
     let log = std::fs::read(fixture("hosts/03-canonical-135-emr-ok.log")).unwrap();

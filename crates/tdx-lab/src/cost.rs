@@ -5,7 +5,7 @@ use tdx_abi::{PageRange, intersect};
 use tdx_host::layout::{Layout, Tdmr};
 
 use crate::{
-    host::Host,
+    host::{Assumption, Host},
     report::{BootCost, CostReport, KexecCost, PamtCost, RateReport, Share},
 };
 
@@ -18,6 +18,8 @@ pub struct Rates {
     pub all_cores: f64,
     /// Where the figures come from.
     pub origin: &'static str,
+    /// CPUs that the rate of all cores follows from, if that number is assumed.
+    pub assumed_cpus: Option<u32>,
 }
 
 /// The slowest published figure: Linux clears 4 KiB pages on real TDX hosts at 1.8 us each, a fence after each
@@ -29,12 +31,14 @@ const PACKAGE: f64 = 200.0e9;
 impl Rates {
     /// What is assumed if nobody says better.
     pub fn assumed(host: &Host) -> Self {
+        let assumed = host.assumptions().iter().any(|assumption| matches!(assumption, Assumption::Cpus(_)));
         let (cpus, packages) = (f64::from(host.cpus().max(1)), f64::from(host.packages().max(1)));
         Self {
             one_core: FLOOR,
             all_cores: (FLOOR * cpus).min(PACKAGE * packages),
             origin: "assumed: 2.3 GB/s a core, the floor that published teardown times of Linux give, and at most 200 GB/s a package; \
                      nobody has published a rate of MOVDIR64B",
+            assumed_cpus: assumed.then_some(host.cpus()),
         }
     }
 }
@@ -75,7 +79,12 @@ pub fn cost(host: &Host, layout: &Layout, dynamic: Option<&Layout>, rates: Rates
             dynamic_bytes_all_in_tds: dynamic.map(|dynamic| dynamic.pamt_bytes() + (for_tds >> 21) * PAIR_BYTES),
         },
         boot: BootCost { seconds: [BOOT_SECONDS_A_TIB.0 * tib, BOOT_SECONDS_A_TIB.1 * tib] },
-        rates: RateReport { one_core: rates.one_core, all_cores: rates.all_cores, origin: rates.origin },
+        rates: RateReport {
+            one_core: rates.one_core,
+            all_cores: rates.all_cores,
+            origin: rates.origin,
+            assumed_cpus: rates.assumed_cpus,
+        },
         kexec,
     }
 }

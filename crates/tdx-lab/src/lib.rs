@@ -22,3 +22,4 @@ pub mod size;
 pub mod tds;
 pub mod vectors;
 mod watched;
+pub mod words;

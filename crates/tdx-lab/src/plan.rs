@@ -12,7 +12,7 @@ use crate::{
     host::{Assumption, Host},
     images,
     report::{GivenUpReport, LayoutReport, LinuxReport, PamtReport, PlanReport, Span, TOOL, TdmrReport},
-    size,
+    size, words,
 };
 
 /// Plans `algorithm` on the host, with the limits of module 1.5.
@@ -181,10 +181,12 @@ fn differences(
     if let (Some(false), Some(kb), Some(logged)) =
         (linux_report.equals_log, linux_report.pamt_kb, host.logged().pamt_kb)
     {
-        let guessed =
-            |assumption: &Assumption| matches!(assumption, Assumption::OneNode | Assumption::NodesFromRanges { .. });
-        let why = if host.assumptions().iter().any(guessed) {
-            "a NUMA node border inside a range makes one TDMR more, which a log without NUMA rows does not show; give it with --node-border"
+        let any = |is: fn(&Assumption) -> bool| host.assumptions().iter().any(is);
+        let why = if any(|it| matches!(it, Assumption::OneNode | Assumption::NodesFromRanges { .. })) {
+            "a NUMA node border inside a range makes one TDMR more, which a log without NUMA rows does not show; give it with \
+             --node-border"
+        } else if any(|it| matches!(it, Assumption::NodeBorders(_))) {
+            "the node borders that were given are not the kernel's, or this log's memory map is not"
         } else {
             "the nodes are known, so this log's memory map is not the one its kernel had, or that kernel is not as those known here"
         };
@@ -210,16 +212,18 @@ fn differences(
         if ranges(chosen) != ranges(linux) {
             let (ours, theirs) = (chosen.tdmr_count(), linux.tdmr_count());
             out.push(format!(
-                "{ours} TDMRs instead of {theirs}: Linux opens a TDMR for each memory range that reaches past the one before, \
-                 `fit` where memory, a node or a limit of the module begins"
+                "{} instead of {theirs}: Linux opens a TDMR for each memory range that reaches past the one before, \
+                 `fit` where memory, a node or a limit of the module begins",
+                words::count(ours as u64, "TDMR")
             ));
         }
         let areas = |layout: &Layout| layout.tdmrs().iter().map(|tdmr| tdmr.reserved().len()).sum::<usize>();
         if areas(chosen) != areas(linux) {
             let (ours, theirs) = (areas(chosen), areas(linux));
             out.push(format!(
-                "{ours} reserved areas instead of {theirs}: Linux reserves every hole of its memory map, `fit` only what no CMR \
-                 covers, and PAMT"
+                "{} instead of {theirs}: Linux reserves every hole of its memory map, `fit` only what no CMR \
+                 covers, and PAMT",
+                words::count(ours as u64, "reserved area")
             ));
         }
     }

@@ -55,7 +55,10 @@ pub enum Event {
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Poisoned { lines, count, cause } => write!(f, "{count} lines of {lines} poisoned: {cause}"),
+            Self::Poisoned { lines, count, cause } => {
+                let plural = if *count == 1 { "" } else { "s" };
+                write!(f, "{count} line{plural} of {lines} poisoned: {cause}")
+            }
             Self::PrivateWriteBackOverShared { lines, key, cpu } => {
                 write!(f, "{lines} overwritten by an old dirty line of KeyID {key} from the cache of {cpu}")
             }

@@ -5,21 +5,22 @@ use std::io::{self, Write};
 use tdx_lab::{
     explore,
     report::{BugRun, ExploreReport, FindingReport},
+    words::grouped_count,
 };
 
 use super::table::{Side, Table};
-use super::{BAD, GOOD, grouped, line};
+use super::{BAD, GOOD, grouped, line, wrapped};
 
 /// Names of scenarios and bugs, with what they are about.
 pub(crate) fn list(out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "scenarios")?;
     for name in explore::names() {
         let about = explore::find(name).ok().flatten().map(|scenario| scenario.about).unwrap_or_default();
-        writeln!(out, "  {name:<24}{about}")?;
+        wrapped(out, &format!("  {name:<24}"), 26, &about)?;
     }
     writeln!(out, "\nbugs")?;
     for bug in explore::bugs() {
-        writeln!(out, "  {:<38}{}", bug.name, bug.what)?;
+        wrapped(out, &format!("  {:<38}", bug.name), 40, bug.what)?;
     }
     Ok(())
 }
@@ -116,7 +117,11 @@ fn findings(out: &mut impl Write, name: &str, findings: &[FindingReport]) -> io:
 
 fn story(out: &mut impl Write, finding: &FindingReport) -> io::Result<()> {
     let end = finding.end.as_deref().unwrap_or("no handover needed");
-    line(out, "instant", &format!("{} of the run, after {} operations; {end}", finding.instant, finding.operations))?;
+    line(
+        out,
+        "instant",
+        &format!("{} of the run, after {}; {end}", finding.instant, grouped_count(finding.operations, "operation")),
+    )?;
     let mut label = "story";
     for text in &finding.story {
         line(out, label, text)?;
@@ -131,20 +136,20 @@ fn verdict(out: &mut impl Write, report: &ExploreReport) -> io::Result<()> {
         line(
             out,
             "explored",
-            &format!("{} crash points until every bug was found or given up", grouped(report.crash_points)),
+            &format!("{} until every bug was found or given up", grouped_count(report.crash_points, "crash point")),
         )?;
         return writeln!(out, "{:<10}{style}{found} of {bugs} bugs found{style:#}", "verdict");
     }
     let text = format!(
-        "{} instants, {} crash points, {} schedules, {} short sequences",
-        grouped(report.instants),
-        grouped(report.crash_points),
-        grouped(report.schedules),
-        grouped(report.sequences)
+        "{}, {}, {}, {}",
+        grouped_count(report.instants, "instant"),
+        grouped_count(report.crash_points, "crash point"),
+        grouped_count(report.schedules, "schedule"),
+        grouped_count(report.sequences, "short sequence")
     );
     line(out, "explored", &text)?;
     let style = if report.violations == 0 { GOOD } else { BAD };
-    writeln!(out, "{:<10}{style}{} violations{style:#}", "verdict", grouped(report.violations))
+    writeln!(out, "{:<10}{style}{}{style:#}", "verdict", grouped_count(report.violations, "violation"))
 }
 
 /// Test Anything Protocol, version 13.

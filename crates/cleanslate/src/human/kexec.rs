@@ -5,10 +5,11 @@ use std::io::{self, Write};
 use tdx_lab::{
     report::{KexecReport, MachineCheckReport, NextKernelReport, PrivateLines, Verdict},
     size,
+    words::grouped_count,
 };
 
 use super::{
-    BAD, GOOD, count, grouped, host, line,
+    BAD, GOOD, count, grouped, host, last_line, line,
     table::{Side, Table},
 };
 
@@ -35,7 +36,7 @@ fn bringup(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
         writeln!(out, "{message}")?;
     }
     let calls: u64 = report.bringup.seamcalls.iter().map(|calls| calls.count).sum();
-    line(out, "", &format!("{}, {} SEAMCALLs", count(report.bringup.tdmrs, "TDMR"), grouped(calls)))?;
+    line(out, "", &format!("{}, {}", count(report.bringup.tdmrs, "TDMR"), grouped_count(calls, "SEAMCALL")))?;
     match (report.bringup.equals_log, report.host.logged.pamt_kb) {
         (Some(true), _) => line(out, "", "PAMT as in the log")?,
         (Some(false), Some(logged)) => line(
@@ -51,8 +52,8 @@ fn bringup(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
         line(out, "failed", error)?;
     }
     if let Some(unwound) = &report.bringup.unwound {
-        let (lines, bytes) = (grouped(unwound.reset_lines), size::human(unwound.freed_bytes));
-        line(out, "unwound", &format!("{lines} PAMT lines reset, {bytes} of PAMT given back"))?;
+        let (lines, bytes) = (grouped_count(unwound.reset_lines, "PAMT line"), size::human(unwound.freed_bytes));
+        line(out, "unwound", &format!("{lines} reset, {bytes} of PAMT given back"))?;
     }
     writeln!(out)
 }
@@ -64,10 +65,10 @@ fn tds(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
     }
     if let Some(ledger) = &report.ledger {
         let text = format!(
-            "{} for {} of TDMRs; {} pages marked, {} of them unknown to the module, {} leaked",
+            "{} for {} of TDMRs; {} marked, {} of them unknown to the module, {} leaked",
             size::human(ledger.bytes),
             size::human(ledger.covered_bytes),
-            grouped(ledger.marked_pages),
+            grouped_count(ledger.marked_pages, "page"),
             grouped(ledger.unknown_to_module_pages),
             grouped(ledger.leaked_pages)
         );
@@ -86,8 +87,9 @@ fn scenario(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
         let stray: Vec<String> = stray.collect();
         let lines = count(stray.len(), "line");
         line(out, "panic", &format!("a wild pointer has written a part of {lines}: {}", stray.join(", ")))?;
-        // Some were still dirty in a cache, whose write-back of the whole line undoes it.
-        line(out, "", "which poisoned those that were private in memory by then")?;
+        let poison = "which poisons those that are private in memory by now; a store to a line that is not, e.g. one that a cache \
+                      still holds, poisons nothing";
+        line(out, "", poison)?;
         if report.policy == "refuse" {
             line(out, "", "`refuse` is about kexec images: at a crash it resets as `tracked` does")?;
         }
@@ -128,7 +130,7 @@ fn private(out: &mut impl Write, lines: &PrivateLines) -> io::Result<()> {
         line(out, "of TDs", &pages.join(", "))?;
     }
     if lines.other > 0 {
-        line(out, "other", &format!("{} private lines in no PAMT of the table", grouped(lines.other)))?;
+        line(out, "other", &format!("{} in no PAMT of the table", grouped_count(lines.other, "private line")))?;
     }
     writeln!(out)
 }
@@ -141,16 +143,15 @@ fn handover(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
     line(out, report.scenario.kind, &format!("policy `{}`: {} ({})", report.policy, handover.outcome, handover.why))?;
     if handover.outcome == "reset" {
         let reset = &report.reset;
-        let text = format!(
-            "{} lines reset in {}",
-            grouped(reset.lines),
-            count(usize::try_from(handover.ranges).unwrap_or(0), "range")
-        );
+        let (lines, ranges) = (grouped_count(reset.lines, "line"), grouped_count(handover.ranges, "range"));
+        let text = format!("{lines} reset in {ranges}");
         line(out, "", &text)?;
     }
     let reset = &report.reset;
     if report.next_kernel.is_none() {
-        let text = format!("{} lines stay private, and this kernel goes on", grouped(report.private_before.lines));
+        let private = report.private_before.lines;
+        let stay = if private == 1 { "stays" } else { "stay" };
+        let text = format!("{} {stay} private, and this kernel goes on", grouped_count(private, "line"));
         line(out, "", &text)?;
         return writeln!(out);
     }
@@ -176,7 +177,7 @@ fn handover(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
 fn next_kernel(out: &mut impl Write, next: &NextKernelReport) -> io::Result<()> {
     let written = size::human(next.bytes_written);
     let poisoned = if next.lines_poisoned > 0 {
-        format!(", which poisoned {}, silently", lines(next.lines_poisoned))
+        format!(", which poisoned {}, silently", grouped_count(next.lines_poisoned, "line"))
     } else {
         String::new()
     };
@@ -208,40 +209,31 @@ fn machine_check(out: &mut impl Write, check: &MachineCheckReport, fatal: u64) -
     line(out, "poisoned", &format!("by {}", check.poisoned_by))?;
     line(out, "read", &format!("by {}", check.read_by))?;
     line(out, "story", &check.story.join(" "))?;
-    line(out, "in all", &format!("{} whose read is fatal", lines(fatal)))
-}
-
-/// `1 line`, `5,000 lines`.
-fn lines(number: u64) -> String {
-    format!("{} line{}", grouped(number), if number == 1 { "" } else { "s" })
+    line(out, "in all", &format!("{} whose read is fatal", grouped_count(fatal, "line")))
 }
 
 /// `1 line is`, `5,000 lines are`.
 fn lines_are(number: u64) -> String {
-    format!("{} {}", lines(number), if number == 1 { "is" } else { "are" })
+    format!("{} {}", grouped_count(number, "line"), if number == 1 { "is" } else { "are" })
 }
 
 fn verdict(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
     let failed = if report.bringup.error.is_some() { "; but the bring-up failed" } else { "" };
-    match report.verdict {
-        Verdict::Clean if report.scenario.kind == "crash" => writeln!(
-            out,
-            "{GOOD}clean{GOOD:#}: the crash kernel used its own memory, read all the rest, and lives{failed}"
-        ),
-        Verdict::Clean => writeln!(out, "{GOOD}clean{GOOD:#}: the next kernel used all of memory and lives{failed}"),
-        Verdict::MachineCheck => {
-            writeln!(out, "{BAD}machine check{BAD:#}: policy `{}` let the next kernel die{failed}", report.policy)
+    let (style, verdict, text) = match report.verdict {
+        Verdict::Clean if report.scenario.kind == "crash" => {
+            (GOOD, "clean", "the crash kernel used its own memory, read all the rest, and lives".to_owned())
         }
+        Verdict::Clean => (GOOD, "clean", "the next kernel used all of memory and lives".to_owned()),
+        Verdict::MachineCheck => (BAD, "machine check", format!("policy `{}` let the next kernel die", report.policy)),
         Verdict::DataLost => {
-            let lines = report.next_kernel.as_ref().map_or(0, |next| next.lines_lost);
-            let lines = grouped(lines);
-            writeln!(
-                out,
-                "{BAD}data lost{BAD:#}: old cache lines were written over {lines} lines of the next kernel{failed}"
+            let lost = report.next_kernel.as_ref().map_or(0, |next| next.lines_lost);
+            (
+                BAD,
+                "data lost",
+                format!("old cache lines were written over {} of the next kernel", grouped_count(lost, "line")),
             )
         }
-        Verdict::Refused => {
-            writeln!(out, "{GOOD}refused{GOOD:#}: no kexec, so no harm{failed}")
-        }
-    }
+        Verdict::Refused => (GOOD, "refused", "no kexec, so no harm".to_owned()),
+    };
+    last_line(out, style, verdict, &format!("{text}{failed}"))
 }

@@ -7,21 +7,22 @@ pub(crate) mod explore;
 pub(crate) mod kexec;
 pub(crate) mod plan;
 mod table;
+pub(crate) mod width;
 
 use std::io::{self, Write};
 
 use clap::builder::styling::{AnsiColor, Style};
-use tdx_lab::{report::HostReport, size};
+pub(crate) use tdx_lab::words::grouped;
+use tdx_lab::{report::HostReport, size, words};
 
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default().bold();
 pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
 
-/// Columns of a label, and of a whole line.
+/// Columns of a label.
 const LABEL: usize = 10;
-const WIDTH: usize = 110;
 
 /// `label     text`, label in a column of its own, text broken between words.
-fn line(out: &mut impl Write, label: &str, text: &str) -> io::Result<()> {
+pub(crate) fn line(out: &mut impl Write, label: &str, text: &str) -> io::Result<()> {
     wrapped(out, &format!("{label:<LABEL$}"), LABEL, text)
 }
 
@@ -29,18 +30,16 @@ fn line(out: &mut impl Write, label: &str, text: &str) -> io::Result<()> {
 fn wrapped(out: &mut impl Write, head: &str, indent: usize, text: &str) -> io::Result<()> {
     let blanks = " ".repeat(indent);
     let mut head = head;
-    let mut row = String::new();
-    for word in text.split(' ') {
-        if !row.is_empty() && indent + row.len() + 1 + word.len() > WIDTH {
-            writeln!(out, "{head}{row}")?;
-            head = &blanks;
-            row.clear();
-        } else if !row.is_empty() {
-            row.push(' ');
-        }
-        row.push_str(word);
+    for row in width::rows(text, width::columns().saturating_sub(indent)) {
+        writeln!(out, "{head}{row}")?;
+        head = &blanks;
     }
-    writeln!(out, "{head}{row}")
+    Ok(())
+}
+
+/// `verdict: text`, the verdict coloured.
+fn last_line(out: &mut impl Write, style: Style, verdict: &str, text: &str) -> io::Result<()> {
+    wrapped(out, &format!("{style}{verdict}{style:#}: "), verdict.len() + 2, text)
 }
 
 /// The host, and what was assumed about it.
@@ -61,7 +60,10 @@ fn host(out: &mut impl Write, host: &HostReport) -> io::Result<()> {
     )?;
     let erratum =
         if host.cpu.partial_write_erratum { "has the partial-write erratum" } else { "no partial-write erratum" };
-    line(out, "cpu", &format!("{} ({}), {erratum}", host.cpu.name.unwrap_or("unnamed"), host.cpu.model))?;
+    // Another CPU than the log's, or one that it does not name: its erratum is no fact about the host.
+    let assumed = if host.assumptions.iter().any(|assumption| assumption.about == "cpu") { " (assumed)" } else { "" };
+    let name = host.cpu.name.unwrap_or("unnamed");
+    line(out, "cpu", &format!("{name} ({}), {erratum}{assumed}", host.cpu.model))?;
     let mut label = "assumed";
     for assumption in &host.assumptions {
         line(out, label, &assumption.text)?;
@@ -76,20 +78,7 @@ fn host(out: &mut impl Write, host: &HostReport) -> io::Result<()> {
 
 /// `1 node`, `2 nodes`.
 fn count(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
-}
-
-/// `134,217,728`.
-pub(crate) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
+    words::count(number as u64, what)
 }
 
 #[cfg(test)]
@@ -97,19 +86,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_and_counts() {
-        assert_eq!((grouped(0), grouped(999), grouped(1000)), ("0".into(), "999".into(), "1,000".into()));
-        assert_eq!(grouped(134_217_728), "134,217,728");
-        assert_eq!((count(1, "TDMR"), count(0, "TDMR")), ("1 TDMR".to_owned(), "0 TDMRs".to_owned()));
-    }
-
-    #[test]
     fn long_text_is_broken_between_words() {
         let mut out = Vec::new();
         line(&mut out, "label", &"word ".repeat(30)).unwrap();
         let text = String::from_utf8(out).unwrap();
-        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(text.lines().count() >= 2, "{text}");
         assert!(text.starts_with("label     word") && text.lines().nth(1).unwrap().starts_with("          word"));
-        assert!(text.lines().all(|line| line.len() <= WIDTH));
+        assert!(text.lines().all(|line| line.len() <= width::columns()));
     }
 }

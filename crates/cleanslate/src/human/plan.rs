@@ -8,7 +8,7 @@ use tdx_lab::{
 };
 
 use super::{
-    BAD, GOOD, count, host, line,
+    BAD, GOOD, count, host, last_line, line,
     table::{Side, Table},
 };
 
@@ -108,7 +108,11 @@ fn costs(out: &mut impl Write, cost: &CostReport) -> io::Result<()> {
             rates.origin
         ),
     )?;
-    let columns = [("policy", Left), ("in TDs", Left), ("rewritten", Right), ("one core", Right), ("all cores", Right)];
+    let all_cores = match rates.assumed_cpus {
+        Some(cpus) => format!("all cores ({} assumed)", count(cpus as usize, "CPU")),
+        None => "all cores".to_owned(),
+    };
+    let columns = [("policy", Left), ("in TDs", Left), ("rewritten", Right), ("one core", Right), (&all_cores, Right)];
     let mut table = Table::new(&columns);
     for row in &cost.kexec {
         table.row([
@@ -140,7 +144,7 @@ fn linux(out: &mut impl Write, linux: &LinuxReport, logged: Option<u64>) -> io::
 fn verdict(out: &mut impl Write, layout: &LayoutReport) -> io::Result<()> {
     let Some(kb) = layout.pamt_kb else {
         let error = layout.error.as_deref().unwrap_or_default();
-        return writeln!(out, "{BAD}no layout{BAD:#} ({}): {error}", layout.result);
+        return last_line(out, BAD, &format!("no layout ({})", layout.result), error);
     };
     let given_up = if layout.given_up_bytes == 0 {
         "nothing given up".to_owned()
@@ -148,5 +152,6 @@ fn verdict(out: &mut impl Write, layout: &LayoutReport) -> io::Result<()> {
         format!("{} given up", size::human(layout.given_up_bytes))
     };
     let tdmrs = count(layout.tdmrs.len(), "TDMR");
-    writeln!(out, "{GOOD}fits{GOOD:#}: {tdmrs} of at most {}, {kb} KB for PAMT, {given_up}", layout.max_tdmrs)
+    let text = format!("{tdmrs} of at most {}, {kb} KB for PAMT, {given_up}", layout.max_tdmrs);
+    last_line(out, GOOD, "fits", &text)
 }

@@ -33,7 +33,8 @@ impl fmt::Display for ModuleAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Disabled { calls } => {
-                write!(f, "TDH.SYS.DISABLE cleared all memory the module knows ({calls} calls)")
+                let plural = if *calls == 1 { "" } else { "s" };
+                write!(f, "TDH.SYS.DISABLE cleared all memory the module knows ({calls} call{plural})")
             }
             Self::NoLeaf => f.write_str("the module has no TDH.SYS.DISABLE"),
             Self::Failed(error) => error.fmt(f),

@@ -17,6 +17,7 @@ use super::history::{History, Phase};
 use super::live::{Live, lock};
 use super::verdict::{Finding, Rule};
 use crate::platform::{Act, Deed, GuestAct, Lab, LabCpus, LabError, Operation, Watcher};
+use crate::words;
 
 /// How a kernel ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -337,7 +338,8 @@ fn stray_writes(machine: &mut Machine, stray: Stray) {
 fn told(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Reset(count) => {
-            format!("the handover writes {} lines in {} ranges with MOVDIR64B", count.lines, count.ranges)
+            let (lines, ranges) = (words::count(count.lines, "line"), words::count(count.ranges, "range"));
+            format!("the handover writes {lines} in {ranges} with MOVDIR64B")
         }
         Outcome::NothingToDo(why) => format!("the handover resets nothing: {why:?}"),
         Outcome::LeftPrivate(why) => format!("the handover leaves private memory as it is: {why:?}"),
@@ -388,13 +390,15 @@ impl Judge<'_, '_, '_, '_> {
         }
         let late = machine.counters().lines_late_private - self.late_before;
         if late > 0 {
-            let what = format!("{late} old private cache lines landed on memory that was reset");
+            let what = format!("{} landed on memory that was reset", words::count(late, "old private cache line"));
             return Ok(Some(self.finding(Rule::LateWriteBack, what)));
         }
         let private = machine.private_lines();
         let harmless = !self.branch.live.platform.has_partial_write_erratum();
         if private > 0 && self.clean && !harmless {
-            return Ok(Some(self.finding(Rule::LeftPrivate, format!("{private} lines are still private"))));
+            return Ok(Some(
+                self.finding(Rule::LeftPrivate, format!("still private: {}", words::count(private, "line"))),
+            ));
         }
         Ok(None)
     }

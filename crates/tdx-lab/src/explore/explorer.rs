@@ -20,7 +20,8 @@ use super::live::{Live, Marks, copy_gate, lock};
 use super::rng::Rng;
 use super::schedule::Scheduler;
 use super::verdict::{Finding, Rule};
-use crate::platform::{Act, Deed, Lab, LabError, Operation, Watcher};
+use crate::platform::{Act, Deed, Lab, LabError, Operation, Progress, Watcher};
+use crate::words;
 
 /// What kind of point an instant is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -46,8 +47,8 @@ impl InstantKind {
 
 /// What is to be explored.
 #[expect(clippy::struct_excessive_bools, reason = "each is asked for by itself")]
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Plan {
+#[derive(Clone, Copy)]
+pub(super) struct Plan<'p> {
     pub(super) policy: Policy,
     pub(super) kexec: bool,
     pub(super) panic: bool,
@@ -64,6 +65,8 @@ pub(super) struct Plan {
     pub(super) only: Option<u64>,
     /// Of so many instants, one is branched from: the last.
     pub(super) every: u64,
+    /// Hears of each instant.
+    pub(super) progress: &'p dyn Progress,
 }
 
 /// An instant, for the time line.
@@ -124,7 +127,7 @@ struct Inner {
 /// Explores one run of a scenario.
 pub(super) struct Explorer<'a, 's, 'm> {
     live: &'a Live<'s, 'm>,
-    plan: Plan,
+    plan: Plan<'a>,
     scheduler: Option<&'a Scheduler>,
     step: AtomicUsize,
     inner: Mutex<Inner>,
@@ -132,7 +135,7 @@ pub(super) struct Explorer<'a, 's, 'm> {
 }
 
 impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
-    pub(super) fn new(live: &'a Live<'s, 'm>, plan: Plan, scheduler: Option<&'a Scheduler>) -> Self {
+    pub(super) fn new(live: &'a Live<'s, 'm>, plan: Plan<'a>, scheduler: Option<&'a Scheduler>) -> Self {
         Self { live, plan, scheduler, step: AtomicUsize::new(0), inner: Mutex::default(), last: Mutex::default() }
     }
 
@@ -190,8 +193,11 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
         };
         let mut machine: Machine = lab.ask(Clone::clone);
         match branch.judge(&mut machine, &report, clean) {
-            Ok(None) => {}
-            Ok(Some(finding)) => self.report(finding, "after the scenario's own handover"),
+            Ok(None) => self.plan.progress.explored(1, 0),
+            Ok(Some(finding)) => {
+                self.report(finding, "after the scenario's own handover");
+                self.plan.progress.explored(1, 1);
+            }
             Err(error) => lock(&self.inner).tally.error = Some(error),
         }
         lock(&self.inner).tally.branches += 1;
@@ -291,6 +297,7 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
             return;
         }
         inner.tally.instants += 1;
+        let broken_before = inner.tally.violations;
         let machine: Machine = lab.ask(Clone::clone);
         let acting = CpuId(act.cpu.0);
         let in_flight: Vec<Option<InFlight>> = match (kind, act.operation) {
@@ -365,6 +372,7 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
             keep(&mut inner.tally, None, finding);
         }
         inner.tally.branches += branches;
+        self.plan.progress.explored(branches, inner.tally.violations - broken_before);
         if let Operation::Seamcall(_) = act.operation
             && let Some((leaf, code)) = inner.history.last.filter(|_| kind == InstantKind::Between)
         {
@@ -454,8 +462,8 @@ fn describe(act: &Act, last: Option<(Leaf, StatusCode)>, kind: InstantKind) -> S
         (Operation::Fence, _) => "fence".to_owned(),
         (Operation::WriteBack, _) => "WBINVD".to_owned(),
         (Operation::Flush(lines), _) => format!("CLFLUSHOPT of {}", lines.pages()),
-        (Operation::Write(address, bytes), _) => format!("{bytes} bytes written at {address}"),
-        (Operation::Allocate(pages), _) => format!("{pages} pages allocated"),
+        (Operation::Write(address, bytes), _) => format!("{} written at {address}", words::count(bytes as u64, "byte")),
+        (Operation::Allocate(pages), _) => format!("{} allocated", words::count(pages, "page")),
         (Operation::Allocated(range), _) => format!("{range} allocated"),
         (Operation::Free(range), _) => format!("{range} freed"),
         (Operation::Ipi(target), _) => format!("IPI to CPU {}", target.0),

@@ -119,14 +119,16 @@ pub fn explore(
 ) -> Result<ExploreReport, LabError> {
     let mut report = empty(options);
     let mut coverage = BTreeMap::new();
-    for (number, scenario) in (0u64..).zip(scenarios) {
-        progress.step("scenarios", number, scenarios.len() as u64);
+    let mut parts = Parts { progress, begun: 0, of: (scenarios.len() + options.lengths.iter().sum::<usize>()) as u64 };
+    for scenario in scenarios {
+        parts.begin();
         let up = Up::new(scenario)?;
         let plan = Plan {
             timeline: options.timeline,
             every: options.every.max(1),
             only: options.instant,
             stop_at_first: false,
+            progress,
             ..plan(scenario, bug)
         };
         let explored = match &options.schedule {
@@ -139,7 +141,7 @@ pub fn explore(
                 let (played, _) = play_scheduled(scenario, &up, false, plan, Choice::Given(Schedule::default()))?;
                 Explored::of(played.tally, None)
             }
-            None => run::explore(scenario, &up, plan, &options.effort, progress)?,
+            None => run::explore(scenario, &up, plan, &options.effort)?,
         };
         tell::cover(&mut coverage, &explored.tally);
         report.add_scenario(tell::scenario(scenario, &up, explored, bug));
@@ -147,7 +149,7 @@ pub fn explore(
     if let (Some(host), true) = (bundled::find("td-life").map_err(LabError::scenario)?, options.lengths != [0, 0]) {
         let up = Up::new(&host)?;
         for (index, (start, length)) in sequences::STARTS.iter().zip(options.lengths).enumerate() {
-            for of_length in sequences::explore(start, &host, &up, length, bug, progress)? {
+            for of_length in sequences::explore(start, &host, &up, length, bug, &mut parts)? {
                 tell::cover(&mut coverage, &of_length.tally);
                 report.add_sequences(tell::sequences(index, start, &host, &of_length, bug));
             }
@@ -155,6 +157,20 @@ pub fn explore(
     }
     report.coverage = tell::coverage(coverage);
     Ok(report)
+}
+
+/// A scenario is a part of the whole, and so are the short sequences of one length.
+struct Parts<'p> {
+    progress: &'p dyn Progress,
+    begun: u64,
+    of: u64,
+}
+
+impl Parts<'_> {
+    fn begin(&mut self) {
+        self.begun += 1;
+        self.progress.part(self.begun, self.of);
+    }
 }
 
 /// One short sequence, written `START:LETTER,LETTER...`.
@@ -217,7 +233,7 @@ fn find_bug(bug: &'static Bug, options: &Options) -> Result<BugRun, LabError> {
         let scenario = bundled::find(name).map_err(LabError::scenario)?;
         let scenario = scenario.ok_or_else(|| LabError::Scenario(format!("there is no scenario {name}")))?;
         let up = Up::new(&scenario)?;
-        let explored = run::explore(&scenario, &up, plan(&scenario, Some(bug)), &options.effort, &())?;
+        let explored = run::explore(&scenario, &up, plan(&scenario, Some(bug)), &options.effort)?;
         crash_points += explored.tally.branches;
         let Some(found) = explored.tally.found.first() else { continue };
         let schedule = explored.schedule_of.first().cloned().flatten();

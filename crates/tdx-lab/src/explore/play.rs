@@ -111,7 +111,7 @@ pub(super) fn play(
     scenario: &Scenario,
     up: &Up,
     up_first: bool,
-    plan: Plan,
+    plan: Plan<'_>,
     scheduler: Option<&Scheduler>,
 ) -> Result<Played, LabError> {
     let platform = up.platform;

@@ -12,7 +12,7 @@ use super::play::{Played, Up, play};
 use super::rng::Rng;
 use super::scenario::Scenario;
 use super::schedule::{Choice, Schedule, Scheduler, Trace};
-use crate::platform::{LabError, Progress};
+use crate::platform::LabError;
 
 /// Findings of all schedules that are kept; more are counted.
 const KEPT: usize = 64;
@@ -46,7 +46,7 @@ pub(super) struct Explored {
     pub(super) unmet: Vec<String>,
 }
 
-pub(super) fn plan(scenario: &Scenario, bug: Option<&'static Bug>) -> Plan {
+pub(super) fn plan(scenario: &Scenario, bug: Option<&'static Bug>) -> Plan<'static> {
     Plan {
         policy: scenario.policy,
         kexec: scenario.kexec,
@@ -58,6 +58,7 @@ pub(super) fn plan(scenario: &Scenario, bug: Option<&'static Bug>) -> Plan {
         from_point: 0,
         only: None,
         every: 1,
+        progress: &(),
     }
 }
 
@@ -89,7 +90,7 @@ pub(super) fn play_scheduled(
     scenario: &Scenario,
     up: &Up,
     up_first: bool,
-    plan: Plan,
+    plan: Plan<'_>,
     choice: Choice,
 ) -> Result<(Played, Trace), LabError> {
     let cpus = scenario.concurrent.iter().filter_map(|steps| steps.first());
@@ -103,13 +104,7 @@ pub(super) fn play_scheduled(
 ///
 /// # Errors
 /// [`LabError`]: it cannot be played.
-pub(super) fn explore(
-    scenario: &Scenario,
-    up: &Up,
-    plan: Plan,
-    effort: &Effort,
-    progress: &dyn Progress,
-) -> Result<Explored, LabError> {
+pub(super) fn explore(scenario: &Scenario, up: &Up, plan: Plan<'_>, effort: &Effort) -> Result<Explored, LabError> {
     let (played, trace) = play_scheduled(scenario, up, false, plan, Choice::Given(Schedule::default()))?;
     let mut explored = Explored { unmet: unmet(scenario, &played), ..Explored::default() };
     let nothing_beside = scenario.concurrent.is_empty();
@@ -118,7 +113,7 @@ pub(super) fn explore(
         return Ok(explored);
     }
     explored.schedules = 1;
-    explore_schedules(scenario, up, plan, effort, &trace, &mut explored, progress)?;
+    explore_schedules(scenario, up, plan, effort, &trace, &mut explored)?;
     Ok(explored)
 }
 
@@ -128,11 +123,10 @@ const BATCH: usize = 64;
 fn explore_schedules(
     scenario: &Scenario,
     up: &Up,
-    plan: Plan,
+    plan: Plan<'_>,
     effort: &Effort,
     base: &Trace,
     explored: &mut Explored,
-    progress: &dyn Progress,
 ) -> Result<(), LabError> {
     let mut level = children(base);
     let mut left = effort.systematic;
@@ -158,7 +152,7 @@ fn explore_schedules(
                 }
                 next.extend(children(&trace));
             }
-            progress.step("schedules", explored.schedules, effort.systematic as u64 + effort.random);
+            plan.progress.step("schedules", explored.schedules, effort.systematic as u64 + effort.random);
         }
         level = next;
     }
@@ -178,7 +172,7 @@ fn explore_schedules(
                 return Ok(());
             }
         }
-        progress.step("schedules", explored.schedules, effort.systematic as u64 + effort.random);
+        plan.progress.step("schedules", explored.schedules, effort.systematic as u64 + effort.random);
     }
     Ok(())
 }
@@ -232,13 +226,13 @@ fn unmet(scenario: &Scenario, played: &Played) -> Vec<String> {
         check(played.bring_up == Some(ok), format!("the bring-up {got}, it was expected that it {}", word(ok)));
     }
     if let Some(running) = expect.running {
-        check(played.running == running, format!("{} TDs run, {running} were expected", played.running));
+        check(played.running == running, format!("running TDs: {}, {running} expected", played.running));
     }
     if let Some(pages) = expect.marked_pages {
-        check(played.marked_pages == pages, format!("{} pages are marked, {pages} were expected", played.marked_pages));
+        check(played.marked_pages == pages, format!("marked pages: {}, {pages} expected", played.marked_pages));
     }
     let instants = played.tally.points;
-    check(instants >= expect.instants, format!("{instants} instants, at least {} were expected", expect.instants));
+    check(instants >= expect.instants, format!("instants: {instants}, at least {} expected", expect.instants));
     unmet
 }
 

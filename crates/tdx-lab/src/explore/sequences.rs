@@ -6,13 +6,14 @@ use tdx_abi::{Operand, PageSize, StatusCode};
 use tdx_host::platform::CpuId;
 use tdx_machine::{Fault, When};
 
+use super::Parts;
 use super::bug::Bug;
 use super::explorer::{Plan, Tally};
 use super::play::Up;
 use super::run::{in_parallel, plan, play_scheduled};
 use super::scenario::{Scenario, Step, What};
 use super::schedule::{Choice, Schedule};
-use crate::platform::{LabError, Progress};
+use crate::platform::LabError;
 use crate::tds::Move;
 
 /// Where sequences begin.
@@ -112,11 +113,13 @@ pub(super) fn explore(
     up: &Up,
     length: usize,
     bug: Option<&'static Bug>,
-    progress: &dyn Progress,
+    parts: &mut Parts<'_>,
 ) -> Result<Vec<OfLength>, LabError> {
     let mut lengths: Vec<OfLength> = Vec::new();
     let mut alive: Vec<Vec<usize>> = vec![Vec::new()];
+    let progress = parts.progress;
     for length in 1..=length {
+        parts.begin();
         let letters = 0..start.letters();
         let sequences: Vec<Vec<usize>> = alive
             .iter()
@@ -126,7 +129,7 @@ pub(super) fn explore(
         for batch in sequences.chunks(BATCH) {
             let results = in_parallel(batch, |_, sequence| {
                 let scenario = start.scenario(host, sequence);
-                let plan = Plan { from_step: scenario.steps.len() - 1, ..plan(&scenario, bug) };
+                let plan = Plan { from_step: scenario.steps.len() - 1, progress, ..plan(&scenario, bug) };
                 play_scheduled(&scenario, up, true, plan, Choice::Given(Schedule::default()))
             });
             for (sequence, result) in batch.iter().zip(results) {

@@ -61,6 +61,12 @@ impl LabError {
 pub trait Progress: Sync {
     /// `done` of `total` steps of what is going on now; called often.
     fn step(&self, what: &'static str, done: u64, total: u64);
+
+    /// Part `number`, from 1, of `of` begins; its steps are counted from 0.
+    fn part(&self, _number: u64, _of: u64) {}
+
+    /// So many crash points more, and so many rules that they broke. Called from every thread that explores.
+    fn explored(&self, _crash_points: u64, _violations: u64) {}
 }
 
 /// Nobody wants to know.

@@ -158,6 +158,8 @@ pub struct RateReport {
     pub all_cores: f64,
     /// Where the figures come from.
     pub origin: &'static str,
+    /// CPUs that `all_cores` follows from, if the log does not name their number and it is assumed; null if it is known or not needed.
+    pub assumed_cpus: Option<u32>,
 }
 
 /// How much memory TDs have.

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use super::{PlanReport, Span, TdmrReport};
-use crate::size;
+use crate::{size, words};
 
 const WIDTH: f64 = 1160.0;
 const LEFT: f64 = 20.0;
@@ -90,10 +90,10 @@ pub fn memory_map(report: &PlanReport) -> String {
         LEFT,
         24.0,
         &format!(
-            "{}: {} usable, {} TDMRs (`{}`), {pamt}, {given_up} given up",
+            "{}: {} usable, {} (`{}`), {pamt}, {given_up} given up",
             report.host.name,
             size::human(report.host.memory_bytes),
-            tdmrs.len(),
+            words::count(tdmrs.len() as u64, "TDMR"),
             report.layout.layout
         ),
     );

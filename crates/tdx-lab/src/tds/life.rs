@@ -15,6 +15,7 @@ use tdx_machine::{Fault, When};
 
 use super::{Fate, Held, LabTd, PARAMS, SOURCE, TdsError, memory};
 use crate::platform::{GuestAct, Lab, LabCpu, LabKernel, Pool};
+use crate::words;
 
 /// Guest pages added and measured before the TD runs, from guest address 0 on.
 const ADDED: u64 = 16;
@@ -224,7 +225,7 @@ impl<'k, 'l, 'h> Hypervisor<'k, 'l, 'h> {
         if fate == Fate::HalfTornDown {
             // The VCPU's root page comes back, the rest waits.
             self.free(at(number, "PHYMEM.PAGE.RECLAIM", dead.reclaim(&self.cpu(), vcpu))?);
-            story.push(format!("its KeyID is free, 1 of its {pages} pages is back"));
+            story.push(format!("its KeyID is free, 1 of its {} is back", words::count(pages, "page")));
             return Ok(Held::Dead(dead));
         }
         let mut failed = None;
@@ -236,7 +237,7 @@ impl<'k, 'l, 'h> Hypervisor<'k, 'l, 'h> {
             return at(number, "PHYMEM.PAGE.RECLAIM", Err(error));
         }
         self.free(at(number, "PHYMEM.PAGE.RECLAIM of the TDR", dead.finish(&self.cpu()))?);
-        story.push(format!("torn down: {pages} pages and its TDR came back"));
+        story.push(format!("torn down: {} and its TDR came back", words::count(pages, "page")));
         Ok(Held::Nothing)
     }
 
