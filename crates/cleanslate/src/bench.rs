@@ -8,8 +8,10 @@ use std::time::Instant;
 
 use clap::Args;
 use serde::Serialize;
+use tdx_lab::words;
 
 use crate::args::{Format, OutputArgs};
+use crate::human;
 
 /// Measures how fast this machine overwrites memory: by one core and by all. Takes about two seconds and up to 8 GiB.
 #[derive(Args, Debug)]
@@ -36,18 +38,58 @@ struct Report {
     /// Bytes a second by all cores together.
     all_cores: f64,
     method: &'static str,
+    /// Why the figures are not to be relied on, if they are not.
+    warnings: Vec<String>,
 }
 
-const METHOD: &str = "zeros by ordinary stores of safe code over memory larger than the caches, median of 5 rounds; stands in for MOVDIR64B";
+const METHOD: &str = "zeros by ordinary stores of safe code over memory larger than the caches, median of 5 rounds; stands in for MOVDIR64B, which \
+                      may be slower";
 
 const ROUNDS: usize = 5;
 const MIB: usize = 1 << 20;
 
-/// Bytes a second of `threads` threads, each with memory of its own.
-fn rate(threads: usize) -> f64 {
+/// Bytes a second in each round, ascending.
+struct Rounds([f64; ROUNDS]);
+
+impl Rounds {
+    fn median(&self) -> f64 {
+        self.0[ROUNDS / 2]
+    }
+
+    /// `the rounds of one core`, if they are far from each other.
+    fn scatter(&self, whose: &str) -> Option<String> {
+        let [slowest, .., fastest] = self.0;
+        let text = || format!("the rounds of {whose} go from {:.1} to {:.1} GB/s", giga(slowest), giga(fastest));
+        (fastest > slowest * SCATTER).then(text)
+    }
+}
+
+/// On an idle machine the fastest round is 1.1 times as fast as the slowest.
+const SCATTER: f64 = 1.5;
+/// Cores share memory: together they are at most as fast as each by itself, but for what a measurement is off.
+const TOGETHER: f64 = 1.15;
+
+fn giga(rate: f64) -> f64 {
+    rate / 1e9
+}
+
+/// Why two measurements are not to be relied on.
+fn warnings(one: &Rounds, all: &Rounds, cores: usize) -> Vec<String> {
+    let times = all.median() / one.median();
+    let faster = (times > cores as f64 * TOGETHER).then(|| {
+        format!("{} together are {times:.1} times as fast as one, which cannot be", words::count(cores as u64, "core"))
+    });
+    let whose = if cores == 1 { None } else { all.scatter("all cores") };
+    let found: Vec<String> = [faster, one.scatter("one core"), whose].into_iter().flatten().collect();
+    let why = "something else used this machine meanwhile: measure again when it is idle";
+    found.into_iter().map(|what| format!("{what}; {why}")).collect()
+}
+
+/// The rounds of `threads` threads, each with memory of its own.
+fn rate(threads: usize) -> Rounds {
     let bytes = (1024 * MIB / threads).clamp(32 * MIB, 512 * MIB).min(8192 * MIB / threads);
     let barrier = Barrier::new(threads + 1);
-    let mut rounds = thread::scope(|scope| {
+    let rounds = thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 // Touched once, so that no page fault is measured.
@@ -60,46 +102,65 @@ fn rate(threads: usize) -> f64 {
                 }
             });
         }
-        let mut rounds = Vec::new();
-        for _ in 0..ROUNDS {
+        let mut rounds = [(); ROUNDS].map(|()| {
             barrier.wait();
             let start = Instant::now();
             barrier.wait();
-            rounds.push((bytes * threads) as f64 / start.elapsed().as_secs_f64());
-        }
+            (bytes * threads) as f64 / start.elapsed().as_secs_f64()
+        });
+        rounds.sort_by(f64::total_cmp);
         rounds
     });
-    rounds.sort_by(f64::total_cmp);
-    rounds[ROUNDS / 2]
+    Rounds(rounds)
 }
 
 /// Measures and reports.
 pub(crate) fn run(args: &BenchArgs, out: &mut impl Write) -> io::Result<()> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let one_core = rate(1);
+    let (one, all) = (rate(1), rate(cores));
     let report = Report {
         schema: "cleanslate/bench",
         version: 1,
         tool: tdx_lab::report::TOOL,
         cores,
-        one_core,
+        one_core: one.median(),
         // Measured one after the other, on a machine that has other things to do.
-        all_cores: rate(cores).max(one_core),
+        all_cores: all.median().max(one.median()),
         method: METHOD,
+        warnings: warnings(&one, &all, cores),
     };
     match args.output.format {
         Format::Json => crate::json(out, &report),
         Format::Human => {
-            let giga = |rate: f64| rate / 1e9;
-            writeln!(out, "one core  {:.1} GB/s", giga(report.one_core))?;
-            writeln!(out, "{cores} cores   {:.1} GB/s", giga(report.all_cores))?;
-            writeln!(out, "method    {METHOD}")?;
-            writeln!(
-                out,
-                "use       cleanslate plan --bandwidth {:.1},{:.1}",
-                giga(report.one_core),
-                giga(report.all_cores)
-            )
+            let (one, all) = (giga(report.one_core), giga(report.all_cores));
+            human::line(out, "one core", &format!("{one:.1} GB/s"))?;
+            human::line(out, &words::count(cores as u64, "core"), &format!("{all:.1} GB/s"))?;
+            human::line(out, "method", METHOD)?;
+            for warning in &report.warnings {
+                human::line(out, "warning", warning)?;
+            }
+            human::line(out, "use", &format!("cleanslate plan --bandwidth {one:.1},{all:.1}"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_busy_machine_is_noticed() {
+        let steady = |rate: f64| Rounds([0.98, 0.99, 1.0, 1.01, 1.02].map(|part| part * rate * 1e9));
+        assert_eq!(warnings(&steady(10.0), &steady(19.0), 2), [""; 0]);
+        let [impossible] = &warnings(&steady(31.7), &steady(83.2), 2)[..] else { panic!("one warning") };
+        assert!(
+            impossible.starts_with("2 cores together are 2.6 times as fast as one, which cannot be"),
+            "{impossible}"
+        );
+        let busy = Rounds([5.0e9, 9.0e9, 10.0e9, 10.0e9, 10.0e9]);
+        let [scatter] = &warnings(&busy, &steady(19.0), 2)[..] else { panic!("one warning") };
+        assert!(scatter.starts_with("the rounds of one core go from 5.0 to 10.0 GB/s"), "{scatter}");
+        assert!(scatter.ends_with("measure again when it is idle"), "{scatter}");
+        assert_eq!(warnings(&busy, &busy, 1).len(), 1);
     }
 }
