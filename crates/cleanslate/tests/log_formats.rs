@@ -13,6 +13,9 @@ fn in_form(log: &str, stamp: impl Fn(usize, &str) -> String) -> String {
     log.lines().enumerate().map(line).collect()
 }
 
+/// Prints the line of this number as a tool does.
+type Form = Box<dyn Fn(usize, &str) -> String>;
+
 #[test]
 fn every_form_of_a_log_is_the_same_host() {
     let log = std::fs::read_to_string(fixture("hosts/03-canonical-135-emr-ok.log")).unwrap();
@@ -20,7 +23,7 @@ fn every_form_of_a_log_is_the_same_host() {
     let plain = plan(&log);
     assert_eq!((plain.code, plain.json()["pamt_kb"].as_u64()), (0, Some(1_050_644)), "{}", plain.stderr);
     let esc = '\x1b';
-    let forms: [(&str, Box<dyn Fn(usize, &str) -> String>); 9] = [
+    let forms: [(&str, Form); 9] = [
         ("dmesg -t", Box::new(|_, _| String::new())),
         ("dmesg --time-format iso", Box::new(|at, _| format!("2026-11-23T05:10:{at:02},123456+00:00 "))),
         ("dmesg -d", Box::new(|_, time| format!("[{time} <    0.000012>] "))),
