@@ -61,7 +61,7 @@ fn each_bad_input_of_the_issue() {
         (
             "key-ids",
             b"virt/tdx: BIOS enabled: private KeyID range [1, 2)\n",
-            ":1: `virt/tdx: BIOS enabled: private KeyID range [1, 2)`: 1 private KeyIDs",
+            ":1: `virt/tdx: BIOS enabled: private KeyID range [1, 2)`: 1 private KeyID: TDX",
         ),
         ("other", b"May 1 10:00:00 host sshd[1]: Accepted\n", ": is not a boot log"),
         ("empty", b"", ": is empty; if a command was to fill it, see what that said: `dmesg` may need root"),

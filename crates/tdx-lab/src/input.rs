@@ -4,6 +4,8 @@
 use core::fmt;
 use tdx_abi::{PhysAddr, RangeError};
 
+use crate::words;
+
 /// A value and the line it stands on, counted from 1.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct At<T> {
@@ -173,7 +175,8 @@ pub enum Rule {
     },
     /// Private KeyIDs that cannot run a TD.
     #[error(
-        "{count} private KeyIDs: TDX needs at least 2, one global and one for a TD; raise their number in the BIOS"
+        "{}: TDX needs at least 2, one global and one for a TD; raise their number in the BIOS",
+        words::count(*count, "private KeyID")
     )]
     TooFewKeyIds {
         /// Private KeyIDs.

@@ -25,7 +25,7 @@ fn every_message_names_file_line_value_and_rule() {
     assert_eq!(error.rule, Rule::TooFewKeyIds { count: 1 });
     assert_eq!(
         error.to_string(),
-        "test.log:1: `virt/tdx: BIOS enabled: private KeyID range [1, 2)`: 1 private KeyIDs: TDX needs at least 2, one global \
+        "test.log:1: `virt/tdx: BIOS enabled: private KeyID range [1, 2)`: 1 private KeyID: TDX needs at least 2, one global \
          and one for a TD; raise their number in the BIOS"
     );
 }

@@ -16,9 +16,14 @@ const COLUMN: usize = 30;
 
 /// Columns of a line.
 pub(crate) fn columns() -> usize {
-    static COLUMNS: LazyLock<usize> = LazyLock::new(|| {
+    terminal().unwrap_or(MOST)
+}
+
+/// Columns that are used of the terminal, if there is one.
+fn terminal() -> Option<usize> {
+    static COLUMNS: LazyLock<Option<usize>> = LazyLock::new(|| {
         let terminal = terminal_size::terminal_size_of(io::stdout());
-        terminal.map_or(MOST, |(width, _)| usize::from(width.0).clamp(LEAST, MOST))
+        terminal.map(|(width, _)| usize::from(width.0).clamp(LEAST, MOST))
     });
     *COLUMNS
 }
@@ -39,10 +44,11 @@ pub(super) fn rows(text: &str, columns: usize) -> Vec<String> {
     rows
 }
 
-/// The command line with help that fits. clap breaks what it lays out itself, not the examples and tables after it.
+/// The command line with help that fits. clap breaks what it lays out itself, not the examples and tables after it. Without a terminal
+/// no line is broken: `grep` finds it.
 pub(crate) fn fit(command: Command) -> Command {
     static VERSION: OnceLock<String> = OnceLock::new();
-    let columns = columns();
+    let Some(columns) = terminal() else { return command.term_width(0) };
     let mut command = fit_to(command.term_width(columns), columns);
     if let Some(version) = command.get_long_version().map(|text| table(text, columns)) {
         command = command.long_version(VERSION.get_or_init(|| version).as_str());

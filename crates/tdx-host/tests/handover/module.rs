@@ -83,6 +83,7 @@ fn an_interrupted_or_busy_module_is_asked_again() {
     assert_eq!(report.module, Some(ModuleAnswer::Disabled { calls: 4 }));
     let said = report.module.map(|answer| answer.to_string());
     assert_eq!(said.as_deref(), Some("TDH.SYS.DISABLE cleared all memory the module knows (4 calls)"));
+    assert!(ModuleAnswer::Disabled { calls: 1 }.to_string().ends_with("(1 call)"));
     assert_eq!(events[..5], [DISABLE, DISABLE, DISABLE, DISABLE, Event::WriteBack]);
 }
 

@@ -13,6 +13,7 @@ use super::rng::Rng;
 use super::scenario::Scenario;
 use super::schedule::{Choice, Schedule, Scheduler, Trace};
 use crate::platform::LabError;
+use crate::words;
 
 /// Findings of all schedules that are kept; more are counted.
 const KEPT: usize = 64;
@@ -226,13 +227,20 @@ fn unmet(scenario: &Scenario, played: &Played) -> Vec<String> {
         check(played.bring_up == Some(ok), format!("the bring-up {got}, it was expected that it {}", word(ok)));
     }
     if let Some(running) = expect.running {
-        check(played.running == running, format!("running TDs: {}, {running} expected", played.running));
+        let run = if played.running == 1 { "1 TD runs".to_owned() } else { format!("{} TDs run", played.running) };
+        check(played.running == running, format!("{run}, {running} were expected"));
     }
     if let Some(pages) = expect.marked_pages {
-        check(played.marked_pages == pages, format!("marked pages: {}, {pages} expected", played.marked_pages));
+        check(
+            played.marked_pages == pages,
+            format!("{} marked, {pages} were expected", words::count(played.marked_pages, "page")),
+        );
     }
     let instants = played.tally.points;
-    check(instants >= expect.instants, format!("instants: {instants}, at least {} expected", expect.instants));
+    check(
+        instants >= expect.instants,
+        format!("{}, at least {} were expected", words::count(instants, "instant"), expect.instants),
+    );
     unmet
 }
 

@@ -15,10 +15,10 @@ pub(super) fn draw(out: &mut String, index: usize, run: &ScenarioRun, open: bool
     writeln!(
         out,
         "<details class=\"scenario\"{open}>\n<summary><h3>{}</h3> <span class=\"{style}\">{verdict}</span> \
-         <span class=\"n\">{} instants</span> <span class=\"n\">{} crash points</span> <span class=\"about\">{}</span></summary>\n<div>",
+         <span class=\"n\">{}</span> <span class=\"n\">{}</span> <span class=\"about\">{}</span></summary>\n<div>",
         Text(&run.name),
-        Count(run.instants),
-        Count(run.crash_points),
+        counted(run.instants, "instant", "instants"),
+        counted(run.crash_points, "crash point", "crash points"),
         Text(&run.about)
     )?;
     host(out, run)?;
