@@ -43,7 +43,7 @@ fn a_bug_is_found_with_its_story_and_its_replay_shows_it() {
     assert_eq!(again.code, 1, "{replay}: {}", again.stdout);
     assert!(again.stdout.contains("story") && again.stdout.contains("inside TDH.MNG.CREATE"), "{}", again.stdout);
     let people = run(&["explore", "--bug", "mark-after-give"]);
-    assert!(people.stdout.contains("1 of 1 bugs found") && people.stdout.contains(&replay), "{}", people.stdout);
+    assert!(people.stdout.contains("1 of 1 bug found") && people.stdout.contains(&replay), "{}", people.stdout);
 }
 
 #[test]

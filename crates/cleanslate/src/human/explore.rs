@@ -138,7 +138,12 @@ fn verdict(out: &mut impl Write, report: &ExploreReport) -> io::Result<()> {
             "explored",
             &format!("{} until every bug was found or given up", grouped_count(report.crash_points, "crash point")),
         )?;
-        return writeln!(out, "{:<10}{style}{found} of {bugs} bugs found{style:#}", "verdict");
+        return writeln!(
+            out,
+            "{:<10}{style}{found} of {} found{style:#}",
+            "verdict",
+            grouped_count(bugs as u64, "bug")
+        );
     }
     let text = format!(
         "{}, {}, {}, {}",

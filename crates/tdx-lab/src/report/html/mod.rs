@@ -70,9 +70,10 @@ fn verdict(out: &mut String, report: &ExploreReport) -> fmt::Result {
     match (report.bugs, report.bugs_found) {
         (Some(bugs), Some(found)) => writeln!(
             out,
-            "<p class=\"{}\">{found} of {bugs} bugs found</p>\n<p>Each bug is a small change of what a kernel does. It stands outside \
+            "<p class=\"{}\">{found} of {} found</p>\n<p>Each bug is a small change of what a kernel does. It stands outside \
              the product; the explorer is told nothing and must notice.</p>",
-            if good { "good" } else { "bad" }
+            if good { "good" } else { "bad" },
+            text::counted(bugs as u64, "bug", "bugs")
         )?,
         _ if good => writeln!(
             out,
