@@ -367,7 +367,7 @@ fn debug_linux() -> Vec<Case> {
         cpus,
         append: append.to_owned(),
         memory: 1536,
-        timeout: 900,
+        timeout: 1800,
         ..BootArgs::firstkernel()
     };
     let crash = |kernel| BootArgs { crash: true, memory: 1024, ..boot(kernel, 4, "") };
