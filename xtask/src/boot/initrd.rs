@@ -50,6 +50,17 @@ load() {
     insmod "$1" $(value "$(basename "$1" .ko)" | tr , ' ') && echo "linux: loaded $1"
 }
 
+# By the program, which makes ioctls, where it is; in words elsewhere.
+order() {
+    if [ -x /bin/cleanslate ]; then
+        cleanslate linux "$@"
+    elif [ "$1" = up ]; then
+        echo up > /dev/cleanslate
+    else
+        echo "td $5" > /dev/cleanslate
+    fi
+}
+
 late=
 for module in /modules/*.ko /modules/last/*.ko; do
     # A race is one without TDX: once it is up, nobody unloads cleanslate.ko.
@@ -94,7 +105,7 @@ if [ -e /dev/cleanslate ] && option tds=; then
             echo "linux: beside the bring-up, memory went or came $good times, was busy $busy times, failed $bad times"
         ) &
     fi
-    starve -w /dev/cleanslate up || echo up > /dev/cleanslate && echo "linux: TDX is up"
+    starve -w /dev/cleanslate up || order up && echo "linux: TDX is up"
     if option memory; then
         : > /up
         wait
@@ -123,7 +134,7 @@ if [ -e /dev/cleanslate ] && option tds=; then
         shift $((number % 4))
         # A TD that was not finished keeps its KeyID, so one kind must do.
         [ $number = 0 ] && starve -w /dev/cleanslate "td $1"
-        echo "td $1" > /dev/cleanslate && echo "linux: TD $number, $1"
+        order td-test --tds 1 --fate "$1" && echo "linux: TD $number, $1"
         number=$((number + 1))
     done
 fi
@@ -131,6 +142,7 @@ if option memory; then
     memory
     echo "linux: memory while there are TDs: gone and back:$gone, busy:$busy, not back:$lost"
 fi
+[ -x /bin/cleanslate ] && [ -d /sys/kernel/cleanslate ] && cleanslate linux status | sed "s/^/linux: status: /"
 if [ -d /sys/kernel/cleanslate ]; then
     for file in /sys/kernel/cleanslate/* /sys/kernel/cleanslate/pages/*; do
         [ -f "$file" ] && echo "linux: cleanslate: ${file#/sys/kernel/cleanslate/} $(cat "$file")"

@@ -120,12 +120,28 @@ pub(crate) fn build_module(args: &ModuleArgs) -> Result<bool> {
         let strangers = strangers(kernel, &module)?;
         let mut files = vec![("modules/cleanslate.ko", module.as_path())];
         files.extend(strangers.iter().map(|(name, path)| (name.as_str(), path.as_path())));
+        let tool = if kernel == Kernel::Stock612 { Some(tool()?) } else { None };
+        files.extend(tool.iter().map(|tool| ("bin/cleanslate", tool.as_path())));
         pack(kernel, &files, "initrd-module")?;
         println!("{}", module.display());
         some = true;
     }
     ensure!(some, "there is no kernel to build for: run `cargo xtask linux stock-6.12` (or `tdx`) first");
     Ok(true)
+}
+
+/// The program `cleanslate` for a root file system that has no libraries: it gives the orders of /dev/cleanslate.
+fn tool() -> Result<PathBuf> {
+    const TARGET: &str = "x86_64-unknown-linux-gnu";
+    let target = root().join("target/static");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    // With a target of its own, build scripts stay as they are.
+    run(Command::new(cargo)
+        .args(["build", "--release", "--quiet", "--package", "cleanslate", "--target", TARGET])
+        .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols")
+        .env("CARGO_TARGET_DIR", &target)
+        .current_dir(root()))?;
+    Ok(target.join(TARGET).join("release/cleanslate"))
 }
 
 /// Copies of the module for kernels that there are not: of each the name of one function is changed, and this kernel has none of that name.
