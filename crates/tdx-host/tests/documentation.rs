@@ -91,6 +91,8 @@ fn seamcalls_are_documented() {
     }
     // `bringup::run` has the section and makes its SEAMCALLs through the steps.
     wrong.retain(|place| !place.ends_with("bringup/mod.rs: run"));
+    // `Moves::of` reads the SEAMCALLs of others.
+    wrong.retain(|place| !place.ends_with("follow.rs: of"));
     assert!(wrong.is_empty(), "`# SEAMCALL` is missing, or there is none to document: {wrong:#?}");
     assert!(checked > 30, "{checked} functions only: are the sources read as they are written?");
 }
