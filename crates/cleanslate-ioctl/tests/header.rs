@@ -1,4 +1,4 @@
-//! The numbers are those of the kernel's header, as a C compiler reads it. Skipped aloud without one.
+//! The numbers are those of the kernel's header, as a C compiler reads it: `cc`, by which Rust links, too.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,10 +8,6 @@ use cleanslate_ioctl::{Fate, TD, UP};
 #[test]
 fn the_numbers_are_those_of_the_header() {
     let header = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../linux/cleanslate_ioctl.h");
-    if !header.exists() {
-        println!("skipped: no {} here (a package, not the repository)", header.display());
-        return;
-    }
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let (source, program) = (folder.join("numbers.c"), folder.join("numbers"));
     let names = ["IOCTL_UP", "IOCTL_TD", "TD_RUNNABLE", "TD_HALF_BUILT", "TD_GONE", "TD_HALF_GONE"];
@@ -20,10 +16,7 @@ fn the_numbers_are_those_of_the_header() {
     let text =
         format!("#include <stdio.h>\n#include \"{}\"\nint main(void) {{\n{lines}\nreturn 0;\n}}\n", header.display());
     std::fs::write(&source, text).unwrap();
-    let Ok(built) = Command::new("cc").arg("-Werror").arg("-o").arg(&program).arg(&source).status() else {
-        println!("skipped: no C compiler here");
-        return;
-    };
+    let built = Command::new("cc").arg("-Werror").arg("-o").arg(&program).arg(&source).status().unwrap();
     assert!(built.success());
     let told = String::from_utf8(Command::new(&program).output().unwrap().stdout).unwrap();
     let told: Vec<u64> = told.lines().map(|line| line.parse().unwrap()).collect();
