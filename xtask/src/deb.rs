@@ -1,5 +1,6 @@
-//! The task `deb`: Debian packages, by dpkg-deb alone. `cleanslate` is the program with manual pages and completions; `cleanslate-dkms` is the
-//! source of the Linux module, its Rust object as assembly, built by DKMS for each kernel without Rust. Refuses to sign or to upload anything.
+//! The task `deb`: Debian packages, by dpkg-deb alone. `cleanslate` is the program with manual
+//! pages and completions; `cleanslate-dkms` is the source of the Linux module, its Rust object as
+//! assembly, built by DKMS for each kernel without Rust. Refuses to sign or to upload anything.
 
 use std::fmt::Write;
 use std::fs;
@@ -200,7 +201,8 @@ fn dkms() -> Result<PathBuf> {
         "cleanslate-dkms",
         "kernel",
         "all",
-        "dkms",
+        // pahole: with it the module has BTF, and without it the build of Debian's headers fails.
+        "dkms, pahole",
         "resets TDX private memory before a kexec or a crash kernel (DKMS)",
         " A Linux module for hosts with Intel TDX and the partial-write erratum (Sapphire\n Rapids, Emerald Rapids): it knows which memory the \
          TDX module has made private,\n and rewrites it before the next kernel starts.",
@@ -218,7 +220,8 @@ fn dkms() -> Result<PathBuf> {
     package.add(&format!("{place}/dkms.conf"), config.as_bytes(), 0o644)?;
     package.add_gz("usr/share/man/man4/cleanslate.4", &fs::read(root().join("linux/cleanslate.4"))?)?;
     package.add("usr/share/doc/cleanslate-dkms/README.md", &fs::read(root().join("linux/README.md"))?, 0o644)?;
-    // At boot, and before KVM, which builds TDs: those that are there when the module comes are not known.
+    // At boot, and before KVM, which builds TDs: those that are there when the module comes are not
+    // known.
     package.add("usr/lib/modules-load.d/cleanslate.conf", b"cleanslate\n", 0o644)?;
     package.add("usr/lib/modprobe.d/cleanslate.conf", b"softdep kvm_intel pre: cleanslate\n", 0o644)?;
     let order = |verb: &str| format!("#!/bin/sh\nset -e\nif command -v dkms > /dev/null; then\n    dkms {verb}\nfi\n");
@@ -258,8 +261,8 @@ pub(crate) fn build() -> Result<bool> {
     Ok(true)
 }
 
-/// Builds the packages, installs the program into a folder of its own, and runs it from there; the module's package must build the module
-/// from what is in it alone.
+/// Builds the packages, installs the program into a folder of its own, and runs it from there; the
+/// module's package must build the module from what is in it alone.
 pub(crate) fn check() -> Result<Vec<(&'static str, Outcome)>> {
     let (program, dkms) = (program()?, dkms()?);
     let again = fs::read(&program)?;
