@@ -1,4 +1,5 @@
-//! Tells the program from which commit it was built. Without git, or from a package, it is "unknown"; `CLEANSLATE_COMMIT` overrides.
+//! Tells the program from which commit it was built. Without git, or from a package, it is
+//! "unknown"; `CLEANSLATE_COMMIT` overrides.
 
 use std::path::Path;
 use std::process::Command;

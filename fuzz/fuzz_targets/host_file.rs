@@ -1,4 +1,5 @@
-//! Any bytes as a host file: boot log, /proc/iomem or TOML. Never a panic; a host holds together, a refusal says where.
+//! Any bytes as a host file: boot log, /proc/iomem or TOML. Never a panic; a host holds together, a
+//! refusal says where.
 
 #![no_main]
 

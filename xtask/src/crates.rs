@@ -1,5 +1,6 @@
-//! What the crates promise to those who depend on them: they build for a target without an operating system, with the oldest
-//! dependencies they allow, and from their packages. Publishes nothing.
+//! What the crates promise to those who depend on them: they build for a target without an
+//! operating system, with the oldest dependencies they allow, and from their packages. Publishes
+//! nothing.
 
 use crate::step::{Counts, run};
 use crate::tests::{cargo, verdict};

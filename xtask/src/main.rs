@@ -1,5 +1,5 @@
-//! Tasks of the repository. `cargo xtask help` lists them. Refuses to install anything: what a task lacks is named, and
-//! counted as skipped.
+//! Tasks of the repository. `cargo xtask help` lists them. Refuses to install anything: what a task
+//! lacks is named, and counted as skipped.
 
 mod boot;
 mod crates;
@@ -22,7 +22,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// All tests: every crate, loom, the conformance vectors. Ends with `N passed, N failed, N skipped`.
+    /// All tests: every crate, loom, the conformance vectors. Ends with
+    /// `N passed, N failed, N skipped`.
     Test,
     /// Formatting, clippy and rustdoc, all with warnings as errors.
     Lint,
@@ -43,9 +44,11 @@ enum Task {
     },
     /// Fetches or builds a Linux for `boot`.
     Linux(boot::LinuxArgs),
-    /// Builds the Linux module for the Linuxes of `linux`, or for a kernel whose headers are installed.
+    /// Builds the Linux module for the Linuxes of `linux`, or for a kernel whose headers are
+    /// installed.
     LinuxModule(boot::ModuleArgs),
-    /// The crates as others get them: without std, with the oldest dependencies, from their packages. Part of `test`.
+    /// The crates as others get them: without std, with the oldest dependencies, from their
+    /// packages. Part of `test`.
     Crates,
     /// Debian packages: the program, and the Linux module for DKMS. Into `target/deb`.
     Deb {

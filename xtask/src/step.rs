@@ -43,7 +43,8 @@ pub(crate) fn run(title: &str, command: &mut Command) -> Result<bool> {
     Ok(status.success())
 }
 
-/// Runs a test command. A command that fails without a failed test (it did not build) counts as one failure.
+/// Runs a test command. A command that fails without a failed test (it did not build) counts as one
+/// failure.
 pub(crate) fn run_tests(title: &str, command: &mut Command) -> Result<Counts> {
     eprintln!("\n== {title}");
     command.current_dir(crate::root()).stdout(Stdio::piped());

@@ -29,7 +29,8 @@ pub(crate) fn test() -> Result<bool> {
     Ok(counts.failed == 0)
 }
 
-/// Every instant of every bundled scenario, and every bug of the catalogue; optimised, because there are a million of them.
+/// Every instant of every bundled scenario, and every bug of the catalogue; optimised, because
+/// there are a million of them.
 pub(crate) fn explore() -> Result<Counts> {
     let explorer = ["run", "--release", "--quiet", "--package", "cleanslate", "--", "explore", "--format", "tap"];
     let mut counts = run_tests("every instant of the bundled scenarios", &mut cargo(&explorer))?;
@@ -45,7 +46,8 @@ fn loom() -> Result<Counts> {
     run_tests("interleavings (loom)", &mut command)
 }
 
-/// A program that links only if no path of the product can panic: the linker names the culprit otherwise.
+/// A program that links only if no path of the product can panic: the linker names the culprit
+/// otherwise.
 fn no_panic() -> Result<Counts> {
     let mut command = cargo(&["build", "--release", "--quiet", "--manifest-path", "checks/no-panic/Cargo.toml"]);
     command.env("CARGO_TARGET_DIR", crate::root().join("target/no-panic"));
@@ -124,7 +126,8 @@ pub(crate) fn lint() -> Result<bool> {
     Ok(format && clippy && doc)
 }
 
-/// The programs of the bare machine and the object of the Linux module are workspaces of their own, too.
+/// The programs of the bare machine and the object of the Linux module are workspaces of their own,
+/// too.
 fn lint_bare() -> Result<(bool, bool)> {
     let mut all = (true, true);
     for (name, manifest, target) in

@@ -1,5 +1,6 @@
-//! Figures of the machine: how fast it leaves and enters its guest, and how fast private memory is reset. Meant for seamvisor; on a
-//! machine without TDX the instructions it has are measured all the same.
+//! Figures of the machine: how fast it leaves and enters its guest, and how fast private memory is
+//! reset. Meant for seamvisor; on a machine without TDX the instructions it has are measured all
+//! the same.
 
 use core::arch::x86_64::__cpuid;
 use core::hint::black_box;

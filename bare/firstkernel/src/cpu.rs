@@ -1,4 +1,5 @@
-//! A CPU of this kernel under the traits of `tdx-host`: the functions of `tdx_host::arch`, and nothing else.
+//! A CPU of this kernel under the traits of `tdx-host`: the functions of `tdx_host::arch`, and
+//! nothing else.
 
 use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
 use metal::MAX_CPUS;
@@ -28,7 +29,8 @@ impl HardwareCpu {
     }
 }
 
-/// Package of this CPU: APIC ID without the bits of the levels below (CPUID leaf 0xb, level "core").
+/// Package of this CPU: APIC ID without the bits of the levels below (CPUID leaf 0xb, level
+/// "core").
 fn package() -> PackageId {
     if arch::cpuid(0, 0).eax < 0xb {
         return PackageId(0);
@@ -39,8 +41,9 @@ fn package() -> PackageId {
 
 impl Seamcall for HardwareCpu {
     fn seamcall(&self, mut registers: Registers) -> Registers {
-        // SAFETY: ring 0, and `metal` applies the fix-ups of #UD and #GP. What the leaf does to memory is what `tdx-host` and the
-        // ledger allow: this kernel gives only pages that it has taken out of its allocator.
+        // SAFETY: ring 0, and `metal` applies the fix-ups of #UD and #GP. What the leaf does to
+        // memory is what `tdx-host` and the ledger allow: this kernel gives only pages that it has
+        // taken out of its allocator.
         unsafe { arch::seamcall(&mut registers) };
         registers
     }
@@ -49,8 +52,9 @@ impl Seamcall for HardwareCpu {
 impl LineReset for HardwareCpu {
     fn reset_lines(&self, lines: LineRange) {
         let first = with_exposed_provenance_mut(lines.start().start().get() as usize);
-        // SAFETY: detection has found MOVDIR64B, or nothing was ever private and nothing is reset. The lines are mapped one to
-        // one and writable, and hold nothing in use: PAMT, pages of TDs, or memory that the kexec replaces.
+        // SAFETY: detection has found MOVDIR64B, or nothing was ever private and nothing is reset.
+        // The lines are mapped one to one and writable, and hold nothing in use: PAMT, pages of
+        // TDs, or memory that the kexec replaces.
         unsafe { arch::movdir64b_zero(first, lines.len()) };
     }
 
@@ -75,7 +79,8 @@ impl Cpu for HardwareCpu {
 
     fn flush_lines(&self, lines: LineRange) {
         let first = with_exposed_provenance(lines.start().start().get() as usize);
-        // SAFETY: every CPU with TDX has CLFLUSHOPT, and pages are only given where TDX is; the lines are mapped.
+        // SAFETY: every CPU with TDX has CLFLUSHOPT, and pages are only given where TDX is; the
+        // lines are mapped.
         unsafe { arch::clflushopt(first, lines.len()) };
     }
 

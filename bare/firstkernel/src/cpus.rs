@@ -55,7 +55,8 @@ pub fn work_for_ever(cpu: usize) -> ! {
         }
         seen = JOB.number.load(Ordering::Acquire);
         if JOB.targets.load(Ordering::Acquire) >> cpu & 1 == 1 {
-            // SAFETY: `post` stores a function of this type, with an argument that lives until all CPUs are done with it.
+            // SAFETY: `post` stores a function of this type, with an argument that lives until all
+            // CPUs are done with it.
             unsafe {
                 let run: unsafe fn(*const ()) = core::mem::transmute(JOB.run.load(Ordering::Acquire));
                 run(JOB.argument.load(Ordering::Acquire));
@@ -87,8 +88,8 @@ impl AllCpus {
     /// Posts a job for some CPUs.
     ///
     /// # Safety
-    /// `argument` is what `run` takes, may be used by several CPUs at once, and lives until [`Self::wait`] has returned true. One job
-    /// at a time.
+    /// `argument` is what `run` takes, may be used by several CPUs at once, and lives until
+    /// [`Self::wait`] has returned true. One job at a time.
     unsafe fn post(targets: u64, run: unsafe fn(*const ()), argument: *const ()) {
         JOB.run.store(run as usize, Ordering::Release);
         JOB.argument.store(argument.cast_mut(), Ordering::Release);
@@ -107,7 +108,8 @@ impl AllCpus {
     }
 
     fn run<T: CpuTask<HardwareCpu>>(targets: u64, task: &T) {
-        // SAFETY: the task is `Sync`, and it lives until the wait below is over, which has no end but that.
+        // SAFETY: the task is `Sync`, and it lives until the wait below is over, which has no end
+        // but that.
         unsafe { Self::post(targets, run_task::<T>, ptr::from_ref(task).cast()) };
         if targets >> metal::smp::this_cpu() & 1 == 1 {
             to_the_end(task);

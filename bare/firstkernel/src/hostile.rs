@@ -1,5 +1,5 @@
-//! What a kernel does that means harm, or is broken, under seamvisor: nothing of it may end the hypervisor or reach its memory. Each
-//! attempt is survived, or the run fails.
+//! What a kernel does that means harm, or is broken, under seamvisor: nothing of it may end the
+//! hypervisor or reach its memory. Each attempt is survived, or the run fails.
 
 use core::arch::asm;
 use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
@@ -29,10 +29,12 @@ pub fn handle(frame: &mut Frame) {
     }
 }
 
-/// SEAMCALL with anything. Under seamvisor whatever the module takes is the guest's own memory; this kernel has none to lose.
+/// SEAMCALL with anything. Under seamvisor whatever the module takes is the guest's own memory;
+/// this kernel has none to lose.
 fn seamcall(registers: Registers) -> Registers {
     let mut registers = registers;
-    // SAFETY: ring 0 with the fix-ups; every operand that the module may write to is chosen in memory that this kernel does not use.
+    // SAFETY: ring 0 with the fix-ups; every operand that the module may write to is chosen in
+    // memory that this kernel does not use.
     unsafe { arch::seamcall(&mut registers) };
     registers
 }
@@ -139,7 +141,8 @@ fn svm() {
     macro_rules! undefined {
         ($instruction:literal) => {{
             let status: u64;
-            // SAFETY: the fix-up continues behind the instruction; under seamvisor it does nothing else.
+            // SAFETY: the fix-up continues behind the instruction; under seamvisor it does nothing
+            // else.
             unsafe {
                 asm!(
                     "xor eax, eax",
@@ -168,12 +171,13 @@ fn svm() {
     undefined!("skinit eax");
 }
 
-/// A store that begins before the APIC's command register and ends in it: INIT for every other CPU, if it reached the real one. The CPUs must
-/// be there afterwards: the storms ask them.
+/// A store that begins before the APIC's command register and ends in it: INIT for every other CPU,
+/// if it reached the real one. The CPUs must be there afterwards: the storms ask them.
 fn push_to_the_apic() {
     const INIT_ALL_OTHERS: u64 = 0xc_4500;
     let stack = lapic::BASE + 0x304;
-    // SAFETY: interrupts are off, so nobody else uses the stack meanwhile; RSP is restored. Eight bytes go to the APIC's page.
+    // SAFETY: interrupts are off, so nobody else uses the stack meanwhile; RSP is restored. Eight
+    // bytes go to the APIC's page.
     unsafe {
         asm!(
             "mov {save}, rsp", "mov rsp, {stack}", "push {value}", "mov rsp, {save}",
@@ -200,7 +204,8 @@ fn far_away() {
     word(TABLES, (TABLES + 0x1000) | WRITABLE);
     word(TABLES + 8, (TABLES + 0x2000) | WRITABLE);
     let read: u64;
-    // SAFETY: the new tables map all that the old ones do, for the length of two accesses; CR3 is restored.
+    // SAFETY: the new tables map all that the old ones do, for the length of two accesses; CR3 is
+    // restored.
     unsafe {
         asm!(
             "mov {old}, cr3", "mov cr3, {new}", "mov qword ptr [{far}], 1", "mov {read}, [{far}]", "mov cr3, {old}",
@@ -272,8 +277,8 @@ fn forge_a_summary() {
 /// Stores and copies across the border between memory of this kernel and the hypervisor's.
 fn across_the_border() {
     let border = with_exposed_provenance_mut::<u64>(SLICE.end as usize);
-    // SAFETY: the first bytes of this kernel's own image are the note for the loader, which nobody reads any more; they are put
-    // back. What lies below is the hypervisor's, which answers.
+    // SAFETY: the first bytes of this kernel's own image are the note for the loader, which nobody
+    // reads any more; they are put back. What lies below is the hypervisor's, which answers.
     unsafe {
         let before = border.read_volatile();
         let (place, word): (*mut u64, u64) = (border.byte_sub(4), 0x1122_3344_5566_7788);
@@ -312,15 +317,17 @@ fn storms() {
     }
 }
 
-/// Uses pages of a TD as if they were this kernel's: stores across their border, code in them that changes itself, page tables in
-/// them. Ordinary stores poison nothing, so nothing of it kills; what they hit is shared from then on.
+/// Uses pages of a TD as if they were this kernel's: stores across their border, code in them that
+/// changes itself, page tables in them. Ordinary stores poison nothing, so nothing of it kills;
+/// what they hit is shared from then on.
 pub fn on_private_memory(ledger: Option<&Ledger<'_>>) {
     let Some(range) = ledger.and_then(|ledger| ledger.marked().last()) else { panic!("there is no TD: ask for one") };
     let (first, end) = (range.base().get() as usize, range.limit().get() as usize);
     println!("hostile: private pages [{first:#x}, {end:#x})");
     let border = with_exposed_provenance_mut::<u64>(end).wrapping_byte_sub(3);
     let word: u64;
-    // SAFETY: the last bytes of a TD's page and the first of the page behind it, which this kernel's allocator has not given to anybody.
+    // SAFETY: the last bytes of a TD's page and the first of the page behind it, which this
+    // kernel's allocator has not given to anybody.
     unsafe {
         asm!("mov [{place}], {word}", place = in(reg) border, word = in(reg) 0x1122_3344_5566_7788u64, options(nostack));
         asm!("mov {word}, [{place}]", place = in(reg) border, word = out(reg) word, options(nostack));
@@ -330,7 +337,8 @@ pub fn on_private_memory(ledger: Option<&Ledger<'_>>) {
     // mov dword [rip + 1], 42; mov eax, 1: the first changes the operand of the second. Then ret.
     const CODE: [u8; 16] = [0xc7, 0x05, 1, 0, 0, 0, 42, 0, 0, 0, 0xb8, 1, 0, 0, 0, 0xc3];
     let place = with_exposed_provenance_mut::<u8>(end - 4096);
-    // SAFETY: the last page of a TD that never runs; it is mapped writable and executable like everything.
+    // SAFETY: the last page of a TD that never runs; it is mapped writable and executable like
+    // everything.
     let answer = unsafe {
         for (index, byte) in CODE.iter().enumerate() {
             place.add(index).write_volatile(*byte);

@@ -40,7 +40,8 @@ fn file(kernel: &mut Kernel<'_>, name: &str) -> Result<&'static [u8], BadImage> 
     Ok(unsafe { core::slice::from_raw_parts(with_exposed_provenance(first), file.size as usize) })
 }
 
-/// Prepares the kernel that QEMU was given as `opt/cleanslate/next`, Linux with `opt/cleanslate/initrd`.
+/// Prepares the kernel that QEMU was given as `opt/cleanslate/next`, Linux with
+/// `opt/cleanslate/initrd`.
 pub fn next(kernel: &mut Kernel<'_>, boot: &Boot) -> Result<Next, BadImage> {
     const NO_MEMORY: BadImage = BadImage("no memory for it");
     let leftovers = kernel.pages(second::TABLE_BYTES).ok_or(NO_MEMORY)?;

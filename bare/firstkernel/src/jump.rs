@@ -1,4 +1,5 @@
-//! The jump: a page of code outside everything switches to page tables of its own, copies the image to its place, and enters it.
+//! The jump: a page of code outside everything switches to page tables of its own, copies the image
+//! to its place, and enters it.
 
 use core::arch::global_asm;
 use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
@@ -70,12 +71,14 @@ pub struct ControlPages {
 const PAGES: u64 = 4;
 
 impl ControlPages {
-    /// Makes them. The page tables map the first 512 GiB one to one, every page writable: also those that this kernel's own
-    /// map, had it been made with more care, would not let anybody write.
+    /// Makes them. The page tables map the first 512 GiB one to one, every page writable: also
+    /// those that this kernel's own map, had it been made with more care, would not let anybody
+    /// write.
     pub fn new(kernel: &mut Kernel<'_>) -> Option<Self> {
         let range = kernel.pages(PAGES * PAGE_SIZE)?;
         let (base, end) = (range.base().get(), range.limit().get());
-        // SAFETY: four zeroed pages of our own; the trampoline is shorter than the first, and parameters and stack are in the second.
+        // SAFETY: four zeroed pages of our own; the trampoline is shorter than the first, and
+        // parameters and stack are in the second.
         unsafe {
             let (from, until) = (&raw const jump_start, &raw const jump_end);
             with_exposed_provenance_mut::<u8>(base as usize)
@@ -88,7 +91,8 @@ impl ControlPages {
     /// Jumps. Everything in the image's place is overwritten, this kernel with it.
     ///
     /// # Safety
-    /// No other CPU executes anything, interrupts are off, and all that the image needs is in its segments or outside their place.
+    /// No other CPU executes anything, interrupts are off, and all that the image needs is in its
+    /// segments or outside their place.
     pub unsafe fn jump(self, image: &Image, argument: u64) -> ! {
         let base = self.code.base().get();
         let mut segments = [Segment::default(); MAX_SEGMENTS];
@@ -102,7 +106,8 @@ impl ControlPages {
             segments,
         };
         let place = base + PAGE_SIZE;
-        // SAFETY: our own page; then the trampoline, which takes the parameters' address and does not come back.
+        // SAFETY: our own page; then the trampoline, which takes the parameters' address and does
+        // not come back.
         unsafe {
             with_exposed_provenance_mut::<Parameters>(place as usize).write(parameters);
             let code: extern "sysv64" fn(u64) -> ! = core::mem::transmute(with_exposed_provenance::<u8>(base as usize));

@@ -1,5 +1,6 @@
-//! A small kernel with a short life: finds TDX, brings it up, builds TDs, and kexecs. Every instruction is a real one; what the
-//! machine makes of them is the machine's business. On a machine without TDX it says so and kexecs all the same.
+//! A small kernel with a short life: finds TDX, brings it up, builds TDs, and kexecs. Every
+//! instruction is a real one; what the machine makes of them is the machine's business. On a
+//! machine without TDX it says so and kexecs all the same.
 //!
 //! It refuses to be a general kernel: no user space, no scheduler, memory mapped one to one.
 
@@ -185,8 +186,8 @@ fn live(boot: &Boot) -> Result<core::convert::Infallible, Failure> {
     vmx::leave();
     AllCpus::park_others();
     println!("first kernel: jumps");
-    // SAFETY: the other CPUs wait for SIPI, interrupts are off in this kernel, and the image was checked to lie in the place kept for
-    // kernels; what it is told lies outside.
+    // SAFETY: the other CPUs wait for SIPI, interrupts are off in this kernel, and the image was
+    // checked to lie in the place kept for kernels; what it is told lies outside.
     unsafe { control.jump(&next.image, next.argument) }
 }
 

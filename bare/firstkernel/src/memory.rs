@@ -1,4 +1,5 @@
-//! The memory of this machine: what the loader's map calls usable, what of it is taken, and pages for those who ask.
+//! The memory of this machine: what the loader's map calls usable, what of it is taken, and pages
+//! for those who ask.
 
 use arrayvec::ArrayVec;
 use core::ptr::with_exposed_provenance_mut;
@@ -19,7 +20,8 @@ const MAX_RANGES: usize = 32;
 /// Pieces of memory of its own that this kernel can have.
 const MAX_OWN: usize = 32;
 
-/// Usable ranges above 1 MiB, ascending: below are the BIOS, the trampoline and what Linux leaves alone as well.
+/// Usable ranges above 1 MiB, ascending: below are the BIOS, the trampoline and what Linux leaves
+/// alone as well.
 pub type Ranges = ArrayVec<NodeRange, MAX_RANGES>;
 
 /// Where kernels are put: this one, and the next one over it. Nothing else goes there.
@@ -109,7 +111,8 @@ impl FrameSource for Kernel<'_> {
 impl SharedMemory for Kernel<'_> {
     fn write(&mut self, address: PhysAddr, bytes: &[u8]) {
         let to = with_exposed_provenance_mut::<u8>(address.get() as usize);
-        // SAFETY: the range came from this kernel's allocator, by the trait's contract, and is mapped one to one.
+        // SAFETY: the range came from this kernel's allocator, by the trait's contract, and is
+        // mapped one to one.
         unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
     }
 }

@@ -1,5 +1,6 @@
-//! What the second kernel does: uses all of memory page by page, with partial stores first and reads after, and says what became of
-//! it. It knows nothing of TDX but what the table of leftovers says, which it reads only to explain its own death.
+//! What the second kernel does: uses all of memory page by page, with partial stores first and
+//! reads after, and says what became of it. It knows nothing of TDX but what the table of leftovers
+//! says, which it reads only to explain its own death.
 
 use core::arch::asm;
 use core::ptr::with_exposed_provenance_mut;
@@ -40,7 +41,8 @@ pub fn use_all_memory(boot: &Boot) -> u64 {
     let mut lines = 0;
     for page in free().flat_map(|range| range.start().index()..range.end().index()) {
         for line in lines_of(page) {
-            // SAFETY: memory of this machine that is not this kernel. MOVNTI of 8 bytes: a write of less than a line.
+            // SAFETY: memory of this machine that is not this kernel. MOVNTI of 8 bytes: a write of
+            // less than a line.
             unsafe { asm!("movnti [{}], {}", in(reg) line, in(reg) PATTERN, options(nostack, preserves_flags)) }
         }
         tdx_host::arch::mfence();

@@ -28,7 +28,8 @@ pub fn enter() -> bool {
     let region = REGIONS[metal::smp::this_cpu()].0.get();
     let address = region.addr() as u64;
     let failed: u8;
-    // SAFETY: the region is this CPU's own page, with the revision that the CPU asks for; CR4 keeps its other bits.
+    // SAFETY: the region is this CPU's own page, with the revision that the CPU asks for; CR4 keeps
+    // its other bits.
     unsafe {
         region.cast::<u32>().write_volatile(basic as u32 & 0x7fff_ffff);
         set_cr4(cr4() | CR4_VMXE);

@@ -1,5 +1,6 @@
-//! From QEMU's PVH entry (32 bits, no paging) or from another kernel's jump (long mode, identity map) to Rust, and what the
-//! loader said. Copies everything out of the loader's memory at once: it lies where nobody has reserved anything.
+//! From QEMU's PVH entry (32 bits, no paging) or from another kernel's jump (long mode, identity
+//! map) to Rust, and what the loader said. Copies everything out of the loader's memory at once: it
+//! lies where nobody has reserved anything.
 
 use core::arch::global_asm;
 use core::ptr::with_exposed_provenance;
@@ -276,7 +277,8 @@ unsafe extern "Rust" {
 extern "C" fn metal_entry(start: u64) -> ! {
     crate::interrupts::load(0);
     crate::clock::init();
-    // SAFETY: the loader gives the address of its start info, as PVH says and as our own kexec does.
+    // SAFETY: the loader gives the address of its start info, as PVH says and as our own kexec
+    // does.
     match unsafe { Boot::read(start) } {
         Some(boot) => kernel_main(&boot),
         None => panic!("no PVH start info at {start:#x}"),

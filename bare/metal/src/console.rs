@@ -1,4 +1,5 @@
-//! One console for each program: a serial port or QEMU's debug console. Whole lines of several CPUs do not mix.
+//! One console for each program: a serial port or QEMU's debug console. Whole lines of several CPUs
+//! do not mix.
 
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU16, Ordering};

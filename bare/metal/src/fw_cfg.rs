@@ -81,8 +81,9 @@ pub unsafe fn read(file: File, to: *mut u8) -> bool {
         address: (to.addr() as u64).to_be(),
     };
     let at = addr_of_mut!(dma).addr() as u64;
-    // SAFETY: the device writes to `to`, which is the caller's to lend, and to the control block, which lives until the loop has
-    // seen the end. The block is read volatile, because the device writes it behind the compiler's back.
+    // SAFETY: the device writes to `to`, which is the caller's to lend, and to the control block,
+    // which lives until the loop has seen the end. The block is read volatile, because the device
+    // writes it behind the compiler's back.
     unsafe {
         out32(DMA_HIGH, ((at >> 32) as u32).to_be());
         out32(DMA_LOW, (at as u32).to_be());

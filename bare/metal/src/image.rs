@@ -1,5 +1,6 @@
-//! Kernel images, taken apart into pieces with a place for each: an ELF of our own kind (64-bit entry, start info in RDI) and a
-//! Linux bzImage (64-bit boot protocol), and what each is told. Refuses everything that does not fit the place it is given.
+//! Kernel images, taken apart into pieces with a place for each: an ELF of our own kind (64-bit
+//! entry, start info in RDI) and a Linux bzImage (64-bit boot protocol), and what each is told.
+//! Refuses everything that does not fit the place it is given.
 
 use core::ops::Range;
 use core::ptr::with_exposed_provenance_mut;
@@ -151,7 +152,8 @@ impl Notes {
     /// In this range.
     ///
     /// # Safety
-    /// The range is free memory, zeroed, mapped one to one, and the caller's for as long as what is written is needed.
+    /// The range is free memory, zeroed, mapped one to one, and the caller's for as long as what is
+    /// written is needed.
     pub unsafe fn new(range: Range<u64>) -> Self {
         Self { at: range.start, end: range.end }
     }
@@ -177,7 +179,8 @@ impl Notes {
         unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
     }
 
-    /// Page tables that map the first 512 GiB one to one, by pages of 1 GiB, all writable. Returns the root.
+    /// Page tables that map the first 512 GiB one to one, by pages of 1 GiB, all writable. Returns
+    /// the root.
     pub fn identity_map(&mut self) -> Result<u64, BadImage> {
         const OPEN: u64 = 0b11;
         const LARGE: u64 = 0x80;

@@ -1,5 +1,6 @@
-//! Descriptor tables of each CPU and the way of an exception to Rust. Every vector has a stack of its own kind: the prebuilt
-//! `core` uses the red zone, so nothing may ever be pushed onto a stack that Rust runs on.
+//! Descriptor tables of each CPU and the way of an exception to Rust. Every vector has a stack of
+//! its own kind: the prebuilt `core` uses the red zone, so nothing may ever be pushed onto a stack
+//! that Rust runs on.
 
 use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;

@@ -1,7 +1,9 @@
-//! What both programs of this workspace need of a PC: the way from QEMU's PVH entry to Rust in long mode, descriptor tables,
-//! CPUs, ports, a console, a heap. It knows nothing of TDX or of SVM, and refuses to know any machine but QEMU's `pc` and `q35`.
+//! What both programs of this workspace need of a PC: the way from QEMU's PVH entry to Rust in long
+//! mode, descriptor tables, CPUs, ports, a console, a heap. It knows nothing of TDX or of SVM, and
+//! refuses to know any machine but QEMU's `pc` and `q35`.
 //!
-//! Memory is mapped one to one, the first 512 GiB, by pages of 1 GiB: a physical address is a pointer.
+//! Memory is mapped one to one, the first 512 GiB, by pages of 1 GiB: a physical address is a
+//! pointer.
 
 #![no_std]
 

@@ -1,11 +1,12 @@
-//! The symbols that the prebuilt `core` and `alloc` expect of a C library. String instructions, so that the compiler does not turn
-//! a copy loop into a call of itself.
+//! The symbols that the prebuilt `core` and `alloc` expect of a C library. String instructions, so
+//! that the compiler does not turn a copy loop into a call of itself.
 
 use core::arch::asm;
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
-    // SAFETY: the caller gives two buffers of `count` bytes that do not overlap; the direction flag is clear, by the ABI.
+    // SAFETY: the caller gives two buffers of `count` bytes that do not overlap; the direction flag
+    // is clear, by the ABI.
     unsafe {
         asm!("rep movsb", inout("rcx") count => _, inout("rdi") to => _, inout("rsi") from => _, options(nostack, preserves_flags));
     }
@@ -15,7 +16,8 @@ unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *mut 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
     if to.addr().wrapping_sub(from.addr()) >= count {
-        // SAFETY: a copy upwards never reads what it has written: `to` is below `from`, or behind its end.
+        // SAFETY: a copy upwards never reads what it has written: `to` is below `from`, or behind
+        // its end.
         return unsafe { memcpy(to, from, count) };
     }
     // SAFETY: as above, but from the last byte down; the direction flag is cleared again.
@@ -43,7 +45,8 @@ unsafe extern "C" fn memset(to: *mut u8, byte: i32, count: usize) -> *mut u8 {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, count: usize) -> i32 {
     for index in 0..count {
-        // SAFETY: the caller gives two buffers of `count` bytes. Volatile: this loop must not become a call of `memcmp`.
+        // SAFETY: the caller gives two buffers of `count` bytes. Volatile: this loop must not
+        // become a call of `memcmp`.
         let (a, b) = unsafe { (left.add(index).read_volatile(), right.add(index).read_volatile()) };
         if a != b {
             return i32::from(a) - i32::from(b);

@@ -131,7 +131,8 @@ pub fn this_cpu() -> usize {
 pub unsafe fn start_all() -> usize {
     lapic::enable();
     let wanted = (fw_cfg::cpu_count() as usize).clamp(1, MAX_CPUS);
-    // SAFETY: the page is free, by the caller; the trampoline is shorter than a page, and mapped like everything.
+    // SAFETY: the page is free, by the caller; the trampoline is shorter than a page, and mapped
+    // like everything.
     unsafe {
         let (from, end) = (&raw const ap_trampoline, &raw const ap_trampoline_end);
         let to = with_exposed_provenance_mut::<u8>(TRAMPOLINE as usize);

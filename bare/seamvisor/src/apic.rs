@@ -1,4 +1,5 @@
-//! The local APIC: all of it is the guest's, but what could stop a real CPU. INIT, SIPI and NMI go to virtual CPUs.
+//! The local APIC: all of it is the guest's, but what could stop a real CPU. INIT, SIPI and NMI go
+//! to virtual CPUs.
 
 use core::sync::atomic::Ordering;
 use iced_x86::{Mnemonic, OpKind};
@@ -16,9 +17,10 @@ const NMI: u32 = 4;
 const INIT: u32 = 5;
 const STARTUP: u32 = 6;
 
-/// Answers an access to the APIC's page by a plain MOV. False for every other instruction: the guest finds a page of ones there with the
-/// register that it reads, never the real page, in which a store that begins before the command register and ends in it would stop real
-/// CPUs. Such stores are lost.
+/// Answers an access to the APIC's page by a plain MOV. False for every other instruction: the
+/// guest finds a page of ones there with the register that it reads, never the real page, in which
+/// a store that begins before the command register and ends in it would stop real CPUs. Such stores
+/// are lost.
 pub fn answer(vcpu: &mut Vcpu) -> bool {
     let offset = vcpu.vmcb.exit_info_2 - lapic::BASE;
     let plain = instruction::decode(vcpu)

@@ -1,4 +1,5 @@
-//! CR4: the guest's VMXE is kept apart, because SVM does not know it. Refuses bits that the processor would refuse.
+//! CR4: the guest's VMXE is kept apart, because SVM does not know it. Refuses bits that the
+//! processor would refuse.
 
 use core::arch::x86_64::__cpuid_count;
 use iced_x86::{Mnemonic, OpKind, Register};

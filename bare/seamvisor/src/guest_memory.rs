@@ -1,5 +1,6 @@
-//! The guest's memory as this program may touch it, and the guest's own page tables. Refuses every address that is not the
-//! guest's: page tables and operands come from the guest, and may point anywhere.
+//! The guest's memory as this program may touch it, and the guest's own page tables. Refuses every
+//! address that is not the guest's: page tables and operands come from the guest, and may point
+//! anywhere.
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -34,8 +35,8 @@ pub fn read(address: u64, buffer: &mut [u8]) -> bool {
         return false;
     }
     let from = with_exposed_provenance::<u8>(address as usize);
-    // SAFETY: RAM of the guest, mapped one to one, and never memory of this program. The guest may write meanwhile: bytes, for
-    // which every value is legal.
+    // SAFETY: RAM of the guest, mapped one to one, and never memory of this program. The guest may
+    // write meanwhile: bytes, for which every value is legal.
     unsafe { core::ptr::copy_nonoverlapping(from, buffer.as_mut_ptr(), buffer.len()) };
     true
 }
@@ -75,8 +76,8 @@ const LONG_MODE_ACTIVE: u64 = 1 << 10;
 const LA57: u64 = 1 << 12;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
-/// Walks the guest's page tables for a linear address: four or five levels, or none. `None`: not mapped, or tables of a kind that
-/// nobody uses in long mode.
+/// Walks the guest's page tables for a linear address: four or five levels, or none. `None`: not
+/// mapped, or tables of a kind that nobody uses in long mode.
 pub fn translate(vmcb: &Vmcb, linear: u64) -> Option<Mapping> {
     if vmcb.cr0 & PAGING == 0 {
         return Some(Mapping { address: linear & 0xffff_ffff, pat_index: 0 });

@@ -103,7 +103,8 @@ pub fn set_register(vcpu: &mut Vcpu, register: Register, value: u64) -> bool {
     true
 }
 
-/// All memory that an instruction touches. Of a repeated string instruction: what its next turn touches.
+/// All memory that an instruction touches. Of a repeated string instruction: what its next turn
+/// touches.
 pub fn operands(vcpu: &Vcpu, instruction: &Instruction) -> ArrayVec<Operand, 8> {
     let mut factory = InstructionInfoFactory::new();
     let info = factory.info(instruction);

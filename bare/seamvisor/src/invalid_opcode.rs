@@ -147,7 +147,8 @@ fn movdir64b(vcpu: &mut Vcpu, instruction: &Instruction) {
     summary::instruction(&instruction_bytes(vcpu, instruction));
     let destination = instruction.op0_register();
     let Some(mut to) = instruction::register(vcpu, destination) else { return };
-    // The destination lies in ES, which has base 0 in 64-bit mode; elsewhere nobody uses this instruction.
+    // The destination lies in ES, which has base 0 in 64-bit mode; elsewhere nobody uses this
+    // instruction.
     let source = instruction.virtual_address(1, 0, |name, _, _| instruction::register(vcpu, name));
     let mut line = [0; LINE_SIZE as usize];
     let source = source.and_then(|linear| guest_memory::translate(&vcpu.vmcb, linear));
@@ -193,7 +194,8 @@ fn page_fault(vcpu: &mut Vcpu, linear: u64) {
     vcpu.vmcb.inject = crate::vmcb::exception_with_code(PAGE_FAULT, 0b10);
 }
 
-/// Recognises `movdir64b d, [s]; add d, 64; dec c; jne` and `movdir64b d, [s]; add d, 64; cmp d, e; jb/jne`.
+/// Recognises `movdir64b d, [s]; add d, 64; dec c; jne` and
+/// `movdir64b d, [s]; add d, 64; cmp d, e; jb/jne`.
 fn find_loop(vcpu: &Vcpu, instruction: &Instruction, destination: Register) -> Option<Loop> {
     let linear = vcpu.vmcb.rip.wrapping_add(instruction.len() as u64);
     let mut bytes = [0; 24];

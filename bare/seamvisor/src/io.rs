@@ -1,4 +1,5 @@
-//! Ports: the guest has all of them. Those through which a machine ends are watched, so that the summary comes first.
+//! Ports: the guest has all of them. Those through which a machine ends are watched, so that the
+//! summary comes first.
 
 use alloc::boxed::Box;
 use metal::exit;

@@ -1,6 +1,6 @@
-//! Getting another CPU out of its guest: a translation that was taken away is used on by CPUs that have it in their TLB, until
-//! they leave. An NMI takes them out. Every NMI of this machine is such a kick: the guest's own are requests that this program
-//! injects.
+//! Getting another CPU out of its guest: a translation that was taken away is used on by CPUs that
+//! have it in their TLB, until they leave. An NMI takes them out. Every NMI of this machine is such
+//! a kick: the guest's own are requests that this program injects.
 
 use core::arch::naked_asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
@@ -67,27 +67,31 @@ pub fn kick(cpu: usize) {
     }
 }
 
-/// Sleeps until [`wake`], unless the guest has sent SIPI already. A CPU that spun would take the time of those that work: QEMU's CPUs
-/// are threads. Woken by NMI: the guest may have switched this CPU's APIC off, and then no other interrupt gets through.
+/// Sleeps until [`wake`], unless the guest has sent SIPI already. A CPU that spun would take the
+/// time of those that work: QEMU's CPUs are threads. Woken by NMI: the guest may have switched this
+/// CPU's APIC off, and then no other interrupt gets through.
 pub fn sleep(cpu: usize) {
     let mailbox = &MAILBOXES[cpu];
     mailbox.asleep.store(true, Ordering::SeqCst);
     if mailbox.startup.load(Ordering::SeqCst) == 0 {
-        // SAFETY: GIF is 0 here and again afterwards, interrupts are off, and an NMI is taken on a stack of its own.
+        // SAFETY: GIF is 0 here and again afterwards, interrupts are off, and an NMI is taken on a
+        // stack of its own.
         unsafe { halt_until_nmi() };
     }
     // A wake-up that comes later than this ends one VMRUN at once, as any kick does.
     mailbox.asleep.store(false, Ordering::SeqCst);
 }
 
-/// Ends the sleep of a CPU, if it sleeps. Called after what it is woken for was put into its mailbox.
+/// Ends the sleep of a CPU, if it sleeps. Called after what it is woken for was put into its
+/// mailbox.
 pub fn wake(cpu: usize) {
     if MAILBOXES[cpu].asleep.load(Ordering::SeqCst) {
         lapic::send(cpu as u32, Ipi::Nmi);
     }
 }
 
-/// HLT with GIF 1. An NMI that was pending comes between the two instructions, and the sleep would miss it: [`nmi`] skips the HLT then.
+/// HLT with GIF 1. An NMI that was pending comes between the two instructions, and the sleep would
+/// miss it: [`nmi`] skips the HLT then.
 ///
 /// # Safety
 /// GIF is 0, IF is 0, and the handler of NMIs calls [`nmi`].
@@ -107,9 +111,11 @@ pub fn nmi(frame: &mut Frame) {
     }
 }
 
-/// Returns when every other CPU has left its guest once since the call, or is not in it: none has an old translation then.
+/// Returns when every other CPU has left its guest once since the call, or is not in it: none has
+/// an old translation then.
 pub fn flush_others(this: usize) {
-    // The tables were changed before; a CPU that enters after its look at `in_guest` here walks the new ones.
+    // The tables were changed before; a CPU that enters after its look at `in_guest` here walks the
+    // new ones.
     fence(Ordering::SeqCst);
     for (cpu, mailbox) in MAILBOXES.iter().enumerate().filter(|(cpu, _)| *cpu != this) {
         if !mailbox.in_guest.load(Ordering::SeqCst) {

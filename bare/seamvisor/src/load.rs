@@ -1,5 +1,5 @@
-//! Puts the guest in its place: QEMU's `-initrd` is its image, one of our kernels or Linux, told what the command line of this
-//! program has behind ` -- `.
+//! Puts the guest in its place: QEMU's `-initrd` is its image, one of our kernels or Linux, told
+//! what the command line of this program has behind ` -- `.
 
 use core::ops::Range;
 use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
@@ -40,7 +40,8 @@ fn load(boot: &Boot, map: &[MapEntry]) -> Result<Guest, BadImage> {
         return Err(BadImage("its file lies where it must go: give the machine 512 MiB or more"));
     }
     let command_line = boot.command_line().split_once(" -- ").map_or("", |(_, guest)| guest);
-    // SAFETY: conventional memory of the guest, which does not run yet; 0x8000 and what is below stay as they are.
+    // SAFETY: conventional memory of the guest, which does not run yet; 0x8000 and what is below
+    // stay as they are.
     let mut notes = unsafe {
         with_exposed_provenance_mut::<u8>(NOTES.start as usize).write_bytes(0, (NOTES.end - NOTES.start) as usize);
         Notes::new(NOTES)
@@ -54,7 +55,8 @@ fn load(boot: &Boot, map: &[MapEntry]) -> Result<Guest, BadImage> {
     } else {
         (image::elf(file, &PLACE)?, image::tell_own(&mut notes, told)?)
     };
-    // SAFETY: memory of the guest, which does not run yet, and which holds neither this program nor the file.
+    // SAFETY: memory of the guest, which does not run yet, and which holds neither this program nor
+    // the file.
     unsafe { image::put(&image) };
     Ok(Guest { entry: image.entry, argument, page_tables })
 }

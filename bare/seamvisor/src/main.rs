@@ -1,8 +1,10 @@
-//! A thin hypervisor on AMD SVM that makes a virtual machine look like a TDX host with the partial-write erratum, to a kernel that
-//! is not told. It owns a slice of memory, runs one guest on all CPUs, answers SEAMCALL with the software machine's module, and
-//! judges every access to private memory.
+//! A thin hypervisor on AMD SVM that makes a virtual machine look like a TDX host with the
+//! partial-write erratum, to a kernel that is not told. It owns a slice of memory, runs one guest
+//! on all CPUs, answers SEAMCALL with the software machine's module, and judges every access to
+//! private memory.
 //!
-//! It refuses to be a hypervisor for anything else: devices, interrupts and time are the guest's, untouched.
+//! It refuses to be a hypervisor for anything else: devices, interrupts and time are the guest's,
+//! untouched.
 
 #![no_std]
 #![no_main]
@@ -87,7 +89,8 @@ fn kernel_main(boot: &Boot) -> ! {
         heap::init(start, (SLICE.end - image_end) as usize);
     }
     assert!(has_svm(), "this CPU has no SVM with nested paging: give QEMU `-cpu EPYC` or `-cpu max`");
-    // SAFETY: the trampoline's page is below 1 MiB, where this program puts nothing else; the guest does not run yet.
+    // SAFETY: the trampoline's page is below 1 MiB, where this program puts nothing else; the guest
+    // does not run yet.
     CPUS.store(unsafe { smp::start_all() }, Ordering::Relaxed);
 
     let map = guest_map(boot.map());

@@ -1,4 +1,5 @@
-//! Model-specific registers: those of SVM are hidden, those of TDX and VMX are made, all others are the real ones.
+//! Model-specific registers: those of SVM are hidden, those of TDX and VMX are made, all others are
+//! the real ones.
 
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -40,7 +41,8 @@ const EFER_LMA: u64 = 1 << 10;
 const EFER_LEGAL: u64 = 1 | EFER_LME | EFER_LMA | 1 << 11;
 /// Locked, VMX outside SMX, local machine checks.
 const FEATURES: u64 = 1 | 1 << 2 | 1 << 20;
-/// Not vulnerable to what RDCL_NO names: keeps kernels from isolating page tables, which costs much under emulation.
+/// Not vulnerable to what RDCL_NO names: keeps kernels from isolating page tables, which costs much
+/// under emulation.
 const RDCL_NO: u64 = 1;
 const LMCE: u64 = 1 << 27;
 /// Revision of the VMXON region.
@@ -160,7 +162,8 @@ fn write(vcpu: &mut Vcpu, msr: u32, value: u64) -> Option<u64> {
             vcpu.vmcb.efer = value & !EFER_LMA | vcpu.vmcb.efer & EFER_LMA | EFER_SVME;
         }
         MCG_EXT_CTL => LMCE_ENABLED[vcpu.number].store(value & 1, Ordering::Relaxed),
-        // The APIC stays where it is watched, and on: through another page INIT would reach a real CPU.
+        // The APIC stays where it is watched, and on: through another page INIT would reach a real
+        // CPU.
         APIC_BASE if value & APIC_PLACE == lapic::BASE && value & APIC_MODE == APIC_ON => {}
         MICROCODE => {}
         // Locked or read-only.

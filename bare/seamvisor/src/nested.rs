@@ -1,5 +1,6 @@
-//! Nested page tables: one identity map for all CPUs, in which pages are closed and opened, and a CPU's own detour round
-//! it for the length of one instruction. Refuses to show the guest any page of this program.
+//! Nested page tables: one identity map for all CPUs, in which pages are closed and opened, and a
+//! CPU's own detour round it for the length of one instruction. Refuses to show the guest any page
+//! of this program.
 
 use alloc::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
@@ -37,8 +38,8 @@ fn table() -> u64 {
 }
 
 fn read(table: u64, index: u64) -> u64 {
-    // SAFETY: `table` is one of our tables, mapped one to one, and the index is below 512. Volatile: the processor writes
-    // accessed and dirty bits.
+    // SAFETY: `table` is one of our tables, mapped one to one, and the index is below 512.
+    // Volatile: the processor writes accessed and dirty bits.
     unsafe { with_exposed_provenance::<u64>((table + 8 * (index & 511)) as usize).read_volatile() }
 }
 
@@ -101,8 +102,8 @@ impl Nested {
         at
     }
 
-    /// Sets the rights of a page. A CPU that has the old entry in its TLB goes on using it. A page that is not the guest's stays closed,
-    /// and beyond the map there is nothing to open.
+    /// Sets the rights of a page. A CPU that has the old entry in its TLB goes on using it. A page
+    /// that is not the guest's stays closed, and beyond the map there is nothing to open.
     pub fn set(&self, page: u64, rights: Rights) {
         if page >= PAGES || rights != Rights::Nothing && crate::is_hidden(page) {
             return;
@@ -139,7 +140,8 @@ impl Detour {
         for (page, frame) in pages.iter().take(DETOUR_PAGES) {
             let address = page * PAGE;
             if *page < PAGES {
-                // The common map must have tables all the way down, or there would be nothing to copy.
+                // The common map must have tables all the way down, or there would be nothing to
+                // copy.
                 map.pages(address);
             }
             let mut at = self.root;

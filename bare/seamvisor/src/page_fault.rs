@@ -1,5 +1,6 @@
-//! Nested page faults: the guest touches a page that is not in the map. Private or poisoned memory is judged by the machine, the
-//! APIC has its own file, and of this program's memory the guest sees a page of ones.
+//! Nested page faults: the guest touches a page that is not in the map. Private or poisoned memory
+//! is judged by the machine, the APIC has its own file, and of this program's memory the guest sees
+//! a page of ones.
 
 use alloc::string::ToString;
 use iced_x86::{Code, Instruction, Mnemonic};

@@ -1,5 +1,5 @@
-//! REP STOS and REP MOVS over watched pages: many turns at once, up to the end of a page. One turn for each exit would take
-//! minutes for what a kernel clears in a second.
+//! REP STOS and REP MOVS over watched pages: many turns at once, up to the end of a page. One turn
+//! for each exit would take minutes for what a kernel clears in a second.
 
 use iced_x86::{Instruction, Mnemonic, Register};
 
@@ -11,7 +11,8 @@ use crate::vcpu::Vcpu;
 const PAGE: u64 = 4096;
 const DIRECTION: u64 = 1 << 10;
 
-/// Runs some turns. False if this is no such instruction, or one that needs more care: then nothing was done.
+/// Runs some turns. False if this is no such instruction, or one that needs more care: then nothing
+/// was done.
 pub fn run(vcpu: &mut Vcpu, tdx: &mut Tdx, instruction: &Instruction) -> bool {
     let (size, copies) = match instruction.mnemonic() {
         Mnemonic::Stosb => (1, false),

@@ -19,7 +19,8 @@ static TOLD: AtomicBool = AtomicBool::new(false);
 /// When the guest started, in microseconds.
 pub static STARTED: AtomicU64 = AtomicU64::new(0);
 
-/// Bytes of emulated instructions, and how often each was executed (a loop in one exit counts once).
+/// Bytes of emulated instructions, and how often each was executed (a loop in one exit counts
+/// once).
 static INSTRUCTIONS: Mutex<BTreeMap<[u8; 15], (usize, u64)>> = Mutex::new(BTreeMap::new());
 
 /// Encodings that are told apart.
@@ -30,7 +31,8 @@ pub fn instruction(bytes: &[u8]) {
     let mut key = [0; 15];
     key[..bytes.len()].copy_from_slice(bytes);
     let mut known = INSTRUCTIONS.lock();
-    // A guest can make as many encodings as it likes. Those that come too late count as one without bytes.
+    // A guest can make as many encodings as it likes. Those that come too late count as one without
+    // bytes.
     if known.len() >= MAX_INSTRUCTIONS && !known.contains_key(&key) {
         known.entry([0; 15]).or_insert((0, 0)).1 += 1;
         return;
@@ -38,7 +40,8 @@ pub fn instruction(bytes: &[u8]) {
     known.entry(key).or_insert((bytes.len(), 0)).1 += 1;
 }
 
-/// The end of a run in which the guest's state was lost at a VM exit: `cargo xtask boot` makes it again.
+/// The end of a run in which the guest's state was lost at a VM exit: `cargo xtask boot` makes it
+/// again.
 pub const EMULATOR_FAULT: &str = "emulator-fault";
 
 /// Tells, and ends the machine.

@@ -1,5 +1,5 @@
-//! The software machine behind the guest's real memory: answers SEAMCALL, judges every access to memory that is private or
-//! poisoned, and keeps exactly those pages out of the nested page tables.
+//! The software machine behind the guest's real memory: answers SEAMCALL, judges every access to
+//! memory that is private or poisoned, and keeps exactly those pages out of the nested page tables.
 //!
 //! What it cannot see, it does not judge: see [`LIMITS`].
 
@@ -73,11 +73,12 @@ pub struct Tdx {
     closed: Ranges,
     /// Lines that a private KeyID owned when this was last looked at.
     private: Ranges,
-    /// Pages of PAMT that the module may turn private and that are kept out of the map from the beginning: the other CPUs are then
-    /// not disturbed by each TDMR.INIT.
+    /// Pages of PAMT that the module may turn private and that are kept out of the map from the
+    /// beginning: the other CPUs are then not disturbed by each TDMR.INIT.
     expected: Ranges,
     pamts: Vec<Pamt>,
-    /// What lines were when they became private, by first line: survives the module's forgetting them.
+    /// What lines were when they became private, by first line: survives the module's forgetting
+    /// them.
     kinds: BTreeMap<u64, &'static str>,
     /// Machine checks so far.
     pub checks: Vec<Told>,
@@ -178,7 +179,8 @@ impl Tdx {
         answer
     }
 
-    /// Gives the machine the bytes that the module will read. They arrive past the caches, as full lines, so nothing else changes.
+    /// Gives the machine the bytes that the module will read. They arrive past the caches, as full
+    /// lines, so nothing else changes.
     fn stage(&mut self, leaf: Leaf, input: &Registers) {
         match leaf {
             Leaf::SYS_CONFIG => {
@@ -237,8 +239,9 @@ impl Tdx {
         let _ = self.machine.flush_lines(cpu, lines, KeyId::HOST);
     }
 
-    /// From the bytes that the module has read: what stands in the guest's memory now another CPU may have written meanwhile, and a
-    /// PAMT that lies where the module never took one would be a way into this program.
+    /// From the bytes that the module has read: what stands in the guest's memory now another CPU
+    /// may have written meanwhile, and a PAMT that lies where the module never took one would be a
+    /// way into this program.
     fn learn_pamts(&mut self, cpu: CpuId, input: &Registers) {
         let mut staged = |address: u64, bytes: &mut [u8]| {
             let read = self.machine.read_shared(cpu, PhysAddr::new(address), bytes).is_ok();
@@ -292,8 +295,8 @@ impl Tdx {
         }
     }
 
-    /// Puts a page back into the map if nothing is left on it to be judged: after a store, which may have made its last private
-    /// line a shared one.
+    /// Puts a page back into the map if nothing is left on it to be judged: after a store, which
+    /// may have made its last private line a shared one.
     pub fn reopen(&mut self, page: u64) {
         let pages = [page..page + 1];
         let lines = page * tdx_abi::LINES_PER_PAGE..(page + 1) * tdx_abi::LINES_PER_PAGE;
@@ -344,7 +347,8 @@ impl Tdx {
         self.settle(cpu);
     }
 
-    /// Brings the nested page tables in line with the machine, after anything that may have changed who owns what.
+    /// Brings the nested page tables in line with the machine, after anything that may have changed
+    /// who owns what.
     pub fn settle(&mut self, cpu: usize) {
         let private: Ranges = ranges::normal(
             self.machine

@@ -1,5 +1,5 @@
-//! One virtual CPU on its real one: enter, leave, find out why, go on. What is done about each reason is in the files named for
-//! it.
+//! One virtual CPU on its real one: enter, leave, find out why, go on. What is done about each
+//! reason is in the files named for it.
 
 use alloc::boxed::Box;
 use arrayvec::ArrayVec;
@@ -43,7 +43,8 @@ pub struct Vcpu {
     pub vmxe: bool,
     detour: Detour,
     step: Option<Step>,
-    /// What the last step showed, and where it was: an instruction that needs more pages gets them one fault at a time.
+    /// What the last step showed, and where it was: an instruction that needs more pages gets them
+    /// one fault at a time.
     shown: (u64, Shown),
     root: u64,
     /// The guest handles an NMI; the next one waits for its IRET.
@@ -86,8 +87,8 @@ impl Vcpu {
     pub fn new(number: usize) -> Self {
         let save = Box::leak(zeroed_page());
         let root = tdx::lock().map().root();
-        // SAFETY: the CPU has SVM, which `main` has checked; the save area is a page of its own, for ever. With GIF 0 nothing
-        // interrupts this program any more, but in `open_the_window`.
+        // SAFETY: the CPU has SVM, which `main` has checked; the save area is a page of its own,
+        // for ever. With GIF 0 nothing interrupts this program any more, but in `open_the_window`.
         unsafe {
             wrmsr(EFER, rdmsr(EFER) | EFER_SVME);
             wrmsr(VM_HSAVE_PA, address(save));
@@ -137,7 +138,8 @@ impl Vcpu {
         }
     }
 
-    /// False if there was mail that came after the last look: whoever sent it saw this CPU outside its guest, and sent no kick.
+    /// False if there was mail that came after the last look: whoever sent it saw this CPU outside
+    /// its guest, and sent no kick.
     fn enter(&mut self) -> bool {
         kick::enters(self.number);
         match self.mail() {
@@ -149,7 +151,8 @@ impl Vcpu {
             Mail::AfterTheEvent => lapic::send(self.number as u32, Ipi::Nmi),
             Mail::None => {}
         }
-        // SAFETY: `new` has switched SVM on; the VMCB is this CPU's own, its nested tables show nothing of this program.
+        // SAFETY: `new` has switched SVM on; the VMCB is this CPU's own, its nested tables show
+        // nothing of this program.
         unsafe { world_switch::run(&raw mut *self.registers, &raw mut *self.vmcb, &raw mut *self.host) };
         kick::has_left(self.number);
         true
@@ -169,14 +172,16 @@ impl Vcpu {
     }
 
     fn leave(&mut self) {
-        // Seen in QEMU 7.2 with several CPUs under load, and not explained: where the guest's state should be stands this program's
-        // own, as if one exit had been made twice. The guest cannot be gone on with.
+        // Seen in QEMU 7.2 with several CPUs under load, and not explained: where the guest's state
+        // should be stands this program's own, as if one exit had been made twice. The guest cannot
+        // be gone on with.
         if crate::is_hidden(self.vmcb.rip >> 12) && crate::is_hidden(self.vmcb.cr3 >> 12) {
             summary::end(summary::EMULATOR_FAULT, metal::exit::PANIC);
         }
         let code = self.vmcb.exit_code;
         EXITS[(code as usize).min(EXIT_CODES)].fetch_add(1, Ordering::Relaxed);
-        // An event that was on its way goes on at the next entry, unless something else comes first.
+        // An event that was on its way goes on at the next entry, unless something else comes
+        // first.
         self.vmcb.inject = if vmcb::is_event(self.vmcb.exit_interrupt) { self.vmcb.exit_interrupt } else { 0 };
         if self.step.is_some() {
             if code == exit::NMI && !matches!(self.step, Some(Step::Delivery)) {
@@ -244,7 +249,8 @@ impl Vcpu {
         if self.shown.0 == self.vmcb.rip { self.shown.1.clone() } else { Shown::new() }
     }
 
-    /// Lets the current instruction run alone, with these pages shown. Interrupts wait, and exceptions come here first.
+    /// Lets the current instruction run alone, with these pages shown. Interrupts wait, and
+    /// exceptions come here first.
     pub fn step_with(&mut self, shown: Shown) {
         self.step = Some(Step::Instruction { flags: self.vmcb.rflags & (TRAP | INTERRUPTS), dr6: self.vmcb.dr6 });
         self.vmcb.rflags = self.vmcb.rflags & !INTERRUPTS | TRAP;
@@ -380,8 +386,8 @@ impl Vcpu {
         self.vmcb.intercept_1 &= !vmcb::INTERCEPT_IRET;
     }
 
-    /// Long mode at `entry` with identity page tables at `page_tables`, `argument` in RDI and RSI: what our own kernels and the
-    /// 64-bit boot protocol of Linux expect.
+    /// Long mode at `entry` with identity page tables at `page_tables`, `argument` in RDI and RSI:
+    /// what our own kernels and the 64-bit boot protocol of Linux expect.
     pub fn start_in_long_mode(&mut self, entry: u64, argument: u64, page_tables: u64) {
         self.reset(0);
         let vmcb = &mut self.vmcb;
@@ -400,6 +406,7 @@ impl Vcpu {
 
 /// Lets a pending NMI, which is a kick, arrive and vanish: it would end each VMRUN at once.
 fn open_the_window() {
-    // SAFETY: with GIF 1 an NMI is taken on a stack of its own by a handler that does nothing; interrupts stay off.
+    // SAFETY: with GIF 1 an NMI is taken on a stack of its own by a handler that does nothing;
+    // interrupts stay off.
     unsafe { asm!("stgi", "nop", "clgi", options(nostack)) }
 }

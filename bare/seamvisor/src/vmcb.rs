@@ -1,5 +1,5 @@
-//! The VMCB: what the processor reads at VMRUN and writes at VMEXIT. Offsets and codes: AMD64 Architecture Programmer's Manual,
-//! volume 2, appendices B and C.
+//! The VMCB: what the processor reads at VMRUN and writes at VMEXIT. Offsets and codes: AMD64
+//! Architecture Programmer's Manual, volume 2, appendices B and C.
 
 /// A segment register.
 #[derive(Clone, Copy, Default, Debug)]

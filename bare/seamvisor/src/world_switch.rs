@@ -25,11 +25,13 @@ pub struct GuestRegisters {
     pub xmm: [[u64; 2]; 16],
 }
 
-/// Runs the guest until it leaves. The upper halves of YMM and the x87 state stay the guest's: nothing here touches them.
+/// Runs the guest until it leaves. The upper halves of YMM and the x87 state stay the guest's:
+/// nothing here touches them.
 ///
 /// # Safety
-/// SVM is on, GIF is 0, `VM_HSAVE_PA` is set; `vmcb` describes a guest whose nested page tables show it nothing of this program.
-/// `vmcb` and `host` are physical addresses as well, each used by this CPU alone.
+/// SVM is on, GIF is 0, `VM_HSAVE_PA` is set; `vmcb` describes a guest whose nested page tables
+/// show it nothing of this program. `vmcb` and `host` are physical addresses as well, each used by
+/// this CPU alone.
 #[unsafe(naked)]
 pub unsafe extern "sysv64" fn run(registers: *mut GuestRegisters, vmcb: *mut Vmcb, host: *mut Vmcb) {
     naked_asm!(

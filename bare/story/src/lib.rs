@@ -1,6 +1,7 @@
-//! What the first kernel does with TDX, from bring-up to the reset before the jump: one story, told through the traits of
-//! `tdx-host` alone. `firstkernel` lives it with the real instructions, a test of the software machine lives the same one, and
-//! the SEAMCALLs of both must be the same. It refuses to know which of the two it runs on.
+//! What the first kernel does with TDX, from bring-up to the reset before the jump: one story, told
+//! through the traits of `tdx-host` alone. `firstkernel` lives it with the real instructions, a
+//! test of the software machine lives the same one, and the SEAMCALLs of both must be the same. It
+//! refuses to know which of the two it runs on.
 
 #![no_std]
 #![forbid(unsafe_code)]

@@ -1,4 +1,5 @@
-//! The TDs of the story: each is built and left at some point of its life, for the handover to find.
+//! The TDs of the story: each is built and left at some point of its life, for the handover to
+//! find.
 
 use core::fmt;
 use tdx_abi::{Page, PageRange, PageSize, PhysAddr};
@@ -132,7 +133,8 @@ impl<'h, P: Pages> Pool<'h, '_, P> {
         self.take(PageSize::Size4K)
     }
 
-    /// A page that came back is ordinary memory: the kernel's next user would flush it like any other.
+    /// A page that came back is ordinary memory: the kernel's next user would flush it like any
+    /// other.
     fn use_again<C: Cpu>(&mut self, cpu: &C, range: PageRange) {
         cpu.flush_lines(range.lines());
         cpu.fence();
@@ -164,8 +166,8 @@ pub fn live<K: Kernel>(
     live_in(kernel, host, &mut pages, shared, fate)
 }
 
-/// A TD lives up to its fate. `shared` is a page of shared memory that is the kernel's own. Whatever the TD holds at the end it
-/// holds for good.
+/// A TD lives up to its fate. `shared` is a page of shared memory that is the kernel's own.
+/// Whatever the TD holds at the end it holds for good.
 ///
 /// # Errors
 /// [`StoryError`]: the module or the ledger refused what they should not, or there are no pages.

@@ -1,8 +1,9 @@
-//! A program that links only if no path of bring-up, layout, unwinding, TDs, reset, kexec, crash, the ledger and dynamic PAMT can
-//! panic.
+//! A program that links only if no path of bring-up, layout, unwinding, TDs, reset, kexec, crash,
+//! the ledger and dynamic PAMT can panic.
 //!
-//! Its panic handler calls a function that does not exist. If the optimiser cannot prove every panic away, the linker
-//! names the function that may panic. It is never run: its platform answers with whatever the optimiser must not know.
+//! Its panic handler calls a function that does not exist. If the optimiser cannot prove every
+//! panic away, the linker names the function that may panic. It is never run: its platform answers
+//! with whatever the optimiser must not know.
 
 #![no_std]
 #![no_main]

@@ -1,5 +1,5 @@
-//! The orders that `/dev/cleanslate` takes: `linux/cleanslate_ioctl.h` for Rust programs. It knows the numbers and makes the call, and refuses to
-//! know what the orders are for.
+//! The orders that `/dev/cleanslate` takes: `linux/cleanslate_ioctl.h` for Rust programs. It knows
+//! the numbers and makes the call, and refuses to know what the orders are for.
 //!
 //! ```no_run
 //! let device = std::fs::OpenOptions::new().read(true).open("/dev/cleanslate")?;
@@ -40,9 +40,11 @@ pub enum Fate {
 /// Brings TDX up, in a kernel whose own code cannot.
 ///
 /// # Errors
-/// What the module says: `EEXIST` (TDX is up), `EBUSY` (KVM is in VMX operation), `ENOMEM`, `EIO`, `EPERM`. The kernel's log says why.
+/// What the module says: `EEXIST` (TDX is up), `EBUSY` (KVM is in VMX operation), `ENOMEM`, `EIO`,
+/// `EPERM`. The kernel's log says why.
 pub fn up(device: impl AsFd) -> io::Result<()> {
-    // SAFETY: this opcode takes no argument (linux/cleanslate_ioctl.h); another device refuses it, or reads none either.
+    // SAFETY: this opcode takes no argument (linux/cleanslate_ioctl.h); another device refuses it,
+    // or reads none either.
     unsafe { ioctl(device, NoArg::<UP>::new()) }.map_err(Into::into)
 }
 
@@ -51,6 +53,7 @@ pub fn up(device: impl AsFd) -> io::Result<()> {
 /// # Errors
 /// What the module says: `EPERM` (TDX is not up), `ENOMEM`, `EIO`. The kernel's log says why.
 pub fn td(device: impl AsFd, fate: Fate) -> io::Result<()> {
-    // SAFETY: this opcode reads 32 bits at its argument (linux/cleanslate_ioctl.h), which its number says too.
+    // SAFETY: this opcode reads 32 bits at its argument (linux/cleanslate_ioctl.h), which its
+    // number says too.
     unsafe { ioctl(device, Setter::<TD, u32>::new(fate as u32)) }.map_err(Into::into)
 }

@@ -1,4 +1,5 @@
-//! The numbers are those of the kernel's header, as a C compiler reads it: `cc`, by which Rust links, too.
+//! The numbers are those of the kernel's header, as a C compiler reads it: `cc`, by which Rust
+//! links, too.
 
 use std::path::Path;
 use std::process::Command;

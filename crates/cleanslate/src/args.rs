@@ -12,11 +12,13 @@ use tdx_lab::{
     size,
 };
 
-/// Brings up TDX on the memory of a real host, in software, and shows what the next kernel finds after a kexec.
+/// Brings up TDX on the memory of a real host, in software, and shows what the next kernel finds
+/// after a kexec.
 ///
-/// The host comes from a boot log, /proc/iomem or a TOML file; the TDX code is the product's own, the machine and the TDX
-/// module are emulated, line by line. Nothing here changes the machine it runs on or needs root, but for `linux up` and
-/// `linux td-test`, which order the Linux module cleanslate.ko about; `check` and `collect` read, and see more as root.
+/// The host comes from a boot log, /proc/iomem or a TOML file; the TDX code is the product's own,
+/// the machine and the TDX module are emulated, line by line. Nothing here changes the machine it
+/// runs on or needs root, but for `linux up` and `linux td-test`, which order the Linux module
+/// cleanslate.ko about; `check` and `collect` read, and see more as root.
 #[derive(Parser, Debug)]
 #[command(
     name = "cleanslate",
@@ -70,7 +72,8 @@ pub(crate) enum Command {
     Plan(PlanArgs),
 }
 
-/// Brings TDX up on a host, runs TDs, kexecs or panics under a policy, and lets the next kernel use memory.
+/// Brings TDX up on a host, runs TDs, kexecs or panics under a policy, and lets the next kernel use
+/// memory.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -89,13 +92,16 @@ pub(crate) struct KexecArgs {
     /// What the first kernel does with private memory before it jumps.
     #[arg(long, value_enum, default_value_t = PolicyName::Tracked)]
     pub(crate) policy: PolicyName,
-    /// TDs that the first kernel runs: running, half-built, half torn down and gone, in turn. [default: 0, or 3 with a hole that is about TDs]
+    /// TDs that the first kernel runs: running, half-built, half torn down and gone, in turn.
+    /// [default: 0, or 3 with a hole that is about TDs]
     #[arg(long, value_name = "N")]
     tds: Option<u32>,
-    /// The situation in which the handover begins: one of the four in which asking the module is not enough.
+    /// The situation in which the handover begins: one of the four in which asking the module is
+    /// not enough.
     #[arg(long, value_enum)]
     hole: Option<HoleName>,
-    /// The first kernel panics (a wild pointer has written to private memory), and a crash kernel reads all of /proc/vmcore.
+    /// The first kernel panics (a wild pointer has written to private memory), and a crash kernel
+    /// reads all of /proc/vmcore.
     #[arg(long)]
     crash: bool,
     #[command(flatten)]
@@ -144,7 +150,8 @@ impl From<HoleName> for Hole {
 pub(crate) enum PolicyName {
     /// Resets PAMTs and every page that the ledger has marked, with MOVDIR64B.
     Tracked,
-    /// Asks the module (TDH.SYS.DISABLE), then resets what it cannot know; `tracked` if it has no such call or fails.
+    /// Asks the module (TDH.SYS.DISABLE), then resets what it cannot know; `tracked` if it has no
+    /// such call or fails.
     Module,
     /// Asks the module and jumps whatever it says, as Linux 7.2 does; for comparison.
     ModuleOnly,
@@ -154,7 +161,8 @@ pub(crate) enum PolicyName {
     None,
     /// Resets all memory but its own and the next image's.
     Everything,
-    /// Does not kexec while there may be private memory on a CPU with the erratum. A crash cannot be refused: there it resets as `tracked` does.
+    /// Does not kexec while there may be private memory on a CPU with the erratum. A crash cannot
+    /// be refused: there it resets as `tracked` does.
     Refuse,
 }
 
@@ -187,10 +195,12 @@ pub(crate) struct PlanArgs {
     pub(crate) host: HostArgs,
     #[command(flatten)]
     pub(crate) layout: LayoutArgs,
-    /// How fast lines are rewritten, in GB/s: by one core, and by all after a comma. Without it: cautious figures, and their origin.
+    /// How fast lines are rewritten, in GB/s: by one core, and by all after a comma. Without it:
+    /// cautious figures, and their origin.
     #[arg(long, value_name = "ONE[,ALL]", value_parser = bandwidth)]
     pub(crate) bandwidth: Option<(f64, Option<f64>)>,
-    /// Draws the memory map into this file; `-` is standard output, and then nothing else goes there.
+    /// Draws the memory map into this file; `-` is standard output, and then nothing else goes
+    /// there.
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
     #[command(flatten)]
@@ -199,10 +209,12 @@ pub(crate) struct PlanArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct HostArgs {
-    /// Boot log, /proc/iomem or TOML host file; `-` is standard input. Without it: a bundled real host with 2 TiB.
+    /// Boot log, /proc/iomem or TOML host file; `-` is standard input. Without it: a bundled real
+    /// host with 2 TiB.
     #[arg(long, value_name = "FILE")]
     host: Option<PathBuf>,
-    /// Where the memory of the next NUMA node begins (0x4080000000 or 258G), for logs that do not show nodes. May be repeated, ascending.
+    /// Where the memory of the next NUMA node begins (0x4080000000 or 258G), for logs that do not
+    /// show nodes. May be repeated, ascending.
     #[arg(long, value_name = "ADDR", value_parser = address)]
     node_border: Vec<PhysAddr>,
 }
@@ -217,7 +229,8 @@ impl HostArgs {
     }
 }
 
-/// What a bandwidth may be, in GB/s: a slow core of a virtual machine, and more than any machine has. Beyond, seconds are no numbers.
+/// What a bandwidth may be, in GB/s: a slow core of a virtual machine, and more than any machine
+/// has. Beyond, seconds are no numbers.
 const GIGABYTES: RangeInclusive<f64> = 0.001..=100_000.0;
 
 /// `11.5` or `11.5,38`.

@@ -1,5 +1,6 @@
-//! `bench`: how fast this machine overwrites memory, for `plan --bandwidth`. Ordinary stores by safe code stand in for MOVDIR64B, which
-//! a program outside the kernel has no private memory to try on; BENCHMARKS.md compares the loops.
+//! `bench`: how fast this machine overwrites memory, for `plan --bandwidth`. Ordinary stores by
+//! safe code stand in for MOVDIR64B, which a program outside the kernel has no private memory to
+//! try on; BENCHMARKS.md compares the loops.
 
 use std::io::{self, Write};
 use std::sync::Barrier;
@@ -13,7 +14,8 @@ use tdx_lab::words;
 use crate::args::{Format, OutputArgs};
 use crate::human;
 
-/// Measures how fast this machine overwrites memory: by one core and by all. Takes about two seconds and up to 8 GiB.
+/// Measures how fast this machine overwrites memory: by one core and by all. Takes about two
+/// seconds and up to 8 GiB.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -66,7 +68,8 @@ impl Rounds {
 
 /// On an idle machine the fastest round is 1.1 times as fast as the slowest.
 const SCATTER: f64 = 1.5;
-/// Cores share memory: together they are at most as fast as each by itself, but for what a measurement is off.
+/// Cores share memory: together they are at most as fast as each by itself, but for what a
+/// measurement is off.
 const TOGETHER: f64 = 1.15;
 
 fn giga(rate: f64) -> f64 {

@@ -1,4 +1,5 @@
-//! `cleanslate check` and `cleanslate collect`: what can be asked. Looking and judging are the laboratory's.
+//! `cleanslate check` and `cleanslate collect`: what can be asked. Looking and judging are the
+//! laboratory's.
 
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
@@ -10,7 +11,8 @@ use tdx_lab::{
 
 use crate::{Stop, exit::Exit, human, unless_closed};
 
-/// Checks the Linux machine this runs on, or a saved one: TDX, the erratum, what a kexec or a crash does to the next kernel.
+/// Checks the Linux machine this runs on, or a saved one: TDX, the erratum, what a kexec or a crash
+/// does to the next kernel.
 ///
 /// Only reads. Works without root and without TDX; says what it could not see, and how to allow it.
 #[derive(Args, Debug)]
@@ -36,8 +38,8 @@ pub(crate) struct CheckArgs {
 
 /// Saves what `check` looks at, for `check --from` on another machine.
 ///
-/// Keeps named lines, keys and options only: no serial number, no host name, no network address. Look at the files before you
-/// send them.
+/// Keeps named lines, keys and options only: no serial number, no host name, no network address.
+/// Look at the files before you send them.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:

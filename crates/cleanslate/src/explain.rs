@@ -7,9 +7,11 @@ use tdx_lab::explain;
 
 use crate::{Stop, args::Format, args::OutputArgs, exit::Exit, human, progress, unless_closed};
 
-/// Explains a completion status, an errno, a register's value, a machine check, or why TDX did not come up in a boot log.
+/// Explains a completion status, an errno, a register's value, a machine check, or why TDX did not
+/// come up in a boot log.
 ///
-/// Says by which rule, and what the rule rests on. What it does not know it calls unknown, what a log does not decide undecidable.
+/// Says by which rule, and what the rule rests on. What it does not know it calls unknown, what a
+/// log does not decide undecidable.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -24,7 +26,8 @@ A number of 16 digits without 0x is hex, as the kernel prints it; from -1 to -40
 
 Exit codes: 0 if there is an explanation, also of a failure; 3 if the value is not known, nothing in the log is, or input cannot be used.")]
 pub(crate) struct ExplainArgs {
-    /// A completion status (hex, decimal or name), an errno (-28, ENOSPC), the file of a kernel log, or `-` for standard input.
+    /// A completion status (hex, decimal or name), an errno (-28, ENOSPC), the file of a kernel
+    /// log, or `-` for standard input.
     #[arg(value_name = "VALUE|FILE", allow_negative_numbers = true)]
     subject: String,
     /// The value is that of this register: a number with 0x, or a name.

@@ -1,4 +1,5 @@
-//! `cleanslate explore`: what can be asked, and in which order it is done. The exploration is the laboratory's.
+//! `cleanslate explore`: what can be asked, and in which order it is done. The exploration is the
+//! laboratory's.
 
 use std::{
     fs,
@@ -17,10 +18,12 @@ use tdx_lab::{
 
 use crate::{Stop, human, progress, unless_closed};
 
-/// Crashes and kexecs a kernel at every instant of its life with TDX, and looks for what is left behind.
+/// Crashes and kexecs a kernel at every instant of its life with TDX, and looks for what is left
+/// behind.
 ///
-/// Without arguments: the bundled scenarios and all short sequences of operations. From each instant the machine is cloned, handed
-/// over by kexec and by a panic on each CPU, and the next kernel uses memory.
+/// Without arguments: the bundled scenarios and all short sequences of operations. From each
+/// instant the machine is cloned, handed over by kexec and by a panic on each CPU, and the next
+/// kernel uses memory.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -36,16 +39,19 @@ Examples:
 
 Exit codes: 0 if no rule was broken (with --bug alone: if every bug was found), 1 if not.")]
 pub(crate) struct ExploreArgs {
-    /// A bundled scenario or a TOML file; may be repeated. [default: all bundled ones, and the short sequences]
+    /// A bundled scenario or a TOML file; may be repeated. [default: all bundled ones, and the
+    /// short sequences]
     #[arg(long, value_name = "NAME|FILE")]
     scenario: Vec<String>,
-    /// Plays the scenarios on this host (boot log, /proc/iomem, TOML) instead of their own; without --scenario: td-life.
+    /// Plays the scenarios on this host (boot log, /proc/iomem, TOML) instead of their own; without
+    /// --scenario: td-life.
     #[arg(long, value_name = "FILE", conflicts_with = "sequence")]
     host: Option<PathBuf>,
     /// Branches from one of so many instants: for large hosts, where all of them would take days.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     every: u64,
-    /// Looks for this bug in the scenarios that can show it; with --scenario: plays that one with the bug. `all` for all.
+    /// Looks for this bug in the scenarios that can show it; with --scenario: plays that one with
+    /// the bug. `all` for all.
     #[arg(long, value_name = "NAME|all")]
     bug: Option<String>,
     /// Names the bundled scenarios and the bugs.

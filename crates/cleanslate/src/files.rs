@@ -1,4 +1,5 @@
-//! Files that are there whole or not at all: written beside their place, and moved there. An interrupt takes the piece away.
+//! Files that are there whole or not at all: written beside their place, and moved there. An
+//! interrupt takes the piece away.
 
 use std::{
     ffi::OsString,

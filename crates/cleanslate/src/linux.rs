@@ -1,5 +1,5 @@
-//! `cleanslate linux`: what the Linux module `cleanslate.ko` knows, and orders to it. Reads /sys/kernel/cleanslate, gives orders to
-//! /dev/cleanslate; decides nothing.
+//! `cleanslate linux`: what the Linux module `cleanslate.ko` knows, and orders to it. Reads
+//! /sys/kernel/cleanslate, gives orders to /dev/cleanslate; decides nothing.
 
 use std::{
     fs,
@@ -41,7 +41,8 @@ enum Order {
     },
     /// Brings TDX up, in a kernel whose own code cannot.
     Up,
-    /// Builds TDs and leaves each at another point of its life. What they hold they hold until the next kexec.
+    /// Builds TDs and leaves each at another point of its life. What they hold they hold until the
+    /// next kexec.
     TdTest {
         /// How many; the four fates in turn.
         #[arg(long, value_name = "N", default_value_t = 4)]
@@ -93,7 +94,8 @@ impl Fate {
 struct Status {
     schema: &'static str,
     version: u32,
-    /// `host`, `watching`, `failed` (the kernel's own bring-up; nothing is private), or `unknown` and why.
+    /// `host`, `watching`, `failed` (the kernel's own bring-up; nothing is private), or `unknown`
+    /// and why.
     mode: String,
     /// What a kexec does with private memory.
     policy: String,
@@ -104,12 +106,14 @@ struct Status {
     giving_kb: u64,
     /// Pages that came back and were not reset: leaked on purpose.
     returned_kb: u64,
-    /// Pages of failed SEAMCALLs that the kernel has freed and a reference keeps; part of `returned_kb`.
+    /// Pages of failed SEAMCALLs that the kernel has freed and a reference keeps; part of
+    /// `returned_kb`.
     held: u64,
     tds: u64,
     /// What became of the last kexec image, and why.
     verdict: String,
-    /// 4 KiB pages by what the TDX module has them for; only where cleanslate.ko can ask it, and for root.
+    /// 4 KiB pages by what the TDX module has them for; only where cleanslate.ko can ask it, and
+    /// for root.
     pages: Option<Pages>,
 }
 

@@ -1,5 +1,5 @@
-//! The `cleanslate` command: arguments in, one report out. What the reports say is worked out in `tdx-lab`; here they are
-//! asked for, printed, and turned into an exit code.
+//! The `cleanslate` command: arguments in, one report out. What the reports say is worked out in
+//! `tdx-lab`; here they are asked for, printed, and turned into an exit code.
 
 mod args;
 mod bench;
@@ -65,7 +65,8 @@ fn main() -> ExitCode {
     let mut command = human::width::fit(Cli::command());
     let cli =
         Cli::from_arg_matches(&command.get_matches_mut()).unwrap_or_else(|error| error.format(&mut command).exit());
-    // Without a handler Ctrl-C still works, but for the line and the piece of a file that it leaves.
+    // Without a handler Ctrl-C still works, but for the line and the piece of a file that it
+    // leaves.
     let _ = ctrlc::set_handler(|| {
         files::give_up();
         progress::interrupted();
@@ -81,7 +82,8 @@ fn main() -> ExitCode {
         }
         Ok(Err(Stop::Lab(error))) => {
             complain(format_args!("{error}"));
-            // What the host is made of comes from the input; what the laboratory asks of the machine does not.
+            // What the host is made of comes from the input; what the laboratory asks of the
+            // machine does not.
             let internal = matches!(error, LabError::Refused(_));
             if internal { Exit::Internal } else { Exit::Input }.into()
         }

@@ -1,4 +1,5 @@
-//! What a package ships beside the program: manual pages and shell completions, made from the same description as the command line itself.
+//! What a package ships beside the program: manual pages and shell completions, made from the same
+//! description as the command line itself.
 
 use std::{io::Write, path::PathBuf};
 
@@ -102,7 +103,8 @@ fn after_help(command: &Command) -> String {
     command.get_after_long_help().or_else(|| command.get_after_help()).map(ToString::to_string).unwrap_or_default()
 }
 
-/// One part of the help's end: a table or examples keep their lines, a sentence is filled like any other.
+/// One part of the help's end: a table or examples keep their lines, a sentence is filled like any
+/// other.
 fn section(roff: &mut Roff, part: &str) {
     let (head, rest) = part.split_once('\n').unwrap_or((part, ""));
     match head.split_once(':') {

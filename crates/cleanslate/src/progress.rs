@@ -1,5 +1,5 @@
-//! A progress line on standard error, for people who wait: only on a terminal, only after two seconds, gone at the end. And what has been
-//! explored so far, for those who wait no longer.
+//! A progress line on standard error, for people who wait: only on a terminal, only after two
+//! seconds, gone at the end. And what has been explored so far, for those who wait no longer.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -44,7 +44,8 @@ static EXPLORING: AtomicBool = AtomicBool::new(false);
 static CRASH_POINTS: AtomicU64 = AtomicU64::new(0);
 static VIOLATIONS: AtomicU64 = AtomicU64::new(0);
 
-/// Takes the line away: the program ends here, and nobody looks at the report. Says how far it came.
+/// Takes the line away: the program ends here, and nobody looks at the report. Says how far it
+/// came.
 pub(crate) fn interrupted() {
     clear();
     let so_far = if EXPLORING.load(Ordering::Relaxed) {

@@ -1,5 +1,6 @@
-//! Input that cannot be used ends with exit 3 and one line on standard error that names file, line, value and rule; wrong
-//! usage ends with exit 2. Never a panic, never output that looks like a result.
+//! Input that cannot be used ends with exit 3 and one line on standard error that names file, line,
+//! value and rule; wrong usage ends with exit 2. Never a panic, never output that looks like a
+//! result.
 
 mod common;
 

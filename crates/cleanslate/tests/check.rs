@@ -1,4 +1,5 @@
-//! `cleanslate check` and `collect` as a user runs them: the built program, its output, its exit codes, its published schema.
+//! `cleanslate check` and `collect` as a user runs them: the built program, its output, its exit
+//! codes, its published schema.
 
 #[path = "common/schema.rs"]
 mod schema;

@@ -1,5 +1,6 @@
-//! What every command owes its users: exit codes that keep their meaning, a version that says what it is, manual pages, completions, no
-//! colour where nobody sees it, and an end that leaves nothing behind.
+//! What every command owes its users: exit codes that keep their meaning, a version that says what
+//! it is, manual pages, completions, no colour where nobody sees it, and an end that leaves nothing
+//! behind.
 
 use std::{
     fs,

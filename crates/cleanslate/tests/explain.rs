@@ -1,4 +1,5 @@
-//! `cleanslate explain` as a user runs it: values, every log of the fixtures, its published schema, and input that means harm.
+//! `cleanslate explain` as a user runs it: values, every log of the fixtures, its published schema,
+//! and input that means harm.
 
 #[path = "common/schema.rs"]
 mod schema;
@@ -104,7 +105,8 @@ fn every_log_of_the_fixtures() {
     }
 }
 
-/// What `fixtures/INDEX.md`, the names and the heads of the files say; nothing here comes from a run of the program.
+/// What `fixtures/INDEX.md`, the names and the heads of the files say; nothing here comes from a
+/// run of the program.
 #[test]
 fn no_log_is_judged_against_its_fixture() {
     for name in logs().iter().filter(|name| name.starts_with("mce/") || name.starts_with("hosts/")) {
@@ -128,7 +130,8 @@ fn no_log_is_judged_against_its_fixture() {
     }
 }
 
-/// The words of Linux 7.3, of a kernel that comes up, of one without a module, and of one that kexecs while the module cannot be taken back.
+/// The words of Linux 7.3, of a kernel that comes up, of one without a module, and of one that
+/// kexecs while the module cannot be taken back.
 #[test]
 fn linux_7_3_is_understood() {
     let of = |name: &str| {

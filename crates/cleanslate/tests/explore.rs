@@ -1,4 +1,5 @@
-//! `cleanslate explore` as people and programs see it: JSON, TAP, exit codes, replays, and input that cannot be used.
+//! `cleanslate explore` as people and programs see it: JSON, TAP, exit codes, replays, and input
+//! that cannot be used.
 
 mod common;
 

@@ -1,4 +1,5 @@
-//! TDs, panics and the four holes, as a user runs them: `cleanslate kexec --tds N --hole H --crash`.
+//! TDs, panics and the four holes, as a user runs them:
+//! `cleanslate kexec --tds N --hole H --crash`.
 
 mod common;
 
@@ -117,7 +118,8 @@ fn after_sys_disable_only_what_the_module_cannot_know_is_reset_and_tdx_comes_up_
     assert!(tdx.contains("TDX_SYS_LP_INIT_NOT_PENDING"), "{tdx}");
 }
 
-/// Each kind of private memory was poisoned by the dying kernel; the crash kernel reads all of memory but writes only its own.
+/// Each kind of private memory was poisoned by the dying kernel; the crash kernel reads all of
+/// memory but writes only its own.
 #[test]
 fn a_crash_kernel_reads_all_of_memory() {
     let report = verdict(HOSTS[0], &["--tds", "4", "--crash"]);

@@ -45,7 +45,8 @@ fn every_complete_log_gives_its_kilobytes_and_a_clean_machine() {
     }
 }
 
-/// `tdx_abi.md` section 8: for each GiB 4 MiB of PAMT_4K and 8 KiB of PAMT_2M, and 16 bytes of PAMT_1G, in whole lines.
+/// `tdx_abi.md` section 8: for each GiB 4 MiB of PAMT_4K and 8 KiB of PAMT_2M, and 16 bytes of
+/// PAMT_1G, in whole lines.
 fn private_lines_are_those_of_the_abi(report: &Value) {
     let mut all = 0;
     for (tdmr, lines) in report["bringup"]["tdmr_table"]
@@ -74,7 +75,8 @@ fn without_a_reset_the_next_kernel_dies() {
         assert_eq!(next["machine_checks"], 1, "{host}");
         assert_eq!(next["fatal_lines"], report["private_before"]["lines"], "{host}");
         let check = &next["machine_check"];
-        // The address is in the PAMT that the report names, and it is the lowest private line there is.
+        // The address is in the PAMT that the report names, and it is the lowest private line there
+        // is.
         let address = hex(&check["address"]);
         let tdmr = &report["bringup"]["tdmr_table"][usize::try_from(check["tdmr"].as_u64().unwrap()).unwrap()];
         let level = check["kind"].as_str().unwrap().strip_prefix("PAMT_").unwrap().to_lowercase();

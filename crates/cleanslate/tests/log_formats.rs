@@ -4,7 +4,8 @@ mod common;
 
 use common::{fixture, run_with_input};
 
-/// The log with its stamps replaced: `stamp` makes the new one of the number of the line and of its time.
+/// The log with its stamps replaced: `stamp` makes the new one of the number of the line and of its
+/// time.
 fn in_form(log: &str, stamp: impl Fn(usize, &str) -> String) -> String {
     let line = |(number, line): (usize, &str)| match line.strip_prefix('[').and_then(|line| line.split_once("] ")) {
         Some((time, message)) => format!("{}{message}\n", stamp(number, time)),

@@ -1,4 +1,5 @@
-//! What people see on a terminal of 80 columns, and of 300: no line is longer than the terminal, nor than one can read.
+//! What people see on a terminal of 80 columns, and of 300: no line is longer than the terminal,
+//! nor than one can read.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -45,7 +46,8 @@ fn shown(columns: u16, args: &[&str]) -> String {
     text
 }
 
-/// Lines that are longer, but those of a kernel's log, which are as the kernel prints them, and those of one word or one path.
+/// Lines that are longer, but those of a kernel's log, which are as the kernel prints them, and
+/// those of one word or one path.
 fn too_long(text: &str, columns: usize) -> Vec<&str> {
     let kernels = |line: &str| {
         line.starts_with("host      /")

@@ -1,5 +1,6 @@
-//! Physical addresses, 64-byte lines and pages as types of their own. A value here never carries KeyID bits unless it is
-//! a [`PhysAddr`] that says so; [`Line`] and [`Page`] are places in memory, without a key.
+//! Physical addresses, 64-byte lines and pages as types of their own. A value here never carries
+//! KeyID bits unless it is a [`PhysAddr`] that says so; [`Line`] and [`Page`] are places in memory,
+//! without a key.
 
 use core::fmt;
 
@@ -10,13 +11,15 @@ pub const PAGE_SIZE: u64 = 4096;
 /// Lines in a 4 KiB page.
 pub const LINES_PER_PAGE: u64 = PAGE_SIZE / LINE_SIZE;
 
-/// A physical address as it stands on the bus or in a SEAMCALL register: up to 52 bits, KeyID bits included if any.
+/// A physical address as it stands on the bus or in a SEAMCALL register: up to 52 bits, KeyID bits
+/// included if any.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[repr(transparent)]
 pub struct PhysAddr(u64);
 
 impl PhysAddr {
-    /// Takes any 64-bit value: addresses come from registers and logs, and the receiver checks them.
+    /// Takes any 64-bit value: addresses come from registers and logs, and the receiver checks
+    /// them.
     pub const fn new(value: u64) -> Self {
         Self(value)
     }
@@ -104,7 +107,8 @@ impl Page {
     }
 }
 
-/// The three page sizes of PAMT and Secure-EPT; the number is the level used in registers (0 = 4 KiB).
+/// The three page sizes of PAMT and Secure-EPT; the number is the level used in registers (0 = 4
+/// KiB).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
 pub enum PageSize {

@@ -6,7 +6,8 @@ use core::fmt;
 open_enum! {
     /// A metadata field id: RDX of SYS.RD.
     ///
-    /// Bits 23:0 field code, 33:32 element size code (0 = 1 byte .. 3 = 8 bytes), 61:56 class, 63 non-architectural.
+    /// Bits 23:0 field code, 33:32 element size code (0 = 1 byte .. 3 = 8 bytes), 61:56 class, 63
+    /// non-architectural.
     pub enum FieldId: u64 {
         /// Features of the module, [`TdxFeatures0`].
         TDX_FEATURES0 = 0x0A00_0003_0000_0008, "TDX_FEATURES0";
@@ -26,8 +27,8 @@ open_enum! {
         PAMT_2M_ENTRY_SIZE = 0x9100_0001_0000_0011, "PAMT_2M_ENTRY_SIZE";
         /// Bytes of a PAMT_1G entry.
         PAMT_1G_ENTRY_SIZE = 0x9100_0001_0000_0012, "PAMT_1G_ENTRY_SIZE";
-        /// Dynamic PAMT: bits per 4 KiB page in the page bitmap. Absent in 1.5.01. The id as Linux reads it; in the module's
-        /// source its element is one byte, not two.
+        /// Dynamic PAMT: bits per 4 KiB page in the page bitmap. Absent in 1.5.01. The id as Linux
+        /// reads it; in the module's source its element is one byte, not two.
         PAMT_PAGE_BITMAP_ENTRY_BITS = 0x9100_0001_0000_0013, "PAMT_PAGE_BITMAP_ENTRY_BITS";
         /// Bytes of TDR.
         TDR_BASE_SIZE = 0x9800_0001_0000_0000, "TDR_BASE_SIZE";
@@ -43,7 +44,8 @@ open_enum! {
         XFAM_FIXED0 = 0x1900_0003_0000_0002, "XFAM_FIXED0";
         /// XFAM bits that may be 1.
         XFAM_FIXED1 = 0x1900_0003_0000_0003, "XFAM_FIXED1";
-        /// Build date, the decimal number yyyymmdd: 20230323 in 1.5.01, which newer kernels print as hex (`0134b0b3`).
+        /// Build date, the decimal number yyyymmdd: 20230323 in 1.5.01, which newer kernels print
+        /// as hex (`0134b0b3`).
         BUILD_DATE = 0x8800_0002_0000_0001, "BUILD_DATE";
         /// Build number.
         BUILD_NUM = 0x8800_0001_0000_0002, "BUILD_NUM";

@@ -1,4 +1,5 @@
-//! KeyIDs, how BIOS splits them between shared (MKTME) and private (TDX), and where they stand in a physical address.
+//! KeyIDs, how BIOS splits them between shared (MKTME) and private (TDX), and where they stand in a
+//! physical address.
 
 use crate::PhysAddr;
 use core::fmt;
@@ -34,7 +35,8 @@ impl fmt::Display for KeyId {
 
 /// How the BIOS split the KeyIDs: MSR 0x87, IA32_MKTME_KEYID_PARTITIONING.
 ///
-/// KeyID 0 is plain, `1 ..= shared` are shared (MKTME), `shared + 1 ..= shared + private` are private to TDX.
+/// KeyID 0 is plain, `1 ..= shared` are shared (MKTME), `shared + 1 ..= shared + private` are
+/// private to TDX.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct KeyIdPartition {
     shared: u32,
@@ -67,7 +69,8 @@ impl KeyIdPartition {
         self.private
     }
 
-    /// First private KeyID, or `None` if there is none or it does not fit the architecture's 16 bits.
+    /// First private KeyID, or `None` if there is none or it does not fit the architecture's 16
+    /// bits.
     pub const fn first_private(self) -> Option<KeyId> {
         if self.private == 0 || self.shared >= u16::MAX as u32 { None } else { Some(KeyId(self.shared as u16 + 1)) }
     }
@@ -143,7 +146,8 @@ impl KeyIdField {
         PhysAddr::new(address.get() & self.memory_mask())
     }
 
-    /// The address with `key` in the field; a KeyID too large for the field loses its upper bits, as on the bus.
+    /// The address with `key` in the field; a KeyID too large for the field loses its upper bits,
+    /// as on the bus.
     pub const fn tag(self, address: PhysAddr, key: KeyId) -> PhysAddr {
         let field = ((key.0 as u64) << self.shift()) & ((1 << MAX_PHYS_BITS) - 1);
         PhysAddr::new((address.get() & self.memory_mask()) | field)

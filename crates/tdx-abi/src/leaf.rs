@@ -102,9 +102,11 @@ open_enum! {
         SYS_SHUTDOWN = 52, "SYS.SHUTDOWN";
         /// Take over from the previous module.
         SYS_UPDATE = 53, "SYS.UPDATE";
-        /// Dynamic PAMT: add the pair of pages of a 2 MiB page. After 1.5.01; known from Linux and the module's source.
+        /// Dynamic PAMT: add the pair of pages of a 2 MiB page. After 1.5.01; known from Linux and
+        /// the module's source.
         PHYMEM_PAMT_ADD = 58, "PHYMEM.PAMT.ADD";
-        /// Dynamic PAMT: take the pair of pages back. After 1.5.01; known from Linux and the module's source.
+        /// Dynamic PAMT: take the pair of pages back. After 1.5.01; known from Linux and the
+        /// module's source.
         PHYMEM_PAMT_REMOVE = 59, "PHYMEM.PAMT.REMOVE";
         /// Disable the module and take back all its memory. Known from Linux only; to be confirmed.
         SYS_DISABLE = 69, "SYS.DISABLE";
@@ -121,7 +123,8 @@ impl fmt::Display for Leaf {
     }
 }
 
-/// RAX of a SEAMCALL: leaf in bits 15:0, version in bits 23:16, the rest must be 0 for the TDX module.
+/// RAX of a SEAMCALL: leaf in bits 15:0, version in bits 23:16, the rest must be 0 for the TDX
+/// module.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(transparent)]
 pub struct LeafCall(u64);

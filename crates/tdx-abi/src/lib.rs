@@ -1,13 +1,16 @@
-//! What the ABI of Intel's TDX module looks like to the host: physical addresses and page ranges, KeyIDs, SEAMCALL
-//! leaves and registers, completion status, metadata fields, and the structures that travel through memory.
+//! What the ABI of Intel's TDX module looks like to the host: physical addresses and page ranges,
+//! KeyIDs, SEAMCALL leaves and registers, completion status, metadata fields, and the structures
+//! that travel through memory.
 //!
-//! This crate *describes*. It makes no SEAMCALL, reads no memory, allocates nothing, and has no `unsafe`. Both the product
-//! (`tdx-host`) and the emulator that judges it (`tdx-machine`) stand on it, and on nothing else of each other.
+//! This crate *describes*. It makes no SEAMCALL, reads no memory, allocates nothing, and has no
+//! `unsafe`. Both the product (`tdx-host`) and the emulator that judges it (`tdx-machine`) stand on
+//! it, and on nothing else of each other.
 //!
-//! Numbers that come from outside are open: an unknown [`Status`], [`Leaf`] or [`FieldId`] is a value that keeps its raw
-//! bits, never an error and never undefined behaviour.
+//! Numbers that come from outside are open: an unknown [`Status`], [`Leaf`] or [`FieldId`] is a
+//! value that keeps its raw bits, never an error and never undefined behaviour.
 //!
-//! Sources: Intel TDX module 1.5.01 as observed (`shared/reference/tdx_abi.md`), Linux `arch/x86/virt/vmx/tdx`.
+//! Sources: Intel TDX module 1.5.01 as observed (`shared/reference/tdx_abi.md`), Linux
+//! `arch/x86/virt/vmx/tdx`.
 //!
 //! # What is what
 //!
@@ -95,7 +98,8 @@ pub use dynamic_pamt::{
 pub use field::{FieldId, TdxFeatures0};
 pub use keyid::{KeyId, KeyIdError, KeyIdField, KeyIdPartition, MAX_PHYS_BITS};
 pub use leaf::{Leaf, LeafCall};
-/// Which TDX modules this crate describes, for people: what was observed on a real one, and what is known from documents alone.
+/// Which TDX modules this crate describes, for people: what was observed on a real one, and what is
+/// known from documents alone.
 pub const MODULE_RANGE: &str =
     "1.5 (1.5.01 as observed; Dynamic PAMT and TDH.SYS.DISABLE of later ones from documents, unverified)";
 

@@ -1,4 +1,5 @@
-//! A number from outside with names for the values we know. Any other value is kept, printed in hex, and compared by bits.
+//! A number from outside with names for the values we know. Any other value is kept, printed in
+//! hex, and compared by bits.
 
 /// Defines a transparent integer newtype with named constants; unknown values are ordinary values.
 macro_rules! open_enum {
@@ -14,7 +15,8 @@ macro_rules! open_enum {
             /// Every value that has a name, in the order of definition.
             pub const KNOWN: &'static [Self] = &[$(Self::$variant),*];
 
-            /// The name used by the specification and by Linux, or `None` for a value this crate does not know.
+            /// The name used by the specification and by Linux, or `None` for a value this crate
+            /// does not know.
             pub const fn name(self) -> Option<&'static str> {
                 match self.0 {
                     $(v if v == $value => Some($text),)*

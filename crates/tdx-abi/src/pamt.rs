@@ -6,7 +6,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 open_enum! {
     /// What the module holds a page for.
     pub enum PamtPageType: u8 {
-        /// Not directly assigned: free from the module's point of view. Says nothing on the lines' owner.
+        /// Not directly assigned: free from the module's point of view. Says nothing on the lines'
+        /// owner.
         NDA = 0, "NDA";
         /// Reserved area of a TDMR.
         RSVD = 1, "RSVD";
@@ -20,14 +21,16 @@ open_enum! {
         TDVPR = 6, "TDVPR";
         /// Secure-EPT page.
         EPT = 8, "EPT";
-        /// Dynamic PAMT: a 2 MiB page whose entries stand in a pair of pages, or such a page itself. After 1.5.01; not observed.
+        /// Dynamic PAMT: a 2 MiB page whose entries stand in a pair of pages, or such a page
+        /// itself. After 1.5.01; not observed.
         PAMT = 15, "PAMT";
     }
 }
 
 /// One PAMT entry, 16 bytes, the same at all three levels.
 ///
-/// Source: TDX module 1.5.01, `tdx_abi.md` section 5. It lies in private memory; the host sees only what PHYMEM.PAGE.RDMD says.
+/// Source: TDX module 1.5.01, `tdx_abi.md` section 5. It lies in private memory; the host sees only
+/// what PHYMEM.PAGE.RDMD says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct PamtEntry {
@@ -51,7 +54,8 @@ impl PamtEntry {
     }
 }
 
-/// Bytes of PAMT that a TDMR of `tdmr_bytes` needs at one level, rounded up to 4 KiB. `entry_size` is in bytes (16).
+/// Bytes of PAMT that a TDMR of `tdmr_bytes` needs at one level, rounded up to 4 KiB. `entry_size`
+/// is in bytes (16).
 ///
 /// `None` if the numbers overflow 64 bits. Source: Linux `tdmr_get_pamt_sz`.
 pub const fn pamt_bytes(tdmr_bytes: u64, level: PageSize, entry_size: u16) -> Option<u64> {

@@ -1,7 +1,8 @@
 //! Half-open ranges of pages and lines, and streaming set algebra over sorted lists of them.
 //!
-//! The algebra takes and gives iterators, so it needs no memory: inputs are ascending and do not overlap (touching is
-//! fine), and so are outputs. [`walk`] is the one mechanism; union, subtraction and intersection read it.
+//! The algebra takes and gives iterators, so it needs no memory: inputs are ascending and do not
+//! overlap (touching is fine), and so are outputs. [`walk`] is the one mechanism; union,
+//! subtraction and intersection read it.
 
 use crate::{LINE_SIZE, LINES_PER_PAGE, Line, PAGE_SIZE, Page, PhysAddr};
 use core::{fmt, iter::Peekable};
@@ -84,7 +85,8 @@ impl PageRange {
         }
     }
 
-    /// The whole pages inside `[start, end)`: start rounded up, end rounded down. Empty if there is none.
+    /// The whole pages inside `[start, end)`: start rounded up, end rounded down. Empty if there is
+    /// none.
     pub const fn inside(start: PhysAddr, end: PhysAddr) -> Self {
         Self::new(Page::new(start.get().div_ceil(PAGE_SIZE)), end.page())
     }
@@ -151,7 +153,8 @@ impl PageRange {
         LineRange::new(self.start.first_line(), self.end.first_line())
     }
 
-    /// The smallest range with borders at multiples of `bytes` (a power of two, at least 4096) that holds this one.
+    /// The smallest range with borders at multiples of `bytes` (a power of two, at least 4096) that
+    /// holds this one.
     ///
     /// `None` if the end would pass 2^64.
     pub const fn align_outward(self, bytes: u64) -> Option<Self> {
@@ -263,10 +266,11 @@ pub enum Covered {
     Both,
 }
 
-/// Merges two sorted lists into pieces, each with which list covers it. Pieces that neither covers are not given.
+/// Merges two sorted lists into pieces, each with which list covers it. Pieces that neither covers
+/// are not given.
 ///
-/// Input ranges must ascend without overlap within their own list. Where they do not (bad input), no page is given twice
-/// and nothing panics; pages that were passed already are dropped.
+/// Input ranges must ascend without overlap within their own list. Where they do not (bad input),
+/// no page is given twice and nothing panics; pages that were passed already are dropped.
 pub fn walk<L, R>(left: L, right: R) -> Walk<L::IntoIter, R::IntoIter>
 where
     L: IntoIterator<Item = PageRange>,

@@ -2,7 +2,8 @@
 
 use crate::{LeafCall, PhysAddr, Status};
 
-/// General-purpose registers as a SEAMCALL takes and returns them. On entry RAX is the leaf, on return the status.
+/// General-purpose registers as a SEAMCALL takes and returns them. On entry RAX is the leaf, on
+/// return the status.
 ///
 /// RBX, RBP, RSI and RDI are left out: of the leaves modelled here only VP.ENTER uses them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]

@@ -1,12 +1,14 @@
 //! The 64-bit completion status of a SEAMCALL: what it says, under which name, about which operand.
 //!
-//! Bits 63:32 identify the status, bits 31:0 say more about this one occurrence. Source: `tdx_abi.md` section 2.
+//! Bits 63:32 identify the status, bits 31:0 say more about this one occurrence. Source:
+//! `tdx_abi.md` section 2.
 
 use crate::open_enum::open_enum;
 use core::fmt;
 
 open_enum! {
-    /// Bits 63:32 of a completion status: which status it is, without the details of this occurrence.
+    /// Bits 63:32 of a completion status: which status it is, without the details of this
+    /// occurrence.
     pub enum StatusCode: u32 {
         /// `TDX_SUCCESS`.
         SUCCESS = 0x00000000, "TDX_SUCCESS";
@@ -46,7 +48,8 @@ open_enum! {
         PAGE_NOT_FREE = 0xC0000303, "TDX_PAGE_NOT_FREE";
         /// `TDX_HPA_RANGE_NOT_FREE`.
         HPA_RANGE_NOT_FREE = 0xC0000304, "TDX_HPA_RANGE_NOT_FREE";
-        /// `TDX_NO_PAMT_PAGE_PAIR`. Read in the source of later modules, as the next three; never observed.
+        /// `TDX_NO_PAMT_PAGE_PAIR`. Read in the source of later modules, as the next three; never
+        /// observed.
         NO_PAMT_PAGE_PAIR = 0xC0000305, "TDX_NO_PAMT_PAGE_PAIR";
         /// `TDX_PAMT_PAGE_NOT_EMPTY`.
         PAMT_PAGE_NOT_EMPTY = 0xC0000306, "TDX_PAMT_PAGE_NOT_EMPTY";
@@ -410,13 +413,15 @@ pub struct Status(u64);
 impl Status {
     /// All done.
     pub const SUCCESS: Self = Self(0);
-    /// SEAMCALL set the carry flag: the module is not loaded, or it died. Software code, as in Linux.
+    /// SEAMCALL set the carry flag: the module is not loaded, or it died. Software code, as in
+    /// Linux.
     pub const VMFAIL_INVALID: Self = Self(0x8000_FF00_FFFF_0000);
     /// SEAMCALL raised #GP: SEAM is not enabled by the BIOS. Software code, as in Linux.
     pub const GENERAL_PROTECTION: Self = Self(0x8000_FF00_0000_000D);
     /// SEAMCALL raised #UD: this CPU is not in VMX operation. Software code, as in Linux.
     pub const UNDEFINED_OPCODE: Self = Self(0x8000_FF00_0000_0006);
-    /// The host did not execute SEAMCALL: its gate is closed for a handover. Software code of Cleanslate; Linux has none.
+    /// The host did not execute SEAMCALL: its gate is closed for a handover. Software code of
+    /// Cleanslate; Linux has none.
     pub const GATE_CLOSED: Self = Self(0x8000_FF00_0001_0000);
 
     /// From RAX.
@@ -496,7 +501,8 @@ impl Status {
 }
 
 impl fmt::Display for Status {
-    /// The kernel's name with what DETAILS_L2 says, e.g. `TDX_OPERAND_BUSY (RCX)`; an unknown status as its 64 bits.
+    /// The kernel's name with what DETAILS_L2 says, e.g. `TDX_OPERAND_BUSY (RCX)`; an unknown
+    /// status as its 64 bits.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::VMFAIL_INVALID => return f.write_str("TDX_SEAMCALL_VMFAILINVALID"),

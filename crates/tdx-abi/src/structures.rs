@@ -1,11 +1,13 @@
-//! Structures that host and module exchange through memory, byte-exact: TDSYSINFO, CMR_INFO, TDMR_INFO.
+//! Structures that host and module exchange through memory, byte-exact: TDSYSINFO, CMR_INFO,
+//! TDMR_INFO.
 //!
 //! Source: TDX module 1.5.01, `tdx_abi.md` section 5; field names follow Linux where it has them.
 
 use crate::{PAGE_SIZE, PageRange, PageSize, PhysAddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Most CMRs a platform can have; the module's table always has this many entries, unused ones of size 0.
+/// Most CMRs a platform can have; the module's table always has this many entries, unused ones of
+/// size 0.
 pub const MAX_CMRS: usize = 32;
 /// Most TDMRs of module 1.5; the module's own answer (MAX_TDMRS) is what counts.
 pub const MAX_TDMRS: usize = 64;

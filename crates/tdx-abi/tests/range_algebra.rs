@@ -88,7 +88,8 @@ proptest! {
         prop_assert_eq!(of(Covered::Both), both(&l, &r));
     }
 
-    /// Lists that break the rules: no panic, no endless loop, no page twice, none that is in neither list.
+    /// Lists that break the rules: no panic, no endless loop, no page twice, none that is in
+    /// neither list.
     #[test]
     fn disorder_does_no_harm(left in disorder(), right in disorder()) {
         let mut either = oracle(&left);

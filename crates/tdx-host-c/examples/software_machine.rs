@@ -1,7 +1,9 @@
-//! The software machine (`tdx-machine`) as a shared library with a C interface, `tests/c/software_machine.h`: hardware for
-//! programs in C. It is no part of the product; the C tests of this crate run on it.
+//! The software machine (`tdx-machine`) as a shared library with a C interface,
+//! `tests/c/software_machine.h`: hardware for programs in C. It is no part of the product; the C
+//! tests of this crate run on it.
 //!
-//! A request that the machine refuses to model is remembered, never answered by a guess: `machine_refused`.
+//! A request that the machine refuses to model is remembered, never answered by a guess:
+//! `machine_refused`.
 
 // UNSAFETY: functions that C calls with a pointer from `machine_new`.
 #![allow(unsafe_code)]
@@ -55,8 +57,9 @@ fn pages(start: u64, end: u64) -> PageRange {
     PageRange::new(Page::new(start / 4096), Page::new(end / 4096))
 }
 
-/// A host with 2 packages after power-on: Sapphire Rapids, or Granite Rapids without the erratum; module 1.5.01, with or without
-/// TDH.SYS.DISABLE. All CPUs are in VMX operation. CMRs: `[1M, 2G)` and `[4G, 6G)`.
+/// A host with 2 packages after power-on: Sapphire Rapids, or Granite Rapids without the erratum;
+/// module 1.5.01, with or without TDH.SYS.DISABLE. All CPUs are in VMX operation. CMRs: `[1M, 2G)`
+/// and `[4G, 6G)`.
 #[unsafe(no_mangle)]
 pub extern "C" fn machine_new(cpus: u32, has_erratum: u32, has_disable: u32) -> *mut Shared {
     let model = if has_erratum == 0 { CpuModel::GRANITE_RAPIDS } else { CpuModel::SAPPHIRE_RAPIDS };
@@ -192,8 +195,9 @@ on_machine! {
         machine.lock().machine.kexec_boundary();
     }
 
-    /// What a kernel does that knows nothing of TDX: whatever waits in a cache is evicted, a part of each line of `[start, end)` is
-    /// written with MOVNTI, and all is read back. Returns the number of lines that raise a machine check.
+    /// What a kernel does that knows nothing of TDX: whatever waits in a cache is evicted, a part
+    /// of each line of `[start, end)` is written with MOVNTI, and all is read back. Returns the
+    /// number of lines that raise a machine check.
     fn machine_use_memory(machine, start: u64, end: u64) -> u64 {
         machine.act(|machine| {
             for run in machine.dirty_private_runs() {

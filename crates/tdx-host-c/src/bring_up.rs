@@ -63,8 +63,9 @@ impl From<&ModuleInfo> for TdxhModule {
 /// Brings the module up. See the header.
 ///
 /// # Safety
-/// `host` was initialised; `layout` is storage as [`crate::Opaque`] wants it, and lives until the PAMTs are given back; `memory` is
-/// valid for reads of its count; `module` and `error` are each null or valid for a write.
+/// `host` was initialised; `layout` is storage as [`crate::Opaque`] wants it, and lives until the
+/// PAMTs are given back; `memory` is valid for reads of its count; `module` and `error` are each
+/// null or valid for a write.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_bring_up(
     host: *mut TdxhHost,
@@ -76,9 +77,10 @@ pub unsafe extern "C" fn tdxh_bring_up(
     error: *mut TdxhError,
 ) -> TdxhResult {
     let bring_up = || -> Outcome {
-        // SAFETY: as the caller has promised, the host is storage that was zeroed or that `tdxh_host_init` has filled, the
-        // layout is storage that was zeroed or that this library has filled, the memory map is as long as its count says and
-        // the place for details is null or can be written.
+        // SAFETY: as the caller has promised, the host is storage that was zeroed or that
+        // `tdxh_host_init` has filled, the layout is storage that was zeroed or that this library
+        // has filled, the memory map is as long as its count says and the place for details is null
+        // or can be written.
         let (host, layout, memory, details) = unsafe {
             (Host::of(host)?, layout_to_fill(layout)?, memory_map(memory, memory_count)?, Details::new(error))
         };
@@ -98,8 +100,8 @@ pub unsafe extern "C" fn tdxh_bring_up(
 /// A bring-up of this library.
 type Run<'k, 'h, S> = Bringup<'k, KernelOf<'h>, S, MAX_PAMT_RANGES>;
 
-/// All steps, in three functions that are never inlined: a step moves its state, and in one function the copies of all of them would
-/// lie on a kernel's stack at once, below the layout.
+/// All steps, in three functions that are never inlined: a step moves its state, and in one
+/// function the copies of all of them would lie on a kernel's stack at once, below the layout.
 fn run(
     host: &Host,
     platform: TdxPlatform,
@@ -109,7 +111,8 @@ fn run(
 ) -> Result<ModuleInfo, BringupError> {
     let mut kernel = KernelOf(host);
     let known = ask(Bringup::start(&mut kernel, platform, &host.record, layout)?)?;
-    // Before anything is private: a crash in the middle of the rest knows whether the module has SYS.DISABLE.
+    // Before anything is private: a crash in the middle of the rest knows whether the module has
+    // SYS.DISABLE.
     host.set_features(known.module().features);
     give(configure(known, memory, algorithm)?)
 }

@@ -1,6 +1,8 @@
-//! Enums that C sees as named numbers. Numbers that come from C are `u32` and are looked up: none is believed to be a variant.
+//! Enums that C sees as named numbers. Numbers that come from C are `u32` and are looked up: none
+//! is believed to be a variant.
 
-/// Defines an enum with its C names. `tests/header.rs` compares [`VALUES`](crate::TdxhResult::VALUES) with the header.
+/// Defines an enum with its C names. `tests/header.rs` compares
+/// [`VALUES`](crate::TdxhResult::VALUES) with the header.
 macro_rules! c_enum {
     ($(#[$meta:meta])* pub enum $name:ident as $tag:literal { $($(#[$vmeta:meta])* $variant:ident = $value:literal, $text:literal;)* }) => {
         $(#[$meta])*

@@ -1,5 +1,5 @@
-//! The crash path: from a panic to the jump into the crash kernel. It believes nothing but the pointer to the host: whatever else
-//! is wrong, private memory is reset.
+//! The crash path: from a panic to the jump into the crash kernel. It believes nothing but the
+//! pointer to the host: whatever else is wrong, private memory is reset.
 
 use tdx_host::handover::{Policy, hand_over_crash, stop_this_cpu_at_crash};
 
@@ -15,7 +15,8 @@ use crate::storage::{TdxhHost, TdxhReport, content};
 /// `host` was initialised; `report` is null or storage as [`crate::Opaque`] wants it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_crash(host: *mut TdxhHost, policy: u32, report: *mut TdxhReport) -> TdxhResult {
-    // SAFETY: as the caller has promised, the host is storage that was zeroed or that `tdxh_host_init` has filled.
+    // SAFETY: as the caller has promised, the host is storage that was zeroed or that
+    // `tdxh_host_init` has filled.
     flat(unsafe { Host::of(host) }.and_then(|host| {
         let policy = TdxhPolicy::from_number(policy).map_or(Policy::Tracked, TdxhPolicy::policy);
         let cpu = PinnedCpu::new(host);
@@ -23,7 +24,8 @@ pub unsafe extern "C" fn tdxh_crash(host: *mut TdxhHost, policy: u32, report: *m
         if report.is_null() {
             return Ok(());
         }
-        // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that this library has filled.
+        // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that
+        // this library has filled.
         unsafe { content(report) }?.put(done)
     }))
 }
@@ -34,6 +36,7 @@ pub unsafe extern "C" fn tdxh_crash(host: *mut TdxhHost, policy: u32, report: *m
 /// `host` was initialised.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_stop_this_cpu_at_crash(host: *mut TdxhHost) -> TdxhResult {
-    // SAFETY: as the caller has promised, the host is storage that was zeroed or that `tdxh_host_init` has filled.
+    // SAFETY: as the caller has promised, the host is storage that was zeroed or that
+    // `tdxh_host_init` has filled.
     flat(unsafe { Host::of(host) }.map(|host| stop_this_cpu_at_crash(&PinnedCpu::new(host))))
 }

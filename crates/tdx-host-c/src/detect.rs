@@ -62,7 +62,8 @@ impl Processor for ProcessorOf<'_> {
     fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidOutput {
         let mut registers = TdxhCpuid::default();
         if let Some(cpuid) = self.0.cpuid {
-            // SAFETY: the caller of `tdxh_detect` promises what this function does; the pointer is to a local.
+            // SAFETY: the caller of `tdxh_detect` promises what this function does; the pointer is
+            // to a local.
             unsafe { cpuid(self.0.context, leaf, subleaf, &raw mut registers) };
         }
         let TdxhCpuid { eax, ebx, ecx, edx } = registers;
@@ -80,16 +81,16 @@ impl Processor for ProcessorOf<'_> {
 /// Looks for TDX. See the header.
 ///
 /// # Safety
-/// `processor` is valid and its functions do what the header says; `platform` is storage as [`crate::Opaque`] wants it; `error` is
-/// null or valid for a write.
+/// `processor` is valid and its functions do what the header says; `platform` is storage as
+/// [`crate::Opaque`] wants it; `error` is null or valid for a write.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_detect(
     processor: *const TdxhProcessor,
     platform: *mut TdxhPlatform,
     error: *mut TdxhError,
 ) -> TdxhResult {
-    // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that this library has filled, inputs
-    // can be read and the place for details is null or can be written.
+    // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that this
+    // library has filled, inputs can be read and the place for details is null or can be written.
     let (processor, platform, details) = unsafe { (input(processor), content(platform), Details::new(error)) };
     let detected = || -> Outcome {
         let (processor, platform) = (processor?, platform?);
@@ -110,7 +111,8 @@ pub unsafe extern "C" fn tdxh_detect(
 /// `platform` as in [`tdxh_detect`]; `info` is null or valid for a write.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_platform_get(platform: *mut TdxhPlatform, info: *mut TdxhPlatformInfo) -> TdxhResult {
-    // SAFETY: as the caller has promised, the platform is storage that was zeroed or that `tdxh_detect` has filled.
+    // SAFETY: as the caller has promised, the platform is storage that was zeroed or that
+    // `tdxh_detect` has filled.
     let found = unsafe { platform_of(platform) };
     // SAFETY: as the caller has promised, the place for the result is null or can be written.
     flat(found.and_then(|platform| unsafe { output(info, describe(&platform)) }))
@@ -119,7 +121,8 @@ pub unsafe extern "C" fn tdxh_platform_get(platform: *mut TdxhPlatform, info: *m
 /// # Safety
 /// As [`content`].
 pub(crate) unsafe fn platform_of(platform: *mut TdxhPlatform) -> Outcome<TdxPlatform> {
-    // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that this library has filled.
+    // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that this
+    // library has filled.
     let platform = unsafe { content(platform) }?.take()?;
     Ok(*platform)
 }

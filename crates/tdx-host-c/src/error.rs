@@ -1,4 +1,5 @@
-//! The details of a failure, in a struct that the caller provides: a message for people and the raw status of a SEAMCALL.
+//! The details of a failure, in a struct that the caller provides: a message for people and the raw
+//! status of a SEAMCALL.
 
 use core::ffi::c_char;
 use core::fmt;
@@ -121,7 +122,8 @@ impl Details {
             output: seamcall.map_or_else(Registers::default, |seamcall| seamcall.registers),
             text: text(message),
         };
-        // SAFETY: not null and aligned (checked above), valid for writes by the contract of `new`; the old bytes need no drop.
+        // SAFETY: not null and aligned (checked above), valid for writes by the contract of `new`;
+        // the old bytes need no drop.
         unsafe { self.0.write(error) };
         result
     }

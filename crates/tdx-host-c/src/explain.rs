@@ -81,7 +81,8 @@ pub struct TdxhExplanation {
     pub text: [c_char; TDXH_EXPLANATION_TEXT_SIZE],
 }
 
-/// Bytes of [`TdxhExplanation::text`], the final zero included: the longest explanation has 140 characters.
+/// Bytes of [`TdxhExplanation::text`], the final zero included: the longest explanation has 140
+/// characters.
 pub const TDXH_EXPLANATION_TEXT_SIZE: usize = 192;
 
 impl From<Explanation> for TdxhExplanation {
@@ -102,7 +103,8 @@ impl From<Explanation> for TdxhExplanation {
 /// Explains an address. See the header.
 ///
 /// # Safety
-/// `host` was initialised; `layout` is null or storage as [`crate::Opaque`] wants it; `explanation` is null or valid for a write.
+/// `host` was initialised; `layout` is null or storage as [`crate::Opaque`] wants it; `explanation`
+/// is null or valid for a write.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_explain(
     host: *mut TdxhHost,
@@ -111,10 +113,12 @@ pub unsafe extern "C" fn tdxh_explain(
     explanation: *mut TdxhExplanation,
 ) -> TdxhResult {
     let look = || -> Outcome {
-        // SAFETY: as the caller has promised, the host is storage that was zeroed or that `tdxh_host_init` has filled and
-        // opaque objects are storage that was zeroed or that this library has filled.
+        // SAFETY: as the caller has promised, the host is storage that was zeroed or that
+        // `tdxh_host_init` has filled and opaque objects are storage that was zeroed or that this
+        // library has filled.
         let (host, layout) = unsafe { (Host::of(host)?, content(layout)) };
-        // A layout that another CPU is at, or that is not there, makes the answer poorer and nothing else.
+        // A layout that another CPU is at, or that is not there, makes the answer poorer and
+        // nothing else.
         let layout = layout.and_then(OneUser::take).ok();
         let found = explain(&host.memory(), layout.as_deref(), PhysAddr::new(address));
         // SAFETY: as the caller has promised, the place for the result is null or can be written.

@@ -1,5 +1,5 @@
-//! The one object of a machine: the kernel's functions, the platform, the record of private memory, the gate, and which ledger
-//! is in use. Shared by all CPUs, never locked.
+//! The one object of a machine: the kernel's functions, the platform, the record of private memory,
+//! the gate, and which ledger is in use. Shared by all CPUs, never locked.
 
 use arrayvec::ArrayVec;
 use core::ffi::c_void;
@@ -39,7 +39,8 @@ impl Host {
     /// # Safety
     /// As [`content`]; the object lives as long as the machine.
     pub(crate) unsafe fn of<'h>(host: *mut TdxhHost) -> Outcome<&'h Self> {
-        // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that this library has filled.
+        // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that
+        // this library has filled.
         unsafe { content(host) }?.get()
     }
 
@@ -57,11 +58,13 @@ impl Host {
 
     /// The ledger in use, if there is one.
     pub(crate) fn ledger(&self) -> Option<&Ledger<'static>> {
-        // A CPU that has closed the gate and then looks must see the ledger of every CPU that came through before.
+        // A CPU that has closed the gate and then looks must see the ledger of every CPU that came
+        // through before.
         fence(Ordering::SeqCst);
         let ledger = self.ledger.load(Ordering::Acquire);
-        // SAFETY: the pointer is null or was published from a reference that its owner keeps valid until it is withdrawn
-        // (contract of `tdxh_ledger_init`); the release of `publish` makes its content visible.
+        // SAFETY: the pointer is null or was published from a reference that its owner keeps valid
+        // until it is withdrawn (contract of `tdxh_ledger_init`); the release of `publish` makes
+        // its content visible.
         unsafe { ledger.as_ref() }.and_then(|ledger| ledger.get().ok())
     }
 
@@ -96,9 +99,10 @@ impl Host {
 /// Makes the host. See the header.
 ///
 /// # Safety
-/// `host` is storage as [`crate::Opaque`] wants it and lives as long as the machine; so do the `slot_count` slots, which nobody else
-/// writes. `kernel` is valid and its functions do what the header says, on any CPU, as long as the machine runs. `platform` is null
-/// or was given to `tdxh_detect`. `untouched` points to `untouched_count` ranges.
+/// `host` is storage as [`crate::Opaque`] wants it and lives as long as the machine; so do the
+/// `slot_count` slots, which nobody else writes. `kernel` is valid and its functions do what the
+/// header says, on any CPU, as long as the machine runs. `platform` is null or was given to
+/// `tdxh_detect`. `untouched` points to `untouched_count` ranges.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_host_init(
     host: *mut TdxhHost,
@@ -109,13 +113,15 @@ pub unsafe extern "C" fn tdxh_host_init(
     untouched: *const TdxhRange,
     untouched_count: usize,
 ) -> TdxhResult {
-    // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that this library has filled.
+    // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that this
+    // library has filled.
     let object = unsafe { content(host) };
     flat(object.and_then(|object| {
         object.init(|place| {
-            // SAFETY: as the caller has promised, the platform is storage that was zeroed or that `tdxh_detect` has filled,
-            // arrays are as long as their counts say, inputs can be read, the functions do what the header asks for and the
-            // slots are as many as their count says and nobody else's.
+            // SAFETY: as the caller has promised, the platform is storage that was zeroed or that
+            // `tdxh_detect` has filled, arrays are as long as their counts say, inputs can be read,
+            // the functions do what the header asks for and the slots are as many as their count
+            // says and nobody else's.
             let (kernel, platform, untouched, slots) = unsafe {
                 let kernel = Kernel::new(input(kernel)?)?;
                 let platform = if platform.is_null() { None } else { Some(platform_of(platform)?) };
@@ -141,8 +147,9 @@ fn write_host(
 ) {
     static FRESH: PrivateMemory = PrivateMemory::new();
     let host = place.as_mut_ptr();
-    // SAFETY: `host` points to uninitialised memory of this caller; every field is written once. `FRESH` is a whole value that is
-    // never used itself, never changed and needs no drop, so its bytes may be copied out.
+    // SAFETY: `host` points to uninitialised memory of this caller; every field is written once.
+    // `FRESH` is a whole value that is never used itself, never changed and needs no drop, so its
+    // bytes may be copied out.
     unsafe {
         (&raw mut (*host).kernel).write(kernel);
         (&raw mut (*host).platform).write(platform);
@@ -171,7 +178,8 @@ unsafe fn new_slots(slots: *mut TdxhCpuSlot, count: usize) -> Outcome<&'static [
         return Err(TdxhResult::BadValue);
     }
     for index in 0..count {
-        // SAFETY: inside the memory that the contract speaks of; a slot has the size and alignment of `TdxhCpuSlot`.
+        // SAFETY: inside the memory that the contract speaks of; a slot has the size and alignment
+        // of `TdxhCpuSlot`.
         unsafe { slots.add(index).write(CpuSlot::new()) };
     }
     // SAFETY: just written, aligned, and nobody else's by contract.
@@ -181,16 +189,17 @@ unsafe fn new_slots(slots: *mut TdxhCpuSlot, count: usize) -> Outcome<&'static [
 /// A SEAMCALL of the kernel's own. See the header.
 ///
 /// # Safety
-/// `host` was initialised; `registers` is valid for reads and writes; `error` is null or valid for a write. The leaf takes no page
-/// that is in use.
+/// `host` was initialised; `registers` is valid for reads and writes; `error` is null or valid for
+/// a write. The leaf takes no page that is in use.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_seamcall(
     host: *mut TdxhHost,
     registers: *mut Registers,
     error: *mut TdxhError,
 ) -> TdxhResult {
-    // SAFETY: as the caller has promised, the host is storage that was zeroed or that `tdxh_host_init` has filled, inputs can
-    // be read and the place for details is null or can be written.
+    // SAFETY: as the caller has promised, the host is storage that was zeroed or that
+    // `tdxh_host_init` has filled, inputs can be read and the place for details is null or can be
+    // written.
     let (host, input, details) = unsafe { (Host::of(host), input(registers).copied(), Details::new(error)) };
     let called = || -> Outcome {
         let (host, input) = (host?, input?);
@@ -216,7 +225,8 @@ pub unsafe extern "C" fn tdxh_call_admitted(
     function: Option<unsafe extern "C" fn(context: *mut c_void)>,
     context: *mut c_void,
 ) -> TdxhResult {
-    // SAFETY: as the caller has promised, the host is storage that was zeroed or that `tdxh_host_init` has filled.
+    // SAFETY: as the caller has promised, the host is storage that was zeroed or that
+    // `tdxh_host_init` has filled.
     let host = unsafe { Host::of(host) };
     let called = || -> Outcome {
         let (host, function) = (host?, function.ok_or(TdxhResult::Null)?);

@@ -1,4 +1,5 @@
-//! The instructions of `tdx_host::arch` for C, so that a kernel needs no assembly of its own for them.
+//! The instructions of `tdx_host::arch` for C, so that a kernel needs no assembly of its own for
+//! them.
 
 use tdx_abi::Registers;
 use tdx_host::arch::{self, FaultFixup, SavedRegisters};
@@ -15,7 +16,8 @@ use crate::storage::output;
 pub unsafe extern "C" fn tdxh_x86_cpuid(leaf: u32, subleaf: u32, registers: *mut TdxhCpuid) {
     let found = arch::cpuid(leaf, subleaf);
     let found = TdxhCpuid { eax: found.eax, ebx: found.ebx, ecx: found.ecx, edx: found.edx };
-    // SAFETY: as the caller has promised, the place for the result is null or can be written. A null pointer asks for nothing.
+    // SAFETY: as the caller has promised, the place for the result is null or can be written. A
+    // null pointer asks for nothing.
     let _ = unsafe { output(registers, found) };
 }
 

@@ -1,7 +1,8 @@
-//! What a C kernel implements: a table of functions, checked once and copied; and the traits of `tdx-host` on top of it.
+//! What a C kernel implements: a table of functions, checked once and copied; and the traits of
+//! `tdx-host` on top of it.
 //!
-//! The table is the only way out of this library. Its functions get the kernel's own context pointer and act on the CPU that
-//! calls them.
+//! The table is the only way out of this library. Its functions get the kernel's own context
+//! pointer and act on the CPU that calls them.
 
 use core::ffi::c_void;
 use tdx_abi::{LineRange, PAGE_SIZE, PageRange, PhysAddr, Registers};
@@ -33,7 +34,8 @@ pub struct TdxhFrameRequest {
 /// Any node will do.
 pub const TDXH_ANY_NODE: u32 = u32::MAX;
 
-/// Defines a table of functions as C fills it (`$table`) and as it is used once none of them is known to be null (`$checked`).
+/// Defines a table of functions as C fills it (`$table`) and as it is used once none of them is
+/// known to be null (`$checked`).
 macro_rules! functions {
     ($(#[$doc:meta])* $table:ident { $($before:ident: $before_type:ty,)* } => $checked:ident { $($(#[$fdoc:meta])* $name:ident: fn($($arg:ident: $type:ty),*) $(-> $return:ty)?;)* }) => {
         $(#[$doc])*
@@ -128,8 +130,8 @@ impl FrameSource for FramesOf {
             reserved: 0,
         };
         let mut start = 0;
-        // SAFETY: the function is the kernel's `allocate`, as the contract of `new` says; both pointers are to locals that live
-        // through the call.
+        // SAFETY: the function is the kernel's `allocate`, as the contract of `new` says; both
+        // pointers are to locals that live through the call.
         let given = unsafe { (self.0.allocate)(self.0.context, &raw const asked, &raw mut start) };
         if given == 0 {
             return None;
@@ -151,8 +153,9 @@ pub(crate) struct Kernel {
     frames: FramesOf,
 }
 
-// SAFETY: a table of functions and context pointers, never written after `new`. The library never looks behind a context; it
-// hands it to the kernel's functions, which the kernel promises (`new`) may be called on any CPU.
+// SAFETY: a table of functions and context pointers, never written after `new`. The library never
+// looks behind a context; it hands it to the kernel's functions, which the kernel promises (`new`)
+// may be called on any CPU.
 unsafe impl Send for Kernel {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for Kernel {}
@@ -174,8 +177,9 @@ impl Kernel {
 macro_rules! call {
     ($kernel:expr, $name:ident $(, $argument:expr)*) => {{
         let functions = &$kernel.functions;
-        // SAFETY: by the contract of `Kernel::new` this is the kernel's function of that name, which may be called on any CPU
-        // with these arguments; pointers among them are to values that live through the call.
+        // SAFETY: by the contract of `Kernel::new` this is the kernel's function of that name,
+        // which may be called on any CPU with these arguments; pointers among them are to values
+        // that live through the call.
         unsafe { (functions.$name)(functions.context $(, $argument)*) }
     }};
 }

@@ -1,4 +1,5 @@
-//! Kexec: is the image allowed, stop the others, clean up. One call makes all steps, so that their order cannot be got wrong.
+//! Kexec: is the image allowed, stop the others, clean up. One call makes all steps, so that their
+//! order cannot be got wrong.
 
 use tdx_abi::PageRange;
 use tdx_host::handover::{
@@ -92,7 +93,8 @@ fn check_each(segments: Ranges<'_>, check: impl Fn(&[PageRange]) -> Result<(), R
 /// May this image be loaded? See the header.
 ///
 /// # Safety
-/// `host` was initialised; `segments` is valid for reads of its count; `error` is null or valid for a write.
+/// `host` was initialised; `segments` is valid for reads of its count; `error` is null or valid for
+/// a write.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_check_image(
     host: *mut TdxhHost,
@@ -103,8 +105,9 @@ pub unsafe extern "C" fn tdxh_check_image(
     error: *mut TdxhError,
 ) -> TdxhResult {
     let check = || -> Outcome {
-        // SAFETY: as the caller has promised, the host is storage that was zeroed or that `tdxh_host_init` has filled, arrays
-        // are as long as their counts say and the place for details is null or can be written.
+        // SAFETY: as the caller has promised, the host is storage that was zeroed or that
+        // `tdxh_host_init` has filled, arrays are as long as their counts say and the place for
+        // details is null or can be written.
         let (host, segments, details) =
             unsafe { (Host::of(host)?, Ranges::new(segments, segment_count)?, Details::new(error)) };
         let (policy, kind, memory) = (TdxhPolicy::read(policy)?, TdxhKexecKind::read(kind)?, host.memory());
@@ -127,8 +130,9 @@ pub unsafe extern "C" fn tdxh_check_crash_image(
     error: *mut TdxhError,
 ) -> TdxhResult {
     let check = || -> Outcome {
-        // SAFETY: as the caller has promised, the host is storage that was zeroed or that `tdxh_host_init` has filled, arrays
-        // are as long as their counts say and the place for details is null or can be written.
+        // SAFETY: as the caller has promised, the host is storage that was zeroed or that
+        // `tdxh_host_init` has filled, arrays are as long as their counts say and the place for
+        // details is null or can be written.
         let (host, segments, details) =
             unsafe { (Host::of(host)?, Ranges::new(segments, segment_count)?, Details::new(error)) };
         let memory = host.memory();
@@ -141,8 +145,9 @@ pub unsafe extern "C" fn tdxh_check_crash_image(
 /// Hands the machine to the next kernel. See the header.
 ///
 /// # Safety
-/// `host` was initialised; `all_memory` is valid for reads of its count, and holds nothing anyone needs if the policy is to reset
-/// it; `report` is storage as [`crate::Opaque`] wants it; `error` is null or valid for a write.
+/// `host` was initialised; `all_memory` is valid for reads of its count, and holds nothing anyone
+/// needs if the policy is to reset it; `report` is storage as [`crate::Opaque`] wants it; `error`
+/// is null or valid for a write.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_kexec(
     host: *mut TdxhHost,
@@ -154,9 +159,10 @@ pub unsafe extern "C" fn tdxh_kexec(
     error: *mut TdxhError,
 ) -> TdxhResult {
     let kexec = || -> Outcome {
-        // SAFETY: as the caller has promised, the host is storage that was zeroed or that `tdxh_host_init` has filled, opaque
-        // objects are storage that was zeroed or that this library has filled, arrays are as long as their counts say and the
-        // place for details is null or can be written.
+        // SAFETY: as the caller has promised, the host is storage that was zeroed or that
+        // `tdxh_host_init` has filled, opaque objects are storage that was zeroed or that this
+        // library has filled, arrays are as long as their counts say and the place for details is
+        // null or can be written.
         let (host, all_memory, report, details) = unsafe {
             let all_memory = Ranges::new(all_memory, all_memory_count)?;
             (Host::of(host)?, all_memory, content(report)?.reserve()?, Details::new(error))
@@ -181,7 +187,8 @@ pub unsafe extern "C" fn tdxh_kexec(
 /// `host` was initialised.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_stop_this_cpu(host: *mut TdxhHost) -> TdxhResult {
-    // SAFETY: as the caller has promised, the host is storage that was zeroed or that `tdxh_host_init` has filled.
+    // SAFETY: as the caller has promised, the host is storage that was zeroed or that
+    // `tdxh_host_init` has filled.
     flat(unsafe { Host::of(host) }.map(|host| stop_this_cpu(PinnedCpu::new(host), host.platform.as_ref())))
 }
 
@@ -191,6 +198,7 @@ pub unsafe extern "C" fn tdxh_stop_this_cpu(host: *mut TdxhHost) -> TdxhResult {
 /// `host` was initialised.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_offline_this_cpu(host: *mut TdxhHost) -> TdxhResult {
-    // SAFETY: as the caller has promised, the host is storage that was zeroed or that `tdxh_host_init` has filled.
+    // SAFETY: as the caller has promised, the host is storage that was zeroed or that
+    // `tdxh_host_init` has filled.
     flat(unsafe { Host::of(host) }.map(|host| offline_this_cpu(PinnedCpu::new(host), host.platform.as_ref())))
 }

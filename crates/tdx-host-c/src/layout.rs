@@ -181,7 +181,8 @@ impl From<&Tdmr> for TdxhTdmr {
 /// As [`content`].
 pub(crate) unsafe fn layout_to_fill<'l>(layout: *mut TdxhLayout) -> Outcome<&'l OneUser<Layout>> {
     static EMPTY: Fresh<Layout> = Fresh::new(Layout::new());
-    // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that this library has filled.
+    // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that this
+    // library has filled.
     let layout = unsafe { content(layout) }?;
     layout.ensure(&EMPTY);
     Ok(layout)
@@ -198,8 +199,9 @@ fn cmr_list(cmrs: Ranges<'_>) -> Outcome<ArrayVec<PageRange, MAX_CMRS>> {
 /// Lays TDMRs out. See the header.
 ///
 /// # Safety
-/// `layout` is storage as [`crate::Opaque`] wants it; `memory`, `cmrs` and `limits` are valid for reads of what their counts say; the
-/// functions of `frames` do what the header says; `error` is null or valid for a write.
+/// `layout` is storage as [`crate::Opaque`] wants it; `memory`, `cmrs` and `limits` are valid for
+/// reads of what their counts say; the functions of `frames` do what the header says; `error` is
+/// null or valid for a write.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_layout_build(
     layout: *mut TdxhLayout,
@@ -213,9 +215,10 @@ pub unsafe extern "C" fn tdxh_layout_build(
     error: *mut TdxhError,
 ) -> TdxhResult {
     let build_it = || -> Outcome {
-        // SAFETY: as the caller has promised, the layout is storage that was zeroed or that this library has filled, arrays are
-        // as long as their counts say, the memory map is as long as its count says, inputs can be read, the functions do what
-        // the header asks for and the place for details is null or can be written.
+        // SAFETY: as the caller has promised, the layout is storage that was zeroed or that this
+        // library has filled, arrays are as long as their counts say, the memory map is as long as
+        // its count says, inputs can be read, the functions do what the header asks for and the
+        // place for details is null or can be written.
         let (layout, memory, cmrs, limits, mut frames, details) = unsafe {
             let layout = layout_to_fill(layout)?;
             let memory = memory_map(memory, memory_count)?;
@@ -237,7 +240,8 @@ pub unsafe extern "C" fn tdxh_layout_build(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_layout_get(layout: *mut TdxhLayout, info: *mut TdxhLayoutInfo) -> TdxhResult {
     let get = || -> Outcome {
-        // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that this library has filled.
+        // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that
+        // this library has filled.
         let layout = unsafe { content(layout) }?.take()?;
         let found = TdxhLayoutInfo { tdmrs: layout.tdmr_count() as u32, reserved: 0, pamt_bytes: layout.pamt_bytes() };
         // SAFETY: as the caller has promised, the place for the result is null or can be written.
@@ -253,7 +257,8 @@ pub unsafe extern "C" fn tdxh_layout_get(layout: *mut TdxhLayout, info: *mut Tdx
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_layout_tdmr(layout: *mut TdxhLayout, index: u32, tdmr: *mut TdxhTdmr) -> TdxhResult {
     let get = || -> Outcome {
-        // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that this library has filled.
+        // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that
+        // this library has filled.
         let layout = unsafe { content(layout) }?.take()?;
         let found = layout.tdmrs().get(index as usize).ok_or(TdxhResult::BadValue)?;
         // SAFETY: as the caller has promised, the place for the result is null or can be written.
@@ -277,8 +282,9 @@ pub unsafe extern "C" fn tdxh_layout_walk_given_up(
     context: *mut c_void,
 ) -> TdxhResult {
     let walk = || -> Outcome {
-        // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that this library has filled,
-        // arrays are as long as their counts say and the memory map is as long as its count says.
+        // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that
+        // this library has filled, arrays are as long as their counts say and the memory map is as
+        // long as its count says.
         let (layout, memory, cmrs) = unsafe {
             let cmrs = cmr_list(Ranges::new(cmrs, cmr_count)?)?;
             (content(layout)?.take()?, memory_map(memory, memory_count)?, cmrs)
@@ -304,8 +310,9 @@ pub unsafe extern "C" fn tdxh_layout_walk_given_up(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_layout_release(layout: *mut TdxhLayout, frames: *const TdxhFrames) -> TdxhResult {
     let release = || -> Outcome {
-        // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that this library has filled,
-        // inputs can be read and the functions do what the header asks for.
+        // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that
+        // this library has filled, inputs can be read and the functions do what the header asks
+        // for.
         let (layout, mut frames) = unsafe { (content(layout)?, FramesOf::new(input(frames)?)?) };
         layout.take()?.release(&mut frames).map_err(|error| (&error).into())
     };

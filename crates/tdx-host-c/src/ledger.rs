@@ -70,7 +70,8 @@ fn ranges(layout: &Layout) -> impl Iterator<Item = PageRange> + Clone + '_ {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_ledger_words(layout: *mut TdxhLayout, words: *mut u64) -> TdxhResult {
     let count = || -> Outcome {
-        // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that this library has filled.
+        // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that
+        // this library has filled.
         let layout = unsafe { content(layout) }?.take()?;
         // SAFETY: as the caller has promised, the place for the result is null or can be written.
         unsafe { output(words, Ledger::words_needed(ranges(&layout))) }
@@ -81,8 +82,9 @@ pub unsafe extern "C" fn tdxh_ledger_words(layout: *mut TdxhLayout, words: *mut 
 /// Makes a ledger and publishes it. See the header.
 ///
 /// # Safety
-/// `host` was initialised; `ledger` is storage as [`crate::Opaque`] wants it; it and the `word_count` words stay valid, and nobody
-/// else's, until `tdxh_ledger_withdraw`. `layout` as in `tdxh_layout_build`; `error` is null or valid for a write.
+/// `host` was initialised; `ledger` is storage as [`crate::Opaque`] wants it; it and the
+/// `word_count` words stay valid, and nobody else's, until `tdxh_ledger_withdraw`. `layout` as in
+/// `tdxh_layout_build`; `error` is null or valid for a write.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_ledger_init(
     host: *mut TdxhHost,
@@ -93,10 +95,11 @@ pub unsafe extern "C" fn tdxh_ledger_init(
     error: *mut TdxhError,
 ) -> TdxhResult {
     let init = || -> Outcome {
-        // SAFETY: as the caller has promised, the host is storage that was zeroed or that `tdxh_host_init` has filled, opaque
-        // objects are storage that was zeroed or that this library has filled, arrays are as long as their counts say and the
-        // place for details is null or can be written. `AtomicU64` has the size, alignment (on x86-64) and valid values of
-        // `u64`, and nobody else uses the words.
+        // SAFETY: as the caller has promised, the host is storage that was zeroed or that
+        // `tdxh_host_init` has filled, opaque objects are storage that was zeroed or that this
+        // library has filled, arrays are as long as their counts say and the place for details is
+        // null or can be written. `AtomicU64` has the size, alignment (on x86-64) and valid values
+        // of `u64`, and nobody else uses the words.
         let (host, ledger, layout, words, details) = unsafe {
             let words = input_array(words.cast::<AtomicU64>().cast_const(), word_count)?;
             (Host::of(host)?, content(ledger)?, content(layout)?.take()?, words, Details::new(error))
@@ -125,7 +128,8 @@ pub unsafe extern "C" fn tdxh_ledger_init(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_ledger_withdraw(host: *mut TdxhHost) -> TdxhResult {
     let withdraw = || -> Outcome {
-        // SAFETY: as the caller has promised, the host is storage that was zeroed or that `tdxh_host_init` has filled.
+        // SAFETY: as the caller has promised, the host is storage that was zeroed or that
+        // `tdxh_host_init` has filled.
         let host = unsafe { Host::of(host) }?;
         let ledger = host.ledger().ok_or(TdxhResult::NoLedger)?;
         if host.record.may_have_private_memory() && ledger.marked().next().is_some() {
@@ -144,7 +148,8 @@ pub unsafe extern "C" fn tdxh_ledger_withdraw(host: *mut TdxhHost) -> TdxhResult
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_page_state(host: *mut TdxhHost, address: u64, state: *mut u32) -> TdxhResult {
     let look = || -> Outcome {
-        // SAFETY: as the caller has promised, the host is storage that was zeroed or that `tdxh_host_init` has filled.
+        // SAFETY: as the caller has promised, the host is storage that was zeroed or that
+        // `tdxh_host_init` has filled.
         let ledger = unsafe { Host::of(host) }?.ledger().ok_or(TdxhResult::NoLedger)?;
         let found = ledger.state(PhysAddr::new(address).page()).map_or(TdxhPageState::Outside, Into::into);
         // SAFETY: as the caller has promised, the place for the result is null or can be written.
@@ -163,7 +168,8 @@ pub unsafe extern "C" fn tdxh_walk_marked(
     visit: Option<unsafe extern "C" fn(context: *mut c_void, range: *const TdxhRange) -> i32>,
     context: *mut c_void,
 ) -> TdxhResult {
-    // SAFETY: as the caller has promised, the host is storage that was zeroed or that `tdxh_host_init` has filled.
+    // SAFETY: as the caller has promised, the host is storage that was zeroed or that
+    // `tdxh_host_init` has filled.
     flat(unsafe { Host::of(host) }.and_then(|host| {
         let ledger = host.ledger().ok_or(TdxhResult::NoLedger)?;
         // SAFETY: as the caller has promised, the visitor may be called with its context.
@@ -181,6 +187,7 @@ pub unsafe extern "C" fn tdxh_walk_private(
     visit: Option<unsafe extern "C" fn(context: *mut c_void, range: *const TdxhRange) -> i32>,
     context: *mut c_void,
 ) -> TdxhResult {
-    // SAFETY: as the caller has promised, the host is storage that was zeroed or that `tdxh_host_init` has filled.
+    // SAFETY: as the caller has promised, the host is storage that was zeroed or that
+    // `tdxh_host_init` has filled.
     flat(unsafe { Host::of(host) }.and_then(|host| unsafe { walk(host.memory().private_ranges(), visit, context) }))
 }

@@ -58,8 +58,8 @@ unsafe fn tell(written: *mut TdxhWritten, result: Result<Written, TableError>) -
 /// Writes what a handover left. See the header.
 ///
 /// # Safety
-/// `host` was initialised; `report` is storage as [`crate::Opaque`] wants it; `table` is valid for reads and writes of `bytes`;
-/// `written` is null or valid for a write.
+/// `host` was initialised; `report` is storage as [`crate::Opaque`] wants it; `table` is valid for
+/// reads and writes of `bytes`; `written` is null or valid for a write.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_table_write(
     host: *mut TdxhHost,
@@ -69,9 +69,9 @@ pub unsafe extern "C" fn tdxh_table_write(
     written: *mut TdxhWritten,
 ) -> TdxhResult {
     let write = || -> Outcome {
-        // SAFETY: as the caller has promised, the host is storage that was zeroed or that `tdxh_host_init` has filled, opaque
-        // objects are storage that was zeroed or that this library has filled and the buffer is as long as its count says and
-        // nobody else's.
+        // SAFETY: as the caller has promised, the host is storage that was zeroed or that
+        // `tdxh_host_init` has filled, opaque objects are storage that was zeroed or that this
+        // library has filled and the buffer is as long as its count says and nobody else's.
         let (host, report, table) = unsafe { (Host::of(host)?, content(report)?.take()?, buffer(table, bytes)?) };
         let done = LeftoverTable::write(table, &report, &host.memory());
         // SAFETY: as the caller has promised, the place for the result is null or can be written.
@@ -91,7 +91,8 @@ pub unsafe extern "C" fn tdxh_table_write_all_private(
     written: *mut TdxhWritten,
 ) -> TdxhResult {
     let write = || -> Outcome {
-        // SAFETY: as the caller has promised, the buffer is as long as its count says and nobody else's.
+        // SAFETY: as the caller has promised, the buffer is as long as its count says and nobody
+        // else's.
         let table = unsafe { buffer(table, bytes) }?;
         // SAFETY: as the caller has promised, the place for the result is null or can be written.
         unsafe { tell(written, LeftoverTable::all_private(table)) }
@@ -102,7 +103,8 @@ pub unsafe extern "C" fn tdxh_table_write_all_private(
 /// Reads a table. See the header.
 ///
 /// # Safety
-/// `table` is valid for reads of `bytes`; `visit` is null or may be called with `context`; `info` is null or valid for a write.
+/// `table` is valid for reads of `bytes`; `visit` is null or may be called with `context`; `info`
+/// is null or valid for a write.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_table_read(
     table: *const u8,

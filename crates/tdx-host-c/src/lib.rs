@@ -1,16 +1,18 @@
-//! The C interface of `tdx-host`, for kernels written in C. `include/tdx_host.h` is its manual: what each function does, its
-//! errors, and what its caller must see to.
+//! The C interface of `tdx-host`, for kernels written in C. `include/tdx_host.h` is its manual:
+//! what each function does, its errors, and what its caller must see to.
 //!
-//! It adds no policy and keeps no state of its own: storage comes from the caller, work goes to `tdx-host`, results come back
-//! as numbers. It refuses to allocate, to unwind, to take a lock, and to believe a pointer that is null, misaligned or not
-//! initialised. (`extern "C"` aborts where Rust would unwind; the library is built with `panic = "abort"`.)
+//! It adds no policy and keeps no state of its own: storage comes from the caller, work goes to
+//! `tdx-host`, results come back as numbers. It refuses to allocate, to unwind, to take a lock, and
+//! to believe a pointer that is null, misaligned or not initialised. (`extern "C"` aborts where
+//! Rust would unwind; the library is built with `panic = "abort"`.)
 //!
-//! The static library is linked from this crate in `staticlib/`, a workspace of its own, because it needs a panic handler.
+//! The static library is linked from this crate in `staticlib/`, a workspace of its own, because it
+//! needs a panic handler.
 
 #![no_std]
 #![warn(missing_docs)]
-// UNSAFETY: every function takes pointers from C. What C must promise stands in the header and under `# Safety`; what can be
-// checked is checked in `storage`, before anything is dereferenced.
+// UNSAFETY: every function takes pointers from C. What C must promise stands in the header and
+// under `# Safety`; what can be checked is checked in `storage`, before anything is dereferenced.
 #![allow(unsafe_code)]
 
 mod bring_up;

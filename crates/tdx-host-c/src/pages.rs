@@ -1,5 +1,6 @@
-//! Pages on their way to the module and back. Mark, SEAMCALL and answer are one function where they can be, and single steps for
-//! a kernel whose SEAMCALLs stand elsewhere. The only way to an ordinary page is through the reset.
+//! Pages on their way to the module and back. Mark, SEAMCALL and answer are one function where they
+//! can be, and single steps for a kernel whose SEAMCALLs stand elsewhere. The only way to an
+//! ordinary page is through the reset.
 
 use tdx_abi::{PageRange, Registers};
 use tdx_host::ledger::{Ledger, MarkError, PageState};
@@ -61,11 +62,12 @@ impl Pages<'_> {
 /// Shared -> Giving. See the header.
 ///
 /// # Safety
-/// `host` was initialised; `error` is null or valid for a write. The pages are the caller's and hold nothing that anyone needs.
+/// `host` was initialised; `error` is null or valid for a write. The pages are the caller's and
+/// hold nothing that anyone needs.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_give(host: *mut TdxhHost, start: u64, end: u64, error: *mut TdxhError) -> TdxhResult {
-    // SAFETY: as the caller has promised, the host is storage that `tdxh_host_init` has filled, and the place for details is
-    // null or can be written.
+    // SAFETY: as the caller has promised, the host is storage that `tdxh_host_init` has filled, and
+    // the place for details is null or can be written.
     let pages = unsafe { Pages::new(host, start, end, error) };
     flat(pages.and_then(|pages| pages.give(&PinnedCpu::new(pages.host))))
 }
@@ -76,8 +78,8 @@ pub unsafe extern "C" fn tdxh_give(host: *mut TdxhHost, start: u64, end: u64, er
 /// As [`tdxh_give`].
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_given(host: *mut TdxhHost, start: u64, end: u64, error: *mut TdxhError) -> TdxhResult {
-    // SAFETY: as the caller has promised, the host is storage that `tdxh_host_init` has filled, and the place for details is
-    // null or can be written.
+    // SAFETY: as the caller has promised, the host is storage that `tdxh_host_init` has filled, and
+    // the place for details is null or can be written.
     let pages = unsafe { Pages::new(host, start, end, error) };
     flat(pages.and_then(|pages| pages.marked(pages.ledger.given(pages.range))))
 }
@@ -88,8 +90,8 @@ pub unsafe extern "C" fn tdxh_given(host: *mut TdxhHost, start: u64, end: u64, e
 /// As [`tdxh_give`].
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_refused(host: *mut TdxhHost, start: u64, end: u64, error: *mut TdxhError) -> TdxhResult {
-    // SAFETY: as the caller has promised, the host is storage that `tdxh_host_init` has filled, and the place for details is
-    // null or can be written.
+    // SAFETY: as the caller has promised, the host is storage that `tdxh_host_init` has filled, and
+    // the place for details is null or can be written.
     let pages = unsafe { Pages::new(host, start, end, error) };
     flat(pages.and_then(|pages| pages.marked(pages.ledger.refused(pages.range))))
 }
@@ -105,8 +107,8 @@ pub unsafe extern "C" fn tdxh_take_back(
     end: u64,
     error: *mut TdxhError,
 ) -> TdxhResult {
-    // SAFETY: as the caller has promised, the host is storage that `tdxh_host_init` has filled, and the place for details is
-    // null or can be written.
+    // SAFETY: as the caller has promised, the host is storage that `tdxh_host_init` has filled, and
+    // the place for details is null or can be written.
     let pages = unsafe { Pages::new(host, start, end, error) };
     flat(pages.and_then(|pages| pages.marked(pages.ledger.take_back(pages.range))))
 }
@@ -117,8 +119,8 @@ pub unsafe extern "C" fn tdxh_take_back(
 /// As [`tdxh_give`]. No cache holds a line of the pages under a private KeyID.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_clear(host: *mut TdxhHost, start: u64, end: u64, error: *mut TdxhError) -> TdxhResult {
-    // SAFETY: as the caller has promised, the host is storage that `tdxh_host_init` has filled, and the place for details is
-    // null or can be written.
+    // SAFETY: as the caller has promised, the host is storage that `tdxh_host_init` has filled, and
+    // the place for details is null or can be written.
     let pages = unsafe { Pages::new(host, start, end, error) };
     flat(pages.and_then(|pages| {
         // First, so that a page in use or still the module's is never written.
@@ -142,8 +144,8 @@ pub unsafe extern "C" fn tdxh_seamcall_giving(
     error: *mut TdxhError,
 ) -> TdxhResult {
     let give = || -> Outcome {
-        // SAFETY: as the caller has promised, inputs can be read and the host is storage that `tdxh_host_init` has filled, and
-        // the place for details is null or can be written.
+        // SAFETY: as the caller has promised, inputs can be read and the host is storage that
+        // `tdxh_host_init` has filled, and the place for details is null or can be written.
         let (pages, input) = unsafe { (Pages::new(host, start, end, error)?, *input(registers)?) };
         let cpu = PinnedCpu::new(pages.host);
         pages.give(&cpu)?;
@@ -170,8 +172,8 @@ pub unsafe extern "C" fn tdxh_seamcall_returning(
     error: *mut TdxhError,
 ) -> TdxhResult {
     let take = || -> Outcome {
-        // SAFETY: as the caller has promised, inputs can be read and the host is storage that `tdxh_host_init` has filled, and
-        // the place for details is null or can be written.
+        // SAFETY: as the caller has promised, inputs can be read and the host is storage that
+        // `tdxh_host_init` has filled, and the place for details is null or can be written.
         let (pages, input) = unsafe { (Pages::new(host, start, end, error)?, *input(registers)?) };
         pages.marked(pages.ledger.check(pages.range, PageState::Given))?;
         let cpu = PinnedCpu::new(pages.host);
@@ -179,7 +181,8 @@ pub unsafe extern "C" fn tdxh_seamcall_returning(
         // SAFETY: `input` has found the pointer usable; valid for writes by contract.
         let called = unsafe { pages.seamcall(&cpu, input, registers) };
         let entered = called.and_then(|()| pages.marked(pages.ledger.take_back(pages.range)));
-        // A call that failed has returned nothing; an answer that could not be entered is one that nobody knows.
+        // A call that failed has returned nothing; an answer that could not be entered is one that
+        // nobody knows.
         if called.is_err() || entered.is_ok() {
             returning.settled();
         }
@@ -191,13 +194,15 @@ pub unsafe extern "C" fn tdxh_seamcall_returning(
 /// A SEAMCALL that returns pages is about to be made. See the header.
 ///
 /// # Safety
-/// `host` was initialised; `returning` is storage as [`crate::Opaque`] wants it; the ledger stays in use until it is settled.
+/// `host` was initialised; `returning` is storage as [`crate::Opaque`] wants it; the ledger stays
+/// in use until it is settled.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_returning_begin(host: *mut TdxhHost, returning: *mut TdxhReturning) -> TdxhResult {
     let begin = || -> Outcome {
-        // SAFETY: as the caller has promised, the host is storage that was zeroed or that `tdxh_host_init` has filled and
-        // opaque objects are storage that was zeroed or that this library has filled. the contracts are those of this function;
-        // hosts live as long as the machine.
+        // SAFETY: as the caller has promised, the host is storage that was zeroed or that
+        // `tdxh_host_init` has filled and opaque objects are storage that was zeroed or that this
+        // library has filled. the contracts are those of this function; hosts live as long as the
+        // machine.
         let (host, returning): (&'static Host, _) = unsafe { (Host::of(host)?, content(returning)?) };
         let ledger = host.ledger().ok_or(TdxhResult::NoLedger)?;
         returning.init(|| ledger.returning())
@@ -212,7 +217,8 @@ pub unsafe extern "C" fn tdxh_returning_begin(host: *mut TdxhHost, returning: *m
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_returning_settle(returning: *mut TdxhReturning) -> TdxhResult {
     let settle = || -> Outcome {
-        // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that this library has filled.
+        // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that
+        // this library has filled.
         let returning = unsafe { content(returning) }?;
         returning.remove()?.settled();
         Ok(())

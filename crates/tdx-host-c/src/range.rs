@@ -66,8 +66,9 @@ impl<'c> Ranges<'c> {
 /// # Safety
 /// As [`input_array`]; each element was written by [`tdxh_node_range_set`] or is zeroed.
 pub(crate) unsafe fn memory_map<'c>(memory: *const TdxhNodeRange, count: usize) -> Outcome<&'c [NodeRange]> {
-    // SAFETY: `TdxhNodeRange` has the size and alignment of `NodeRange` (asserted in `storage`). A `NodeRange` is made of
-    // integers alone, so zeroed bytes are one, and `tdxh_node_range_set` writes one.
+    // SAFETY: `TdxhNodeRange` has the size and alignment of `NodeRange` (asserted in `storage`). A
+    // `NodeRange` is made of integers alone, so zeroed bytes are one, and `tdxh_node_range_set`
+    // writes one.
     let memory = unsafe { input_array(memory.cast::<NodeRange>(), count) }?;
     let whole = |part: &NodeRange| part.range.start() <= part.range.end();
     if memory.iter().all(whole) { Ok(memory) } else { Err(TdxhResult::BadRange) }
@@ -92,7 +93,8 @@ pub unsafe extern "C" fn tdxh_node_range_set(
         if !is_usable(element) {
             return Err(TdxhResult::Misaligned);
         }
-        // SAFETY: not null, aligned, of the same size and alignment (asserted in `storage`); valid for a write by contract.
+        // SAFETY: not null, aligned, of the same size and alignment (asserted in `storage`); valid
+        // for a write by contract.
         unsafe { element.write(NodeRange { range, node: NodeId(node) }) };
         Ok(())
     }))

@@ -1,4 +1,5 @@
-//! What a handover did and what it left, as numbers; and what a kernel can do that comes back from one.
+//! What a handover did and what it left, as numbers; and what a kernel can do that comes back from
+//! one.
 
 use core::ffi::c_void;
 use tdx_host::handover::{
@@ -200,7 +201,8 @@ fn describe(report: &HandoverReport, host: &Host) -> TdxhHandover {
 /// What a handover did. See the header.
 ///
 /// # Safety
-/// `host` was initialised; `report` is storage as [`crate::Opaque`] wants it; `handover` is null or valid for a write.
+/// `host` was initialised; `report` is storage as [`crate::Opaque`] wants it; `handover` is null or
+/// valid for a write.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_report_get(
     host: *mut TdxhHost,
@@ -208,8 +210,9 @@ pub unsafe extern "C" fn tdxh_report_get(
     handover: *mut TdxhHandover,
 ) -> TdxhResult {
     let get = || -> Outcome {
-        // SAFETY: as the caller has promised, the host is storage that was zeroed or that `tdxh_host_init` has filled and
-        // opaque objects are storage that was zeroed or that this library has filled.
+        // SAFETY: as the caller has promised, the host is storage that was zeroed or that
+        // `tdxh_host_init` has filled and opaque objects are storage that was zeroed or that this
+        // library has filled.
         let (host, report) = unsafe { (Host::of(host)?, content(report)?.take()?) };
         // SAFETY: as the caller has promised, the place for the result is null or can be written.
         unsafe { output(handover, describe(&report, host)) }
@@ -229,8 +232,9 @@ pub unsafe extern "C" fn tdxh_walk_leftovers(
     context: *mut c_void,
 ) -> TdxhResult {
     let walk = || -> Outcome {
-        // SAFETY: as the caller has promised, the host is storage that was zeroed or that `tdxh_host_init` has filled and
-        // opaque objects are storage that was zeroed or that this library has filled.
+        // SAFETY: as the caller has promised, the host is storage that was zeroed or that
+        // `tdxh_host_init` has filled and opaque objects are storage that was zeroed or that this
+        // library has filled.
         let (host, report) = unsafe { (Host::of(host)?, content(report)?.take()?) };
         let visit = visit.ok_or(TdxhResult::Null)?;
         for leftover in report.leftovers(&host.memory()) {
@@ -256,8 +260,9 @@ pub unsafe extern "C" fn tdxh_came_back(
     came_back: *mut u32,
 ) -> TdxhResult {
     let back = || -> Outcome {
-        // SAFETY: as the caller has promised, the host is storage that was zeroed or that `tdxh_host_init` has filled and
-        // opaque objects are storage that was zeroed or that this library has filled.
+        // SAFETY: as the caller has promised, the host is storage that was zeroed or that
+        // `tdxh_host_init` has filled and opaque objects are storage that was zeroed or that this
+        // library has filled.
         let (host, report) = unsafe { (Host::of(host)?, content(report)?.take()?) };
         if !is_usable(came_back) {
             return Err(TdxhResult::Null);

@@ -1,4 +1,5 @@
-//! What a function says to C: one number for each way to fail, and the errno of Linux for each number.
+//! What a function says to C: one number for each way to fail, and the errno of Linux for each
+//! number.
 
 use tdx_abi::Status;
 use tdx_host::bringup::{BringupCause, BringupError};

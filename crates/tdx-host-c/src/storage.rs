@@ -1,6 +1,6 @@
-//! Objects in memory that C provides. A pointer is checked before it is used, and an object's first word says whether it may be:
-//! C code that forgets to initialise one, or initialises one twice, or uses one on two CPUs that may not share it gets an answer
-//! and no undefined behaviour.
+//! Objects in memory that C provides. A pointer is checked before it is used, and an object's first
+//! word says whether it may be: C code that forgets to initialise one, or initialises one twice, or
+//! uses one on two CPUs that may not share it gets an answer and no undefined behaviour.
 
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
@@ -41,7 +41,8 @@ fn check<T>(pointer: *const T) -> Outcome<NonNull<T>> {
 /// A value that C gives to read.
 ///
 /// # Safety
-/// If it is not null, the pointer is valid for reads of an initialised `T` that nobody changes during `'a`.
+/// If it is not null, the pointer is valid for reads of an initialised `T` that nobody changes
+/// during `'a`.
 pub(crate) unsafe fn input<'a, T>(pointer: *const T) -> Outcome<&'a T> {
     // SAFETY: not null and aligned by `check`; the rest is the contract of this function.
     check(pointer).map(|pointer| unsafe { pointer.as_ref() })
@@ -60,20 +61,23 @@ pub(crate) unsafe fn input_array<'a, T>(pointer: *const T, count: usize) -> Outc
     if !fits {
         return Err(TdxhResult::BadValue);
     }
-    // SAFETY: not null and aligned by `check`, no longer than `isize::MAX` bytes; the rest is the contract of this function.
+    // SAFETY: not null and aligned by `check`, no longer than `isize::MAX` bytes; the rest is the
+    // contract of this function.
     Ok(unsafe { core::slice::from_raw_parts(pointer.as_ptr(), count) })
 }
 
 /// A buffer that C gives to write.
 ///
 /// # Safety
-/// If it is not null, the pointer is valid for reads and writes of `count` initialised bytes that nobody else uses during `'a`.
+/// If it is not null, the pointer is valid for reads and writes of `count` initialised bytes that
+/// nobody else uses during `'a`.
 pub(crate) unsafe fn buffer<'a>(pointer: *mut u8, count: usize) -> Outcome<&'a mut [u8]> {
     let pointer = check(pointer)?;
     if isize::try_from(count).is_err() {
         return Err(TdxhResult::BadValue);
     }
-    // SAFETY: not null (bytes are always aligned), no longer than `isize::MAX`; the rest is the contract of this function.
+    // SAFETY: not null (bytes are always aligned), no longer than `isize::MAX`; the rest is the
+    // contract of this function.
     Ok(unsafe { core::slice::from_raw_parts_mut(pointer.as_ptr(), count) })
 }
 
@@ -90,8 +94,9 @@ pub(crate) unsafe fn output<T: Copy>(pointer: *mut T, value: T) -> Outcome {
 
 /// An opaque type of the header, and what lies in it.
 ///
-/// What every function asks of an object's storage: it was zeroed when it came into being, nobody but this library has written to it
-/// since, it stays in its place, and it is valid for reads and writes as long as it is used. Null and misaligned are answered.
+/// What every function asks of an object's storage: it was zeroed when it came into being, nobody
+/// but this library has written to it since, it stays in its place, and it is valid for reads and
+/// writes as long as it is used. Null and misaligned are answered.
 pub trait Opaque: Sized {
     /// What lies in it: [`InitOnce`] or [`OneUser`], for both of which zeroed bytes are valid.
     type Content;
@@ -100,11 +105,12 @@ pub trait Opaque: Sized {
 /// The content of an opaque object.
 ///
 /// # Safety
-/// If it is not null, the pointer is valid, during `'a`, for reads and writes of an `O` that was zeroed when it came into being
-/// and that nobody but this library has written to since.
+/// If it is not null, the pointer is valid, during `'a`, for reads and writes of an `O` that was
+/// zeroed when it came into being and that nobody but this library has written to since.
 pub(crate) unsafe fn content<'a, O: Opaque>(object: *mut O) -> Outcome<&'a O::Content> {
-    // SAFETY: not null and aligned by `check`, which the content is too (`opaque!` compares sizes and alignments). The bytes are
-    // zero, which is a valid value of both kinds of content, or were written as one by this library.
+    // SAFETY: not null and aligned by `check`, which the content is too (`opaque!` compares sizes
+    // and alignments). The bytes are zero, which is a valid value of both kinds of content, or were
+    // written as one by this library.
     check(object.cast_const()).map(|object| unsafe { object.cast().as_ref() })
 }
 
@@ -116,13 +122,15 @@ pub struct InitOnce<T> {
     value: UnsafeCell<MaybeUninit<T>>,
 }
 
-// SAFETY: the value is written by the one caller that moved the state from EMPTY to TAKEN; others get a shared reference once
-// the state is READY, by an acquire that pairs with the release of that writer. So sharing it needs `T: Sync`, and dropping
-// never happens. `T: Send`, because the writer may be on another CPU than the readers.
+// SAFETY: the value is written by the one caller that moved the state from EMPTY to TAKEN; others
+// get a shared reference once the state is READY, by an acquire that pairs with the release of that
+// writer. So sharing it needs `T: Sync`, and dropping never happens. `T: Send`, because the writer
+// may be on another CPU than the readers.
 unsafe impl<T: Send + Sync> Sync for InitOnce<T> {}
 
 impl<T> InitOnce<T> {
-    /// Writes the value: `write` fills the place, or fails and the object stays as if it had not been touched.
+    /// Writes the value: `write` fills the place, or fails and the object stays as if it had not
+    /// been touched.
     pub(crate) fn init(&self, write: impl FnOnce(&mut MaybeUninit<T>) -> Outcome) -> Outcome {
         if let Err(state) = self.state.compare_exchange(EMPTY, TAKEN, Ordering::Acquire, Ordering::Relaxed) {
             return Err(match state {
@@ -131,7 +139,8 @@ impl<T> InitOnce<T> {
                 _ => TdxhResult::NotInitialised,
             });
         }
-        // SAFETY: this caller alone has moved the state from EMPTY to TAKEN, and nobody reads before it is READY.
+        // SAFETY: this caller alone has moved the state from EMPTY to TAKEN, and nobody reads
+        // before it is READY.
         let result = write(unsafe { &mut *self.value.get() });
         self.state.store(if result.is_ok() { READY } else { EMPTY }, Ordering::Release);
         result
@@ -140,7 +149,8 @@ impl<T> InitOnce<T> {
     /// The value.
     pub(crate) fn get(&self) -> Outcome<&T> {
         match self.state.load(Ordering::Acquire) {
-            // SAFETY: READY is stored after the value was written, and the value is never written again.
+            // SAFETY: READY is stored after the value was written, and the value is never written
+            // again.
             READY => Ok(unsafe { (*self.value.get()).assume_init_ref() }),
             TAKEN => Err(TdxhResult::Busy),
             _ => Err(TdxhResult::NotInitialised),
@@ -156,8 +166,9 @@ pub struct OneUser<T> {
     value: UnsafeCell<MaybeUninit<T>>,
 }
 
-// SAFETY: only the caller that moved the state to TAKEN reaches the value, until it gives it back with a release that pairs
-// with the acquire of the next one. So the value moves from CPU to CPU, which needs `T: Send`.
+// SAFETY: only the caller that moved the state to TAKEN reaches the value, until it gives it back
+// with a release that pairs with the acquire of the next one. So the value moves from CPU to CPU,
+// which needs `T: Send`.
 unsafe impl<T: Send> Sync for OneUser<T> {}
 
 impl<T> OneUser<T> {
@@ -191,13 +202,15 @@ impl<T> OneUser<T> {
         Ok(())
     }
 
-    /// As [`Self::init`], without a word if something is there: the value is copied from a static, and never stands on a stack.
+    /// As [`Self::init`], without a word if something is there: the value is copied from a static,
+    /// and never stands on a stack.
     pub(crate) fn ensure(&self, fresh: &'static Fresh<T>) {
         if self.state.compare_exchange(EMPTY, TAKEN, Ordering::Acquire, Ordering::Relaxed).is_err() {
             return;
         }
-        // SAFETY: this caller alone has moved the state from EMPTY to TAKEN. The source is a whole value that is never used
-        // itself, never changed and never dropped, so its bytes may be moved out as often as one likes.
+        // SAFETY: this caller alone has moved the state from EMPTY to TAKEN. The source is a whole
+        // value that is never used itself, never changed and never dropped, so its bytes may be
+        // moved out as often as one likes.
         unsafe { core::ptr::copy_nonoverlapping(&raw const fresh.0, (*self.value.get()).as_mut_ptr(), 1) };
         self.state.store(READY, Ordering::Release);
     }
@@ -215,8 +228,8 @@ impl<T> OneUser<T> {
     pub(crate) fn remove(&self) -> Outcome<T> {
         let user = self.take()?;
         core::mem::forget(user);
-        // SAFETY: `take` has moved the state from READY to TAKEN, so the value is there and nobody else reaches it. The state
-        // becomes EMPTY, so nobody reads it again.
+        // SAFETY: `take` has moved the state from READY to TAKEN, so the value is there and nobody
+        // else reaches it. The state becomes EMPTY, so nobody reads it again.
         let value = unsafe { (*self.value.get()).assume_init_read() };
         self.state.store(EMPTY, Ordering::Release);
         Ok(value)
@@ -237,8 +250,8 @@ impl<T> Deref for User<'_, T> {
 
 impl<T> DerefMut for User<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: the guard was made when the state went from READY to TAKEN, so the value is there and only the guard reaches
-        // it; the borrow of the guard keeps it from being reached twice.
+        // SAFETY: the guard was made when the state went from READY to TAKEN, so the value is there
+        // and only the guard reaches it; the borrow of the guard keeps it from being reached twice.
         unsafe { (*self.0.value.get()).assume_init_mut() }
     }
 }
@@ -254,7 +267,8 @@ pub(crate) struct Reserved<'o, T>(&'o OneUser<T>);
 
 impl<T> Reserved<'_, T> {
     pub(crate) fn fill(self, value: T) {
-        // SAFETY: this was made when the state went from EMPTY to TAKEN: nobody else reaches the place, and no value is there.
+        // SAFETY: this was made when the state went from EMPTY to TAKEN: nobody else reaches the
+        // place, and no value is there.
         unsafe { (*self.0.value.get()).write(value) };
         self.0.state.store(READY, Ordering::Release);
         core::mem::forget(self);
@@ -330,7 +344,8 @@ pub struct TdxhNodeRange {
     opaque: [u8; 24],
 }
 
-// Arrays of these are read as arrays of what they hold, so that sizes are equal and not just large enough.
+// Arrays of these are read as arrays of what they hold, so that sizes are equal and not just large
+// enough.
 const _: () = assert!(size_of::<TdxhCpuSlot>() == size_of::<CpuSlot>());
 const _: () = assert!(align_of::<TdxhCpuSlot>() == align_of::<CpuSlot>());
 const _: () = assert!(size_of::<TdxhNodeRange>() == size_of::<NodeRange>());

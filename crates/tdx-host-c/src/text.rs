@@ -1,4 +1,5 @@
-//! Messages in a fixed array of C: ASCII, cut off where the room ends, and a zero byte after it in any case.
+//! Messages in a fixed array of C: ASCII, cut off where the room ends, and a zero byte after it in
+//! any case.
 
 use core::ffi::c_char;
 use core::fmt::{self, Write as _};

@@ -1,5 +1,5 @@
-//! A task of `tdx-host` as C sees it: a pointer that the kernel hands to its CPUs, and a few bytes that each CPU keeps between its
-//! steps.
+//! A task of `tdx-host` as C sees it: a pointer that the kernel hands to its CPUs, and a few bytes
+//! that each CPU keeps between its steps.
 
 use core::mem::{MaybeUninit, needs_drop};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +20,8 @@ c_enum! {
     }
 }
 
-/// `struct tdxh_work`: lives on the stack of the function that made it, until the kernel's callback returns.
+/// `struct tdxh_work`: lives on the stack of the function that made it, until the kernel's callback
+/// returns.
 #[derive(Debug)]
 #[repr(C)]
 pub struct TdxhWork {
@@ -38,7 +39,8 @@ const LOCAL_BYTES: usize = 1008;
 #[derive(Debug)]
 #[repr(C, align(16))]
 pub struct TdxhWorkLocal {
-    /// The work that this was last used for. Anything else is memory that this CPU begins afresh with.
+    /// The work that this was last used for. Anything else is memory that this CPU begins afresh
+    /// with.
     id: u64,
     done: u64,
     value: [MaybeUninit<u8>; LOCAL_BYTES],
@@ -50,8 +52,8 @@ impl TdxhWorkLocal {
     }
 }
 
-/// The number of the next work. Not of a host: what a CPU kept for a work of one must not pass for a work of another. It begins where
-/// no number stands by chance in memory that was not zeroed.
+/// The number of the next work. Not of a host: what a CPU kept for a work of one must not pass for
+/// a work of another. It begins where no number stands by chance in memory that was not zeroed.
 static NEXT_WORK: AtomicU64 = AtomicU64::new(0x7d7d_3d1f_0000_0001);
 
 /// Lends a task to the kernel for the time of `run`.
@@ -62,26 +64,29 @@ pub(crate) fn with_work<'h, T: CpuTask<PinnedCpu<'h>>>(host: &'h Host, task: &T,
 }
 
 /// # Safety
-/// `work` was made by [`with_work`] with a task of type `T`, whose `run` has not returned; if `local` has its id it was last used for
-/// this work on this CPU.
+/// `work` was made by [`with_work`] with a task of type `T`, whose `run` has not returned; if
+/// `local` has its id it was last used for this work on this CPU.
 unsafe fn step<'h, T: CpuTask<PinnedCpu<'h>>>(work: &TdxhWork, local: &mut TdxhWorkLocal) -> Step {
     const {
         assert!(size_of::<T::Local>() <= LOCAL_BYTES && align_of::<T::Local>() <= align_of::<TdxhWorkLocal>());
         assert!(!needs_drop::<T::Local>(), "C forgets it without dropping it");
     }
-    // SAFETY: `with_work` made both pointers from references that live until its `run` returns, the task's with this very type.
-    // `CpuTask` is `Sync`, and so is `Host`: other CPUs may use them at the same time.
+    // SAFETY: `with_work` made both pointers from references that live until its `run` returns, the
+    // task's with this very type. `CpuTask` is `Sync`, and so is `Host`: other CPUs may use them at
+    // the same time.
     let (task, host) = unsafe { (&*work.task.cast::<T>(), &*work.host) };
     let place = local.value.as_mut_ptr().cast::<T::Local>();
     if local.id != work.id {
-        // SAFETY: the place is large enough (asserted above). It is aligned: 16 bytes into a type of that alignment.
+        // SAFETY: the place is large enough (asserted above). It is aligned: 16 bytes into a type
+        // of that alignment.
         unsafe { place.write(T::Local::default()) };
         (local.id, local.done) = (work.id, 0);
     }
     if local.done != 0 {
         return Step::Done;
     }
-    // SAFETY: the id says that a `T::Local` was written there for this work, and `local` is borrowed for this caller alone.
+    // SAFETY: the id says that a `T::Local` was written there for this work, and `local` is
+    // borrowed for this caller alone.
     let step = task.step(&PinnedCpu::new(host), unsafe { &mut *place });
     local.done = (step == Step::Done).into();
     step
@@ -92,19 +97,23 @@ const _: () = assert!(core::mem::offset_of!(TdxhWorkLocal, value) == 16);
 /// One short step of the work on this CPU. See the header.
 ///
 /// # Safety
-/// `work` is null or what the kernel's callback was given, and that callback has not returned. `local` is null or valid for reads and
-/// writes of initialised bytes; they are zero, or were last written by this function.
+/// `work` is null or what the kernel's callback was given, and that callback has not returned.
+/// `local` is null or valid for reads and writes of initialised bytes; they are zero, or were last
+/// written by this function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_work_step(work: *const TdxhWork, local: *mut TdxhWorkLocal) -> TdxhWorkStep {
     if !is_usable(local) {
-        // SAFETY: the contract on the work is the same. Work that nobody does would be caches that nobody writes back.
+        // SAFETY: the contract on the work is the same. Work that nobody does would be caches that
+        // nobody writes back.
         unsafe { tdxh_work_run(work) };
         return TdxhWorkStep::Done;
     }
-    // SAFETY: null and misaligned are answered; a work that the library handed out is valid until its callback returns.
+    // SAFETY: null and misaligned are answered; a work that the library handed out is valid until
+    // its callback returns.
     let Ok(work) = (unsafe { input(work) }) else { return TdxhWorkStep::Done };
-    // SAFETY: not null and aligned, valid by contract; `work.step` is `step::<T>` of the type that the task has. A local that has the
-    // id of this work was given it by `step`, because no two works have the same.
+    // SAFETY: not null and aligned, valid by contract; `work.step` is `step::<T>` of the type that
+    // the task has. A local that has the id of this work was given it by `step`, because no two
+    // works have the same.
     match unsafe { (work.step)(work, &mut *local) } {
         Step::Again => TdxhWorkStep::Again,
         Step::Done => TdxhWorkStep::Done,

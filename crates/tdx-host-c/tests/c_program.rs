@@ -1,5 +1,6 @@
-//! The static library as a C kernel gets it: what it exports and what it needs, and a C11 program that drives the software machine
-//! through it, with gcc and with clang, warnings as errors, under the address and undefined-behaviour sanitizers.
+//! The static library as a C kernel gets it: what it exports and what it needs, and a C11 program
+//! that drives the software machine through it, with gcc and with clang, warnings as errors, under
+//! the address and undefined-behaviour sanitizers.
 //!
 //! A compiler that is not there is named on stderr, and its part is skipped.
 
@@ -40,8 +41,8 @@ static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| {
     target.join("release/libtdxhost.a")
 });
 
-/// The directory of `libsoftware_machine.so`: an example of this crate, in the target directory that this test came from. A run of
-/// this test alone has not built it.
+/// The directory of `libsoftware_machine.so`: an example of this crate, in the target directory
+/// that this test came from. A run of this test alone has not built it.
 static MACHINE: LazyLock<PathBuf> = LazyLock::new(|| {
     let test = std::env::current_exe().unwrap();
     let profile = test.ancestors().nth(2).unwrap();
@@ -70,8 +71,9 @@ static BARE_LIBRARY: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
     Some(target.join(BARE).join("release/libtdxhost.a"))
 });
 
-/// Looks at the product's own object. The rest of the archive is compiler_builtins, which comes with every Rust static library;
-/// a linker takes nothing of it here but memcpy and the like, where a program brings none.
+/// Looks at the product's own object. The rest of the archive is compiler_builtins, which comes
+/// with every Rust static library; a linker takes nothing of it here but memcpy and the like, where
+/// a program brings none.
 fn look(library: &Path, mut at: impl FnMut(&object::File<'_>)) {
     let archive = std::fs::read(library).unwrap();
     let members = ArchiveFile::parse(&*archive).unwrap().members().map(Result::unwrap);
@@ -115,7 +117,8 @@ fn the_library_exports_the_functions_of_the_header_and_nothing_else() {
     assert!(others.is_empty(), "{others:?}");
 }
 
-/// No allocator, no unwinder, and no panic: the optimiser has thrown away every path to one, messages included.
+/// No allocator, no unwinder, and no panic: the optimiser has thrown away every path to one,
+/// messages included.
 #[test]
 fn the_library_needs_three_functions_and_cannot_panic() {
     // The last two are made by the linker: the borders of a section.

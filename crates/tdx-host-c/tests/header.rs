@@ -1,6 +1,7 @@
-//! The header against the Rust side, so that the two cannot drift: every function with its arguments, every struct field by field,
-//! every enum value, every size and constant, in both directions. The Rust side is read from its source, the numbers from its
-//! types. No C compiler is needed; where there is one it checks the sizes, too.
+//! The header against the Rust side, so that the two cannot drift: every function with its
+//! arguments, every struct field by field, every enum value, every size and constant, in both
+//! directions. The Rust side is read from its source, the numbers from its types. No C compiler is
+//! needed; where there is one it checks the sizes, too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -227,7 +228,8 @@ fn argument_list(arguments: &str) -> String {
     if list.is_empty() { "void".to_owned() } else { list.join(", ") }
 }
 
-/// All Rust source of this crate without comments and attributes, and the two files that define types which C sees.
+/// All Rust source of this crate without comments and attributes, and the two files that define
+/// types which C sees.
 fn source() -> String {
     let folder = Path::new(CRATE).join("src");
     let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -266,7 +268,8 @@ fn fields(body: &str) -> Tokens {
     normal(&split_list(body).into_iter().map(field).collect::<String>())
 }
 
-/// Every struct that is laid out as in C, but for opaque ones and for `TdxhWork`, which C never looks into.
+/// Every struct that is laid out as in C, but for opaque ones and for `TdxhWork`, which C never
+/// looks into.
 fn rust_structs(source: &str) -> BTreeMap<String, Tokens> {
     let mut structs = BTreeMap::new();
     for part in source.split("#[repr(C").skip(1) {
@@ -425,7 +428,8 @@ fn the_header_teaches_every_function() {
     }
 }
 
-/// What the C compiler makes of the structs has the size and alignment that the Rust compiler gives them.
+/// What the C compiler makes of the structs has the size and alignment that the Rust compiler gives
+/// them.
 #[test]
 fn compilers_agree_on_sizes() {
     let transparent = sizes![

@@ -1,7 +1,8 @@
 //! How long a layout takes, on the hosts of the fixtures and on worse ones. Goal: under 1 ms.
 //!
-//! Method: each host's layout is built and released many times in a row after a warm-up; the figure is the median of the
-//! single runs, with the slowest 1 % beside it. Output: a table, and JSON in `<target>/bench/layout.json`.
+//! Method: each host's layout is built and released many times in a row after a warm-up; the figure
+//! is the median of the single runs, with the slowest 1 % beside it. Output: a table, and JSON in
+//! `<target>/bench/layout.json`.
 
 #[path = "../tests/layout/hosts.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]

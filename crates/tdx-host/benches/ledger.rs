@@ -1,8 +1,9 @@
-//! The ledger against its peers, in the same run: mark + unmark of 4 KiB pages on one and two threads, and finding 1,000
-//! private pages in 8 TiB.
+//! The ledger against its peers, in the same run: mark + unmark of 4 KiB pages on one and two
+//! threads, and finding 1,000 private pages in 8 TiB.
 //!
-//! Peers: `roaring`, `rangemap`, a mutexed `BTreeSet`, and a flat atomic bitmap of one bit a page. The first three allocate and
-//! need a lock, so none of them could be used on a crash path; they are here for the figures. Rounds interleave the peers.
+//! Peers: `roaring`, `rangemap`, a mutexed `BTreeSet`, and a flat atomic bitmap of one bit a page.
+//! The first three allocate and need a lock, so none of them could be used on a crash path; they
+//! are here for the figures. Rounds interleave the peers.
 //!
 //! Output: a table, and JSON in `target/bench/ledger.json`.
 
@@ -21,7 +22,8 @@ fn page_range(page: u64, count: u64) -> PageRange {
     PageRange::new(Page::new(page), Page::new(page + count))
 }
 
-/// Pages in the order they are touched: a permutation of the first `TIB_PAGES`, so no two rounds are alike to a prefetcher.
+/// Pages in the order they are touched: a permutation of the first `TIB_PAGES`, so no two rounds
+/// are alike to a prefetcher.
 fn scattered(index: u64) -> u64 {
     index.wrapping_mul(0x9e37_79b9_7f4a_7c15) % TIB_PAGES
 }
@@ -90,7 +92,8 @@ impl Marks for Mutex<rangemap::RangeSet<u64>> {
     }
 }
 
-/// Nanoseconds of one mark and one unmark. Each thread keeps a window of marked pages, as a running host does.
+/// Nanoseconds of one mark and one unmark. Each thread keeps a window of marked pages, as a running
+/// host does.
 fn mark_and_unmark(marks: &dyn Marks, threads: u64, operations: u64, place: Place) -> f64 {
     const WINDOW: u64 = 1000;
     let begin = Instant::now();

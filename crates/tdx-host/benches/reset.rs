@@ -1,12 +1,14 @@
 //! The reset loop against the best streaming-store loop of the same machine, in the same run.
 //!
-//! Runs `tdx_host::arch::movdir64b_zero` where the CPU has MOVDIR64B. Where it has not, a loop of the same shape with one
-//! 64-byte (AVX-512) non-temporal store per line stands in for it, and the output says so. The product never does that: a
-//! non-temporal store does not clear poison. Figures are ratios within a run; machines are noisy.
+//! Runs `tdx_host::arch::movdir64b_zero` where the CPU has MOVDIR64B. Where it has not, a loop of
+//! the same shape with one 64-byte (AVX-512) non-temporal store per line stands in for it, and the
+//! output says so. The product never does that: a non-temporal store does not clear poison. Figures
+//! are ratios within a run; machines are noisy.
 //!
 //! Output: a table, and JSON in `target/bench/reset.json`.
 
-// UNSAFETY: measures store instructions on memory of its own; nothing else of the workspace uses this file.
+// UNSAFETY: measures store instructions on memory of its own; nothing else of the workspace uses
+// this file.
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "x86_64")]
@@ -46,10 +48,12 @@ mod x86 {
     /// The product's loop, or its stand-in of the same shape. `lines` lines from `start` on.
     fn line_loop(movdir64b: bool, start: *mut u8, lines: u64) {
         if movdir64b {
-            // SAFETY: the CPU has the instruction; the caller's range lies in the buffer, which is ordinary memory.
+            // SAFETY: the CPU has the instruction; the caller's range lies in the buffer, which is
+            // ordinary memory.
             unsafe { tdx_host::arch::movdir64b_zero(start, lines) };
         } else {
-            // SAFETY: the CPU has AVX-512 (checked in `main`); the range lies in the buffer and is 64-byte aligned.
+            // SAFETY: the CPU has AVX-512 (checked in `main`); the range lies in the buffer and is
+            // 64-byte aligned.
             unsafe {
                 asm!(
                     "vpxorq zmm0, zmm0, zmm0",
@@ -66,7 +70,8 @@ mod x86 {
         }
     }
 
-    /// The fastest streaming loop we know of: four 64-byte non-temporal stores per turn. `bytes` is a multiple of 256.
+    /// The fastest streaming loop we know of: four 64-byte non-temporal stores per turn. `bytes` is
+    /// a multiple of 256.
     fn best_streaming(start: *mut u8, bytes: u64) {
         // SAFETY: as above.
         unsafe {

@@ -1,9 +1,10 @@
-//! A hypervisor: builds a TD, gives it pages and takes them back while it lives, tears it down, and every page is ordinary memory
-//! again.
+//! A hypervisor: builds a TD, gives it pages and takes them back while it lives, tears it down, and
+//! every page is ordinary memory again.
 //!
-//! Every page goes the same way: out of the allocator as a [`SharedPage`], to the module inside a call, and back clean inside
-//! another. If a call fails, its error holds the page, clean, or says that it stays marked. There is no other way for a page to move,
-//! so there is no place to forget one.
+//! Every page goes the same way: out of the allocator as a [`SharedPage`], to the module inside a
+//! call, and back clean inside another. If a call fails, its error holds the page, clean, or says
+//! that it stays marked. There is no other way for a page to move, so there is no place to forget
+//! one.
 //!
 //! ```sh
 //! cargo run -p tdx-host --example hypervisor
@@ -41,7 +42,8 @@ fn td_params() -> [u8; 1024] {
 
 /// From TDR to MR.FINALIZE: one VCPU, two measured pages at guest addresses 0 and 4096.
 ///
-/// Pages of a TD that is never finished are taken back like those of any other: `tear_down` is there from the first step.
+/// Pages of a TD that is never finished are taken back like those of any other: `tear_down` is
+/// there from the first step.
 fn build<'h>(
     kernel: &mut Kernel<'_>,
     host: TdHost<'h>,
@@ -88,8 +90,8 @@ fn give_and_take<'h>(
     td.augment(&cpu, guest(2), page)?;
     assert_eq!(ledger.state(given), Some(PageState::Given));
 
-    // The module refuses a page that is there already. What was handed in comes back in the error, clean: the call may have written to
-    // it before it failed.
+    // The module refuses a page that is there already. What was handed in comes back in the error,
+    // clean: the call may have written to it before it failed.
     let page = kernel.take_page(ledger);
     let refused = page.page();
     let error = td.augment(&cpu, guest(2), page).expect_err("the guest has a page there");
@@ -97,7 +99,8 @@ fn give_and_take<'h>(
     kernel.put_page(error.page.expect("it could be cleaned"));
     assert_eq!(ledger.state(refused), Some(PageState::Shared));
 
-    // Take: block, track, kick the VCPUs (none is inside here), remove. Write-back and reset are part of the last call.
+    // Take: block, track, kick the VCPUs (none is inside here), remove. Write-back and reset are
+    // part of the last call.
     for gpa in [guest(2), guest(1)] {
         td.block(&cpu, gpa, PageSize::Size4K)?;
     }
@@ -156,7 +159,8 @@ pub fn run() {
     let back = tear_down(&mut kernel, td, &[vcpu.tdvpr]).unwrap_or_else(|error| panic!("{error}"));
     println!("{back} pages came back; {} marked, {} KeyIDs lost", ledger.marked_pages(), key_ids.lost());
 
-    // The machine is the judge: nothing outside PAMT is private in memory or dirty in a cache under the TD's KeyID.
+    // The machine is the judge: nothing outside PAMT is private in memory or dirty in a cache under
+    // the TD's KeyID.
     let machine = hardware.machine();
     let pamt: u64 = layout.pamt_ranges().map(|range| machine.private_lines_in(range.lines())).sum();
     assert_eq!(machine.private_lines(), pamt, "only PAMT is private");

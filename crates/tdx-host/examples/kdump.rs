@@ -1,8 +1,9 @@
-//! Kdump: CPU 2 panics while CPU 1 is between the mark of a page and the SEAMCALL that gives it, after a wild store has poisoned a
-//! page of PAMT. The crash kernel reads all of old memory.
+//! Kdump: CPU 2 panics while CPU 1 is between the mark of a page and the SEAMCALL that gives it,
+//! after a wild store has poisoned a page of PAMT. The crash kernel reads all of old memory.
 //!
-//! Told with every CPU obeying the NMI; with CPU 1 deaf to it, so that its caches may still hold private lines: the host then resets
-//! all the same, and says in the table of leftovers what it cannot vouch for; and, for comparison, with no reset at all.
+//! Told with every CPU obeying the NMI; with CPU 1 deaf to it, so that its caches may still hold
+//! private lines: the host then resets all the same, and says in the table of leftovers what it
+//! cannot vouch for; and, for comparison, with no reset at all.
 //!
 //! ```sh
 //! cargo run -p tdx-host --example kdump
@@ -49,7 +50,8 @@ pub fn run(policy: Policy, deaf: Option<u32>) -> Outcome {
     kernel.platform = Some(platform);
     bringup::run(&mut kernel, platform, &record, &mut layout, &MEMORY, Algorithm::Fit).expect("the bring-up succeeds");
     let ledger_words = words(Ledger::words_needed(tdmrs(&layout)));
-    // Told at the start that the crash kernel's memory is not TDX's, the ledger never lets a page of it be given.
+    // Told at the start that the crash kernel's memory is not TDX's, the ledger never lets a page
+    // of it be given.
     let ledger = Ledger::new(tdmrs(&layout), &ledger_words).expect("a layout's TDMRs are good ranges");
     let ledger = ledger.leaving_alone(CRASH_KERNEL).expect("room for one range");
     let memory = HostMemory {
@@ -61,8 +63,8 @@ pub fn run(policy: Policy, deaf: Option<u32>) -> Outcome {
         untouched: &[CRASH_KERNEL],
     };
 
-    // `kexec -p`: the image is written now, so it must lie where neither TDX nor the reset will be. The table says "all old memory
-    // may be private" until a handover has come to its end.
+    // `kexec -p`: the image is written now, so it must lie where neither TDX nor the reset will be.
+    // The table says "all old memory may be private" until a handover has come to its end.
     check_crash_image(&memory, &[CRASH_KERNEL]).expect("the reserved memory is good");
     let mut table = vec![0; 64 << 10];
     LeftoverTable::all_private(&mut table).expect("64 KiB hold a header");
@@ -77,7 +79,8 @@ pub fn run(policy: Policy, deaf: Option<u32>) -> Outcome {
     let page = kernel.take_page(&ledger);
     let giving = page.give(&hardware.cpu(1)).expect("a shared page can be given");
 
-    // CPU 2 panics. No lock, no allocation, no SEAMCALL; the memory is asked for after the others have stopped.
+    // CPU 2 panics. No lock, no allocation, no SEAMCALL; the memory is asked for after the others
+    // have stopped.
     (kernel.this, kernel.deaf) = (2, deaf);
     let report = hand_over_crash(policy, &kernel.cpu(), hardware.gate(), &kernel, || memory);
     LeftoverTable::write(&mut table, &report, &memory).expect("64 KiB hold a header");

@@ -39,7 +39,8 @@ pub struct Outcome {
 pub fn run(policy: Policy, module: ModuleProfile) -> Result<Outcome, BringupError> {
     let hardware = Hardware::with(|config| config.module = Some(module));
     let platform = detect(&hardware).expect("this machine has TDX");
-    // Both are statics in a kernel: the record must be readable in a crash at any instant, and a layout is too large for a stack.
+    // Both are statics in a kernel: the record must be readable in a crash at any instant, and a
+    // layout is too large for a stack.
     let record = PrivateMemory::<{ tdx_host::private_memory::MAX_PAMT_RANGES }>::new();
     let mut layout = Box::new(Layout::new());
     let mut kernel = Kernel::boot(&hardware);
@@ -47,7 +48,8 @@ pub fn run(policy: Policy, module: ModuleProfile) -> Result<Outcome, BringupErro
     let ready = bringup::run(&mut kernel, platform, &record, &mut layout, &MEMORY, Algorithm::Fit)?;
     let features: TdxFeatures0 = ready.module.features;
 
-    // The ledger and the KeyIDs live in memory from the kernel's allocator, and are published before the first page is given.
+    // The ledger and the KeyIDs live in memory from the kernel's allocator, and are published
+    // before the first page is given.
     let ledger_words = words(Ledger::words_needed(tdmrs(&layout)));
     let ledger = Ledger::new(tdmrs(&layout), &ledger_words).expect("a layout's TDMRs are good ranges");
     let ledger = ledger.leaving_alone(kernel::CRASH_KERNEL).expect("room for one range");

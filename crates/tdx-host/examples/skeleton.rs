@@ -1,7 +1,9 @@
-//! The minimal host kernel: what it keeps in statics, when it brings TDX up, and what it does when there is no TDX, when the bring-up
-//! fails, and when it is told to kexec. No TDs: `hypervisor.rs` has them.
+//! The minimal host kernel: what it keeps in statics, when it brings TDX up, and what it does when
+//! there is no TDX, when the bring-up fails, and when it is told to kexec. No TDs: `hypervisor.rs`
+//! has them.
 //!
-//! What a kernel implements for this stands in `kernel/mod.rs`, the adapter that all examples share.
+//! What a kernel implements for this stands in `kernel/mod.rs`, the adapter that all examples
+//! share.
 //!
 //! ```sh
 //! cargo run -p tdx-host --example skeleton
@@ -22,13 +24,15 @@ use tdx_host::platform::{TdxPlatform, detect};
 use tdx_host::private_memory::{MAX_PAMT_RANGES, PrivateMemory};
 use tdx_machine::{Fault, When};
 
-/// What a kernel knows of TDX. All of it lives as long as the kernel: in statics, or in memory that is never freed.
+/// What a kernel knows of TDX. All of it lives as long as the kernel: in statics, or in memory that
+/// is never freed.
 pub struct Tdx {
     /// What [`detect`] found; `None` if there is no TDX.
     pub platform: Option<TdxPlatform>,
     /// What the module said; `None` if it is not up.
     pub module: Option<ModuleInfo>,
-    /// Which PAMTs there are. It exists before the first bring-up and outlives every one: a crash at any instant reads it.
+    /// Which PAMTs there are. It exists before the first bring-up and outlives every one: a crash
+    /// at any instant reads it.
     pub record: PrivateMemory,
     /// TDMRs and PAMTs.
     pub layout: Box<Layout>,

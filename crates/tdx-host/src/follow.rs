@@ -1,18 +1,21 @@
-//! SEAMCALLs that somebody else makes: which pages each one takes and returns, entered into a [`Ledger`]. For a module beside a kernel that
-//! builds TDs by code of its own. It makes no SEAMCALL and refuses to guess: a leaf it does not know may move any page, and is an error.
+//! SEAMCALLs that somebody else makes: which pages each one takes and returns, entered into a
+//! [`Ledger`]. For a module beside a kernel that builds TDs by code of its own. It makes no
+//! SEAMCALL and refuses to guess: a leaf it does not know may move any page, and is an error.
 //!
 //! ```text
 //!   Moves::of(call) -> before(ledger) -> the kernel's SEAMCALL -> after(ledger, answer)      later: reset(ledger, range)
 //! ```
 //!
-//! What makes it complete: every page goes to the module as an operand of some call, so who sees the operands of every call before it is
-//! made knows every page before it is private. What is not known by operands (the page that MEM.PAGE.REMOVE gives back) is in the answer,
-//! and until that is there the page is still marked. A page loses its mark in [`reset`] alone.
+//! What makes it complete: every page goes to the module as an operand of some call, so who sees
+//! the operands of every call before it is made knows every page before it is private. What is not
+//! known by operands (the page that MEM.PAGE.REMOVE gives back) is in the answer, and until that is
+//! there the page is still marked. A page loses its mark in [`reset`] alone.
 //!
-//! The functions keep nothing: who listens to two ends of a call says [`Moves::of`] at each of them, of the same operands.
+//! The functions keep nothing: who listens to two ends of a call says [`Moves::of`] at each of
+//! them, of the same operands.
 //!
-//! The ledger may find calls that contradict each other (two CPUs give one page, a page is given that was never reset): it keeps the
-//! mark, and believes the later answer.
+//! The ledger may find calls that contradict each other (two CPUs give one page, a page is given
+//! that was never reset): it keeps the mark, and believes the later answer.
 
 use arrayvec::ArrayVec;
 use tdx_abi::{Leaf, Page, PageRange, PageSize, PhysAddr, Registers, removed_page};
@@ -75,7 +78,8 @@ fn size_in(rcx: u64) -> PageSize {
 }
 
 impl Moves {
-    /// Of a call, by its operands. `dynamic_pamt`: the module has it on, so that DEMOTE takes a pair and PROMOTE returns one.
+    /// Of a call, by its operands. `dynamic_pamt`: the module has it on, so that DEMOTE takes a
+    /// pair and PROMOTE returns one.
     ///
     /// # Errors
     /// [`NotFollowed::Leaf`].
@@ -141,7 +145,8 @@ impl Moves {
         let mut result = Ok(());
         for range in &self.taken {
             for page in pages(*range) {
-                // In either case the mark stays. A page that somebody else gives at the same time may be in any state.
+                // In either case the mark stays. A page that somebody else gives at the same time
+                // may be in any state.
                 let moved = if failed { ledger.refused(page) } else { settle_given(ledger, page) };
                 if moved.is_err() && ledger.state(page.start()).is_none() {
                     result = Err(NotFollowed::Outside(page.start()));
@@ -247,8 +252,8 @@ fn settle_given(ledger: &Ledger<'_>, page: PageRange) -> Result<(), crate::ledge
     ledger.given(page).or_else(|_| ledger.give_again(page).and_then(|()| ledger.given(page)))
 }
 
-/// The range has been reset, line by line, and fenced: its pages are shared from here on. Pages that were shared already, and memory that the
-/// ledger does not cover, are nobody's concern.
+/// The range has been reset, line by line, and fenced: its pages are shared from here on. Pages
+/// that were shared already, and memory that the ledger does not cover, are nobody's concern.
 ///
 /// # Errors
 /// [`NotFollowed::StillGiven`]: the first page that keeps its mark, because no call has returned it.

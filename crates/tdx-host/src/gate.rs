@@ -1,17 +1,19 @@
-//! May a SEAMCALL be made, and may this CPU's caches hold private lines? Both as data, for every CPU, before each
-//! SEAMCALL; readable at any instant without lock or waiting. It refuses every SEAMCALL once a handover has closed it, but for
-//! the one SYS.DISABLE of the handover itself.
+//! May a SEAMCALL be made, and may this CPU's caches hold private lines? Both as data, for every
+//! CPU, before each SEAMCALL; readable at any instant without lock or waiting. It refuses every
+//! SEAMCALL once a handover has closed it, but for the one SYS.DISABLE of the handover itself.
 //!
 //! # Why no SEAMCALL slips through
 //!
-//! 1. A CPU writes "in leaf L, caches may hold private lines" into its slot, passes a sequentially consistent fence, and
-//!    only then looks whether the gate is open.
+//! 1. A CPU writes "in leaf L, caches may hold private lines" into its slot, passes a sequentially
+//!    consistent fence, and only then looks whether the gate is open.
 //! 2. The CPU that hands over closes the gate, passes a fence, and only then looks at the slots.
-//! 3. Of two fences one is the first, so either the CPU sees the gate closed and makes no SEAMCALL, or the other sees the slot
-//!    and waits, or stops that CPU. loom runs this file against its weakened twin: `tests/loom_gate.rs`.
+//! 3. Of two fences one is the first, so either the CPU sees the gate closed and makes no SEAMCALL,
+//!    or the other sees the slot and waits, or stops that CPU. loom runs this file against its
+//!    weakened twin: `tests/loom_gate.rs`.
 //!
-//! A CPU stopped by an NMI between any two of these stores leaves a slot that says too much, never too little: caches are then
-//! written back for nothing. The NMI of a CPU inside SEAM waits until it has left; the slot still says so.
+//! A CPU stopped by an NMI between any two of these stores leaves a slot that says too much, never
+//! too little: caches are then written back for nothing. The NMI of a CPU inside SEAM waits until
+//! it has left; the slot still says so.
 //!
 //! # Example
 //!
@@ -92,7 +94,8 @@ impl Default for CpuSlot {
 }
 
 impl From<CpuActivity> for CpuSlot {
-    /// A slot that says this: for a copy of a machine, or one read from a dump. Its CPU goes by its place among the slots.
+    /// A slot that says this: for a copy of a machine, or one read from a dump. Its CPU goes by its
+    /// place among the slots.
     fn from(activity: CpuActivity) -> Self {
         let leaf = activity.in_seamcall.or(activity.may_hold_private_lines).map_or(0, |leaf| u64::from(leaf.0));
         let flag = |set, bit| if set { bit } else { 0 };
@@ -112,7 +115,8 @@ pub struct CpuActivity {
     pub cpu: CpuId,
     /// The leaf it is in, or is about to enter.
     pub in_seamcall: Option<Leaf>,
-    /// Why its caches may hold lines of private KeyIDs: the last SEAMCALL since they were written back.
+    /// Why its caches may hold lines of private KeyIDs: the last SEAMCALL since they were written
+    /// back.
     pub may_hold_private_lines: Option<Leaf>,
     /// It has written back its caches and stopped. Until its next SEAMCALL.
     pub stopped: bool,
@@ -132,8 +136,8 @@ impl fmt::Display for CpuActivity {
     }
 }
 
-/// One per machine, usually a `static Gate<[CpuSlot; N]>`. `S` holds one slot for each CPU number; a CPU whose number is not
-/// below their count can make no SEAMCALL.
+/// One per machine, usually a `static Gate<[CpuSlot; N]>`. `S` holds one slot for each CPU number;
+/// a CPU whose number is not below their count can make no SEAMCALL.
 #[derive(Debug)]
 pub struct Gate<S> {
     closed: AtomicBool,
@@ -174,8 +178,8 @@ pub struct GateHandle<'g> {
 }
 
 impl<'g> GateHandle<'g> {
-    /// From now on no CPU begins a SEAMCALL. Those under way are in [`GateHandle::activity`]. False if it was closed before: another
-    /// handover is under way.
+    /// From now on no CPU begins a SEAMCALL. Those under way are in [`GateHandle::activity`]. False
+    /// if it was closed before: another handover is under way.
     pub fn close(self) -> bool {
         let first = !self.closed.swap(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
@@ -237,8 +241,8 @@ impl Drop for Admitted<'_> {
 }
 
 impl<'g> Admission<'g> {
-    /// Records the reason, then asks. To be called right before the instruction, on the CPU whose admission it is, with
-    /// preemption off.
+    /// Records the reason, then asks. To be called right before the instruction, on the CPU whose
+    /// admission it is, with preemption off.
     ///
     /// # Errors
     /// [`Closed`]; then the instruction must not be executed.
@@ -255,8 +259,8 @@ impl<'g> Admission<'g> {
         Ok(Admitted(slot))
     }
 
-    /// Somebody makes a SEAMCALL on this CPU who does not ask: a kernel with TDX code of its own. From now on its caches may hold private
-    /// lines, also when the gate is closed.
+    /// Somebody makes a SEAMCALL on this CPU who does not ask: a kernel with TDX code of its own.
+    /// From now on its caches may hold private lines, also when the gate is closed.
     pub fn observed(self, leaf: Leaf) {
         if let Some(slot) = self.slot {
             slot.0.store((u64::from(leaf.0) | ENTERING) & !IN_SEAMCALL, Ordering::Release);
@@ -264,7 +268,8 @@ impl<'g> Admission<'g> {
         }
     }
 
-    /// As [`Admission::enter`] for the CPU that has closed the gate and asks the module to clean up. All others have stopped.
+    /// As [`Admission::enter`] for the CPU that has closed the gate and asks the module to clean
+    /// up. All others have stopped.
     pub(crate) fn enter_for_handover(self, leaf: Leaf) -> Result<Admitted<'g>, Closed> {
         let slot = self.slot.ok_or(Closed)?;
         slot.0.store(u64::from(leaf.0) | ENTERING, Ordering::Release);
@@ -272,14 +277,15 @@ impl<'g> Admission<'g> {
         Ok(Admitted(slot))
     }
 
-    /// The last SEAMCALL since this CPU wrote back its caches, if there was one. A CPU without a slot says it has none: it
-    /// was never admitted.
+    /// The last SEAMCALL since this CPU wrote back its caches, if there was one. A CPU without a
+    /// slot says it has none: it was never admitted.
     pub fn may_hold_private_lines(self) -> Option<Leaf> {
         let word = self.slot?.0.load(Ordering::Relaxed);
         (word & MAY_HOLD != 0).then_some(Leaf((word & LEAF) as u16))
     }
 
-    /// This CPU has executed WBINVD and makes no SEAMCALL before it calls [`Admission::enter`] again.
+    /// This CPU has executed WBINVD and makes no SEAMCALL before it calls [`Admission::enter`]
+    /// again.
     pub(crate) fn written_back(self) {
         if let Some(slot) = self.slot {
             let word = slot.0.load(Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! Private KeyIDs for TDs: who has which, on memory that the caller provides. It refuses to hand out a KeyID again before the
-//! module has freed it.
+//! Private KeyIDs for TDs: who has which, on memory that the caller provides. It refuses to hand
+//! out a KeyID again before the module has freed it.
 //!
 //! ```
 //! use core::sync::atomic::AtomicU64;
@@ -23,7 +23,8 @@ use tdx_abi::{KeyId, KeyIdPartition};
 
 use crate::sync::{AtomicU64, Ordering};
 
-/// The private KeyIDs of a machine but the global one. Any CPU may lease and free at any time, without lock.
+/// The private KeyIDs of a machine but the global one. Any CPU may lease and free at any time,
+/// without lock.
 #[derive(Debug)]
 pub struct KeyIds<'m> {
     first: u16,

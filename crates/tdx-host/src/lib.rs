@@ -1,21 +1,25 @@
-//! The TDX host memory stack: brings up Intel's TDX module, knows which physical memory is TDX-private, and hands a clean
-//! machine to the next kernel at kexec and after a failed bring-up.
+//! The TDX host memory stack: brings up Intel's TDX module, knows which physical memory is
+//! TDX-private, and hands a clean machine to the next kernel at kexec and after a failed bring-up.
 //!
-//! It refuses to allocate, to take a lock, and to know which machine it runs on: the kernel brings memory and CPUs through
-//! the traits of [`platform`], the instructions stand behind them, and no feature ever swaps one for an emulation.
+//! It refuses to allocate, to take a lock, and to know which machine it runs on: the kernel brings
+//! memory and CPUs through the traits of [`platform`], the instructions stand behind them, and no
+//! feature ever swaps one for an emulation.
 //!
 //! # The idea
 //!
-//! *Private* memory is memory that belongs to the TDX module or to a TD: its tables (PAMT) and every page of a TD, encrypted under a
-//! private KeyID and marked so, line by line, by the memory controller. Nothing on the module's way of returning a page writes that
-//! page: **a page that is given back is as private as before**, and so is all of it after a kexec.
+//! *Private* memory is memory that belongs to the TDX module or to a TD: its tables (PAMT) and
+//! every page of a TD, encrypted under a private KeyID and marked so, line by line, by the memory
+//! controller. Nothing on the module's way of returning a page writes that page: **a page that is
+//! given back is as private as before**, and so is all of it after a kexec.
 //!
-//! Processors with the *partial-write erratum* (Sapphire Rapids, Emerald Rapids) turn this into a trap. A write of less than 64 bytes
-//! that reaches the memory controller at a private line poisons it, silently; a later read is a machine check, far from the cause. Only
-//! a full 64-byte store with KeyID 0 (MOVDIR64B) makes a private line normal: a *reset*.
+//! Processors with the *partial-write erratum* (Sapphire Rapids, Emerald Rapids) turn this into a
+//! trap. A write of less than 64 bytes that reaches the memory controller at a private line poisons
+//! it, silently; a later read is a machine check, far from the cause. Only a full 64-byte store
+//! with KeyID 0 (MOVDIR64B) makes a private line normal: a *reset*.
 //!
-//! So somebody must know, at every instant and on every CPU, which memory may be private, and must reset it before anyone else uses it.
-//! This crate is that somebody. Four records, all atomic, all readable in a panic without lock, allocation or waiting:
+//! So somebody must know, at every instant and on every CPU, which memory may be private, and must
+//! reset it before anyone else uses it. This crate is that somebody. Four records, all atomic, all
+//! readable in a panic without lock, allocation or waiting:
 //!
 //! | record | says | written |
 //! | --- | --- | --- |
@@ -48,24 +52,28 @@
 //!   in between, at any instant: kexec, panic, NMI -> every page that is not Shared is reset by the handover
 //! ```
 //!
-//! Each box is a type ([`page`]), each arrow takes the value before it: a page cannot be used while it is private, given twice, or freed
-//! before its reset. Such code does not compile.
+//! Each box is a type ([`page`]), each arrow takes the value before it: a page cannot be used while
+//! it is private, given twice, or freed before its reset. Such code does not compile.
 //!
 //! # What always holds
 //!
-//! 1. **Superset.** Every private line lies in a marked page or in a recorded PAMT range. A page is marked *before* the SEAMCALL that
-//!    gives it, and unmarked *after* the fence of its reset.
-//! 2. **No harm.** A marked page holds nothing that anyone needs. So a handover may overwrite every marked page, and overwrites
-//!    nothing else.
-//! 3. **A failed SEAMCALL may have converted its page.** The page stays marked until it was written back and reset.
-//! 4. **Order.** Last SEAMCALL, then private lines out of the caches of every CPU that may hold them, then MOVDIR64B, then a fence, then
-//!    reuse. When giving: the host's own dirty lines first.
-//! 5. **No SEAMCALL after a reset has begun.** It would make PAMT dirty again. The types of [`handover`] offer none, and the gate is
-//!    closed.
-//! 6. **The crash path waits for nobody.** No lock, no allocation, no panic, no SEAMCALL that it needs.
-//! 7. **Leaks are counted, never silent.** A private token that is dropped, a TD that is dropped, a page that could not be cleaned: all
-//!    stay marked, and the next handover resets them.
-//! 8. **The report is honest.** What could not be cleaned is named ([`handover::HandoverReport::leftovers`]), never assumed clean.
+//! 1. **Superset.** Every private line lies in a marked page or in a recorded PAMT range. A page is
+//!    marked *before* the SEAMCALL that gives it, and unmarked *after* the fence of its reset.
+//! 2. **No harm.** A marked page holds nothing that anyone needs. So a handover may overwrite every
+//!    marked page, and overwrites nothing else.
+//! 3. **A failed SEAMCALL may have converted its page.** The page stays marked until it was written
+//!    back and reset.
+//! 4. **Order.** Last SEAMCALL, then private lines out of the caches of every CPU that may hold
+//!    them, then MOVDIR64B, then a fence, then reuse. When giving: the host's own dirty lines
+//!    first.
+//! 5. **No SEAMCALL after a reset has begun.** It would make PAMT dirty again. The types of
+//!    [`handover`] offer none, and the gate is closed.
+//! 6. **The crash path waits for nobody.** No lock, no allocation, no panic, no SEAMCALL that it
+//!    needs.
+//! 7. **Leaks are counted, never silent.** A private token that is dropped, a TD that is dropped, a
+//!    page that could not be cleaned: all stay marked, and the next handover resets them.
+//! 8. **The report is honest.** What could not be cleaned is named
+//!    ([`handover::HandoverReport::leftovers`]), never assumed clean.
 //!
 //! # What a kernel brings
 //!
@@ -78,13 +86,14 @@
 //! | [`layout::FrameSource`] | contiguous pages from the allocator |
 //! | [`handover::StopCpus`], [`handover::NmiStop`] | stopping the other CPUs: for kexec, and at a panic |
 //!
-//! And memory: for the record, the layout and the gate a `static`; for the ledger and the KeyIDs words from the allocator. The kernel
-//! has the locks, holds CPU hotplug off during a bring-up, and enters VMX operation by itself.
+//! And memory: for the record, the layout and the gate a `static`; for the ledger and the KeyIDs
+//! words from the allocator. The kernel has the locks, holds CPU hotplug off during a bring-up, and
+//! enters VMX operation by itself.
 //!
 //! # All of it, once
 //!
-//! On the software machine, as every example here; `kernel` is the adapter of `examples/kernel/mod.rs`, which implements these traits
-//! and nothing else.
+//! On the software machine, as every example here; `kernel` is the adapter of
+//! `examples/kernel/mod.rs`, which implements these traits and nothing else.
 //!
 //! ```
 //! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
@@ -142,19 +151,23 @@
 //! 3. [`bringup`]: SYS.INIT to SYS.TDMR.INIT, and the way back when a step fails.
 //! 4. [`ledger`], [`page`], [`key_ids`], [`dynamic_pamt`], [`td`]: pages and TDs.
 //!    Where a kernel builds TDs by code of its own, [`follow`] keeps the ledger.
-//! 5. [`handover`]: kexec, crash, what the next kernel is told, whose the address of a machine check is.
+//! 5. [`handover`]: kexec, crash, what the next kernel is told, whose the address of a machine
+//!    check is.
 //! 6. Below all of them: [`seamcall`], [`gate`], [`private_memory`], [`reset`], [`arch`].
 //!
-//! Programs that run to their end stand in `examples/`: `skeleton`, `hypervisor`, `kexec`, `kdump`. How to port a kernel, and what Linux
-//! and the specification call things: `docs/PORTING.md` and `docs/NAMES.md` in the repository.
+//! Programs that run to their end stand in `examples/`: `skeleton`, `hypervisor`, `kexec`, `kdump`.
+//! How to port a kernel, and what Linux and the specification call things: `docs/PORTING.md` and
+//! `docs/NAMES.md` in the repository.
 //!
 //! # How to read a function
 //!
-//! `# Errors` says what is left when it fails. `# SEAMCALL` says which leaves it executes, on which CPUs, and what must hold: **every CPU
-//! that makes a SEAMCALL is in VMX operation, the caller is pinned to it, and the gate is open**, so this is not said again. `# Safety`
-//! occurs in [`arch`] alone, which is the only place with `unsafe`.
+//! `# Errors` says what is left when it fails. `# SEAMCALL` says which leaves it executes, on which
+//! CPUs, and what must hold: **every CPU that makes a SEAMCALL is in VMX operation, the caller is
+//! pinned to it, and the gate is open**, so this is not said again. `# Safety` occurs in [`arch`]
+//! alone, which is the only place with `unsafe`.
 //!
-//! There are no cargo features: the same code runs on hardware, on the software machine and under a hypervisor.
+//! There are no cargo features: the same code runs on hardware, on the software machine and under a
+//! hypervisor.
 
 #![no_std]
 #![warn(missing_docs)]

@@ -1,17 +1,21 @@
-//! What the host has handed to the module: the flag "there may be private memory" and the list of PAMT ranges, readable on
-//! any CPU at any instant without lock, allocation or waiting. It refuses to shrink while the flag is up.
+//! What the host has handed to the module: the flag "there may be private memory" and the list of
+//! PAMT ranges, readable on any CPU at any instant without lock, allocation or waiting. It refuses
+//! to shrink while the flag is up.
 //!
 //! # Why the reader sees the flag
 //!
-//! 1. The bring-up CPU writes the list, raises the flag, passes a sequentially consistent fence, and only then makes the
-//!    first SEAMCALL that can turn a line private.
+//! 1. The bring-up CPU writes the list, raises the flag, passes a sequentially consistent fence,
+//!    and only then makes the first SEAMCALL that can turn a line private.
 //! 2. The kexec CPU passes a fence, and only then reads the flag and the list.
-//! 3. If that CPU can see any effect of the SEAMCALL (a private line, a stopped CPU's acknowledgement), the two fences pair
-//!    up through that effect, so it sees the flag and the whole list: release before, acquire after.
-//! 4. WBINVD is no part of this argument. It serialises the CPU that runs it and promises another CPU nothing; it comes
-//!    between 1 and the SEAMCALL for a different reason, the host's own dirty lines of PAMT.
-//! 5. Lowering goes the other way: the resets are fenced first, then the flag falls, then the list empties, then the
-//!    memory is freed. A CPU frozen anywhere in between leaves "flag up" over lines that are private or already reset.
+//! 3. If that CPU can see any effect of the SEAMCALL (a private line, a stopped CPU's
+//!    acknowledgement), the two fences pair up through that effect, so it sees the flag and the
+//!    whole list: release before, acquire after.
+//! 4. WBINVD is no part of this argument. It serialises the CPU that runs it and promises another
+//!    CPU nothing; it comes between 1 and the SEAMCALL for a different reason, the host's own dirty
+//!    lines of PAMT.
+//! 5. Lowering goes the other way: the resets are fenced first, then the flag falls, then the list
+//!    empties, then the memory is freed. A CPU frozen anywhere in between leaves "flag up" over
+//!    lines that are private or already reset.
 //!
 //! loom runs this file against its weakened twin: `tests/loom_publication.rs`.
 //!
@@ -49,7 +53,8 @@ struct Slot {
     end: AtomicU64,
 }
 
-/// The host's record of private memory. One per machine, usually a `static`; it outlives every bring-up.
+/// The host's record of private memory. One per machine, usually a `static`; it outlives every
+/// bring-up.
 ///
 /// `N` is the number of ranges it can hold; the default holds the largest layout there is.
 #[derive(Debug)]
@@ -120,7 +125,8 @@ impl<const N: usize> PrivateMemory<N> {
 
     /// Records the ranges and raises the flag. On return the next SEAMCALL may make lines private.
     ///
-    /// Called by the one CPU that runs the bring-up; `ranges` are all pages that hold PAMT, ascending.
+    /// Called by the one CPU that runs the bring-up; `ranges` are all pages that hold PAMT,
+    /// ascending.
     ///
     /// # Errors
     /// [`PublishError`]; then nothing has changed.
@@ -146,25 +152,29 @@ impl<const N: usize> PrivateMemory<N> {
         }
         self.count.store(count as u32, Ordering::Relaxed);
         self.may_have_private_memory.store(true, Ordering::Release);
-        // Store before SEAMCALL: the instruction is not part of the language's memory model, the fence is.
+        // Store before SEAMCALL: the instruction is not part of the language's memory model, the
+        // fence is.
         fence(Ordering::SeqCst);
         Ok(())
     }
 
-    /// Lowers the flag and empties the list. The caller has reset every range and fenced; it frees the memory after this.
+    /// Lowers the flag and empties the list. The caller has reset every range and fenced; it frees
+    /// the memory after this.
     pub fn withdraw(&self) {
         self.may_have_private_memory.store(false, Ordering::Release);
         fence(Ordering::SeqCst);
         self.count.store(0, Ordering::Relaxed);
     }
 
-    /// True from before the first line can be private until after the last reset of a failed bring-up.
+    /// True from before the first line can be private until after the last reset of a failed
+    /// bring-up.
     pub fn may_have_private_memory(&self) -> bool {
         fence(Ordering::SeqCst);
         self.may_have_private_memory.load(Ordering::Acquire)
     }
 
-    /// The PAMT ranges, if the flag is up; none otherwise. Meant for a CPU that has stopped all others.
+    /// The PAMT ranges, if the flag is up; none otherwise. Meant for a CPU that has stopped all
+    /// others.
     pub fn pamt_ranges(&self) -> impl Iterator<Item = PageRange> + Clone + '_ {
         let count = if self.may_have_private_memory() { self.count.load(Ordering::Acquire) as usize } else { 0 };
         self.slots.iter().take(count).map(|slot| {

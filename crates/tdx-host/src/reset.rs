@@ -1,6 +1,8 @@
-//! Turns private lines back into normal ones: MOVDIR64B over ranges, then a fence. Makes no SEAMCALL and cannot.
+//! Turns private lines back into normal ones: MOVDIR64B over ranges, then a fence. Makes no
+//! SEAMCALL and cannot.
 //!
-//! [`reset_ranges`] is for one CPU and fences after each range. [`SharedReset`] lets many CPUs share the work, cut by bytes.
+//! [`reset_ranges`] is for one CPU and fences after each range. [`SharedReset`] lets many CPUs
+//! share the work, cut by bytes.
 //!
 //! # Example
 //!
@@ -52,8 +54,8 @@ pub struct ResetCount {
 
 /// Writes every line of the ranges once and fences after each range.
 ///
-/// The caller has seen to it that no SEAMCALL is made any more and that the dirty lines of private KeyIDs are written
-/// back on every CPU; otherwise an older line may land on top of the reset.
+/// The caller has seen to it that no SEAMCALL is made any more and that the dirty lines of private
+/// KeyIDs are written back on every CPU; otherwise an older line may land on top of the reset.
 pub fn reset_ranges<R: LineReset + ?Sized>(cpu: &R, ranges: impl IntoIterator<Item = PageRange>) -> ResetCount {
     let mut done = ResetCount::default();
     for range in ranges {
@@ -68,7 +70,8 @@ pub fn reset_ranges<R: LineReset + ?Sized>(cpu: &R, ranges: impl IntoIterator<It
     done
 }
 
-/// A chunk is at most 32 MiB, some ten milliseconds of MOVDIR64B, so that no CPU is far behind the others at the end.
+/// A chunk is at most 32 MiB, some ten milliseconds of MOVDIR64B, so that no CPU is far behind the
+/// others at the end.
 const MAX_CHUNK: u64 = (32 << 20) / PAGE_SIZE;
 /// And at least 64 KiB, so that taking it costs nothing beside resetting it.
 const MIN_CHUNK: u64 = (64 << 10) / PAGE_SIZE;
@@ -77,11 +80,12 @@ const CHUNKS: u64 = 1024;
 
 /// Ranges that several CPUs reset together.
 ///
-/// The ranges, laid end to end, are cut into chunks of equal size. Every CPU walks the same ranges and takes the next
-/// chunk from one counter, so there is no list of chunks and each page is written once. A CPU fences after each chunk.
+/// The ranges, laid end to end, are cut into chunks of equal size. Every CPU walks the same ranges
+/// and takes the next chunk from one counter, so there is no list of chunks and each page is
+/// written once. A CPU fences after each chunk.
 ///
-/// The ranges must not change meanwhile: all CPUs that could change them have stopped. One CPU alone resets whatever its
-/// own walk finds.
+/// The ranges must not change meanwhile: all CPUs that could change them have stopped. One CPU
+/// alone resets whatever its own walk finds.
 #[derive(Debug)]
 pub struct SharedReset<I> {
     ranges: I,

@@ -2,7 +2,8 @@
 //!
 //! # Example
 //!
-//! A leaf that this crate does not wrap. [`call`] passes the gate, tries again where the ABI allows it, and keeps the raw status.
+//! A leaf that this crate does not wrap. [`call`] passes the gate, tries again where the ABI allows
+//! it, and keeps the raw status.
 //!
 //! ```
 //! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
@@ -31,19 +32,22 @@ use tdx_abi::{Leaf, LeafCall, Registers, Status, StatusCode};
 
 use crate::platform::{Cpu, CpuId};
 
-/// Immediate second calls after RND_NO_ENTROPY (`tdx_abi.md` section 1) or KEY_GENERATION_FAILED (section 4: entropy, retry).
-/// Linux makes ten calls in all for the first status, and only one for the second.
+/// Immediate second calls after RND_NO_ENTROPY (`tdx_abi.md` section 1) or KEY_GENERATION_FAILED
+/// (section 4: entropy, retry). Linux makes ten calls in all for the first status, and only one for
+/// the second.
 pub const ENTROPY_RETRIES: u32 = 10;
 
-/// Immediate second calls after a busy status, where the ABI allows one. No leaf spins in the module: the holder of the
-/// lock is on its way out, so a bound this large is only met when it never comes.
+/// Immediate second calls after a busy status, where the ABI allows one. No leaf spins in the
+/// module: the holder of the lock is on its way out, so a bound this large is only met when it
+/// never comes.
 pub const BUSY_RETRIES: u32 = 10_000;
 
 /// The instruction. One call, no retry, no interpretation.
 ///
 /// # SEAMCALL
-/// Implementations execute the instruction on the CPU that calls and return all registers. If the instruction fails before
-/// the module runs (carry flag, #UD, #GP) RAX is one of the software codes of [`Status`] and the rest is as on entry.
+/// Implementations execute the instruction on the CPU that calls and return all registers. If the
+/// instruction fails before the module runs (carry flag, #UD, #GP) RAX is one of the software codes
+/// of [`Status`] and the rest is as on entry.
 pub trait Seamcall {
     /// Executes SEAMCALL with these registers.
     fn seamcall(&self, registers: Registers) -> Registers;
@@ -95,7 +99,8 @@ impl fmt::Display for SeamcallError {
 
 impl core::error::Error for SeamcallError {}
 
-/// Second calls after INTERRUPTED_RESTARTABLE: an interrupt was pending, and the next call may come to the end.
+/// Second calls after INTERRUPTED_RESTARTABLE: an interrupt was pending, and the next call may come
+/// to the end.
 pub const RESTARTS: u32 = 1_000;
 
 /// How often a call is made again at once.
@@ -110,10 +115,12 @@ pub struct Retry {
 }
 
 impl Retry {
-    /// What the ABI allows for a leaf: entropy everywhere; busy and restart everywhere but in SYS.* leaves that take no lock,
-    /// because no leaf waits, so whoever holds the lock is on its way out, and a call that finds it taken has done nothing.
+    /// What the ABI allows for a leaf: entropy everywhere; busy and restart everywhere but in SYS.*
+    /// leaves that take no lock, because no leaf waits, so whoever holds the lock is on its way
+    /// out, and a call that finds it taken has done nothing.
     ///
-    /// A VCPU inside the TD is another matter: PREVIOUS_TLB_EPOCH_BUSY is not tried again, the kernel kicks VCPUs first.
+    /// A VCPU inside the TD is another matter: PREVIOUS_TLB_EPOCH_BUSY is not tried again, the
+    /// kernel kicks VCPUs first.
     pub const fn for_leaf(leaf: Leaf) -> Self {
         let busy = match leaf {
             Leaf::SYS_RD | Leaf::SYS_RDALL | Leaf::SYS_INFO | Leaf::VP_ENTER => 0,
@@ -127,15 +134,16 @@ impl Retry {
     }
 }
 
-/// Makes the call, again where [`Retry::for_leaf`] allows it. Informational statuses are a success; the caller reads RAX.
+/// Makes the call, again where [`Retry::for_leaf`] allows it. Informational statuses are a success;
+/// the caller reads RAX.
 ///
 /// # Errors
-/// The last status, with the number of attempts; [`tdx_abi::Status::GATE_CLOSED`] if the gate is closed, and then the
-/// instruction was not executed in the last attempt.
+/// The last status, with the number of attempts; [`tdx_abi::Status::GATE_CLOSED`] if the gate is
+/// closed, and then the instruction was not executed in the last attempt.
 ///
 /// # SEAMCALL
-/// The leaf that `input` names, on this CPU, once the gate has admitted it. The CPU counts as one whose caches may hold private lines from
-/// then on, also if the call fails.
+/// The leaf that `input` names, on this CPU, once the gate has admitted it. The CPU counts as one
+/// whose caches may hold private lines from then on, also if the call fails.
 pub fn call<C: Cpu>(cpu: &C, input: Registers) -> Result<Registers, SeamcallError> {
     let mut retry = Retry::for_leaf(input.leaf_call().leaf());
     let mut attempts = 1;

@@ -1,11 +1,13 @@
-//! Every public function that makes a SEAMCALL says so under `# SEAMCALL`, and none does that makes none; the table of names in
-//! `docs/NAMES.md` names what exists, and every leaf. Reads the sources as text: clippy sees to `# Errors` and `# Safety`, nobody to this.
+//! Every public function that makes a SEAMCALL says so under `# SEAMCALL`, and none does that makes
+//! none; the table of names in `docs/NAMES.md` names what exists, and every leaf. Reads the sources
+//! as text: clippy sees to `# Errors` and `# Safety`, nobody to this.
 #![cfg(not(loom))]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What stands in the body of a function that makes a SEAMCALL, directly or through a private one of its module.
+/// What stands in the body of a function that makes a SEAMCALL, directly or through a private one
+/// of its module.
 const MAKES_ONE: [&str; 8] = [
     "Leaf::",
     "cpu.seamcall(",
@@ -37,7 +39,8 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The public functions of a file that is formatted as `cargo fmt` does: a body ends at the indent at which it began.
+/// The public functions of a file that is formatted as `cargo fmt` does: a body ends at the indent
+/// at which it began.
 fn public_functions(source: &str) -> Vec<Function> {
     let lines: Vec<&str> = source.lines().take_while(|line| !line.contains("#[cfg(test)]")).collect();
     let mut functions = Vec::new();

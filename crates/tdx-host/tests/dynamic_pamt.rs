@@ -1,4 +1,5 @@
-//! Dynamic PAMT's counts and pairs against a plain model, over a module that only knows pairs: any traffic, any call refused.
+//! Dynamic PAMT's counts and pairs against a plain model, over a module that only knows pairs: any
+//! traffic, any call refused.
 #![cfg(not(loom))]
 
 mod support;
@@ -158,7 +159,8 @@ fn the_counts_need_4_bytes_for_each_2_mib() {
     assert_eq!((pamt.pairs(), pamt.counted(TDMRS[1].start())), (0, Some(0)));
 }
 
-/// The order that makes a pair safe: own lines out of the cache, marks, the call; and on the way back call, write-back, reset, unmark.
+/// The order that makes a pair safe: own lines out of the cache, marks, the call; and on the way
+/// back call, write-back, reset, unmark.
 #[test]
 fn a_pair_comes_and_goes_in_order() {
     let (_, ledger, pamt) = world();
@@ -242,7 +244,8 @@ fn bad_input_changes_nothing() {
     assert_eq!(pamt.counted(page), Some(512));
 }
 
-/// A pair that the module may have written to is reset before anybody sees its pages; one that it still has never is.
+/// A pair that the module may have written to is reset before anybody sees its pages; one that it
+/// still has never is.
 #[test]
 fn a_refused_add_and_a_refused_write_back() {
     let (_, ledger, pamt) = world();
@@ -285,7 +288,8 @@ fn a_refused_remove_can_be_tried_again() {
     assert_eq!((pamt.counted(page), ledger.marked_pages(), ledger.leaked_pages()), (Some(0), 1, 1));
 }
 
-/// A module that names pages which are not its: none of them is touched, and the ledger goes on saying that two are lost.
+/// A module that names pages which are not its: none of them is touched, and the ledger goes on
+/// saying that two are lost.
 #[test]
 fn a_pair_that_nobody_gave() {
     let (_, ledger, pamt) = world();

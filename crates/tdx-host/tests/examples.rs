@@ -1,4 +1,5 @@
-//! Runs every program of `examples/` to its end, and holds it to what it says. The judge is the software machine.
+//! Runs every program of `examples/` to its end, and holds it to what it says. The judge is the
+//! software machine.
 
 #![allow(dead_code)] // their `main` is not called here
 #![expect(clippy::duplicate_mod, reason = "each example has the kernel that they share")]
@@ -55,7 +56,8 @@ fn kdump_reads_all_that_the_host_vouches_for() {
     assert!(deaf.leftovers.is_some_and(|left| !left.is_empty()));
     assert_eq!(deaf.crash_kernel, Ok(()));
 
-    // The wild store was real: without a reset a crash kernel dies of it, unless it keeps to the table.
+    // The wild store was real: without a reset a crash kernel dies of it, unless it keeps to the
+    // table.
     let left = kdump::run(Policy::None, None);
     assert!(left.heedless.is_err());
     assert_eq!(left.crash_kernel, Ok(()));

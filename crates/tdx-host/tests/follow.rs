@@ -1,5 +1,5 @@
-//! What `follow` makes of SEAMCALLs, call by call. That it makes the same of a whole life as the hypervisor itself is shown in
-//! `tdx-lab`, `tests/traffic.rs`.
+//! What `follow` makes of SEAMCALLs, call by call. That it makes the same of a whole life as the
+//! hypervisor itself is shown in `tdx-lab`, `tests/traffic.rs`.
 
 use std::sync::atomic::AtomicU64;
 
@@ -118,7 +118,8 @@ fn a_page_whose_call_failed_keeps_its_mark_and_may_be_given_again() {
     assert_eq!(ledger.state(page()), Some(PageState::Returned));
     make(&ledger, &give, &answer(0, 0));
     assert_eq!(ledger.state(page()), Some(PageState::Given));
-    // A bug of the kernel's: the module has it. It is refused, and the page is the module's as before.
+    // A bug of the kernel's: the module has it. It is refused, and the page is the module's as
+    // before.
     make(&ledger, &give, &busy());
     assert_eq!(ledger.state(page()), Some(PageState::Given));
 }

@@ -1,7 +1,9 @@
-//! The bytes of the instructions against a golden file: the functions are naked, so every build has the same ones.
+//! The bytes of the instructions against a golden file: the functions are naked, so every build has
+//! the same ones.
 //!
-//! Decoded with iced-x86 from this test's own executable, so that no operand order or encoding is taken on trust. Write the
-//! file anew with `CLEANSLATE_BLESS=1 cargo test -p tdx-host --test instructions`, and read the difference.
+//! Decoded with iced-x86 from this test's own executable, so that no operand order or encoding is
+//! taken on trust. Write the file anew with
+//! `CLEANSLATE_BLESS=1 cargo test -p tdx-host --test instructions`, and read the difference.
 
 #![cfg(target_arch = "x86_64")]
 

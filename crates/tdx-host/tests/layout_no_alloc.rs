@@ -1,5 +1,5 @@
-//! A layout is built, explained and released without one allocation: the crate has no allocator to call, but a closure or
-//! an iterator of the caller's side could hide one.
+//! A layout is built, explained and released without one allocation: the crate has no allocator to
+//! call, but a closure or an iterator of the caller's side could hide one.
 
 // UNSAFETY: a global allocator that counts and passes on; a test binary of its own.
 #![allow(unsafe_code)]
@@ -19,7 +19,8 @@ thread_local! {
 
 struct Counting;
 
-// SAFETY: every call goes on to the system allocator unchanged; counting touches a thread local without a destructor.
+// SAFETY: every call goes on to the system allocator unchanged; counting touches a thread local
+// without a destructor.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, memory: Memory) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);

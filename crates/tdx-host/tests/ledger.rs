@@ -67,7 +67,8 @@ proptest! {
                 Op::TakeBack => ledger.take_back(range(start, start + length)),
                 Op::Clear => ledger.clear(range(start, start + length)),
             };
-            // The first wrong page is named by both; a range that leaves the TDMRs may be refused for that first.
+            // The first wrong page is named by both; a range that leaves the TDMRs may be refused
+            // for that first.
             prop_assert_eq!(checked, result);
             match wrong {
                 None => {
@@ -104,12 +105,14 @@ proptest! {
     }
 }
 
-/// TDMRs so large that the upper summary has several words, and so few marked pages that most of them are empty.
+/// TDMRs so large that the upper summary has several words, and so few marked pages that most of
+/// them are empty.
 const LARGE: [(u64, u64); 2] = [(0, 5 << 21), ((5 << 21) + 512, 7 << 21)];
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
-    /// Whatever lies between two marked pages, a walk comes from one to the other and passes over none.
+    /// Whatever lies between two marked pages, a walk comes from one to the other and passes over
+    /// none.
     #[test]
     fn a_sparse_ledger_is_walked_whole(
         places in proptest::collection::vec((0u64..7 << 21, prop_oneof![Just(1u64), Just(512), 1u64..2000]), 0..12),
@@ -173,8 +176,9 @@ fn bad_input_is_refused() {
     assert!(matches!(ledger.leaving_alone(range(3, 4)), Err(LedgerError::TooManyUntouched { .. })));
 }
 
-/// Pages that become shared while a walk stands at them are shown as marked, or not at all: never as a range without a page. Without
-/// that rule this test sees hundreds of empty ranges; loom, asked the same, found none.
+/// Pages that become shared while a walk stands at them are shown as marked, or not at all: never
+/// as a range without a page. Without that rule this test sees hundreds of empty ranges; loom,
+/// asked the same, found none.
 #[test]
 fn a_walk_beside_other_cpus_shows_no_empty_range() {
     const FIRST: u64 = 700;

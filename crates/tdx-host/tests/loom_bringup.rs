@@ -1,8 +1,11 @@
-//! loom: the real bring-up on one CPU, the real kexec or crash on another that stops it at any operation on the platform.
+//! loom: the real bring-up on one CPU, the real kexec or crash on another that stops it at any
+//! operation on the platform.
 //!
-//! The stop is an NMI: the CPU freezes where it is, and its acknowledgement orders nothing. What is private, reset or freed
-//! is kept beside the model (std atomics, which loom does not see), so it is the truth of the run and synchronises nothing.
-//! Run with `RUSTFLAGS="--cfg loom" cargo test -p tdx-host --release --test loom_bringup` (`cargo xtask test` does).
+//! The stop is an NMI: the CPU freezes where it is, and its acknowledgement orders nothing. What is
+//! private, reset or freed is kept beside the model (std atomics, which loom does not see), so it
+//! is the truth of the run and synchronises nothing. Run with
+//! `RUSTFLAGS="--cfg loom" cargo test -p tdx-host --release --test loom_bringup`
+//! (`cargo xtask test` does).
 
 #![cfg(loom)]
 
@@ -61,7 +64,8 @@ impl Machine {
 
 struct Frozen;
 
-/// A CPU. The one that brings up obeys the stop at each of its operations; the one that kexecs does not.
+/// A CPU. The one that brings up obeys the stop at each of its operations; the one that kexecs does
+/// not.
 #[derive(Clone)]
 struct FakeCpu {
     machine: Arc<Machine>,
@@ -93,7 +97,8 @@ impl Seamcall for FakeCpu {
                 };
                 Status::SUCCESS
             }
-            // From KEY.CONFIG on the module may write with the global KeyID: the earliest instant that counts.
+            // From KEY.CONFIG on the module may write with the global KeyID: the earliest instant
+            // that counts.
             Leaf::SYS_KEY_CONFIG => {
                 self.machine.private.store(true, SeqCst);
                 Status::SUCCESS
@@ -278,7 +283,8 @@ fn bring_up_races(ends: Ends, tdmr_init_fails: bool) {
                 let run = AssertUnwindSafe(|| {
                     let mut kernel = Kernel(cpu);
                     let result = bringup::run(&mut kernel, platform, &*record, &mut layout, &MEMORY, Algorithm::Linux);
-                    // A bring-up that finds the gate closed fails as well, and unwinds while it is being stopped.
+                    // A bring-up that finds the gate closed fails as well, and unwinds while it is
+                    // being stopped.
                     let closed = machine.gate.handle().is_closed();
                     assert!(if tdmr_init_fails { result.is_err() } else { result.is_ok() || closed });
                 });

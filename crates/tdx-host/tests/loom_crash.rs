@@ -1,8 +1,11 @@
-//! loom: a page's whole life on one CPU, from the mark to the allocator, and a panic on another at any operation.
+//! loom: a page's whole life on one CPU, from the mark to the allocator, and a panic on another at
+//! any operation.
 //!
-//! The NMI freezes the CPU where it is, and its acknowledgement orders nothing. What is private, dirty, reset or in use is kept
-//! beside the model (std atomics, which loom does not see), so it is the truth of the run and synchronises nothing.
-//! Run with `RUSTFLAGS="--cfg loom" cargo test -p tdx-host --release --test loom_crash` (`cargo xtask test` does).
+//! The NMI freezes the CPU where it is, and its acknowledgement orders nothing. What is private,
+//! dirty, reset or in use is kept beside the model (std atomics, which loom does not see), so it is
+//! the truth of the run and synchronises nothing. Run with
+//! `RUSTFLAGS="--cfg loom" cargo test -p tdx-host --release --test loom_crash` (`cargo xtask test`
+//! does).
 
 #![cfg(loom)]
 

@@ -1,7 +1,8 @@
-//! loom: a page that is counted has its pair, whatever another CPU does meanwhile, over the real `Count` and over twins that
-//! are too weak.
+//! loom: a page that is counted has its pair, whatever another CPU does meanwhile, over the real
+//! `Count` and over twins that are too weak.
 //!
-//! Run with `RUSTFLAGS="--cfg loom" cargo test -p tdx-host --release --test loom_dynamic_pamt` (`cargo xtask test` does).
+//! Run with `RUSTFLAGS="--cfg loom" cargo test -p tdx-host --release --test loom_dynamic_pamt`
+//! (`cargo xtask test` does).
 
 #![cfg(loom)]
 
@@ -53,7 +54,8 @@ impl Counting for Product {
 
 const TURN: u32 = 1 << 31;
 
-/// The same machine. Without `ORDERED` nothing is released or acquired; without `TURNS` the count moves before the call.
+/// The same machine. Without `ORDERED` nothing is released or acquired; without `TURNS` the count
+/// moves before the call.
 struct Twin<const ORDERED: bool, const TURNS: bool>(AtomicU32);
 
 type Unordered = Twin<false, true>;

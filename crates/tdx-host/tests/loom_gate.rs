@@ -1,7 +1,8 @@
-//! loom: a CPU on its way into a SEAMCALL against the CPU that closes the gate, over the real `Gate` and over twins that are
-//! too weak.
+//! loom: a CPU on its way into a SEAMCALL against the CPU that closes the gate, over the real
+//! `Gate` and over twins that are too weak.
 //!
-//! Run with `RUSTFLAGS="--cfg loom" cargo test -p tdx-host --release --test loom_gate` (`cargo xtask test` does).
+//! Run with `RUSTFLAGS="--cfg loom" cargo test -p tdx-host --release --test loom_gate`
+//! (`cargo xtask test` does).
 
 #![cfg(loom)]
 
@@ -24,7 +25,8 @@ trait Door: Send + Sync + 'static {
     fn new() -> Self;
     /// Runs `seamcall` if the gate lets it.
     fn pass(&self, seamcall: impl FnOnce());
-    /// Closes the gate; true if the slot then says that the other CPU has made no SEAMCALL and is in none.
+    /// Closes the gate; true if the slot then says that the other CPU has made no SEAMCALL and is
+    /// in none.
     fn close_and_find_idle(&self) -> bool;
 }
 
@@ -47,7 +49,8 @@ impl Door for Product {
     }
 }
 
-/// A slot and the gate. Without `FENCED`: no fence between the two. With `LOOKS_FIRST`: looks before it shows itself.
+/// A slot and the gate. Without `FENCED`: no fence between the two. With `LOOKS_FIRST`: looks
+/// before it shows itself.
 struct Twin<const FENCED: bool, const LOOKS_FIRST: bool> {
     closed: AtomicBool,
     slot: AtomicBool,

@@ -1,6 +1,8 @@
-//! loom: marks of the ledger as another CPU sees them, over the real `Ledger` and over twins that are too weak.
+//! loom: marks of the ledger as another CPU sees them, over the real `Ledger` and over twins that
+//! are too weak.
 //!
-//! Run with `RUSTFLAGS="--cfg loom" cargo test -p tdx-host --release --test loom_ledger` (`cargo xtask test` does).
+//! Run with `RUSTFLAGS="--cfg loom" cargo test -p tdx-host --release --test loom_ledger`
+//! (`cargo xtask test` does).
 
 #![cfg(loom)]
 

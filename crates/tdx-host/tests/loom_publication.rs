@@ -1,7 +1,8 @@
-//! loom: bring-up on one CPU races with kexec on another, over the real `PrivateMemory` and over twins that are too weak.
+//! loom: bring-up on one CPU races with kexec on another, over the real `PrivateMemory` and over
+//! twins that are too weak.
 //!
-//! Run with `RUSTFLAGS="--cfg loom" cargo test -p tdx-host --release --test loom_publication` (`cargo xtask test` does).
-//! The twins are here to test the test: loom must reject each of them.
+//! Run with `RUSTFLAGS="--cfg loom" cargo test -p tdx-host --release --test loom_publication`
+//! (`cargo xtask test` does). The twins are here to test the test: loom must reject each of them.
 
 #![cfg(loom)]
 
@@ -51,7 +52,8 @@ struct Twin<const FLAG_FIRST: bool, const FENCED: bool> {
     end: AtomicU64,
 }
 
-/// Plain variables with WBINVD in between: what the 2023 patch argued from. WBINVD orders nothing here, as on hardware.
+/// Plain variables with WBINVD in between: what the 2023 patch argued from. WBINVD orders nothing
+/// here, as on hardware.
 type NoFence = Twin<false, false>;
 /// The right fences in the wrong place: the flag is up before the list is written.
 type FlagBeforeList = Twin<true, true>;
@@ -130,8 +132,9 @@ fn reused_memory_implies_no_flag<R: Record>() {
     });
 }
 
-/// Bring-up that fails and unwinds, stopped by kexec between any two of its steps. The acknowledgement itself carries no
-/// ordering, like an NMI that nobody answers in words. The list is whole whenever it is seen.
+/// Bring-up that fails and unwinds, stopped by kexec between any two of its steps. The
+/// acknowledgement itself carries no ordering, like an NMI that nobody answers in words. The list
+/// is whole whenever it is seen.
 fn stopped_at_any_step<R: Record>() {
     loom::model(|| {
         struct Shared<R> {

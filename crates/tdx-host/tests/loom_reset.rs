@@ -1,6 +1,7 @@
 //! loom: two CPUs share a reset; each page is written once, and the count is complete.
 //!
-//! Run with `RUSTFLAGS="--cfg loom" cargo test -p tdx-host --release --test loom_reset` (`cargo xtask test` does).
+//! Run with `RUSTFLAGS="--cfg loom" cargo test -p tdx-host --release --test loom_reset`
+//! (`cargo xtask test` does).
 
 #![cfg(loom)]
 

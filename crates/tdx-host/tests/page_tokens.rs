@@ -87,7 +87,8 @@ fn what_may_not_be_given_is_refused_and_nothing_changes() {
     assert_eq!(contents(&words), before);
 }
 
-/// Two tokens for one page can be made. Of two that are given the ledger refuses the second, which comes back.
+/// Two tokens for one page can be made. Of two that are given the ledger refuses the second, which
+/// comes back.
 #[test]
 fn a_page_given_twice() {
     let (words, cpu) = (words(), Recorder::default());

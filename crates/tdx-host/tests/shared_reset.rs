@@ -1,4 +1,5 @@
-//! A reset that many CPUs share: cut by bytes, each page once, whatever the ranges and the number of CPUs.
+//! A reset that many CPUs share: cut by bytes, each page once, whatever the ranges and the number
+//! of CPUs.
 
 use proptest::prelude::*;
 use std::cell::RefCell;
@@ -68,7 +69,8 @@ fn ranges_are_counted_and_fenced_one_by_one() {
     assert_eq!(log.pages.into_inner(), [all[0], all[2], all[3]]);
 }
 
-/// 1 TiB of memory in one range and 100,000 single pages after it: no chunk is longer than 32 MiB, and a chunk takes many pages.
+/// 1 TiB of memory in one range and 100,000 single pages after it: no chunk is longer than 32 MiB,
+/// and a chunk takes many pages.
 #[test]
 fn chunks_are_cut_by_bytes_and_not_by_ranges() {
     let huge = PageRange::new(Page::new(0), Page::new(1 << 28));

@@ -1,8 +1,10 @@
-//! How fast the explorer is, and what it saves by branching from a snapshot instead of running every prefix again.
+//! How fast the explorer is, and what it saves by branching from a snapshot instead of running
+//! every prefix again.
 //!
-//! Method: a scenario is explored whole (every instant, kexec and a panic on each CPU). Then it is run without a branch, under the same
-//! watcher. Running a prefix again for each crash point would cost half such a run on average, because instants are spread evenly
-//! over it, and the same branch after it. Both in one process, in turns; medians.
+//! Method: a scenario is explored whole (every instant, kexec and a panic on each CPU). Then it is
+//! run without a branch, under the same watcher. Running a prefix again for each crash point would
+//! cost half such a run on average, because instants are spread evenly over it, and the same branch
+//! after it. Both in one process, in turns; medians.
 //!
 //! Output: a table, and JSON in `target/bench/explore.json`.
 

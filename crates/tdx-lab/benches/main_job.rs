@@ -1,8 +1,9 @@
 //! The main job on big hosts, and the rate of emulated SEAMCALLs.
 //!
-//! Method: each host runs the whole job (detection, bring-up, kexec, next kernel) several times in this process; the figure is
-//! the median. Peak memory is VmHWM of a child process that runs the job once. SEAMCALL rates are those of one leaf, called
-//! many times in a row, median of rounds. Goals: 2 TiB under 3 s and 1 GiB, 12 TiB under 20 s.
+//! Method: each host runs the whole job (detection, bring-up, kexec, next kernel) several times in
+//! this process; the figure is the median. Peak memory is VmHWM of a child process that runs the
+//! job once. SEAMCALL rates are those of one leaf, called many times in a row, median of rounds.
+//! Goals: 2 TiB under 3 s and 1 GiB, 12 TiB under 20 s.
 //!
 //! Output: a table, and JSON in `target/bench/main_job.json`.
 
@@ -79,7 +80,8 @@ fn rate(mut calls_per_round: impl FnMut() -> u64) -> f64 {
     )
 }
 
-/// SYS.TDMR.INIT of a whole TDMR, from a fresh SYS_READY each round, and PHYMEM.PAGE.RDMD over its pages.
+/// SYS.TDMR.INIT of a whole TDMR, from a fresh SYS_READY each round, and PHYMEM.PAGE.RDMD over its
+/// pages.
 fn seamcall_rates() -> [(&'static str, f64); 2] {
     let host = host(HOSTS[0].1);
     let lab = Lab::new(&host, &()).expect("fixture 01 can be emulated");

@@ -1,9 +1,11 @@
-//! What the ledger costs on a whole TD: build, 4 KiB and 2 MiB pages, teardown, all by the product's own code in the emulator.
+//! What the ledger costs on a whole TD: build, 4 KiB and 2 MiB pages, teardown, all by the
+//! product's own code in the emulator.
 //!
-//! Method: the TD's life is timed, and then the ledger's share of it alone, in turns: the same checks and transitions on the same
-//! pages in the same order, on a ledger of the same size. Median of rounds. The share is set against the emulator's time and
-//! against 4.5 us for each page that came back, which is what a kernel was measured to take for a RECLAIM with its flush
-//! and reset on real hardware (`reliability_performance.md` section 3.4: 4.5 to 5.1 us a page).
+//! Method: the TD's life is timed, and then the ledger's share of it alone, in turns: the same
+//! checks and transitions on the same pages in the same order, on a ledger of the same size. Median
+//! of rounds. The share is set against the emulator's time and against 4.5 us for each page that
+//! came back, which is what a kernel was measured to take for a RECLAIM with its flush and reset on
+//! real hardware (`reliability_performance.md` section 3.4: 4.5 to 5.1 us a page).
 //!
 //! Output: a table, and JSON in `target/bench/td_life.json`.
 
@@ -78,7 +80,8 @@ fn main() {
     let pool = memory.pool(&mut kernel, 4).expect("there is room");
     let first = pool.range().start();
     let mut hypervisor = Hypervisor::new(&lab, &mut kernel, TdHost::new(&platform, &ledger, &key_ids), pool);
-    // TDR, TDCS, TDVPS, SEPT, measured and augmented pages, and those that calls refused or gave back on the way.
+    // TDR, TDCS, TDVPS, SEPT, measured and augmented pages, and those that calls refused or gave
+    // back on the way.
     let pages = Pages { small: 1 + 6 + 6 + 3 + 16 + 16 + 5, large: 4 };
     // The worst case for the ledger: nothing but small pages.
     let only_small = Pages { small: 4096, large: 0 };

@@ -1,5 +1,6 @@
-//! What TDX costs on a host: memory for PAMT, seconds at boot, seconds at kexec. Arithmetic over a layout and over rates whose origin
-//! is said; measures nothing itself and refuses to call a figure anything but an estimate.
+//! What TDX costs on a host: memory for PAMT, seconds at boot, seconds at kexec. Arithmetic over a
+//! layout and over rates whose origin is said; measures nothing itself and refuses to call a figure
+//! anything but an estimate.
 
 use tdx_abi::{PageRange, intersect};
 use tdx_host::layout::{Layout, Tdmr};
@@ -22,8 +23,8 @@ pub struct Rates {
     pub assumed_cpus: Option<u32>,
 }
 
-/// The slowest published figure: Linux clears 4 KiB pages on real TDX hosts at 1.8 us each, a fence after each
-/// (`reliability_performance.md` 3.2, derived from 467 s for 400 GB).
+/// The slowest published figure: Linux clears 4 KiB pages on real TDX hosts at 1.8 us each, a fence
+/// after each (`reliability_performance.md` 3.2, derived from 467 s for 400 GB).
 const FLOOR: f64 = 2.3e9;
 /// What a socket of eight DDR5-4800 channels can take, less than its peak of 307 GB/s.
 const PACKAGE: f64 = 200.0e9;
@@ -43,8 +44,8 @@ impl Rates {
     }
 }
 
-/// Seconds that Linux takes from the module's version line to "PAMT allocated", for a TiB: the range of published boot logs
-/// (`linux.md` 4.7).
+/// Seconds that Linux takes from the module's version line to "PAMT allocated", for a TiB: the
+/// range of published boot logs (`linux.md` 4.7).
 const BOOT_SECONDS_A_TIB: (f64, f64) = (1.9, 4.5);
 
 /// Bytes of two pages that hold the PAMT_4K entries of 2 MiB (Dynamic PAMT).

@@ -1,10 +1,12 @@
-//! Where the running kernel, the loaded image and the crash kernel stand: memory that is in use and goes to nobody else.
+//! Where the running kernel, the loaded image and the crash kernel stand: memory that is in use and
+//! goes to nobody else.
 
 use tdx_abi::{PAGE_SIZE, Page, PageRange, PhysAddr};
 
 use crate::host::Host;
 
-/// Linux's place for a relocatable kernel (16 MiB), and room for an initrd and the next image behind it.
+/// Linux's place for a relocatable kernel (16 MiB), and room for an initrd and the next image
+/// behind it.
 const PLACE: (u64, u64) = (16 << 20, 128 << 20);
 
 /// The pages of both, or an empty range on a host that has no memory there.
@@ -14,7 +16,8 @@ pub fn pages(host: &Host) -> PageRange {
     pieces.max_by_key(|piece| (piece.pages(), core::cmp::Reverse(piece.start()))).unwrap_or_default()
 }
 
-/// What `crashkernel=` reserves on servers of this size, and the share of memory it never exceeds here.
+/// What `crashkernel=` reserves on servers of this size, and the share of memory it never exceeds
+/// here.
 const CRASH_BYTES: u64 = 256 << 20;
 const CRASH_SHARE: u64 = 8;
 

@@ -1,5 +1,6 @@
-//! What can be wrong with an input file: the file, the line, the value, and the rule that the value breaks. Nothing here
-//! is fatal to the process and nothing is guessed: a line that is known but does not hold is an error, never skipped.
+//! What can be wrong with an input file: the file, the line, the value, and the rule that the value
+//! breaks. Nothing here is fatal to the process and nothing is guessed: a line that is known but
+//! does not hold is an error, never skipped.
 
 use core::fmt;
 use tdx_abi::{PhysAddr, RangeError};
@@ -62,7 +63,8 @@ impl fmt::Display for InputError {
 
 impl std::error::Error for InputError {}
 
-/// Characters that are not seen and change what is: they turn the order of what follows on a terminal, or end a line in some programs.
+/// Characters that are not seen and change what is: they turn the order of what follows on a
+/// terminal, or end a line in some programs.
 pub(crate) fn is_steering(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -76,7 +78,8 @@ pub(crate) fn harmless(text: &str) -> String {
     out
 }
 
-/// The text without leading and trailing blanks, without control characters and the like, and not longer than an error message bears.
+/// The text without leading and trailing blanks, without control characters and the like, and not
+/// longer than an error message bears.
 pub(crate) fn excerpt(text: &str) -> String {
     let mut out = String::new();
     for c in text.trim().chars() {

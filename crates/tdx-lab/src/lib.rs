@@ -1,7 +1,8 @@
-//! The laboratory around the TDX host stack: hosts read from real boot logs, and scenarios that run the product's own code
-//! (`tdx-host`) on the software machine (`tdx-machine`) of such a host.
+//! The laboratory around the TDX host stack: hosts read from real boot logs, and scenarios that run
+//! the product's own code (`tdx-host`) on the software machine (`tdx-machine`) of such a host.
 //!
-//! It decides nothing about private memory: the product acts, the machine judges, this crate connects, counts and reports.
+//! It decides nothing about private memory: the product acts, the machine judges, this crate
+//! connects, counts and reports.
 
 #![warn(missing_docs)]
 

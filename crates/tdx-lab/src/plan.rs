@@ -1,5 +1,5 @@
-//! Lays TDMRs out on a host with the product's own code, predicts what Linux does there, and says why the two differ.
-//! Touches no machine: what SYS.CONFIG says is the business of a bring-up.
+//! Lays TDMRs out on a host with the product's own code, predicts what Linux does there, and says
+//! why the two differ. Touches no machine: what SYS.CONFIG says is the business of a bring-up.
 
 use std::num::NonZero;
 
@@ -35,7 +35,8 @@ pub fn plan(host: &Host, algorithm: Algorithm, rates: Rates) -> PlanReport {
     }
 }
 
-/// Dynamic PAMT with one bit for each page, as the modules do of which we know (`tdx_abi.md` section 5).
+/// Dynamic PAMT with one bit for each page, as the modules do of which we know (`tdx_abi.md`
+/// section 5).
 const DYNAMIC: Limits = Limits { pamt_4k: Pamt4k::Bitmap { bits: NonZero::<u16>::MIN }, ..Limits::MODULE_1_5 };
 
 /// The name of an algorithm on the command line.
@@ -112,7 +113,8 @@ pub(crate) fn tdmrs(layout: &Layout) -> Vec<TdmrReport> {
     layout.tdmrs().iter().enumerate().map(row).collect()
 }
 
-/// What Linux would print. Its layout may still be refused by SYS.CONFIG, because Linux does not look at CMRs.
+/// What Linux would print. Its layout may still be refused by SYS.CONFIG, because Linux does not
+/// look at CMRs.
 fn predict(host: &Host, linux: &Result<Box<Layout>, LayoutError>) -> LinuxReport {
     let mut report = LinuxReport {
         result: "ok".to_owned(),

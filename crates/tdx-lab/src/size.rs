@@ -2,7 +2,8 @@
 
 use tdx_abi::PhysAddr;
 
-/// Reads an address or a number of bytes: decimal, or hex with `0x`, or decimal with a binary unit K, M, G, T.
+/// Reads an address or a number of bytes: decimal, or hex with `0x`, or decimal with a binary unit
+/// K, M, G, T.
 ///
 /// `None` if it is anything else or does not fit 64 bits.
 pub fn parse(text: &str) -> Option<u64> {
@@ -24,7 +25,8 @@ pub fn parse_half_open(text: &str) -> Option<(PhysAddr, PhysAddr)> {
     Some((PhysAddr::new(parse(start.trim())?), PhysAddr::new(parse(end.trim())?)))
 }
 
-/// Writes bytes with a binary unit and at most one place after the point: `2046 GiB`, `255.3 GiB`, `96 KiB`.
+/// Writes bytes with a binary unit and at most one place after the point: `2046 GiB`, `255.3 GiB`,
+/// `96 KiB`.
 pub fn human(bytes: u64) -> String {
     let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
     // Whole units are written whole up to four digits: 2046 GiB says more than 2.0 TiB.

@@ -1,4 +1,5 @@
-//! Input that cannot be used: each case gives the file, the line, the value and the rule, and never a panic.
+//! Input that cannot be used: each case gives the file, the line, the value and the rule, and never
+//! a panic.
 
 use std::io::{BufReader, Read, Write};
 
@@ -32,7 +33,8 @@ fn every_message_names_file_line_value_and_rule() {
 
 #[test]
 fn truncated_logs() {
-    // Every prefix of a good log is a host or an error with a reason; a cut inside a known line says so.
+    // Every prefix of a good log is a host or an error with a reason; a cut inside a known line
+    // says so.
     let mut cut_inside = 0;
     for end in 0..GOOD.len() {
         match host(&GOOD[..end]) {
@@ -136,7 +138,8 @@ fn files_that_are_none() {
 
 #[test]
 fn noise_of_100_mb_is_read_in_bounded_memory() {
-    // Printable noise with and without line ends, from a seeded generator; a reader that keeps nothing.
+    // Printable noise with and without line ends, from a seeded generator; a reader that keeps
+    // nothing.
     struct Noise {
         left: usize,
         state: u64,

@@ -1,5 +1,6 @@
-//! Every SEAMCALL of a bring-up fails once, in a run of its own, on a small host: the way back leaves nothing private, nothing
-//! poisoned, nothing allocated, and what comes next is a working bring-up or a clear refusal.
+//! Every SEAMCALL of a bring-up fails once, in a run of its own, on a small host: the way back
+//! leaves nothing private, nothing poisoned, nothing allocated, and what comes next is a working
+//! bring-up or a clear refusal.
 
 use std::path::Path;
 use tdx_abi::{KeyId, Leaf, Operand, Page, PageRange, Status, StatusCode};
@@ -41,7 +42,8 @@ impl<'l> World<'l> {
             .map(|ready| assert_eq!(ready.layout.tdmr_count(), 2))
     }
 
-    /// Nothing of TDX is left: not in memory, not in a cache, not in the allocator, not in the record.
+    /// Nothing of TDX is left: not in memory, not in a cache, not in the allocator, not in the
+    /// record.
     fn assert_clean(&self, before: &[tdx_abi::PageRange], what: &str) {
         self.lab.ask(|machine| {
             assert_eq!(machine.private_lines(), 0, "private lines after {what}");
@@ -88,7 +90,8 @@ fn seamcalls(lab: &Lab<'_>) -> u64 {
     lab.ask(|machine| machine.counters().seamcalls.values().sum())
 }
 
-/// Runs a bring-up with a fault at SEAMCALL `number` (1 is the first), checks the way back, and tries again.
+/// Runs a bring-up with a fault at SEAMCALL `number` (1 is the first), checks the way back, and
+/// tries again.
 fn fail_once(host: &Host, number: u64, fault: Fault) -> (BringupError, Result<(), BringupError>) {
     let lab = Lab::new(host, &()).unwrap();
     let mut world = World::new(host, &lab);
@@ -143,7 +146,8 @@ fn each_seamcall_fails_once() {
             BringupStep::Claim | BringupStep::Layout => panic!("no SEAMCALL in {error}"),
         };
         assert_eq!(leaf, expected);
-        // Up to and with SYS.CONFIG the module can be brought up again; after it, only a reload helps.
+        // Up to and with SYS.CONFIG the module can be brought up again; after it, only a reload
+        // helps.
         let again = error.step <= BringupStep::Config;
         assert_eq!(second.is_ok(), again, "after {error}: {second:?}");
         if let Err(refusal) = second {
@@ -233,8 +237,8 @@ fn only_one_bring_up_at_a_time() {
     world.assert_kexec_is_clean();
 }
 
-/// The kernel had used the memory that PAMT gets, so its lines are dirty in some CPU's cache. Without WBINVD before
-/// KEY.CONFIG they would land on top of the module's data.
+/// The kernel had used the memory that PAMT gets, so its lines are dirty in some CPU's cache.
+/// Without WBINVD before KEY.CONFIG they would land on top of the module's data.
 #[test]
 fn the_hosts_own_dirty_lines_never_land_on_pamt() {
     let host = small_host();

@@ -1,5 +1,6 @@
-//! `check` on saved machines: the five made-up ones of the fixtures, variations of them, and the boot logs of real hosts. The
-//! expected answers are written down here, from the references, not taken from the program.
+//! `check` on saved machines: the five made-up ones of the fixtures, variations of them, and the
+//! boot logs of real hosts. The expected answers are written down here, from the references, not
+//! taken from the program.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +17,8 @@ fn machine(name: &str) -> Snapshot {
     load(&fixture("machines").join(name)).unwrap()
 }
 
-/// Checks a machine, and what every report owes its readers: what to do about all that does not pass, and what an answer was told by.
+/// Checks a machine, and what every report owes its readers: what to do about all that does not
+/// pass, and what an answer was told by.
 fn check(name: &str, machine: &Snapshot) -> CheckReport {
     let report = tdx_lab::check::check(name, machine);
     for found in report.checks() {
@@ -498,7 +500,8 @@ fn host_code_decides_whether_memory_is_private() {
     assert_eq!((jump.status, jump.basis), (Status::Pass, Basis::Deduced), "{}", jump.text);
 }
 
-/// A user who may not read the kernel's log: what a kexec does is not known, and no warning of something else hides it.
+/// A user who may not read the kernel's log: what a kexec does is not known, and no warning of
+/// something else hides it.
 #[test]
 fn what_a_kexec_does_is_the_verdict_also_when_it_is_not_known() {
     let whole = check("whole", &machine("spr-7.2"));

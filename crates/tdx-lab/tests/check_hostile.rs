@@ -1,5 +1,5 @@
-//! Saved machines from people who mean harm, and what `collect` keeps: nothing outside the folder is read, nothing panics, no
-//! name, number or address that is nobody's business is saved.
+//! Saved machines from people who mean harm, and what `collect` keeps: nothing outside the folder
+//! is read, nothing panics, no name, number or address that is nobody's business is saved.
 
 use std::{
     fs,
@@ -46,7 +46,8 @@ fn links_out_of_the_folder_are_not_followed() {
     let outside = Temp::new("outside");
     let folder = Temp::new("links");
     for item in Item::ALL {
-        // A good machine stands outside: had a link been followed, facts of it would be in the report.
+        // A good machine stands outside: had a link been followed, facts of it would be in the
+        // report.
         let source = fixture("spr-7.2").join(item.file());
         // No saved machine of the fixtures has cleanslate.ko.
         outside.write(item.file(), fs::read(source).unwrap_or_else(|_| b"host\n".to_vec()));

@@ -1,5 +1,6 @@
-//! Dynamic PAMT from bring-up to kexec, by the product's own code on the software machine: pairs come and go on all CPUs, calls
-//! fail at each step, and in the end nothing but PAMT was ever private and unmarked, and nothing is private any more.
+//! Dynamic PAMT from bring-up to kexec, by the product's own code on the software machine: pairs
+//! come and go on all CPUs, calls fail at each step, and in the end nothing but PAMT was ever
+//! private and unmarked, and nothing is private any more.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -190,7 +191,8 @@ fn a_failed_bring_up_leaves_nothing() {
     }
 }
 
-/// A module without the feature says so before anything is laid out, and the bring-up goes on with static PAMT.
+/// A module without the feature says so before anything is laid out, and the bring-up goes on with
+/// static PAMT.
 #[test]
 fn an_old_module_goes_on_with_static_pamt() {
     let host = small_host();
@@ -312,8 +314,9 @@ fn storms_leave_nothing_behind() {
     }
 }
 
-/// Why a pair is written back under the global KeyID before the reset: a walk has left its lines dirty in a cache, PAMT.REMOVE does
-/// not flush them, and their eviction undoes a reset that came too early. Here the kernel forgets it.
+/// Why a pair is written back under the global KeyID before the reset: a walk has left its lines
+/// dirty in a cache, PAMT.REMOVE does not flush them, and their eviction undoes a reset that came
+/// too early. Here the kernel forgets it.
 #[test]
 fn a_reset_without_write_back_comes_undone() {
     let host = small_host();
@@ -360,7 +363,8 @@ fn inject(lab: &Lab<'_>, fault: Fault, leaf: Leaf) {
     lab.act(|machine| machine.inject(fault, When::CallOf(leaf, 1)));
 }
 
-/// The module refuses the pair, having written to it or not: both pages come back clean, and the same pages do the next time.
+/// The module refuses the pair, having written to it or not: both pages come back clean, and the
+/// same pages do the next time.
 #[test]
 fn add_is_refused() {
     for late in [false, true] {
@@ -383,7 +387,8 @@ fn add_is_refused() {
     }
 }
 
-/// The module dies at each of the calls: nothing can be written back any more, so the pair stays marked for the handover.
+/// The module dies at each of the calls: nothing can be written back any more, so the pair stays
+/// marked for the handover.
 #[test]
 fn the_module_dies_at_each_call() {
     on_a_fresh_machine(|lab, cpu, pamt, mut spare, page| {
@@ -435,14 +440,16 @@ fn remove_and_the_write_back_are_refused() {
     });
 }
 
-/// TD_PARAMS that the emulated module accepts: x87 and SSE, write-back EPT of four levels, 1 VCPU, 1 GHz.
+/// TD_PARAMS that the emulated module accepts: x87 and SSE, write-back EPT of four levels, 1 VCPU,
+/// 1 GHz.
 fn td_params() -> [u8; 1024] {
     let mut bytes = [0; 1024];
     (bytes[8], bytes[16], bytes[24], bytes[40]) = (3, 1, 0x1e, 40);
     bytes
 }
 
-/// A TD whose pages of 4 KiB are all covered before they are given, and uncovered when they are back. The page of 2 MiB needs no pair.
+/// A TD whose pages of 4 KiB are all covered before they are given, and uncovered when they are
+/// back. The page of 2 MiB needs no pair.
 #[test]
 fn a_td_lives_and_dies() {
     let host = small_host();

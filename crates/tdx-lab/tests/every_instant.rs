@@ -1,6 +1,7 @@
-//! A TD's life, stopped for good at every point between two operations on the platform: before and after each SEAMCALL, flush, reset,
-//! fence and write-back. From each of them the machine is handed over, by kexec or by a panic on either CPU, and the next kernel
-//! lives. Nothing that is private is ever unmarked, and nothing that is in use is ever reset.
+//! A TD's life, stopped for good at every point between two operations on the platform: before and
+//! after each SEAMCALL, flush, reset, fence and write-back. From each of them the machine is handed
+//! over, by kexec or by a panic on either CPU, and the next kernel lives. Nothing that is private
+//! is ever unmarked, and nothing that is in use is ever reset.
 
 use std::cell::OnceCell;
 
@@ -185,7 +186,8 @@ fn stray_stores(lab: &Lab<'_>) {
     });
 }
 
-/// Every instant of a TD's life, and some of the bring-up before it, which has a test of its own, at every operation, under loom.
+/// Every instant of a TD's life, and some of the bring-up before it, which has a test of its own,
+/// at every operation, under loom.
 fn at_every_instant(ends: &[End]) {
     let host = host();
     let whole = run(&host, u64::MAX, ends[0]);
@@ -196,7 +198,8 @@ fn at_every_instant(ends: &[End]) {
         if instant < 2 * calls_of_bring_up && !instant.is_multiple_of(23) {
             continue;
         }
-        // Points before and after an operation alternate, so the ends must not have the same period.
+        // Points before and after an operation alternate, so the ends must not have the same
+        // period.
         let end = ends[(instant / 2 + instant) as usize % ends.len()];
         let run = run(&host, instant, end);
         assert!(run.stopped || instant + 8 > whole.instants, "instant {instant} of {}", whole.instants);
@@ -247,8 +250,8 @@ fn the_machine_notices_what_pamt_alone_leaves() {
     drop(td);
 }
 
-/// Every page of the host holds something when the kernel dies. What the reset may write, it writes: PAMT and marked pages. All
-/// others are as they were.
+/// Every page of the host holds something when the kernel dies. What the reset may write, it
+/// writes: PAMT and marked pages. All others are as they were.
 #[test]
 fn a_canary_in_every_other_page_survives() {
     let text = HOST.replace("[1G, 2G)", "[1G, 1280M)");

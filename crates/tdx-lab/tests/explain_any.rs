@@ -1,4 +1,5 @@
-//! Any bytes, and real logs with any damage, end in an explanation or in an error; the same bytes in the same one.
+//! Any bytes, and real logs with any damage, end in an explanation or in an error; the same bytes
+//! in the same one.
 
 use std::path::Path;
 

@@ -1,4 +1,5 @@
-//! The table of leaves and statuses against the real module: every answer in the conformance vectors must be in it.
+//! The table of leaves and statuses against the real module: every answer in the conformance
+//! vectors must be in it.
 
 use std::{collections::BTreeSet, fs::File, io::Read, path::Path};
 
@@ -38,7 +39,8 @@ fn every_answer_of_the_real_module_is_in_the_table() {
     let missing: Vec<_> = seen.iter().filter(|(leaf, code)| !may_return(*leaf, *code)).collect();
     assert!(missing.is_empty(), "{missing:#?}");
     assert!(!may_return(Leaf::SYS_CONFIG, StatusCode::TD_FATAL), "the table can say no");
-    // What the table says of the dispatcher is what the module did: the leaves that it lets through were asked, and never refused so.
+    // What the table says of the dispatcher is what the module did: the leaves that it lets through
+    // were asked, and never refused so.
     let refused = |code| seen.iter().filter(|(_, found)| *found == code).map(|(leaf, _)| *leaf).collect::<Vec<_>>();
     let not_ready = refused(StatusCode::SYS_NOT_READY);
     assert!(not_ready.len() >= 5, "{not_ready:?}");

@@ -1,5 +1,6 @@
-//! The explorer on itself: the bundled set is whole and clean, bugs are found and can be shown again, the same seed gives the same
-//! bytes. (All scenarios, all bugs: `cargo xtask explore`, which runs optimised.)
+//! The explorer on itself: the bundled set is whole and clean, bugs are found and can be shown
+//! again, the same seed gives the same bytes. (All scenarios, all bugs: `cargo xtask explore`,
+//! which runs optimised.)
 
 use std::collections::BTreeSet;
 
@@ -108,7 +109,8 @@ fn every_bug_has_a_name_of_its_own_an_origin_and_scenarios_that_exist() {
     }
 }
 
-/// One bug of each kind: of an operation left out, of a page forgotten, of an adversary, of turns, of an answer.
+/// One bug of each kind: of an operation left out, of a page forgotten, of an adversary, of turns,
+/// of an answer.
 const SOME: [&str; 9] = [
     "mark-after-give",
     "no-wbinvd-at-nmi",

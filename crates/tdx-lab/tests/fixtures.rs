@@ -1,5 +1,5 @@
-//! Every file of `fixtures/`: which are hosts, with what memory, and which are refused, at which line, by which rule.
-//! The golden values are from `fixtures/INDEX.md` and from the files, by hand.
+//! Every file of `fixtures/`: which are hosts, with what memory, and which are refused, at which
+//! line, by which rule. The golden values are from `fixtures/INDEX.md` and from the files, by hand.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,8 @@ fn host(name: &str) -> Result<Host, InputError> {
     Host::from_path(&fixture(name), &HostOptions::default())
 }
 
-/// Host logs with memory: file, number of CMRs, private KeyIDs, PAMT KB in the log, nodes, what was assumed.
+/// Host logs with memory: file, number of CMRs, private KeyIDs, PAMT KB in the log, nodes, what was
+/// assumed.
 type Row = (&'static str, usize, (u32, u64), Option<u64>, usize, &'static [&'static str]);
 const USUAL: &[&str] = &["memory", "nodes", "cpu", "packages", "cpus"];
 const USABLE: &[Row] = &[
@@ -83,7 +84,8 @@ fn memory_of_the_two_kinds_of_logs() {
     );
     assert_eq!(first.cpu(), cpu_model::SAPPHIRE_RAPIDS);
     assert_eq!(first.logged().module.unwrap().to_string(), "1.5 build 784 of 20240725");
-    // Low e820 rows and CMRs above them: 16 usable rows from 1 MiB on (INDEX.md: 17 holes), then the four high CMRs.
+    // Low e820 rows and CMRs above them: 16 usable rows from 1 MiB on (INDEX.md: 17 holes), then
+    // the four high CMRs.
     let second = host("hosts/02-canonical-135-emr-fail28.log").unwrap();
     assert_eq!(second.memory().len(), 16 + 4);
     assert_eq!(second.memory()[0].range.to_string(), "[0x100000, 0x5d169000)");

@@ -1,5 +1,5 @@
-//! The page of an exploration: whole, safe whatever the names are, the same every time, and fit for a phone and a desk, by day and by
-//! night, in a real browser.
+//! The page of an exploration: whole, safe whatever the names are, the same every time, and fit for
+//! a phone and a desk, by day and by night, in a real browser.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -41,7 +41,8 @@ fn values<'a>(page: &'a str, attribute: &str) -> Vec<&'a str> {
     page.split(attribute).skip(1).map(|rest| rest.split('"').next().unwrap()).collect()
 }
 
-/// Every element is closed where it should be, attributes are quoted, ids are unique and links lead somewhere.
+/// Every element is closed where it should be, attributes are quoted, ids are unique and links lead
+/// somewhere.
 fn assert_well_formed(page: &str) {
     let body = page.strip_prefix("<!DOCTYPE html>").unwrap();
     let mut open: Vec<&str> = Vec::new();
@@ -168,7 +169,8 @@ fn names_stay_text() {
     assert!(!page.contains("<script") && !page.contains("\" onclick"));
 }
 
-/// A page for a host that says nothing, for one that is as large as hosts get, and for pages in great number.
+/// A page for a host that says nothing, for one that is as large as hosts get, and for pages in
+/// great number.
 #[test]
 fn strange_memory_is_drawn() {
     let [_, mut report, _] = reports();
@@ -191,8 +193,9 @@ fn strange_memory_is_drawn() {
     }
 }
 
-/// Runs in each page, in a frame as wide as the screen that is asked for: what sticks out of the viewport, text that has too little
-/// contrast with what is behind it (WCAG 2, level AA), and what the frame takes itself to be.
+/// Runs in each page, in a frame as wide as the screen that is asked for: what sticks out of the
+/// viewport, text that has too little contrast with what is behind it (WCAG 2, level AA), and what
+/// the frame takes itself to be.
 const PROBE: &str = r"
 const rgb = c => (c.match(/[\d.]+/g) || []).map(Number);
 const light = c => { const [r, g, b] = rgb(c).map(v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);

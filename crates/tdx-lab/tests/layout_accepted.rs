@@ -1,5 +1,6 @@
-//! Any memory map and CMR list: what `fit` lays out, the emulated SYS.CONFIG accepts. The generators are those of the layout's
-//! own tests; the judge here is the module that passes the conformance vectors.
+//! Any memory map and CMR list: what `fit` lays out, the emulated SYS.CONFIG accepts. The
+//! generators are those of the layout's own tests; the judge here is the module that passes the
+//! conformance vectors.
 
 #[path = "../../tdx-host/tests/layout/generate.rs"]
 #[allow(dead_code)] // limits are the layout tests' own business

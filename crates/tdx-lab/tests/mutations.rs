@@ -1,5 +1,5 @@
-//! Property tests of the parser: fixture text mutated, cut and spliced never panics; what is accepted holds together, and
-//! what is refused says where.
+//! Property tests of the parser: fixture text mutated, cut and spliced never panics; what is
+//! accepted holds together, and what is refused says where.
 
 use std::path::Path;
 

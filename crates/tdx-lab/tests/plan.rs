@@ -1,4 +1,5 @@
-//! `plan` on every fixture with memory: what Linux would do, against what it did, and what `fit` makes of it.
+//! `plan` on every fixture with memory: what Linux would do, against what it did, and what `fit`
+//! makes of it.
 
 use std::path::Path;
 
@@ -51,7 +52,8 @@ fn a_missing_node_border_is_pointed_at() {
 
 #[test]
 fn the_field_failure_is_predicted_and_fit_comes_up() {
-    // INDEX.md note 1: 17 holes from e820 in TDMR [0, 2G), and the kernel printed -28 for exactly this TDMR.
+    // INDEX.md note 1: 17 holes from e820 in TDMR [0, 2G), and the kernel printed -28 for exactly
+    // this TDMR.
     let report = planned("hosts/02-canonical-135-emr-fail28.log", Algorithm::Fit, &[]);
     assert_eq!(report.linux.result, "-28");
     assert_eq!(report.linux.tdmr.unwrap().to_string(), "[0x0, 0x80000000)");
@@ -117,7 +119,8 @@ fn what_a_kexec_costs() {
     assert_eq!(row("tracked", Share::Half).bytes, pamt + cost.memory_for_tds / 2);
     assert_eq!(row("tracked", Share::All).bytes, pamt + cost.memory_for_tds);
     assert!((row("pamt", Share::None).seconds_one_core - 3.738).abs() < 0.001);
-    // 2 TiB by 4 KiB pages: 16 bytes for each, as static PAMT has them; without any, a bit for each.
+    // 2 TiB by 4 KiB pages: 16 bytes for each, as static PAMT has them; without any, a bit for
+    // each.
     let dynamic = cost.pamt.dynamic_bytes.unwrap();
     assert!(dynamic < pamt / 50 && cost.pamt.dynamic_bytes_all_in_tds.unwrap() > pamt * 99 / 100);
     let [least, most] = cost.boot.seconds;

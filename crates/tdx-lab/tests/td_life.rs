@@ -1,5 +1,5 @@
-//! The life of a TD on the software machine, by the product's own code: nothing private is left in the end, and nothing that is
-//! private is ever unmarked.
+//! The life of a TD on the software machine, by the product's own code: nothing private is left in
+//! the end, and nothing that is private is ever unmarked.
 
 use std::path::Path;
 use std::sync::atomic::AtomicU64;

@@ -1,9 +1,9 @@
-//! Random traffic of a hypervisor with several TDs on several CPUs, against a model of who owns which page that is recomputed from
-//! the machine after every step; then a kexec or a crash. Superset: what is private is marked. No harm: what is in use is
-//! never reset.
+//! Random traffic of a hypervisor with several TDs on several CPUs, against a model of who owns
+//! which page that is recomputed from the machine after every step; then a kexec or a crash.
+//! Superset: what is private is marked. No harm: what is in use is never reset.
 //!
-//! All the time somebody listens who knows nothing but the SEAMCALLs and the resets: `tdx_host::follow`. Its ledger must say what the
-//! hypervisor's own ledger says.
+//! All the time somebody listens who knows nothing but the SEAMCALLs and the resets:
+//! `tdx_host::follow`. Its ledger must say what the hypervisor's own ledger says.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -186,7 +186,8 @@ fn has_canary(machine: &mut Machine, page: Page) -> bool {
     machine.read_shared(CPU, page.start(), &mut bytes).is_ok() && bytes == CANARY
 }
 
-/// Who owns which page, from the machine alone: everything private lies in PAMT or in a marked page.
+/// Who owns which page, from the machine alone: everything private lies in PAMT or in a marked
+/// page.
 fn assert_superset(machine: &Machine, record: &PrivateMemory, ledger: &Ledger<'_>, what: &dyn std::fmt::Debug) {
     let owned = machine.all_owner_runs().into_iter().map(|run| run.lines);
     let dirty = machine.dirty_private_runs().into_iter().map(|run| run.lines);
@@ -329,7 +330,8 @@ proptest! {
         run(&ops, end);
     }
 
-    /// The same under an adversary who writes back pieces of dirty lines between any two operations, the reset's included.
+    /// The same under an adversary who writes back pieces of dirty lines between any two
+    /// operations, the reset's included.
     #[test]
     fn nor_when_dirty_lines_leave_the_caches_at_any_moment(
         ops in proptest::collection::vec((0u32..4, 0usize..3, op()), 1..80),
@@ -395,7 +397,8 @@ fn a_td_is_torn_down_from_every_step_fatal_or_not() {
     }
 }
 
-/// Each SEAMCALL of a TD's life fails once. What is marked in the end is counted as leaked, and nothing else is lost.
+/// Each SEAMCALL of a TD's life fails once. What is marked in the end is counted as leaked, and
+/// nothing else is lost.
 #[test]
 fn each_seamcall_of_a_tds_life_fails_once() {
     let calls = |lab: &Lab<'_>| lab.ask(|machine| machine.counters().seamcalls.values().sum::<u64>());
@@ -440,7 +443,8 @@ fn each_seamcall_of_a_tds_life_fails_once() {
     assert!(leaked > 0 && leaked < all / 2, "{leaked} of {all}");
 }
 
-/// A failed runtime update leaves a module that answers nothing but SYS_SHUTDOWN, with PAMT and TDs as they were.
+/// A failed runtime update leaves a module that answers nothing but SYS_SHUTDOWN, with PAMT and TDs
+/// as they were.
 #[test]
 fn a_failed_module_update_is_handed_over() {
     let ops = [
@@ -473,7 +477,8 @@ fn a_key_id_that_is_taken_is_not_tried_again() {
     });
 }
 
-/// A TDR is dirty under the global KeyID, which no CACHE.WB of its TD covers: also when a kernel's own list brings it to `reclaim`.
+/// A TDR is dirty under the global KeyID, which no CACHE.WB of its TD covers: also when a kernel's
+/// own list brings it to `reclaim`.
 #[test]
 fn a_tdr_reclaimed_as_a_page_is_clean() {
     let scene = Scene::new();

@@ -1,5 +1,5 @@
-//! Every conformance vector of the repository passes, and the replayer notices a module that answers differently and a file
-//! that is not a file of vectors.
+//! Every conformance vector of the repository passes, and the replayer notices a module that
+//! answers differently and a file that is not a file of vectors.
 
 use std::{
     fs,
@@ -30,7 +30,8 @@ fn sys_config() {
     assert_eq!(replay_all("sys_config.jsonl.gz"), all_passed(2332, 0));
 }
 
-/// The second number counts cases whose owner map names an earlier KeyID for some line; `vectors/owners.rs` says why.
+/// The second number counts cases whose owner map names an earlier KeyID for some line;
+/// `vectors/owners.rs` says why.
 #[test]
 fn td_lifecycle() {
     assert_eq!(replay_all("td_lifecycle.jsonl.gz"), all_passed(467, 6));

@@ -1,8 +1,10 @@
-//! Dirty lines of all CPUs, by (line, KeyID): two KeyIDs of one line are two cache lines, and hardware does not keep them
-//! in step. For one KeyID it does: a dirty line is in the cache of one CPU, the last that stored to it.
+//! Dirty lines of all CPUs, by (line, KeyID): two KeyIDs of one line are two cache lines, and
+//! hardware does not keep them in step. For one KeyID it does: a dirty line is in the cache of one
+//! CPU, the last that stored to it.
 //!
-//! Caches are per CPU, not per package: only the CPU that holds a dirty line is sure to write it back with WBINVD (its own
-//! L1 and L2), so that is what an adversary would choose. Clean lines are not kept: a read then always meets memory.
+//! Caches are per CPU, not per package: only the CPU that holds a dirty line is sure to write it
+//! back with WBINVD (its own L1 and L2), so that is what an adversary would choose. Clean lines are
+//! not kept: a read then always meets memory.
 
 use alloc::{collections::BTreeMap, vec, vec::Vec};
 use core::ops::ControlFlow;
@@ -61,8 +63,9 @@ impl Caches {
         holder.holds().map(|_| holder.poison)
     }
 
-    /// The CPU stores to these lines, which were read for ownership first: `poison` is what memory gave. A line that is
-    /// dirty already keeps the poison it has, and moves here if another CPU holds it.
+    /// The CPU stores to these lines, which were read for ownership first: `poison` is what memory
+    /// gave. A line that is dirty already keeps the poison it has, and moves here if another CPU
+    /// holds it.
     pub(crate) fn store(&mut self, cpu: CpuId, lines: LineRange, key: KeyId, poison: CauseId) {
         let tree = self.by_key.entry(key).or_insert(Tree::new(Holder::NOBODY));
         let held = &mut self.held;
@@ -106,7 +109,8 @@ impl Caches {
         (at < lines.end()).then_some(at)
     }
 
-    /// Takes the dirty lines among these out of the caches, for the caller to write back or to drop.
+    /// Takes the dirty lines among these out of the caches, for the caller to write back or to
+    /// drop.
     pub(crate) fn take(&mut self, lines: LineRange, key: KeyId, mut function: impl FnMut(Dirty)) {
         let Some(tree) = self.by_key.get_mut(&key) else { return };
         let held = &mut self.held;

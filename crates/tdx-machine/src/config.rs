@@ -1,5 +1,5 @@
-//! What a machine is made of. Refuses machines that cannot exist; a BIOS that is wrong in ways the module is there to
-//! notice (a bad CMR list, too few KeyIDs) is accepted and has its consequences.
+//! What a machine is made of. Refuses machines that cannot exist; a BIOS that is wrong in ways the
+//! module is there to notice (a bad CMR list, too few KeyIDs) is accepted and has its consequences.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -28,7 +28,8 @@ impl CpuModel {
     /// Sierra Forest, 06_AF.
     pub const SIERRA_FOREST: Self = Self { family: 6, model: 0xaf, stepping: 3 };
 
-    /// A partial write to a TD-owned line poisons it. Source: the models Linux lists (`linux.md` 3.1).
+    /// A partial write to a TD-owned line poisons it. Source: the models Linux lists (`linux.md`
+    /// 3.1).
     pub const fn has_partial_write_erratum(self) -> bool {
         self.family == 6 && matches!(self.model, 0x8f | 0xcf)
     }
@@ -57,7 +58,8 @@ impl fmt::Display for CpuModel {
 pub enum ModuleProfile {
     /// 1.5.01: no dynamic PAMT, no SYS.DISABLE. Bit-exact against the conformance vectors.
     V1_5_01,
-    /// As 1.5.01, and dynamic PAMT as in the source of later modules (1.5.20 and newer). Not observed.
+    /// As 1.5.01, and dynamic PAMT as in the source of later modules (1.5.20 and newer). Not
+    /// observed.
     DynamicPamt,
     /// As 1.5.01, and TDH.SYS.DISABLE as it was promised to Linux. Not observed.
     SysDisable,
@@ -88,10 +90,11 @@ impl ModuleProfile {
 /// Whether dirty lines leave the caches on their own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EvictionPolicy {
-    /// Only when an operation writes them back. The latest possible moment: what was forgotten stays forgotten.
+    /// Only when an operation writes them back. The latest possible moment: what was forgotten
+    /// stays forgotten.
     Never,
-    /// Before each operation of the host, with probability 1 / `one_in`, a random piece of a random dirty run is written
-    /// back. The same seed gives the same choices.
+    /// Before each operation of the host, with probability 1 / `one_in`, a random piece of a random
+    /// dirty run is written back. The same seed gives the same choices.
     Seeded {
         /// At least 1.
         one_in: u32,
@@ -119,8 +122,9 @@ pub struct MachineConfig {
     pub seam_enabled: bool,
     /// The module the BIOS loaded, if it did; otherwise SEAMCALL sets the carry flag.
     pub module: Option<ModuleProfile>,
-    /// SYS.RD answers for what a TD may be configured with (fixed bits of ATTRIBUTES and XFAM, no CPUID configuration, VCPUs) as MNG.INIT
-    /// takes it here. Otherwise these fields are refused: nobody recorded them.
+    /// SYS.RD answers for what a TD may be configured with (fixed bits of ATTRIBUTES and XFAM, no
+    /// CPUID configuration, VCPUs) as MNG.INIT takes it here. Otherwise these fields are refused:
+    /// nobody recorded them.
     pub assume_td_configuration: bool,
     /// Sub-blocks that PHYMEM.CACHE.WB walks; at least 1.
     pub cache_sub_blocks: u32,
@@ -131,7 +135,8 @@ pub struct MachineConfig {
 }
 
 impl MachineConfig {
-    /// A machine with TDX and module 1.5.01, 6 KeyID bits, `[32, 64)` private. CPU n sits in package n mod `packages`.
+    /// A machine with TDX and module 1.5.01, 6 KeyID bits, `[32, 64)` private. CPU n sits in
+    /// package n mod `packages`.
     pub fn new(cpu_model: CpuModel, cpus: u32, packages: u32, cmrs: impl IntoIterator<Item = PageRange>) -> Self {
         let packages = packages.max(1);
         Self {

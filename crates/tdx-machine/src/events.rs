@@ -1,4 +1,5 @@
-//! What happened: counters that never stop, and a bounded list of the rare events a report wants to tell.
+//! What happened: counters that never stop, and a bounded list of the rare events a report wants to
+//! tell.
 
 use alloc::{collections::BTreeMap, vec::Vec};
 use core::fmt;
@@ -22,8 +23,8 @@ pub enum Event {
         /// By whom and how.
         cause: PoisonCause,
     },
-    /// A dirty line of a private KeyID was written back over lines that were shared: the owner is back, and what the host
-    /// had there is lost.
+    /// A dirty line of a private KeyID was written back over lines that were shared: the owner is
+    /// back, and what the host had there is lost.
     PrivateWriteBackOverShared {
         /// The lines.
         lines: LineRange,
@@ -32,7 +33,8 @@ pub enum Event {
         /// The CPU whose cache held them.
         cpu: CpuId,
     },
-    /// A dirty line of the host was written back over TD-owned lines: they are shared now, and TDX data is lost.
+    /// A dirty line of the host was written back over TD-owned lines: they are shared now, and TDX
+    /// data is lost.
     SharedWriteBackOverPrivate {
         /// The lines.
         lines: LineRange,

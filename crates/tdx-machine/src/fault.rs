@@ -1,5 +1,5 @@
-//! Conditions that a test or a scenario switches on: the world around the module at its worst. None of them changes the
-//! module's rules.
+//! Conditions that a test or a scenario switches on: the world around the module at its worst. None
+//! of them changes the module's rules.
 
 use alloc::vec::Vec;
 use tdx_abi::{Leaf, PageSize, PhysAddr, Status};
@@ -18,13 +18,15 @@ pub enum Fault {
     KeyEngineNoEntropy,
     /// An interrupt is pending whenever the module looks.
     InterruptPending,
-    /// PHYMEM.PAMT.ADD writes its two pages and then fails after all: OPERAND_BUSY (RCX). The module's source has no such
-    /// path; Linux allows for one, and so must a host.
+    /// PHYMEM.PAMT.ADD writes its two pages and then fails after all: OPERAND_BUSY (RCX). The
+    /// module's source has no such path; Linux allows for one, and so must a host.
     LateFailure,
-    /// The module crashes in the middle of the call: VMfailInvalid for this and every later call, on every CPU. What the
-    /// leaf had done before it crashed is not modelled: the call does nothing.
+    /// The module crashes in the middle of the call: VMfailInvalid for this and every later call,
+    /// on every CPU. What the leaf had done before it crashed is not modelled: the call does
+    /// nothing.
     Crash,
-    /// The call answers this status without running. For the host's error paths; no claim that the module ever would.
+    /// The call answers this status without running. For the host's error paths; no claim that the
+    /// module ever would.
     Answer(Status),
 }
 

@@ -1,4 +1,5 @@
-//! Who acts on the machine: CPUs in packages, and devices. Numbers only; what they can do stands in [`crate::Machine`].
+//! Who acts on the machine: CPUs in packages, and devices. Numbers only; what they can do stands in
+//! [`crate::Machine`].
 
 use core::fmt;
 

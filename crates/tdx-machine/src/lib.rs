@@ -1,17 +1,20 @@
-//! A software machine with TDX, which judges a host: a memory controller with owner and poison per 64-byte line, caches
-//! by (line, KeyID), CPUs in packages, DMA, machine checks, and an emulated TDX module that is bit-exact against
-//! conformance vectors of the real one.
+//! A software machine with TDX, which judges a host: a memory controller with owner and poison per
+//! 64-byte line, caches by (line, KeyID), CPUs in packages, DMA, machine checks, and an emulated
+//! TDX module that is bit-exact against conformance vectors of the real one.
 //!
-//! It never runs host code and knows nothing of it: the host acts through [`Machine`], the machine answers as hardware
-//! would. What it does not model it refuses with a [`Refusal`]; what it simplifies stands in [`LIMITS`].
+//! It never runs host code and knows nothing of it: the host acts through [`Machine`], the machine
+//! answers as hardware would. What it does not model it refuses with a [`Refusal`]; what it
+//! simplifies stands in [`LIMITS`].
 //!
-//! A [`Machine`] clones in microseconds whatever its memory: clones share all that neither has changed since.
+//! A [`Machine`] clones in microseconds whatever its memory: clones share all that neither has
+//! changed since.
 //!
 //! # What it models
 //!
-//! Of every 64-byte line: who owns it (the host, or a private KeyID) and whether it is poisoned. Of every CPU: its dirty lines, by line and
-//! KeyID, and its MOVDIR64B stores that no fence has made visible. Of the module: its state, its PAMT, its TDs, and which lines each leaf
-//! writes. The rules that matter to a host:
+//! Of every 64-byte line: who owns it (the host, or a private KeyID) and whether it is poisoned. Of
+//! every CPU: its dirty lines, by line and KeyID, and its MOVDIR64B stores that no fence has made
+//! visible. Of the module: its state, its PAMT, its TDs, and which lines each leaf writes. The
+//! rules that matter to a host:
 //!
 //! | what happens | what the machine does |
 //! | --- | --- |
@@ -70,8 +73,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! What no host would do on purpose is there, too: [`Fault`] and [`Machine::inject`] for a module that fails or dies at a given call,
-//! [`Machine::evict`] for a line that leaves the cache at a bad moment, [`Machine::dma_write`] for devices. There are no cargo features.
+//! What no host would do on purpose is there, too: [`Fault`] and [`Machine::inject`] for a module
+//! that fails or dies at a given call, [`Machine::evict`] for a line that leaves the cache at a bad
+//! moment, [`Machine::dma_write`] for devices. There are no cargo features.
 
 #![no_std]
 #![forbid(unsafe_code)]

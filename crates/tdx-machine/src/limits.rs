@@ -1,4 +1,5 @@
-//! What the machine does not model. Printed with every report, so that a verdict is read with them in mind.
+//! What the machine does not model. Printed with every report, so that a verdict is read with them
+//! in mind.
 
 /// One sentence per limit.
 pub const LIMITS: &[&str] = &[

@@ -1,13 +1,16 @@
-//! The machine check that a CPU takes when it consumes poison, with the registers as the hardware fills them.
+//! The machine check that a CPU takes when it consumes poison, with the registers as the hardware
+//! fills them.
 //!
-//! Values: Sapphire Rapids logs of `fixtures/mce` 01, 02 and 12: software-recoverable action required, data load, bank 1.
+//! Values: Sapphire Rapids logs of `fixtures/mce` 01, 02 and 12: software-recoverable action
+//! required, data load, bank 1.
 
 use core::fmt;
 use tdx_abi::{Line, PhysAddr};
 
 use crate::{CpuId, PoisonCause};
 
-/// MCi_STATUS of a poisoned data load: valid, uncorrected, enabled, MISC and ADDR valid, S and AR set, MCACOD 0x134.
+/// MCi_STATUS of a poisoned data load: valid, uncorrected, enabled, MISC and ADDR valid, S and AR
+/// set, MCACOD 0x134.
 pub const MCI_STATUS_DATA_LOAD: u64 = 0xbd80_0000_0010_0134;
 /// MCi_MISC: address is physical (mode 2 in bits 8:6), valid from bit 6 on.
 pub const MCI_MISC_PHYSICAL_LINE: u64 = 0x86;
@@ -21,7 +24,8 @@ pub const DATA_CACHE_BANK: u32 = 1;
 pub enum MachineCheckReason {
     /// The line was poisoned by a partial write.
     Poison(PoisonCause),
-    /// SEAM read a line with a private KeyID that did not write it: integrity failure. Only inside SEAM.
+    /// SEAM read a line with a private KeyID that did not write it: integrity failure. Only inside
+    /// SEAM.
     Integrity,
 }
 

@@ -1,4 +1,5 @@
-//! Who poisoned a line, how and when. A line carries a small number; the table here says what it means.
+//! Who poisoned a line, how and when. A line carries a small number; the table here says what it
+//! means.
 
 use alloc::{sync::Arc, vec::Vec};
 use core::fmt;

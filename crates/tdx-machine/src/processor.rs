@@ -1,4 +1,5 @@
-//! CPUID and the MSRs that a host reads to find TDX. Nothing else of a processor's identity is modelled.
+//! CPUID and the MSRs that a host reads to find TDX. Nothing else of a processor's identity is
+//! modelled.
 
 use tdx_abi::PageRange;
 

@@ -5,7 +5,8 @@ use tdx_abi::{FieldId, KeyId, Leaf, PhysAddr};
 
 use crate::{CpuId, MachineCheck};
 
-/// The request is outside what is modelled, or no such thing exists in this machine. Nothing has changed.
+/// The request is outside what is modelled, or no such thing exists in this machine. Nothing has
+/// changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Refusal {
@@ -19,7 +20,8 @@ pub enum Refusal {
         /// The address, or the end of the range.
         address: PhysAddr,
     },
-    /// Outside SEAM an access with a private KeyID faults in the page walk; no host code can make one.
+    /// Outside SEAM an access with a private KeyID faults in the page walk; no host code can make
+    /// one.
     PrivateKeyOutsideSeam {
         /// The KeyID.
         key: KeyId,

@@ -1,4 +1,5 @@
-//! A small generator for the adversary's choices: the same seed, the same choices. Not for anything that must be secret.
+//! A small generator for the adversary's choices: the same seed, the same choices. Not for anything
+//! that must be secret.
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
 #[derive(Clone, Debug)]

@@ -1,7 +1,9 @@
-//! A map from indexes to small values, kept by uniform regions: a radix tree whose nodes are shared between clones.
+//! A map from indexes to small values, kept by uniform regions: a radix tree whose nodes are shared
+//! between clones.
 //!
-//! A clone costs one reference count, an update copies only the nodes on its path that a clone still uses. A range of any
-//! length with one value costs a handful of nodes, so a memory of 12 TiB in its normal state costs nothing.
+//! A clone costs one reference count, an update copies only the nodes on its path that a clone
+//! still uses. A range of any length with one value costs a handful of nodes, so a memory of 12 TiB
+//! in its normal state costs nothing.
 
 use alloc::sync::Arc;
 use core::ops::ControlFlow;
@@ -57,8 +59,8 @@ impl<V: Copy + Eq> Tree<V> {
         self.update(start, end, |_, _, _| value);
     }
 
-    /// Replaces the values of `[start, end)`. The function sees each piece `[start, end)` of one value exactly once, in
-    /// ascending order; neighbouring pieces may have the same value.
+    /// Replaces the values of `[start, end)`. The function sees each piece `[start, end)` of one
+    /// value exactly once, in ascending order; neighbouring pieces may have the same value.
     pub(crate) fn update(&mut self, start: u64, end: u64, mut function: impl FnMut(u64, u64, V) -> V) {
         let end = end.min(LIMIT);
         if start < end {
@@ -66,7 +68,8 @@ impl<V: Copy + Eq> Tree<V> {
         }
     }
 
-    /// Calls the function with each maximal run `[start, end)` of one value in `[start, end)`, ascending, until it breaks.
+    /// Calls the function with each maximal run `[start, end)` of one value in `[start, end)`,
+    /// ascending, until it breaks.
     pub(crate) fn runs<B>(
         &self,
         start: u64,

@@ -255,7 +255,8 @@ fn a_late_failure_has_written_the_pair() {
     assert_eq!(call(&mut machine, CPU, add), Status::SUCCESS, "the pages are still free");
 }
 
-/// A TD up to its Secure EPT of three levels, its control pages in `[LARGE, LARGE + 2 MiB)`; the TDR is the first.
+/// A TD up to its Secure EPT of three levels, its control pages in `[LARGE, LARGE + 2 MiB)`; the
+/// TDR is the first.
 fn build_td(machine: &mut Machine) {
     let control = |number: u64| LARGE + number * 4 * KIB;
     let tdr = control(0);

@@ -1,4 +1,5 @@
-//! Injected conditions, the three ways in which SEAMCALL itself fails, and what the machine refuses.
+//! Injected conditions, the three ways in which SEAMCALL itself fails, and what the machine
+//! refuses.
 
 mod support;
 

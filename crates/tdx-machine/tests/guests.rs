@@ -1,4 +1,5 @@
-//! VCPUs that enter and leave, what guests do to memory, TLB epochs, and TDs that the module holds for broken.
+//! VCPUs that enter and leave, what guests do to memory, TLB epochs, and TDs that the module holds
+//! for broken.
 
 mod support;
 
@@ -28,7 +29,8 @@ fn on_td(leaf: Leaf, rcx: u64) -> Registers {
     Registers::call(leaf).rcx(rcx).rdx(TDR)
 }
 
-/// A runnable TD with one VCPU on CPU 0, one measured page, and a 4 KiB and a 2 MiB page that wait for ACCEPT.
+/// A runnable TD with one VCPU on CPU 0, one measured page, and a 4 KiB and a 2 MiB page that wait
+/// for ACCEPT.
 fn td() -> Machine {
     td_on(ready(CpuModel::SAPPHIRE_RAPIDS, 1))
 }

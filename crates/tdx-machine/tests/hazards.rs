@@ -109,7 +109,8 @@ fn without_the_fence_another_cpu_still_finds_private_lines() {
     assert!(machine.all_poisoned_runs().is_empty());
 }
 
-/// A dirty line of the global KeyID that is written back after the reset: the owner comes back over the next kernel's data.
+/// A dirty line of the global KeyID that is written back after the reset: the owner comes back over
+/// the next kernel's data.
 #[test]
 fn a_late_write_back_overwrites_the_page() {
     let mut machine = ready(CpuModel::SAPPHIRE_RAPIDS, 1);
@@ -146,7 +147,8 @@ fn wbinvd_is_for_one_cpu_alone() {
     assert_eq!(machine.dirty_private_lines(), 0);
 }
 
-/// The host's own dirty lines, not flushed before PAMT is given away, come back over it, and the module dies of them.
+/// The host's own dirty lines, not flushed before PAMT is given away, come back over it, and the
+/// module dies of them.
 #[test]
 fn a_dirty_host_line_over_pamt_kills_the_module() {
     let mut machine = support::machine(CpuModel::SAPPHIRE_RAPIDS);
@@ -220,7 +222,8 @@ fn warm_reset_keeps_private_memory() {
     assert_eq!(call(&mut machine, CPU, Registers::call(Leaf::SYS_INIT)), Status::SUCCESS);
 }
 
-/// The same seed evicts the same lines; another seed others. Whatever is evicted, WBINVD ends at the same place.
+/// The same seed evicts the same lines; another seed others. Whatever is evicted, WBINVD ends at
+/// the same place.
 #[test]
 fn seeded_eviction_is_deterministic() {
     let run = |seed| {

@@ -21,7 +21,8 @@ fn disable(machine: &mut Machine) -> Status {
     call(machine, CPU, Registers::call(DISABLE))
 }
 
-/// One TDMR, one TD of one page, and one page that a MNG.CREATE without entropy has filled and not taken.
+/// One TDMR, one TD of one page, and one page that a MNG.CREATE without entropy has filled and not
+/// taken.
 fn used() -> Machine {
     let mut machine = Machine::with_initialised_module(with_leaf()).unwrap();
     configure(&mut machine, 1);

@@ -1,4 +1,5 @@
-//! The CPU that runs this, under the traits of `tdx-host`. Refuses to be moved: the shim pins whoever makes one.
+//! The CPU that runs this, under the traits of `tdx-host`. Refuses to be moved: the shim pins
+//! whoever makes one.
 
 use tdx_abi::{Line, LineRange, Registers};
 use tdx_host::{
@@ -22,14 +23,16 @@ pub struct ThisCpu(pub CpuId);
 
 impl Seamcall for ThisCpu {
     fn seamcall(&self, mut registers: Registers) -> Registers {
-        // SAFETY: ring 0, and the kernel's exception table has the fix-ups (`xtask/src/boot/assembly.rs` puts them there). What the
-        // leaf does to memory is what `tdx-host` and the ledger allow, and only pages of the kernel's allocator are given.
+        // SAFETY: ring 0, and the kernel's exception table has the fix-ups
+        // (`xtask/src/boot/assembly.rs` puts them there). What the leaf does to memory is what
+        // `tdx-host` and the ledger allow, and only pages of the kernel's allocator are given.
         unsafe { arch::seamcall(&mut registers) };
         registers
     }
 }
 
-/// The parts of a range before, in and behind the pool, which has a mapping of its own; PAMTs in it may touch pages outside.
+/// The parts of a range before, in and behind the pool, which has a mapping of its own; PAMTs in it
+/// may touch pages outside.
 fn mapped(lines: LineRange) -> impl Iterator<Item = LineRange> {
     let pool = host::pool().lines();
     let end = |line: Line| LineRange::new(lines.start(), line).intersection(lines);
@@ -46,9 +49,10 @@ impl LineReset for ThisCpu {
     fn reset_lines(&self, lines: LineRange) {
         for lines in mapped(lines) {
             let first = shim::map(lines.start().start());
-            // SAFETY: PAMTs and pages that were given to the module: nobody uses them, and on a CPU with TDX there is MOVDIR64B. Both
-            // mappings are writable: the kernel itself clears such pages in its direct map, and the pool's was made for this. The lines lie
-            // in one of the two.
+            // SAFETY: PAMTs and pages that were given to the module: nobody uses them, and on a CPU
+            // with TDX there is MOVDIR64B. Both mappings are writable: the kernel itself clears
+            // such pages in its direct map, and the pool's was made for this. The lines lie in one
+            // of the two.
             unsafe { arch::movdir64b_zero(first, lines.len()) };
         }
     }
@@ -75,7 +79,8 @@ impl Cpu for ThisCpu {
     fn flush_lines(&self, lines: LineRange) {
         for lines in mapped(lines) {
             let first = shim::map(lines.start().start());
-            // SAFETY: every CPU with TDX has CLFLUSHOPT; the lines are mapped, and lie in one mapping.
+            // SAFETY: every CPU with TDX has CLFLUSHOPT; the lines are mapped, and lie in one
+            // mapping.
             unsafe { arch::clflushopt(first, lines.len()) };
         }
     }

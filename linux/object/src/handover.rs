@@ -93,7 +93,8 @@ fn policy(number: u32) -> Policy {
     }
 }
 
-/// May an image be loaded for a kexec? 0, or a negative errno. A crash image always may: it lives in memory that was never private.
+/// May an image be loaded for a kexec? 0, or a negative errno. A crash image always may: it lives
+/// in memory that was never private.
 #[unsafe(no_mangle)]
 pub extern "C" fn cleanslate_check_load(policy: u32) -> i32 {
     match check_image_load(self::policy(policy), KexecKind::Normal, &memory(), &[]) {
@@ -108,13 +109,15 @@ pub extern "C" fn cleanslate_stop_this_cpu(cpu: u32) {
     stop_this_cpu(ThisCpu(CpuId(cpu)), platform());
 }
 
-/// An NMI stops this CPU because another panics: its caches are written back if they may hold private lines.
+/// An NMI stops this CPU because another panics: its caches are written back if they may hold
+/// private lines.
 #[unsafe(no_mangle)]
 pub extern "C" fn cleanslate_stop_this_cpu_at_crash(cpu: u32) {
     stop_this_cpu_at_crash(&ThisCpu(CpuId(cpu)));
 }
 
-/// Resets all that may be private. `online` counts the CPUs that run, of which this is `cpu`; `possible` those that there can be.
+/// Resets all that may be private. `online` counts the CPUs that run, of which this is `cpu`;
+/// `possible` those that there can be.
 ///
 /// # Safety
 /// Called right before the jump into the next kernel, with interrupts off.

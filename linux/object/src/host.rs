@@ -1,5 +1,6 @@
-//! TDX that this module brings up itself, in a kernel that has no code for it: bring-up, the ledger, TDs for tests. The shim calls
-//! it under one mutex, with CPU and memory hotplug off and every CPU in VMX operation.
+//! TDX that this module brings up itself, in a kernel that has no code for it: bring-up, the
+//! ledger, TDs for tests. The shim calls it under one mutex, with CPU and memory hotplug off and
+//! every CPU in VMX operation.
 
 use arrayvec::{ArrayString, ArrayVec};
 use core::fmt::Write;
@@ -77,7 +78,8 @@ pub fn pool() -> PageRange {
     POOL_MEMORY.get().map_or(PageRange::default(), |pool| pool[0].range)
 }
 
-/// Writes down what the shim says. False if it is too much. Not inlined: its frame must be gone when the bring-up begins.
+/// Writes down what the shim says. False if it is too much. Not inlined: its frame must be gone
+/// when the bring-up begins.
 #[inline(never)]
 fn note_memory(given: &[Memory], pool: Memory) -> bool {
     // SAFETY: `cleanslate_bring_up` runs once at a time and takes its own references later.
@@ -104,12 +106,14 @@ fn note_memory(given: &[Memory], pool: Memory) -> bool {
     true
 }
 
-/// Brings TDX up. `memory` is all that TDs may get, ascending; `pool` is where PAMTs go, or empty for the kernel's allocator.
-/// 0, or a negative errno; what went wrong stands in the log, and everything was undone.
+/// Brings TDX up. `memory` is all that TDs may get, ascending; `pool` is where PAMTs go, or empty
+/// for the kernel's allocator. 0, or a negative errno; what went wrong stands in the log, and
+/// everything was undone.
 ///
 /// # Safety
-/// `memory` points to `count` ranges. Nobody else uses the pool, which is mapped as `cleanslate_map` says. CPU and memory hotplug are
-/// off, every online CPU is in VMX operation, and no other call into this file is under way.
+/// `memory` points to `count` ranges. Nobody else uses the pool, which is mapped as
+/// `cleanslate_map` says. CPU and memory hotplug are off, every online CPU is in VMX operation, and
+/// no other call into this file is under way.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleanslate_bring_up(memory: *const Memory, count: u32, pool: Memory) -> i32 {
     // SAFETY: the caller's.
@@ -169,10 +173,12 @@ pub extern "C" fn cleanslate_words(key_ids: bool) -> u64 {
     if key_ids { story::KEY_ID_WORDS as u64 } else { LAYOUT.get().map_or(0, story::ledger_words) }
 }
 
-/// Storage for the ledger and for the KeyIDs: from here on TDs can be built. 0, or a negative errno.
+/// Storage for the ledger and for the KeyIDs: from here on TDs can be built. 0, or a negative
+/// errno.
 ///
 /// # Safety
-/// Both point to as many zeroed words as `cleanslate_words` says, which nobody else uses and which are never freed.
+/// Both point to as many zeroed words as `cleanslate_words` says, which nobody else uses and which
+/// are never freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleanslate_ledger(ledger: *const AtomicU64, key_ids: *const AtomicU64) -> i32 {
     // SAFETY: the caller's.
@@ -198,8 +204,9 @@ pub extern "C" fn cleanslate_covers(base: u64, end: u64) -> bool {
     LAYOUT.get().is_some_and(|layout| layout.tdmrs().iter().any(|tdmr| tdmr.range().contains_range(range)))
 }
 
-/// Builds a TD and leaves it at a point of its life: 0 runnable, 1 half built, 2 gone, 3 half gone. 0, or a negative errno; what went
-/// wrong stands in the log. What a TD holds at the end it holds until the kexec.
+/// Builds a TD and leaves it at a point of its life: 0 runnable, 1 half built, 2 gone, 3 half gone.
+/// 0, or a negative errno; what went wrong stands in the log. What a TD holds at the end it holds
+/// until the kexec.
 #[unsafe(no_mangle)]
 pub extern "C" fn cleanslate_td(fate: u32) -> i32 {
     let (Some(platform), Some(ledger), Some(key_ids)) = (platform(), ledger(), KEY_IDS.get()) else { return -EPERM };

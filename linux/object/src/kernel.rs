@@ -1,4 +1,5 @@
-//! Linux as `tdx-host` sees it during a bring-up: its CPUs, pages, and memory that the module reads.
+//! Linux as `tdx-host` sees it during a bring-up: its CPUs, pages, and memory that the module
+//! reads.
 
 use core::ffi::c_void;
 use tdx_abi::{Page, PageRange, PageSize, PhysAddr};
@@ -12,7 +13,8 @@ use crate::shim;
 
 /// Where pages for PAMTs come from.
 pub struct Linux<'m> {
-    /// Memory that was reserved for them at boot; without it the kernel's allocator is asked, which has no large pieces.
+    /// Memory that was reserved for them at boot; without it the kernel's allocator is asked, which
+    /// has no large pieces.
     pub pool: Option<&'m mut MapFrames<'static>>,
 }
 
@@ -64,7 +66,8 @@ impl FrameSource for Linux<'_> {
 
 impl SharedMemory for Linux<'_> {
     fn write(&mut self, address: PhysAddr, bytes: &[u8]) {
-        // SAFETY: pages of this object, by the trait's contract, and mapped; the source is elsewhere.
+        // SAFETY: pages of this object, by the trait's contract, and mapped; the source is
+        // elsewhere.
         unsafe { shim::map(address).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
     }
 }

@@ -1,4 +1,5 @@
-//! Values that are written once and then read from anywhere, a crash included: no lock, no waiting. Refuses a second value.
+//! Values that are written once and then read from anywhere, a crash included: no lock, no waiting.
+//! Refuses a second value.
 
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
@@ -14,8 +15,8 @@ pub struct Once<T> {
     value: UnsafeCell<MaybeUninit<T>>,
 }
 
-// SAFETY: the value is written by the one who moved `state` from EMPTY to WRITING, and only shared after it became FULL, by a
-// release that readers acquire.
+// SAFETY: the value is written by the one who moved `state` from EMPTY to WRITING, and only shared
+// after it became FULL, by a release that readers acquire.
 unsafe impl<T: Send + Sync> Sync for Once<T> {}
 
 impl<T> Once<T> {
@@ -30,8 +31,8 @@ impl<T> Once<T> {
         (self.state.load(Ordering::Acquire) == FULL).then(|| unsafe { (*self.value.get()).assume_init_ref() })
     }
 
-    /// Fills it in place: `fill` gets the empty room and says whether it has written the value. False if it was filled before,
-    /// or is being filled, or `fill` has failed.
+    /// Fills it in place: `fill` gets the empty room and says whether it has written the value.
+    /// False if it was filled before, or is being filled, or `fill` has failed.
     fn fill_with(&'static self, fill: impl FnOnce(&mut MaybeUninit<T>) -> bool) -> bool {
         if self.state.compare_exchange(EMPTY, WRITING, Ordering::Acquire, Ordering::Relaxed).is_err() {
             return false;
@@ -51,13 +52,15 @@ impl<T> Once<T> {
     }
 }
 
-/// A value too large for the kernel's stack: it begins its life in a static, one caller works on it there, and then it is published.
+/// A value too large for the kernel's stack: it begins its life in a static, one caller works on it
+/// there, and then it is published.
 pub struct Workplace<T> {
     published: AtomicU8,
     value: UnsafeCell<T>,
 }
 
-// SAFETY: `exclusive` is for one caller at a time and not after `publish`, by its contract; `get` shares it only after that.
+// SAFETY: `exclusive` is for one caller at a time and not after `publish`, by its contract; `get`
+// shares it only after that.
 unsafe impl<T: Send + Sync> Sync for Workplace<T> {}
 
 impl<T> Workplace<T> {

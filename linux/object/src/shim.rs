@@ -1,4 +1,5 @@
-//! What the C shim does for this object: the one place that knows its functions. Their C side is `cleanslate.h`.
+//! What the C shim does for this object: the one place that knows its functions. Their C side is
+//! `cleanslate.h`.
 
 use core::ffi::c_void;
 use core::panic::PanicInfo;
@@ -53,12 +54,14 @@ pub fn say(text: &str) {
     unsafe { raw::cleanslate_say(text.as_ptr(), text.len()) };
 }
 
-/// Where a physical address is mapped, writable: the kernel's direct map, or the mapping of the pool. Takes no lock.
+/// Where a physical address is mapped, writable: the kernel's direct map, or the mapping of the
+/// pool. Takes no lock.
 pub fn map(address: PhysAddr) -> *mut u8 {
     raw::cleanslate_map(address.get()).cast()
 }
 
-/// Runs `work` on every online CPU, on each in a thread that stays there, and waits for all. Hotplug is off.
+/// Runs `work` on every online CPU, on each in a thread that stays there, and waits for all.
+/// Hotplug is off.
 ///
 /// # Safety
 /// `work` takes `task`, which several CPUs may use at once.
@@ -83,8 +86,8 @@ pub fn pinned<R>(function: impl FnOnce(u32) -> R) -> R {
     result
 }
 
-/// Adjacent pages of the kernel's own memory, on a node or anywhere, inside `within`; aligned to their number if that is a power of two and they
-/// may lie anywhere.
+/// Adjacent pages of the kernel's own memory, on a node or anywhere, inside `within`; aligned to
+/// their number if that is a power of two and they may lie anywhere.
 pub fn allocate(pages: u64, node: Option<u32>, within: PageRange) -> Option<PhysAddr> {
     let (first, end) = (within.start().index(), within.end().index());
     let address = raw::cleanslate_allocate(pages, node.unwrap_or(u32::MAX), first, end);

@@ -74,7 +74,8 @@ pub unsafe extern "C" fn cleanslate_pamt_range(index: u32, base: *mut u64, end: 
     true
 }
 
-/// 4 KiB pages that the module has, by what for: TDR, TDCX, TDVPR, SEPT, guest. Asks the module for each marked page.
+/// 4 KiB pages that the module has, by what for: TDR, TDCX, TDVPR, SEPT, guest. Asks the module for
+/// each marked page.
 #[repr(C)]
 #[derive(Default)]
 pub struct Pages {
@@ -85,8 +86,8 @@ pub struct Pages {
 /// Counts [`Pages`]. 0, or a negative errno.
 ///
 /// # Safety
-/// `pages` can be written. As for `cleanslate_td`: this CPU is in VMX operation, the caller stays on it, and nobody builds a TD
-/// beside it.
+/// `pages` can be written. As for `cleanslate_td`: this CPU is in VMX operation, the caller stays
+/// on it, and nobody builds a TD beside it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleanslate_pages(pages: *mut Pages) -> i32 {
     let mut found = Pages::default();
@@ -111,7 +112,8 @@ pub unsafe extern "C" fn cleanslate_pages(pages: *mut Pages) -> i32 {
     0
 }
 
-/// Says what is at an address, in one line without a line feed, for a machine check. Returns its length.
+/// Says what is at an address, in one line without a line feed, for a machine check. Returns its
+/// length.
 ///
 /// # Safety
 /// `text` has room for `room` bytes.

@@ -1,5 +1,5 @@
-//! TDX that the kernel brings up by itself: PAMTs as SYS.CONFIG names them, and pages of its TDs as each SEAMCALL moves them. Makes no
-//! SEAMCALL; it only listens.
+//! TDX that the kernel brings up by itself: PAMTs as SYS.CONFIG names them, and pages of its TDs as
+//! each SEAMCALL moves them. Makes no SEAMCALL; it only listens.
 
 use arrayvec::ArrayVec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -36,7 +36,8 @@ pub extern "C" fn cleanslate_pamt(base: u64, bytes: u64) -> bool {
     true
 }
 
-/// The pending PAMTs in ascending order: the least above the one before, again and again. There are at most 192.
+/// The pending PAMTs in ascending order: the least above the one before, again and again. There are
+/// at most 192.
 #[derive(Clone)]
 struct Ascending {
     above: u64,
@@ -54,8 +55,8 @@ impl Iterator for Ascending {
     }
 }
 
-/// All PAMTs were named: from now on they may be private. 0, or a negative errno, also if none was; then the handover cannot know what is
-/// private.
+/// All PAMTs were named: from now on they may be private. 0, or a negative errno, also if none was;
+/// then the handover cannot know what is private.
 #[unsafe(no_mangle)]
 pub extern "C" fn cleanslate_publish() -> i32 {
     let named = Ascending { above: 0 };
@@ -67,7 +68,8 @@ pub extern "C" fn cleanslate_publish() -> i32 {
     RECORD.publish(named).map_or(-EINVAL, |()| 0)
 }
 
-/// The kernel is about to make this SEAMCALL on this CPU: from now on its caches may hold private lines.
+/// The kernel is about to make this SEAMCALL on this CPU: from now on its caches may hold private
+/// lines.
 #[unsafe(no_mangle)]
 pub extern "C" fn cleanslate_seamcall(cpu: u32, leaf: u64) {
     // The kernel makes the call whatever the gate says.
@@ -89,7 +91,8 @@ pub fn tds() -> u32 {
     TDS.load(Ordering::Relaxed)
 }
 
-/// Whatever TDMRs the kernel may make of this memory lie in these ranges: whole GiB, joined where they touch, and where there are too many.
+/// Whatever TDMRs the kernel may make of this memory lie in these ranges: whole GiB, joined where
+/// they touch, and where there are too many.
 fn covered(memory: &[Memory]) -> ArrayVec<PageRange, MAX_TDMRS> {
     const GIB: u64 = 1 << 30;
     let mut ranges = ArrayVec::<PageRange, MAX_TDMRS>::new();
@@ -121,7 +124,8 @@ pub unsafe extern "C" fn cleanslate_follow_words(memory: *const Memory, count: u
 /// Storage for the ledger of the kernel's TDs. 0, or a negative errno.
 ///
 /// # Safety
-/// As [`cleanslate_follow_words`]; `words` are as many zeroed words as it says, which nobody else uses and which are never freed.
+/// As [`cleanslate_follow_words`]; `words` are as many zeroed words as it says, which nobody else
+/// uses and which are never freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleanslate_follow(words: *const AtomicU64, memory: *const Memory, count: u32) -> i32 {
     // SAFETY: the caller's.
@@ -151,7 +155,8 @@ fn moves(call: &Registers) -> Result<Moves, NotFollowed> {
     Moves::of(call, DYNAMIC_PAMT.load(Ordering::Relaxed))
 }
 
-/// The kernel is about to make this SEAMCALL. Gives the number of a problem, as `follow.c` has them.
+/// The kernel is about to make this SEAMCALL. Gives the number of a problem, as `follow.c` has
+/// them.
 ///
 /// # Safety
 /// `call` can be read.
@@ -174,7 +179,8 @@ pub unsafe extern "C" fn cleanslate_after(call: *const Registers, answer: *const
     // A leaf that is not known was told of before the call.
     let Ok(moves) = moves(call) else { return 0 };
     let failed = answer.status().is_error();
-    // Before the ledger says so: the kernel frees the page of a failed call when this returns, not earlier.
+    // Before the ledger says so: the kernel frees the page of a failed call when this returns, not
+    // earlier.
     for range in moves.taken() {
         // A range is one folio, which its first page keeps.
         let page = range.start().index();
@@ -196,7 +202,8 @@ pub unsafe extern "C" fn cleanslate_after(call: *const Registers, answer: *const
     problem(moves.after(ledger, answer).map(drop))
 }
 
-/// The kernel wants these pages to be ordinary ones again: they are reset, fenced, and lose their mark. Gives the number of a problem.
+/// The kernel wants these pages to be ordinary ones again: they are reset, fenced, and lose their
+/// mark. Gives the number of a problem.
 #[unsafe(no_mangle)]
 pub extern "C" fn cleanslate_reset(cpu: u32, base: u64, bytes: u64) -> u32 {
     let range = PageRange::inside(PhysAddr::new(base), PhysAddr::new(base.saturating_add(bytes)));

@@ -1,7 +1,9 @@
-//! The Rust object as assembly that a kernel's own build can assemble. Stable Rust knows nothing of return thunks, retpolines and
-//! indirect branch tracking, whose form depends on the kernel's configuration; here each return and each indirect call becomes
-//! the kernel's macro for it, and each function begins with ENDBR. So the module is as safe as the C code around it, in any kernel, and a
-//! package with it needs no Rust where it is built. Refuses whatever it does not know: a line that is passed over is a line that nobody checked.
+//! The Rust object as assembly that a kernel's own build can assemble. Stable Rust knows nothing of
+//! return thunks, retpolines and indirect branch tracking, whose form depends on the kernel's
+//! configuration; here each return and each indirect call becomes the kernel's macro for it, and
+//! each function begins with ENDBR. So the module is as safe as the C code around it, in any
+//! kernel, and a package with it needs no Rust where it is built. Refuses whatever it does not
+//! know: a line that is passed over is a line that nobody checked.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -17,7 +19,8 @@ const HEADER: &str = "\
 
 ";
 
-/// SEAMCALL's software status for a fault: bit 63 and bits 47:40, beside the vector that the kernel puts into RAX. No register is free there.
+/// SEAMCALL's software status for a fault: bit 63 and bits 47:40, beside the vector that the kernel
+/// puts into RAX. No register is free there.
 const FAULT_STATUS_BITS: [u32; 9] = [40, 41, 42, 43, 44, 45, 46, 47, 63];
 
 /// Directives that say nothing to a kernel: it makes its own unwind tables.
@@ -177,7 +180,8 @@ impl Rewriter {
         Ok(())
     }
 
-    /// Remembers the symbols of an operand, so that those which nobody has are found here and not by the loader.
+    /// Remembers the symbols of an operand, so that those which nobody has are found here and not
+    /// by the loader.
     fn names(&mut self, operands: &str) {
         if operands.starts_with(".ascii") || operands.starts_with(".asciz") {
             return;

@@ -1,5 +1,6 @@
-//! The same story twice: with the real instructions under seamvisor, and in the software machine. Both must make the same SEAMCALLs in
-//! the same order with the same statuses, and the next kernel must come to the same end.
+//! The same story twice: with the real instructions under seamvisor, and in the software machine.
+//! Both must make the same SEAMCALLs in the same order with the same statuses, and the next kernel
+//! must come to the same end.
 
 use std::fmt::Write;
 use std::sync::Mutex;
@@ -153,7 +154,8 @@ fn software(host: &Host, policy: &str) -> Result<(Vec<Call>, Death)> {
     Ok((calls, death))
 }
 
-/// What firstkernel's second half does: page by page, a part of each line written and then each line read.
+/// What firstkernel's second half does: page by page, a part of each line written and then each
+/// line read.
 fn next_kernel(machine: &mut Machine, before: &Machine, layout: &Layout, host: &Host) -> Result<Death> {
     let cpu = CpuId(0);
     for page in host.memory().iter().flat_map(|part| part.range.start().index()..part.range.end().index()) {

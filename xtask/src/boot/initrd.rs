@@ -1,19 +1,24 @@
-//! The root file system of a Linux that is booted: busybox, a script as `/init`, modules. A cpio archive in the "newc" format, by
-//! hand, because `cpio` would be one tool more to install.
+//! The root file system of a Linux that is booted: busybox, a script as `/init`, modules. A cpio
+//! archive in the "newc" format, by hand, because `cpio` would be one tool more to install.
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
-/// What `/init` does: loads what modules there are, brings TDX up and builds TDs if it is told to (`cleanslate.tds=N`), says what is
-/// private and that user space is there; then it reads the dump of the kernel that crashed before it (`cleanslate.dump`), jumps into the
-/// next Linux (`cleanslate.kexec=NEXT`), crashes (`cleanslate.crash`, before which `cleanslate.wild` lets a wild pointer loose), or ends the
-/// machine. Before a crash, or else before all of that, `cleanslate.consume` reads private memory that it has poisoned, and this kernel dies of
-/// it; `cleanslate.stuck` crashes with a CPU that does not stop. `cleanslate.memory` takes memory away and gives it back
-/// before, while and after TDX is brought up. `cleanslate.race=N` (with `retain_initrd`) loads and unloads cleanslate.ko and images side by
-/// side, and kexecs meanwhile, N times. `cleanslate.unknown` loads copies of cleanslate.ko for other kernels first,
-/// which must not get in. `cleanslate.tries` tries what must be refused. `cleanslate.late` loads cleanslate.ko last; `cleanslate.starve` with
-/// every allocation failing once before, and so with the bring-up and the TDs. `cleanslate.MODULE=A,B` are a module's parameters, `cleanslate.next=A,B` words for the next Linux.
+/// What `/init` does: loads what modules there are, brings TDX up and builds TDs if it is told to
+/// (`cleanslate.tds=N`), says what is private and that user space is there; then it reads the dump
+/// of the kernel that crashed before it (`cleanslate.dump`), jumps into the next Linux
+/// (`cleanslate.kexec=NEXT`), crashes (`cleanslate.crash`, before which `cleanslate.wild` lets a
+/// wild pointer loose), or ends the machine. Before a crash, or else before all of that,
+/// `cleanslate.consume` reads private memory that it has poisoned, and this kernel dies of it;
+/// `cleanslate.stuck` crashes with a CPU that does not stop. `cleanslate.memory` takes memory away
+/// and gives it back before, while and after TDX is brought up. `cleanslate.race=N` (with
+/// `retain_initrd`) loads and unloads cleanslate.ko and images side by side, and kexecs meanwhile,
+/// N times. `cleanslate.unknown` loads copies of cleanslate.ko for other kernels first, which must
+/// not get in. `cleanslate.tries` tries what must be refused. `cleanslate.late` loads cleanslate.ko
+/// last; `cleanslate.starve` with every allocation failing once before, and so with the bring-up
+/// and the TDs. `cleanslate.MODULE=A,B` are a module's parameters, `cleanslate.next=A,B` words for
+/// the next Linux.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin

@@ -1,5 +1,6 @@
-//! Linux for the boots: Debian's own kernel, and one built from Debian's source with TDX host support. Kept under `target/linux`, never
-//! in git. Refuses to install packages: it says which are missing.
+//! Linux for the boots: Debian's own kernel, and one built from Debian's source with TDX host
+//! support. Kept under `target/linux`, never in git. Refuses to install packages: it says which are
+//! missing.
 
 use std::fmt::Write;
 use std::fs;
@@ -15,9 +16,10 @@ use crate::root;
 /// What Linux is told; see `/init` in `initrd.rs`.
 pub(super) fn command_line(args: &BootArgs) -> String {
     let mut line = String::from("console=ttyS0 panic=-1 nokaslr rdinit=/init");
-    // Writing to a string never fails.
-    // Debian's kernels clear pages when they hand them out, by stores that do no harm; a driver's pages may not be cleared. Nor may
-    // memtest run: its whole-word stores make every private line a shared one, and what nobody has reset would pass for clean.
+    // Writing to a string never fails. Debian's kernels clear pages when they hand them out, by
+    // stores that do no harm; a driver's pages may not be cleared. Nor may memtest run: its
+    // whole-word stores make every private line a shared one, and what nobody has reset would pass
+    // for clean.
     line.push_str(" cleanslate.next=init_on_alloc=0");
     match args.kernel {
         Kernel::Tdx73 => {
@@ -49,9 +51,11 @@ pub(super) fn command_line(args: &BootArgs) -> String {
 /// Fetches or builds a Linux for `boot`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct LinuxArgs {
-    /// `stock`: Debian's package, unpacked. `stock-6.12`: Debian's 6.12 from its security archive, with headers. `tdx`: built from
-    /// Debian's linux-source-6.12 (ten minutes of two cores). `tdx-7.3`: built from linux-source-7.3 of trixie-backports, unchanged.
-    /// `tdx-debug`, `host-debug`: 6.12 once more with lockdep, KASAN and fault injection, with TDX host support and without.
+    /// `stock`: Debian's package, unpacked. `stock-6.12`: Debian's 6.12 from its security archive,
+    /// with headers. `tdx`: built from Debian's linux-source-6.12 (ten minutes of two cores).
+    /// `tdx-7.3`: built from linux-source-7.3 of trixie-backports, unchanged. `tdx-debug`,
+    /// `host-debug`: 6.12 once more with lockdep, KASAN and fault injection, with TDX host support
+    /// and without.
     #[arg(value_enum)]
     kernel: Kernel,
 }
@@ -88,8 +92,8 @@ pub(super) fn initrd_with_module(kernel: Kernel) -> Result<PathBuf> {
 /// The task `linux-module`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ModuleArgs {
-    /// Build for this kernel alone: `tdx`, `stock-6.12`, or a kernel whose headers are installed here, as in /lib/modules. Without it: for
-    /// all that `cargo xtask linux` has provided.
+    /// Build for this kernel alone: `tdx`, `stock-6.12`, or a kernel whose headers are installed
+    /// here, as in /lib/modules. Without it: for all that `cargo xtask linux` has provided.
     #[arg(long)]
     kernel: Option<String>,
 }
@@ -130,7 +134,8 @@ pub(crate) fn build_module(args: &ModuleArgs) -> Result<bool> {
     Ok(true)
 }
 
-/// The program `cleanslate` for a root file system that has no libraries: it gives the orders of /dev/cleanslate.
+/// The program `cleanslate` for a root file system that has no libraries: it gives the orders of
+/// /dev/cleanslate.
 fn tool() -> Result<PathBuf> {
     const TARGET: &str = "x86_64-unknown-linux-gnu";
     let target = root().join("target/static");
@@ -144,8 +149,8 @@ fn tool() -> Result<PathBuf> {
     Ok(target.join(TARGET).join("release/cleanslate"))
 }
 
-/// Copies of the module for kernels that there are not: of each the name of one function is changed, and this kernel has none of that name.
-/// The file has the name of the function as it was.
+/// Copies of the module for kernels that there are not: of each the name of one function is
+/// changed, and this kernel has none of that name. The file has the name of the function as it was.
 fn strangers(kernel: Kernel, module: &Path) -> Result<Vec<(String, PathBuf)>> {
     let mut functions = vec!["machine_kexec_prepare", "kdump_nmi_callback"];
     if kernel != Kernel::Stock612 {
@@ -367,7 +372,8 @@ fn source_6_12() -> Result<PathBuf> {
     Ok(source)
 }
 
-/// The source of Linux 7.3, unchanged: a package of Debian's backports, fetched with lists of its own, so that the machine's stay as they are.
+/// The source of Linux 7.3, unchanged: a package of Debian's backports, fetched with lists of its
+/// own, so that the machine's stay as they are.
 fn source_7_3(folder: &Path) -> Result<PathBuf> {
     let source = folder.join("linux-source-7.3");
     if source.exists() {
@@ -431,7 +437,8 @@ fn from_source(kernel: Kernel) -> Result<()> {
     let paths = fragments.iter().map(|fragment| place.join(fragment));
     run(Command::new(merge).args(["-m", "-O", "."]).arg(".config").args(paths).current_dir(&build))?;
     run(make().arg("olddefconfig"))?;
-    // An option whose dependencies are not there goes without a word, and with it what the kernel is for.
+    // An option whose dependencies are not there goes without a word, and with it what the kernel
+    // is for.
     let config = fs::read_to_string(build.join(".config"))?;
     let wanted =
         ["INTEL_TDX_HOST", "PROVE_LOCKING", "DEBUG_ATOMIC_SLEEP", "KASAN_VMALLOC", "FAILSLAB", "FAIL_PAGE_ALLOC"];
@@ -450,8 +457,9 @@ fn from_source(kernel: Kernel) -> Result<()> {
     finish(kernel, &place)
 }
 
-/// Test modules: `enable` makes Linux bring TDX up, because 6.12 has no caller of `tdx_enable()` in its tree; `tds` builds TDs as KVM does; `use` uses free memory as a
-/// driver may; `wild` writes where it must not; `stuck` keeps a CPU from stopping.
+/// Test modules: `enable` makes Linux bring TDX up, because 6.12 has no caller of `tdx_enable()` in
+/// its tree; `tds` builds TDs as KVM does; `use` uses free memory as a driver may; `wild` writes
+/// where it must not; `stuck` keeps a CPU from stopping.
 fn test_modules(kernel: Kernel) -> &'static [&'static str] {
     match kernel {
         Kernel::Stock => &["cleanslate_use"],

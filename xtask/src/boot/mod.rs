@@ -1,5 +1,6 @@
-//! The task `boot`: one of the programs of `bare/`, or Linux, in a virtual machine under QEMU, and what became of it. Refuses to guess:
-//! a verdict comes from what the machine said before it ended, and a run that says nothing has failed.
+//! The task `boot`: one of the programs of `bare/`, or Linux, in a virtual machine under QEMU, and
+//! what became of it. Refuses to guess: a verdict comes from what the machine said before it ended,
+//! and a run that says nothing has failed.
 
 mod assembly;
 mod compare;
@@ -61,7 +62,8 @@ pub(crate) enum Kernel {
     /// Debian's source of 6.12, with TDX host support and kexec.
     #[value(name = "tdx", alias = "tdx-host")]
     Tdx,
-    /// Debian's source of 7.3, with TDX host support: it brings TDX up at boot, and KVM can build TDs.
+    /// Debian's source of 7.3, with TDX host support: it brings TDX up at boot, and KVM can build
+    /// TDs.
     #[value(name = "tdx-7.3")]
     Tdx73,
     /// As `tdx`, with lockdep, KASAN, fault injection and the like.
@@ -101,11 +103,13 @@ impl Kernel {
 pub(crate) enum Format {
     /// People.
     Human,
-    /// Machines: one object, schema `cleanslate/boot`; of several runs `cleanslate/boot-runs`, which has one such object for each.
+    /// Machines: one object, schema `cleanslate/boot`; of several runs `cleanslate/boot-runs`,
+    /// which has one such object for each.
     Json,
 }
 
-/// Boots a kernel in a virtual machine that looks like a TDX host (seamvisor), and says what became of it.
+/// Boots a kernel in a virtual machine that looks like a TDX host (seamvisor), and says what became
+/// of it.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
@@ -132,14 +136,15 @@ pub(crate) struct BootArgs {
     /// firstkernel's policy: tracked, module, module-only, pamt, everything, none or refuse.
     #[arg(long, default_value = "tracked")]
     pub(crate) policy: String,
-    /// TDs that are built: one that could run, one half built, one that is gone, one half gone, and so on. By firstkernel, or by
-    /// `cleanslate.ko` in a Linux without TDX host code.
+    /// TDs that are built: one that could run, one half built, one that is gone, one half gone, and
+    /// so on. By firstkernel, or by `cleanslate.ko` in a Linux without TDX host code.
     #[arg(long, default_value_t = 1)]
     pub(crate) tds: u32,
     /// What it jumps into.
     #[arg(long, value_enum, default_value = "self")]
     pub(crate) next: NextKernel,
-    /// Linux does not kexec, it crashes, and the crash kernel reads the dump. A wild pointer has hit private memory before.
+    /// Linux does not kexec, it crashes, and the crash kernel reads the dump. A wild pointer has
+    /// hit private memory before.
     #[arg(long)]
     pub(crate) crash: bool,
     /// Which Linux.
@@ -209,7 +214,8 @@ pub(crate) fn boot(args: &BootArgs) -> Result<bool> {
     Ok(report.verdict() == report::Verdict::Clean)
 }
 
-/// The shortest, the one in the middle, the longest: in seconds. Of an even number the mean of the two in the middle.
+/// The shortest, the one in the middle, the longest: in seconds. Of an even number the mean of the
+/// two in the middle.
 fn spread(mut seconds: Vec<f64>) -> (f64, f64, f64) {
     seconds.sort_by(f64::total_cmp);
     let at = |index: usize| seconds.get(index).copied().unwrap_or_default();

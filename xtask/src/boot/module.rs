@@ -1,5 +1,6 @@
-//! The task `linux-module`: `cleanslate.ko` for a kernel's build tree. The Rust object is built for a target without vector registers, as
-//! assembly; Kbuild does the rest. Refuses a module of which the kernel's own objtool or modpost complains.
+//! The task `linux-module`: `cleanslate.ko` for a kernel's build tree. The Rust object is built for
+//! a target without vector registers, as assembly; Kbuild does the rest. Refuses a module of which
+//! the kernel's own objtool or modpost complains.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -46,8 +47,8 @@ pub(crate) fn object() -> Result<String> {
     let status = Command::new(cargo)
         .args(["rustc", "--release", "--quiet", "--target", TARGET, "--manifest-path", "linux/object/Cargo.toml"])
         .args(["--", "--emit=asm"])
-        // The kernel links at the top of the address space and refuses jump tables, those of `core` too, which was compiled without a
-        // word against them.
+        // The kernel links at the top of the address space and refuses jump tables, those of `core`
+        // too, which was compiled without a word against them.
         .env(
             "RUSTFLAGS",
             "-C relocation-model=static -C code-model=kernel -C llvm-args=-min-jump-table-entries=4294967295",
@@ -79,7 +80,8 @@ pub(super) fn build(kernel: &Path, place: &Path) -> Result<PathBuf> {
     let output = linux::make_modules(kernel, &place).output().context("cannot run make")?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "cleanslate.ko does not build:\n{said}");
-    // Of the compiler, of objtool (returns, indirect calls, branch targets, stack), of modpost (symbols, sections).
+    // Of the compiler, of objtool (returns, indirect calls, branch targets, stack), of modpost
+    // (symbols, sections).
     if let Some(line) = said.lines().find(|line| line.contains("warning:") || line.contains("WARNING:")) {
         bail!("cleanslate.ko builds with warnings, the first is: {line}\nall of them:\n{said}");
     }

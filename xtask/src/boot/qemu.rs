@@ -97,7 +97,8 @@ pub(crate) fn run(args: &BootArgs) -> Result<Report> {
         let _ = fs::remove_file(&registers);
         let start = Instant::now();
         let status = wait(&mut command, Duration::from_secs(args.timeout), || {
-            // What a hang is made of: kept beside the logs. Nothing is lost if QEMU does not answer.
+            // What a hang is made of: kept beside the logs. Nothing is lost if QEMU does not
+            // answer.
             if let Ok(answer) = ask(&monitor, "info registers -a") {
                 let _ = fs::write(&registers, answer);
             }

@@ -1,4 +1,5 @@
-//! What became of a run: read from the serial log, from seamvisor's summary and from QEMU's exit status.
+//! What became of a run: read from the serial log, from seamvisor's summary and from QEMU's exit
+//! status.
 
 use std::fmt::Write;
 use std::fs;
@@ -63,7 +64,8 @@ fn events(text: &str) -> Vec<Value> {
     text.lines().filter_map(|line| serde_json::from_str(line.trim().strip_prefix("@ ")?).ok()).collect()
 }
 
-/// Why a run is not believed although its guest says that it came to its end: a guest can say anything, seamvisor saw what it did.
+/// Why a run is not believed although its guest says that it came to its end: a guest can say
+/// anything, seamvisor saw what it did.
 fn doubt(args: &BootArgs, summary: Option<&Value>) -> Option<String> {
     let Some(summary) = summary else { return Some("seamvisor has left no summary".to_owned()) };
     let end = if args.guest == Guest::Linux || matches!(args.next, NextKernel::Linux | NextKernel::Stock) {
@@ -84,8 +86,9 @@ fn doubt(args: &BootArgs, summary: Option<&Value>) -> Option<String> {
     wrong.map(|count| format!("seamvisor counted {} {count}", summary[*count]))
 }
 
-/// The machine check that `cleanslate.consume` is about was taken by the kernel that had to take it: seamvisor saw it come while
-/// memory was private, and in the dump that kernel's own log has it, at the same instruction.
+/// The machine check that `cleanslate.consume` is about was taken by the kernel that had to take
+/// it: seamvisor saw it come while memory was private, and in the dump that kernel's own log has
+/// it, at the same instruction.
 fn taken_by_the_first(said: &str, check: &Value) -> bool {
     let rip = check["rip"].as_str().and_then(|rip| rip.strip_prefix("0x")).unwrap_or("none");
     let dumped =
@@ -180,8 +183,9 @@ impl Report {
         &self.said
     }
 
-    /// A Linux died of an `int3` that nobody handles, while it had no module. Linux patches its code by an `int3` that every CPU handles until
-    /// the code is whole; QEMU under load has let a CPU run one that was gone already. With a module there it would be the module's own.
+    /// A Linux died of an `int3` that nobody handles, while it had no module. Linux patches its
+    /// code by an `int3` that every CPU handles until the code is whole; QEMU under load has let a
+    /// CPU run one that was gone already. With a module there it would be the module's own.
     pub(crate) fn ran_stale_code(&self) -> bool {
         let kernel = self.said.rsplit("Linux version ").next().unwrap_or_default();
         kernel.split_once("Oops: int3:").is_some_and(|(before, _)| !before.contains("out-of-tree module"))

@@ -1,4 +1,5 @@
-//! The boots that are tests: each with the verdict it must have. TAP, so that `cargo xtask test` counts them.
+//! The boots that are tests: each with the verdict it must have. TAP, so that `cargo xtask test`
+//! counts them.
 
 use anyhow::Result;
 
@@ -19,7 +20,8 @@ struct Case {
 /// What a verdict does not say.
 #[derive(Clone, Copy)]
 enum Also {
-    /// TDX was up and private memory was reset: nothing was poisoned and nothing is private at the end.
+    /// TDX was up and private memory was reset: nothing was poisoned and nothing is private at the
+    /// end.
     Reset,
     /// As `Reset`, but a wild pointer has poisoned private memory before.
     ResetPoison,
@@ -33,7 +35,8 @@ enum Also {
     SamePages,
     /// No kernel has complained of itself.
     Calm,
-    /// Lockdep and KASAN were on to the end, in both kernels, and neither they nor anybody else had a complaint.
+    /// Lockdep and KASAN were on to the end, in both kernels, and neither they nor anybody else had
+    /// a complaint.
     Quiet,
 }
 
@@ -59,7 +62,8 @@ fn complaint(report: &Report) -> Option<String> {
     line.map(|line| format!("Linux complains: {}", line.trim()))
 }
 
-/// Why a run of a kernel that looks for faults does not count as one without. A crash kernel has a user space of its own, too.
+/// Why a run of a kernel that looks for faults does not count as one without. A crash kernel has a
+/// user space of its own, too.
 fn not_watched(report: &Report) -> Option<String> {
     let count = |text: &str| report.said().matches(text).count();
     let kernels = count("linux: user space");
@@ -162,7 +166,8 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-/// Three kernels in a row are left while cleanslate.ko is loaded and unloaded, wherever that is just then.
+/// Three kernels in a row are left while cleanslate.ko is loaded and unloaded, wherever that is
+/// just then.
 fn race(args: BootArgs) -> BootArgs {
     // Four kernels boot one after the other.
     BootArgs { append: "retain_initrd cleanslate.race=3".to_owned(), timeout: 900, ..args }
@@ -254,8 +259,8 @@ fn tdx_linux() -> Vec<Case> {
     cases
 }
 
-/// A Linux that brings TDX up at boot, and whose own functions build TDs, as KVM calls them; it asks the module (SYS.DISABLE) before a
-/// kexec, which 1.5.01 does not know.
+/// A Linux that brings TDX up at boot, and whose own functions build TDs, as KVM calls them; it
+/// asks the module (SYS.DISABLE) before a kexec, which 1.5.01 does not know.
 fn newest_linux() -> Vec<Case> {
     let boot = |next, cpus| BootArgs {
         guest: Guest::Linux,
@@ -294,7 +299,8 @@ fn newest_linux() -> Vec<Case> {
         Also::Silent("may be left"),
         Also::Silent("BUG:"),
     ];
-    /// The module clears what it has; what it has returned, or refused after it filled it, stays private.
+    /// The module clears what it has; what it has returned, or refused after it filled it, stays
+    /// private.
     const DISABLED: &[Also] = &[HAS_TDX[0], HAS_TDX[1], Also::Silent("SYS.DISABLE failed"), Also::Left];
     const DISABLED_CLEAN: &[Also] =
         &[HAS_TDX[0], HAS_TDX[1], Also::Silent("SYS.DISABLE failed"), Also::Reset, USED, Also::Silent("may be left")];
@@ -415,7 +421,8 @@ fn pool(mib: u64) -> String {
 /// What `cleanslate.ko` says beside a machine check of the line that `cleanslate.consume` reads.
 const PAMT_LINE: &str = "PAMT_4K of TDMR 0 [0x0, 0x40000000), private: possible kernel bug";
 
-/// The kernel that read poison has said what that was, in the log that its dump has, and nothing of it is left to the crash kernel.
+/// The kernel that read poison has said what that was, in the log that its dump has, and nothing of
+/// it is left to the crash kernel.
 const EXPLAINED: &[Also] =
     &[Also::ResetPoison, Also::Says("linux: the dump says: [Hardware Error]: virt/tdx: "), Also::Says(PAMT_LINE)];
 

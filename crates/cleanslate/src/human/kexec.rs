@@ -1,4 +1,5 @@
-//! `kexec` for people: the first kernel's log as the kernel prints it, what was private, what became of it, the verdict.
+//! `kexec` for people: the first kernel's log as the kernel prints it, what was private, what
+//! became of it, the verdict.
 
 use std::io::{self, Write};
 

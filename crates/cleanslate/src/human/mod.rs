@@ -1,5 +1,5 @@
-//! Reports for people: aligned tables, sizes with units, one clear verdict line. Colour only where it means something; the
-//! stream takes it out when it goes to a file.
+//! Reports for people: aligned tables, sizes with units, one clear verdict line. Colour only where
+//! it means something; the stream takes it out when it goes to a file.
 
 pub(crate) mod check;
 pub(crate) mod explain;
@@ -60,7 +60,8 @@ fn host(out: &mut impl Write, host: &HostReport) -> io::Result<()> {
     )?;
     let erratum =
         if host.cpu.partial_write_erratum { "has the partial-write erratum" } else { "no partial-write erratum" };
-    // Another CPU than the log's, or one that it does not name: its erratum is no fact about the host.
+    // Another CPU than the log's, or one that it does not name: its erratum is no fact about the
+    // host.
     let assumed = if host.assumptions.iter().any(|assumption| assumption.about == "cpu") { " (assumed)" } else { "" };
     let name = host.cpu.name.unwrap_or("unnamed");
     line(out, "cpu", &format!("{name} ({}), {erratum}{assumed}", host.cpu.model))?;

@@ -1,4 +1,5 @@
-//! As many columns as the terminal has, and texts that fit them. What does not go to a terminal is the same wherever it is made.
+//! As many columns as the terminal has, and texts that fit them. What does not go to a terminal is
+//! the same wherever it is made.
 
 use std::{
     io,
@@ -44,8 +45,8 @@ pub(super) fn rows(text: &str, columns: usize) -> Vec<String> {
     rows
 }
 
-/// The command line with help that fits. clap breaks what it lays out itself, not the examples and tables after it. Without a terminal
-/// no line is broken: `grep` finds it.
+/// The command line with help that fits. clap breaks what it lays out itself, not the examples and
+/// tables after it. Without a terminal no line is broken: `grep` finds it.
 pub(crate) fn fit(command: Command) -> Command {
     static VERSION: OnceLock<String> = OnceLock::new();
     let Some(columns) = terminal() else { return command.term_width(0) };

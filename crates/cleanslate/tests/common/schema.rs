@@ -1,5 +1,6 @@
-//! A judge for our published JSON schemas, by the words of JSON Schema 2020-12 that they use. A word that it does not know fails
-//! the test, so that no schema can ask for something that nobody checks.
+//! A judge for our published JSON schemas, by the words of JSON Schema 2020-12 that they use. A
+//! word that it does not know fails the test, so that no schema can ask for something that nobody
+//! checks.
 
 use serde_json::Value;
 

@@ -1,8 +1,10 @@
-// The smallest kernel that `tdx-host` can live in: every trait that it asks a kernel for, over the software machine, and nothing
-// else. It refuses to be clever: CPUs take turns, one step each, and pages are handed out one by one.
+// The smallest kernel that `tdx-host` can live in: every trait that it asks a kernel for, over the
+// software machine, and nothing else. It refuses to be clever: CPUs take turns, one step each, and
+// pages are handed out one by one.
 //
-// The examples share it as a module. The examples in the documentation include it as text, hence no `//!` here. What a kernel on
-// hardware writes in place of each piece is said there; `bare/firstkernel` in the repository is such a kernel.
+// The examples share it as a module. The examples in the documentation include it as text, hence no
+// `//!` here. What a kernel on hardware writes in place of each piece is said there;
+// `bare/firstkernel` in the repository is such a kernel.
 
 use std::cell::{RefCell, RefMut};
 use std::sync::atomic::AtomicU64;
@@ -39,7 +41,8 @@ pub const IMAGE: PageRange = range(MIB, 32 * MIB);
 /// Reserved for the crash kernel. Never given to TDX, never written by a reset.
 pub const CRASH_KERNEL: PageRange = range(64 * MIB, 96 * MIB);
 
-/// The machine, and the gate of every SEAMCALL. In a kernel the gate is a `static Gate<[CpuSlot; MAX_CPUS]>`.
+/// The machine, and the gate of every SEAMCALL. In a kernel the gate is a
+/// `static Gate<[CpuSlot; MAX_CPUS]>`.
 pub struct Hardware {
     machine: RefCell<Machine>,
     gate: Gate<Vec<CpuSlot>>,
@@ -165,7 +168,8 @@ pub struct Kernel<'h> {
 }
 
 impl<'h> Kernel<'h> {
-    /// All CPUs are online and in VMX operation; all memory but the kernel's and the crash kernel's is free.
+    /// All CPUs are online and in VMX operation; all memory but the kernel's and the crash kernel's
+    /// is free.
     pub fn boot(hardware: &'h Hardware) -> Self {
         let cpus = hardware.machine().cpus();
         for cpu in 0..cpus {
@@ -191,7 +195,8 @@ impl<'h> Kernel<'h> {
         self.cpus().filter(|cpu| cpu.id.0 != self.this && Some(cpu.id.0) != self.deaf)
     }
 
-    /// Runs the task on these CPUs, one step each in turn. A kernel sends IPIs, and the CPUs work in parallel.
+    /// Runs the task on these CPUs, one step each in turn. A kernel sends IPIs, and the CPUs work
+    /// in parallel.
     fn run<T: CpuTask<KernelCpu<'h>>>(cpus: impl Iterator<Item = KernelCpu<'h>>, task: &T) {
         let mut running: Vec<_> = cpus.map(|cpu| (cpu, T::Local::default())).collect();
         while !running.is_empty() {
@@ -219,8 +224,9 @@ impl<'h> Kernel<'h> {
         self.free(page.release());
     }
 
-    /// The jump, and a next kernel that has never heard of TDX: it stores less than 64 bytes to every line of all memory, and reads
-    /// it back. Lines that waited in a cache are written back under it.
+    /// The jump, and a next kernel that has never heard of TDX: it stores less than 64 bytes to
+    /// every line of all memory, and reads it back. Lines that waited in a cache are written back
+    /// under it.
     ///
     /// # Errors
     /// The machine check that kills it.
@@ -239,7 +245,8 @@ impl<'h> Kernel<'h> {
         Ok(())
     }
 
-    /// The jump, and a crash kernel that reads all old memory but `left_alone`, as /proc/vmcore does.
+    /// The jump, and a crash kernel that reads all old memory but `left_alone`, as /proc/vmcore
+    /// does.
     ///
     /// # Errors
     /// The machine check that kills it.
@@ -301,7 +308,8 @@ impl SharedMemory for Kernel<'_> {
     }
 }
 
-/// On hardware: an IPI whose handler runs [`stop_this_cpu`], acknowledges, and waits with interrupts off.
+/// On hardware: an IPI whose handler runs [`stop_this_cpu`], acknowledges, and waits with
+/// interrupts off.
 impl<'h> StopCpus for Kernel<'h> {
     type Cpu = KernelCpu<'h>;
 
@@ -321,7 +329,8 @@ impl<'h> StopCpus for Kernel<'h> {
     }
 }
 
-/// On hardware: an NMI whose handler runs [`stop_this_cpu_at_crash`] and halts, and a wait of a second at most.
+/// On hardware: an NMI whose handler runs [`stop_this_cpu_at_crash`] and halts, and a wait of a
+/// second at most.
 impl NmiStop for Kernel<'_> {
     fn stop_other_cpus(&self) {
         self.others().for_each(|cpu| stop_this_cpu_at_crash(&cpu));

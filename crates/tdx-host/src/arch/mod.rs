@@ -1,4 +1,5 @@
-//! The instructions themselves, and the only `unsafe` of this crate. No policy, no retry, no address translation.
+//! The instructions themselves, and the only `unsafe` of this crate. No policy, no retry, no
+//! address translation.
 
 #[cfg(target_arch = "x86_64")]
 mod x86_64;

@@ -1,9 +1,10 @@
 //! SEAMCALL in two forms, MOVDIR64B, CLFLUSHOPT, MFENCE, WBINVD, CPUID, RDMSR.
 //!
-//! The functions that matter are naked: their bytes are the same in every build and stand in a golden file
-//! (`tests/golden/instructions.txt`).
+//! The functions that matter are naked: their bytes are the same in every build and stand in a
+//! golden file (`tests/golden/instructions.txt`).
 
-// UNSAFETY: this file is where instructions are executed; nothing above it needs `unsafe` to use what is safe here.
+// UNSAFETY: this file is where instructions are executed; nothing above it needs `unsafe` to use
+// what is safe here.
 #![allow(unsafe_code)]
 
 use core::arch::{asm, naked_asm};
@@ -12,7 +13,8 @@ use tdx_abi::Registers;
 
 use crate::platform::{CpuidOutput, Msr};
 
-/// Registers of the second SEAMCALL form: all that VP.ENTER passes, RBP apart, which the module may clobber.
+/// Registers of the second SEAMCALL form: all that VP.ENTER passes, RBP apart, which the module may
+/// clobber.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct SavedRegisters {
@@ -32,8 +34,9 @@ pub struct SavedRegisters {
 
 /// An instruction of this file that may fault, and where to go on.
 ///
-/// A kernel's #UD and #GP handlers look the faulting RIP up in [`fault_fixups`]. On a hit they set RAX to
-/// `0x8000_FF00_0000_0000 | vector` (for RDMSR: to anything) and return to the fix-up address.
+/// A kernel's #UD and #GP handlers look the faulting RIP up in [`fault_fixups`]. On a hit they set
+/// RAX to `0x8000_FF00_0000_0000 | vector` (for RDMSR: to anything) and return to the fix-up
+/// address.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct FaultFixup {
@@ -68,12 +71,14 @@ pub fn fault_fixups() -> &'static [FaultFixup] {
     }
     let (start, stop) = (&raw const START, &raw const STOP);
     let bytes = stop.addr() - start.addr();
-    // SAFETY: the linker defines both symbols as the borders of the section, which only the `fixup!` macro below writes, in
-    // units of two aligned 32-bit words; it is read-only and lives as long as the image.
+    // SAFETY: the linker defines both symbols as the borders of the section, which only the
+    // `fixup!` macro below writes, in units of two aligned 32-bit words; it is read-only and lives
+    // as long as the image.
     unsafe { core::slice::from_raw_parts(start.cast(), bytes / size_of::<FaultFixup>()) }
 }
 
-/// Puts a pair (label that may fault, label to continue at) into the section. `R` keeps it through --gc-sections.
+/// Puts a pair (label that may fault, label to continue at) into the section. `R` keeps it through
+/// --gc-sections.
 macro_rules! fixup {
     ($instruction:literal, $fixup:literal) => {
         concat!(
@@ -90,20 +95,26 @@ macro_rules! fixup {
     };
 }
 
-/// Executes SEAMCALL: RAX, RCX, RDX, R8 to R13 in and out. Carry (VMfailInvalid) becomes the software status.
+/// Executes SEAMCALL: RAX, RCX, RDX, R8 to R13 in and out. Carry (VMfailInvalid) becomes the
+/// software status.
 ///
 /// # SEAMCALL
-/// Any leaf but VP.ENTER. Runs on the current CPU; faults with #UD outside VMX operation and with #GP when SEAM is off.
+/// Any leaf but VP.ENTER. Runs on the current CPU; faults with #UD outside VMX operation and with
+/// #GP when SEAM is off.
 ///
 /// # Safety
-/// * Runs at CPL 0, and the #UD and #GP handlers apply [`fault_fixups`] (or the faults cannot happen).
-/// * The caller answers for what the leaf does to memory: pages given to the module must not be in use.
+/// * Runs at CPL 0, and the #UD and #GP handlers apply [`fault_fixups`] (or the faults cannot
+///   happen).
+/// * The caller answers for what the leaf does to memory: pages given to the module must not be in
+///   use.
 pub unsafe fn seamcall(registers: &mut Registers) {
-    // SAFETY: the caller's obligations are those of the naked function; the reference is valid for reads and writes.
+    // SAFETY: the caller's obligations are those of the naked function; the reference is valid for
+    // reads and writes.
     unsafe { seamcall_naked(registers) }
 }
 
-/// Executes SEAMCALL with every general-purpose register but RSP; RBP is saved around it. The form for VP.ENTER.
+/// Executes SEAMCALL with every general-purpose register but RSP; RBP is saved around it. The form
+/// for VP.ENTER.
 ///
 /// # SEAMCALL
 /// As [`seamcall`].
@@ -115,7 +126,8 @@ pub unsafe fn seamcall_saved(registers: &mut SavedRegisters) {
     unsafe { seamcall_saved_naked(registers) }
 }
 
-// The software status for carry is put together as Linux does: bits 63:32 = 0x8000FF00, bits 31:0 = 0xFFFF0000.
+// The software status for carry is put together as Linux does: bits 63:32 = 0x8000FF00, bits 31:0 =
+// 0xFFFF0000.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn seamcall_naked(registers: *mut Registers) {
     naked_asm!(
@@ -204,7 +216,8 @@ unsafe extern "sysv64" fn seamcall_saved_naked(registers: *mut SavedRegisters) {
         "mov [rbp + {rbx}], rbx",
         "mov [rbp + {rsi}], rsi",
         "mov [rbp + {rdi}], rdi",
-        // What the guest chose must not stay where speculation could use it. The pops below take care of the rest.
+        // What the guest chose must not stay where speculation could use it. The pops below take
+        // care of the rest.
         "xor ecx, ecx",
         "xor edx, edx",
         "xor r8d, r8d",
@@ -244,12 +257,13 @@ unsafe extern "sysv64" fn seamcall_saved_naked(registers: *mut SavedRegisters) {
 struct ZeroLine([u8; 64]);
 static ZERO: ZeroLine = ZeroLine([0; 64]);
 
-/// Writes zeros to `lines` lines from `first` on, one MOVDIR64B each. Not ordered: call [`mfence`] after the last range.
+/// Writes zeros to `lines` lines from `first` on, one MOVDIR64B each. Not ordered: call [`mfence`]
+/// after the last range.
 ///
 /// # Safety
 /// * The CPU has MOVDIR64B (CPUID.7.0:ECX bit 28), or this raises #UD.
-/// * `first` is 64-byte aligned and `lines * 64` bytes from it on are mapped writable, write-back, with KeyID 0, and hold
-///   nothing that is in use.
+/// * `first` is 64-byte aligned and `lines * 64` bytes from it on are mapped writable, write-back,
+///   with KeyID 0, and hold nothing that is in use.
 pub unsafe fn movdir64b_zero(first: *mut u8, lines: u64) {
     // SAFETY: the caller answers for the destination; the source is 64 readable bytes.
     unsafe { movdir64b_naked(first, lines, ZERO.0.as_ptr()) }
@@ -266,7 +280,8 @@ unsafe extern "sysv64" fn movdir64b_naked(first: *mut u8, lines: u64, source: *c
 /// * The CPU has CLFLUSHOPT (CPUID.7.0:EBX bit 23; every CPU with TDX has), or this raises #UD.
 /// * `first` is 64-byte aligned and `lines * 64` bytes from it on are mapped.
 pub unsafe fn clflushopt(first: *const u8, lines: u64) {
-    // SAFETY: CLFLUSHOPT changes no memory that a program can observe; the caller answers for the mapping.
+    // SAFETY: CLFLUSHOPT changes no memory that a program can observe; the caller answers for the
+    // mapping.
     unsafe { clflushopt_naked(first, lines) }
 }
 
@@ -275,9 +290,11 @@ unsafe extern "sysv64" fn clflushopt_naked(first: *const u8, lines: u64) {
     naked_asm!("test rsi, rsi", "je 3f", "2: clflushopt [rdi]", "add rdi, 64", "dec rsi", "jne 2b", "3: ret",)
 }
 
-/// MFENCE: orders every earlier store of this CPU, the weakly ordered ones of MOVDIR64B included, before later accesses.
+/// MFENCE: orders every earlier store of this CPU, the weakly ordered ones of MOVDIR64B included,
+/// before later accesses.
 pub fn mfence() {
-    // SAFETY: MFENCE has no operands and no effect but ordering. Without `nomem` the compiler moves no access across it.
+    // SAFETY: MFENCE has no operands and no effect but ordering. Without `nomem` the compiler moves
+    // no access across it.
     unsafe { asm!("mfence", options(nostack, preserves_flags)) }
 }
 
@@ -286,13 +303,15 @@ pub fn mfence() {
 /// # Safety
 /// Runs at CPL 0, or this raises #GP.
 pub unsafe fn wbinvd() {
-    // SAFETY: WBINVD changes no memory that a program can observe; the privilege level is the caller's.
+    // SAFETY: WBINVD changes no memory that a program can observe; the privilege level is the
+    // caller's.
     unsafe { asm!("wbinvd", options(nostack, preserves_flags)) }
 }
 
 /// PREFETCHT0: a hint to load the line that holds this value. Never faults.
 pub fn prefetch<T>(value: &T) {
-    // SAFETY: PREFETCHT0 changes no register and no memory, and does not fault, whatever the address.
+    // SAFETY: PREFETCHT0 changes no register and no memory, and does not fault, whatever the
+    // address.
     unsafe {
         core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(core::ptr::from_ref(value).cast());
     }
@@ -310,8 +329,8 @@ pub fn cpuid(leaf: u32, subleaf: u32) -> CpuidOutput {
 /// Runs at CPL 0 with a #GP handler that applies [`fault_fixups`].
 pub unsafe fn rdmsr(msr: Msr) -> Option<u64> {
     let (low, high, ok): (u32, u32, u32);
-    // SAFETY: reading an MSR of this crate's list has no side effect; a #GP is fixed up by the caller's handler and leaves
-    // `ok` at 0.
+    // SAFETY: reading an MSR of this crate's list has no side effect; a #GP is fixed up by the
+    // caller's handler and leaves `ok` at 0.
     unsafe {
         asm!(
             "xor {ok:e}, {ok:e}",

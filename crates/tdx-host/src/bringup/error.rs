@@ -1,4 +1,5 @@
-//! What went wrong in a bring-up, at which step, what was undone, and what a person can do about it.
+//! What went wrong in a bring-up, at which step, what was undone, and what a person can do about
+//! it.
 
 use core::fmt;
 use tdx_abi::{Status, StatusCode};
@@ -79,7 +80,8 @@ pub struct Unwound {
     pub freed_bytes: u64,
 }
 
-/// A bring-up that failed, fully undone on the host's side. The module itself cannot be rolled back.
+/// A bring-up that failed, fully undone on the host's side. The module itself cannot be rolled
+/// back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BringupError {
     /// Where.

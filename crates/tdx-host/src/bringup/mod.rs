@@ -1,18 +1,21 @@
-//! Brings the module up: SYS.INIT, LP.INIT, metadata, layout, SYS.CONFIG, WBINVD and flag, KEY.CONFIG, TDMR.INIT, each step a
-//! type, and the way back when one fails. It never rolls the module back, which cannot be done.
+//! Brings the module up: SYS.INIT, LP.INIT, metadata, layout, SYS.CONFIG, WBINVD and flag,
+//! KEY.CONFIG, TDMR.INIT, each step a type, and the way back when one fails. It never rolls the
+//! module back, which cannot be done.
 //!
 //! ```text
 //! Started -sys_init-> GlobalInit -init_cpus-> CpusInit -read_module_info-> ModuleKnown -plan-> Planned
 //!         -configure-> Configured -configure_keys-> KeysConfigured -init_tdmrs-> Ready
 //! ```
 //!
-//! Each step takes the state before it and gives the next one, or a [`BringupError`] after everything was undone: caches
-//! written back on all CPUs, every PAMT line reset, the flag lowered, the list withdrawn, the memory freed, in this order.
-//! A state that is dropped half-way keeps its memory and its flag: leaked on purpose, because it may be private.
+//! Each step takes the state before it and gives the next one, or a [`BringupError`] after
+//! everything was undone: caches written back on all CPUs, every PAMT line reset, the flag lowered,
+//! the list withdrawn, the memory freed, in this order. A state that is dropped half-way keeps its
+//! memory and its flag: leaked on purpose, because it may be private.
 //!
 //! # The steps one by one
 //!
-//! [`run`] is all of them. A kernel that wants to log, to use dynamic PAMT, or to look at the layout before it commits takes them one by one:
+//! [`run`] is all of them. A kernel that wants to log, to use dynamic PAMT, or to look at the
+//! layout before it commits takes them one by one:
 //!
 //! ```
 //! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
@@ -39,7 +42,8 @@
 //!
 //! # When it fails
 //!
-//! The error says at which step and why, keeps the raw status, knows what Linux would return, and has been undone:
+//! The error says at which step and why, keeps the raw status, knows what Linux would return, and
+//! has been undone:
 //!
 //! ```
 //! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
@@ -144,8 +148,9 @@ pub struct Ready<'k> {
 /// [`BringupError`], after everything was undone.
 ///
 /// # SEAMCALL
-/// SYS.INIT and SYS.CONFIG on the current CPU, SYS.LP.INIT and SYS.TDMR.INIT on all, SYS.KEY.CONFIG on one of each package. All CPUs
-/// are in VMX operation, and the kernel holds CPU hotplug and memory hotplug off.
+/// SYS.INIT and SYS.CONFIG on the current CPU, SYS.LP.INIT and SYS.TDMR.INIT on all, SYS.KEY.CONFIG
+/// on one of each package. All CPUs are in VMX operation, and the kernel holds CPU hotplug and
+/// memory hotplug off.
 pub fn run<'k, K: Kernel, const N: usize>(
     kernel: &'k mut K,
     platform: TdxPlatform,
@@ -182,7 +187,8 @@ impl<'k, K: Kernel, const N: usize> Bringup<'k, K, Started, N> {
         Ok(Self { kernel, platform, record, layout, state: Started(()) })
     }
 
-    /// SYS.INIT, once. A module that was initialised before is accepted: if it has gone further, the next steps say so.
+    /// SYS.INIT, once. A module that was initialised before is accepted: if it has gone further,
+    /// the next steps say so.
     ///
     /// # Errors
     /// [`BringupError`].
@@ -243,8 +249,8 @@ impl<'k, K: Kernel, const N: usize> Bringup<'k, K, ModuleKnown, N> {
         &self.state.0
     }
 
-    /// From here on PAMT is dynamic: small at first, and [`crate::dynamic_pamt::DynamicPamt`] adds to it what each page that is
-    /// given needs. Without this call it is static.
+    /// From here on PAMT is dynamic: small at first, and [`crate::dynamic_pamt::DynamicPamt`] adds
+    /// to it what each page that is given needs. Without this call it is static.
     ///
     /// # Errors
     /// [`NoDynamicPamt`]; nothing has changed, and the bring-up can go on with static PAMT.
@@ -253,7 +259,8 @@ impl<'k, K: Kernel, const N: usize> Bringup<'k, K, ModuleKnown, N> {
         Ok(())
     }
 
-    /// Lays out TDMRs and allocates PAMTs. `memory` is the usable memory, ascending, with its nodes.
+    /// Lays out TDMRs and allocates PAMTs. `memory` is the usable memory, ascending, with its
+    /// nodes.
     ///
     /// # Errors
     /// [`BringupError`]; all memory is given back.
@@ -278,13 +285,15 @@ impl<'k, K: Kernel, const N: usize> Bringup<'k, K, Planned, N> {
         self.layout
     }
 
-    /// SYS.CONFIG. The module reads TDMR_INFO once; the memory it stands in is free again on return.
+    /// SYS.CONFIG. The module reads TDMR_INFO once; the memory it stands in is free again on
+    /// return.
     ///
     /// # Errors
     /// [`BringupError`]; PAMTs are given back.
     ///
     /// # SEAMCALL
-    /// SYS.CONFIG on the current CPU. The module refuses it unless every CPU of the machine has done SYS.LP.INIT.
+    /// SYS.CONFIG on the current CPU. The module refuses it unless every CPU of the machine has
+    /// done SYS.LP.INIT.
     pub fn configure(self) -> Result<Bringup<'k, K, Configured, N>, BringupError> {
         let tdmrs = self.layout.tdmrs();
         let count = tdmrs.len() as u64;
@@ -324,14 +333,16 @@ const _: () = assert!(tdx_abi::MAX_TDMRS as u64 * 8 <= STRUCTURE_ALIGN);
 impl<'k, K: Kernel, const N: usize> Bringup<'k, K, Configured, N> {
     /// WBINVD on every CPU, the flag, then SYS.KEY.CONFIG on one CPU of each package.
     ///
-    /// The host's own dirty lines of PAMT must reach memory before the module writes there, or they land on top of its
-    /// data later. The flag comes after WBINVD for no other reason than that it must come before KEY.CONFIG.
+    /// The host's own dirty lines of PAMT must reach memory before the module writes there, or they
+    /// land on top of its data later. The flag comes after WBINVD for no other reason than that it
+    /// must come before KEY.CONFIG.
     ///
     /// # Errors
     /// [`BringupError`], after the PAMTs were reset and given back.
     ///
     /// # SEAMCALL
-    /// WBINVD on every CPU first. SYS.KEY.CONFIG on one CPU of each package, one package after another; every package needs an online CPU.
+    /// WBINVD on every CPU first. SYS.KEY.CONFIG on one CPU of each package, one package after
+    /// another; every package needs an online CPU.
     pub fn configure_keys(self) -> Result<Bringup<'k, K, KeysConfigured, N>, BringupError> {
         self.kernel.run_on_all(&WriteBack);
         self.layout.set_private(true);
@@ -358,8 +369,8 @@ impl<'k, K: Kernel, const N: usize> Bringup<'k, K, KeysConfigured, N> {
     /// [`BringupError`], after the PAMTs were reset and given back.
     ///
     /// # SEAMCALL
-    /// SYS.TDMR.INIT on every CPU, for different TDMRs in parallel: 256 calls for each GiB with module 1.5. It makes PAMT private, line by
-    /// line.
+    /// SYS.TDMR.INIT on every CPU, for different TDMRs in parallel: 256 calls for each GiB with
+    /// module 1.5. It makes PAMT private, line by line.
     pub fn init_tdmrs(self) -> Result<Ready<'k>, BringupError> {
         let error = FirstError::default();
         self.kernel.run_on_all(&InitTdmrs { tdmrs: self.layout.tdmrs(), next: AtomicU32::new(0), error: &error });

@@ -1,4 +1,5 @@
-//! What the module says about itself, read field by field with SYS.RD: version, features, limits, CMRs.
+//! What the module says about itself, read field by field with SYS.RD: version, features, limits,
+//! CMRs.
 
 use arrayvec::ArrayVec;
 use core::num::NonZero;
@@ -128,7 +129,8 @@ fn read<C: Cpu>(cpu: &C, field: FieldId) -> Result<u64, ModuleInfoError> {
     }
 }
 
-/// Reads everything that bring-up needs. Fields are cut to the width that the specification gives them.
+/// Reads everything that bring-up needs. Fields are cut to the width that the specification gives
+/// them.
 pub(super) fn read_all<C: Cpu>(cpu: &C) -> Result<ModuleInfo, ModuleInfoError> {
     let read16 = |field| read(cpu, field).map(|value| value as u16);
     let version = ModuleVersion {

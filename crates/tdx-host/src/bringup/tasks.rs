@@ -42,8 +42,8 @@ impl<C: Cpu> CpuTask<C> for OneCall<'_> {
     }
 }
 
-/// Initialises the PAMTs of all TDMRs. A CPU takes a whole TDMR at a time: the module holds one lock per TDMR, so two CPUs
-/// on the same one would only find it busy.
+/// Initialises the PAMTs of all TDMRs. A CPU takes a whole TDMR at a time: the module holds one
+/// lock per TDMR, so two CPUs on the same one would only find it busy.
 pub(super) struct InitTdmrs<'a> {
     pub(super) tdmrs: &'a [Tdmr],
     pub(super) next: AtomicU32,
@@ -57,7 +57,8 @@ pub(super) struct Current {
     calls: u64,
 }
 
-/// Calls of SYS.TDMR.INIT that initialise 1 GiB. Source: module 1.5.01, observed; newer modules may need fewer.
+/// Calls of SYS.TDMR.INIT that initialise 1 GiB. Source: module 1.5.01, observed; newer modules may
+/// need fewer.
 const CALLS_PER_GIB: u64 = 256;
 
 impl<C: Cpu> CpuTask<C> for InitTdmrs<'_> {

@@ -1,5 +1,6 @@
-//! How many pages of a 2 MiB page need its pair, in one word, and whose turn it is to add or remove the pair. Takes no lock and never waits:
-//! who meets another CPU in the middle of a turn is told so.
+//! How many pages of a 2 MiB page need its pair, in one word, and whose turn it is to add or remove
+//! the pair. Takes no lock and never waits: who meets another CPU in the middle of a turn is told
+//! so.
 //!
 //! ```text
 //!          get            finish(1)        get              put
@@ -14,10 +15,13 @@
 //!
 //! # Why a counted page has its pair
 //!
-//! 1. The CPU whose turn it is has the answer of PAMT.ADD before it ends its turn with a release store.
+//! 1. The CPU whose turn it is has the answer of PAMT.ADD before it ends its turn with a release
+//!    store.
 //! 2. A count that is not 0 is only seen by an acquire, so whoever is counted comes after the ADD.
-//! 3. Each `put` is a release, and the last one acquires all of them: PAMT.REMOVE comes after the last use of any page.
-//! 4. Between 0 and 1 there is always a turn, of one CPU. loom runs this file against its weakened twins: `tests/loom_dynamic_pamt.rs`.
+//! 3. Each `put` is a release, and the last one acquires all of them: PAMT.REMOVE comes after the
+//!    last use of any page.
+//! 4. Between 0 and 1 there is always a turn, of one CPU. loom runs this file against its weakened
+//!    twins: `tests/loom_dynamic_pamt.rs`.
 
 use tdx_abi::PageSize;
 
@@ -44,7 +48,8 @@ pub enum CountError {
     /// No page is counted.
     #[error("no page of this 2 MiB page is counted")]
     Empty,
-    /// The operation is about the 2 MiB page as a whole, and so many of its pages are counted: 0 or 512 are expected.
+    /// The operation is about the 2 MiB page as a whole, and so many of its pages are counted: 0 or
+    /// 512 are expected.
     #[error("{counted} pages of this 2 MiB page are counted: it is not one page, nor 512 of one TD")]
     Parts {
         /// Pages counted.
@@ -58,7 +63,8 @@ pub enum CountError {
 pub enum Change<'m> {
     /// Nothing: the pair is there, and stays.
     Counted,
-    /// The first page has come, or the last one goes: it is the caller's turn to add or to remove the pair.
+    /// The first page has come, or the last one goes: it is the caller's turn to add or to remove
+    /// the pair.
     Turn(Turn<'m>),
 }
 

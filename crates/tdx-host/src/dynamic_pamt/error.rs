@@ -65,7 +65,8 @@ impl PamtCause {
 pub struct PamtError {
     /// Why.
     pub cause: PamtCause,
-    /// Spare pages that could not be cleaned: they stay marked until the next handover, and are counted as leaked.
+    /// Spare pages that could not be cleaned: they stay marked until the next handover, and are
+    /// counted as leaked.
     pub lost_pages: u32,
 }
 

@@ -1,5 +1,6 @@
-//! The pair of a page of 2 MiB that becomes 512 pages (MEM.PAGE.DEMOTE) or was 512 (MEM.PAGE.PROMOTE). The module takes and
-//! returns the pair in the very call, so there is no ADD and no REMOVE here; counts, marks and resets are the same.
+//! The pair of a page of 2 MiB that becomes 512 pages (MEM.PAGE.DEMOTE) or was 512
+//! (MEM.PAGE.PROMOTE). The module takes and returns the pair in the very call, so there is no ADD
+//! and no REMOVE here; counts, marks and resets are the same.
 
 use tdx_abi::{PAMT_PAIR_PAGES, Page};
 

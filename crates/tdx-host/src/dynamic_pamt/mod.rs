@@ -1,12 +1,15 @@
-//! Dynamic PAMT: reference counts for each 2 MiB page, on memory that the caller provides, and the pair of pages that the
-//! module needs for its entries while a page of 4 KiB in it is the module's. It refuses to lock, to allocate and to wait.
+//! Dynamic PAMT: reference counts for each 2 MiB page, on memory that the caller provides, and the
+//! pair of pages that the module needs for its entries while a page of 4 KiB in it is the module's.
+//! It refuses to lock, to allocate and to wait.
 //!
-//! A kernel calls [`DynamicPamt::get`] before it hands a 4 KiB page over, and [`DynamicPamt::put`] when the page is back. The first
-//! `get` in a 2 MiB page gives two spare pages away (PHYMEM.PAMT.ADD), the last `put` brings two back (PHYMEM.PAMT.REMOVE).
-//! Pages of 2 MiB and more need neither: the module refuses to take a 2 MiB page that has a pair.
+//! A kernel calls [`DynamicPamt::get`] before it hands a 4 KiB page over, and [`DynamicPamt::put`]
+//! when the page is back. The first `get` in a 2 MiB page gives two spare pages away
+//! (PHYMEM.PAMT.ADD), the last `put` brings two back (PHYMEM.PAMT.REMOVE). Pages of 2 MiB and more
+//! need neither: the module refuses to take a 2 MiB page that has a pair.
 //!
-//! Each page of a pair goes through its token and thereby through the ledger, so a handover finds it like any other private
-//! page. A CPU that meets another one in the middle of an ADD or REMOVE of the same 2 MiB gets [`count::CountError::Busy`] and tries again.
+//! Each page of a pair goes through its token and thereby through the ledger, so a handover finds
+//! it like any other private page. A CPU that meets another one in the middle of an ADD or REMOVE
+//! of the same 2 MiB gets [`count::CountError::Busy`] and tries again.
 //!
 //! # Example
 //!
@@ -103,12 +106,12 @@ impl<'h> DynamicPamt<'h> {
         Ok(Self { platform, ledger, segments })
     }
 
-    /// Before a 4 KiB page is handed over: its 2 MiB has a pair from here on. If this is the first page there, two pages are
-    /// taken out of `spare`; otherwise they stay.
+    /// Before a 4 KiB page is handed over: its 2 MiB has a pair from here on. If this is the first
+    /// page there, two pages are taken out of `spare`; otherwise they stay.
     ///
     /// # Errors
-    /// [`PamtError`]; the page is not counted. Spare pages that the module refused are in `spare` again, clean, but for those
-    /// that the error counts as lost.
+    /// [`PamtError`]; the page is not counted. Spare pages that the module refused are in `spare`
+    /// again, clean, but for those that the error counts as lost.
     ///
     /// # SEAMCALL
     /// PHYMEM.PAMT.ADD for the first page of a 2 MiB; PHYMEM.PAGE.WBINVD if it fails.
@@ -140,7 +143,8 @@ impl<'h> DynamicPamt<'h> {
         }
     }
 
-    /// After a 4 KiB page came back from the module. If it was the last one in its 2 MiB, the pair comes back, clean.
+    /// After a 4 KiB page came back from the module. If it was the last one in its 2 MiB, the pair
+    /// comes back, clean.
     ///
     /// # Errors
     /// [`PamtError`]; the page is still counted. May be called again.
@@ -168,7 +172,8 @@ impl<'h> DynamicPamt<'h> {
         }
     }
 
-    /// Pages counted in the 2 MiB around this page. `None` outside every TDMR, and while a CPU adds or removes the pair.
+    /// Pages counted in the 2 MiB around this page. `None` outside every TDMR, and while a CPU adds
+    /// or removes the pair.
     pub fn counted(&self, page: Page) -> Option<u32> {
         self.count(page).ok()?.read()
     }

@@ -1,6 +1,7 @@
-//! The pages of a pair on their way to the module and back. Written back under the global KeyID and reset, both, always:
-//! the module's source writes nothing in a PAMT.ADD that fails, but nobody promises that, and its walks leave dirty lines of a
-//! removed pair in the caches, which it does not flush.
+//! The pages of a pair on their way to the module and back. Written back under the global KeyID and
+//! reset, both, always: the module's source writes nothing in a PAMT.ADD that fails, but nobody
+//! promises that, and its walks leave dirty lines of a removed pair in the caches, which it does
+//! not flush.
 
 use arrayvec::ArrayVec;
 use tdx_abi::{Leaf, PAMT_PAIR_PAGES, Page, PageSize, Registers, Status};
@@ -20,7 +21,8 @@ pub type Pair<'h> = ArrayVec<SharedPage<'h>, PAMT_PAIR_PAGES>;
 pub struct Recovered<'h> {
     /// The clean ones.
     pub pages: Pair<'h>,
-    /// Why the last one of the others is not: it stays marked until the next handover, and is counted as leaked.
+    /// Why the last one of the others is not: it stays marked until the next handover, and is
+    /// counted as leaked.
     pub lost: Option<PamtCause>,
     /// How many others there are.
     pub lost_pages: u32,
@@ -42,7 +44,8 @@ impl<'h> Recovered<'h> {
 pub(super) struct Giving<'h>([GivingPage<'h>; PAMT_PAIR_PAGES]);
 
 impl<'h> Giving<'h> {
-    /// Writes back the host's own lines of both pages and marks them. If one cannot be marked, both are in `spare` again.
+    /// Writes back the host's own lines of both pages and marks them. If one cannot be marked, both
+    /// are in `spare` again.
     pub(super) fn new<C: Cpu>(cpu: &C, spare: &mut Pair<'h>) -> Result<Self, PamtCause> {
         if spare.iter().any(|page| page.size() != PageSize::Size4K) {
             return Err(PamtCause::NoSpare);
@@ -79,10 +82,12 @@ impl<'h> Giving<'h> {
         [first.page(), second.page()]
     }
 
-    /// The module has the pair. It names the pages when they come back; until then the ledger is their record.
+    /// The module has the pair. It names the pages when they come back; until then the ledger is
+    /// their record.
     pub(super) fn taken(self) {
         for page in self.0 {
-            // Somebody else changed the mark: dropping the token counts the page as leaked, and the pair is in use all the same.
+            // Somebody else changed the mark: dropping the token counts the page as leaked, and the
+            // pair is in use all the same.
             if let Ok(page) = page.taken() {
                 page.entrust();
             }
@@ -96,7 +101,8 @@ impl<'h> Giving<'h> {
         cpu: &C,
         error: Option<&SeamcallError>,
     ) -> Recovered<'h> {
-        // Not tried, or the gate refused the first attempt already: no instruction, no private line.
+        // Not tried, or the gate refused the first attempt already: no instruction, no private
+        // line.
         let never_made = error.is_none_or(|error| error.attempts == 1 && error.status() == Status::GATE_CLOSED);
         let mut recovered = Recovered::default();
         for page in self.0 {
@@ -110,8 +116,8 @@ impl<'h> Giving<'h> {
     }
 }
 
-/// Takes back the pages that the module has named in the answer to a call that was announced by `returning`. Both are entered in the
-/// ledger before either is touched.
+/// Takes back the pages that the module has named in the answer to a call that was announced by
+/// `returning`. Both are entered in the ledger before either is touched.
 pub(super) fn take_back<'h, C: Cpu>(
     pamt: &DynamicPamt<'h>,
     cpu: &C,
@@ -122,7 +128,8 @@ pub(super) fn take_back<'h, C: Cpu>(
         let private = PrivatePage::find(pamt.ledger(), page, PageSize::Size4K)?;
         private.returned().map_err(PamtCause::from)
     });
-    // A page that the ledger does not have as given: nobody knows which one the module has let go of, and this stays said.
+    // A page that the ledger does not have as given: nobody knows which one the module has let go
+    // of, and this stays said.
     if entered.iter().all(Result::is_ok) {
         returning.settled();
     }
@@ -133,8 +140,8 @@ pub(super) fn take_back<'h, C: Cpu>(
     recovered
 }
 
-/// PHYMEM.PAGE.WBINVD under the global KeyID, then the reset. A module that still has the page refuses the first, and then
-/// the second must not happen.
+/// PHYMEM.PAGE.WBINVD under the global KeyID, then the reset. A module that still has the page
+/// refuses the first, and then the second must not happen.
 fn clean<'h, C: Cpu>(pamt: &DynamicPamt<'h>, cpu: &C, page: ReturnedPage<'h>) -> Result<SharedPage<'h>, PamtCause> {
     let address = pamt.under_global_key(page.page());
     call(cpu, Registers::call(Leaf::PHYMEM_PAGE_WBINVD).rcx_address(address))?;

@@ -1,6 +1,6 @@
-//! What is at an address? For a machine check: whose line was poisoned, and whether hardware is to blame. From any context and
-//! at any instant, VMX on or off: no lock, no allocation, no SEAMCALL. It refuses to guess: where the host does not know, it says
-//! what it knows.
+//! What is at an address? For a machine check: whose line was poisoned, and whether hardware is to
+//! blame. From any context and at any instant, VMX on or off: no lock, no allocation, no SEAMCALL.
+//! It refuses to guess: where the host does not know, it says what it knows.
 
 use core::fmt;
 use tdx_abi::{KeyId, Page, PageRange, PageSize, PhysAddr};
@@ -14,7 +14,8 @@ use crate::ledger::PageState;
 pub enum AddressKind {
     /// PAMT that the module has. The level if the layout is known.
     Pamt(Option<PageSize>),
-    /// Marked in the ledger: given to the module, on its way there, or returned and not reset. Never [`PageState::Shared`].
+    /// Marked in the ledger: given to the module, on its way there, or returned and not reset.
+    /// Never [`PageState::Shared`].
     Page(PageState),
     /// Memory that is never given to TDX nor reset: the crash kernel's.
     Untouched,
@@ -46,11 +47,11 @@ pub struct Explanation {
     pub tdmr: Option<(usize, PageRange)>,
 }
 
-/// Explains an address, as it stands in IA32_MCi_ADDR or anywhere else, with KeyID bits or without. `layout` is that of the
-/// bring-up, if the caller can get at it.
+/// Explains an address, as it stands in IA32_MCi_ADDR or anywhere else, with KeyID bits or without.
+/// `layout` is that of the bring-up, if the caller can get at it.
 ///
-/// Linux asks the module (PHYMEM.PAGE.RDMD), which cannot answer once VMX is off, and calls a page that was returned and not
-/// reset an ordinary one.
+/// Linux asks the module (PHYMEM.PAGE.RDMD), which cannot answer once VMX is off, and calls a page
+/// that was returned and not reset an ordinary one.
 pub fn explain<const N: usize>(memory: &HostMemory<'_, N>, layout: Option<&Layout>, address: PhysAddr) -> Explanation {
     let (address, key_id) = match memory.platform {
         Some(platform) => (platform.key_id_field().strip(address), platform.key_id_field().key_of(address)),

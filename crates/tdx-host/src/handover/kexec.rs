@@ -1,4 +1,5 @@
-//! The kexec path, from a loaded image to the jump. Orderly: it is for a kernel that can still stop its CPUs.
+//! The kexec path, from a loaded image to the jump. Orderly: it is for a kernel that can still stop
+//! its CPUs.
 
 use core::fmt;
 use tdx_abi::{PageRange, subtract};
@@ -85,14 +86,16 @@ impl<'k, const N: usize> Kexec<'k, Loaded, N> {
 }
 
 impl<'k, 'c, P: StopCpus, const N: usize> Kexec<'k, Stopped<'c, P>, N> {
-    /// TDH.SYS.DISABLE on this CPU, if the policy is to ask the module; goes on all the same if it does not help. `progress`
-    /// hears the number of calls after each.
+    /// TDH.SYS.DISABLE on this CPU, if the policy is to ask the module; goes on all the same if it
+    /// does not help. `progress` hears the number of calls after each.
     ///
-    /// It is asked on a CPU without the erratum too: nothing else lets the next kernel bring TDX up again.
+    /// It is asked on a CPU without the erratum too: nothing else lets the next kernel bring TDX up
+    /// again.
     ///
     /// # SEAMCALL
-    /// SYS.DISABLE on this CPU, under [`Policy::Module`] if the module has it and under [`Policy::ModuleOnly`] in any case; never for a kexec
-    /// jump. All other CPUs have stopped. At most [`super::DISABLE_CALLS`] calls. The last SEAMCALL of this kernel.
+    /// SYS.DISABLE on this CPU, under [`Policy::Module`] if the module has it and under
+    /// [`Policy::ModuleOnly`] in any case; never for a kexec jump. All other CPUs have stopped. At
+    /// most [`super::DISABLE_CALLS`] calls. The last SEAMCALL of this kernel.
     pub fn ask_module(self, progress: impl FnMut(u32)) -> Kexec<'k, Asked<'c, P>, N> {
         let has_leaf = self.memory.features.is_some_and(tdx_abi::TdxFeatures0::sys_disable);
         let comes_back = self.kind == KexecKind::Jump;
@@ -120,11 +123,12 @@ impl<'k, 'c, P: StopCpus, const N: usize> Kexec<'k, Asked<'c, P>, N> {
 }
 
 impl<P: StopCpus, const N: usize> Kexec<'_, WrittenBack<'_, P>, N> {
-    /// Resets what the policy says, on all CPUs. `all_memory`, ascending, is what [`Policy::Everything`] overwrites: memory that
-    /// holds nothing anyone needs, so neither this code nor the next image.
+    /// Resets what the policy says, on all CPUs. `all_memory`, ascending, is what
+    /// [`Policy::Everything`] overwrites: memory that holds nothing anyone needs, so neither this
+    /// code nor the next image.
     ///
-    /// The record and the ledger decide: what they name is reset even if the caller forgot the platform, or left it out of
-    /// `all_memory`.
+    /// The record and the ledger decide: what they name is reset even if the caller forgot the
+    /// platform, or left it out of `all_memory`.
     pub fn reset(self, all_memory: impl IntoIterator<Item = PageRange, IntoIter: Clone + Sync>) -> HandoverReport {
         let outcome = self.outcome(all_memory.into_iter());
         HandoverReport {
@@ -153,7 +157,8 @@ impl<P: StopCpus, const N: usize> Kexec<'_, WrittenBack<'_, P>, N> {
                 let left_out = subtract(memory.private_ranges(), all_memory.clone());
                 self.reset_ranges(all_memory.chain(left_out))
             }
-            // `Refuse` comes here only if TDX was brought up after `begin`: too late to refuse, so clean up.
+            // `Refuse` comes here only if TDX was brought up after `begin`: too late to refuse, so
+            // clean up.
             (Policy::Tracked | Policy::Module | Policy::Refuse, _) => self.reset_ranges(memory.private_ranges()),
         })
     }
@@ -175,7 +180,8 @@ pub(super) fn write_back_this_cpu<C: Cpu, const N: usize>(cpu: &C, memory: &Host
     }
 }
 
-/// Why nothing needs to be reset, if nothing does. The record decides: if the flag is up, a forgotten platform is no reason.
+/// Why nothing needs to be reset, if nothing does. The record decides: if the flag is up, a
+/// forgotten platform is no reason.
 pub(super) fn nothing_to_do<const N: usize>(memory: &HostMemory<'_, N>) -> Option<NothingToDo> {
     match memory.platform {
         None if !memory.may_have_private_memory() => Some(NothingToDo::NoTdx),

@@ -1,6 +1,7 @@
-//! The table of leftovers: what the next kernel must not touch, in memory that the caller reserves for it (for a crash kernel:
-//! its own). Writer and reader of one binary layout. It refuses to fail open: whatever is not a whole and proper list says,
-//! or is to be taken for, "all old memory may be private".
+//! The table of leftovers: what the next kernel must not touch, in memory that the caller reserves
+//! for it (for a crash kernel: its own). Writer and reader of one binary layout. It refuses to fail
+//! open: whatever is not a whole and proper list says, or is to be taken for, "all old memory may
+//! be private".
 
 use tdx_abi::{MAX_PHYS_BITS, PageRange, PhysAddr};
 
@@ -49,8 +50,9 @@ pub enum OldMemory<'t> {
 /// | 16 | 4 | kind: 1 PAMT, 2 page of a TD |
 /// | 20 | 4 | reason: 1 not reset, 2 a CPU may still write private lines back, 3 in memory that is never touched |
 ///
-/// A kernel writes [`LeftoverTable::all_private`] when it reserves the memory: a handover that does not come to its end then
-/// leaves that word behind. A machine without a table, or with one that does not read, is to be treated alike.
+/// A kernel writes [`LeftoverTable::all_private`] when it reserves the memory: a handover that does
+/// not come to its end then leaves that word behind. A machine without a table, or with one that
+/// does not read, is to be treated alike.
 #[derive(Clone, Debug)]
 pub struct LeftoverTable<'t> {
     /// What is left.
@@ -66,7 +68,8 @@ pub struct LeftoverTable<'t> {
 pub struct Written {
     /// Bytes of the table in use.
     pub bytes: usize,
-    /// Entries; `None` if there was no room for all of them, and the table says that all old memory may be private.
+    /// Entries; `None` if there was no room for all of them, and the table says that all old memory
+    /// may be private.
     pub entries: Option<u32>,
 }
 
@@ -116,7 +119,8 @@ pub enum TableError {
 }
 
 impl<'t> LeftoverTable<'t> {
-    /// Writes what a handover left. Walks the leftovers once; no allocation, no panic: for the crash path.
+    /// Writes what a handover left. Walks the leftovers once; no allocation, no panic: for the
+    /// crash path.
     ///
     /// # Errors
     /// [`TableError::TooSmall`]; then whatever stood there is wiped out.

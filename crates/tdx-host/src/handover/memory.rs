@@ -1,4 +1,5 @@
-//! All that a handover needs to know of the host's memory, in one value that is cheap to make and to copy.
+//! All that a handover needs to know of the host's memory, in one value that is cheap to make and
+//! to copy.
 
 use core::iter::empty;
 use tdx_abi::{Page, PageRange, TdxFeatures0, union};
@@ -10,8 +11,9 @@ use crate::private_memory::{MAX_PAMT_RANGES, PrivateMemory};
 
 /// What a host knows of its private memory.
 ///
-/// Make it when you hand over and do not keep it: `ledger` is the one in use at that moment. A kernel publishes its ledger
-/// (in a `static` cell) before it gives the first page, so that a CPU which has closed the gate and then looks finds it.
+/// Make it when you hand over and do not keep it: `ledger` is the one in use at that moment. A
+/// kernel publishes its ledger (in a `static` cell) before it gives the first page, so that a CPU
+/// which has closed the gate and then looks finds it.
 #[derive(Clone, Copy, Debug)]
 pub struct HostMemory<'h, const N: usize = MAX_PAMT_RANGES> {
     /// The platform, or `None` on a machine without TDX.
@@ -90,8 +92,8 @@ impl Iterator for Marked<'_> {
     }
 }
 
-/// Ranges without the untouched ones. Those may come in any order: a list that somebody forgot to sort must not cost the
-/// crash kernel its memory.
+/// Ranges without the untouched ones. Those may come in any order: a list that somebody forgot to
+/// sort must not cost the crash kernel its memory.
 #[derive(Clone, Debug)]
 pub(super) struct Spare<'h, I> {
     ranges: I,

@@ -1,5 +1,6 @@
-//! Hands the machine to the next kernel: which policy, in which order, and an honest account of what was left. It refuses to
-//! make a SEAMCALL once the reset has begun, and to call clean what it cannot prove.
+//! Hands the machine to the next kernel: which policy, in which order, and an honest account of
+//! what was left. It refuses to make a SEAMCALL once the reset has begun, and to call clean what it
+//! cannot prove.
 //!
 //! # Orderly kexec
 //!
@@ -11,18 +12,20 @@
 //!     \---StopError---/
 //! ```
 //!
-//! Gate closed, other CPUs stopped with their caches written back, SYS.DISABLE if the policy wants it, caches once more where
-//! they may hold private lines, reset on all CPUs, jump.
+//! Gate closed, other CPUs stopped with their caches written back, SYS.DISABLE if the policy wants
+//! it, caches once more where they may hold private lines, reset on all CPUs, jump.
 //!
-//! Linux asks the module while the other CPUs still run. Here they have stopped: a CPU that does not stop then leaves a
-//! host that goes on as before, module and TDs with it, and no old private line can land on what the module has cleared.
+//! Linux asks the module while the other CPUs still run. Here they have stopped: a CPU that does
+//! not stop then leaves a host that goes on as before, module and TDs with it, and no old private
+//! line can land on what the module has cleared.
 //!
 //! # Crash
 //!
-//! [`hand_over_crash`], from any CPU at any instant: no lock, no allocation, no SEAMCALL, no step that waits for another CPU
-//! but the kernel's own bounded wait for the NMI.
+//! [`hand_over_crash`], from any CPU at any instant: no lock, no allocation, no SEAMCALL, no step
+//! that waits for another CPU but the kernel's own bounded wait for the NMI.
 //!
-//! A kernel on a machine without TDX calls the same functions with no platform; there is then nothing to do.
+//! A kernel on a machine without TDX calls the same functions with no platform; there is then
+//! nothing to do.
 //!
 //! # Which policy
 //!

@@ -1,5 +1,5 @@
-//! TDH.SYS.DISABLE: asks the module to give back all memory and to clear it. Trusts nothing but its answer, and that only as
-//! far as the module can know.
+//! TDH.SYS.DISABLE: asks the module to give back all memory and to clear it. Trusts nothing but its
+//! answer, and that only as far as the module can know.
 
 use core::fmt;
 use tdx_abi::{Leaf, Registers, Status, StatusCode};
@@ -7,11 +7,12 @@ use tdx_abi::{Leaf, Registers, Status, StatusCode};
 use crate::platform::Cpu;
 use crate::seamcall::SeamcallError;
 
-/// Most calls of SYS.DISABLE for one handover. Each makes progress or waits for another SYS.* call that is on its way out;
-/// at a microsecond a call this is a quarter of a minute, after which the host cleans up by itself.
+/// Most calls of SYS.DISABLE for one handover. Each makes progress or waits for another SYS.* call
+/// that is on its way out; at a microsecond a call this is a quarter of a minute, after which the
+/// host cleans up by itself.
 ///
-/// Linux loops without a limit. That the module always makes progress is a promise which the draft specification does not
-/// make.
+/// Linux loops without a limit. That the module always makes progress is a promise which the draft
+/// specification does not make.
 pub const DISABLE_CALLS: u32 = 1 << 24;
 
 /// What became of the wish to have the module clean up.
@@ -23,9 +24,11 @@ pub enum ModuleAnswer {
         /// Calls that it took.
         calls: u32,
     },
-    /// It does not have the leaf (TDX_FEATURES0 bit 53), or was never asked what it has. No call was made.
+    /// It does not have the leaf (TDX_FEATURES0 bit 53), or was never asked what it has. No call
+    /// was made.
     NoLeaf,
-    /// It said anything but success: it refused, it is dead, or it did not come to an end. The raw status is in the error.
+    /// It said anything but success: it refused, it is dead, or it did not come to an end. The raw
+    /// status is in the error.
     Failed(SeamcallError),
 }
 
@@ -42,7 +45,8 @@ impl fmt::Display for ModuleAnswer {
     }
 }
 
-/// Calls SYS.DISABLE until it is done, fails, or has been called [`DISABLE_CALLS`] times. `progress` hears of each call.
+/// Calls SYS.DISABLE until it is done, fails, or has been called [`DISABLE_CALLS`] times.
+/// `progress` hears of each call.
 ///
 /// The gate is closed: this is the one call that its owner may still make.
 pub(super) fn disable<C: Cpu>(cpu: &C, mut progress: impl FnMut(u32)) -> ModuleAnswer {

@@ -1,4 +1,5 @@
-//! What to do with private memory at a handover, why nothing was done or was left, and what is refused at image load.
+//! What to do with private memory at a handover, why nothing was done or was left, and what is
+//! refused at image load.
 
 use tdx_abi::{PageRange, intersect};
 
@@ -8,18 +9,21 @@ use crate::platform::CpuModel;
 /// What the handover does with private memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Policy {
-    /// Resets all that may be private: PAMTs, and every page that is marked in the ledger. Needs no module.
+    /// Resets all that may be private: PAMTs, and every page that is marked in the ledger. Needs no
+    /// module.
     #[default]
     Tracked,
-    /// Asks the module (TDH.SYS.DISABLE) and then resets what the module may not know; without the module's help, as
-    /// [`Policy::Tracked`]. After it the next kernel can bring TDX up again. At a crash: as [`Policy::Tracked`].
+    /// Asks the module (TDH.SYS.DISABLE) and then resets what the module may not know; without the
+    /// module's help, as [`Policy::Tracked`]. After it the next kernel can bring TDX up again. At a
+    /// crash: as [`Policy::Tracked`].
     Module,
-    /// Asks the module and jumps whatever it answers. What Linux 7.2 does, the feature bit ignored; for comparison.
+    /// Asks the module and jumps whatever it answers. What Linux 7.2 does, the feature bit ignored;
+    /// for comparison.
     ModuleOnly,
     /// Resets the PAMTs: all private memory there is as long as no TD was built. For comparison.
     Pamt,
-    /// Resets all memory the caller names, and what is private besides. Slow. At a crash, where memory is to be dumped: as
-    /// [`Policy::Tracked`].
+    /// Resets all memory the caller names, and what is private besides. Slow. At a crash, where
+    /// memory is to be dumped: as [`Policy::Tracked`].
     Everything,
     /// Resets nothing and jumps. For comparison.
     None,
@@ -99,14 +103,15 @@ pub enum Refused {
     },
 }
 
-/// Decides at image load, where a refusal still helps: an answer at the time of the jump comes too late for the user.
-/// `segments` is where the parts of the image go at the jump.
+/// Decides at image load, where a refusal still helps: an answer at the time of the jump comes too
+/// late for the user. `segments` is where the parts of the image go at the jump.
 ///
-/// A segment may lie on private memory if this kernel does not come back: it is copied there after the reset.
+/// A segment may lie on private memory if this kernel does not come back: it is copied there after
+/// the reset.
 ///
 /// # Errors
-/// [`Refused`] if the kexec cannot be done in the state that the machine is in now. The policy is asked again before the CPUs
-/// stop.
+/// [`Refused`] if the kexec cannot be done in the state that the machine is in now. The policy is
+/// asked again before the CPUs stop.
 pub fn check_image_load<const N: usize>(
     policy: Policy,
     kind: KexecKind,
@@ -130,7 +135,8 @@ pub fn check_image_load<const N: usize>(
 
 /// As [`check_image_load`] for the image of a crash kernel, which is copied to its place at load.
 ///
-/// No policy refuses it: a crash kernel lives in memory that was never private, and without it there is no dump.
+/// No policy refuses it: a crash kernel lives in memory that was never private, and without it
+/// there is no dump.
 ///
 /// # Errors
 /// [`Refused`]: a segment is private memory, or memory that the reset at the crash might overwrite.

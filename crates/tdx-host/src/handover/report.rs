@@ -1,4 +1,5 @@
-//! The host's account of a handover: what became of private memory, and what is left that the next kernel must not touch.
+//! The host's account of a handover: what became of private memory, and what is left that the next
+//! kernel must not touch.
 
 use tdx_abi::{Covered, PageRange, walk};
 
@@ -47,8 +48,8 @@ pub struct HandoverReport {
     pub policy: Policy,
     /// Kexec or crash.
     pub kind: HandoverKind,
-    /// What the module said, if it was asked. Anything but [`ModuleAnswer::Disabled`] under [`Policy::Module`]: the host fell
-    /// back to [`Policy::Tracked`].
+    /// What the module said, if it was asked. Anything but [`ModuleAnswer::Disabled`] under
+    /// [`Policy::Module`]: the host fell back to [`Policy::Tracked`].
     pub module: Option<ModuleAnswer>,
     /// What became of private memory.
     pub outcome: Outcome,
@@ -62,8 +63,8 @@ pub struct HandoverReport {
 pub enum CameBack {
     /// All as before the kexec jump; SEAMCALLs are allowed again.
     TdxGoesOn,
-    /// The module is as after loading and memory is clean: the record is empty, and SEAMCALLs are allowed again. The caller
-    /// frees the PAMTs, drops the ledger, and may bring TDX up anew.
+    /// The module is as after loading and memory is clean: the record is empty, and SEAMCALLs are
+    /// allowed again. The caller frees the PAMTs, drops the ledger, and may bring TDX up anew.
     CanBringUpAgain,
     /// The module stays up without its PAMTs, or something is left. The gate stays closed for good.
     TdxIsGone,
@@ -112,7 +113,8 @@ enum Left {
 }
 
 impl HandoverReport {
-    /// To be called if this kernel goes on after all: the kernel in between has jumped back, or the jump was not made.
+    /// To be called if this kernel goes on after all: the kernel in between has jumped back, or the
+    /// jump was not made.
     pub fn came_back<const N: usize>(&self, memory: &HostMemory<'_, N>) -> CameBack {
         if self.kind == HandoverKind::Jump {
             memory.gate.open();
@@ -132,8 +134,9 @@ impl HandoverReport {
         matches!(self.module, Some(ModuleAnswer::Disabled { .. }))
     }
 
-    /// What the next kernel must not touch: all that is private or may turn private, PAMTs and pages of TDs apart. `memory` is
-    /// what was handed over. Walks the record and the ledger, which a handover leaves as they are.
+    /// What the next kernel must not touch: all that is private or may turn private, PAMTs and
+    /// pages of TDs apart. `memory` is what was handed over. Walks the record and the ledger, which
+    /// a handover leaves as they are.
     pub fn leftovers<'h, const N: usize>(
         &self,
         memory: &HostMemory<'h, N>,

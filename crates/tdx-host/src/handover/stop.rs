@@ -1,4 +1,5 @@
-//! Stopping CPUs: what a kernel implements, what a CPU does when it is told to stop, and what is said if one does not.
+//! Stopping CPUs: what a kernel implements, what a CPU does when it is told to stop, and what is
+//! said if one does not.
 
 use arrayvec::ArrayVec;
 use core::fmt;
@@ -12,30 +13,33 @@ pub trait StopCpus {
     /// A handle to a CPU.
     type Cpu: Cpu;
 
-    /// The CPU that runs the kexec, pinned to it and with interrupts off once the others have stopped.
+    /// The CPU that runs the kexec, pinned to it and with interrupts off once the others have
+    /// stopped.
     fn this_cpu(&self) -> Self::Cpu;
 
-    /// Makes every other online CPU run [`stop_this_cpu`] and then wait with interrupts off, and returns the number of CPUs
-    /// that still run: 1 if all have stopped. A CPU counts as stopped only once it has acknowledged, after its caches were
-    /// written back. The wait is bounded.
+    /// Makes every other online CPU run [`stop_this_cpu`] and then wait with interrupts off, and
+    /// returns the number of CPUs that still run: 1 if all have stopped. A CPU counts as stopped
+    /// only once it has acknowledged, after its caches were written back. The wait is bounded.
     fn stop_other_cpus(&self) -> u32;
 
     /// Lets the CPUs that have stopped go on: some other has not stopped, and the kexec is off.
     fn resume_other_cpus(&self);
 
-    /// Runs the task on this CPU and on every stopped one, in parallel, until each has said [`Step::Done`]. All effects of the
-    /// task are visible to the caller on return. Only tasks of this crate come here: they write lines and caches back and
-    /// make no SEAMCALL.
+    /// Runs the task on this CPU and on every stopped one, in parallel, until each has said
+    /// [`Step::Done`]. All effects of the task are visible to the caller on return. Only tasks of
+    /// this crate come here: they write lines and caches back and make no SEAMCALL.
     ///
-    /// A kernel whose stopped CPUs can run nothing any more runs it on this CPU alone: slower, as correct.
+    /// A kernel whose stopped CPUs can run nothing any more runs it on this CPU alone: slower, as
+    /// correct.
     fn run_on_stopped<T: CpuTask<Self::Cpu>>(&self, task: &T);
 }
 
-/// What a CPU does when it is told to stop, before it acknowledges: writes back its caches if this is a TDX host, or if its slot
-/// of the gate says that it has made a SEAMCALL.
+/// What a CPU does when it is told to stop, before it acknowledges: writes back its caches if this
+/// is a TDX host, or if its slot of the gate says that it has made a SEAMCALL.
 ///
-/// The gate is closed: after this the CPU makes no SEAMCALL. Source: Linux `stop_this_cpu`; the acknowledgement comes after
-/// WBINVD since 2023 (commit 1f5e7eb7868e), when a CPU counted as stopped was still in the middle of it.
+/// The gate is closed: after this the CPU makes no SEAMCALL. Source: Linux `stop_this_cpu`; the
+/// acknowledgement comes after WBINVD since 2023 (commit 1f5e7eb7868e), when a CPU counted as
+/// stopped was still in the middle of it.
 #[expect(clippy::needless_pass_by_value, reason = "the CPU's handle ends here, and its SEAMCALL with it")]
 pub fn stop_this_cpu<C: Cpu>(cpu: C, platform: Option<&TdxPlatform>) {
     let admission = cpu.admission();
@@ -46,8 +50,9 @@ pub fn stop_this_cpu<C: Cpu>(cpu: C, platform: Option<&TdxPlatform>) {
     admission.stopped();
 }
 
-/// What a CPU does on its way offline: the same. Its caches live on in a package whose other CPUs go on, and nobody asks it to
-/// write them back later. A CPU that comes online again counts as running from its first SEAMCALL on.
+/// What a CPU does on its way offline: the same. Its caches live on in a package whose other CPUs
+/// go on, and nobody asks it to write them back later. A CPU that comes online again counts as
+/// running from its first SEAMCALL on.
 ///
 /// Linux does so since 2026 (an explicit WBINVD in CPU offline).
 pub fn offline_this_cpu<C: Cpu>(cpu: C, platform: Option<&TdxPlatform>) {
@@ -78,7 +83,8 @@ pub const MAX_NAMED: usize = 8;
 pub struct Suspects {
     /// CPUs that did not stop in the time given.
     pub not_stopped: u32,
-    /// CPUs whose caches may hold private lines all the same, and write them back over what was reset.
+    /// CPUs whose caches may hold private lines all the same, and write them back over what was
+    /// reset.
     pub may_hold_private_lines: u32,
     /// What they were doing, the first [`MAX_NAMED`].
     pub named: ArrayVec<CpuActivity, MAX_NAMED>,
@@ -150,7 +156,8 @@ pub enum StopCause {
     NotAlone(Suspects),
 }
 
-/// The CPUs were not stopped. Nothing was reset, the module was not asked, and the host goes on as before.
+/// The CPUs were not stopped. Nothing was reset, the module was not asked, and the host goes on as
+/// before.
 #[derive(Debug)]
 pub struct StopError<'k, const N: usize> {
     /// The kexec, to be tried again.

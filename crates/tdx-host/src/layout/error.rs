@@ -53,7 +53,8 @@ pub enum LayoutError {
         /// The level.
         level: PageSize,
     },
-    /// Nothing to cover: `fit` looks for usable memory inside CMRs, `linux` for usable memory above 1 MiB.
+    /// Nothing to cover: `fit` looks for usable memory inside CMRs, `linux` for usable memory above
+    /// 1 MiB.
     #[error("no memory that TDX can use; check that the BIOS has TDX on and reports CMRs")]
     NoMemory,
     /// More TDMRs are needed than the module allows. Linux: "TDMRs exhausted".
@@ -89,7 +90,8 @@ pub enum LayoutError {
 }
 
 impl LayoutError {
-    /// The error number that Linux returns in this case: -12 ENOMEM, -16 EBUSY, -22 EINVAL, -28 ENOSPC.
+    /// The error number that Linux returns in this case: -12 ENOMEM, -16 EBUSY, -22 EINVAL, -28
+    /// ENOSPC.
     pub const fn errno(&self) -> i32 {
         match self {
             Self::NoPamtMemory { .. } => -12,

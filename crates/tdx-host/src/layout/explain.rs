@@ -1,5 +1,5 @@
-//! A layout explains itself: what it gave up and why, and where it is not what one would expect. Computed from the result
-//! and the inputs, so it cannot disagree with them; data, not text.
+//! A layout explains itself: what it gave up and why, and where it is not what one would expect.
+//! Computed from the result and the inputs, so it cannot disagree with them; data, not text.
 
 use arrayvec::ArrayVec;
 use tdx_abi::{PageRange, PageSize, intersect, subtract};
@@ -15,12 +15,14 @@ use crate::platform::{NodeId, NodeRange};
 pub enum GiveUpReason {
     /// It lies in no CMR: the platform never let TDX have it.
     OutsideCmrs,
-    /// A reserved area covers it: `fit` had to join two areas over it, because more are not allowed; `linux` reserves what
-    /// lies below 1 MiB.
+    /// A reserved area covers it: `fit` had to join two areas over it, because more are not
+    /// allowed; `linux` reserves what lies below 1 MiB.
     ReservedAreas,
-    /// It lies in no TDMR, because more are not allowed; or, in `linux`, because it lies below 1 MiB.
+    /// It lies in no TDMR, because more are not allowed; or, in `linux`, because it lies below 1
+    /// MiB.
     Tdmrs,
-    /// It lies in no TDMR, because there is no contiguous memory for the PAMT of one more, or of a larger one.
+    /// It lies in no TDMR, because there is no contiguous memory for the PAMT of one more, or of a
+    /// larger one.
     PamtMemory,
 }
 
@@ -44,7 +46,8 @@ pub enum Note {
         /// Why it starts where it does; never [`Border::Memory`].
         border: Border,
     },
-    /// The TDMR spans whole GiB in which there is no usable memory, because there would be too many TDMRs otherwise.
+    /// The TDMR spans whole GiB in which there is no usable memory, because there would be too many
+    /// TDMRs otherwise.
     Merged {
         /// The TDMR.
         tdmr: PageRange,
@@ -53,14 +56,16 @@ pub enum Note {
         /// Bytes of PAMT for 4 KiB pages that the gap costs.
         pamt_bytes: u64,
     },
-    /// Convertible memory is reserved that nobody could use anyway: the memory map has no memory there.
+    /// Convertible memory is reserved that nobody could use anyway: the memory map has no memory
+    /// there.
     ReservedConvertible {
         /// The TDMR.
         tdmr: PageRange,
         /// What is reserved.
         range: PageRange,
     },
-    /// A part of the TDMR is neither reserved nor convertible: SYS.CONFIG will refuse it (TDX_TDMR_OUTSIDE_CMRS).
+    /// A part of the TDMR is neither reserved nor convertible: SYS.CONFIG will refuse it
+    /// (TDX_TDMR_OUTSIDE_CMRS).
     NotConvertible {
         /// The TDMR.
         tdmr: PageRange,
@@ -86,7 +91,8 @@ pub enum Note {
 }
 
 impl Layout {
-    /// Each usable page that TDX does not have, and why. `memory` and `cmrs` are those the layout was built from.
+    /// Each usable page that TDX does not have, and why. `memory` and `cmrs` are those the layout
+    /// was built from.
     pub fn given_up<'a>(
         &'a self,
         memory: &'a [NodeRange],
@@ -96,7 +102,8 @@ impl Layout {
         JoinGivenUp { pieces, next: None }
     }
 
-    /// Usable bytes that TDX could have by the CMRs and does not have: [`Layout::given_up`] without what lies in no CMR.
+    /// Usable bytes that TDX could have by the CMRs and does not have: [`Layout::given_up`] without
+    /// what lies in no CMR.
     pub fn given_up_bytes(&self, memory: &[NodeRange], cmrs: &[PageRange]) -> u64 {
         let given_up = self.given_up(memory, cmrs).filter(|part| part.reason != GiveUpReason::OutsideCmrs);
         given_up.map(|part| part.range.bytes()).sum()
@@ -135,7 +142,8 @@ impl Layout {
         split.into_iter().chain(merged).chain(convertible).chain(outside).chain(remote).chain(pieces)
     }
 
-    /// The longest part at the start of `rest` of which one thing is true: why it is given up, or that it is not.
+    /// The longest part at the start of `rest` of which one thing is true: why it is given up, or
+    /// that it is not.
     fn fate(&self, cmrs: &[PageRange], rest: PageRange) -> (PageRange, Option<GiveUpReason>) {
         let (part, pamt) = cut(rest, self.pamts.iter().copied());
         if pamt {
@@ -154,7 +162,8 @@ impl Layout {
     }
 }
 
-/// The longest part at the start of `rest` that lies wholly in one of the ascending ranges, or wholly outside them all.
+/// The longest part at the start of `rest` that lies wholly in one of the ascending ranges, or
+/// wholly outside them all.
 fn cut(rest: PageRange, mut ranges: impl Iterator<Item = PageRange>) -> (PageRange, bool) {
     match ranges.find(|range| range.end() > rest.start() && !range.is_empty()) {
         None => (rest, false),
@@ -212,7 +221,8 @@ impl<I: Iterator<Item = GivenUp>> Iterator for JoinGivenUp<I> {
     }
 }
 
-/// Stretches of memory that no TDMR covers, and why. If there are more than it has room for, neighbours share a reason.
+/// Stretches of memory that no TDMR covers, and why. If there are more than it has room for,
+/// neighbours share a reason.
 #[derive(Debug)]
 pub(super) struct Dropped {
     /// Ascending by start.
@@ -243,7 +253,8 @@ impl Dropped {
         }
     }
 
-    /// The longest part at the start of `rest` that was dropped for one reason. Only Linux leaves memory out without a word.
+    /// The longest part at the start of `rest` that was dropped for one reason. Only Linux leaves
+    /// memory out without a word.
     fn reason(&self, rest: PageRange) -> (PageRange, Option<GiveUpReason>) {
         let (part, _) = cut(rest, self.list.iter().map(|part| part.range));
         let found = self.list.iter().find(|dropped| dropped.range.contains(part.start()));

@@ -1,4 +1,5 @@
-//! The two inputs, checked: the memory map and the CMRs, and the questions the algorithms ask about them.
+//! The two inputs, checked: the memory map and the CMRs, and the questions the algorithms ask about
+//! them.
 
 use tdx_abi::{PAGE_SIZE, Page, PageRange, TDMR_GRANULARITY, subtract};
 
@@ -60,7 +61,8 @@ impl<'a> Host<'a> {
         self.usable(within).map(|(range, _)| range.pages()).sum()
     }
 
-    /// What lies in no CMR: the module must never use it. Maximal ranges; CMRs that touch leave no hole.
+    /// What lies in no CMR: the module must never use it. Maximal ranges; CMRs that touch leave no
+    /// hole.
     pub(super) fn holes(&self, within: PageRange) -> impl Iterator<Item = PageRange> + use<'a> {
         let first = self.cmrs.iter().position(|cmr| cmr.end() > within.start()).unwrap_or(self.cmrs.len());
         let cmrs = self.cmrs.get(first..).unwrap_or_default();

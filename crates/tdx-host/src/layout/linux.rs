@@ -1,9 +1,10 @@
 //! What Linux does, step by step, so that its result and its failures can be predicted.
 //!
-//! Source: Linux `arch/x86/virt/vmx/tdx/tdx.c`: `build_tdx_memlist`, `fill_out_tdmrs`, `tdmr_set_up_pamt`,
-//! `tdmr_populate_rsvd_areas`; the same from v6.8 to v7.2. Linux takes holes from its memory map and never looks at
-//! CMRs, so SYS.CONFIG may refuse what this returns. Only the place of a PAMT is not Linux's own: there it depends on what
-//! else is in use, here the [`FrameSource`] decides.
+//! Source: Linux `arch/x86/virt/vmx/tdx/tdx.c`: `build_tdx_memlist`, `fill_out_tdmrs`,
+//! `tdmr_set_up_pamt`, `tdmr_populate_rsvd_areas`; the same from v6.8 to v7.2. Linux takes holes
+//! from its memory map and never looks at CMRs, so SYS.CONFIG may refuse what this returns. Only
+//! the place of a PAMT is not Linux's own: there it depends on what else is in use, here the
+//! [`FrameSource`] decides.
 
 use arrayvec::ArrayVec;
 use tdx_abi::{MAX_RESERVED_AREAS, PAGE_SIZE, Page, PageRange, PageSize, TDMR_GRANULARITY, subtract};
@@ -38,10 +39,11 @@ fn memory_list<'a>(host: &Host<'a>) -> impl Iterator<Item = (PageRange, NodeId)>
         .filter(|(range, _)| !range.is_empty())
 }
 
-/// The TDMRs Linux would make, however many: aligned to 1 GiB, what the last one covers skipped, never merged.
+/// The TDMRs Linux would make, however many: aligned to 1 GiB, what the last one covers skipped,
+/// never merged.
 ///
-/// Each comes with the node of the first memory range that ends after its base. That is the range the TDMR was made for:
-/// every earlier range ends inside an earlier TDMR, and this one does not.
+/// Each comes with the node of the first memory range that ends after its base. That is the range
+/// the TDMR was made for: every earlier range ends inside an earlier TDMR, and this one does not.
 fn tdmr_ranges<'a>(host: &Host<'a>) -> impl Iterator<Item = (PageRange, NodeId)> + use<'a> {
     let mut covered = Page::new(0);
     memory_list(host).filter_map(move |(range, node)| {
@@ -87,7 +89,8 @@ fn set_up_pamt<F: FrameSource + ?Sized>(
     Ok(())
 }
 
-/// The holes of the memory map first, then the PAMTs of every TDMR, each an area of its own; ascending.
+/// The holes of the memory map first, then the PAMTs of every TDMR, each an area of its own;
+/// ascending.
 fn set_up_reserved_areas(host: &Host<'_>, limits: &Limits, out: &mut Layout, index: usize) -> Result<(), LayoutError> {
     let tdmrs = &mut out.tdmrs;
     let Some(range) = tdmrs.get(index).map(Tdmr::range) else { return Ok(()) };

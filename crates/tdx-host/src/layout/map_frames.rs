@@ -1,4 +1,5 @@
-//! A frame source over a memory map, for early boot and for tools: knows what is usable, remembers what it handed out.
+//! A frame source over a memory map, for early boot and for tools: knows what is usable, remembers
+//! what it handed out.
 
 use arrayvec::ArrayVec;
 use tdx_abi::{PAGE_SIZE, Page, PageRange, subtract};
@@ -15,11 +16,12 @@ pub(super) const FOUR_GIB: Page = Page::new((4 << 30) / PAGE_SIZE);
 /// Ranges that can be taken at a time: every PAMT of 64 TDMRs in three pieces, and 64 more.
 const MAX_TAKEN: usize = 256;
 
-/// Hands out pages of a memory map, in the way of memblock: lowest place first, on the wanted node, above 4 GiB if it can
-/// (below is what 32-bit devices need), never in the low megabyte. Allocates nothing.
+/// Hands out pages of a memory map, in the way of memblock: lowest place first, on the wanted node,
+/// above 4 GiB if it can (below is what 32-bit devices need), never in the low megabyte. Allocates
+/// nothing.
 ///
-/// This is where Linux's own allocator would look first, too, but not exactly what it would take: there the place depends
-/// on what else is in use.
+/// This is where Linux's own allocator would look first, too, but not exactly what it would take:
+/// there the place depends on what else is in use.
 #[derive(Clone, Debug)]
 pub struct MapFrames<'a> {
     memory: &'a [NodeRange],
@@ -33,9 +35,11 @@ impl<'a> MapFrames<'a> {
         Self { memory, taken: ArrayVec::new_const() }
     }
 
-    /// Marks a range as in use, e.g. the kernel image. It stays so until it is freed, as this range.
+    /// Marks a range as in use, e.g. the kernel image. It stays so until it is freed, as this
+    /// range.
     ///
-    /// False if a page of it is taken already, or the list of taken ranges is full; then nothing changes.
+    /// False if a page of it is taken already, or the list of taken ranges is full; then nothing
+    /// changes.
     #[must_use]
     pub fn reserve(&mut self, range: PageRange) -> bool {
         if range.is_empty() {

@@ -1,20 +1,22 @@
 //! Memory map and CMRs to TDMRs, PAMT places and reserved areas.
 //!
-//! Pure: it makes no SEAMCALL and touches no memory; it asks a [`FrameSource`] for the pages of the PAMTs and writes its
-//! answer into a [`Layout`] that the caller owns (it is too large for a kernel stack). It allocates nothing and cannot
-//! panic. Two algorithms: [`Algorithm::Linux`] does what Linux does, to predict it; [`Algorithm::Fit`] is the one to use.
+//! Pure: it makes no SEAMCALL and touches no memory; it asks a [`FrameSource`] for the pages of the
+//! PAMTs and writes its answer into a [`Layout`] that the caller owns (it is too large for a kernel
+//! stack). It allocates nothing and cannot panic. Two algorithms: [`Algorithm::Linux`] does what
+//! Linux does, to predict it; [`Algorithm::Fit`] is the one to use.
 //!
-//! Sources: Linux `arch/x86/virt/vmx/tdx/tdx.c` (`shared/reference/linux.md` 1.3); the checks of TDH.SYS.CONFIG
-//! (`shared/reference/tdx_abi.md` section 6).
+//! Sources: Linux `arch/x86/virt/vmx/tdx/tdx.c` (`shared/reference/linux.md` 1.3); the checks of
+//! TDH.SYS.CONFIG (`shared/reference/tdx_abi.md` section 6).
 //!
 //! # Concepts
 //!
 //! * A *TDMR* is a range of memory, in whole GiB, that TDs can have pages of. The module allows 64.
-//! * Each TDMR has a *PAMT*, 1/256 of its size: three tables with an entry for each page of 4 KiB, 2 MiB and 1 GiB. The host finds the memory
-//!   for it, and it turns private at bring-up.
-//! * A TDMR may have 16 *reserved areas*: holes that the module must not touch. What lies in no CMR (what the firmware did not verify) must
-//!   be in one, and so must PAMTs.
-//! * What cannot be had within these limits is *given up*: TDs must not have it, and [`Layout::given_up`] names it with the reason.
+//! * Each TDMR has a *PAMT*, 1/256 of its size: three tables with an entry for each page of 4 KiB,
+//!   2 MiB and 1 GiB. The host finds the memory for it, and it turns private at bring-up.
+//! * A TDMR may have 16 *reserved areas*: holes that the module must not touch. What lies in no CMR
+//!   (what the firmware did not verify) must be in one, and so must PAMTs.
+//! * What cannot be had within these limits is *given up*: TDs must not have it, and
+//!   [`Layout::given_up`] names it with the reason.
 //!
 //! ```
 //! use tdx_abi::{Page, PageRange};
@@ -58,11 +60,12 @@ pub use table::{Border, Layout, Tdmr};
 /// How to lay TDMRs out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Algorithm {
-    /// Holes come from the CMRs; splits and merges TDMRs to stay inside the module's limits; gives up memory only when
-    /// nothing else is left, and names it.
+    /// Holes come from the CMRs; splits and merges TDMRs to stay inside the module's limits; gives
+    /// up memory only when nothing else is left, and names it.
     #[default]
     Fit,
-    /// What Linux does, step by step, its failures included. It does not look at CMRs, so SYS.CONFIG may refuse the result.
+    /// What Linux does, step by step, its failures included. It does not look at CMRs, so
+    /// SYS.CONFIG may refuse the result.
     Linux,
 }
 
@@ -84,11 +87,13 @@ pub enum Pamt4k {
 pub struct Limits {
     /// MAX_TDMRS. More than [`MAX_TDMRS`] are never used.
     pub max_tdmrs: u16,
-    /// MAX_RESERVED_PER_TDMR. More than [`MAX_RESERVED_AREAS`] are never used: TDMR_INFO has no room for them.
+    /// MAX_RESERVED_PER_TDMR. More than [`MAX_RESERVED_AREAS`] are never used: TDMR_INFO has no
+    /// room for them.
     pub max_reserved_per_tdmr: u16,
     /// Bytes of a PAMT entry for 4 KiB, 2 MiB and 1 GiB pages.
     pub pamt_entry_size: [u16; 3],
-    /// What PAMT_4K is made of. The module allows both, if it has dynamic PAMT; SYS.CONFIG must be told.
+    /// What PAMT_4K is made of. The module allows both, if it has dynamic PAMT; SYS.CONFIG must be
+    /// told.
     pub pamt_4k: Pamt4k,
 }
 
@@ -109,7 +114,8 @@ impl Limits {
 
     /// Pages of the PAMT of one level for a TDMR.
     ///
-    /// Inputs are checked to end below 2^52, so nothing overflows: 2^40 entries of 2^16 bytes are 2^56 bytes.
+    /// Inputs are checked to end below 2^52, so nothing overflows: 2^40 entries of 2^16 bytes are
+    /// 2^56 bytes.
     fn pamt_pages(&self, tdmr: PageRange, level: PageSize) -> u64 {
         let [small, large, huge] = self.pamt_entry_size;
         let entry_size = match level {
@@ -127,16 +133,20 @@ impl Limits {
 
 /// Lays TDMRs out over `memory` and takes the pages of their PAMTs from `frames`.
 ///
-/// `memory` is the usable memory, ascending, without overlap; `cmrs` are the module's CMRs, ascending, without overlap
-/// (empty entries are skipped). On success `out` owns the PAMT pages until [`Layout::release`].
+/// `memory` is the usable memory, ascending, without overlap; `cmrs` are the module's CMRs,
+/// ascending, without overlap (empty entries are skipped). On success `out` owns the PAMT pages
+/// until [`Layout::release`].
 ///
-/// [`Algorithm::Fit`] prefers a layout that gives memory up to no layout at all. A kernel that wants all or nothing looks at
-/// [`Layout::given_up_bytes`]; one that goes on must keep what [`Layout::given_up`] names away from TDs.
+/// [`Algorithm::Fit`] prefers a layout that gives memory up to no layout at all. A kernel that
+/// wants all or nothing looks at [`Layout::given_up_bytes`]; one that goes on must keep what
+/// [`Layout::given_up`] names away from TDs.
 ///
-/// It needs less than 8 KiB of stack (measured on x86-64, optimised) and asks `frames` for one range after another.
+/// It needs less than 8 KiB of stack (measured on x86-64, optimised) and asks `frames` for one
+/// range after another.
 ///
 /// # Errors
-/// Which limit cannot be met, or which input is bad. Then `out` is empty and every page taken has been given back.
+/// Which limit cannot be met, or which input is bad. Then `out` is empty and every page taken has
+/// been given back.
 pub fn build<F: FrameSource + ?Sized>(
     algorithm: Algorithm,
     memory: &[NodeRange],

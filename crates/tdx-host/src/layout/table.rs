@@ -91,7 +91,8 @@ impl Tdmr {
         info
     }
 
-    /// From the first page of the 4 KiB level to the last of the 1 GiB level; the PAMTs alone if they are one chunk.
+    /// From the first page of the 4 KiB level to the last of the 1 GiB level; the PAMTs alone if
+    /// they are one chunk.
     pub(super) fn pamt_hull(&self) -> PageRange {
         let [small, _, huge] = self.pamt;
         PageRange::new(small.start(), huge.end())
@@ -118,8 +119,9 @@ pub(super) fn cut_chunk(chunk: PageRange, pages: [u64; 3]) -> [PageRange; 3] {
 
 /// TDMRs with their PAMTs and reserved areas: what [`super::build`] makes and bring-up uses.
 ///
-/// More than 20 KiB: keep it in a static or in memory from the kernel's allocator, not on a stack. It owns the PAMT pages;
-/// dropping it without [`Layout::release`] keeps them taken for ever, which is safe.
+/// More than 20 KiB: keep it in a static or in memory from the kernel's allocator, not on a stack.
+/// It owns the PAMT pages; dropping it without [`Layout::release`] keeps them taken for ever, which
+/// is safe.
 #[derive(Debug)]
 pub struct Layout {
     pub(super) tdmrs: ArrayVec<Tdmr, MAX_TDMRS>,
@@ -184,8 +186,8 @@ impl Layout {
     /// Gives the PAMT pages back and empties the table.
     ///
     /// # Errors
-    /// [`LayoutError::Private`] once a bring-up has handed the PAMTs to the module: nothing but the way back of that bring-up
-    /// or a handover makes them normal memory again.
+    /// [`LayoutError::Private`] once a bring-up has handed the PAMTs to the module: nothing but the
+    /// way back of that bring-up or a handover makes them normal memory again.
     pub fn release<F: FrameSource + ?Sized>(&mut self, frames: &mut F) -> Result<(), LayoutError> {
         if self.private {
             return Err(LayoutError::Private);

@@ -1,27 +1,32 @@
 //! Which pages may be private: two bits for each 4 KiB page, one summary bit for each 2 MiB and one
-//! for each 128 MiB, atomic, on memory that the
-//! caller provides. Readers on any CPU at any instant need no lock, no allocation and no waiting. It refuses to guess: a
-//! page that is not in the state an operation starts from is an error, and the ledger is then unchanged.
+//! for each 128 MiB, atomic, on memory that the caller provides. Readers on any CPU at any instant
+//! need no lock, no allocation and no waiting. It refuses to guess: a page that is not in the state
+//! an operation starts from is an error, and the ledger is then unchanged.
 //!
 //! # Order, stated once
 //!
-//! * **Mark before give.** [`Ledger::give`] ends with a sequentially consistent fence; the SEAMCALL that may make the page private
-//!   comes after it. A reader passes a fence first. If it can see any effect of the SEAMCALL it sees the mark: the argument
-//!   of [`crate::private_memory`], with a page in place of the flag.
-//! * **Summary before leaf.** Both summary bits are set before the first leaf bit under them, and are never cleared while CPUs run:
-//!   a stale 1 costs a look at 128 bytes, a missing one costs the next kernel its life.
-//! * **Unmark after the fence.** Only [`Ledger::clear`] makes a page shared again, after the CPU that reset it has fenced.
+//! * **Mark before give.** [`Ledger::give`] ends with a sequentially consistent fence; the SEAMCALL
+//!   that may make the page private comes after it. A reader passes a fence first. If it can see
+//!   any effect of the SEAMCALL it sees the mark: the argument of [`crate::private_memory`], with a
+//!   page in place of the flag.
+//! * **Summary before leaf.** Both summary bits are set before the first leaf bit under them, and
+//!   are never cleared while CPUs run: a stale 1 costs a look at 128 bytes, a missing one costs the
+//!   next kernel its life.
+//! * **Unmark after the fence.** Only [`Ledger::clear`] makes a page shared again, after the CPU
+//!   that reset it has fenced.
 //!
-//! A CPU frozen between any two stores leaves pages that are marked and not private (an extra reset of a page that nobody
-//! uses yet) or marked and private. Never private and unmarked.
+//! A CPU frozen between any two stores leaves pages that are marked and not private (an extra reset
+//! of a page that nobody uses yet) or marked and private. Never private and unmarked.
 //!
 //! # The bits
 //!
-//! Two bits for each page are its [`PageState`]; the high one says that the module may not know of it, which is what TDH.SYS.DISABLE leaves
-//! behind. Above them one bit for each 2 MiB and one for each 128 MiB say "something may be marked below": a walk over 8 TiB with a few
-//! marked pages reads a few words.
+//! Two bits for each page are its [`PageState`]; the high one says that the module may not know of
+//! it, which is what TDH.SYS.DISABLE leaves behind. Above them one bit for each 2 MiB and one for
+//! each 128 MiB say "something may be marked below": a walk over 8 TiB with a few marked pages
+//! reads a few words.
 //!
-//! Kernels rarely call the transitions here: the tokens of [`crate::page`] do, in the right order. What they do use is the rest:
+//! Kernels rarely call the transitions here: the tokens of [`crate::page`] do, in the right order.
+//! What they do use is the rest:
 //!
 //! ```
 //! use core::sync::atomic::AtomicU64;
@@ -74,7 +79,8 @@ pub enum PageState {
     Given = 0b01,
     /// The module has returned it, or refused it; nothing has made its lines normal yet.
     Returned = 0b10,
-    /// The SEAMCALL that gives it has not come back yet: the module may have taken it, or only written to it.
+    /// The SEAMCALL that gives it has not come back yet: the module may have taken it, or only
+    /// written to it.
     Giving = 0b11,
 }
 
@@ -157,7 +163,8 @@ impl<'m> Ledger<'m> {
         ranges.into_iter().map(segment::words).sum()
     }
 
-    /// A ledger over `ranges` (ascending, 2 MiB aligned, e.g. the TDMRs) in `memory`. Every page is shared.
+    /// A ledger over `ranges` (ascending, 2 MiB aligned, e.g. the TDMRs) in `memory`. Every page is
+    /// shared.
     ///
     /// # Errors
     /// [`LedgerError`].
@@ -199,7 +206,8 @@ impl<'m> Ledger<'m> {
         &self.untouched
     }
 
-    /// Shared -> Giving, for every page of the range. On return the SEAMCALL that takes the pages may be made.
+    /// Shared -> Giving, for every page of the range. On return the SEAMCALL that takes the pages
+    /// may be made.
     ///
     /// # Errors
     /// [`MarkError`]; then no page has changed.
@@ -210,8 +218,8 @@ impl<'m> Ledger<'m> {
         result
     }
 
-    /// Returned -> Giving, for every page of the range: it came back, or was refused, and is given again before anybody has reset it. It is
-    /// marked all the way.
+    /// Returned -> Giving, for every page of the range: it came back, or was refused, and is given
+    /// again before anybody has reset it. It is marked all the way.
     ///
     /// # Errors
     /// [`MarkError`]; then no page has changed.
@@ -251,7 +259,8 @@ impl<'m> Ledger<'m> {
     /// [`MarkError`]; then no page has changed.
     pub fn clear(&self, range: PageRange) -> Result<(), MarkError> {
         let result = self.transition(range, PageState::Returned, PageState::Shared);
-        // A reader that can see the page in use again must not find it marked, or it would reset it.
+        // A reader that can see the page in use again must not find it marked, or it would reset
+        // it.
         fence(Ordering::SeqCst);
         result
     }
@@ -296,11 +305,11 @@ impl<'m> Ledger<'m> {
         MarkedRanges::new(&self.segments, Wanted::Marked)
     }
 
-    /// The marked pages that the module may not know: returned, refused, or in a SEAMCALL that has not come back. As maximal
-    /// ranges, ascending. What TDH.SYS.DISABLE leaves behind.
+    /// The marked pages that the module may not know: returned, refused, or in a SEAMCALL that has
+    /// not come back. As maximal ranges, ascending. What TDH.SYS.DISABLE leaves behind.
     ///
-    /// While a SEAMCALL is under way that [returns](Ledger::returning) pages, any given page may be one of them: then all
-    /// marked pages.
+    /// While a SEAMCALL is under way that [returns](Ledger::returning) pages, any given page may be
+    /// one of them: then all marked pages.
     pub fn unknown_to_module(&self) -> MarkedRanges<'_> {
         let wanted = if self.is_settled() { Wanted::UnknownToModule } else { Wanted::Marked };
         MarkedRanges::new(&self.segments, wanted)
@@ -311,7 +320,8 @@ impl<'m> Ledger<'m> {
         self.marked().map(PageRange::pages).sum()
     }
 
-    /// Pages whose token was dropped while they were marked: they stay marked until the next handover resets them.
+    /// Pages whose token was dropped while they were marked: they stay marked until the next
+    /// handover resets them.
     pub fn leaked_pages(&self) -> u64 {
         self.leaked.load(Ordering::Relaxed)
     }

@@ -1,12 +1,14 @@
-//! SEAMCALLs that return pages of which only the answer says which. It refuses to forget one whose answer was never entered.
+//! SEAMCALLs that return pages of which only the answer says which. It refuses to forget one whose
+//! answer was never entered.
 
 use super::Ledger;
 use crate::sync::{Ordering, fence};
 
-/// A SEAMCALL may have returned pages that the ledger still shows as given. Made before the call, [settled](Self::settled) when
-/// its answer is in the ledger, or when it failed.
+/// A SEAMCALL may have returned pages that the ledger still shows as given. Made before the call,
+/// [settled](Self::settled) when its answer is in the ledger, or when it failed.
 ///
-/// Dropping it says that nobody knows: until the next handover [`Ledger::unknown_to_module`] is then every marked page.
+/// Dropping it says that nobody knows: until the next handover [`Ledger::unknown_to_module`] is
+/// then every marked page.
 #[derive(Debug)]
 #[must_use = "dropping it says that pages were lost"]
 pub struct Returning<'l>(&'l Ledger<'l>);
@@ -19,8 +21,8 @@ impl Returning<'_> {
 }
 
 impl Ledger<'_> {
-    /// To be called before a SEAMCALL that returns pages: MEM.PAGE.REMOVE, MEM.SEPT.REMOVE, MEM.PAGE.RELOCATE, MEM.PAGE.PROMOTE,
-    /// PHYMEM.PAGE.RECLAIM, PHYMEM.PAMT.REMOVE.
+    /// To be called before a SEAMCALL that returns pages: MEM.PAGE.REMOVE, MEM.SEPT.REMOVE,
+    /// MEM.PAGE.RELOCATE, MEM.PAGE.PROMOTE, PHYMEM.PAGE.RECLAIM, PHYMEM.PAMT.REMOVE.
     pub fn returning(&self) -> Returning<'_> {
         self.returning.fetch_add(1, Ordering::AcqRel);
         fence(Ordering::SeqCst);
@@ -29,7 +31,8 @@ impl Ledger<'_> {
 
     /// Of a [`Returning`] that was forgotten: the answer is in the ledger.
     pub(crate) fn settle_returning(&self) {
-        // After the transition that entered the answer: whoever sees the count fall sees the page returned.
+        // After the transition that entered the answer: whoever sees the count fall sees the page
+        // returned.
         self.returning.fetch_sub(1, Ordering::AcqRel);
     }
 

@@ -1,5 +1,5 @@
-//! The bits of one contiguous range: 32 pages in a leaf word, 64 blocks of 2 MiB in a summary word, 64 summary words in a top
-//! word.
+//! The bits of one contiguous range: 32 pages in a leaf word, 64 blocks of 2 MiB in a summary word,
+//! 64 summary words in a top word.
 
 use tdx_abi::{Page, PageRange, PageSize};
 
@@ -69,7 +69,8 @@ impl Piece<'_> {
 }
 
 impl<'m> Segment<'m> {
-    /// Cuts the words for `range` off `memory` and zeroes them; gives back the segment and the rest.
+    /// Cuts the words for `range` off `memory` and zeroes them; gives back the segment and the
+    /// rest.
     pub(super) fn take(range: PageRange, memory: &'m [AtomicU64]) -> Option<(Self, &'m [AtomicU64])> {
         let (leaf, rest) = memory.split_at_checked(leaf_words(range) as usize)?;
         let (summary, rest) = rest.split_at_checked(summary_words(range) as usize)?;
@@ -112,7 +113,8 @@ impl<'m> Segment<'m> {
         }
     }
 
-    /// Starts to load the leaf words of a block: a walk that comes there later does not wait for them.
+    /// Starts to load the leaf words of a block: a walk that comes there later does not wait for
+    /// them.
     pub(super) fn prefetch(&self, block: u64) {
         let first = block as usize * WORDS_PER_BLOCK;
         for index in [first, first + WORDS_PER_BLOCK / 2] {
@@ -128,7 +130,8 @@ impl<'m> Segment<'m> {
         decode(word >> (2 * (offset % PAGES_PER_WORD)))
     }
 
-    /// The first page of `range`, which lies inside this segment, that is not in this state, and the state it is in.
+    /// The first page of `range`, which lies inside this segment, that is not in this state, and
+    /// the state it is in.
     pub(super) fn first_not(&self, range: PageRange, expected: PageState) -> Option<(Page, PageState)> {
         self.pieces(range).find_map(|piece| piece.first_not(piece.word.load(Ordering::Acquire), expected))
     }
@@ -162,7 +165,8 @@ impl<'m> Segment<'m> {
         }
     }
 
-    /// Sets the top and the summary bits over a range, in this order and before any leaf bit under them.
+    /// Sets the top and the summary bits over a range, in this order and before any leaf bit under
+    /// them.
     fn summarise(&self, range: PageRange) {
         let start = range.start().index() - self.range.start().index();
         let end = range.end().index() - self.range.start().index();

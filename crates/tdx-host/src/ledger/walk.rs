@@ -18,7 +18,8 @@ pub struct MarkedRanges<'l> {
     block: u64,
 }
 
-/// Marked blocks whose leaf words are on their way while one is read: what hides the latency of memory.
+/// Marked blocks whose leaf words are on their way while one is read: what hides the latency of
+/// memory.
 const LOOK_AHEAD: u64 = 8;
 
 /// Which pages a walk looks for.
@@ -63,7 +64,8 @@ impl<'l> MarkedRanges<'l> {
 }
 
 impl Segment<'_> {
-    /// First page offset at or after `offset` that is wanted (or not wanted, if not `present`), or the end.
+    /// First page offset at or after `offset` that is wanted (or not wanted, if not `present`), or
+    /// the end.
     fn find(&self, mut offset: u64, wanted: Wanted, present: bool) -> u64 {
         let end = self.range().pages();
         while offset < end {

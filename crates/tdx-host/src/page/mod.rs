@@ -1,5 +1,6 @@
-//! Pages of the host as values: who holds one may do with it what its state allows, and nothing else. It refuses to make a
-//! page shared again by any way but the reset pass, and to forget a private one silently.
+//! Pages of the host as values: who holds one may do with it what its state allows, and nothing
+//! else. It refuses to make a page shared again by any way but the reset pass, and to forget a
+//! private one silently.
 //!
 //! ```text
 //! SharedPage --give--> GivingPage --taken----> PrivatePage --returned--> ReturnedPage
@@ -8,12 +9,13 @@
 //!     \---------------- ResetPass: MOVDIR64B, fence, clear ------------ CleanPage
 //! ```
 //!
-//! Each arrow takes the value before it. The ledger is changed by the same call, so that what a crash finds there is never
-//! less than what the tokens say. Dropping a token of a marked page is a leak on purpose: the page stays marked, is counted
-//! ([`Ledger::leaked_pages`]), and the next handover resets it.
+//! Each arrow takes the value before it. The ledger is changed by the same call, so that what a
+//! crash finds there is never less than what the tokens say. Dropping a token of a marked page is a
+//! leak on purpose: the page stays marked, is counted ([`Ledger::leaked_pages`]), and the next
+//! handover resets it.
 //!
-//! A token is proof of custody, not of uniqueness: two tokens can be made for one page, but of two that are used the ledger
-//! refuses the second.
+//! A token is proof of custody, not of uniqueness: two tokens can be made for one page, but of two
+//! that are used the ledger refuses the second.
 //!
 //! # Example
 //!
@@ -213,7 +215,8 @@ fn check_aligned(page: Page, size: PageSize) -> Result<(), TokenError> {
 }
 
 impl<'l> SharedPage<'l> {
-    /// Takes a page into custody. The caller owns it: it came from its allocator, and nothing else uses it.
+    /// Takes a page into custody. The caller owns it: it came from its allocator, and nothing else
+    /// uses it.
     ///
     /// # Errors
     /// [`TokenError`]: misaligned, outside every TDMR, the crash kernel's, or marked.
@@ -223,7 +226,8 @@ impl<'l> SharedPage<'l> {
         Ok(Self::new(ledger, page, size))
     }
 
-    /// Writes back the host's own lines of the page, then marks it. On return the SEAMCALL that takes it may be made.
+    /// Writes back the host's own lines of the page, then marks it. On return the SEAMCALL that
+    /// takes it may be made.
     ///
     /// # Errors
     /// [`GiveError`] with the page.
@@ -292,8 +296,8 @@ impl<'l> PrivatePage<'l> {
 }
 
 impl<'l> ReturnedPage<'l> {
-    /// No cache of any CPU holds a line of this page under a private KeyID any more. Only this crate says so, after
-    /// PHYMEM.PAGE.WBINVD or PHYMEM.CACHE.WB.
+    /// No cache of any CPU holds a line of this page under a private KeyID any more. Only this
+    /// crate says so, after PHYMEM.PAGE.WBINVD or PHYMEM.CACHE.WB.
     pub(crate) fn written_back(self) -> CleanPage<'l> {
         self.become_()
     }

@@ -1,4 +1,5 @@
-//! The only way from a private page to a shared one: MOVDIR64B over every line, a fence, and then the mark goes.
+//! The only way from a private page to a shared one: MOVDIR64B over every line, a fence, and then
+//! the mark goes.
 
 use arrayvec::ArrayVec;
 use tdx_abi::PageRange;

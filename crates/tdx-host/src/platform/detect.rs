@@ -1,4 +1,5 @@
-//! Is there TDX on this machine, and does the CPU have the partial-write erratum? Reads CPUID and two MSRs, writes nothing.
+//! Is there TDX on this machine, and does the CPU have the partial-write erratum? Reads CPUID and
+//! two MSRs, writes nothing.
 
 use core::fmt;
 use tdx_abi::{KeyId, KeyIdField, KeyIdPartition};
@@ -61,7 +62,8 @@ impl CpuModel {
         Self { intel, family, model, stepping: version & 0xf }
     }
 
-    /// True for Sapphire Rapids (06_8F) and Emerald Rapids (06_CF): a partial write to private memory poisons it.
+    /// True for Sapphire Rapids (06_8F) and Emerald Rapids (06_CF): a partial write to private
+    /// memory poisons it.
     ///
     /// Source: Linux `X86_BUG_TDX_PW_MCE`, set by model alone.
     pub const fn has_partial_write_erratum(self) -> bool {
@@ -98,7 +100,8 @@ pub enum NoTdx {
         /// Shared (MKTME) KeyIDs.
         shared: u32,
     },
-    /// One private KeyID: it would be the module's own, and none is left for a TD. Linux refuses as well.
+    /// One private KeyID: it would be the module's own, and none is left for a TD. Linux refuses as
+    /// well.
     #[error("too few private KeyIDs available: [{first}, {end}); TDX needs two or more: give it more in the BIOS")]
     TooFewKeyIds {
         /// First private KeyID.
@@ -147,7 +150,8 @@ impl TdxPlatform {
         self.key_id_field
     }
 
-    /// The KeyID that this crate gives to the module for PAMT and TDRs: the first private one, as in Linux.
+    /// The KeyID that this crate gives to the module for PAMT and TDRs: the first private one, as
+    /// in Linux.
     pub const fn global_key_id(&self) -> KeyId {
         self.global
     }
@@ -161,7 +165,8 @@ impl TdxPlatform {
 /// Looks for TDX.
 ///
 /// # Errors
-/// [`NoTdx`] says which of the reasons it is; the caller goes on without TDX. [`crate::handover`] then has nothing to do.
+/// [`NoTdx`] says which of the reasons it is; the caller goes on without TDX. [`crate::handover`]
+/// then has nothing to do.
 pub fn detect(processor: &impl Processor) -> Result<TdxPlatform, NoTdx> {
     let model = CpuModel::read(processor);
     let partitioning = processor.rdmsr(Msr::MKTME_KEYID_PARTITIONING).ok_or(NoTdx::NotThere { model })?;

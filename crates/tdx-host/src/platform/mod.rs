@@ -1,17 +1,23 @@
-//! What a kernel gives to this crate: CPUs, the few instructions, shared memory. Small traits, defined by how they are
-//! used; no method of them is called with a lock of this crate held, because there is none.
+//! What a kernel gives to this crate: CPUs, the few instructions, shared memory. Small traits,
+//! defined by how they are used; no method of them is called with a lock of this crate held,
+//! because there is none.
 //!
 //! # What an implementer answers for
 //!
 //! The compiler cannot check these; everything above rests on them.
 //!
-//! * A [`Cpu`] handle acts on the CPU that runs the code. Whoever holds one is not moved: preemption off, or a pinned thread.
-//! * [`LineReset::reset_lines`] is MOVDIR64B of 64 bytes with KeyID 0, and nothing else: not a cached store, not MOVNTI, not REP STOS.
+//! * A [`Cpu`] handle acts on the CPU that runs the code. Whoever holds one is not moved:
+//!   preemption off, or a pinned thread.
+//! * [`LineReset::reset_lines`] is MOVDIR64B of 64 bytes with KeyID 0, and nothing else: not a
+//!   cached store, not MOVNTI, not REP STOS.
 //! * [`Cpu::admission`] is that of the kernel's one gate, and of this CPU.
-//! * [`Cpus::run_on_all`] reaches every CPU that can make SEAMCALLs or hold private lines, and returns after all are done.
-//! * [`crate::layout::FrameSource`] hands out pages that nobody else uses, and none that firmware or the crash kernel owns.
+//! * [`Cpus::run_on_all`] reaches every CPU that can make SEAMCALLs or hold private lines, and
+//!   returns after all are done.
+//! * [`crate::layout::FrameSource`] hands out pages that nobody else uses, and none that firmware
+//!   or the crash kernel owns.
 //!
-//! On hardware all instructions come from [`crate::arch`]; this compiles, and `bare/firstkernel` of the repository runs it:
+//! On hardware all instructions come from [`crate::arch`]; this compiles, and `bare/firstkernel` of
+//! the repository runs it:
 //!
 //! ```no_run
 //! use core::ptr::with_exposed_provenance_mut as at;
@@ -112,19 +118,23 @@ impl fmt::Display for NodeId {
     }
 }
 
-/// What the reset needs from a CPU, and all it gets: after a reset has begun no SEAMCALL is possible through this trait.
+/// What the reset needs from a CPU, and all it gets: after a reset has begun no SEAMCALL is
+/// possible through this trait.
 pub trait LineReset {
-    /// One MOVDIR64B of zeros with KeyID 0 for each line, ascending. Weakly ordered until [`LineReset::fence`].
+    /// One MOVDIR64B of zeros with KeyID 0 for each line, ascending. Weakly ordered until
+    /// [`LineReset::fence`].
     ///
-    /// Nothing but a full 64-byte direct store will do: a cached, a non-temporal or a split store does not clear poison,
-    /// or makes it.
+    /// Nothing but a full 64-byte direct store will do: a cached, a non-temporal or a split store
+    /// does not clear poison, or makes it.
     fn reset_lines(&self, lines: LineRange);
 
-    /// MFENCE: every earlier store of this CPU, weakly ordered ones included, is done before any later access.
+    /// MFENCE: every earlier store of this CPU, weakly ordered ones included, is done before any
+    /// later access.
     fn fence(&self);
 }
 
-/// The CPU that runs the code which holds this handle: having one is the proof of being pinned to that CPU.
+/// The CPU that runs the code which holds this handle: having one is the proof of being pinned to
+/// that CPU.
 ///
 /// Every method acts on this CPU only. In a kernel they are the functions of [`crate::arch`].
 pub trait Cpu: Seamcall + LineReset {
@@ -134,15 +144,16 @@ pub trait Cpu: Seamcall + LineReset {
     /// Which package it sits in.
     fn package(&self) -> PackageId;
 
-    /// WBINVD: writes back and invalidates every line this CPU may hold, of every KeyID. Orders nothing for another CPU.
+    /// WBINVD: writes back and invalidates every line this CPU may hold, of every KeyID. Orders
+    /// nothing for another CPU.
     fn write_back_caches(&self);
 
-    /// CLFLUSHOPT of each line under KeyID 0: the host's own dirty lines, before the module takes their page. Ordered by the
-    /// next [`LineReset::fence`].
+    /// CLFLUSHOPT of each line under KeyID 0: the host's own dirty lines, before the module takes
+    /// their page. Ordered by the next [`LineReset::fence`].
     fn flush_lines(&self, lines: LineRange);
 
-    /// This CPU's access to the kernel's one [`crate::gate::Gate`]: `gate.admission(self.id())`. Every SEAMCALL of this
-    /// crate passes it; a kernel's own SEAMCALLs (VP.ENTER) do the same.
+    /// This CPU's access to the kernel's one [`crate::gate::Gate`]: `gate.admission(self.id())`.
+    /// Every SEAMCALL of this crate passes it; a kernel's own SEAMCALLs (VP.ENTER) do the same.
     fn admission(&self) -> Admission<'_>;
 }
 
@@ -169,11 +180,12 @@ pub trait Cpus {
     /// A handle to one of them.
     type Cpu: Cpu;
 
-    /// Runs the task on every online CPU until each has said [`Step::Done`]; CPUs work in parallel where the kernel can.
-    /// All effects of the task are visible to the caller on return.
+    /// Runs the task on every online CPU until each has said [`Step::Done`]; CPUs work in parallel
+    /// where the kernel can. All effects of the task are visible to the caller on return.
     fn run_on_all<T: CpuTask<Self::Cpu>>(&self, task: &T);
 
-    /// Runs the task on one CPU of each package, one package after another, until it has said [`Step::Done`].
+    /// Runs the task on one CPU of each package, one package after another, until it has said
+    /// [`Step::Done`].
     fn run_on_each_package<T: CpuTask<Self::Cpu>>(&self, task: &T);
 
     /// Runs the function on the current CPU, pinned to it.
@@ -182,8 +194,8 @@ pub trait Cpus {
 
 /// Host memory that the module reads and writes as shared memory: TDMR_INFO and the like.
 pub trait SharedMemory {
-    /// Copies `bytes` to physical memory at `address` through KeyID 0. The range is owned by this crate: it came from a
-    /// [`crate::layout::FrameSource`].
+    /// Copies `bytes` to physical memory at `address` through KeyID 0. The range is owned by this
+    /// crate: it came from a [`crate::layout::FrameSource`].
     fn write(&mut self, address: PhysAddr, bytes: &[u8]);
 }
 

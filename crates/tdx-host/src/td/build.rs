@@ -32,7 +32,8 @@ impl<'h> TdHost<'h> {
     /// MNG.CREATE: the page becomes the TD's root, under the global KeyID.
     ///
     /// # Errors
-    /// [`PageError`] with the page. After HKID_NOT_FREE the KeyID is counted as lost, and the next call takes another.
+    /// [`PageError`] with the page. After HKID_NOT_FREE the KeyID is counted as lost, and the next
+    /// call takes another.
     ///
     /// # SEAMCALL
     /// MNG.CREATE on this CPU. Takes a page, under the global KeyID.
@@ -50,8 +51,9 @@ impl<'h> TdHost<'h> {
                 Ok(Td { common, state: PhantomData })
             }
             Err(error) => {
-                // A KeyID that somebody else has must not be tried again: it stays leased, and is counted as lost. In all other
-                // cases the call has assigned nothing: that is its last act. A dead module's KeyIDs are of no use anyway.
+                // A KeyID that somebody else has must not be tried again: it stays leased, and is
+                // counted as lost. In all other cases the call has assigned nothing: that is its
+                // last act. A dead module's KeyIDs are of no use anyway.
                 if error.cause.status().is_none_or(|status| status.code() != StatusCode::HKID_NOT_FREE) {
                     key.free();
                 }
@@ -115,7 +117,8 @@ impl<'h> Td<'h, Keyed> {
 }
 
 impl<'h> Td<'h, Building> {
-    /// MEM.PAGE.ADD: copies the 4 KiB at `source` (shared memory) to the page, which becomes guest memory.
+    /// MEM.PAGE.ADD: copies the 4 KiB at `source` (shared memory) to the page, which becomes guest
+    /// memory.
     ///
     /// # Errors
     /// [`PageError`] with the page.

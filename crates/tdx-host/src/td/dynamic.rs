@@ -1,5 +1,6 @@
-//! Pages of 2 MiB that are split and merged on a host with dynamic PAMT. All other operations are the same there: the kernel
-//! covers each 4 KiB page with [`DynamicPamt::get`] before it gives it, and calls [`DynamicPamt::put`] when it is back.
+//! Pages of 2 MiB that are split and merged on a host with dynamic PAMT. All other operations are
+//! the same there: the kernel covers each 4 KiB page with [`DynamicPamt::get`] before it gives it,
+//! and calls [`DynamicPamt::put`] when it is back.
 
 use tdx_abi::{Leaf, Page, PageSize, PhysAddr};
 
@@ -22,14 +23,17 @@ pub struct Promoted<'h> {
 }
 
 impl<'h, S: Built> Td<'h, S> {
-    /// MEM.PAGE.DEMOTE of the 2 MiB page at `gpa`, which is `large` in physical memory. `page`, which is covered, becomes the
-    /// Secure-EPT page over the 512; two pages are taken out of `spare` for their PAMT entries, and all 512 are counted.
+    /// MEM.PAGE.DEMOTE of the 2 MiB page at `gpa`, which is `large` in physical memory. `page`,
+    /// which is covered, becomes the Secure-EPT page over the 512; two pages are taken out of
+    /// `spare` for their PAMT entries, and all 512 are counted.
     ///
     /// # Errors
-    /// [`PageError`] with the page; the pair is in `spare` again, clean, but for what had to be leaked.
+    /// [`PageError`] with the page; the pair is in `spare` again, clean, but for what had to be
+    /// leaked.
     ///
     /// # SEAMCALL
-    /// MEM.PAGE.DEMOTE on this CPU, as [`Td::demote`]. Takes the Secure-EPT page, and the pair under the global KeyID.
+    /// MEM.PAGE.DEMOTE on this CPU, as [`Td::demote`]. Takes the Secure-EPT page, and the pair
+    /// under the global KeyID.
     pub fn demote_with_pair<C: Cpu>(
         &self,
         cpu: &C,
@@ -63,13 +67,15 @@ impl<'h, S: Built> Td<'h, S> {
         }
     }
 
-    /// MEM.PAGE.PROMOTE of 512 pages that are the 2 MiB page `large` in physical memory. They are counted no more.
+    /// MEM.PAGE.PROMOTE of 512 pages that are the 2 MiB page `large` in physical memory. They are
+    /// counted no more.
     ///
     /// # Errors
     /// [`TdCause`]; nothing has changed.
     ///
     /// # SEAMCALL
-    /// MEM.PAGE.PROMOTE on this CPU, as [`Td::promote`]. Returns the Secure-EPT page, and the pair under the global KeyID.
+    /// MEM.PAGE.PROMOTE on this CPU, as [`Td::promote`]. Returns the Secure-EPT page, and the pair
+    /// under the global KeyID.
     pub fn promote_with_pair<C: Cpu>(
         &self,
         cpu: &C,

@@ -14,7 +14,8 @@ use crate::seamcall::call;
 pub struct GuestPage(u64);
 
 impl GuestPage {
-    /// The 4 KiB page that the guest physical address lies in. An operation on a larger page starts at its first one.
+    /// The 4 KiB page that the guest physical address lies in. An operation on a larger page starts
+    /// at its first one.
     pub const fn containing(gpa: u64) -> Self {
         Self(gpa & !(tdx_abi::PAGE_SIZE - 1))
     }
@@ -88,8 +89,8 @@ impl<'h, S: Built> Td<'h, S> {
         self.back(cpu, input, PageSize::Size4K)
     }
 
-    /// MEM.PAGE.AUG: the page (4 KiB or 2 MiB) becomes guest memory once the guest accepts it. No content is written now,
-    /// and the page counts as private all the same.
+    /// MEM.PAGE.AUG: the page (4 KiB or 2 MiB) becomes guest memory once the guest accepts it. No
+    /// content is written now, and the page counts as private all the same.
     ///
     /// # Errors
     /// [`PageError`] with the page.
@@ -104,7 +105,8 @@ impl<'h, S: Built> Td<'h, S> {
         Ok(())
     }
 
-    /// MEM.RANGE.BLOCK: no new translation of the range is made. A range that is blocked already is fine.
+    /// MEM.RANGE.BLOCK: no new translation of the range is made. A range that is blocked already is
+    /// fine.
     ///
     /// # Errors
     /// [`TdCause`].
@@ -128,8 +130,8 @@ impl<'h, S: Built> Td<'h, S> {
         Ok(())
     }
 
-    /// MEM.TRACK: a new TLB epoch. The caller kicks all VCPUs out of the TD afterwards; with that, what was blocked before has
-    /// no translation left.
+    /// MEM.TRACK: a new TLB epoch. The caller kicks all VCPUs out of the TD afterwards; with that,
+    /// what was blocked before has no translation left.
     ///
     /// # Errors
     /// [`TdCause::is_busy`]: a VCPU of the epoch before is still inside. Kick, and try again.
@@ -141,8 +143,8 @@ impl<'h, S: Built> Td<'h, S> {
         Ok(())
     }
 
-    /// MEM.PAGE.REMOVE, after the page was blocked and tracked (a TD that is not finalized needs neither). Gives the page
-    /// back, clean.
+    /// MEM.PAGE.REMOVE, after the page was blocked and tracked (a TD that is not finalized needs
+    /// neither). Gives the page back, clean.
     ///
     /// # Errors
     /// [`PageError`].
@@ -158,10 +160,12 @@ impl<'h, S: Built> Td<'h, S> {
         self.back(cpu, self.on_guest(Leaf::MEM_PAGE_REMOVE, gpa.operand(size)), size)
     }
 
-    /// MEM.PAGE.RELOCATE of a 4 KiB page to `page`, after it was blocked and tracked. Gives the old page back, clean.
+    /// MEM.PAGE.RELOCATE of a 4 KiB page to `page`, after it was blocked and tracked. Gives the old
+    /// page back, clean.
     ///
     /// # Errors
-    /// [`PageError`] with the new page if the module did not take it, without one if only the old page is in trouble.
+    /// [`PageError`] with the new page if the module did not take it, without one if only the old
+    /// page is in trouble.
     ///
     /// # SEAMCALL
     /// MEM.PAGE.RELOCATE on this CPU. Takes a page and returns another.
@@ -188,28 +192,28 @@ impl<'h, S: Built> Td<'h, S> {
         clean(host, cpu, old, key)
     }
 
-    /// MEM.PAGE.PROMOTE: 512 adjacent pages become one of `size` (2 MiB or 1 GiB), after the range was blocked and tracked.
-    /// Gives the Secure-EPT page back that is not needed any more, clean.
+    /// MEM.PAGE.PROMOTE: 512 adjacent pages become one of `size` (2 MiB or 1 GiB), after the range
+    /// was blocked and tracked. Gives the Secure-EPT page back that is not needed any more, clean.
     ///
     /// # Errors
     /// [`PageError`].
     ///
     /// # SEAMCALL
-    /// MEM.PAGE.PROMOTE on this CPU, again as often as [`crate::seamcall::RESTARTS`] says if an interrupt comes. Returns the
-    /// Secure-EPT page.
+    /// MEM.PAGE.PROMOTE on this CPU, again as often as [`crate::seamcall::RESTARTS`] says if an
+    /// interrupt comes. Returns the Secure-EPT page.
     pub fn promote<C: Cpu>(&self, cpu: &C, gpa: GuestPage, size: PageSize) -> Result<SharedPage<'h>, PageError<'h>> {
         self.back(cpu, self.on_guest(Leaf::MEM_PAGE_PROMOTE, gpa.operand(size)), PageSize::Size4K)
     }
 
-    /// MEM.PAGE.DEMOTE: a page of `size` (2 MiB or 1 GiB) becomes 512 smaller ones, after it was blocked and tracked. `page`
-    /// becomes the Secure-EPT page over them.
+    /// MEM.PAGE.DEMOTE: a page of `size` (2 MiB or 1 GiB) becomes 512 smaller ones, after it was
+    /// blocked and tracked. `page` becomes the Secure-EPT page over them.
     ///
     /// # Errors
     /// [`PageError`] with the page: an interrupted DEMOTE has filled it already.
     ///
     /// # SEAMCALL
-    /// MEM.PAGE.DEMOTE on this CPU, again as often as [`crate::seamcall::RESTARTS`] says if an interrupt comes. Takes the
-    /// Secure-EPT page.
+    /// MEM.PAGE.DEMOTE on this CPU, again as often as [`crate::seamcall::RESTARTS`] says if an
+    /// interrupt comes. Takes the Secure-EPT page.
     pub fn demote<C: Cpu>(
         &self,
         cpu: &C,
@@ -241,7 +245,8 @@ impl<'h, S: Built> Td<'h, S> {
     }
 }
 
-/// The page that the module names. The hint of dynamic PAMT beside its address says what the kernel's own counts say better.
+/// The page that the module names. The hint of dynamic PAMT beside its address says what the
+/// kernel's own counts say better.
 pub(super) fn named(registers: &Registers) -> Page {
     removed_page(registers.rcx).0.page()
 }

@@ -1,6 +1,6 @@
-//! The life of a TD: build, run-time page operations, teardown. Every page goes through a token and thereby through the
-//! ledger. It keeps no list of pages and refuses to lose one: what a failed call may have written to is written back, reset and
-//! handed back, or stays marked and is counted.
+//! The life of a TD: build, run-time page operations, teardown. Every page goes through a token and
+//! thereby through the ledger. It keeps no list of pages and refuses to lose one: what a failed
+//! call may have written to is written back, reset and handed back, or stays marked and is counted.
 //!
 //! ```text
 //! Td<Created> -configure_keys-> Td<Keyed> -init-> Td<Building> -finalize-> Td<Runnable>
@@ -9,27 +9,31 @@
 //!                                       Td<Dying> -flush_vcpus, free_key-> Dead -reclaim_all, finish-> gone
 //! ```
 //!
-//! A TD can be torn down from every step, also when the module calls it fatal. Dropping one leaks its KeyID and its pages on
-//! purpose: they stay marked, and the next handover resets them.
+//! A TD can be torn down from every step, also when the module calls it fatal. Dropping one leaks
+//! its KeyID and its pages on purpose: they stay marked, and the next handover resets them.
 //!
 //! # What every SEAMCALL here does with caches
 //!
-//! * **Takes a page**: the host's own lines of it are flushed (CLFLUSHOPT, MFENCE) and the page is marked before the call. If the call fails,
-//!   PHYMEM.PAGE.WBINVD of each 4 KiB under the TD's KeyID, MOVDIR64B, fence, and the page is in the error, shared. If that fails too, or the
+//! * **Takes a page**: the host's own lines of it are flushed (CLFLUSHOPT, MFENCE) and the page is
+//!   marked before the call. If the call fails, PHYMEM.PAGE.WBINVD of each 4 KiB under the TD's
+//!   KeyID, MOVDIR64B, fence, and the page is in the error, shared. If that fails too, or the
 //!   module is dead, the page is leaked: it stays marked.
-//! * **Returns a page**: the ledger says so before anything else happens to the page; then PHYMEM.PAGE.WBINVD of each 4 KiB under the TD's
-//!   KeyID, MOVDIR64B, fence, unmark.
+//! * **Returns a page**: the ledger says so before anything else happens to the page; then
+//!   PHYMEM.PAGE.WBINVD of each 4 KiB under the TD's KeyID, MOVDIR64B, fence, unmark.
 //!
-//! What "the TD's KeyID" is at a TDR and at a pair of dynamic PAMT is the global KeyID; the functions say so.
+//! What "the TD's KeyID" is at a TDR and at a pair of dynamic PAMT is the global KeyID; the
+//! functions say so.
 //!
 //! # What the caller does
 //!
-//! It builds TD_PARAMS, enters VCPUs (VP.ENTER, in its own code, through [`crate::gate`]), kicks them out when [`TdCause::is_busy`] says that
-//! one was in the way, and holds its own locks: two calls about one TD at the same time are safe and may find each other busy.
+//! It builds TD_PARAMS, enters VCPUs (VP.ENTER, in its own code, through [`crate::gate`]), kicks
+//! them out when [`TdCause::is_busy`] says that one was in the way, and holds its own locks: two
+//! calls about one TD at the same time are safe and may find each other busy.
 //!
 //! # Example
 //!
-//! `examples/hypervisor.rs` has a whole life. The beginning, and the end of a TD that was never finished:
+//! `examples/hypervisor.rs` has a whole life. The beginning, and the end of a TD that was never
+//! finished:
 //!
 //! ```
 //! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }

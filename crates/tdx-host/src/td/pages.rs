@@ -1,4 +1,5 @@
-//! The two ways of a page: to the module, and back. What is common to all SEAMCALLs that take or return one.
+//! The two ways of a page: to the module, and back. What is common to all SEAMCALLs that take or
+//! return one.
 
 use tdx_abi::{KeyId, Leaf, Page, PageRange, PageSize, Registers, Status};
 
@@ -8,7 +9,8 @@ use crate::page::{CleanPage, PrivatePage, ResetPass, ReturnedPage, SharedPage};
 use crate::platform::Cpu;
 use crate::seamcall::{SeamcallError, call};
 
-/// Marks the page and makes the call. If the call fails, the page is treated as if the module had written to it under `key`.
+/// Marks the page and makes the call. If the call fails, the page is treated as if the module had
+/// written to it under `key`.
 pub(super) fn give<'h, C: Cpu>(
     host: TdHost<'h>,
     cpu: &C,
@@ -52,9 +54,11 @@ fn was_never_made(error: &SeamcallError) -> bool {
     error.attempts == 1 && error.status() == Status::GATE_CLOSED
 }
 
-/// Makes a call that returns a page, and enters the answer into the ledger. `which` reads the page out of the answer.
+/// Makes a call that returns a page, and enters the answer into the ledger. `which` reads the page
+/// out of the answer.
 ///
-/// Between the two the page looks given although the module does not know it any more: [`Ledger::returning`] says so.
+/// Between the two the page looks given although the module does not know it any more:
+/// [`Ledger::returning`] says so.
 ///
 /// [`Ledger::returning`]: crate::ledger::Ledger::returning
 pub(super) fn call_back<'h, C: Cpu>(
@@ -103,8 +107,8 @@ pub(super) fn returned(host: TdHost<'_>, page: Page, size: PageSize) -> Result<R
     private.returned().map_err(|error| PageError::leaked(range, error))
 }
 
-/// PHYMEM.PAGE.WBINVD of every 4 KiB page: no cache holds a line of it under `key` any more. If one call fails the token is
-/// dropped, which leaks the page.
+/// PHYMEM.PAGE.WBINVD of every 4 KiB page: no cache holds a line of it under `key` any more. If one
+/// call fails the token is dropped, which leaks the page.
 fn write_back<'h, C: Cpu>(
     host: TdHost<'h>,
     cpu: &C,

@@ -1,4 +1,5 @@
-//! A TD on its way out, from any step of its life: VCPUs flushed, caches written back, KeyID freed, pages reclaimed and reset.
+//! A TD on its way out, from any step of its life: VCPUs flushed, caches written back, KeyID freed,
+//! pages reclaimed and reset.
 
 use core::fmt;
 use tdx_abi::{Leaf, Page, PageSize, PamtPageType, PhysAddr, Registers, StatusCode};
@@ -29,7 +30,8 @@ pub struct Dead<'h> {
 /// Why a TDR has not come back.
 #[derive(Debug)]
 pub enum NotFinished<'h> {
-    /// The module keeps it, because the TD still has pages or for another reason. Reclaim and try again.
+    /// The module keeps it, because the TD still has pages or for another reason. Reclaim and try
+    /// again.
     Kept {
         /// The TD.
         td: Dead<'h>,
@@ -58,7 +60,8 @@ impl<'h, S> Td<'h, S> {
     }
 }
 
-/// VP.FLUSH of every VCPU on the CPU that runs this, which is associated with some of them or with none.
+/// VP.FLUSH of every VCPU on the CPU that runs this, which is associated with some of them or with
+/// none.
 struct FlushVcpus<'v> {
     vcpus: &'v [Page],
     error: &'v FirstError,
@@ -73,7 +76,8 @@ impl<C: Cpu> CpuTask<C> for FlushVcpus<'_> {
         match call(cpu, Registers::call(Leaf::VP_FLUSH).rcx_address(vcpu.start())) {
             Ok(_) => Step::Again,
             Err(error) => match error.status().code() {
-                // Not of this CPU, or never made whole, or of a TD whose key was never configured: there is no VMCS.
+                // Not of this CPU, or never made whole, or of a TD whose key was never configured:
+                // there is no VMCS.
                 StatusCode::VCPU_NOT_ASSOCIATED
                 | StatusCode::TDCX_NUM_INCORRECT
                 | StatusCode::TD_KEYS_NOT_CONFIGURED => Step::Again,
@@ -125,14 +129,16 @@ impl<'h> Td<'h, Dying> {
         error.get().map_or(Ok(()), |error| Err(error.into()))
     }
 
-    /// MNG.VPFLUSHDONE, PHYMEM.CACHE.WB on every package, MNG.KEY.FREEID. May be called again after a failure.
+    /// MNG.VPFLUSHDONE, PHYMEM.CACHE.WB on every package, MNG.KEY.FREEID. May be called again after
+    /// a failure.
     ///
     /// # Errors
     /// [`Failed`] with the TD.
     ///
     /// # SEAMCALL
-    /// MNG.VPFLUSHDONE on this CPU, PHYMEM.CACHE.WB on one CPU of each package (resumed up to [`CACHE_WB_RESUMES`] times), MNG.KEY.FREEID on
-    /// this CPU. After it no cache holds a line of the TD, its TDR apart.
+    /// MNG.VPFLUSHDONE on this CPU, PHYMEM.CACHE.WB on one CPU of each package (resumed up to
+    /// [`CACHE_WB_RESUMES`] times), MNG.KEY.FREEID on this CPU. After it no cache holds a line of
+    /// the TD, its TDR apart.
     pub fn free_key<K: Cpus>(self, cpus: &K) -> Result<Dead<'h>, Failed<Self>> {
         let done = cpus.run_here(|cpu| call(cpu, self.call(Leaf::MNG_VPFLUSHDONE)));
         if let Err(error) = done
@@ -158,8 +164,8 @@ impl<'h> Td<'h, Dying> {
 }
 
 impl<'h> Dead<'h> {
-    /// PHYMEM.PAGE.RECLAIM of a page by any of its addresses' first 4 KiB page. Gives it back, clean. The module says how
-    /// large it is.
+    /// PHYMEM.PAGE.RECLAIM of a page by any of its addresses' first 4 KiB page. Gives it back,
+    /// clean. The module says how large it is.
     ///
     /// # Errors
     /// [`PageError`].
@@ -168,16 +174,17 @@ impl<'h> Dead<'h> {
     /// PHYMEM.PAGE.RECLAIM on this CPU. Returns a page; none but a TDR needs PHYMEM.PAGE.WBINVD.
     pub fn reclaim<C: Cpu>(&self, cpu: &C, page: Page) -> Result<SharedPage<'h>, PageError<'h>> {
         let (page, kind) = reclaim(self.host, cpu, page)?;
-        // PHYMEM.CACHE.WB of this TD's KeyID did not cover a TDR: its lines are dirty under the global one.
+        // PHYMEM.CACHE.WB of this TD's KeyID did not cover a TDR: its lines are dirty under the
+        // global one.
         match kind {
             PamtPageType::TDR => clean(self.host, cpu, page, self.host.platform.global_key_id()),
             _ => clean_written(cpu, page),
         }
     }
 
-    /// Reclaims every page that the module has for this TD but the TDR. Walks the ledger and asks PHYMEM.PAGE.RDMD whose each
-    /// given page is, so no page is forgotten, whatever list the kernel kept. `back` gets each page, or the error of a page
-    /// that stays.
+    /// Reclaims every page that the module has for this TD but the TDR. Walks the ledger and asks
+    /// PHYMEM.PAGE.RDMD whose each given page is, so no page is forgotten, whatever list the kernel
+    /// kept. `back` gets each page, or the error of a page that stays.
     ///
     /// # SEAMCALL
     /// PHYMEM.PAGE.RDMD for each given page of the host, PHYMEM.PAGE.RECLAIM for each of this TD.
@@ -205,8 +212,8 @@ impl<'h> Dead<'h> {
         }
     }
 
-    /// PHYMEM.PAGE.RECLAIM of the TDR, once nothing else is left, and its write-back under the global KeyID. Gives it back,
-    /// clean.
+    /// PHYMEM.PAGE.RECLAIM of the TDR, once nothing else is left, and its write-back under the
+    /// global KeyID. Gives it back, clean.
     ///
     /// # Errors
     /// [`NotFinished`].
@@ -241,7 +248,8 @@ pub struct PageHeld {
     pub page_type: PamtPageType,
     /// TDR of the TD it belongs to; `None` if it belongs to none.
     pub tdr: Option<Page>,
-    /// How large it is, from the page that was asked for on if that begins it; 4 KiB if the module does not have it.
+    /// How large it is, from the page that was asked for on if that begins it; 4 KiB if the module
+    /// does not have it.
     pub size: PageSize,
 }
 

@@ -53,7 +53,8 @@ impl<'h> Td<'h, Building> {
         Ok(())
     }
 
-    /// VP.INIT: the VCPU is ready and associated with this CPU. `first_rcx` is what the guest finds in RCX and R8.
+    /// VP.INIT: the VCPU is ready and associated with this CPU. `first_rcx` is what the guest finds
+    /// in RCX and R8.
     ///
     /// # Errors
     /// [`Failed`] with the VCPU.

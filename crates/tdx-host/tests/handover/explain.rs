@@ -11,8 +11,9 @@ use tdx_host::private_memory::PrivateMemory;
 
 const GIB: u64 = 1 << 18;
 
-/// TDX is up on [1 GiB, 3 GiB) with a hole at [0x80000000, 0x81000000). The last page below 3 GiB was given; of the two before
-/// it one is on its way and one came back; the crash kernel has the page at 0x90000000.
+/// TDX is up on [1 GiB, 3 GiB) with a hole at [0x80000000, 0x81000000). The last page below 3 GiB
+/// was given; of the two before it one is on its way and one came back; the crash kernel has the
+/// page at 0x90000000.
 fn host() -> (World, Box<Layout>) {
     let node = NodeId(0);
     let memory =

@@ -290,8 +290,8 @@ fn a_cpu_that_does_not_stop_puts_the_kexec_off_and_the_host_goes_on() {
     assert!(report.is_clean(&world.memory()));
 }
 
-/// Of CPUs that did not stop, those are named that could do harm: not the one that asks, which has called the module as well, and not
-/// one that never did.
+/// Of CPUs that did not stop, those are named that could do harm: not the one that asks, which has
+/// called the module as well, and not one that never did.
 #[test]
 fn only_cpus_that_could_do_harm_are_named() {
     let mut world = World::new(4).with_pages();
@@ -304,7 +304,8 @@ fn only_cpus_that_could_do_harm_are_named() {
     assert_eq!(suspects.named.iter().map(|activity| activity.cpu).collect::<Vec<_>>(), [CpuId(2)]);
 }
 
-/// Stopped CPUs that can run nothing any more, one of which may hold private lines: it is named although it does not run.
+/// Stopped CPUs that can run nothing any more, one of which may hold private lines: it is named
+/// although it does not run.
 #[test]
 fn a_stopped_cpu_that_may_hold_private_lines_is_named() {
     let world = World::new(2).with_pages();

@@ -1,4 +1,5 @@
-//! The table for the next kernel: written and read, and never read from anything that was not written.
+//! The table for the next kernel: written and read, and never read from anything that was not
+//! written.
 
 use crate::world::{World, pages};
 use proptest::prelude::*;

@@ -1,4 +1,5 @@
-//! Handing the machine over: which policy does what, in which order, on which CPU, and when it says no.
+//! Handing the machine over: which policy does what, in which order, on which CPU, and when it says
+//! no.
 
 mod crash;
 mod explain;

@@ -55,7 +55,8 @@ fn a_module_that_was_disabled_is_no_use_while_something_is_left() {
     assert!(world.record.may_have_private_memory() && world.gate.handle().is_closed());
 }
 
-/// A CPU was stopped between PHYMEM.PAGE.RECLAIM and the ledger: 600 still looks given, and the module does not know it.
+/// A CPU was stopped between PHYMEM.PAGE.RECLAIM and the ledger: 600 still looks given, and the
+/// module does not know it.
 #[test]
 fn while_a_page_is_on_its_way_back_the_module_s_knowledge_is_worth_nothing() {
     let world = world([]);

@@ -1,4 +1,5 @@
-//! Some CPUs that write down what they are asked to do, in one list, and answer SEAMCALLs from a script. They model nothing.
+//! Some CPUs that write down what they are asked to do, in one list, and answer SEAMCALLs from a
+//! script. They model nothing.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

@@ -1,5 +1,5 @@
-//! Properties of `fit` on random hosts: a layout that SYS.CONFIG accepts and that accounts for every page, or an error
-//! that is true.
+//! Properties of `fit` on random hosts: a layout that SYS.CONFIG accepts and that accounts for
+//! every page, or an error that is true.
 
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -49,7 +49,8 @@ fn check_claim(host: &Host, limits: &Limits, in_use: &[PageRange], error: Layout
             assert!(needed > allowed && limits.max_reserved_per_tdmr == 0);
         }
         LayoutError::NoPamtMemory { tdmr, bytes, .. } => {
-            // Even the smallest TDMR, 1 GiB, alone on the machine, finds no place for its three PAMTs.
+            // Even the smallest TDMR, 1 GiB, alone on the machine, finds no place for its three
+            // PAMTs.
             assert_eq!(tdmr.bytes(), 1 << 30);
             let mut levels = PageSize::ALL.map(|level| {
                 let entry_bits = 8 * u64::from(limits.pamt_entry_size[level as usize]);
@@ -69,7 +70,8 @@ fn check_claim(host: &Host, limits: &Limits, in_use: &[PageRange], error: Layout
                     minus(&set([*piece]), &used).iter().map(|r| r.end - r.start).collect::<Vec<_>>()
                 })
                 .collect();
-            // Best fit, largest first: exact for two sizes of a few pages and one that is far larger.
+            // Best fit, largest first: exact for two sizes of a few pages and one that is far
+            // larger.
             let placed = levels.iter().all(|need| {
                 let best = free.iter_mut().filter(|room| **room >= *need).min_by_key(|room| **room);
                 best.map(|room| *room -= need).is_some()
@@ -148,8 +150,8 @@ proptest! {
     }
 }
 
-/// `true` if nothing stands in the way: every GiB needs fewer areas than allowed, there are no more pieces than TDMRs, and
-/// there is room in one piece for the PAMT of the whole host.
+/// `true` if nothing stands in the way: every GiB needs fewer areas than allowed, there are no more
+/// pieces than TDMRs, and there is room in one piece for the PAMT of the whole host.
 fn is_easy(host: &Host, limits: &Limits) -> bool {
     let pieces = convertible_pieces(host);
     let gib = 1 << 18;

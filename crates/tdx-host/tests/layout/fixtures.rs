@@ -54,12 +54,14 @@ fn fit_brings_up_what_linux_cannot() {
     assert_eq!(result, Ok(()));
     check_fit(&host, &LIMITS, &layout);
     assert_eq!(layout.given_up_bytes(&host.memory, &host.cmrs), 0);
-    // The two holes that are no CMR: the low megabyte and the top. Firmware ranges inside the CMR stay convertible.
+    // The two holes that are no CMR: the low megabyte and the top. Firmware ranges inside the CMR
+    // stay convertible.
     assert_eq!(layout.tdmrs()[0].reserved().len(), 2);
     assert_eq!(layout.pamt_kb(), 1050644);
 }
 
-/// Fixture 20 published no memory map: [1 GiB, 2 GiB) with more than 16 holes, behind a first range that ends in GiB 0.
+/// Fixture 20 published no memory map: [1 GiB, 2 GiB) with more than 16 holes, behind a first range
+/// that ends in GiB 0.
 #[test]
 fn fit_brings_up_a_second_gib_full_of_holes() {
     let mut parts = vec![(0x100000, 0x3f000000)];
@@ -98,7 +100,8 @@ fn pamts_cost_no_reserved_area_where_there_is_a_hole() {
     let (result, layout) = build(Algorithm::Fit, &host, &LIMITS);
     assert_eq!(result, Ok(()));
     let counts: Vec<_> = layout.tdmrs().iter().map(|tdmr| tdmr.reserved().len()).collect();
-    // Holes: [0, 1 MiB) and the top of 2 GiB; the end of the memory of socket 0; socket 1 ends at a whole GiB.
+    // Holes: [0, 1 MiB) and the top of 2 GiB; the end of the memory of socket 0; socket 1 ends at a
+    // whole GiB.
     assert_eq!(counts, [2, 1, 0]);
     assert_eq!(layout.pamt_ranges().count(), 1, "one node: one stretch of PAMT");
     assert!(layout.pamt_ranges().all(|pamt| pamt.base().get() >= 4 * GIB));
@@ -136,7 +139,8 @@ fn more_than_64_units_are_merged() {
     assert_eq!(merged.collect::<Vec<_>>(), vec![(5, 20); 36]);
 }
 
-/// Linux does not look at CMRs: what it builds on this host, SYS.CONFIG refuses; `fit` names the memory and goes on.
+/// Linux does not look at CMRs: what it builds on this host, SYS.CONFIG refuses; `fit` names the
+/// memory and goes on.
 #[test]
 fn memory_outside_every_cmr() {
     let host = Host {
@@ -158,7 +162,8 @@ fn memory_outside_every_cmr() {
     assert_eq!(fit.given_up_bytes(&host.memory, &host.cmrs), 0);
 }
 
-/// Fixture 33, the example in Linux's documentation of dynamic PAMT: 252 GiB in three TDMRs, "10092 KB allocated for PAMT".
+/// Fixture 33, the example in Linux's documentation of dynamic PAMT: 252 GiB in three TDMRs, "10092
+/// KB allocated for PAMT".
 #[test]
 fn linux_with_dynamic_pamt() {
     let memory = [(1, 2), (4, 127), (128, 256)].map(|(start, end)| on_node(start * GIB, end * GIB, 0));

@@ -1,5 +1,5 @@
-//! Hosts at random: fragmented, tiny and huge, on many nodes, with CMRs that follow the memory map or have nothing to do
-//! with it. Everything shrinks towards few, small, low ranges.
+//! Hosts at random: fragmented, tiny and huge, on many nodes, with CMRs that follow the memory map
+//! or have nothing to do with it. Everything shrinks towards few, small, low ranges.
 
 use std::num::NonZero;
 
@@ -15,7 +15,8 @@ const GIB_PAGES: u64 = 1 << 18;
 /// Physical addresses end at 2^52.
 const LAST_PAGE: u64 = 1 << 40;
 
-/// A number of pages on one of the scales that matter: pages, PAMTs of a GiB (4 MiB and 12 KiB), GiB, a huge host's holes.
+/// A number of pages on one of the scales that matter: pages, PAMTs of a GiB (4 MiB and 12 KiB),
+/// GiB, a huge host's holes.
 fn length() -> impl Strategy<Value = u64> {
     prop_oneof![
         4 => 1..40u64,

@@ -1,4 +1,5 @@
-//! Hosts as memory maps and CMR lists: the numbers of the logs in `fixtures/`, and shapes made up from them.
+//! Hosts as memory maps and CMR lists: the numbers of the logs in `fixtures/`, and shapes made up
+//! from them.
 
 use tdx_abi::{PageRange, PhysAddr};
 use tdx_host::platform::{NodeId, NodeRange};
@@ -98,14 +99,16 @@ pub const EMR_LOW_E820: Spans = &[
     (0x6f7ff000, 0x6f800000),
 ];
 
-/// Fixture 02: Linux fails with -28 here. Above 2 GiB the e820 rows are not published; the CMRs stand in. Four nodes.
+/// Fixture 02: Linux fails with -28 here. Above 2 GiB the e820 rows are not published; the CMRs
+/// stand in. Four nodes.
 pub fn emr_fail28() -> Host {
     let low = EMR_LOW_E820.iter().map(|&(start, end)| on_node(start, end, 0));
     let high = EMR_CMRS.iter().skip(1).zip(0..).map(|(&(start, end), node)| on_node(start, end, node));
     Host { memory: low.chain(high).collect(), cmrs: ranges(EMR_CMRS) }
 }
 
-/// Fixture 22: 256 GiB, two sockets; the node border at 258 GiB lies inside a CMR (INDEX.md note 2).
+/// Fixture 22: 256 GiB, two sockets; the node border at 258 GiB lies inside a CMR (INDEX.md note
+/// 2).
 pub fn node_border_in_cmr() -> Host {
     let cmrs = &[
         (0x100000, 0x77800000),
@@ -163,7 +166,8 @@ pub fn many_units(units: u64) -> Host {
     Host { memory, cmrs: ranges(&[(4 * GIB, (4 + 8 * units) * GIB)]) }
 }
 
-/// 16 nodes of 64 GiB, two CMRs each; the firmware keeps a page in every 512 MiB: 2048 ranges of memory.
+/// 16 nodes of 64 GiB, two CMRs each; the firmware keeps a page in every 512 MiB: 2048 ranges of
+/// memory.
 pub fn fragmented() -> Host {
     let mut host = Host { memory: Vec::new(), cmrs: Vec::new() };
     for node in 0..16u32 {

@@ -1,4 +1,5 @@
-//! `Algorithm::Linux` against a second rendering of the kernel's functions, loop by loop on bare numbers, on random hosts.
+//! `Algorithm::Linux` against a second rendering of the kernel's functions, loop by loop on bare
+//! numbers, on random hosts.
 
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -225,7 +226,8 @@ proptest! {
 
 #[test]
 fn sixteen_areas_are_enough_and_seventeen_are_not() {
-    // `holes` pages missing inside [4 GiB, 5 GiB), one more hole at its end; the PAMTs go to [8 GiB, 9 GiB).
+    // `holes` pages missing inside [4 GiB, 5 GiB), one more hole at its end; the PAMTs go to [8
+    // GiB, 9 GiB).
     let host = |holes: u64| {
         let mut parts: Vec<_> =
             (0..=holes).map(|i| (4 * GIB + i * 0x10_0000, 4 * GIB + i * 0x10_0000 + 0xf_f000)).collect();
@@ -251,7 +253,8 @@ fn the_65th_unit_is_one_too_many() {
     let (result, _) = build(Algorithm::Linux, &host(65, 65), &Limits::MODULE_1_5);
     let tdmr = range(130 * GIB, 131 * GIB);
     assert_eq!(result, Err(LayoutError::TdmrsExhausted { tdmr, needed: 65, allowed: 64 }));
-    // On one node all PAMTs lie in one TDMR, an area each though they touch: Linux has too few areas for them.
+    // On one node all PAMTs lie in one TDMR, an area each though they touch: Linux has too few
+    // areas for them.
     let (result, _) = build(Algorithm::Linux, &host(17, 1), &Limits::MODULE_1_5);
     let tdmr = range(4 * GIB, 5 * GIB);
     assert_eq!(result, Err(LayoutError::ReservedAreasExhausted { tdmr, needed: 17, allowed: 16 }));

@@ -1,5 +1,5 @@
-//! Tests of `tdx_host::layout`, judged by a checker of TDH.SYS.CONFIG's rules and by set arithmetic that share no code
-//! with it.
+//! Tests of `tdx_host::layout`, judged by a checker of TDH.SYS.CONFIG's rules and by set arithmetic
+//! that share no code with it.
 
 mod fit;
 mod fixtures;

@@ -1,5 +1,5 @@
-//! Small cases of `fit` against brute force and by hand: it loses the fewest bytes, merges the smallest gaps, cuts where
-//! it must.
+//! Small cases of `fit` against brute force and by hand: it loses the fewest bytes, merges the
+//! smallest gaps, cuts where it must.
 
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -25,8 +25,9 @@ fn one_gib(parts: &[(u64, u64)]) -> Host {
     Host { memory, cmrs }
 }
 
-/// The fewest pages that must be given up in GiB 4 with these usable pieces and `areas` reserved areas: tries places for the
-/// PAMT all over each piece, and for each every set of gaps between reserved runs to close. `None` if it fits nowhere.
+/// The fewest pages that must be given up in GiB 4 with these usable pieces and `areas` reserved
+/// areas: tries places for the PAMT all over each piece, and for each every set of gaps between
+/// reserved runs to close. `None` if it fits nowhere.
 fn brute_force(pieces: &[PageRange], areas: usize) -> Option<u64> {
     let gib = set([pages(4 * GIB_PAGES, 5 * GIB_PAGES)]);
     let holes = minus(&gib, &set(pieces.iter().copied()));
@@ -74,7 +75,8 @@ proptest! {
         }
     }
 
-    /// Units of one GiB: the gaps that are merged are the smallest, so PAMT is as small as it can be.
+    /// Units of one GiB: the gaps that are merged are the smallest, so PAMT is as small as it can
+    /// be.
     #[test]
     fn smallest_gaps_are_merged(gaps in prop::collection::vec(1..15u64, 1..12), max in 1..8u16) {
         let mut at = 4 * GIB;
@@ -110,7 +112,8 @@ fn holes_of_the_memory_map_inside_a_cmr_are_not_reserved() {
     assert_eq!(layout.notes(&host.memory, &host.cmrs).count(), 0);
 }
 
-/// Eight holes in each of three GiB, one node: 16 areas allow two GiB, three need a cut. The PAMT costs nothing.
+/// Eight holes in each of three GiB, one node: 16 areas allow two GiB, three need a cut. The PAMT
+/// costs nothing.
 #[test]
 fn splits_where_the_areas_run_out() {
     let parts: Vec<_> = (0..24).map(|i| (4 * GIB + i * GIB / 8 + 0x10_0000, 4 * GIB + (i + 1) * GIB / 8)).collect();
@@ -144,7 +147,8 @@ fn areas_join_over_memory_that_nobody_can_use() {
     assert!(layout.notes(&host.memory, &host.cmrs).any(is_joined));
 }
 
-/// 65 small units 1 TiB apart: merging two would need 4 GiB of PAMT in one piece. The smallest unit goes, by name.
+/// 65 small units 1 TiB apart: merging two would need 4 GiB of PAMT in one piece. The smallest unit
+/// goes, by name.
 #[test]
 fn a_unit_goes_when_merging_cannot_be_paid() {
     let unit = |i: u64| 0x800_0000 - if i == 40 { 0x1000 } else { 0 };
@@ -162,7 +166,8 @@ fn a_unit_goes_when_merging_cannot_be_paid() {
 /// No piece of memory is long enough for the PAMT of the whole: the TDMR is halved until it is.
 #[test]
 fn a_large_tdmr_is_split_when_its_pamt_finds_no_room() {
-    // 64 GiB in pieces of 64 MiB, a firmware page between them: 256 MiB of PAMT in one piece is not there.
+    // 64 GiB in pieces of 64 MiB, a firmware page between them: 256 MiB of PAMT in one piece is not
+    // there.
     let parts: Vec<_> =
         (0..1024).map(|i| (4 * GIB + i * 0x400_0000 + 0x1000, 4 * GIB + (i + 1) * 0x400_0000)).collect();
     let host = Host { memory: memory(&parts), cmrs: vec![range(4 * GIB, 68 * GIB)] };

@@ -26,8 +26,9 @@ fn ranges_of(layout: &Layout) -> Vec<PageRange> {
     layout.tdmrs().iter().map(Tdmr::range).collect()
 }
 
-/// A GiB of memory with a hole at `hole` MiB in it; on both sides of the hole 1 MiB of memory too small for a PAMT, cut off
-/// by a page of firmware. So a PAMT costs an area, and joining it with the hole costs a MiB.
+/// A GiB of memory with a hole at `hole` MiB in it; on both sides of the hole 1 MiB of memory too
+/// small for a PAMT, cut off by a page of firmware. So a PAMT costs an area, and joining it with
+/// the hole costs a MiB.
 fn awkward_gib(base: u64, hole: u64, node: u32) -> (Vec<NodeRange>, [PageRange; 2]) {
     let at = base + hole * MIB;
     let memory = vec![
@@ -58,7 +59,8 @@ fn another_node_is_better_than_a_loss() {
     assert_eq!(layout.given_up_bytes(&host.memory, &host.cmrs), 0);
 }
 
-/// Two GiB with a hole each need two areas, which are allowed; with the PAMT it is three. Cut in two, each has one to spare.
+/// Two GiB with a hole each need two areas, which are allowed; with the PAMT it is three. Cut in
+/// two, each has one to spare.
 #[test]
 fn tdmrs_are_cut_earlier_when_the_pamt_needs_an_area() {
     let (first, first_cmrs) = awkward_gib(4 * GIB, 512, 0);
@@ -74,8 +76,9 @@ fn tdmrs_are_cut_earlier_when_the_pamt_needs_an_area() {
     assert_eq!((lost[0].range.bytes(), lost[0].reason), (MIB, GiveUpReason::ReservedAreas));
 }
 
-/// GiB 4 and GiB 6 need all areas for holes, and a PAMT in them would cost a MiB. GiB 5 between them has none to spare only
-/// as long as it is in one TDMR with a neighbour: cut out, it takes all three PAMTs.
+/// GiB 4 and GiB 6 need all areas for holes, and a PAMT in them would cost a MiB. GiB 5 between
+/// them has none to spare only as long as it is in one TDMR with a neighbour: cut out, it takes all
+/// three PAMTs.
 #[test]
 fn a_tdmr_between_two_full_ones_takes_the_pamts() {
     let (start, end) = (4 * GIB, 7 * GIB);
@@ -95,8 +98,8 @@ fn a_tdmr_between_two_full_ones_takes_the_pamts() {
     assert!(layout.pamt_ranges().all(|pamt| middle.contains_range(pamt)));
 }
 
-/// Memory is lost in GiB 4 whatever one does; still the PAMT of node 1 stays at home, though on node 0 it could stand next to
-/// a hole and cost no area.
+/// Memory is lost in GiB 4 whatever one does; still the PAMT of node 1 stays at home, though on
+/// node 0 it could stand next to a hole and cost no area.
 #[test]
 fn home_is_better_than_a_saved_area() {
     let parts = (0..40).map(|i| (4 * GIB + i * 16 * MIB, 4 * GIB + i * 16 * MIB + (i + 1) * MIB / 16));
@@ -123,7 +126,8 @@ fn a_small_unit_goes_before_a_merge_that_loses_more() {
     assert_eq!(lost, [(range(10 * GIB, 10 * GIB + MIB), GiveUpReason::Tdmrs)]);
 }
 
-/// The same, but what the merge swallows is no more than the unit is: then it is merged, and more stays covered later.
+/// The same, but what the merge swallows is no more than the unit is: then it is merged, and more
+/// stays covered later.
 #[test]
 fn a_merge_that_loses_no_more_than_the_unit_is_made() {
     let host = from_cmrs(&[(4 * GIB, 5 * GIB), (6 * GIB, 6 * GIB + 2 * PAGE)]);
@@ -152,7 +156,8 @@ fn the_smallest_unit_goes_when_pamt_memory_runs_out() {
     assert_eq!(layout.tdmr_count(), 2);
 }
 
-/// Merged over 95 GiB, the PAMT would be 388 MiB; only 200 MiB in one piece are free. The merge is undone at its gap.
+/// Merged over 95 GiB, the PAMT would be 388 MiB; only 200 MiB in one piece are free. The merge is
+/// undone at its gap.
 #[test]
 fn a_merge_is_undone_when_its_pamt_finds_no_room() {
     let host = from_cmrs(&[(4 * GIB, 5 * GIB), (100 * GIB, 101 * GIB), (1000 * GIB, 1000 * GIB + 512 * MIB)]);
@@ -186,8 +191,9 @@ fn a_bad_gib_is_isolated() {
             (range(7 * GIB, 9 * GIB), Border::ReservedAreas),
         ]
     );
-    // 40 holes, the last one open to the end: 40 areas, 24 too many. The 24 smallest pieces in between are 2 to 25 sixteenths of a
-    // MiB; the first piece is at the edge and costs nothing to keep.
+    // 40 holes, the last one open to the end: 40 areas, 24 too many. The 24 smallest pieces in
+    // between are 2 to 25 sixteenths of a MiB; the first piece is at the edge and costs nothing to
+    // keep.
     let lost = layout.given_up_bytes(&host.memory, &host.cmrs);
     assert_eq!(lost, (2..=25).sum::<u64>() * MIB / 16);
 }

@@ -78,7 +78,8 @@ pub fn check_fit(host: &Host, limits: &Limits, layout: &Layout) {
     assert_eq!(layout.pamt_bytes(), pamt_pages * 4096);
     assert_eq!(layout.pamt_kb(), pamt_pages * 4);
 
-    // Every usable page is open to TDX, PAMT, or given up by name with the right reason; nothing is named twice.
+    // Every usable page is open to TDX, PAMT, or given up by name with the right reason; nothing is
+    // named twice.
     let named: Vec<_> = layout.given_up(&host.memory, &host.cmrs).collect();
     let given_up = set(named.iter().map(|part| part.range));
     assert_eq!(count(&given_up), named.iter().map(|part| part.range.pages()).sum::<u64>());

@@ -1,7 +1,9 @@
-//! The checks of TDH.SYS.CONFIG on its TDMR table, rows 2 to 17 of `shared/reference/tdx_abi.md` section 6, word for word.
+//! The checks of TDH.SYS.CONFIG on its TDMR table, rows 2 to 17 of `shared/reference/tdx_abi.md`
+//! section 6, word for word.
 //!
-//! The oracle of the layout tests: written from the table, on bare numbers, with nothing of the product but TDMR_INFO. It
-//! knows nothing of row 1 (where the structures lie) and of the checks before the loop.
+//! The oracle of the layout tests: written from the table, on bare numbers, with nothing of the
+//! product but TDMR_INFO. It knows nothing of row 1 (where the structures lie) and of the checks
+//! before the loop.
 
 use tdx_abi::TdmrInfo;
 

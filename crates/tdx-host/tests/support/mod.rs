@@ -1,4 +1,5 @@
-//! A CPU that writes down what it is asked to do and answers SEAMCALLs from a script. It models nothing.
+//! A CPU that writes down what it is asked to do and answers SEAMCALLs from a script. It models
+//! nothing.
 
 #![allow(dead_code)] // each test binary uses its own part
 

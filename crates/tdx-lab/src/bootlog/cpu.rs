@@ -1,4 +1,5 @@
-//! The CPU model: the kernel's `smpboot: CPU0:` line, or, as a weak source, a `# cpu:` comment in the file.
+//! The CPU model: the kernel's `smpboot: CPU0:` line, or, as a weak source, a `# cpu:` comment in
+//! the file.
 
 use tdx_host::platform::CpuModel;
 

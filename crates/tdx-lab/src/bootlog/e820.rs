@@ -1,4 +1,5 @@
-//! Rows of the firmware memory map: `BIOS-e820: [mem 0xSTART-0xLAST] TYPE` and `user: [mem ..] TYPE`.
+//! Rows of the firmware memory map: `BIOS-e820: [mem 0xSTART-0xLAST] TYPE` and
+//! `user: [mem ..] TYPE`.
 
 use super::number::{ByteRange, decimal};
 use crate::input::Rule;
@@ -34,7 +35,8 @@ pub struct E820Row {
 
 const FORM: &str = "BIOS-e820: [mem 0xSTART-0xLAST] TYPE";
 
-/// `rest` is what follows `BIOS-e820:` or `user:`. `None` for a `[gap ..]` row, which newer kernels print between rows.
+/// `rest` is what follows `BIOS-e820:` or `user:`. `None` for a `[gap ..]` row, which newer kernels
+/// print between rows.
 pub(super) fn parse(map: E820Map, rest: &str) -> Result<Option<E820Row>, Rule> {
     let rest = rest.trim_start();
     if rest.starts_with("[gap ") {

@@ -1,4 +1,5 @@
-//! Rows of /proc/iomem. Only `System RAM` rows of the top level: what is indented lies inside one of them.
+//! Rows of /proc/iomem. Only `System RAM` rows of the top level: what is indented lies inside one
+//! of them.
 
 use super::number::{ByteRange, bare_hex};
 use crate::input::Rule;

@@ -1,4 +1,5 @@
-//! Tells what kind of line a line is, by how its message starts. Says nothing on whether the line holds.
+//! Tells what kind of line a line is, by how its message starts. Says nothing on whether the line
+//! holds.
 
 use super::{e820::E820Map, iomem, numa, prefix};
 

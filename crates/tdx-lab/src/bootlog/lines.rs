@@ -1,11 +1,13 @@
-//! Lines of a file of any size and any content, in bounded memory: a line is cut at [`LINE_LIMIT`], a file at
-//! [`FILE_LIMIT`]. Knows nothing of what the lines say, but takes out what colours them on a terminal.
+//! Lines of a file of any size and any content, in bounded memory: a line is cut at [`LINE_LIMIT`],
+//! a file at [`FILE_LIMIT`]. Knows nothing of what the lines say, but takes out what colours them
+//! on a terminal.
 
 use std::io::{self, BufRead, Read, Take};
 
 /// Bytes of a line that are kept. The kernel's longest line has about 1000.
 pub(crate) const LINE_LIMIT: usize = 4096;
-/// Bytes of a file that are read. The largest boot log is a few MiB; a syslog of a year may have more than this.
+/// Bytes of a file that are read. The largest boot log is a few MiB; a syslog of a year may have
+/// more than this.
 pub(crate) const FILE_LIMIT: u64 = 1 << 30;
 
 /// One line.
@@ -35,7 +37,8 @@ impl<R: BufRead> Lines<R> {
         Self { reader: reader.take(FILE_LIMIT), buffer: Vec::with_capacity(LINE_LIMIT + 1), number: 0 }
     }
 
-    /// The next line, or `None` at the end or at [`FILE_LIMIT`]; then [`Self::hit_limit`] says which.
+    /// The next line, or `None` at the end or at [`FILE_LIMIT`]; then [`Self::hit_limit`] says
+    /// which.
     ///
     /// # Errors
     /// What the reader says.
@@ -73,7 +76,8 @@ impl<R: BufRead> Lines<R> {
 
 const ESCAPE: u8 = 0x1b;
 
-/// Takes out the control sequences of `dmesg --color=always` and `journalctl`. Any other escape stays, for an error to show.
+/// Takes out the control sequences of `dmesg --color=always` and `journalctl`. Any other escape
+/// stays, for an error to show.
 fn remove_colours(line: &mut Vec<u8>) {
     if !line.contains(&ESCAPE) {
         return;
@@ -91,7 +95,8 @@ fn remove_colours(line: &mut Vec<u8>) {
     *line = plain;
 }
 
-/// What follows ESC, `[`, digits and semicolons, and the letter of a colour (`m`) or of an erasure (`K`).
+/// What follows ESC, `[`, digits and semicolons, and the letter of a colour (`m`) or of an erasure
+/// (`K`).
 fn after_colour(from: &[u8]) -> Option<&[u8]> {
     let inside = from.strip_prefix(&[ESCAPE, b'['])?;
     let end = inside.iter().position(|byte| !byte.is_ascii_digit() && *byte != b';')?;

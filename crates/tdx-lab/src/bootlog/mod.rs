@@ -1,8 +1,9 @@
-//! Reads the facts about a TDX host out of a boot log: e820 rows, CMRs, KeyIDs, NUMA nodes, CPU model, and what the kernel
-//! said about TDX; also `/proc/iomem`, alone or in the same file.
+//! Reads the facts about a TDX host out of a boot log: e820 rows, CMRs, KeyIDs, NUMA nodes, CPU
+//! model, and what the kernel said about TDX; also `/proc/iomem`, alone or in the same file.
 //!
-//! It interprets nothing: which facts make a host is the business of [`crate::host`]. Lines of no known kind are skipped;
-//! a known line that does not hold, or contradicts an earlier one, is an error with its line number.
+//! It interprets nothing: which facts make a host is the business of [`crate::host`]. Lines of no
+//! known kind are skipped; a known line that does not hold, or contradicts an earlier one, is an
+//! error with its line number.
 
 mod cpu;
 mod e820;
@@ -34,7 +35,8 @@ pub use tdx::{Failure, ModuleVersion};
 pub(crate) use tdx::{check_cmr, check_key_ids};
 pub use words::Words;
 
-/// True for a line that says something about memory, nodes, CPUs or TDX; comments are not the kernel's.
+/// True for a line that says something about memory, nodes, CPUs or TDX; comments are not the
+/// kernel's.
 pub(crate) fn is_fact(line: &str) -> bool {
     kind::of(line).is_some_and(|kind| !matches!(kind, Kind::Comment(_)))
 }
@@ -90,7 +92,8 @@ pub struct BootLog {
     pub failure: Option<At<(Failure, String)>>,
     /// First SEAMCALL that failed for another reason than a bring-up, or after it.
     pub later: Option<At<(Leaf, Status, String)>>,
-    /// What the module answered to TDH.SYS.DISABLE when this kernel handed over, if it was no success.
+    /// What the module answered to TDH.SYS.DISABLE when this kernel handed over, if it was no
+    /// success.
     pub not_disabled: Option<At<(Status, String)>>,
     /// Last line of the TDX code that says something, and its text.
     pub last_tdx: Option<At<String>>,
@@ -102,7 +105,8 @@ impl BootLog {
     /// Reads a log to its end, in bounded memory. `file` is its name in errors.
     ///
     /// # Errors
-    /// A file that is not text, or the first known line that does not hold. Whether the facts make a host is not asked here.
+    /// A file that is not text, or the first known line that does not hold. Whether the facts make
+    /// a host is not asked here.
     pub fn read(file: &str, reader: impl BufRead) -> Result<Self, InputError> {
         let mut lines = Lines::new(reader);
         let mut log = Self::default();

@@ -1,5 +1,5 @@
-//! Where memory belongs to which NUMA node: SRAT rows, the kernel's merged NUMA rows, the early node ranges; and how many
-//! packages and CPUs came up.
+//! Where memory belongs to which NUMA node: SRAT rows, the kernel's merged NUMA rows, the early
+//! node ranges; and how many packages and CPUs came up.
 
 use tdx_host::platform::NodeId;
 
@@ -21,7 +21,8 @@ pub(super) fn srat(rest: &str) -> Result<NodeRow, Rule> {
     row(rest, " PXM ", form)
 }
 
-/// `rest` is what follows `NUMA: Node `: `0 [mem A] + [mem B] -> [mem C]`; C counts. `None` without a range at the end.
+/// `rest` is what follows `NUMA: Node `: `0 [mem A] + [mem B] -> [mem C]`; C counts. `None` without
+/// a range at the end.
 pub(super) fn merged(rest: &str) -> Result<NodeRow, Rule> {
     let form = "NUMA: Node N [mem 0xSTART-0xLAST] + [mem ..] -> [mem 0xSTART-0xLAST]";
     let (node, _) = rest.split_once(' ').ok_or(Rule::Malformed { form })?;
@@ -55,7 +56,8 @@ fn node_id(text: &str) -> Option<NodeId> {
     decimal(text).filter(|&n| n < 1024).and_then(|n| u32::try_from(n).ok()).map(NodeId)
 }
 
-/// How many nodes and CPUs came up: `Brought up 2 nodes, 256 CPUs`. `rest` is what follows `Brought up ` or `Booted up `.
+/// How many nodes and CPUs came up: `Brought up 2 nodes, 256 CPUs`. `rest` is what follows
+/// `Brought up ` or `Booted up `.
 pub(super) fn brought_up(rest: &str) -> Result<u32, Rule> {
     let malformed = || Rule::Malformed { form: "Brought up N nodes, N CPUs" };
     let (_, cpus) = rest.split_once(", ").ok_or_else(malformed)?;
@@ -71,14 +73,15 @@ pub(super) fn is_activated(rest: &&str) -> bool {
     rest.contains(" processors activated")
 }
 
-/// How many CPUs came up, in the words of the line before the kernel goes on. `rest` is as [`is_activated`] has it.
+/// How many CPUs came up, in the words of the line before the kernel goes on. `rest` is as
+/// [`is_activated`] has it.
 pub(super) fn activated(rest: &str) -> Result<u32, Rule> {
     let count = rest.split_once(' ').and_then(|(count, _)| small_count(count));
     count.ok_or(Rule::Malformed { form: "Total of N processors activated" })
 }
 
-/// How many CPUs there are: `224 CPUs, 0 hotplug CPUs`, the second number among the first, and since 6.9
-/// `224 present CPUs plus 0 hotplug CPUs`. `rest` is what follows `Allowing `.
+/// How many CPUs there are: `224 CPUs, 0 hotplug CPUs`, the second number among the first, and
+/// since 6.9 `224 present CPUs plus 0 hotplug CPUs`. `rest` is what follows `Allowing `.
 pub(super) fn allowed(rest: &str) -> Result<u32, Rule> {
     parse_allowed(rest.trim()).ok_or(Rule::Malformed { form: "Allowing N CPUs, N hotplug CPUs" })
 }

@@ -1,10 +1,12 @@
-//! What stands before a kernel message: time stamps, log levels, caller ids, and what syslog and journald put in front.
+//! What stands before a kernel message: time stamps, log levels, caller ids, and what syslog and
+//! journald put in front.
 
 /// The message of a log line, without prefixes and surrounding blanks.
 ///
-/// Takes off, in any order and number: `[    9.360001]`, `[    9.360001 <    0.000012>]`, `[Tue Mar 21 09:40:00 2023]`,
-/// `[  +0.000000]`, `[..]`, `[]`, `[    T0]`, `2023-03-21T09:40:00,360001+00:00`, `<6>`, `<6>1,234,-;`, `kern  :info  :`; and
-/// everything up to ` kernel: `, before which only a host name may stand after a bracket.
+/// Takes off, in any order and number: `[    9.360001]`, `[    9.360001 <    0.000012>]`,
+/// `[Tue Mar 21 09:40:00 2023]`, `[  +0.000000]`, `[..]`, `[]`, `[    T0]`,
+/// `2023-03-21T09:40:00,360001+00:00`, `<6>`, `<6>1,234,-;`, `kern  :info  :`; and everything up to
+/// ` kernel: `, before which only a host name may stand after a bracket.
 pub(crate) fn message(line: &str) -> &str {
     let mut rest = line.trim();
     if let Some(after) = syslog(rest) {
@@ -45,7 +47,8 @@ fn syslog(line: &str) -> Option<&str> {
 /// `[...]` with nothing but the characters of time stamps and thread ids inside.
 fn bracket(line: &str) -> Option<&str> {
     let (inside, after) = line.strip_prefix('[')?.split_once(']')?;
-    // The time since the line before; the address of an old stack trace stands in such brackets, too, and is no prefix.
+    // The time since the line before; the address of an old stack trace stands in such brackets,
+    // too, and is no prefix.
     let inside = match inside.strip_suffix('>').and_then(|inside| inside.split_once('<')) {
         Some((stamp, delta)) if delta.bytes().all(|b| b.is_ascii_digit() || b" .-+".contains(&b)) => stamp,
         _ => inside,

@@ -1,5 +1,6 @@
-//! Lines of the kernel's TDX host code, `virt/tdx:` or (to 6.5) `tdx:`, in every wording seen in the field, typing errors of
-//! the kernels included. A line that starts like a known one must hold; others are left alone.
+//! Lines of the kernel's TDX host code, `virt/tdx:` or (to 6.5) `tdx:`, in every wording seen in
+//! the field, typing errors of the kernels included. A line that starts like a known one must hold;
+//! others are left alone.
 
 use tdx_abi::{KeyIdPartition, Leaf, PageRange, PhysAddr, Status};
 
@@ -218,7 +219,8 @@ fn date(number: Option<u64>) -> Option<u32> {
     ((2000..2100).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day)).then_some(number)
 }
 
-/// `8396820 KB allocated for PAMT`, `KBs`, `KB?`, `65667 pages allocated for PAMT.`, and a line cut after `KB`.
+/// `8396820 KB allocated for PAMT`, `KBs`, `KB?`, `65667 pages allocated for PAMT.`, and a line cut
+/// after `KB`.
 ///
 /// The outer `None` means that this is no such line.
 fn pamt(rest: &str) -> Option<Result<u64, Rule>> {

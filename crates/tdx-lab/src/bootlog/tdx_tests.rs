@@ -1,4 +1,5 @@
-//! Every wording of `tdx.rs`, one case each. The lines of the field are in `fixtures/hosts`; here are the borders.
+//! Every wording of `tdx.rs`, one case each. The lines of the field are in `fixtures/hosts`; here
+//! are the borders.
 
 use super::*;
 

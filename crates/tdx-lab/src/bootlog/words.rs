@@ -1,5 +1,5 @@
-//! Failures that the kernel puts in words instead of a number, in every wording of its versions and of KVM's. What a failure means
-//! is said in `explain`.
+//! Failures that the kernel puts in words instead of a number, in every wording of its versions and
+//! of KVM's. What a failure means is said in `explain`.
 
 /// What the kernel says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,7 +64,8 @@ impl Words {
         Some(known)
     }
 
-    /// True if the kernel stops here before it asks the module anything, and before it notes the CPU's erratum.
+    /// True if the kernel stops here before it asks the module anything, and before it notes the
+    /// CPU's erratum.
     pub fn is_early(self) -> bool {
         matches!(self, Self::NoPlatform | Self::TooFewKeyIds | Self::Hibernation | Self::MemoryNotifier)
     }

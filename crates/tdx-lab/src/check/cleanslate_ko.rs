@@ -1,5 +1,5 @@
-//! What cleanslate.ko, if it is loaded, does at a kexec and at a crash, by what it says of itself in /sys. What it says is believed;
-//! that it does so on a CPU with TDX nobody has seen.
+//! What cleanslate.ko, if it is loaded, does at a kexec and at a crash, by what it says of itself
+//! in /sys. What it says is believed; that it does so on a CPU with TDX nobody has seen.
 //!
 //! Source: `linux/report.c`, `linux/handover.c` and `linux/cleanslate.4`.
 

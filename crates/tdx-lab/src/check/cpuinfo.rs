@@ -1,4 +1,5 @@
-//! Reads /proc/cpuinfo: model, name, flags, bugs, number of CPUs and packages. Says nothing on what they mean for TDX.
+//! Reads /proc/cpuinfo: model, name, flags, bugs, number of CPUs and packages. Says nothing on what
+//! they mean for TDX.
 
 use std::collections::BTreeSet;
 

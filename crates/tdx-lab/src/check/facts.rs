@@ -1,5 +1,5 @@
-//! The facts of a machine, out of the texts that were seen, and the first conclusions from them: is TDX on, may memory be
-//! private. A text that does not hold is a fact that was not seen.
+//! The facts of a machine, out of the texts that were seen, and the first conclusions from them: is
+//! TDX on, may memory be private. A text that does not hold is a fact that was not seen.
 
 use std::io::BufReader;
 
@@ -226,8 +226,9 @@ impl<'a> Facts<'a> {
         from_msr.map(KeyIdPartition::from_msr).or_else(logged)
     }
 
-    /// Whether this kernel has noted the CPU's erratum, which 6.18 to 7.1 refuse images by. It does that at boot, once it has found
-    /// two private KeyIDs and no hibernation; what becomes of the module later changes nothing.
+    /// Whether this kernel has noted the CPU's erratum, which 6.18 to 7.1 refuse images by. It does
+    /// that at boot, once it has found two private KeyIDs and no hibernation; what becomes of the
+    /// module later changes nothing.
     pub(super) fn notes_erratum(&self) -> bool {
         let noted = self.cpus.as_ref().is_ok_and(|cpus| cpus.bug("tdx_pw_mce"));
         let stopped = self.said().is_some_and(Words::is_early);
@@ -364,7 +365,8 @@ impl Processor for Saved<'_> {
                     ..CpuidOutput::default()
                 }
             }
-            // Flags that were not seen are taken for granted here; the rule on MOVDIR64B says that they were not.
+            // Flags that were not seen are taken for granted here; the rule on MOVDIR64B says that
+            // they were not.
             7 => CpuidOutput { ecx: u32::from(self.cpus.flag("movdir64b") != Some(false)) << 28, ..Default::default() },
             _ => CpuidOutput::default(),
         }

@@ -1,7 +1,9 @@
-//! A saved machine: a folder with one plain file for each item, and `machine.toml`, which says what it is and what could not be
-//! seen. Reading trusts nothing: no link is followed, nothing but plain files is opened, no file is read past its limit.
+//! A saved machine: a folder with one plain file for each item, and `machine.toml`, which says what
+//! it is and what could not be seen. Reading trusts nothing: no link is followed, nothing but plain
+//! files is opened, no file is read past its limit.
 //!
-//! A hard link cannot be told from a file; the system's `fs.protected_hardlinks` is there against those.
+//! A hard link cannot be told from a file; the system's `fs.protected_hardlinks` is there against
+//! those.
 
 use std::{
     collections::BTreeMap,
@@ -85,7 +87,8 @@ impl Reason {
 /// Saves a machine in a new or empty folder, and returns the names of the files.
 ///
 /// # Errors
-/// A folder that is not empty, or that cannot be made or written. Nothing that was there before is changed.
+/// A folder that is not empty, or that cannot be made or written. Nothing that was there before is
+/// changed.
 pub fn save(folder: &Path, snapshot: &Snapshot) -> Result<Vec<&'static str>, InputError> {
     let name = folder.display().to_string();
     let failed = |what: &str, error: &dyn std::fmt::Display| {
@@ -133,7 +136,8 @@ fn create(folder: BorrowedFd<'_>, name: &str, text: &str) -> std::io::Result<()>
 /// Reads a saved machine.
 ///
 /// # Errors
-/// A folder that cannot be read or that no `collect` has written. An item that cannot be used is no error: it is unseen.
+/// A folder that cannot be read or that no `collect` has written. An item that cannot be used is no
+/// error: it is unseen.
 pub fn load(folder: &Path) -> Result<Snapshot, InputError> {
     let name = folder.display().to_string();
     let fd = open_folder(folder)
@@ -170,10 +174,12 @@ fn about(folder: BorrowedFd<'_>) -> Result<About, String> {
     Ok(about)
 }
 
-/// The text of a plain file of the folder. A name of ours has no `/`, so the last step is the only one.
+/// The text of a plain file of the folder. A name of ours has no `/`, so the last step is the only
+/// one.
 fn read(folder: BorrowedFd<'_>, name: &str, limit: u64) -> Seen {
     let failed = |error: rustix::io::Errno| Unseen::from_io(&error.into());
-    // Opening a device can do things, so that the type is asked first; and again afterwards, because names can be changed.
+    // Opening a device can do things, so that the type is asked first; and again afterwards,
+    // because names can be changed.
     let plain = |mode: u32| FileType::from_raw_mode(mode) == FileType::RegularFile;
     if !plain(rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?.st_mode) {
         return Err(Unseen::NotAFile);

@@ -1,5 +1,5 @@
-//! What is looked at on a machine: where it stands on a live one, in which file of a saved one, how large it may be, and how
-//! to get at it when it cannot be seen. Reads nothing.
+//! What is looked at on a machine: where it stands on a live one, in which file of a saved one, how
+//! large it may be, and how to get at it when it cannot be seen. Reads nothing.
 
 use core::fmt;
 

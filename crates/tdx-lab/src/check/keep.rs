@@ -1,5 +1,6 @@
-//! What is kept of the things that are read: named lines, keys, options and words, and nothing else. So no serial number, no
-//! host name, no network address and no UUID of a disk gets into a report or a saved machine.
+//! What is kept of the things that are read: named lines, keys, options and words, and nothing
+//! else. So no serial number, no host name, no network address and no UUID of a disk gets into a
+//! report or a saved machine.
 
 use super::{
     cleanslate_ko::{MODES, POLICIES},

@@ -1,6 +1,8 @@
-//! Kernel versions, what mainline does about TDX and kexec in each, and the options a kernel was built with.
+//! Kernel versions, what mainline does about TDX and kexec in each, and the options a kernel was
+//! built with.
 //!
-//! A version says what mainline does. A distributor may have changed it: where the options show that, the rules say so.
+//! A version says what mainline does. A distributor may have changed it: where the options show
+//! that, the rules say so.
 
 use std::collections::BTreeMap;
 

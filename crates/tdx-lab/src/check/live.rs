@@ -1,5 +1,5 @@
-//! Reads the machine that this runs on. Opens files for reading and nothing else: no ioctl, no program, no network. What may
-//! not be read is noted with its reason.
+//! Reads the machine that this runs on. Opens files for reading and nothing else: no ioctl, no
+//! program, no network. What may not be read is noted with its reason.
 
 use std::{
     collections::BTreeMap,
@@ -66,7 +66,8 @@ impl Live {
         text(limited(file, item.limit())?)
     }
 
-    /// The options of the running kernel: from the kernel itself, or from the file that distributions install.
+    /// The options of the running kernel: from the kernel itself, or from the file that
+    /// distributions install.
     fn config(&self) -> Seen {
         let own = match File::open(self.path("/proc/config.gz")) {
             Ok(file) => {
@@ -152,7 +153,8 @@ pub(super) fn limited(reader: impl Read, limit: u64) -> Result<Vec<u8>, Unseen> 
     if bytes.len() as u64 > limit { Err(Unseen::TooLarge { limit }) } else { Ok(bytes) }
 }
 
-/// `6,12,3456789,-;text` of /dev/kmsg as `[    3.456789] text`. Records of user programs and dictionary lines fall away.
+/// `6,12,3456789,-;text` of /dev/kmsg as `[    3.456789] text`. Records of user programs and
+/// dictionary lines fall away.
 fn records(raw: &str) -> String {
     let mut out = String::new();
     for line in raw.lines() {

@@ -1,8 +1,8 @@
-//! Is this machine ready for TDX, and what does a kexec or a crash do to the next kernel? Looks at a live Linux machine or at a
-//! saved one, read-only, without root and without TDX as well.
+//! Is this machine ready for TDX, and what does a kexec or a crash do to the next kernel? Looks at
+//! a live Linux machine or at a saved one, read-only, without root and without TDX as well.
 //!
-//! It says what mainline kernels and published modules do, and what it could not see; it runs no program and asks no network.
-//! `docs/CHECK.md` lists every check with its source.
+//! It says what mainline kernels and published modules do, and what it could not see; it runs no
+//! program and asks no network. `docs/CHECK.md` lists every check with its source.
 
 mod cleanslate_ko;
 mod cpuinfo;
@@ -114,7 +114,8 @@ fn summary(facts: &Facts<'_>) -> CheckFacts {
     }
 }
 
-/// What was not seen, with the texts that do not hold. A file that a kernel without the feature does not have is no loss.
+/// What was not seen, with the texts that do not hold. A file that a kernel without the feature
+/// does not have is no loss.
 fn unseen(facts: &Facts<'_>) -> Vec<UnseenReport> {
     let mut out = Vec::new();
     for item in Item::ALL {

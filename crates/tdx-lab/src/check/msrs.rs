@@ -1,5 +1,5 @@
-//! The registers that are read, and how a saved machine writes them down: one line for each register, value and set of CPUs.
-//! Interprets no value.
+//! The registers that are read, and how a saved machine writes them down: one line for each
+//! register, value and set of CPUs. Interprets no value.
 
 use std::collections::BTreeMap;
 
@@ -74,7 +74,8 @@ impl Msrs {
         }
     }
 
-    /// `MSR 0x87 is 0x1f on CPUs 0-3, 0x3f on CPUs 4-7` for each register on which the CPUs do not agree.
+    /// `MSR 0x87 is 0x1f on CPUs 0-3, 0x3f on CPUs 4-7` for each register on which the CPUs do not
+    /// agree.
     pub(super) fn disagreements(&self) -> Vec<String> {
         let several = self.found.iter().filter(|(_, readings)| readings.len() > 1);
         several

@@ -1,5 +1,5 @@
-//! What was seen of a machine, as text: the same for a live and for a saved one, so that both are judged by the same rules.
-//! Holds only what [`super::keep`] lets through.
+//! What was seen of a machine, as text: the same for a live and for a saved one, so that both are
+//! judged by the same rules. Holds only what [`super::keep`] lets through.
 
 use std::collections::BTreeMap;
 

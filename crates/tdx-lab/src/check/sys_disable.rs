@@ -1,13 +1,16 @@
-//! Whether a TDX module is known to have TDH.SYS.DISABLE, by its version. No version is known to have it: what is known is which
-//! releases are published without it.
+//! Whether a TDX module is known to have TDH.SYS.DISABLE, by its version. No version is known to
+//! have it: what is known is which releases are published without it.
 
 use crate::bootlog::ModuleVersion;
 
-/// Newest releases whose published notes do not name TDH.SYS.DISABLE: of module 1.5 and of module 2.0.
+/// Newest releases whose published notes do not name TDH.SYS.DISABLE: of module 1.5 and of module
+/// 2.0.
 ///
-/// Source: the release notes of Intel's TDX module, read in October 2026; 1.5.34 was published on 2026-08-12.
+/// Source: the release notes of Intel's TDX module, read in October 2026; 1.5.34 was published on
+/// 2026-08-12.
 const NEWEST: [(u16, u16, u16); 2] = [(1, 5, 34), (2, 0, 14)];
-/// The day of the newer of the two whose day is known, for logs that print no update number but a build date.
+/// The day of the newer of the two whose day is known, for logs that print no update number but a
+/// build date.
 const NEWEST_DATE: u32 = 20_260_812;
 
 /// What is known.

@@ -1,5 +1,6 @@
-//! Did TDX come up in this boot, and if not, why; and did the kernel hand it over? Rules over the facts of a boot log. A failure of
-//! unknown cause and a log that stops too early are said to be undecidable.
+//! Did TDX come up in this boot, and if not, why; and did the kernel hand it over? Rules over the
+//! facts of a boot log. A failure of unknown cause and a log that stops too early are said to be
+//! undecidable.
 
 use super::{
     causes::{self, Cause},

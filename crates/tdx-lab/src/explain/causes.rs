@@ -1,7 +1,8 @@
-//! Why a bring-up failed, and what helps, for each form in which a kernel says so. `explain` and `check` say the same. A cause that the
-//! form does not tell is said to be undecidable.
+//! Why a bring-up failed, and what helps, for each form in which a kernel says so. `explain` and
+//! `check` say the same. A cause that the form does not tell is said to be undecidable.
 //!
-//! Sources: `fixtures/INDEX.md` (real logs and what their owners found), `linux.md` sections 1.3 to 1.5, `tdx_abi.md` section 4.
+//! Sources: `fixtures/INDEX.md` (real logs and what their owners found), `linux.md` sections 1.3 to
+//! 1.5, `tdx_abi.md` section 4.
 
 use tdx_abi::{Leaf, PageRange, Status, StatusCode};
 

@@ -1,5 +1,5 @@
-//! The errno of a failed bring-up or a refused kexec, as `initialization failed (-28)` and tools print it: which failures give it. What
-//! errno says in other places is not said here.
+//! The errno of a failed bring-up or a refused kexec, as `initialization failed (-28)` and tools
+//! print it: which failures give it. What errno says in other places is not said here.
 //!
 //! Sources: `linux.md` sections 0, 1.3 and 1.5, `fixtures/INDEX.md`.
 

@@ -1,5 +1,6 @@
-//! What went wrong after the bring-up: a call for a TD, and the handover to the next kernel. A kernel since 7.2 asks the module by
-//! TDH.SYS.DISABLE to give all memory back and goes on whatever it answers, so that a refusal is one line and nothing else.
+//! What went wrong after the bring-up: a call for a TD, and the handover to the next kernel. A
+//! kernel since 7.2 asks the module by TDH.SYS.DISABLE to give all memory back and goes on whatever
+//! it answers, so that a refusal is one line and nothing else.
 //!
 //! Sources: `linux.md` sections 0, 2.7 and 2.8, `tdx_abi.md` section 4.
 

@@ -1,5 +1,6 @@
-//! Reads a log of any size and any content once, line by line, boot by boot, and gathers what the rules look at. What stands on
-//! TDX or on machine checks in a form that is not known is kept and named, never passed over.
+//! Reads a log of any size and any content once, line by line, boot by boot, and gathers what the
+//! rules look at. What stands on TDX or on machine checks in a form that is not known is kept and
+//! named, never passed over.
 
 use std::io::BufRead;
 

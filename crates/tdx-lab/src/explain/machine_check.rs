@@ -1,8 +1,8 @@
-//! Is a machine check the poison of a partial write to TDX-private memory, or hardware? Rules, the first that holds decides; where
-//! none does, the log does not decide it, and that is the answer.
+//! Is a machine check the poison of a partial write to TDX-private memory, or hardware? Rules, the
+//! first that holds decides; where none does, the log does not decide it, and that is the answer.
 //!
-//! Sources: `linux.md` section 3 (CPUs with the erratum, the kernel's own line and its blind spots); the bits of IA32_MCi_STATUS
-//! are general knowledge.
+//! Sources: `linux.md` section 3 (CPUs with the erratum, the kernel's own line and its blind
+//! spots); the bits of IA32_MCi_STATUS are general knowledge.
 
 use tdx_host::platform::CpuModel;
 
@@ -101,14 +101,16 @@ pub(super) fn judge(record: &Record, boot: &BootLog) -> LogFinding {
     finding(Undecidable, "cpu-not-shown", Sourced, cause.to_owned(), remedy)
 }
 
-/// The compound error codes of memory controllers and caches; bit 12 only says how corrected errors are counted.
+/// The compound error codes of memory controllers and caches; bit 12 only says how corrected errors
+/// are counted.
 fn about_memory(status: u64) -> bool {
     let code = status & 0xefff;
     // 0000 0000 1xxx xxxx, 0000 0001 xxxx xxxx, and the memory controllers behind another memory.
     matches!(code, 0x80..=0xff | 0x100..=0x1ff | 0x280..=0x2ff) || matches!(code, 0x0c..=0x0f)
 }
 
-/// True if the log shows its CMRs to the end and the address is between them. Above the last one an address may carry a KeyID.
+/// True if the log shows its CMRs to the end and the address is between them. Above the last one an
+/// address may carry a KeyID.
 fn in_a_hole(address: u64, boot: &BootLog) -> bool {
     let complete = boot.pamt_kb.is_some() || boot.initialized.is_some();
     let end = boot.cmrs.last().map_or(0, |cmr| cmr.value.limit().get());

@@ -1,8 +1,8 @@
-//! What each completion status means to the kernel that gets it, what to do, and whether to call again. Says nothing about one
-//! occurrence; the details of that are in the status itself.
+//! What each completion status means to the kernel that gets it, what to do, and whether to call
+//! again. Says nothing about one occurrence; the details of that are in the status itself.
 //!
-//! Source: `tdx_abi.md` sections 2, 4, 6, 7 and 9. What is said of `INTERRUPTED_PAMT` and the three beside it was read in the
-//! source of later modules.
+//! Source: `tdx_abi.md` sections 2, 4, 6, 7 and 9. What is said of `INTERRUPTED_PAMT` and the three
+//! beside it was read in the source of later modules.
 
 use tdx_abi::StatusCode;
 
@@ -145,7 +145,8 @@ mod tests {
         for &code in StatusCode::KNOWN {
             let found: Vec<_> = MEANINGS.iter().filter(|meaning| meaning.code == code).collect();
             assert_eq!(found.len(), 1, "{code:?}");
-            // Bit 63 says that the operation did not complete, bit 62 that the same call cannot succeed.
+            // Bit 63 says that the operation did not complete, bit 62 that the same call cannot
+            // succeed.
             let retry = found[0].retry;
             let fatal_to_something = matches!(code, StatusCode::NON_RECOVERABLE_TD | StatusCode::NON_RECOVERABLE_VCPU);
             assert_eq!(retry == Retry::NotNeeded, !code.is_error() && !fatal_to_something, "{code:?}");

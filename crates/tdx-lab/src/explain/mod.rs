@@ -1,5 +1,6 @@
-//! Says what a completion status, a register's value or a log means: name, cause, what to do, and by which rule. What it does
-//! not know it calls unknown, what a log does not decide undecidable; it never guesses, and asks no machine.
+//! Says what a completion status, a register's value or a log means: name, cause, what to do, and
+//! by which rule. What it does not know it calls unknown, what a log does not decide undecidable;
+//! it never guesses, and asks no machine.
 
 mod boot;
 pub(crate) mod causes;
@@ -31,7 +32,8 @@ pub use msr::msr;
 /// Longest name of a file in an error.
 const NAME_LIMIT: usize = 512;
 
-/// A status or an errno by number or name, else a file; `-` is standard input. A long file tells how far it is.
+/// A status or an errno by number or name, else a file; `-` is standard input. A long file tells
+/// how far it is.
 ///
 /// # Errors
 /// A text that is neither, or a file that cannot be used.

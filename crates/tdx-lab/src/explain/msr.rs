@@ -1,5 +1,6 @@
-//! The value of a register that TDX rests on, in words. Registers and bits that the reference does not give are unverified, and
-//! said to be; a register that this program does not know is named as unknown.
+//! The value of a register that TDX rests on, in words. Registers and bits that the reference does
+//! not give are unverified, and said to be; a register that this program does not know is named as
+//! unknown.
 
 use tdx_abi::{KeyIdField, KeyIdPartition};
 use tdx_host::platform::Msr;

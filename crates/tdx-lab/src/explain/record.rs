@@ -1,5 +1,5 @@
-//! Machine-check records out of a log: the kernel's own lines, EDAC's, those of firmware first (APEI), and the text of mcelog.
-//! Collects what the lines say; judges nothing.
+//! Machine-check records out of a log: the kernel's own lines, EDAC's, those of firmware first
+//! (APEI), and the text of mcelog. Collects what the lines say; judges nothing.
 
 use tdx_host::platform::CpuModel;
 
@@ -200,14 +200,16 @@ impl Records {
         &mut self.done[at]
     }
 
-    /// The kernel's lines belong to the kernel's own record, though the firmware's may stand between them.
+    /// The kernel's lines belong to the kernel's own record, though the firmware's may stand
+    /// between them.
     fn leave_firmware(&mut self) {
         if let Some(at) = self.done.iter().rposition(|record| !record.firmware) {
             self.at = at;
         }
     }
 
-    /// `Memory failure: 0xPFN: ..` belongs to the record with an address in that page, if there is one.
+    /// `Memory failure: 0xPFN: ..` belongs to the record with an address in that page, if there is
+    /// one.
     fn go_to_page(&mut self, message: &str) {
         let number = message.strip_prefix("Memory failure: 0x").and_then(|rest| hex(rest.split(':').next()?));
         let same = |record: &Record| number.is_some() && record.address.map(|address| address >> 12) == number;
@@ -244,7 +246,8 @@ fn firmware(message: &str) -> Option<(u64, &str)> {
     Some((group.parse().ok()?, rest.strip_prefix("[Hardware Error]:")?))
 }
 
-/// `CPU 147: Machine Check Exception: f Bank 1: bd80000000100134`, the global status and the bank's.
+/// `CPU 147: Machine Check Exception: f Bank 1: bd80000000100134`, the global status and the
+/// bank's.
 fn bank(rest: &str) -> Option<(u64, u64)> {
     let (_, after) = rest.strip_prefix("CPU ")?.split_once(": Machine Check")?;
     let (global, status) = after.split_once(" Bank ")?;

@@ -1,5 +1,5 @@
-//! A completion status in words: number or name in, meaning out. An unknown one is said to be unknown; what its bits say by
-//! themselves is still said.
+//! A completion status in words: number or name in, meaning out. An unknown one is said to be
+//! unknown; what its bits say by themselves is still said.
 
 use tdx_abi::{Status, StatusClass, StatusCode};
 
@@ -35,7 +35,8 @@ const SOFTWARE: [(&str, Status, &str, &str); 4] = [
     ),
 ];
 
-/// A number as people write a status: hex with `0x`, 16 digits or any hex letter without, else decimal, also as a signed number.
+/// A number as people write a status: hex with `0x`, 16 digits or any hex letter without, else
+/// decimal, also as a signed number.
 pub(super) fn number(text: &str) -> Option<u64> {
     let text = text.trim();
     if let Some(digits) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {

@@ -1,5 +1,6 @@
-//! One branch: a copy of the machine is handed over from an instant, by the product's own code, and the next kernel lives. The judge
-//! knows only the machine: who owns a line, what is poisoned, what a cache still holds.
+//! One branch: a copy of the machine is handed over from an instant, by the product's own code, and
+//! the next kernel lives. The judge knows only the machine: who owns a line, what is poisoned, what
+//! a cache still holds.
 
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
@@ -41,7 +42,8 @@ impl core::fmt::Display for End {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Stray {
     None,
-    /// Every line that is private in memory. Lines that wait in a cache will be written over the poison.
+    /// Every line that is private in memory. Lines that wait in a cache will be written over the
+    /// poison.
     Memory,
     /// The same, after every private line has left its cache.
     AfterEviction,
@@ -52,15 +54,16 @@ pub(super) enum Stray {
 pub(super) struct InFlight {
     pub(super) cpu: tdx_machine::CpuId,
     pub(super) registers: Registers,
-    /// It ends before that CPU takes its NMI. Otherwise it ends after the reset, and the CPU never answers.
+    /// It ends before that CPU takes its NMI. Otherwise it ends after the reset, and the CPU never
+    /// answers.
     pub(super) ends_in_time: bool,
     /// What a guest does that it enters.
     pub(super) guest: Vec<GuestAct>,
 }
 
 impl InFlight {
-    /// The call, to its end, and what a guest does that it enters: an NMI is an exit. Poison comes after it, because a module that
-    /// meets poison dies.
+    /// The call, to its end, and what a guest does that it enters: an NMI is an exit. Poison comes
+    /// after it, because a module that meets poison dies.
     fn happens(&self, lab: &Lab<'_>) {
         let status =
             lab.try_act(|machine| machine.seamcall(self.cpu, self.registers).map(|answer| Some(answer.status())));
@@ -264,7 +267,8 @@ impl Branch<'_, '_, '_> {
         Judge { branch: self, report, clean, late_before }.all(machine)
     }
 
-    /// A kexec that was not begun: only because a CPU does not stop, with nothing changed, and then the host can go on.
+    /// A kexec that was not begun: only because a CPU does not stop, with nothing changed, and then
+    /// the host can go on.
     fn put_off(&self, lab: &Lab<'_>, rightly: bool) -> Option<Finding> {
         let what = match (rightly, lab.gate().is_closed()) {
             (true, false) => return None,
@@ -355,7 +359,8 @@ struct Judge<'a, 'b, 's, 'm> {
 }
 
 impl Judge<'_, '_, '_, '_> {
-    /// No page that somebody uses may be reset. A kexec that resets all memory has nobody left to use it.
+    /// No page that somebody uses may be reset. A kexec that resets all memory has nobody left to
+    /// use it.
     fn resets(&self, resets: &[LineRange]) -> Option<Finding> {
         if self.branch.policy == Policy::Everything && matches!(self.branch.end, End::Kexec(_)) {
             return None;

@@ -1,5 +1,6 @@
-//! A bug: one small change of what a kernel does, outside the product. The product's code runs as it is; what it asks of the
-//! platform is done wrongly, or what it has marked is not there for the handover to see.
+//! A bug: one small change of what a kernel does, outside the product. The product's code runs as
+//! it is; what it asks of the platform is done wrongly, or what it has marked is not there for the
+//! handover to see.
 
 use tdx_abi::{KeyId, KeyIdField, Page, PageRange, PageSize, PhysAddr, Registers};
 use tdx_machine::CpuId;

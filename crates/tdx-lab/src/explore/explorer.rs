@@ -1,6 +1,8 @@
-//! Watches a scenario and, at every instant, branches: a copy of the machine is handed over in every way, while the original waits.
-//! No prefix is run again. What it sees of a branch is [`super::branch`]'s verdict; what it sees of an instant itself are the two
-//! rules that hold between any two operations: what is private is marked, and no old line of the host can land on it.
+//! Watches a scenario and, at every instant, branches: a copy of the machine is handed over in
+//! every way, while the original waits. No prefix is run again. What it sees of a branch is
+//! [`super::branch`]'s verdict; what it sees of an instant itself are the two rules that hold
+//! between any two operations: what is private is marked, and no old line of the host can land on
+//! it.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -109,7 +111,8 @@ pub(super) struct Tally {
     pub(super) peak: Vec<AssignedRun>,
 }
 
-/// CPUs besides the acting one that panic at an instant: those whose caches may hold private lines first.
+/// CPUs besides the acting one that panic at an instant: those whose caches may hold private lines
+/// first.
 const MOST_PANICS: usize = 7;
 
 /// Findings that are kept; more are counted.
@@ -139,12 +142,14 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
         Self { live, plan, scheduler, step: AtomicUsize::new(0), inner: Mutex::default(), last: Mutex::default() }
     }
 
-    /// The step that the acting CPU is at: of those beside each other, the number of its list after the steps before.
+    /// The step that the acting CPU is at: of those beside each other, the number of its list after
+    /// the steps before.
     fn current_step(&self) -> usize {
         self.step.load(Ordering::Relaxed) + Scheduler::me().unwrap_or(0)
     }
 
-    /// The scenario is at this step; CPUs beside each other are at the first after it, and at the next, and so on.
+    /// The scenario is at this step; CPUs beside each other are at the first after it, and at the
+    /// next, and so on.
     pub(super) fn at_step(&self, step: usize) {
         self.step.store(step, Ordering::Relaxed);
     }

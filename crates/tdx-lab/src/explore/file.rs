@@ -1,4 +1,5 @@
-//! Scenario files. TOML, schema `cleanslate-scenario`; unknown keys and words are errors with line, column and the rule.
+//! Scenario files. TOML, schema `cleanslate-scenario`; unknown keys and words are errors with line,
+//! column and the rule.
 
 use std::ops::Range;
 

@@ -1,5 +1,6 @@
-//! What has happened so far, as far as a faulty kernel could go by it, and as far as a story needs it: who was given which page
-//! by which call, which call is under way, what was reset and not fenced.
+//! What has happened so far, as far as a faulty kernel could go by it, and as far as a story needs
+//! it: who was given which page by which call, which call is under way, what was reset and not
+//! fenced.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -60,7 +61,8 @@ pub(super) struct History {
     pub(super) came_back: Vec<PageRange>,
     /// TDRs and the KeyIDs of their TDs.
     pub(super) tdrs: Vec<(Page, KeyId)>,
-    /// Pages on their way to the module: flushed, not given yet; and what others have given meanwhile in the same word of the ledger.
+    /// Pages on their way to the module: flushed, not given yet; and what others have given
+    /// meanwhile in the same word of the ledger.
     prepared: Vec<(CpuId, u64, Vec<u64>)>,
     /// Pages whose mark another CPU would have overwritten if it marked by load and store.
     pub(super) lost: BTreeSet<u64>,

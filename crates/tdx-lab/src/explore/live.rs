@@ -1,5 +1,5 @@
-//! What a kernel has while a scenario plays: its record, its ledger, its pages. Everything that a handover looks at, and what the
-//! judge knows besides: which pages may be overwritten at all.
+//! What a kernel has while a scenario plays: its record, its ledger, its pages. Everything that a
+//! handover looks at, and what the judge knows besides: which pages may be overwritten at all.
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -29,12 +29,14 @@ pub(super) struct Live<'s, 'm> {
     pub(super) custody: &'s OnceLock<Custody>,
     /// What the kernel's allocator has handed out for TDX.
     pub(super) allocated: Mutex<Vec<PageRange>>,
-    /// PAMTs of the layout that the host gets, by page size: known from a bring-up on another copy of the machine.
+    /// PAMTs of the layout that the host gets, by page size: known from a bring-up on another copy
+    /// of the machine.
     pub(super) pamts: &'s [(PageSize, PageRange)],
     pub(super) first_tdmr: PhysAddr,
 }
 
-/// Which pages are marked, and which of them the module may not know. What a reader of the ledger sees.
+/// Which pages are marked, and which of them the module may not know. What a reader of the ledger
+/// sees.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Marks {
     pub(super) marked: Vec<PageRange>,
@@ -54,7 +56,8 @@ impl Live<'_, '_> {
         }
     }
 
-    /// What a policy that resets all memory is told to reset: all but this kernel's and the next image.
+    /// What a policy that resets all memory is told to reset: all but this kernel's and the next
+    /// image.
     pub(super) fn to_reset(&self, policy: Policy) -> Vec<PageRange> {
         match policy {
             Policy::Everything => {
@@ -94,7 +97,8 @@ impl Live<'_, '_> {
             || self.ledger.get().and_then(|ledger| ledger.state(page)).is_some_and(|state| state != PageState::Shared)
     }
 
-    /// The first page of the range that somebody uses: it is neither handed out for TDX nor in the hypervisor's custody.
+    /// The first page of the range that somebody uses: it is neither handed out for TDX nor in the
+    /// hypervisor's custody.
     pub(super) fn first_in_use(&self, range: PageRange) -> Option<Page> {
         let custody = self.custody.get();
         let pool = custody.map_or(PageRange::default(), Custody::range);

@@ -1,51 +1,62 @@
-//! Every instant of a kernel's life, crashed and kexec'ed: shows that none leaves a private line behind, and that the judge would
-//! notice if one did.
+//! Every instant of a kernel's life, crashed and kexec'ed: shows that none leaves a private line
+//! behind, and that the judge would notice if one did.
 //!
 //! # What an instant is
-//! A point between two operations of the kernel on the platform ([`crate::platform::Operation`]: SEAMCALL, MOVDIR64B, fence, WBINVD,
-//! CLFLUSHOPT, a store to shared memory, IPI, NMI, allocation), a point between two stores to the ledger, and the inside of a
-//! SEAMCALL as another CPU sees it.
+//! A point between two operations of the kernel on the platform ([`crate::platform::Operation`]:
+//! SEAMCALL, MOVDIR64B, fence, WBINVD, CLFLUSHOPT, a store to shared memory, IPI, NMI, allocation),
+//! a point between two stores to the ledger, and the inside of a SEAMCALL as another CPU sees it.
 //!
-//! * Stores to the ledger are atomics of the product, no operations of the platform. The explorer compares which pages are marked at one
-//!   operation and at the next, and looks at each state in between, in which some of the changed words are new and the others old. The
-//!   states have a whole summary, and a mark that came and went between two operations is not seen: that nothing but the right order
-//!   of such stores is harmless is loom's to show, as is the record of PAMT, whose change counts as one store here.
-//! * Inside a SEAMCALL of one CPU another may panic, or begin a kexec. The caller takes its NMI when it has left SEAM, or never in
-//!   time. Each line is written before the reset or after it, and lines do not look at each other: so "the whole call before
-//!   the reset" and "the whole call after it" are all that an outcome can show. In the second case the host must say that
-//!   it does not vouch for the machine; and a kexec must be put off, with nothing changed and the gate open again.
+//! * Stores to the ledger are atomics of the product, no operations of the platform. The explorer
+//!   compares which pages are marked at one operation and at the next, and looks at each state in
+//!   between, in which some of the changed words are new and the others old. The states have a
+//!   whole summary, and a mark that came and went between two operations is not seen: that nothing
+//!   but the right order of such stores is harmless is loom's to show, as is the record of PAMT,
+//!   whose change counts as one store here.
+//! * Inside a SEAMCALL of one CPU another may panic, or begin a kexec. The caller takes its NMI
+//!   when it has left SEAM, or never in time. Each line is written before the reset or after it,
+//!   and lines do not look at each other: so "the whole call before the reset" and "the whole call
+//!   after it" are all that an outcome can show. In the second case the host must say that it does
+//!   not vouch for the machine; and a kexec must be put off, with nothing changed and the gate open
+//!   again.
 //!
 //! # What happens at an instant
-//! The machine is cloned (its memory is shared between clones, so this costs a few microseconds), the original waits, and each clone is
-//! handed over by the product's own code: kexec on the acting CPU, a panic on every CPU (of more than eight, on those whose caches may hold
-//! private lines first), and a panic in which the acting CPU never answers. Then the next kernel uses memory. No prefix is
-//! run again. The judge knows the machine alone, never the ledger: no machine check, no old line over memory that was
-//! reset, no reset of a page that somebody uses, nothing private after a handover that calls itself clean, and a host that
-//! vouches for itself if it can. At the instant itself: what is private is marked, and no dirty line of the host waits over
-//! private memory. A kexec that is a step of a scenario is explored like any other step; the operations of a branch's own
-//! handover are not branched from again.
+//! The machine is cloned (its memory is shared between clones, so this costs a few microseconds),
+//! the original waits, and each clone is handed over by the product's own code: kexec on the acting
+//! CPU, a panic on every CPU (of more than eight, on those whose caches may hold private lines
+//! first), and a panic in which the acting CPU never answers. Then the next kernel uses memory. No
+//! prefix is run again. The judge knows the machine alone, never the ledger: no machine check, no
+//! old line over memory that was reset, no reset of a page that somebody uses, nothing private
+//! after a handover that calls itself clean, and a host that vouches for itself if it can. At the
+//! instant itself: what is private is marked, and no dirty line of the host waits over private
+//! memory. A kexec that is a step of a scenario is explored like any other step; the operations of
+//! a branch's own handover are not branched from again.
 //!
 //! # The adversary, and why nothing is enumerated
-//! Dirty lines may leave their caches at any moment and in any order. An eviction changes one line, and what another line is does not
-//! depend on it. So for each line alone, an outcome can show whether it went before or after (a) the module's write to that line, (b) a
-//! partial write to it, (c) its reset, (d) the next kernel's use of it.
-//! * (a) A line of the host that is dirty while a private KeyID owns its place is harmful whenever it goes: the judge asks whether there is
-//!   one, at every instant, and needs no eviction.
-//! * (b) Poison hits what is private in memory. Before three of four panics and one of four kexecs all of it is poisoned as memory
-//!   stands, so that lines in caches are written over the poison later; before the others, all private lines have left their caches
-//!   first. Which, is chance from the instant's number: the same every time.
-//! * (c, d) A private line that is dirty when the reset begins is harmful if it goes after the reset and harmless before. The machine keeps
-//!   lines in caches as long as it can, which is the harmful order, and the judge then evicts what is left under the next kernel. A
-//!   set that is empty has nothing to be ordered: with a kernel that writes back, that is every time.
-//! * Clean lines that stray reads allocate are dropped, never written back; a read of memory finds memory.
+//! Dirty lines may leave their caches at any moment and in any order. An eviction changes one line,
+//! and what another line is does not depend on it. So for each line alone, an outcome can show
+//! whether it went before or after (a) the module's write to that line, (b) a partial write to it,
+//! (c) its reset, (d) the next kernel's use of it.
+//! * (a) A line of the host that is dirty while a private KeyID owns its place is harmful whenever
+//!   it goes: the judge asks whether there is one, at every instant, and needs no eviction.
+//! * (b) Poison hits what is private in memory. Before three of four panics and one of four kexecs
+//!   all of it is poisoned as memory stands, so that lines in caches are written over the poison
+//!   later; before the others, all private lines have left their caches first. Which, is chance
+//!   from the instant's number: the same every time.
+//! * (c, d) A private line that is dirty when the reset begins is harmful if it goes after the
+//!   reset and harmless before. The machine keeps lines in caches as long as it can, which is the
+//!   harmful order, and the judge then evicts what is left under the next kernel. A set that is
+//!   empty has nothing to be ordered: with a kernel that writes back, that is every time.
+//! * Clean lines that stray reads allocate are dropped, never written back; a read of memory finds
+//!   memory.
 //!
-//! Other mixtures, some lines early and some late, are what `tests/traffic.rs` draws at random, with a seeded eviction between any
-//! two operations.
+//! Other mixtures, some lines early and some late, are what `tests/traffic.rs` draws at random,
+//! with a seeded eviction between any two operations.
 //!
 //! # What it refuses to show
-//! SEAMCALLs do not overlap in the machine, so two calls are never inside the module at once. CPUs change turns at operations on the
-//! platform only: between two atomics of the product, and in weak memory order, is loom's matter (`crates/tdx-host/tests/loom_*`). A
-//! guest accepts, stores and loads, and runs no code. A kexec that was put off is not continued on the same machine.
+//! SEAMCALLs do not overlap in the machine, so two calls are never inside the module at once. CPUs
+//! change turns at operations on the platform only: between two atomics of the product, and in weak
+//! memory order, is loom's matter (`crates/tdx-host/tests/loom_*`). A guest accepts, stores and
+//! loads, and runs no code. A kexec that was put off is not continued on the same machine.
 
 mod branch;
 mod bug;
@@ -90,13 +101,15 @@ use schedule::Choice;
 pub struct Options {
     /// How many schedules.
     pub effort: Effort,
-    /// Operations in the longest short sequences, of those that begin with no TD and of those that begin with one that runs; 0 for none.
+    /// Operations in the longest short sequences, of those that begin with no TD and of those that
+    /// begin with one that runs; 0 for none.
     pub lengths: [usize; 2],
     /// Every instant is reported.
     pub timeline: bool,
     /// One instant is branched from, and no other.
     pub instant: Option<u64>,
-    /// Of so many instants of a scenario one is branched from: for hosts on which all would take too long. 0 is 1.
+    /// Of so many instants of a scenario one is branched from: for hosts on which all would take
+    /// too long. 0 is 1.
     pub every: u64,
     /// One schedule is run, and no other.
     pub schedule: Option<Schedule>,
@@ -205,7 +218,8 @@ pub fn explore_sequence(text: &str, bug: Option<&'static Bug>, options: &Options
     Ok(report)
 }
 
-/// Looks for each of these bugs in the scenarios that can show it, until the first broken rule, and shortens what shows it.
+/// Looks for each of these bugs in the scenarios that can show it, until the first broken rule, and
+/// shortens what shows it.
 ///
 /// # Errors
 /// [`LabError`]: a scenario cannot be played.

@@ -1,5 +1,5 @@
-//! Plays a scenario with the product's own code, watched by the explorer. Each run builds its kernel anew; the machine may be one on
-//! which TDX is up already.
+//! Plays a scenario with the product's own code, watched by the explorer. Each run builds its
+//! kernel anew; the machine may be one on which TDX is up already.
 
 use std::panic::resume_unwind;
 use std::sync::atomic::AtomicU32;
@@ -36,7 +36,8 @@ use crate::{
 /// Steps of a build or of a teardown, with room for calls that fail.
 const TRIES: usize = 64;
 
-/// A machine on which the product has brought TDX up, and what its kernel knows then. Made once for a host.
+/// A machine on which the product has brought TDX up, and what its kernel knows then. Made once for
+/// a host.
 pub(super) struct Up {
     machine: Machine,
     gate: Vec<tdx_host::gate::CpuActivity>,
@@ -103,7 +104,8 @@ pub(super) struct Played {
     pub(super) last_step: u64,
 }
 
-/// Plays the steps from power-on, or those after the bring-up on a machine with TDX up if `up_first`.
+/// Plays the steps from power-on, or those after the bring-up on a machine with TDX up if
+/// `up_first`.
 ///
 /// # Errors
 /// [`LabError`]: the host cannot be emulated, or the machine was asked for what it does not model. A violation is no error.
@@ -313,7 +315,8 @@ fn stray_writes(lab: &Lab<'_>, cpu: tdx_machine::CpuId) -> Result<(), LabError> 
     lab.act(stray).map_err(LabError::Refused)
 }
 
-/// Pages that one CPU writes before another goes on: where memory begins, and PAMT is likely to lie; and further on.
+/// Pages that one CPU writes before another goes on: where memory begins, and PAMT is likely to
+/// lie; and further on.
 const TURN: (u64, u64) = (512, 32 << 10);
 /// How far it is from one to the other.
 const NEAR: u64 = 4096;

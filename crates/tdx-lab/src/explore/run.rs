@@ -1,5 +1,5 @@
-//! Explores a whole scenario: its steps in their order, and if it has CPUs that work beside each other, their schedules: all with few
-//! changes of turn, then random ones.
+//! Explores a whole scenario: its steps in their order, and if it has CPUs that work beside each
+//! other, their schedules: all with few changes of turn, then random ones.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,7 +23,8 @@ const KEPT: usize = 64;
 pub struct Effort {
     /// Changes of turn in systematic schedules, at most: those with one first.
     pub preemptions: usize,
-    /// So many of them for one scenario; if there are more with the last number of changes, these are spread evenly over them.
+    /// So many of them for one scenario; if there are more with the last number of changes, these
+    /// are spread evenly over them.
     pub systematic: usize,
     /// Random schedules for one scenario, after them.
     pub random: u64,

@@ -1,5 +1,5 @@
-//! A scenario: a host, what its kernel does step by step, what goes wrong on the way, and what is expected. Written as TOML by
-//! people, see `crates/tdx-lab/scenarios`; [`super::file`] reads it.
+//! A scenario: a host, what its kernel does step by step, what goes wrong on the way, and what is
+//! expected. Written as TOML by people, see `crates/tdx-lab/scenarios`; [`super::file`] reads it.
 
 use tdx_abi::PageSize;
 use tdx_host::{handover::Policy, platform::CpuId};
@@ -12,7 +12,8 @@ use crate::{host::Host, tds::Move};
 pub enum What {
     /// Brings TDX up.
     BringUp,
-    /// The host uses memory: ordinary stores to all that is its own, which stay in the caches of its CPUs.
+    /// The host uses memory: ordinary stores to all that is its own, which stay in the caches of
+    /// its CPUs.
     HostWrites,
     /// One move for the TD in a slot.
     Move(usize, Move),
@@ -41,7 +42,8 @@ pub enum What {
 }
 
 impl What {
-    /// It can be done while other CPUs do something: it acts on its own TD, and on nothing that all share.
+    /// It can be done while other CPUs do something: it acts on its own TD, and on nothing that all
+    /// share.
     pub(super) fn can_be_beside(self) -> bool {
         match self {
             Self::Move(_, what) => what != Move::Enter,

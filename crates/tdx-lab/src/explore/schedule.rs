@@ -1,5 +1,6 @@
-//! Several CPUs at once, one operation at a time: each runs on a thread of its own, and only the one whose turn it is goes on. A
-//! schedule is the list of points at which the turn changes, so that it can be written down, shortened and run again.
+//! Several CPUs at once, one operation at a time: each runs on a thread of its own, and only the
+//! one whose turn it is goes on. A schedule is the list of points at which the turn changes, so
+//! that it can be written down, shortened and run again.
 
 use std::cell::Cell;
 use std::panic::resume_unwind;
@@ -11,7 +12,8 @@ use super::live::lock;
 use super::rng::Rng;
 use crate::platform::Operation;
 
-/// Turns given away: at this point, counted from 1, to this CPU. Between them a CPU goes on until it is done or stopped.
+/// Turns given away: at this point, counted from 1, to this CPU. Between them a CPU goes on until
+/// it is done or stopped.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Schedule(pub Vec<(u64, u32)>);
 
@@ -112,7 +114,8 @@ impl Scheduler {
         Self { choice, state: Mutex::new(state), turned: Condvar::new() }
     }
 
-    /// A point between two operations: another CPU may have its turn here. Returns at once outside a scheduled thread.
+    /// A point between two operations: another CPU may have its turn here. Returns at once outside
+    /// a scheduled thread.
     pub(super) fn point(&self) {
         let Some(me) = ME.get() else { return };
         let mut state = lock(&self.state);

@@ -1,4 +1,5 @@
-//! What a host needs and its log does not say: each is assumed in the open, and printed with every result.
+//! What a host needs and its log does not say: each is assumed in the open, and printed with every
+//! result.
 
 use core::fmt;
 

@@ -1,5 +1,5 @@
-//! A host from the facts of a log. Takes what the log says first, then what can be derived, then what is usual; the last
-//! two are listed as assumptions.
+//! A host from the facts of a log. Takes what the log says first, then what can be derived, then
+//! what is usual; the last two are listed as assumptions.
 
 use tdx_abi::{KeyIdPartition, PageRange};
 use tdx_host::platform::{CpuModel, NodeRange};
@@ -15,7 +15,8 @@ use crate::{
 pub(super) const USUAL_KEY_IDS: KeyIdPartition = KeyIdPartition::new(31, 32);
 /// Most TDX hosts have two packages.
 pub(super) const USUAL_PACKAGES: u32 = 2;
-/// Enough to have several CPUs of one package at work; a real host has more, which changes nothing but the time.
+/// Enough to have several CPUs of one package at work; a real host has more, which changes nothing
+/// but the time.
 pub(super) const CPUS_PER_PACKAGE: u32 = 4;
 
 /// What the source says, or what is usual, in the open.
@@ -73,7 +74,8 @@ pub(super) fn build(file: &str, log: &BootLog, options: &HostOptions) -> Result<
     })
 }
 
-/// The log says something about TDX or nodes, and nothing about memory: quotes the line that tells most.
+/// The log says something about TDX or nodes, and nothing about memory: quotes the line that tells
+/// most.
 fn no_memory(file: &str, log: &BootLog) -> InputError {
     let failure = log.failure.as_ref().map(|at| (at.line, at.value.1.as_str()));
     let last = log.last_tdx.as_ref().map(|at| (at.line, at.value.as_str()));

@@ -1,4 +1,5 @@
-//! A made-up host from a TOML file. `fixtures/made-up` has documented examples; unknown keys are errors.
+//! A made-up host from a TOML file. `fixtures/made-up` has documented examples; unknown keys are
+//! errors.
 
 use std::{
     io::{BufRead, Read},
@@ -70,7 +71,8 @@ struct CmrRow {
     range: Spanned<String>,
 }
 
-/// True if the first line that is neither blank nor a comment is the `schema` key, which every host file starts with.
+/// True if the first line that is neither blank nor a comment is the `schema` key, which every host
+/// file starts with.
 pub(super) fn looks_like(start: &[u8]) -> bool {
     let mut lines = start.split(|&b| b == b'\n').map(<[u8]>::trim_ascii);
     let first = lines.find(|line| !line.is_empty() && !line.starts_with(b"#"));

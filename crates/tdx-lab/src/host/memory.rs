@@ -27,7 +27,8 @@ pub(super) fn normal(mut ranges: Vec<PageRange>) -> Vec<PageRange> {
     intersect(merged, [above]).collect()
 }
 
-/// Usable memory above 1 MiB. Takes the best source the log has: the kernel's node ranges, /proc/iomem, e820, CMRs.
+/// Usable memory above 1 MiB. Takes the best source the log has: the kernel's node ranges,
+/// /proc/iomem, e820, CMRs.
 pub(super) fn usable(log: &BootLog, assumptions: &mut Vec<Assumption>) -> Vec<PageRange> {
     let cmrs: Vec<PageRange> = log.cmrs.iter().map(|cmr| cmr.value).collect();
     if !log.early_nodes.is_empty() {
@@ -56,8 +57,8 @@ pub(super) fn usable(log: &BootLog, assumptions: &mut Vec<Assumption>) -> Vec<Pa
     union(usable, added).collect()
 }
 
-/// CMRs for a memory map without any: real first CMRs reach from 1 MiB to the end of low memory, firmware's own pages
-/// included, and above 4 GiB there is one for each usable range.
+/// CMRs for a memory map without any: real first CMRs reach from 1 MiB to the end of low memory,
+/// firmware's own pages included, and above 4 GiB there is one for each usable range.
 pub(super) fn cmrs_of(memory: &[PageRange]) -> Vec<PageRange> {
     // Firmware holes of low memory are smaller than this; a larger one belongs to devices.
     const LOW_HOLE: u64 = 256 << 20;

@@ -1,5 +1,6 @@
-//! A TDX host as the laboratory runs it: memory with nodes, CMRs, KeyIDs, CPUs. Comes from a boot log, from /proc/iomem or
-//! from a TOML host file; what the source does not say is assumed and listed, never hidden.
+//! A TDX host as the laboratory runs it: memory with nodes, CMRs, KeyIDs, CPUs. Comes from a boot
+//! log, from /proc/iomem or from a TOML host file; what the source does not say is assumed and
+//! listed, never hidden.
 
 mod assumption;
 mod from_log;
@@ -71,10 +72,12 @@ impl Host {
         Self::from_reader(BUNDLED.0, BUNDLED.1.as_bytes(), options)
     }
 
-    /// Reads a file: a boot log, /proc/iomem or a TOML host file, told apart by what is in it. `-` is standard input.
+    /// Reads a file: a boot log, /proc/iomem or a TOML host file, told apart by what is in it. `-`
+    /// is standard input.
     ///
     /// # Errors
-    /// A file that cannot be read or is none of these, a line that does not hold, or a log that has no memory in it.
+    /// A file that cannot be read or is none of these, a line that does not hold, or a log that has
+    /// no memory in it.
     pub fn from_path(path: &Path, options: &HostOptions) -> Result<Self, InputError> {
         Self::from_path_watched(path, options, &())
     }

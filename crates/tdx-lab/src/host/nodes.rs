@@ -9,7 +9,8 @@ use crate::{
     input::{At, Rule},
 };
 
-/// Cuts the memory at the borders of the rows. Memory in no row goes to node 0; its bytes come second.
+/// Cuts the memory at the borders of the rows. Memory in no row goes to node 0; its bytes come
+/// second.
 pub(super) fn from_rows(memory: &[PageRange], rows: &[At<NodeRow>]) -> (Vec<NodeRange>, u64) {
     let mut nodes: Vec<NodeId> = rows.iter().map(|row| row.value.node).collect();
     nodes.sort_unstable();
@@ -55,8 +56,8 @@ pub(super) fn check_borders(memory: &[PageRange], borders: &[PhysAddr]) -> Resul
     Ok(())
 }
 
-/// Borders that CMRs or usable ranges suggest: above 4 GiB firmware makes one for each node, with a gap before the next
-/// (`fixtures/INDEX.md`), so each long one but the first starts a node.
+/// Borders that CMRs or usable ranges suggest: above 4 GiB firmware makes one for each node, with a
+/// gap before the next (`fixtures/INDEX.md`), so each long one but the first starts a node.
 pub(super) fn borders_of(ranges: &[PageRange]) -> Vec<PhysAddr> {
     const FOUR_GIB: PhysAddr = PhysAddr::new(4 << 30);
     let long = |range: &&PageRange| range.base() >= FOUR_GIB && range.bytes() >= 1 << 30;

@@ -1,4 +1,5 @@
-//! What a Linux kernel prints during a bring-up, word for word, so that it can be compared with a machine's log.
+//! What a Linux kernel prints during a bring-up, word for word, so that it can be compared with a
+//! machine's log.
 
 use tdx_host::{
     bringup::{BringupCause, BringupError, ModuleInfo},

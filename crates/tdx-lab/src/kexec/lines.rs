@@ -1,5 +1,6 @@
-//! What private memory is for, at one instant: PAMT by the table that the host gave to the module, everything else by the
-//! module's own PAMT. What is private and known to neither was returned, or only written to.
+//! What private memory is for, at one instant: PAMT by the table that the host gave to the module,
+//! everything else by the module's own PAMT. What is private and known to neither was returned, or
+//! only written to.
 
 use tdx_abi::{Line, LineRange, PageSize};
 use tdx_host::layout::{Layout, Tdmr};
@@ -12,7 +13,8 @@ use crate::report::{PrivateLines, TdmrLines};
 pub(super) struct PrivateMap {
     tdmrs: Vec<Tdmr>,
     assigned: Vec<AssignedRun>,
-    /// The machine with all caches written back: what is dirty there is private as well, only later.
+    /// The machine with all caches written back: what is dirty there is private as well, only
+    /// later.
     settled: Machine,
 }
 

@@ -1,5 +1,6 @@
-//! The main job: a kernel brings TDX up on the host's memory with the product's own code, runs TDs, kexecs or panics under a
-//! policy, and the next kernel uses memory. The machine counts; the verdict is the machine's.
+//! The main job: a kernel brings TDX up on the host's memory with the product's own code, runs TDs,
+//! kexecs or panics under a policy, and the next kernel uses memory. The machine counts; the
+//! verdict is the machine's.
 
 mod first_kernel;
 mod handover;
@@ -42,7 +43,8 @@ use crate::{
 /// SYS.TDMR.INIT calls after which [`Hole::BringUp`] stops the kernel: half of the first GiB.
 const BRING_UP_STOPS_AFTER: u64 = 128;
 
-/// Runs it from power-on to the verdict. A bring-up that fails is unwound and the handover goes on without TDX.
+/// Runs it from power-on to the verdict. A bring-up that fails is unwound and the handover goes on
+/// without TDX.
 ///
 /// # Errors
 /// [`LabError`]: the host cannot be emulated, or cannot run so many TDs. A machine check is not an error but a verdict.
@@ -156,7 +158,8 @@ pub fn run(host: &Host, options: KexecOptions, progress: &dyn Progress) -> Resul
     })
 }
 
-/// The TDs of the first kernel, each at its fate; with [`Hole::Returned`] a page of the first is on its way back.
+/// The TDs of the first kernel, each at its fate; with [`Hole::Returned`] a page of the first is on
+/// its way back.
 fn run_tds<'h>(
     lab: &Lab<'_>,
     kernel: &mut LabKernel<'_>,
@@ -185,7 +188,8 @@ fn kill_module(lab: &Lab<'_>, kernel: &LabKernel<'_>) {
     let _ = kernel.this_cpu().seamcall(tdx_abi::Registers::call(Leaf::PHYMEM_PAGE_RDMD));
 }
 
-/// Why the kernel dies: a wild pointer writes a part of one line of each kind of private memory, which poisons them.
+/// Why the kernel dies: a wild pointer writes a part of one line of each kind of private memory,
+/// which poisons them.
 fn stray_stores(lab: &Lab<'_>, map: &PrivateMap) -> Result<Vec<StrayReport>, LabError> {
     let mut stray = Vec::new();
     for (line, kind) in map.one_of_each() {
@@ -207,7 +211,8 @@ fn ledger_report(ledger: &Ledger<'_>) -> LedgerReport {
     }
 }
 
-/// What the table of leftovers says to the next kernel, and what becomes of one that heeds it, on a copy of the machine.
+/// What the table of leftovers says to the next kernel, and what becomes of one that heeds it, on a
+/// copy of the machine.
 fn heed(lab: &Lab<'_>, table: &[u8], footprint: &Footprint, map: &PrivateMap) -> Result<LeftoverTableReport, LabError> {
     let read = LeftoverTable::read(table).map_err(LabError::scenario)?;
     let OldMemory::Listed(leftovers) = read.old_memory else {
@@ -225,7 +230,8 @@ fn heed(lab: &Lab<'_>, table: &[u8], footprint: &Footprint, map: &PrivateMap) ->
     Ok(LeftoverTableReport { bytes: table.len(), entries: u32::try_from(pages.len()).ok(), verdict_if_heeded })
 }
 
-/// The next kernel brings TDX up itself: it works if the module was disabled, and the module's word if not.
+/// The next kernel brings TDX up itself: it works if the module was disabled, and the module's word
+/// if not.
 fn tdx_again(lab: &Lab<'_>, host: &Host, platform: &TdxPlatform, options: KexecOptions) -> Result<String, LabError> {
     let again = Lab::on(lab.ask(Clone::clone), &())?;
     let record = Box::new(<PrivateMemory>::new());

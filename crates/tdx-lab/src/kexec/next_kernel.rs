@@ -1,5 +1,5 @@
-//! The next kernel: it knows nothing of TDX and uses memory as kernels do. Partial stores first, then reads. A crash kernel
-//! uses its own memory and reads the rest.
+//! The next kernel: it knows nothing of TDX and uses memory as kernels do. Partial stores first,
+//! then reads. A crash kernel uses its own memory and reads the rest.
 
 use tdx_abi::{KeyId, PageRange, subtract};
 use tdx_machine::{AccessError, CpuId, Machine, MachineCheck, MachineCheckReason, PartialStore, Refusal};
@@ -44,8 +44,8 @@ impl Footprint {
 
 /// A kernel runs on a machine that has passed the kexec boundary.
 ///
-/// Memory is used once as it was found, and, if a cache still held private lines, once more after they have been evicted:
-/// nothing says that they wait.
+/// Memory is used once as it was found, and, if a cache still held private lines, once more after
+/// they have been evicted: nothing says that they wait.
 pub(super) fn run(machine: &mut Machine, footprint: &Footprint, map: &PrivateMap) -> Result<NextKernelReport, Refusal> {
     let boundary = machine.step();
     let mut report = NextKernelReport::default();
@@ -90,7 +90,8 @@ pub(super) fn run(machine: &mut Machine, footprint: &Footprint, map: &PrivateMap
     Ok(report)
 }
 
-/// Writes down the first machine check, and says how many bytes of the range a kernel could read before it died.
+/// Writes down the first machine check, and says how many bytes of the range a kernel could read
+/// before it died.
 fn judge(
     report: &mut NextKernelReport,
     machine: &Machine,
@@ -188,7 +189,8 @@ mod tests {
         Host::from_reader("small", toml.as_bytes(), &HostOptions::default()).unwrap()
     }
 
-    /// A reset without write-back: what the machine has in its caches at the jump, and what the next kernel meets.
+    /// A reset without write-back: what the machine has in its caches at the jump, and what the
+    /// next kernel meets.
     fn reset_without_write_back(host: &Host) -> (u64, NextKernelReport) {
         let lab = Lab::new(host, &()).unwrap();
         let platform = detect(&lab).unwrap();
@@ -207,7 +209,8 @@ mod tests {
         (waiting, lab.act(|machine| run(machine, &Footprint::everything(host), &map)).unwrap())
     }
 
-    /// Without the erratum nobody dies, but the lines still land on the next kernel's data: that is not clean.
+    /// Without the erratum nobody dies, but the lines still land on the next kernel's data: that is
+    /// not clean.
     #[test]
     fn lines_that_wait_in_a_cache_are_lost_data_without_the_erratum() {
         let (waiting, report) = reset_without_write_back(&small("\"gnr\""));
@@ -216,7 +219,8 @@ mod tests {
         assert!(!Verdict::DataLost.is_good());
     }
 
-    /// A reset whose caches were not written back first: the lines come back when they are evicted, under the next kernel.
+    /// A reset whose caches were not written back first: the lines come back when they are evicted,
+    /// under the next kernel.
     #[test]
     fn lines_that_wait_in_a_cache_are_found() {
         let host = small("\"spr\"");

@@ -1,4 +1,5 @@
-//! What is asked for: policy, TDs, a hole, a panic. Which module the emulator loads follows from it.
+//! What is asked for: policy, TDs, a hole, a panic. Which module the emulator loads follows from
+//! it.
 
 use tdx_host::{handover::Policy, layout::Algorithm};
 use tdx_machine::ModuleProfile;
@@ -8,7 +9,8 @@ use tdx_machine::ModuleProfile;
 pub enum Hole {
     /// The module has no TDH.SYS.DISABLE.
     OldModule,
-    /// The bring-up is stopped in the middle of SYS.TDMR.INIT: the module is not ready, PAMT is private.
+    /// The bring-up is stopped in the middle of SYS.TDMR.INIT: the module is not ready, PAMT is
+    /// private.
     BringUp,
     /// The module has returned pages; the host has not rewritten them yet.
     Returned,
@@ -58,7 +60,8 @@ pub struct KexecOptions {
 }
 
 impl KexecOptions {
-    /// TDs that a scenario has if nobody says how many: the holes are about TDs, but for a bring-up that never ends.
+    /// TDs that a scenario has if nobody says how many: the holes are about TDs, but for a bring-up
+    /// that never ends.
     pub const fn default_tds(hole: Option<Hole>) -> u32 {
         match hole {
             None | Some(Hole::BringUp) => 0,
@@ -66,8 +69,8 @@ impl KexecOptions {
         }
     }
 
-    /// The module that the emulator loads: one that has TDH.SYS.DISABLE wherever that is what the scenario is about, and 1.5.01,
-    /// the observed one, everywhere else.
+    /// The module that the emulator loads: one that has TDH.SYS.DISABLE wherever that is what the
+    /// scenario is about, and 1.5.01, the observed one, everywhere else.
     pub(super) fn module(self) -> ModuleProfile {
         let asks = matches!(self.policy, Policy::Module | Policy::ModuleOnly);
         match self.hole {

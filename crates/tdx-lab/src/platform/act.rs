@@ -1,6 +1,6 @@
-//! What a kernel does to the platform, operation by operation, and who may watch it: the explorer, which looks at every
-//! point between two operations, and the catalogue of bugs, which does some operation wrongly. The product does not know that it is
-//! watched.
+//! What a kernel does to the platform, operation by operation, and who may watch it: the explorer,
+//! which looks at every point between two operations, and the catalogue of bugs, which does some
+//! operation wrongly. The product does not know that it is watched.
 
 use tdx_abi::{LineRange, PageRange, PhysAddr, Registers};
 use tdx_machine::CpuId;

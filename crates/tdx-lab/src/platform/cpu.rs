@@ -10,7 +10,8 @@ use tdx_machine::PartialStore;
 
 use super::{Act, Deed, Lab, Operation};
 
-/// A CPU. Copies are handles to the same one: each is as good as pinned, because a kernel here runs on a CPU and not on a thread.
+/// A CPU. Copies are handles to the same one: each is as good as pinned, because a kernel here runs
+/// on a CPU and not on a thread.
 #[derive(Clone, Copy)]
 pub struct LabCpu<'l> {
     lab: &'l Lab<'l>,

@@ -7,7 +7,8 @@ use tdx_host::{
 
 use super::{Deed, Lab, LabCpu, Operation};
 
-/// All CPUs of a machine, seen from the one that the code runs on: CPU 0 unless it is told otherwise.
+/// All CPUs of a machine, seen from the one that the code runs on: CPU 0 unless it is told
+/// otherwise.
 #[derive(Clone)]
 pub struct LabCpus<'l> {
     cpus: Vec<LabCpu<'l>>,
@@ -39,7 +40,8 @@ impl<'l> LabCpus<'l> {
         running.filter_map(|activity| self.cpus.get(activity.cpu.0 as usize))
     }
 
-    /// Something is sent to another CPU; it arrives unless a watcher says otherwise. False if nobody could think that it did.
+    /// Something is sent to another CPU; it arrives unless a watcher says otherwise. False if
+    /// nobody could think that it did.
     fn send(&self, operation: Operation, arrives: impl FnOnce()) -> bool {
         let mut heard = true;
         self.this_cpu().operate(operation, |deed| match deed {
@@ -99,7 +101,8 @@ impl<'l> StopCpus for LabCpus<'l> {
         1 + self.others().filter(|cpu| !stop(cpu)).count() as u32
     }
 
-    /// A CPU that was stopped waits in its handler, and goes on when the gate is open: nothing to be done.
+    /// A CPU that was stopped waits in its handler, and goes on when the gate is open: nothing to
+    /// be done.
     fn resume_other_cpus(&self) {}
 
     fn run_on_stopped<T: CpuTask<LabCpu<'l>>>(&self, task: &T) {

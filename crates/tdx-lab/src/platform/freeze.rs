@@ -1,6 +1,6 @@
-//! Stops the kernel at an instant, for good: what an NMI or a panic elsewhere does to a CPU. The code that ran there never
-//! goes on; its stack is unwound, which changes no machine, no record and no mark. (The tokens on that stack count as leaked: nobody will bring
-//! their pages back.)
+//! Stops the kernel at an instant, for good: what an NMI or a panic elsewhere does to a CPU. The
+//! code that ran there never goes on; its stack is unwound, which changes no machine, no record and
+//! no mark. (The tokens on that stack count as leaked: nobody will bring their pages back.)
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{
@@ -19,8 +19,8 @@ pub enum Instant {
     AfterCall(Leaf, u64),
     /// The kernel is about to write the first line of the n-th reset from now on; 1 is the next.
     BeforeReset(u64),
-    /// The n-th point between two operations on the platform from now on: before or after a SEAMCALL, a reset, a fence, a flush
-    /// or a write-back; 1 is the next.
+    /// The n-th point between two operations on the platform from now on: before or after a
+    /// SEAMCALL, a reset, a fence, a flush or a write-back; 1 is the next.
     Nth(u64),
 }
 

@@ -1,5 +1,5 @@
-//! What a guest does the next time one of its VCPUs is entered: VP.ENTER returns to the host when all of it is done and an
-//! interrupt has taken the VCPU out. A guest runs no code here.
+//! What a guest does the next time one of its VCPUs is entered: VP.ENTER returns to the host when
+//! all of it is done and an interrupt has taken the VCPU out. A guest runs no code here.
 
 use tdx_abi::{PageSize, Status};
 use tdx_machine::{CpuId, GuestOutcome};

@@ -1,4 +1,5 @@
-//! A kernel on the software machine: its CPUs, the pages of the memory map that it hands out, and shared memory.
+//! A kernel on the software machine: its CPUs, the pages of the memory map that it hands out, and
+//! shared memory.
 
 use tdx_abi::{PageRange, PhysAddr};
 use tdx_host::{
@@ -26,7 +27,8 @@ impl<'l> LabKernel<'l> {
         Self { lab, cpus: LabCpus::new(lab, platform), frames }
     }
 
-    /// Keeps a range for somebody else, e.g. the crash kernel. False if some of it is taken already.
+    /// Keeps a range for somebody else, e.g. the crash kernel. False if some of it is taken
+    /// already.
     #[must_use]
     pub fn reserve(&mut self, range: PageRange) -> bool {
         self.frames.reserve(range)

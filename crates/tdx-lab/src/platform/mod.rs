@@ -1,8 +1,8 @@
-//! The software machine under the product's traits: what `tdx-host` calls a CPU, an allocator or shared memory is here a
-//! method of `tdx_machine::Machine`. Adds no behaviour of its own.
+//! The software machine under the product's traits: what `tdx-host` calls a CPU, an allocator or
+//! shared memory is here a method of `tdx_machine::Machine`. Adds no behaviour of its own.
 //!
-//! Deterministic: CPUs take turns, one step each, in the order of their numbers. A request that the machine refuses to
-//! model stops the run with an error; it is never answered by a guess.
+//! Deterministic: CPUs take turns, one step each, in the order of their numbers. A request that the
+//! machine refuses to model stops the run with an error; it is never answered by a guess.
 
 mod act;
 mod cpu;
@@ -65,7 +65,8 @@ pub trait Progress: Sync {
     /// Part `number`, from 1, of `of` begins; its steps are counted from 0.
     fn part(&self, _number: u64, _of: u64) {}
 
-    /// So many crash points more, and so many rules that they broke. Called from every thread that explores.
+    /// So many crash points more, and so many rules that they broke. Called from every thread that
+    /// explores.
     fn explored(&self, _crash_points: u64, _violations: u64) {}
 }
 
@@ -87,7 +88,8 @@ pub struct Lab<'p> {
     watcher: &'p dyn Watcher,
 }
 
-/// A SEAMCALL takes well under a microsecond here: this is often enough for a progress line and too seldom to cost.
+/// A SEAMCALL takes well under a microsecond here: this is often enough for a progress line and too
+/// seldom to cost.
 const SEAMCALLS_PER_REPORT: u64 = 4096;
 
 impl<'p> Lab<'p> {
@@ -174,8 +176,8 @@ impl<'p> Lab<'p> {
         action(&mut lock(&self.machine))
     }
 
-    /// As [`Self::act`], for an action that the machine may refuse. The traits of the product have no way to refuse: the refusal is remembered for
-    /// [`Self::check`], and the default goes back.
+    /// As [`Self::act`], for an action that the machine may refuse. The traits of the product have
+    /// no way to refuse: the refusal is remembered for [`Self::check`], and the default goes back.
     pub(crate) fn try_act<R: Default>(&self, action: impl FnOnce(&mut Machine) -> Result<R, Refusal>) -> R {
         self.act(action).unwrap_or_else(|refusal| {
             lock(&self.refused).get_or_insert(refusal);
@@ -183,7 +185,8 @@ impl<'p> Lab<'p> {
         })
     }
 
-    /// Runs the kernel's code until it returns, or until it has come to this instant and stops there for good: then `None`.
+    /// Runs the kernel's code until it returns, or until it has come to this instant and stops
+    /// there for good: then `None`.
     pub fn until<R>(&self, instant: Instant, function: impl FnOnce() -> R) -> Option<R> {
         self.freezer.run(instant, function)
     }
@@ -248,7 +251,8 @@ impl Processor for Lab<'_> {
     }
 }
 
-/// A thread of a kernel that was stopped for good may have held the lock; what it guards is whole between any two operations.
+/// A thread of a kernel that was stopped for good may have held the lock; what it guards is whole
+/// between any two operations.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

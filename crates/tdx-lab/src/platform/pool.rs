@@ -1,4 +1,5 @@
-//! Pages that a kernel has set aside for TDs: taken out of its allocator in one piece, handed out by size, given back.
+//! Pages that a kernel has set aside for TDs: taken out of its allocator in one piece, handed out
+//! by size, given back.
 
 use tdx_abi::{Page, PageRange, PageSize};
 

@@ -1,4 +1,5 @@
-//! The report of `check`: a tree of categories and checks, each with a status, what it rests on, evidence, and what to do.
+//! The report of `check`: a tree of categories and checks, each with a status, what it rests on,
+//! evidence, and what to do.
 
 use serde::Serialize;
 
@@ -84,7 +85,8 @@ impl Basis {
 /// All in one.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct CheckVerdict {
-    /// The gravest status that decides: FAIL of any check; UNKNOWN if it cannot be told whether TDX is on; else WARN or PASS.
+    /// The gravest status that decides: FAIL of any check; UNKNOWN if it cannot be told whether TDX
+    /// is on; else WARN or PASS.
     pub status: Status,
     /// `on`, `off`, `broken` (on, and cannot work) or `unknown`.
     pub tdx: &'static str,

@@ -209,7 +209,8 @@ pub struct LogReport {
     pub findings: Vec<LogFinding>,
     /// Findings beyond those: of a storm of machine checks the first and the last are kept.
     pub findings_left_out: u64,
-    /// Lines on TDX or machine checks that this program does not know: how many, and the first of them.
+    /// Lines on TDX or machine checks that this program does not know: how many, and the first of
+    /// them.
     pub unknown_lines: u64,
     /// At most 16.
     pub unknown: Vec<LogLine>,

@@ -1,4 +1,5 @@
-//! What an exploration reports. It holds no time of day and no duration: the same input and seed give the same bytes.
+//! What an exploration reports. It holds no time of day and no duration: the same input and seed
+//! give the same bytes.
 
 use serde::Serialize;
 
@@ -60,7 +61,8 @@ pub struct ScenarioRun {
     pub module: &'static str,
     /// What handovers did with private memory.
     pub policy: &'static str,
-    /// Usable memory, TDMRs, PAMTs, and private pages when there were most of them. Ascending by kind, then by address.
+    /// Usable memory, TDMRs, PAMTs, and private pages when there were most of them. Ascending by
+    /// kind, then by address.
     pub memory_map: Vec<MapPiece>,
     /// Its steps, in words.
     pub steps: Vec<String>,
@@ -85,7 +87,8 @@ pub struct ScenarioRun {
 pub struct MapPiece {
     /// Where.
     pub span: Span,
-    /// `memory`, `TDMR`, `PAMT_4K`, `PAMT_2M`, `PAMT_1G`, `TDR`, `TDCX`, `TDVPR`, `SEPT`, `guest page`, `PAMT page pair`.
+    /// `memory`, `TDMR`, `PAMT_4K`, `PAMT_2M`, `PAMT_1G`, `TDR`, `TDCX`, `TDVPR`, `SEPT`,
+    /// `guest page`, `PAMT page pair`.
     pub kind: &'static str,
 }
 
@@ -163,7 +166,8 @@ pub struct BugRun {
     pub origin: &'static str,
     /// It was found.
     pub found: bool,
-    /// What it took: `instants`, `adversary`, `schedules`, or `rule`: what may be private was asked for at the instant, and is not marked.
+    /// What it took: `instants`, `adversary`, `schedules`, or `rule`: what may be private was asked
+    /// for at the instant, and is not marked.
     pub found_by: Option<&'static str>,
     /// The scenario that showed it.
     pub scenario: Option<String>,
@@ -186,6 +190,7 @@ pub struct Covered {
     pub status: String,
     /// Crash points right after it.
     pub after: u64,
-    /// Crash points inside it, as another CPU sees it. It has not answered yet: they stand in the row of success.
+    /// Crash points inside it, as another CPU sees it. It has not answered yet: they stand in the
+    /// row of success.
     pub inside: u64,
 }

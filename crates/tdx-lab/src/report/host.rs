@@ -69,7 +69,8 @@ pub struct LoggedReport {
 /// Something that was assumed.
 #[derive(Clone, Debug, Serialize)]
 pub struct AssumptionReport {
-    /// What it is about: memory, cmrs, key-ids, cpu, nodes, packages, cpus, cut, linux-failed, dynamic-pamt.
+    /// What it is about: memory, cmrs, key-ids, cpu, nodes, packages, cpus, cut, linux-failed,
+    /// dynamic-pamt.
     pub about: &'static str,
     /// In words.
     pub text: String,

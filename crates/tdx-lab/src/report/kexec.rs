@@ -1,5 +1,6 @@
-//! The report of `kexec`: bring-up, private lines, reset, the next kernel, the verdict. Lines and machine checks are counted
-//! by the machine; what the host believed about itself stands under `handover`.
+//! The report of `kexec`: bring-up, private lines, reset, the next kernel, the verdict. Lines and
+//! machine checks are counted by the machine; what the host believed about itself stands under
+//! `handover`.
 
 use serde::Serialize;
 
@@ -18,7 +19,8 @@ pub struct KexecReport {
     pub host: HostReport,
     /// What happened to the next kernel.
     pub verdict: Verdict,
-    /// The policy asked for: `tracked`, `module`, `module-only`, `pamt`, `none`, `everything`, `refuse`.
+    /// The policy asked for: `tracked`, `module`, `module-only`, `pamt`, `none`, `everything`,
+    /// `refuse`.
     pub policy: &'static str,
     /// What the first kernel was doing.
     pub scenario: ScenarioReport,
@@ -147,7 +149,8 @@ pub struct LeftoverTableReport {
     pub bytes: usize,
     /// Ranges in it; `None`: it says that all old memory may be private.
     pub entries: Option<u32>,
-    /// What becomes of a next kernel that reads the table and keeps off what it lists; absent if there is nothing to keep off.
+    /// What becomes of a next kernel that reads the table and keeps off what it lists; absent if
+    /// there is nothing to keep off.
     pub verdict_if_heeded: Option<Verdict>,
 }
 
@@ -205,7 +208,8 @@ pub struct UnwoundReport {
     pub freed_bytes: u64,
 }
 
-/// Private lines by kind: owned by a private KeyID in memory, or about to be when the caches are written back.
+/// Private lines by kind: owned by a private KeyID in memory, or about to be when the caches are
+/// written back.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct PrivateLines {
     /// All.
@@ -282,7 +286,8 @@ pub struct NextKernelReport {
     pub bytes_written: u64,
     /// Bytes it read back before it ended or died.
     pub bytes_checked: u64,
-    /// Lines its stores poisoned, silently. One that came back from a cache and was poisoned again counts twice.
+    /// Lines its stores poisoned, silently. One that came back from a cache and was poisoned again
+    /// counts twice.
     pub lines_poisoned: u64,
     /// Lines of it that dirty private lines of the first kernel's caches were written over.
     pub lines_lost: u64,

@@ -1,5 +1,6 @@
-//! What the laboratory tells people and programs: one structure for each command, serialised as it stands. Addresses are hex
-//! strings in JSON, sizes and counts are numbers, and the order of everything is fixed.
+//! What the laboratory tells people and programs: one structure for each command, serialised as it
+//! stands. Addresses are hex strings in JSON, sizes and counts are numbers, and the order of
+//! everything is fixed.
 
 mod check;
 mod explain;

@@ -112,7 +112,8 @@ pub struct LinuxReport {
     pub tdmrs: Option<usize>,
     /// KiB of PAMT; `None` if it fails.
     pub pamt_kb: Option<u64>,
-    /// The log's kernel printed the same PAMT size, or failed at the same TDMR; `None` if the log says neither.
+    /// The log's kernel printed the same PAMT size, or failed at the same TDMR; `None` if the log
+    /// says neither.
     pub equals_log: Option<bool>,
 }
 
@@ -158,7 +159,8 @@ pub struct RateReport {
     pub all_cores: f64,
     /// Where the figures come from.
     pub origin: &'static str,
-    /// CPUs that `all_cores` follows from, if the log does not name their number and it is assumed; null if it is known or not needed.
+    /// CPUs that `all_cores` follows from, if the log does not name their number and it is assumed;
+    /// null if it is known or not needed.
     pub assumed_cpus: Option<u32>,
 }
 
@@ -188,7 +190,8 @@ impl Share {
 /// Time that the reset of a kexec takes, WBINVD apart.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct KexecCost {
-    /// `pamt`, `tracked` or `everything`; `none` and `refuse` write nothing, `module` what the module cannot know.
+    /// `pamt`, `tracked` or `everything`; `none` and `refuse` write nothing, `module` what the
+    /// module cannot know.
     pub policy: &'static str,
     /// Memory in TDs.
     pub memory_in_tds: Share,

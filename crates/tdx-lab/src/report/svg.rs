@@ -1,5 +1,6 @@
-//! The memory map of a plan as a picture: an overview of all addresses, then a row for each TDMR. One SVG file without script, for
-//! light and dark pages. Draws what the report says and works nothing out.
+//! The memory map of a plan as a picture: an overview of all addresses, then a row for each TDMR.
+//! One SVG file without script, for light and dark pages. Draws what the report says and works
+//! nothing out.
 
 use std::fmt::Write;
 
@@ -40,7 +41,8 @@ impl Scale {
         self.x + (address.saturating_sub(self.base) as f64 / self.bytes).min(1.0) * self.width
     }
 
-    /// A bar for the part of `[start, end)` that is in sight, one pixel wide at least. Its title is shown where the mouse is.
+    /// A bar for the part of `[start, end)` that is in sight, one pixel wide at least. Its title is
+    /// shown where the mouse is.
     fn bar(&self, out: &mut String, class: &str, y: f64, height: f64, range: (u64, u64), title: &str) {
         let end_of_sight = self.base as f64 + self.bytes;
         if range.1 <= self.base || range.0 as f64 >= end_of_sight {

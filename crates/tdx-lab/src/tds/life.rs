@@ -192,7 +192,8 @@ impl<'k, 'l, 'h> Hypervisor<'k, 'l, 'h> {
         Ok(())
     }
 
-    /// A DEMOTE that an interrupt stops for good: it has filled its page, and the page comes back clean.
+    /// A DEMOTE that an interrupt stops for good: it has filled its page, and the page comes back
+    /// clean.
     fn interrupted_demote(
         &self,
         number: u32,
@@ -271,7 +272,8 @@ fn guest(address: u64) -> GuestPage {
     GuestPage::containing(address)
 }
 
-/// TD_PARAMS that the emulated module accepts: x87, SSE and AVX, write-back EPT of four levels, 1 VCPU, 1 GHz.
+/// TD_PARAMS that the emulated module accepts: x87, SSE and AVX, write-back EPT of four levels, 1
+/// VCPU, 1 GHz.
 pub fn td_params() -> [u8; 1024] {
     let mut bytes = [0; 1024];
     for (offset, value) in [(8, 7), (16, 1), (24, 0x1e), (40, 40)] {

@@ -1,4 +1,5 @@
-//! The memory behind a kernel's TDs: the words of the ledger and of the KeyIDs, and a pool of pages.
+//! The memory behind a kernel's TDs: the words of the ledger and of the KeyIDs, and a pool of
+//! pages.
 
 use std::cell::RefCell;
 use std::sync::atomic::AtomicU64;

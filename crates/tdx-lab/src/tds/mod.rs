@@ -1,5 +1,5 @@
-//! The TDs of a first kernel: built, used and torn down by the product's own code, and left at the points of their life where
-//! a handover finds them. It refuses to touch private memory itself.
+//! The TDs of a first kernel: built, used and torn down by the product's own code, and left at the
+//! points of their life where a handover finds them. It refuses to touch private memory itself.
 
 mod life;
 mod memory;
@@ -95,7 +95,8 @@ pub struct TdsError {
     cause: String,
 }
 
-/// Where the kernel keeps TD_PARAMS while a TD is initialised: in its own image, which is shared memory.
+/// Where the kernel keeps TD_PARAMS while a TD is initialised: in its own image, which is shared
+/// memory.
 const PARAMS: PhysAddr = PhysAddr::new(16 << 20);
 /// What is copied into measured guest pages.
 const SOURCE: PhysAddr = PhysAddr::new(17 << 20);

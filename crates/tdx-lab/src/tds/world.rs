@@ -1,6 +1,6 @@
-//! A hypervisor with TDs in slots, driven one small move at a time: what scenarios, short sequences and random traffic are made
-//! of. Every page it takes from its pool is in its custody until it comes back; it says so when one comes back unclean. It
-//! never touches private memory itself.
+//! A hypervisor with TDs in slots, driven one small move at a time: what scenarios, short sequences
+//! and random traffic are made of. Every page it takes from its pool is in its custody until it
+//! comes back; it says so when one comes back unclean. It never touches private memory itself.
 
 use std::sync::{
     Mutex, MutexGuard, PoisonError,
@@ -109,7 +109,8 @@ fn gpa(page: u64, size: PageSize) -> GuestPage {
     if size == PageSize::Size4K { small_gpa(page) } else { large_gpa(page) }
 }
 
-/// The pages of a pool, and which of them the hypervisor has: nobody else may use those, and all others somebody uses.
+/// The pages of a pool, and which of them the hypervisor has: nobody else may use those, and all
+/// others somebody uses.
 #[derive(Debug)]
 pub struct Custody {
     pool: Mutex<Pool>,
@@ -285,7 +286,8 @@ impl<'w, 'h> World<'w, 'h> {
         self.put(page);
     }
 
-    /// A page that comes back is clean: nothing of it is private, and nothing dirty will make it so.
+    /// A page that comes back is clean: nothing of it is private, and nothing dirty will make it
+    /// so.
     fn put(&self, page: SharedPage<'h>) {
         let (range, size) = (page.range(), page.size());
         let found = self.lab.ask(|machine| {
@@ -320,8 +322,8 @@ impl<'w, 'h> World<'w, 'h> {
         }
     }
 
-    /// Makes a move for the TD in a slot. A move that its TD is not ready for, or that fails, changes nothing but what
-    /// the product says it changes.
+    /// Makes a move for the TD in a slot. A move that its TD is not ready for, or that fails,
+    /// changes nothing but what the product says it changes.
     pub fn make(&mut self, slot: usize, what: Move) {
         let Some(place) = self.slots.get_mut(slot) else { return };
         let current = std::mem::take(place);
@@ -374,7 +376,8 @@ impl<'w, 'h> World<'w, 'h> {
                     self.free(old);
                 }
             }
-            // Splitting and joining need the place of the page in physical memory where PAMT is dynamic; see tests/dynamic_pamt.rs.
+            // Splitting and joining need the place of the page in physical memory where PAMT is
+            // dynamic; see tests/dynamic_pamt.rs.
             Move::Demote(page) if self.pamt.is_none() => {
                 block(page, PageSize::Size2M);
                 if let Some(sept) = self.page(PageSize::Size4K) {

@@ -1,10 +1,12 @@
-//! A case as it stands in the file. Unknown keys are errors: a step that is not understood must not pass.
+//! A case as it stands in the file. Unknown keys are errors: a step that is not understood must not
+//! pass.
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, de};
 
-/// A number written as `"0x..."`. Two cases write more than 64 bits; the recorder wrote the lower 64 to the register.
+/// A number written as `"0x..."`. Two cases write more than 64 bits; the recorder wrote the lower
+/// 64 to the register.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Hex(pub(super) u64);
 

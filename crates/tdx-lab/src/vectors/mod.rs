@@ -1,7 +1,8 @@
 //! Conformance vectors: cases recorded on the real TDX module, replayed on the emulated one.
 //!
-//! The format is that of `fixtures/vectors/README.md`: JSON lines, one case a line, plain or gzipped. A file that does not
-//! hold to it is refused with file, line and rule; a case that differs is reported and the rest goes on.
+//! The format is that of `fixtures/vectors/README.md`: JSON lines, one case a line, plain or
+//! gzipped. A file that does not hold to it is refused with file, line and rule; a case that
+//! differs is reported and the rest goes on.
 
 mod case;
 mod owners;
@@ -25,8 +26,9 @@ use player::Outcome;
 pub struct Summary {
     /// Cases without a difference.
     pub passed: usize,
-    /// Those of the passed cases in which the vector names an earlier KeyID of a page as the owner of a line. The recorder
-    /// did so for some pages that changed their KeyID; `owners.rs` says why, and what is accepted.
+    /// Those of the passed cases in which the vector names an earlier KeyID of a page as the owner
+    /// of a line. The recorder did so for some pages that changed their KeyID; `owners.rs` says
+    /// why, and what is accepted.
     pub passed_with_earlier_key: usize,
     /// Cases with at least one.
     pub failed: usize,
@@ -89,7 +91,8 @@ pub enum VectorError {
 /// Longest line that is read, in bytes: the longest case there is has 200 KB.
 const LONGEST_LINE: u64 = 16 << 20;
 
-/// Replays every case of a file, each on a fresh machine. Differences are reported as they are found.
+/// Replays every case of a file, each on a fresh machine. Differences are reported as they are
+/// found.
 ///
 /// # Errors
 /// [`VectorError`]; cases before the bad line have been replayed and reported.

@@ -1,13 +1,16 @@
 //! Owner maps of the vectors against those of the machine.
 //!
-//! Both must name the same lines, exactly. They must name the same KeyID too, with one exception: a page that the module
-//! had under one KeyID and then under another may have lines for which the vector still names an earlier one.
+//! Both must name the same lines, exactly. They must name the same KeyID too, with one exception: a
+//! page that the module had under one KeyID and then under another may have lines for which the
+//! vector still names an earlier one.
 //!
-//! The recorder saw writes by what they changed in the pages the module had mapped, and the module keeps mappings of a page
-//! under its earlier KeyID for a while. So a line that the module filled with MOVDIR64B under the new KeyID is attributed to
-//! the old one if its bytes changed: `td-reu-0000` names KeyID 33 for exactly those 13 lines of a new TDR page, zeroed
-//! under KeyID 32, that were not zero in the TDCS page it had been. The lines in between are attributed to 32. No processor
-//! can do that; on a real one the module would read those lines with the wrong key and die.
+//! The recorder saw writes by what they changed in the pages the module had mapped, and the module
+//! keeps mappings of a page under its earlier KeyID for a while. So a line that the module filled
+//! with MOVDIR64B under the new KeyID is attributed to the old one if its bytes changed:
+//! `td-reu-0000` names KeyID 33 for exactly those 13 lines of a new TDR page, zeroed under KeyID
+//! 32, that were not zero in the TDCS page it had been. The lines in between are attributed to 32.
+//! No processor can do that; on a real one the module would read those lines with the wrong key and
+//! die.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,8 +39,8 @@ pub(super) enum Verdict {
 }
 
 impl Owners {
-    /// Notes pages that a call maps although it need not write them: MNG.CREATE before it looks at the KeyID, and
-    /// MEM.PAGE.RELOCATE of a page that is pending.
+    /// Notes pages that a call maps although it need not write them: MNG.CREATE before it looks at
+    /// the KeyID, and MEM.PAGE.RELOCATE of a page that is pending.
     pub(super) fn note_call(&mut self, input: Registers, status: Status) {
         let page = |register| PhysAddr::new(register).page();
         let ok = status == Status::SUCCESS;

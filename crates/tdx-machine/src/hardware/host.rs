@@ -10,7 +10,8 @@ use crate::poison::{PartialStore, PoisonCause};
 use crate::{Agent, CpuId, MachineCheck};
 
 impl Hardware {
-    /// An ordinary store to a cached mapping: the line is read for ownership and is dirty from here on.
+    /// An ordinary store to a cached mapping: the line is read for ownership and is dirty from here
+    /// on.
     pub(crate) fn store(&mut self, cpu: CpuId, lines: LineRange, key: KeyId) {
         let (memory, caches) = (&self.memory, &mut self.caches);
         let _ = memory.runs(lines, |lines, state| {
@@ -31,12 +32,14 @@ impl Hardware {
         }
     }
 
-    /// Writes of less than a line. The agent's own coherent copy is written back first; then memory decides.
+    /// Writes of less than a line. The agent's own coherent copy is written back first; then memory
+    /// decides.
     pub(crate) fn partial_write(&mut self, by: Agent, lines: LineRange, key: KeyId, store: PartialStore) -> u64 {
         self.evict(lines, key);
         self.record.counters.lines_partially_written += lines.len();
         let erratum = self.config.cpu_model.has_partial_write_erratum();
-        // Most partial writes poison nothing: the cause is only recorded if there is something to poison.
+        // Most partial writes poison nothing: the cause is only recorded if there is something to
+        // poison.
         let harms = erratum
             && self
                 .memory
@@ -71,7 +74,8 @@ impl Hardware {
         }
     }
 
-    /// The first line whose read under this key meets poison: in a cache that has it dirty, else in memory.
+    /// The first line whose read under this key meets poison: in a cache that has it dirty, else in
+    /// memory.
     pub(crate) fn first_poison(&self, lines: LineRange, key: KeyId) -> Option<(tdx_abi::Line, PoisonCause)> {
         let cached = self
             .caches
@@ -103,7 +107,8 @@ impl Hardware {
         Some((line, self.poison.cause(id)?))
     }
 
-    /// Bytes as a shared read gives them: TD-owned lines read as zeros. The pattern itself is not known; zeros are ours.
+    /// Bytes as a shared read gives them: TD-owned lines read as zeros. The pattern itself is not
+    /// known; zeros are ours.
     pub(crate) fn read_bytes(&self, address: PhysAddr, buffer: &mut [u8]) {
         self.memory.content.read(address, buffer);
     }

@@ -1,5 +1,6 @@
-//! CPUs, caches and the memory controller together: every way in which a store becomes a write and a read becomes data.
-//! The host side checks what it is asked to do; the SEAM side belongs to the emulated module, which checks for itself.
+//! CPUs, caches and the memory controller together: every way in which a store becomes a write and
+//! a read becomes data. The host side checks what it is asked to do; the SEAM side belongs to the
+//! emulated module, which checks for itself.
 
 mod host;
 mod seam;
@@ -24,7 +25,8 @@ pub(crate) struct Cpu {
     pub(crate) vmx: bool,
     /// A VCPU runs on it: it makes no operation of the host.
     in_guest: bool,
-    /// Direct stores of zeros that no fence has made visible yet, in order; touching ones are joined.
+    /// Direct stores of zeros that no fence has made visible yet, in order; touching ones are
+    /// joined.
     pending: Vec<LineRange>,
 }
 
@@ -113,7 +115,8 @@ impl Hardware {
 }
 
 impl Hardware {
-    /// A device writes whole lines with KeyID 0: copies under this key are gone, memory has the lines.
+    /// A device writes whole lines with KeyID 0: copies under this key are gone, memory has the
+    /// lines.
     pub(crate) fn full_write_by_device(&mut self, lines: LineRange) {
         self.direct_write(lines, KeyId::HOST);
     }

@@ -1,4 +1,5 @@
-//! What the module does to memory from inside SEAM: it may use private keys, and what it consumes it dies of.
+//! What the module does to memory from inside SEAM: it may use private keys, and what it consumes
+//! it dies of.
 
 use core::ops::ControlFlow;
 use tdx_abi::{KeyId, LineRange, PhysAddr};
@@ -9,12 +10,14 @@ use crate::poison::CauseId;
 use crate::{CpuId, MachineCheck};
 
 impl Hardware {
-    /// MOVDIR64B under a private key, whole lines. The module fences before it returns, so they are visible at once.
+    /// MOVDIR64B under a private key, whole lines. The module fences before it returns, so they are
+    /// visible at once.
     pub(crate) fn seam_direct_store(&mut self, lines: LineRange, key: KeyId) {
         self.direct_write(lines, key);
     }
 
-    /// The module makes lines normal again: its dirty copies under any private KeyID are gone, memory has zeros under KeyID 0.
+    /// The module makes lines normal again: its dirty copies under any private KeyID are gone,
+    /// memory has zeros under KeyID 0.
     pub(crate) fn seam_clear(&mut self, lines: LineRange) {
         let key_ids = self.key_ids();
         for key in self.caches.keys().into_iter().filter(|key| key_ids.is_private(*key)) {
@@ -23,16 +26,16 @@ impl Hardware {
         self.direct_write(lines, KeyId::HOST);
     }
 
-    /// An ordinary store under a private key. The line is read for ownership: if it is not in a cache, memory must have it
-    /// from this very key and without poison.
+    /// An ordinary store under a private key. The line is read for ownership: if it is not in a
+    /// cache, memory must have it from this very key and without poison.
     pub(crate) fn seam_store(&mut self, cpu: CpuId, lines: LineRange, key: KeyId) -> Result<(), MachineCheck> {
         self.seam_load(cpu, lines, key)?;
         self.caches.store(cpu, lines, key, CauseId::CLEAN);
         Ok(())
     }
 
-    /// A read under a private key: the copy in a cache, or memory, which must have the line from this very key and without
-    /// poison.
+    /// A read under a private key: the copy in a cache, or memory, which must have the line from
+    /// this very key and without poison.
     pub(crate) fn seam_load(&self, cpu: CpuId, lines: LineRange, key: KeyId) -> Result<(), MachineCheck> {
         if lines.len() == 1 && self.caches.dirty(lines.start(), key).is_some() {
             return Ok(());

@@ -1,4 +1,5 @@
-//! The hardware against an oracle that keeps every line and every cached line by itself, without ranges or trees.
+//! The hardware against an oracle that keeps every line and every cached line by itself, without
+//! ranges or trees.
 
 extern crate std;
 
@@ -44,7 +45,8 @@ fn op() -> impl Strategy<Value = (Op, u64, u64)> {
     (kind, 0..LINES, 1..80u64).prop_map(|(op, start, length)| (op, start, length.min(LINES - start)))
 }
 
-/// Memory: owner and poison of each line. Caches: (key, line) to (CPU, poison). Pending direct stores by CPU.
+/// Memory: owner and poison of each line. Caches: (key, line) to (CPU, poison). Pending direct
+/// stores by CPU.
 struct Oracle {
     erratum: bool,
     memory: Vec<(u16, bool)>,

@@ -15,7 +15,8 @@ use crate::{CpuId, PackageId};
 const EVICTED_AT_ONCE: u64 = 256;
 
 impl Hardware {
-    /// A full line from a cache arrives at memory, whatever has become of that line since it was stored to.
+    /// A full line from a cache arrives at memory, whatever has become of that line since it was
+    /// stored to.
     pub(super) fn write_back(&mut self, dirty: Dirty) {
         let owner = self.owner_of(dirty.key);
         let (record, step) = (&mut self.record, self.step);
@@ -53,7 +54,8 @@ impl Hardware {
 
     /// WBINVD without its serialising side: every dirty line of this CPU reaches memory.
     ///
-    /// Lines of different keys may go in any order. Without a seed private ones go last, the order that hurts most.
+    /// Lines of different keys may go in any order. Without a seed private ones go last, the order
+    /// that hurts most.
     pub(crate) fn write_back_cpu(&mut self, cpu: CpuId) {
         if self.caches.held_by(cpu) == 0 {
             return;
@@ -84,7 +86,8 @@ impl Hardware {
         }
     }
 
-    /// A full line of zeros arrives past the caches. A copy under the same key is gone; copies under other keys stay.
+    /// A full line of zeros arrives past the caches. A copy under the same key is gone; copies
+    /// under other keys stay.
     pub(super) fn direct_write(&mut self, lines: LineRange, key: KeyId) {
         self.caches.take(lines, key, |_| {});
         self.memory.full_write(lines, self.owner_of(key), CauseId::CLEAN);
@@ -101,7 +104,8 @@ impl Hardware {
         }
     }
 
-    /// Writes back a random piece of a random dirty run. Returns the lines and the key, or `None` if nothing is dirty.
+    /// Writes back a random piece of a random dirty run. Returns the lines and the key, or `None`
+    /// if nothing is dirty.
     pub(crate) fn evict_something(&mut self) -> Option<(LineRange, KeyId)> {
         let keys = self.caches.keys();
         let mut runs = 0;

@@ -1,7 +1,8 @@
 //! Guests: a CPU that a VCPU runs on belongs to the guest until it leaves.
 //!
-//! The host enters with SEAMCALL VP.ENTER ([`Machine::seamcall`] then answers at once, success meaning "inside"), a scenario says
-//! what the guest does, and [`Machine::leave_vcpu`] gives what VP.ENTER returns.
+//! The host enters with SEAMCALL VP.ENTER ([`Machine::seamcall`] then answers at once, success
+//! meaning "inside"), a scenario says what the guest does, and [`Machine::leave_vcpu`] gives what
+//! VP.ENTER returns.
 
 use tdx_abi::{Page, PageSize, Status};
 
@@ -16,15 +17,17 @@ pub enum GuestOutcome {
     Done,
     /// ACCEPT of a page that the guest has accepted before.
     AlreadyAccepted,
-    /// EPT violation: no such page, blocked, or not accepted yet. A real guest would exit to the host.
+    /// EPT violation: no such page, blocked, or not accepted yet. A real guest would exit to the
+    /// host.
     Violation,
     /// A machine check, in the guest.
     MachineCheck(MachineCheck),
 }
 
 impl Machine {
-    /// An interrupt takes the VCPU on this CPU out of its TD. Gives RAX of VP.ENTER, whose low half is the exit reason; the
-    /// software status of a dead module if it died of poison on the way, or before.
+    /// An interrupt takes the VCPU on this CPU out of its TD. Gives RAX of VP.ENTER, whose low half
+    /// is the exit reason; the software status of a dead module if it died of poison on the way, or
+    /// before.
     ///
     /// # Errors
     /// No VCPU is on this CPU.
@@ -42,8 +45,8 @@ impl Machine {
         }
     }
 
-    /// The guest on this CPU accepts the pending page (TDG.MEM.PAGE.ACCEPT): every line of it is written with MOVDIR64B under the
-    /// TD's KeyID.
+    /// The guest on this CPU accepts the pending page (TDG.MEM.PAGE.ACCEPT): every line of it is
+    /// written with MOVDIR64B under the TD's KeyID.
     ///
     /// # Errors
     /// No VCPU is on this CPU.
@@ -86,7 +89,8 @@ impl Machine {
         outcome
     }
 
-    /// The TD of this TDR is fatal from now on, as after an error that the module cannot contain. False if there is none.
+    /// The TD of this TDR is fatal from now on, as after an error that the module cannot contain.
+    /// False if there is none.
     pub fn make_td_fatal(&mut self, tdr: Page) -> bool {
         self.module.as_mut().is_some_and(|module| module.make_fatal(tdr))
     }

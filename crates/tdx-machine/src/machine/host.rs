@@ -7,8 +7,9 @@ use crate::poison::PartialStore;
 use crate::{AccessError, Agent, CpuId, DeviceId, Refusal};
 
 impl Machine {
-    /// Ordinary stores to lines of a cached mapping, with KeyID 0 or a shared one. The lines are dirty in this CPU's cache
-    /// and reach memory as full lines when they are written back. Bytes stay as they are.
+    /// Ordinary stores to lines of a cached mapping, with KeyID 0 or a shared one. The lines are
+    /// dirty in this CPU's cache and reach memory as full lines when they are written back. Bytes
+    /// stay as they are.
     ///
     /// # Errors
     /// No such CPU, line or KeyID, or a private KeyID.
@@ -49,8 +50,9 @@ impl Machine {
         Ok(())
     }
 
-    /// One MOVDIR64B of zeros with KeyID 0 for each line. Not visible to anyone before [`Self::fence`] or one of the
-    /// operations that imply it; the adversary may make it visible earlier by [`Self::drain`].
+    /// One MOVDIR64B of zeros with KeyID 0 for each line. Not visible to anyone before
+    /// [`Self::fence`] or one of the operations that imply it; the adversary may make it visible
+    /// earlier by [`Self::drain`].
     ///
     /// # Errors
     /// No such CPU or line.
@@ -60,8 +62,8 @@ impl Machine {
         Ok(())
     }
 
-    /// Stores of less than a line by a CPU: MOVNTI, UC, WC. On erratum CPUs they poison TD-owned lines, silently. Returns
-    /// how many lines became poisoned, which no host could know.
+    /// Stores of less than a line by a CPU: MOVNTI, UC, WC. On erratum CPUs they poison TD-owned
+    /// lines, silently. Returns how many lines became poisoned, which no host could know.
     ///
     /// # Errors
     /// No such CPU, line or KeyID, or a private KeyID.
@@ -76,8 +78,8 @@ impl Machine {
         Ok(self.hardware.partial_write(Agent::Cpu(cpu), lines, key, store))
     }
 
-    /// A device writes bytes with KeyID 0: lines that it covers are full writes, the rest are partial ones. Returns how
-    /// many lines became poisoned.
+    /// A device writes bytes with KeyID 0: lines that it covers are full writes, the rest are
+    /// partial ones. Returns how many lines became poisoned.
     ///
     /// # Errors
     /// No such line.
@@ -116,8 +118,9 @@ impl Machine {
         Ok(())
     }
 
-    /// WBINVD: writes back every dirty line of this CPU, of every KeyID. Says nothing about other CPUs: neither their
-    /// caches nor the order in which they see anything. Direct stores of this CPU become visible.
+    /// WBINVD: writes back every dirty line of this CPU, of every KeyID. Says nothing about other
+    /// CPUs: neither their caches nor the order in which they see anything. Direct stores of this
+    /// CPU become visible.
     ///
     /// # Errors
     /// No such CPU.
@@ -129,8 +132,9 @@ impl Machine {
         Ok(())
     }
 
-    /// CLFLUSH of lines with KeyID 0 or a shared one: copies under this key are written back, in whatever cache they are.
-    /// Copies under other keys stay. Orders no direct store of other lines.
+    /// CLFLUSH of lines with KeyID 0 or a shared one: copies under this key are written back, in
+    /// whatever cache they are. Copies under other keys stay. Orders no direct store of other
+    /// lines.
     ///
     /// # Errors
     /// No such CPU, line or KeyID, or a private KeyID.
@@ -148,15 +152,15 @@ impl Machine {
         self.fence(cpu)
     }
 
-    /// The adversary evicts the dirty copies of these lines under any KeyID, private ones included. Returns how many lines
-    /// were written back.
+    /// The adversary evicts the dirty copies of these lines under any KeyID, private ones included.
+    /// Returns how many lines were written back.
     pub fn evict(&mut self, lines: LineRange, key: KeyId) -> u64 {
         self.hardware.step += 1;
         self.hardware.evict(lines, key)
     }
 
-    /// The adversary evicts a random piece of a random dirty run, by the machine's seed. Returns what it was; `None` if no
-    /// line is dirty.
+    /// The adversary evicts a random piece of a random dirty run, by the machine's seed. Returns
+    /// what it was; `None` if no line is dirty.
     pub fn evict_something(&mut self) -> Option<(LineRange, KeyId)> {
         self.hardware.step += 1;
         self.hardware.evict_something()

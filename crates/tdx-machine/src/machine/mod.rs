@@ -1,5 +1,5 @@
-//! The machine as a host sees it. Every method is one operation: it is done when it returns, and nothing else happens
-//! meanwhile except what the adversary of the configuration does.
+//! The machine as a host sees it. Every method is one operation: it is done when it returns, and
+//! nothing else happens meanwhile except what the adversary of the configuration does.
 
 mod guest;
 mod host;
@@ -28,8 +28,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine after power-on: memory is normal and zero, no CPU is in VMX operation, the module has been loaded by the
-    /// BIOS and waits for SYS.INIT.
+    /// A machine after power-on: memory is normal and zero, no CPU is in VMX operation, the module
+    /// has been loaded by the BIOS and waits for SYS.INIT.
     ///
     /// # Errors
     /// [`ConfigError`] says why such a machine cannot exist.
@@ -39,8 +39,8 @@ impl Machine {
         Ok(Self { hardware: Hardware::new(config), module, faults: Faults::default() })
     }
 
-    /// As [`Self::new`], but every CPU is in VMX operation, SYS.INIT has succeeded once and SYS.LP.INIT on every CPU: the
-    /// precondition of the conformance vectors.
+    /// As [`Self::new`], but every CPU is in VMX operation, SYS.INIT has succeeded once and
+    /// SYS.LP.INIT on every CPU: the precondition of the conformance vectors.
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -117,8 +117,9 @@ impl Machine {
         Ok(())
     }
 
-    /// SEAMCALL on a CPU. If the instruction fails before the module runs, RAX is one of the software codes of [`Status`]
-    /// and the other registers are as on entry. Orders no direct store.
+    /// SEAMCALL on a CPU. If the instruction fails before the module runs, RAX is one of the
+    /// software codes of [`Status`] and the other registers are as on entry. Orders no direct
+    /// store.
     ///
     /// # Errors
     /// No such CPU, or a leaf that the real module may have and this one does not model.
@@ -177,8 +178,9 @@ impl Machine {
         self.faults.clear(fault);
     }
 
-    /// A CPU that is stopped in the middle of a SEAMCALL holds this lock until it is released. Taking a lock that is held
-    /// already adds nothing, except that a shared lock counts its readers.
+    /// A CPU that is stopped in the middle of a SEAMCALL holds this lock until it is released.
+    /// Taking a lock that is held already adds nothing, except that a shared lock counts its
+    /// readers.
     pub fn hold(&mut self, lock: Lock, mode: LockMode) {
         if let Some(module) = &mut self.module {
             module.hold(lock, mode);

@@ -22,8 +22,9 @@ pub struct MemoryUse {
 }
 
 impl Machine {
-    /// A kernel uses all of these pages as a kernel does: some store of less than a line to every line, and then a read of
-    /// every line. Counts every line whose read would be fatal, although a real kernel stops at the first.
+    /// A kernel uses all of these pages as a kernel does: some store of less than a line to every
+    /// line, and then a read of every line. Counts every line whose read would be fatal, although a
+    /// real kernel stops at the first.
     ///
     /// # Errors
     /// No such CPU or line.
@@ -33,7 +34,8 @@ impl Machine {
         Ok(self.read_back(cpu, pages, lines_poisoned))
     }
 
-    /// A device writes part of every line of these pages, and the CPU then reads them: [`Self::use_memory`] with DMA.
+    /// A device writes part of every line of these pages, and the CPU then reads them:
+    /// [`Self::use_memory`] with DMA.
     ///
     /// # Errors
     /// No such CPU or line.
@@ -63,8 +65,8 @@ impl Machine {
         MemoryUse { lines_written: lines.len(), lines_poisoned, lines_fatal, first }
     }
 
-    /// One kernel jumps into the next: VMX operation has ended on every CPU. Caches, pending direct stores, memory and the
-    /// module stay as they are.
+    /// One kernel jumps into the next: VMX operation has ended on every CPU. Caches, pending direct
+    /// stores, memory and the module stay as they are.
     pub fn kexec_boundary(&mut self) {
         self.hardware.next_step();
         for cpu in &mut self.hardware.cpus {
@@ -78,8 +80,8 @@ impl Machine {
         }
     }
 
-    /// A fast warm reset: caches and pending stores are lost, VMX operation has ended, the BIOS has loaded the module anew.
-    /// Memory keeps its bytes, its owners and its poison.
+    /// A fast warm reset: caches and pending stores are lost, VMX operation has ended, the BIOS has
+    /// loaded the module anew. Memory keeps its bytes, its owners and its poison.
     pub fn warm_reset(&mut self) {
         self.hardware.step += 1;
         self.hardware.reset_cpus();

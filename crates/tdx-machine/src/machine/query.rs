@@ -1,4 +1,5 @@
-//! Questions to the machine that no host could ask: who owns which line, what is poisoned, what is still in a cache.
+//! Questions to the machine that no host could ask: who owns which line, what is poisoned, what is
+//! still in a cache.
 
 use alloc::vec::Vec;
 use core::ops::ControlFlow;
@@ -91,7 +92,8 @@ impl Machine {
         }
     }
 
-    /// Runs of poisoned lines with one cause, ascending. Poison that sits in a dirty cache line only is not here.
+    /// Runs of poisoned lines with one cause, ascending. Poison that sits in a dirty cache line
+    /// only is not here.
     pub fn poisoned_runs(&self, lines: LineRange) -> Vec<PoisonedRun> {
         let mut runs: Vec<PoisonedRun> = Vec::new();
         let _ = self.hardware.memory.runs(lines, |run, state| {
@@ -113,7 +115,8 @@ impl Machine {
         self.poisoned_runs(ALL)
     }
 
-    /// Runs of lines that are dirty in a cache under a private KeyID: any of them may be written back at any time.
+    /// Runs of lines that are dirty in a cache under a private KeyID: any of them may be written
+    /// back at any time.
     pub fn dirty_private_runs(&self) -> Vec<DirtyRun> {
         let mut runs = self.dirty_runs();
         runs.retain(|run| self.hardware.key_ids().is_private(run.key));
@@ -142,8 +145,8 @@ impl Machine {
         self.hardware.pending(cpu).iter().map(|lines| lines.len()).sum()
     }
 
-    /// Every page that the module holds, and what for. Pages that it has returned, or only written to, are not here, private or
-    /// not. Empty without a module.
+    /// Every page that the module holds, and what for. Pages that it has returned, or only written
+    /// to, are not here, private or not. Empty without a module.
     pub fn assigned_pages(&self) -> Vec<AssignedRun> {
         self.module.as_ref().map(crate::module::Module::assigned).unwrap_or_default()
     }
@@ -158,7 +161,8 @@ impl Machine {
         &self.hardware.record.counters
     }
 
-    /// The first rare events, each with its step. When the list is full, later ones are only counted.
+    /// The first rare events, each with its step. When the list is full, later ones are only
+    /// counted.
     pub fn events(&self) -> &[(u64, Event)] {
         self.hardware.record.events()
     }

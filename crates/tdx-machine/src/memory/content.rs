@@ -1,5 +1,5 @@
-//! Bytes of shared memory, kept only for pages that were written. Private lines have no bytes here: nobody outside SEAM
-//! could read them, and the emulated module keeps its own state.
+//! Bytes of shared memory, kept only for pages that were written. Private lines have no bytes here:
+//! nobody outside SEAM could read them, and the emulated module keeps its own state.
 
 use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
 use tdx_abi::{LineRange, PAGE_SIZE, PhysAddr};

@@ -1,6 +1,8 @@
-//! The memory controller: for each 64-byte line the private KeyID that owns it, if any, and whether it is poisoned.
+//! The memory controller: for each 64-byte line the private KeyID that owns it, if any, and whether
+//! it is poisoned.
 //!
-//! It sees only what reaches it: full lines and partial writes. What still sits in a cache is [`crate::cache`]'s matter.
+//! It sees only what reaches it: full lines and partial writes. What still sits in a cache is
+//! [`crate::cache`]'s matter.
 
 mod content;
 
@@ -56,16 +58,19 @@ impl Memory {
             .runs(lines.start().index(), lines.end().index(), |start, end, state| function(range(start, end), state))
     }
 
-    /// Full lines arrive, written with a key whose owner is `owner` (KeyID 0 for every shared key). The data is valid
-    /// unless the line came from a cache that had read poison: then the poison comes back with it.
+    /// Full lines arrive, written with a key whose owner is `owner` (KeyID 0 for every shared key).
+    /// The data is valid unless the line came from a cache that had read poison: then the poison
+    /// comes back with it.
     pub(crate) fn full_write(&mut self, lines: LineRange, owner: KeyId, poison: CauseId) {
         self.lines.set(lines.start().index(), lines.end().index(), LineState { owner, poison });
     }
 
-    /// Partial writes with a shared key arrive. Returns the number of lines that were poisoned by them.
+    /// Partial writes with a shared key arrive. Returns the number of lines that were poisoned by
+    /// them.
     ///
-    /// On an erratum CPU a TD-owned line is poisoned, silently, and keeps its owner. Without the erratum the controller
-    /// merges into what a shared read gives and writes the whole line back, which ends the ownership. Poison stays.
+    /// On an erratum CPU a TD-owned line is poisoned, silently, and keeps its owner. Without the
+    /// erratum the controller merges into what a shared read gives and writes the whole line back,
+    /// which ends the ownership. Poison stays.
     pub(crate) fn partial_write(&mut self, lines: LineRange, erratum: bool, cause: CauseId) -> u64 {
         let mut poisoned = 0;
         self.lines.update(lines.start().index(), lines.end().index(), |start, end, state| {

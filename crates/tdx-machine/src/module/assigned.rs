@@ -1,4 +1,5 @@
-//! What the module holds memory for, by its own PAMT: for SYS.DISABLE, and for a judge who wants to say what a private page was.
+//! What the module holds memory for, by its own PAMT: for SYS.DISABLE, and for a judge who wants to
+//! say what a private page was.
 
 use alloc::vec::Vec;
 use core::ops::ControlFlow;
@@ -20,7 +21,8 @@ pub enum AssignedKind {
     Sept,
     /// Guest memory.
     Guest,
-    /// One of a pair that holds the PAMT entries of a 2 MiB page (dynamic PAMT), under the global KeyID.
+    /// One of a pair that holds the PAMT entries of a 2 MiB page (dynamic PAMT), under the global
+    /// KeyID.
     PamtPair,
 }
 

@@ -1,5 +1,5 @@
-//! PHYMEM.CACHE.WB: writes back the caches of a package, sub-block by sub-block, and notes it for every KeyID that was
-//! flushed when it began.
+//! PHYMEM.CACHE.WB: writes back the caches of a package, sub-block by sub-block, and notes it for
+//! every KeyID that was flushed when it began.
 
 use alloc::vec::Vec;
 use tdx_abi::{KeyId, Operand, Status, StatusCode};
@@ -58,7 +58,8 @@ impl Module {
             }
         }
         state.done = 0;
-        // Which lines a sub-block holds is not known: nothing counts as written back before the last.
+        // Which lines a sub-block holds is not known: nothing counts as written back before the
+        // last.
         call.hardware.write_back_package(package);
         for (key, key_state) in self.keys.iter_mut() {
             if let KeyState::Flushed { packages_left } = key_state

@@ -1,4 +1,5 @@
-//! One SEAMCALL while it runs: its registers, the CPU, the hardware under it, and the ways in which a leaf can end early.
+//! One SEAMCALL while it runs: its registers, the CPU, the hardware under it, and the ways in which
+//! a leaf can end early.
 
 use tdx_abi::{KeyId, LineRange, Operand, PhysAddr, Registers, Status, StatusCode};
 
@@ -115,7 +116,8 @@ impl Call<'_> {
         self.hardware.seam_write(self.cpu, address, bytes);
     }
 
-    /// Is this a host buffer the module may use: aligned, below 2^52, without a private KeyID, outside SEAMRR?
+    /// Is this a host buffer the module may use: aligned, below 2^52, without a private KeyID,
+    /// outside SEAMRR?
     pub(super) fn is_shared_buffer(&self, address: PhysAddr, align: u64, bytes: u64) -> bool {
         if !address.is_aligned(align) || address.get() >> tdx_abi::MAX_PHYS_BITS != 0 {
             return false;

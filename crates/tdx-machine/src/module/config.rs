@@ -1,6 +1,7 @@
 //! SYS.CONFIG: the TDMR table of the host, checked entry by entry in the order of the real module.
 //!
-//! Source: `tdx_abi.md` section 6; the row numbers in comments are its rows. Every status was observed.
+//! Source: `tdx_abi.md` section 6; the row numbers in comments are its rows. Every status was
+//! observed.
 
 use alloc::vec::Vec;
 use tdx_abi::{

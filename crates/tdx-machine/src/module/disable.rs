@@ -1,10 +1,11 @@
-//! TDH.SYS.DISABLE, as it was promised to Linux: the module gives all memory back that it knows of, as normal lines, and is as
-//! after loading.
+//! TDH.SYS.DISABLE, as it was promised to Linux: the module gives all memory back that it knows of,
+//! as normal lines, and is as after loading.
 //!
-//! Nobody here has seen a module that has it. Source: `linux.md` 2.7. Ours, and unverified: which statuses come when; that it is
-//! not ready before the last TDMR is initialised; that it is busy while a VCPU is inside a TD; that other leaves answer
-//! SYS_BUSY once it has begun; that the module
-//! flushes its own dirty lines before it clears them. What PAMT says is not assigned it does not touch.
+//! Nobody here has seen a module that has it. Source: `linux.md` 2.7. Ours, and unverified: which
+//! statuses come when; that it is not ready before the last TDMR is initialised; that it is busy
+//! while a VCPU is inside a TD; that other leaves answer SYS_BUSY once it has begun; that the
+//! module flushes its own dirty lines before it clears them. What PAMT says is not assigned it does
+//! not touch.
 
 use alloc::vec::Vec;
 use tdx_abi::{LineRange, PageSize, Status, StatusCode};
@@ -40,7 +41,8 @@ impl Module {
         Ok(Status::SUCCESS)
     }
 
-    /// All memory the module knows of: assigned pages, then the PAMTs that say so. The same list until the end.
+    /// All memory the module knows of: assigned pages, then the PAMTs that say so. The same list
+    /// until the end.
     fn known_lines(&self) -> Vec<LineRange> {
         let pages = self.assigned().into_iter().map(|run| run.pages.lines());
         let pamt = self.tdmrs.iter().flat_map(|tdmr| PageSize::ALL.map(|level| tdmr.whole_pamt(level)));

@@ -1,5 +1,5 @@
-//! What happens before a leaf runs: reserved bits, version, global state, in this order. Then the leaf, and its locks are
-//! given back.
+//! What happens before a leaf runs: reserved bits, version, global state, in this order. Then the
+//! leaf, and its locks are given back.
 
 use tdx_abi::{Leaf as Number, LeafCall, Operand, Registers, StatusCode};
 
@@ -118,7 +118,8 @@ fn runs_before_ready(leaf: Number) -> bool {
 
 /// Leaves that 1.5.01 has and this emulator has not.
 fn is_outside_the_model(leaf: Number) -> bool {
-    // Service TDs; export and import of TDs, with the gaps of 1.5.01 (69 is SYS.DISABLE in later modules).
+    // Service TDs; export and import of TDs, with the gaps of 1.5.01 (69 is SYS.DISABLE in later
+    // modules).
     matches!(leaf.0, 48..=49 | 64..=66 | 68 | 70..=75 | 80..=87 | 96)
         || matches!(
             leaf,

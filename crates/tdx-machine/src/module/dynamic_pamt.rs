@@ -1,8 +1,9 @@
-//! Dynamic PAMT: which 2 MiB pages have the pair of pages that holds their 512 entries, and the bitmap of the pages that no TD
-//! can have because they are such pages or reserved.
+//! Dynamic PAMT: which 2 MiB pages have the pair of pages that holds their 512 entries, and the
+//! bitmap of the pages that no TD can have because they are such pages or reserved.
 //!
-//! Source: Intel's module source of a release after 1.5.01 (`pamt_manager.c`, `tdh_phymem_pamt_*.c`), read and not
-//! observed. Walks end at a 2 MiB page without a pair, which needs none as long as nobody wants 4 KiB of it.
+//! Source: Intel's module source of a release after 1.5.01 (`pamt_manager.c`,
+//! `tdh_phymem_pamt_*.c`), read and not observed. Walks end at a 2 MiB page without a pair, which
+//! needs none as long as nobody wants 4 KiB of it.
 
 use alloc::vec::Vec;
 use core::ops::ControlFlow;
@@ -96,8 +97,8 @@ impl Module {
         self.dynamic_pamt.as_ref().is_some_and(|dynamic| dynamic.is_taken(page))
     }
 
-    /// Can the 2 MiB page be a TD's as a whole? Without dynamic PAMT every small entry must be free; with it (then the page has
-    /// no pair) no page of it may be withheld.
+    /// Can the 2 MiB page be a TD's as a whole? Without dynamic PAMT every small entry must be
+    /// free; with it (then the page has no pair) no page of it may be withheld.
     pub(super) fn is_2m_free(&self, page: Page) -> bool {
         match &self.dynamic_pamt {
             Some(dynamic) => !dynamic.is_any_taken(page),
@@ -105,7 +106,8 @@ impl Module {
         }
     }
 
-    /// What leaves that free a 4 KiB page add to its address: the bit that says its 2 MiB has no page of a TD any more.
+    /// What leaves that free a 4 KiB page add to its address: the bit that says its 2 MiB has no
+    /// page of a TD any more.
     pub(super) fn removal_hint(&self, page: Page, level: PageSize) -> u64 {
         let covered = self.dynamic_pamt.as_ref().is_some_and(|dynamic| dynamic.pair(page).is_some());
         if covered && level == PageSize::Size4K && self.pamt.is_2m_free(page) { PAMT_REMOVAL_HINT } else { 0 }
@@ -132,7 +134,8 @@ impl Module {
         }
     }
 
-    /// Stores to the word of the bitmap that has the page's bit: its line is dirty under the global key.
+    /// Stores to the word of the bitmap that has the page's bit: its line is dirty under the global
+    /// key.
     fn store_bitmap(&self, call: &mut Call, page: Page) -> Result<(), Stop> {
         match self.usable_tdmr(page) {
             Some(tdmr) => call.store(LineRange::single(tdmr.bitmap_line(page)), self.global_key()),

@@ -1,8 +1,9 @@
 //! VCPUs that run: VP.ENTER, what a guest does while its VCPU is inside, and the way out.
 //!
-//! Source: the specification as `tdx_abi.md` sections 7, 8 and 10 have it; none of it was observed. A VCPU enters, the guest does
-//! what a scenario makes it do, and an interrupt takes it out: no guest code runs here. Translations that the guest may
-//! still have in its TLB are modelled: what was blocked while it was inside it can use until it leaves.
+//! Source: the specification as `tdx_abi.md` sections 7, 8 and 10 have it; none of it was observed.
+//! A VCPU enters, the guest does what a scenario makes it do, and an interrupt takes it out: no
+//! guest code runs here. Translations that the guest may still have in its TLB are modelled: what
+//! was blocked while it was inside it can use until it leaves.
 
 use tdx_abi::{LineRange, Operand, Page, PageSize, PhysAddr, Status, StatusCode};
 
@@ -28,7 +29,8 @@ const EXTERNAL_INTERRUPT: u64 = 1;
 const FLAGS: u64 = 0xfff;
 
 impl Module {
-    /// VP.ENTER. Success means that the CPU is inside; [`Self::leave`] gives what the host reads in RAX after the exit.
+    /// VP.ENTER. Success means that the CPU is inside; [`Self::leave`] gives what the host reads in
+    /// RAX after the exit.
     pub(super) fn vp_enter(&mut self, call: &mut Call) -> Leaf {
         if call.input.rcx & FLAGS != 0 {
             return Err(Stop::Refused(Refusal::VpEnterFlagsNotModelled));
@@ -57,8 +59,8 @@ impl Module {
         Ok(Status::SUCCESS)
     }
 
-    /// An interrupt takes the VCPU out. Its state is stored to TDVPS and TDCS, which is the module's end if they are poisoned.
-    /// `None` if no VCPU is on this CPU.
+    /// An interrupt takes the VCPU out. Its state is stored to TDVPS and TDCS, which is the
+    /// module's end if they are poisoned. `None` if no VCPU is on this CPU.
     pub(crate) fn leave(&mut self, hardware: &mut Hardware, cpu: CpuId) -> Option<Result<Status, MachineCheck>> {
         let running = self.running.remove(&cpu)?;
         hardware.set_in_guest(cpu, false);
@@ -150,8 +152,8 @@ impl Module {
         self.running.get(&cpu).copied().ok_or(Refusal::NoGuestOnCpu { cpu })
     }
 
-    /// The leaf entry of a guest page, if the walk comes to its level. A TD that is fatal, or whose module has died, does
-    /// nothing any more.
+    /// The leaf entry of a guest page, if the walk comes to its level. A TD that is fatal, or whose
+    /// module has died, does nothing any more.
     fn entry(&self, running: Running, guest: GuestPage) -> Option<Entry> {
         if self.is_dead() || self.td(running.tdr).map_or(true, |td| td.fatal) {
             return None;

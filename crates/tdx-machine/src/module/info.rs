@@ -1,7 +1,8 @@
 //! What the module says about itself: SYS.INFO and SYS.RD.
 //!
-//! Field ids, their order and their sizes are those of 1.5.01. Fields whose value on a real platform nobody observed
-//! (CPUID_CONFIG, fixed bits of ATTRIBUTES and XFAM, ...) are refused, not invented.
+//! Field ids, their order and their sizes are those of 1.5.01. Fields whose value on a real
+//! platform nobody observed (CPUID_CONFIG, fixed bits of ATTRIBUTES and XFAM, ...) are refused, not
+//! invented.
 
 use tdx_abi::{FieldId, MAX_CMRS, MAX_RESERVED_AREAS, MAX_TDMRS, Operand, PhysAddr, Status, StatusCode, TdxFeatures0};
 
@@ -16,7 +17,8 @@ use crate::{MachineConfig, ModuleProfile, Refusal};
 const TDSYSINFO_BYTES: u64 = 1024;
 const CMR_TABLE_BYTES: u64 = 16 * MAX_CMRS as u64;
 
-/// 1.5.01: fixture 24 (`major_version 1, minor_version 5, build_date 20230323, build_num 481`). The date is a decimal number.
+/// 1.5.01: fixture 24 (`major_version 1, minor_version 5, build_date 20230323, build_num 481`). The
+/// date is a decimal number.
 const MAJOR: u64 = 1;
 const MINOR: u64 = 5;
 const UPDATE: u64 = 1;
@@ -33,7 +35,8 @@ enum Value {
     Features,
     /// The field exists only in modules that know dynamic PAMT; its value, if we know it.
     DynamicPamt(Option<u64>),
-    /// The field exists; its value is not known to us. What is here is ours, given only where the machine's configuration asks for it.
+    /// The field exists; its value is not known to us. What is here is ours, given only where the
+    /// machine's configuration asks for it.
     Assumed(u64),
     /// The field exists; its value is not known to us.
     Unknown,

@@ -1,5 +1,5 @@
-//! The module's locks. A call takes what it needs, never waits, and gives everything back when it ends; what it finds taken
-//! was held on purpose by [`crate::Machine::hold`], or by itself.
+//! The module's locks. A call takes what it needs, never waits, and gives everything back when it
+//! ends; what it finds taken was held on purpose by [`crate::Machine::hold`], or by itself.
 
 use alloc::vec::Vec;
 use tdx_abi::{Page, PageSize};

@@ -53,8 +53,8 @@ impl Module {
         Ok(Status::SUCCESS)
     }
 
-    /// The entry that stands for all 512 below, if they have one state, mapped or pending, and adjacent pages from an
-    /// address that is aligned to the large page.
+    /// The entry that stands for all 512 below, if they have one state, mapped or pending, and
+    /// adjacent pages from an address that is aligned to the large page.
     fn mergeable(&self, tdr: Page, guest: GuestPage) -> Result<Option<Entry>, Stop> {
         let sept = &self.td(tdr)?.sept;
         let (level, first) = (guest.level - 1, guest.number * ENTRIES);
@@ -136,7 +136,8 @@ impl Module {
     }
 }
 
-/// With dynamic PAMT the small entries come and go with a pair of pages. No entry but that of the large page is locked.
+/// With dynamic PAMT the small entries come and go with a pair of pages. No entry but that of the
+/// large page is locked.
 impl Module {
     /// The pair is not needed any more: R12 and R13 hand it back.
     fn merge_pair(&mut self, call: &mut Call, large: Page) -> Result<(), Stop> {

@@ -92,7 +92,8 @@ impl Module {
         }
     }
 
-    /// A page for an L2 VM that the TD does not have is invalid; one for a VM that it has is not modelled.
+    /// A page for an L2 VM that the TD does not have is invalid; one for a VM that it has is not
+    /// modelled.
     fn refuse_l2_pages(&self, tdr: Page, pages: &[u64]) -> Result<(), Stop> {
         let vms = u32::from(self.td(tdr)?.l2_vms);
         match (1..).zip(pages).find(|(_, page)| **page != NULL_PA) {

@@ -1,7 +1,9 @@
-//! The emulated TDX module: SEAMCALL in, registers out, bit-exact in status, order of checks and cleared outputs.
+//! The emulated TDX module: SEAMCALL in, registers out, bit-exact in status, order of checks and
+//! cleared outputs.
 //!
-//! Source: `tdx_abi.md` and the conformance vectors of module 1.5.01. It keeps its state as values of its own, not as bytes
-//! of private memory, and tells the hardware which private lines it writes, how, and under which KeyID.
+//! Source: `tdx_abi.md` and the conformance vectors of module 1.5.01. It keeps its state as values
+//! of its own, not as bytes of private memory, and tells the hardware which private lines it
+//! writes, how, and under which KeyID.
 
 mod assigned;
 mod cache_wb;

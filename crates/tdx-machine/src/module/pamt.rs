@@ -1,5 +1,5 @@
-//! PAMT: what the module holds each page for. Entries are values here; their bytes are lines of private memory that every
-//! walk stores to, because it locks the entries it passes.
+//! PAMT: what the module holds each page for. Entries are values here; their bytes are lines of
+//! private memory that every walk stores to, because it locks the entries it passes.
 
 use core::ops::ControlFlow;
 use tdx_abi::{LineRange, Operand, Page, PageRange, PageSize, PhysAddr, StatusCode};
@@ -141,8 +141,9 @@ impl Pamt {
 }
 
 impl Module {
-    /// Checks that a register names a page the module can hold, and finds its entry: 1 GiB, 2 MiB, 4 KiB, ending at the
-    /// first that is a TD's large page, or (dynamic PAMT) a 2 MiB page without a pair. Upper entries are locked shared, the last one as asked.
+    /// Checks that a register names a page the module can hold, and finds its entry: 1 GiB, 2 MiB,
+    /// 4 KiB, ending at the first that is a TD's large page, or (dynamic PAMT) a 2 MiB page without
+    /// a pair. Upper entries are locked shared, the last one as asked.
     pub(super) fn walk(
         &mut self,
         call: &mut Call,
@@ -183,8 +184,9 @@ impl Module {
         }
     }
 
-    /// Checks what a walk found: the wanted type, at the wanted level if there is one. `PAGE_METADATA_INCORRECT` otherwise, or
-    /// the word for a free page of 4 KiB that no pair covers.
+    /// Checks what a walk found: the wanted type, at the wanted level if there is one.
+    /// `PAGE_METADATA_INCORRECT` otherwise, or the word for a free page of 4 KiB that no pair
+    /// covers.
     pub(super) fn check_found(
         &self,
         found: Found,
@@ -204,7 +206,8 @@ impl Module {
         Ok(found.page)
     }
 
-    /// Locks one entry, without those above it. The lock is a word of the entry, so its line is stored to, taken or not.
+    /// Locks one entry, without those above it. The lock is a word of the entry, so its line is
+    /// stored to, taken or not.
     pub(super) fn lock_entry(
         &mut self,
         call: &mut Call,

@@ -1,4 +1,5 @@
-//! Physical pages: PHYMEM.PAGE.RDMD, PHYMEM.PAGE.RECLAIM, PHYMEM.PAGE.WBINVD. None of them writes the page.
+//! Physical pages: PHYMEM.PAGE.RDMD, PHYMEM.PAGE.RECLAIM, PHYMEM.PAGE.WBINVD. None of them writes
+//! the page.
 
 use tdx_abi::{Operand, PageSize, PhysAddr, Status, StatusCode};
 
@@ -13,7 +14,8 @@ impl Module {
         call.clear_outputs();
         let level = call.input.rcx & 0b111;
         if self.dynamic_pamt.is_some() && matches!(level, 1 | 2) {
-            // With dynamic PAMT the level of the smallest page asked for; how the answer shows a pair is not known to us.
+            // With dynamic PAMT the level of the smallest page asked for; how the answer shows a
+            // pair is not known to us.
             return Err(Stop::Refused(Refusal::LeafNotModelled { leaf: call.input.leaf_call().leaf() }));
         }
         let found = self.walk(call, PhysAddr::new(call.input.rcx), Operand::RCX, LockMode::Shared)?;

@@ -1,6 +1,8 @@
-//! The pairs of dynamic PAMT: PHYMEM.PAMT.ADD and PHYMEM.PAMT.REMOVE, and what MEM.PAGE.DEMOTE shares with the first.
+//! The pairs of dynamic PAMT: PHYMEM.PAMT.ADD and PHYMEM.PAMT.REMOVE, and what MEM.PAGE.DEMOTE
+//! shares with the first.
 //!
-//! Both check everything before they change anything. ADD writes the pair; REMOVE gives it back as it is.
+//! Both check everything before they change anything. ADD writes the pair; REMOVE gives it back as
+//! it is.
 
 use tdx_abi::{KeyId, Operand, PAGE_SIZE, Page, PageSize, PhysAddr, Status, StatusCode};
 
@@ -29,7 +31,8 @@ impl Module {
             return operand(StatusCode::HPA_RANGE_NOT_FREE, Operand::RCX);
         }
         for (address, name) in named {
-            // A page of the pair may lie in the very 2 MiB whose entries it holds; that is locked already.
+            // A page of the pair may lie in the very 2 MiB whose entries it holds; that is locked
+            // already.
             if !large_contains(large, address) {
                 self.check_pair_page(call, address, name)?;
             }

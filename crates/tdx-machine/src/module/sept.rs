@@ -1,4 +1,5 @@
-//! The Secure EPT of a TD: entries by level and guest page, the walk, and how an entry looks in registers.
+//! The Secure EPT of a TD: entries by level and guest page, the walk, and how an entry looks in
+//! registers.
 //!
 //! Level 3 is the root, whose page is part of TDCS; an entry of level n maps 4 KiB << 9 n.
 
@@ -101,7 +102,8 @@ impl Entry {
     }
 }
 
-/// Entries of the four levels, by guest page number at that level. An entry below a free one is free.
+/// Entries of the four levels, by guest page number at that level. An entry below a free one is
+/// free.
 #[derive(Clone, Debug)]
 pub(super) struct Sept {
     levels: [Tree<Entry>; ROOT as usize + 1],
@@ -145,7 +147,8 @@ pub(super) struct GuestPage {
 }
 
 impl GuestPage {
-    /// From a register: level in bits 2:0, address above; the level within the given ones, the address aligned to it.
+    /// From a register: level in bits 2:0, address above; the level within the given ones, the
+    /// address aligned to it.
     pub(super) fn parse(register: u64, levels: core::ops::RangeInclusive<u64>) -> Result<Self, Stop> {
         let level = register & 0b111;
         let address = register & !0b111;
@@ -201,7 +204,8 @@ impl Module {
         Ok(entry)
     }
 
-    /// The entry where a walk to this guest page ends, and its level: above the one asked for if the way is cut.
+    /// The entry where a walk to this guest page ends, and its level: above the one asked for if
+    /// the way is cut.
     pub(super) fn sept_find(&self, tdr: Page, guest: GuestPage) -> Result<(u64, Entry), Stop> {
         let sept = &self.td(tdr)?.sept;
         let mut level = ROOT;
@@ -227,8 +231,8 @@ impl Module {
         call.store(LineRange::single(PhysAddr::new(address).line()), key)
     }
 
-    /// The page that an entry of this level points to was blocked in its present epoch and not tracked since, or was not
-    /// blocked at all; only a TD that may run asks for it.
+    /// The page that an entry of this level points to was blocked in its present epoch and not
+    /// tracked since, or was not blocked at all; only a TD that may run asks for it.
     pub(super) fn check_blocked_and_tracked(
         &self,
         call: &mut Call,

@@ -102,7 +102,8 @@ pub(super) fn lines_of(page: Page) -> LineRange {
 }
 
 impl Module {
-    /// No VCPU can still use a translation that was blocked in this epoch (`tdx_abi.md` section 10).
+    /// No VCPU can still use a translation that was blocked in this epoch (`tdx_abi.md` section
+    /// 10).
     pub(super) fn is_tracked(&self, tdr: Page, blocked_in: u64) -> Result<bool, Stop> {
         let epoch = self.td(tdr)?.epoch;
         Ok(epoch > blocked_in + 1 || (epoch == blocked_in + 1 && self.previous_epoch_has_left(tdr, epoch)))
@@ -137,7 +138,8 @@ impl Module {
         self.find_page(call, address, name, LockMode::Exclusive, PageType::Nda)
     }
 
-    /// Locks the TDR that owns a page, shared, without walking to it: only its own PAMT entry is touched.
+    /// Locks the TDR that owns a page, shared, without walking to it: only its own PAMT entry is
+    /// touched.
     pub(super) fn lock_owner(&mut self, call: &mut Call, tdr: Page) -> Result<(), Stop> {
         self.lock_entry(call, tdr, PageSize::Size4K, LockMode::Shared, Operand::TDR)
     }
@@ -153,8 +155,8 @@ impl Module {
         self.tds.get_mut(&tdr).map(Arc::make_mut).ok_or(missing.into())
     }
 
-    /// The checks that most leaves on a TD begin with: keys, TDCS, OP_STATE. A leaf that holds the TDR shared also locks
-    /// OP_STATE, which is a word in TDCS.
+    /// The checks that most leaves on a TD begin with: keys, TDCS, OP_STATE. A leaf that holds the
+    /// TDR shared also locks OP_STATE, which is a word in TDCS.
     pub(super) fn enter_td(
         &mut self,
         call: &mut Call,
@@ -216,8 +218,8 @@ impl Module {
         self.store_tdr(call, tdr)
     }
 
-    /// A page of the TD is free. The owner and the epoch stay in its PAMT entry, and its content stays in its lines.
-    /// Gives the hint of [`Module::removal_hint`].
+    /// A page of the TD is free. The owner and the epoch stay in its PAMT entry, and its content
+    /// stays in its lines. Gives the hint of [`Module::removal_hint`].
     pub(super) fn disown(&mut self, call: &mut Call, tdr: Page, page: Page, level: PageSize) -> Result<u64, Stop> {
         self.pamt.free(page, level);
         let td = self.td_mut(tdr)?;

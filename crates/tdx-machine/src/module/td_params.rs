@@ -1,7 +1,7 @@
 //! TD_PARAMS: what MNG.INIT accepts, in the order in which it looks.
 //!
-//! What depends on the CPU is that of the recorded platform: XFAM x87, SSE and AVX, four levels of EPT. What nobody recorded
-//! (other ATTRIBUTES, CPUID configuration) is refused.
+//! What depends on the CPU is that of the recorded platform: XFAM x87, SSE and AVX, four levels of
+//! EPT. What nobody recorded (other ATTRIBUTES, CPUID configuration) is refused.
 
 use tdx_abi::{Operand, StatusCode};
 

@@ -1,4 +1,5 @@
-//! The TDMR table that SYS.CONFIG accepted, and SYS.TDMR.INIT, which makes it usable 4 MiB at a time.
+//! The TDMR table that SYS.CONFIG accepted, and SYS.TDMR.INIT, which makes it usable 4 MiB at a
+//! time.
 
 use alloc::{sync::Arc, vec::Vec};
 use tdx_abi::{KeyId, Line, LineRange, Operand, PAGE_SIZE, Page, PageRange, PageSize, PhysAddr, StatusCode, TdmrInfo};
@@ -11,7 +12,8 @@ use crate::LockMode;
 
 /// Bytes of a PAMT entry.
 pub(super) const ENTRY: u64 = 16;
-/// Bytes of a TDMR that one SYS.TDMR.INIT initialises: the entries of 1024 pages fill four pages of PAMT_4K.
+/// Bytes of a TDMR that one SYS.TDMR.INIT initialises: the entries of 1024 pages fill four pages of
+/// PAMT_4K.
 const CHUNK: u64 = 4 << 20;
 /// Calls for each GiB.
 const CHUNKS_PER_GIB: u64 = PageSize::Size1G.bytes() / CHUNK;
@@ -46,7 +48,8 @@ impl Tdmr {
         PhysAddr::new(self.info.pamt(level).0 + number * ENTRY).line()
     }
 
-    /// The line of the bitmap (which stands in for PAMT_4K with dynamic PAMT) that has the bit of a page of this TDMR.
+    /// The line of the bitmap (which stands in for PAMT_4K with dynamic PAMT) that has the bit of a
+    /// page of this TDMR.
     pub(super) fn bitmap_line(&self, page: Page) -> Line {
         let number = page.index() - self.range.start().index();
         PhysAddr::new(self.info.pamt(PageSize::Size4K).0 + number / PAGES_PER_BITMAP_BYTE).line()
@@ -113,9 +116,10 @@ impl Module {
     }
 }
 
-/// The PAMT lines one call writes: four whole pages of PAMT_4K past the cache; two entries of PAMT_2M and, when the GiB is
-/// complete, one of PAMT_1G, each by ordinary stores to a line that was zeroed past the cache when its first entry came.
-/// The bitmap of dynamic PAMT is written in the same two ways, two lines of it.
+/// The PAMT lines one call writes: four whole pages of PAMT_4K past the cache; two entries of
+/// PAMT_2M and, when the GiB is complete, one of PAMT_1G, each by ordinary stores to a line that
+/// was zeroed past the cache when its first entry came. The bitmap of dynamic PAMT is written in
+/// the same two ways, two lines of it.
 fn write_pamt(call: &mut Call, tdmr: &Tdmr, chunk: u64, key: KeyId, dynamic: bool) -> Result<(), super::call::Stop> {
     if dynamic {
         let bytes = CHUNK / PAGE_SIZE / PAGES_PER_BITMAP_BYTE;

@@ -1,5 +1,5 @@
-//! The reserved areas of one TDMR: every hole and every PAMT in it, in as few areas as allowed, giving up as little as
-//! possible. Knows nothing of other TDMRs.
+//! The reserved areas of one TDMR: every hole and every PAMT in it, in as few areas as allowed,
+//! giving up as little as possible. Knows nothing of other TDMRs.
 
 use arrayvec::ArrayVec;
 use tdx_abi::{MAX_RESERVED_AREAS, PageRange, union};
@@ -25,12 +25,12 @@ struct Gap {
     pages: u64,
 }
 
-/// Joins holes and PAMTs (`taken`, ascending) of a TDMR into at most `limit` areas; `None` if not even one is allowed and
-/// one is needed.
+/// Joins holes and PAMTs (`taken`, ascending) of a TDMR into at most `limit` areas; `None` if not
+/// even one is allowed and one is needed.
 ///
-/// Each time there is one area too many, two neighbours become one, those with the fewest usable pages between them
-/// (memory that only the firmware uses counts nothing). Gaps are independent of each other, so the pages given up are the
-/// fewest possible for this TDMR.
+/// Each time there is one area too many, two neighbours become one, those with the fewest usable
+/// pages between them (memory that only the firmware uses counts nothing). Gaps are independent of
+/// each other, so the pages given up are the fewest possible for this TDMR.
 pub(super) fn areas(
     host: &Host<'_>,
     tdmr: PageRange,

@@ -1,5 +1,5 @@
-//! Which TDMRs: as few whole GiB as cover all usable memory, cut where a node or the reserved areas ask for it, merged
-//! where there would be too many. Places no PAMT.
+//! Which TDMRs: as few whole GiB as cover all usable memory, cut where a node or the reserved areas
+//! ask for it, merged where there would be too many. Places no PAMT.
 
 use arrayvec::ArrayVec;
 use tdx_abi::{MAX_TDMRS, Page, PageRange, PageSize, TDMR_GRANULARITY};
@@ -25,12 +25,14 @@ pub(in super::super) struct Span {
     pub(in super::super) given_up: u64,
     /// Reserved areas it would like to have.
     pub(in super::super) natural: u64,
-    /// What it costs to merge it with the span in front; `None` if that cannot be. Kept while the cover is made.
+    /// What it costs to merge it with the span in front; `None` if that cannot be. Kept while the
+    /// cover is made.
     merge_cost: Option<MergeCost>,
 }
 
 impl Span {
-    /// Counts what a span would cost, without PAMTs; `None` if it needs a reserved area and none is allowed.
+    /// Counts what a span would cost, without PAMTs; `None` if it needs a reserved area and none is
+    /// allowed.
     pub(super) fn new(host: &Host<'_>, limits: &Limits, range: PageRange, border: Border) -> Option<Self> {
         let areas = areas(host, range, core::iter::empty(), limits.reserved_areas())?;
         let (given_up, natural) = (areas.given_up, areas.natural);
@@ -100,7 +102,8 @@ impl Cover<'_, '_> {
                 areas(self.host, part, core::iter::empty(), limit).is_some_and(|areas| areas.given_up == 0)
             };
             let gibs = rest.pages() / GIB_PAGES;
-            // A GiB that needs too many on its own stands alone, so that nothing else has to pay for it.
+            // A GiB that needs too many on its own stands alone, so that nothing else has to pay
+            // for it.
             let cut = if fits(gibs) { gibs } else { last_true(1, gibs, fits) };
             let end = Page::new(rest.start().index() + cut * GIB_PAGES);
             self.push(PageRange::new(rest.start(), end), border);
@@ -124,8 +127,8 @@ impl Cover<'_, '_> {
         }
     }
 
-    /// Makes one span less: merges neighbours, smallest gap first, as long as that loses no memory; else does what loses
-    /// least, be it a merge or leaving a span out.
+    /// Makes one span less: merges neighbours, smallest gap first, as long as that loses no memory;
+    /// else does what loses least, be it a merge or leaving a span out.
     fn reduce(&mut self) {
         let spans = self.spans.iter().enumerate();
         let merge = spans.clone().filter_map(|(index, span)| Some((span.merge_cost?, index))).min();
@@ -190,8 +193,8 @@ struct MergeCost {
     pages: u64,
 }
 
-/// The largest number in `[low, high)` for which `test` holds, if it holds up to some point and not after; `low` is not
-/// tested.
+/// The largest number in `[low, high)` for which `test` holds, if it holds up to some point and not
+/// after; `low` is not tested.
 fn last_true(low: u64, high: u64, test: impl Fn(u64) -> bool) -> u64 {
     let (mut low, mut high) = (low, high);
     while high - low > 1 {

@@ -1,9 +1,11 @@
-//! The default algorithm: cover all usable memory inside CMRs, place the PAMTs, reserve what must be reserved; where a
-//! limit stands in the way, try what costs nothing first and give up memory last.
+//! The default algorithm: cover all usable memory inside CMRs, place the PAMTs, reserve what must
+//! be reserved; where a limit stands in the way, try what costs nothing first and give up memory
+//! last.
 //!
-//! In order: (1) [`cover`] makes the TDMRs; (2) [`place`] finds room for the PAMTs; if there is none, the TDMR is cut in
-//! two, since half of it needs half the contiguous memory, and if that makes too many TDMRs, the one with the fewest
-//! usable bytes goes; (3) [`areas`] lists what each TDMR reserves. It fails only if not a single GiB can be had.
+//! In order: (1) [`cover`] makes the TDMRs; (2) [`place`] finds room for the PAMTs; if there is
+//! none, the TDMR is cut in two, since half of it needs half the contiguous memory, and if that
+//! makes too many TDMRs, the one with the fewest usable bytes goes; (3) [`areas`] lists what each
+//! TDMR reserves. It fails only if not a single GiB can be had.
 
 mod areas;
 mod cover;
@@ -81,7 +83,8 @@ fn attempt<F: FrameSource + ?Sized>(
     }
 }
 
-/// Why not one span could be made: the module allows no TDMR, or no reserved area where every GiB needs one.
+/// Why not one span could be made: the module allows no TDMR, or no reserved area where every GiB
+/// needs one.
 fn nothing_covered(host: &Host<'_>, limits: &Limits) -> LayoutError {
     let first = host.usable(FrameRequest::ANYWHERE).next().map_or(0, |(range, _)| range.start().index());
     let start = first / GIB_PAGES * GIB_PAGES;
@@ -125,7 +128,8 @@ fn no_place(limits: &Limits, span: &Span) -> LayoutError {
     LayoutError::NoPamtMemory { tdmr, bytes: pages * PAGE_SIZE, node }
 }
 
-/// A span cut at its largest gap, which is then in no TDMR any more, or in the middle; `None` if it is a single GiB.
+/// A span cut at its largest gap, which is then in no TDMR any more, or in the middle; `None` if it
+/// is a single GiB.
 fn halves(host: &Host<'_>, limits: &Limits, span: &Span) -> Option<(Span, Span)> {
     let (range, gibs) = (span.range, span.gibs());
     if gibs < 2 {

@@ -1,5 +1,5 @@
-//! Where the PAMTs go: inside usable memory and CMRs, on the node of their TDMR, and where they cost no reserved area,
-//! next to a hole or to another PAMT. Changes no TDMR.
+//! Where the PAMTs go: inside usable memory and CMRs, on the node of their TDMR, and where they
+//! cost no reserved area, next to a hole or to another PAMT. Changes no TDMR.
 
 use core::iter::once;
 
@@ -17,7 +17,8 @@ const EXACT_TRIES: u32 = 16;
 /// How bad a place is; the smallest is taken first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Cost {
-    /// Usable pages that reserved areas would swallow because of it, less those they no longer would.
+    /// Usable pages that reserved areas would swallow because of it, less those they no longer
+    /// would.
     given_up: i64,
     /// On another node.
     remote: bool,
@@ -46,7 +47,8 @@ pub(super) struct Placer<'a, 'h, F: ?Sized> {
 }
 
 impl<F: FrameSource + ?Sized> Placer<'_, '_, F> {
-    /// Places the PAMT of every TDMR in the table that has none, the largest first: it is the hardest to place.
+    /// Places the PAMT of every TDMR in the table that has none, the largest first: it is the
+    /// hardest to place.
     ///
     /// # Errors
     /// The index of the TDMR whose PAMT finds no place. The table then owns what was placed so far.
@@ -85,14 +87,16 @@ impl<F: FrameSource + ?Sized> Placer<'_, '_, F> {
             return None;
         }
         let place = self.place_best(pages, node).or_else(|| self.sweep(pages, node));
-        // A refusal with nothing of ours in the way is final, unless it is for want of a reserved area.
+        // A refusal with nothing of ours in the way is final, unless it is for want of a reserved
+        // area.
         if place.is_none() && self.out.pamts.is_empty() && self.limits.reserved_areas() > 0 {
             *self.hopeless = pages;
         }
         place
     }
 
-    /// Asks for the best exact places, one after another, but not for ever: each may cost the source a lot of work.
+    /// Asks for the best exact places, one after another, but not for ever: each may cost the
+    /// source a lot of work.
     fn place_best(&mut self, pages: u64, node: NodeId) -> Option<PageRange> {
         let mut refused = None;
         for _ in 0..EXACT_TRIES {
@@ -105,7 +109,8 @@ impl<F: FrameSource + ?Sized> Placer<'_, '_, F> {
         None
     }
 
-    /// Lets the source choose inside each free range, at home first; what makes TDMRs give up memory comes last.
+    /// Lets the source choose inside each free range, at home first; what makes TDMRs give up
+    /// memory comes last.
     fn sweep(&mut self, pages: u64, node: NodeId) -> Option<PageRange> {
         for (local, most) in [(true, Some(0)), (false, Some(0)), (true, None), (false, None)] {
             let mut at = Page::new(0);
@@ -126,7 +131,8 @@ impl<F: FrameSource + ?Sized> Placer<'_, '_, F> {
         pieces.flat_map(|(piece, _)| subtract([piece], self.pamts(piece))).find(|space| space.pages() >= pages)
     }
 
-    /// Takes pages in `window` and records them, unless TDMRs would then give up more than `most` pages more.
+    /// Takes pages in `window` and records them, unless TDMRs would then give up more than `most`
+    /// pages more.
     fn take(&mut self, pages: u64, node: NodeId, window: PageRange, most: Option<i64>) -> Option<PageRange> {
         let range = source::allocate(self.frames, FrameRequest { pages, node: Some(node), within: window })?;
         let cost = self.cost(range, false);
@@ -191,8 +197,9 @@ impl<F: FrameSource + ?Sized> Placer<'_, '_, F> {
 
     /// Places worth a try in a range of usable memory.
     ///
-    /// What a place costs depends only on the TDMR and on whether it touches an end of the free range, where it is never
-    /// worse than in between. So the ends are all there is, of the whole range and of its part in each TDMR or between TDMRs.
+    /// What a place costs depends only on the TDMR and on whether it touches an end of the free
+    /// range, where it is never worse than in between. So the ends are all there is, of the whole
+    /// range and of its part in each TDMR or between TDMRs.
     fn windows(&self, piece: PageRange, pages: u64) -> impl Iterator<Item = PageRange> + '_ {
         let part = move |start: u64| PageRange::new(Page::new(start), Page::new(start + pages));
         subtract([piece], self.pamts(piece))

@@ -1,4 +1,5 @@
-//! What the next kernel finds: at a kexec, at a crash, and whether it can use TDX again. The behaviour is mainline's.
+//! What the next kernel finds: at a kexec, at a crash, and whether it can use TDX again. The
+//! behaviour is mainline's.
 
 use super::{Finding, Rule};
 use crate::{
@@ -94,7 +95,8 @@ fn way(facts: &Facts<'_>) -> Way {
         Some(has) => !has,
         None => era == Some(Era::Excluded) && host_code,
     };
-    // Who cannot load an image cannot whatever is private: both are decided before the module is asked anything.
+    // Who cannot load an image cannot whatever is private: both are decided before the module is
+    // asked anything.
     let refused = era == Some(Era::Refused) && facts.notes_erratum();
     if let Private::No(why) = facts.private {
         return match () {
@@ -401,8 +403,8 @@ fn tdx_again(facts: &Facts<'_>) -> Finding {
     }
 }
 
-/// Nothing is private in this kernel. What its bring-up, if there was one, has done to the module stays done: a kernel that did not
-/// come up with TDX does not take the module back either.
+/// Nothing is private in this kernel. What its bring-up, if there was one, has done to the module
+/// stays done: a kernel that did not come up with TDX does not take the module back either.
 fn after_no_bring_up(facts: &Facts<'_>) -> Finding {
     let Some(failure) = facts.failure() else {
         return Finding::pass("as well as this one").deduced().evidence(facts.why_nothing_private());

@@ -1,5 +1,5 @@
-//! The rules: each asks one question of the facts. A rule never guesses: what was not seen is UNKNOWN, and what rests on a
-//! conclusion or on unchecked knowledge says so.
+//! The rules: each asks one question of the facts. A rule never guesses: what was not seen is
+//! UNKNOWN, and what rests on a conclusion or on unchecked knowledge says so.
 
 mod cpu;
 mod firmware;

@@ -1,4 +1,5 @@
-//! The TDX module: did it come up, which is it, can it give all memory back, how much memory has it.
+//! The TDX module: did it come up, which is it, can it give all memory back, how much memory has
+//! it.
 
 use super::{Finding, Rule};
 use crate::{

@@ -1,5 +1,6 @@
-//! The catalogue: bugs that kernels have had, or could have, each with its origin. The explorer must find every one; one that it
-//! cannot tell from correct behaviour would be a gap of the machine.
+//! The catalogue: bugs that kernels have had, or could have, each with its origin. The explorer
+//! must find every one; one that it cannot tell from correct behaviour would be a gap of the
+//! machine.
 
 mod bring_up;
 mod handover;

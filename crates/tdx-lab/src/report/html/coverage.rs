@@ -1,5 +1,6 @@
-//! Which SEAMCALLs were crashed at: a line for each leaf, in it each status that it answered with. Most pairs of leaf and status
-//! do not exist, so a table with a column for each status would be empty paper.
+//! Which SEAMCALLs were crashed at: a line for each leaf, in it each status that it answered with.
+//! Most pairs of leaf and status do not exist, so a table with a column for each status would be
+//! empty paper.
 
 use core::fmt::{self, Write};
 

@@ -1,5 +1,6 @@
-//! Memory as a picture, twice: all of it to scale, where a page is no more than a line, and below that what is private in the order
-//! of addresses, wide enough to be seen and no longer to scale. Under both, every range in a table.
+//! Memory as a picture, twice: all of it to scale, where a page is no more than a line, and below
+//! that what is private in the order of addresses, wide enough to be seen and no longer to scale.
+//! Under both, every range in a table.
 
 use core::fmt::{self, Write};
 

@@ -1,5 +1,6 @@
-//! An exploration as one page for people: no network, no script, works from disk. Everything it shows is in the report; it decides
-//! nothing and leaves out only what its own text says it leaves out.
+//! An exploration as one page for people: no network, no script, works from disk. Everything it
+//! shows is in the report; it decides nothing and leaves out only what its own text says it leaves
+//! out.
 
 mod bugs;
 mod coverage;
@@ -27,7 +28,8 @@ pub fn page(report: &ExploreReport) -> String {
 
 fn write_page(out: &mut String, report: &ExploreReport) -> fmt::Result {
     let title = if report.bugs.is_some() { "The catalogue of bugs" } else { "Every instant" };
-    // The policy is a second lock: were a name ever written unescaped, no script would run and nothing would be fetched.
+    // The policy is a second lock: were a name ever written unescaped, no script would run and
+    // nothing would be fetched.
     writeln!(
         out,
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -42,7 +44,8 @@ fn write_page(out: &mut String, report: &ExploreReport) -> fmt::Result {
     writeln!(out, "</header>\n<main>")?;
     if !report.scenarios.is_empty() {
         writeln!(out, "<section aria-labelledby=\"scenarios\">\n<h2 id=\"scenarios\">Scenarios</h2>")?;
-        // The first that needs reading stands open; all of them would be a page that nobody can find his way in.
+        // The first that needs reading stands open; all of them would be a page that nobody can
+        // find his way in.
         let broken = report.scenarios.iter().position(|run| run.violations > 0);
         let open = broken.or((report.scenarios.len() == 1).then_some(0));
         for (index, run) in report.scenarios.iter().enumerate() {

@@ -1,4 +1,5 @@
-//! One scenario: its verdict in a line, and when that is opened its host, its memory, its time line and what broke.
+//! One scenario: its verdict in a line, and when that is opened its host, its memory, its time line
+//! and what broke.
 
 use core::fmt::{self, Write};
 

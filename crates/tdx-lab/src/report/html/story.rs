@@ -1,12 +1,13 @@
-//! What broke a rule, line by line, with the command that shows it again. The first of several stands open; of very many only the
-//! first are told, and the page says so.
+//! What broke a rule, line by line, with the command that shows it again. The first of several
+//! stands open; of very many only the first are told, and the page says so.
 
 use core::fmt::{self, Write};
 
 use super::text::{Count, Text};
 use crate::report::FindingReport;
 
-/// Stories that are told of one scenario: a bug that breaks a rule in every schedule has thousands, all alike.
+/// Stories that are told of one scenario: a bug that breaks a rule in every schedule has thousands,
+/// all alike.
 pub(super) const TOLD: usize = 24;
 
 /// The id of a finding, for links to it.

@@ -1,5 +1,6 @@
-//! The instants of a scenario from left to right: how many each step has, where a rule was broken, and a link from there to the
-//! story. Neighbours that are alike are drawn as one, so a page stays small.
+//! The instants of a scenario from left to right: how many each step has, where a rule was broken,
+//! and a link from there to the story. Neighbours that are alike are drawn as one, so a page stays
+//! small.
 
 use core::fmt::{self, Write};
 
@@ -110,7 +111,8 @@ fn strip(out: &mut String, of: &str, scenario: &ScenarioRun, runs: &[Run<'_>]) -
     writeln!(out, "</svg>")
 }
 
-/// The story of the first broken instant of a run, or the last story before it: only the first ones are told.
+/// The story of the first broken instant of a run, or the last story before it: only the first ones
+/// are told.
 fn story_of(of: &str, scenario: &ScenarioRun, run: &Run<'_>) -> Option<String> {
     let findings = scenario.findings.get(..story::TOLD).unwrap_or(&scenario.findings);
     let same = findings.iter().position(|found| found.instant == run.first.instant);
