@@ -10,8 +10,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::boot::module;
 use crate::root;
+use boot::module;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const MAINTAINER: &str = "The Cleanslate authors <cleanslate@localhost>";
@@ -56,7 +56,7 @@ impl Package {
     /// Puts a compressed file there, the same bytes every time.
     fn add_gz(&self, path: &str, bytes: &[u8]) -> Result<()> {
         self.add(path, bytes, 0o644)?;
-        super::boot::run(Command::new("gzip").args(["--best", "--no-name", "--force"]).arg(self.tree.join(path)))?;
+        boot::run(Command::new("gzip").args(["--best", "--no-name", "--force"]).arg(self.tree.join(path)))?;
         Ok(())
     }
 
@@ -64,7 +64,7 @@ impl Package {
     fn build(self) -> Result<PathBuf> {
         let doc = format!("usr/share/doc/{}", self.name);
         self.add(&format!("{doc}/copyright"), copyright(self.name)?.as_bytes(), 0o644)?;
-        let dated = super::boot::run(Command::new("git").args(["log", "-1", "--format=%aD"]).current_dir(root()));
+        let dated = boot::run(Command::new("git").args(["log", "-1", "--format=%aD"]).current_dir(root()));
         let date = dated.map_or_else(|_| "Thu, 01 Jan 1970 00:00:00 +0000".to_owned(), |date| date.trim().to_owned());
         // In Debian's form; what has changed stands in the project's own.
         let changes = format!(
@@ -84,7 +84,7 @@ impl Package {
                 continue;
             }
             kib += file.metadata()?.len().div_ceil(1024);
-            let sum = super::boot::run(Command::new("md5sum").arg(&file))?;
+            let sum = boot::run(Command::new("md5sum").arg(&file))?;
             let sum = sum.split_whitespace().next().unwrap_or_default();
             // Writing to a string never fails.
             let _ = writeln!(sums, "{sum}  {name}");
@@ -99,9 +99,9 @@ impl Package {
         self.add("DEBIAN/control", control.as_bytes(), 0o644)?;
         let package = root().join("target/deb").join(format!("{}_{VERSION}_{}.deb", self.name, self.architecture));
         // The date of the commit, so that the same commit gives the same package.
-        let date = super::boot::run(Command::new("git").args(["log", "-1", "--format=%ct"]).current_dir(root()));
+        let date = boot::run(Command::new("git").args(["log", "-1", "--format=%ct"]).current_dir(root()));
         let date = date.map_or_else(|_| "0".to_owned(), |date| date.trim().to_owned());
-        super::boot::run(
+        boot::run(
             Command::new("dpkg-deb")
                 .args(["--root-owner-group", "--build"])
                 .arg(&self.tree)
@@ -167,9 +167,9 @@ fn program() -> Result<PathBuf> {
     )?;
     package.add("usr/bin/cleanslate", &fs::read(&program)?, 0o755)?;
     let binary = package.tree.join("usr/bin/cleanslate");
-    super::boot::run(Command::new("strip").arg(&binary))?;
+    boot::run(Command::new("strip").arg(&binary))?;
     let pages = root().join("target/deb/man");
-    super::boot::run(Command::new(&binary).arg("man").arg(&pages))?;
+    boot::run(Command::new(&binary).arg("man").arg(&pages))?;
     for page in files(&pages)? {
         let name = page.file_name().context("a page has a name")?.to_string_lossy().into_owned();
         package.add_gz(&format!("usr/share/man/man1/{name}"), &fs::read(&page)?)?;
@@ -179,7 +179,7 @@ fn program() -> Result<PathBuf> {
         ("zsh", "usr/share/zsh/vendor-completions/_cleanslate"),
         ("fish", "usr/share/fish/vendor_completions.d/cleanslate.fish"),
     ] {
-        let script = super::boot::run(Command::new(&binary).args(["completions", shell]))?;
+        let script = boot::run(Command::new(&binary).args(["completions", shell]))?;
         package.add(path, script.as_bytes(), 0o644)?;
     }
     for document in ["CHECK.md", "EXPLAIN.md", "SCENARIOS.md"] {
@@ -276,7 +276,7 @@ pub(crate) fn check() -> Result<Vec<(&'static str, Outcome)>> {
     fs::write(here.join("var/lib/dpkg/status"), "")?;
     let here = here.canonicalize()?;
     let tell = |result: Result<String>| Outcome::from(result.map(drop));
-    let installed = super::boot::run(
+    let installed = boot::run(
         Command::new("dpkg")
             .arg(format!("--root={}", here.display()))
             // The folder has no libc of its own.
@@ -286,16 +286,16 @@ pub(crate) fn check() -> Result<Vec<(&'static str, Outcome)>> {
             .env("PATH", format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default())),
     );
     let binary = here.join("usr/bin/cleanslate");
-    let version = super::boot::run(Command::new(&binary).arg("--version")).and_then(|said| {
+    let version = boot::run(Command::new(&binary).arg("--version")).and_then(|said| {
         ensure!(said.starts_with(&format!("cleanslate {VERSION} (commit ")), "it says {said}");
         Ok(said)
     });
     let checked =
-        super::boot::run(Command::new(&binary).args(["check", "--from"]).arg(root().join("fixtures/machines/no-tdx")));
+        boot::run(Command::new(&binary).args(["check", "--from"]).arg(root().join("fixtures/machines/no-tdx")));
     let page = here.join("usr/share/man/man1/cleanslate-kexec.1.gz");
-    let manual = super::boot::run(Command::new("gzip").arg("-dc").arg(&page));
+    let manual = boot::run(Command::new("gzip").arg("-dc").arg(&page));
     let unpacked = here.join("dkms");
-    let built = super::boot::run(Command::new("dpkg-deb").arg("-x").arg(&dkms).arg(&unpacked));
+    let built = boot::run(Command::new("dpkg-deb").arg("-x").arg(&dkms).arg(&unpacked));
     Ok(vec![
         (
             "deb: the same commit gives the same package",
@@ -319,8 +319,8 @@ const NO_KERNEL: &str = "no kernel to build it for: run `cargo xtask linux stock
 
 /// The module builds from what is in the package alone.
 fn module_from(source: &Path) -> Outcome {
-    match super::boot::some_headers() {
-        Some(headers) => super::boot::run(&mut super::boot::make_modules(&headers, source)).map(drop).into(),
+    match boot::some_headers() {
+        Some(headers) => boot::run(&mut boot::make_modules(&headers, source)).map(drop).into(),
         None => Outcome::Skipped(NO_KERNEL),
     }
 }
@@ -330,7 +330,7 @@ fn by_dkms(sources: &Path) -> Outcome {
     if !Command::new("dkms").arg("--version").output().is_ok_and(|output| output.status.success()) {
         return Outcome::Skipped("no dkms: apt-get install dkms");
     }
-    let Some(headers) = super::boot::some_headers() else { return Outcome::Skipped(NO_KERNEL) };
+    let Some(headers) = boot::some_headers() else { return Outcome::Skipped(NO_KERNEL) };
     let steps = || -> Result<()> {
         let here = root().join("target/deb/dkms");
         if here.exists() {
@@ -346,7 +346,7 @@ fn by_dkms(sources: &Path) -> Outcome {
             for (option, path) in [("--dkmstree", here.as_path()), ("--sourcetree", sources)] {
                 dkms.arg(option).arg(path);
             }
-            super::boot::run(&mut dkms).map(drop)
+            boot::run(&mut dkms).map(drop)
         };
         let (kernel, source) = (kernel.trim(), headers.display().to_string());
         dkms("add", &[])?;

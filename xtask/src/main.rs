@@ -1,7 +1,6 @@
 //! Tasks of the repository. `cargo xtask help` lists them. Refuses to install anything: what a task
 //! lacks is named, and counted as skipped.
 
-mod boot;
 mod crates;
 mod deb;
 mod step;
@@ -9,6 +8,7 @@ mod tests;
 mod vectors;
 
 use clap::{Parser, Subcommand};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -34,19 +34,19 @@ enum Task {
     },
     /// The explorer: every bundled scenario clean, every bug found. Part of `test`.
     Explore,
-    /// Boots a kernel under QEMU as on a TDX host, and says what became of it.
-    Boot(boot::BootArgs),
-    /// All boots that are tests. Part of `test`.
-    Boots {
-        /// Only those whose name has this in it.
-        #[arg(default_value = "")]
-        only: String,
-    },
+    /// Boots a kernel under QEMU as on a TDX host (tools/boot).
+    #[command(disable_help_flag = true)]
+    Boot(Forwarded),
+    /// Runs all boots that are tests. Part of `test`.
+    #[command(disable_help_flag = true)]
+    Boots(Forwarded),
     /// Fetches or builds a Linux for `boot`.
-    Linux(boot::LinuxArgs),
-    /// Builds the Linux module for the Linuxes of `linux`, or for a kernel whose headers are
+    #[command(disable_help_flag = true)]
+    Linux(Forwarded),
+    /// Builds the Linux module for the kernels of `linux`, or for a kernel whose headers are
     /// installed.
-    LinuxModule(boot::ModuleArgs),
+    #[command(disable_help_flag = true)]
+    LinuxModule(Forwarded),
     /// The crates as others get them: without std, with the oldest dependencies, from their
     /// packages. Part of `test`.
     Crates,
@@ -60,16 +60,23 @@ enum Task {
     Bench,
 }
 
+/// Arguments of a tool of its own, which explains them itself.
+#[derive(clap::Args)]
+struct Forwarded {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<OsString>,
+}
+
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Test => tests::test(),
         Task::Lint => tests::lint(),
         Task::Vectors { paths } => vectors::replay(&paths),
         Task::Explore => tests::explore().map(|counts| counts.failed == 0),
-        Task::Boot(args) => boot::boot(&args),
-        Task::Boots { only } => boot::run_all(&only).map(|counts| counts.failed == 0),
-        Task::Linux(args) => boot::provide(&args),
-        Task::LinuxModule(args) => boot::build_module(&args),
+        Task::Boot(args) => return tests::boot("boot", &args.arguments),
+        Task::Boots(args) => return tests::boot("boots", &args.arguments),
+        Task::Linux(args) => return tests::boot("linux", &args.arguments),
+        Task::LinuxModule(args) => return tests::boot("linux-module", &args.arguments),
         Task::Crates => crates::check().map(|counts| counts.failed == 0),
         Task::Deb { check: true } => tests::packages().map(|counts| counts.failed == 0),
         Task::Deb { check: false } => deb::build(),

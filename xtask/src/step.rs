@@ -22,6 +22,9 @@ impl Counts {
 
 /// `test result: ok. 17 passed; 0 failed; 1 ignored; ...`, or a line of the Test Anything Protocol.
 fn parse(line: &str) -> Option<Counts> {
+    if line.starts_with("ok ") && line.contains(" # SKIP ") {
+        return Some(Counts { skipped: 1, ..Counts::default() });
+    }
     if line.starts_with("ok ") {
         return Some(Counts { passed: 1, ..Counts::default() });
     }
@@ -76,6 +79,7 @@ mod tests {
         assert_eq!((counts.passed, counts.failed, counts.skipped), (17, 2, 1));
         assert!(parse("running 17 tests").is_none());
         assert_eq!(parse("ok 3 - scenario td-life: 1180 instants").unwrap().passed, 1);
+        assert_eq!(parse("ok 4 - boots of tdx # SKIP run `cargo xtask linux tdx` once").unwrap().skipped, 1);
         assert_eq!(parse("not ok 4 - bug mark-after-give is found").unwrap().failed, 1);
     }
 }

@@ -18,8 +18,8 @@ use tdx_lab::host::{Host, HostOptions};
 use tdx_lab::platform::{Act, Lab, LabKernel, Operation, Watcher};
 use tdx_machine::{AccessError, CpuId, Machine, MachineCheckReason, PartialStore};
 
-use super::report::Report;
-use super::{BootArgs, qemu};
+use crate::report::Report;
+use crate::{BootArgs, qemu};
 
 /// A SEAMCALL: its leaf by name, and RAX after it.
 type Call = (String, u64);
@@ -31,7 +31,7 @@ type Death = Option<(String, String)>;
 const TDS: u32 = 3;
 
 /// Lives the story twice; `None` if both agree.
-pub(super) fn differences(policy: &str) -> Result<Option<String>> {
+pub(crate) fn differences(policy: &str) -> Result<Option<String>> {
     let args = BootArgs { policy: policy.to_owned(), tds: TDS, ..BootArgs::firstkernel() };
     let report = qemu::run(&args)?;
     let (calls, death) = told(&report)?;

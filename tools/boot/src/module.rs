@@ -8,11 +8,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{assembly, linux};
 use crate::root;
+use crate::{assembly, linux};
 
 /// What the shim is made of.
-pub(crate) const SOURCES: [&str; 12] = [
+pub const SOURCES: [&str; 12] = [
     "Kbuild",
     "cleanslate.h",
     "cleanslate_ioctl.h",
@@ -41,7 +41,10 @@ fn declared<'h>(header: &'h str, from: &str, to: &str) -> Result<Vec<&'h str>> {
 }
 
 /// Builds the Rust object: assembly that Kbuild can assemble.
-pub(crate) fn object() -> Result<String> {
+///
+/// # Errors
+/// What it needs is missing, or a command failed.
+pub fn object() -> Result<String> {
     let target = root().join("target/linux-object");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
@@ -70,7 +73,7 @@ pub(crate) fn object() -> Result<String> {
 }
 
 /// Builds `cleanslate.ko` against a kernel's build tree, in a folder of its own.
-pub(super) fn build(kernel: &Path, place: &Path) -> Result<PathBuf> {
+pub(crate) fn build(kernel: &Path, place: &Path) -> Result<PathBuf> {
     fs::create_dir_all(place)?;
     let place = place.canonicalize()?;
     for file in SOURCES {

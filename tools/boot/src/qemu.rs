@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::report::Report;
-use super::{BootArgs, Cpu, Guest, NextKernel, linux};
+use crate::report::Report;
 use crate::root;
+use crate::{BootArgs, Cpu, Guest, NextKernel, linux};
 
 const QEMU: &str = "qemu-system-x86_64";
 
@@ -24,7 +24,7 @@ const ATTEMPTS: u32 = 3;
 const CPU: &str = "max,la57=off,phys-bits=46";
 
 /// Is QEMU there?
-pub(crate) fn is_there() -> bool {
+pub fn is_there() -> bool {
     Command::new(QEMU).arg("--version").output().is_ok_and(|output| output.status.success())
 }
 
@@ -34,7 +34,7 @@ fn target() -> PathBuf {
 }
 
 /// Builds the programs of `bare/`.
-pub(crate) fn build() -> Result<()> {
+pub fn build() -> Result<()> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command
         .args(["build", "--release", "--quiet", "--manifest-path", "bare/Cargo.toml"])
@@ -50,7 +50,7 @@ fn binary(name: &str) -> PathBuf {
 }
 
 /// Runs QEMU to its end, or to the time-out.
-pub(crate) fn run(args: &BootArgs) -> Result<Report> {
+pub fn run(args: &BootArgs) -> Result<Report> {
     ensure!(is_there(), "there is no {QEMU}: on Debian, `apt-get install qemu-system-x86`");
     let logs = root().join("target/boot").join(name(args));
     fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;

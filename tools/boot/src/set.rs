@@ -2,10 +2,10 @@
 //! counts them.
 
 use anyhow::Result;
+use clap::ValueEnum;
 
-use super::report::{Report, Verdict};
-use super::{BootArgs, Cpu, Guest, Kernel, NextKernel, compare, linux, qemu};
-use crate::step::Counts;
+use crate::report::{Report, Verdict};
+use crate::{BootArgs, Cpu, Guest, Kernel, NextKernel, compare, linux, qemu};
 
 struct Case {
     name: &'static str,
@@ -578,61 +578,41 @@ fn stock_linux() -> Vec<Case> {
     ]
 }
 
-/// Runs them all, or those whose name has this in it.
-pub(crate) fn run_all(only: &str) -> Result<Counts> {
-    eprintln!("\n== boots (QEMU)");
-    let mut counts = Counts::default();
-    if !qemu::is_there() {
-        println!("skipped: all boots (no qemu-system-x86_64; on Debian, apt-get install qemu-system-x86)");
-        return Ok(Counts { skipped: 1, ..counts });
-    }
-    qemu::build()?;
-    if !linux::is_there(Kernel::Stock) {
-        println!("skipped: boots of Linux (run `cargo xtask linux stock` once)");
-        counts.skipped += 1;
-    }
-    for kernel in [Kernel::Stock612, Kernel::Tdx, Kernel::Tdx73, Kernel::TdxDebug, Kernel::HostDebug] {
-        if linux::is_there(kernel) && linux::initrd_with_module(kernel).is_err() {
-            println!("skipped: boots with cleanslate.ko on {} (run `cargo xtask linux-module` once)", kernel.name());
-            counts.skipped += 1;
-        }
-    }
-    if !linux::is_there(Kernel::Stock612) {
-        println!("skipped: boots of Debian's 6.12 (run `cargo xtask linux stock-6.12` once)");
-        counts.skipped += 1;
-    }
-    for kernel in [Kernel::Tdx, Kernel::Tdx73] {
-        if !linux::is_there(kernel) {
-            println!(
-                "skipped: boots of a Linux with TDX host support (run `cargo xtask linux {}` once)",
-                kernel.name()
-            );
-            counts.skipped += 1;
-        }
-    }
-    for kernel in [Kernel::TdxDebug, Kernel::HostDebug] {
-        if !linux::is_there(kernel) {
-            let name = kernel.name();
-            println!(
-                "skipped: boots of a Linux with lockdep, KASAN and fault injection (run `cargo xtask linux {name}` once)"
-            );
-            counts.skipped += 1;
-        }
-    }
-    let mut number = 0;
-    let mut tell = |name: &str, problem: Option<String>| {
+/// Runs them all, or those whose name contains this; true if none failed. Prints the Test Anything
+/// Protocol.
+///
+/// # Errors
+/// What it needs is missing, or a command failed.
+pub fn run_all(only: &str) -> Result<bool> {
+    let (mut number, mut failed) = (0, 0);
+    let mut tell = |name: &str, outcome: Outcome| {
         number += 1;
-        match problem {
-            None => {
-                println!("ok {number} - boot: {name}");
-                counts.passed += 1;
-            }
-            Some(problem) => {
-                println!("not ok {number} - boot: {name}: {problem}");
-                counts.failed += 1;
+        match outcome {
+            Outcome::Passed => println!("ok {number} - boot: {name}"),
+            Outcome::Skipped(why) => println!("ok {number} - {name} # SKIP {why}"),
+            Outcome::Failed(why) => {
+                println!("not ok {number} - boot: {name}: {why}");
+                failed += 1;
             }
         }
     };
+    if !qemu::is_there() {
+        tell(
+            "all boots",
+            Outcome::Skipped("no qemu-system-x86_64; on Debian, apt-get install qemu-system-x86".to_owned()),
+        );
+        return Ok(true);
+    }
+    qemu::build()?;
+    for kernel in Kernel::value_variants() {
+        let name = kernel.name();
+        if !linux::is_there(*kernel) {
+            tell(&format!("boots of {name}"), Outcome::Skipped(format!("run `cargo xtask linux {name}` once")));
+        } else if *kernel != Kernel::Stock && linux::initrd_with_module(*kernel).is_err() {
+            let what = format!("boots of {name} with cleanslate.ko");
+            tell(&what, Outcome::Skipped("run `cargo xtask linux-module` once".to_owned()));
+        }
+    }
     for case in cases().into_iter().filter(|case| case.name.contains(only)) {
         let report = qemu::run(&case.args)?;
         let kind = report.summary()["machine_checks"][0]["kind"].as_str();
@@ -643,14 +623,28 @@ pub(crate) fn run_all(only: &str) -> Result<Counts> {
         } else {
             case.also.iter().find_map(|also| also.problem(&report))
         };
-        tell(case.name, problem.map(|problem| format!("{problem}\n{}", report.human())));
+        tell(case.name, problem.map(|problem| format!("{problem}\n{}", report.human())).into());
     }
     for policy in ["tracked", "none", "pamt"] {
         let name = format!("the same SEAMCALLs and the same end in the software machine: {policy}");
-        if !name.contains(only) {
-            continue;
+        if name.contains(only) {
+            tell(&name, compare::differences(policy)?.into());
         }
-        tell(&name, compare::differences(policy)?);
     }
-    Ok(counts)
+    Ok(failed == 0)
+}
+
+/// What became of a boot.
+enum Outcome {
+    Passed,
+    /// Why.
+    Failed(String),
+    /// What is missing for it.
+    Skipped(String),
+}
+
+impl From<Option<String>> for Outcome {
+    fn from(problem: Option<String>) -> Self {
+        problem.map_or(Self::Passed, Self::Failed)
+    }
 }

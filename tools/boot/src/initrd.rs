@@ -246,10 +246,10 @@ const PROGRAM: u32 = 0o100_755;
 const CHARACTER_DEVICE: u32 = 0o20600;
 
 /// A program or a file of a root file system: where it goes, and what it is.
-pub(super) type Entry<'p> = (&'p str, &'p Path);
+pub(crate) type Entry<'p> = (&'p str, &'p Path);
 
 /// Writes a root file system: busybox, `/init`, and these files.
-pub(super) fn write(path: &Path, busybox: &Path, files: &[Entry<'_>]) -> Result<()> {
+pub(crate) fn write(path: &Path, busybox: &Path, files: &[Entry<'_>]) -> Result<()> {
     let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
     let mut archive = Archive { bytes: Vec::new(), inode: 0 };
     for directory in

@@ -9,11 +9,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::{BootArgs, Guest, NextKernel};
+use crate::{BootArgs, Guest, NextKernel};
 
 /// How it ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Verdict {
+pub enum Verdict {
     /// The last kernel came to the end of its work.
     Clean,
     /// A kernel took a machine check.
@@ -23,7 +23,7 @@ pub(crate) enum Verdict {
 }
 
 impl Verdict {
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Clean => "clean",
             Self::MachineCheck => "machine-check",
@@ -34,7 +34,7 @@ impl Verdict {
 
 /// A run.
 #[derive(Debug)]
-pub(crate) struct Report {
+pub struct Report {
     verdict: Verdict,
     why: String,
     command: String,
@@ -98,7 +98,7 @@ fn taken_by_the_first(said: &str, check: &Value) -> bool {
 }
 
 impl Report {
-    pub(super) fn read(
+    pub(crate) fn read(
         args: &BootArgs,
         command: &str,
         status: Option<i32>,
@@ -179,42 +179,42 @@ impl Report {
     }
 
     /// All that the guest said.
-    pub(crate) fn said(&self) -> &str {
+    pub fn said(&self) -> &str {
         &self.said
     }
 
     /// A Linux died of an `int3` that nobody handles, while it had no module. Linux patches its
     /// code by an `int3` that every CPU handles until the code is whole; QEMU under load has let a
     /// CPU run one that was gone already. With a module there it would be the module's own.
-    pub(crate) fn ran_stale_code(&self) -> bool {
+    pub fn ran_stale_code(&self) -> bool {
         let kernel = self.said.rsplit("Linux version ").next().unwrap_or_default();
         kernel.split_once("Oops: int3:").is_some_and(|(before, _)| !before.contains("out-of-tree module"))
     }
 
     /// The guest's event of this name, or null.
-    pub(crate) fn event(&self, name: &str) -> &Value {
+    pub fn event(&self, name: &str) -> &Value {
         self.events.iter().find(|event| event["event"] == name).unwrap_or(&Value::Null)
     }
 
-    pub(crate) fn elapsed(&self) -> Duration {
+    pub fn elapsed(&self) -> Duration {
         self.elapsed
     }
 
-    pub(crate) fn verdict(&self) -> Verdict {
+    pub fn verdict(&self) -> Verdict {
         self.verdict
     }
 
-    pub(crate) fn why(&self) -> &str {
+    pub fn why(&self) -> &str {
         &self.why
     }
 
     /// seamvisor's summary, or null.
-    pub(crate) fn summary(&self) -> &Value {
+    pub fn summary(&self) -> &Value {
         self.summary.as_ref().unwrap_or(&Value::Null)
     }
 
     /// Moves the logs into a folder of this number, where no later run overwrites them.
-    pub(crate) fn keep(&mut self, number: u32) -> Result<PathBuf> {
+    pub fn keep(&mut self, number: u32) -> Result<PathBuf> {
         let folder = self.serial.with_file_name(format!("run-{number}"));
         fs::create_dir_all(&folder)?;
         for log in [&mut self.serial, &mut self.log] {
@@ -226,11 +226,11 @@ impl Report {
     }
 
     /// seamvisor's log.
-    pub(crate) fn log(&self) -> Result<String> {
+    pub fn log(&self) -> Result<String> {
         text(&self.log)
     }
 
-    pub(crate) fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         json!({
             "schema": "cleanslate/boot",
             "version": 1,
@@ -246,7 +246,7 @@ impl Report {
         })
     }
 
-    pub(crate) fn human(&self) -> String {
+    pub fn human(&self) -> String {
         let mut out = String::new();
         // Writing to a string never fails.
         let _ = writeln!(out, "verdict: {} ({}), {:.1} s", self.verdict.name(), self.why, self.elapsed.as_secs_f64());

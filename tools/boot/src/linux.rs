@@ -10,11 +10,11 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
-use super::{BootArgs, Kernel, NextKernel, initrd, module};
 use crate::root;
+use crate::{BootArgs, Kernel, NextKernel, initrd, module};
 
 /// What Linux is told; see `/init` in `initrd.rs`.
-pub(super) fn command_line(args: &BootArgs) -> String {
+pub(crate) fn command_line(args: &BootArgs) -> String {
     let mut line = String::from("console=ttyS0 panic=-1 nokaslr rdinit=/init");
     // Writing to a string never fails. Debian's kernels clear pages when they hand them out, by
     // stores that do no harm; a driver's pages may not be cleared. Nor may memtest run: its
@@ -50,7 +50,7 @@ pub(super) fn command_line(args: &BootArgs) -> String {
 
 /// Fetches or builds a Linux for `boot`.
 #[derive(Args, Clone, Debug)]
-pub(crate) struct LinuxArgs {
+pub struct LinuxArgs {
     /// `stock`: Debian's package, unpacked. `stock-6.12`: Debian's 6.12 from its security archive,
     /// with headers. `tdx`: built from Debian's linux-source-6.12 (ten minutes of two cores).
     /// `tdx-7.3`: built from linux-source-7.3 of trixie-backports, unchanged. `tdx-debug`,
@@ -61,9 +61,9 @@ pub(crate) struct LinuxArgs {
 }
 
 /// Files to boot.
-pub(super) struct Linux {
-    pub(super) image: PathBuf,
-    pub(super) initrd: PathBuf,
+pub(crate) struct Linux {
+    pub(crate) image: PathBuf,
+    pub(crate) initrd: PathBuf,
 }
 
 fn folder(kernel: Kernel) -> PathBuf {
@@ -71,19 +71,19 @@ fn folder(kernel: Kernel) -> PathBuf {
 }
 
 /// Is it there?
-pub(super) fn is_there(kernel: Kernel) -> bool {
+pub(crate) fn is_there(kernel: Kernel) -> bool {
     find(kernel).is_ok()
 }
 
 /// A kernel's build tree, if there is one.
-pub(crate) fn some_headers() -> Option<PathBuf> {
+pub fn some_headers() -> Option<PathBuf> {
     [Kernel::Stock612, Kernel::Tdx, Kernel::Tdx73]
         .into_iter()
         .find_map(|kernel| folder(kernel).join("build").canonicalize().ok())
 }
 
 /// The initrd of a Linux that loads `cleanslate.ko`.
-pub(super) fn initrd_with_module(kernel: Kernel) -> Result<PathBuf> {
+pub(crate) fn initrd_with_module(kernel: Kernel) -> Result<PathBuf> {
     let initrd = folder(kernel).join("initrd-module");
     ensure!(initrd.exists(), "there is no module yet: run `cargo xtask linux-module`");
     Ok(initrd)
@@ -91,7 +91,7 @@ pub(super) fn initrd_with_module(kernel: Kernel) -> Result<PathBuf> {
 
 /// The task `linux-module`.
 #[derive(Args, Clone, Debug)]
-pub(crate) struct ModuleArgs {
+pub struct ModuleArgs {
     /// Build for this kernel alone: `tdx`, `stock-6.12`, or a kernel whose headers are installed
     /// here, as in /lib/modules. Without it: for all that `cargo xtask linux` has provided.
     #[arg(long)]
@@ -99,7 +99,10 @@ pub(crate) struct ModuleArgs {
 }
 
 /// Builds the module, and for the Linuxes of `cargo xtask linux` an initrd with it.
-pub(crate) fn build_module(args: &ModuleArgs) -> Result<bool> {
+///
+/// # Errors
+/// What it needs is missing, or a command failed.
+pub fn build_module(args: &ModuleArgs) -> Result<bool> {
     let ours = [Kernel::Tdx, Kernel::Tdx73, Kernel::Stock612, Kernel::TdxDebug, Kernel::HostDebug];
     if let Some(version) = args.kernel.as_deref().filter(|name| ours.iter().all(|kernel| kernel.name() != *name)) {
         let headers = Path::new("/lib/modules").join(version).join("build").canonicalize().with_context(|| {
@@ -211,7 +214,7 @@ fn pack(kernel: Kernel, more: &[initrd::Entry<'_>], name: &str) -> Result<()> {
 }
 
 /// What `provide` has left.
-pub(super) fn find(kernel: Kernel) -> Result<Linux> {
+pub(crate) fn find(kernel: Kernel) -> Result<Linux> {
     let folder = folder(kernel);
     let linux = Linux { image: folder.join("bzImage"), initrd: folder.join("initrd") };
     let there = linux.image.exists() && linux.initrd.exists();
@@ -220,7 +223,10 @@ pub(super) fn find(kernel: Kernel) -> Result<Linux> {
 }
 
 /// The task `linux`.
-pub(crate) fn provide(args: &LinuxArgs) -> Result<bool> {
+///
+/// # Errors
+/// What it needs is missing, or a command failed.
+pub fn provide(args: &LinuxArgs) -> Result<bool> {
     match args.kernel {
         Kernel::Stock => stock()?,
         Kernel::Stock612 => stock_6_12()?,
@@ -232,7 +238,10 @@ pub(crate) fn provide(args: &LinuxArgs) -> Result<bool> {
 }
 
 /// Runs a command to its end; what it prints, or what it complains of.
-pub(crate) fn run(command: &mut Command) -> Result<String> {
+///
+/// # Errors
+/// What it needs is missing, or a command failed.
+pub fn run(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
     ensure!(output.status.success(), "{command:?} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -486,7 +495,7 @@ fn modules(folder: &Path, build: &Path, names: &[&str]) -> Result<PathBuf> {
 }
 
 /// What builds the modules in `place` for the kernel whose build folder or headers are `kernel`.
-pub(crate) fn make_modules(kernel: &Path, place: &Path) -> Command {
+pub fn make_modules(kernel: &Path, place: &Path) -> Command {
     let mut make = Command::new("make");
     make.arg("-s").arg("-C").arg(kernel).arg(format!("M={}", place.display()));
     // BTF of a module serves tracers only, and needs pahole, which Debian's headers do not bring.

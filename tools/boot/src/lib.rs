@@ -2,24 +2,33 @@
 //! what became of it. Refuses to guess: a verdict comes from what the machine said before it ended,
 //! and a run that says nothing has failed.
 
+// Stays where it is until `linux/kbuild` has it.
+#[path = "../../../xtask/src/boot/assembly.rs"]
 mod assembly;
 mod compare;
 mod initrd;
 mod linux;
-pub(crate) mod module;
+pub mod module;
 mod qemu;
 mod report;
 mod set;
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
-pub(crate) use linux::{LinuxArgs, ModuleArgs, build_module, make_modules, provide, run, some_headers};
-pub(crate) use set::run_all;
+pub use linux::{LinuxArgs, ModuleArgs, build_module, make_modules, provide, run, some_headers};
+pub use set::run_all;
+
+/// The root of the repository.
+pub(crate) fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
 
 /// What runs first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub(crate) enum Guest {
+pub enum Guest {
     /// `bare/firstkernel`: brings TDX up with `tdx-host`, builds TDs, kexecs.
     Firstkernel,
     /// Linux, as `cargo xtask linux` provides it.
@@ -28,7 +37,7 @@ pub(crate) enum Guest {
 
 /// What the first kernel jumps into.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub(crate) enum NextKernel {
+pub enum NextKernel {
     /// Itself, which uses all memory: firstkernel reports, Linux goes to user space.
     #[value(name = "self")]
     Own,
@@ -42,7 +51,7 @@ pub(crate) enum NextKernel {
 
 /// The processor that seamvisor shows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub(crate) enum Cpu {
+pub enum Cpu {
     /// Sapphire Rapids, with the erratum.
     Spr,
     /// Emerald Rapids, with the erratum.
@@ -53,7 +62,7 @@ pub(crate) enum Cpu {
 
 /// Which Linux.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub(crate) enum Kernel {
+pub enum Kernel {
     /// Debian's own.
     Stock,
     /// Debian's own 6.12, which has no TDX host code.
@@ -76,7 +85,7 @@ pub(crate) enum Kernel {
 
 impl Kernel {
     /// As on the command line.
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Stock => "stock",
             Self::Stock612 => "stock-6.12",
@@ -88,19 +97,19 @@ impl Kernel {
     }
 
     /// Does `cleanslate.ko` bring TDX up in it?
-    pub(crate) fn has_no_tdx_code(self) -> bool {
+    pub fn has_no_tdx_code(self) -> bool {
         matches!(self, Self::Stock612 | Self::HostDebug)
     }
 
     /// Is it one that looks for faults?
-    pub(crate) fn debugs(self) -> bool {
+    pub fn debugs(self) -> bool {
         matches!(self, Self::TdxDebug | Self::HostDebug)
     }
 }
 
 /// For whom the result is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub(crate) enum Format {
+pub enum Format {
     /// People.
     Human,
     /// Machines: one object, schema `cleanslate/boot`; of several runs `cleanslate/boot-runs`,
@@ -123,62 +132,62 @@ Examples:
                                                         Debian's kernel, TDX by the module, a crash, the dump is read
 
 Exit codes: 0 clean, 1 machine check or failed, 70 this task itself failed (no QEMU, for example).")]
-pub(crate) struct BootArgs {
+pub struct BootArgs {
     /// What runs first.
     #[arg(value_enum)]
-    pub(crate) guest: Guest,
+    pub guest: Guest,
     /// The processor that is shown.
     #[arg(long, value_enum, default_value = "spr")]
-    pub(crate) cpu: Cpu,
+    pub cpu: Cpu,
     /// CPUs, 1 to 8.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
-    pub(crate) cpus: u32,
+    pub cpus: u32,
     /// firstkernel's policy: tracked, module, module-only, pamt, everything, none or refuse.
     #[arg(long, default_value = "tracked")]
-    pub(crate) policy: String,
+    pub policy: String,
     /// TDs that are built: one that could run, one half built, one that is gone, one half gone, and
     /// so on. By firstkernel, or by `cleanslate.ko` in a Linux without TDX host code.
     #[arg(long, default_value_t = 1)]
-    pub(crate) tds: u32,
+    pub tds: u32,
     /// What it jumps into.
     #[arg(long, value_enum, default_value = "self")]
-    pub(crate) next: NextKernel,
+    pub next: NextKernel,
     /// Linux does not kexec, it crashes, and the crash kernel reads the dump. A wild pointer has
     /// hit private memory before.
     #[arg(long)]
-    pub(crate) crash: bool,
+    pub crash: bool,
     /// Which Linux.
     #[arg(long, value_enum, default_value = "stock")]
-    pub(crate) kernel: Kernel,
+    pub kernel: Kernel,
     /// Linux loads `cleanslate.ko` (`cargo xtask linux-module`).
     #[arg(long)]
-    pub(crate) module: bool,
+    pub module: bool,
     /// Memory in MiB, 512 at least.
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(512..=65536))]
-    pub(crate) memory: u32,
+    pub memory: u32,
     /// Without seamvisor: a machine without TDX.
     #[arg(long)]
-    pub(crate) plain: bool,
+    pub plain: bool,
     /// Words for the guest's command line.
     #[arg(long, default_value = "")]
-    pub(crate) append: String,
+    pub append: String,
     /// Words for seamvisor's command line.
     #[arg(long, default_value = "")]
-    pub(crate) seamvisor: String,
+    pub seamvisor: String,
     /// Seconds after which the run has failed.
     #[arg(long, default_value_t = 180)]
-    pub(crate) timeout: u64,
+    pub timeout: u64,
     /// Boots so often in a row, whatever becomes of each.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) runs: u32,
+    pub runs: u32,
     /// For whom the result is.
     #[arg(long, value_enum, default_value = "human")]
-    pub(crate) format: Format,
+    pub format: Format,
 }
 
 impl BootArgs {
     /// firstkernel as it is without options.
-    pub(crate) fn firstkernel() -> Self {
+    pub fn firstkernel() -> Self {
         Self {
             guest: Guest::Firstkernel,
             cpu: Cpu::Spr,
@@ -201,7 +210,10 @@ impl BootArgs {
 }
 
 /// Boots; true if every verdict is "clean".
-pub(crate) fn boot(args: &BootArgs) -> Result<bool> {
+///
+/// # Errors
+/// What it needs is missing, or a command failed.
+pub fn boot(args: &BootArgs) -> Result<bool> {
     qemu::build()?;
     if args.runs > 1 {
         return boot_often(args);
@@ -262,7 +274,7 @@ fn boot_often(args: &BootArgs) -> Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use super::spread;
+    use crate::spread;
 
     #[test]
     fn the_middle_of_times() {
