@@ -4,10 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tdx_lab::{
-    host::{Host, HostOptions},
-    input::Rule,
-};
+use tdx_operator::{host::{Host, HostOptions}, input::Rule};
 
 fuzz_target!(|bytes: &[u8]| {
     match Host::from_reader("fuzz", bytes, &HostOptions::default()) {

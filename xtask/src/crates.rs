@@ -10,7 +10,7 @@ use std::process::Command;
 /// What a kernel links.
 const FOR_KERNELS: [&str; 4] = ["tdx-abi", "tdx-machine", "tdx-host", "tdx-host-c"];
 /// What a tool needs besides. Cargo finds the order in which they can be published.
-const FOR_TOOLS: [&str; 3] = ["tdx-lab", "cleanslate-ioctl", "cleanslate"];
+const FOR_TOOLS: [&str; 5] = ["tdx-operator", "tdx-lab", "tdx-explorer", "cleanslate-ioctl", "cleanslate"];
 
 const BARE: &str = "x86_64-unknown-none";
 

@@ -75,16 +75,20 @@ fn no_panic() -> Result<Counts> {
     Ok(verdict("no path of tdx-host can panic", ok))
 }
 
-/// The emulator judges the product, so it must not know it.
+/// The emulator judges the product, so it must not know it; and what an operator asks needs no
+/// emulator.
 fn independent_judge() -> Result<Counts> {
-    let output = cargo(&["tree", "--package", "tdx-machine", "--edges", "normal,build,dev", "--prefix", "none"])
-        .current_dir(crate::root())
-        .output()?;
-    let tree = String::from_utf8_lossy(&output.stdout);
-    let ok = output.status.success()
-        && tree.lines().any(|line| line.starts_with("tdx-abi "))
-        && !tree.lines().any(|line| line.starts_with("tdx-host "));
-    Ok(verdict("tdx-machine does not depend on tdx-host", ok))
+    let mut counts = Counts::default();
+    for (package, without) in [("tdx-machine", "tdx-host"), ("tdx-operator", "tdx-machine")] {
+        let output = cargo(&["tree", "--package", package, "--edges", "normal,build,dev", "--prefix", "none"])
+            .current_dir(crate::root())
+            .output()?;
+        let tree = String::from_utf8_lossy(&output.stdout);
+        let has = |name: &str| tree.lines().any(|line| line.split(' ').next() == Some(name));
+        let ok = output.status.success() && has("tdx-abi") && !has(without);
+        counts.add(verdict(&format!("{package} does not depend on {without}"), ok));
+    }
+    Ok(counts)
 }
 
 /// Debian packages, where there is Debian's tool for them.

@@ -4,11 +4,11 @@ use std::{ops::RangeInclusive, path::PathBuf, sync::LazyLock};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tdx_abi::PhysAddr;
-use tdx_lab::{
+use tdx_lab::kexec::{Hole, KexecOptions};
+use tdx_operator::{
     host::{Host, HostOptions},
     input::InputError,
-    kexec::{Hole, KexecOptions},
-    platform::Progress,
+    progress::Progress,
     size,
 };
 
@@ -51,7 +51,7 @@ static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
         env!("CLEANSLATE_COMMIT"),
         tdx_abi::MODULE_RANGE
     );
-    for limit in tdx_lab::report::LIMITS {
+    for limit in tdx_lab::LIMITS {
         text.extend(["- ", limit, "\n"]);
     }
     text

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use clap::Args;
 use serde::Serialize;
-use tdx_lab::words;
+use tdx_operator::words;
 
 use crate::args::{Format, OutputArgs};
 use crate::human;
@@ -124,7 +124,7 @@ pub(crate) fn run(args: &BenchArgs, out: &mut impl Write) -> io::Result<()> {
     let report = Report {
         schema: "cleanslate/bench",
         version: 1,
-        tool: tdx_lab::report::TOOL,
+        tool: tdx_operator::report::TOOL,
         cores,
         one_core: one.median(),
         // Measured one after the other, on a machine that has other things to do.

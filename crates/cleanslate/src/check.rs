@@ -4,7 +4,7 @@
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use clap::{Args, ValueEnum};
-use tdx_lab::{
+use tdx_operator::{
     check::{self, Live},
     report::Status,
 };

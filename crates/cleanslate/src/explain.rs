@@ -3,7 +3,7 @@
 use std::{io::Write, process::ExitCode};
 
 use clap::Args;
-use tdx_lab::explain;
+use tdx_operator::explain;
 
 use crate::{Stop, args::Format, args::OutputArgs, exit::Exit, human, progress, unless_closed};
 

@@ -9,11 +9,10 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use tdx_lab::{
-    explore::{self, Bug, Effort, Options, Scenario, Schedule},
+use tdx_explorer::{Bug, Effort, Options, Scenario, Schedule, report::ExploreReport};
+use tdx_operator::{
     host::{Host, HostOptions},
     input::{InputError, Rule},
-    report::ExploreReport,
 };
 
 use crate::{Stop, human, progress, unless_closed};
@@ -127,7 +126,7 @@ impl ExploreArgs {
     fn scenarios(&self) -> Result<Vec<Scenario>, Stop> {
         let life = ["td-life".to_owned()];
         let names = match (self.scenario.as_slice(), &self.host) {
-            ([], None) => return Ok(explore::bundled()?),
+            ([], None) => return Ok(tdx_explorer::bundled()?),
             ([], Some(_)) => &life[..],
             (names, _) => names,
         };
@@ -151,12 +150,12 @@ impl ExploreArgs {
     fn bugs(&self) -> Result<Vec<&'static Bug>, Stop> {
         match self.bug.as_deref() {
             None => Ok(Vec::new()),
-            Some("all") => Ok(explore::bugs().collect()),
+            Some("all") => Ok(tdx_explorer::bugs().collect()),
             Some(name) => {
-                if let Some(bug) = explore::bugs().find(|bug| bug.name == name) {
+                if let Some(bug) = tdx_explorer::bugs().find(|bug| bug.name == name) {
                     return Ok(vec![bug]);
                 }
-                let known: Vec<&str> = explore::bugs().map(|bug| bug.name).collect();
+                let known: Vec<&str> = tdx_explorer::bugs().map(|bug| bug.name).collect();
                 Err(usage(format!("there is no bug `{name}`; there are {}", known.join(", "))))
             }
         }
@@ -165,7 +164,7 @@ impl ExploreArgs {
 
 /// A bundled scenario by its name, or a file.
 fn read(name: &str) -> Result<Scenario, Stop> {
-    if let Some(scenario) = explore::find(name)? {
+    if let Some(scenario) = tdx_explorer::find(name)? {
         return Ok(scenario);
     }
     let bytes = match fs::read(name) {
@@ -174,13 +173,13 @@ fn read(name: &str) -> Result<Scenario, Stop> {
             if error.kind() == io::ErrorKind::NotFound
                 && Path::new(name).extension().is_none_or(|extension| extension != "toml") =>
         {
-            let known: Vec<&str> = explore::names().collect();
+            let known: Vec<&str> = tdx_explorer::names().collect();
             return Err(usage(format!("there is no scenario `{name}`; there are {}", known.join(", "))));
         }
         Err(error) => return Err(InputError::of_file(name, Rule::Unreadable(error.to_string())).into()),
     };
     let text = String::from_utf8(bytes).map_err(|_| InputError::of_file(name, Rule::NotUtf8))?;
-    Ok(explore::parse(name, &text)?)
+    Ok(tdx_explorer::parse(name, &text)?)
 }
 
 /// A name that does not exist.
@@ -201,14 +200,14 @@ pub(crate) fn run(args: &ExploreArgs, out: &mut impl Write) -> Result<bool, Stop
     let searching = !bugs.is_empty() && args.scenario.is_empty() && args.sequence.is_none();
     let bug = if searching { None } else { bugs.first().copied() };
     let report = match &args.sequence {
-        Some(sequence) => explore::explore_sequence(sequence, bug, &options)?,
-        None if searching => explore::find_bugs(&bugs, &options, &line)?,
-        None => explore::explore(&args.scenarios()?, bug, &options, &line)?,
+        Some(sequence) => tdx_explorer::explore_sequence(sequence, bug, &options)?,
+        None if searching => tdx_explorer::find_bugs(&bugs, &options, &line)?,
+        None => tdx_explorer::explore(&args.scenarios()?, bug, &options, &line)?,
     };
     drop(line);
     let seconds = start.elapsed().as_secs_f64();
     if let Some(path) = &args.report {
-        crate::files::write(path, tdx_lab::report::html::page(&report).as_bytes())?;
+        crate::files::write(path, tdx_explorer::html::page(&report).as_bytes())?;
         let _ = writeln!(io::stderr(), "the page is in {}", path.display());
     }
     unless_closed(match args.format {

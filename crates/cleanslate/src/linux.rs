@@ -9,7 +9,7 @@ use std::{
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
-use tdx_lab::input::{InputError, Rule};
+use tdx_operator::input::{InputError, Rule};
 
 use crate::{Stop, args::Format, unless_closed};
 

@@ -1,5 +1,5 @@
 //! The `cleanslate` command: arguments in, one report out. What the reports say is worked out in
-//! `tdx-lab`; here they are asked for, printed, and turned into an exit code.
+//! `tdx-operator`, `tdx-lab` and `tdx-explorer`; here they are asked for, printed, and turned into an exit code.
 
 mod args;
 mod bench;
@@ -19,7 +19,8 @@ use std::{
 };
 
 use clap::{CommandFactory, FromArgMatches};
-use tdx_lab::{cost::Rates, input::InputError, kexec, plan::plan, platform::LabError, report::svg};
+use tdx_lab::{kexec, platform::LabError};
+use tdx_operator::{cost::Rates, input::InputError, plan::plan, report::svg};
 
 use args::{Cli, Command, Format};
 use exit::Exit;

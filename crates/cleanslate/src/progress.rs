@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tdx_lab::{platform::Progress, words::grouped_count};
+use tdx_operator::{progress::Progress, words::grouped_count};
 
 /// Nothing is shown before this has passed.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -18,10 +18,10 @@ use tdx_host::handover::Policy;
 use tdx_host::layout::{Algorithm, Layout};
 use tdx_host::platform::detect;
 use tdx_host::private_memory::PrivateMemory;
-use tdx_lab::host::{Host, HostOptions};
 use tdx_lab::kexec::{KexecOptions, run};
 use tdx_lab::platform::{Lab, LabKernel};
 use tdx_machine::{CpuId, Machine};
+use tdx_operator::host::{Host, HostOptions};
 
 const ROUNDS: usize = 5;
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/");

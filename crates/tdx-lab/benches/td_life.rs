@@ -20,9 +20,9 @@ use tdx_host::ledger::{Ledger, PageState};
 use tdx_host::platform::detect;
 use tdx_host::private_memory::PrivateMemory;
 use tdx_host::td::TdHost;
-use tdx_lab::host::{Host, HostOptions};
 use tdx_lab::platform::{Lab, LabKernel};
 use tdx_lab::tds::{Fate, Hypervisor, TdMemory};
+use tdx_operator::host::{Host, HostOptions};
 
 const ROUNDS: usize = 15;
 const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/hosts/01-canonical-385-2tib.log");

@@ -9,9 +9,9 @@ use tdx_host::handover::{HostMemory, Kexec, KexecKind, Outcome, Policy};
 use tdx_host::layout::{Algorithm, Layout, LayoutError};
 use tdx_host::platform::{TdxPlatform, detect};
 use tdx_host::private_memory::PrivateMemory;
-use tdx_lab::host::{Host, HostOptions};
 use tdx_lab::platform::{Lab, LabKernel};
 use tdx_machine::{Fault, Machine, PartialStore, When};
+use tdx_operator::host::{Host, HostOptions};
 
 fn small_host() -> Host {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/made-up/spr-small.toml");

@@ -20,9 +20,9 @@ use tdx_host::platform::{Cpu, CpuTask, Cpus, LineReset, SharedMemory, Step, TdxP
 use tdx_host::private_memory::PrivateMemory;
 use tdx_host::seamcall::call;
 use tdx_host::td::{GuestPage, SeptLevel, TDCS_PAGES, TdHost};
-use tdx_lab::host::{Host, HostOptions};
 use tdx_lab::platform::{Lab, LabCpu, LabKernel};
 use tdx_machine::{Fault, Machine, ModuleProfile, When};
+use tdx_operator::host::{Host, HostOptions};
 
 const LARGE: u64 = PageSize::Size2M.pages();
 /// A status that no retry helps against.

@@ -14,10 +14,10 @@ use tdx_host::ledger::{Ledger, PageState};
 use tdx_host::platform::{CpuId, detect};
 use tdx_host::private_memory::PrivateMemory;
 use tdx_host::td::TdHost;
-use tdx_lab::host::{Host, HostOptions};
 use tdx_lab::platform::{Instant, Lab, LabKernel};
 use tdx_lab::tds::{Fate, Hypervisor, TdMemory};
 use tdx_machine::{Machine, ModuleProfile, PartialStore};
+use tdx_operator::host::{Host, HostOptions};
 
 const CPU: tdx_machine::CpuId = tdx_machine::CpuId(0);
 

@@ -12,10 +12,10 @@ use tdx_host::page::SharedPage;
 use tdx_host::platform::{Cpus, SharedMemory, detect};
 use tdx_host::private_memory::PrivateMemory;
 use tdx_host::td::{GuestPage, SeptLevel, TDCS_PAGES, TDVPS_PAGES, TdHost};
-use tdx_lab::host::{Host, HostOptions};
 use tdx_lab::platform::{Lab, LabKernel};
 use tdx_lab::tds::td_params;
 use tdx_machine::Machine;
+use tdx_operator::host::{Host, HostOptions};
 
 fn small_host() -> Host {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/made-up/spr-small.toml");

@@ -21,10 +21,10 @@ use tdx_host::platform::{CpuId, TdxPlatform, detect};
 use tdx_host::private_memory::PrivateMemory;
 use tdx_host::seamcall::call;
 use tdx_host::td::TdHost;
-use tdx_lab::host::{Host, HostOptions};
 use tdx_lab::platform::{Act, Deed, Lab, LabKernel, Operation, Watcher};
 use tdx_lab::tds::{Custody, GUEST_PAGES, Move, Slot, TdMemory, World};
 use tdx_machine::{EvictionPolicy, Fault, Machine, ModuleProfile, PartialStore, When};
+use tdx_operator::host::{Host, HostOptions};
 
 const HOST: &str = "schema = \"cleanslate-host\"\nversion = 1\n[cpu]\nmodel = \"spr\"\npackages = 2\ncpus = 4\n\
                     [tdx]\nkey_ids = \"[32, 36)\"\n[[memory]]\nrange = \"[1G, 2G)\"\n";

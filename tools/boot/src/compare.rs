@@ -14,9 +14,9 @@ use tdx_host::layout::{FrameSource, Layout};
 use tdx_host::platform::detect;
 use tdx_host::private_memory::PrivateMemory;
 use tdx_host::td::TdHost;
-use tdx_lab::host::{Host, HostOptions};
 use tdx_lab::platform::{Act, Lab, LabKernel, Operation, Watcher};
 use tdx_machine::{AccessError, CpuId, Machine, MachineCheckReason, PartialStore};
+use tdx_operator::host::{Host, HostOptions};
 
 use crate::report::Report;
 use crate::{BootArgs, qemu};

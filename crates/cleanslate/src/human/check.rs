@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::builder::styling::{AnsiColor, Style};
-use tdx_lab::{
+use tdx_operator::{
     check::{Item, Snapshot, Unseen},
     report::{Basis, CheckFinding, CheckReport, Status},
 };

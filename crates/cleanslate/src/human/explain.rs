@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use clap::builder::styling::{AnsiColor, Style};
-use tdx_lab::report::{
+use tdx_operator::report::{
     Basis, ErrnoReport, ExplainReport, Given, Judgement, LogFinding, LogLine, LogReport, MsrReport, StatusReport,
     Subject, Topic,
 };

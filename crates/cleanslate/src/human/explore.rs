@@ -2,11 +2,8 @@
 
 use std::io::{self, Write};
 
-use tdx_lab::{
-    explore,
-    report::{BugRun, ExploreReport, FindingReport},
-    words::grouped_count,
-};
+use tdx_explorer::report::{BugRun, ExploreReport, FindingReport};
+use tdx_operator::words::grouped_count;
 
 use super::table::{Side, Table};
 use super::{BAD, GOOD, grouped, line, wrapped};
@@ -14,12 +11,12 @@ use super::{BAD, GOOD, grouped, line, wrapped};
 /// Names of scenarios and bugs, with what they are about.
 pub(crate) fn list(out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "scenarios")?;
-    for name in explore::names() {
-        let about = explore::find(name).ok().flatten().map(|scenario| scenario.about).unwrap_or_default();
+    for name in tdx_explorer::names() {
+        let about = tdx_explorer::find(name).ok().flatten().map(|scenario| scenario.about).unwrap_or_default();
         wrapped(out, &format!("  {name:<24}"), 26, &about)?;
     }
     writeln!(out, "\nbugs")?;
-    for bug in explore::bugs() {
+    for bug in tdx_explorer::bugs() {
         wrapped(out, &format!("  {:<38}", bug.name), 40, bug.what)?;
     }
     Ok(())

@@ -3,11 +3,8 @@
 
 use std::io::{self, Write};
 
-use tdx_lab::{
-    report::{KexecReport, MachineCheckReport, NextKernelReport, PrivateLines, Verdict},
-    size,
-    words::grouped_count,
-};
+use tdx_lab::report::{KexecReport, MachineCheckReport, NextKernelReport, PrivateLines, Verdict};
+use tdx_operator::{size, words::grouped_count};
 
 use super::{
     BAD, GOOD, count, grouped, host, last_line, line,

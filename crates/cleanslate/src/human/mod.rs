@@ -12,8 +12,8 @@ pub(crate) mod width;
 use std::io::{self, Write};
 
 use clap::builder::styling::{AnsiColor, Style};
-pub(crate) use tdx_lab::words::grouped;
-use tdx_lab::{report::HostReport, size, words};
+pub(crate) use tdx_operator::words::grouped;
+use tdx_operator::{report::HostReport, size, words};
 
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default().bold();
 pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use tdx_lab::{
+use tdx_operator::{
     report::{CostReport, LayoutReport, LinuxReport, PlanReport},
     size,
 };

@@ -12,11 +12,10 @@ use tdx_host::{
 
 use super::kernel_log;
 use crate::{
-    host::Host,
-    plan::tdmrs,
     platform::{Lab, LabKernel},
     report::{BringupReport, SeamcallCount, UnwoundReport},
 };
+use tdx_operator::{host::Host, plan::tdmrs};
 
 /// All steps of a bring-up, with what the kernel prints on the way.
 #[expect(clippy::too_many_arguments, reason = "each is a part that a kernel owns apart from the others")]

@@ -7,11 +7,10 @@ use tdx_host::handover::{
 };
 
 use crate::{
-    host::Host,
-    images,
     platform::{Lab, LabKernel},
     report::{HandoverSummary, ResetReport, UncleanedReport},
 };
+use tdx_operator::{host::Host, images};
 
 /// Memory that the first kernel reserves for the table of leftovers.
 const TABLE_BYTES: usize = 64 << 10;

@@ -29,15 +29,19 @@ use next_kernel::Footprint;
 pub use scenario::{Hole, KexecOptions, policy_name};
 
 use crate::{
+    platform::{Instant, Lab, LabError, LabKernel},
+    report::{
+        HoleReport, KexecReport, LedgerReport, LeftoverTableReport, ScenarioReport, StrayReport, TdReport, Verdict,
+    },
+    tds::{Fate, Hypervisor, LabTd, TdMemory},
+};
+use tdx_machine::LIMITS;
+use tdx_operator::{
     host::Host,
     images,
     plan::algorithm_name,
-    platform::{Instant, Lab, LabError, LabKernel, Progress},
-    report::{
-        Address, HoleReport, KexecReport, LIMITS, LedgerReport, LeftoverTableReport, ScenarioReport, StrayReport, TOOL,
-        TdReport, Verdict,
-    },
-    tds::{Fate, Hypervisor, LabTd, TdMemory},
+    progress::Progress,
+    report::{Address, TOOL},
 };
 
 /// SYS.TDMR.INIT calls after which [`Hole::BringUp`] stops the kernel: half of the first GiB.

@@ -5,10 +5,8 @@ use tdx_abi::{KeyId, PageRange, subtract};
 use tdx_machine::{AccessError, CpuId, Machine, MachineCheck, MachineCheckReason, PartialStore, Refusal};
 
 use super::lines::PrivateMap;
-use crate::{
-    host::Host,
-    report::{Address, MachineCheckReport, NextKernelReport},
-};
+use crate::report::{MachineCheckReport, NextKernelReport};
+use tdx_operator::{host::Host, report::Address};
 
 /// The CPU that jumped.
 const BOOT_CPU: CpuId = CpuId(0);
@@ -179,10 +177,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        host::HostOptions,
         platform::{Lab, LabKernel},
         report::Verdict,
     };
+    use tdx_operator::host::HostOptions;
 
     fn small(model: &str) -> Host {
         let toml = include_str!("../../../../fixtures/made-up/spr-small.toml").replace("\"spr\"", model);

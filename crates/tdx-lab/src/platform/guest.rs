@@ -24,12 +24,12 @@ impl Lab<'_> {
     }
 
     /// What the next guest that is entered would do.
-    pub(crate) fn guest_acts(&self) -> Vec<GuestAct> {
+    pub fn guest_acts(&self) -> Vec<GuestAct> {
         lock(&self.guest).clone()
     }
 
     /// The VCPU on this CPU acts until it is done or faults, and leaves. Gives RAX of VP.ENTER.
-    pub(crate) fn run_guest(&self, cpu: CpuId) -> Status {
+    pub fn run_guest(&self, cpu: CpuId) -> Status {
         let acts = std::mem::take(&mut *lock(&self.guest));
         for act in acts {
             let outcome = self.try_act(|machine| {

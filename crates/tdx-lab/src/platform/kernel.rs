@@ -9,7 +9,7 @@ use tdx_host::{
 };
 
 use super::{Deed, Lab, LabCpu, LabCpus, Operation};
-use crate::{host::Host, images};
+use tdx_operator::{host::Host, images};
 
 /// The kernel that brings TDX up. It runs on CPU 0 unless it is told otherwise.
 pub struct LabKernel<'l> {

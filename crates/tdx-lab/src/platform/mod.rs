@@ -22,7 +22,7 @@ use tdx_host::gate::{CpuSlot, Gate, GateHandle};
 use tdx_host::platform::{CpuModel, CpuidOutput, Msr, NoTdx, Processor};
 use tdx_machine::{ConfigError, Machine, MachineConfig, ModuleProfile, MsrRead, Refusal};
 
-use crate::host::Host;
+use tdx_operator::{host::Host, progress::Progress};
 
 pub use act::{Act, Deed, Operation, Watcher};
 pub use cpu::LabCpu;
@@ -52,27 +52,9 @@ pub enum LabError {
 
 impl LabError {
     /// From the error of a step that the scenario needs.
-    pub(crate) fn scenario(error: impl std::fmt::Display) -> Self {
+    pub fn scenario(error: impl std::fmt::Display) -> Self {
         Self::Scenario(error.to_string())
     }
-}
-
-/// Told how far a long run is; for a progress line, never for the result.
-pub trait Progress: Sync {
-    /// `done` of `total` steps of what is going on now; called often.
-    fn step(&self, what: &'static str, done: u64, total: u64);
-
-    /// Part `number`, from 1, of `of` begins; its steps are counted from 0.
-    fn part(&self, _number: u64, _of: u64) {}
-
-    /// So many crash points more, and so many rules that they broke. Called from every thread that
-    /// explores.
-    fn explored(&self, _crash_points: u64, _violations: u64) {}
-}
-
-/// Nobody wants to know.
-impl Progress for () {
-    fn step(&self, _what: &'static str, _done: u64, _total: u64) {}
 }
 
 /// The machine of a host, shared by everything that plays a part of the kernel.
@@ -178,7 +160,7 @@ impl<'p> Lab<'p> {
 
     /// As [`Self::act`], for an action that the machine may refuse. The traits of the product have
     /// no way to refuse: the refusal is remembered for [`Self::check`], and the default goes back.
-    pub(crate) fn try_act<R: Default>(&self, action: impl FnOnce(&mut Machine) -> Result<R, Refusal>) -> R {
+    pub fn try_act<R: Default>(&self, action: impl FnOnce(&mut Machine) -> Result<R, Refusal>) -> R {
         self.act(action).unwrap_or_else(|refusal| {
             lock(&self.refused).get_or_insert(refusal);
             R::default()

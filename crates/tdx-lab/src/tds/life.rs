@@ -15,7 +15,7 @@ use tdx_machine::{Fault, When};
 
 use super::{Fate, Held, LabTd, PARAMS, SOURCE, TdsError, memory};
 use crate::platform::{GuestAct, Lab, LabCpu, LabKernel, Pool};
-use crate::words;
+use tdx_operator::words;
 
 /// Guest pages added and measured before the TD runs, from guest address 0 on.
 const ADDED: u64 = 16;

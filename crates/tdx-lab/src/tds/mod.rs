@@ -12,7 +12,8 @@ pub use life::{Hypervisor, td_params};
 pub use memory::TdMemory;
 pub use world::{Build, Custody, GUEST_PAGES, Move, Slot, World};
 
-use crate::report::{Address, TdReport};
+use crate::report::TdReport;
+use tdx_operator::report::Address;
 
 /// How far a TD comes before the handover.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

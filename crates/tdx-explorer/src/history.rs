@@ -1,0 +1,259 @@
+//! What has happened so far, as far as a faulty kernel could go by it, and as far as a story needs
+//! it: who was given which page by which call, which call is under way, what was reset and not
+//! fenced.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tdx_abi::{KeyId, Leaf, LineRange, Page, PageRange, PageSize, PhysAddr, Registers, StatusCode};
+use tdx_machine::CpuId;
+
+use tdx_lab::platform::{Act, Operation};
+
+/// Pages in a word of the ledger.
+const PAGES_PER_WORD: u64 = 32;
+
+/// What a kernel is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Phase {
+    /// Its life: bring-up, TDs.
+    #[default]
+    Life,
+    /// A kexec, from this CPU.
+    Kexec(CpuId),
+    /// A crash handover, on this CPU.
+    Crash(CpuId),
+}
+
+/// A page between the module and the host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Given {
+    /// The call that gave it.
+    pub(super) by: Leaf,
+    /// That call has come back without success, or another has taken the page back.
+    pub(super) returned: Option<Leaf>,
+}
+
+/// Pages by their first 4 KiB page, with their size.
+type Pages = Vec<(Page, PageSize)>;
+
+/// The past.
+#[derive(Clone, Debug, Default)]
+pub(super) struct History {
+    pub(super) phase: Phase,
+    /// Calls of SYS.KEY.CONFIG and SYS.TDMR.INIT that have begun.
+    pub(super) key_configs: u64,
+    pub(super) tdmr_inits: u64,
+    /// The last call of bring-up failed for good: it is unwound.
+    pub(super) unwinding: bool,
+    /// First pages of what calls were given, and their size.
+    pub(super) given: BTreeMap<u64, (PageSize, Given)>,
+    /// What they were, of those that came back and were reset.
+    former: BTreeMap<u64, (PageSize, Given)>,
+    /// Blocks of 2 MiB in which no page was marked when the call that is under way was prepared.
+    pub(super) fresh_blocks: Vec<u64>,
+    /// The pages that the call under way gives.
+    pub(super) in_call: Option<Pages>,
+    /// Lines reset and not fenced, by CPU.
+    pub(super) unfenced: Vec<(CpuId, LineRange)>,
+    /// Pages of a failed bring-up, reset and free again.
+    pub(super) given_up: Vec<PageRange>,
+    /// Pages that came back from the module and were reset, since the beginning.
+    pub(super) came_back: Vec<PageRange>,
+    /// TDRs and the KeyIDs of their TDs.
+    pub(super) tdrs: Vec<(Page, KeyId)>,
+    /// Pages on their way to the module: flushed, not given yet; and what others have given
+    /// meanwhile in the same word of the ledger.
+    prepared: Vec<(CpuId, u64, Vec<u64>)>,
+    /// Pages whose mark another CPU would have overwritten if it marked by load and store.
+    pub(super) lost: BTreeSet<u64>,
+    /// A kexec was under way when a CPU panicked.
+    pub(super) kexec_was_under_way: bool,
+    /// CPUs that were to write back their caches and have not.
+    pub(super) postponed: Vec<CpuId>,
+    /// The last call and its status.
+    pub(super) last: Option<(Leaf, StatusCode)>,
+    /// SYS.DISABLE has been called so often.
+    pub(super) disables: u64,
+}
+
+/// Pages that a call gives to the module.
+fn pages_given(registers: &Registers) -> Pages {
+    let page = |address: u64| (PhysAddr::new(address).page(), PageSize::Size4K);
+    match registers.leaf_call().leaf() {
+        Leaf::MNG_CREATE | Leaf::MNG_ADDCX | Leaf::VP_CREATE | Leaf::VP_ADDCX => vec![page(registers.rcx)],
+        Leaf::MEM_SEPT_ADD | Leaf::MEM_PAGE_ADD | Leaf::MEM_PAGE_RELOCATE => vec![page(registers.r8)],
+        Leaf::MEM_PAGE_DEMOTE => {
+            let pair = [registers.r12, registers.r13].into_iter().filter(|address| *address != 0).map(page);
+            std::iter::once(page(registers.r8)).chain(pair).collect()
+        }
+        Leaf::MEM_PAGE_AUG => {
+            let size = if registers.rcx.trailing_zeros() >= 3 { PageSize::Size4K } else { PageSize::Size2M };
+            vec![(PhysAddr::new(registers.r8).page(), size)]
+        }
+        Leaf::PHYMEM_PAMT_ADD => vec![page(registers.rdx), page(registers.r8)],
+        _ => Vec::new(),
+    }
+}
+
+fn covers(pages: &[(Page, PageSize)], page: Page) -> bool {
+    pages.iter().any(|(first, size)| (first.index()..first.index() + size.pages()).contains(&page.index()))
+}
+
+/// First pages of what a successful call has taken back.
+fn pages_returned(input: &Registers, answer: &Registers) -> Vec<Page> {
+    match input.leaf_call().leaf() {
+        Leaf::PHYMEM_PAGE_RECLAIM => vec![PhysAddr::new(input.rcx).page()],
+        Leaf::MEM_PAGE_REMOVE | Leaf::MEM_PAGE_RELOCATE | Leaf::MEM_PAGE_PROMOTE => {
+            vec![tdx_abi::removed_page(answer.rcx).0.page()]
+        }
+        Leaf::PHYMEM_PAMT_REMOVE => [answer.rdx, answer.r8].map(|address| PhysAddr::new(address).page()).to_vec(),
+        _ => Vec::new(),
+    }
+}
+
+impl History {
+    /// An operation begins.
+    pub(super) fn begins(&mut self, act: &Act, is_marked: impl Fn(Page) -> bool) {
+        if let (Operation::Flush(lines), Phase::Life) = (act.operation, self.phase) {
+            self.prepared.push((act.cpu, lines.pages().start().index() / PAGES_PER_WORD, Vec::new()));
+        }
+        let Operation::Seamcall(registers) = &act.operation else { return };
+        let leaf = registers.leaf_call().leaf();
+        match leaf {
+            Leaf::SYS_KEY_CONFIG => {
+                self.key_configs += 1;
+                // Another bring-up gives PAMT again.
+                self.given_up.clear();
+                self.unwinding = false;
+            }
+            Leaf::SYS_TDMR_INIT => self.tdmr_inits += 1,
+            Leaf::SYS_DISABLE => self.disables += 1,
+            _ => {}
+        }
+        let pages = pages_given(registers);
+        self.fresh_blocks = pages
+            .iter()
+            .map(|(page, _)| page.index() / PageSize::Size2M.pages())
+            .filter(|block| {
+                let pages = PageSize::Size2M.pages();
+                let own = |page: Page| covers(&pages_given(registers), page);
+                (block * pages..(block + 1) * pages).map(Page::new).all(|page| own(page) || !is_marked(page))
+            })
+            .collect();
+        for (page, size) in &pages {
+            self.given.insert(page.index(), (*size, Given { by: leaf, returned: None }));
+        }
+        if leaf == Leaf::MNG_CREATE {
+            self.tdrs.push((PhysAddr::new(registers.rcx).page(), KeyId::new(registers.rdx as u16)));
+        }
+        self.lose_marks(act.cpu, &pages);
+        self.in_call = Some(pages);
+    }
+
+    /// What becomes of marks in a ledger that is changed by load and store.
+    fn lose_marks(&mut self, cpu: CpuId, pages: &[(Page, PageSize)]) {
+        for (page, _) in pages {
+            let word = page.index() / PAGES_PER_WORD;
+            for (other, theirs, given) in &mut self.prepared {
+                if *other != cpu && *theirs == word {
+                    given.push(page.index());
+                }
+            }
+            self.prepared.retain(|(own, theirs, given)| {
+                let ends = *own == cpu && *theirs == word;
+                if ends {
+                    self.lost.extend(given);
+                }
+                !ends
+            });
+        }
+    }
+
+    /// It has ended.
+    pub(super) fn ended(&mut self, act: &Act, answer: Option<&Registers>) {
+        match act.operation {
+            Operation::Seamcall(input) => {
+                let (Some(answer), leaf) = (answer, input.leaf_call().leaf()) else { return };
+                let code = answer.status().code();
+                self.last = Some((leaf, code));
+                let sys = matches!(leaf, Leaf::SYS_KEY_CONFIG | Leaf::SYS_TDMR_INIT);
+                let again =
+                    matches!(code, StatusCode::KEY_GENERATION_FAILED | StatusCode::OPERAND_BUSY | StatusCode::SYS_BUSY);
+                self.unwinding |= sys && answer.status().is_error() && !again;
+                if answer.status().is_error()
+                    && let Some(pages) = &self.in_call
+                {
+                    for (page, _) in pages {
+                        if let Some((_, given)) = self.given.get_mut(&page.index()) {
+                            given.returned = Some(leaf);
+                        }
+                    }
+                }
+                if !answer.status().is_error() {
+                    for page in pages_returned(&input, answer) {
+                        if let Some((_, given)) = self.given.get_mut(&page.index()) {
+                            given.returned = Some(leaf);
+                        }
+                    }
+                }
+                self.in_call = None;
+                self.fresh_blocks.clear();
+            }
+            Operation::Reset(lines) => self.unfenced.push((act.cpu, lines)),
+            Operation::Fence | Operation::WriteBack => {
+                let (done, rest) = self.unfenced.iter().partition(|(cpu, _)| *cpu == act.cpu);
+                let done: Vec<(CpuId, LineRange)> = done;
+                self.unfenced = rest;
+                for (_, lines) in done {
+                    let pages = lines.pages();
+                    self.given.retain(|first, page| {
+                        let back = pages.contains(Page::new(*first));
+                        if back {
+                            self.former.insert(*first, *page);
+                        }
+                        !back
+                    });
+                    self.lost.retain(|lost| !pages.contains(Page::new(*lost)));
+                    if self.unwinding { self.given_up.push(pages) } else { self.came_back.push(pages) }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// What is known of the page that this one lies in.
+    pub(super) fn of(&self, page: Page) -> Option<Given> {
+        Self::find(&self.given, page)
+    }
+
+    fn find(given: &BTreeMap<u64, (PageSize, Given)>, page: Page) -> Option<Given> {
+        let (first, (size, given)) = given.range(..=page.index()).next_back()?;
+        (page.index() < first + size.pages()).then_some(*given)
+    }
+
+    /// The page lies in what the call under way gives.
+    pub(super) fn is_being_given(&self, page: Page) -> bool {
+        self.in_call.as_ref().is_some_and(|pages| covers(pages, page))
+    }
+
+    /// The page was reset and the reset is not fenced.
+    pub(super) fn is_unfenced(&self, page: Page) -> bool {
+        self.unfenced.iter().any(|(_, lines)| lines.pages().contains(page))
+    }
+
+    /// What a page is, in words.
+    pub(super) fn describe(&self, page: Page, pamt: Option<&'static str>) -> String {
+        match (pamt, self.of(page)) {
+            (Some(pamt), _) => pamt.to_owned(),
+            (None, Some(Given { by, returned: None })) => format!("a page given by {by}"),
+            (None, Some(Given { by, returned: Some(leaf) })) if by == leaf => {
+                format!("a page that a failed {by} was given")
+            }
+            (None, Some(Given { by, returned: Some(leaf) })) => format!("a page given by {by} and returned by {leaf}"),
+            (None, None) => match Self::find(&self.former, page) {
+                Some(Given { by, .. }) => format!("a page once given by {by}, which the host has back"),
+                None => "a page that nobody gave".to_owned(),
+            },
+        }
+    }
+}

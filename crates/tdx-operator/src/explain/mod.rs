@@ -1,0 +1,88 @@
+//! Says what a completion status, a register's value or a log means: name, cause, what to do, and
+//! by which rule. What it does not know it calls unknown, what a log does not decide undecidable;
+//! it never guesses, and asks no machine.
+
+mod boot;
+pub(crate) mod causes;
+mod errno;
+mod handover;
+mod leaves;
+mod log;
+mod machine_check;
+mod meanings;
+mod msr;
+mod record;
+mod status;
+
+use std::{fs::File, io, io::BufReader, path::Path};
+
+use tdx_host::platform::Msr;
+
+use crate::{
+    input::{InputError, Rule},
+    progress::Progress,
+    report::{ExplainReport, Given, Subject},
+    watched::{self, Watched},
+};
+
+pub use leaves::may_return;
+pub use log::from_reader;
+pub use msr::msr;
+
+/// Longest name of a file in an error.
+const NAME_LIMIT: usize = 512;
+
+/// A status or an errno by number or name, else a file; `-` is standard input. A long file tells
+/// how far it is.
+///
+/// # Errors
+/// A text that is neither, or a file that cannot be used.
+pub fn subject(text: &str, progress: &dyn Progress) -> Result<ExplainReport, InputError> {
+    if text == "-" {
+        return from_reader("<stdin>", watched::stdin(progress));
+    }
+    if let Some(number) = errno::named(text) {
+        return Ok(ExplainReport::new(text, Subject::Errno(errno::explain(number))));
+    }
+    if let Some(value) = status::number(text) {
+        let (found, given) = status::from_bits(value);
+        return Ok(ExplainReport::new(text, Subject::Status(status::explain(found, given))));
+    }
+    if let Some(found) = status::named(text) {
+        return Ok(ExplainReport::new(text, Subject::Status(status::explain(found, Given::Name))));
+    }
+    file(text, progress)
+}
+
+/// The value of a register.
+///
+/// # Errors
+/// A text that is no number.
+pub fn register(msr: Msr, text: &str) -> Result<ExplainReport, InputError> {
+    let not_a_value = || {
+        let rule = "is not a register's value: give up to 64 bits in hex, as `rdmsr` prints them (0x200000001f)";
+        InputError::of_file(&crate::input::excerpt(text), Rule::NotAValue(rule.to_owned()))
+    };
+    // `rdmsr` prints hex without 0x: a decimal reading of it would be wrong and silent.
+    let digits = text.trim();
+    let hex = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")).unwrap_or(digits);
+    let all = !hex.is_empty() && hex.bytes().all(|b| b.is_ascii_hexdigit());
+    let value = all.then(|| u64::from_str_radix(hex, 16).ok()).flatten().ok_or_else(not_a_value)?;
+    Ok(ExplainReport::new(text, Subject::Msr(msr::explain(msr, value))))
+}
+
+fn file(text: &str, progress: &dyn Progress) -> Result<ExplainReport, InputError> {
+    let path = Path::new(text);
+    let name = crate::input::excerpt(text);
+    if text.len() > NAME_LIMIT || !path.exists() {
+        let rule = "is no completion status that is known by this name, no number of 64 bits, and no file";
+        return Err(InputError::of_file(&name, Rule::NotAValue(rule.to_owned())));
+    }
+    let unreadable = |error: io::Error| InputError::of_file(&name, Rule::Unreadable(error.to_string()));
+    let file = File::open(path).map_err(unreadable)?;
+    let about = file.metadata().map_err(unreadable)?;
+    if about.is_dir() {
+        return Err(InputError::of_file(&name, Rule::NotAValue("is a directory; give a kernel log in it".to_owned())));
+    }
+    from_reader(&name, Watched::new(BufReader::with_capacity(1 << 16, file), about.len(), progress))
+}

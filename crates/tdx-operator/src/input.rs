@@ -1,0 +1,278 @@
+//! What can be wrong with an input file: the file, the line, the value, and the rule that the value
+//! breaks. Nothing here is fatal to the process and nothing is guessed: a line that is known but
+//! does not hold is an error, never skipped.
+
+use core::fmt;
+use tdx_abi::{PhysAddr, RangeError};
+
+use crate::words;
+
+/// A value and the line it stands on, counted from 1.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct At<T> {
+    /// Line number, from 1.
+    pub line: u64,
+    /// The value.
+    pub value: T,
+}
+
+/// An input that cannot be used.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct InputError {
+    /// The file, as the user named it.
+    pub file: String,
+    /// Line number from 1; `None` if the file as a whole is the problem.
+    pub line: Option<u64>,
+    /// The text that breaks the rule, shortened and with control characters escaped; may be empty.
+    pub value: String,
+    /// The rule.
+    pub rule: Rule,
+    /// The file ends inside this line, so it was probably cut.
+    pub cut: bool,
+}
+
+/// Bytes of a quoted value that an error keeps.
+const EXCERPT: usize = 160;
+
+impl InputError {
+    /// A problem of the whole file.
+    pub fn of_file(file: &str, rule: Rule) -> Self {
+        Self { file: file.to_owned(), line: None, value: String::new(), rule, cut: false }
+    }
+
+    /// A problem of one line.
+    pub fn at_line(file: &str, line: u64, value: &str, rule: Rule) -> Self {
+        Self { file: file.to_owned(), line: Some(line), value: excerpt(value), rule, cut: false }
+    }
+}
+
+impl fmt::Display for InputError {
+    /// `FILE:LINE: `VALUE`: RULE`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        if !self.value.is_empty() {
+            write!(f, ": `{}`", self.value)?;
+        }
+        write!(f, ": {}", self.rule)?;
+        if self.cut { f.write_str(" (the file ends inside this line: was it cut?)") } else { Ok(()) }
+    }
+}
+
+impl std::error::Error for InputError {}
+
+/// Characters that are not seen and change what is: they turn the order of what follows on a
+/// terminal, or end a line in some programs.
+pub fn is_steering(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A text of more than one line, with what steers a terminal escaped.
+pub fn harmless(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        if c != '\n' && (c.is_control() || is_steering(c)) { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
+}
+
+/// The text without leading and trailing blanks, without control characters and the like, and not
+/// longer than an error message bears.
+pub fn excerpt(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.trim().chars() {
+        if out.len() >= EXCERPT {
+            out.push_str("...");
+            break;
+        }
+        if c.is_control() || is_steering(c) { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
+}
+
+/// The rule that an input breaks.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Rule {
+    /// The operating system could not read it.
+    #[error("cannot be read: {0}")]
+    Unreadable(String),
+    /// A directory was given.
+    #[error("is a directory; give the file of a boot log, of /proc/iomem, or a TOML host file")]
+    Directory,
+    /// Not a byte.
+    #[error(
+        "is empty; if a command was to fill it, see what that said: `dmesg` may need root, as in `sudo dmesg | cleanslate ...`"
+    )]
+    Empty,
+    /// NUL bytes.
+    #[error("holds NUL bytes, so it is not a text log (from a serial capture they go away with `tr -d '\\0'`)")]
+    Binary,
+    /// UTF-16, compressed and the like.
+    #[error("is {0}, not plain text; convert it first")]
+    Encoded(&'static str),
+    /// A known line with bytes that are not UTF-8.
+    #[error("this kind of line is read, and it holds bytes that are not UTF-8")]
+    NotUtf8,
+    /// A known line that is too long to be one.
+    #[error("this kind of line is read, and it is longer than {limit} bytes: no kernel prints that")]
+    LineTooLong {
+        /// Bytes.
+        limit: usize,
+    },
+    /// More bytes than any log.
+    #[error("is larger than {limit} bytes; cut out the boot messages")]
+    TooLarge {
+        /// Bytes.
+        limit: u64,
+    },
+    /// A known line that does not have its form.
+    #[error("is not of the form `{form}`")]
+    Malformed {
+        /// The form, with names in capitals.
+        form: &'static str,
+    },
+    /// An e820 type that is not one.
+    #[error("`{found}` is not an e820 type (usable, reserved, ACPI data, ACPI NVS, ...)")]
+    E820Type {
+        /// What stands there.
+        found: String,
+    },
+    /// A range that is none.
+    #[error("{0}")]
+    Range(RangeError),
+    /// A range without a byte.
+    #[error("the range is empty")]
+    EmptyRange,
+    /// Memory outside the address width.
+    #[error("reaches {end}, but memory ends at 2^{bits}: above are the KeyID bits of an address or nothing")]
+    BeyondAddressWidth {
+        /// End of the range.
+        end: PhysAddr,
+        /// Address bits for memory.
+        bits: u32,
+    },
+    /// Two rows share memory.
+    #[error("overlaps {other} of line {line}; does the file hold two boots?")]
+    Overlap {
+        /// The other range, as text.
+        other: String,
+        /// Its line.
+        line: u64,
+    },
+    /// A list that must ascend.
+    #[error("CMRs ascend and do not overlap, but line {line} has {previous}; does the file hold two boots?")]
+    CmrOrder {
+        /// The CMR before, as text.
+        previous: String,
+        /// Its line.
+        line: u64,
+    },
+    /// Too many rows of one kind.
+    #[error("is row {} of its kind; at most {limit} can be real", limit + 1)]
+    TooMany {
+        /// Rows.
+        limit: usize,
+    },
+    /// Private KeyIDs that cannot run a TD.
+    #[error(
+        "{}: TDX needs at least 2, one global and one for a TD; raise their number in the BIOS",
+        words::count(*count, "private KeyID")
+    )]
+    TooFewKeyIds {
+        /// Private KeyIDs.
+        count: u64,
+    },
+    /// Private KeyIDs that do not exist.
+    #[error(
+        "private KeyIDs are `[a, b)` with 1 <= a < b <= 32768: KeyID 0 is the host's, and a KeyID has at most 15 bits"
+    )]
+    KeyIdRange,
+    /// Two lines that cannot both be true.
+    #[error("contradicts line {line}, which says `{earlier}`; does the file hold two boots?")]
+    Contradiction {
+        /// The earlier line.
+        line: u64,
+        /// What it says.
+        earlier: String,
+    },
+    /// /proc/iomem without privilege.
+    #[error("every address is zero: the kernel hides /proc/iomem from users, read it as root")]
+    IomemHidden,
+    /// A guest's log.
+    #[error("this is the log of a TD guest; the host's log is needed")]
+    Guest,
+    /// Nothing known in the file.
+    #[error(
+        "is not a boot log: no line of it is a BIOS-e820, virt/tdx, NUMA or `System RAM` line; of a host that has been up long, \
+         `dmesg` may have lost the boot, and `journalctl -k -b` has it"
+    )]
+    NotABootLog,
+    /// Nothing that `explain` knows.
+    #[error(
+        "holds nothing that can be explained: give a completion status (0xc000050500000000 or its name), a register's value with \
+         --msr, or a kernel log with virt/tdx: lines or machine checks"
+    )]
+    NothingToExplain,
+    /// A value that is none.
+    #[error("{0}")]
+    NotAValue(String),
+    /// A TDX log without memory.
+    #[error(
+        "this log cannot be used because it shows no memory (no `CMR:`, `BIOS-e820:` or `System RAM` line); the quoted line is \
+         what it says about TDX. Add the e820 rows of the same boot (if `dmesg` has lost them on a host that has been up long: \
+         `journalctl -k -b`), or take a kernel that prints CMRs"
+    )]
+    NoMemory,
+    /// Memory rows, none of them usable.
+    #[error("this log cannot be used because none of its memory above 1 MiB is usable; the quoted row is the last")]
+    NoUsableMemory,
+    /// A NUMA border that no memory has.
+    #[error("node border {border} lies in no memory range; borders are addresses inside or between ranges, ascending")]
+    NodeBorder {
+        /// The border.
+        border: PhysAddr,
+    },
+    /// Borders for a log that knows its nodes.
+    #[error("this log says where the NUMA nodes are, so --node-border must not be given")]
+    NodeBorderKnown,
+    /// TOML or its schema.
+    #[error("{0}")]
+    HostFile(String),
+    /// A folder that is no saved machine.
+    #[error("is not a machine that `cleanslate collect` has saved: {0}")]
+    NotASavedMachine(String),
+    /// A folder that holds something.
+    #[error("is a folder that is not empty; give the name of a new one")]
+    FolderTaken,
+    /// The operating system could not write it.
+    #[error("cannot be written: {0}")]
+    Unwritable(String),
+    /// A scenario that cannot be played.
+    #[error("column {column}: {rule}")]
+    Scenario {
+        /// From 1.
+        column: usize,
+        /// The rule.
+        rule: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{excerpt, harmless};
+
+    #[test]
+    fn what_steers_a_terminal_is_escaped() {
+        for steering in
+            ["\u{202a}", "\u{202e}", "\u{2066}", "\u{2069}", "\u{200f}", "\u{2028}", "\u{61c}", "\u{1b}", "\u{7}"]
+        {
+            let out = excerpt(&format!("module {steering}dezilaitini"));
+            assert!(!out.contains(steering) && out.contains("\\u{"), "{out}");
+        }
+        assert_eq!(harmless("two\nlines\u{202e}"), "two\nlines\\u{202e}");
+        assert_eq!(excerpt(" Xeon\u{ae} é 漢字 "), "Xeon\u{ae} é 漢字");
+    }
+}
