@@ -119,6 +119,11 @@ extern "C" fn metal_ap_entry(cpu: usize) -> ! {
     kernel_ap_main(cpu)
 }
 
+/// Number of CPUs that have started, the boot CPU included.
+pub fn cpu_count() -> usize {
+    RUNNING.load(Ordering::Acquire) as usize
+}
+
 /// The CPU that this code runs on; CPU n has APIC ID n.
 pub fn this_cpu() -> usize {
     interrupts::cpu_number()

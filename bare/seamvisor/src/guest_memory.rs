@@ -1,6 +1,5 @@
-//! The guest's memory as this program may touch it, and the guest's own page tables. Refuses every
-//! address that is not the guest's: page tables and operands come from the guest, and may point
-//! anywhere.
+//! Guest memory access and guest page table walks. Refuses addresses outside the guest's RAM,
+//! because page tables and operands are guest data and may point anywhere.
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -10,15 +9,15 @@ use spin::Once;
 use crate::ranges;
 use crate::vmcb::Vmcb;
 
-/// Addresses of RAM that the guest has.
+/// Address ranges of the guest's RAM.
 static RAM: Once<Vec<Range<u64>>> = Once::new();
 
-/// Says what the guest has.
-pub fn is_at(ram: Vec<Range<u64>>) {
-    RAM.call_once(|| ranges::normal(ram));
+/// Sets the guest's RAM. Once.
+pub fn set_ram(ram: Vec<Range<u64>>) {
+    RAM.call_once(|| ranges::normalize(ram));
 }
 
-/// What the guest has.
+/// Address ranges of the guest's RAM, sorted.
 pub fn ram() -> &'static [Range<u64>] {
     RAM.get().map_or(&[], Vec::as_slice)
 }
@@ -28,7 +27,7 @@ fn holds(address: u64, length: usize) -> bool {
     ram().iter().any(|range| range.start <= address && end <= range.end)
 }
 
-/// Copies guest memory out. False if some of it is not the guest's.
+/// Reads guest memory. False if some of it is not the guest's RAM.
 #[must_use]
 pub fn read(address: u64, buffer: &mut [u8]) -> bool {
     if !holds(address, buffer.len()) {
@@ -36,12 +35,12 @@ pub fn read(address: u64, buffer: &mut [u8]) -> bool {
     }
     let from = with_exposed_provenance::<u8>(address as usize);
     // SAFETY: RAM of the guest, mapped one to one, and never memory of this program. The guest may
-    // write meanwhile: bytes, for which every value is legal.
+    // write it concurrently; every byte value is valid.
     unsafe { core::ptr::copy_nonoverlapping(from, buffer.as_mut_ptr(), buffer.len()) };
     true
 }
 
-/// Copies into guest memory. False if some of it is not the guest's; then nothing is written.
+/// Writes guest memory. False, and nothing is written, if some of it is not the guest's RAM.
 #[must_use]
 pub fn write(address: u64, bytes: &[u8]) -> bool {
     if !holds(address, bytes.len()) {
@@ -53,7 +52,7 @@ pub fn write(address: u64, bytes: &[u8]) -> bool {
     true
 }
 
-/// Writes zeros. Skips what is not the guest's.
+/// Zeroes guest memory. Does nothing if some of it is not the guest's RAM.
 pub fn clear(address: u64, length: u64) {
     if holds(address, length as usize) {
         let to = with_exposed_provenance_mut::<u8>(address as usize);
@@ -62,12 +61,12 @@ pub fn clear(address: u64, length: u64) {
     }
 }
 
-/// How a page of the guest is mapped.
+/// Translation of a guest linear address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mapping {
-    /// Physical address of the byte asked for.
+    /// Guest physical address.
     pub address: u64,
-    /// PWT, PCD and PAT of its entry: an index into the PAT register.
+    /// Index into the PAT MSR, from PWT, PCD and PAT of the entry.
     pub pat_index: u32,
 }
 
@@ -76,8 +75,8 @@ const LONG_MODE_ACTIVE: u64 = 1 << 10;
 const LA57: u64 = 1 << 12;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
-/// Walks the guest's page tables for a linear address: four or five levels, or none. `None`: not
-/// mapped, or tables of a kind that nobody uses in long mode.
+/// Walks the guest's page tables: 4-level, 5-level, or paging off. `None` if the address is not
+/// mapped, or the guest uses 32-bit or PAE paging, which is not supported.
 pub fn translate(vmcb: &Vmcb, linear: u64) -> Option<Mapping> {
     if vmcb.cr0 & PAGING == 0 {
         return Some(Mapping { address: linear & 0xffff_ffff, pat_index: 0 });
@@ -109,21 +108,22 @@ pub fn translate(vmcb: &Vmcb, linear: u64) -> Option<Mapping> {
     None
 }
 
-/// Longest instruction.
-pub const LONGEST: usize = 15;
+/// Maximum instruction length in bytes.
+pub const MAX_INSTRUCTION: usize = 15;
 
-/// The bytes at CS:RIP, as many as can be read. Page by page: the second may not be there.
-pub fn instruction(vmcb: &Vmcb) -> ([u8; LONGEST], usize) {
-    let mut bytes = [0; LONGEST];
+/// Reads the instruction bytes at CS:RIP and returns how many are readable: the instruction may end
+/// before an unmapped page.
+pub fn instruction(vmcb: &Vmcb) -> ([u8; MAX_INSTRUCTION], usize) {
+    let mut bytes = [0; MAX_INSTRUCTION];
     let linear = if vmcb.efer & LONG_MODE_ACTIVE != 0 && vmcb.cs.attributes & 0x200 != 0 {
         vmcb.rip
     } else {
         vmcb.cs.base.wrapping_add(vmcb.rip) & 0xffff_ffff
     };
     let mut length = 0;
-    while length < LONGEST {
+    while length < MAX_INSTRUCTION {
         let at = linear.wrapping_add(length as u64);
-        let piece = (4096 - (at % 4096) as usize).min(LONGEST - length);
+        let piece = (4096 - (at % 4096) as usize).min(MAX_INSTRUCTION - length);
         let Some(mapping) = translate(vmcb, at) else { break };
         if !read(mapping.address, &mut bytes[length..length + piece]) {
             break;
@@ -133,7 +133,7 @@ pub fn instruction(vmcb: &Vmcb) -> ([u8; LONGEST], usize) {
     (bytes, length)
 }
 
-/// 16, 32 or 64: how the processor decodes at CS:RIP.
+/// Operating mode at CS:RIP: 16, 32 or 64 bits.
 pub fn bitness(vmcb: &Vmcb) -> u32 {
     const LONG: u16 = 0x200;
     const DEFAULT_32: u16 = 0x400;

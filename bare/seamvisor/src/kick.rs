@@ -1,6 +1,9 @@
-//! Getting another CPU out of its guest: a translation that was taken away is used on by CPUs that
-//! have it in their TLB, until they leave. An NMI takes them out. Every NMI of this machine is such
-//! a kick: the guest's own are requests that this program injects.
+//! Kicks: NMIs that force another CPU out of the guest, and the events that CPUs of the guest send
+//! each other.
+//!
+//! After a nested page table entry was changed, CPUs may use the old translation from their TLB
+//! until their next VM exit. Every physical NMI of this machine is a kick: NMIs of the guest are
+//! requests in a [`Mailbox`], which the run loop injects.
 
 use core::arch::naked_asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
@@ -8,19 +11,19 @@ use metal::interrupts::Frame;
 use metal::lapic::{self, Ipi};
 use metal::{MAX_CPUS, clock};
 
-/// What other CPUs know and want of a CPU.
+/// Pending events of a CPU, and whether it is in the guest.
 pub struct Mailbox {
-    /// It is in its guest, or about to enter.
+    /// The CPU is in the guest, or about to enter it.
     in_guest: AtomicBool,
-    /// How often it has left.
+    /// Number of VM exits.
     exits: AtomicU64,
-    /// The guest has sent it an NMI.
+    /// NMI pending.
     pub nmi: AtomicBool,
-    /// The guest has sent it INIT.
+    /// INIT pending.
     pub init: AtomicBool,
-    /// The guest has sent it SIPI: the page, and 0x100.
+    /// SIPI pending: its vector with bit 8 set, or 0.
     pub startup: AtomicU64,
-    /// It sleeps, or is about to, until it is sent an NMI.
+    /// The CPU is in HLT, or about to be, until an NMI.
     asleep: AtomicBool,
 }
 
@@ -35,31 +38,32 @@ static MAILBOXES: [Mailbox; MAX_CPUS] = [const {
     }
 }; MAX_CPUS];
 
-/// Kicks so far, and those that nobody answered in time.
+/// Kicks sent.
 pub static KICKS: AtomicU64 = AtomicU64::new(0);
-/// Kicks that were not answered within [`PATIENCE`].
+/// Kicks after which the CPU did not leave the guest within [`TIMEOUT`].
 pub static UNANSWERED: AtomicU64 = AtomicU64::new(0);
 
-/// How long to wait for a CPU to leave its guest, in microseconds.
-const PATIENCE: u64 = 2_000_000;
+/// Time for a CPU to leave the guest after a kick, in microseconds.
+const TIMEOUT: u64 = 2_000_000;
 
-/// A CPU's mailbox.
+/// The mailbox of a CPU.
 pub fn mailbox(cpu: usize) -> &'static Mailbox {
     &MAILBOXES[cpu]
 }
 
-/// This CPU enters its guest: its TLB is empty, and what the tables say now is what it uses.
-pub fn enters(cpu: usize) {
+/// Marks this CPU as about to enter the guest. VMRUN then walks the tables as they are now: QEMU
+/// flushes the TLB at VM entry.
+pub fn enter_guest(cpu: usize) {
     MAILBOXES[cpu].in_guest.store(true, Ordering::SeqCst);
 }
 
-/// This CPU has left its guest.
-pub fn has_left(cpu: usize) {
+/// Marks this CPU as outside the guest.
+pub fn leave_guest(cpu: usize) {
     MAILBOXES[cpu].in_guest.store(false, Ordering::SeqCst);
     MAILBOXES[cpu].exits.fetch_add(1, Ordering::SeqCst);
 }
 
-/// Takes a CPU out of its guest, if it is there, and does not wait.
+/// Forces a CPU out of the guest, if it is there. Does not wait.
 pub fn kick(cpu: usize) {
     if MAILBOXES[cpu].in_guest.load(Ordering::SeqCst) {
         KICKS.fetch_add(1, Ordering::Relaxed);
@@ -67,41 +71,41 @@ pub fn kick(cpu: usize) {
     }
 }
 
-/// Sleeps until [`wake`], unless the guest has sent SIPI already. A CPU that spun would take the
-/// time of those that work: QEMU's CPUs are threads. Woken by NMI: the guest may have switched this
-/// CPU's APIC off, and then no other interrupt gets through.
+/// Sleeps in HLT until [`wake`], unless a SIPI is pending. A spinning CPU would take host time from
+/// the others, because QEMU's CPUs are threads. Woken by NMI, because the guest may have disabled
+/// this CPU's APIC, which blocks all other interrupts.
 pub fn sleep(cpu: usize) {
     let mailbox = &MAILBOXES[cpu];
     mailbox.asleep.store(true, Ordering::SeqCst);
     if mailbox.startup.load(Ordering::SeqCst) == 0 {
-        // SAFETY: GIF is 0 here and again afterwards, interrupts are off, and an NMI is taken on a
-        // stack of its own.
+        // SAFETY: GIF and IF are 0 here, and GIF is again afterwards; an NMI is taken on its own
+        // IST stack by `handle_nmi`.
         unsafe { halt_until_nmi() };
     }
-    // A wake-up that comes later than this ends one VMRUN at once, as any kick does.
+    // An NMI that arrives after this ends one VMRUN at once, as any kick does.
     mailbox.asleep.store(false, Ordering::SeqCst);
 }
 
-/// Ends the sleep of a CPU, if it sleeps. Called after what it is woken for was put into its
-/// mailbox.
+/// Wakes a CPU from [`sleep`], if it sleeps. Call after the event was stored in its mailbox.
 pub fn wake(cpu: usize) {
     if MAILBOXES[cpu].asleep.load(Ordering::SeqCst) {
         lapic::send(cpu as u32, Ipi::Nmi);
     }
 }
 
-/// HLT with GIF 1. An NMI that was pending comes between the two instructions, and the sleep would
-/// miss it: [`nmi`] skips the HLT then.
+/// HLT with GIF 1. A pending NMI is taken between STGI and HLT; [`handle_nmi`] then skips the HLT,
+/// so that the wake-up is not lost.
 ///
 /// # Safety
-/// GIF is 0, IF is 0, and the handler of NMIs calls [`nmi`].
+/// GIF is 0, IF is 0, and the NMI handler calls [`handle_nmi`].
 #[unsafe(naked)]
 unsafe extern "sysv64" fn halt_until_nmi() {
     naked_asm!("stgi", ".globl seamvisor_halt", "seamvisor_halt:", "hlt", "clgi", "ret");
 }
 
-/// The host's handler of NMIs: the CPU is out of its guest or awake, which is all that was wanted.
-pub fn nmi(frame: &mut Frame) {
+/// NMI handler of the hypervisor. The NMI has already done its work: the CPU is outside the guest
+/// and awake.
+pub fn handle_nmi(frame: &mut Frame) {
     unsafe extern "C" {
         static seamvisor_halt: u8;
     }
@@ -111,11 +115,11 @@ pub fn nmi(frame: &mut Frame) {
     }
 }
 
-/// Returns when every other CPU has left its guest once since the call, or is not in it: none has
-/// an old translation then.
+/// Flushes the TLBs of all other CPUs: returns when each has left the guest once since the call, or
+/// is outside it.
 pub fn flush_others(this: usize) {
-    // The tables were changed before; a CPU that enters after its look at `in_guest` here walks the
-    // new ones.
+    // The tables were written before. A CPU that enters after `in_guest` was read as false walks
+    // the new ones.
     fence(Ordering::SeqCst);
     for (cpu, mailbox) in MAILBOXES.iter().enumerate().filter(|(cpu, _)| *cpu != this) {
         if !mailbox.in_guest.load(Ordering::SeqCst) {
@@ -123,8 +127,8 @@ pub fn flush_others(this: usize) {
         }
         let before = mailbox.exits.load(Ordering::SeqCst);
         kick(cpu);
-        let out = || mailbox.exits.load(Ordering::SeqCst) != before || !mailbox.in_guest.load(Ordering::SeqCst);
-        if !clock::wait_for(PATIENCE, out) {
+        let has_left = || mailbox.exits.load(Ordering::SeqCst) != before || !mailbox.in_guest.load(Ordering::SeqCst);
+        if !clock::wait_for(TIMEOUT, has_left) {
             UNANSWERED.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -1,19 +1,21 @@
-//! Nested page tables: one identity map for all CPUs, in which pages are closed and opened, and a
-//! CPU's own detour round it for the length of one instruction. Refuses to show the guest any page
-//! of this program.
+//! Nested page tables: an identity map shared by all CPUs, with per-page rights, and per-CPU tables
+//! that map further pages for a single step. Hidden pages are never mapped.
 
 use alloc::alloc::{Layout, alloc_zeroed, handle_alloc_error};
+use arrayvec::ArrayVec;
 use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
 
-/// What the guest may do with a page.
+use crate::hidden::{self, MAPPED_PAGES};
+
+/// Guest access rights to a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Rights {
-    /// Everything.
+    /// Read, write, execute.
     All,
-    /// It is private: a read is harmless, a store is not.
+    /// Read and execute: the page has private lines, which only a write can poison.
     Read,
-    /// It is poisoned, or not the guest's.
-    Nothing,
+    /// Not present: the page has poisoned lines, or is hidden.
+    NotPresent,
 }
 
 const PRESENT: u64 = 1;
@@ -23,9 +25,6 @@ const OPEN: u64 = 0x67;
 const LARGE: u64 = 0x80;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const PAGE: u64 = 4096;
-/// Pages that the map has.
-pub const PAGES: u64 = (512 << 30) / PAGE;
-
 /// Physical address of a zeroed table.
 fn table() -> u64 {
     let layout = Layout::new::<crate::vmcb::Vmcb>();
@@ -60,13 +59,13 @@ const fn index(address: u64, level: u32) -> u64 {
     address >> (12 + 9 * level) & 511
 }
 
-/// The map of all CPUs.
+/// The nested page tables that all CPUs share.
 pub struct Nested {
     root: u64,
 }
 
 impl Nested {
-    /// The first 512 GiB one to one, by pages of 1 GiB.
+    /// Maps the first 512 GiB one to one, by 1 GiB pages.
     pub fn identity() -> Self {
         let (root, gigabytes) = (table(), table());
         write(root, 0, gigabytes | OPEN);
@@ -76,13 +75,13 @@ impl Nested {
         Self { root }
     }
 
-    /// What VMRUN takes.
+    /// Physical address of the root table, for the VMCB.
     pub fn root(&self) -> u64 {
         self.root
     }
 
-    /// The table of the lowest level for an address, large pages on the way split.
-    fn pages(&self, address: u64) -> u64 {
+    /// The level 0 table for an address. Splits large pages on the way.
+    fn leaf_table(&self, address: u64) -> u64 {
         let mut at = self.root;
         for level in [3, 2, 1] {
             let slot = index(address, level);
@@ -102,53 +101,58 @@ impl Nested {
         at
     }
 
-    /// Sets the rights of a page. A CPU that has the old entry in its TLB goes on using it. A page
-    /// that is not the guest's stays closed, and beyond the map there is nothing to open.
+    /// Sets the rights of a page. CPUs may use the old entry from their TLB until their next VM
+    /// exit. A hidden page is never mapped; pages beyond the map have no entry.
     pub fn set(&self, page: u64, rights: Rights) {
-        if page >= PAGES || rights != Rights::Nothing && crate::is_hidden(page) {
+        if page >= MAPPED_PAGES || rights != Rights::NotPresent && hidden::is_hidden(page) {
             return;
         }
         let address = page * PAGE;
         let without = match rights {
             Rights::All => 0,
             Rights::Read => WRITABLE,
-            Rights::Nothing => PRESENT,
+            Rights::NotPresent => PRESENT,
         };
-        write(self.pages(address), index(address, 0), address | OPEN & !without);
+        write(self.leaf_table(address), index(address, 0), address | OPEN & !without);
     }
 }
 
-/// Pages that a detour can show: an instruction may touch some, each across a border.
-pub const DETOUR_PAGES: usize = 6;
+/// Pages that can be mapped for a step: an instruction has up to three operands, each of which may
+/// cross a page boundary.
+pub const MAX_STEP_PAGES: usize = 6;
 
-/// A CPU's own tables, in which some pages are there that others do not see.
-pub struct Detour {
+/// Pages to map for a step, each with the frame that backs it.
+pub type StepPages = ArrayVec<(u64, u64), MAX_STEP_PAGES>;
+
+/// Nested page tables of one CPU: a copy of the shared ones with further pages mapped.
+pub struct StepTables {
     root: u64,
-    tables: [u64; 3 * DETOUR_PAGES],
+    tables: [u64; 3 * MAX_STEP_PAGES],
 }
 
-impl Detour {
-    /// Its tables.
+impl StepTables {
+    /// Allocates the tables.
     pub fn new() -> Self {
         Self { root: table(), tables: core::array::from_fn(|_| table()) }
     }
 
-    /// The common map, with these pages shown: each as the frame given beside it. Returns the root.
-    pub fn show(&mut self, map: &Nested, pages: &[(u64, u64)]) -> u64 {
+    /// Maps these pages in addition to those of the shared tables. Returns the physical address of
+    /// the root.
+    pub fn map(&mut self, map: &Nested, pages: &[(u64, u64)]) -> u64 {
         copy(map.root, self.root);
         let mut free = self.tables.iter().copied();
-        for (page, frame) in pages.iter().take(DETOUR_PAGES) {
+        for (page, frame) in pages.iter().take(MAX_STEP_PAGES) {
             let address = page * PAGE;
-            if *page < PAGES {
-                // The common map must have tables all the way down, or there would be nothing to
-                // copy.
-                map.pages(address);
+            if *page < MAPPED_PAGES {
+                // Split large pages of the shared tables first: tables are copied, not split,
+                // below.
+                map.leaf_table(address);
             }
             let mut at = self.root;
             for level in [3, 2, 1] {
                 let entry = read(at, index(address, level));
                 let below = entry & ADDRESS;
-                // A table of ours, from a page before this one, is gone on with.
+                // A table that was already copied for an earlier page is used again.
                 let ours = entry & PRESENT != 0 && self.tables.contains(&below);
                 let next = if ours { below } else { free.next().unwrap_or(below) };
                 if !ours {

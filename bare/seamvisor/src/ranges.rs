@@ -3,11 +3,11 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-/// Ascending, without overlap, never touching.
+/// A normalized list: ascending, disjoint, not adjacent.
 pub type Ranges = Vec<Range<u64>>;
 
-/// Makes any list of ranges one of this kind.
-pub fn normal(mut ranges: Ranges) -> Ranges {
+/// Normalizes a list.
+pub fn normalize(mut ranges: Ranges) -> Ranges {
     ranges.sort_unstable_by_key(|range| range.start);
     let mut joined: Ranges = Vec::with_capacity(ranges.len());
     for range in ranges.into_iter().filter(|range| range.start < range.end) {
@@ -19,7 +19,7 @@ pub fn normal(mut ranges: Ranges) -> Ranges {
     joined
 }
 
-/// What is in `left` and not in `right`.
+/// `left` without `right`. Both are normalized.
 pub fn difference(left: &[Range<u64>], right: &[Range<u64>]) -> Ranges {
     let mut rest = Vec::new();
     for range in left {
@@ -38,7 +38,7 @@ pub fn difference(left: &[Range<u64>], right: &[Range<u64>]) -> Ranges {
     rest
 }
 
-/// True if a range holds the number.
+/// True if a range of a normalized list contains the number.
 pub fn contains(ranges: &[Range<u64>], number: u64) -> bool {
     let index = ranges.partition_point(|range| range.end <= number);
     ranges.get(index).is_some_and(|range| range.contains(&number))

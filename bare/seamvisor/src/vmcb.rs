@@ -1,4 +1,4 @@
-//! The VMCB: what the processor reads at VMRUN and writes at VMEXIT. Offsets and codes: AMD64
+//! VMCB layout, intercept bits, exit codes and EVENTINJ encodings of AMD SVM. Source: AMD64
 //! Architecture Programmer's Manual, volume 2, appendices B and C.
 
 /// A segment register.
@@ -15,7 +15,7 @@ pub struct Segment {
     pub base: u64,
 }
 
-/// A VMCB. Fields that nothing here uses are padding.
+/// A VMCB. Fields that this program does not use are padding.
 #[repr(C, align(4096))]
 pub struct Vmcb {
     pub intercept_cr: u32,
@@ -73,6 +73,27 @@ pub struct Vmcb {
     pad_670: [u8; 0x1000 - 0x670],
 }
 
+/// Guest registers that VMRUN neither loads nor saves. RAX, RSP, RIP and RFLAGS are in the VMCB.
+#[derive(Clone, Copy, Default, Debug)]
+#[repr(C, align(16))]
+pub struct GuestRegisters {
+    pub rcx: u64,
+    pub rdx: u64,
+    pub rbx: u64,
+    pub rbp: u64,
+    pub rsi: u64,
+    pub rdi: u64,
+    pub r8: u64,
+    pub r9: u64,
+    pub r10: u64,
+    pub r11: u64,
+    pub r12: u64,
+    pub r13: u64,
+    pub r14: u64,
+    pub r15: u64,
+    pub xmm: [[u64; 2]; 16],
+}
+
 const _: () = {
     use core::mem::offset_of;
     assert!(offset_of!(Vmcb, exit_code) == 0x70);
@@ -87,7 +108,7 @@ const _: () = {
     assert!(size_of::<Vmcb>() == 4096);
 };
 
-/// Why the guest left.
+/// EXITCODE.
 pub mod exit {
     pub const CR4_READ: u64 = 0x04;
     pub const CR4_WRITE: u64 = 0x14;
@@ -95,6 +116,10 @@ pub mod exit {
     pub const EXCEPTION_LAST: u64 = 0x5f;
     pub const NMI: u64 = 0x61;
     pub const CPUID: u64 = 0x72;
+    pub const IRET: u64 = 0x74;
+    pub const INVD: u64 = 0x76;
+    /// INVLPGA takes an ASID, so it belongs to SVM.
+    pub const INVLPGA: u64 = 0x7a;
     pub const IOIO: u64 = 0x7b;
     pub const MSR: u64 = 0x7c;
     pub const SHUTDOWN: u64 = 0x7f;
@@ -109,19 +134,12 @@ pub mod exit {
 pub const INTERCEPT_CR4_READ: u32 = 1 << 4;
 /// Writes of CR4.
 pub const INTERCEPT_CR4_WRITE: u32 = 1 << 20;
-/// NMI, CPUID, INVD, I/O, MSRs, shutdown.
+/// NMI, CPUID, INVD, INVLPGA, I/O, MSRs, shutdown.
 pub const INTERCEPT_1: u32 = 1 << 1 | 1 << 18 | 1 << 22 | 1 << 26 | 1 << 27 | 1 << 28 | 1 << 31;
 /// IRET.
 pub const INTERCEPT_IRET: u32 = 1 << 20;
 /// VMRUN, VMMCALL, VMLOAD, VMSAVE, STGI, CLGI, SKINIT, WBINVD.
 pub const INTERCEPT_2: u32 = 0x7f | 1 << 9;
-
-/// Exit code of IRET.
-pub const IRET: u64 = 0x74;
-/// Exit code of INVLPGA, which names an ASID and so is a hypervisor's.
-pub const INVLPGA: u64 = 0x7a;
-/// Exit code of INVD.
-pub const INVD: u64 = 0x76;
 
 /// EVENTINJ: valid.
 const VALID: u64 = 1 << 31;
@@ -142,7 +160,7 @@ pub const fn exception_with_code(vector: u8, code: u32) -> u64 {
 /// EVENTINJ for an NMI.
 pub const NMI: u64 = VALID | TYPE_NMI | 2;
 
-/// EXITINTINFO says that an event was under way.
+/// True if EXITINTINFO holds an event whose delivery the exit interrupted.
 pub const fn is_event(info: u64) -> bool {
     info & VALID != 0
 }

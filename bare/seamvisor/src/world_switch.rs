@@ -1,37 +1,16 @@
-//! VMRUN: the guest's registers in, and out again.
+//! World switch: VMRUN with the registers that it neither loads nor saves.
 
 use core::arch::naked_asm;
 
-use crate::vmcb::Vmcb;
+use crate::vmcb::{GuestRegisters, Vmcb};
 
-/// Registers that VMRUN does not load. RAX, RSP, RIP and RFLAGS are in the VMCB.
-#[derive(Clone, Copy, Default, Debug)]
-#[repr(C, align(16))]
-pub struct GuestRegisters {
-    pub rcx: u64,
-    pub rdx: u64,
-    pub rbx: u64,
-    pub rbp: u64,
-    pub rsi: u64,
-    pub rdi: u64,
-    pub r8: u64,
-    pub r9: u64,
-    pub r10: u64,
-    pub r11: u64,
-    pub r12: u64,
-    pub r13: u64,
-    pub r14: u64,
-    pub r15: u64,
-    pub xmm: [[u64; 2]; 16],
-}
-
-/// Runs the guest until it leaves. The upper halves of YMM and the x87 state stay the guest's:
-/// nothing here touches them.
+/// Runs the guest until the next VM exit. The upper halves of YMM and the x87 state are not
+/// switched: this program does not use them.
 ///
 /// # Safety
-/// SVM is on, GIF is 0, `VM_HSAVE_PA` is set; `vmcb` describes a guest whose nested page tables
-/// show it nothing of this program. `vmcb` and `host` are physical addresses as well, each used by
-/// this CPU alone.
+/// SVM is enabled, GIF is 0, `VM_HSAVE_PA` is set; `vmcb` describes a guest whose nested page
+/// tables map no memory of this program. `vmcb` and `host` are physical addresses as well, each
+/// used by this CPU alone.
 #[unsafe(naked)]
 pub unsafe extern "sysv64" fn run(registers: *mut GuestRegisters, vmcb: *mut Vmcb, host: *mut Vmcb) {
     naked_asm!(

@@ -1,10 +1,10 @@
-//! CR4: the guest's VMXE is kept apart, because SVM does not know it. Refuses bits that the
-//! processor would refuse.
+//! MOV to and from CR4. The guest's VMXE is kept apart, because it is reserved on SVM. Refuses
+//! reserved bits with #GP, as the processor does.
 
 use core::arch::x86_64::__cpuid_count;
 use iced_x86::{Mnemonic, OpKind, Register};
 
-use crate::instruction;
+use super::instruction;
 use crate::vcpu::Vcpu;
 
 /// CR4.VMXE.
@@ -13,8 +13,8 @@ const PAE: u64 = 1 << 5;
 const PCIDE: u64 = 1 << 17;
 const LONG_MODE_ACTIVE: u64 = 1 << 10;
 
-/// Bits that this processor takes, and VMXE.
-fn legal() -> u64 {
+/// CR4 bits that this processor supports, and VMXE.
+fn supported() -> u64 {
     let (one, seven) = (__cpuid_count(1, 0), __cpuid_count(7, 0));
     let when = |register: u32, bit: u32, cr4: u32| u64::from(register >> bit & 1) << cr4;
     // VME to PCE, OSFXSR, OSXMMEXCPT.
@@ -29,8 +29,8 @@ fn legal() -> u64 {
         | when(seven.ecx, 3, 22)
 }
 
-/// Answers MOV to and from CR4.
-pub fn answer(vcpu: &mut Vcpu) {
+/// Emulates MOV to and from CR4.
+pub fn handle_exit(vcpu: &mut Vcpu) {
     let Some(instruction) = instruction::decode(vcpu) else {
         vcpu.inject_general_protection();
         return;
@@ -54,11 +54,11 @@ pub fn answer(vcpu: &mut Vcpu) {
     }
 }
 
-/// False: #GP.
+/// Sets CR4. False if the write raises #GP.
 fn set(vcpu: &mut Vcpu, value: u64) -> bool {
     let long = vcpu.vmcb.efer & LONG_MODE_ACTIVE != 0;
     let in_vmx = crate::tdx::lock().in_vmx_operation(vcpu.number);
-    if value & !legal() != 0
+    if value & !supported() != 0
         || long && value & PAE == 0
         || !long && value & PCIDE != 0
         || in_vmx && value & VMXE == 0

@@ -1,18 +1,18 @@
-//! REP STOS and REP MOVS over watched pages: many turns at once, up to the end of a page. One turn
-//! for each exit would take minutes for what a kernel clears in a second.
+//! REP STOS and REP MOVS to trapped pages: many iterations in one exit, up to the end of a page.
+//! One exit for each iteration would take minutes to clear memory.
 
 use iced_x86::{Instruction, Mnemonic, Register};
 
+use super::store_kind;
 use crate::guest_memory;
-use crate::page_fault;
 use crate::tdx::Tdx;
 use crate::vcpu::Vcpu;
 
 const PAGE: u64 = 4096;
 const DIRECTION: u64 = 1 << 10;
 
-/// Runs some turns. False if this is no such instruction, or one that needs more care: then nothing
-/// was done.
+/// Emulates some iterations. False, and nothing is done, for every other instruction and for forms
+/// that are not supported: those are single-stepped.
 pub fn run(vcpu: &mut Vcpu, tdx: &mut Tdx, instruction: &Instruction) -> bool {
     let (size, copies) = match instruction.mnemonic() {
         Mnemonic::Stosb => (1, false),
@@ -35,21 +35,21 @@ pub fn run(vcpu: &mut Vcpu, tdx: &mut Tdx, instruction: &Instruction) -> bool {
     }
     let (to, from) = (vcpu.registers.rdi, vcpu.registers.rsi);
     let room = |linear: u64| (PAGE - linear % PAGE) / size;
-    let mut turns = vcpu.registers.rcx.min(room(to));
+    let mut iterations = vcpu.registers.rcx.min(room(to));
     if copies {
-        turns = turns.min(room(from));
+        iterations = iterations.min(room(from));
     }
     let Some(target) = guest_memory::translate(&vcpu.vmcb, to) else { return false };
-    if turns < 2 {
+    if iterations < 2 {
         return false;
     }
-    let bytes = turns * size;
+    let bytes = iterations * size;
     let mut buffer = [0u8; PAGE as usize];
     let buffer = &mut buffer[..bytes as usize];
     if copies {
         let Some(source) = guest_memory::translate(&vcpu.vmcb, from) else { return false };
-        // A read of poison is told by the slower way, with the very byte that it is.
-        let clean = !tdx.watches(source.address / PAGE) || tdx.is_readable(source.address, bytes);
+        // Single-stepping reports a read of poison with its exact address.
+        let clean = !tdx.is_trapped(source.address / PAGE) || tdx.is_readable(source.address, bytes);
         if !clean || !guest_memory::read(source.address, buffer) {
             return false;
         }
@@ -62,8 +62,8 @@ pub fn run(vcpu: &mut Vcpu, tdx: &mut Tdx, instruction: &Instruction) -> bool {
     if !guest_memory::write(target.address, buffer) {
         return false;
     }
-    if tdx.watches(target.address / PAGE) {
-        let access = page_fault::store(vcpu, instruction, target, size);
+    if tdx.is_trapped(target.address / PAGE) {
+        let access = store_kind::classify(vcpu, instruction, target, size);
         // A store never raises a machine check by itself.
         let _ = tdx.access(vcpu.number, target.address, bytes, access);
     }
@@ -71,7 +71,7 @@ pub fn run(vcpu: &mut Vcpu, tdx: &mut Tdx, instruction: &Instruction) -> bool {
     if copies {
         vcpu.registers.rsi = from.wrapping_add(bytes);
     }
-    vcpu.registers.rcx -= turns;
+    vcpu.registers.rcx -= iterations;
     if vcpu.registers.rcx == 0 {
         vcpu.skip(instruction.len() as u64);
     }

@@ -1,5 +1,5 @@
-//! Ports: the guest has all of them. Those through which a machine ends are watched, so that the
-//! summary comes first.
+//! I/O ports: passed through. Those that can reset or power off the machine are intercepted, so
+//! that the summary is printed first.
 
 use alloc::boxed::Box;
 use metal::exit;
@@ -13,9 +13,9 @@ use crate::vcpu::Vcpu;
 const RESET: u16 = 0xcf9;
 /// System control port A, whose lowest bit resets the machine.
 const FAST_RESET: u16 = 0x92;
-/// The debug console is this program's own: a guest must not be able to write a summary.
+/// The debug console of this program. Writes of the guest are dropped: they could forge a summary.
 const CONSOLE: u16 = 0xe9;
-/// The keyboard controller, which resets the machine by 0xfe.
+/// Keyboard controller; command 0xfe resets the machine.
 const KEYBOARD: u16 = 0x64;
 /// ACPI PM1a control of QEMU's q35 and pc.
 const POWER: [u16; 2] = [0x604, 0xb004];
@@ -26,7 +26,7 @@ struct Bitmap([u8; 3 * 4096]);
 
 static PERMISSIONS: Once<Box<Bitmap>> = Once::new();
 
-/// Physical address of the permissions.
+/// Physical address of the I/O permission map.
 pub fn permissions() -> u64 {
     let map = PERMISSIONS.call_once(|| {
         let mut map = Box::new(Bitmap([0; 3 * 4096]));
@@ -38,26 +38,28 @@ pub fn permissions() -> u64 {
     core::ptr::from_ref::<Bitmap>(map).expose_provenance() as u64
 }
 
-/// Answers an access to a watched port.
-pub fn answer(vcpu: &mut Vcpu) {
+/// Handles an access to an intercepted port.
+pub fn handle_exit(vcpu: &mut Vcpu) {
     let (info, next) = (vcpu.vmcb.exit_info_1, vcpu.vmcb.exit_info_2);
     let (port, value) = ((info >> 16) as u16, vcpu.vmcb.rax as u32);
     let is_input = info & 1 != 0;
     let is_string = info & 0b100 != 0;
     if is_input {
-        // SAFETY: a port of the guest's, read for it. None of the watched ones is a string port.
+        // SAFETY: a read by the guest of its own device, which touches no memory.
         let byte = unsafe { metal::registers::in8(port) };
         vcpu.vmcb.rax = vcpu.vmcb.rax & !0xff | u64::from(byte);
     } else if !is_string && port != CONSOLE {
         match port {
-            exit::PORT => summary::end(if value == exit::SUCCESS { "guest-ended" } else { "guest-failed" }, value),
-            RESET if value & 0b100 != 0 => summary::tell("reset"),
-            FAST_RESET if value & 1 != 0 => summary::tell("reset"),
-            KEYBOARD if value & 0xff == 0xfe => summary::tell("reset"),
-            _ if POWER.contains(&port) && value & SLEEP_ENABLE != 0 => summary::tell("power-off"),
+            exit::PORT => {
+                summary::report_and_exit(if value == exit::SUCCESS { "guest-ended" } else { "guest-failed" }, value)
+            }
+            RESET if value & 0b100 != 0 => summary::report("reset"),
+            FAST_RESET if value & 1 != 0 => summary::report("reset"),
+            KEYBOARD if value & 0xff == 0xfe => summary::report("reset"),
+            _ if POWER.contains(&port) && value & SLEEP_ENABLE != 0 => summary::report("power-off"),
             _ => {}
         }
-        // SAFETY: the guest's own access to its own device.
+        // SAFETY: a write by the guest to its own device.
         unsafe {
             match info >> 4 & 0b111 {
                 1 => out8(port, value as u8),

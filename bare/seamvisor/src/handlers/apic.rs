@@ -1,12 +1,13 @@
-//! The local APIC: all of it is the guest's, but what could stop a real CPU. INIT, SIPI and NMI go
-//! to virtual CPUs.
+//! Local APIC accesses: passed through, except INIT, SIPI and NMI, which go to virtual CPUs. A real
+//! INIT would stop the hypervisor on that CPU.
 
 use core::sync::atomic::Ordering;
 use iced_x86::{Mnemonic, OpKind};
-use metal::{MAX_CPUS, lapic, println};
+use metal::{MAX_CPUS, lapic, println, smp};
 
+use super::instruction;
+use crate::kick;
 use crate::vcpu::Vcpu;
-use crate::{instruction, kick};
 
 const COMMAND_LOW: u64 = 0x300;
 const COMMAND_HIGH: u64 = 0x310;
@@ -17,20 +18,17 @@ const NMI: u32 = 4;
 const INIT: u32 = 5;
 const STARTUP: u32 = 6;
 
-/// Answers an access to the APIC's page by a plain MOV. False for every other instruction: the
-/// guest finds a page of ones there with the register that it reads, never the real page, in which
-/// a store that begins before the command register and ends in it would stop real CPUs. Such stores
-/// are lost.
-pub fn answer(vcpu: &mut Vcpu) -> bool {
+/// Emulates a MOV to or from an APIC register. False for every other instruction: it is then
+/// stepped on a page of ones that holds the register it reads, and its stores are dropped. The real
+/// page is never mapped, because a store that begins before the command register and ends in it
+/// would stop real CPUs.
+pub fn handle_exit(vcpu: &mut Vcpu) -> bool {
     let offset = vcpu.vmcb.exit_info_2 - lapic::BASE;
     let plain = instruction::decode(vcpu)
         .filter(|it| it.mnemonic() == Mnemonic::Mov && offset.is_multiple_of(16) && it.op_count() == 2);
     let Some(instruction) = plain else {
         if vcpu.vmcb.exit_info_1 & 0b10 != 0 {
-            println!(
-                "cpu={} stores to the APIC at {offset:#x} by an instruction that is not followed: lost",
-                vcpu.number
-            );
+            println!("cpu={} unsupported store to the APIC at {offset:#x}: dropped", vcpu.number);
         }
         return false;
     };
@@ -58,23 +56,23 @@ fn write(cpu: usize, offset: u64, value: u32) {
         return;
     }
     const LEVEL_ASSERTED: u32 = 1 << 14;
-    let count = crate::cpu_count();
+    let count = smp::cpu_count();
     let target = (lapic::read(COMMAND_HIGH) >> 24) as usize;
     for other in 0..count.min(MAX_CPUS) {
-        let meant = match value >> 18 & 0b11 {
+        let is_target = match value >> 18 & 0b11 {
             0 => other == target || target == 0xff,
             1 => other == cpu,
             2 => true,
             _ => other != cpu,
         };
-        if !meant {
+        if !is_target {
             continue;
         }
         let mailbox = kick::mailbox(other);
         match mode {
             NMI => mailbox.nmi.store(true, Ordering::SeqCst),
             STARTUP => mailbox.startup.store(u64::from(value & 0xff) | 0x100, Ordering::SeqCst),
-            // The de-assert of INIT does nothing on any CPU with TDX.
+            // INIT level de-assert has no effect on processors with TDX.
             INIT if value & LEVEL_ASSERTED != 0 => {
                 mailbox.startup.store(0, Ordering::SeqCst);
                 mailbox.init.store(true, Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! The guest's current instruction: what it is, and which memory it touches.
+//! Decoding of the guest's current instruction: registers and memory operands.
 
 use arrayvec::ArrayVec;
 use iced_x86::{Decoder, DecoderOptions, Instruction, InstructionInfoFactory, OpAccess, Register};
@@ -6,26 +6,32 @@ use iced_x86::{Decoder, DecoderOptions, Instruction, InstructionInfoFactory, OpA
 use crate::guest_memory;
 use crate::vcpu::Vcpu;
 
-/// Memory that an instruction touches.
+/// A memory operand.
 #[derive(Clone, Copy, Debug)]
 pub struct Operand {
     /// Linear address.
     pub linear: u64,
     /// Bytes.
     pub bytes: u64,
-    /// It is read.
+    /// The instruction reads it.
     pub read: bool,
-    /// It is written.
+    /// The instruction writes it.
     pub written: bool,
 }
 
-/// Decodes at CS:RIP. `None` if the bytes cannot be read or are no instruction.
+/// Decodes the instruction at CS:RIP. `None` if it is not readable or not valid.
 pub fn decode(vcpu: &Vcpu) -> Option<Instruction> {
     let (bytes, length) = guest_memory::instruction(&vcpu.vmcb);
     let bitness = guest_memory::bitness(&vcpu.vmcb);
     let mut decoder = Decoder::with_ip(bitness, &bytes[..length], vcpu.vmcb.rip, DecoderOptions::NONE);
     let instruction = decoder.decode();
     (!instruction.is_invalid()).then_some(instruction)
+}
+
+/// The encoding of an instruction at CS:RIP.
+pub fn bytes(vcpu: &Vcpu, instruction: &Instruction) -> ArrayVec<u8, 15> {
+    let (bytes, length) = guest_memory::instruction(&vcpu.vmcb);
+    bytes.iter().copied().take(length.min(instruction.len())).collect()
 }
 
 /// The value of a register, or the base of a segment.
@@ -72,7 +78,7 @@ pub fn register(vcpu: &Vcpu, register: Register) -> Option<u64> {
     })
 }
 
-/// Sets a 32- or 64-bit general register. False if it is another.
+/// Sets a 32- or 64-bit general register. False for every other register.
 pub fn set_register(vcpu: &mut Vcpu, register: Register, value: u64) -> bool {
     let value = match register.size() {
         8 => value,
@@ -103,8 +109,8 @@ pub fn set_register(vcpu: &mut Vcpu, register: Register, value: u64) -> bool {
     true
 }
 
-/// All memory that an instruction touches. Of a repeated string instruction: what its next turn
-/// touches.
+/// Memory operands of an instruction; those of the next iteration for a repeated string
+/// instruction.
 pub fn operands(vcpu: &Vcpu, instruction: &Instruction) -> ArrayVec<Operand, 8> {
     let mut factory = InstructionInfoFactory::new();
     let info = factory.info(instruction);
@@ -118,7 +124,7 @@ pub fn operands(vcpu: &Vcpu, instruction: &Instruction) -> ArrayVec<Operand, 8> 
         };
         if let Some(linear) = memory.virtual_address(0, |name, _, _| register(vcpu, name)) {
             let bytes = memory.memory_size().size().max(1) as u64;
-            // More than eight operands: none has.
+            // No instruction has more than eight memory operands.
             let _ = operands.try_push(Operand { linear, bytes, read, written });
         }
     }

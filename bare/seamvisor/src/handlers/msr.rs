@@ -1,5 +1,5 @@
-//! Model-specific registers: those of SVM are hidden, those of TDX and VMX are made, all others are
-//! the real ones.
+//! RDMSR and WRMSR: SVM MSRs are hidden, TDX and VMX MSRs are emulated, all others are passed
+//! through.
 
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -29,19 +29,19 @@ const EFER: u32 = 0xc000_0080;
 const VM_CR: u32 = 0xc001_0114;
 const VM_HSAVE_PA: u32 = 0xc001_0117;
 
-/// IA32_APIC_BASE: the address, and whether the APIC is on, in xAPIC mode.
-const APIC_PLACE: u64 = 0x000f_ffff_ffff_f000;
+/// IA32_APIC_BASE: address, mode bits, and their value for an enabled xAPIC.
+const APIC_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const APIC_MODE: u64 = 0b11 << 10;
 const APIC_ON: u64 = 1 << 11;
 
 const EFER_SVME: u64 = 1 << 12;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
-/// What a guest may set: SCE, LME, LMA, NXE.
-const EFER_LEGAL: u64 = 1 | EFER_LME | EFER_LMA | 1 << 11;
-/// Locked, VMX outside SMX, local machine checks.
+/// Bits that the guest may set: SCE, LME, LMA, NXE.
+const EFER_ALLOWED: u64 = 1 | EFER_LME | EFER_LMA | 1 << 11;
+/// IA32_FEATURE_CONTROL: locked, VMX outside SMX, LMCE.
 const FEATURES: u64 = 1 | 1 << 2 | 1 << 20;
-/// Not vulnerable to what RDCL_NO names: keeps kernels from isolating page tables, which costs much
+/// IA32_ARCH_CAPABILITIES.RDCL_NO. Without it kernels enable page table isolation, which is slow
 /// under emulation.
 const RDCL_NO: u64 = 1;
 const LMCE: u64 = 1 << 27;
@@ -50,13 +50,13 @@ pub const VMX_REVISION: u32 = 0x11;
 
 static LMCE_ENABLED: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 
-/// Two bits for each MSR of three ranges; a set bit makes RDMSR or WRMSR leave the guest.
+/// MSR permission map: two bits for each MSR of three ranges. A set bit intercepts RDMSR or WRMSR.
 #[repr(align(4096))]
 struct Bitmap([u8; 8192]);
 
 static PERMISSIONS: Once<Box<Bitmap>> = Once::new();
 
-/// Physical address of the permissions.
+/// Physical address of the MSR permission map.
 pub fn permissions() -> u64 {
     let map = PERMISSIONS.call_once(|| {
         let mut map = Box::new(Bitmap([0; 8192]));
@@ -91,8 +91,8 @@ pub fn permissions() -> u64 {
     core::ptr::from_ref::<Bitmap>(map).expose_provenance() as u64
 }
 
-/// Answers RDMSR and WRMSR.
-pub fn answer(vcpu: &mut Vcpu) {
+/// Emulates RDMSR and WRMSR.
+pub fn handle_exit(vcpu: &mut Vcpu) {
     let msr = vcpu.registers.rcx as u32;
     let done = if vcpu.vmcb.exit_info_1 == 0 {
         read(vcpu, msr).inspect(|value| {
@@ -109,7 +109,7 @@ pub fn answer(vcpu: &mut Vcpu) {
     }
 }
 
-/// `None`: #GP.
+/// Value of an intercepted MSR. `None` if RDMSR raises #GP.
 fn read(vcpu: &Vcpu, msr: u32) -> Option<u64> {
     Some(match msr {
         EFER => vcpu.vmcb.efer & !EFER_SVME,
@@ -131,40 +131,41 @@ fn read(vcpu: &Vcpu, msr: u32) -> Option<u64> {
         VMX_BASIC..=VMX_LAST => vmx(msr),
         // SAFETY: every CPU with an APIC has it.
         APIC_BASE => unsafe { rdmsr(APIC_BASE) },
-        // SVM is not there; and what is in no range of the bitmap does not exist.
+        // SVM MSRs, and MSRs outside the ranges of the permission map, do not exist.
         _ => return None,
     })
 }
 
-/// Capabilities of VMX, good enough for VMXON and VMXOFF: nothing here runs a virtual machine.
+/// VMX capability MSRs, sufficient for VMXON and VMXOFF. VM entry is not supported.
 const fn vmx(msr: u32) -> u64 {
     match msr {
         // Revision, 4 KiB regions, write-back.
         VMX_BASIC => VMX_REVISION as u64 | 4096 << 32 | 6 << 50,
-        // CR0: PE, NE and PG must be set; all may.
+        // CR0: PE, NE and PG must be 1; all bits may be 1.
         0x486 => 0x8000_0021,
         0x487 => 0xffff_ffff,
-        // CR4: VMXE must be set.
+        // CR4: VMXE must be 1.
         0x488 => 1 << 13,
         0x489 => 0x0037_67ff,
         _ => 0,
     }
 }
 
+/// Writes an intercepted MSR. `None` if WRMSR raises #GP.
 fn write(vcpu: &mut Vcpu, msr: u32, value: u64) -> Option<u64> {
     match msr {
         EFER => {
             let paging = vcpu.vmcb.cr0 >> 31 & 1 == 1;
             let switches = (value ^ vcpu.vmcb.efer) & EFER_LME != 0;
-            if value & !EFER_LEGAL != 0 || paging && switches {
+            if value & !EFER_ALLOWED != 0 || paging && switches {
                 return None;
             }
             vcpu.vmcb.efer = value & !EFER_LMA | vcpu.vmcb.efer & EFER_LMA | EFER_SVME;
         }
         MCG_EXT_CTL => LMCE_ENABLED[vcpu.number].store(value & 1, Ordering::Relaxed),
-        // The APIC stays where it is watched, and on: through another page INIT would reach a real
-        // CPU.
-        APIC_BASE if value & APIC_PLACE == lapic::BASE && value & APIC_MODE == APIC_ON => {}
+        // The APIC stays enabled, in xAPIC mode, and at its address: at another one, INIT would not
+        // be intercepted.
+        APIC_BASE if value & APIC_ADDRESS == lapic::BASE && value & APIC_MODE == APIC_ON => {}
         MICROCODE => {}
         // Locked or read-only.
         _ => return None,

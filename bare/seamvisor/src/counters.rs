@@ -1,0 +1,47 @@
+//! Counters for the summary: VM exits by code, accesses to hidden memory, emulated instructions.
+
+use alloc::collections::BTreeMap;
+use core::sync::atomic::{AtomicU64, Ordering};
+use spin::Mutex;
+
+const EXIT_CODES: usize = 0x410;
+
+/// VM exits by code, up to 0x40f; the last element counts all others.
+pub static EXITS: [AtomicU64; EXIT_CODES + 1] = [const { AtomicU64::new(0) }; EXIT_CODES + 1];
+
+/// Guest accesses to hypervisor memory: reads returned ones, writes were dropped.
+pub static HIDDEN_ACCESSES: AtomicU64 = AtomicU64::new(0);
+
+/// Time at which the guest started, in microseconds.
+pub static STARTED: AtomicU64 = AtomicU64::new(0);
+
+/// Length in bytes and execution count of each emulated instruction, by its zero-padded encoding.
+/// A loop that is emulated in one exit counts once.
+pub static INSTRUCTIONS: Mutex<BTreeMap<[u8; 15], (usize, u64)>> = Mutex::new(BTreeMap::new());
+
+/// Distinct encodings that are kept.
+const MAX_INSTRUCTIONS: usize = 256;
+
+/// Counts a VM exit.
+pub fn count_exit(code: u64) {
+    EXITS[(code as usize).min(EXIT_CODES)].fetch_add(1, Ordering::Relaxed);
+}
+
+/// Counts a guest access to hypervisor memory.
+pub fn count_hidden_access() {
+    HIDDEN_ACCESSES.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Counts an emulated instruction of at most 15 bytes.
+pub fn count_instruction(bytes: &[u8]) {
+    let mut key = [0; 15];
+    key[..bytes.len()].copy_from_slice(bytes);
+    let mut known = INSTRUCTIONS.lock();
+    // The guest chooses the encodings, so the table is bounded. Further encodings are counted
+    // together, as one entry of length 0.
+    if known.len() >= MAX_INSTRUCTIONS && !known.contains_key(&key) {
+        known.entry([0; 15]).or_insert((0, 0)).1 += 1;
+        return;
+    }
+    known.entry(key).or_insert((bytes.len(), 0)).1 += 1;
+}

@@ -1,0 +1,60 @@
+//! Options of seamvisor's command line: CPU model, TDX module, faults of the module.
+
+use metal::boot::{self, Boot, MapEntry};
+use tdx_abi::{Leaf, PageRange, PhysAddr};
+use tdx_machine::{CpuModel, MachineConfig, ModuleProfile};
+
+/// Memory below this address is in no CMR.
+const LOW_MEMORY_END: u64 = 1 << 20;
+
+/// RAM entries of a memory map.
+pub fn usable(map: &[MapEntry]) -> impl Iterator<Item = &MapEntry> {
+    map.iter().filter(|entry| entry.kind == boot::USABLE)
+}
+
+/// Configuration of the emulated machine: `cpu=`, `seam=`, `module=`, `td-configuration=`. Panics
+/// on an unknown value.
+pub fn machine(boot: &Boot, map: &[MapEntry], cpus: usize) -> MachineConfig {
+    let model = match boot.option("cpu").unwrap_or("spr") {
+        "spr" => CpuModel::SAPPHIRE_RAPIDS,
+        "emr" => CpuModel::EMERALD_RAPIDS,
+        "gnr" => CpuModel::GRANITE_RAPIDS,
+        other => panic!("unknown `cpu` {other:?}: spr, emr or gnr"),
+    };
+    let cmrs = usable(map)
+        .map(|entry| {
+            let start = PhysAddr::new(entry.address.max(LOW_MEMORY_END));
+            PageRange::inside(start, PhysAddr::new((entry.address + entry.size).max(LOW_MEMORY_END)))
+        })
+        .filter(|cmr| !cmr.is_empty());
+    let mut config = MachineConfig::new(model, cpus as u32, 1, cmrs);
+    match boot.option("seam") {
+        None | Some("on") => {}
+        Some("off") => config.seam_enabled = false,
+        Some("no-module") => config.module = None,
+        Some(other) => panic!("unknown `seam` {other:?}: on, off or no-module"),
+    }
+    match boot.option("module") {
+        None | Some("1.5.01") => {}
+        // As described to Linux. No module with TDH.SYS.DISABLE was available to compare with.
+        Some("sys-disable") => config.module = config.module.and(Some(ModuleProfile::SysDisable)),
+        Some(other) => panic!("unknown `module` {other:?}: 1.5.01 or sys-disable"),
+    }
+    match boot.option("td-configuration") {
+        None => {}
+        // Linux 6.16 and newer initialize TDX only if they can read these fields.
+        Some("assumed") => config.assume_td_configuration = true,
+        Some(other) => panic!("unknown `td-configuration` {other:?}: assumed"),
+    }
+    config
+}
+
+/// `dies=LEAF.COUNT`: the module crashes in that call of that leaf.
+pub fn module_crash(boot: &Boot) -> Option<(Leaf, u64)> {
+    let option = boot.option("dies")?;
+    let (leaf, count) = option.split_once('.').unwrap_or((option, "1"));
+    match (leaf.parse(), count.parse()) {
+        (Ok(leaf), Ok(count)) => Some((Leaf(leaf), count)),
+        _ => panic!("invalid `dies` {option:?}: LEAF.COUNT, two numbers"),
+    }
+}

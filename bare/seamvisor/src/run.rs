@@ -1,0 +1,187 @@
+//! Run loop of a virtual CPU: VM entry, VM exit, dispatch to the exit handlers.
+
+use alloc::boxed::Box;
+use core::arch::asm;
+use core::sync::atomic::Ordering;
+use metal::interrupts::INVALID_OPCODE;
+use metal::lapic::{self, Ipi};
+
+use crate::handlers::{control_registers, cpuid, invalid_opcode, io, msr, page_fault};
+use crate::hidden::is_hidden;
+use crate::vcpu::{Tables, Vcpu};
+use crate::vmcb::{self, Vmcb, exit};
+use crate::{counters, kick, summary, tdx, world_switch};
+
+/// Creates the virtual CPU of this CPU.
+pub fn new_vcpu(number: usize) -> Vcpu {
+    let nested_root = tdx::lock().map().root();
+    Vcpu::new(number, Tables { nested_root, io_permissions: io::permissions(), msr_permissions: msr::permissions() })
+}
+
+/// Runs the guest on this CPU.
+pub fn run(mut vcpu: Vcpu) -> ! {
+    // SAFETY: a VMCB consists of integers, for which zero is valid.
+    let mut host = unsafe { Box::<Vmcb>::new_zeroed().assume_init() };
+    loop {
+        deliver_pending(&mut vcpu);
+        if enter(&mut vcpu, &mut host) {
+            handle_exit(&mut vcpu);
+        }
+    }
+}
+
+/// Waits for INIT-SIPI of the guest, then runs it on this CPU.
+pub fn run_after_startup(mut vcpu: Vcpu) -> ! {
+    wait_for_startup(&mut vcpu);
+    run(vcpu)
+}
+
+/// Enters the guest and returns at the next VM exit. False if an event arrived after
+/// [`deliver_pending`]: its sender saw this CPU outside the guest and sent no kick.
+fn enter(vcpu: &mut Vcpu, host: &mut Vmcb) -> bool {
+    kick::enter_guest(vcpu.number);
+    match pending(vcpu) {
+        Pending::Now => {
+            kick::leave_guest(vcpu.number);
+            return false;
+        }
+        // The injected event is delivered first; then this NMI ends VMRUN.
+        Pending::AfterInjection => lapic::send(vcpu.number as u32, Ipi::Nmi),
+        Pending::None => {}
+    }
+    // SAFETY: `Vcpu::new` has enabled SVM and cleared GIF on this CPU; the VMCBs belong to it
+    // alone, and the nested page tables map no memory of this program.
+    unsafe { world_switch::run(&raw mut *vcpu.registers, &raw mut *vcpu.vmcb, host) };
+    kick::leave_guest(vcpu.number);
+    true
+}
+
+/// Events from other CPUs of the guest, as seen before a VM entry.
+enum Pending {
+    /// None that can be delivered.
+    None,
+    /// Deliverable at once.
+    Now,
+    /// Deliverable once the event in EVENTINJ has been delivered.
+    AfterInjection,
+}
+
+/// INIT is blocked while the CPU is in VMX operation, as on hardware.
+fn takes_init(vcpu: &Vcpu) -> bool {
+    kick::mailbox(vcpu.number).init.load(Ordering::SeqCst) && !tdx::lock().in_vmx_operation(vcpu.number)
+}
+
+/// What [`deliver_pending`] would deliver now.
+fn pending(vcpu: &Vcpu) -> Pending {
+    if takes_init(vcpu) {
+        return Pending::Now;
+    }
+    if vcpu.is_nmi_blocked() || !kick::mailbox(vcpu.number).nmi.load(Ordering::SeqCst) {
+        return Pending::None;
+    }
+    if vcpu.vmcb.inject == 0 { Pending::Now } else { Pending::AfterInjection }
+}
+
+/// Delivers INIT, SIPI and NMI that other CPUs of the guest have sent.
+fn deliver_pending(vcpu: &mut Vcpu) {
+    if takes_init(vcpu) {
+        wait_for_startup(vcpu);
+    }
+    let mailbox = kick::mailbox(vcpu.number);
+    if vcpu.vmcb.inject != 0 || vcpu.is_nmi_blocked() || !mailbox.nmi.load(Ordering::SeqCst) {
+        return;
+    }
+    if vcpu.inject_nmi() {
+        mailbox.nmi.store(false, Ordering::SeqCst);
+    }
+}
+
+/// The wait-for-SIPI state after INIT.
+fn wait_for_startup(vcpu: &mut Vcpu) {
+    let mailbox = kick::mailbox(vcpu.number);
+    mailbox.init.store(false, Ordering::SeqCst);
+    vcpu.finish_step();
+    let page = loop {
+        match mailbox.startup.swap(0, Ordering::SeqCst) {
+            0 => kick::sleep(vcpu.number),
+            page => break page & 0xff,
+        }
+    };
+    mailbox.init.store(false, Ordering::SeqCst);
+    vcpu.reset(page);
+}
+
+/// Handles a VM exit.
+fn handle_exit(vcpu: &mut Vcpu) {
+    // Seen in QEMU 7.2 with several CPUs under load, cause unknown: the guest area of the VMCB
+    // holds the hypervisor's own state, as if one exit had been taken twice. The guest cannot
+    // continue.
+    if is_hidden(vcpu.vmcb.rip >> 12) && is_hidden(vcpu.vmcb.cr3 >> 12) {
+        summary::report_and_exit(summary::EMULATOR_FAULT, metal::exit::PANIC);
+    }
+    let code = vcpu.vmcb.exit_code;
+    counters::count_exit(code);
+    // An interrupted event is injected again, unless a handler injects another one.
+    vcpu.vmcb.inject = if vmcb::is_event(vcpu.vmcb.exit_interrupt) { vcpu.vmcb.exit_interrupt } else { 0 };
+    if !vcpu.is_stepping() {
+        vcpu.clear_last_step();
+    } else if code == exit::NMI && !vcpu.is_delivering() {
+        drain_pending_nmi();
+        return;
+    } else {
+        let guest_traps = vcpu.finish_step();
+        if (exit::EXCEPTION..=exit::EXCEPTION_LAST).contains(&code) {
+            handle_exception_in_step(vcpu, (code - exit::EXCEPTION) as u8, guest_traps);
+            return;
+        }
+    }
+    const UNDEFINED: u64 = exit::EXCEPTION + INVALID_OPCODE as u64;
+    match code {
+        exit::NMI => drain_pending_nmi(),
+        exit::CPUID => cpuid::handle_exit(vcpu),
+        exit::MSR => msr::handle_exit(vcpu),
+        exit::CR4_READ | exit::CR4_WRITE => control_registers::handle_exit(vcpu),
+        exit::IOIO => io::handle_exit(vcpu),
+        exit::WBINVD | exit::INVD => {
+            tdx::lock().write_back(vcpu.number);
+            vcpu.skip(2);
+        }
+        exit::NESTED_PAGE_FAULT => page_fault::handle_exit(vcpu),
+        UNDEFINED => invalid_opcode::handle_exit(vcpu),
+        // The guest's CPUID has no SVM.
+        exit::VMRUN..=exit::SKINIT | exit::INVLPGA => vcpu.inject_exception(INVALID_OPCODE),
+        exit::IRET => vcpu.unblock_nmi_at_iret(),
+        exit::SHUTDOWN => summary::report_and_exit("shutdown", metal::exit::PANIC),
+        exit::INVALID => panic!("VMRUN refused the guest state: {:#x?}", vcpu.state()),
+        other => panic!("unexpected VM exit {other:#x}: {:#x?}", vcpu.state()),
+    }
+}
+
+/// An exception during a single step. #DB ends the step; every other one belongs to the guest.
+fn handle_exception_in_step(vcpu: &mut Vcpu, vector: u8, guest_traps: bool) {
+    const DEBUG: u8 = 1;
+    const PAGE_FAULT: u8 = 14;
+    /// Vectors with an error code.
+    const WITH_CODE: u32 = 1 << 8 | 0b1_1111 << 10 | 1 << 17 | 1 << 21;
+    match vector {
+        DEBUG if !guest_traps => {}
+        INVALID_OPCODE => invalid_opcode::handle_exit(vcpu),
+        _ => {
+            if vector == PAGE_FAULT {
+                vcpu.vmcb.cr2 = vcpu.vmcb.exit_info_2;
+            }
+            vcpu.vmcb.inject = if WITH_CODE >> vector & 1 == 1 {
+                vmcb::exception_with_code(vector, vcpu.vmcb.exit_info_1 as u32)
+            } else {
+                vmcb::exception(vector)
+            };
+        }
+    }
+}
+
+/// Drains a pending kick NMI, which would otherwise end the next VMRUN at once.
+fn drain_pending_nmi() {
+    // SAFETY: with GIF 1 a pending NMI is taken, on its IST stack, by a handler that returns here;
+    // interrupts stay masked by IF.
+    unsafe { asm!("stgi", "nop", "clgi", options(nostack)) }
+}

@@ -1,0 +1,144 @@
+//! The emulated TDX host behind the guest's memory: the software machine, and the nested page
+//! tables that trap accesses to private and poisoned memory.
+//!
+//! Not covered: see [`LIMITS`].
+
+mod access;
+mod limits;
+mod map;
+mod pamt;
+mod seamcall;
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::ops::Range;
+use metal::println;
+use spin::{Mutex, MutexGuard, Once};
+use tdx_abi::{Leaf, Line, LineRange, PhysAddr};
+use tdx_machine::{ConfigError, CpuId, Fault, Machine, MachineCheck, MachineConfig, When};
+
+pub use access::Access;
+pub use limits::LIMITS;
+
+use crate::nested::{Nested, Rights};
+use crate::ranges::{self, Ranges};
+use pamt::Pamt;
+
+/// A machine check of the guest, for the summary.
+#[derive(Clone, Debug)]
+pub struct MachineCheckRecord {
+    /// Bank contents and reason.
+    pub check: MachineCheck,
+    /// Guest RIP.
+    pub rip: u64,
+    /// The instruction, or the kind of access.
+    pub instruction: String,
+    /// What the line was when it became private.
+    pub kind: &'static str,
+    /// Number of private lines at that time. 0 after a clean handover.
+    pub private_then: u64,
+}
+
+/// The machine, and the trapped pages that follow from its state.
+pub struct Tdx {
+    /// The software machine.
+    pub machine: Machine,
+    map: Nested,
+    /// Pages that are not writable in `map`.
+    trapped: Ranges,
+    /// The trapped pages that are not readable either.
+    unmapped: Ranges,
+    /// Lines owned by a private KeyID, as of the last [`Tdx::sync_map`].
+    private: Ranges,
+    /// PAMT pages that will become private. They are trapped from SYS.CONFIG on, so that the
+    /// TDMR.INITs do not kick all CPUs each time.
+    future_pamt: Ranges,
+    pamts: Vec<Pamt>,
+    /// What each page was when it became private. Kept when the module forgets the page.
+    kinds: BTreeMap<u64, &'static str>,
+    /// Machine checks so far.
+    pub checks: Vec<MachineCheckRecord>,
+    /// SEAMCALLs that the machine does not model.
+    pub refused: u64,
+    /// CPUs in VMX operation, one bit each.
+    vmx: u64,
+}
+
+static TDX: Once<Mutex<Tdx>> = Once::new();
+
+/// Creates the machine, with nested page tables that do not map the `hidden` pages.
+pub fn init(config: MachineConfig, hidden: &[Range<u64>]) -> Result<(), ConfigError> {
+    let machine = Machine::new(config)?;
+    let map = Nested::identity();
+    for page in hidden.iter().cloned().flatten() {
+        map.set(page, Rights::NotPresent);
+    }
+    TDX.call_once(|| {
+        Mutex::new(Tdx {
+            machine,
+            map,
+            trapped: Ranges::new(),
+            unmapped: Ranges::new(),
+            private: Ranges::new(),
+            future_pamt: Ranges::new(),
+            pamts: Vec::new(),
+            kinds: BTreeMap::new(),
+            checks: Vec::new(),
+            refused: 0,
+            vmx: 0,
+        })
+    });
+    Ok(())
+}
+
+/// Locks the machine. Panics before [`init`].
+pub fn lock() -> MutexGuard<'static, Tdx> {
+    match TDX.get() {
+        Some(tdx) => tdx.lock(),
+        None => panic!("the machine is not initialized"),
+    }
+}
+
+/// Lines that `bytes` at `address` touch.
+fn touched(address: u64, bytes: u64) -> LineRange {
+    LineRange::touching(PhysAddr::new(address), bytes.max(1))
+}
+
+impl Tdx {
+    /// The shared nested page tables.
+    pub fn map(&self) -> &Nested {
+        &self.map
+    }
+
+    /// True between VMXON and VMXOFF of this CPU.
+    pub fn in_vmx_operation(&self, cpu: usize) -> bool {
+        self.vmx >> cpu & 1 == 1
+    }
+
+    /// VMXON or VMXOFF.
+    pub fn set_vmx_operation(&mut self, cpu: usize, on: bool) {
+        let id = CpuId(cpu as u32);
+        let done = if on { self.machine.vmxon(id) } else { self.machine.vmxoff(id) };
+        match done {
+            Ok(()) => self.vmx = self.vmx & !(1 << cpu) | u64::from(on) << cpu,
+            Err(refusal) => println!("VMX operation of CPU {cpu}: {refusal}"),
+        }
+    }
+
+    /// True if writes to this page, and possibly reads, exit because of its private or poisoned
+    /// lines.
+    pub fn is_trapped(&self, page: u64) -> bool {
+        ranges::contains(&self.trapped, page)
+    }
+
+    /// Makes the module crash in the `count`-th call of a leaf.
+    pub fn crash_module_at(&mut self, leaf: Leaf, count: u64) {
+        self.machine.inject(Fault::Crash, When::CallOf(leaf, count));
+    }
+
+    /// What the page of a line was when it became private.
+    pub fn kind(&self, line: Line) -> &'static str {
+        self.kinds.get(&line.page().index()).copied().unwrap_or("memory that was never private")
+    }
+}

@@ -1,0 +1,97 @@
+//! SEAMCALL: copies operands in, calls the emulated module, copies results out, updates the nested
+//! page tables.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+use metal::println;
+use tdx_abi::{KeyId, LINE_SIZE, Leaf, MAX_TDMRS, PhysAddr, Registers, STRUCTURE_ALIGN, Status};
+use tdx_machine::{CpuId, DeviceId};
+
+use super::{Tdx, touched};
+use crate::guest_memory;
+
+/// Number of SEAMCALLs so far, for the log.
+static CALLS: AtomicU64 = AtomicU64::new(0);
+
+impl Tdx {
+    /// Executes SEAMCALL. Returns the registers after the call.
+    pub fn seamcall(&mut self, cpu: usize, input: Registers) -> Registers {
+        let id = CpuId(cpu as u32);
+        let leaf = input.leaf_call().leaf();
+        self.copy_operands_in(leaf, &input);
+        let output = match self.machine.seamcall(id, input) {
+            Ok(output) => output,
+            Err(refusal) => {
+                self.refused += 1;
+                println!("seamcall refused cpu={cpu} leaf={leaf}: {refusal}");
+                Registers { rax: Status::VMFAIL_INVALID.raw(), ..input }
+            }
+        };
+        let number = CALLS.fetch_add(1, Ordering::Relaxed);
+        println!("seamcall {number} cpu={cpu} {leaf} -> {:#018x} {}", output.rax, output.status());
+        if !output.status().is_error() {
+            self.complete(id, leaf, &input);
+        }
+        self.sync_map(cpu);
+        output
+    }
+
+    /// Copies the structures that the module will read from guest memory to the machine, past the
+    /// caches and by full lines, so that nothing else changes.
+    fn copy_operands_in(&mut self, leaf: Leaf, input: &Registers) {
+        match leaf {
+            Leaf::SYS_CONFIG => {
+                let count = input.rdx.min(MAX_TDMRS as u64);
+                self.copy_in(input.rcx, 8 * count);
+                for index in 0..count {
+                    let mut pointer = [0; 8];
+                    if guest_memory::read(input.rcx.wrapping_add(8 * index), &mut pointer) {
+                        self.copy_in(u64::from_le_bytes(pointer), STRUCTURE_ALIGN);
+                    }
+                }
+            }
+            Leaf::MNG_INIT => self.copy_in(input.rdx, 1024),
+            _ => {}
+        }
+    }
+
+    fn copy_in(&mut self, address: u64, bytes: u64) {
+        let lines = touched(address, bytes);
+        for line in lines.start().index()..lines.end().index() {
+            let address = PhysAddr::new(line * LINE_SIZE);
+            // The module cannot read private or poisoned lines as host memory.
+            if self.is_trapped(address.page().index()) {
+                continue;
+            }
+            let mut bytes = [0; LINE_SIZE as usize];
+            if guest_memory::read(address.get(), &mut bytes) {
+                // Cannot fail: the address is guest RAM, which lies below the machine's limit.
+                let _ = self.machine.dma_write(DeviceId(0), address, &bytes);
+            }
+        }
+    }
+
+    /// Completes a successful call: copies results to guest memory and records PAMT areas.
+    fn complete(&mut self, cpu: CpuId, leaf: Leaf, input: &Registers) {
+        match leaf {
+            Leaf::SYS_INFO => {
+                for (address, bytes) in [(input.rcx, 1024), (input.r8, 512)] {
+                    self.copy_out(cpu, address, bytes);
+                }
+            }
+            Leaf::SYS_CONFIG => self.learn_pamts(cpu, input),
+            _ => {}
+        }
+    }
+
+    fn copy_out(&mut self, cpu: CpuId, address: u64, bytes: usize) {
+        let mut buffer = alloc::vec![0; bytes];
+        let lines = touched(address, bytes as u64);
+        if self.machine.read_shared(cpu, PhysAddr::new(address), &mut buffer).is_ok()
+            && !guest_memory::write(address, &buffer)
+        {
+            println!("seamcall output at {address:#x} is not the guest's memory: dropped");
+        }
+        // The module's stores are now in guest memory: leave no copy in the machine's caches.
+        let _ = self.machine.flush_lines(cpu, lines, KeyId::HOST);
+    }
+}
