@@ -8,7 +8,7 @@ use anyhow::Result;
 use std::process::Command;
 
 /// What a kernel links.
-const FOR_KERNELS: [&str; 4] = ["tdx-abi", "tdx-machine", "tdx-host", "tdx-host-c"];
+const FOR_KERNELS: [&str; 5] = ["tdx-abi", "tdx-machine", "tdx-host", "tdx-host-c", "first-kernel"];
 /// What a tool needs besides. Cargo finds the order in which they can be published.
 const FOR_TOOLS: [&str; 5] = ["tdx-operator", "tdx-lab", "tdx-explorer", "cleanslate-ioctl", "cleanslate"];
 

@@ -35,7 +35,7 @@ use tdx_host::{
 use cpu::{GATE, HardwareCpu, ThisProcessor};
 use cpus::{AllCpus, PLATFORM};
 use memory::{KERNEL_PLACE, Kernel};
-use story::{Fate, NotHandedOver};
+use first_kernel::{Fate, NotHandedOver};
 
 /// Which PAMTs there are.
 static RECORD: PrivateMemory = PrivateMemory::new();
@@ -177,7 +177,7 @@ fn live(boot: &Boot) -> Result<core::convert::Infallible, Failure> {
     let mut own: arrayvec::ArrayVec<PageRange, 64> = own.collect();
     own.sort_unstable_by_key(|range| range.start());
     let all_memory = subtract(ranges.iter().map(|part| part.range), own.iter().copied());
-    let report = story::hand_over(&AllCpus, policy, host_memory(), all_memory).map_err(|error| match error {
+    let report = first_kernel::hand_over(&AllCpus, policy, host_memory(), all_memory).map_err(|error| match error {
         NotHandedOver::Refused(refused) => failure("kexec refused")(&refused),
         NotHandedOver::Stop(cause) => failure("kexec put off")(&cause),
     })?;
@@ -199,7 +199,7 @@ fn use_tdx(
     tds: u32,
 ) -> Result<(), Failure> {
     let mut layout = Layout::new();
-    let module = match story::bring_up(kernel, platform, &RECORD, &mut layout, ranges) {
+    let module = match first_kernel::bring_up(kernel, platform, &RECORD, &mut layout, ranges) {
         Ok(module) => module,
         // Everything was undone, and the kernel lives on without TDX.
         Err(error) => {
@@ -213,19 +213,19 @@ fn use_tdx(
     println!("virt/tdx: module initialized");
     let layout = LAYOUT.call_once(|| layout);
     let no_memory = || failure("TDs")(&"no memory");
-    let words = kernel.words(story::ledger_words(layout)).ok_or_else(no_memory)?;
-    let ledger = story::ledger(layout, words).map_err(|error| failure("ledger")(&error))?;
+    let words = kernel.words(first_kernel::ledger_words(layout)).ok_or_else(no_memory)?;
+    let ledger = first_kernel::ledger(layout, words).map_err(|error| failure("ledger")(&error))?;
     let ledger = LEDGER.call_once(|| ledger);
     if tds == 0 {
         return Ok(());
     }
-    let words = kernel.words(story::KEY_ID_WORDS as u64).ok_or_else(no_memory)?;
-    let key_ids = story::key_ids(&platform, words).map_err(|error| failure("KeyIDs")(&error))?;
+    let words = kernel.words(first_kernel::KEY_ID_WORDS as u64).ok_or_else(no_memory)?;
+    let key_ids = first_kernel::key_ids(&platform, words).map_err(|error| failure("KeyIDs")(&error))?;
     let shared = kernel.pages(4096).ok_or_else(no_memory)?.base();
     for number in 0..tds {
-        let range = story::allocate(kernel, layout, 1).ok_or_else(no_memory)?;
+        let range = first_kernel::allocate(kernel, layout, 1).ok_or_else(no_memory)?;
         let host = TdHost::new(&platform, ledger, &key_ids);
-        story::live(kernel, host, range, shared, Fate::of(number)).map_err(|error| failure("TD")(&error))?;
+        first_kernel::live(kernel, host, range, shared, Fate::of(number)).map_err(|error| failure("TD")(&error))?;
         println!("first kernel: TD {number} in {range}: {:?}", Fate::of(number));
     }
     println!("@ {{\"event\":\"tdx\",\"pamt_kb\":{},\"marked_pages\":{}}}", layout.pamt_kb(), ledger.marked_pages());

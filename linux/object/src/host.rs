@@ -5,7 +5,7 @@
 use arrayvec::{ArrayString, ArrayVec};
 use core::fmt::Write;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use story::Fate;
+use first_kernel::Fate;
 use tdx_abi::{PageRange, PhysAddr, TdxFeatures0};
 use tdx_host::{
     bringup::{BringupError, ModuleVersion},
@@ -144,7 +144,7 @@ fn bring_up(
     layout: &mut Layout,
     memory: &[NodeRange],
 ) -> Result<ModuleVersion, i32> {
-    let module = story::bring_up(linux, platform, &RECORD, layout, memory).map_err(|error| told(&error))?;
+    let module = first_kernel::bring_up(linux, platform, &RECORD, layout, memory).map_err(|error| told(&error))?;
     FEATURES.set(module.features);
     Ok(module.version)
 }
@@ -170,7 +170,7 @@ fn node_range(memory: &Memory) -> NodeRange {
 /// 64-bit words that the ledger needs, and then those that the KeyIDs need.
 #[unsafe(no_mangle)]
 pub extern "C" fn cleanslate_words(key_ids: bool) -> u64 {
-    if key_ids { story::KEY_ID_WORDS as u64 } else { LAYOUT.get().map_or(0, story::ledger_words) }
+    if key_ids { first_kernel::KEY_ID_WORDS as u64 } else { LAYOUT.get().map_or(0, first_kernel::ledger_words) }
 }
 
 /// Storage for the ledger and for the KeyIDs: from here on TDs can be built. 0, or a negative
@@ -189,12 +189,12 @@ pub unsafe extern "C" fn cleanslate_ledger(ledger: *const AtomicU64, key_ids: *c
 
 #[inline(never)]
 fn make_key_ids(words: &'static [AtomicU64]) -> bool {
-    platform().is_some_and(|platform| story::key_ids(platform, words).is_ok_and(|key_ids| KEY_IDS.set(key_ids)))
+    platform().is_some_and(|platform| first_kernel::key_ids(platform, words).is_ok_and(|key_ids| KEY_IDS.set(key_ids)))
 }
 
 #[inline(never)]
 fn make_ledger(words: &'static [AtomicU64]) -> bool {
-    LAYOUT.get().is_some_and(|layout| story::ledger(layout, words).is_ok_and(|ledger| LEDGER.set(ledger)))
+    LAYOUT.get().is_some_and(|layout| first_kernel::ledger(layout, words).is_ok_and(|ledger| LEDGER.set(ledger)))
 }
 
 /// Is all of this memory in TDMRs?
@@ -213,7 +213,7 @@ pub extern "C" fn cleanslate_td(fate: u32) -> i32 {
     let mut linux = Linux { pool: None };
     let Some(shared) = linux.allocate_any(1) else { return -ENOMEM };
     let host = TdHost::new(platform, ledger, key_ids);
-    let lived = story::live_in(&mut linux, host, &mut KernelPages, shared.base(), Fate::of(fate));
+    let lived = first_kernel::live_in(&mut linux, host, &mut KernelPages, shared.base(), Fate::of(fate));
     linux.free(shared);
     match lived {
         Ok(()) => {

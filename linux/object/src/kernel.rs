@@ -75,7 +75,7 @@ impl SharedMemory for Linux<'_> {
 /// Pages for TDs: the kernel's own.
 pub struct KernelPages;
 
-impl story::Pages for KernelPages {
+impl first_kernel::Pages for KernelPages {
     fn take(&mut self, size: PageSize) -> Option<Page> {
         shim::allocate(size.pages(), None, FrameRequest::ANYWHERE).map(PhysAddr::page)
     }

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use story::{Fate, bring_up, hand_over, key_ids, ledger, ledger_words, live};
+use first_kernel::{Fate, bring_up, hand_over, key_ids, ledger, ledger_words, live};
 use tdx_abi::{KeyId, PageRange, PageSize, Registers};
 use tdx_host::handover::{HostMemory, Policy};
 use tdx_host::layout::{FrameSource, Layout};
@@ -127,12 +127,12 @@ fn software(host: &Host, policy: &str) -> Result<(Vec<Call>, Death)> {
     let mut layout = Box::new(Layout::new());
     let mut kernel = LabKernel::new(&lab, host, Some(platform));
     let module = bring_up(&mut kernel, platform, &record, &mut layout, host.memory())?;
-    let (ledger_memory, key_memory) = (words(ledger_words(&layout)), words(story::KEY_ID_WORDS as u64));
+    let (ledger_memory, key_memory) = (words(ledger_words(&layout)), words(first_kernel::KEY_ID_WORDS as u64));
     let ledger = ledger(&layout, &ledger_memory)?;
     let key_ids = key_ids(&platform, &key_memory)?;
     let shared = kernel.allocate_any(1).context("no page")?.base();
     for number in 0..TDS {
-        let range = story::allocate(&mut kernel, &layout, 1).context("no room for a TD")?;
+        let range = first_kernel::allocate(&mut kernel, &layout, 1).context("no room for a TD")?;
         let tds = TdHost::new(&platform, &ledger, &key_ids);
         live(&mut kernel, tds, range, shared, Fate::of(number)).map_err(|error| anyhow!("{error}"))?;
     }

@@ -1,5 +1,5 @@
-//! The TDs of the story: each is built and left at some point of its life, for the handover to
-//! find.
+//! The TDs of a first kernel: each is built and left at some point of its life, where the handover
+//! finds it.
 
 use core::fmt;
 use tdx_abi::{Page, PageRange, PageSize, PhysAddr};

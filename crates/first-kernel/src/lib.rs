@@ -1,12 +1,14 @@
-//! What the first kernel does with TDX, from bring-up to the reset before the jump: one story, told
-//! through the traits of `tdx-host` alone. `firstkernel` lives it with the real instructions, a
-//! test of the software machine lives the same one, and the SEAMCALLs of both must be the same. It
-//! refuses to know which of the two it runs on.
+//! What a kernel does with TDX in its life, from bring-up to the reset before the jump, through the
+//! traits of `tdx-host` alone.
+//!
+//! The software machine (`tdx-lab`), the kernel on real instructions (`bare/firstkernel`) and the
+//! Linux test module run this code, and the SEAMCALLs of the first two must be the same
+//! (`cargo xtask boots`). It does not depend on any of them.
 
 #![no_std]
 #![forbid(unsafe_code)]
 
-mod tds;
+mod td;
 
 use core::sync::atomic::AtomicU64;
 use tdx_abi::{PageRange, TdxFeatures0};
@@ -20,7 +22,7 @@ use tdx_host::{
     private_memory::{MAX_PAMT_RANGES, PrivateMemory},
 };
 
-pub use tds::{Fate, PAGES_PER_TD, Pages, StoryError, live, live_in};
+pub use td::{Fate, PAGES_PER_TD, Pages, StoryError, live, live_in};
 
 /// Brings TDX up.
 ///
