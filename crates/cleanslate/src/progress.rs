@@ -12,6 +12,8 @@ use std::{
 
 use tdx_operator::{progress::Progress, words::grouped_count};
 
+use crate::output::report_error;
+
 /// Nothing is shown before this has passed.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Between two updates.
@@ -54,7 +56,7 @@ pub(crate) fn interrupted() {
     } else {
         String::new()
     };
-    crate::complain(format_args!("interrupted{so_far}"));
+    report_error(format_args!("interrupted{so_far}"));
 }
 
 fn clear() {

@@ -9,7 +9,10 @@ use tdx_operator::{
     report::Status,
 };
 
-use crate::{Stop, exit::Exit, human, unless_closed};
+use crate::exit::Exit;
+use crate::human;
+use crate::output::{json, unless_closed};
+use crate::stop::Stop;
 
 /// Checks the Linux machine this runs on, or a saved one: TDX, the erratum, what a kexec or a crash
 /// does to the next kernel.
@@ -68,7 +71,7 @@ pub(crate) fn run(args: &CheckArgs, out: &mut impl Write) -> Result<ExitCode, St
     };
     unless_closed(match args.format {
         CheckFormat::Human => human::check::print(out, &report, args.verbose),
-        CheckFormat::Json => crate::json(out, &report),
+        CheckFormat::Json => json(out, &report),
         CheckFormat::Tap => human::check::tap(out, &report),
     })?;
     unless_closed(out.flush())?;

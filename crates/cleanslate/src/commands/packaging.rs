@@ -1,13 +1,15 @@
-//! What a package ships beside the program: manual pages and shell completions, made from the same
-//! description as the command line itself.
+//! `cleanslate completions` and `cleanslate man`: shell completions and manual pages, generated from
+//! the command line.
 
 use std::{io::Write, path::PathBuf};
 
-use clap::{Args, Command, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::Shell;
 use clap_mangen::roff::{Roff, roman};
 
-use crate::{Stop, args::Cli, files};
+use crate::files;
+use crate::output::unless_closed;
+use crate::stop::Stop;
 
 /// Prints completions for a shell.
 #[derive(Args, Debug)]
@@ -27,10 +29,11 @@ pub(crate) struct ManArgs {
     folder: PathBuf,
 }
 
-pub(crate) fn completions(args: &CompletionsArgs, out: &mut impl Write) -> Result<(), Stop> {
+/// Prints completions of a command line.
+pub(crate) fn completions(args: &CompletionsArgs, command: &Command, out: &mut impl Write) -> Result<(), Stop> {
     let mut bytes = Vec::new();
-    clap_complete::generate(args.shell, &mut visible(&Cli::command()), "cleanslate", &mut bytes);
-    crate::unless_closed(out.write_all(&bytes))?;
+    clap_complete::generate(args.shell, &mut visible(command), "cleanslate", &mut bytes);
+    unless_closed(out.write_all(&bytes))?;
     Ok(())
 }
 
@@ -49,9 +52,10 @@ fn visible(command: &Command) -> Command {
     shown
 }
 
-pub(crate) fn man(args: &ManArgs) -> Result<(), Stop> {
+/// Writes the manual pages of a command line.
+pub(crate) fn man(args: &ManArgs, command: Command) -> Result<(), Stop> {
     std::fs::create_dir_all(&args.folder)?;
-    let mut root = without_help(Cli::command());
+    let mut root = without_help(command);
     root.build();
     pages(&root, args)
 }

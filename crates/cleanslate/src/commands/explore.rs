@@ -15,7 +15,9 @@ use tdx_operator::{
     input::{InputError, Rule},
 };
 
-use crate::{Stop, human, progress, unless_closed};
+use crate::output::{json, unless_closed};
+use crate::stop::Stop;
+use crate::{human, progress};
 
 /// Crashes and kexecs a kernel at every instant of its life with TDX, and looks for what is left
 /// behind.
@@ -211,7 +213,7 @@ pub(crate) fn run(args: &ExploreArgs, out: &mut impl Write) -> Result<bool, Stop
         let _ = writeln!(io::stderr(), "the page is in {}", path.display());
     }
     unless_closed(match args.format {
-        ExploreFormat::Json => crate::json(out, &report),
+        ExploreFormat::Json => json(out, &report),
         ExploreFormat::Tap => human::explore::tap(out, &report),
         ExploreFormat::Human => human::explore::print(out, &report),
     })?;

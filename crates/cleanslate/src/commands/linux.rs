@@ -11,7 +11,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use tdx_operator::input::{InputError, Rule};
 
-use crate::{Stop, args::Format, unless_closed};
+use crate::options::Format;
+use crate::output::{json, report_error, unless_closed};
+use crate::stop::Stop;
 
 /// Asks or orders the Linux module cleanslate.ko: what may be private now; TDX up; TDs for a test.
 #[derive(Args, Debug)]
@@ -132,7 +134,7 @@ pub(crate) fn run(args: &LinuxArgs, out: &mut impl Write) -> Result<bool, Stop> 
             let status = Status::read(&args.root)?;
             unless_closed(match format {
                 Format::Human => status.print(out),
-                Format::Json => crate::json(out, &status),
+                Format::Json => json(out, &status),
             })?;
             Ok(true)
         }
@@ -165,7 +167,7 @@ fn order(
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(not_there(&device, &error)),
         Err(error) => {
-            crate::complain(format_args!("{text}: {error}; why is in the kernel's log (`dmesg | grep cleanslate`)"));
+            report_error(format_args!("{text}: {error}; why is in the kernel's log (`dmesg | grep cleanslate`)"));
             Ok(false)
         }
     }

@@ -1,11 +1,15 @@
-//! `cleanslate explain`: what can be asked. The explanations are the laboratory's.
+//! `cleanslate explain`: statuses, errnos, registers, kernel logs.
 
 use std::{io::Write, process::ExitCode};
 
 use clap::Args;
 use tdx_operator::explain;
 
-use crate::{Stop, args::Format, args::OutputArgs, exit::Exit, human, progress, unless_closed};
+use crate::exit::Exit;
+use crate::options::{Format, OutputArgs};
+use crate::output::{json, unless_closed};
+use crate::stop::Stop;
+use crate::{human, progress};
 
 /// Explains a completion status, an errno, a register's value, a machine check, or why TDX did not
 /// come up in a boot log.
@@ -49,7 +53,7 @@ pub(crate) fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<ExitCode, 
         None => explain::subject(&args.subject, &progress::Line::new())?,
     };
     unless_closed(match args.output.format {
-        Format::Json => crate::json(out, &report),
+        Format::Json => json(out, &report),
         Format::Human => human::explain::print(out, &report),
     })?;
     unless_closed(out.flush())?;

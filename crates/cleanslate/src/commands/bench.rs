@@ -11,8 +11,9 @@ use clap::Args;
 use serde::Serialize;
 use tdx_operator::words;
 
-use crate::args::{Format, OutputArgs};
 use crate::human;
+use crate::options::{Format, OutputArgs};
+use crate::output::json;
 
 /// Measures how fast this machine overwrites memory: by one core and by all. Takes about two
 /// seconds and up to 8 GiB.
@@ -133,7 +134,7 @@ pub(crate) fn run(args: &BenchArgs, out: &mut impl Write) -> io::Result<()> {
         warnings: warnings(&one, &all, cores),
     };
     match args.output.format {
-        Format::Json => crate::json(out, &report),
+        Format::Json => json(out, &report),
         Format::Human => {
             let (one, all) = (giga(report.one_core), giga(report.all_cores));
             human::line(out, "one core", &format!("{one:.1} GB/s"))?;

@@ -1,0 +1,130 @@
+//! `cleanslate kexec`: bring-up, TDs, handover, and what the next kernel finds.
+
+use std::io::Write;
+
+use clap::{Args, ValueEnum};
+use tdx_lab::kexec::{self, Hole, KexecOptions};
+
+use crate::options::{Format, HostArgs, LayoutArgs, OutputArgs};
+use crate::output::{json, unless_closed};
+use crate::stop::Stop;
+use crate::{human, progress};
+
+/// Brings TDX up on a host, runs TDs, kexecs or panics under a policy, and lets the next kernel use
+/// memory.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cleanslate kexec                                       the bundled host, a real one with 2 TiB
+  cleanslate kexec --host boot.log --policy none         what a kernel without a reset does to the next one
+  cleanslate kexec --tds 4                               TDs in every phase of their life
+  cleanslate kexec --tds 4 --crash                       the same, and the kernel panics
+  cleanslate kexec --hole returned --policy module-only  what asking the module alone leaves behind
+  cleanslate kexec --host boot.log --layout linux        compares PAMT with what the log's kernel printed
+  cleanslate kexec --host boot.log --format json | jq .verdict
+
+A log without NUMA rows may need --node-border to give the kilobytes that its kernel printed.")]
+pub(crate) struct KexecArgs {
+    #[command(flatten)]
+    host: HostArgs,
+    /// What the first kernel does with private memory before it jumps.
+    #[arg(long, value_enum, default_value_t = PolicyName::Tracked)]
+    policy: PolicyName,
+    /// TDs that the first kernel runs: running, half-built, half torn down and gone, in turn.
+    /// [default: 0, or 3 with a hole that is about TDs]
+    #[arg(long, value_name = "N")]
+    tds: Option<u32>,
+    /// The situation in which the handover begins: one of the four in which asking the module is
+    /// not enough.
+    #[arg(long, value_enum)]
+    hole: Option<HoleName>,
+    /// The first kernel panics (a wild pointer has written to private memory), and a crash kernel
+    /// reads all of /proc/vmcore.
+    #[arg(long)]
+    crash: bool,
+    #[command(flatten)]
+    layout: LayoutArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+impl KexecArgs {
+    fn options(&self) -> KexecOptions {
+        let hole = self.hole.map(Hole::from);
+        KexecOptions {
+            policy: self.policy.into(),
+            algorithm: self.layout.algorithm(),
+            tds: self.tds.unwrap_or(KexecOptions::default_tds(hole)),
+            hole,
+            crash: self.crash,
+        }
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+enum HoleName {
+    /// The module has no TDH.SYS.DISABLE.
+    OldModule,
+    /// The bring-up has stopped half-way through SYS.TDMR.INIT.
+    BringUp,
+    /// The module has returned pages that the host has not rewritten.
+    Returned,
+    /// The module has died.
+    DeadModule,
+}
+
+impl From<HoleName> for Hole {
+    fn from(name: HoleName) -> Self {
+        match name {
+            HoleName::OldModule => Self::OldModule,
+            HoleName::BringUp => Self::BringUp,
+            HoleName::Returned => Self::Returned,
+            HoleName::DeadModule => Self::DeadModule,
+        }
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+enum PolicyName {
+    /// Resets PAMTs and every page that the ledger has marked, with MOVDIR64B.
+    Tracked,
+    /// Asks the module (TDH.SYS.DISABLE), then resets what it cannot know; `tracked` if it has no
+    /// such call or fails.
+    Module,
+    /// Asks the module and jumps whatever it says, as Linux 7.2 does; for comparison.
+    ModuleOnly,
+    /// Resets the PAMTs: all private memory there is without TDs.
+    Pamt,
+    /// Resets nothing.
+    None,
+    /// Resets all memory but its own and the next image's.
+    Everything,
+    /// Does not kexec while there may be private memory on a CPU with the erratum. A crash cannot
+    /// be refused: there it resets as `tracked` does.
+    Refuse,
+}
+
+impl From<PolicyName> for tdx_host::handover::Policy {
+    fn from(name: PolicyName) -> Self {
+        match name {
+            PolicyName::Tracked => Self::Tracked,
+            PolicyName::Module => Self::Module,
+            PolicyName::ModuleOnly => Self::ModuleOnly,
+            PolicyName::Pamt => Self::Pamt,
+            PolicyName::None => Self::None,
+            PolicyName::Everything => Self::Everything,
+            PolicyName::Refuse => Self::Refuse,
+        }
+    }
+}
+
+/// True if the next kernel is clean and the bring-up has succeeded.
+pub(crate) fn run(args: &KexecArgs, out: &mut impl Write) -> Result<bool, Stop> {
+    let host = args.host.read(&progress::Line::new())?;
+    let report = kexec::run(&host, args.options(), &progress::Line::new())?;
+    unless_closed(match args.output.format {
+        Format::Json => json(out, &report),
+        Format::Human => human::kexec::print(out, &report),
+    })?;
+    Ok(report.verdict.is_good() && report.bringup.error.is_none())
+}
