@@ -3,6 +3,7 @@
 
 mod crates;
 mod deb;
+mod imports;
 mod step;
 mod tests;
 mod vectors;
@@ -25,8 +26,10 @@ enum Task {
     /// All tests: every crate, loom, the conformance vectors. Ends with
     /// `N passed, N failed, N skipped`.
     Test,
-    /// Formatting, clippy and rustdoc, all with warnings as errors.
+    /// Formatting, clippy and rustdoc with warnings as errors, and import circles.
     Lint,
+    /// Modules of a crate that import each other in a circle. Part of `lint`.
+    Imports,
     /// Replays conformance vectors of the real module. Ends with `N passed, M failed`; exit 1 if M > 0.
     Vectors {
         /// Files of cases, `.jsonl` or `.jsonl.gz`. Without one: all that are in the repository.
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Test => tests::test(),
         Task::Lint => tests::lint(),
+        Task::Imports => imports::check(&root()),
         Task::Vectors { paths } => vectors::replay(&paths),
         Task::Explore => tests::explore().map(|counts| counts.failed == 0),
         Task::Boot(args) => return tests::boot("boot", &args.arguments),

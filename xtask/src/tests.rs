@@ -3,7 +3,7 @@
 use crate::deb::Outcome;
 use crate::step::{Counts, run, run_tests};
 use crate::vectors;
-use crate::{crates, deb};
+use crate::{crates, deb, imports};
 use anyhow::Result;
 use std::ffi::OsString;
 use std::process::{Command, ExitCode};
@@ -136,7 +136,7 @@ fn miri() -> Result<Counts> {
     run_tests("undefined behaviour in tdx-abi and tdx-host (Miri)", &mut command)
 }
 
-/// Formatting, clippy and rustdoc; all three run, so that one call shows everything.
+/// Formatting, clippy, rustdoc and import circles; all run, so that one call shows everything.
 pub(crate) fn lint() -> Result<bool> {
     let format = run("cargo fmt", &mut cargo(&["fmt", "--all", "--check"]))?;
     let clippy = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"];
@@ -146,8 +146,11 @@ pub(crate) fn lint() -> Result<bool> {
     let (format, clippy) = (format && staticlib_format && bare_format, clippy && staticlib_clippy && bare_clippy);
     let mut command = cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
     let doc = run("cargo doc", command.env("RUSTDOCFLAGS", "--deny warnings"))?;
-    eprintln!("\nfmt {}, clippy {}, doc {}", word(format), word(clippy), word(doc));
-    Ok(format && clippy && doc)
+    eprintln!("\n== import circles");
+    let imports = imports::check(&crate::root())?;
+    let words = (word(format), word(clippy), word(doc), word(imports));
+    eprintln!("\nfmt {}, clippy {}, doc {}, imports {}", words.0, words.1, words.2, words.3);
+    Ok(format && clippy && doc && imports)
 }
 
 /// The programs of the bare machine and the object of the Linux module are workspaces of their own,

@@ -152,7 +152,7 @@ pub fn unexpected(frame: &Frame) -> ! {
         frame.error,
         frame.rip,
         crate::registers::cr2(),
-        crate::smp::this_cpu()
+        cpu_number()
     ));
     crate::exit::exit(crate::exit::PANIC)
 }
