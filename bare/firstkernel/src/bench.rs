@@ -1,6 +1,5 @@
-//! Figures of the machine: how fast it leaves and enters its guest, and how fast private memory is
-//! reset. Meant for seamvisor; on a machine without TDX the instructions it has are measured all
-//! the same.
+//! Benchmarks for seamvisor: VM exits per second, and MOVDIR64B bandwidth in a loop and one by one.
+//! MOVDIR64B is skipped on CPUs without it.
 
 use core::arch::x86_64::__cpuid;
 use core::hint::black_box;
@@ -14,14 +13,14 @@ use crate::cpu::HardwareCpu;
 const EXITS: u64 = 20_000;
 const LOOPS: u64 = 64;
 const SINGLE: u64 = 5_000;
-/// Free memory on any machine that this kernel boots on.
+/// Address of unused memory on every machine that this kernel boots on.
 const PLACE: u64 = 160 << 20;
 
 fn rate(count: u64, micros: u64) -> u64 {
     count * 1_000_000 / micros.max(1)
 }
 
-/// Measures and prints.
+/// Runs the benchmarks and prints the results.
 pub fn run() {
     let start = clock::micros();
     for _ in 0..EXITS {
@@ -30,7 +29,7 @@ pub fn run() {
     let exits = rate(EXITS, clock::micros() - start);
     println!("bench: {exits} CPUID per second");
     if __cpuid(7).ecx >> 28 & 1 == 0 {
-        println!("bench: no MOVDIR64B here");
+        println!("bench: no MOVDIR64B");
         println!("@ {{\"event\":\"bench\",\"exits_per_second\":{exits}}}");
         return;
     }
@@ -39,17 +38,17 @@ pub fn run() {
         LineRange::new(Line::new(first), Line::new(first + count))
     };
     let cpu = HardwareCpu::this();
-    // The product's own loop, a MiB at a time.
+    // `LineReset` of this kernel, 1 MiB at a time.
     let start = clock::micros();
     for index in 0..LOOPS {
         cpu.reset_lines(lines(256 * index, 256 * LINES_PER_PAGE));
     }
     cpu.fence();
     let looped = rate(LOOPS << 20, clock::micros() - start);
-    // One instruction for each exit: what a loop that is not recognised costs.
+    // One instruction for each exit, as for a loop that seamvisor does not recognise.
     let start = clock::micros();
     for _ in 0..SINGLE {
-        // SAFETY: free memory, and the CPU has the instruction.
+        // SAFETY: unused memory, and the CPU has MOVDIR64B.
         unsafe { arch::movdir64b_zero(core::ptr::with_exposed_provenance_mut(PLACE as usize), 1) };
     }
     let single = rate(SINGLE * LINE_SIZE, clock::micros() - start);

@@ -1,9 +1,10 @@
-//! The jump: a page of code outside everything switches to page tables of its own, copies the image
-//! to its place, and enters it.
+//! Jump into the next kernel: a relocated page of code switches to its own page tables, copies the
+//! image to its load address, and enters it.
 
 use core::arch::global_asm;
 use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
-use metal::image::{Image, MAX_SEGMENTS, Notes, Segment};
+use metal::boot_data::BootArea;
+use metal::image::{Image, MAX_SEGMENTS, Segment};
 use tdx_abi::{PAGE_SIZE, PageRange};
 
 use crate::memory::Kernel;
@@ -62,7 +63,7 @@ struct Parameters {
     segments: [Segment; MAX_SEGMENTS],
 }
 
-/// Pages for a jump, made while memory can still be had: code and stack, parameters, page tables.
+/// Control pages: code, parameters and stack, page tables. Allocated before the handover.
 pub struct ControlPages {
     code: PageRange,
     page_tables: u64,
@@ -71,28 +72,27 @@ pub struct ControlPages {
 const PAGES: u64 = 4;
 
 impl ControlPages {
-    /// Makes them. The page tables map the first 512 GiB one to one, every page writable: also
-    /// those that this kernel's own map, had it been made with more care, would not let anybody
-    /// write.
+    /// Allocates and fills them. The page tables map the first 512 GiB one to one and writable.
+    /// `None` if there is no memory.
     pub fn new(kernel: &mut Kernel<'_>) -> Option<Self> {
         let range = kernel.pages(PAGES * PAGE_SIZE)?;
         let (base, end) = (range.base().get(), range.limit().get());
-        // SAFETY: four zeroed pages of our own; the trampoline is shorter than the first, and
-        // parameters and stack are in the second.
+        // SAFETY: four zeroed pages that were just allocated. The code is shorter than the first;
+        // parameters and stack are in the second; the rest is for the page tables.
         unsafe {
             let (from, until) = (&raw const jump_start, &raw const jump_end);
             with_exposed_provenance_mut::<u8>(base as usize)
                 .copy_from_nonoverlapping(from.cast(), until.addr() - from.addr());
-            let page_tables = Notes::new(base + 2 * PAGE_SIZE..end).identity_map().ok()?;
+            let page_tables = BootArea::new(base + 2 * PAGE_SIZE..end).identity_map().ok()?;
             Some(Self { code: range, page_tables })
         }
     }
 
-    /// Jumps. Everything in the image's place is overwritten, this kernel with it.
+    /// Jumps into the image. Overwrites this kernel.
     ///
     /// # Safety
-    /// No other CPU executes anything, interrupts are off, and all that the image needs is in its
-    /// segments or outside their place.
+    /// All other CPUs are stopped, interrupts are disabled, and everything that the image needs is
+    /// in its segments or outside their load addresses.
     pub unsafe fn jump(self, image: &Image, argument: u64) -> ! {
         let base = self.code.base().get();
         let mut segments = [Segment::default(); MAX_SEGMENTS];
@@ -106,8 +106,8 @@ impl ControlPages {
             segments,
         };
         let place = base + PAGE_SIZE;
-        // SAFETY: our own page; then the trampoline, which takes the parameters' address and does
-        // not come back.
+        // SAFETY: the second control page belongs to this kernel. The code takes the address of the
+        // parameters and does not return; the caller promises the rest.
         unsafe {
             with_exposed_provenance_mut::<Parameters>(place as usize).write(parameters);
             let code: extern "sysv64" fn(u64) -> ! = core::mem::transmute(with_exposed_provenance::<u8>(base as usize));

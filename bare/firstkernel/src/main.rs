@@ -34,8 +34,8 @@ use tdx_host::{
 
 use cpu::{GATE, HardwareCpu, ThisProcessor};
 use cpus::{AllCpus, PLATFORM};
-use memory::{KERNEL_PLACE, Kernel};
 use first_kernel::{Fate, NotHandedOver};
+use memory::{KERNEL_PLACE, Kernel};
 
 /// Which PAMTs there are.
 static RECORD: PrivateMemory = PrivateMemory::new();
@@ -47,14 +47,14 @@ static FEATURES: Once<tdx_abi::TdxFeatures0> = Once::new();
 
 #[unsafe(no_mangle)]
 fn kernel_ap_main(cpu: usize) -> ! {
-    traps::accept_machine_checks();
+    traps::enable_machine_checks();
     cpus::work_for_ever(cpu)
 }
 
 #[unsafe(no_mangle)]
 fn kernel_main(boot: &Boot) -> ! {
     interrupts::handle_with(traps::handle);
-    traps::accept_machine_checks();
+    traps::enable_machine_checks();
     // SAFETY: the page of the trampoline is below 1 MiB, where this kernel puts nothing else.
     let count = unsafe { smp::start_all() };
     AllCpus::came_up(count);

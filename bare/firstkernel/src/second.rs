@@ -1,6 +1,5 @@
-//! What the second kernel does: uses all of memory page by page, with partial stores first and
-//! reads after, and says what became of it. It knows nothing of TDX but what the table of leftovers
-//! says, which it reads only to explain its own death.
+//! The second kernel: uses all memory page by page, by partial stores followed by reads. It does
+//! not use TDX; it reads the table of leftovers only to explain a machine check.
 
 use core::arch::asm;
 use core::ptr::with_exposed_provenance_mut;
@@ -14,19 +13,19 @@ use crate::memory::usable;
 
 const TABLE: usize = 16 << 10;
 
-/// The first kernel's table of leftovers, in our own memory.
+/// A copy of the first kernel's table of leftovers.
 static LEFTOVERS: Once<[u8; TABLE]> = Once::new();
 
-/// Room that the first kernel makes for its table.
+/// Size of the table in bytes.
 pub const TABLE_BYTES: u64 = TABLE as u64;
 
-/// Uses memory, and returns the number of lines.
+/// Writes and reads every line of usable memory outside this kernel. Returns the number of lines.
 pub fn use_all_memory(boot: &Boot) -> u64 {
     if let Some(module) = boot.module {
         LEFTOVERS.call_once(|| {
             let mut table = [0; TABLE];
             let length = TABLE.min(module.size as usize);
-            // SAFETY: the first kernel put the table there, and nothing has been written since.
+            // SAFETY: the first kernel has written the table there, and nothing has overwritten it.
             unsafe {
                 let from = with_exposed_provenance_mut::<u8>(module.address as usize);
                 table[..length].copy_from_slice(core::slice::from_raw_parts(from, length));
@@ -41,8 +40,8 @@ pub fn use_all_memory(boot: &Boot) -> u64 {
     let mut lines = 0;
     for page in free().flat_map(|range| range.start().index()..range.end().index()) {
         for line in lines_of(page) {
-            // SAFETY: memory of this machine that is not this kernel. MOVNTI of 8 bytes: a write of
-            // less than a line.
+            // SAFETY: RAM outside this kernel. MOVNTI writes 8 bytes past the caches: a partial
+            // write.
             unsafe { asm!("movnti [{}], {}", in(reg) line, in(reg) PATTERN, options(nostack, preserves_flags)) }
         }
         tdx_host::arch::mfence();
@@ -50,7 +49,7 @@ pub fn use_all_memory(boot: &Boot) -> u64 {
             // SAFETY: as above, a read.
             let value = unsafe { line.read_volatile() };
             if value != PATTERN {
-                println!("second kernel: {line:p} holds {value:#x}, not what was stored there");
+                println!("second kernel: {line:p} reads {value:#x}, expected {PATTERN:#x}");
                 metal::exit::exit(metal::exit::FAILURE);
             }
             lines += 1;
@@ -59,7 +58,7 @@ pub fn use_all_memory(boot: &Boot) -> u64 {
     lines
 }
 
-/// What is stored.
+/// The stored value.
 const PATTERN: u64 = 0x5555_5555_5555_5555;
 
 /// The first word of each line of a page.
@@ -67,12 +66,12 @@ fn lines_of(page: u64) -> impl Iterator<Item = *mut u64> {
     (0..tdx_abi::LINES_PER_PAGE).map(move |line| with_exposed_provenance_mut((page * 4096 + line * 64) as usize))
 }
 
-/// What the first kernel left at an address, by its table.
+/// What the table of leftovers says about an address.
 pub fn explain(address: PhysAddr) -> &'static str {
-    let Some(table) = LEFTOVERS.get() else { return "no kernel before this one has left a table" };
+    let Some(table) = LEFTOVERS.get() else { return "no table of leftovers" };
     match LeftoverTable::read(table).map(|table| table.old_memory) {
-        Err(_) => "the table of leftovers cannot be read",
-        Ok(OldMemory::AllPrivate) => "the first kernel says that any of its memory may be private",
+        Err(_) => "invalid table of leftovers",
+        Ok(OldMemory::AllPrivate) => "any memory of the first kernel may be private, by its table",
         Ok(OldMemory::Listed(mut leftovers)) => {
             match leftovers.find(|left| left.range.contains(address.page())).map(|left| (left.kind, left.reason)) {
                 Some((LeftoverKind::Pamt, LeftoverReason::NotReset)) => {
@@ -81,8 +80,8 @@ pub fn explain(address: PhysAddr) -> &'static str {
                 Some((LeftoverKind::Page, LeftoverReason::NotReset)) => {
                     "page of a TD of the first kernel, not reset by its policy"
                 }
-                Some(_) => "private memory of the first kernel that it could not reset",
-                None => "the first kernel says that nothing private is left here",
+                Some(_) => "private memory of the first kernel that could not be reset",
+                None => "not private, by the table of the first kernel",
             }
         }
     }

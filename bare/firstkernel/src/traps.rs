@@ -1,4 +1,4 @@
-//! Exceptions of this kernel. A machine check is told in full, and then is the end.
+//! Exception handlers. A machine check is printed with all its banks, and ends the run.
 
 use metal::interrupts::{self, Frame};
 use metal::registers::{cr4, rdmsr, set_cr4};
@@ -8,20 +8,20 @@ use tdx_abi::PhysAddr;
 
 use crate::cpus;
 
-/// Says what is at an address.
+/// Writes what is known about an address.
 pub type Explain = fn(PhysAddr, &mut dyn core::fmt::Write);
 
-/// How this kernel explains an address.
+/// Explains the address of a machine check.
 pub static EXPLAIN: Once<Explain> = Once::new();
 
-/// Machine checks come as exceptions on this CPU, and do not reset the machine.
-pub fn accept_machine_checks() {
+/// Enables machine-check exceptions on this CPU (CR4.MCE); without it they reset the machine.
+pub fn enable_machine_checks() {
     const MCE: u64 = 1 << 6;
     // SAFETY: every x86-64 CPU has the bit.
     unsafe { set_cr4(cr4() | MCE) };
 }
 
-/// Handles all that `metal` does not.
+/// Handler for exceptions and interrupts.
 pub fn handle(frame: &mut Frame) {
     match frame.vector as u8 {
         interrupts::WAKE => lapic::end_of_interrupt(),
@@ -42,7 +42,7 @@ struct Console;
 
 impl core::fmt::Write for Console {
     fn write_str(&mut self, text: &str) -> core::fmt::Result {
-        console::print_at_once(format_args!("{text}"));
+        console::print_unlocked(format_args!("{text}"));
         Ok(())
     }
 }
@@ -58,7 +58,7 @@ fn machine_check(frame: &Frame) -> ! {
         }
         // SAFETY: as above.
         let (address, misc) = unsafe { (rdmsr(MC0_STATUS + 4 * bank + 1), rdmsr(MC0_STATUS + 4 * bank + 2)) };
-        console::print_at_once(format_args!(
+        console::print_unlocked(format_args!(
             "mce: [Hardware Error]: CPU {}: Machine Check Exception: {global:x} Bank {bank}: {status:016x}\n\
              mce: [Hardware Error]: RIP {:02x}:<{:016x}> ADDR {address:x} MISC {misc:x}\n",
             metal::smp::this_cpu(),
@@ -69,9 +69,9 @@ fn machine_check(frame: &Frame) -> ! {
             && let Some(explain) = EXPLAIN.get()
         {
             explain(PhysAddr::new(address), &mut Console);
-            console::print_at_once(format_args!("\n"));
+            console::print_unlocked(format_args!("\n"));
         }
     }
-    console::print_at_once(format_args!("@ {{\"event\":\"machine-check\",\"rip\":\"{:#x}\"}}\n", frame.rip));
+    console::print_unlocked(format_args!("@ {{\"event\":\"machine-check\",\"rip\":\"{:#x}\"}}\n", frame.rip));
     exit::exit(exit::MACHINE_CHECK)
 }

@@ -1,4 +1,4 @@
-//! VMX operation, which SEAMCALL needs: VMXON and VMXOFF, and no virtual machine.
+//! VMXON and VMXOFF: SEAMCALL needs VMX operation.
 
 use core::arch::asm;
 use core::cell::UnsafeCell;
@@ -13,12 +13,12 @@ const CR4_VMXE: u64 = 1 << 13;
 #[repr(C, align(4096))]
 struct Region(UnsafeCell<[u32; 1024]>);
 
-// SAFETY: each CPU writes its own, and the hardware after that.
+// SAFETY: each CPU accesses only its own region.
 unsafe impl Sync for Region {}
 
 static REGIONS: [Region; MAX_CPUS] = [const { Region(UnsafeCell::new([0; 1024])) }; MAX_CPUS];
 
-/// This CPU enters VMX operation. False if the firmware has not allowed it, or VMXON failed.
+/// Enters VMX operation on this CPU. False if the firmware has disabled it, or VMXON failed.
 pub fn enter() -> bool {
     // SAFETY: a CPU with VMX has both registers.
     let (control, basic) = unsafe { (rdmsr(FEATURE_CONTROL), rdmsr(VMX_BASIC)) };
@@ -28,8 +28,8 @@ pub fn enter() -> bool {
     let region = REGIONS[metal::smp::this_cpu()].0.get();
     let address = region.addr() as u64;
     let failed: u8;
-    // SAFETY: the region is this CPU's own page, with the revision that the CPU asks for; CR4 keeps
-    // its other bits.
+    // SAFETY: the region is this CPU's own page and has the revision of IA32_VMX_BASIC; the other
+    // bits of CR4 are unchanged.
     unsafe {
         region.cast::<u32>().write_volatile(basic as u32 & 0x7fff_ffff);
         set_cr4(cr4() | CR4_VMXE);
@@ -38,12 +38,12 @@ pub fn enter() -> bool {
     failed == 0
 }
 
-/// This CPU leaves VMX operation, if it is in it: INIT would be blocked otherwise.
+/// Leaves VMX operation on this CPU, in which INIT is blocked. Does nothing outside it.
 pub fn leave() {
     if cr4() & CR4_VMXE == 0 {
         return;
     }
-    // SAFETY: CR4.VMXE is set by `enter` alone, right before VMXON.
+    // SAFETY: only `enter` sets CR4.VMXE, right before VMXON.
     unsafe {
         asm!("vmxoff", options(nostack, nomem));
         set_cr4(cr4() & !CR4_VMXE);

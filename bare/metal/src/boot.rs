@@ -1,6 +1,6 @@
-//! From QEMU's PVH entry (32 bits, no paging) or from another kernel's jump (long mode, identity
-//! map) to Rust, and what the loader said. Copies everything out of the loader's memory at once: it
-//! lies where nobody has reserved anything.
+//! Boot entry: from QEMU's PVH entry (32 bits, no paging) or from another kernel's jump (long mode,
+//! identity map) to Rust, and the loader's start info. It is copied at once, because the loader's
+//! memory is not reserved.
 
 use core::arch::global_asm;
 use core::ptr::with_exposed_provenance;
@@ -118,7 +118,7 @@ processor_setup:                # segments, SSE, no-execute; for every CPU. Keep
 "#
 );
 
-/// Magic of the start info.
+/// Magic number of the start info.
 pub const MAGIC: u32 = 0x336e_c578;
 
 /// `hvm_start_info`, version 1.
@@ -133,29 +133,29 @@ pub struct StartInfo {
     pub flags: u32,
     /// Number of modules.
     pub module_count: u32,
-    /// Address of the list of [`Module`].
+    /// Address of the array of [`Module`].
     pub modules: u64,
     /// Address of the command line, zero-terminated; 0 if there is none.
     pub command_line: u64,
     /// Address of the ACPI RSDP.
     pub rsdp: u64,
-    /// Address of the list of [`MapEntry`].
+    /// Address of the array of [`MapEntry`].
     pub memory_map: u64,
-    /// Its length.
+    /// Number of its entries.
     pub memory_map_entries: u32,
     /// 0.
     pub reserved: u32,
 }
 
-/// A file that the loader has put into memory.
+/// A file that the loader has loaded.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Module {
-    /// Where it lies.
+    /// Physical address.
     pub address: u64,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Its command line.
+    /// Address of its command line.
     pub command_line: u64,
     /// 0.
     pub reserved: u64,
@@ -165,25 +165,25 @@ pub struct Module {
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct MapEntry {
-    /// First byte.
+    /// Physical address.
     pub address: u64,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// As in e820.
+    /// Type, as in e820.
     pub kind: u32,
     /// 0.
     pub reserved: u32,
 }
 
-/// e820: memory.
+/// e820 type: RAM.
 pub const USABLE: u32 = 1;
-/// e820: not memory, or not ours.
+/// e820 type: reserved.
 pub const RESERVED: u32 = 2;
 
 const MAX_MAP: usize = 64;
 const MAX_COMMAND_LINE: usize = 1024;
 
-/// What the loader said, in our own memory.
+/// A copy of the loader's start info.
 #[derive(Clone, Debug)]
 pub struct Boot {
     map: [MapEntry; MAX_MAP],
@@ -197,12 +197,12 @@ pub struct Boot {
 }
 
 impl Boot {
-    /// Ranges of the memory map, as the loader listed them.
+    /// The memory map, in the order of the loader.
     pub fn map(&self) -> &[MapEntry] {
         &self.map[..self.map_len]
     }
 
-    /// The command line, as far as it is UTF-8.
+    /// The command line, up to the first byte that is not UTF-8.
     pub fn command_line(&self) -> &str {
         let bytes = &self.command_line[..self.command_line_len];
         str::from_utf8(bytes).unwrap_or_else(|error| str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or(""))
@@ -228,7 +228,8 @@ impl Boot {
             module: None,
             rsdp: 0,
         };
-        // SAFETY: the caller's; the structures are plain numbers, for which every byte is legal.
+        // SAFETY: promised by the caller; the structures are integers, for which every value is
+        // valid.
         unsafe {
             let info = with_exposed_provenance::<StartInfo>(start as usize).read_unaligned();
             if info.magic != MAGIC {
@@ -259,7 +260,7 @@ impl Boot {
     }
 }
 
-/// Where the image lies: `[start, end)`, stacks and all.
+/// Address range `[start, end)` of this program's image, with its stacks.
 pub fn image() -> (u64, u64) {
     unsafe extern "C" {
         static image_start: [u8; 0];
@@ -269,7 +270,7 @@ pub fn image() -> (u64, u64) {
 }
 
 unsafe extern "Rust" {
-    /// The program. Runs on the boot CPU, interrupts off.
+    /// Main function of the program, on the boot CPU, with interrupts disabled.
     safe fn kernel_main(boot: &Boot) -> !;
 }
 
@@ -277,8 +278,8 @@ unsafe extern "Rust" {
 extern "C" fn metal_entry(start: u64) -> ! {
     crate::interrupts::load(0);
     crate::clock::init();
-    // SAFETY: the loader gives the address of its start info, as PVH says and as our own kexec
-    // does.
+    // SAFETY: the loader passes the address of its start info, by the PVH boot protocol; the kexec
+    // of firstkernel does the same.
     match unsafe { Boot::read(start) } {
         Some(boot) => kernel_main(&boot),
         None => panic!("no PVH start info at {start:#x}"),

@@ -1,4 +1,4 @@
-//! Time, for waits that must end: the time-stamp counter, calibrated once against the PIT.
+//! Clock and timeouts: the time-stamp counter, calibrated once against the PIT.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -6,10 +6,10 @@ use crate::registers::{in8, out8, tsc};
 
 static TICKS_PER_MS: AtomicU64 = AtomicU64::new(1_000_000);
 
-/// The PIT counts at 1.193182 MHz: this many for 10 ms.
+/// PIT ticks in 10 ms, at 1.193182 MHz.
 const TEN_MS: u16 = 11932;
 
-/// Calibrates the counter: takes 10 ms.
+/// Calibrates the time-stamp counter. Takes 10 ms.
 pub fn init() {
     // SAFETY: PIT channel 2 and its gate touch no memory. Its output is not wired to an interrupt.
     unsafe {
@@ -25,16 +25,16 @@ pub fn init() {
     }
 }
 
-/// Microseconds since some moment.
+/// Microseconds since an arbitrary time.
 pub fn micros() -> u64 {
     tsc() / (TICKS_PER_MS.load(Ordering::Relaxed).div_ceil(1000))
 }
 
-/// Waits until the condition holds; false if it did not within `micros_at_most`.
-pub fn wait_for(micros_at_most: u64, mut condition: impl FnMut() -> bool) -> bool {
+/// Waits until the condition holds. False if it did not within `timeout` microseconds.
+pub fn wait_for(timeout: u64, mut condition: impl FnMut() -> bool) -> bool {
     let start = micros();
     while !condition() {
-        if micros().wrapping_sub(start) > micros_at_most {
+        if micros().wrapping_sub(start) > timeout {
             return condition();
         }
         core::hint::spin_loop();

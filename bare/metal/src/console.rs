@@ -1,5 +1,4 @@
-//! One console for each program: a serial port or QEMU's debug console. Whole lines of several CPUs
-//! do not mix.
+//! Console: a serial port or QEMU's debug console. Lines of several CPUs do not interleave.
 
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU16, Ordering};
@@ -7,7 +6,7 @@ use spin::Mutex;
 
 use crate::registers::{in8, out8};
 
-/// Where text goes.
+/// The output device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Console {
     /// COM1, a 16550.
@@ -22,7 +21,7 @@ const DEBUG: u16 = 0xe9;
 static PORT: AtomicU16 = AtomicU16::new(SERIAL);
 static LOCK: Mutex<()> = Mutex::new(());
 
-/// Chooses the console.
+/// Selects the device. The default is COM1.
 pub fn choose(console: Console) {
     PORT.store(if console == Console::Serial { SERIAL } else { DEBUG }, Ordering::Relaxed);
 }
@@ -46,20 +45,20 @@ impl Write for Port {
     }
 }
 
-/// Prints; called by the macro.
+/// Prints; for [`println!`](crate::println).
 pub fn print(text: fmt::Arguments<'_>) {
     let guard = LOCK.lock();
-    // A port takes everything.
+    // Writing to a port does not fail.
     let _ = Port(PORT.load(Ordering::Relaxed)).write_fmt(text);
     drop(guard);
 }
 
-/// Prints even if a CPU that was stopped holds the lock: for panics and machine checks.
-pub fn print_at_once(text: fmt::Arguments<'_>) {
+/// Prints without taking the lock, which a stopped CPU may hold: for panics and machine checks.
+pub fn print_unlocked(text: fmt::Arguments<'_>) {
     let _ = Port(PORT.load(Ordering::Relaxed)).write_fmt(text);
 }
 
-/// A line on the console.
+/// Prints a line on the console.
 #[macro_export]
 macro_rules! println {
     ($($text:tt)*) => { $crate::console::print(format_args!("{}\n", format_args!($($text)*))) };

@@ -1,4 +1,4 @@
-//! QEMU's fw_cfg: files that the command line of QEMU gives to the machine.
+//! QEMU fw_cfg: files passed by QEMU's `-fw_cfg` option, and the number of CPUs.
 
 use core::ptr::{addr_of, addr_of_mut};
 
@@ -12,11 +12,11 @@ const DMA_LOW: u16 = 0x518;
 const CPU_COUNT: u16 = 0x05;
 const DIRECTORY: u16 = 0x19;
 
-/// A file.
+/// A fw_cfg file.
 #[derive(Clone, Copy, Debug)]
 pub struct File {
     select: u16,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u32,
 }
 
@@ -26,7 +26,7 @@ fn select(key: u16) {
 }
 
 fn byte() -> u8 {
-    // SAFETY: nor does its data port.
+    // SAFETY: as above, for the data port.
     unsafe { in8(DATA) }
 }
 
@@ -34,13 +34,13 @@ fn bytes<const N: usize>() -> [u8; N] {
     core::array::from_fn(|_| byte())
 }
 
-/// CPUs that QEMU was asked for.
+/// Number of CPUs of the virtual machine.
 pub fn cpu_count() -> u32 {
     select(CPU_COUNT);
     u32::from(u16::from_le_bytes(bytes()))
 }
 
-/// Looks a file up by name.
+/// Finds a file by name.
 pub fn find(name: &str) -> Option<File> {
     select(DIRECTORY);
     let count = u32::from_be_bytes(bytes());
@@ -57,7 +57,7 @@ pub fn find(name: &str) -> Option<File> {
     None
 }
 
-/// The control block of a DMA, big-endian.
+/// DMA control block, big-endian.
 #[repr(C, align(16))]
 struct Dma {
     control: u32,
@@ -69,7 +69,7 @@ const DMA_ERROR: u32 = 1;
 const DMA_READ: u32 = 2;
 const DMA_SELECT: u32 = 8;
 
-/// Copies a file to memory by DMA. False if QEMU refused.
+/// Copies a file to memory by DMA. False if QEMU reports an error.
 ///
 /// # Safety
 /// `to` points to `file.size` bytes that belong to the caller, mapped one to one.
@@ -81,9 +81,9 @@ pub unsafe fn read(file: File, to: *mut u8) -> bool {
         address: (to.addr() as u64).to_be(),
     };
     let at = addr_of_mut!(dma).addr() as u64;
-    // SAFETY: the device writes to `to`, which is the caller's to lend, and to the control block,
-    // which lives until the loop has seen the end. The block is read volatile, because the device
-    // writes it behind the compiler's back.
+    // SAFETY: the device writes to `to`, which the caller lends, and to the control block, which
+    // lives until the transfer is complete. The read is volatile, because the device writes the
+    // block.
     unsafe {
         out32(DMA_HIGH, ((at >> 32) as u32).to_be());
         out32(DMA_LOW, (at as u32).to_be());

@@ -1,20 +1,20 @@
-//! The heap: one range, given once.
+//! Heap: the global allocator on one memory range.
 
 use linked_list_allocator::LockedHeap;
 
 #[global_allocator]
 static HEAP: LockedHeap = LockedHeap::empty();
 
-/// Makes `[start, start + bytes)` the heap.
+/// Sets the heap to `[start, start + bytes)`.
 ///
 /// # Safety
-/// Called once; the range is mapped, writable and belongs to nobody else from now on.
+/// Called once; the range is mapped, writable, and belongs to the heap from now on.
 pub unsafe fn init(start: *mut u8, bytes: usize) {
-    // SAFETY: the caller's.
+    // SAFETY: promised by the caller.
     unsafe { HEAP.lock().init(start, bytes) }
 }
 
-/// Bytes in use and bytes in all.
+/// Used and total bytes.
 pub fn usage() -> (usize, usize) {
     let heap = HEAP.lock();
     (heap.used(), heap.size())

@@ -1,6 +1,5 @@
-//! Descriptor tables of each CPU and the way of an exception to Rust. Every vector has a stack of
-//! its own kind: the prebuilt `core` uses the red zone, so nothing may ever be pushed onto a stack
-//! that Rust runs on.
+//! GDT, IDT and TSS of each CPU, and exception entry. Every vector uses an IST stack: the prebuilt
+//! `core` uses the red zone, so the CPU must never push onto a stack that Rust code runs on.
 
 use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
@@ -72,7 +71,7 @@ interrupt_common:
 "#
 );
 
-/// What an exception or interrupt found.
+/// Registers at an exception or interrupt.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Frame {
@@ -108,20 +107,21 @@ pub const INVALID_OPCODE: u8 = 6;
 pub const GENERAL_PROTECTION: u8 = 13;
 /// #MC.
 pub const MACHINE_CHECK: u8 = 18;
-/// The interrupt that wakes a sleeping CPU.
+/// Vector of the interrupt that wakes a CPU from HLT.
 pub const WAKE: u8 = 0x40;
 
-/// Handles what this module does not. Returning goes back to where it came from.
+/// Handler for exceptions and interrupts without a fix-up. Execution continues at the frame when it
+/// returns.
 pub type Handler = fn(&mut Frame);
 
 static HANDLER: AtomicUsize = AtomicUsize::new(0);
 
-/// Who handles exceptions and interrupts, on all CPUs.
+/// Sets the handler of all CPUs.
 pub fn handle_with(handler: Handler) {
     HANDLER.store(handler as usize, Ordering::Release);
 }
 
-/// The software status of a SEAMCALL that faulted, without its vector.
+/// Software-defined status of a SEAMCALL that faulted; the vector is added.
 const FAULT_STATUS: u64 = 0x8000_ff00_0000_0000;
 
 #[unsafe(no_mangle)]
@@ -144,9 +144,9 @@ extern "C" fn metal_interrupt(frame: &mut Frame) {
     }
 }
 
-/// The end of a program that took an exception it has no answer to.
+/// Prints an unexpected exception and exits.
 pub fn unexpected(frame: &Frame) -> ! {
-    crate::console::print_at_once(format_args!(
+    crate::console::print_unlocked(format_args!(
         "exception {} error {:#x} at {:#x} (CR2 {:#x}) on CPU {}\n{frame:x?}\n",
         frame.vector,
         frame.error,
@@ -159,7 +159,8 @@ pub fn unexpected(frame: &Frame) -> ! {
 
 const STACK: usize = 32 << 10;
 
-/// Stacks by what may interrupt what: an NMI or a machine check comes on top of anything.
+/// Number of IST stacks: NMI and machine check can interrupt every other handler, so each has its
+/// own.
 const STACKS: usize = 3;
 
 #[repr(C, packed)]
@@ -179,7 +180,7 @@ struct Gate {
 
 #[repr(C, align(4096))]
 struct Cpu {
-    /// What GS points to.
+    /// CPU number, at GS:0.
     number: u64,
     gdt: [u64; 6],
     tss: Tss,
@@ -189,16 +190,17 @@ struct Cpu {
 #[repr(transparent)]
 struct Cpus([UnsafeCell<Cpu>; MAX_CPUS]);
 
-// SAFETY: each CPU touches its own entry alone, once, in `load`; afterwards only the hardware does.
+// SAFETY: each CPU accesses only its own entry, once, in `load`; afterwards only the processor
+// does.
 unsafe impl Sync for Cpus {}
 
 #[repr(transparent)]
 struct Idt(UnsafeCell<[Gate; 256]>);
 
-// SAFETY: written by the boot CPU in its `load`, before any other runs.
+// SAFETY: written by the boot CPU in `load`, before other CPUs run.
 unsafe impl Sync for Idt {}
 
-// SAFETY: all parts are numbers, for which zero is legal.
+// SAFETY: all fields are integers, for which zero is valid.
 static CPUS: Cpus = Cpus(unsafe { core::mem::zeroed() });
 static IDT: Idt = Idt(UnsafeCell::new([const { Gate { words: [0; 2] } }; 256]));
 
@@ -212,13 +214,13 @@ const CODE: u16 = 0x08;
 const TSS_SELECTOR: u16 = 0x20;
 const GS_BASE: u32 = 0xc000_0101;
 
-/// Loads this CPU's descriptor tables. `cpu` is its number; each number once.
+/// Loads this CPU's descriptor tables. `cpu` is its number; each number is used once.
 pub fn load(cpu: usize) {
     if cpu == 0 {
         fill_idt();
     }
     let cell = CPUS.0[cpu].get();
-    // SAFETY: this CPU's own entry, before anything else knows it.
+    // SAFETY: this CPU's own entry, which nothing refers to yet.
     unsafe {
         (*cell).number = cpu as u64;
         let tss = &raw mut (*cell).tss;
@@ -259,12 +261,12 @@ fn fill_idt() {
             _ => 1,
         };
         let low = entry & 0xffff | u64::from(CODE) << 16 | stack << 32 | 0x8e << 40 | (entry >> 16 & 0xffff) << 48;
-        // SAFETY: the boot CPU alone runs, and the table is not loaded yet.
+        // SAFETY: only the boot CPU runs, and the table is not loaded yet.
         unsafe { (*IDT.0.get())[vector as usize].words = [low, entry >> 32] };
     }
 }
 
-/// The number that [`load`] was given on this CPU.
+/// The number of this CPU, as passed to [`load`].
 pub(crate) fn cpu_number() -> usize {
     let number: u64;
     // SAFETY: GS points to this CPU's entry, whose first word is its number.

@@ -1,8 +1,8 @@
-//! The local APIC, in xAPIC mode: interrupts between CPUs.
+//! Local APIC in xAPIC mode: inter-processor interrupts.
 
 use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
 
-/// Where it lies.
+/// Physical base address.
 pub const BASE: u64 = 0xfee0_0000;
 
 const ID: u64 = 0x20;
@@ -11,19 +11,19 @@ const SPURIOUS: u64 = 0xf0;
 const COMMAND_LOW: u64 = 0x300;
 const COMMAND_HIGH: u64 = 0x310;
 
-/// Vector of an interrupt nobody sent.
+/// Spurious-interrupt vector.
 pub const SPURIOUS_VECTOR: u8 = 0xff;
 
-/// What is sent to another CPU.
+/// An inter-processor interrupt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ipi {
-    /// An interrupt.
+    /// A fixed interrupt with this vector.
     Fixed(u8),
-    /// Non-maskable.
+    /// A non-maskable interrupt.
     Nmi,
-    /// The CPU waits for [`Ipi::Startup`].
+    /// INIT: the CPU waits for [`Ipi::Startup`].
     Init,
-    /// Real mode at this page.
+    /// SIPI: the CPU starts in real mode at this page.
     Startup(u8),
 }
 
@@ -35,11 +35,11 @@ pub fn read(offset: u64) -> u32 {
 
 /// Writes a register.
 pub fn write(offset: u64, value: u32) {
-    // SAFETY: as above; what the write does, it does to interrupts.
+    // SAFETY: as above; the write affects interrupts, not memory.
     unsafe { with_exposed_provenance_mut::<u32>((BASE + offset) as usize).write_volatile(value) }
 }
 
-/// Turns this CPU's APIC on.
+/// Enables this CPU's APIC.
 pub fn enable() {
     write(SPURIOUS, 0x100 | u32::from(SPURIOUS_VECTOR));
 }
@@ -49,12 +49,12 @@ pub fn id() -> u32 {
     read(ID) >> 24
 }
 
-/// End of interrupt.
+/// Signals end of interrupt.
 pub fn end_of_interrupt() {
     write(EOI, 0);
 }
 
-/// Sends to one CPU, by APIC ID, and waits until it is on its way.
+/// Sends an interrupt to the CPU with this APIC ID, and waits until it has been sent.
 pub fn send(target: u32, ipi: Ipi) {
     let command = match ipi {
         Ipi::Fixed(vector) => 0x4000 | u32::from(vector),
@@ -62,7 +62,7 @@ pub fn send(target: u32, ipi: Ipi) {
         Ipi::Init => 0x4500,
         Ipi::Startup(page) => 0x4600 | u32::from(page),
     };
-    // Whoever shares this APIC, as a guest does, may be between its own two stores.
+    // A guest that shares this APIC may be between its two stores: restore the high half.
     let before = read(COMMAND_HIGH);
     write(COMMAND_HIGH, target << 24);
     write(COMMAND_LOW, command);

@@ -1,13 +1,13 @@
-//! What both programs of this workspace need of a PC: the way from QEMU's PVH entry to Rust in long
-//! mode, descriptor tables, CPUs, ports, a console, a heap. It knows nothing of TDX or of SVM, and
-//! refuses to know any machine but QEMU's `pc` and `q35`.
+//! Bare-metal support for the programs of this workspace: boot from PVH to long mode, descriptor
+//! tables, SMP, ports, console, heap, kernel images. Supports QEMU's `pc` and `q35`; independent of
+//! TDX and SVM.
 //!
-//! Memory is mapped one to one, the first 512 GiB, by pages of 1 GiB: a physical address is a
-//! pointer.
+//! The first 512 GiB are mapped one to one by 1 GiB pages: a physical address is a pointer.
 
 #![no_std]
 
 pub mod boot;
+pub mod boot_data;
 pub mod clock;
 pub mod console;
 pub mod exit;
@@ -20,5 +20,5 @@ mod libc;
 pub mod registers;
 pub mod smp;
 
-/// CPUs that these programs use at most.
+/// Maximum number of CPUs.
 pub const MAX_CPUS: usize = 8;

@@ -1,4 +1,4 @@
-//! Starts the other CPUs: INIT, SIPI, a trampoline in low memory, a stack for each.
+//! SMP bring-up: INIT-SIPI, a real-mode trampoline in low memory, a stack for each CPU.
 
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use crate::lapic::{self, Ipi};
 use crate::{MAX_CPUS, clock, fw_cfg, interrupts};
 
-/// Where the trampoline goes: below 1 MiB, page aligned. Nobody else may use this page.
+/// Physical address of the trampoline page, below 1 MiB.
 pub const TRAMPOLINE: u64 = 0x8000;
 
 global_asm!(
@@ -90,7 +90,7 @@ unsafe extern "C" {
 }
 
 unsafe extern "Rust" {
-    /// What the other CPUs run.
+    /// Main function of the program on every other CPU, with interrupts disabled.
     safe fn kernel_ap_main(cpu: usize) -> !;
 }
 
@@ -103,12 +103,12 @@ struct Stack {
 
 struct Stacks([UnsafeCell<Stack>; MAX_CPUS]);
 
-// SAFETY: each is the stack of one CPU, and nobody else looks at it.
+// SAFETY: each element is the stack of one CPU, and is accessed by that CPU only.
 unsafe impl Sync for Stacks {}
 
 static STACKS: Stacks = Stacks([const { UnsafeCell::new(Stack { _bytes: [0; STACK] }) }; MAX_CPUS]);
 
-/// CPUs that have come up, the boot CPU included.
+/// CPUs that have started, the boot CPU included.
 static RUNNING: AtomicU64 = AtomicU64::new(1);
 
 #[unsafe(no_mangle)]
@@ -124,27 +124,27 @@ pub fn cpu_count() -> usize {
     RUNNING.load(Ordering::Acquire) as usize
 }
 
-/// The CPU that this code runs on; CPU n has APIC ID n.
+/// Number of the CPU that executes this. CPU n has APIC ID n.
 pub fn this_cpu() -> usize {
     interrupts::cpu_number()
 }
 
-/// Starts all CPUs that QEMU was asked for, at most [`MAX_CPUS`], and returns how many run.
+/// Starts all CPUs of the virtual machine, at most [`MAX_CPUS`], and returns their number.
 ///
 /// # Safety
-/// The page at [`TRAMPOLINE`] is nobody's.
+/// The page at [`TRAMPOLINE`] is unused.
 pub unsafe fn start_all() -> usize {
     lapic::enable();
     let wanted = (fw_cfg::cpu_count() as usize).clamp(1, MAX_CPUS);
-    // SAFETY: the page is free, by the caller; the trampoline is shorter than a page, and mapped
-    // like everything.
+    // SAFETY: the page is unused, promised by the caller, and mapped one to one; the trampoline is
+    // shorter than a page.
     unsafe {
         let (from, end) = (&raw const ap_trampoline, &raw const ap_trampoline_end);
         let to = with_exposed_provenance_mut::<u8>(TRAMPOLINE as usize);
         to.copy_from_nonoverlapping(from.cast(), end.addr() - from.addr());
     }
     for cpu in 1..wanted {
-        // SAFETY: words of the image; only CPUs that start read them, one at a time.
+        // SAFETY: words of the image, read only by the CPU that starts; CPUs start one at a time.
         unsafe {
             ap_stack.store((STACKS.0[cpu].get().addr() + STACK) as u64, Ordering::SeqCst);
             ap_number.store(cpu as u64, Ordering::SeqCst);
@@ -153,7 +153,7 @@ pub unsafe fn start_all() -> usize {
         clock::wait_for(1_000, || false);
         lapic::send(cpu as u32, Ipi::Startup((TRAMPOLINE >> 12) as u8));
         let started = clock::wait_for(2_000_000, || RUNNING.load(Ordering::Acquire) > cpu as u64);
-        assert!(started, "CPU {cpu} does not start");
+        assert!(started, "CPU {cpu} did not start");
     }
     wanted
 }

@@ -4,8 +4,9 @@
 use core::ops::Range;
 use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
 use metal::boot::{self, Boot, MapEntry};
+use metal::boot_data::{self, BootArea, BootInfo};
 use metal::fw_cfg;
-use metal::image::{self, BadImage, Message, Notes};
+use metal::image::{self, BadImage};
 
 /// Initial state of the guest.
 pub struct Guest {
@@ -18,7 +19,7 @@ pub struct Guest {
 }
 
 /// Low memory of the guest for start info, boot parameters and page tables.
-const NOTES: Range<u64> = 0x1_0000..0x2_0000;
+const BOOT_DATA: Range<u64> = 0x1_0000..0x2_0000;
 /// Where the kernel is loaded.
 const PLACE: Range<u64> = (16 << 20)..(256 << 20);
 
@@ -43,22 +44,23 @@ fn load(boot: &Boot, map: &[MapEntry]) -> Result<Guest, BadImage> {
     let command_line = boot.command_line().split_once(" -- ").map_or("", |(_, guest)| guest);
     // SAFETY: conventional memory of the guest, which does not run yet. The trampoline at 0x8000
     // and the memory below it are not written.
-    let mut notes = unsafe {
-        with_exposed_provenance_mut::<u8>(NOTES.start as usize).write_bytes(0, (NOTES.end - NOTES.start) as usize);
-        Notes::new(NOTES)
+    let mut area = unsafe {
+        with_exposed_provenance_mut::<u8>(BOOT_DATA.start as usize)
+            .write_bytes(0, (BOOT_DATA.end - BOOT_DATA.start) as usize);
+        BootArea::new(BOOT_DATA)
     };
-    let page_tables = notes.identity_map()?;
-    let told = Message { command_line, map, rsdp: boot.rsdp, module: &(0..0) };
+    let page_tables = area.identity_map()?;
+    let info = BootInfo { command_line, map, rsdp: boot.rsdp, module: &(0..0) };
     let (image, argument) = if image::is_linux(file) {
         let initrd = initrd(map, module.address)?;
-        let argument = image::tell_linux(&mut notes, file, Message { module: &initrd, ..told })?;
+        let argument = boot_data::write_boot_params(&mut area, file, BootInfo { module: &initrd, ..info })?;
         (image::linux(file, &PLACE)?, argument)
     } else {
-        (image::elf(file, &PLACE)?, image::tell_own(&mut notes, told)?)
+        (image::elf(file, &PLACE)?, boot_data::write_start_info(&mut area, info)?)
     };
     // SAFETY: memory of the guest, which does not run yet; it holds neither this program nor the
     // file.
-    unsafe { image::put(&image) };
+    unsafe { image::load(&image) };
     Ok(Guest { entry: image.entry, argument, page_tables })
 }
 
