@@ -219,7 +219,8 @@ static int __init cleanslate_tds_init(void)
 		migrate_enable();
 		if (ret)
 			return ret;
-		pr_info("TD %u, %s\n", number, fates[number % FATES]);
+		printk(KERN_INFO "@ {\"event\":\"td\",\"number\":%u,\"phase\":\"%s\",\"by\":\"kernel\"}\n", number,
+		       fates[number % FATES]);
 	}
 	return 0;
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * dump FILE [TEXT]...: reads a dump to its end, says how much that was, and what there is in it that begins with one of these texts, as
- * lines of the kernel's log do: one that dies of a machine check prints to its log only, because its console is not for that context.
+ * dump FILE [TEXT]...: reads a crash dump to its end. Prints events: how much was read, and what in
+ * the dump begins with one of these texts, as lines of the kernel's log do. A kernel that takes a
+ * machine check prints to its log only: its console is not for that context.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -15,15 +16,18 @@
 
 static char buffer[LONGEST + PART];
 
-/* Up to LONGEST bytes. What has a % is a format in the kernel's text, and what has a quote the call of this program: no line of the log. */
-static void tell(const char *text)
+/*
+ * Up to LONGEST bytes. What has a % is a format string of the kernel, what has a quote the command
+ * line of this program: neither is a line of the log.
+ */
+static void report(const char *text)
 {
 	int size = 0;
 
-	while (size < LONGEST - 1 && text[size] >= ' ' && text[size] <= '~' && text[size] != '%' && text[size] != '"')
+	while (size < LONGEST - 1 && text[size] >= ' ' && text[size] <= '~' && !strchr("%\"\\", text[size]))
 		size++;
-	if (text[size] != '%' && text[size] != '"')
-		printf("linux: the dump says: %.*s\n", size, text);
+	if (!text[size] || !strchr("%\"\\", text[size]))
+		printf("@ {\"event\":\"dump-line\",\"text\":\"%.*s\"}\n", size, text);
 }
 
 /* What begins in the first SIZE bytes. */
@@ -32,7 +36,7 @@ static void find(const char *text, size_t size)
 	const char *at = buffer, *end = buffer + size;
 
 	while (at < end && (at = memmem(at, end - at + strlen(text), text, strlen(text)))) {
-		tell(at);
+		report(at);
 		at++;
 	}
 }
@@ -55,6 +59,6 @@ int main(int argc, char **argv)
 			find(argv[text], size - kept);
 		memmove(buffer, buffer + size - kept, kept);
 	}
-	printf("linux: the dump has %llu of %llu bytes\n", all, (unsigned long long)stat.st_size);
+	printf("@ {\"event\":\"dump\",\"read\":%llu,\"size\":%llu}\n", all, (unsigned long long)stat.st_size);
 	return got < 0;
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * starve MODULE [PARAMETER...]: loads a module with its first allocation failing, then with its second, and so on, until a load comes to
- * its end before the failure does; that one is unloaded too. starve -w FILE TEXT: the same with writes of TEXT to FILE. Needs a kernel with
- * fault injection. What a failure leaves behind is the kernel's to find: KASAN, lockdep, a name that is there twice.
+ * starve MODULE [PARAMETER...]: loads a module with its first allocation failing, then with its
+ * second, and so on, until a load ends before the failure does; that one is unloaded too. starve -w
+ * FILE TEXT: the same with writes of TEXT to FILE. Prints an event. Needs a kernel with fault
+ * injection. What a failure leaves behind is found by the kernel: KASAN, lockdep, duplicate names.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -103,7 +104,7 @@ int main(int argc, char **argv)
 			why = write(file, word, strlen(word)) < 0 ? errno : 0;
 		unused = left();
 		set_failure(0);
-		/* It is there since an attempt that needed no such allocation. */
+		/* Loaded by an earlier attempt that did without the allocation. */
 		if (unused && why == EEXIST && survived)
 			why = 0;
 		if (unused && why) {
@@ -122,8 +123,8 @@ int main(int argc, char **argv)
 			return 1;
 		}
 		if (unused) {
-			printf("linux: %s failed at %u allocations (%u not for want of memory), went well without %u, then as ever\n", word,
-			       failed, others, survived);
+			printf("@ {\"event\":\"starved\",\"what\":\"%s\",\"failed\":%u,\"not_enomem\":%u,\"survived\":%u}\n",
+			       word, failed, others, survived);
 			return 0;
 		}
 		survived++;

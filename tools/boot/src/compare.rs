@@ -18,8 +18,10 @@ use tdx_lab::platform::{Act, Lab, LabKernel, Operation, Watcher};
 use tdx_machine::{AccessError, CpuId, Machine, MachineCheckReason, PartialStore};
 use tdx_operator::host::{Host, HostOptions};
 
+use crate::args::BootArgs;
+use crate::messages::Messages;
+use crate::qemu;
 use crate::report::Report;
-use crate::{BootArgs, qemu};
 
 /// A SEAMCALL: its leaf by name, and RAX after it.
 type Call = (String, u64);
@@ -31,9 +33,10 @@ type Death = Option<(String, String)>;
 const TDS: u32 = 3;
 
 /// Lives the story twice; `None` if both agree.
-pub(crate) fn differences(policy: &str) -> Result<Option<String>> {
-    let args = BootArgs { policy: policy.to_owned(), tds: TDS, ..BootArgs::firstkernel() };
-    let report = qemu::run(&args)?;
+pub(crate) fn differences(policy: &str, messages: &Messages) -> Result<Option<String>> {
+    let (policy_word, tds) = (format!("--policy={policy}"), format!("--tds={TDS}"));
+    let args = BootArgs::from_words(["firstkernel", &policy_word, &tds, "--memory=512"])?;
+    let report = qemu::run(&args, messages)?;
     let (calls, death) = told(&report)?;
     let (expected_calls, expected_death) = software(&host(&report)?, policy)?;
     let first = calls.iter().zip(&expected_calls).position(|(a, b)| a != b);

@@ -6,20 +6,23 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
+use crate::args::{BootArgs, Kernel, NextKernel};
 use crate::root;
-use crate::{BootArgs, Kernel, NextKernel, initrd, module};
+use crate::{initrd, module};
 
-/// What Linux is told; see `/init` in `initrd.rs`.
+/// Linux's command line; bare/linux/init reads its words `cleanslate.*`.
 pub(crate) fn command_line(args: &BootArgs) -> String {
-    let mut line = String::from("console=ttyS0 panic=-1 nokaslr rdinit=/init");
+    // Without the limit of messages that user space may log: events are such messages.
+    let mut line = String::from("console=ttyS0 panic=-1 nokaslr rdinit=/init printk.devkmsg=on");
     // Writing to a string never fails. Debian's kernels clear pages when they hand them out, by
     // stores that do no harm; a driver's pages may not be cleared. Nor may memtest run: its
-    // whole-word stores make every private line a shared one, and what nobody has reset would pass
-    // for clean.
+    // whole-word stores make every private line a shared one, and a line that was not reset would
+    // pass for clean.
     line.push_str(" cleanslate.next=init_on_alloc=0");
     match args.kernel {
         Kernel::Tdx73 => {
@@ -124,17 +127,60 @@ pub fn build_module(args: &ModuleArgs) -> Result<bool> {
         // The test modules may be newer than the Linux that was provided.
         programs(&modules(&folder, &build, test_modules(kernel))?)?;
         pack_next(kernel)?;
-        let strangers = strangers(kernel, &module)?;
-        let mut files = vec![("modules/cleanslate.ko", module.as_path())];
-        files.extend(strangers.iter().map(|(name, path)| (name.as_str(), path.as_path())));
-        let tool = if kernel == Kernel::Stock612 { Some(tool()?) } else { None };
-        files.extend(tool.iter().map(|tool| ("bin/cleanslate", tool.as_path())));
-        pack(kernel, &files, "initrd-module")?;
+        pack(kernel, &[], "initrd")?;
+        pack_with_module(kernel, &module)?;
         println!("{}", module.display());
         some = true;
     }
     ensure!(some, "there is no kernel to build for: run `cargo xtask linux stock-6.12` (or `tdx`) first");
     Ok(true)
+}
+
+/// The initrd with `cleanslate.ko`.
+fn pack_with_module(kernel: Kernel, module: &Path) -> Result<()> {
+    let strangers = strangers(kernel, module)?;
+    let mut files = vec![("modules/cleanslate.ko", module)];
+    files.extend(strangers.iter().map(|(name, path)| (name.as_str(), path.as_path())));
+    let tool = if kernel == Kernel::Stock612 { Some(tool()?) } else { None };
+    files.extend(tool.iter().map(|tool| ("bin/cleanslate", tool.as_path())));
+    pack(kernel, &files, "initrd-module")
+}
+
+/// When a file of `bare/linux` was last changed.
+fn sources_changed() -> Result<SystemTime> {
+    let folder = root().join("bare/linux");
+    let mut newest = SystemTime::UNIX_EPOCH;
+    for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
+        newest = newest.max(entry?.metadata()?.modified()?);
+    }
+    Ok(newest)
+}
+
+/// A Linux of `provide`, with what is in `bare/linux` now: if a file there is newer than the initrd,
+/// test modules, programs and initrds are made again.
+pub(crate) fn current(kernel: Kernel) -> Result<Linux> {
+    let linux = find(kernel)?;
+    if linux.initrd.metadata()?.modified()? >= sources_changed()? {
+        return Ok(linux);
+    }
+    eprintln!("{}: bare/linux has changed, its initrds are packed again", kernel.name());
+    let folder = folder(kernel);
+    if kernel == Kernel::Stock {
+        // The part that architectures share sorts after the one of this architecture.
+        let common = newest(&folder.join("root/usr/src"), "linux-headers-")?.display().to_string();
+        let headers = PathBuf::from(common.replace("-common", "-amd64"));
+        pack_stock(&modules(&folder, &headers, test_modules(kernel))?)?;
+    } else {
+        // Part of this one's initrd.
+        let _ = current(Kernel::Stock);
+        let build = folder.join("build").canonicalize()?;
+        finish(kernel, &modules(&folder, &build, test_modules(kernel))?)?;
+        let module = folder.join("cleanslate/cleanslate.ko");
+        if module.exists() {
+            pack_with_module(kernel, &module)?;
+        }
+    }
+    Ok(linux)
 }
 
 /// The program `cleanslate` for a root file system that has no libraries: it gives the orders of
@@ -211,6 +257,43 @@ fn pack(kernel: Kernel, more: &[initrd::Entry<'_>], name: &str) -> Result<()> {
     }
     files.extend(more);
     initrd::write(&folder.join(name), &busybox, &files)
+}
+
+/// The Linux that runs first: one of `provide`, or the user's own.
+pub(crate) fn first(args: &BootArgs) -> Result<Linux> {
+    let Some(image) = &args.image else {
+        let linux = current(args.kernel)?;
+        return Ok(if args.module { Linux { initrd: initrd_with_module(args.kernel)?, ..linux } } else { linux });
+    };
+    ensure!(image.is_file(), "--image: there is no file {}", image.display());
+    let initrd = match &args.initrd {
+        Some(initrd) => initrd.clone(),
+        None => own_initrd(image)?,
+    };
+    ensure!(initrd.is_file(), "--initrd: there is no file {}", initrd.display());
+    Ok(Linux { image: image.clone(), initrd })
+}
+
+/// A root file system for the user's own kernel: busybox, bare/linux/init, and the same kernel as
+/// the next one. No modules, because there is no build tree to build them in.
+fn own_initrd(image: &Path) -> Result<PathBuf> {
+    let folder = root().join("target/linux/own");
+    fs::create_dir_all(&folder)?;
+    let busybox = folder.join("root/bin/busybox");
+    if !busybox.exists() {
+        fetch(&folder, &["busybox-static"])?;
+    }
+    for name in PROGRAMS {
+        let source = format!("{name}.c");
+        fs::copy(root().join("bare/linux").join(&source), folder.join(&source)).with_context(|| source.clone())?;
+    }
+    programs(&folder)?;
+    let (jump, dump, next) = (folder.join("jump"), folder.join("dump"), folder.join("next-initrd"));
+    initrd::write(&next, &busybox, &[("next/dump", &dump)])?;
+    let initrd = folder.join("initrd");
+    let files = [("next/jump", jump.as_path()), ("next/self/bzImage", image), ("next/self/initrd", &next)];
+    initrd::write(&initrd, &busybox, &files)?;
+    Ok(initrd)
 }
 
 /// What `provide` has left.
@@ -314,8 +397,11 @@ fn with_headers(folder: &Path, meta_package: &str) -> Result<PathBuf> {
 fn stock() -> Result<()> {
     let folder = folder(Kernel::Stock);
     let headers = with_headers(&folder, "linux-image-amd64")?;
-    let place = modules(&folder, &headers, test_modules(Kernel::Stock))?;
-    let using = place.join("cleanslate_use.ko");
+    pack_stock(&modules(&folder, &headers, test_modules(Kernel::Stock))?)
+}
+
+fn pack_stock(place: &Path) -> Result<()> {
+    let (folder, using) = (folder(Kernel::Stock), place.join("cleanslate_use.ko"));
     initrd::write(&folder.join("initrd"), &folder.join("root/bin/busybox"), &[("modules/cleanslate_use.ko", &using)])
 }
 

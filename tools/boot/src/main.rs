@@ -17,11 +17,7 @@ enum Command {
     /// Boots a kernel under QEMU as on a TDX host and reports the outcome.
     Boot(boot::BootArgs),
     /// Runs all boots that are tests. Prints the Test Anything Protocol.
-    Boots {
-        /// Only those whose name contains this.
-        #[arg(default_value = "")]
-        only: String,
-    },
+    Boots(boot::BootsArgs),
     /// Fetches or builds a Linux for `boot`.
     Linux(boot::LinuxArgs),
     /// Builds the Linux module for the kernels of `linux`, or for a kernel whose headers are
@@ -32,7 +28,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Boot(args) => boot::boot(&args),
-        Command::Boots { only } => boot::run_all(&only),
+        Command::Boots(args) => boot::run_all(&args),
         Command::Linux(args) => boot::provide(&args),
         Command::LinuxModule(args) => boot::build_module(&args),
     };

@@ -1,4 +1,4 @@
-//! What became of a run: read from the serial log, from seamvisor's summary and from QEMU's exit
+//! The outcome of a run: from the events of the guest, from seamvisor's summary and from QEMU's exit
 //! status.
 
 use std::fmt::Write;
@@ -7,12 +7,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::{BootArgs, Guest, NextKernel};
+use crate::args::{BootArgs, Guest, NextKernel};
+use crate::events;
+use crate::messages::Messages;
 
 /// How it ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// The last kernel came to the end of its work.
     Clean,
@@ -41,8 +45,12 @@ pub struct Report {
     elapsed: Duration,
     serial: PathBuf,
     log: PathBuf,
-    /// Lines `@ {...}` of the guest.
+    /// Of the guest.
     events: Vec<Value>,
+    /// Lines that begin as an event and are none.
+    broken_events: usize,
+    /// Earlier runs of the same boot that do not count, and why.
+    discarded: Vec<String>,
     /// seamvisor's summary.
     summary: Option<Value>,
     /// What the guest said of the line it died of.
@@ -51,21 +59,13 @@ pub struct Report {
     said: String,
 }
 
-/// What `/init` prints when it runs; see `initrd.rs`.
-const USER_SPACE: &str = "linux: user space";
-
 fn text(path: &Path) -> Result<String> {
     let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Objects of lines that begin with `@ `.
-fn events(text: &str) -> Vec<Value> {
-    text.lines().filter_map(|line| serde_json::from_str(line.trim().strip_prefix("@ ")?).ok()).collect()
-}
-
-/// Why a run is not believed although its guest says that it came to its end: a guest can say
-/// anything, seamvisor saw what it did.
+/// Why a run does not count as clean although its guest reports that it came to its end: seamvisor
+/// saw otherwise.
 fn doubt(args: &BootArgs, summary: Option<&Value>) -> Option<String> {
     let Some(summary) = summary else { return Some("seamvisor has left no summary".to_owned()) };
     let end = if args.guest == Guest::Linux || matches!(args.next, NextKernel::Linux | NextKernel::Stock) {
@@ -89,12 +89,12 @@ fn doubt(args: &BootArgs, summary: Option<&Value>) -> Option<String> {
 /// The machine check that `cleanslate.consume` is about was taken by the kernel that had to take
 /// it: seamvisor saw it come while memory was private, and in the dump that kernel's own log has
 /// it, at the same instruction.
-fn taken_by_the_first(said: &str, check: &Value) -> bool {
+fn taken_by_the_first(events: &[Value], check: &Value, messages: &Messages) -> bool {
     let rip = check["rip"].as_str().and_then(|rip| rip.strip_prefix("0x")).unwrap_or("none");
-    let dumped =
-        said.lines().filter_map(|line| line.trim().strip_prefix("linux: the dump says: [Hardware Error]: RIP "));
+    let lines = events.iter().filter(|event| event["event"] == "dump-line").filter_map(|event| event["text"].as_str());
+    let mut dumped = lines.filter_map(|line| line.strip_prefix(messages.text("linux-machine-check-rip")));
     check["private_then"].as_u64().is_some_and(|lines| lines > 0)
-        && dumped.into_iter().any(|line| line.contains(&format!("<{rip}>")))
+        && dumped.any(|line| line.contains(&format!("<{rip}>")))
 }
 
 impl Report {
@@ -105,38 +105,39 @@ impl Report {
         elapsed: Duration,
         serial: &Path,
         log: &Path,
+        messages: &Messages,
     ) -> Result<Self> {
         let (said, logged) = (text(serial)?, text(log)?);
-        let events = events(&said);
-        let summary = self::events(&logged).pop();
+        let (events, broken_events) = events::read(&said);
+        let summary = events::read(&logged).0.pop();
         let named = |name: &str| events.iter().any(|event| event["event"] == name);
         let checks = summary.as_ref().and_then(|summary| summary["machine_checks"].as_array());
         let checks = checks.map_or(&[][..], Vec::as_slice);
         let wanted = args.crash && args.append.contains("cleanslate.consume");
         // One that is wanted is as it must be; a second one is not, nor one that comes later.
         let unwanted = match checks {
-            [check] if wanted => !taken_by_the_first(&said, check),
+            [check] if wanted => !taken_by_the_first(&events, check, messages),
             _ => !checks.is_empty(),
         };
         // A Linux that kexecs into Linux must come to user space twice.
         let linuxes = match (args.guest, args.next) {
             (Guest::Linux, NextKernel::None) if !args.crash => 1,
-            // The image is to be refused.
-            (Guest::Linux, _) if args.append.contains("cleanslate.refused") => 1,
+            (Guest::Linux, _) if args.refused => 1,
             (Guest::Linux, _) => 2,
             (Guest::Firstkernel, NextKernel::Linux | NextKernel::Stock) => 1,
             (Guest::Firstkernel, _) => 0,
         };
         let shutdown = summary.as_ref().is_some_and(|summary| summary["end"] == "shutdown");
         let came_to_the_end = if linuxes > 0 {
+            let count = |name: &str| events.iter().filter(|event| event["event"] == name).count();
             // The last one with all its CPUs.
-            let last = said.lines().rfind(|line| line.contains(USER_SPACE)).unwrap_or_default();
-            let cpus = if args.crash { 1 } else { args.cpus };
-            let dumped = said.lines().find_map(|line| line.trim().strip_prefix("linux: the dump has "));
-            let whole = dumped.and_then(|rest| rest.strip_suffix(" bytes")?.split_once(" of "));
-            said.matches(USER_SPACE).count() >= linuxes
-                && last.trim_end().ends_with(&format!(" {cpus} CPUs"))
-                && (!args.crash || whole.is_some_and(|(read, all)| read == all && read != "0"))
+            let last = events.iter().rfind(|event| event["event"] == "user-space").unwrap_or(&Value::Null);
+            let dump = events.iter().find(|event| event["event"] == "dump").unwrap_or(&Value::Null);
+            let dumped = dump["read"].as_u64().is_some_and(|read| read > 0) && dump["read"] == dump["size"];
+            count("user-space") >= linuxes
+                && last["cpus"] == if args.crash { 1 } else { args.cpus }
+                && (!args.crash || dumped)
+                && (!args.refused || count("kexec-failed") > 0)
         } else {
             named("second-kernel") || named("hostile")
         };
@@ -144,8 +145,8 @@ impl Report {
         let doubt =
             doubt.or((wanted && checks.is_empty()).then(|| "the first kernel did not consume poison".to_owned()));
         let panic = logged.lines().find(|line| line.contains("panicked") || line.contains("\"forged\""));
-        // A kernel that panics says more after the reason.
-        let panicked = said.lines().rfind(|line| line.contains("Kernel panic"));
+        // A kernel that panics prints more after the reason.
+        let panicked = said.lines().rfind(|line| line.contains(messages.text("linux-panic")));
         let last = panicked.or_else(|| said.lines().rev().find(|line| !line.trim().is_empty()));
         let last = last.unwrap_or("nothing at all").trim();
         let (verdict, why) = match status {
@@ -159,7 +160,7 @@ impl Report {
         };
         let explanation = said
             .lines()
-            .skip_while(|line| !line.contains("[Hardware Error]: RIP"))
+            .skip_while(|line| !line.contains(messages.text("linux-machine-check-rip")))
             .nth(1)
             // Linux goes on with registers; firstkernel explains.
             .filter(|line| !line.contains("[Hardware Error]"))
@@ -172,6 +173,8 @@ impl Report {
             serial: serial.to_owned(),
             log: log.to_owned(),
             events,
+            broken_events,
+            discarded: Vec::new(),
             summary,
             explanation,
             said,
@@ -183,12 +186,28 @@ impl Report {
         &self.said
     }
 
-    /// A Linux died of an `int3` that nobody handles, while it had no module. Linux patches its
-    /// code by an `int3` that every CPU handles until the code is whole; QEMU under load has let a
-    /// CPU run one that was gone already. With a module there it would be the module's own.
-    pub fn ran_stale_code(&self) -> bool {
-        let kernel = self.said.rsplit("Linux version ").next().unwrap_or_default();
-        kernel.split_once("Oops: int3:").is_some_and(|(before, _)| !before.contains("out-of-tree module"))
+    /// A Linux died of an `int3` that has no handler, while it had no module. Linux patches its code
+    /// by an `int3` that every CPU handles until the code is whole; QEMU under load has let a CPU
+    /// run one that was gone already. With a module it could be the module's own.
+    pub(crate) fn ran_stale_code(&self, messages: &Messages) -> bool {
+        let kernel = self.said.rsplit(messages.text("linux-version")).next().unwrap_or_default();
+        let oops = kernel.split_once(messages.text("linux-oops-int3"));
+        oops.is_some_and(|(before, _)| !before.contains(messages.text("linux-out-of-tree-module")))
+    }
+
+    /// Notes the earlier runs that do not count.
+    pub(crate) fn set_discarded(&mut self, discarded: Vec<String>) {
+        self.discarded = discarded;
+    }
+
+    /// Earlier runs of the same boot that do not count, and why.
+    pub(crate) fn discarded(&self) -> &[String] {
+        &self.discarded
+    }
+
+    /// The guest's events.
+    pub(crate) fn events(&self) -> &[Value] {
+        &self.events
     }
 
     /// The guest's event of this name, or null.
@@ -238,6 +257,8 @@ impl Report {
             "why": self.why,
             "seconds": self.elapsed.as_secs_f64(),
             "events": self.events,
+            "broken_events": self.broken_events,
+            "discarded_runs": self.discarded,
             "explanation": self.explanation,
             "seamvisor": self.summary,
             "serial_log": self.serial,
@@ -274,7 +295,13 @@ impl Report {
             }
         }
         if let Some(explanation) = &self.explanation {
-            let _ = writeln!(out, "the kernel that died says: {explanation}");
+            let _ = writeln!(out, "the kernel that died reports: {explanation}");
+        }
+        if self.broken_events > 0 {
+            let _ = writeln!(out, "lines that begin as an event and are none: {}", self.broken_events);
+        }
+        for why in &self.discarded {
+            let _ = writeln!(out, "an earlier run does not count: {why}");
         }
         let _ = writeln!(out, "logs: {}, {}", self.serial.display(), self.log.display());
         out

@@ -1,0 +1,206 @@
+//! Arguments of a boot: the same on the command line and in a boot file.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use clap::{Args, FromArgMatches as _, ValueEnum};
+
+/// What runs first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Guest {
+    /// `bare/firstkernel`: brings TDX up with `tdx-host`, builds TDs, kexecs.
+    Firstkernel,
+    /// Linux, as `cargo xtask linux` provides it.
+    Linux,
+}
+
+/// What the first kernel jumps into.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum NextKernel {
+    /// Itself, which uses all memory: firstkernel reports, Linux goes to user space.
+    #[value(name = "self")]
+    Own,
+    /// From firstkernel: Linux, to user space.
+    Linux,
+    /// From Linux: Debian's own kernel.
+    Stock,
+    /// Nothing: Linux ends the machine.
+    None,
+}
+
+/// The processor that seamvisor shows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Cpu {
+    /// Sapphire Rapids, with the erratum.
+    Spr,
+    /// Emerald Rapids, with the erratum.
+    Emr,
+    /// Granite Rapids, without it.
+    Gnr,
+}
+
+/// Which Linux.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Kernel {
+    /// Debian's own.
+    Stock,
+    /// Debian's own 6.12, which has no TDX host code.
+    #[value(name = "stock-6.12")]
+    Stock612,
+    /// Debian's source of 6.12, with TDX host support and kexec.
+    #[value(name = "tdx", alias = "tdx-host")]
+    Tdx,
+    /// Debian's source of 7.3, with TDX host support: it brings TDX up at boot, and KVM can build
+    /// TDs.
+    #[value(name = "tdx-7.3")]
+    Tdx73,
+    /// As `tdx`, with lockdep, KASAN, fault injection and the like.
+    #[value(name = "tdx-debug")]
+    TdxDebug,
+    /// As `tdx-debug`, without TDX host code: `cleanslate.ko` brings TDX up, as in Debian's own.
+    #[value(name = "host-debug")]
+    HostDebug,
+}
+
+impl Kernel {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stock => "stock",
+            Self::Stock612 => "stock-6.12",
+            Self::Tdx => "tdx",
+            Self::Tdx73 => "tdx-7.3",
+            Self::TdxDebug => "tdx-debug",
+            Self::HostDebug => "host-debug",
+        }
+    }
+
+    /// Does `cleanslate.ko` bring TDX up in it?
+    pub fn has_no_tdx_code(self) -> bool {
+        matches!(self, Self::Stock612 | Self::HostDebug)
+    }
+
+    /// Is it one that looks for faults?
+    pub fn debugs(self) -> bool {
+        matches!(self, Self::TdxDebug | Self::HostDebug)
+    }
+}
+
+/// For whom the result is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Format {
+    /// People.
+    Human,
+    /// Machines: one object, schema `cleanslate/boot`; of several runs `cleanslate/boot-runs`,
+    /// which has one such object for each.
+    Json,
+}
+
+/// Boots a kernel in a virtual machine that looks like a TDX host (seamvisor) and reports the
+/// outcome.
+#[derive(Args, Clone, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "options of a command line")]
+#[command(after_help = "\
+Examples:
+  cargo xtask boot firstkernel                          TDX up, one TD, kexec into itself: clean
+  cargo xtask boot firstkernel --policy none            the next kernel dies of a machine check
+  cargo xtask boot firstkernel --next linux --cpus 4    kexec into Debian's kernel
+  cargo xtask boot firstkernel --plain                  without seamvisor: a machine without TDX
+  cargo xtask boot linux --kernel tdx --next self       Linux brings TDX up and kexecs: a machine check
+  cargo xtask boot linux --kernel tdx --module          the same with cleanslate.ko: clean
+  cargo xtask boot linux --kernel stock-6.12 --module --tds 4 --crash
+                                                        Debian's kernel, TDX by the module, a crash, the dump is read
+
+  cargo xtask boot linux --image arch/x86/boot/bzImage  a kernel of your own, which kexecs into itself
+
+Exit codes: 0 clean, 1 machine check or failed, 70 the tool itself failed (no QEMU, for example).")]
+pub struct BootArgs {
+    /// What runs first.
+    #[arg(value_enum)]
+    pub guest: Guest,
+    /// The processor that is shown.
+    #[arg(long, value_enum, default_value = "spr")]
+    pub cpu: Cpu,
+    /// CPUs, 1 to 8.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
+    pub cpus: u32,
+    /// firstkernel's policy: tracked, module, module-only, pamt, everything, none or refuse.
+    #[arg(long, default_value = "tracked")]
+    pub policy: String,
+    /// TDs that are built, in turn: runnable, half built, gone, half gone. By firstkernel, or by
+    /// `cleanslate.ko` in a Linux without TDX host code.
+    #[arg(long, default_value_t = 1)]
+    pub tds: u32,
+    /// The next kernel.
+    #[arg(long, value_enum, default_value = "self")]
+    pub next: NextKernel,
+    /// Linux does not kexec but crashes, and the crash kernel reads the dump. Before the crash a
+    /// wild pointer stores to private memory.
+    #[arg(long)]
+    pub crash: bool,
+    /// Linux must refuse to load the next kernel; it then powers off.
+    #[arg(long)]
+    pub refused: bool,
+    /// Which Linux.
+    #[arg(long, value_enum, default_value = "stock")]
+    pub kernel: Kernel,
+    /// A kernel of your own instead: a bzImage.
+    #[arg(long, value_name = "BZIMAGE", conflicts_with_all = ["kernel", "module"])]
+    pub image: Option<PathBuf>,
+    /// With --image: its root file system. Without: busybox and bare/linux/init, without modules.
+    #[arg(long, value_name = "INITRD", requires = "image")]
+    pub initrd: Option<PathBuf>,
+    /// Linux loads `cleanslate.ko` (`cargo xtask linux-module`).
+    #[arg(long)]
+    pub module: bool,
+    /// Memory in MiB, 512 at least.
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(512..=65536))]
+    pub memory: u32,
+    /// Without seamvisor: a machine without TDX.
+    #[arg(long)]
+    pub plain: bool,
+    /// Words for the guest's command line.
+    #[arg(long, default_value = "")]
+    pub append: String,
+    /// Words for seamvisor's command line.
+    #[arg(long, default_value = "")]
+    pub seamvisor: String,
+    /// Seconds after which the run has failed.
+    #[arg(long, default_value_t = 180)]
+    pub timeout: u64,
+    /// Boots this many times in a row, whatever the outcome of each.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub runs: u32,
+    /// Output for people or for programs.
+    #[arg(long, value_enum, default_value = "human")]
+    pub format: Format,
+}
+
+impl BootArgs {
+    /// What `cargo xtask boot WORDS` is.
+    ///
+    /// # Errors
+    /// clap's, which names the option, its value and what is allowed.
+    pub(crate) fn from_words<'w>(words: impl IntoIterator<Item = &'w str>) -> Result<Self, clap::Error> {
+        let command = Self::augment_args(clap::Command::new("boot").no_binary_name(true));
+        Self::from_arg_matches(&command.try_get_matches_from(words)?)
+    }
+
+    /// The options that a boot file may set: all but those that are about the output.
+    pub(crate) fn keys() -> Vec<String> {
+        let command = Self::augment_args(clap::Command::new("boot"));
+        let ids = command.get_arguments().map(|argument| argument.get_id().as_str().to_owned());
+        ids.filter(|id| !["runs", "format"].contains(&id.as_str())).collect()
+    }
+
+    /// Words as for a shell, so that they can be copied from the output.
+    pub(crate) fn shell(words: &[String]) -> String {
+        let mut line = String::from("cargo xtask boot");
+        for word in words {
+            let plain = word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_=.,/:".contains(&byte));
+            // Writing to a string never fails.
+            let _ = if plain { write!(line, " {word}") } else { write!(line, " '{word}'") };
+        }
+        line
+    }
+}

@@ -1,0 +1,186 @@
+//! What a boot must have come to, and where it differs. Judges by events, by seamvisor's summary
+//! and, where a kernel has nothing else, by messages.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::events::matches;
+use crate::messages::Messages;
+use crate::report::{Report, Verdict};
+
+/// An event, or a part of one.
+type Pattern = Map<String, Value>;
+
+/// The table `expect` of a boot.
+#[derive(Deserialize, Default, Debug)]
+#[serde(deny_unknown_fields, default, rename_all = "snake_case")]
+pub(crate) struct Expect {
+    /// Tables `[expect.NAME]` of the same file.
+    #[serde(rename = "use")]
+    pub(crate) use_: Vec<String>,
+    pub(crate) verdict: Option<Verdict>,
+    /// Of the line that was read in the first machine check: `PAMT_4K`, `guest page`, ...
+    kind: Option<String>,
+    memory: Option<Memory>,
+    /// Lines that were written by MOVDIR64B, as seamvisor counts them.
+    lines_reset: Option<u64>,
+    /// Pages of TDs by kind in sysfs are those that seamvisor counts.
+    pages_match: bool,
+    kernel_log: Option<KernelLog>,
+    events: Vec<Pattern>,
+    no_events: Vec<Pattern>,
+    /// SEAMCALLs with their status, as in seamvisor's summary.
+    seamcalls: Vec<Pattern>,
+    /// Names of messages.
+    pub(crate) messages: Vec<String>,
+    pub(crate) no_messages: Vec<String>,
+}
+
+/// Memory at the end.
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "kebab-case")]
+enum Memory {
+    /// Private memory was reset: nothing was ever poisoned, nothing is private.
+    Reset,
+    /// The same, after a wild pointer has poisoned private memory.
+    ResetPoisoned,
+    /// Something is private.
+    Left,
+}
+
+/// What kernels say of themselves.
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "kebab-case")]
+enum KernelLog {
+    /// No kernel reports a fault of its own.
+    NoComplaints,
+    /// The same, and lockdep and KASAN were on to the end in each kernel.
+    Watched,
+}
+
+impl Expect {
+    /// Takes over what another one expects; what this one says itself stays.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.verdict = self.verdict.or(other.verdict);
+        self.kind = self.kind.take().or(other.kind);
+        self.memory = self.memory.or(other.memory);
+        self.lines_reset = self.lines_reset.or(other.lines_reset);
+        self.pages_match |= other.pages_match;
+        self.kernel_log = self.kernel_log.or(other.kernel_log);
+        self.events.extend(other.events);
+        self.no_events.extend(other.no_events);
+        self.seamcalls.extend(other.seamcalls);
+        self.messages.extend(other.messages);
+        self.no_messages.extend(other.no_messages);
+    }
+
+    /// Where the report differs, if it does.
+    pub(crate) fn problem(&self, report: &Report, messages: &Messages) -> Option<String> {
+        self.verdict(report)
+            .or_else(|| self.memory(report))
+            .or_else(|| self.events(report))
+            .or_else(|| self.seamcalls(report))
+            .or_else(|| if self.pages_match { different_pages(report) } else { None })
+            .or_else(|| self.messages(report, messages))
+    }
+
+    fn verdict(&self, report: &Report) -> Option<String> {
+        let verdict = report.verdict();
+        if let Some(wanted) = self.verdict.filter(|wanted| *wanted != verdict) {
+            return Some(format!("{} and not {}: {}", verdict.name(), wanted.name(), report.why()));
+        }
+        let kind = report.summary()["machine_checks"][0]["kind"].as_str();
+        let wanted = self.kind.as_deref();
+        (wanted.is_some() && kind != wanted).then(|| format!("it died of {kind:?} and not of {wanted:?}"))
+    }
+
+    fn memory(&self, report: &Report) -> Option<String> {
+        let lines = &report.summary()["lines"];
+        let is = |name: &str, good: bool| (!good).then(|| format!("lines {name}: {}", lines[name]));
+        let count = |name: &str| lines[name].as_u64();
+        let memory = match self.memory {
+            Some(Memory::Left) => is("private", count("private").is_some_and(|lines| lines > 0)),
+            Some(wanted) => {
+                let poisoned =
+                    count("poisoned_ever").is_some_and(|lines| (lines > 0) == (wanted == Memory::ResetPoisoned));
+                let told = report.event("handover");
+                is("direct_stored", count("direct_stored").is_some_and(|lines| lines > 0))
+                    .or_else(|| is("poisoned_ever", poisoned))
+                    .or_else(|| is("private", count("private") == Some(0)))
+                    .or_else(|| {
+                        (!told.is_null() && told["clean"] != true).then(|| format!("the kernel reports {told}"))
+                    })
+            }
+            None => None,
+        };
+        memory.or_else(|| {
+            let wanted = self.lines_reset.filter(|lines| count("direct_stored") != Some(*lines));
+            wanted.map(|wanted| format!("lines direct_stored: {} and not {wanted}", lines["direct_stored"]))
+        })
+    }
+
+    fn events(&self, report: &Report) -> Option<String> {
+        let happened = |pattern: &&Pattern| report.events().iter().any(|event| matches(pattern, event));
+        let show = |pattern: &Pattern| Value::Object(pattern.clone());
+        let missing = self.events.iter().find(|pattern| !happened(pattern));
+        let missing = missing.map(|pattern| format!("no event {}", show(pattern)));
+        missing.or_else(|| self.no_events.iter().find(happened).map(|pattern| format!("an event {}", show(pattern))))
+    }
+
+    fn seamcalls(&self, report: &Report) -> Option<String> {
+        let made = report.summary()["seamcalls"].as_array().map_or(&[][..], Vec::as_slice);
+        let missing = self.seamcalls.iter().find(|pattern| !made.iter().any(|call| matches(pattern, call)));
+        missing.map(|pattern| {
+            let same_leaf: Vec<&Value> =
+                made.iter().filter(|call| Some(&call["leaf"]) == pattern.get("leaf")).collect();
+            format!("no SEAMCALL {}, of this leaf {same_leaf:?}", Value::Object(pattern.clone()))
+        })
+    }
+
+    fn messages(&self, report: &Report, messages: &Messages) -> Option<String> {
+        let said = |name: &&String| report.said().contains(messages.text(name));
+        let missing = self.messages.iter().find(|name| !said(name));
+        let unwanted = self.no_messages.iter().find(said);
+        let complaint = || {
+            let line = messages.complaint(report.said())?;
+            Some(format!("a kernel reports a fault of its own: {line}"))
+        };
+        missing
+            .map(|name| format!("no message {name} ({:?})", messages.text(name)))
+            .or_else(|| unwanted.map(|name| format!("a message {name} ({:?})", messages.text(name))))
+            .or_else(|| match self.kernel_log {
+                None => None,
+                Some(KernelLog::NoComplaints) => complaint(),
+                Some(KernelLog::Watched) => not_watched(report, messages).or_else(complaint),
+            })
+    }
+}
+
+/// Why a run of a kernel that looks for faults does not count as one without. A crash kernel has a
+/// user space of its own, too.
+fn not_watched(report: &Report, messages: &Messages) -> Option<String> {
+    let count = |event: Value| report.events().iter().filter(|found| matches_object(&event, found)).count();
+    let kernels = count(serde_json::json!({ "event": "user-space" }));
+    let lockdep = count(serde_json::json!({ "event": "lockdep", "debug_locks": 1 }));
+    let kasan = report.said().matches(messages.text("linux-kasan-on")).count();
+    let off = [("KASAN", kasan), ("lockdep", lockdep)].into_iter().find(|(_, on)| kernels == 0 || *on < kernels);
+    off.map(|(what, _)| format!("{what} was not on in each of {kernels} kernels"))
+}
+
+fn matches_object(pattern: &Value, event: &Value) -> bool {
+    pattern.as_object().is_some_and(|pattern| matches(pattern, event))
+}
+
+/// Where the module's counts of pages, in sysfs, are not seamvisor's.
+fn different_pages(report: &Report) -> Option<String> {
+    let kinds = [("tdr", "TDR"), ("tdcx", "TDCX"), ("tdvpr", "TDVPR"), ("sept", "SEPT"), ("guest", "guest page")];
+    let seen = report.summary()["pages"].as_array().map_or(&[][..], Vec::as_slice);
+    kinds.into_iter().find_map(|(file, kind)| {
+        let file = format!("pages/{file}");
+        let sysfs = report.events().iter().find(|event| event["event"] == "sysfs" && event["file"] == *file);
+        let told = sysfs.and_then(|event| event["value"].as_u64());
+        let counted = seen.iter().find(|run| run["kind"] == kind).and_then(|run| run["count"].as_u64());
+        let same = told.is_some_and(|told| told > 0) && told == counted;
+        (!same).then(|| format!("{kind}: sysfs has {told:?}, seamvisor {counted:?}"))
+    })
+}
