@@ -21,6 +21,8 @@ pub unsafe extern "sysv64" fn run(registers: *mut GuestRegisters, vmcb: *mut Vmc
         "push r14",
         "push r15",
         "push rdx",
+        "mov rax, cr0",
+        "push rax",
         "push rdi",
         // FS, GS, TR, LDTR and the system-call MSRs are not switched by VMRUN.
         "mov rax, rdx",
@@ -58,8 +60,17 @@ pub unsafe extern "sysv64" fn run(registers: *mut GuestRegisters, vmcb: *mut Vmc
         "mov r15, [rdi + 104]",
         "mov rdi, [rdi + 40]",
         "vmrun rax",
-        "vmsave rax",
+        // QEMU 7.2 restores the host's CR0 before its CR4 and EFER. After an exit with EFER.LME=1,
+        // CR4.PAE=0 and CR0.PG=0 it keeps the guest's CR0: the host continues without paging, which
+        // an identity map survives, and the next VMRUN switches nested paging off for the guest.
         "push rdi",
+        "mov rdi, cr0",
+        "test edi, edi",
+        "js 2f", // bit 31: PG
+        "mov rdi, [rsp + 16]",
+        "mov cr0, rdi",
+        "2:",
+        "vmsave rax",
         "mov rdi, [rsp + 8]",
         "mov [rdi], rcx",
         "mov [rdi + 8], rdx",
@@ -93,6 +104,7 @@ pub unsafe extern "sysv64" fn run(registers: *mut GuestRegisters, vmcb: *mut Vmc
         "movups [rdi + 336], xmm14",
         "movups [rdi + 352], xmm15",
         "pop rdi",
+        "pop rcx", // CR0
         "pop rax",
         "vmload rax",
         "pop r15",

@@ -3,6 +3,7 @@
 
 mod interrupts;
 mod memory;
+mod paging;
 mod private_memory;
 mod registers;
 mod seamcalls;
@@ -26,6 +27,7 @@ pub fn run() {
     registers::apic_base();
     registers::debug_console();
     memory::across_hypervisor_border();
+    paging::exit_without_pae();
     memory::hypervisor_reads_as_ones();
     let nmis = interrupts::storms();
     println!("@ {{\"event\":\"hostile\",\"calls\":{},\"nmis\":{nmis}}}", seamcalls::CALLS);
