@@ -24,7 +24,7 @@ pub struct ThisCpu(pub CpuId);
 impl Seamcall for ThisCpu {
     fn seamcall(&self, mut registers: Registers) -> Registers {
         // SAFETY: ring 0, and the kernel's exception table has the fix-ups
-        // (`xtask/src/boot/assembly.rs` puts them there). What the leaf does to memory is what
+        // (`linux/kbuild` puts them there). What the leaf does to memory is what
         // `tdx-host` and the ledger allow, and only pages of the kernel's allocator are given.
         unsafe { arch::seamcall(&mut registers) };
         registers

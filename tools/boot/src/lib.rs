@@ -1,10 +1,7 @@
 //! Boots one of the programs of `bare/`, or Linux, in a virtual machine under QEMU and reports the
 //! outcome. A verdict comes from events and from seamvisor's summary; a run without them has failed.
 
-// Stays where it is until `linux/kbuild` has it.
 mod args;
-#[path = "../../../xtask/src/boot/assembly.rs"]
-mod assembly;
 mod boot_file;
 mod compare;
 mod events;

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use cleanslate_kbuild::Input;
 
 use crate::root;
-use crate::{assembly, linux};
+use crate::linux;
 
 /// What the shim is made of.
 pub const SOURCES: [&str; 12] = [
@@ -64,12 +65,14 @@ pub fn object() -> Result<String> {
     let made = fs::read_dir(&folder)?.filter_map(|entry| Some(entry.ok()?.path()));
     let made = made.filter(|path| path.extension().is_some_and(|extension| extension == "s"));
     let newest = made.max_by_key(|path| path.metadata().and_then(|metadata| metadata.modified()).ok());
-    let made = fs::read_to_string(newest.context("the compiler has left no assembly")?)?;
+    let path = newest.context("the compiler has left no assembly")?;
+    let made = fs::read_to_string(&path)?;
     let header = fs::read_to_string(root().join("linux/cleanslate.h"))?;
     let exports = declared(&header, "/* The Rust object. */", "/* What the Rust object asks for. */")?;
     let mut imports = declared(&header, "/* What the Rust object asks for. */", "/* The shim among itself. */")?;
     imports.extend(KERNEL);
-    assembly::for_kernel(&made, &exports, &imports)
+    let input = Input { file: &path.display().to_string(), assembly: &made, exports: &exports, imports: &imports };
+    Ok(cleanslate_kbuild::for_kernel(&input)?)
 }
 
 /// Builds `cleanslate.ko` against a kernel's build tree, in a folder of its own.
