@@ -2,7 +2,7 @@
 //! operating system, with the oldest dependencies they allow, and from their packages. Publishes
 //! nothing.
 
-use crate::step::{Counts, run};
+use crate::step::{Counts, missing, run};
 use crate::tests::{cargo, verdict};
 use anyhow::Result;
 use std::process::Command;
@@ -37,10 +37,8 @@ fn no_std() -> Result<Counts> {
     let libraries = Command::new("rustc").args(["--print", "target-libdir", "--target", BARE]).output()?;
     let folder = String::from_utf8_lossy(&libraries.stdout).trim().to_owned();
     if !libraries.status.success() || !std::path::Path::new(&folder).is_dir() {
-        println!(
-            "\nskipped: the crates for kernels without std (rustup target add {BARE}); `bare/` links them without std all the same"
-        );
-        return Ok(Counts { skipped: 1, ..Counts::default() });
+        let install = format!("rustup target add {BARE}");
+        return Ok(missing("the crates for kernels build without std", &format!("target {BARE}"), &install));
     }
     let mut command = cargo(&["build", "--quiet", "--target", BARE]);
     command.args(FOR_KERNELS.iter().flat_map(|name| ["--package", name]));

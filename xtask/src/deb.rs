@@ -235,13 +235,13 @@ fn dkms() -> Result<PathBuf> {
     package.build()
 }
 
-/// What became of a check.
+/// The outcome of a check.
 pub(crate) enum Outcome {
     Passed,
     /// Why.
     Failed(String),
-    /// What is missing for it.
-    Skipped(&'static str),
+    /// What is missing for it, and how to get it.
+    Missing(&'static str, &'static str),
 }
 
 impl From<Result<()>> for Outcome {
@@ -315,22 +315,26 @@ pub(crate) fn check() -> Result<Vec<(&'static str, Outcome)>> {
     ])
 }
 
-const NO_KERNEL: &str = "no kernel to build it for: run `cargo xtask linux stock-6.12` once";
+const NO_KERNEL: Outcome = Outcome::Missing("kernel to build it for", "run `cargo xtask linux stock-6.12` once");
 
 /// The module builds from what is in the package alone.
 fn module_from(source: &Path) -> Outcome {
     match boot::some_headers() {
         Some(headers) => boot::run(&mut boot::make_modules(&headers, source)).map(drop).into(),
-        None => Outcome::Skipped(NO_KERNEL),
+        None => NO_KERNEL,
     }
 }
 
 /// DKMS itself, in folders of its own.
 fn by_dkms(sources: &Path) -> Outcome {
-    if !Command::new("dkms").arg("--version").output().is_ok_and(|output| output.status.success()) {
-        return Outcome::Skipped("no dkms: apt-get install dkms");
+    // A tool of the headers, for BTF.
+    if !Command::new("pahole").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        return Outcome::Missing("pahole", "apt-get install pahole");
     }
-    let Some(headers) = boot::some_headers() else { return Outcome::Skipped(NO_KERNEL) };
+    if !Command::new("dkms").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        return Outcome::Missing("dkms", "apt-get install dkms");
+    }
+    let Some(headers) = boot::some_headers() else { return NO_KERNEL };
     let steps = || -> Result<()> {
         let here = root().join("target/deb/dkms");
         if here.exists() {
@@ -361,13 +365,13 @@ fn by_dkms(sources: &Path) -> Outcome {
     steps().into()
 }
 
-/// Debian's own judge of packages.
+/// Debian's own checker of packages.
 fn lintian(packages: &[&PathBuf]) -> Outcome {
     let mut lintian = Command::new("lintian");
     lintian.args(["--tag-display-limit", "0", "--fail-on", "error"]).args(packages);
     match lintian.output() {
         Ok(output) if output.status.success() => Outcome::Passed,
         Ok(output) => Outcome::Failed(String::from_utf8_lossy(&output.stdout).into_owned()),
-        Err(_) => Outcome::Skipped("no lintian: apt-get install lintian"),
+        Err(_) => Outcome::Missing("lintian", "apt-get install lintian"),
     }
 }

@@ -1,8 +1,11 @@
 //! One command of a task: run it, show its output as it comes, count what its test runner says.
 
 use anyhow::{Context, Result};
+use skip::Missing;
+use std::fmt;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 /// Sums of `test result:` lines.
 #[derive(Clone, Copy, Default)]
@@ -10,6 +13,8 @@ pub(crate) struct Counts {
     pub(crate) passed: u64,
     pub(crate) failed: u64,
     pub(crate) skipped: u64,
+    /// Runs of QEMU that do not count and were made again.
+    pub(crate) run_again: u64,
 }
 
 impl Counts {
@@ -17,11 +22,64 @@ impl Counts {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
+        self.run_again += other.run_again;
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)?;
+        if self.run_again > 0 {
+            write!(f, ", {} run again", self.run_again)?;
+        }
+        Ok(())
+    }
+}
+
+/// Reports a check that something which `.ci/run` installs is missing for: a failure in CI,
+/// skipped elsewhere.
+pub(crate) fn missing(check: &str, tool: &str, install: &str) -> Counts {
+    match skip::missing(tool, install) {
+        Missing::Skipped(why) => {
+            println!("skipped: {check} ({why})");
+            Counts { skipped: 1, ..Counts::default() }
+        }
+        Missing::Failed(why) => {
+            println!("{check}: FAILED\n{why}");
+            Counts { failed: 1, ..Counts::default() }
+        }
+    }
+}
+
+/// The parts of a task and how long each took.
+#[derive(Default)]
+pub(crate) struct Parts {
+    counts: Counts,
+    lines: Vec<String>,
+}
+
+impl Parts {
+    /// Runs a part.
+    pub(crate) fn run(&mut self, name: &str, part: impl FnOnce() -> Result<Counts>) -> Result<()> {
+        let start = Instant::now();
+        let counts = part()?;
+        self.lines.push(format!("{:>7.1} s  {name}: {counts}", start.elapsed().as_secs_f64()));
+        self.counts.add(counts);
+        Ok(())
+    }
+
+    /// Prints a line for each part, then the sums; true if nothing failed.
+    pub(crate) fn end(self) -> bool {
+        println!("\n{}\n\n{}", self.lines.join("\n"), self.counts);
+        self.counts.failed == 0
     }
 }
 
 /// `test result: ok. 17 passed; 0 failed; 1 ignored; ...`, or a line of the Test Anything Protocol.
 fn parse(line: &str) -> Option<Counts> {
+    if let Some(number) = line.strip_prefix("# runs discarded: ") {
+        return Some(Counts { run_again: number.parse().ok()?, ..Counts::default() });
+    }
     if line.starts_with("ok ") && line.contains(" # SKIP ") {
         return Some(Counts { skipped: 1, ..Counts::default() });
     }
@@ -36,7 +94,8 @@ fn parse(line: &str) -> Option<Counts> {
         let end = rest.find(word)?;
         rest[..end].rsplit([' ', ';', '.']).find(|part| !part.is_empty())?.parse().ok()
     };
-    Some(Counts { passed: number(" passed")?, failed: number(" failed")?, skipped: number(" ignored")? })
+    let (passed, failed, skipped) = (number(" passed")?, number(" failed")?, number(" ignored")?);
+    Some(Counts { passed, failed, skipped, ..Counts::default() })
 }
 
 /// Runs the command in the root of the repository; true if it exited with 0.
@@ -73,6 +132,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn runs_that_were_made_again_are_in_the_summary() {
+        let counts = Counts { passed: 3, run_again: 1, ..Counts::default() };
+        assert_eq!(counts.to_string(), "3 passed, 0 failed, 0 skipped, 1 run again");
+        assert_eq!(Counts::default().to_string(), "0 passed, 0 failed, 0 skipped");
+    }
+
+    #[test]
     fn reads_cargo_test_lines() {
         let line = "test result: FAILED. 17 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s";
         let counts = parse(line).unwrap();
@@ -80,6 +146,7 @@ mod tests {
         assert!(parse("running 17 tests").is_none());
         assert_eq!(parse("ok 3 - scenario td-life: 1180 instants").unwrap().passed, 1);
         assert_eq!(parse("ok 4 - boots of tdx # SKIP run `cargo xtask linux tdx` once").unwrap().skipped, 1);
+        assert_eq!(parse("# runs discarded: 2").unwrap().run_again, 2);
         assert_eq!(parse("not ok 4 - bug mark-after-give is found").unwrap().failed, 1);
     }
 }

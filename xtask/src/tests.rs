@@ -1,7 +1,7 @@
 //! The tasks `test`, `lint` and `bench`.
 
 use crate::deb::Outcome;
-use crate::step::{Counts, run, run_tests};
+use crate::step::{Counts, Parts, missing, run, run_tests};
 use crate::vectors;
 use crate::{crates, deb, imports};
 use anyhow::Result;
@@ -33,20 +33,23 @@ pub(crate) fn boot(task: &str, arguments: &[OsString]) -> ExitCode {
     }
 }
 
-/// Every test there is. What cannot run here is printed and counted as skipped.
+/// Every test there is. What cannot run here is reported as skipped; in CI it is a failure. Ends
+/// with a line for each part, with its time.
 pub(crate) fn test() -> Result<bool> {
-    let mut counts = run_tests("tests of every crate", &mut cargo(&["test", "--workspace", "--no-fail-fast"]))?;
-    counts.add(explore()?);
-    counts.add(loom()?);
-    counts.add(no_panic()?);
-    counts.add(independent_judge()?);
-    counts.add(crates::check()?);
-    counts.add(packages()?);
-    counts.add(miri()?);
-    counts.add(vectors::all()?);
-    counts.add(run_tests("boots (QEMU)", &mut boot_tool("boots"))?);
-    println!("\n{} passed, {} failed, {} skipped", counts.passed, counts.failed, counts.skipped);
-    Ok(counts.failed == 0)
+    let mut parts = Parts::default();
+    parts.run("tests of every crate", || {
+        run_tests("tests of every crate", &mut cargo(&["test", "--workspace", "--no-fail-fast"]))
+    })?;
+    parts.run("explorer", explore)?;
+    parts.run("interleavings (loom)", loom)?;
+    parts.run("no panic", no_panic)?;
+    parts.run("independent judge", independent_judge)?;
+    parts.run("crates", crates::check)?;
+    parts.run("Debian packages", packages)?;
+    parts.run("Miri", miri)?;
+    parts.run("conformance vectors", vectors::all)?;
+    parts.run("boots (QEMU)", || run_tests("boots (QEMU)", &mut boot_tool("boots")))?;
+    Ok(parts.end())
 }
 
 /// Every instant of every bundled scenario, and every bug of the catalogue; optimised, because
@@ -94,33 +97,32 @@ fn independent_judge() -> Result<Counts> {
 /// Debian packages, where there is Debian's tool for them.
 pub(crate) fn packages() -> Result<Counts> {
     eprintln!("\n== Debian packages");
-    if !Command::new("dpkg-deb").arg("--version").output().is_ok_and(|output| output.status.success()) {
-        println!("skipped: Debian packages (no dpkg-deb)");
-        return Ok(Counts { skipped: 1, ..Counts::default() });
+    for tool in ["dpkg-deb", "dpkg", "gzip", "md5sum", "strip"] {
+        if !Command::new(tool).arg("--version").output().is_ok_and(|output| output.status.success()) {
+            return Ok(missing("Debian packages", tool, "apt-get install dpkg gzip coreutils binutils"));
+        }
     }
     let mut counts = Counts::default();
     for (name, outcome) in deb::check()? {
-        match outcome {
-            Outcome::Passed => counts.add(verdict(name, true)),
+        counts.add(match outcome {
+            Outcome::Passed => verdict(name, true),
             Outcome::Failed(why) => {
-                counts.add(verdict(name, false));
+                let counts = verdict(name, false);
                 println!("{why}");
+                counts
             }
-            Outcome::Skipped(why) => {
-                println!("skipped: {name} ({why})");
-                counts.skipped += 1;
-            }
-        }
+            Outcome::Missing(tool, install) => missing(name, tool, install),
+        });
     }
     Ok(counts)
 }
 
 pub(crate) fn verdict(name: &str, ok: bool) -> Counts {
     println!("{name}: {}", word(ok));
-    Counts { passed: ok.into(), failed: (!ok).into(), skipped: 0 }
+    Counts { passed: ok.into(), failed: (!ok).into(), ..Counts::default() }
 }
 
-/// Miri is an extra: it needs a toolchain that has it.
+/// Miri is an extra, in CI too: it needs a nightly toolchain.
 fn miri() -> Result<Counts> {
     let there = Command::new("cargo").args(["+nightly", "miri", "--version"]).output();
     if !there.is_ok_and(|output| output.status.success()) {

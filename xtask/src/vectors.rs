@@ -53,6 +53,7 @@ fn replay_files(paths: &[impl AsRef<Path>]) -> Result<Counts> {
             passed: summary.passed as u64,
             failed: summary.failed as u64,
             skipped: summary.skipped as u64,
+            ..Counts::default()
         });
     }
     Ok(counts)

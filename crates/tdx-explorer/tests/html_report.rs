@@ -248,8 +248,7 @@ fn browse(chromium: &str, file: &Path, dark: bool, more: &[String]) -> Output {
 #[test]
 fn pages_fit_a_phone_and_a_desk_by_day_and_by_night() {
     let Some(chromium) = chromium() else {
-        eprintln!("skipped: no Chromium (Debian: apt-get install chromium); the page was not looked at in a browser");
-        return;
+        return skip::test("the pages in a browser", "chromium", "apt-get install chromium");
     };
     let escaped = |page: &str| page.replace('&', "&amp;").replace('"', "&quot;");
     let mut frames = String::new();

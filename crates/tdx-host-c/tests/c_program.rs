@@ -2,11 +2,10 @@
 //! that drives the software machine through it, with gcc and with clang, warnings as errors, under
 //! the address and undefined-behaviour sanitizers.
 //!
-//! A compiler that is not there is named on stderr, and its part is skipped.
+//! A compiler that is missing fails the test in CI; elsewhere its part is reported as skipped.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
@@ -62,7 +61,7 @@ const BARE: &str = "x86_64-unknown-none";
 static BARE_LIBRARY: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
     let folder = succeed(Command::new("rustc").args(["--print", "target-libdir", "--target", BARE]));
     if !Path::new(folder.trim()).exists() {
-        skipped(&format!("the library for {BARE}, whose core is not there (rustup target add {BARE})"));
+        skip::test("the library for a kernel", &format!("target {BARE}"), &format!("rustup target add {BARE}"));
         return None;
     }
     let target = Path::new(SCRATCH).join("staticlib");
@@ -157,17 +156,12 @@ fn the_library_for_a_kernel_leaves_vector_registers_alone() {
     assert_eq!(vector_instructions(library), 0);
 }
 
-/// Says aloud, past the capture of the test runner, that a part was not run.
-fn skipped(what: &str) {
-    let _ = writeln!(std::io::stderr(), "skipped: {what}");
-}
-
 const WARNINGS: [&str; 6] = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic", "-Wstrict-prototypes"];
 
 fn compiler(name: &str) -> Option<Command> {
     let there = Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success());
     if !there {
-        skipped(&format!("the C program with {name}, which is not there (Debian: apt-get install {name})"));
+        skip::test("the C program", name, &format!("apt-get install {name}"));
         return None;
     }
     let mut command = Command::new(name);
@@ -192,9 +186,8 @@ const TESTS: usize = 24;
 fn drive_the_machine(name: &str) {
     let Some(mut compiler) = compiler(name) else { return };
     if !has_sanitizers(name) {
-        skipped(&format!(
-            "the C program with {name}, which lacks the sanitizers' runtime (Debian: apt-get install libclang-rt-dev)"
-        ));
+        let tool = format!("runtime of the sanitizers for {name}");
+        skip::test("the C program", &tool, "apt-get install libclang-rt-dev");
         return;
     }
     let program = Path::new(SCRATCH).join(format!("c-program-{name}"));
@@ -223,7 +216,7 @@ fn the_header_is_cpp_too() {
         command.args(["-x", "c++", "-std=c++11", "-Wall", "-Wextra", "-Werror", "-pedantic", "-fsyntax-only"]);
         match command.arg(&header).output() {
             Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr)),
-            Err(_) => skipped(&format!("the header as C++ with {name}, which is not there")),
+            Err(_) => skip::test("the header as C++", name, "apt-get install g++ clang"),
         }
     }
 }
