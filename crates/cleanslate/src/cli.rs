@@ -6,13 +6,9 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{bench, check, explain, explore, kexec, linux, packaging, plan};
 
-/// Brings up TDX on the memory of a real host, in software, and shows what the next kernel finds
-/// after a kexec.
+/// Initializes TDX on the memory map of a real host, in software, and shows what the next kernel finds after a kexec.
 ///
-/// The host comes from a boot log, /proc/iomem or a TOML file; the TDX code is the product's own,
-/// the machine and the TDX module are emulated, line by line. Nothing here changes the machine it
-/// runs on or needs root, but for `linux up` and `linux td-test`, which order the Linux module
-/// cleanslate.ko about; `check` and `collect` read, and see more as root.
+/// The host comes from a boot log, /proc/iomem or a TOML file; the TDX code is that of the product, the machine and the TDX module are emulated cache line by cache line. No command changes the machine it runs on or needs root, except `linux up` and `linux td-test`, which control the Linux module cleanslate.ko; `check` and `collect` only read, and see more as root.
 #[derive(Parser, Debug)]
 #[command(
     name = "cleanslate",
@@ -37,7 +33,7 @@ Examples:
 
 static AFTER_HELP: LazyLock<String> = LazyLock::new(|| format!("{EXAMPLES}\n\n{}", crate::exit::TABLE));
 
-/// Version, and what the verdicts rest on.
+/// Shows the version and the limits of the emulation.
 static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
     let mut text = format!(
         "{} (commit {})\nTDX module: {}\n\nThe software machine behind every verdict has limits:\n",

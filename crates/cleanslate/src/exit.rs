@@ -1,4 +1,4 @@
-//! How the command ends: one list, for the code, for `--help` and for the manual.
+//! Exit codes: one list for the process, for `--help` and for the manual page.
 
 use std::process::ExitCode;
 
@@ -25,7 +25,7 @@ Exit codes:
   0    clean: the next kernel lives (a kexec refused by the policy is clean, too)
   1    a machine check, lost data, a failed bring-up, or no layout; a broken rule, or a bug that was not found; a failed check
   2    wrong usage
-  3    input that cannot be used: file, line, value and rule are on stderr;
+  3    invalid input: file, line, value and rule are printed on stderr;
        or `check` could not tell whether TDX is on or what a kexec does, or `explain` knows nothing of it
   70   internal error, or a report that cannot be written
   130  interrupted; no file is left half-written";

@@ -1,5 +1,5 @@
-//! Files that are there whole or not at all: written beside their place, and moved there. An
-//! interrupt takes the piece away.
+//! Atomic file writes: a temporary file beside the target, renamed when complete and removed on
+//! interrupt.
 
 use std::{
     ffi::OsString,

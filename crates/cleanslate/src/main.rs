@@ -42,7 +42,7 @@ fn main() -> ExitCode {
             stop.exit().into()
         }
         Err(_) => {
-            report_error(format_args!("internal error; please report it with the command and the host file"));
+            report_error(format_args!("internal error; please report it with the command line and the host file"));
             Exit::Internal.into()
         }
     }

@@ -13,12 +13,10 @@ use tdx_operator::{
 
 #[derive(Args, Debug)]
 pub(crate) struct HostArgs {
-    /// Boot log, /proc/iomem or TOML host file; `-` is standard input. Without it: a bundled real
-    /// host with 2 TiB.
+    /// Boot log, /proc/iomem or TOML host file; `-` is standard input. Default: a bundled real host with 2 TiB.
     #[arg(long, value_name = "FILE")]
     host: Option<PathBuf>,
-    /// Where the memory of the next NUMA node begins (0x4080000000 or 258G), for logs that do not
-    /// show nodes. May be repeated, ascending.
+    /// Start address of the next NUMA node's memory (0x4080000000 or 258G), for logs without nodes. May be repeated, ascending.
     #[arg(long, value_name = "ADDR", value_parser = address)]
     node_border: Vec<PhysAddr>,
 }
@@ -34,7 +32,11 @@ impl HostArgs {
 }
 
 fn address(text: &str) -> Result<PhysAddr, String> {
-    size::parse(text).map(PhysAddr::new).ok_or_else(|| "an address is written 0x4080000000, 258G or 4096".to_owned())
+    size::parse(text).map(PhysAddr::new).ok_or_else(|| {
+        "expected an address such as 0x4080000000, 258G or \
+        4096"
+            .to_owned()
+    })
 }
 
 #[derive(Args, Debug)]
@@ -55,15 +57,15 @@ impl LayoutArgs {
 
 #[derive(ValueEnum, Clone, Copy, Debug)]
 enum LayoutName {
-    /// Holes from the CMRs, splits and merges to stay inside the module's limits.
+    /// Holes from the CMRs; splits and merges TDMRs to stay within the module's limits.
     Fit,
-    /// Exactly what Linux does.
+    /// The layout Linux computes.
     Linux,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct OutputArgs {
-    /// For people or for programs.
+    /// Output format: for people or for programs.
     #[arg(long, value_enum, default_value_t = Format::Human)]
     pub(crate) format: Format,
 }

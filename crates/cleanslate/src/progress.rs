@@ -1,5 +1,5 @@
-//! A progress line on standard error, for people who wait: only on a terminal, only after two
-//! seconds, gone at the end. And what has been explored so far, for those who wait no longer.
+//! Progress line on standard error: only on a terminal, only after two seconds, erased at the end.
+//! Also keeps the counts that are printed on Ctrl-C.
 
 use std::{
     io::{self, IsTerminal, Write},

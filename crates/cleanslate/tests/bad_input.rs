@@ -65,8 +65,8 @@ fn each_bad_input_of_the_issue() {
             ":1: `virt/tdx: BIOS enabled: private KeyID range [1, 2)`: 1 private KeyID: TDX",
         ),
         ("other", b"May 1 10:00:00 host sshd[1]: Accepted\n", ": is not a boot log"),
-        ("empty", b"", ": is empty; if a command was to fill it, see what that said: `dmesg` may need root"),
-        ("binary", b"\x7fELF\x02\x01\x01\0\0\0", ":1: holds NUL bytes"),
+        ("empty", b"", ": is empty; if it is the output of a command, check for its errors: `dmesg` may need root"),
+        ("binary", b"\x7fELF\x02\x01\x01\0\0\0", ":1: contains NUL bytes"),
         ("noise", &noise, ": is not a boot log"),
     ];
     for (name, content, message) in cases {
@@ -102,7 +102,7 @@ fn wrong_usage() {
         assert!(out.stdout.is_empty());
     }
     let border = run(&["plan", "--node-border", "1.5G"]);
-    assert!(border.stderr.contains("an address is written 0x4080000000, 258G or 4096"), "{}", border.stderr);
+    assert!(border.stderr.contains("expected an address such as 0x4080000000, 258G or 4096"), "{}", border.stderr);
     // A border that does not fit the host is a problem of input, not of usage.
     let outside = run(&["plan", "--node-border", "4096T"]);
     assert_eq!(outside.code, 3, "{}", outside.stderr);

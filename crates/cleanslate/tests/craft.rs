@@ -68,7 +68,7 @@ fn manual_pages_and_completions() {
     let folder = folder("man");
     assert!(run(&["man", folder.to_str().unwrap()]).status.success());
     let help = String::from_utf8(run(&["--help"]).stdout).unwrap();
-    assert!(help.contains("but for `linux up` and"), "what does change a machine is said: {help}");
+    assert!(help.contains("except `linux up` and"), "commands that change the machine are named: {help}");
     let commands: Vec<&str> = help
         .lines()
         .skip_while(|line| *line != "Commands:")

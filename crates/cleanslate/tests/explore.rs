@@ -105,8 +105,8 @@ fn a_page_for_people() {
 #[test]
 fn names_that_do_not_exist_are_said_with_those_that_do() {
     let cases: [(&[&str], i32, &str); 6] = [
-        (&["explore", "--bug", "typo"], 2, "there is no bug `typo`; there are flag-after-key-config"),
-        (&["explore", "--scenario", "typo"], 2, "there is no scenario `typo`; there are bring-up"),
+        (&["explore", "--bug", "typo"], 2, "unknown bug `typo`; known: flag-after-key-config"),
+        (&["explore", "--scenario", "typo"], 2, "unknown scenario `typo`; known: bring-up"),
         (&["explore", "--scenario", "typo.toml"], 3, "typo.toml: cannot be read"),
         (&["explore", "--scenario", "td-life", "--keep", "99"], 2, "has 13 steps"),
         (&["explore", "--sequence", "9:1"], 3, "is no sequence"),

@@ -158,7 +158,7 @@ fn people_see_the_kernel_s_words_and_one_verdict() {
         "virt/tdx: CMR: [0x100000, 0x77800000)",
         "virt/tdx: 8396820 KB allocated for PAMT",
         "virt/tdx: module initialized",
-        "clean: the next kernel used all of memory and lives",
+        "clean: the next kernel used all of memory and survived",
     ] {
         assert!(clean.stdout.lines().any(|printed| printed == line), "{line}: {}", clean.stdout);
     }
@@ -183,22 +183,25 @@ fn people_see_what_a_crash_kernel_did() {
         out.stdout.replace("\n          ", " ")
     };
     let clean = crash("tracked");
-    assert!(clean.contains("clean: the crash kernel used its own memory, read all the rest, and lives\n"), "{clean}");
+    assert!(
+        clean.contains(
+            "clean: the crash kernel used its reserved memory, read all other memory, and \
+        survived\n"
+        ),
+        "{clean}"
+    );
     assert!(!clean.contains("used all of memory"), "{clean}");
     let refuse = crash("refuse");
-    assert!(refuse.contains("`refuse` is about kexec images: at a crash it resets as `tracked` does"), "{refuse}");
+    assert!(refuse.contains("`refuse` applies to kexec images: at a crash it resets like `tracked`"), "{refuse}");
     let help = run(&["kexec", "--help"]).stdout.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(help.contains("A crash cannot be refused: there it resets as `tracked` does"), "{help}");
+    assert!(help.contains("A crash cannot be refused: it resets like `tracked`"), "{help}");
     // Three lines hit, one poisoned, and why.
     let none = crash("none");
     assert!(
-        none.contains("a wild pointer has written a part of 3 lines") && none.contains("1 line is poisoned"),
+        none.contains("a wild pointer made partial writes to 3 lines") && none.contains("1 line is poisoned"),
         "{none}"
     );
-    assert!(
-        none.contains("a store to a line that is not, e.g. one that a cache still holds, poisons nothing"),
-        "{none}"
-    );
+    assert!(none.contains("a store to any other line, e.g. one still held by a cache, poisons nothing"), "{none}");
 }
 
 #[test]
@@ -225,7 +228,8 @@ fn the_same_input_gives_the_same_bytes() {
 
 #[test]
 fn a_host_that_cannot_be_emulated() {
-    let text = "schema = \"cleanslate-host\"\nversion = 1\n[cpu]\npackages = 40\ncpus = 40\n[[memory]]\nrange = \"[1M, 4G)\"\n";
+    let text = "schema = \"cleanslate-host\"\nversion = 1\n[cpu]\npackages = 40\ncpus = \
+        40\n[[memory]]\nrange = \"[1M, 4G)\"\n";
     let out = common::run_with_input(&["kexec", "--host", "-"], text.as_bytes());
     assert_eq!(out.code, 3, "{}", out.stderr);
     assert!(out.stderr.contains("40 packages; at most 32 are possible"), "{}", out.stderr);

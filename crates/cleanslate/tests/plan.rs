@@ -56,7 +56,7 @@ fn people_get_a_table_without_colour_in_a_pipe() {
         "{}",
         out.stdout
     );
-    assert!(out.stdout.contains("\nfits: 3 TDMRs of at most 64, 8396820 KB for PAMT, nothing given up\n"));
+    assert!(out.stdout.contains("\nfits: 3 TDMRs of at most 64, 8396820 KB for PAMT, no memory given up\n"));
     assert!(out.stdout.lines().all(|line| line.len() <= 120), "{}", out.stdout);
     assert!(out.stderr.is_empty(), "{}", out.stderr);
 }
@@ -82,10 +82,10 @@ fn a_difference_on_a_log_with_numa_rows_is_not_put_down_to_a_border() {
     assert!(without.contains("does not show; give it with --node-border"), "{without}");
     let rows = "ACPI: SRAT: Node 0 PXM 0 [mem 0x00000000-0x407fffffff]\n";
     let with_rows = common::run_with_input(&["plan", "--host", "-"], format!("{rows}{log}").as_bytes()).stdout;
-    assert!(with_rows.contains("the log says ") && !with_rows.contains("--node-border"), "{with_rows}");
+    assert!(with_rows.contains("the log reports ") && !with_rows.contains("--node-border"), "{with_rows}");
     // A border that is given and does not help is not asked for again.
     let wrong = run(&[&file[..], &[&host, "--node-border", "200G"]].concat()).stdout.replace("\n          ", " ");
-    assert!(wrong.contains("borders that were given") && !wrong.contains("give it with"), "{wrong}");
+    assert!(wrong.contains("given node borders") && !wrong.contains("give it with"), "{wrong}");
 }
 
 #[test]
@@ -136,7 +136,12 @@ fn a_bandwidth_of_ones_own() {
         let argument = format!("--bandwidth={bad}");
         let out = run(&["plan", &argument, "--format", "json"]);
         assert_eq!((out.code, out.stdout.as_str()), (2, ""), "{bad}");
-        let rule = if bad == "5,4" { "all cores together are at least as fast as one" } else { "from 0.001 to 100000" };
+        let rule = if bad == "5,4" {
+            "all cores together must be at least as fast as one"
+        } else {
+            "from \
+            0.001 to 100000"
+        };
         assert!(out.stderr.contains(rule), "{bad}: {}", out.stderr);
     }
     for border in ["0.001", "100000", "5,5"] {

@@ -133,7 +133,8 @@ fn main() {
             let seconds = median((0..ROUNDS).map(|_| timed(|| job(&host, policy))).collect());
             println!("  {name:40} {word:11} {seconds:7.3} s (goal {goal} s)  {peak:7.1} MiB");
             rows.push(format!(
-                "    {{\"host\": \"{name}\", \"policy\": \"{word}\", \"seconds\": {seconds:.4}, \"goal_seconds\": {goal}, \
+                "    {{\"host\": \"{name}\", \"policy\": \"{word}\", \"seconds\": {seconds:.4}, \
+                     \"goal_seconds\": {goal}, \
                  \"peak_mib\": {peak:.1}}}"
             ));
         }
@@ -145,7 +146,8 @@ fn main() {
         rates.push(format!("    {{\"leaf\": \"{leaf}\", \"ns\": {nanoseconds:.1}}}"));
     }
     let text = format!(
-        "{{\n  \"schema\": \"cleanslate.bench.main_job\",\n  \"version\": 1,\n  \"jobs\": [\n{}\n  ],\n  \"seamcalls\": \
+        "{{\n  \"schema\": \"cleanslate.bench.main_job\",\n  \"version\": 1,\n  \"jobs\": [\n{}\n  ],\n  \
+             \"seamcalls\": \
          [\n{}\n  ]\n}}\n",
         rows.join(",\n"),
         rates.join(",\n")

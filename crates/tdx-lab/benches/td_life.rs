@@ -110,8 +110,10 @@ fn main() {
     let of_small = small / RECLAIM_US * 100.0;
     println!("  a page of 4 KiB alone    {small:10.3} us  {of_small:6.2} % of {RECLAIM_US} us");
     let text = format!(
-        "{{\n  \"schema\": \"cleanslate.bench.td_life\",\n  \"version\": 1,\n  \"life_us\": {life:.1},\n  \"ledger_us\": {share:.1},\n  \
-         \"ledger_us_per_4k_page\": {small:.4},\n  \"percent_of_reclaim_4k_only\": {of_small:.3},\n  \"percent_of_emulator\": {of_emulator:.3},\n  \"percent_of_reclaim\": {of_reclaim:.4}\n}}\n"
+        "{{\n  \"schema\": \"cleanslate.bench.td_life\",\n  \"version\": 1,\n  \"life_us\": {life:.1},\n \
+              \"ledger_us\": {share:.1},\n  \
+         \"ledger_us_per_4k_page\": {small:.4},\n  \"percent_of_reclaim_4k_only\": {of_small:.3},\n  \
+              \"percent_of_emulator\": {of_emulator:.3},\n  \"percent_of_reclaim\": {of_reclaim:.4}\n}}\n"
     );
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/bench");
     if let Err(error) =

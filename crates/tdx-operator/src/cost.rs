@@ -1,6 +1,5 @@
-//! What TDX costs on a host: memory for PAMT, seconds at boot, seconds at kexec. Arithmetic over a
-//! layout and over rates whose origin is said; measures nothing itself and refuses to call a figure
-//! anything but an estimate.
+//! Cost estimate of TDX on a host: PAMT memory, seconds at boot, seconds at kexec. Arithmetic on a
+//! layout and on rates with their origin; measures nothing.
 
 use tdx_abi::{PageRange, intersect};
 use tdx_host::layout::{Layout, Tdmr};
@@ -37,7 +36,8 @@ impl Rates {
         Self {
             one_core: FLOOR,
             all_cores: (FLOOR * cpus).min(PACKAGE * packages),
-            origin: "assumed: 2.3 GB/s a core, the floor that published teardown times of Linux give, and at most 200 GB/s a package; \
+            origin: "assumed: 2.3 GB/s a core, the floor that published teardown times of Linux give, \
+                 and at most 200 GB/s a package; \
                      nobody has published a rate of MOVDIR64B",
             assumed_cpus: assumed.then_some(host.cpus()),
         }

@@ -1,6 +1,5 @@
-//! What can be wrong with an input file: the file, the line, the value, and the rule that the value
-//! breaks. Nothing here is fatal to the process and nothing is guessed: a line that is known but
-//! does not hold is an error, never skipped.
+//! Input errors: file, line, value and the rule that the value breaks. A malformed known line is an
+//! error, never skipped.
 
 use core::fmt;
 use tdx_abi::{PhysAddr, RangeError};
@@ -57,7 +56,7 @@ impl fmt::Display for InputError {
             write!(f, ": `{}`", self.value)?;
         }
         write!(f, ": {}", self.rule)?;
-        if self.cut { f.write_str(" (the file ends inside this line: was it cut?)") } else { Ok(()) }
+        if self.cut { f.write_str(" (the file ends inside this line; truncated?)") } else { Ok(()) }
     }
 }
 
@@ -100,30 +99,31 @@ pub enum Rule {
     #[error("cannot be read: {0}")]
     Unreadable(String),
     /// A directory was given.
-    #[error("is a directory; give the file of a boot log, of /proc/iomem, or a TOML host file")]
+    #[error("is a directory; expected a boot log, /proc/iomem or a TOML host file")]
     Directory,
     /// Not a byte.
     #[error(
-        "is empty; if a command was to fill it, see what that said: `dmesg` may need root, as in `sudo dmesg | cleanslate ...`"
+        "is empty; if it is the output of a command, check for its errors: `dmesg` may need root (`sudo \
+            dmesg | cleanslate ...`)"
     )]
     Empty,
     /// NUL bytes.
-    #[error("holds NUL bytes, so it is not a text log (from a serial capture they go away with `tr -d '\\0'`)")]
+    #[error("contains NUL bytes and is not a text log (remove them from a serial capture with `tr -d '\\0'`)")]
     Binary,
     /// UTF-16, compressed and the like.
     #[error("is {0}, not plain text; convert it first")]
     Encoded(&'static str),
     /// A known line with bytes that are not UTF-8.
-    #[error("this kind of line is read, and it holds bytes that are not UTF-8")]
+    #[error("line of a known kind with bytes that are not UTF-8")]
     NotUtf8,
     /// A known line that is too long to be one.
-    #[error("this kind of line is read, and it is longer than {limit} bytes: no kernel prints that")]
+    #[error("line of a known kind longer than {limit} bytes")]
     LineTooLong {
         /// Bytes.
         limit: usize,
     },
     /// More bytes than any log.
-    #[error("is larger than {limit} bytes; cut out the boot messages")]
+    #[error("is larger than {limit} bytes; extract the boot messages")]
     TooLarge {
         /// Bytes.
         limit: u64,
@@ -147,7 +147,7 @@ pub enum Rule {
     #[error("the range is empty")]
     EmptyRange,
     /// Memory outside the address width.
-    #[error("reaches {end}, but memory ends at 2^{bits}: above are the KeyID bits of an address or nothing")]
+    #[error("ends at {end}, above the maximum physical address 2^{bits} (bits above hold the KeyID)")]
     BeyondAddressWidth {
         /// End of the range.
         end: PhysAddr,
@@ -155,7 +155,7 @@ pub enum Rule {
         bits: u32,
     },
     /// Two rows share memory.
-    #[error("overlaps {other} of line {line}; does the file hold two boots?")]
+    #[error("overlaps {other} of line {line}; does the file contain two boots?")]
     Overlap {
         /// The other range, as text.
         other: String,
@@ -163,7 +163,10 @@ pub enum Rule {
         line: u64,
     },
     /// A list that must ascend.
-    #[error("CMRs ascend and do not overlap, but line {line} has {previous}; does the file hold two boots?")]
+    #[error(
+        "CMRs must be ascending without overlap, but line {line} has {previous}; does the file contain \
+        two boots?"
+    )]
     CmrOrder {
         /// The CMR before, as text.
         previous: String,
@@ -171,14 +174,14 @@ pub enum Rule {
         line: u64,
     },
     /// Too many rows of one kind.
-    #[error("is row {} of its kind; at most {limit} can be real", limit + 1)]
+    #[error("is entry {} of its kind; the limit is {limit}", limit + 1)]
     TooMany {
         /// Rows.
         limit: usize,
     },
     /// Private KeyIDs that cannot run a TD.
     #[error(
-        "{}: TDX needs at least 2, one global and one for a TD; raise their number in the BIOS",
+        "{}: TDX needs at least 2, the global one and one for a TD; increase their number in the BIOS",
         words::count(*count, "private KeyID")
     )]
     TooFewKeyIds {
@@ -187,11 +190,12 @@ pub enum Rule {
     },
     /// Private KeyIDs that do not exist.
     #[error(
-        "private KeyIDs are `[a, b)` with 1 <= a < b <= 32768: KeyID 0 is the host's, and a KeyID has at most 15 bits"
+        "private KeyIDs must be `[a, b)` with 1 <= a < b <= 32768: KeyID 0 is the host's, and a KeyID has \
+            at most 15 bits"
     )]
     KeyIdRange,
     /// Two lines that cannot both be true.
-    #[error("contradicts line {line}, which says `{earlier}`; does the file hold two boots?")]
+    #[error("contradicts `{earlier}` in line {line}; does the file contain two boots?")]
     Contradiction {
         /// The earlier line.
         line: u64,
@@ -199,21 +203,21 @@ pub enum Rule {
         earlier: String,
     },
     /// /proc/iomem without privilege.
-    #[error("every address is zero: the kernel hides /proc/iomem from users, read it as root")]
+    #[error("all addresses are zero: /proc/iomem shows addresses to root only")]
     IomemHidden,
     /// A guest's log.
-    #[error("this is the log of a TD guest; the host's log is needed")]
+    #[error("this is the log of a TD guest; the log of the host is needed")]
     Guest,
     /// Nothing known in the file.
     #[error(
-        "is not a boot log: no line of it is a BIOS-e820, virt/tdx, NUMA or `System RAM` line; of a host that has been up long, \
-         `dmesg` may have lost the boot, and `journalctl -k -b` has it"
+        "is not a boot log: no BIOS-e820, virt/tdx, NUMA or `System RAM` line found; on a host with a long \
+            uptime `dmesg` may have lost the boot messages, use `journalctl -k -b`"
     )]
     NotABootLog,
     /// Nothing that `explain` knows.
     #[error(
-        "holds nothing that can be explained: give a completion status (0xc000050500000000 or its name), a register's value with \
-         --msr, or a kernel log with virt/tdx: lines or machine checks"
+        "contains nothing to explain: expected a completion status (0xc000050500000000 or its name), an MSR \
+            value with --msr, or a kernel log with virt/tdx: lines or machine checks"
     )]
     NothingToExplain,
     /// A value that is none.
@@ -221,31 +225,34 @@ pub enum Rule {
     NotAValue(String),
     /// A TDX log without memory.
     #[error(
-        "this log cannot be used because it shows no memory (no `CMR:`, `BIOS-e820:` or `System RAM` line); the quoted line is \
-         what it says about TDX. Add the e820 rows of the same boot (if `dmesg` has lost them on a host that has been up long: \
-         `journalctl -k -b`), or take a kernel that prints CMRs"
+        "this log has no memory map (no `CMR:`, `BIOS-e820:` or `System RAM` line); the quoted line is its \
+            TDX line. Add the e820 entries of the same boot (if `dmesg` lost them: `journalctl -k -b`), \
+            or use a kernel that prints CMRs"
     )]
     NoMemory,
     /// Memory rows, none of them usable.
-    #[error("this log cannot be used because none of its memory above 1 MiB is usable; the quoted row is the last")]
+    #[error("this log has no usable memory above 1 MiB; the quoted entry is the last one")]
     NoUsableMemory,
     /// A NUMA border that no memory has.
-    #[error("node border {border} lies in no memory range; borders are addresses inside or between ranges, ascending")]
+    #[error(
+        "node border {border} is outside all memory ranges; borders are ascending addresses inside or \
+        between ranges"
+    )]
     NodeBorder {
         /// The border.
         border: PhysAddr,
     },
     /// Borders for a log that knows its nodes.
-    #[error("this log says where the NUMA nodes are, so --node-border must not be given")]
+    #[error("this log contains the NUMA nodes; --node-border is not allowed")]
     NodeBorderKnown,
     /// TOML or its schema.
     #[error("{0}")]
     HostFile(String),
     /// A folder that is no saved machine.
-    #[error("is not a machine that `cleanslate collect` has saved: {0}")]
+    #[error("is not a machine saved by `cleanslate collect`: {0}")]
     NotASavedMachine(String),
     /// A folder that holds something.
-    #[error("is a folder that is not empty; give the name of a new one")]
+    #[error("is a directory that is not empty; specify a new one")]
     FolderTaken,
     /// The operating system could not write it.
     #[error("cannot be written: {0}")]

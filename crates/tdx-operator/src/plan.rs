@@ -1,5 +1,5 @@
-//! Lays TDMRs out on a host with the product's own code, predicts what Linux does there, and says
-//! why the two differ. Touches no machine: what SYS.CONFIG says is the business of a bring-up.
+//! `plan`: TDMR layout of a host by the product's code, prediction of Linux's layout, and the reasons
+//! for differences. Does not use the software machine.
 
 use std::num::NonZero;
 
@@ -165,7 +165,8 @@ fn refused(host: &Host, layout: &Layout) -> Option<(PageRange, String)> {
         Note::NotConvertible { tdmr, range } => Some((
             tdmr,
             format!(
-                "TDH.SYS.CONFIG refuses TDMR {tdmr}: {range} is in no CMR and not reserved (TDX_TDMR_OUTSIDE_CMRS)"
+                "TDH.SYS.CONFIG rejects TDMR {tdmr}: {range} is outside all CMRs and not reserved \
+                    (TDX_TDMR_OUTSIDE_CMRS)"
             ),
         )),
         _ => None,
@@ -185,25 +186,28 @@ fn differences(
     {
         let any = |is: fn(&Assumption) -> bool| host.assumptions().iter().any(is);
         let why = if any(|it| matches!(it, Assumption::OneNode | Assumption::NodesFromRanges { .. })) {
-            "a NUMA node border inside a range makes one TDMR more, which a log without NUMA rows does not show; give it with \
+            "a NUMA node border inside a range makes one TDMR more, which a log without NUMA rows does \
+                 not show; give it with \
              --node-border"
         } else if any(|it| matches!(it, Assumption::NodeBorders(_))) {
-            "the node borders that were given are not the kernel's, or this log's memory map is not"
+            "the given node borders or the log's memory map differ from those of the kernel"
         } else {
-            "the nodes are known, so this log's memory map is not the one its kernel had, or that kernel is not as those known here"
+            "the nodes are known, so the log's memory map differs from that of the kernel, or that kernel \
+                differs from the known ones"
         };
-        out.push(format!("the log says {logged} KB where the `linux` layout gives {kb} KB: {why}"));
+        out.push(format!("the log reports {logged} KB, the `linux` layout needs {kb} KB: {why}"));
     }
     if algorithm == Algorithm::Linux {
         return out;
     }
     match (chosen, linux_report.error.as_ref()) {
         (Ok(_), Some(_)) if linux_report.needed.is_some() => out.push(
-            "Linux takes the holes of a TDMR from its memory map, in which firmware leaves many small ones; `fit` takes them \
+            "Linux takes the holes of a TDMR from its memory map, in which firmware leaves many small \
+                 ones; `fit` takes them \
              from the CMRs, which the module checks against and in which those holes do not exist"
                 .to_owned(),
         ),
-        (Ok(_), Some(_)) => out.push("Linux does not look at CMRs; `fit` leaves out or reserves what lies in none".to_owned()),
+        (Ok(_), Some(_)) => out.push("Linux ignores CMRs; `fit` omits or reserves memory outside all CMRs".to_owned()),
         (Err(_), None) => out.push("Linux finds a layout where `fit` finds none".to_owned()),
         _ => {}
     }
@@ -235,8 +239,8 @@ fn differences(
 fn reason(reason: GiveUpReason) -> &'static str {
     match reason {
         GiveUpReason::OutsideCmrs => "in no CMR",
-        GiveUpReason::ReservedAreas => "between reserved areas that had to become one",
-        GiveUpReason::Tdmrs => "in no TDMR: more are not allowed",
+        GiveUpReason::ReservedAreas => "between reserved areas that were merged",
+        GiveUpReason::Tdmrs => "in no TDMR: TDMR limit reached",
         GiveUpReason::PamtMemory => "in no TDMR: no memory for its PAMT",
     }
 }
@@ -246,26 +250,29 @@ fn note_text(note: &Note) -> String {
         Note::Split { tdmr, border } => {
             let why = match border {
                 Border::Memory => "memory starts there",
-                Border::Node => "the memory of another node starts there",
-                Border::ReservedAreas => "the TDMR before would need too many reserved areas",
-                Border::PamtMemory => "one TDMR would need more contiguous memory for PAMT than there is",
+                Border::Node => "memory of another node starts there",
+                Border::ReservedAreas => "the previous TDMR would exceed the reserved areas",
+                Border::PamtMemory => "a single TDMR would need more contiguous PAMT memory than available",
             };
-            format!("TDMR {tdmr} is apart from the one before it: {why}")
+            format!("TDMR {tdmr} is separate from the previous one: {why}")
         }
         Note::Merged { tdmr, gap, pamt_bytes } => format!(
-            "TDMR {tdmr} spans {gap}, where no usable memory is, to save a TDMR; costs {} of PAMT",
+            "TDMR {tdmr} spans {gap} without usable memory to save a TDMR; costs {} of PAMT",
             size::human(pamt_bytes)
         ),
         Note::ReservedConvertible { tdmr, range } => {
-            format!("TDMR {tdmr} reserves {range}, which is convertible but not in the memory map")
+            format!("TDMR {tdmr} reserves {range}, convertible but not in the memory map")
         }
         Note::NotConvertible { tdmr, range } => {
-            format!("TDMR {tdmr} has {range}, which is in no CMR and not reserved: SYS.CONFIG refuses it")
+            format!("TDMR {tdmr} contains {range}, outside all CMRs and not reserved: rejected by SYS.CONFIG")
         }
         Note::RemotePamt { tdmr, pamt, node } => {
             format!("the PAMT of TDMR {tdmr} is on another node: {pamt} on {node}")
         }
-        Note::PamtInPieces { tdmr } => format!("the PAMTs of TDMR {tdmr} lie apart: no room for one piece"),
+        Note::PamtInPieces { tdmr } => format!(
+            "the PAMTs of TDMR {tdmr} are not contiguous: no contiguous \
+            range available"
+        ),
         Note::GivenUp(part) => {
             format!("{} ({}) is given up: {}", part.range, size::human(part.range.bytes()), reason(part.reason))
         }

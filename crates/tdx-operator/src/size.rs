@@ -1,4 +1,4 @@
-//! Addresses and sizes as people type them: `0x4080000000`, `258G`, `1M`, `4096`.
+//! Parser of addresses and sizes: `0x4080000000`, `258G`, `1M`, `4096`.
 
 use tdx_abi::PhysAddr;
 

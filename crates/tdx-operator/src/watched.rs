@@ -1,4 +1,4 @@
-//! A reader that tells how far it is, for whoever waits on a long file. Changes no byte.
+//! A reader that reports its progress on long files.
 
 use std::io::{self, BufRead, Read};
 

@@ -1,4 +1,4 @@
-//! Numbers in sentences for people.
+//! Numbers and plurals in text.
 
 /// `1 line`, `2 lines`.
 pub fn count(number: u64, what: &str) -> String {

@@ -26,8 +26,8 @@ fn every_message_names_file_line_value_and_rule() {
     assert_eq!(error.rule, Rule::TooFewKeyIds { count: 1 });
     assert_eq!(
         error.to_string(),
-        "test.log:1: `virt/tdx: BIOS enabled: private KeyID range [1, 2)`: 1 private KeyID: TDX needs at least 2, one global \
-         and one for a TD; raise their number in the BIOS"
+        "test.log:1: `virt/tdx: BIOS enabled: private KeyID range [1, 2)`: 1 private KeyID: TDX needs at \
+         least 2, the global one and one for a TD; increase their number in the BIOS"
     );
 }
 
@@ -40,7 +40,7 @@ fn truncated_logs() {
         match host(&GOOD[..end]) {
             Ok(host) => assert!(host.memory_bytes() > 0),
             Err(error) if error.cut => {
-                assert!(error.line.is_some() && error.to_string().contains("was it cut?"), "{error}");
+                assert!(error.line.is_some() && error.to_string().contains("truncated?"), "{error}");
                 cut_inside += 1;
             }
             Err(error) => {
@@ -62,15 +62,15 @@ fn contradictions() {
         ("BIOS-e820: [mem 0x100000-0x2fffff] usable\nBIOS-e820: [mem 0x200000-0x3fffff] reserved\n", 2, "overlaps"),
         ("BIOS-e820: [mem 0x300000-0x1fffff] usable\n", 1, "ends before it starts"),
         ("00100000-002fffff : System RAM\n00200000-003fffff : System RAM\n", 2, "overlaps"),
-        ("00000000-00000000 : System RAM\n", 1, "read it as root"),
+        ("00000000-00000000 : System RAM\n", 1, "to root only"),
         ("virt/tdx: CMR: [0x100000, 0x200800)\n", 1, "not a multiple of 4 KiB"),
-        ("virt/tdx: CMR: [0x100000, 0x300000)\nvirt/tdx: CMR: [0x200000, 0x400000)\n", 2, "CMRs ascend"),
+        ("virt/tdx: CMR: [0x100000, 0x300000)\nvirt/tdx: CMR: [0x200000, 0x400000)\n", 2, "CMRs must be ascending"),
         (
             "virt/tdx: BIOS enabled: private KeyID range [32, 64)\nvirt/tdx: BIOS enabled: private KeyID range [16, 64)\n",
             2,
-            "contradicts line 1",
+            "in line 1",
         ),
-        ("virt/tdx: 12 KB allocated for PAMT\nvirt/tdx: 4 pages allocated for PAMT\n", 2, "contradicts line 1"),
+        ("virt/tdx: 12 KB allocated for PAMT\nvirt/tdx: 4 pages allocated for PAMT\n", 2, "in line 1"),
         ("virt/tdx: x12 KB allocated for PAMT\n", 1, "N KB allocated for PAMT"),
         ("SRAT: Node 0 PXM 0 [mem 0x0-0x1fff]\nSRAT: Node 1 PXM 1 [mem 0x1000-0x2fff]\n", 2, "overlaps"),
         ("tdx: Guest detected\n", 1, "TD guest"),
@@ -172,7 +172,8 @@ fn noise_of_100_mb_is_read_in_bounded_memory() {
 #[test]
 fn iomem() {
     let text = "00000000-00000fff : Reserved\n00001000-0009efff : System RAM\n00100000-5d168fff : System RAM\n  \
-                01000000-01e02557 : Kernel code\n5d169000-5d22afff : ACPI Tables\n100000000-207fffffff : System RAM\n";
+                01000000-01e02557 : Kernel code\n5d169000-5d22afff : ACPI Tables\n100000000-207fffffff : \
+                System RAM\n";
     let host = host(text).unwrap();
     let ranges: Vec<_> = host.memory().iter().map(|piece| piece.range.to_string()).collect();
     assert_eq!(ranges, ["[0x100000, 0x5d169000)", "[0x100000000, 0x2080000000)"]);
@@ -192,7 +193,8 @@ fn better_sources_win() {
     let user = format!("{E820}[0.0] user: [mem 0x100000-0x3fffffff] usable\n");
     assert_eq!(host(&user).unwrap().memory_bytes(), 0x3ff0_0000);
     // The kernel's CPU line over a comment; counts of CPUs and packages.
-    let cpu = "# cpu: Emerald Rapids\nsmpboot: CPU0: Intel(R) Xeon(R) Platinum 8480CTDX (family: 0x6, model: 0x8f, stepping: 0x8)\n\
+    let cpu = "# cpu: Emerald Rapids\nsmpboot: CPU0: Intel(R) Xeon(R) Platinum 8480CTDX (family: 0x6, \
+         model: 0x8f, stepping: 0x8)\n\
                smpboot: Max logical packages: 4\nsmp: Brought up 2 nodes, 224 CPUs\n";
     let host_ = host(&format!("{cpu}{GOOD}")).unwrap();
     assert_eq!((host_.cpu().model, host_.packages(), host_.cpus()), (0x8f, 4, 224));
@@ -229,9 +231,9 @@ fn host_files() {
         ("[32, 64)", "[32 64)", 13, "[START, END)"),
         ("[1M, 2G)", "[1M, 5G)", 22, "overlaps [0x100000, 0x140000000) of line 18"),
         ("[1M, 2G)", "[2G, 1M)", 18, "ends before it starts"),
-        ("[1M, 2G)", "[1M, 2Gi)", 18, "a range is written"),
-        ("[4G, 6G)", "[4G, 65T)", 22, "memory ends at 2^46"),
-        ("[0x100000000, 0x180000000)", "[0x40000000, 0x180000000)", 30, "CMRs ascend"),
+        ("[1M, 2G)", "[1M, 2Gi)", 18, "expected a range"),
+        ("[4G, 6G)", "[4G, 65T)", 22, "maximum physical address 2^46"),
+        ("[0x100000000, 0x180000000)", "[0x40000000, 0x180000000)", 30, "CMRs must be ascending"),
         ("[[memory]]", "[[memory]", 17, "unclosed array table"),
     ] {
         assert!(TOML.contains(from), "{from}");

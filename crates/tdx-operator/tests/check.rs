@@ -170,14 +170,16 @@ fn msr(name: &str, number: &str, line: &str) -> Snapshot {
 
 /// What a kernel prints in place of a module that came up.
 const NOT_LOADED: &str = "module not loaded";
-const NO_SPACE: &str = "initialization failed: TDMR [0x0, 0x80000000): reserved areas exhausted.\nvirt/tdx: module initialization failed (-28)";
+const NO_SPACE: &str = "initialization failed: TDMR [0x0, 0x80000000): reserved areas exhausted.\nvirt/tdx: \
+    module initialization failed (-28)";
 const HIBERNATION: &str = "initialization failed: Hibernation support is enabled";
 const DISABLED: &str = "virt/tdx: TDX-Module initialized\nvirt/tdx: TDH.SYS.DISABLE failed: 0xc000010000000000";
 /// What Linux 7.3 prints, seen under seamvisor.
 const UP: &str =
     "virt/tdx: Module version: 1.5.01\nvirt/tdx: 4108 KB allocated for PAMT\nvirt/tdx: TDX-Module initialized\n";
 const DOWN: &str = "virt/tdx: module not loaded\nvirt/tdx: TDX-Module initialization failed (-19)\n";
-const USED: &str = "virt/tdx: SEAMCALL (0x0000000000000021) failed: 0xc000050000000000\nvirt/tdx: TDX-Module initialization failed (-5)\n";
+const USED: &str = "virt/tdx: SEAMCALL (0x0000000000000021) failed: 0xc000050000000000\nvirt/tdx: \
+    TDX-Module initialization failed (-5)\n";
 
 /// The log up to the bring-up, and then other lines.
 fn until_bring_up(text: &str) -> String {
@@ -272,9 +274,23 @@ fn variations() {
         })
     };
     let cases: Vec<(&str, Snapshot, &str, Status, &str)> = vec![
-        ("TDX off in the BIOS", msr("spr-7.2", "0x87", "0x87 0x3f 0-3\n"), "firmware.tdx", Pass, "BIOS gave no KeyID"),
+        (
+            "TDX off in the BIOS",
+            msr("spr-7.2", "0x87", "0x87 0x3f 0-3\n"),
+            "firmware.tdx",
+            Pass,
+            "BIOS gave \
+            no KeyID",
+        ),
         ("the same, kexec", msr("spr-7.2", "0x87", "0x87 0x3f 0-3\n"), "kexec.jump", Pass, "nothing"),
-        ("one KeyID", msr("spr-7.2", "0x87", "0x87 0x10000001f 0-3\n"), "firmware.tdx", Fail, "too few private KeyIDs"),
+        (
+            "one KeyID",
+            msr("spr-7.2", "0x87", "0x87 0x10000001f 0-3\n"),
+            "firmware.tdx",
+            Fail,
+            "too few \
+            private KeyIDs",
+        ),
         (
             "one KeyID, split",
             msr("spr-7.2", "0x87", "0x87 0x10000001f 0-3\n"),
@@ -291,16 +307,22 @@ fn variations() {
             msr("spr-7.2", "0x87", "0x87 0x100000002f 0-3\n"),
             "firmware.keyids",
             Warn,
-            "another split",
+            "a different split",
         ),
         (
             "no MOVDIR64B",
             with("spr-7.2", Item::Cpuinfo, |t| t.replace(" movdir64b", "")),
             "cpu.movdir64b",
             Fail,
-            "never",
+            "could not be reset",
         ),
-        ("mixed CPUs", with("spr-7.2", Item::Cpuinfo, |t| t.replacen("143", "207", 1)), "cpu.model", Warn, "not all"),
+        (
+            "mixed CPUs",
+            with("spr-7.2", Item::Cpuinfo, |t| t.replacen("143", "207", 1)),
+            "cpu.model",
+            Warn,
+            "differ in model",
+        ),
         (
             "6.14 with both",
             options("spr-6.14", "# CONFIG_KEXEC is not set", "CONFIG_KEXEC=y"),
@@ -324,7 +346,7 @@ fn variations() {
         ),
         ("6.17 is excluded", kernel("spr-6.14", "6.17.1"), "kexec.jump", Warn, "exclude"),
         ("6.18 is refused", kernel("spr-7.2", "6.18.0"), "kexec.jump", Warn, "EOPNOTSUPP"),
-        ("an image against mainline", kernel("spr-7.2", "7.1.9"), "kexec.image", Warn, "would have refused"),
+        ("an image against mainline", kernel("spr-7.2", "7.1.9"), "kexec.image", Warn, "this is not a mainline kernel"),
         ("7.3 asks", kernel("spr-6.18", "7.3.0"), "kexec.jump", Unknown, "depends on the module"),
         ("6.18, no module", failed("spr-6.18", NOT_LOADED), "kexec.jump", Warn, "EOPNOTSUPP"),
         ("6.18, no module", failed("spr-6.18", NOT_LOADED), "kexec.crash", Warn, "EOPNOTSUPP"),
@@ -341,18 +363,48 @@ fn variations() {
             Fail,
             "Hibernation support is enabled",
         ),
-        ("6.18, hibernation", failed("spr-6.18", HIBERNATION), "kernel.hibernation", Fail, "says so"),
-        ("7.2, -28", failed("spr-7.2", NO_SPACE), "kexec.jump", Pass, "bring-up failed"),
-        ("7.2, -28", failed("spr-7.2", NO_SPACE), "kexec.tdx-again", Warn, "spent SYS.INIT"),
-        ("7.2, no module", failed("spr-7.2", NOT_LOADED), "kexec.tdx-again", Pass, "no better than this one"),
-        ("7.2, hibernation", failed("spr-7.2", HIBERNATION), "kexec.tdx-again", Pass, "as well as this one"),
-        ("7.2, hibernation", failed("spr-7.2", HIBERNATION), "kexec.left-over", Unknown, "no bring-up was seen"),
+        (
+            "6.18, hibernation",
+            failed("spr-6.18", HIBERNATION),
+            "kernel.hibernation",
+            Fail,
+            "yes: the kernel disables TDX while hibernation",
+        ),
+        ("7.2, -28", failed("spr-7.2", NO_SPACE), "kexec.jump", Pass, "nothing: TDX initialization failed, and Linux"),
+        (
+            "7.2, -28",
+            failed("spr-7.2", NO_SPACE),
+            "kexec.tdx-again",
+            Warn,
+            "no: this kernel's failed initialization used up",
+        ),
+        (
+            "7.2, no module",
+            failed("spr-7.2", NOT_LOADED),
+            "kexec.tdx-again",
+            Pass,
+            "no better than this kernel, kexec changes",
+        ),
+        (
+            "7.2, hibernation",
+            failed("spr-7.2", HIBERNATION),
+            "kexec.tdx-again",
+            Pass,
+            "as in this kernel: the module was not",
+        ),
+        (
+            "7.2, hibernation",
+            failed("spr-7.2", HIBERNATION),
+            "kexec.left-over",
+            Unknown,
+            "cannot be determined before the module is",
+        ),
         (
             "7.2, RBP",
             failed("spr-7.2", "frame pointer (RBP) clobber bug present, upgrade TDX module"),
             "kexec.tdx-again",
             Warn,
-            "spent",
+            "no: this kernel's failed initialization used up",
         ),
         ("6.14, -28", failed("spr-6.14", NO_SPACE), "kexec.jump", Warn, "exclude each other"),
         ("6.18, refused by #GP", failed("spr-6.18", "not enabled by BIOS"), "kexec.jump", Warn, "EOPNOTSUPP"),
@@ -362,27 +414,63 @@ fn variations() {
             log("spr-7.2", "virt/tdx: TDX-Module initialized", DISABLED),
             "module.sys-disable",
             Warn,
-            "says so",
+            "no: the module returned that it does not",
         ),
         ("7.3, an old module", seven_three(UP), "kexec.jump", Fail, "private memory stays"),
         ("7.3, an old module", seven_three(UP), "module.version", Pass, "1.5.01"),
         ("7.3, an old module", seven_three(UP), "module.pamt", Pass, "4108 KB"),
         ("7.3, no module", seven_three(DOWN), "module.bring-up", Fail, "module not loaded"),
-        ("7.3, no module", seven_three(DOWN), "kexec.jump", Pass, "bring-up failed"),
+        ("7.3, no module", seven_three(DOWN), "kexec.jump", Pass, "nothing: TDX initialization failed before the"),
         ("7.3, a second kernel", seven_three(USED), "kexec.left-over", Fail, "another kernel"),
         ("7.3, a second kernel", seven_three(USED), "module.bring-up", Fail, "0xc000050000000000"),
         ("7.3, no TDX", no_platform(), "firmware.tdx", Pass, "not supported by the host platform"),
         ("7.3, no TDX", no_platform(), "module.bring-up", Pass, "no TDX"),
-        ("watched", ko("spr-7.2", "watching", "tracked"), "kexec.cleanslate", Pass, "watches the kernel's TDX"),
-        ("watched", ko("spr-7.2", "watching", "tracked"), "kexec.jump", Pass, "cleanslate.ko rewrites"),
-        ("watched", ko("spr-7.2", "watching", "tracked"), "kexec.crash", Pass, "cleanslate.ko rewrites"),
+        (
+            "watched",
+            ko("spr-7.2", "watching", "tracked"),
+            "kexec.cleanslate",
+            Pass,
+            "yes: it tracks the kernel's TDX use and resets",
+        ),
+        (
+            "watched",
+            ko("spr-7.2", "watching", "tracked"),
+            "kexec.jump",
+            Pass,
+            "nothing: cleanslate.ko resets all memory that",
+        ),
+        (
+            "watched",
+            ko("spr-7.2", "watching", "tracked"),
+            "kexec.crash",
+            Pass,
+            "no private memory: cleanslate.ko resets it",
+        ),
         ("watched", ko("spr-7.2", "watching", "tracked"), "kexec.image", Pass, "yes"),
-        ("watched", ko("spr-7.2", "watching", "tracked"), "kexec.tdx-again", Warn, "cannot be taken back"),
+        (
+            "watched",
+            ko("spr-7.2", "watching", "tracked"),
+            "kexec.tdx-again",
+            Warn,
+            "no: the module cannot be initialized again; TDX",
+        ),
         ("watched, 6.18", ko("spr-6.18", "watching", "tracked"), "kexec.jump", Warn, "EOPNOTSUPP"),
-        ("policy none", ko("spr-7.2", "watching", "none"), "kexec.cleanslate", Warn, "reset nothing"),
+        (
+            "policy none",
+            ko("spr-7.2", "watching", "none"),
+            "kexec.cleanslate",
+            Warn,
+            "no: it is loaded with a policy that resets",
+        ),
         ("policy none", ko("spr-7.2", "watching", "none"), "kexec.jump", Fail, "private memory stays"),
         ("policy refuse", ko("spr-7.2", "watching", "refuse"), "kexec.jump", Warn, "refuses it"),
-        ("policy refuse", ko("spr-7.2", "watching", "refuse"), "kexec.crash", Pass, "cleanslate.ko rewrites"),
+        (
+            "policy refuse",
+            ko("spr-7.2", "watching", "refuse"),
+            "kexec.crash",
+            Pass,
+            "no private memory: cleanslate.ko resets it",
+        ),
         (
             "lost",
             ko("spr-7.2", "unknown: this kernel builds TDs", "tracked"),
@@ -390,24 +478,54 @@ fn variations() {
             Warn,
             "this kernel builds TDs",
         ),
-        ("lost", ko("spr-7.2", "unknown: this kernel builds TDs", "tracked"), "kexec.jump", Warn, "none can be loaded"),
-        ("lost", ko("spr-7.2", "unknown: this kernel builds TDs", "tracked"), "kexec.crash", Warn, "stays in its own"),
+        (
+            "lost",
+            ko("spr-7.2", "unknown: this kernel builds TDs", "tracked"),
+            "kexec.jump",
+            Warn,
+            "no image can be loaded: cleanslate.ko lost",
+        ),
+        (
+            "lost",
+            ko("spr-7.2", "unknown: this kernel builds TDs", "tracked"),
+            "kexec.crash",
+            Warn,
+            "private memory; the crash kernel runs in its",
+        ),
         ("bring-up failed", ko("spr-7.2", "failed", "tracked"), "kexec.cleanslate", Pass, "nothing to reset"),
-        ("a mode of tomorrow", ko("spr-7.2", "asleep", "tracked"), "kexec.cleanslate", Unknown, "not known here"),
-        ("a host by the module", hosted("tracked"), "kexec.jump", Pass, "cleanslate.ko rewrites"),
+        ("a mode of tomorrow", ko("spr-7.2", "asleep", "tracked"), "kexec.cleanslate", Unknown, "unknown"),
+        (
+            "a host by the module",
+            hosted("tracked"),
+            "kexec.jump",
+            Pass,
+            "nothing: cleanslate.ko resets all memory that",
+        ),
         ("a host by the module", hosted("none"), "kexec.jump", Warn, "if cleanslate.ko has brought TDX up"),
         ("a host by the module", hosted("refuse"), "kexec.jump", Warn, "refuses it"),
-        ("none loaded", machine("spr-7.2"), "kexec.cleanslate", Pass, "not loaded"),
-        ("none loaded", machine("gnr-7.2"), "kexec.cleanslate", Pass, "nothing to do"),
+        ("none loaded", machine("spr-7.2"), "kexec.cleanslate", Pass, "no: not loaded; see above for what the kernel"),
+        ("none loaded", machine("gnr-7.2"), "kexec.cleanslate", Pass, "nothing to reset"),
         ("newer", kernel("spr-7.2", "7.4.0"), "kexec.jump", Unknown, "newer"),
         ("newer without erratum", kernel("gnr-7.2", "7.4.0"), "kexec.jump", Pass, "harmless"),
         ("a new module", log("spr-7.2", "1.5.24", "1.5.99"), "kexec.jump", Unknown, "depends on the module"),
         ("a new module", log("spr-7.2", "1.5.24", "1.5.99"), "module.sys-disable", Unknown, "newer"),
         ("module 1.0", log("spr-7.2", "1.5.24", "1.0.3"), "module.version", Warn, "1.0"),
-        ("hibernation", hibernating, "kernel.hibernation", Fail, "refuses TDX"),
-        ("silent log of 7.2", with("spr-7.2", Item::BootLog, not_up), "module.bring-up", Warn, "silent"),
+        ("hibernation", hibernating, "kernel.hibernation", Fail, "disables TDX"),
+        (
+            "silent log of 7.2",
+            with("spr-7.2", Item::BootLog, not_up),
+            "module.bring-up",
+            Warn,
+            "no: kernels since 7.2 initialize it at boot and",
+        ),
         ("silent log of 6.18", with("spr-6.18", Item::BootLog, not_up), "module.bring-up", Pass, "not yet"),
-        ("S3", with("spr-7.2", Item::MemSleep, |_| "s2idle [deep]\n".to_owned()), "kernel.s3", Warn, "no mainline"),
+        (
+            "S3",
+            with("spr-7.2", Item::MemSleep, |_| "s2idle [deep]\n".to_owned()),
+            "kernel.s3",
+            Warn,
+            "TDX is initialized and S3 is offered: mainline",
+        ),
         (
             "no crash image",
             with("gnr-7.2", Item::CrashLoaded, |_| "0\n".to_owned()),
@@ -420,12 +538,18 @@ fn variations() {
         ("no host code", debian(Item::KexecLoaded, "1\n"), "kernel.hibernation", Pass, "no TDX host code"),
         ("no host code", debian(Item::KexecLoaded, "1\n"), "module.bring-up", Pass, "no TDX host code"),
         ("no host code", debian(Item::KexecLoaded, "1\n"), "kexec.image", Pass, "yes"),
-        ("no host code", debian(Item::KexecLoaded, "1\n"), "kexec.left-over", Unknown, "no bring-up was seen"),
-        ("no host code", debian(Item::KexecLoaded, "1\n"), "firmware.tdx", Pass, "on: private KeyIDs [32, 64)"),
+        (
+            "no host code",
+            debian(Item::KexecLoaded, "1\n"),
+            "kexec.left-over",
+            Unknown,
+            "cannot be determined before the module is",
+        ),
+        ("no host code", debian(Item::KexecLoaded, "1\n"), "firmware.tdx", Pass, "enabled: private KeyIDs [32, 64)"),
         ("a second kernel", again("0xc000050000000000"), "kexec.left-over", Fail, "another kernel"),
         ("a second kernel", again("0xc000050000000000"), "kexec.jump", Unknown, "depends on the module"),
         ("an old BIOS", again("0xc000090000000000"), "kexec.left-over", Pass, "does not say so"),
-        ("an old BIOS", again("0xc000090000000000"), "kexec.jump", Pass, "bring-up failed"),
+        ("an old BIOS", again("0xc000090000000000"), "kexec.jump", Pass, "TDX initialization failed"),
         ("GNR, a distributor's 6.8", kernel("gnr-7.2", "6.8.0-1028-intel"), "kexec.jump", Pass, "harmless"),
         ("SPR, a distributor's 6.6", kernel("spr-7.2", "6.6.0-intel"), "kexec.jump", Unknown, "mainline"),
         ("the same, TDX again", kernel("spr-7.2", "6.6.0-intel"), "kexec.tdx-again", Unknown, "mainline"),
@@ -452,7 +576,7 @@ fn variations() {
         ),
         ("PAMT by nothing", no_log(Err(Unseen::Absent)), "module.pamt", Unknown, "0.391 %"),
         ("a failure late in a log", late.clone(), "kexec.jump", Fail, "private memory stays"),
-        ("a failure late in a log", late, "module.bring-up", Unknown, "of a later time"),
+        ("a failure late in a log", late, "module.bring-up", Unknown, "a later SEAMCALL failed"),
         ("a TD", log("spr-6.18", "virt/tdx: module initialized", "tdx: Guest detected"), "firmware.tdx", Pass, "guest"),
     ];
     for (what, machine, id, status, words) in cases {

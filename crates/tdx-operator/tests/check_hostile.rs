@@ -80,14 +80,14 @@ fn the_folder_itself_must_say_what_it_is() {
     };
     assert!(why("").contains("schema"), "{}", why(""));
     assert!(why("schema = \"other\"\nversion = 1\ntool = \"\"\n").contains("cleanslate-machine"));
-    assert!(why(&ABOUT.replace("= 1", "= 2")).contains("version is 2"));
+    assert!(why(&ABOUT.replace("= 1", "= 2")).contains("version 2 is not supported"));
     assert!(why(&format!("{ABOUT}[unseen]\nmsr = \"eaten\"\n")).contains("eaten"));
     assert!(why(&"#".repeat(1 << 20)).contains("larger"));
     assert!(why("\0").contains("not text"));
     fs::remove_file(folder.0.join("machine.toml")).unwrap();
     assert!(load(&folder.0).unwrap_err().to_string().contains("is not there"));
     symlink(fixture("spr-7.2/machine.toml"), folder.0.join("machine.toml")).unwrap();
-    assert!(load(&folder.0).unwrap_err().to_string().contains("no plain file"));
+    assert!(load(&folder.0).unwrap_err().to_string().contains("not a regular file"));
     assert!(load(&folder.0.join("machine.toml")).is_err());
     assert!(load(Path::new("/nowhere/at/all")).unwrap_err().to_string().contains("/nowhere/at/all"));
 }

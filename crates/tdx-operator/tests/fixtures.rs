@@ -92,7 +92,7 @@ fn memory_of_the_two_kinds_of_logs() {
     assert_eq!(second.memory()[16].range.to_string(), "[0x100000000, 0x107a000000)");
     assert_eq!(second.cpu(), cpu_model::EMERALD_RAPIDS);
     assert_eq!(second.memory_bytes() >> 30, 255);
-    assert!(second.assumptions().iter().any(|a| a.to_string().contains("rows end at 0x90000000")));
+    assert!(second.assumptions().iter().any(|a| a.to_string().contains("entries end at 0x90000000")));
     assert!(second.assumptions().iter().any(|a| a.to_string().contains("reserved areas exhausted")));
 }
 
@@ -166,7 +166,7 @@ fn e820_tables_with_tdx_assumed() {
         assert!(host.cmrs().len() <= 32, "{name}");
     }
     let amd = host("e820/09-dell-r7625-amd-768gib-nps4.log").unwrap();
-    assert!(amd.assumptions().iter().any(|a| a.to_string().contains("the one of line 2 has no TDX")));
+    assert!(amd.assumptions().iter().any(|a| a.to_string().contains("that of line 2 has no TDX")));
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! `bench`: how fast this machine overwrites memory, for `plan --bandwidth`. Ordinary stores by
-//! safe code stand in for MOVDIR64B, which a program outside the kernel has no private memory to
-//! try on; BENCHMARKS.md compares the loops.
+//! `cleanslate bench`: memory write bandwidth of this machine, for `plan --bandwidth`.
+//!
+//! Uses ordinary stores in safe code as a stand-in for MOVDIR64B; BENCHMARKS.md compares the loops.
 
 use std::io::{self, Write};
 use std::sync::Barrier;
@@ -15,8 +15,7 @@ use crate::human;
 use crate::options::{Format, OutputArgs};
 use crate::output::json;
 
-/// Measures how fast this machine overwrites memory: by one core and by all. Takes about two
-/// seconds and up to 8 GiB.
+/// Measures the memory write bandwidth of this machine: of one core and of all. Takes about two seconds and up to 8 GiB.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -45,7 +44,8 @@ struct Report {
     warnings: Vec<String>,
 }
 
-const METHOD: &str = "zeros by ordinary stores of safe code over memory larger than the caches, median of 5 rounds; stands in for MOVDIR64B, which \
+const METHOD: &str = "zeros by ordinary stores of safe code over memory larger than the caches, median of 5 \
+    rounds; stands in for MOVDIR64B, which \
                       may be slower";
 
 const ROUNDS: usize = 5;
@@ -62,7 +62,7 @@ impl Rounds {
     /// `the rounds of one core`, if they are far from each other.
     fn scatter(&self, whose: &str) -> Option<String> {
         let [slowest, .., fastest] = self.0;
-        let text = || format!("the rounds of {whose} go from {:.1} to {:.1} GB/s", giga(slowest), giga(fastest));
+        let text = || format!("the rounds of {whose} range from {:.1} to {:.1} GB/s", giga(slowest), giga(fastest));
         (fastest > slowest * SCATTER).then(text)
     }
 }
@@ -81,11 +81,14 @@ fn giga(rate: f64) -> f64 {
 fn warnings(one: &Rounds, all: &Rounds, cores: usize) -> Vec<String> {
     let times = all.median() / one.median();
     let faster = (times > cores as f64 * TOGETHER).then(|| {
-        format!("{} together are {times:.1} times as fast as one, which cannot be", words::count(cores as u64, "core"))
+        format!(
+            "{} together are {times:.1} times as fast as one, which is impossible",
+            words::count(cores as u64, "core")
+        )
     });
     let whose = if cores == 1 { None } else { all.scatter("all cores") };
     let found: Vec<String> = [faster, one.scatter("one core"), whose].into_iter().flatten().collect();
-    let why = "something else used this machine meanwhile: measure again when it is idle";
+    let why = "the machine was not idle during the measurement: repeat it when it is idle";
     found.into_iter().map(|what| format!("{what}; {why}")).collect()
 }
 
@@ -158,13 +161,16 @@ mod tests {
         assert_eq!(warnings(&steady(10.0), &steady(19.0), 2), [""; 0]);
         let [impossible] = &warnings(&steady(31.7), &steady(83.2), 2)[..] else { panic!("one warning") };
         assert!(
-            impossible.starts_with("2 cores together are 2.6 times as fast as one, which cannot be"),
+            impossible.starts_with("2 cores together are 2.6 times as fast as one, which is impossible"),
             "{impossible}"
         );
         let busy = Rounds([5.0e9, 9.0e9, 10.0e9, 10.0e9, 10.0e9]);
         let [scatter] = &warnings(&busy, &steady(19.0), 2)[..] else { panic!("one warning") };
-        assert!(scatter.starts_with("the rounds of one core go from 5.0 to 10.0 GB/s"), "{scatter}");
-        assert!(scatter.ends_with("measure again when it is idle"), "{scatter}");
+        assert!(scatter.starts_with("the rounds of one core range from 5.0 to 10.0 GB/s"), "{scatter}");
+        assert!(
+            scatter.contains("repeat the measurement when it is idle") || scatter.contains("repeat it when it is idle"),
+            "{scatter}"
+        );
         assert_eq!(warnings(&busy, &busy, 1).len(), 1);
     }
 }

@@ -1,5 +1,4 @@
-//! `cleanslate check` and `cleanslate collect`: what can be asked. Looking and judging are the
-//! laboratory's.
+//! `cleanslate check` and `cleanslate collect`: command-line arguments and dispatch.
 
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
@@ -14,10 +13,9 @@ use crate::human;
 use crate::output::{json, unless_closed};
 use crate::stop::Stop;
 
-/// Checks the Linux machine this runs on, or a saved one: TDX, the erratum, what a kexec or a crash
-/// does to the next kernel.
+/// Checks this Linux machine, or a collected one: TDX, the erratum, and the effect of a kexec or a crash on the next kernel.
 ///
-/// Only reads. Works without root and without TDX; says what it could not see, and how to allow it.
+/// Read-only. Works without root and without TDX; lists missing data and how to get it.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -26,23 +24,23 @@ Examples:
   cleanslate check --from saved                    a machine that `cleanslate collect saved` has saved
   cleanslate check --format json | jq .verdict     for programs (docs/schemas/check.schema.json)
 
-Exit codes: 0 if no check failed, TDX or not; 1 if one did; 3 if it cannot be told whether TDX is on, or input cannot be used.")]
+Exit codes: 0 if no check failed, TDX or not; 1 if one did; 3 if it cannot be told whether TDX is on, or \
+input cannot be used.")]
 pub(crate) struct CheckArgs {
-    /// A machine that `cleanslate collect` has saved, instead of this one.
+    /// A machine saved by `cleanslate collect`, instead of this one.
     #[arg(long, value_name = "DIR")]
     from: Option<PathBuf>,
-    /// Shows evidence and source of every check, not only of those that do not pass.
+    /// Shows evidence and source of every check, not only of those that did not pass.
     #[arg(long, short)]
     verbose: bool,
-    /// For people, for programs, or for a test harness.
+    /// Output format: for people, for programs, or TAP.
     #[arg(long, value_enum, default_value_t = CheckFormat::Human)]
     format: CheckFormat,
 }
 
-/// Saves what `check` looks at, for `check --from` on another machine.
+/// Saves the data `check` uses, for `check --from` on another machine.
 ///
-/// Keeps named lines, keys and options only: no serial number, no host name, no network address.
-/// Look at the files before you send them.
+/// Saves only known lines, keys and options: no serial numbers, host names or network addresses. Review the files before sending them.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:

@@ -11,11 +11,9 @@ use crate::output::{json, unless_closed};
 use crate::stop::Stop;
 use crate::{human, progress};
 
-/// Explains a completion status, an errno, a register's value, a machine check, or why TDX did not
-/// come up in a boot log.
+/// Explains a completion status, an errno, an MSR value, a machine check, or why TDX initialization failed in a boot log.
 ///
-/// Says by which rule, and what the rule rests on. What it does not know it calls unknown, what a
-/// log does not decide undecidable.
+/// Each answer names its rule and the basis of the rule. Unknown input is reported as unknown; what a log cannot decide is reported as undecidable.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -34,7 +32,7 @@ pub(crate) struct ExplainArgs {
     /// log, or `-` for standard input.
     #[arg(value_name = "VALUE|FILE", allow_negative_numbers = true)]
     subject: String,
-    /// The value is that of this register: a number with 0x, or a name.
+    /// Decode the value as this MSR: a number with 0x, or a name.
     #[arg(long, value_name = "MSR", value_parser = msr)]
     msr: Option<tdx_host::platform::Msr>,
     #[command(flatten)]
@@ -43,7 +41,7 @@ pub(crate) struct ExplainArgs {
 
 fn msr(text: &str) -> Result<tdx_host::platform::Msr, String> {
     explain::msr(text)
-        .ok_or_else(|| "a register is a number with 0x, as 0x87, or a name, as IA32_FEATURE_CONTROL".to_owned())
+        .ok_or_else(|| "expected a register number such as 0x87 or a name such as IA32_FEATURE_CONTROL".to_owned())
 }
 
 /// Explains, and says by the exit code whether there was something to explain.

@@ -1,5 +1,4 @@
-//! `cleanslate explore`: what can be asked, and in which order it is done. The exploration is the
-//! laboratory's.
+//! `cleanslate explore`: command-line arguments and order of work.
 
 use std::{
     fs,
@@ -19,12 +18,9 @@ use crate::output::{json, unless_closed};
 use crate::stop::Stop;
 use crate::{human, progress};
 
-/// Crashes and kexecs a kernel at every instant of its life with TDX, and looks for what is left
-/// behind.
+/// Crashes a kernel and does a kexec at every instant of its life with TDX, and checks for private memory left behind.
 ///
-/// Without arguments: the bundled scenarios and all short sequences of operations. From each
-/// instant the machine is cloned, handed over by kexec and by a panic on each CPU, and the next
-/// kernel uses memory.
+/// Without arguments: the bundled scenarios and all short sequences of operations. At each instant the machine is cloned and handed over by kexec and by a panic on each CPU, and the next kernel uses memory.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -44,33 +40,31 @@ pub(crate) struct ExploreArgs {
     /// short sequences]
     #[arg(long, value_name = "NAME|FILE")]
     scenario: Vec<String>,
-    /// Plays the scenarios on this host (boot log, /proc/iomem, TOML) instead of their own; without
-    /// --scenario: td-life.
+    /// Runs the scenarios on this host (boot log, /proc/iomem, TOML) instead of their own; without --scenario: td-life.
     #[arg(long, value_name = "FILE", conflicts_with = "sequence")]
     host: Option<PathBuf>,
-    /// Branches from one of so many instants: for large hosts, where all of them would take days.
+    /// Branches from every N-th instant only: for large hosts, where all instants take days.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     every: u64,
-    /// Looks for this bug in the scenarios that can show it; with --scenario: plays that one with
-    /// the bug. `all` for all.
+    /// Searches for this bug in the scenarios that can show it; with --scenario: runs that one with the bug. `all` for all bugs.
     #[arg(long, value_name = "NAME|all")]
     bug: Option<String>,
-    /// Names the bundled scenarios and the bugs.
+    /// Lists the bundled scenarios and the bugs.
     #[arg(long, conflicts_with_all = ["scenario", "bug", "report", "format"])]
     list: bool,
-    /// Operations in the longest short sequences: that begin with no TD, and with a TD that runs.
+    /// Maximum length of short sequences: starting without a TD, and with a running TD.
     #[arg(long, value_name = "N,M", value_parser = lengths)]
     sequences: Option<[usize; 2]>,
-    /// Where random schedules come from.
+    /// Seed of the random schedules.
     #[arg(long, default_value_t = Effort::default().seed)]
     seed: u64,
-    /// Random schedules for each scenario whose CPUs work beside each other.
+    /// Random schedules for each scenario with concurrent CPUs.
     #[arg(long, value_name = "N", default_value_t = Effort::default().random)]
     random: u64,
-    /// Systematic schedules for each of these, those with the fewest changes of turn first.
+    /// Systematic schedules for each of these, those with the fewest preemptions first.
     #[arg(long, value_name = "N", default_value_t = Effort::default().systematic)]
     schedules: usize,
-    /// Changes of turn in a systematic schedule.
+    /// Preemptions in a systematic schedule.
     #[arg(long, value_name = "N", default_value_t = Effort::default().preemptions)]
     preemptions: usize,
     /// Replay: only this instant.
@@ -85,13 +79,13 @@ pub(crate) struct ExploreArgs {
     /// Replay: one short sequence.
     #[arg(long, value_name = "START:LETTER,...", conflicts_with_all = ["scenario", "sequences"])]
     sequence: Option<String>,
-    /// Writes a page for people: one file, no network, works from disk.
+    /// Writes an HTML report: one self-contained file, no network access.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// Reports every instant (JSON).
+    /// Reports every instant (JSON only).
     #[arg(long)]
     timeline: bool,
-    /// For people, for programs, or for a test harness.
+    /// Output format: for people, for programs, or TAP.
     #[arg(long, value_enum, default_value_t = ExploreFormat::Human)]
     format: ExploreFormat,
 }
@@ -158,7 +152,7 @@ impl ExploreArgs {
                     return Ok(vec![bug]);
                 }
                 let known: Vec<&str> = tdx_explorer::bugs().map(|bug| bug.name).collect();
-                Err(usage(format!("there is no bug `{name}`; there are {}", known.join(", "))))
+                Err(usage(format!("unknown bug `{name}`; known: {}", known.join(", "))))
             }
         }
     }
@@ -176,7 +170,7 @@ fn read(name: &str) -> Result<Scenario, Stop> {
                 && Path::new(name).extension().is_none_or(|extension| extension != "toml") =>
         {
             let known: Vec<&str> = tdx_explorer::names().collect();
-            return Err(usage(format!("there is no scenario `{name}`; there are {}", known.join(", "))));
+            return Err(usage(format!("unknown scenario `{name}`; known: {}", known.join(", "))));
         }
         Err(error) => return Err(InputError::of_file(name, Rule::Unreadable(error.to_string())).into()),
     };

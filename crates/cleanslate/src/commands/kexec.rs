@@ -10,8 +10,7 @@ use crate::output::{json, unless_closed};
 use crate::stop::Stop;
 use crate::{human, progress};
 
-/// Brings TDX up on a host, runs TDs, kexecs or panics under a policy, and lets the next kernel use
-/// memory.
+/// Initializes TDX on a host, runs TDs, does a kexec or panics under a policy, and lets the next kernel use all memory.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -30,16 +29,14 @@ pub(crate) struct KexecArgs {
     /// What the first kernel does with private memory before it jumps.
     #[arg(long, value_enum, default_value_t = PolicyName::Tracked)]
     policy: PolicyName,
-    /// TDs that the first kernel runs: running, half-built, half torn down and gone, in turn.
+    /// Number of TDs in the first kernel: running, half built, half torn down and destroyed, in turn.
     /// [default: 0, or 3 with a hole that is about TDs]
     #[arg(long, value_name = "N")]
     tds: Option<u32>,
-    /// The situation in which the handover begins: one of the four in which asking the module is
-    /// not enough.
+    /// Situation at the start of the handover: one of four in which TDH.SYS.DISABLE is not enough.
     #[arg(long, value_enum)]
     hole: Option<HoleName>,
-    /// The first kernel panics (a wild pointer has written to private memory), and a crash kernel
-    /// reads all of /proc/vmcore.
+    /// The first kernel panics after partial writes to private memory, and the crash kernel reads all of /proc/vmcore.
     #[arg(long)]
     crash: bool,
     #[command(flatten)]
@@ -65,9 +62,9 @@ impl KexecArgs {
 enum HoleName {
     /// The module has no TDH.SYS.DISABLE.
     OldModule,
-    /// The bring-up has stopped half-way through SYS.TDMR.INIT.
+    /// The initialization stopped half-way through SYS.TDMR.INIT.
     BringUp,
-    /// The module has returned pages that the host has not rewritten.
+    /// The module returned pages that the host has not reset yet.
     Returned,
     /// The module has died.
     DeadModule,
@@ -86,21 +83,19 @@ impl From<HoleName> for Hole {
 
 #[derive(ValueEnum, Clone, Copy, Debug)]
 enum PolicyName {
-    /// Resets PAMTs and every page that the ledger has marked, with MOVDIR64B.
+    /// Resets PAMTs and every page marked in the ledger, with MOVDIR64B.
     Tracked,
-    /// Asks the module (TDH.SYS.DISABLE), then resets what it cannot know; `tracked` if it has no
-    /// such call or fails.
+    /// Calls TDH.SYS.DISABLE, then resets what the module cannot know; like `tracked` if the leaf is missing or fails.
     Module,
-    /// Asks the module and jumps whatever it says, as Linux 7.2 does; for comparison.
+    /// Calls TDH.SYS.DISABLE and jumps regardless of its status, as Linux 7.2 does; for comparison.
     ModuleOnly,
-    /// Resets the PAMTs: all private memory there is without TDs.
+    /// Resets the PAMTs only; for comparison.
     Pamt,
-    /// Resets nothing.
+    /// Resets nothing; for comparison.
     None,
-    /// Resets all memory but its own and the next image's.
+    /// Resets all memory except that of the kernel and of the next image.
     Everything,
-    /// Does not kexec while there may be private memory on a CPU with the erratum. A crash cannot
-    /// be refused: there it resets as `tracked` does.
+    /// Refuses kexec while memory may be private on a CPU with the erratum. A crash cannot be refused: it resets like `tracked`.
     Refuse,
 }
 

@@ -15,7 +15,7 @@ use crate::options::Format;
 use crate::output::{json, report_error, unless_closed};
 use crate::stop::Stop;
 
-/// Asks or orders the Linux module cleanslate.ko: what may be private now; TDX up; TDs for a test.
+/// Queries or controls the Linux module cleanslate.ko: status, TDX initialization, test TDs.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -35,13 +35,13 @@ pub(crate) struct LinuxArgs {
 
 #[derive(Subcommand, Debug)]
 enum Order {
-    /// What may be private now. Needs no root.
+    /// Shows the memory that may be private. Does not need root.
     Status {
-        /// For people or for programs.
+        /// Output format: for people or for programs.
         #[arg(long, value_enum, default_value_t = Format::Human)]
         format: Format,
     },
-    /// Brings TDX up, in a kernel whose own code cannot.
+    /// Initializes TDX, for kernels without TDX host code.
     Up,
     /// Builds TDs and leaves each at another point of its life. What they hold they hold until the
     /// next kexec.
@@ -167,7 +167,7 @@ fn order(
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(not_there(&device, &error)),
         Err(error) => {
-            report_error(format_args!("{text}: {error}; why is in the kernel's log (`dmesg | grep cleanslate`)"));
+            report_error(format_args!("{text}: {error}; see the kernel log (`dmesg | grep cleanslate`)"));
             Ok(false)
         }
     }
@@ -175,7 +175,7 @@ fn order(
 
 fn not_there(path: &Path, error: &io::Error) -> Stop {
     let what = format!(
-        "{error}; the module is not loaded, or has nothing to do here (`modprobe cleanslate`, then `dmesg | grep cleanslate`)"
+        "{error}; the module is not loaded or not active (`modprobe cleanslate`, then `dmesg | grep cleanslate`)"
     );
     InputError::of_file(&path.display().to_string(), Rule::Unreadable(what)).into()
 }

@@ -10,7 +10,7 @@ use crate::output::{json, unless_closed};
 use crate::stop::Stop;
 use crate::{files, human, progress};
 
-/// Shows TDMRs, PAMTs and reserved areas for a host, and what Linux would do there.
+/// Shows TDMRs, PAMTs and reserved areas for a host, and the layout Linux computes.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -25,12 +25,10 @@ pub(crate) struct PlanArgs {
     host: HostArgs,
     #[command(flatten)]
     layout: LayoutArgs,
-    /// How fast lines are rewritten, in GB/s: by one core, and by all after a comma. Without it:
-    /// cautious figures, and their origin.
+    /// Reset bandwidth in GB/s: of one core and, after a comma, of all cores. Default: conservative figures, shown with their origin.
     #[arg(long, value_name = "ONE[,ALL]", value_parser = bandwidth)]
     bandwidth: Option<(f64, Option<f64>)>,
-    /// Draws the memory map into this file; `-` is standard output, and then nothing else goes
-    /// there.
+    /// Draws the memory map as SVG into this file; `-` is standard output, which then gets nothing else.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     #[command(flatten)]
@@ -48,10 +46,10 @@ fn bandwidth(text: &str) -> Result<(f64, Option<f64>), String> {
         Some((one, all)) => number(one).zip(number(all)).map(|(one, all)| (one, Some(all))),
     };
     match read {
-        Some((one, Some(all))) if all < one => Err("all cores together are at least as fast as one".to_owned()),
+        Some((one, Some(all))) if all < one => Err("all cores together must be at least as fast as one".to_owned()),
         Some(read) => Ok(read),
         None => Err(format!(
-            "a bandwidth is written 11.5 or 11.5,38: GB/s of one core, and of all, each from {} to {}",
+            "expected a bandwidth such as 11.5 or 11.5,38: GB/s of one core and of all cores, each from {} to {}",
             GIGABYTES.start(),
             GIGABYTES.end()
         )),

@@ -1,4 +1,4 @@
-//! The report of `check` for people and for test harnesses.
+//! Text and TAP output of `check`.
 
 use std::{
     io::{self, Write},
@@ -43,7 +43,7 @@ pub(crate) fn print(out: &mut impl Write, report: &CheckReport, verbose: bool) -
         for unseen in &report.unseen {
             let head = format!("  {:<width$}", unseen.item, width = TEXT - 2);
             wrapped(out, &head, TEXT, &format!("{} {}", unseen.place, unseen.text))?;
-            wrapped(out, &" ".repeat(TEXT), TEXT, &format!("to see it: {}", unseen.hint))?;
+            wrapped(out, &" ".repeat(TEXT), TEXT, &format!("to get it: {}", unseen.hint))?;
         }
     }
     let verdict = &report.verdict;

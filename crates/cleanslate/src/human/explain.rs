@@ -1,4 +1,4 @@
-//! The report of `explain` for people.
+//! Text output of `explain`.
 
 use std::io::{self, Write};
 
@@ -25,8 +25,8 @@ pub(crate) fn print(out: &mut impl Write, report: &ExplainReport) -> io::Result<
 fn status(out: &mut impl Write, status: &StatusReport) -> io::Result<()> {
     let given = match status.given {
         Given::Whole => "",
-        Given::UpperHalf => ", taken for bits 63:32; bits 31:0 say more of one occurrence",
-        Given::Name => "; bits 31:0 say more of one occurrence",
+        Given::UpperHalf => ", taken as bits 63:32; bits 31:0 hold details of an occurrence",
+        Given::Name => "; bits 31:0 hold details of an occurrence",
     };
     line(out, "status", &format!("{}{given}", status.raw))?;
     line(out, "name", status.name.as_deref().unwrap_or("unknown"))?;
@@ -43,16 +43,16 @@ fn status(out: &mut impl Write, status: &StatusReport) -> io::Result<()> {
     if status.any_leaf {
         let but = status.any_leaf_but.join(", ");
         let but = if but.is_empty() { but } else { format!(" but {but}") };
-        line(out, "said by", &format!("any leaf{but}, before it begins"))?;
+        line(out, "from", &format!("any leaf{but}, from the dispatcher"))?;
     }
     if !status.leaves.is_empty() {
-        line(out, if status.any_leaf { "and by" } else { "said by" }, &status.leaves.join(" "))?;
+        line(out, if status.any_leaf { "and" } else { "from" }, &status.leaves.join(" "))?;
     }
     Ok(())
 }
 
 fn errno(out: &mut impl Write, errno: &ErrnoReport) -> io::Result<()> {
-    line(out, "errno", &format!("{}, {}", errno.number, errno.name.unwrap_or("not known here")))?;
+    line(out, "errno", &format!("{}, {}", errno.number, errno.name.unwrap_or("unknown")))?;
     line(out, "meaning", &errno.meaning)?;
     for cause in &errno.causes {
         wrapped(out, &format!("  {:<26}", cause.rule), 28, &format!("`{}`: {}", cause.line, cause.cause))?;
@@ -83,11 +83,7 @@ fn log(out: &mut impl Write, input: &str, log: &LogReport) -> io::Result<()> {
     if log.unknown_lines > 0 {
         writeln!(out)?;
         let lines = if log.unknown_lines == 1 { "1 line" } else { &format!("{} lines", log.unknown_lines) };
-        line(
-            out,
-            "unknown",
-            &format!("{lines} on TDX or machine checks in a form that is not known to this program:"),
-        )?;
+        line(out, "unknown", &format!("{lines} on TDX or machine checks in an unknown format:"))?;
         lines_of(out, &log.unknown)?;
     }
     Ok(())

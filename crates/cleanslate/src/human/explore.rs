@@ -1,4 +1,4 @@
-//! An exploration for people, and for test harnesses.
+//! Text and TAP output of `explore`.
 
 use std::io::{self, Write};
 
@@ -133,7 +133,7 @@ fn verdict(out: &mut impl Write, report: &ExploreReport) -> io::Result<()> {
         line(
             out,
             "explored",
-            &format!("{} until every bug was found or given up", grouped_count(report.crash_points, "crash point")),
+            &format!("{} until every bug was found or abandoned", grouped_count(report.crash_points, "crash point")),
         )?;
         return writeln!(
             out,

@@ -1,5 +1,4 @@
-//! `kexec` for people: the first kernel's log as the kernel prints it, what was private, what
-//! became of it, the verdict.
+//! Text output of `kexec`: kernel log, private lines, handover, next kernel, verdict.
 
 use std::io::{self, Write};
 
@@ -36,12 +35,13 @@ fn bringup(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
     let calls: u64 = report.bringup.seamcalls.iter().map(|calls| calls.count).sum();
     line(out, "", &format!("{}, {}", count(report.bringup.tdmrs, "TDMR"), grouped_count(calls, "SEAMCALL")))?;
     match (report.bringup.equals_log, report.host.logged.pamt_kb) {
-        (Some(true), _) => line(out, "", "PAMT as in the log")?,
+        (Some(true), _) => line(out, "", "PAMT size as in the log")?,
         (Some(false), Some(logged)) => line(
             out,
             "",
             &format!(
-                "the log says {logged} KB allocated for PAMT; `cleanslate plan` on this host says why that differs"
+                "the log reports {logged} KB allocated for PAMT; see `cleanslate plan` for this host for \
+                    the difference"
             ),
         )?,
         _ => {}
@@ -51,7 +51,7 @@ fn bringup(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
     }
     if let Some(unwound) = &report.bringup.unwound {
         let (lines, bytes) = (grouped_count(unwound.reset_lines, "PAMT line"), size::human(unwound.freed_bytes));
-        line(out, "unwound", &format!("{lines} reset, {bytes} of PAMT given back"))?;
+        line(out, "unwound", &format!("{lines} reset, {bytes} of PAMT freed"))?;
     }
     writeln!(out)
 }
@@ -84,12 +84,12 @@ fn scenario(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
         let stray = report.scenario.stray_lines.iter().map(|line| format!("{} ({})", line.address, line.kind));
         let stray: Vec<String> = stray.collect();
         let lines = count(stray.len(), "line");
-        line(out, "panic", &format!("a wild pointer has written a part of {lines}: {}", stray.join(", ")))?;
-        let poison = "which poisons those that are private in memory by now; a store to a line that is not, e.g. one that a cache \
-                      still holds, poisons nothing";
+        line(out, "panic", &format!("a wild pointer made partial writes to {lines}: {}", stray.join(", ")))?;
+        let poison = "which poisons those lines that are already private in memory; a store to any other \
+            line, e.g. one still held by a cache, poisons nothing";
         line(out, "", poison)?;
         if report.policy == "refuse" {
-            line(out, "", "`refuse` is about kexec images: at a crash it resets as `tracked` does")?;
+            line(out, "", "`refuse` applies to kexec images: at a crash it resets like `tracked`")?;
         }
     }
     Ok(())
@@ -120,7 +120,7 @@ fn private(out: &mut impl Write, lines: &PrivateLines) -> io::Result<()> {
         (lines.sept, "SEPT"),
         (lines.guest, "guest pages"),
         (lines.dynamic_pamt, "PAMT page pairs"),
-        (lines.returned, "returned or refused pages, unknown to the module"),
+        (lines.returned, "returned or rejected pages, unknown to the module"),
     ];
     let pages = pages.iter().filter(|(lines, _)| *lines > 0).map(|(lines, what)| format!("{} {what}", grouped(*lines)));
     let pages: Vec<String> = pages.collect();
@@ -128,7 +128,7 @@ fn private(out: &mut impl Write, lines: &PrivateLines) -> io::Result<()> {
         line(out, "of TDs", &pages.join(", "))?;
     }
     if lines.other > 0 {
-        line(out, "other", &format!("{} in no PAMT of the table", grouped_count(lines.other, "private line")))?;
+        line(out, "other", &format!("{} outside the PAMTs of the table", grouped_count(lines.other, "private line")))?;
     }
     writeln!(out)
 }
@@ -149,7 +149,7 @@ fn handover(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
     if report.next_kernel.is_none() {
         let private = report.private_before.lines;
         let stay = if private == 1 { "stays" } else { "stay" };
-        let text = format!("{} {stay} private, and this kernel goes on", grouped_count(private, "line"));
+        let text = format!("{} {stay} private; this kernel continues to run", grouped_count(private, "line"));
         line(out, "", &text)?;
         return writeln!(out);
     }
@@ -158,8 +158,8 @@ fn handover(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
         line(out, "left", &format!("{range} {}", left.why))?;
     }
     if let Some(verdict) = report.leftover_table.and_then(|table| table.verdict_if_heeded) {
-        let good = if verdict.is_good() { "lives" } else { "dies all the same" };
-        line(out, "table", &format!("a next kernel that reads the table of leftovers and keeps off them {good}"))?;
+        let good = if verdict.is_good() { "survives" } else { "still dies" };
+        line(out, "table", &format!("a next kernel that reads the table of leftovers and avoids them {good}"))?;
     }
     let left = [
         (reset.private_lines_left, "private"),
@@ -179,7 +179,7 @@ fn next_kernel(out: &mut impl Write, next: &NextKernelReport) -> io::Result<()> 
     } else {
         String::new()
     };
-    line(out, "next", &format!("wrote a part of every line of {written}{poisoned}"))?;
+    line(out, "next", &format!("made a partial write to every line of {written}{poisoned}"))?;
     let checked = size::human(next.bytes_checked);
     match &next.machine_check {
         None => line(out, "", &format!("read back {checked}: no machine check"))?,
@@ -207,7 +207,7 @@ fn machine_check(out: &mut impl Write, check: &MachineCheckReport, fatal: u64) -
     line(out, "poisoned", &format!("by {}", check.poisoned_by))?;
     line(out, "read", &format!("by {}", check.read_by))?;
     line(out, "story", &check.story.join(" "))?;
-    line(out, "in all", &format!("{} whose read is fatal", grouped_count(fatal, "line")))
+    line(out, "in all", &format!("{} with fatal reads", grouped_count(fatal, "line")))
 }
 
 /// `1 line is`, `5,000 lines are`.
@@ -216,22 +216,26 @@ fn lines_are(number: u64) -> String {
 }
 
 fn verdict(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
-    let failed = if report.bringup.error.is_some() { "; but the bring-up failed" } else { "" };
+    let failed = if report.bringup.error.is_some() { "; but the TDX initialization failed" } else { "" };
     let (style, verdict, text) = match report.verdict {
-        Verdict::Clean if report.scenario.kind == "crash" => {
-            (GOOD, "clean", "the crash kernel used its own memory, read all the rest, and lives".to_owned())
-        }
-        Verdict::Clean => (GOOD, "clean", "the next kernel used all of memory and lives".to_owned()),
+        Verdict::Clean if report.scenario.kind == "crash" => (
+            GOOD,
+            "clean",
+            "the crash kernel used its reserved memory, read all other memory, and \
+                survived"
+                .to_owned(),
+        ),
+        Verdict::Clean => (GOOD, "clean", "the next kernel used all of memory and survived".to_owned()),
         Verdict::MachineCheck => (BAD, "machine check", format!("policy `{}` let the next kernel die", report.policy)),
         Verdict::DataLost => {
             let lost = report.next_kernel.as_ref().map_or(0, |next| next.lines_lost);
             (
                 BAD,
                 "data lost",
-                format!("old cache lines were written over {} of the next kernel", grouped_count(lost, "line")),
+                format!("stale cache lines overwrote {} of the next kernel", grouped_count(lost, "line")),
             )
         }
-        Verdict::Refused => (GOOD, "refused", "no kexec, so no harm".to_owned()),
+        Verdict::Refused => (GOOD, "refused", "kexec refused, no memory affected".to_owned()),
     };
     last_line(out, style, verdict, &format!("{text}{failed}"))
 }

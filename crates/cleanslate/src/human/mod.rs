@@ -1,5 +1,5 @@
-//! Reports for people: aligned tables, sizes with units, one clear verdict line. Colour only where
-//! it means something; the stream takes it out when it goes to a file.
+//! Text output for people: aligned tables, sizes with units, one verdict line. Color only on a
+//! terminal.
 
 pub(crate) mod check;
 pub(crate) mod explain;
@@ -72,7 +72,7 @@ fn host(out: &mut impl Write, host: &HostReport) -> io::Result<()> {
     }
     if host.bytes_outside_cmrs > 0 {
         let bytes = size::human(host.bytes_outside_cmrs);
-        line(out, "outside", &format!("{bytes} of usable memory lie in no CMR: TDX cannot have them"))?;
+        line(out, "outside", &format!("{bytes} of usable memory outside all CMRs: not available to TDX"))?;
     }
     writeln!(out)
 }

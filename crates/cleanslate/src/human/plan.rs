@@ -1,4 +1,4 @@
-//! `plan` for people.
+//! Text output of `plan`.
 
 use std::io::{self, Write};
 
@@ -78,12 +78,12 @@ fn costs(out: &mut impl Write, cost: &CostReport) -> io::Result<()> {
     let for_good = size::human(pamt.static_bytes);
     let text = match (pamt.dynamic_bytes, pamt.dynamic_bytes_all_in_tds) {
         (Some(least), Some(most)) => format!(
-            "{for_good} for good; with Dynamic PAMT {}, and {} with all memory in TDs by 4 KiB pages (one bitmap bit a page \
-             is assumed)",
+            "{for_good} permanently; with Dynamic PAMT {}, and {} with all memory in TDs in 4 KiB pages \
+                (assuming one bitmap bit per page)",
             size::human(least),
             size::human(most)
         ),
-        _ => format!("{for_good} for good"),
+        _ => format!("{for_good} permanently"),
     };
     line(out, "PAMT", &text)?;
     let [least, most] = cost.boot.seconds;
@@ -91,7 +91,7 @@ fn costs(out: &mut impl Write, cost: &CostReport) -> io::Result<()> {
         out,
         "boot",
         &format!(
-            "{} to {} in Linux: published logs of this and other hosts, for so much memory",
+            "{} to {} in Linux, from published logs of hosts with this much memory",
             seconds(least),
             seconds(most)
         ),
@@ -102,7 +102,8 @@ fn costs(out: &mut impl Write, cost: &CostReport) -> io::Result<()> {
         out,
         "kexec",
         &format!(
-            "by {:.1} GB/s of one core, {:.0} GB/s of all ({}); WBINVD comes on top. What this kernel does at kexec: `cleanslate check`",
+            "at {:.1} GB/s on one core, {:.0} GB/s on all ({}); WBINVD not included. For the behavior of \
+                this kernel at kexec see `cleanslate check`",
             giga(rates.one_core),
             giga(rates.all_cores),
             rates.origin
@@ -129,8 +130,8 @@ fn costs(out: &mut impl Write, cost: &CostReport) -> io::Result<()> {
 fn linux(out: &mut impl Write, linux: &LinuxReport, logged: Option<u64>) -> io::Result<()> {
     let log = match (linux.equals_log, logged) {
         (Some(true), _) => ", as in the log".to_owned(),
-        (Some(false), Some(logged)) => format!("; the log says {logged} KB"),
-        (Some(false), None) => "; the log says otherwise".to_owned(),
+        (Some(false), Some(logged)) => format!("; the log reports {logged} KB"),
+        (Some(false), None) => "; the log differs".to_owned(),
         (None, _) => String::new(),
     };
     let text = match (&linux.error, linux.tdmrs, linux.pamt_kb) {
@@ -147,7 +148,7 @@ fn verdict(out: &mut impl Write, layout: &LayoutReport) -> io::Result<()> {
         return last_line(out, BAD, &format!("no layout ({})", layout.result), error);
     };
     let given_up = if layout.given_up_bytes == 0 {
-        "nothing given up".to_owned()
+        "no memory given up".to_owned()
     } else {
         format!("{} given up", size::human(layout.given_up_bytes))
     };

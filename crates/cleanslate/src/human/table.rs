@@ -1,5 +1,5 @@
-//! A table in text: columns as wide as their widest cell, numbers to the right. One that is wider
-//! than the terminal is made narrower, or a list.
+//! Text tables: columns as wide as their widest cell, numbers right-aligned. A table wider than the
+//! terminal is narrowed or printed as a list.
 
 use std::io::{self, Write};
 

@@ -1,5 +1,4 @@
-//! As many columns as the terminal has, and texts that fit them. What does not go to a terminal is
-//! the same wherever it is made.
+//! Terminal width and text wrapping. Output that is not a terminal always has the same width.
 
 use std::{
     io,
@@ -114,10 +113,10 @@ mod tests {
 
     #[test]
     fn a_table_fits() {
-        let text = "Exit codes:\n  3    input that cannot be used: file, line, value and rule are on stderr";
+        let text = "Exit codes:\n  3    invalid input: file, line, value and rule are printed on stderr";
         assert_eq!(
             table(text, 55),
-            "Exit codes:\n  3    input that cannot be used: file, line, value and\n       rule are on stderr"
+            "Exit codes:\n  3    invalid input: file, line, value and rule are\n       printed on stderr"
         );
         // No room beside the command.
         let example = "  cleanslate kexec --tds 4 --crash  the same, and the kernel panics";

@@ -136,7 +136,8 @@ fn story(
     let read_by = format!("the next kernel: {}", check.cpu);
     let origin = if evicted {
         format!(
-            "The first kernel gave the line to the TDX module ({what}) and jumped while a cache still held it dirty under its \
+            "The first kernel gave the line to the TDX module ({what}) and jumped while a cache still \
+                 held it dirty under its \
              private KeyID. It was written back later and made the line private again, reset or not."
         )
     } else {

@@ -1,5 +1,4 @@
-//! The CPU model: the kernel's `smpboot: CPU0:` line, or, as a weak source, a `# cpu:` comment in
-//! the file.
+//! CPU model: the kernel's `smpboot: CPU0:` line or, as a weaker source, a `# cpu:` comment.
 
 use tdx_host::platform::CpuModel;
 

@@ -1,4 +1,4 @@
-//! Rows of the firmware memory map: `BIOS-e820: [mem 0xSTART-0xLAST] TYPE` and
+//! Entries of the firmware memory map: `BIOS-e820: [mem 0xSTART-0xLAST] TYPE` and
 //! `user: [mem ..] TYPE`.
 
 use super::number::{ByteRange, decimal};

@@ -1,5 +1,4 @@
-//! Rows of /proc/iomem. Only `System RAM` rows of the top level: what is indented lies inside one
-//! of them.
+//! Entries of /proc/iomem: top-level `System RAM` only; indented entries lie inside those.
 
 use super::number::{ByteRange, bare_hex};
 use crate::input::Rule;

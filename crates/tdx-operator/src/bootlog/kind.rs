@@ -1,5 +1,4 @@
-//! Tells what kind of line a line is, by how its message starts. Says nothing on whether the line
-//! holds.
+//! Line classification by the start of the message. Does not validate the line.
 
 use super::{e820::E820Map, iomem, numa, prefix};
 

@@ -1,6 +1,5 @@
-//! Lines of a file of any size and any content, in bounded memory: a line is cut at [`LINE_LIMIT`],
-//! a file at [`FILE_LIMIT`]. Knows nothing of what the lines say, but takes out what colours them
-//! on a terminal.
+//! Line reader for files of any size and content, in bounded memory: a line is cut at
+//! [`LINE_LIMIT`], a file at [`FILE_LIMIT`]. Strips terminal color sequences.
 
 use std::io::{self, BufRead, Read, Take};
 

@@ -1,9 +1,8 @@
-//! Reads the facts about a TDX host out of a boot log: e820 rows, CMRs, KeyIDs, NUMA nodes, CPU
-//! model, and what the kernel said about TDX; also `/proc/iomem`, alone or in the same file.
+//! Boot log parser: e820, CMRs, KeyIDs, NUMA nodes, CPU model and TDX messages of a kernel log; also
+//! `/proc/iomem`, alone or in the same file.
 //!
-//! It interprets nothing: which facts make a host is the business of [`crate::host`]. Lines of no
-//! known kind are skipped; a known line that does not hold, or contradicts an earlier one, is an
-//! error with its line number.
+//! Does not interpret: [`crate::host`] builds a host from these facts. Unknown lines are skipped; a
+//! malformed known line, or one that contradicts an earlier one, is an error with its line number.
 
 mod cpu;
 mod e820;
@@ -92,7 +91,7 @@ pub struct BootLog {
     pub failure: Option<At<(Failure, String)>>,
     /// First SEAMCALL that failed for another reason than a bring-up, or after it.
     pub later: Option<At<(Leaf, Status, String)>>,
-    /// What the module answered to TDH.SYS.DISABLE when this kernel handed over, if it was no
+    /// What the module was queried to TDH.SYS.DISABLE when this kernel handed over, if it was no
     /// success.
     pub not_disabled: Option<At<(Status, String)>>,
     /// Last line of the TDX code that says something, and its text.
@@ -179,7 +178,12 @@ impl BootLog {
             Kind::Numa(rest) => push_node(&mut self.numa, line, numa::merged(rest)?),
             Kind::EarlyNode(rest) => push_node(&mut self.early_nodes, line, numa::early(rest)?),
             Kind::Cpu(rest) => once(&mut self.cpu, line, cpu::smpboot(rest)?, |cpu| format!("CPU model {cpu}")),
-            Kind::Packages(rest) => once(&mut self.packages, line, numa::packages(rest)?, |n| format!("{n} packages")),
+            Kind::Packages(rest) => once(&mut self.packages, line, numa::packages(rest)?, |n| {
+                format!(
+                    "{n} \
+                packages"
+                )
+            }),
             Kind::BroughtUp(rest) => once(&mut self.cpus, line, numa::brought_up(rest)?, |n| format!("{n} CPUs")),
             Kind::Activated(rest) => once(&mut self.cpus, line, numa::activated(rest)?, |n| format!("{n} CPUs")),
             Kind::Allowed(rest) => once(&mut self.allowed_cpus, line, numa::allowed(rest)?, |n| format!("{n} CPUs")),
@@ -215,7 +219,12 @@ impl BootLog {
                 }
                 push(&mut self.cmrs, MAX_CMRS, line, value)
             }
-            TdxLine::PamtKb(value) => once(&mut self.pamt_kb, line, value, |kb| format!("{kb} KB allocated for PAMT")),
+            TdxLine::PamtKb(value) => once(&mut self.pamt_kb, line, value, |kb| {
+                format!(
+                    "{kb} KB allocated \
+                for PAMT"
+                )
+            }),
             TdxLine::Module(value) => {
                 self.module = Some(At { line, value });
                 Ok(())

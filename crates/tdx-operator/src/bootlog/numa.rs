@@ -1,5 +1,5 @@
-//! Where memory belongs to which NUMA node: SRAT rows, the kernel's merged NUMA rows, the early
-//! node ranges; and how many packages and CPUs came up.
+//! NUMA nodes of memory: SRAT entries, the kernel's merged NUMA lines, early node ranges; number of
+//! packages and CPUs.
 
 use tdx_host::platform::NodeId;
 

@@ -1,4 +1,4 @@
-//! Numbers and ranges as kernel messages write them.
+//! Parsers of numbers and ranges in kernel messages.
 
 use tdx_abi::{PageRange, PhysAddr};
 

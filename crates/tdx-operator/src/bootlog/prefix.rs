@@ -1,5 +1,4 @@
-//! What stands before a kernel message: time stamps, log levels, caller ids, and what syslog and
-//! journald put in front.
+//! Prefixes of kernel messages: time stamps, log levels, caller ids, syslog and journald prefixes.
 
 /// The message of a log line, without prefixes and surrounding blanks.
 ///

@@ -1,6 +1,5 @@
-//! Lines of the kernel's TDX host code, `virt/tdx:` or (to 6.5) `tdx:`, in every wording seen in
-//! the field, typing errors of the kernels included. A line that starts like a known one must hold;
-//! others are left alone.
+//! TDX host messages, `virt/tdx:` or (up to 6.5) `tdx:`, in every wording seen in logs, including
+//! typos of the kernels. A line that starts like a known one must parse; other lines are ignored.
 
 use tdx_abi::{KeyIdPartition, Leaf, PageRange, PhysAddr, Status};
 

@@ -1,5 +1,5 @@
-//! Every wording of `tdx.rs`, one case each. The lines of the field are in `fixtures/hosts`; here
-//! are the borders.
+//! One test case for each wording in `tdx.rs`. Real logs are in `fixtures/hosts`; these are edge
+//! cases.
 
 use super::*;
 

@@ -1,5 +1,5 @@
-//! Failures that the kernel puts in words instead of a number, in every wording of its versions and
-//! of KVM's. What a failure means is said in `explain`.
+//! TDX failures that the kernel or KVM reports as text without a number, in the wording of every
+//! version. Their meaning is in the `explain` module.
 
 /// What the kernel says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,5 +1,5 @@
-//! What cleanslate.ko, if it is loaded, does at a kexec and at a crash, by what it says of itself
-//! in /sys. What it says is believed; that it does so on a CPU with TDX nobody has seen.
+//! State and policy of cleanslate.ko as reported in sysfs: what it does at kexec and at a crash. Its
+//! report is trusted; it has not been seen on a CPU with TDX.
 //!
 //! Source: `linux/report.c`, `linux/handover.c` and `linux/cleanslate.4`.
 
@@ -55,13 +55,13 @@ impl Ko {
             "watching" => Host::Kernel,
             "failed" => return Self::NothingToReset,
             "unknown" => return Self::Lost(excerpt(why)),
-            _ => return Self::Unseen(format!("its mode `{}` is not known here", excerpt(mode))),
+            _ => return Self::Unseen(format!("unknown mode `{}`", excerpt(mode))),
         };
         match snapshot.get(Item::KoPolicy).map(str::trim) {
             Ok("tracked") => Self::Resets(host),
             Ok("refuse") => Self::Refuses(host),
             Ok("none") => Self::Leaves(host),
-            Ok(other) => Self::Unseen(format!("its policy `{}` is not known here", excerpt(other))),
+            Ok(other) => Self::Unseen(format!("unknown policy `{}`", excerpt(other))),
             Err(why) => Self::Unseen(format!("{} {why}", Item::KoPolicy.place())),
         }
     }
@@ -90,7 +90,7 @@ mod tests {
         assert_eq!(of(Ok("host\n"), "none\n"), Ko::Leaves(Host::Module));
         assert_eq!(of(Ok("host\n"), "refuse\n"), Ko::Refuses(Host::Module));
         assert_eq!(of(Ok("failed\n"), "tracked\n"), Ko::NothingToReset);
-        let why = "this kernel builds TDs, and how it resets their pages is not known";
+        let why = "this kernel builds TDs and its reset function is unknown";
         assert_eq!(of(Ok(&format!("unknown: {why}\n")), "tracked\n"), Ko::Lost(why.to_owned()));
         for (mode, policy) in [("idle", "tracked"), ("host", "hope"), ("", "")] {
             assert!(matches!(of(Ok(mode), policy), Ko::Unseen(_)), "{mode} {policy}");

@@ -1,5 +1,4 @@
-//! Reads /proc/cpuinfo: model, name, flags, bugs, number of CPUs and packages. Says nothing on what
-//! they mean for TDX.
+//! /proc/cpuinfo parser: model, name, flags, bugs, number of CPUs and packages.
 
 use std::collections::BTreeSet;
 
@@ -85,7 +84,8 @@ impl Cpus {
 mod tests {
     use super::*;
 
-    const ONE: &str = "processor\t: 0\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 143\nmodel name\t: Xeon: 8480\n\
+    const ONE: &str = "processor\t: 0\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 143\nmodel \
+         name\t: Xeon: 8480\n\
                        stepping\t: 8\nphysical id\t: 0\nflags\t\t: fpu tme movdir64b\nbugs\t\t: tdx_pw_mce\n\n";
 
     #[test]

@@ -1,5 +1,5 @@
-//! The facts of a machine, out of the texts that were seen, and the first conclusions from them: is
-//! TDX on, may memory be private. A text that does not hold is a fact that was not seen.
+//! Facts of a machine from the collected texts, and first conclusions: is TDX enabled, may memory be
+//! private. A malformed text counts as not available.
 
 use std::io::BufReader;
 
@@ -242,7 +242,7 @@ impl<'a> Facts<'a> {
             Tdx::Off(why, _) | Tdx::Broken(why) => why.clone(),
             _ => match &self.config {
                 Ok(config) => config.say("INTEL_TDX_HOST"),
-                Err(_) => "the kernel is older than 6.8, and its boot log has no line of TDX host code".to_owned(),
+                Err(_) => "the kernel is older than 6.8 and its boot log has no line from TDX host code".to_owned(),
             },
         }
     }
@@ -253,7 +253,7 @@ impl<'a> Facts<'a> {
             return Tdx::Off(format!("this CPU is not Intel's ({})", cpus.vendor), Sure::Seen);
         }
         if guest {
-            return Tdx::Off("this machine is a TD itself, a guest".to_owned(), Sure::Seen);
+            return Tdx::Off("this machine is itself a TD (a guest)".to_owned(), Sure::Seen);
         }
         if let Ok(msrs) = &self.msrs {
             match (msrs.get(Msr::MKTME_KEYID_PARTITIONING), cpus) {
@@ -284,15 +284,15 @@ impl<'a> Facts<'a> {
             }
         }
         if cpus.is_some_and(|cpus| cpus.bug("tdx_pw_mce")) {
-            return Tdx::On(None, "the bug `tdx_pw_mce` in /proc/cpuinfo, which the kernel notes only if TDX is on");
+            return Tdx::On(None, "bug `tdx_pw_mce` in /proc/cpuinfo, which the kernel sets only if TDX is enabled");
         }
         let host_code = self.option("INTEL_TDX_HOST") == Some(true) && self.era().is_some_and(|e| e != Era::NoTdxHost);
         if host_code && self.log_is_whole && !self.tdx_line() {
-            let text = "this kernel has TDX host code, and its boot log names no private KeyIDs";
+            let text = "this kernel has TDX host code and its boot log reports no private KeyIDs";
             return Tdx::Off(text.to_owned(), Sure::Deduced);
         }
         if cpus.is_some_and(|cpus| cpus.flag("tme") == Some(false)) {
-            return Tdx::Off("this CPU shows no memory encryption (flag `tme`)".to_owned(), Sure::Unverified);
+            return Tdx::Off("this CPU does not report memory encryption (flag `tme`)".to_owned(), Sure::Unverified);
         }
         Tdx::Unknown
     }
@@ -313,13 +313,16 @@ impl<'a> Facts<'a> {
             }
             if log.failure.is_some() && self.log_is_whole {
                 return Private::No(match self.sys_init() {
-                    SysInit::NotTried | SysInit::Refused => "the bring-up failed before the module got any memory",
-                    SysInit::Spent | SysInit::Unknown => "the bring-up failed, and Linux then resets the PAMTs",
+                    SysInit::NotTried | SysInit::Refused => {
+                        "TDX initialization failed before the module \
+                        was given any memory"
+                    }
+                    SysInit::Spent | SysInit::Unknown => "TDX initialization failed, and Linux then resets the PAMTs",
                 });
             }
         }
         if self.no_host_code() && !self.ko.may_be_host() {
-            return Private::No("this kernel has no TDX host code, so it gave no memory to the module");
+            return Private::No("this kernel has no TDX host code, so the module was given no memory");
         }
         Private::Perhaps
     }

@@ -1,9 +1,8 @@
-//! A saved machine: a folder with one plain file for each item, and `machine.toml`, which says what
-//! it is and what could not be seen. Reading trusts nothing: no link is followed, nothing but plain
-//! files is opened, no file is read past its limit.
+//! A collected machine: a directory with one regular file for each item and `machine.toml`, which
+//! lists what is missing. Reading is defensive: symlinks are not followed, only regular files are
+//! opened, and each up to its size limit.
 //!
-//! A hard link cannot be told from a file; the system's `fs.protected_hardlinks` is there against
-//! those.
+//! Hard links are indistinguishable from files; `fs.protected_hardlinks` covers those.
 
 use std::{
     collections::BTreeMap,
@@ -169,7 +168,7 @@ fn about(folder: BorrowedFd<'_>) -> Result<About, String> {
         return Err(format!("its schema is not `{SCHEMA}`"));
     }
     if about.version != VERSION {
-        return Err(format!("its version is {}, and this program reads {VERSION}", about.version));
+        return Err(format!("version {} is not supported, expected {VERSION}", about.version));
     }
     Ok(about)
 }

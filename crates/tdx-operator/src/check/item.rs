@@ -1,5 +1,5 @@
-//! What is looked at on a machine: where it stands on a live one, in which file of a saved one, how
-//! large it may be, and how to get at it when it cannot be seen. Reads nothing.
+//! Items that `check` uses: place on a live machine, file name in a collected one, size limit, and
+//! how to get access. Does no I/O.
 
 use core::fmt;
 
@@ -130,7 +130,7 @@ impl Item {
     pub const fn how(self, why: &Unseen) -> &'static str {
         match (self, why) {
             (_, Unseen::TooLarge { .. } | Unseen::NotText | Unseen::NotAFile | Unseen::Malformed(_)) => {
-                "save the machine again with `cleanslate collect`"
+                "collect the machine again with `cleanslate collect`"
             }
             (Self::Msr, Unseen::Absent) => {
                 "as root: `modprobe msr` (the kernel needs CONFIG_X86_MSR), then run this as root"
@@ -139,7 +139,7 @@ impl Item {
             (Self::BootLog, Unseen::Denied) => "run as root, or as root: `sysctl kernel.dmesg_restrict=0`",
             (Self::BootLog, _) => "run outside of the container, as root",
             (Self::Config, Unseen::Absent) => {
-                "take a kernel with CONFIG_IKCONFIG_PROC, or put its configuration at /boot/config-RELEASE"
+                "use a kernel with CONFIG_IKCONFIG_PROC, or install its configuration as /boot/config-RELEASE"
             }
             (_, Unseen::Absent) => "run outside of the container, on Linux",
             _ => "run as root",
@@ -163,7 +163,7 @@ pub enum Unseen {
     #[error("may not be read by this user")]
     Denied,
     /// A link, a folder, a device or a pipe stands where a file of a saved machine belongs.
-    #[error("is no plain file, and nothing else is opened")]
+    #[error("not a regular file, not read")]
     NotAFile,
     /// NUL bytes, or bytes that are not UTF-8.
     #[error("is not text")]

@@ -1,6 +1,5 @@
-//! What is kept of the things that are read: named lines, keys, options and words, and nothing
-//! else. So no serial number, no host name, no network address and no UUID of a disk gets into a
-//! report or a saved machine.
+//! Allow-list of what is kept of the items read: named lines, keys, options and words. No serial
+//! number, host name, network address or disk UUID enters a report or a collected machine.
 
 use super::{
     cleanslate_ko::{MODES, POLICIES},

@@ -1,8 +1,7 @@
-//! Kernel versions, what mainline does about TDX and kexec in each, and the options a kernel was
-//! built with.
+//! Kernel versions, the behavior of mainline with TDX and kexec in each, and kernel build options.
 //!
-//! A version says what mainline does. A distributor may have changed it: where the options show
-//! that, the rules say so.
+//! A version tells the behavior of mainline. Distributions may differ; where the options show it, the
+//! rules say so.
 
 use std::collections::BTreeMap;
 

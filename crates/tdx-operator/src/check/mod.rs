@@ -1,8 +1,8 @@
-//! Is this machine ready for TDX, and what does a kexec or a crash do to the next kernel? Looks at
-//! a live Linux machine or at a saved one, read-only, without root and without TDX as well.
+//! `check`: is this machine ready for TDX, and what does a kexec or a crash do to the next kernel?
+//! Works on a live Linux machine or a collected one, read-only, also without root and without TDX.
 //!
-//! It says what mainline kernels and published modules do, and what it could not see; it runs no
-//! program and asks no network. `docs/CHECK.md` lists every check with its source.
+//! Reports the behavior of mainline kernels and published modules, and what data is missing; runs no
+//! subprocess and does not use the network. `docs/CHECK.md` lists every check with its source.
 
 mod cleanslate_ko;
 mod cpuinfo;
@@ -74,11 +74,16 @@ fn verdict(facts: &Facts<'_>, report: &CheckReport) -> (Status, String) {
         return (Status::Fail, says(check));
     }
     match &facts.tdx {
-        Tdx::Unknown => (Status::Unknown, "it cannot be told whether TDX is on: see what could not be seen".to_owned()),
+        Tdx::Unknown => (
+            Status::Unknown,
+            "cannot determine whether TDX is enabled; see the list of missing \
+            data"
+                .to_owned(),
+        ),
         Tdx::Off(why, _) => {
             let status = if gravest(Status::Warn).next().is_some() { Status::Warn } else { Status::Pass };
             let why = why.trim_start_matches("no TDX: ");
-            (status, format!("no TDX on this machine: {why}. A kexec is as safe as on any other"))
+            (status, format!("TDX is not enabled on this machine: {why}. kexec is safe"))
         }
         // What people came for: no warning of something else must hide that there is no answer.
         Tdx::On(..) | Tdx::Broken(_) if gravest(Status::Unknown).any(|check| check.id == JUMP) => {
@@ -88,9 +93,9 @@ fn verdict(facts: &Facts<'_>, report: &CheckReport) -> (Status, String) {
         Tdx::On(..) | Tdx::Broken(_) => match first(Status::Warn) {
             Some(check) => (Status::Warn, says(check)),
             None if gravest(Status::Unknown).next().is_some() => {
-                (Status::Warn, "nothing is wrong with what was seen; not everything was".to_owned())
+                (Status::Warn, "no problem found, but some data is missing".to_owned())
             }
-            None => (Status::Pass, "TDX is on, and a kexec harms nobody".to_owned()),
+            None => (Status::Pass, "TDX is enabled; kexec is safe".to_owned()),
         },
     }
 }

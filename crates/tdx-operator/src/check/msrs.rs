@@ -1,5 +1,5 @@
-//! The registers that are read, and how a saved machine writes them down: one line for each
-//! register, value and set of CPUs. Interprets no value.
+//! MSRs that are read, and their text form in a collected machine: one line for each MSR, value and
+//! set of CPUs. Does not interpret values.
 
 use std::collections::BTreeMap;
 
@@ -39,7 +39,7 @@ impl Msrs {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let mut msrs = Self::default();
         for (number, line) in (1..).zip(text.lines()) {
-            let bad = || format!("line {number} is not `MSR VALUE CPUS`, as `0x87 0x200000001f 0-127`");
+            let bad = || format!("line {number} is not `MSR VALUE CPUS`, e.g. `0x87 0x200000001f 0-127`");
             if number > MAX_LINES {
                 return Err(format!("has more than {MAX_LINES} lines"));
             }

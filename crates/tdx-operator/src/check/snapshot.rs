@@ -1,5 +1,5 @@
-//! What was seen of a machine, as text: the same for a live and for a saved one, so that both are
-//! judged by the same rules. Holds only what [`super::keep`] lets through.
+//! Texts collected from a machine, the same for a live and a collected one, so that the same rules
+//! apply. Holds only what [`super::keep`] allows.
 
 use std::collections::BTreeMap;
 

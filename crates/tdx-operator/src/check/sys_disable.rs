@@ -1,5 +1,5 @@
-//! Whether a TDX module is known to have TDH.SYS.DISABLE, by its version. No version is known to
-//! have it: what is known is which releases are published without it.
+//! Whether a TDX module version implements TDH.SYS.DISABLE. No version is known to; known are the
+//! published releases without it.
 
 use crate::bootlog::ModuleVersion;
 

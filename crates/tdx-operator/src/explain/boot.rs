@@ -1,6 +1,5 @@
-//! Did TDX come up in this boot, and if not, why; and did the kernel hand it over? Rules over the
-//! facts of a boot log. A failure of unknown cause and a log that stops too early are said to be
-//! undecidable.
+//! Boot judgement: was TDX initialized, if not why, and was it handed over to the next kernel. Rules
+//! on the facts of a boot log. An unknown failure and a truncated log are undecidable.
 
 use super::{
     causes::{self, Cause},
@@ -16,8 +15,8 @@ pub(super) fn judge(boot: &Boot) -> Vec<LogFinding> {
     let mut findings = Vec::new();
     if let Some(error) = boot.broken.as_ref().filter(|_| !boot.tdx.is_empty()) {
         let mut broken = finding(boot, Judgement::Undecidable, "line-does-not-hold", Basis::Sourced);
-        broken.cause = format!("a line that is known does not hold, so this boot is judged without it: {error}");
-        "give the log of one boot, whole and unchanged".clone_into(&mut broken.remedy);
+        broken.cause = format!("malformed line ignored: {error}");
+        "provide the complete, unmodified log of one boot".clone_into(&mut broken.remedy);
         findings.push(broken);
     }
     if let Some(failure) = &log.failure {
@@ -28,8 +27,8 @@ pub(super) fn judge(boot: &Boot) -> Vec<LogFinding> {
         let mut up = finding(boot, Judgement::Up, "initialized", Basis::Sourced);
         let module = log.module.map_or_else(String::new, |module| format!(", module {}", module.value));
         let kb = log.pamt_kb.map_or_else(String::new, |kb| format!(", {} KB of PAMT", kb.value));
-        up.cause = format!("TDX is up{module}{kb}");
-        "nothing; before a kexec see `cleanslate check`".clone_into(&mut up.remedy);
+        up.cause = format!("TDX is initialized{module}{kb}");
+        "nothing; run `cleanslate check` before a kexec".clone_into(&mut up.remedy);
         findings.push(up);
     } else if log.failure.is_none() && (log.later.is_none() && log.not_disabled.is_none()) {
         findings.extend(not_ended(boot));
@@ -49,16 +48,19 @@ fn not_ended(boot: &Boot) -> Option<LogFinding> {
     let under_way = log.under_way.is_some() || log.module.is_some() || !log.cmrs.is_empty();
     let mut found = if log.pamt_kb.is_some() || under_way {
         let mut found = finding(boot, Undecidable, "log-ends-in-bring-up", Basis::Deduced);
-        let last = if log.pamt_kb.is_some() { "PAMTs were allocated" } else { "the module answered" };
-        found.cause = format!("{last}, and the log says no more: it was cut, or the bring-up failed without a word");
-        "give the whole log: `dmesg`, or `journalctl -k -b`".clone_into(&mut found.remedy);
+        let last = if log.pamt_kb.is_some() { "PAMTs were allocated" } else { "the module was queried" };
+        found.cause = format!(
+            "{last}, then the log ends: it is truncated, or the initialization failed \
+            without a message"
+        );
+        "provide the complete log: `dmesg` or `journalctl -k -b`".clone_into(&mut found.remedy);
         found
     } else if let Some(option) = boot.misspelt.as_ref().filter(|_| boot.asked.is_none()) {
         let mut found = finding(boot, Failed, "option-misspelt", Basis::Deduced);
         found.evidence.push(option.clone());
         found.cause =
-            format!("nobody asked for TDX: the command line has `{}`, which is no option of kvm_intel", option.text);
-        "write `kvm_intel.tdx=1` on the kernel's command line".clone_into(&mut found.remedy);
+            format!("TDX was not requested: `{}` on the command line is not an option of kvm_intel", option.text);
+        "add `kvm_intel.tdx=1` to the kernel command line".clone_into(&mut found.remedy);
         found
     } else if let Some((words, line)) = &boot.refused_by_kvm {
         let mut found = caused(boot, Topic::BringUp, causes::words(*words));
@@ -67,32 +69,35 @@ fn not_ended(boot: &Boot) -> Option<LogFinding> {
     } else if let Some(line) = boot.unknown.as_ref().filter(|_| log.key_ids.is_some()) {
         // Silence is no cause where somebody speaks.
         let mut found = caused(boot, Topic::BringUp, causes::words(Words::Unknown));
-        found.cause = format!("line {} speaks of TDX in words that are not known to this program", line.line);
+        found.cause = format!("line {} is an unknown TDX message", line.line);
         if !found.evidence.contains(line) {
             found.evidence.push(line.clone());
         }
         return Some(found);
     } else if log.key_ids.is_some() {
         let mut found = finding(boot, Undecidable, "silent-after-keyids", Basis::Sourced);
-        let asked = if boot.asked == Some(true) { ", KVM was asked for TDX" } else { "" };
+        let asked = if boot.asked == Some(true) { ", TDX was requested of KVM" } else { "" };
         found.cause = format!(
-            "the BIOS gave KeyIDs to TDX{asked}, and no line follows. Seen behind such a log: nobody asked for TDX (kernels before the bring-up \
-             at boot need `kvm_intel.tdx=1`, and a misspelt option is passed over); SYS.LP.INIT failed on some CPU because SGX was off \
-             in the BIOS; a BIOS that had to be set up again"
+            "the BIOS assigned KeyIDs to TDX{asked}, and no further TDX line follows. Known causes of such \
+                a log: TDX was not requested (kernels that do not initialize it at boot need \
+                `kvm_intel.tdx=1`, and a misspelt option is ignored); SYS.LP.INIT failed on a CPU \
+                because SGX was disabled in the BIOS; a BIOS setup that had to be redone"
         );
-        let remedy = "load KVM with `modprobe kvm_intel tdx=1` and read what it says; in the BIOS turn on TDX, its SEAM loader and SGX";
+        let remedy = "load KVM with `modprobe kvm_intel tdx=1` and check its messages; enable TDX, its SEAM \
+            loader and SGX in the BIOS";
         remedy.clone_into(&mut found.remedy);
         found
     } else if !boot.tdx.is_empty() || !boot.kvm.is_empty() {
         let mut found = finding(boot, Undecidable, "no-known-line", Basis::Deduced);
-        "the kernel speaks of TDX in lines that do not say how it ended".clone_into(&mut found.cause);
-        "give the whole log: `dmesg`, or `journalctl -k -b`".clone_into(&mut found.remedy);
+        "the TDX messages do not tell whether the initialization succeeded".clone_into(&mut found.cause);
+        "provide the complete log: `dmesg` or `journalctl -k -b`".clone_into(&mut found.remedy);
         found
     } else if !boot.encryption.is_empty() {
         let mut found = finding(boot, Undecidable, "encryption-only", Basis::Deduced);
-        "memory encryption is on in the BIOS; no line says whether any of its KeyIDs are private, that is for TDX"
+        "memory encryption is enabled in the BIOS; no line tells whether any KeyIDs are private (for TDX)"
             .clone_into(&mut found.cause);
-        "a kernel with TDX host code prints the private KeyID range; MSR 0x87 has it (`cleanslate explain --msr 0x87 VALUE`)"
+        "a kernel with TDX host code prints the private KeyID range; it is also in MSR 0x87 (`cleanslate \
+            explain --msr 0x87 VALUE`)"
             .clone_into(&mut found.remedy);
         found
     } else {

@@ -1,7 +1,5 @@
-//! The errno of a failed bring-up or a refused kexec, as `initialization failed (-28)` and tools
-//! print it: which failures give it. What errno says in other places is not said here.
-//!
-//! Sources: `linux.md` sections 0, 1.3 and 1.5, `fixtures/INDEX.md`.
+//! Errno of a failed TDX initialization or a refused kexec, as in `initialization failed (-28)`: the
+//! failures that return it. Other uses of an errno are out of scope.
 
 use super::causes::SHOW_PLAN;
 use crate::report::{ErrnoCause, ErrnoReport};
@@ -21,21 +19,31 @@ const KNOWN: [Errno; 6] = [
     Errno {
         number: 5,
         name: "EIO",
-        meaning: "a SEAMCALL of the bring-up failed; the status stands in the line before",
+        meaning: "a SEAMCALL failed during initialization; see the status in the preceding line",
         causes: &[
-            ("module-too-old", "SEAMCALL (0x22) failed: 0xc000050500000000", "a module of 1.0 under a kernel for 1.5"),
-            ("module-and-cpu", "SEAMCALL (0x21) failed: 0xc000090000000000", "module and CPU or microcode do not fit"),
+            (
+                "module-too-old",
+                "SEAMCALL (0x22) failed: 0xc000050500000000",
+                "a 1.0 module with a kernel \
+                that requires 1.5",
+            ),
+            (
+                "module-and-cpu",
+                "SEAMCALL (0x21) failed: 0xc000090000000000",
+                "module and CPU or microcode \
+                do not match",
+            ),
             (
                 "module-used-before",
                 "SEAMCALL (0x21) failed: 0xc000050000000000",
-                "a kernel before this one has initialised the module",
+                "an earlier kernel initialized the module",
             ),
             (
                 "register-value",
                 "SEAMCALL (0x21) failed: 0xc0000921000000NN",
-                "a register has a value that the module refuses",
+                "an MSR has a value that the module rejects",
             ),
-            ("seamcall-failed", "SEAMCALL (LEAF) failed: STATUS", "any other answer of the module"),
+            ("seamcall-failed", "SEAMCALL (LEAF) failed: STATUS", "any other module status"),
         ],
         todo: "explain the status: `cleanslate explain STATUS`, or the whole log: `dmesg | cleanslate explain -`",
         alone: None,
@@ -43,77 +51,79 @@ const KNOWN: [Errno; 6] = [
     Errno {
         number: 12,
         name: "ENOMEM",
-        meaning: "memory was not to be had",
+        meaning: "out of memory",
         causes: &[(
             "errno-alone",
             "module initialization failed (-12)",
-            "no memory was found for the PAMTs: each is one piece of 1/256 of its TDMR",
+            "PAMT allocation failed: each PAMT is a contiguous range of 1/256 of its TDMR",
         )],
-        todo: "bring TDX up earlier, at boot",
+        todo: "initialize TDX earlier, at boot",
         alone: Some((
-            "no memory was found for the PAMTs: each is one piece of 1/256 of its TDMR",
-            "bring TDX up earlier, at boot",
+            "PAMT allocation failed: each PAMT is a contiguous range of 1/256 of its TDMR",
+            "initialize TDX earlier, at boot",
         )),
     },
     Errno {
         number: 19,
         name: "ENODEV",
-        meaning: "there is no TDX module to talk to, or none that this kernel takes",
+        meaning: "no TDX module is available, or none that this kernel supports",
         causes: &[
-            ("module-not-loaded", "module not loaded", "the BIOS has loaded no module, or it died"),
-            ("seam-off", "not enabled by BIOS", "the BIOS did not turn SEAM on"),
+            ("module-not-loaded", "module not loaded", "the BIOS loaded no module, or the module died"),
+            ("seam-off", "not enabled by BIOS", "SEAM is not enabled by the BIOS"),
             (
                 "no-tdx-here",
                 "TDX not supported by the host platform",
-                "no private KeyIDs, or a reason before, as hibernation",
+                "no private KeyIDs, or an earlier reason such as hibernation",
             ),
-            ("needs-self-snoop", "Self-snoop is required for TDX", "the kernel does not see this property of the CPU"),
-            ("module-and-cpu", "TDX module is outdated", "module and CPU or microcode do not fit"),
+            ("needs-self-snoop", "Self-snoop is required for TDX", "the kernel does not detect this CPU feature"),
+            ("module-and-cpu", "TDX module is outdated", "module and CPU or microcode do not match"),
         ],
-        todo: "turn TDX and its SEAM loader on in the BIOS; the line before says which of them it is",
+        todo: "enable TDX and its SEAM loader in the BIOS; the preceding line tells which one is missing",
         alone: Some((
-            "there is no TDX module to talk to, or the BIOS did not turn SEAM on",
-            "turn TDX and its SEAM loader on in the BIOS",
+            "no TDX module is available, or SEAM is not enabled by the BIOS",
+            "enable TDX and its SEAM loader in the BIOS",
         )),
     },
     Errno {
         number: 22,
         name: "EINVAL",
-        meaning: "something that TDX needs is not as this kernel wants it",
+        meaning: "a requirement of this kernel for TDX is not met",
         causes: &[
-            ("needs-movdir64b", "MOVDIR64B is required for TDX", "the kernel does not see this instruction"),
-            ("needs-xsave", "XSAVE is required for TDX", "the kernel does not see this instruction"),
+            ("needs-movdir64b", "MOVDIR64B is required for TDX", "the kernel does not detect this instruction"),
+            ("needs-xsave", "XSAVE is required for TDX", "the kernel does not detect this instruction"),
             ("module-changes-rbp", "NO_RBP_MOD feature is not supported", "the module may change RBP"),
-            ("cpu-not-in-vmx", "CPU N is not in VMX operation", "a CPU has not entered VMX operation, or has left it"),
+            ("cpu-not-in-vmx", "CPU N is not in VMX operation", "a CPU is not in VMX operation"),
         ],
-        todo: "look at the line before; a second try after a failed bring-up gives this errno too, for ever",
+        todo: "see the preceding line; any further attempt after a failed initialization returns this errno as well",
         alone: None,
     },
     Errno {
         number: 28,
         name: "ENOSPC",
-        meaning: "the memory map does not fit into what the module takes",
+        meaning: "the memory map exceeds the module's limits",
         causes: &[
             (
                 "reserved-areas-exhausted",
                 "initialization failed: TDMR [BASE, END): reserved areas exhausted",
                 "a TDMR has more holes than the module's 16 reserved areas",
             ),
-            ("tdmrs-exhausted", "initialization failed: TDMRs exhausted", "the map needs more than 64 TDMRs"),
+            ("tdmrs-exhausted", "initialization failed: TDMRs exhausted", "the memory map needs more than 64 TDMRs"),
         ],
         todo: SHOW_PLAN,
-        alone: Some(("TDMRs or reserved areas did not suffice for the memory map", SHOW_PLAN)),
+        alone: Some(("too few TDMRs or reserved areas for the memory map", SHOW_PLAN)),
     },
     Errno {
         number: 95,
         name: "EOPNOTSUPP",
-        meaning: "the kernel does not do it here; `kexec` prints it as `Operation not supported`",
+        meaning: "not supported by the kernel here; `kexec` prints `Operation not supported`",
         causes: &[(
             "kexec.jump",
             "kexec_load, kexec_file_load",
-            "Linux 6.18 to 7.1 load no kexec and no crash image on a CPU with the erratum while the BIOS has TDX on",
+            "Linux 6.18 to 7.1 refuse kexec and crash images on a CPU with the erratum while TDX is enabled \
+                in the BIOS",
         )],
-        todo: "reboot through the firmware, take Linux 7.2 or later, or turn TDX off in the BIOS; `cleanslate check` says what holds here",
+        todo: "reboot through the firmware, use Linux 7.2 or later, or disable TDX in the BIOS; see \
+            `cleanslate check` for this machine",
         alone: None,
     },
 ];
@@ -140,9 +150,9 @@ pub(super) fn explain(number: u32) -> ErrnoReport {
             number: -i64::from(number),
             name: None,
             known: false,
-            meaning: "an errno that no failure of TDX is known to give here".to_owned(),
+            meaning: "not an errno known from any TDX failure".to_owned(),
             causes: Vec::new(),
-            todo: "give the whole log: `dmesg | cleanslate explain -`".to_owned(),
+            todo: "provide the complete log: `dmesg | cleanslate explain -`".to_owned(),
         };
     };
     let causes = known.causes.iter().map(|&(rule, line, cause)| ErrnoCause { rule, line, cause });

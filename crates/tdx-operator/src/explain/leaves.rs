@@ -1,6 +1,5 @@
-//! Which leaf returns which status, as the reference says it (`tdx_abi.md` sections 4, 6 and 7).
-//! The conformance vectors judge it: `tests/explain_leaves.rs` looks up every answer of the real
-//! module. Leaves that are not modelled are not here.
+//! Statuses that each leaf can return. Checked against the conformance vectors by
+//! `tests/explain_leaves.rs`. Leaves that are not emulated are not listed.
 
 use tdx_abi::{Leaf, StatusCode};
 

@@ -1,6 +1,5 @@
-//! Reads a log of any size and any content once, line by line, boot by boot, and gathers what the
-//! rules look at. What stands on TDX or on machine checks in a form that is not known is kept and
-//! named, never passed over.
+//! Log reader of `explain`: reads a log of any size and content once, boot by boot, and collects what
+//! the rules need. Lines on TDX or machine checks in an unknown format are kept and reported.
 
 use std::io::BufRead;
 

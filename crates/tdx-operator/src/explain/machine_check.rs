@@ -1,8 +1,7 @@
-//! Is a machine check the poison of a partial write to TDX-private memory, or hardware? Rules, the
-//! first that holds decides; where none does, the log does not decide it, and that is the answer.
+//! Machine check judgement: TDX poison of a partial write, or a hardware error. The first matching
+//! rule decides; if none matches, the log is undecidable.
 //!
-//! Sources: `linux.md` section 3 (CPUs with the erratum, the kernel's own line and its blind
-//! spots); the bits of IA32_MCi_STATUS are general knowledge.
+//! The bits of IA32_MCi_STATUS are general knowledge (SDM).
 
 use tdx_host::platform::CpuModel;
 
@@ -15,12 +14,14 @@ use crate::{
 /// IA32_MCG_STATUS: the CPU ran a TD.
 const SEAM_NON_ROOT: u64 = 1 << 12;
 
-const REPLACE: &str = "treat it as hardware: note the address and the DIMM, test or replace it if it comes again";
-const RESET: &str = "a kernel or a driver wrote less than 64 bytes past the caches to private memory: look for non-temporal stores, \
-     uncached mappings and DMA to this page, and, after a kexec, for an old kernel that did not reset its private memory (`cleanslate \
-     check`, `cleanslate kexec --policy none`); do not replace the DIMM";
-const TELL_APART: &str = "find out whether this address was TDX-private: in this kernel, or, after a kexec, in the one before; poison \
-     is gone after a power cycle and the first full write of the line, so an error that comes back at the same address is hardware";
+const REPLACE: &str = "treat as hardware error: note address and DIMM, test or replace it if the error recurs";
+const RESET: &str = "a kernel or driver wrote less than 64 bytes to private memory, bypassing the caches: \
+    check for non-temporal stores, uncached mappings and DMA to this page and, after a kexec, for an old \
+    kernel that did not reset private memory (`cleanslate check`, `cleanslate kexec --policy none`); do \
+    not replace the DIMM";
+const TELL_APART: &str = "determine whether this address was TDX-private, in this kernel or, after a kexec, \
+    in the previous one; poison is cleared by a power cycle and by a full write of the line, so an error \
+    that recurs at the same address is hardware";
 
 /// Judges a record by what the rest of its boot says.
 pub(super) fn judge(record: &Record, boot: &BootLog) -> LogFinding {
@@ -41,28 +42,32 @@ pub(super) fn judge(record: &Record, boot: &BootLog) -> LogFinding {
     };
     if record.private_memory {
         if erratum == Some(false) {
-            let cause = "the kernel says that the page is private, which it does on a CPU with the erratum alone, and this CPU has none";
+            let cause = "the kernel reports the page as private, which it does only on a CPU with the \
+                erratum; this CPU is not affected";
             return finding(Undecidable, "kernel-contradicts-cpu", Deduced, cause.to_owned(), TELL_APART);
         }
-        let cause = "the kernel asked the TDX module, and the page is private: on a CPU with the erratum a read of it finds poison \
-                     only after a partial write";
+        let cause = "the kernel queried the TDX module and the page is private: on a CPU with the erratum, \
+            a read of private memory hits poison only after a partial write";
         return finding(TdxPoison, "kernel-names-private-memory", Sourced, cause.to_owned(), RESET);
     }
     if corrected {
-        let cause = "the error was corrected; poison cannot be";
+        let cause = "the error was corrected; TDX poison is never correctable";
         return finding(Hardware, "corrected", Deduced, cause.to_owned(), REPLACE);
     }
     if let Some(ecc) = &record.ecc {
-        let cause = format!("the memory controller's own check of the DIMM failed: {ecc}");
+        let cause = format!("the memory controller reports an ECC error: {ecc}");
         return finding(Hardware, "controller-names-ecc", Deduced, cause, REPLACE);
     }
     if erratum == Some(false) {
-        let cause = format!("this CPU{} is not one of those with the partial-write erratum (06_8F, 06_CF)", named(cpu));
+        let cause = format!(
+            "this CPU{} is not affected by the partial-write erratum (affected: 06_8F, \
+            06_CF)",
+            named(cpu)
+        );
         return finding(Hardware, "cpu-without-erratum", Sourced, cause, REPLACE);
     }
     if record.device_memory {
-        let cause =
-            "the page is a device's, as persistent memory is; TDX takes memory only from what the kernel booted with";
+        let cause = "the page is device memory (e.g. persistent memory); TDX uses only memory present at boot";
         return finding(
             Hardware,
             "device-memory",
@@ -72,32 +77,40 @@ pub(super) fn judge(record: &Record, boot: &BootLog) -> LogFinding {
         );
     }
     if record.status.is_some_and(|status| !about_memory(status)) {
-        let cause = "the error code is not one of memory or caches, and poison is found by a read";
-        return finding(Hardware, "not-memory", Unverified, cause.to_owned(), "look the error code up for this CPU");
+        let cause = "the error code is not a memory or cache error; poison is reported on a read of memory";
+        return finding(
+            Hardware,
+            "not-memory",
+            Unverified,
+            cause.to_owned(),
+            "look up the error code in the \
+            CPU's documentation",
+        );
     }
     if let Some(address) = record.address.filter(|&address| in_a_hole(address, boot)) {
-        let cause = format!("{address:#x} lies in no CMR of this log, and only memory in a CMR can be private");
+        let cause = format!("{address:#x} is outside all CMRs of this log; only memory inside a CMR can be private");
         return finding(Hardware, "address-outside-cmrs", Deduced, cause, REPLACE);
     }
     if record.in_td || record.global.is_some_and(|global| global & SEAM_NON_ROOT != 0) {
-        let cause = "a TD ran on this CPU and found the error in its memory: the host's partial write and a faulty DIMM look alike";
+        let cause = "the error was hit by a TD running on this CPU: a partial write by the host and a \
+            faulty DIMM are indistinguishable";
         return finding(Undecidable, "in-a-td", Deduced, cause.to_owned(), TELL_APART);
     }
     if record.firmware && record.status.is_none() {
-        let cause = "the firmware's report says neither what failed nor on which CPU";
+        let cause = "the firmware report names neither the error type nor the CPU";
         return finding(Undecidable, "firmware-without-details", Deduced, cause.to_owned(), TELL_APART);
     }
     if erratum == Some(true) {
         let cause = format!(
-            "this CPU{} has the erratum, and the kernel did not name private memory. It does not either if it has no TDX code, if the \
-             module cannot be asked (not up, VMX off, disabled), if the page came back to the host and was not reset, or if it did \
-             not panic",
+            "this CPU{} has the erratum and the kernel did not report private memory. It also does not \
+                report it if it has no TDX code, if the module cannot be queried (not initialized, VMX \
+                off, disabled), if the page was returned to the host without a reset, or if it did not panic",
             named(cpu)
         );
         return finding(Undecidable, "kernel-silent-on-erratum-cpu", Sourced, cause, TELL_APART);
     }
-    let cause = "the lines do not name the CPU, so it cannot be told whether it has the partial-write erratum";
-    let remedy = "give the `PROCESSOR` line of the same record, or the `smpboot: CPU0:` line of the same boot";
+    let cause = "the log does not name the CPU, so the partial-write erratum cannot be determined";
+    let remedy = "provide the `PROCESSOR` line of the same record, or the `smpboot: CPU0:` line of the same boot";
     finding(Undecidable, "cpu-not-shown", Sourced, cause.to_owned(), remedy)
 }
 
@@ -142,8 +155,8 @@ mod tests {
     fn each_rule_has_its_case() {
         use Judgement::{Hardware, TdxPoison, Undecidable};
         let spr = "smpboot: CPU0: Intel(R) Xeon(R) (family: 0x6, model: 0x8f, stepping: 0x8)\n";
-        let hole =
-            "virt/tdx: CMR: [0x100000, 0x200000)\nvirt/tdx: CMR: [0x400000, 0x500000)\nvirt/tdx: module initialized\n";
+        let hole = "virt/tdx: CMR: [0x100000, 0x200000)\nvirt/tdx: CMR: [0x400000, 0x500000)\nvirt/tdx: module \
+                initialized\n";
         let at = |address: &str| format!("mce: [Hardware Error]: TSC 1 ADDR {address} MISC 86");
         assert_eq!(of(&[FATAL, TDX], ""), (TdxPoison, "kernel-names-private-memory"));
         assert_eq!(of(&[FATAL, SPR, TDX], ""), (TdxPoison, "kernel-names-private-memory"));
@@ -170,7 +183,11 @@ mod tests {
         assert_eq!(of(&[bus, SPR], ""), (Hardware, "not-memory"));
         let corrected = "mce: [Hardware Error]: CPU 1: Machine Check: 0 Bank 13: 8c00004000010090";
         assert_eq!(of(&[corrected, SPR], ""), (Hardware, "corrected"));
-        let ecc = ["{1}[Hardware Error]: event severity: fatal", "{1}[Hardware Error]:   error_type: 3, multi-bit ECC"];
+        let ecc = [
+            "{1}[Hardware Error]: event severity: fatal",
+            "{1}[Hardware Error]:   error_type: 3, \
+            multi-bit ECC",
+        ];
         assert_eq!(of(&ecc, ""), (Hardware, "controller-names-ecc"));
         assert_eq!(of(&ecc[..1], ""), (Undecidable, "firmware-without-details"));
         assert_eq!(of(&[FATAL, SPR, "dev_pagemap_mapping_shift: page 1: no PUD"], ""), (Hardware, "device-memory"));

@@ -1,6 +1,6 @@
-//! Says what a completion status, a register's value or a log means: name, cause, what to do, and
-//! by which rule. What it does not know it calls unknown, what a log does not decide undecidable;
-//! it never guesses, and asks no machine.
+//! `explain`: meaning of a completion status, an errno, an MSR value or a kernel log: name, cause,
+//! action, and the rule used. Unknown input is reported as unknown, undecidable logs as undecidable;
+//! never guesses. Does not access the machine.
 
 mod boot;
 pub(crate) mod causes;
@@ -60,7 +60,7 @@ pub fn subject(text: &str, progress: &dyn Progress) -> Result<ExplainReport, Inp
 /// A text that is no number.
 pub fn register(msr: Msr, text: &str) -> Result<ExplainReport, InputError> {
     let not_a_value = || {
-        let rule = "is not a register's value: give up to 64 bits in hex, as `rdmsr` prints them (0x200000001f)";
+        let rule = "is not an MSR value: expected up to 64 bits in hex as printed by `rdmsr` (0x200000001f)";
         InputError::of_file(&crate::input::excerpt(text), Rule::NotAValue(rule.to_owned()))
     };
     // `rdmsr` prints hex without 0x: a decimal reading of it would be wrong and silent.
@@ -75,14 +75,21 @@ fn file(text: &str, progress: &dyn Progress) -> Result<ExplainReport, InputError
     let path = Path::new(text);
     let name = crate::input::excerpt(text);
     if text.len() > NAME_LIMIT || !path.exists() {
-        let rule = "is no completion status that is known by this name, no number of 64 bits, and no file";
+        let rule = "is not the name of a known completion status, not a 64-bit number and not a file";
         return Err(InputError::of_file(&name, Rule::NotAValue(rule.to_owned())));
     }
     let unreadable = |error: io::Error| InputError::of_file(&name, Rule::Unreadable(error.to_string()));
     let file = File::open(path).map_err(unreadable)?;
     let about = file.metadata().map_err(unreadable)?;
     if about.is_dir() {
-        return Err(InputError::of_file(&name, Rule::NotAValue("is a directory; give a kernel log in it".to_owned())));
+        return Err(InputError::of_file(
+            &name,
+            Rule::NotAValue(
+                "is a directory; expected a kernel log \
+            file"
+                    .to_owned(),
+            ),
+        ));
     }
     from_reader(&name, Watched::new(BufReader::with_capacity(1 << 16, file), about.len(), progress))
 }

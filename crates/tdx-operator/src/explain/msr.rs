@@ -1,6 +1,5 @@
-//! The value of a register that TDX rests on, in words. Registers and bits that the reference does
-//! not give are unverified, and said to be; a register that this program does not know is named as
-//! unknown.
+//! MSR values that TDX depends on. Registers and bits without a public source are marked unverified;
+//! other registers are reported as unknown.
 
 use tdx_abi::{KeyIdField, KeyIdPartition};
 use tdx_host::platform::Msr;
@@ -51,43 +50,40 @@ pub fn explain(msr: Msr, value: u64) -> MsrReport {
         0x3a => {
             let general = Basis::Unverified;
             field("0", 0, 1, bit(0, "locked", "not locked: software may change it"), general);
-            field("2", 2, 1, bit(2, "VMX outside SMX is on", "VMX outside SMX is off"), general);
+            field("2", 2, 1, bit(2, "VMX outside SMX is enabled", "VMX outside SMX is disabled"), general);
             if value & 0b101 == 0b101 {
                 ("VMX can be used".to_owned(), None)
             } else {
-                let todo = "turn virtualisation (VMX) on in the BIOS: SEAMCALL needs VMX operation";
-                ("VMX is off, or not settled by the BIOS".to_owned(), Some(todo.to_owned()))
+                let todo = "enable virtualization (VMX) in the BIOS: SEAMCALL requires VMX operation";
+                ("VMX is disabled, or not locked by the BIOS".to_owned(), Some(todo.to_owned()))
             }
         }
         0x87 => {
             let split = KeyIdPartition::from_msr(value);
             field("31:0", 0, 32, "shared (MKTME) KeyIDs, KeyID 0 not counted".to_owned(), Basis::Sourced);
-            field("63:32", 32, 32, "private KeyIDs, for TDX alone".to_owned(), Basis::Sourced);
+            field("63:32", 32, 32, "private KeyIDs, for TDX only".to_owned(), Basis::Sourced);
             key_ids(split)
         }
         0x982 => {
             let keys = KeyIdField::from_tme_activate(value);
-            field("0", 0, 1, bit(0, "locked", "not locked: the module refuses that"), Basis::Sourced);
-            field("1", 1, 1, bit(1, "encryption is on", "encryption is off"), Basis::Unverified);
+            field("0", 0, 1, bit(0, "locked", "not locked: rejected by the module"), Basis::Sourced);
+            field("1", 1, 1, bit(1, "encryption is enabled", "encryption is disabled"), Basis::Unverified);
             let width = format!("KeyID bits; {} bits of an address are left for memory", keys.shift());
             field("35:32", 32, 4, width, Basis::Sourced);
             if value & 1 == 0 {
-                let todo = "turn memory encryption (TME, multi-key) and TDX on in the BIOS";
+                let todo = "enable memory encryption (TME, multi-key) and TDX in the BIOS";
                 ("not locked, so SYS.INIT fails".to_owned(), Some(todo.to_owned()))
             } else if keys.bits() == 0 {
-                let todo = "turn multi-key memory encryption and TDX on in the BIOS";
-                ("an address carries no KeyID, so there can be no private memory".to_owned(), Some(todo.to_owned()))
+                let todo = "enable multi-key memory encryption and TDX in the BIOS";
+                ("addresses have no KeyID bits, so there is no private memory".to_owned(), Some(todo.to_owned()))
             } else {
-                (format!("an address carries a KeyID in its bits 51:{}", keys.shift()), None)
+                (format!("the KeyID is in address bits 51:{}", keys.shift()), None)
             }
         }
         0x1400 | 0x1401 => {
             let base = msr.0 == 0x1400;
-            let what = if base {
-                "first byte of the module's own memory (SEAMRR)"
-            } else {
-                "mask of the module's own memory (SEAMRR)"
-            };
+            let what =
+                if base { "base of the module's memory (SEAMRR)" } else { "mask of the module's memory (SEAMRR)" };
             field("51:25", 25, 27, format!("{what}: {:#x}", value & SEAMRR_BITS), Basis::Sourced);
             if !base {
                 field("10", 10, 1, bit(10, "locked", "not locked"), Basis::Unverified);
@@ -95,31 +91,31 @@ pub fn explain(msr: Msr, value: u64) -> MsrReport {
             }
             // As `check` reads it: an address alone is no memory while the range is off.
             if !base && value >> 11 & 1 == 0 {
-                let todo = "turn TDX and its SEAM loader on in the BIOS";
-                let text =
-                    "the range is off (bit 11, unverified): no memory is set aside, so no TDX module can be loaded";
+                let todo = "enable TDX and its SEAM loader in the BIOS";
+                let text = "the range is disabled (bit 11, unverified): no memory is reserved, so no TDX module \
+                        can be loaded";
                 (text.to_owned(), Some(todo.to_owned()))
             } else if value & SEAMRR_BITS == 0 {
-                let todo = "turn TDX and its SEAM loader on in the BIOS";
-                ("no memory is set aside for a TDX module".to_owned(), Some(todo.to_owned()))
+                let todo = "enable TDX and its SEAM loader in the BIOS";
+                ("no memory is reserved for a TDX module".to_owned(), Some(todo.to_owned()))
             } else {
-                let text = "the BIOS set memory aside for a TDX module; that says nothing on whether one is loaded";
+                let text = "the BIOS reserved memory for a TDX module; whether a module is loaded is not known from this register";
                 (text.to_owned(), None)
             }
         }
         0x17a => {
             let general = Basis::Unverified;
-            field("0", 0, 1, bit(0, "execution can go on at RIP", "execution cannot go on at RIP"), general);
-            field("1", 1, 1, bit(1, "RIP is where it happened", "RIP is somewhere else"), general);
-            field("2", 2, 1, bit(2, "a machine check is being handled", "no machine check is being handled"), general);
-            field("3", 3, 1, bit(3, "this CPU alone was told", "all CPUs were told"), general);
-            field("12", 12, 1, bit(12, "the CPU ran a TD when it happened", "no TD ran on this CPU"), Basis::Sourced);
+            field("0", 0, 1, bit(0, "execution can restart at RIP", "execution cannot restart at RIP"), general);
+            field("1", 1, 1, bit(1, "RIP is that of the error", "RIP is not that of the error"), general);
+            field("2", 2, 1, bit(2, "a machine check is in progress", "no machine check is in progress"), general);
+            field("3", 3, 1, bit(3, "signaled to this CPU only", "signaled to all CPUs"), general);
+            field("12", 12, 1, bit(12, "the CPU was running a TD", "the CPU was not running a TD"), Basis::Sourced);
             ("state of a machine check".to_owned(), None)
         }
         _ => {
             let text = match name(msr) {
-                Some(_) => "the TDX module reads it; what its bits mean is not known to this program".to_owned(),
-                None => "this register is not known to this program".to_owned(),
+                Some(_) => "read by the TDX module; the meaning of its bits is not known to this program".to_owned(),
+                None => "unknown register".to_owned(),
             };
             (text, None)
         }
@@ -138,14 +134,14 @@ pub fn explain(msr: Msr, value: u64) -> MsrReport {
 fn key_ids(split: KeyIdPartition) -> (String, Option<String>) {
     let range = format!("[{}, {})", u64::from(split.shared()) + 1, split.private_end());
     match split.private() {
-        0 => ("no private KeyIDs: TDX is off".to_owned(), Some("turn TDX on in the BIOS".to_owned())),
+        0 => ("no private KeyIDs: TDX is disabled".to_owned(), Some("turn TDX on in the BIOS".to_owned())),
         1 => {
-            let todo = "give TDX two private KeyIDs or more in the BIOS: one is the module's own";
-            (format!("private KeyIDs {range}: none is left for a TD"), Some(todo.to_owned()))
+            let todo = "assign at least two private KeyIDs to TDX in the BIOS: one is used by the module";
+            (format!("private KeyIDs {range}: one for the module, none left for TDs"), Some(todo.to_owned()))
         }
         _ if split.private_end() > 1 << 15 => {
             let todo = "read the register again: an address has at most 15 KeyID bits";
-            (format!("private KeyIDs {range}, which cannot be"), Some(todo.to_owned()))
+            (format!("private KeyIDs {range}: impossible value"), Some(todo.to_owned()))
         }
         count => (format!("private KeyIDs {range}: one for the module, {} for TDs", count - 1), None),
     }
@@ -172,12 +168,12 @@ mod tests {
         assert_eq!(report.meaning, "private KeyIDs [32, 64): one for the module, 31 for TDs");
         assert_eq!((report.fields[0].value.as_str(), report.fields[1].value.as_str()), ("0x1f", "0x20"));
         assert!(explain(Msr(0x87), 0x1f).todo.is_some() && explain(Msr(0x87), 1 << 32).todo.is_some());
-        assert!(explain(Msr(0x87), u64::MAX).meaning.contains("cannot be"));
+        assert!(explain(Msr(0x87), u64::MAX).meaning.contains("impossible"));
     }
 
     #[test]
     fn encryption_and_seam() {
-        assert_eq!(explain(Msr(0x982), 0x6_0000_0003).meaning, "an address carries a KeyID in its bits 51:46");
+        assert_eq!(explain(Msr(0x982), 0x6_0000_0003).meaning, "the KeyID is in address bits 51:46");
         assert!(explain(Msr(0x982), 0x6_0000_0002).todo.is_some());
         assert!(explain(Msr(0x982), 1).todo.is_some());
         // fixtures/hosts/21.
@@ -188,14 +184,17 @@ mod tests {
         let off = explain(Msr(0x1401), 0x3ff_fe00_0400);
         assert!(off.fields[2].text == "off" && off.meaning.contains("no TDX module") && off.todo.is_some(), "{off:?}");
         let on = explain(Msr(0x1401), 0x3ff_fe00_0c00);
-        assert!(on.fields[2].text == "on" && on.meaning.contains("set memory aside") && on.todo.is_none(), "{on:?}");
-        assert!(explain(Msr(0x17a), 0x1007).fields[4].text.contains("ran a TD"));
+        assert!(
+            on.fields[2].text == "on" && on.meaning.contains("BIOS reserved memory") && on.todo.is_none(),
+            "{on:?}"
+        );
+        assert!(explain(Msr(0x17a), 0x1007).fields[4].text.contains("running a TD"));
     }
 
     #[test]
     fn unknown_registers_are_named_so() {
         let report = explain(Msr(0x10), 5);
-        assert!(!report.known && report.name.is_none() && report.meaning.contains("not known"));
+        assert!(!report.known && report.name.is_none() && report.meaning == "unknown register");
         assert!(!explain(Msr(0x122), 0).known);
     }
 }

@@ -1,5 +1,5 @@
-//! Machine-check records out of a log: the kernel's own lines, EDAC's, those of firmware first
-//! (APEI), and the text of mcelog. Collects what the lines say; judges nothing.
+//! Machine-check records of a log: kernel, EDAC, firmware first (APEI) and mcelog formats. Collects
+//! fields; does not judge.
 
 use tdx_host::platform::CpuModel;
 

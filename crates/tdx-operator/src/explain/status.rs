@@ -1,5 +1,5 @@
-//! A completion status in words: number or name in, meaning out. An unknown one is said to be
-//! unknown; what its bits say by themselves is still said.
+//! Completion status: from number or name to meaning. An unknown one is reported as unknown together
+//! with its class bits.
 
 use tdx_abi::{Status, StatusClass, StatusCode};
 
@@ -11,27 +11,27 @@ const SOFTWARE: [(&str, Status, &str, &str); 4] = [
     (
         "TDX_SEAMCALL_VMFAILINVALID",
         Status::VMFAIL_INVALID,
-        "SEAMCALL set the carry flag: no TDX module is loaded, or it has died",
-        "turn the SEAM loader on in the BIOS and look for `module not loaded`; if it has worked before, the module died: memory stays \
-         private, so do not kexec without a reset",
+        "SEAMCALL set CF (VMfailInvalid): no TDX module is loaded, or the module died",
+        "enable the SEAM loader in the BIOS and check for `module not loaded`; if SEAMCALLs worked before, \
+            the module died: memory stays private, so do not kexec without a reset",
     ),
     (
         "TDX_SEAMCALL_GP",
         Status::GENERAL_PROTECTION,
-        "SEAMCALL raised #GP: the BIOS did not turn SEAM on",
+        "SEAMCALL raised #GP: SEAM is not enabled by the BIOS",
         "turn TDX on in the BIOS",
     ),
     (
         "TDX_SEAMCALL_UD",
         Status::UNDEFINED_OPCODE,
         "SEAMCALL raised #UD: this CPU is not in VMX operation",
-        "VMXON on this CPU before the call; after VMXOFF no call is possible",
+        "execute VMXON on this CPU before the call; no SEAMCALL is possible after VMXOFF",
     ),
     (
         "GATE_CLOSED",
         Status::GATE_CLOSED,
-        "the host made no SEAMCALL: Cleanslate's gate is closed for a handover",
-        "nothing: the machine is being handed over",
+        "no SEAMCALL was made: SEAMCALLs are disabled for a handover",
+        "nothing: a handover is in progress",
     ),
 ];
 
@@ -119,13 +119,13 @@ pub(super) fn explain(status: Status, given: Given) -> StatusReport {
 /// What the bits alone say.
 fn unknown(status: Status) -> (String, String, Retry) {
     let first = match (status.is_error(), status.is_non_recoverable()) {
-        (true, true) => "by its bits, the call did not complete and the same call cannot succeed",
-        (true, false) => "by its bits, the call did not complete and may succeed later",
+        (true, true) => "by its bits, the call failed and cannot succeed if repeated unchanged",
+        (true, false) => "by its bits, the call failed and may succeed later",
         (false, true) => "by its bits, a VCPU or TD is lost",
-        (false, false) => "by its bits, the call completed and says more",
+        (false, false) => "by its bits, the call completed with additional information",
     };
-    let todo = "look it up in the ABI of your module's release; until then take every page of the call for private";
-    (format!("not known to this program; {first}"), todo.to_owned(), Retry::Unknown)
+    let todo = "see the ABI specification of the module release; until then treat every page of the call as private";
+    (format!("unknown status; {first}"), todo.to_owned(), Retry::Unknown)
 }
 
 /// Bits 47:40 in words.
@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn what_is_not_known_is_said_so() {
         let report = explain(Status::new(0xc000_4242_0000_0007), Given::Whole);
-        assert!(!report.known && report.leaves.is_empty() && report.meaning.starts_with("not known"));
+        assert!(!report.known && report.leaves.is_empty() && report.meaning.starts_with("unknown status"));
         assert_eq!((report.class.as_str(), report.retry), ("unknown (0x42)", Retry::Unknown));
         // A known upper half alone.
         assert_eq!(from_bits(0xc000_0505), (StatusCode::SYS_NOT_READY.with(0), Given::UpperHalf));

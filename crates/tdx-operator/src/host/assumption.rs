@@ -1,5 +1,4 @@
-//! What a host needs and its log does not say: each is assumed in the open, and printed with every
-//! result.
+//! Assumptions about a host: what its log does not contain. Each is printed with every result.
 
 use core::fmt;
 
@@ -110,45 +109,54 @@ fn cpu(model: CpuModel) -> String {
 impl fmt::Display for Assumption {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::MemoryFromCmrs => f.write_str("memory map: not in the log, the CMRs are taken as the memory map"),
+            Self::MemoryFromCmrs => f.write_str("memory map: not in the log, assuming the CMRs are usable memory"),
             Self::MemoryAboveRows { from, bytes } => {
                 let size = size::human(*bytes);
-                write!(f, "memory map: the log's rows end at {from}, above it the CMRs are taken as usable ({size})")
+                write!(f, "memory map: the log's entries end at {from}, assuming the CMRs above are usable ({size})")
             }
             Self::CmrsFromMemory => f.write_str(
-                "CMRs: not in the log, made from the memory map (one from 1 MiB to the end of low memory, one for each \
+                "CMRs: not in the log, made from the memory map (one from 1 MiB to the end of low \
+                     memory, one for each \
                  usable range above 4 GiB)",
             ),
             Self::KeyIds(split) => {
-                write!(f, "private KeyIDs: not in the log, [{}, {}) taken", split.shared() + 1, split.private_end())
+                write!(f, "private KeyIDs: not in the log, assuming [{}, {})", split.shared() + 1, split.private_end())
             }
             Self::CpuFromComment { model, line } => {
                 write!(f, "CPU: {}, from the comment in line {line}", cpu(*model))
             }
-            Self::Cpu(model) => write!(f, "CPU: not in the log, {} taken", cpu(*model)),
+            Self::Cpu(model) => write!(f, "CPU: not in the log, assuming {}", cpu(*model)),
             Self::CpuReplaced { line, model } => {
-                write!(f, "CPU: the one of line {line} has no TDX, {} taken with this memory map", cpu(*model))
+                write!(f, "CPU: that of line {line} has no TDX, assuming {} with this memory map", cpu(*model))
             }
             Self::NodesFromRanges { nodes } => {
-                write!(f, "NUMA nodes: not in the log, {nodes} taken: each range of 1 GiB or more above 4 GiB is one")
+                write!(
+                    f,
+                    "NUMA nodes: not in the log, assuming {nodes}: one for each range of 1 GiB or \
+                    more above 4 GiB"
+                )
             }
-            Self::OneNode => f.write_str("NUMA nodes: not in the log, all memory is taken as node 0"),
+            Self::OneNode => f.write_str("NUMA nodes: not in the log, assuming node 0 for all memory"),
             Self::NodeBorders(borders) => {
                 f.write_str("NUMA nodes: borders given at")?;
                 borders.iter().try_for_each(|border| write!(f, " {border}"))
             }
             Self::OutsideNodes { bytes } => {
-                write!(f, "NUMA nodes: {} lie in no NUMA row of the log and count to node 0", size::human(*bytes))
+                write!(f, "NUMA nodes: {} in no NUMA entry of the log, assuming node 0", size::human(*bytes))
             }
             Self::Packages { packages, per_node: true } => {
-                write!(f, "packages: not in the log, {packages} taken, one for each NUMA node")
+                write!(f, "packages: not in the log, assuming {packages}, one for each NUMA node")
             }
-            Self::Packages { packages, per_node: false } => write!(f, "packages: not in the log, {packages} taken"),
-            Self::Cpus(cpus) => write!(f, "CPUs: not in the log, {cpus} taken"),
+            Self::Packages { packages, per_node: false } => write!(
+                f,
+                "packages: not in the log, assuming \
+                {packages}"
+            ),
+            Self::Cpus(cpus) => write!(f, "CPUs: not in the log, assuming {cpus}"),
             Self::MayBeCut { line } => {
                 write!(f, "the log ends without a PAMT line: CMRs after line {line} may be missing")
             }
-            Self::LinuxFailed { line, text } => write!(f, "the log's kernel failed: line {line} says `{text}`"),
+            Self::LinuxFailed { line, text } => write!(f, "the log's kernel failed, line {line}: `{text}`"),
             Self::DynamicPamt { line } => write!(
                 f,
                 "the log's kernel used Dynamic PAMT (line {line}); the software module does not, so PAMT sizes differ"

@@ -1,5 +1,4 @@
-//! A made-up host from a TOML file. `fixtures/made-up` has documented examples; unknown keys are
-//! errors.
+//! Host from a TOML file. `fixtures/made-up` has documented examples; unknown keys are errors.
 
 use std::{
     io::{BufRead, Read},
@@ -122,7 +121,7 @@ impl Source<'_> {
 
     fn host(&self, parsed: &HostFile, options: &HostOptions) -> Result<Host, InputError> {
         if parsed.schema.get_ref() != "cleanslate-host" || *parsed.version.get_ref() != 1 {
-            let rule = Rule::HostFile("the schema is `cleanslate-host`, version 1".to_owned());
+            let rule = Rule::HostFile("expected schema `cleanslate-host`, version 1".to_owned());
             let wrong = parsed.schema.get_ref() != "cleanslate-host";
             return Err(self.error(&if wrong { parsed.schema.span() } else { parsed.version.span() }, rule));
         }
@@ -144,14 +143,14 @@ impl Source<'_> {
 
     fn key_ids(&self, range: &Spanned<String>) -> Result<KeyIdPartition, InputError> {
         let (start, end) = size::parse_half_open(range.get_ref()).ok_or_else(|| {
-            self.error(&range.span(), Rule::HostFile("private KeyIDs are written `[START, END)`".to_owned()))
+            self.error(&range.span(), Rule::HostFile("expected private KeyIDs as `[START, END)`".to_owned()))
         })?;
         check_key_ids(start.get(), end.get()).map_err(|rule| self.error(&range.span(), rule))
     }
 
     fn range(&self, text: &Spanned<String>, bits: u32) -> Result<PageRange, InputError> {
         let (start, end) = size::parse_half_open(text.get_ref()).ok_or_else(|| {
-            let form = "a range is written `[START, END)`, borders as 0x80000000, 2G or 4096";
+            let form = "expected a range `[START, END)`, with addresses such as 0x80000000, 2G or 4096";
             self.error(&text.span(), Rule::HostFile(form.to_owned()))
         })?;
         let range = check_cmr(start, end).map_err(|rule| self.error(&text.span(), rule))?;
@@ -203,7 +202,7 @@ impl Source<'_> {
             memory = nodes::from_borders(&memory::normal(cmrs.clone()), &[]);
         }
         if memory.is_empty() {
-            let rule = "the file needs [[memory]] or [[cmr]] rows above 1 MiB";
+            let rule = "expected [[memory]] or [[cmr]] entries above 1 MiB";
             return Err(InputError::of_file(self.file, Rule::HostFile(rule.to_owned())));
         }
         if cmrs.is_empty() {
@@ -225,7 +224,7 @@ impl Source<'_> {
                 Ok(CpuModel { intel: true, family, model, stepping })
             }
             _ => {
-                let rule = "a CPU model is spr, emr, gnr, srf or FAMILY-MODEL-STEPPING in hex, e.g. 06-8f-08";
+                let rule = "expected a CPU model spr, emr, gnr, srf or FAMILY-MODEL-STEPPING in hex, e.g. 06-8f-08";
                 Err(self.error(&name.span(), Rule::HostFile(rule.to_owned())))
             }
         }

@@ -1,4 +1,4 @@
-//! The memory map and the CMRs of a host, from what a log has of them.
+//! Memory map and CMRs of a host, from the facts of a log.
 
 use tdx_abi::{MAX_CMRS, Page, PageRange, PhysAddr, intersect, subtract, union};
 

@@ -1,6 +1,5 @@
-//! A TDX host as the laboratory runs it: memory with nodes, CMRs, KeyIDs, CPUs. Comes from a boot
-//! log, from /proc/iomem or from a TOML host file; what the source does not say is assumed and
-//! listed, never hidden.
+//! A TDX host: memory with nodes, CMRs, KeyIDs, CPUs, from a boot log, /proc/iomem or a TOML file.
+//! Missing values are assumed and listed.
 
 mod assumption;
 mod from_log;

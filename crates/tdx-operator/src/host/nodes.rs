@@ -1,4 +1,4 @@
-//! Which NUMA node each piece of memory belongs to.
+//! NUMA node of each memory range.
 
 use tdx_abi::{PAGE_SIZE, Page, PageRange, PhysAddr};
 use tdx_host::platform::{NodeId, NodeRange};

@@ -1,5 +1,4 @@
-//! The report of `check`: a tree of categories and checks, each with a status, what it rests on,
-//! evidence, and what to do.
+//! Report of `check`: categories and checks with status, basis, evidence and hint.
 
 use serde::Serialize;
 

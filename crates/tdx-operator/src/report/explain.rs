@@ -1,4 +1,4 @@
-//! The report of `explain`: a status, a register, or a log with what its lines mean.
+//! Report of `explain`: a status, an errno, an MSR, or the findings of a log.
 
 use serde::Serialize;
 
@@ -83,10 +83,10 @@ impl Retry {
         match self {
             Self::NotNeeded => "not needed",
             Self::AtOnce => "at once, a few times",
-            Self::Later => "when whoever is in the way has gone",
-            Self::Resume => "until it says something else",
-            Self::After => "after the step that it asks for",
-            Self::No => "no: the same call fails again",
+            Self::Later => "once the resource is free",
+            Self::Resume => "until the status changes",
+            Self::After => "after the required step",
+            Self::No => "no: the same call will fail again",
             Self::Unknown => "not known",
         }
     }

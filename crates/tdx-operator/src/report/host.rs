@@ -1,4 +1,4 @@
-//! The host, as every report carries it.
+//! The host, as contained in every report.
 
 use serde::Serialize;
 use tdx_host::platform::CpuModel;

@@ -1,6 +1,5 @@
-//! What the laboratory tells people and programs: one structure for each command, serialised as it
-//! stands. Addresses are hex strings in JSON, sizes and counts are numbers, and the order of
-//! everything is fixed.
+//! Reports: one serializable structure for each command. In JSON addresses are hex strings, sizes and
+//! counts are numbers, and the order is fixed.
 
 mod check;
 mod explain;

@@ -1,4 +1,4 @@
-//! The report of `plan`: TDMRs, PAMTs, reserved areas, and what Linux would do on the same host.
+//! Report of `plan`: TDMRs, PAMTs, reserved areas, and Linux's layout for the same host.
 
 use serde::Serialize;
 

@@ -1,6 +1,5 @@
-//! The memory map of a plan as a picture: an overview of all addresses, then a row for each TDMR.
-//! One SVG file without script, for light and dark pages. Draws what the report says and works
-//! nothing out.
+//! SVG memory map of a plan: an overview of all addresses, then a row for each TDMR. One file without
+//! script, for light and dark pages.
 
 use std::fmt::Write;
 

@@ -1,4 +1,4 @@
-//! The processor: model, erratum, MOVDIR64B.
+//! CPU checks: model, erratum, MOVDIR64B.
 
 use super::{Finding, Rule};
 use crate::{
@@ -13,13 +13,13 @@ pub(super) const RULES: [Rule; 3] = [
     Rule { id: "cpu.model", title: "Which processor is it?", source: "/proc/cpuinfo", look: model },
     Rule {
         id: "cpu.erratum",
-        title: "Does a partial write to private memory poison it?",
-        source: "Linux X86_BUG_TDX_PW_MCE, by model alone; erratum text: Intel document 772415",
+        title: "Is the CPU affected by the partial-write erratum?",
+        source: "Linux X86_BUG_TDX_PW_MCE, set by CPU model; erratum text: Intel document 772415",
         look: erratum,
     },
     Rule {
         id: "cpu.movdir64b",
-        title: "Can private memory be made normal again (MOVDIR64B)?",
+        title: "Can private memory be reset (MOVDIR64B)?",
         source: "Linux arch/x86/virt/vmx/tdx: MOVDIR64B is required",
         look: movdir64b,
     },
@@ -39,15 +39,15 @@ fn model(facts: &Facts<'_>) -> Finding {
     let packages = if cpus.packages == 1 { "1 package".to_owned() } else { format!("{} packages", cpus.packages) };
     let text = format!("{name}{}, {packages}, {} CPUs", cpus.model, cpus.count);
     let finding = if cpus.mixed {
-        Finding::warn(format!("{text}; not all are of the same model and stepping"))
+        Finding::warn(format!("{text}; CPUs differ in model or stepping"))
             .unverified()
-            .hint("look which package has another CPU (/proc/cpuinfo), and make them alike")
+            .hint("find the package with a different CPU in /proc/cpuinfo; all packages must have the same CPU")
     } else {
         Finding::pass(text)
     };
     let finding = finding.evidence(format!("{} {}", cpus.vendor, cpus.name));
     if cpus.flag("hypervisor") == Some(true) {
-        finding.evidence("flag `hypervisor`: this is a virtual machine, and its CPU is what the hypervisor shows")
+        finding.evidence("flag `hypervisor`: this is a virtual machine; the CPU model is what the hypervisor reports")
     } else {
         finding
     }
@@ -56,42 +56,45 @@ fn model(facts: &Facts<'_>) -> Finding {
 fn erratum(facts: &Facts<'_>) -> Finding {
     let cpus = match &facts.cpus {
         Ok(cpus) => cpus,
-        Err(why) => return unseen(format!("/proc/cpuinfo {why}, and the model decides"), why),
+        Err(why) => return unseen(format!("/proc/cpuinfo {why}; the erratum depends on the CPU model"), why),
     };
     if !cpus.model.has_partial_write_erratum() {
-        return Finding::pass(format!("no: {} is not a model with the erratum (06_8F, 06_CF)", cpus.model))
+        return Finding::pass(format!("no: {} does not have the erratum (affected: 06_8F, 06_CF)", cpus.model))
             .evidence(format!("vendor, family and model in {}", Item::Cpuinfo.place()));
     }
     let finding = if facts.no_tdx() {
-        Finding::pass("it would, but without TDX there is no private memory")
+        Finding::pass("yes, but irrelevant: TDX is not enabled, there is no private memory")
     } else {
         Finding::warn(
-            "yes: a write of less than 64 bytes to private memory raises a machine check, later and elsewhere",
+            "yes: a write of less than 64 bytes to private memory poisons the line; a later read raises a \
+                machine check",
         )
-        .hint("keep the next kernel out of private memory: see `kexec.jump`")
+        .hint("see `kexec.jump`: reset private memory before the next kernel uses it")
     };
     let bug = if cpus.bug("tdx_pw_mce") { "notes" } else { "does not note" };
-    finding.evidence(format!("{}; the kernel {bug} the bug `tdx_pw_mce`", cpus.model))
+    finding.evidence(format!("{}; the kernel {bug} bug `tdx_pw_mce`", cpus.model))
 }
 
 fn movdir64b(facts: &Facts<'_>) -> Finding {
     let flag = facts.cpus.as_ref().ok().and_then(|cpus| cpus.flag("movdir64b"));
     match (flag, &facts.tdx) {
         (Some(true), _) => Finding::pass("yes").evidence("flag `movdir64b`"),
-        (Some(false), Tdx::Off(..)) => {
-            Finding::pass("no, and without TDX nothing needs it").evidence("no flag `movdir64b`")
-        }
-        (Some(false), Tdx::On(..) | Tdx::Broken(_)) => {
-            Finding::fail("no: Linux brings TDX up only with MOVDIR64B, and private memory could never be reset")
-                .evidence("no flag `movdir64b`")
-                .hint("take `clearcpuid=` off the kernel's command line if it is there; else turn TDX off in the BIOS")
-        }
-        (Some(false), Tdx::Unknown) => Finding::warn("no: with TDX on, private memory could never be reset")
+        (Some(false), Tdx::Off(..)) => Finding::pass("no; not needed without TDX").evidence("no flag `movdir64b`"),
+        (Some(false), Tdx::On(..) | Tdx::Broken(_)) => Finding::fail(
+            "no: Linux does not initialize TDX without MOVDIR64B, because private memory \
+                could not be reset",
+        )
+        .evidence("no flag `movdir64b`")
+        .hint(
+            "remove `clearcpuid=` from the kernel command line if present, otherwise disable TDX \
+                    in the BIOS",
+        ),
+        (Some(false), Tdx::Unknown) => Finding::warn("no: with TDX enabled, private memory could not be reset")
             .evidence("no flag `movdir64b`")
-            .hint("find out whether TDX is on: see `firmware.tdx`"),
+            .hint("determine whether TDX is enabled: see `firmware.tdx`"),
         (None, _) => Finding::unknown("the CPU's flags were not seen").hint(match &facts.cpus {
             Err(why) => Item::Cpuinfo.how(why),
-            Ok(_) => "save the machine again with `cleanslate collect`: its cpuinfo has no line of flags",
+            Ok(_) => "collect the machine again with `cleanslate collect`: its cpuinfo has no `flags` line",
         }),
     }
 }

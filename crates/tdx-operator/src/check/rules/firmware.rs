@@ -1,4 +1,4 @@
-//! What the BIOS set up: TDX, memory encryption, KeyIDs, SEAM memory.
+//! Firmware checks: TDX, memory encryption, KeyIDs, SEAM memory.
 
 use tdx_abi::{KeyIdField, KeyIdPartition};
 use tdx_host::platform::Msr;
@@ -21,7 +21,7 @@ pub(super) const RULES: [Rule; 5] = [
     Rule {
         id: "firmware.tme",
         title: "Is memory encryption (TME) on and locked?",
-        source: "MSR 0x982: the TDX module 1.5.01 demands the lock bit (bit 0); bits 35:32 count KeyID bits",
+        source: "MSR 0x982: TDX module 1.5.01 requires the lock bit (bit 0); bits 35:32 are the number of KeyID bits",
         look: tme,
     },
     Rule {
@@ -33,13 +33,13 @@ pub(super) const RULES: [Rule; 5] = [
     Rule {
         id: "firmware.seamrr",
         title: "Is there memory for the module (SEAMRR)?",
-        source: "MSR 0x1400, 0x1401; that bit 11 of 0x1401 enables it is from a vendor's support script",
+        source: "MSR 0x1400, 0x1401; bit 11 of 0x1401 as the enable bit is taken from a vendor's support script",
         look: seamrr,
     },
     Rule {
         id: "firmware.same",
-        title: "Do all CPUs agree on these registers?",
-        source: "the TDX module 1.5.01 refuses a CPU by INCONSISTENT_MSR",
+        title: "Do these registers agree on all CPUs?",
+        source: "TDX module 1.5.01 rejects a CPU that differs with INCONSISTENT_MSR",
         look: same,
     },
 ];
@@ -54,10 +54,13 @@ fn tdx(facts: &Facts<'_>) -> Finding {
         Tdx::On(None, from) => Finding::pass("on").evidence(*from),
         Tdx::On(Some((first, end)), from) => {
             let finding =
-                Finding::pass(format!("on: private KeyIDs [{first}, {end})")).evidence(format!("from {from}"));
+                Finding::pass(format!("enabled: private KeyIDs [{first}, {end})")).evidence(format!("from {from}"));
             let few = end.saturating_sub(*first) < 2;
             if few {
-                Finding { status: crate::report::Status::Fail, ..finding }.hint("give TDX more KeyIDs in the BIOS")
+                Finding { status: crate::report::Status::Fail, ..finding }.hint(
+                    "assign more KeyIDs to TDX \
+                    in the BIOS",
+                )
             } else {
                 finding
             }
@@ -69,20 +72,18 @@ fn tdx(facts: &Facts<'_>) -> Finding {
                 Sure::Unverified => Basis::Unverified,
             });
             let finding = finding.evidence(match sure {
-                Sure::Seen => "a register, the CPU's vendor, or a line of the kernel's",
-                Sure::Deduced => {
-                    "CONFIG_INTEL_TDX_HOST is on, and the boot log from its first line on has no line on TDX"
-                }
+                Sure::Seen => "an MSR, the CPU vendor, or a kernel log line",
+                Sure::Deduced => "CONFIG_INTEL_TDX_HOST=y and the complete boot log has no TDX line",
                 Sure::Unverified => "the flags in /proc/cpuinfo",
             });
             let could = facts.cpus.as_ref().is_ok_and(|cpus| cpu_model::name(cpus.model).is_some());
-            if could { finding.hint("this CPU model has TDX: to use it, turn it on in the BIOS") } else { finding }
+            if could { finding.hint("this CPU model supports TDX: to use it, enable it in the BIOS") } else { finding }
         }
         Tdx::Broken(why) => Finding::fail(why.clone())
-            .evidence("registers of the CPUs, or the line of the kernel's")
-            .hint("set TDX up in the BIOS anew, or turn it off"),
+            .evidence("MSRs, or the kernel log line")
+            .hint("redo the TDX setup in the BIOS, or disable TDX"),
         Tdx::Unknown => {
-            Finding::unknown("neither MSR 0x87 nor a boot log with its beginning was seen").hint(msr_hint(facts))
+            Finding::unknown("neither MSR 0x87 nor the start of the boot log is available").hint(msr_hint(facts))
         }
     }
 }
@@ -99,9 +100,12 @@ fn tme(facts: &Facts<'_>) -> Finding {
                 if locked { "locked" } else { "not locked" }
             );
             let finding = if on && !locked {
-                Finding::fail(text).hint("the module refuses it: a BIOS update or setup must lock IA32_TME_ACTIVATE")
+                Finding::fail(text).hint(
+                    "not locked, the module rejects it: IA32_TME_ACTIVATE must be \
+                    locked by the BIOS (setup or update)",
+                )
             } else if on && !enabled {
-                Finding::warn(text).unverified().hint("turn memory encryption (TME, TME-MT) on in the BIOS")
+                Finding::warn(text).unverified().hint("enable memory encryption (TME, TME-MT) in the BIOS")
             } else {
                 Finding::pass(text)
             };
@@ -109,7 +113,7 @@ fn tme(facts: &Facts<'_>) -> Finding {
         }
         Some(Reading::Fault) => Finding::pass("not there").evidence("MSR 0x982 does not exist"),
         None if !facts.encryption.is_empty() => Finding::pass("the kernel found it"),
-        None if facts.no_tdx() => Finding::pass("not seen, and without TDX of no account").evidence(facts.why_not()),
+        None if facts.no_tdx() => Finding::pass("not available; irrelevant without TDX").evidence(facts.why_not()),
         None => Finding::unknown("MSR 0x982 was not seen").hint(msr_hint(facts)),
     };
     let capability = facts.msrs.as_ref().ok().and_then(|msrs| msrs.value(TME_CAPABILITY));
@@ -125,9 +129,9 @@ fn key_ids(facts: &Facts<'_>) -> Finding {
     let logged = facts.log.as_ref().ok().and_then(|log| log.key_ids).map(|key_ids| key_ids.value);
     let Some(partition) = from_msr.map(KeyIdPartition::from_msr).or(logged) else {
         return if facts.no_tdx() {
-            Finding::pass("no private KeyIDs, without TDX").evidence(facts.why_not())
+            Finding::pass("no private KeyIDs; TDX is not enabled").evidence(facts.why_not())
         } else {
-            Finding::unknown("neither MSR 0x87 nor the kernel's line was seen").hint(msr_hint(facts))
+            Finding::unknown("neither MSR 0x87 nor the kernel log line is available").hint(msr_hint(facts))
         };
     };
     let (shared, private) = (partition.shared(), partition.private());
@@ -141,9 +145,10 @@ fn key_ids(facts: &Facts<'_>) -> Finding {
     };
     let contradiction = from_msr.is_some() && logged.is_some_and(|logged| logged != partition);
     let finding = match private {
-        1 => Finding::fail(format!("{text}: TDX needs two")).hint("give TDX more KeyIDs in the BIOS"),
-        _ if contradiction => Finding::warn(format!("{text}; the boot log has another split")).deduced().hint(
-            "is the boot log of this machine? then the BIOS was set up anew under a running kernel: reset the machine",
+        1 => Finding::fail(format!("{text}: TDX needs two")).hint("assign more KeyIDs to TDX in the BIOS"),
+        _ if contradiction => Finding::warn(format!("{text}; the boot log reports a different split")).deduced().hint(
+            "check that the boot log is of this machine; if it is, the BIOS setup changed since boot: reset \
+                the machine",
         ),
         _ => Finding::pass(text),
     };
@@ -162,14 +167,14 @@ fn seamrr(facts: &Facts<'_>) -> Finding {
             let on = mask >> 11 & 1 != 0;
             let finding = match (on, &facts.tdx) {
                 (true, _) => Finding::pass("yes"),
-                (false, Tdx::Off(..)) => Finding::pass("no, and without TDX none is needed"),
-                (false, _) => Finding::warn("no: the BIOS has set no memory aside, so no module can be loaded")
-                    .hint("turn SEAM / TDX on in the BIOS"),
+                (false, Tdx::Off(..)) => Finding::pass("no; not needed without TDX"),
+                (false, _) => Finding::warn("no: the BIOS reserved no memory, so no module can be loaded")
+                    .hint("enable SEAM / TDX in the BIOS"),
             };
             finding.unverified().evidence(format!("MSR 0x1401 = {mask:#x}"))
         }
         Some(Reading::Fault) => Finding::pass("no such register").evidence("MSR 0x1401 does not exist"),
-        None if facts.no_tdx() => Finding::pass("not seen, and without TDX of no account").evidence(facts.why_not()),
+        None if facts.no_tdx() => Finding::pass("not available; irrelevant without TDX").evidence(facts.why_not()),
         None => Finding::unknown("MSR 0x1401 was not seen").hint(msr_hint(facts)),
     };
     match base {
@@ -181,16 +186,16 @@ fn seamrr(facts: &Facts<'_>) -> Finding {
 fn same(facts: &Facts<'_>) -> Finding {
     let Ok(msrs) = &facts.msrs else {
         return if facts.no_tdx() {
-            Finding::pass("not seen, and without TDX of no account").evidence(facts.why_not())
+            Finding::pass("not available; irrelevant without TDX").evidence(facts.why_not())
         } else {
             Finding::unknown("no MSR was seen").hint(msr_hint(facts))
         };
     };
     let differences = msrs.disagreements();
     let finding = match (differences.is_empty(), &facts.tdx) {
-        (true, _) => Finding::pass("yes").evidence("the registers that were read, one value each"),
-        (false, Tdx::Off(..)) => Finding::pass("no, and without TDX it is of no account"),
-        (false, _) => Finding::fail("no").hint("the BIOS must set all CPUs up alike: update it"),
+        (true, _) => Finding::pass("yes").evidence("all MSRs read, one value each"),
+        (false, Tdx::Off(..)) => Finding::pass("no; irrelevant without TDX"),
+        (false, _) => Finding::fail("no").hint("the BIOS must configure all CPUs alike: update it"),
     };
     differences.into_iter().fold(finding, Finding::evidence)
 }

@@ -1,5 +1,5 @@
-//! What the next kernel finds: at a kexec, at a crash, and whether it can use TDX again. The
-//! behaviour is mainline's.
+//! Handover checks: what the next kernel finds after a kexec and after a crash, and whether it can
+//! use TDX again. The behavior is that of mainline.
 
 use super::{Finding, Rule};
 use crate::{
@@ -16,44 +16,42 @@ use crate::{
 pub(super) const RULES: [Rule; 7] = [
     Rule {
         id: "kexec.jump",
-        title: "What does a kexec from this kernel do to the next one?",
-        source: "Linux v6.8 to v7.3: Kconfig, the refusal in v6.18 to v7.1, tdx_sys_disable(); KeyID 0 has no integrity",
+        title: "What happens to the next kernel after a kexec?",
+        source: "Linux v6.8 to v7.3: Kconfig, the refusal in v6.18 to v7.1, tdx_sys_disable(); KeyID 0 has \
+            no integrity",
         look: jump,
     },
     Rule {
         id: "kexec.crash",
-        title: "What does a panic leave to the crash kernel?",
-        source: "Linux v6.18 to v7.3; the lists in 2025: the crash kernel stays in its own memory, and reads do not poison",
+        title: "What does the crash kernel find after a panic?",
+        source: "Linux v6.18 to v7.3; the lists in 2025: the crash kernel stays in its own memory, and \
+            reads do not poison",
         look: crash,
     },
     Rule {
         id: "kexec.cleanslate",
-        title: "Does cleanslate.ko reset what is private?",
+        title: "Does cleanslate.ko reset private memory?",
         source: "/sys/kernel/cleanslate/mode, /sys/module/cleanslate/parameters/policy; linux/cleanslate.4",
         look: cleanslate,
     },
-    Rule {
-        id: "kexec.image",
-        title: "Is an image loaded for a kexec?",
-        source: "/sys/kernel/kexec_loaded",
-        look: image,
-    },
+    Rule { id: "kexec.image", title: "Is a kexec image loaded?", source: "/sys/kernel/kexec_loaded", look: image },
     Rule {
         id: "kexec.crash-image",
-        title: "Is an image loaded for a crash?",
+        title: "Is a crash image loaded?",
         source: "/sys/kernel/kexec_crash_loaded, /sys/kernel/kexec_crash_size",
         look: crash_image,
     },
     Rule {
         id: "kexec.tdx-again",
         title: "Can the next kernel use TDX?",
-        source: "TDX module: SYS.INIT works once after a load; only TDH.SYS.DISABLE takes it back",
+        source: "TDX module: SYS.INIT succeeds once per module load; only TDH.SYS.DISABLE reverts it",
         look: tdx_again,
     },
     Rule {
         id: "kexec.left-over",
-        title: "Has an earlier kernel left private memory to this one?",
-        source: "TDX module 1.5.01: SYS.INIT works once, then answers SYS_INIT_NOT_PENDING; SYS_SHUTDOWN after a failed update",
+        title: "Did an earlier kernel leave private memory behind?",
+        source: "TDX module 1.5.01: SYS.INIT works once, then answers SYS_INIT_NOT_PENDING; SYS_SHUTDOWN \
+            after a failed update",
         look: left_over,
     },
 ];
@@ -134,58 +132,75 @@ fn how_much(facts: &Facts<'_>) -> String {
         (_, Private::No(why)) => format!("nothing is private now: {why}"),
         (Some(kb), _) => format!("{} KB of PAMT and the pages of every TD are private", kb.value),
         (None, Private::Yes) => "PAMT and the pages of every TD are private".to_owned(),
-        (None, _) => "memory may be private: it was not seen whether the module is up".to_owned(),
+        (None, _) => "memory may be private: the state of the module is not known".to_owned(),
     }
 }
 
-const NO_ANSWER: &str = "private memory stays private: this module is not known to have TDH.SYS.DISABLE, and the kernel jumps even if \
-                         the module does not know the call. A partial write of the next kernel then ends in a machine check";
+const NO_ANSWER: &str = "private memory stays private: this module is not known to have TDH.SYS.DISABLE, \
+    and the kernel jumps even if \
+                         the module does not know the call. A partial write of the next kernel then ends \
+                         in a machine check";
 const PERHAPS: &str =
-    "it depends on the module: with TDH.SYS.DISABLE all memory is given back, without it all stays private";
-const CRASH: &str = "private memory; the crash kernel stays in its own and only reads, so a dump is likely to work";
-const INSTEAD: &str = "reboot through the firmware instead of a kexec (`kexec -u` unloads an image), turn TDX off in the BIOS, or load \
-                       cleanslate.ko, which resets private memory itself (package cleanslate-dkms, where it knows the kernel)";
-const NOT_TRIED: &str = "cleanslate.ko has run under an emulated module only, never on a CPU with TDX";
+    "depends on the module: with TDH.SYS.DISABLE all memory is released, without it all private memory stays private";
+const CRASH: &str = "private memory; the crash kernel runs in its reserved memory and only reads the rest, \
+    so a dump is likely to work";
+const INSTEAD: &str = "reboot through the firmware instead of a kexec (`kexec -u` unloads an image), turn \
+    TDX off in the BIOS, or load \
+                       cleanslate.ko, which resets private memory itself (package cleanslate-dkms, where \
+                       it knows the kernel)";
+const NOT_TRIED: &str = "cleanslate.ko was tested with an emulated module only, never on a CPU with TDX";
 const SET_POLICY: &str = "as root: `echo tracked > /sys/module/cleanslate/parameters/policy`";
 
 fn jump(facts: &Facts<'_>) -> Finding {
     match way(facts) {
         Way::Harmless(why) => harmless(facts, format!("nothing: {why}")),
         Way::NotBuilt if facts.era() == Some(Era::Excluded) => {
-            Finding::warn("there is none: in this version TDX host code and kexec exclude each other at build time")
+            Finding::warn("no kexec: in this version TDX host code and kexec exclude each other at build time")
                 .evidence(how_much(facts))
                 .hint("reboot through the firmware")
         }
-        Way::NotBuilt => Finding::warn("there is none: this kernel is built without kexec")
+        Way::NotBuilt => Finding::warn("no kexec: this kernel is built without it")
             .evidence(how_much(facts))
             .hint("reboot through the firmware"),
         Way::NotMainline => {
-            Finding::unknown("this kernel has TDX host code and kexec, which mainline of its version has not")
+            Finding::unknown("this kernel has both TDX host code and kexec, unlike mainline of the same version")
                 .evidence(how_much(facts))
                 .hint(
-                    "ask who built it what it does to private memory at kexec; until then reboot through the firmware",
+                    "ask the kernel's vendor how it handles private memory at kexec; until then reboot \
+                        through the firmware",
                 )
         }
-        Way::Refused => Finding::warn("none can be loaded: the kernel answers EOPNOTSUPP (`Operation not supported`)")
-            .evidence(how_much(facts))
-            .note("the CPU's erratum decides, which the kernel notes at boot, whatever becomes of the module")
-            .hint("reboot through the firmware, or turn TDX off in the BIOS if kexec is worth more here"),
-        Way::NoErratum => Finding::pass("nothing: without the erratum, left-over private memory is harmless")
-            .evidence(how_much(facts)),
-        Way::Reset => Finding::pass("nothing: cleanslate.ko rewrites all that may be private right before the jump")
-            .deduced()
-            .evidence(ko_seen(facts))
-            .note(NOT_TRIED),
-        Way::RefusedByKo => Finding::warn("none while anything may be private: cleanslate.ko refuses it by its policy")
-            .evidence(ko_seen(facts))
-            .hint(SET_POLICY),
+        Way::Refused => Finding::warn(
+            "no image can be loaded: the kernel returns EOPNOTSUPP (`Operation \
+            not supported`)",
+        )
+        .evidence(how_much(facts))
+        .note("the refusal depends on the CPU erratum flag set at boot, not on the state of the module")
+        .hint("reboot through the firmware, or disable TDX in the BIOS if kexec is required"),
+        Way::NoErratum => {
+            Finding::pass("nothing: without the erratum, leftover private memory is harmless").evidence(how_much(facts))
+        }
+        Way::Reset => Finding::pass(
+            "nothing: cleanslate.ko resets all memory that may be private right \
+            before the jump",
+        )
+        .deduced()
+        .evidence(ko_seen(facts))
+        .note(NOT_TRIED),
+        Way::RefusedByKo => Finding::warn(
+            "no image while memory may be private: cleanslate.ko refuses it \
+            (policy `refuse`)",
+        )
+        .evidence(ko_seen(facts))
+        .hint(SET_POLICY),
         Way::KoLost(why) => {
-            Finding::warn(format!("none can be loaded: cleanslate.ko does not know what is private ({why})"))
+            Finding::warn(format!("no image can be loaded: cleanslate.ko lost track of private memory ({why})"))
                 .evidence(ko_seen(facts))
-                .hint("reboot through the firmware, and load cleanslate.ko before TDX comes up")
+                .hint("reboot through the firmware and load cleanslate.ko before TDX is initialized")
         }
         Way::KoLeaves => Finding::warn(
-            "if cleanslate.ko has brought TDX up, private memory stays private: its policy is to reset nothing, and a partial write of the \
+            "if cleanslate.ko has brought TDX up, private memory stays private: its policy is to reset \
+                nothing, and a partial write of the \
              next kernel ends in a machine check",
         )
         .deduced()
@@ -194,11 +209,11 @@ fn jump(facts: &Facts<'_>) -> Finding {
         Way::NoAnswer => Finding::fail(NO_ANSWER)
             .deduced()
             .evidence(how_much(facts))
-            .note("mainline resets nothing then; the log gets one line")
+            .note("mainline then resets nothing and prints one log line")
             .hint(INSTEAD),
         Way::PerhapsAnswer => Finding::unknown(PERHAPS)
             .evidence(how_much(facts))
-            .note("no published module is known to have the call")
+            .note("no published module is known to implement the call")
             .hint(INSTEAD),
         Way::Unseen(what) => unseen(what),
         Way::Newer => newer(),
@@ -212,15 +227,18 @@ fn harmless(facts: &Facts<'_>, text: String) -> Finding {
 }
 
 fn unseen(what: &str) -> Finding {
-    Finding::unknown(format!("{what} was not seen")).hint("see what could not be seen, below")
+    Finding::unknown(format!("{what} was not seen")).hint("see the missing data below")
 }
 
 fn newer() -> Finding {
-    Finding::unknown("this kernel is newer than what is known here").hint("look for a newer cleanslate")
+    Finding::unknown("this kernel is newer than this version of cleanslate knows").hint(
+        "check for a newer \
+        cleanslate",
+    )
 }
 
 fn not_mainline() -> Finding {
-    Finding::unknown("this kernel is not mainline's: ask who built it").hint("see `kexec.jump`")
+    Finding::unknown("this kernel is not mainline: ask its vendor").hint("see `kexec.jump`")
 }
 
 /// What cleanslate.ko says of itself.
@@ -232,34 +250,32 @@ fn ko_seen(facts: &Facts<'_>) -> String {
 fn crash(facts: &Facts<'_>) -> Finding {
     let way = way(facts);
     if !matches!(way, Way::Harmless(_)) && facts.option("CRASH_DUMP") == Some(false) {
-        return Finding::warn("a panic leaves no dump: this kernel is built without CONFIG_CRASH_DUMP")
+        return Finding::warn("no dump: this kernel is built without CONFIG_CRASH_DUMP")
             .evidence("CONFIG_CRASH_DUMP is off")
-            .hint("take a kernel with CONFIG_CRASH_DUMP; 6.8 to 6.17 cannot have it with TDX");
+            .hint("use a kernel with CONFIG_CRASH_DUMP; 6.8 to 6.17 cannot have it together with TDX");
     }
     match way {
-        Way::Harmless(why) => harmless(facts, format!("nothing that is private: {why}")),
-        Way::NotBuilt => Finding::warn("a panic leaves no dump: this kernel is built without kexec")
+        Way::Harmless(why) => harmless(facts, format!("no private memory: {why}")),
+        Way::NotBuilt => Finding::warn("no dump: this kernel is built without kexec")
             .evidence(how_much(facts))
-            .hint("6.18 and later have both; a CPU with the erratum loads a crash image from 7.2 on"),
+            .hint("6.18 and later have both; on a CPU with the erratum a crash image can be loaded since 7.2"),
         Way::NotMainline => not_mainline(),
-        Way::Refused => Finding::warn("a panic leaves no dump: no crash image can be loaded (EOPNOTSUPP)")
+        Way::Refused => Finding::warn("no dump: no crash image can be loaded (EOPNOTSUPP)")
             .evidence(how_much(facts))
-            .hint("7.2 and later load one; or turn TDX off in the BIOS if dumps are worth more here"),
-        Way::NoErratum => {
-            Finding::pass("private memory, which is harmless without the erratum").evidence(how_much(facts))
-        }
+            .hint("use 7.2 or later, or disable TDX in the BIOS if dumps are required"),
+        Way::NoErratum => Finding::pass("private memory; harmless without the erratum").evidence(how_much(facts)),
         // The policy to refuse is for a kexec: at a crash it resets as well.
-        Way::Reset | Way::RefusedByKo => Finding::pass(
-            "nothing that is private: cleanslate.ko rewrites all that may be, before the crash kernel starts",
-        )
-        .deduced()
-        .evidence(ko_seen(facts))
-        .note(NOT_TRIED),
+        Way::Reset | Way::RefusedByKo => {
+            Finding::pass("no private memory: cleanslate.ko resets it before the crash kernel starts")
+                .deduced()
+                .evidence(ko_seen(facts))
+                .note(NOT_TRIED)
+        }
         Way::KoLost(_) | Way::KoLeaves | Way::NoAnswer | Way::PerhapsAnswer => Finding::warn(CRASH)
             .evidence(how_much(facts))
             .note("a line that was poisoned before the panic still ends the dump in a machine check")
-            .note("a large user reported two years of kdump on such hosts without trouble (2025, on the list)")
-            .hint("let the crash kernel reboot through the firmware, never kexec to a full kernel"),
+            .note("a large user reported two years of kdump on such hosts without problems (mailing list, 2025)")
+            .hint("let the crash kernel reboot through the firmware; do not kexec from it to a full kernel"),
         Way::Unseen(what) => unseen(what),
         Way::Newer => newer(),
     }
@@ -268,39 +284,38 @@ fn crash(facts: &Facts<'_>) -> Finding {
 fn cleanslate(facts: &Facts<'_>) -> Finding {
     let of_use = facts.erratum() != Some(false) && !facts.no_tdx();
     match &facts.ko {
-        Ko::NotThere if of_use => Finding::pass("no: it is not loaded; what the kernel itself does is above")
+        Ko::NotThere if of_use => Finding::pass("no: not loaded; see above for what the kernel itself does")
             .evidence(format!("no {}", Item::KoMode.place())),
-        Ko::NotThere => {
-            Finding::pass("no, and it would have nothing to do").evidence(format!("no {}", Item::KoMode.place()))
-        }
-        Ko::Unseen(why) => Finding::unknown(why.clone()).hint("run as root, or take a newer cleanslate"),
+        Ko::NotThere => Finding::pass("no; there is nothing to reset").evidence(format!("no {}", Item::KoMode.place())),
+        Ko::Unseen(why) => Finding::unknown(why.clone()).hint("run as root, or use a newer cleanslate"),
         Ko::Resets(Host::Kernel) => {
-            Finding::pass("yes: it watches the kernel's TDX, and resets at a kexec and at a crash")
+            Finding::pass("yes: it tracks the kernel's TDX use and resets private memory at kexec and at a crash")
                 .deduced()
                 .evidence(ko_seen(facts))
                 .note(NOT_TRIED)
         }
-        Ko::Resets(Host::Module) => {
-            Finding::pass("yes: it is the host of TDX itself once it is told to, and resets at a kexec and at a crash")
-                .deduced()
-                .evidence(ko_seen(facts))
-                .note(NOT_TRIED)
-        }
+        Ko::Resets(Host::Module) => Finding::pass(
+            "yes: it is itself the TDX host once enabled, and resets private memory at kexec \
+                and at a crash",
+        )
+        .deduced()
+        .evidence(ko_seen(facts))
+        .note(NOT_TRIED),
         Ko::Refuses(_) => {
-            Finding::warn("at a crash alone: by its policy no kexec image is let in while anything may be private")
+            Finding::warn("at a crash only: policy `refuse` refuses kexec images while memory may be private")
                 .evidence(ko_seen(facts))
                 .hint(SET_POLICY)
         }
-        Ko::Leaves(_) => Finding::warn("no: it is loaded, and its policy is to reset nothing")
+        Ko::Leaves(_) => Finding::warn("no: it is loaded with a policy that resets nothing")
             .evidence(ko_seen(facts))
             .hint(SET_POLICY),
-        Ko::NothingToReset => Finding::pass("it has nothing to reset: the kernel's own bring-up failed")
+        Ko::NothingToReset => Finding::pass("nothing to reset: the kernel's own TDX initialization failed")
             .deduced()
             .evidence(ko_seen(facts)),
-        Ko::Lost(why) => Finding::warn(format!("it does not know what is private ({why}), and lets no kexec image in"))
+        Ko::Lost(why) => Finding::warn(format!("it lost track of private memory ({why}) and refuses kexec images"))
             .evidence(ko_seen(facts))
-            .note("a crash image is let in, and what is known is reset")
-            .hint("reboot through the firmware, and load it before TDX comes up"),
+            .note("crash images are accepted; memory known to be private is reset")
+            .hint("reboot through the firmware and load it before TDX is initialized"),
     }
 }
 
@@ -320,20 +335,20 @@ fn image(facts: &Facts<'_>) -> Finding {
     let loaded = match flag(facts, Item::KexecLoaded) {
         Ok(loaded) => loaded,
         Err(Unseen::Absent) => {
-            return Finding::pass("no: the kernel does not know of images").evidence(format!("no {place}"));
+            return Finding::pass("no: the kernel has no kexec support").evidence(format!("no {place}"));
         }
         Err(why) => return Finding::unknown(format!("{place} {why}")).hint(Item::KexecLoaded.how(&why)),
     };
     let finding = match (loaded, way(facts)) {
         (false, _) => Finding::pass("no"),
         (true, Way::Harmless(_) | Way::NoErratum | Way::Reset) => Finding::pass("yes"),
-        (true, Way::NoAnswer) => Finding::fail("yes: who uses it finds what `kexec.jump` says").deduced().hint(UNLOAD),
+        (true, Way::NoAnswer) => Finding::fail("yes: see `kexec.jump` for its effect").deduced().hint(UNLOAD),
         (true, Way::Refused) => {
-            Finding::warn("yes, though mainline of this version would have refused it: this kernel is another")
+            Finding::warn("yes, although mainline of this version refuses it: this is not a mainline kernel")
                 .deduced()
                 .hint(UNLOAD)
         }
-        (true, _) => Finding::warn("yes: see `kexec.jump` before it is used").hint(UNLOAD),
+        (true, _) => Finding::warn("yes: read `kexec.jump` before using it").hint(UNLOAD),
     };
     finding.evidence(format!("{place} is {}", u8::from(loaded)))
 }
@@ -344,20 +359,23 @@ fn crash_image(facts: &Facts<'_>) -> Finding {
     let loaded = match flag(facts, Item::CrashLoaded) {
         Ok(loaded) => loaded,
         Err(Unseen::Absent) => {
-            return Finding::pass("no: the kernel does not know of images").evidence(format!("no {place}"));
+            return Finding::pass("no: the kernel has no kexec support").evidence(format!("no {place}"));
         }
         Err(why) => return Finding::unknown(format!("{place} {why}")).hint(Item::CrashLoaded.how(&why)),
     };
     let finding = match (loaded, way(facts)) {
         (true, Way::Refused) => {
-            Finding::warn("yes, though mainline of this version would have refused it: this kernel is another")
+            Finding::warn("yes, although mainline of this version refuses it: this is not a mainline kernel")
                 .deduced()
-                .hint("ask who built it what it does to private memory at a crash; `kexec -p -u` unloads it")
+                .hint(
+                    "ask the kernel's vendor how it handles private memory at a crash; `kexec -p -u` \
+                    unloads the image",
+                )
         }
         (true, _) => Finding::pass("yes"),
-        (false, Way::Harmless(_)) => Finding::pass("no: a panic leaves no dump, which has nothing to do with TDX"),
+        (false, Way::Harmless(_)) => Finding::pass("no: no dump after a panic (unrelated to TDX)"),
         (false, Way::NotBuilt | Way::Refused) => Finding::pass("no, and none can be"),
-        (false, _) => Finding::warn("no: a panic leaves no dump").hint(if reserved == Some(0) {
+        (false, _) => Finding::warn("no: no dump after a panic").hint(if reserved == Some(0) {
             "reserve memory with `crashkernel=` and load an image with `kexec -p`"
         } else {
             "load an image with `kexec -p`, or start the distribution's kdump service"
@@ -365,7 +383,7 @@ fn crash_image(facts: &Facts<'_>) -> Finding {
     };
     let finding = finding.evidence(format!("{place} is {}", u8::from(loaded)));
     match reserved {
-        Some(bytes) => finding.evidence(format!("{} are reserved for a crash kernel", crate::size::human(bytes))),
+        Some(bytes) => finding.evidence(format!("{} reserved for a crash kernel", crate::size::human(bytes))),
         None => finding,
     }
 }
@@ -378,13 +396,13 @@ fn tdx_again(facts: &Facts<'_>) -> Finding {
     }
     match (way(facts), facts.era(), facts.sys_disable()) {
         (Way::NotBuilt | Way::Refused, ..) => {
-            Finding::pass("there is no kexec to the next kernel; a reboot through the firmware makes the module fresh")
+            Finding::pass("kexec is not possible; a reboot through the firmware reloads the module")
                 .deduced()
                 .evidence(how_much(facts))
         }
         (Way::Harmless(_), ..) => after_no_bring_up(facts),
         (_, Some(Era::AsksModule), Some(SysDisable::Refused | SysDisable::NotNamed)) => {
-            Finding::warn("no: the module cannot be taken back; TDX stays away until the machine is reset")
+            Finding::warn("no: the module cannot be initialized again; TDX is unavailable until the machine is reset")
                 .deduced()
                 .evidence(how_much(facts))
                 .hint(IF_TDS)
@@ -393,12 +411,12 @@ fn tdx_again(facts: &Facts<'_>) -> Finding {
             Finding::unknown("if the module has TDH.SYS.DISABLE").hint("see `module.sys-disable`")
         }
         (Way::NotMainline, ..) => not_mainline(),
-        (_, Some(_), _) => Finding::warn("no: this kernel does not take the module back at kexec")
+        (_, Some(_), _) => Finding::warn("no: this kernel does not disable the module at kexec")
             .deduced()
             .evidence(how_much(facts))
             .hint(IF_TDS),
         (_, None, _) => {
-            Finding::unknown("the kernel's version was not seen").hint(Item::Osrelease.how(&Unseen::Denied))
+            Finding::unknown("the kernel version is not available").hint(Item::Osrelease.how(&Unseen::Denied))
         }
     }
 }
@@ -412,20 +430,22 @@ fn after_no_bring_up(facts: &Facts<'_>) -> Finding {
     let seen = format!("boot.log:{}: {}", failure.line, failure.value.1);
     match facts.sys_init() {
         SysInit::Spent => Finding::warn(
-            "no: the failed bring-up of this kernel has spent SYS.INIT, and this kernel does not take the module back at kexec",
+            "no: this kernel's failed initialization used up SYS.INIT, and this kernel does not disable the \
+                module at kexec",
         )
         .deduced()
         .evidence(seen)
         .hint(IF_TDS),
-        SysInit::NotTried => Finding::pass("as well as this one: the module was not asked anything").deduced().evidence(seen),
+        SysInit::NotTried => Finding::pass("as in this kernel: the module was not called").deduced().evidence(seen),
         SysInit::Refused => Finding::pass(format!(
-            "no better than this one, a kexec changes nothing: {}",
+            "no better than this kernel, kexec changes nothing: {}",
             bootlog::message(&failure.value.1)
         ))
         .deduced()
         .evidence(seen),
-        SysInit::Unknown => Finding::unknown("the bring-up failed, and it cannot be told whether SYS.INIT is spent")
-            .hint(IF_TDS),
+        SysInit::Unknown => {
+            Finding::unknown("TDX initialization failed; whether SYS.INIT was used up is not known").hint(IF_TDS)
+        }
     }
 }
 
@@ -434,15 +454,15 @@ fn left_over(facts: &Facts<'_>) -> Finding {
         return Finding::pass("there is no TDX").evidence(facts.why_not());
     }
     if let Some(line) = facts.initialised_before() {
-        let text = "yes: another kernel has initialised the module, and this one does not know which memory is private";
+        let text = "yes: another kernel initialized the module, and this one does not know which memory is private";
         let finding = match facts.erratum() {
-            Some(false) => Finding::warn(format!("{text}; without the erratum that is harmless, but TDX stays away")),
+            Some(false) => Finding::warn(format!("{text}; harmless without the erratum, but TDX is unavailable")),
             _ => Finding::fail(text),
         };
         return finding.deduced().evidence(format!("boot.log:{line}")).hint("reset the machine through the firmware");
     }
     if let Some(line) = facts.log.as_ref().ok().and_then(|log| log.initialized) {
-        return Finding::pass("no: the module was fresh when this kernel brought it up")
+        return Finding::pass("no: the module was uninitialized when this kernel initialized it")
             .deduced()
             .evidence(format!("boot.log:{line}"));
     }
@@ -450,7 +470,7 @@ fn left_over(facts: &Facts<'_>) -> Finding {
         (Some(failure), SysInit::Spent | SysInit::Refused) => {
             Finding::pass("the module does not say so").deduced().evidence(format!("boot.log:{}", failure.line))
         }
-        _ => Finding::unknown("only bringing the module up shows it, and no bring-up was seen")
+        _ => Finding::unknown("cannot be determined before the module is initialized")
             .hint("if this kernel was started by a kexec from one with TDX, reset the machine through the firmware"),
     }
 }

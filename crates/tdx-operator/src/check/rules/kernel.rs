@@ -1,4 +1,4 @@
-//! The kernel: its version, its options, and what TDX cannot be had together with.
+//! Kernel checks: version, options, features that conflict with TDX.
 
 use super::{Finding, Rule};
 use crate::bootlog::Words;
@@ -11,7 +11,7 @@ use crate::check::{
 pub(super) const RULES: [Rule; 6] = [
     Rule {
         id: "kernel.version",
-        title: "Which kernel is it, and what does mainline of this version do about TDX and kexec?",
+        title: "Which kernel, and how does mainline of this version handle TDX and kexec?",
         source: "Linux sources and mailing lists, v6.8 to v7.3",
         look: version,
     },
@@ -29,20 +29,20 @@ pub(super) const RULES: [Rule; 6] = [
     },
     Rule {
         id: "kernel.crash-dump",
-        title: "Can the kernel be a crash kernel, and load one?",
+        title: "Can the kernel load a crash kernel and be one?",
         source: "CONFIG_CRASH_DUMP, CONFIG_PROC_VMCORE",
         look: crash_dump,
     },
     Rule {
         id: "kernel.hibernation",
-        title: "Does hibernation keep TDX away?",
+        title: "Does hibernation support disable TDX?",
         source: "Linux tdx_init(): refuses TDX while hibernation is available",
         look: hibernation,
     },
     Rule {
         id: "kernel.s3",
-        title: "Does suspend to memory (S3) get in the way?",
-        source: "the kernel's line `Disable ACPI S3`, printed when the BIOS has turned TDX on",
+        title: "Does suspend to memory (S3) conflict with TDX?",
+        source: "kernel message `Disable ACPI S3`, printed when TDX is enabled in the BIOS",
         look: s3,
     },
 ];
@@ -56,21 +56,21 @@ fn version(facts: &Facts<'_>) -> Finding {
     };
     let finding = match kernel.era() {
         Era::NoTdxHost => Finding::pass(format!("{}: no TDX host code in mainline", kernel.text)),
-        Era::Excluded => Finding::pass(format!("{}: a kernel has TDX host code or kexec, not both", kernel.text)),
-        Era::Refused => {
-            Finding::pass(format!("{}: with TDX on, a CPU with the erratum loads no kexec or crash image", kernel.text))
-        }
-        Era::AsksModule => Finding::pass(format!(
-            "{}: asks the module to give all memory back (TDH.SYS.DISABLE) and jumps, whatever it answers",
+        Era::Excluded => Finding::pass(format!("{}: TDX host code or kexec, not both", kernel.text)),
+        Era::Refused => Finding::pass(format!(
+            "{}: with TDX enabled on a CPU with the erratum, kexec and crash images \
+                are refused",
             kernel.text
         )),
-        Era::Newer if facts.no_tdx() => {
-            Finding::pass(format!("{}: newer than 7.3, the last that is known", kernel.text))
-        }
-        Era::Newer => Finding::unknown(format!("{}: newer than 7.3, the last that is known here", kernel.text))
-            .hint("look for a newer cleanslate"),
+        Era::AsksModule => Finding::pass(format!(
+            "{}: calls TDH.SYS.DISABLE to release all memory and jumps regardless of its status",
+            kernel.text
+        )),
+        Era::Newer if facts.no_tdx() => Finding::pass(format!("{}: newer than 7.3, the latest known", kernel.text)),
+        Era::Newer => Finding::unknown(format!("{}: newer than 7.3, the latest known to this version", kernel.text))
+            .hint("check for a newer cleanslate"),
     };
-    finding.evidence(Item::Osrelease.place()).note("a distributor may have changed what mainline does")
+    finding.evidence(Item::Osrelease.place()).note("a distribution may differ from mainline")
 }
 
 fn config_hint(why: &Unseen) -> &'static str {
@@ -82,18 +82,18 @@ fn tdx_host(facts: &Facts<'_>) -> Finding {
         Ok(config) => {
             let finding = match (config.has("INTEL_TDX_HOST"), &facts.tdx) {
                 (true, _) => Finding::pass("yes"),
-                (false, Tdx::Off(..)) => Finding::pass("no, and without TDX none is needed"),
-                (false, _) => Finding::warn("no: TDX is on in the BIOS, and this kernel cannot use it")
-                    .hint("take a kernel with CONFIG_INTEL_TDX_HOST, or turn TDX off in the BIOS"),
+                (false, Tdx::Off(..)) => Finding::pass("no; not needed without TDX"),
+                (false, _) => Finding::warn("no: TDX is enabled in the BIOS but this kernel cannot use it")
+                    .hint("use a kernel with CONFIG_INTEL_TDX_HOST, or disable TDX in the BIOS"),
             };
             finding.evidence(config.say("INTEL_TDX_HOST"))
         }
-        Err(_) if facts.tdx_line() => Finding::pass("yes").evidence("the boot log has lines of it").deduced(),
+        Err(_) if facts.tdx_line() => Finding::pass("yes").evidence("the boot log has lines from it").deduced(),
         Err(why) => {
             let finding = if facts.no_tdx() {
-                Finding::pass("not seen, and without TDX of no account").evidence(facts.why_not())
+                Finding::pass("not available; irrelevant without TDX").evidence(facts.why_not())
             } else {
-                Finding::unknown("the kernel's options were not seen")
+                Finding::unknown("the kernel configuration is not available")
             };
             finding.hint(config_hint(why))
         }
@@ -103,12 +103,10 @@ fn tdx_host(facts: &Facts<'_>) -> Finding {
 fn kexec(facts: &Facts<'_>) -> Finding {
     let Ok(config) = &facts.config else {
         if facts.era() == Some(Era::Excluded) && facts.tdx_line() {
-            return Finding::warn(
-                "no: it has TDX host code, and in mainline of this version the two exclude each other",
-            )
-            .deduced()
-            .evidence("the boot log has lines of TDX host code")
-            .hint("6.18 and later are built with both; see `kexec.jump` for what they do");
+            return Finding::warn("no: it has TDX host code; in mainline of this version the two exclude each other")
+                .deduced()
+                .evidence("the boot log has lines from TDX host code")
+                .hint("6.18 and later support both; see `kexec.jump`");
         }
         return unseen_option(facts);
     };
@@ -117,11 +115,11 @@ fn kexec(facts: &Facts<'_>) -> Finding {
         (true, _) => Finding::pass("yes"),
         (false, _) if facts.no_tdx() => Finding::pass("no"),
         (false, Some(Era::Excluded)) if config.has("INTEL_TDX_HOST") => {
-            Finding::warn("no: it is built with TDX host code, and in this version the two exclude each other")
-                .hint("6.18 and later are built with both; see `kexec.jump` for what they do")
+            Finding::warn("no: it is built with TDX host code; in this version the two exclude each other")
+                .hint("6.18 and later support both; see `kexec.jump`")
         }
         (false, _) => Finding::warn("no").hint(
-            "to kexec, take a kernel with CONFIG_KEXEC_FILE or CONFIG_KEXEC; without, reboot through the firmware",
+            "for kexec use a kernel with CONFIG_KEXEC_FILE or CONFIG_KEXEC; otherwise reboot through the firmware",
         ),
     };
     finding.evidence(config.say("KEXEC")).evidence(config.say("KEXEC_FILE"))
@@ -130,9 +128,9 @@ fn kexec(facts: &Facts<'_>) -> Finding {
 /// For options of which a loaded image says nothing.
 fn unseen_option(facts: &Facts<'_>) -> Finding {
     let finding = if facts.no_tdx() {
-        Finding::pass("not seen, and without TDX of no account").evidence(facts.why_not())
+        Finding::pass("not available; irrelevant without TDX").evidence(facts.why_not())
     } else {
-        Finding::unknown("the kernel's options were not seen")
+        Finding::unknown("the kernel configuration is not available")
     };
     match &facts.config {
         Err(why) => finding.hint(config_hint(why)),
@@ -150,22 +148,22 @@ fn crash_dump(facts: &Facts<'_>) -> Finding {
     } else if facts.no_tdx() {
         Finding::pass("no")
     } else {
-        Finding::warn("no: a panic leaves no dump").hint("take a kernel with CONFIG_CRASH_DUMP and CONFIG_KEXEC_FILE")
+        Finding::warn("no: no dump after a panic").hint("use a kernel with CONFIG_CRASH_DUMP and CONFIG_KEXEC_FILE")
     };
     finding.evidence(config.say("CRASH_DUMP")).evidence(config.say("PROC_VMCORE"))
 }
 
-const NOHIBERNATE: &str = "put `nohibernate` on the kernel's command line, or take a kernel without CONFIG_HIBERNATION";
+const NOHIBERNATE: &str = "add `nohibernate` to the kernel command line, or use a kernel without CONFIG_HIBERNATION";
 
 fn hibernation(facts: &Facts<'_>) -> Finding {
     if facts.no_tdx() {
         return Finding::pass("no TDX to keep away").evidence(facts.why_not());
     }
     if facts.no_host_code() {
-        return Finding::pass("this kernel has no TDX host code to keep away").evidence(facts.why_not());
+        return Finding::pass("this kernel has no TDX host code").evidence(facts.why_not());
     }
     if let (Some(Words::Hibernation), Some(failure)) = (facts.said(), facts.failure()) {
-        return Finding::fail("yes: the kernel refuses TDX while it could hibernate, and says so")
+        return Finding::fail("yes: the kernel disables TDX while hibernation is available, and logs it")
             .evidence(format!("boot.log:{}: {}", failure.line, failure.value.1))
             .hint(NOHIBERNATE);
     }
@@ -173,12 +171,11 @@ fn hibernation(facts: &Facts<'_>) -> Finding {
         return Finding::pass("no: TDX came up").evidence("the boot log says `module initialized`");
     }
     if facts.cpus.as_ref().is_ok_and(|cpus| cpus.bug("tdx_pw_mce")) {
-        return Finding::pass("no")
-            .evidence("the kernel notes the bug `tdx_pw_mce`, which it does after it has looked at this");
+        return Finding::pass("no").evidence("the kernel reports bug `tdx_pw_mce`, which it sets after this check");
     }
     let words: Vec<&str> = facts.snapshot.get(Item::Cmdline).unwrap_or_default().split_whitespace().collect();
     if words.contains(&"nohibernate") {
-        return Finding::pass("no: it is turned off").evidence("`nohibernate` on the kernel's command line");
+        return Finding::pass("no: it is turned off").evidence("`nohibernate` on the kernel command line");
     }
     let disk = facts.snapshot.get(Item::PowerDisk);
     let available = match (facts.option("HIBERNATION"), disk) {
@@ -193,18 +190,21 @@ fn hibernation(facts: &Facts<'_>) -> Finding {
         (None, Err(_)) => false,
     };
     if available {
-        Finding::fail("yes: the kernel refuses TDX while it could hibernate")
-            .evidence("the kernel is built with hibernation, and it is not turned off")
+        Finding::fail("yes: the kernel disables TDX while hibernation is available")
+            .evidence("the kernel is built with hibernation and it is not disabled")
             .deduced()
             .hint(NOHIBERNATE)
     } else {
-        Finding::unknown("the kernel's options were not seen").hint("show the options: see `kernel.tdx-host`")
+        Finding::unknown("the kernel configuration is not available").hint(
+            "provide the kernel \
+            configuration: see `kernel.tdx-host`",
+        )
     }
 }
 
 fn s3(facts: &Facts<'_>) -> Finding {
     if facts.no_tdx() {
-        return Finding::pass("no TDX to get in the way of").evidence(facts.why_not());
+        return Finding::pass("TDX is not enabled").evidence(facts.why_not());
     }
     let deep = match facts.snapshot.get(Item::MemSleep) {
         Ok(text) => text.split_whitespace().any(|word| word.trim_matches(['[', ']']) == "deep"),
@@ -216,11 +216,14 @@ fn s3(facts: &Facts<'_>) -> Finding {
     let up = facts.log.as_ref().is_ok_and(|log| log.initialized.is_some());
     match (deep, up) {
         (false, _) => Finding::pass("no: it is not offered").evidence("no `deep` in /sys/power/mem_sleep"),
-        (true, true) => Finding::warn("TDX is up and S3 is offered: Linux turns it off, so this is no mainline kernel")
-            .deduced()
-            .evidence("`deep` in /sys/power/mem_sleep")
-            .hint("do not suspend this machine to memory"),
-        (true, false) => Finding::warn("S3 is offered; Linux turns it off once it finds TDX on")
+        (true, true) => Finding::warn(
+            "TDX is initialized and S3 is offered: mainline disables S3, so this \
+            is not a mainline kernel",
+        )
+        .deduced()
+        .evidence("`deep` in /sys/power/mem_sleep")
+        .hint("do not suspend this machine to memory"),
+        (true, false) => Finding::warn("S3 is offered; Linux disables it when TDX is enabled")
             .evidence("`deep` in /sys/power/mem_sleep")
             .hint("do not rely on suspend to memory on this machine"),
     }

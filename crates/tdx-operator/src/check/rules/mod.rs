@@ -1,5 +1,5 @@
-//! The rules: each asks one question of the facts. A rule never guesses: what was not seen is
-//! UNKNOWN, and what rests on a conclusion or on unchecked knowledge says so.
+//! The checks, each a function of the facts. A check never guesses: missing data is UNKNOWN, and a
+//! conclusion or an unverified fact is marked as such.
 
 mod cpu;
 mod firmware;

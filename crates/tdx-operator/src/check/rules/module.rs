@@ -1,5 +1,4 @@
-//! The TDX module: did it come up, which is it, can it give all memory back, how much memory has
-//! it.
+//! TDX module checks: is it initialized, its version, TDH.SYS.DISABLE, memory it uses.
 
 use super::{Finding, Rule};
 use crate::{
@@ -18,21 +17,21 @@ use crate::{
 pub(super) const RULES: [Rule; 4] = [
     Rule {
         id: "module.bring-up",
-        title: "Did the kernel bring the module up?",
-        source: "the kernel's boot log; at boot since v7.2, before that when KVM asks",
+        title: "Did the kernel initialize the TDX module?",
+        source: "kernel boot log; at boot since v7.2, before that on request of KVM",
         look: bring_up,
     },
     Rule { id: "module.version", title: "Which module is it?", source: "the kernel's boot log", look: version },
     Rule {
         id: "module.sys-disable",
-        title: "Is it known to give all memory back (TDH.SYS.DISABLE)?",
+        title: "Does the module implement TDH.SYS.DISABLE?",
         source: "release notes of the TDX module to 1.5.34 and 2.0.14, read in October 2026",
         look: sys_disable,
     },
     Rule {
         id: "module.pamt",
-        title: "How much memory is private even without a TD (PAMT)?",
-        source: "the kernel's boot log; else the layout that Linux would make; else 0.391 % of memory",
+        title: "How much memory do the PAMTs take?",
+        source: "kernel boot log, else the layout Linux computes, else 0.391 % of memory",
         look: pamt,
     },
 ];
@@ -67,26 +66,24 @@ fn bring_up(facts: &Facts<'_>) -> Finding {
     }
     if let Some(later) = &log.later {
         let (_, _, text) = &later.value;
-        return Finding::unknown(format!("a SEAMCALL of a later time failed: {}", bootlog::message(text)))
+        return Finding::unknown(format!("a later SEAMCALL failed: {}", bootlog::message(text)))
             .evidence(format!("boot.log:{}: {text}", later.line))
-            .hint(
-                "give the kernel's log from its beginning on; what the status means: `dmesg | cleanslate explain -`",
-            );
+            .hint("provide the complete kernel log; to decode the status: `dmesg | cleanslate explain -`");
     }
     if !facts.log_is_whole {
-        return Finding::unknown("the boot log does not go back to the kernel's beginning")
-            .hint("save the machine soon after it has booted, or take a larger log (`log_buf_len=`, unverified)");
+        return Finding::unknown("the start of the boot log is missing")
+            .hint("collect the machine soon after boot, or increase the log buffer (`log_buf_len=`, unverified)");
     }
     match facts.era() {
         Some(Era::AsksModule | Era::Newer) => {
-            Finding::warn("no: kernels since 7.2 do it at boot, and the log is silent")
+            Finding::warn("no: kernels since 7.2 initialize it at boot and the log has no such line")
                 .deduced()
-                .evidence("the boot log from its first line on")
-                .hint("look at `kernel.hibernation` and at the whole kernel log")
+                .evidence("the complete boot log")
+                .hint("check `kernel.hibernation` and the complete kernel log")
         }
-        _ => Finding::pass("not yet: this kernel does it when KVM asks for it")
+        _ => Finding::pass("not yet: this kernel initializes it on request of KVM")
             .deduced()
-            .evidence("the boot log from its first line on"),
+            .evidence("the complete boot log"),
     }
 }
 
@@ -96,23 +93,23 @@ fn version(facts: &Facts<'_>) -> Finding {
         Some(module) if (module.value.major, module.value.minor) < (1, 5) => Finding::warn(format!("{}", module.value))
             .evidence(format!("boot.log:{}", module.line))
             .deduced()
-            .hint("update the BIOS or the module: bring-up with module 1.0 fails in the logs we have"),
+            .hint("update the BIOS or the module: initialization with module 1.0 fails in the logs available to us"),
         Some(module) => Finding::pass(module.value.to_string()).evidence(format!("boot.log:{}", module.line)),
         None if facts.no_tdx() => Finding::pass("none, without TDX").evidence(facts.why_not()),
-        None if facts.no_host_code() => Finding::pass("this kernel asks no module").evidence(facts.why_not()),
+        None if facts.no_host_code() => Finding::pass("not used by this kernel").evidence(facts.why_not()),
         None => Finding::unknown("the boot log does not say")
-            .hint("some kernels do not print it; the module's package or BIOS notes do"),
+            .hint("some kernels do not print it; see the module package or BIOS release notes"),
     }
 }
 
 fn sys_disable(facts: &Facts<'_>) -> Finding {
     const ASK: &str =
-        "ask Intel for a module with TDH.SYS.DISABLE (leaf 69; TDX_FEATURES0 bit 53 by the draft of the specification)";
+        "ask Intel for a module with TDH.SYS.DISABLE (leaf 69; TDX_FEATURES0 bit 53 in the draft specification)";
     if facts.no_tdx() {
         return Finding::pass("no module to ask").evidence(facts.why_not());
     }
     if facts.no_host_code() {
-        return Finding::pass("this kernel asks no module").evidence(facts.why_not());
+        return Finding::pass("not used by this kernel").evidence(facts.why_not());
     }
     let log = facts.log.as_ref().ok();
     let unknown =
@@ -121,17 +118,21 @@ fn sys_disable(facts: &Facts<'_>) -> Finding {
         (Some(SysDisable::Refused), _) => {
             let line = log.and_then(|log| log.not_disabled.as_ref());
             let seen = line.map_or_else(String::new, |line| format!("boot.log:{}: {}", line.line, line.value.1));
-            Finding::warn("no: the module does not know it, and says so").evidence(seen).hint(ASK)
+            Finding::warn("no: the module returned that it does not implement the leaf").evidence(seen).hint(ASK)
         }
         (Some(SysDisable::NotNamed), Some(module)) => {
             let text =
-                format!("no: the notes of the published releases up to this one do not name it ({})", module.value);
+                format!("no: not named in the release notes of published modules up to this one ({})", module.value);
             Finding::warn(text).deduced().evidence(format!("boot.log:{}", module.line)).hint(ASK)
         }
         (Some(SysDisable::Newer), Some(module)) => {
-            unknown(format!("module {} is newer than the release notes that are known here", module.value))
+            unknown(format!("module {} is newer than the release notes known to this version", module.value))
         }
-        _ => unknown("the module's version was not seen, and no published release is known to have it".to_owned()),
+        _ => unknown(
+            "the module version is not available, and no published release is known to implement \
+            it"
+            .to_owned(),
+        ),
     }
 }
 
@@ -146,9 +147,10 @@ fn pamt(facts: &Facts<'_>) -> Finding {
         let finding = Finding::pass(format!("{} KB ({})", kb.value, size::human(bytes)))
             .evidence(format!("boot.log:{}: allocated for PAMT", kb.line));
         return match log.dynamic_pamt {
-            Some(line) => {
-                finding.evidence(format!("boot.log:{line}: Dynamic PAMT")).note("two pages more for each 2 MiB in use")
-            }
+            Some(line) => finding.evidence(format!("boot.log:{line}: Dynamic PAMT")).note(
+                "plus two pages for each 2 \
+                    MiB in use",
+            ),
             None => finding,
         };
     }
@@ -161,9 +163,12 @@ fn pamt(facts: &Facts<'_>) -> Finding {
         && let Some(kb) =
             plan::plan(&host, tdx_host::layout::Algorithm::Linux, crate::cost::Rates::assumed(&host)).linux.pamt_kb
     {
-        return Finding::pass(format!("{kb} KB ({}) once the module is up", size::human(kb.saturating_mul(1024))))
-            .deduced()
-            .evidence("the layout that Linux would make of the boot log's memory map");
+        return Finding::pass(format!(
+            "{kb} KB ({}) once the module is initialized",
+            size::human(kb.saturating_mul(1024))
+        ))
+        .deduced()
+        .evidence("the layout Linux computes from the boot log's memory map");
     }
     let meminfo = facts.snapshot.get(Item::Meminfo).ok();
     let total = meminfo.and_then(|text| text.lines().find_map(|line| line.strip_prefix("MemTotal:")));
@@ -172,11 +177,14 @@ fn pamt(facts: &Facts<'_>) -> Finding {
         // 4 MiB and 8 KiB for each GiB.
         Some(kb) => {
             let pamt = (u128::from(kb) * 4104) >> 20;
-            Finding::pass(format!("about {pamt} KB once the module is up"))
+            Finding::pass(format!("about {pamt} KB once the module is initialized"))
                 .deduced()
                 .evidence(format!("MemTotal is {kb} kB, and PAMT takes 0.391 % of it"))
         }
-        None => Finding::unknown("neither the kernel's line nor the size of memory was seen; it is 0.391 % of memory")
-            .hint("save the machine again with `cleanslate collect`, as root"),
+        None => Finding::unknown(
+            "neither the kernel log line nor the memory size is available; PAMTs take \
+            0.391 % of memory",
+        )
+        .hint("collect the machine again with `cleanslate collect` as root"),
     }
 }
