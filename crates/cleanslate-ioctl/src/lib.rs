@@ -37,7 +37,7 @@ pub enum Fate {
     HalfGone = 3,
 }
 
-/// Brings TDX up, in a kernel whose own code cannot.
+/// Initializes TDX, for kernels without TDX host code.
 ///
 /// # Errors
 /// What the module says: `EEXIST` (TDX is up), `EBUSY` (KVM is in VMX operation), `ENOMEM`, `EIO`,
