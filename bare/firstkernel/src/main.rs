@@ -34,7 +34,7 @@ use tdx_host::{
 
 use cpu::{GATE, HardwareCpu, ThisProcessor};
 use cpus::{AllCpus, PLATFORM};
-use first_kernel::{Fate, NotHandedOver};
+use first_kernel::{NotHandedOver, RangePages, TdPhase};
 use memory::{KERNEL_PLACE, Kernel};
 
 /// Which PAMTs there are.
@@ -225,8 +225,9 @@ fn use_tdx(
     for number in 0..tds {
         let range = first_kernel::allocate(kernel, layout, 1).ok_or_else(no_memory)?;
         let host = TdHost::new(&platform, ledger, &key_ids);
-        first_kernel::live(kernel, host, range, shared, Fate::of(number)).map_err(|error| failure("TD")(&error))?;
-        println!("first kernel: TD {number} in {range}: {:?}", Fate::of(number));
+        let (pages, phase) = (RangePages::new(range), TdPhase::of(number));
+        first_kernel::live(kernel, host, &pages, shared, phase).map_err(|error| failure("TD")(&error))?;
+        println!("first kernel: TD {number} in {range}: {}", phase.name());
     }
     println!("@ {{\"event\":\"tdx\",\"pamt_kb\":{},\"marked_pages\":{}}}", layout.pamt_kb(), ledger.marked_pages());
     Ok(())

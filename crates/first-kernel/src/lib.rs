@@ -7,8 +7,12 @@
 
 #![no_std]
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
-mod td;
+mod error;
+mod hypervisor;
+mod life;
+mod phase;
 
 use core::sync::atomic::AtomicU64;
 use tdx_abi::{PageRange, TdxFeatures0};
@@ -22,7 +26,10 @@ use tdx_host::{
     private_memory::{MAX_PAMT_RANGES, PrivateMemory},
 };
 
-pub use td::{Fate, PAGES_PER_TD, Pages, StoryError, live, live_in};
+pub use error::StepError;
+pub use hypervisor::{Backend, Build, GuestMap, Hypervisor, Move, Slot, Stuck, guest_page, td_params};
+pub use life::{PAGES_PER_TD, Pages, RangePages, live};
+pub use phase::TdPhase;
 
 /// Brings TDX up.
 ///
@@ -70,6 +77,9 @@ pub fn ledger_words(layout: &Layout) -> u64 {
 }
 
 /// The ledger over the TDMRs.
+///
+/// # Errors
+/// As [`Ledger::new`].
 pub fn ledger<'m>(layout: &Layout, words: &'m [AtomicU64]) -> Result<Ledger<'m>, tdx_host::ledger::LedgerError> {
     let ranges: [PageRange; tdx_abi::MAX_TDMRS] =
         core::array::from_fn(|index| layout.tdmrs().get(index).map(tdx_host::layout::Tdmr::range).unwrap_or_default());
@@ -89,6 +99,9 @@ pub fn allocate<K: Kernel>(kernel: &mut K, layout: &Layout, tds: u32) -> Option<
 pub const KEY_ID_WORDS: usize = 64;
 
 /// The private KeyIDs.
+///
+/// # Errors
+/// As [`KeyIds::new`].
 pub fn key_ids<'m>(
     platform: &TdxPlatform,
     words: &'m [AtomicU64],

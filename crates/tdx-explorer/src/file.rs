@@ -10,7 +10,8 @@ use tdx_machine::{Fault, ModuleProfile, When};
 use toml::Spanned;
 
 use super::scenario::{Expect, Scenario, Step, What};
-use tdx_lab::tds::{GUEST_PAGES, Move};
+use first_kernel::Move;
+use tdx_lab::tds::GUEST_PAGES;
 use tdx_operator::{
     host::{Host, HostOptions},
     input::{InputError, Rule, harmless},

@@ -27,9 +27,10 @@ use super::live::{Live, lock};
 use super::scenario::{Scenario, Step, What};
 use super::schedule::Scheduler;
 use super::verdict::{Finding, Rule};
+use first_kernel::{Move, Slot};
 use tdx_lab::{
     platform::{Lab, LabCpus, LabError, LabKernel},
-    tds::{Custody, Move, Slot, TdMemory, World},
+    tds::{Custody, TdMemory, World},
 };
 use tdx_operator::host::Host;
 

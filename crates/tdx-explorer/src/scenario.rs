@@ -5,7 +5,7 @@ use tdx_abi::PageSize;
 use tdx_host::{handover::Policy, platform::CpuId};
 use tdx_machine::{Fault, ModuleProfile, When};
 
-use tdx_lab::tds::Move;
+use first_kernel::Move;
 use tdx_operator::host::Host;
 
 /// What a kernel does.

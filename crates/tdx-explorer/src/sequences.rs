@@ -14,8 +14,8 @@ use super::play::Up;
 use super::run::{in_parallel, plan, play_scheduled};
 use super::scenario::{Scenario, Step, What};
 use super::schedule::{Choice, Schedule};
+use first_kernel::Move;
 use tdx_lab::platform::LabError;
-use tdx_lab::tds::Move;
 
 /// Where sequences begin.
 pub(super) struct Start {

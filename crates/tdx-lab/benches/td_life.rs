@@ -13,6 +13,7 @@ use std::hint::black_box;
 use std::path::Path;
 use std::time::Instant;
 
+use first_kernel::TdPhase;
 use tdx_abi::{Page, PageRange, PageSize};
 use tdx_host::bringup;
 use tdx_host::layout::{Algorithm, Layout};
@@ -21,7 +22,7 @@ use tdx_host::platform::detect;
 use tdx_host::private_memory::PrivateMemory;
 use tdx_host::td::TdHost;
 use tdx_lab::platform::{Lab, LabKernel};
-use tdx_lab::tds::{Fate, Hypervisor, TdMemory};
+use tdx_lab::tds::{Hypervisor, TdMemory};
 use tdx_operator::host::{Host, HostOptions};
 
 const ROUNDS: usize = 15;
@@ -79,7 +80,7 @@ fn main() {
     let key_ids = memory.key_ids(&platform).expect("the memory is enough");
     let pool = memory.pool(&mut kernel, 4).expect("there is room");
     let first = pool.range().start();
-    let mut hypervisor = Hypervisor::new(&lab, &mut kernel, TdHost::new(&platform, &ledger, &key_ids), pool);
+    let hypervisor = Hypervisor::new(&lab, &kernel, TdHost::new(&platform, &ledger, &key_ids), pool);
     // TDR, TDCS, TDVPS, SEPT, measured and augmented pages, and those that calls refused or gave
     // back on the way.
     let pages = Pages { small: 1 + 6 + 6 + 3 + 16 + 16 + 5, large: 4 };
@@ -88,7 +89,7 @@ fn main() {
     let (mut life, mut share, mut small) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let begin = Instant::now();
-        let td = hypervisor.live(0, Fate::Gone).expect("nothing is in its way");
+        let td = hypervisor.live(0, TdPhase::Gone).expect("nothing is in its way");
         life.push(begin.elapsed().as_secs_f64() * 1e6);
         drop(td);
         share.push(ledger_alone(&alone, first, &pages));

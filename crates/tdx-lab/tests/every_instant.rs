@@ -5,6 +5,7 @@
 
 use std::cell::OnceCell;
 
+use first_kernel::TdPhase;
 use tdx_abi::{KeyId, LineRange, Page, PageRange, StatusCode};
 use tdx_host::bringup;
 use tdx_host::handover::{HostMemory, Kexec, KexecKind, ModuleAnswer, Outcome, Policy, hand_over_crash};
@@ -15,7 +16,7 @@ use tdx_host::platform::{CpuId, detect};
 use tdx_host::private_memory::PrivateMemory;
 use tdx_host::td::TdHost;
 use tdx_lab::platform::{Instant, Lab, LabKernel};
-use tdx_lab::tds::{Fate, Hypervisor, TdMemory};
+use tdx_lab::tds::{Hypervisor, TdMemory};
 use tdx_machine::{Machine, ModuleProfile, PartialStore};
 use tdx_operator::host::{Host, HostOptions};
 
@@ -92,8 +93,8 @@ fn run(host: &Host, instant: u64, end: End) -> Run {
                 machine.write_shared(CPU, Page::new(page).start(), &CANARY).unwrap();
             }
         });
-        let mut hypervisor = Hypervisor::new(&lab, &mut kernel, TdHost::new(&platform, ledger, key_ids), pool);
-        let _ = hypervisor.live(0, Fate::Gone).unwrap();
+        let hypervisor = Hypervisor::new(&lab, &kernel, TdHost::new(&platform, ledger, key_ids), pool);
+        let _ = hypervisor.live(0, TdPhase::Gone).unwrap();
     };
     let over = lab.until(Instant::Nth(instant), life).is_some();
     let instants = lab.instants();
@@ -232,8 +233,8 @@ fn the_machine_notices_what_pamt_alone_leaves() {
     let ledger = memory.ledger(PageRange::default()).unwrap();
     let key_ids = memory.key_ids(&platform).unwrap();
     let pool = memory.pool(&mut kernel, 1).unwrap();
-    let mut hypervisor = Hypervisor::new(&lab, &mut kernel, TdHost::new(&platform, &ledger, &key_ids), pool);
-    let td = hypervisor.live(0, Fate::Running).unwrap();
+    let hypervisor = Hypervisor::new(&lab, &kernel, TdHost::new(&platform, &ledger, &key_ids), pool);
+    let td = hypervisor.live(0, TdPhase::Running).unwrap();
     let host_memory = HostMemory {
         platform: Some(&platform),
         features: None,
@@ -271,8 +272,8 @@ fn a_canary_in_every_other_page_survives() {
     let ledger = memory.ledger(PageRange::default()).unwrap();
     let key_ids = memory.key_ids(&platform).unwrap();
     let pool = memory.pool(&mut kernel, 2).unwrap();
-    let mut hypervisor = Hypervisor::new(&lab, &mut kernel, TdHost::new(&platform, &ledger, &key_ids), pool);
-    let tds = [hypervisor.live(0, Fate::Running).unwrap(), hypervisor.live(1, Fate::HalfBuilt).unwrap()];
+    let hypervisor = Hypervisor::new(&lab, &kernel, TdHost::new(&platform, &ledger, &key_ids), pool);
+    let tds = [hypervisor.live(0, TdPhase::Running).unwrap(), hypervisor.live(1, TdPhase::HalfBuilt).unwrap()];
     let canaries = |lab: &Lab<'_>| -> Vec<u64> {
         let range = host.memory()[0].range;
         lab.act(|machine| {

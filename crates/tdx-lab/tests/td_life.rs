@@ -1,6 +1,7 @@
 //! The life of a TD on the software machine, by the product's own code: nothing private is left in
 //! the end, and nothing that is private is ever unmarked.
 
+use first_kernel::td_params;
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use tdx_abi::{Page, PageRange, PageSize, PhysAddr};
@@ -13,7 +14,6 @@ use tdx_host::platform::{Cpus, SharedMemory, detect};
 use tdx_host::private_memory::PrivateMemory;
 use tdx_host::td::{GuestPage, SeptLevel, TDCS_PAGES, TDVPS_PAGES, TdHost};
 use tdx_lab::platform::{Lab, LabKernel};
-use tdx_lab::tds::td_params;
 use tdx_machine::Machine;
 use tdx_operator::host::{Host, HostOptions};
 

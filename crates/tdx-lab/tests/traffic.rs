@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 
+use first_kernel::{Move, Slot};
 use proptest::prelude::*;
 use tdx_abi::{KeyId, Leaf, LineRange, Page, PageRange, PageSize, PhysAddr, Registers};
 use tdx_host::bringup;
@@ -22,7 +23,7 @@ use tdx_host::private_memory::PrivateMemory;
 use tdx_host::seamcall::call;
 use tdx_host::td::TdHost;
 use tdx_lab::platform::{Act, Deed, Lab, LabKernel, Operation, Watcher};
-use tdx_lab::tds::{Custody, GUEST_PAGES, Move, Slot, TdMemory, World};
+use tdx_lab::tds::{Custody, GUEST_PAGES, TdMemory, World};
 use tdx_machine::{EvictionPolicy, Fault, Machine, ModuleProfile, PartialStore, When};
 use tdx_operator::host::{Host, HostOptions};
 

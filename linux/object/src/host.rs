@@ -5,7 +5,7 @@
 use arrayvec::{ArrayString, ArrayVec};
 use core::fmt::Write;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use first_kernel::Fate;
+use first_kernel::TdPhase;
 use tdx_abi::{PageRange, PhysAddr, TdxFeatures0};
 use tdx_host::{
     bringup::{BringupError, ModuleVersion},
@@ -209,16 +209,22 @@ pub extern "C" fn cleanslate_covers(base: u64, end: u64) -> bool {
 /// until the kexec.
 #[unsafe(no_mangle)]
 pub extern "C" fn cleanslate_td(fate: u32) -> i32 {
+    let phase = match fate {
+        0 => TdPhase::Running,
+        1 => TdPhase::HalfBuilt,
+        2 => TdPhase::Gone,
+        _ => TdPhase::HalfTornDown,
+    };
     let (Some(platform), Some(ledger), Some(key_ids)) = (platform(), ledger(), KEY_IDS.get()) else { return -EPERM };
     let mut linux = Linux { pool: None };
     let Some(shared) = linux.allocate_any(1) else { return -ENOMEM };
     let host = TdHost::new(platform, ledger, key_ids);
-    let lived = first_kernel::live_in(&mut linux, host, &mut KernelPages, shared.base(), Fate::of(fate));
+    let lived = first_kernel::live(&mut linux, host, &KernelPages, shared.base(), phase);
     linux.free(shared);
     match lived {
         Ok(()) => {
             TDS.fetch_add(1, Ordering::Relaxed);
-            say(format_args!("TD: {:?}; {} pages may be private", Fate::of(fate), ledger.marked_pages()));
+            say(format_args!("TD: {}; {} pages may be private", phase.name(), ledger.marked_pages()));
             0
         }
         Err(error) => {

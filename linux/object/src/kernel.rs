@@ -76,11 +76,11 @@ impl SharedMemory for Linux<'_> {
 pub struct KernelPages;
 
 impl first_kernel::Pages for KernelPages {
-    fn take(&mut self, size: PageSize) -> Option<Page> {
+    fn take(&self, size: PageSize) -> Option<Page> {
         shim::allocate(size.pages(), None, FrameRequest::ANYWHERE).map(PhysAddr::page)
     }
 
-    fn give_back(&mut self, range: PageRange) {
+    fn give_back(&self, range: PageRange) {
         shim::free(range.base(), range.pages());
     }
 }

@@ -1,4 +1,4 @@
-//! The same story twice: with the real instructions under seamvisor, and in the software machine.
+//! The same life twice: with the real instructions under seamvisor, and in the software machine.
 //! Both must make the same SEAMCALLs in the same order with the same statuses, and the next kernel
 //! must come to the same end.
 
@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use first_kernel::{Fate, bring_up, hand_over, key_ids, ledger, ledger_words, live};
+use first_kernel::{RangePages, TdPhase, bring_up, hand_over, key_ids, ledger, ledger_words, live};
 use tdx_abi::{KeyId, PageRange, PageSize, Registers};
 use tdx_host::handover::{HostMemory, Policy};
 use tdx_host::layout::{FrameSource, Layout};
@@ -29,10 +29,10 @@ type Call = (String, u64);
 /// How the next kernel died: the kind of the line, and what poisoned it.
 type Death = Option<(String, String)>;
 
-/// TDs of the story: one of each fate.
-const TDS: u32 = 3;
+/// TDs: one in each phase.
+const TDS: u32 = 4;
 
-/// Lives the story twice; `None` if both agree.
+/// Lives it twice; `None` if both agree.
 pub(crate) fn differences(policy: &str, messages: &Messages) -> Result<Option<String>> {
     let (policy_word, tds) = (format!("--policy={policy}"), format!("--tds={TDS}"));
     let args = BootArgs::from_words(["firstkernel", &policy_word, &tds, "--memory=512"])?;
@@ -115,13 +115,13 @@ fn words(count: u64) -> Vec<AtomicU64> {
     (0..count).map(|_| AtomicU64::new(0)).collect()
 }
 
-/// The story in the software machine.
+/// The life in the software machine.
 fn software(host: &Host, policy: &str) -> Result<(Vec<Call>, Death)> {
     let policy = match policy {
         "tracked" => Policy::Tracked,
         "none" => Policy::None,
         "pamt" => Policy::Pamt,
-        other => return Err(anyhow!("no story for {other}")),
+        other => return Err(anyhow!("the policy {other} is not compared")),
     };
     let listener = Listener::default();
     let lab = Lab::new(host, &())?.watched_by(&listener);
@@ -137,7 +137,8 @@ fn software(host: &Host, policy: &str) -> Result<(Vec<Call>, Death)> {
     for number in 0..TDS {
         let range = first_kernel::allocate(&mut kernel, &layout, 1).context("no room for a TD")?;
         let tds = TdHost::new(&platform, &ledger, &key_ids);
-        live(&mut kernel, tds, range, shared, Fate::of(number)).map_err(|error| anyhow!("{error}"))?;
+        live(&mut kernel, tds, &RangePages::new(range), shared, TdPhase::of(number))
+            .map_err(|error| anyhow!("{error}"))?;
     }
     let memory = HostMemory {
         platform: Some(&platform),

@@ -2,7 +2,7 @@
 //! kexecs or panics under a policy, and the next kernel uses memory. The machine counts; the
 //! verdict is the machine's.
 
-mod first_kernel;
+mod bring_up;
 mod handover;
 mod kernel_log;
 mod lines;
@@ -11,6 +11,7 @@ mod scenario;
 
 use std::cell::Cell;
 
+use first_kernel::TdPhase;
 use tdx_abi::{Leaf, PageRange};
 use tdx_host::{
     handover::{HostMemory, LeftoverTable, OldMemory, explain},
@@ -22,7 +23,7 @@ use tdx_host::{
 };
 use tdx_machine::{CpuId, PartialStore};
 
-use first_kernel::{bring_up, bringup_report};
+use bring_up::{bring_up, bringup_report};
 use handover::{Handed, reset_report};
 use lines::PrivateMap;
 use next_kernel::Footprint;
@@ -33,7 +34,7 @@ use crate::{
     report::{
         HoleReport, KexecReport, LedgerReport, LeftoverTableReport, ScenarioReport, StrayReport, TdReport, Verdict,
     },
-    tds::{Fate, Hypervisor, LabTd, TdMemory},
+    tds::{Hypervisor, LabTd, TdMemory},
 };
 use tdx_machine::LIMITS;
 use tdx_operator::{
@@ -162,7 +163,7 @@ pub fn run(host: &Host, options: KexecOptions, progress: &dyn Progress) -> Resul
     })
 }
 
-/// The TDs of the first kernel, each at its fate; with [`Hole::Returned`] a page of the first is on
+/// The TDs of the first kernel, each at its phase; with [`Hole::Returned`] a page of the first is on
 /// its way back.
 fn run_tds<'h>(
     lab: &Lab<'_>,
@@ -174,10 +175,10 @@ fn run_tds<'h>(
     let Some(pool) = memory.pool(kernel, options.tds) else {
         return Err(LabError::Scenario(format!("no TDMR has room for the pages of {} TDs", options.tds)));
     };
-    let mut hypervisor = Hypervisor::new(lab, kernel, host, pool);
+    let hypervisor = Hypervisor::new(lab, kernel, host, pool);
     let mut tds = Vec::new();
     for number in 0..options.tds {
-        tds.push(hypervisor.live(number, Fate::of(number)).map_err(LabError::scenario)?);
+        tds.push(hypervisor.live(number, TdPhase::of(number)).map_err(LabError::scenario)?);
     }
     if let (Some(Hole::Returned), Some(first)) = (options.hole, tds.first_mut()) {
         hypervisor.leave_returned(first).map_err(LabError::scenario)?;
