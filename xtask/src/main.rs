@@ -10,7 +10,7 @@ mod vectors;
 
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Tasks of the repository.
@@ -98,5 +98,6 @@ fn main() -> ExitCode {
 
 /// The root of the repository: cargo runs xtask anywhere below it.
 fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
 }

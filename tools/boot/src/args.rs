@@ -60,6 +60,12 @@ pub enum Kernel {
     /// As `tdx-debug`, without TDX host code: `cleanslate.ko` brings TDX up, as in Debian's own.
     #[value(name = "host-debug")]
     HostDebug,
+    /// As `tdx`, from a source of your own: `cargo xtask linux tdx --source DIR`.
+    #[value(name = "tdx-own")]
+    TdxOwn,
+    /// As `tdx-7.3`, from a source of your own: `cargo xtask linux tdx-7.3 --source DIR`.
+    #[value(name = "tdx-7.3-own")]
+    Tdx73Own,
 }
 
 impl Kernel {
@@ -72,6 +78,36 @@ impl Kernel {
             Self::Tdx73 => "tdx-7.3",
             Self::TdxDebug => "tdx-debug",
             Self::HostDebug => "host-debug",
+            Self::TdxOwn => "tdx-own",
+            Self::Tdx73Own => "tdx-7.3-own",
+        }
+    }
+
+    /// The one that it is like: a kernel from a source of the user's is used as the one it replaces.
+    pub(crate) fn like(self) -> Self {
+        match self {
+            Self::TdxOwn => Self::Tdx,
+            Self::Tdx73Own => Self::Tdx73,
+            other => other,
+        }
+    }
+
+    /// The one from a source of the user's, in place of this one.
+    pub(crate) fn own(self) -> Option<Self> {
+        match self {
+            Self::Tdx => Some(Self::TdxOwn),
+            Self::Tdx73 => Some(Self::Tdx73Own),
+            _ => None,
+        }
+    }
+
+    /// The command that provides it.
+    pub(crate) fn how(self) -> String {
+        match self {
+            Self::TdxOwn | Self::Tdx73Own => {
+                format!("run `cargo xtask linux {} --source DIR` (or `--patch F`) first", self.like().name())
+            }
+            _ => format!("run `cargo xtask linux {}` once", self.name()),
         }
     }
 
@@ -86,7 +122,7 @@ impl Kernel {
     }
 }
 
-/// For whom the result is.
+/// Form of the output.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Format {
     /// People.

@@ -46,6 +46,17 @@ pub(crate) struct Boot {
     pub(crate) expect: Expect,
 }
 
+impl Boot {
+    /// Boots the kernel of the user's in place of the one it replaces.
+    pub(crate) fn use_own_kernel(&mut self) {
+        if let Some(own) = self.args.kernel.own() {
+            self.args.kernel = own;
+            self.words.retain(|word| !word.starts_with("--kernel="));
+            self.words.push(format!("--kernel={}", own.name()));
+        }
+    }
+}
+
 /// The shape of a file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

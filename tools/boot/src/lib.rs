@@ -7,14 +7,17 @@ mod compare;
 mod events;
 mod expect;
 mod initrd;
-mod linux;
+mod kernels;
 mod messages;
 pub mod module;
+mod pack;
+mod provide;
 mod qemu;
 mod report;
 mod set;
+mod source;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use messages::Messages;
@@ -22,12 +25,15 @@ use messages::Messages;
 use args::Format;
 
 pub use args::BootArgs;
-pub use linux::{LinuxArgs, ModuleArgs, build_module, make_modules, provide, run, some_headers};
+pub use kernels::some_headers;
+pub use module::{ModuleArgs, build_module};
+pub use pack::make_modules;
+pub use provide::{LinuxArgs, provide, run};
 pub use set::{BootsArgs, run_all};
 
 /// The root of the repository.
 pub(crate) fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap_or(Path::new(".")).to_owned()
 }
 
 /// Boots; true if every verdict is "clean".

@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
 use cleanslate_kbuild::Input;
 
+use crate::args::Kernel;
+use crate::kernels::{folder, is_there};
+use crate::pack::{make_modules, modules, pack, pack_next, pack_with_module, programs, test_modules};
 use crate::root;
-use crate::linux;
 
 /// What the shim is made of.
 pub const SOURCES: [&str; 12] = [
@@ -76,14 +79,14 @@ pub fn object() -> Result<String> {
 }
 
 /// Builds `cleanslate.ko` against a kernel's build tree, in a folder of its own.
-pub(crate) fn build(kernel: &Path, place: &Path) -> Result<PathBuf> {
+fn build_ko(kernel: &Path, place: &Path) -> Result<PathBuf> {
     fs::create_dir_all(place)?;
     let place = place.canonicalize()?;
     for file in SOURCES {
         fs::copy(root().join("linux").join(file), place.join(file)).with_context(|| format!("linux/{file}"))?;
     }
     fs::write(place.join("object.S"), object()?)?;
-    let output = linux::make_modules(kernel, &place).output().context("cannot run make")?;
+    let output = make_modules(kernel, &place).output().context("cannot run make")?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "cleanslate.ko does not build:\n{said}");
     // Of the compiler, of objtool (returns, indirect calls, branch targets, stack), of modpost
@@ -92,4 +95,56 @@ pub(crate) fn build(kernel: &Path, place: &Path) -> Result<PathBuf> {
         bail!("cleanslate.ko builds with warnings, the first is: {line}\nall of them:\n{said}");
     }
     Ok(place.join("cleanslate.ko"))
+}
+
+/// The task `linux-module`.
+#[derive(Args, Clone, Debug)]
+pub struct ModuleArgs {
+    /// Build for this kernel alone: `tdx`, `stock-6.12`, or a kernel whose headers are installed
+    /// here, as in /lib/modules. Without it: for all that `cargo xtask linux` has provided.
+    #[arg(long)]
+    kernel: Option<String>,
+}
+
+/// Builds the module, and for the Linuxes of `cargo xtask linux` an initrd with it.
+///
+/// # Errors
+/// What it needs is missing, or a command failed.
+pub fn build_module(args: &ModuleArgs) -> Result<bool> {
+    let ours = [
+        Kernel::Tdx,
+        Kernel::Tdx73,
+        Kernel::Stock612,
+        Kernel::TdxDebug,
+        Kernel::HostDebug,
+        Kernel::TdxOwn,
+        Kernel::Tdx73Own,
+    ];
+    if let Some(version) = args.kernel.as_deref().filter(|name| ours.iter().all(|kernel| kernel.name() != *name)) {
+        let headers = Path::new("/lib/modules").join(version).join("build").canonicalize().with_context(|| {
+            format!("there are no headers of {version} here: on Debian, `apt-get install linux-headers-{version}`")
+        })?;
+        println!("{}", build_ko(&headers, &root().join("target/linux").join(version))?.display());
+        return Ok(true);
+    }
+    let wanted = |kernel: &Kernel| match &args.kernel {
+        Some(name) => kernel.name() == name,
+        None => is_there(*kernel),
+    };
+    let mut some = false;
+    for kernel in ours.into_iter().filter(wanted) {
+        let folder = folder(kernel);
+        let build = folder.join("build").canonicalize();
+        let build = build.with_context(|| kernel.how())?;
+        let module = build_ko(&build, &folder.join("cleanslate"))?;
+        // The test modules may be newer than the Linux that was provided.
+        programs(&modules(&folder, &build, test_modules(kernel))?)?;
+        pack_next(kernel)?;
+        pack(kernel, &[], "initrd")?;
+        pack_with_module(kernel, &module)?;
+        println!("{}", module.display());
+        some = true;
+    }
+    ensure!(some, "there is no kernel to build for: run `cargo xtask linux stock-6.12` (or `tdx`) first");
+    Ok(true)
 }

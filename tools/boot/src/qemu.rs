@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::args::{BootArgs, Cpu, Guest, Kernel, NextKernel};
-use crate::linux;
+use crate::kernels;
 use crate::messages::Messages;
 use crate::report::Report;
 use crate::root;
@@ -72,7 +72,7 @@ pub(crate) fn run(args: &BootArgs, messages: &Messages) -> Result<Report> {
     let (image, words) = guest(args, &mut command)?;
     if args.plain {
         if args.guest == Guest::Linux {
-            command.arg("-initrd").arg(linux::first(args)?.initrd);
+            command.arg("-initrd").arg(kernels::first(args)?.initrd);
         }
         command.arg("-kernel").arg(image).args(["-append", &words]);
     } else {
@@ -84,7 +84,7 @@ pub(crate) fn run(args: &BootArgs, messages: &Messages) -> Result<Report> {
         command.arg("-kernel").arg(binary("seamvisor")).arg("-initrd").arg(image);
         // These Linuxes read fields whose values were not recorded on a real machine.
         let assumed =
-            if args.kernel == Kernel::Tdx73 || args.image.is_some() { "td-configuration=assumed " } else { "" };
+            if args.kernel.like() == Kernel::Tdx73 || args.image.is_some() { "td-configuration=assumed " } else { "" };
         command.args(["-append", &format!("cpu={cpu} {assumed}{} -- {words}", args.seamvisor)]);
     }
     let line = format!("{command:?}");
@@ -127,14 +127,14 @@ fn guest(args: &BootArgs, command: &mut Command) -> Result<(PathBuf, String)> {
         command.args(["-fw_cfg", &format!("name=opt/cleanslate/{name},file={}", path.display())]);
     };
     if args.guest == Guest::Linux {
-        let linux = linux::first(args)?;
+        let linux = kernels::first(args)?;
         give("initrd", &linux.initrd);
-        return Ok((linux.image, linux::command_line(args)));
+        return Ok((linux.image, kernels::command_line(args)));
     }
     match args.next {
         NextKernel::Own => give("next", &binary("firstkernel")),
         NextKernel::Linux | NextKernel::Stock => {
-            let linux = linux::current(args.kernel)?;
+            let linux = kernels::current(args.kernel)?;
             give("next", &linux.image);
             give("initrd", &linux.initrd);
         }

@@ -10,7 +10,7 @@ use skip::Missing;
 use crate::args::{BootArgs, Guest, Kernel, NextKernel};
 use crate::boot_file::{self, Boot};
 use crate::messages::{self, Messages};
-use crate::{compare, linux, qemu};
+use crate::{compare, kernels, qemu};
 
 /// Runs all boots that are tests. Prints the Test Anything Protocol.
 #[derive(Args, Clone, Debug)]
@@ -21,6 +21,10 @@ pub struct BootsArgs {
     /// Boots of this file and not those of bare/boots. May be given more than once.
     #[arg(long, value_name = "FILE")]
     file: Vec<PathBuf>,
+    /// Only boots of `tdx` and `tdx-7.3`, with the kernels of `linux --source` or `--patch` in
+    /// their place.
+    #[arg(long)]
+    own: bool,
     /// Lists the boots and the options of each, and runs none.
     #[arg(long)]
     list: bool,
@@ -33,10 +37,10 @@ fn missing(args: &BootArgs) -> Option<Missing> {
         return None;
     }
     let stock = (args.next == NextKernel::Stock).then_some(Kernel::Stock);
-    if let Some(kernel) = [Some(args.kernel), stock].into_iter().flatten().find(|kernel| !linux::is_there(*kernel)) {
-        return Some(no_kernel(kernel, kernel.name(), &format!("run `cargo xtask linux {}` once", kernel.name())));
+    if let Some(kernel) = [Some(args.kernel), stock].into_iter().flatten().find(|kernel| !kernels::is_there(*kernel)) {
+        return Some(no_kernel(kernel, kernel.name(), &kernel.how()));
     }
-    let no_module = args.module && linux::initrd_with_module(args.kernel).is_err();
+    let no_module = args.module && kernels::initrd_with_module(args.kernel).is_err();
     let name = args.kernel.name();
     no_module
         .then(|| no_kernel(args.kernel, &format!("cleanslate.ko for {name}"), "run `cargo xtask linux-module` once"))
@@ -46,7 +50,7 @@ fn missing(args: &BootArgs) -> Option<Missing> {
 fn no_kernel(kernel: Kernel, what: &str, how: &str) -> Missing {
     match kernel {
         Kernel::Stock | Kernel::Stock612 | Kernel::Tdx73 => skip::missing(what, how),
-        Kernel::Tdx | Kernel::TdxDebug | Kernel::HostDebug => Missing::Skipped(format!("no {what}: {how}")),
+        _ => Missing::Skipped(format!("no {what}: {how}")),
     }
 }
 
@@ -99,6 +103,11 @@ pub fn run_all(args: &BootsArgs) -> Result<bool> {
     let messages = messages::load()?;
     let boots =
         if args.file.is_empty() { boot_file::load_all(&messages)? } else { boot_file::load(&args.file, &messages)? };
+    let mut boots = boots;
+    if args.own {
+        boots.retain(|boot| boot.args.guest == Guest::Linux && boot.args.kernel.own().is_some());
+        boots.iter_mut().for_each(Boot::use_own_kernel);
+    }
     let wanted = boots.iter().filter(|boot| boot.name.contains(&args.only));
     if args.list {
         for boot in wanted {
@@ -126,7 +135,7 @@ pub fn run_all(args: &BootsArgs) -> Result<bool> {
         let boots = if count == 1 { "1 boot".to_owned() } else { format!("{count} boots") };
         tap.tell(&boots, why.into());
     }
-    if args.file.is_empty() {
+    if args.file.is_empty() && !args.own {
         for policy in COMPARED {
             let name = format!("the same SEAMCALLs and the same end in the software machine: {policy}");
             if name.contains(&args.only) {

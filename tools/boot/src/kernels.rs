@@ -1,0 +1,140 @@
+//! Kernels that can be booted: where `cargo xtask linux` keeps them, which one is first, and its
+//! command line.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::args::{BootArgs, Kernel, NextKernel};
+use crate::pack::{finish, modules, own_initrd, pack_stock, pack_with_module, test_modules};
+use crate::provide::newest;
+use crate::root;
+
+/// Linux's command line; bare/linux/init reads its words `cleanslate.*`.
+pub(crate) fn command_line(args: &BootArgs) -> String {
+    // Without the limit of messages that user space may log: events are such messages.
+    let mut line = String::from("console=ttyS0 panic=-1 nokaslr rdinit=/init printk.devkmsg=on");
+    // Writing to a string never fails. Debian's kernels clear pages when they hand them out, by
+    // stores that do no harm; a driver's pages may not be cleared. Nor may memtest run: its
+    // whole-word stores make every private line a shared one, and a line that was not reset would
+    // pass for clean.
+    line.push_str(" cleanslate.next=init_on_alloc=0");
+    match args.kernel.like() {
+        Kernel::Tdx73 => {
+            let _ = write!(line, " cleanslate.cleanslate_tds=tds={}", args.tds);
+        }
+        kernel if kernel.has_no_tdx_code() && args.module => {
+            let _ = write!(line, " cleanslate.tds={}", args.tds);
+        }
+        _ => {}
+    }
+    if args.module {
+        let _ = write!(line, " cleanslate.cleanslate=policy={}", args.policy);
+    }
+    if args.crash {
+        // KASAN takes an eighth of a crash kernel's memory, lockdep its tables.
+        let reserved = if args.kernel.debugs() { 448 } else { 256 };
+        let _ = write!(line, " crashkernel={reserved}M cleanslate.crash cleanslate.wild");
+    } else if let Some(next) = match args.next {
+        NextKernel::None => None,
+        NextKernel::Own | NextKernel::Linux => Some("self"),
+        NextKernel::Stock => Some("stock"),
+    } {
+        let _ = write!(line, " cleanslate.kexec={next}");
+    }
+    let _ = write!(line, " {}", args.append);
+    line
+}
+
+/// Files to boot.
+pub(crate) struct Linux {
+    pub(crate) image: PathBuf,
+    pub(crate) initrd: PathBuf,
+}
+
+pub(crate) fn folder(kernel: Kernel) -> PathBuf {
+    root().join("target/linux").join(kernel.name())
+}
+
+/// Is it there?
+pub(crate) fn is_there(kernel: Kernel) -> bool {
+    find(kernel).is_ok()
+}
+
+/// What `provide` has left.
+pub(crate) fn find(kernel: Kernel) -> Result<Linux> {
+    let folder = folder(kernel);
+    let linux = Linux { image: folder.join("bzImage"), initrd: folder.join("initrd") };
+    let there = linux.image.exists() && linux.initrd.exists();
+    ensure!(there, "there is no Linux {} yet: {}", kernel.name(), kernel.how());
+    Ok(linux)
+}
+
+/// A kernel's build tree, if there is one.
+pub fn some_headers() -> Option<PathBuf> {
+    [Kernel::Stock612, Kernel::Tdx, Kernel::Tdx73]
+        .into_iter()
+        .find_map(|kernel| folder(kernel).join("build").canonicalize().ok())
+}
+
+/// The initrd of a Linux that loads `cleanslate.ko`.
+pub(crate) fn initrd_with_module(kernel: Kernel) -> Result<PathBuf> {
+    let initrd = folder(kernel).join("initrd-module");
+    ensure!(initrd.exists(), "there is no module yet: run `cargo xtask linux-module`");
+    Ok(initrd)
+}
+
+/// The Linux that runs first: one of `provide`, or the user's own.
+pub(crate) fn first(args: &BootArgs) -> Result<Linux> {
+    let Some(image) = &args.image else {
+        let linux = current(args.kernel)?;
+        return Ok(if args.module { Linux { initrd: initrd_with_module(args.kernel)?, ..linux } } else { linux });
+    };
+    ensure!(image.is_file(), "--image: there is no file {}", image.display());
+    let initrd = match &args.initrd {
+        Some(initrd) => initrd.clone(),
+        None => own_initrd(image)?,
+    };
+    ensure!(initrd.is_file(), "--initrd: there is no file {}", initrd.display());
+    Ok(Linux { image: image.clone(), initrd })
+}
+
+/// When a file of `bare/linux` was last changed.
+pub(crate) fn sources_changed() -> Result<SystemTime> {
+    let folder = root().join("bare/linux");
+    let mut newest = SystemTime::UNIX_EPOCH;
+    for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
+        newest = newest.max(entry?.metadata()?.modified()?);
+    }
+    Ok(newest)
+}
+
+/// A Linux of `provide`, with what is in `bare/linux` now: if a file there is newer than the initrd,
+/// test modules, programs and initrds are made again.
+pub(crate) fn current(kernel: Kernel) -> Result<Linux> {
+    let linux = find(kernel)?;
+    if linux.initrd.metadata()?.modified()? >= sources_changed()? {
+        return Ok(linux);
+    }
+    eprintln!("{}: bare/linux has changed, its initrds are packed again", kernel.name());
+    let folder = folder(kernel);
+    if kernel == Kernel::Stock {
+        // The part that architectures share sorts after the one of this architecture.
+        let common = newest(&folder.join("root/usr/src"), "linux-headers-")?.display().to_string();
+        let headers = PathBuf::from(common.replace("-common", "-amd64"));
+        pack_stock(&modules(&folder, &headers, test_modules(kernel))?)?;
+    } else {
+        // Part of this one's initrd.
+        let _ = current(Kernel::Stock);
+        let build = folder.join("build").canonicalize()?;
+        finish(kernel, &modules(&folder, &build, test_modules(kernel))?)?;
+        let module = folder.join("cleanslate/cleanslate.ko");
+        if module.exists() {
+            pack_with_module(kernel, &module)?;
+        }
+    }
+    Ok(linux)
+}

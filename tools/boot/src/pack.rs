@@ -1,0 +1,194 @@
+//! Root file systems of the Linuxes that are booted: test modules, programs, `cleanslate.ko` and the
+//! next kernels.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::args::Kernel;
+use crate::initrd;
+use crate::kernels::{find, folder};
+use crate::provide::{fetch, run};
+use crate::root;
+
+/// Test modules: `enable` makes Linux bring TDX up, because 6.12 has no caller of `tdx_enable()` in
+/// its tree; `tds` builds TDs as KVM does; `use` uses free memory as a driver may; `wild` writes
+/// where it must not; `stuck` keeps a CPU from stopping.
+pub(crate) fn test_modules(kernel: Kernel) -> &'static [&'static str] {
+    match kernel.like() {
+        Kernel::Stock => &["cleanslate_use"],
+        Kernel::Stock612 | Kernel::HostDebug => &["cleanslate_use", "cleanslate_wild", "cleanslate_stuck"],
+        Kernel::Tdx | Kernel::TdxDebug | Kernel::TdxOwn => {
+            &["cleanslate_enable", "cleanslate_use", "cleanslate_wild", "cleanslate_stuck"]
+        }
+        Kernel::Tdx73 | Kernel::Tdx73Own => {
+            &["cleanslate_tds", "cleanslate_use", "cleanslate_wild", "cleanslate_stuck"]
+        }
+    }
+}
+
+/// Builds test modules for a Linux.
+pub(crate) fn modules(folder: &Path, build: &Path, names: &[&str]) -> Result<PathBuf> {
+    let place = folder.join("modules");
+    fs::create_dir_all(&place)?;
+    for file in names.iter().chain(&PROGRAMS).map(|name| format!("{name}.c")) {
+        fs::copy(root().join("bare/linux").join(&file), place.join(&file)).with_context(|| file.clone())?;
+    }
+    let objects: Vec<String> = names.iter().map(|name| format!("{name}.o")).collect();
+    fs::write(place.join("Kbuild"), format!("obj-m := {}\n", objects.join(" ")))?;
+    let place = place.canonicalize()?;
+    run(&mut make_modules(build, &place))?;
+    Ok(place)
+}
+
+/// What builds the modules in `place` for the kernel whose build folder or headers are `kernel`.
+pub fn make_modules(kernel: &Path, place: &Path) -> Command {
+    let mut make = Command::new("make");
+    make.arg("-s").arg("-C").arg(kernel).arg(format!("M={}", place.display()));
+    // BTF of a module serves tracers only, and needs pahole, which Debian's headers do not bring.
+    make.arg("CONFIG_DEBUG_INFO_BTF_MODULES=").arg("modules");
+    make
+}
+
+/// Programs for the root file systems: one kexecs, one reads a dump, one lets allocations fail.
+pub(crate) const PROGRAMS: [&str; 3] = ["jump", "dump", "starve"];
+
+/// Builds them.
+pub(crate) fn programs(place: &Path) -> Result<()> {
+    for name in PROGRAMS {
+        let compile = ["-O2", "-static", "-Wall", "-Wextra", "-Werror", "-o"];
+        run(Command::new("cc").args(compile).arg(place.join(name)).arg(place.join(format!("{name}.c"))))?;
+    }
+    Ok(())
+}
+
+/// The first Linux's initrd: the test modules, these files, and the next Linuxes.
+pub(crate) fn pack(kernel: Kernel, more: &[initrd::Entry<'_>], name: &str) -> Result<()> {
+    let folder = folder(kernel);
+    let (place, busybox) = (folder.join("modules"), folder.join("root/bin/busybox"));
+    let (enable, jump) = (place.join("cleanslate_enable.ko"), place.join("jump"));
+    let (tds, wild) = (place.join("cleanslate_tds.ko"), place.join("cleanslate_wild.ko"));
+    let stuck = place.join("cleanslate_stuck.ko");
+    let (image, next) = (folder.join("bzImage"), folder.join("next-initrd"));
+    let stock = find(Kernel::Stock).ok();
+    let mut files: Vec<initrd::Entry<'_>> = vec![
+        ("next/jump", &jump),
+        ("next/cleanslate_wild.ko", &wild),
+        ("next/cleanslate_stuck.ko", &stuck),
+        ("next/self/bzImage", &image),
+        ("next/self/initrd", &next),
+    ];
+    let starve = place.join("starve");
+    if kernel.debugs() {
+        files.push(("next/starve", &starve));
+    }
+    match kernel.like() {
+        Kernel::Tdx | Kernel::TdxDebug => files.push(("modules/cleanslate_enable.ko", &enable)),
+        // After cleanslate.ko, which must be there before the first TD.
+        Kernel::Tdx73 | Kernel::Tdx73Own => files.push(("modules/last/cleanslate_tds.ko", &tds)),
+        Kernel::Stock | Kernel::Stock612 | Kernel::HostDebug | Kernel::TdxOwn => {}
+    }
+    if let Some(stock) = &stock {
+        files.extend([("next/stock/bzImage", stock.image.as_path()), ("next/stock/initrd", stock.initrd.as_path())]);
+    }
+    files.extend(more);
+    initrd::write(&folder.join(name), &busybox, &files)
+}
+
+/// The root file system of a next Linux.
+pub(crate) fn pack_next(kernel: Kernel) -> Result<()> {
+    let folder = folder(kernel);
+    let place = folder.join("modules");
+    let (using, dump) = (place.join("cleanslate_use.ko"), place.join("dump"));
+    let files = [("modules/cleanslate_use.ko", using.as_path()), ("next/dump", &dump)];
+    initrd::write(&folder.join("next-initrd"), &folder.join("root/bin/busybox"), &files)
+}
+
+pub(crate) fn pack_stock(place: &Path) -> Result<()> {
+    let (folder, using) = (folder(Kernel::Stock), place.join("cleanslate_use.ko"));
+    initrd::write(&folder.join("initrd"), &folder.join("root/bin/busybox"), &[("modules/cleanslate_use.ko", &using)])
+}
+
+/// The initrd with `cleanslate.ko`.
+pub(crate) fn pack_with_module(kernel: Kernel, module: &Path) -> Result<()> {
+    let strangers = strangers(kernel, module)?;
+    let mut files = vec![("modules/cleanslate.ko", module)];
+    files.extend(strangers.iter().map(|(name, path)| (name.as_str(), path.as_path())));
+    let tool = if kernel == Kernel::Stock612 { Some(tool()?) } else { None };
+    files.extend(tool.iter().map(|tool| ("bin/cleanslate", tool.as_path())));
+    pack(kernel, &files, "initrd-module")
+}
+
+/// Programs and initrds of a Linux that kexecs.
+pub(crate) fn finish(kernel: Kernel, place: &Path) -> Result<()> {
+    programs(place)?;
+    pack_next(kernel)?;
+    pack(kernel, &[], "initrd")
+}
+
+/// Copies of the module for kernels that there are not: of each the name of one function is
+/// changed, and this kernel has none of that name. The file has the name of the function as it was.
+fn strangers(kernel: Kernel, module: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let mut functions = vec!["machine_kexec_prepare", "kdump_nmi_callback"];
+    if kernel != Kernel::Stock612 {
+        functions.push("__seamcall_ret");
+    }
+    let part_of_a_name = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
+    let mut made = Vec::new();
+    for function in functions {
+        let name = format!("unknown/{function}.ko");
+        let path = module.with_file_name(format!("unknown-{function}.ko"));
+        run(Command::new("objcopy").arg("--strip-debug").arg(module).arg(&path))?;
+        let mut bytes = fs::read(&path)?;
+        let text = [function.as_bytes(), &[0]].concat();
+        let last = text.len() - 2;
+        let whole = |at: &usize| bytes[*at..].starts_with(&text) && !part_of_a_name(bytes[..*at].last());
+        let places: Vec<usize> = (0..bytes.len()).filter(whole).collect();
+        ensure!(!places.is_empty(), "{} does not name {function}", module.display());
+        for at in places {
+            bytes[at + last] = b'X';
+        }
+        fs::write(&path, bytes)?;
+        made.push((name, path));
+    }
+    Ok(made)
+}
+
+/// The program `cleanslate` for a root file system that has no libraries: it gives the orders of
+/// /dev/cleanslate.
+fn tool() -> Result<PathBuf> {
+    const TARGET: &str = "x86_64-unknown-linux-gnu";
+    let target = root().join("target/static");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    // With a target of its own, build scripts stay as they are.
+    run(Command::new(cargo)
+        .args(["build", "--release", "--quiet", "--package", "cleanslate", "--target", TARGET])
+        .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols")
+        .env("CARGO_TARGET_DIR", &target)
+        .current_dir(root()))?;
+    Ok(target.join(TARGET).join("release/cleanslate"))
+}
+
+/// A root file system for the user's own kernel: busybox, bare/linux/init, and the same kernel as
+/// the next one. No modules, because there is no build tree to build them in.
+pub(crate) fn own_initrd(image: &Path) -> Result<PathBuf> {
+    let folder = root().join("target/linux/own");
+    fs::create_dir_all(&folder)?;
+    let busybox = folder.join("root/bin/busybox");
+    if !busybox.exists() {
+        fetch(&folder, &["busybox-static"])?;
+    }
+    for name in PROGRAMS {
+        let source = format!("{name}.c");
+        fs::copy(root().join("bare/linux").join(&source), folder.join(&source)).with_context(|| source.clone())?;
+    }
+    programs(&folder)?;
+    let (jump, dump, next) = (folder.join("jump"), folder.join("dump"), folder.join("next-initrd"));
+    initrd::write(&next, &busybox, &[("next/dump", &dump)])?;
+    let initrd = folder.join("initrd");
+    let files = [("next/jump", jump.as_path()), ("next/self/bzImage", image), ("next/self/initrd", &next)];
+    initrd::write(&initrd, &busybox, &files)?;
+    Ok(initrd)
+}

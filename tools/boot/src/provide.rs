@@ -1,0 +1,156 @@
+//! The task `linux`: Debian's own kernels, fetched and unpacked under `target/linux`, never in git.
+//! Does not install packages: what is missing is named.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+
+use crate::args::Kernel;
+use crate::kernels::{find, folder};
+use crate::pack::{finish, modules, pack_stock, test_modules};
+use crate::source::{from_source, patched, source_6_12, source_7_3};
+
+/// Fetches or builds a Linux for `boot`. With --source or --patch it is kept beside the one that it
+/// replaces, as `tdx-own` or `tdx-7.3-own`.
+#[derive(Args, Clone, Debug)]
+pub struct LinuxArgs {
+    /// `stock`: Debian's package, unpacked. `stock-6.12`: Debian's 6.12 from its security archive,
+    /// with headers. `tdx`: built from Debian's linux-source-6.12 (ten minutes of two cores).
+    /// `tdx-7.3`: built from linux-source-7.3 of trixie-backports, unchanged. `tdx-debug`,
+    /// `host-debug`: 6.12 once more with lockdep, KASAN and fault injection, with TDX host support
+    /// and without.
+    #[arg(value_enum)]
+    kernel: Kernel,
+    /// With `tdx` or `tdx-7.3`: builds this source tree, with the same configuration.
+    #[arg(long, value_name = "DIR", conflicts_with = "patch")]
+    source: Option<PathBuf>,
+    /// With `tdx` or `tdx-7.3`: builds Debian's source with this patch. May be given more than
+    /// once.
+    #[arg(long, value_name = "FILE")]
+    patch: Vec<PathBuf>,
+}
+
+/// The task `linux`.
+///
+/// # Errors
+/// What it needs is missing, or a command failed.
+pub fn provide(args: &LinuxArgs) -> Result<bool> {
+    if args.source.is_some() || !args.patch.is_empty() {
+        let name = args.kernel.name();
+        let own =
+            args.kernel.own().with_context(|| format!("--source and --patch are for tdx and tdx-7.3, not {name}"))?;
+        match &args.source {
+            Some(source) => from_source(own, &source.canonicalize().with_context(|| source.display().to_string())?)?,
+            None => from_source(own, &patched(own, &args.patch)?)?,
+        }
+        let linux = find(own)?;
+        println!("{}\n{}", linux.image.display(), linux.initrd.display());
+        println!("boot it with: cargo xtask boot linux --kernel {}", own.name());
+        return Ok(true);
+    }
+    match args.kernel {
+        Kernel::Stock => stock()?,
+        Kernel::Stock612 => stock_6_12()?,
+        Kernel::TdxOwn | Kernel::Tdx73Own => bail!("{}", args.kernel.how()),
+        Kernel::Tdx73 => from_source(args.kernel, &source_7_3()?)?,
+        Kernel::Tdx | Kernel::TdxDebug | Kernel::HostDebug => from_source(args.kernel, &source_6_12()?)?,
+    }
+    let linux = find(args.kernel)?;
+    println!("{}\n{}", linux.image.display(), linux.initrd.display());
+    Ok(true)
+}
+
+/// Runs a command to its end; what it prints, or what it complains of.
+///
+/// # Errors
+/// What it needs is missing, or a command failed.
+pub fn run(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
+    ensure!(output.status.success(), "{command:?} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Fetches Debian packages and unpacks them into `folder/root`; installs nothing.
+pub(crate) fn fetch(folder: &Path, packages: &[&str]) -> Result<PathBuf> {
+    let root = folder.join("root");
+    fs::create_dir_all(&root)?;
+    run(Command::new("apt-get").arg("download").args(packages).current_dir(folder))
+        .context("run `apt-get update` first if the list of packages is old")?;
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            run(Command::new("dpkg").arg("-x").arg(&path).arg(&root))?;
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(root)
+}
+
+/// The newest file of a folder whose name begins so.
+pub(crate) fn newest(folder: &Path, prefix: &str) -> Result<PathBuf> {
+    let mut found: Vec<PathBuf> = fs::read_dir(folder)
+        .with_context(|| format!("cannot read {}", folder.display()))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)))
+        .collect();
+    found.sort();
+    found.pop().with_context(|| format!("no {prefix}* in {}", folder.display()))
+}
+
+/// The package that a meta package stands for.
+fn meta(package: &str, prefix: &str) -> Result<String> {
+    let text = run(Command::new("apt-cache").args(["depends", package]))?;
+    let name =
+        text.lines().filter_map(|line| line.trim().strip_prefix("Depends: ")).find(|name| name.starts_with(prefix));
+    name.map(str::to_owned).with_context(|| format!("{package} depends on no {prefix}*"))
+}
+
+/// Headers that were unpacked and not installed know each other by where they would be installed.
+fn relocate(root: &Path, abi: &str) -> Result<PathBuf> {
+    let root = root.canonicalize()?;
+    let headers = root.join("usr/src").join(format!("linux-headers-{abi}"));
+    let makefile = headers.join("Makefile");
+    let text = fs::read_to_string(&makefile)?;
+    let moved = text.replace("include /usr/src/", &format!("include {}/usr/src/", root.display()));
+    fs::write(&makefile, moved)?;
+    Ok(headers)
+}
+
+/// A kernel of Debian's with its headers: image, build tree, busybox.
+pub(crate) fn with_headers(folder: &Path, meta_package: &str) -> Result<PathBuf> {
+    let image = meta(meta_package, "linux-image-")?;
+    let abi = image.trim_start_matches("linux-image-");
+    // 6.12.117+deb12-cloud-amd64 shares headers with 6.12.117+deb12-amd64.
+    let version = abi.trim_end_matches("-amd64").trim_end_matches("-cloud");
+    let names = [
+        image.clone(),
+        format!("linux-headers-{abi}"),
+        format!("linux-headers-{version}-common"),
+        meta(&format!("linux-headers-{abi}"), "linux-kbuild-")?,
+        "busybox-static".to_owned(),
+    ];
+    let root = fetch(folder, &names.each_ref().map(String::as_str))?;
+    fs::copy(newest(&root.join("boot"), "vmlinuz-")?, folder.join("bzImage"))?;
+    relocate(&root, abi)
+}
+
+pub(crate) fn stock() -> Result<()> {
+    let folder = folder(Kernel::Stock);
+    let headers = with_headers(&folder, "linux-image-amd64")?;
+    pack_stock(&modules(&folder, &headers, test_modules(Kernel::Stock))?)
+}
+
+pub(crate) fn stock_6_12() -> Result<()> {
+    let folder = folder(Kernel::Stock612);
+    let headers = with_headers(&folder, "linux-image-6.12-cloud-amd64")?;
+    let link = folder.join("build");
+    if link.symlink_metadata().is_ok() {
+        fs::remove_file(&link)?;
+    }
+    std::os::unix::fs::symlink(&headers, &link)?;
+    let place = modules(&folder, &headers, test_modules(Kernel::Stock612))?;
+    finish(Kernel::Stock612, &place)
+}

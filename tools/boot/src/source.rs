@@ -1,0 +1,142 @@
+//! Kernels that are built from Debian's source, or from the user's.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::args::Kernel;
+use crate::kernels::folder;
+use crate::pack::{finish, modules, test_modules};
+use crate::provide::{fetch, newest, run};
+use crate::root;
+
+/// The source of Linux 6.12: Debian's package, installed.
+pub(crate) fn source_6_12() -> Result<PathBuf> {
+    const PACKED: &str = "/usr/src/linux-source-6.12.tar.xz";
+    if !Path::new(PACKED).exists() {
+        bail!("{PACKED} is missing: apt-get install --no-install-recommends linux-source-6.12 {BUILD_PACKAGES}");
+    }
+    // One for all kernels that are built from it, each in a folder of its own.
+    let folder = folder(Kernel::Tdx);
+    fs::create_dir_all(&folder)?;
+    let source = folder.join("linux-source-6.12");
+    if !source.exists() {
+        run(Command::new("tar").arg("xf").arg(PACKED).arg("-C").arg(&folder))?;
+        // Its Kconfig excludes kexec, which is lifted; nothing else is changed.
+        let kconfig = source.join("arch/x86/Kconfig");
+        let text = fs::read_to_string(&kconfig)?;
+        let (before, after) = text.split_once("config INTEL_TDX_HOST\n").context("this Linux has no INTEL_TDX_HOST")?;
+        let lifted = after.replacen("\tdepends on !KEXEC_CORE\n", "", 1);
+        fs::write(&kconfig, format!("{before}config INTEL_TDX_HOST\n{lifted}"))?;
+    }
+    Ok(source)
+}
+
+/// The source of Linux 7.3, unchanged: a package of Debian's backports, fetched with lists of its
+/// own, so that the machine's stay as they are.
+pub(crate) fn source_7_3() -> Result<PathBuf> {
+    let folder = folder(Kernel::Tdx73);
+    fs::create_dir_all(&folder)?;
+    let source = folder.join("linux-source-7.3");
+    if source.exists() {
+        return Ok(source);
+    }
+    let here = folder.canonicalize()?;
+    let list = here.join("sources.list");
+    fs::write(
+        &list,
+        "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie-backports main\n",
+    )?;
+    fs::create_dir_all(here.join("lists/partial"))?;
+    let apt = || {
+        let mut apt = Command::new("apt-get");
+        let settings = [
+            format!("Dir::Etc::sourcelist={}", list.display()),
+            "Dir::Etc::sourceparts=/dev/null".to_owned(),
+            format!("Dir::State::Lists={}", here.join("lists").display()),
+            // An archive that one may read from anywhere is not one to be written by another user.
+            "APT::Sandbox::User=root".to_owned(),
+        ];
+        for setting in settings {
+            apt.arg("-o").arg(setting);
+        }
+        apt.current_dir(&here);
+        apt
+    };
+    run(apt().arg("update"))?;
+    run(apt().args(["download", "linux-source-7.3"]))?;
+    let package = newest(&here, "linux-source-7.3_")?;
+    run(Command::new("dpkg").arg("-x").arg(&package).arg(here.join("source")))?;
+    fs::remove_file(package)?;
+    let packed = here.join("source/usr/src/linux-source-7.3.tar.xz");
+    run(Command::new("tar").arg("xf").arg(&packed).arg("-C").arg(&here))?;
+    fs::remove_dir_all(here.join("source"))?;
+    Ok(source)
+}
+
+const BUILD_PACKAGES: &str = "flex bison bc libelf-dev libssl-dev kmod cpio xz-utils";
+
+/// Debian's source with patches of the user's. The copy shares its files with the original, of which
+/// `patch` replaces those that it changes.
+pub(crate) fn patched(own: Kernel, patches: &[PathBuf]) -> Result<PathBuf> {
+    let original = if own.like() == Kernel::Tdx73 { source_7_3()? } else { source_6_12()? };
+    let source = folder(own).join("source");
+    if source.exists() {
+        fs::remove_dir_all(&source)?;
+    }
+    fs::create_dir_all(folder(own))?;
+    run(Command::new("cp").args(["--archive", "--link"]).arg(&original).arg(&source))?;
+    for patch in patches {
+        let file = patch.canonicalize().with_context(|| patch.display().to_string())?;
+        let mut command = Command::new("patch");
+        command.args(["--strip=1", "--forward", "--batch", "--reject-file=-", "--input"]).arg(&file);
+        let output = command.current_dir(&source).output().context("cannot run patch: apt-get install patch")?;
+        // It reports hunks that do not apply on stdout.
+        let said = String::from_utf8_lossy(&output.stdout);
+        ensure!(output.status.success(), "{} does not apply to {}:\n{said}", patch.display(), original.display());
+    }
+    source.canonicalize().context("the source has vanished")
+}
+
+/// A Linux built from a source tree: with TDX host support, but for `host-debug`.
+pub(crate) fn from_source(kernel: Kernel, source: &Path) -> Result<()> {
+    let folder = folder(kernel);
+    let build = folder.join("build");
+    fs::create_dir_all(&build)?;
+    let fragments: &[&str] = match kernel {
+        Kernel::TdxDebug => &["tdx-host.config", "debug.config"],
+        Kernel::HostDebug => &["tdx-host.config", "debug.config", "no-tdx-host.config"],
+        _ => &["tdx-host.config"],
+    };
+    let make = || {
+        let mut make = Command::new("make");
+        make.arg("-s").arg("-C").arg(source).arg(format!("O={}", build.display()));
+        make
+    };
+    run(make().arg("tinyconfig"))
+        .with_context(|| format!("apt-get install --no-install-recommends {BUILD_PACKAGES}"))?;
+    let merge = source.join("scripts/kconfig/merge_config.sh");
+    let place = root().canonicalize()?.join("bare/linux");
+    let paths = fragments.iter().map(|fragment| place.join(fragment));
+    run(Command::new(merge).args(["-m", "-O", "."]).arg(".config").args(paths).current_dir(&build))?;
+    run(make().arg("olddefconfig"))?;
+    // Kconfig drops an option whose dependencies are missing without a message.
+    let config = fs::read_to_string(build.join(".config"))?;
+    let wanted =
+        ["INTEL_TDX_HOST", "PROVE_LOCKING", "DEBUG_ATOMIC_SLEEP", "KASAN_VMALLOC", "FAILSLAB", "FAIL_PAGE_ALLOC"];
+    for (index, option) in wanted.into_iter().enumerate() {
+        let want = if index == 0 { kernel != Kernel::HostDebug } else { kernel.debugs() };
+        let is = config.lines().any(|line| line == format!("CONFIG_{option}=y"));
+        ensure!(is == want, "{option} is {is} and should be {want}: see {}/.config", build.display());
+    }
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    eprintln!("building Linux with {jobs} jobs: about ten minutes on two cores");
+    let status = make().arg(format!("-j{jobs}")).args(["bzImage", "modules"]).status()?;
+    ensure!(status.success(), "Linux does not build");
+    fs::copy(build.join("arch/x86/boot/bzImage"), folder.join("bzImage"))?;
+    fetch(&folder, &["busybox-static"])?;
+    let place = modules(&folder, &build, test_modules(kernel))?;
+    finish(kernel, &place)
+}
