@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Makes Linux bring TDX up: enters VMX operation on every CPU, calls the kernel's own tdx_cpu_enable() and tdx_enable(), and leaves it
- * again. A test module for a guest of seamvisor: KVM must not be loaded beside it.
+ * Makes Linux bring TDX up: enters VMX operation on every CPU, calls the kernel's own
+ * tdx_cpu_enable() and tdx_enable(), and leaves it again. A test module for a guest of seamvisor:
+ * KVM must not be loaded beside it.
  */
 #include <linux/cpu.h>
 #include <linux/gfp.h>
@@ -33,7 +34,9 @@ fault:
 	atomic_inc(&failed);
 }
 
-/* As KVM does before a reboot: a kernel that kexecs in VMX operation dies of its own change of CR4. */
+/*
+ * As KVM does before a reboot: a kernel that kexecs in VMX operation dies of its own change of CR4.
+ */
 static void leave_vmx(void *unused)
 {
 	asm goto("1: vmxoff\n\t"

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A CPU that does not stop at a crash: one is caught in a handler of NMIs for good, so that the NMI by which a panicking CPU stops the
- * others never gets through to it; then this one panics. From within: with a CPU that answers no IPI, a module cannot even end its init
- * function. A test module for a guest of seamvisor.
+ * A CPU that does not stop at a crash: it stays in an NMI handler, so that the NMI by which a
+ * panicking CPU stops the others is not delivered; then this CPU panics. The init function panics
+ * itself, because with a CPU that answers no IPI it cannot return. A test module for a guest of
+ * seamvisor.
  */
 #include <linux/cpumask.h>
 #include <linux/delay.h>

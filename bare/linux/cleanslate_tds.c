@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Builds TDs by the kernel's own tdh_* functions, in the order in which KVM calls them, its faults included: the page of a call that has
- * failed is freed as it is. A test module for a guest of seamvisor: it runs no TD and belongs beside no KVM that does.
+ * Builds TDs by the kernel's own tdh_* functions, in the order in which KVM calls them, its faults
+ * included: the page of a call that has failed is freed as it is. A test module for a guest of
+ * seamvisor: it runs no TD, and must not be loaded beside a KVM that does.
  */
 #define pr_fmt(fmt) "cleanslate: " fmt
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Uses free memory as a driver may: takes pages that nobody has cleared, writes a part of each line with a non-temporal store, and
- * reads it back. A page that an earlier kernel left private kills this one on a CPU with the partial-write erratum. Ordinary stores do
- * not, which is why a kernel can run for long before it dies.
+ * Uses free memory as a driver may: takes pages without clearing them, writes a part of each line
+ * with a non-temporal store, and reads it back. On a CPU with the partial-write erratum a page that
+ * an earlier kernel left private raises a machine check. Ordinary stores do not, which is why a
+ * kernel can run for long before it does.
  */
 #include <linux/gfp.h>
 #include <linux/list.h>
@@ -19,7 +20,7 @@ static int __init cleanslate_use_init(void)
 	LIST_HEAD(taken);
 
 	si_meminfo(&info);
-	/* A tenth stays free for everybody else. */
+	/* A tenth stays free for other users. */
 	for (left = info.freeram - info.freeram / 10; left; left--) {
 		page = alloc_page(GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN);
 		if (!page)

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A wild pointer: stores eight bytes past the cache to each page of a range that is not its own. On a CPU with the partial-write erratum
- * private lines there are poisoned, and whoever reads them next dies; a dump reads all of memory. With `read=1` it reads back what it
- * has stored, and this kernel is the one that dies.
+ * A wild pointer: stores eight bytes past the cache to each page of a range that is not its own. On
+ * a CPU with the partial-write erratum this poisons private lines, and the next read of them is a
+ * machine check; a dump reads all of memory. With `read=1` it reads back what it has stored, and
+ * this kernel takes the machine check.
  */
 #include <linux/io.h>
 #include <linux/mm.h>

@@ -1,5 +1,5 @@
-//! Tasks of the repository. `cargo xtask help` lists them. Refuses to install anything: what a task
-//! lacks is named, and counted as skipped.
+//! Tasks of the repository. `cargo xtask help` lists them. Installs nothing: what a task lacks is
+//! named and reported as skipped; in CI it is a failure.
 
 mod crates;
 mod deb;
@@ -30,7 +30,8 @@ enum Task {
     Lint,
     /// Modules of a crate that import each other in a circle. Part of `lint`.
     Imports,
-    /// Replays conformance vectors of the real module. Ends with `N passed, M failed`; exit 1 if M > 0.
+    /// Replays conformance vectors of the real module. Ends with `N passed, M failed`; exit 1 if
+    /// any failed.
     Vectors {
         /// Files of cases, `.jsonl` or `.jsonl.gz`. Without one: all that are in the repository.
         paths: Vec<PathBuf>,
@@ -50,7 +51,7 @@ enum Task {
     /// installed.
     #[command(disable_help_flag = true)]
     LinuxModule(Forwarded),
-    /// The crates as others get them: without std, with the oldest dependencies, from their
+    /// The crates as users get them: without std, with the oldest dependencies, from their
     /// packages. Part of `test`.
     Crates,
     /// Debian packages: the program, and the Linux module for DKMS. Into `target/deb`.

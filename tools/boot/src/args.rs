@@ -83,7 +83,8 @@ impl Kernel {
         }
     }
 
-    /// The one that it is like: a kernel from a source of the user's is used as the one it replaces.
+    /// The one that it is like: a kernel from a source of the user's is used as the one it
+    /// replaces.
     pub(crate) fn like(self) -> Self {
         match self {
             Self::TdxOwn => Self::Tdx,

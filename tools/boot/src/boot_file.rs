@@ -1,6 +1,6 @@
 //! Boot files: `bare/boots/*.toml`, one table `[[boot]]` for each boot. Its keys are the options of
-//! `cargo xtask boot`, besides `name`, `why` and `expect`. `[defaults]` is for keys that all boots of
-//! a file share, `[expect.NAME]` for expectations that several boots share.
+//! `cargo xtask boot`, besides `name`, `why` and `expect`. `[defaults]` is for keys that all boots
+//! of a file share, `[expect.NAME]` for expectations that several boots share.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,8 @@ use crate::root;
 pub(crate) enum BootFileError {
     #[error("{}: {error}", file.display())]
     Read { file: PathBuf, error: std::io::Error },
-    /// Not TOML, or not of the shape of a boot file: the parser names line, key and what is allowed.
+    /// Not TOML, or not of the shape of a boot file: the parser names line, key and what is
+    /// allowed.
     #[error("{}: {error}", file.display())]
     Toml { file: PathBuf, error: Box<toml::de::Error> },
     /// A key has a value that is not allowed.

@@ -24,8 +24,8 @@ pub(crate) fn read(log: &str) -> (Vec<Value>, usize) {
     (events.collect(), broken)
 }
 
-/// Does the pattern match the event? Each key of the pattern is in the event, with the same value; a
-/// string may have `*` for any text.
+/// Does the pattern match the event? Each key of the pattern is in the event, with the same value;
+/// a string may have `*` for any text.
 pub(crate) fn matches(pattern: &Map<String, Value>, event: &Value) -> bool {
     pattern.iter().all(|(key, wanted)| match (wanted, &event[key]) {
         (Value::Object(wanted), found) => matches(wanted, found),

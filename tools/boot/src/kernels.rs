@@ -112,8 +112,8 @@ pub(crate) fn sources_changed() -> Result<SystemTime> {
     Ok(newest)
 }
 
-/// A Linux of `provide`, with what is in `bare/linux` now: if a file there is newer than the initrd,
-/// test modules, programs and initrds are made again.
+/// A Linux of `provide`, with what is in `bare/linux` now: if a file there is newer than the
+/// initrd, test modules, programs and initrds are made again.
 pub(crate) fn current(kernel: Kernel) -> Result<Linux> {
     let linux = find(kernel)?;
     if linux.initrd.metadata()?.modified()? >= sources_changed()? {

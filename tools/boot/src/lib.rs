@@ -1,5 +1,6 @@
 //! Boots one of the programs of `bare/`, or Linux, in a virtual machine under QEMU and reports the
-//! outcome. A verdict comes from events and from seamvisor's summary; a run without them has failed.
+//! outcome. A verdict comes from events and from seamvisor's summary; a run without them has
+//! failed.
 
 mod args;
 mod boot_file;

@@ -1,5 +1,5 @@
-//! Root file systems of the Linuxes that are booted: test modules, programs, `cleanslate.ko` and the
-//! next kernels.
+//! Root file systems of the Linuxes that are booted: test modules, programs, `cleanslate.ko` and
+//! the next kernels.
 
 use std::fs;
 use std::path::{Path, PathBuf};

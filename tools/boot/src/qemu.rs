@@ -22,8 +22,8 @@ const QEMU: &str = "qemu-system-x86_64";
 const ATTEMPTS: usize = 3;
 
 /// Emulated in software everywhere. EPYC would do as well; `max` has what newer kernels want. No
-/// 57-bit addresses: they are not needed here. 46 bits of physical address: what the KeyID leaves of
-/// 52.
+/// 57-bit addresses: they are not needed here. 46 bits of physical address: what the KeyID leaves
+/// of 52.
 const CPU: &str = "max,la57=off,phys-bits=46";
 
 /// Is QEMU there?

@@ -1,5 +1,5 @@
-//! The outcome of a run: from the events of the guest, from seamvisor's summary and from QEMU's exit
-//! status.
+//! The outcome of a run: from the events of the guest, from seamvisor's summary and from QEMU's
+//! exit status.
 
 use std::fmt::Write;
 use std::fs;
@@ -186,9 +186,9 @@ impl Report {
         &self.said
     }
 
-    /// A Linux died of an `int3` that has no handler, while it had no module. Linux patches its code
-    /// by an `int3` that every CPU handles until the code is whole; QEMU under load has let a CPU
-    /// run one that was gone already. With a module it could be the module's own.
+    /// A Linux died of an `int3` that has no handler, while it had no module. Linux patches its
+    /// code by an `int3` that every CPU handles until the code is whole; QEMU under load has let a
+    /// CPU run one that was gone already. With a module it could be the module's own.
     pub(crate) fn ran_stale_code(&self, messages: &Messages) -> bool {
         let kernel = self.said.rsplit(messages.text("linux-version")).next().unwrap_or_default();
         let oops = kernel.split_once(messages.text("linux-oops-int3"));

@@ -78,8 +78,8 @@ pub(crate) fn source_7_3() -> Result<PathBuf> {
 
 const BUILD_PACKAGES: &str = "flex bison bc libelf-dev libssl-dev kmod cpio xz-utils";
 
-/// Debian's source with patches of the user's. The copy shares its files with the original, of which
-/// `patch` replaces those that it changes.
+/// Debian's source with patches of the user's. The copy shares its files with the original, of
+/// which `patch` replaces those that it changes.
 pub(crate) fn patched(own: Kernel, patches: &[PathBuf]) -> Result<PathBuf> {
     let original = if own.like() == Kernel::Tdx73 { source_7_3()? } else { source_6_12()? };
     let source = folder(own).join("source");

@@ -1,5 +1,5 @@
-//! One rule for checks that need a tool, a kernel or a target: in CI, where `.ci/run` installs it, a
-//! check without it has failed; elsewhere it is reported as skipped. `.ci/run` sets `CI=true`, as
+//! One rule for checks that need a tool, a kernel or a target: in CI, where `.ci/run` installs it,
+//! a check without it has failed; elsewhere it is reported as skipped. `.ci/run` sets `CI=true`, as
 //! GitHub and GitLab do.
 
 use std::io::Write as _;
