@@ -41,7 +41,8 @@ pub fn run() {
     // `LineReset` of this kernel, 1 MiB at a time.
     let start = clock::micros();
     for index in 0..LOOPS {
-        cpu.reset_lines(lines(256 * index, 256 * LINES_PER_PAGE));
+        // SAFETY: as above.
+        unsafe { cpu.reset_lines(lines(256 * index, 256 * LINES_PER_PAGE)) };
     }
     cpu.fence();
     let looped = rate(LOOPS << 20, clock::micros() - start);

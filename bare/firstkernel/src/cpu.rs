@@ -6,7 +6,7 @@ use metal::MAX_CPUS;
 use tdx_abi::{LineRange, Registers};
 use tdx_host::{
     arch,
-    gate::{Admission, CpuSlot, Gate},
+    gate::{CpuGate, CpuSlot, Gate},
     platform::{Cpu, CpuId, CpuidOutput, LineReset, Msr, PackageId, Processor},
     seamcall::Seamcall,
 };
@@ -39,22 +39,22 @@ fn package() -> PackageId {
     PackageId(level.edx.checked_shr(level.eax & 0x1f).unwrap_or(0))
 }
 
-impl Seamcall for HardwareCpu {
-    fn seamcall(&self, mut registers: Registers) -> Registers {
+// SAFETY: executes the instruction.
+unsafe impl Seamcall for HardwareCpu {
+    unsafe fn seamcall(&self, mut registers: Registers) -> Registers {
         // SAFETY: ring 0, and `metal` applies the fix-ups of #UD and #GP. What the leaf does to
-        // memory is what `tdx-host` and the ledger allow: this kernel gives only pages that it has
-        // taken out of its allocator.
+        // memory is the caller's promise.
         unsafe { arch::seamcall(&mut registers) };
         registers
     }
 }
 
-impl LineReset for HardwareCpu {
-    fn reset_lines(&self, lines: LineRange) {
+// SAFETY: MOVDIR64B of write-back memory that is mapped one to one, with KeyID 0, and MFENCE.
+unsafe impl LineReset for HardwareCpu {
+    unsafe fn reset_lines(&self, lines: LineRange) {
         let first = with_exposed_provenance_mut(lines.start().start().get() as usize);
         // SAFETY: detection has found MOVDIR64B, or nothing was ever private and nothing is reset.
-        // The lines are mapped one to one and writable, and hold nothing in use: PAMT, pages of
-        // TDs, or memory that the kexec replaces.
+        // The lines are mapped one to one and writable, and the caller's to overwrite.
         unsafe { arch::movdir64b_zero(first, lines.len()) };
     }
 
@@ -63,7 +63,8 @@ impl LineReset for HardwareCpu {
     }
 }
 
-impl Cpu for HardwareCpu {
+// SAFETY: this kernel moves no work between CPUs, so a handle stays on the CPU that it is of.
+unsafe impl Cpu for HardwareCpu {
     fn id(&self) -> CpuId {
         self.id
     }
@@ -77,15 +78,16 @@ impl Cpu for HardwareCpu {
         unsafe { arch::wbinvd() };
     }
 
-    fn flush_lines(&self, lines: LineRange) {
+    unsafe fn flush_lines(&self, lines: LineRange) {
         let first = with_exposed_provenance(lines.start().start().get() as usize);
         // SAFETY: every CPU with TDX has CLFLUSHOPT, and pages are only given where TDX is; the
         // lines are mapped.
         unsafe { arch::clflushopt(first, lines.len()) };
     }
 
-    fn admission(&self) -> Admission<'_> {
-        GATE.admission(self.id)
+    fn cpu_gate(&self) -> CpuGate<'_> {
+        // SAFETY: as for the handle.
+        unsafe { GATE.cpu_gate(self.id) }
     }
 }
 

@@ -144,7 +144,9 @@ unsafe fn stop(_argument: *const ()) {
     vmx::leave();
 }
 
-impl Cpus for AllCpus {
+// SAFETY: a job is done when every CPU has seen it to its end, and the effects of each are released
+// to the CPU that waits.
+unsafe impl Cpus for AllCpus {
     type Cpu = HardwareCpu;
 
     fn run_on_all<T: CpuTask<HardwareCpu>>(&self, task: &T) {
@@ -167,7 +169,9 @@ impl Cpus for AllCpus {
     }
 }
 
-impl StopCpus for AllCpus {
+// SAFETY: `stop` is a job: `wait` counts the CPUs that have come to its end, and a CPU does nothing
+// but jobs.
+unsafe impl StopCpus for AllCpus {
     type Cpu = HardwareCpu;
 
     fn this_cpu(&self) -> HardwareCpu {
@@ -188,7 +192,8 @@ impl StopCpus for AllCpus {
     }
 }
 
-impl NmiStop for AllCpus {
+// SAFETY: `nmi` halts behind `stop_this_cpu_at_crash`; the wait is bounded; online is what has come up.
+unsafe impl NmiStop for AllCpus {
     fn stop_other_cpus(&self) {
         CRASHING.store(true, Ordering::SeqCst);
         for cpu in (0..Self::count()).filter(|cpu| Self::others() >> cpu & 1 == 1) {

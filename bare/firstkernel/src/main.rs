@@ -24,10 +24,11 @@ use metal::{exit, interrupts, println, smp};
 use spin::Once;
 use tdx_abi::{PageRange, subtract};
 use tdx_host::{
-    handover::{HandoverReport, HostMemory, LeftoverTable, Outcome, Policy, explain},
+    bringup::Bringup,
+    handover::{HandoverReport, HostMemory, HostParts, LedgerRef, LeftoverTable, LiveLedger, Outcome, Policy, explain},
     layout::Layout,
     ledger::Ledger,
-    platform::{CpuTask, Cpus, Step, detect},
+    platform::{CpuTask, Cpus, OwnedPages, Step, detect},
     private_memory::PrivateMemory,
     td::TdHost,
 };
@@ -122,13 +123,24 @@ fn policy(boot: &Boot) -> Result<Policy, Failure> {
 }
 
 fn host_memory() -> HostMemory<'static> {
-    HostMemory {
+    let parts = HostParts {
         platform: PLATFORM.get(),
         features: FEATURES.get().copied(),
         record: &RECORD,
-        ledger: LEDGER.get(),
+        ledger: LedgerRef::Live(&InUse),
         gate: GATE.handle(),
-        untouched: &[],
+        reserved: &[],
+    };
+    // SAFETY: this kernel has one of each, and uses them for everything.
+    unsafe { HostMemory::new(parts) }
+}
+
+/// The ledger in [`LEDGER`].
+struct InUse;
+
+impl LiveLedger for InUse {
+    fn ledger(&self) -> Option<&Ledger<'_>> {
+        LEDGER.get()
     }
 }
 
@@ -177,10 +189,12 @@ fn live(boot: &Boot) -> Result<core::convert::Infallible, Failure> {
     let mut own: arrayvec::ArrayVec<PageRange, 64> = own.collect();
     own.sort_unstable_by_key(|range| range.start());
     let all_memory = subtract(ranges.iter().map(|part| part.range), own.iter().copied());
-    let report = first_kernel::hand_over(&AllCpus, policy, host_memory(), all_memory).map_err(|error| match error {
+    let stopped = first_kernel::stop(&AllCpus, policy, host_memory()).map_err(|error| match error {
         NotHandedOver::Refused(refused) => failure("kexec refused")(&refused),
         NotHandedOver::Stop(cause) => failure("kexec put off")(&cause),
     })?;
+    // SAFETY: all memory but this kernel and the next image; the jump follows.
+    let report = unsafe { stopped.reset_everything(all_memory) };
     told(&report);
     write_leftovers(next.leftovers, &report);
     vmx::leave();
@@ -199,7 +213,9 @@ fn use_tdx(
     tds: u32,
 ) -> Result<(), Failure> {
     let mut layout = Layout::new();
-    let module = match first_kernel::bring_up(kernel, platform, &RECORD, &mut layout, ranges) {
+    // SAFETY: this kernel's one record, and the platform that it runs on.
+    let started = unsafe { Bringup::start(kernel, platform, &RECORD, &mut layout) };
+    let module = match started.and_then(|started| first_kernel::bring_up(started, ranges)) {
         Ok(module) => module,
         // Everything was undone, and the kernel lives on without TDX.
         Err(error) => {
@@ -221,12 +237,16 @@ fn use_tdx(
     }
     let words = kernel.words(first_kernel::KEY_ID_WORDS as u64).ok_or_else(no_memory)?;
     let key_ids = first_kernel::key_ids(&platform, words).map_err(|error| failure("KeyIDs")(&error))?;
-    let shared = kernel.pages(4096).ok_or_else(no_memory)?.base();
+    let shared = kernel.pages(4096).ok_or_else(no_memory)?;
+    // SAFETY: a page that this kernel has taken for this alone.
+    let mut shared = unsafe { OwnedPages::new(shared) };
     for number in 0..tds {
-        let range = first_kernel::allocate(kernel, layout, 1).ok_or_else(no_memory)?;
-        let host = TdHost::new(&platform, ledger, &key_ids);
-        let (pages, phase) = (RangePages::new(range), TdPhase::of(number));
-        first_kernel::live(kernel, host, &pages, shared, phase).map_err(|error| failure("TD")(&error))?;
+        let pages = first_kernel::allocate(kernel, layout, 1).ok_or_else(no_memory)?;
+        let range = pages.range();
+        // SAFETY: the ledger is in `LEDGER`, where handovers look; the KeyIDs are the only ones.
+        let host = unsafe { TdHost::new(&platform, ledger, &key_ids) };
+        let (pages, phase) = (RangePages::new(pages), TdPhase::of(number));
+        first_kernel::live(kernel, host, &pages, &mut shared, phase).map_err(|error| failure("TD")(&error))?;
         println!("first kernel: TD {number} in {range}: {}", phase.name());
     }
     println!("@ {{\"event\":\"tdx\",\"pamt_kb\":{},\"marked_pages\":{}}}", layout.pamt_kb(), ledger.marked_pages());

@@ -7,8 +7,8 @@ use core::sync::atomic::AtomicU64;
 use metal::boot::{self, Boot};
 use tdx_abi::{PAGE_SIZE, PageRange, PhysAddr};
 use tdx_host::{
-    layout::{FrameRequest, FrameSource, MapFrames},
-    platform::{CpuTask, Cpus, NodeId, NodeRange, SharedMemory},
+    layout::{FrameRequest, FrameSource, MapFrames, Places},
+    platform::{CpuTask, Cpus, NodeId, NodeRange, OwnedPages, SharedMemory},
 };
 
 use crate::cpu::HardwareCpu;
@@ -69,11 +69,11 @@ impl<'m> Kernel<'m> {
     }
 
     /// Zeroed words that live as long as the kernel.
-    pub fn words(&mut self, count: u64) -> Option<&'static [AtomicU64]> {
+    pub fn words(&mut self, count: u64) -> Option<&'static mut [AtomicU64]> {
         let range = self.pages(count * 8)?;
         let first = with_exposed_provenance_mut::<AtomicU64>(range.base().get() as usize);
         // SAFETY: so many zeroed, aligned words, which nobody else has and which are never freed.
-        Some(unsafe { core::slice::from_raw_parts(first, count as usize) })
+        Some(unsafe { core::slice::from_raw_parts_mut(first, count as usize) })
     }
 
     /// What [`Self::pages`] and [`Self::words`] have handed out.
@@ -82,7 +82,8 @@ impl<'m> Kernel<'m> {
     }
 }
 
-impl Cpus for Kernel<'_> {
+// SAFETY: those of `AllCpus`.
+unsafe impl Cpus for Kernel<'_> {
     type Cpu = HardwareCpu;
 
     fn run_on_all<T: CpuTask<HardwareCpu>>(&self, task: &T) {
@@ -98,21 +99,24 @@ impl Cpus for Kernel<'_> {
     }
 }
 
-impl FrameSource for Kernel<'_> {
-    fn allocate(&mut self, request: FrameRequest) -> Option<PageRange> {
-        self.frames.allocate(request)
+// SAFETY: the loader's map names RAM that nothing uses but this kernel, whose own place is taken
+// first; `MapFrames` hands out each page once, and `Kernel::pages` takes from the same.
+unsafe impl FrameSource for Kernel<'_> {
+    fn allocate(&mut self, request: FrameRequest) -> Option<OwnedPages> {
+        // SAFETY: as above.
+        self.frames.allocate(request).map(|range| unsafe { OwnedPages::new(range) })
     }
 
-    fn free(&mut self, range: PageRange) {
-        self.frames.free(range);
+    fn free(&mut self, pages: OwnedPages) {
+        self.frames.free(pages.into_range());
     }
 }
 
-impl SharedMemory for Kernel<'_> {
-    fn write(&mut self, address: PhysAddr, bytes: &[u8]) {
+// SAFETY: copies the bytes.
+unsafe impl SharedMemory for Kernel<'_> {
+    unsafe fn write(&mut self, address: PhysAddr, bytes: &[u8]) {
         let to = with_exposed_provenance_mut::<u8>(address.get() as usize);
-        // SAFETY: the range came from this kernel's allocator, by the trait's contract, and is
-        // mapped one to one.
+        // SAFETY: the caller owns the range, which is mapped one to one.
         unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
     }
 }

@@ -16,18 +16,18 @@ use core::sync::atomic::{AtomicU32, AtomicU64};
 use tdx_abi::{LineRange, Page, PageRange, PageSize, PhysAddr, Registers};
 use tdx_host::bringup;
 use tdx_host::dynamic_pamt::{DynamicPamt, Pair};
-use tdx_host::gate::{Admission, CpuSlot, Gate};
+use tdx_host::gate::{CpuGate, CpuSlot, Gate};
 use tdx_host::handover::{
-    HostMemory, Kexec, KexecKind, LeftoverTable, NmiStop, OldMemory, Policy, StopCpus, check_crash_image,
+    HostMemory, HostParts, Kexec, KexecKind, LeftoverTable, NmiStop, OldMemory, Policy, StopCpus, check_crash_image,
     check_image_load, explain, hand_over_crash, stop_this_cpu, stop_this_cpu_at_crash,
 };
 use tdx_host::key_ids::KeyIds;
-use tdx_host::layout::{Algorithm, FrameRequest, FrameSource, Layout, MapFrames};
+use tdx_host::layout::{Algorithm, FrameRequest, FrameSource, Layout, MapFrames, Places};
 use tdx_host::ledger::Ledger;
 use tdx_host::page::SharedPage;
 use tdx_host::platform::{
-    Cpu, CpuId, CpuTask, CpuidOutput, Cpus, LineReset, Msr, NodeRange, PackageId, Processor, SharedMemory, Step,
-    TdxPlatform, detect,
+    Cpu, CpuId, CpuTask, CpuidOutput, Cpus, LineReset, Msr, NodeRange, OwnedPages, PackageId, Processor, SharedMemory,
+    Step, TdxPlatform, detect,
 };
 use tdx_host::private_memory::PrivateMemory;
 use tdx_host::seamcall::Seamcall;
@@ -56,14 +56,16 @@ impl Processor for Opaque {
     }
 }
 
-impl Seamcall for Opaque {
-    fn seamcall(&self, registers: Registers) -> Registers {
+// SAFETY: never executed.
+unsafe impl Seamcall for Opaque {
+    unsafe fn seamcall(&self, registers: Registers) -> Registers {
         black_box(registers)
     }
 }
 
-impl LineReset for Opaque {
-    fn reset_lines(&self, lines: LineRange) {
+// SAFETY: never executed.
+unsafe impl LineReset for Opaque {
+    unsafe fn reset_lines(&self, lines: LineRange) {
         black_box(lines);
     }
 
@@ -72,7 +74,8 @@ impl LineReset for Opaque {
     }
 }
 
-impl Cpu for Opaque {
+// SAFETY: never executed.
+unsafe impl Cpu for Opaque {
     fn id(&self) -> CpuId {
         black_box(CpuId(0))
     }
@@ -85,12 +88,13 @@ impl Cpu for Opaque {
         black_box(());
     }
 
-    fn flush_lines(&self, lines: LineRange) {
+    unsafe fn flush_lines(&self, lines: LineRange) {
         black_box(lines);
     }
 
-    fn admission(&self) -> Admission<'_> {
-        GATE.admission(black_box(CpuId(0)))
+    fn cpu_gate(&self) -> CpuGate<'_> {
+        // SAFETY: never executed.
+        unsafe { GATE.cpu_gate(black_box(CpuId(0))) }
     }
 }
 
@@ -99,7 +103,8 @@ fn drive<T: CpuTask<Opaque>>(task: &T) {
     while task.step(&Opaque, &mut local) == Step::Again {}
 }
 
-impl Cpus for Opaque {
+// SAFETY: never executed.
+unsafe impl Cpus for Opaque {
     type Cpu = Self;
 
     fn run_on_all<T: CpuTask<Self>>(&self, task: &T) {
@@ -115,23 +120,26 @@ impl Cpus for Opaque {
     }
 }
 
-impl FrameSource for Opaque {
-    fn allocate(&mut self, request: FrameRequest) -> Option<PageRange> {
-        black_box(Some(request.within))
+// SAFETY: never executed.
+unsafe impl FrameSource for Opaque {
+    fn allocate(&mut self, request: FrameRequest) -> Option<OwnedPages> {
+        black_box(Some(owned(request.within)))
     }
 
-    fn free(&mut self, range: PageRange) {
-        black_box(range);
+    fn free(&mut self, pages: OwnedPages) {
+        let _ = black_box(pages);
     }
 }
 
-impl SharedMemory for Opaque {
-    fn write(&mut self, address: PhysAddr, bytes: &[u8]) {
+// SAFETY: never executed.
+unsafe impl SharedMemory for Opaque {
+    unsafe fn write(&mut self, address: PhysAddr, bytes: &[u8]) {
         black_box((address, bytes));
     }
 }
 
-impl StopCpus for Opaque {
+// SAFETY: never executed.
+unsafe impl StopCpus for Opaque {
     type Cpu = Self;
 
     fn this_cpu(&self) -> Self {
@@ -157,11 +165,14 @@ static GATE: Gate<[CpuSlot; 2]> = Gate::new([const { CpuSlot::new() }; 2]);
 
 /// The ledger from start to the walk that a crash would take.
 fn ledger(ranges: &[PageRange]) -> Option<Ledger<'static>> {
-    static WORDS: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
-    let untouched = PageRange::new(black_box(Page::new(1)), black_box(Page::new(2)));
-    let ledger = Ledger::new(ranges.iter().copied(), &WORDS).ok()?.leaving_alone(untouched).ok()?;
+    static mut WORDS: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
+    // SAFETY: never executed.
+    let words = unsafe { &mut *(&raw mut WORDS) };
+    let reserved = PageRange::new(black_box(Page::new(1)), black_box(Page::new(2)));
+    let ledger = Ledger::new(ranges.iter().copied(), words).ok()?.with_reserved(reserved).ok()?;
     let page = PageRange::new(black_box(Page::new(1)), black_box(Page::new(2)));
-    let _ = black_box((ledger.give(page), ledger.given(page), ledger.take_back(page), ledger.clear(page)));
+    // SAFETY: never executed.
+    let _ = black_box(unsafe { (ledger.give(page), ledger.commit(page), ledger.reclaim(page), ledger.unmark(page)) });
     black_box(ledger.state(page.start()));
     for range in ledger.marked() {
         black_box(range);
@@ -169,7 +180,8 @@ fn ledger(ranges: &[PageRange]) -> Option<Ledger<'static>> {
     Some(ledger)
 }
 
-impl NmiStop for Opaque {
+// SAFETY: never executed.
+unsafe impl NmiStop for Opaque {
     fn stop_other_cpus(&self) {
         stop_this_cpu_at_crash(self);
     }
@@ -207,13 +219,15 @@ fn hand_over(memory: HostMemory<'_>, layout: &Layout) {
     if let Ok(kexec) = Kexec::begin(policy, kind, memory)
         && let Ok(kexec) = kexec.stop_other_cpus(&Opaque)
     {
-        let report = kexec.ask_module(|calls| _ = black_box(calls)).write_back_caches().reset([all]);
+        let kexec = kexec.ask_module(|calls| _ = black_box(calls)).write_back_caches();
+        // SAFETY: never executed.
+        let report = unsafe { kexec.reset_everything([all]) };
         for leftover in report.leftovers(&memory) {
             black_box(leftover);
         }
         let _ = black_box(report.came_back(&memory));
     }
-    let report = hand_over_crash(policy, &Opaque, memory.gate, &Opaque, || memory);
+    let report = hand_over_crash(policy, &Opaque, &Opaque, &memory);
     black_box(report.is_clean(&memory));
     let mut table = black_box([0; 128]);
     let table = table.get_mut(..black_box(99)).unwrap_or_default();
@@ -228,19 +242,22 @@ fn hand_over(memory: HostMemory<'_>, layout: &Layout) {
     black_box(write!(Console, "{explanation} {}", report.suspects).is_ok());
 }
 
+fn owned(range: PageRange) -> OwnedPages {
+    // SAFETY: never executed.
+    unsafe { OwnedPages::new(range) }
+}
+
 /// A page as any allocator would hand it out.
 fn page<'l>(ledger: &'l Ledger<'l>) -> Option<SharedPage<'l>> {
-    let size = if black_box(true) { PageSize::Size4K } else { PageSize::Size2M };
-    SharedPage::take(ledger, black_box(Page::new(3)), size).ok()
+    SharedPage::take(ledger, owned(black_box(PageRange::default()))).ok()
 }
 
 /// A TD from MNG.CREATE to the reset of its TDR, every operation on the way.
-fn td(platform: &TdxPlatform, ledger: &Ledger<'_>) -> Option<()> {
-    let words = [const { AtomicU64::new(0) }; 2];
-    let key_ids = KeyIds::new(platform.key_ids(), words.get(..black_box(2)).unwrap_or_default()).ok()?;
+fn td(host: TdHost<'_>) -> Option<()> {
+    let ledger = host.ledger();
     let (cpu, gpa) = (&Opaque, GuestPage::containing(black_box(0x1000)));
     let size = if black_box(true) { PageSize::Size2M } else { PageSize::Size1G };
-    let td = TdHost::new(platform, ledger, &key_ids).create(cpu, page(ledger)?).ok()?;
+    let td = host.create(cpu, page(ledger)?).ok()?;
     let mut td = td.configure_keys(cpu).ok()?;
     black_box(td.add_control_page(cpu, page(ledger)?).is_ok());
     let td = td.init(cpu, PhysAddr::new(black_box(0))).ok()?;
@@ -260,7 +277,7 @@ fn td(platform: &TdxPlatform, ledger: &Ledger<'_>) -> Option<()> {
     black_box(td.promote(cpu, gpa, size).is_ok());
     black_box((td.pages(), td.key_id()));
     let dying = td.tear_down();
-    black_box(dying.flush_vcpus(cpu, &[vcpu.tdvpr]).is_ok());
+    black_box(dying.flush_vcpus(cpu, &[vcpu.tdvpr()]).is_ok());
     let dead = dying.free_key(cpu).ok()?;
     dead.reclaim_all(cpu, |page| _ = black_box(page.is_ok()));
     black_box(dead.finish(cpu).is_ok());
@@ -268,20 +285,27 @@ fn td(platform: &TdxPlatform, ledger: &Ledger<'_>) -> Option<()> {
 }
 
 /// Dynamic PAMT: a page comes and goes.
-fn dynamic_pamt(platform: &TdxPlatform, ledger: &Ledger<'_>) {
-    let words = [const { AtomicU32::new(0) }; 8];
-    let words = words.get(..black_box(8)).unwrap_or_default();
-    let Ok(pamt) = DynamicPamt::new(platform, ledger, words) else { return };
+fn dynamic_pamt(host: TdHost<'_>, words: &mut [AtomicU32]) {
+    let Ok(pamt) = DynamicPamt::new(host, words) else { return };
     let mut spare = Pair::new();
-    for page in [black_box(Page::new(1)), black_box(Page::new(2))] {
-        if let Ok(page) = SharedPage::take(ledger, page, PageSize::Size4K) {
-            let _ = spare.try_push(page);
-        }
+    for page in [page(host.ledger()), page(host.ledger())].into_iter().flatten() {
+        let _ = spare.try_push(page);
     }
     let page = black_box(Page::new(3));
     black_box(pamt.get(&Opaque, page, &mut spare).is_ok());
     black_box(pamt.put(&Opaque, page).is_ok());
     black_box((pamt.counted(page), pamt.pairs()));
+}
+
+fn with_tds(platform: &TdxPlatform, ledger: &Ledger<'_>) {
+    let mut words = [const { AtomicU64::new(0) }; 2];
+    let words = words.get_mut(..black_box(2)).unwrap_or_default();
+    let Ok(key_ids) = KeyIds::new(platform.key_ids(), words) else { return };
+    // SAFETY: never executed.
+    let host = unsafe { TdHost::new(platform, ledger, &key_ids) };
+    black_box(td(host));
+    let mut counts = [const { AtomicU32::new(0) }; 8];
+    dynamic_pamt(host, counts.get_mut(..black_box(8)).unwrap_or_default());
 }
 
 /// The linker's entry point.
@@ -293,7 +317,8 @@ extern "C" fn _start() -> ! {
     let memory: &[NodeRange] = memory.get(..black_box(8)).unwrap_or_default();
     if let Ok(platform) = detect(&Opaque) {
         let algorithm = if black_box(true) { Algorithm::Fit } else { Algorithm::Linux };
-        let result = bringup::run(&mut kernel, platform, &RECORD, &mut layout, memory, algorithm);
+        // SAFETY: never executed.
+        let result = unsafe { bringup::run(&mut kernel, platform, &RECORD, &mut layout, memory, algorithm) };
         black_box(result.is_ok());
         let cmrs = [PageRange::new(black_box(Page::new(0)), black_box(Page::new(9)))];
         for note in layout.notes(memory, &cmrs) {
@@ -305,18 +330,18 @@ extern "C" fn _start() -> ! {
         black_box(frames.allocate(FrameRequest::anywhere(black_box(3), None)));
         let ledger = ledger(&cmrs);
         if let Some(ledger) = &ledger {
-            black_box(td(&platform, ledger));
-            dynamic_pamt(&platform, ledger);
+            with_tds(&platform, ledger);
         }
-        let memory = HostMemory {
+        let parts = HostParts {
             platform: Some(&platform),
             features: black_box(None),
             record: &RECORD,
-            ledger: ledger.as_ref(),
+            ledger: ledger.as_ref().into(),
             gate: GATE.handle(),
-            untouched: &cmrs,
+            reserved: &cmrs,
         };
-        hand_over(memory, &layout);
+        // SAFETY: never executed.
+        hand_over(unsafe { HostMemory::new(parts) }, &layout);
     }
     loop {
         core::hint::spin_loop();

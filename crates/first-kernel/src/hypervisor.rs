@@ -200,10 +200,11 @@ impl<'b, 'h, B: Backend<'h>> Hypervisor<'b, 'h, B> {
     }
 
     /// The result of a call that was given a page; a page that it gives back is freed.
-    fn keep<T>(&self, step: &'static str, result: Result<T, PageError<'h>>) -> Result<T, StepError> {
+    fn keep<T>(&self, step: &'static str, result: Result<T, PageError>) -> Result<T, StepError> {
         result.map_err(|failed| {
             let error = StepError::new(step, &failed);
-            if let Some(page) = failed.page {
+            // A page that was in a token fits into one again.
+            if let Some(page) = failed.page.and_then(|page| SharedPage::take(self.tds.ledger(), page).ok()) {
                 self.backend.free(page);
             }
             error
@@ -329,7 +330,7 @@ impl<'b, 'h, B: Backend<'h>> Hypervisor<'b, 'h, B> {
             }),
             Some(vcpu) => {
                 return match cpus.run_here(|cpu| td.finalize(cpu)) {
-                    Ok(td) => Ok(Slot::Runnable(td, vcpu.tdvpr)),
+                    Ok(td) => Ok(Slot::Runnable(td, vcpu.tdvpr())),
                     Err(failed) => Err(stuck("MR.FINALIZE", Slot::Building(failed.td, build), failed.cause)),
                 };
             }
@@ -343,7 +344,7 @@ impl<'b, 'h, B: Backend<'h>> Hypervisor<'b, 'h, B> {
             Slot::Empty => Ok(Slot::Empty),
             Slot::Created(td) => Ok(Slot::Dying(td.tear_down(), None)),
             Slot::Keyed(td, _) => Ok(Slot::Dying(td.tear_down(), None)),
-            Slot::Building(td, build) => Ok(Slot::Dying(td.tear_down(), build.vcpu.map(|vcpu| vcpu.tdvpr))),
+            Slot::Building(td, build) => Ok(Slot::Dying(td.tear_down(), build.vcpu.map(|vcpu| vcpu.tdvpr()))),
             Slot::Runnable(td, vcpu) => Ok(Slot::Dying(td.tear_down(), Some(vcpu))),
             Slot::Dying(td, vcpu) => {
                 if let Err(error) = td.flush_vcpus(cpus, vcpu.as_slice()) {

@@ -17,13 +17,12 @@ mod phase;
 use core::sync::atomic::AtomicU64;
 use tdx_abi::{PageRange, TdxFeatures0};
 use tdx_host::{
-    bringup::{Bringup, BringupError, Kernel, ModuleInfo, ModuleKnown, Planned},
-    handover::{HandoverReport, HostMemory, Kexec, KexecKind, Policy, Refused, StopCause, StopCpus},
+    bringup::{Bringup, BringupError, Kernel, ModuleInfo, ModuleKnown, Planned, Started},
+    handover::{HostMemory, Kexec, KexecKind, Policy, Refused, StopCause, StopCpus, WrittenBack},
     key_ids::KeyIds,
     layout::{Algorithm, FrameRequest, Layout},
     ledger::Ledger,
-    platform::{NodeRange, TdxPlatform},
-    private_memory::{MAX_PAMT_RANGES, PrivateMemory},
+    platform::{NodeRange, OwnedPages, TdxPlatform},
 };
 
 pub use error::StepError;
@@ -31,31 +30,19 @@ pub use hypervisor::{Backend, Build, GuestMap, Hypervisor, Move, Slot, Stuck, gu
 pub use life::{PAGES_PER_TD, Pages, RangePages, live};
 pub use phase::TdPhase;
 
-/// Brings TDX up.
+/// Brings TDX up, from [`Bringup::start`] on.
 ///
 /// # Errors
 /// [`BringupError`], after everything was undone.
-pub fn bring_up<'k, K: Kernel>(
-    kernel: &'k mut K,
-    platform: TdxPlatform,
-    record: &'k PrivateMemory,
-    layout: &'k mut Layout,
-    memory: &[NodeRange],
-) -> Result<ModuleInfo, BringupError> {
-    let known = look(kernel, platform, record, layout)?;
-    finish(plan(known, memory)?)
+pub fn bring_up<K: Kernel>(started: Bringup<'_, K, Started>, memory: &[NodeRange]) -> Result<ModuleInfo, BringupError> {
+    finish(plan(look(started)?, memory)?)
 }
 
 // Each part has its own frame, which is gone when the next begins: the stack of a kernel is small.
 
 #[inline(never)]
-fn look<'k, K: Kernel>(
-    kernel: &'k mut K,
-    platform: TdxPlatform,
-    record: &'k PrivateMemory,
-    layout: &'k mut Layout,
-) -> Result<Known<'k, K>, BringupError> {
-    Bringup::start(kernel, platform, record, layout)?.sys_init()?.init_cpus()?.read_module_info()
+fn look<'k, K: Kernel>(started: Bringup<'k, K, Started>) -> Result<Known<'k, K>, BringupError> {
+    started.sys_init()?.init_cpus()?.read_module_info()
 }
 
 #[inline(never)]
@@ -68,8 +55,8 @@ fn finish<K: Kernel>(planned: Plan<'_, K>) -> Result<ModuleInfo, BringupError> {
     Ok(planned.configure()?.configure_keys()?.init_tdmrs()?.module)
 }
 
-type Known<'k, K> = Bringup<'k, K, ModuleKnown, MAX_PAMT_RANGES>;
-type Plan<'k, K> = Bringup<'k, K, Planned, MAX_PAMT_RANGES>;
+type Known<'k, K> = Bringup<'k, K, ModuleKnown>;
+type Plan<'k, K> = Bringup<'k, K, Planned>;
 
 /// 64-bit words that the ledger of a layout needs.
 pub fn ledger_words(layout: &Layout) -> u64 {
@@ -80,14 +67,14 @@ pub fn ledger_words(layout: &Layout) -> u64 {
 ///
 /// # Errors
 /// As [`Ledger::new`].
-pub fn ledger<'m>(layout: &Layout, words: &'m [AtomicU64]) -> Result<Ledger<'m>, tdx_host::ledger::LedgerError> {
+pub fn ledger<'m>(layout: &Layout, words: &'m mut [AtomicU64]) -> Result<Ledger<'m>, tdx_host::ledger::LedgerError> {
     let ranges: [PageRange; tdx_abi::MAX_TDMRS] =
         core::array::from_fn(|index| layout.tdmrs().get(index).map(tdx_host::layout::Tdmr::range).unwrap_or_default());
     Ledger::new(ranges.into_iter().take(layout.tdmr_count()), words)
 }
 
 /// Pages for this many TDs, inside a TDMR.
-pub fn allocate<K: Kernel>(kernel: &mut K, layout: &Layout, tds: u32) -> Option<PageRange> {
+pub fn allocate<K: Kernel>(kernel: &mut K, layout: &Layout, tds: u32) -> Option<OwnedPages> {
     let pages = PAGES_PER_TD * u64::from(tds) + 512;
     layout
         .tdmrs()
@@ -104,7 +91,7 @@ pub const KEY_ID_WORDS: usize = 64;
 /// As [`KeyIds::new`].
 pub fn key_ids<'m>(
     platform: &TdxPlatform,
-    words: &'m [AtomicU64],
+    words: &'m mut [AtomicU64],
 ) -> Result<KeyIds<'m>, tdx_host::key_ids::KeyIdsError> {
     KeyIds::new(platform.key_ids(), words)
 }
@@ -118,19 +105,18 @@ pub enum NotHandedOver {
     Stop(StopCause),
 }
 
-/// Everything between `kexec -e` and the jump.
+/// Everything between `kexec -e` and the reset.
 ///
 /// # Errors
 /// [`NotHandedOver`].
-pub fn hand_over<P: StopCpus>(
-    cpus: &P,
+pub fn stop<'k, 'c, P: StopCpus>(
+    cpus: &'c P,
     policy: Policy,
-    memory: HostMemory<'_>,
-    all_memory: impl IntoIterator<Item = PageRange, IntoIter: Clone + Sync>,
-) -> Result<HandoverReport, NotHandedOver> {
+    memory: HostMemory<'k>,
+) -> Result<Kexec<'k, WrittenBack<'c, P>>, NotHandedOver> {
     let kexec = Kexec::begin(policy, KexecKind::Normal, memory).map_err(NotHandedOver::Refused)?;
     let stopped = kexec.stop_other_cpus(cpus).map_err(|error| NotHandedOver::Stop(error.cause))?;
-    Ok(stopped.ask_module(|_| ()).write_back_caches().reset(all_memory))
+    Ok(stopped.ask_module(|_| ()).write_back_caches())
 }
 
 /// What TDX_FEATURES0 says, if the module was asked.

@@ -3,8 +3,14 @@
 
 use core::cell::Cell;
 
-use tdx_abi::{Page, PageRange, PageSize, PhysAddr};
-use tdx_host::{bringup::Kernel, ledger::Ledger, page::SharedPage, platform::Cpus, td::TdHost};
+use tdx_abi::{PageSize, PhysAddr};
+use tdx_host::{
+    bringup::Kernel,
+    ledger::Ledger,
+    page::SharedPage,
+    platform::{Cpus, OwnedPages},
+    td::TdHost,
+};
 
 use crate::error::StepError;
 use crate::hypervisor::{Backend, GuestMap, Hypervisor, Slot, td_params};
@@ -16,42 +22,43 @@ pub const PAGES_PER_TD: u64 = 3 * 512;
 
 /// Where the pages of a TD come from and go back to.
 pub trait Pages {
-    /// A page that is the caller's until it comes back. `None` if there is none.
-    fn take(&self, size: PageSize) -> Option<Page>;
+    /// A page of this size. `None` if there is none.
+    fn take(&self, size: PageSize) -> Option<OwnedPages>;
 
-    /// Ordinary memory again.
-    fn give_back(&self, range: PageRange);
+    /// Takes a page back.
+    fn give_back(&self, page: OwnedPages);
 }
 
 /// The pages of a range, large ones first from the front, small ones from the back, each once.
-#[derive(Debug)]
 pub struct RangePages {
-    front: Cell<u64>,
-    back: Cell<u64>,
+    rest: Cell<Option<OwnedPages>>,
 }
 
 impl RangePages {
-    /// All pages of the range.
-    pub const fn new(range: PageRange) -> Self {
-        Self { front: Cell::new(range.start().index().next_multiple_of(512)), back: Cell::new(range.end().index()) }
+    /// All of these pages from the first whole 2 MiB page on.
+    pub fn new(pages: OwnedPages) -> Self {
+        let first = pages.range().start().index();
+        let head = first.next_multiple_of(PageSize::Size2M.pages()) - first;
+        Self { rest: Cell::new(pages.split_at(head).ok().map(|(_, rest)| rest)) }
     }
 }
 
 impl Pages for RangePages {
-    fn take(&self, size: PageSize) -> Option<Page> {
-        let (front, back) = (self.front.get(), self.back.get());
-        if front + size.pages() > back {
+    fn take(&self, size: PageSize) -> Option<OwnedPages> {
+        let rest = self.rest.take()?;
+        let Some(left) = rest.pages().checked_sub(size.pages()) else {
+            self.rest.set(Some(rest));
             return None;
-        }
-        if size == PageSize::Size4K {
-            self.back.set(back - 1);
-            return Some(Page::new(back - 1));
-        }
-        self.front.set(front + size.pages());
-        Some(Page::new(front))
+        };
+        let small = size == PageSize::Size4K;
+        let (front, back) = rest.split_at(if small { left } else { size.pages() }).ok()?;
+        let (page, rest) = if small { (back, front) } else { (front, back) };
+        self.rest.set(Some(rest));
+        Some(page)
     }
 
-    fn give_back(&self, _range: PageRange) {}
+    /// Each page is used once.
+    fn give_back(&self, _page: OwnedPages) {}
 }
 
 /// A kernel in which no guest runs.
@@ -71,9 +78,9 @@ impl<'h, C: Cpus, P: Pages> Backend<'h> for Plain<'_, 'h, C, P> {
 
     fn page(&self, size: PageSize) -> Result<SharedPage<'h>, StepError> {
         let page = self.pages.take(size).ok_or_else(|| StepError::new("a page", "there is none"))?;
-        SharedPage::take(self.ledger, page, size).map_err(|refused| {
-            self.pages.give_back(PageRange::new(page, Page::new(page.index() + size.pages())));
-            StepError::new("a page", refused)
+        SharedPage::take(self.ledger, page).map_err(|refused| {
+            self.pages.give_back(refused.pages);
+            StepError::new("a page", refused.cause)
         })
     }
 
@@ -105,11 +112,11 @@ pub fn live<K: Kernel, P: Pages>(
     kernel: &mut K,
     host: TdHost<'_>,
     pages: &P,
-    shared: PhysAddr,
+    shared: &mut OwnedPages,
     phase: TdPhase,
 ) -> Result<(), StepError> {
-    kernel.write(shared, &td_params());
-    let backend = Plain { cpus: &*kernel, ledger: host.ledger(), pages, shared };
+    shared.write(kernel, 0, &td_params()).map_err(|error| StepError::new("TD_PARAMS", error))?;
+    let backend = Plain { cpus: &*kernel, ledger: host.ledger(), pages, shared: shared.base() };
     let hypervisor = Hypervisor::new(&backend, host, &GuestMap::SMALL);
     let td = phase.moves(&GuestMap::SMALL).try_fold(Slot::Empty, |td, what| hypervisor.make(td, what));
     td.map(drop).map_err(|stuck| stuck.error)

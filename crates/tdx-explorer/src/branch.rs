@@ -17,7 +17,7 @@ use super::bug::{Bug, Moment, Past, Special};
 use super::history::{History, Phase};
 use super::live::{Live, lock};
 use super::verdict::{Finding, Rule};
-use tdx_lab::platform::{Act, Deed, GuestAct, Lab, LabCpus, LabError, Operation, Watcher};
+use tdx_lab::platform::{Act, Deed, GuestAct, Lab, LabCpus, LabError, Operation, Watcher, promise};
 use tdx_operator::words;
 
 /// How a kernel ends.
@@ -287,11 +287,12 @@ impl Branch<'_, '_, '_> {
                 cpus.move_to(cpu);
                 let kexec = Kexec::begin(self.policy, KexecKind::Normal, memory).ok()?;
                 let stopped = kexec.stop_other_cpus(&cpus).ok()?;
-                Some(stopped.ask_module(|_| ()).write_back_caches().reset(self.live.to_reset(self.policy)))
+                let ready = stopped.ask_module(|_| ()).write_back_caches();
+                Some(promise::reset(ready, self.live.to_reset(self.policy)))
             }
             End::Panic(cpu) => {
                 cpus.move_to(cpu);
-                Some(hand_over_crash(self.policy, &cpus.this_cpu(), lab.gate(), &cpus, || memory))
+                Some(hand_over_crash(self.policy, &cpus.this_cpu(), &cpus, &memory))
             }
         }
     }

@@ -6,13 +6,13 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use tdx_abi::{Page, PageRange, PageSize, PhysAddr, TdxFeatures0, subtract};
 use tdx_host::{
     gate::{CpuActivity, CpuSlot, Gate, GateHandle},
-    handover::{HostMemory, Policy},
+    handover::{HostMemory, HostParts, Policy},
     ledger::{Ledger, PageState},
     platform::{CpuId, TdxPlatform},
     private_memory::PrivateMemory,
 };
 
-use tdx_lab::tds::Custody;
+use tdx_lab::{platform::promise, tds::Custody};
 use tdx_operator::{host::Host, images};
 
 /// Nobody who holds it can leave it half done.
@@ -47,14 +47,14 @@ pub(super) struct Marks {
 impl Live<'_, '_> {
     /// What a handover is given, with this ledger in place of the kernel's, if there is one.
     pub(super) fn memory<'h>(&'h self, gate: GateHandle<'h>, ledger: Option<&'h Ledger<'h>>) -> HostMemory<'h> {
-        HostMemory {
+        promise::host_memory(HostParts {
             platform: Some(&self.platform),
             features: self.features,
             record: self.record,
-            ledger: ledger.or_else(|| self.ledger.get().map(|ledger| ledger as &Ledger<'h>)),
+            ledger: ledger.or_else(|| self.ledger.get().map(|ledger| ledger as &Ledger<'h>)).into(),
             gate,
-            untouched: &[],
-        }
+            reserved: &[],
+        })
     }
 
     /// What a policy that resets all memory is told to reset: all but this kernel's and the next
@@ -87,7 +87,7 @@ impl Live<'_, '_> {
         words.resize_with(usize::try_from(needed).ok()?, Default::default);
         let ledger = Ledger::new(ranges, words).ok()?;
         for range in marks {
-            ledger.give(*range).ok()?;
+            promise::mark(&ledger, *range).ok()?;
         }
         Some(ledger)
     }

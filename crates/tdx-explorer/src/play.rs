@@ -7,7 +7,6 @@ use std::sync::{Mutex, OnceLock};
 
 use tdx_abi::{KeyId, PageRange, PageSize, PhysAddr};
 use tdx_host::{
-    bringup::Bringup,
     dynamic_pamt::DynamicPamt,
     gate::{CpuSlot, Gate},
     handover::{Kexec, KexecKind, hand_over_crash, offline_this_cpu},
@@ -15,7 +14,6 @@ use tdx_host::{
     ledger::Ledger,
     platform::{TdxPlatform, detect},
     private_memory::PrivateMemory,
-    td::TdHost,
 };
 use tdx_machine::{Machine, MachineConfig, PartialStore};
 
@@ -29,8 +27,8 @@ use super::schedule::Scheduler;
 use super::verdict::{Finding, Rule};
 use first_kernel::{Move, Slot};
 use tdx_lab::{
-    platform::{Lab, LabCpus, LabError, LabKernel},
-    tds::{Custody, TdMemory, World},
+    platform::{Lab, LabCpus, LabError, LabKernel, promise},
+    tds::{Custody, TdMemory, World, pool},
 };
 use tdx_operator::host::Host;
 
@@ -62,7 +60,7 @@ fn bring_up<'k>(
     host: &Host,
     dynamic_pamt: bool,
 ) -> Result<(), LabError> {
-    let mut known = Bringup::start(kernel, platform, record, layout)
+    let mut known = promise::start(kernel, platform, record, layout)
         .and_then(|bringup| bringup.sys_init()?.init_cpus()?.read_module_info())
         .map_err(LabError::scenario)?;
     if dynamic_pamt {
@@ -78,7 +76,7 @@ impl Up {
     pub(super) fn new(scenario: &Scenario) -> Result<Self, LabError> {
         let lab = Lab::with_config(&scenario.host, &(), config(scenario))?;
         let platform = detect(&lab).map_err(LabError::NoTdx)?;
-        let record = Box::new(<PrivateMemory>::new());
+        let record = Box::new(PrivateMemory::new());
         let mut layout = Box::new(Layout::new());
         let mut kernel = LabKernel::new(&lab, &scenario.host, Some(platform));
         bring_up(&mut kernel, platform, &record, &mut layout, &scenario.host, scenario.dynamic_pamt)?;
@@ -118,8 +116,10 @@ pub(super) fn play(
     scheduler: Option<&Scheduler>,
 ) -> Result<Played, LabError> {
     let platform = up.platform;
-    let record = Box::new(<PrivateMemory>::new());
-    let (memory, counts) = (OnceLock::new(), OnceLock::new());
+    let record = Box::new(PrivateMemory::new());
+    let (mut memory, mut counts): (Option<TdMemory>, Vec<AtomicU32>) = (None, Vec::new());
+    // Each is lent once, to the records that live as long as this function.
+    let (mut memory_place, mut counts_place) = (Some(&mut memory), Some(&mut counts));
     let (ledger, key_ids) = (OnceLock::new(), OnceLock::new());
     let pamt = OnceLock::new();
     let custody = OnceLock::new();
@@ -148,7 +148,7 @@ pub(super) fn play(
     if up_first {
         explorer.is_up();
         lock(&live.allocated).extend(&up.taken);
-        record.publish(up.layout.pamt_ranges()).map_err(LabError::scenario)?;
+        promise::publish(&record, up.layout.pamt_ranges()).map_err(LabError::scenario)?;
         for range in &up.taken {
             let _ = kernel.reserve(*range);
         }
@@ -162,24 +162,24 @@ pub(super) fn play(
     loop {
         if ready && world.is_none() {
             let layout = if up_first { &up.layout } else { &layout };
-            let memory = memory.get_or_init(|| TdMemory::new(layout, &platform));
-            let made = memory.ledger(PageRange::default()).map_err(LabError::scenario)?;
-            let ledger: &Ledger<'_> = ledger.get_or_init(|| made);
-            let made = memory.key_ids(&platform).map_err(LabError::scenario)?;
-            let key_ids = key_ids.get_or_init(|| made);
+            let Some(memory) = memory_place.take() else { break };
+            let made = memory.insert(TdMemory::new(layout, &platform)).open(PageRange::default(), &platform)?;
+            let ledger: &Ledger<'_> = ledger.get_or_init(|| made.0);
+            let key_ids = key_ids.get_or_init(|| made.1);
             let tds = u32::try_from(scenario.slots().max(1)).unwrap_or(1);
-            let pool = memory.pool(&mut kernel, tds).ok_or_else(|| no_room(tds))?;
+            let pool = pool(ledger, &mut kernel, tds).ok_or_else(|| no_room(tds))?;
             let custody = custody.get_or_init(|| Custody::new(pool));
             let params = kernel.allocate(FrameRequest::anywhere(2, None)).ok_or_else(|| no_room(tds))?.base();
+            let host = promise::td_host(&platform, ledger, key_ids);
             let pamt = if scenario.dynamic_pamt {
                 let needed = DynamicPamt::words_needed(ledger);
-                let counts: &Vec<AtomicU32> = counts.get_or_init(|| (0..needed).map(|_| AtomicU32::new(0)).collect());
-                let made = DynamicPamt::new(&platform, ledger, counts).map_err(LabError::scenario)?;
+                let Some(counts) = counts_place.take() else { break };
+                counts.extend((0..needed).map(|_| AtomicU32::new(0)));
+                let made = DynamicPamt::new(host, counts).map_err(LabError::scenario)?;
                 Some(pamt.get_or_init(|| made))
             } else {
                 None
             };
-            let host = TdHost::new(&platform, ledger, key_ids);
             world = Some(World::new(&lab, kernel.cpus().clone(), host, pamt, custody, params, scenario.slots()));
         }
         let Some(step) = scenario.steps.get(played).filter(|_| !over && !explorer.is_over()) else { break };
@@ -266,7 +266,7 @@ fn make<'w>(
         }),
         What::StrayWrites => stray_writes(lab, id)?,
         What::ShutDown => {
-            let _ = tdx_host::seamcall::call(&cpus.this_cpu(), tdx_abi::Registers::call(tdx_abi::Leaf::SYS_SHUTDOWN));
+            let _ = promise::call_any(&cpus.this_cpu(), tdx_abi::Registers::call(tdx_abi::Leaf::SYS_SHUTDOWN));
         }
         What::Offline => offline_this_cpu(cpus.this_cpu(), Some(&live.platform)),
         What::Kexec => {
@@ -278,7 +278,7 @@ fn make<'w>(
             {
                 Ok(stopped) => {
                     let stopped = stopped.ask_module(|_| ()).write_back_caches();
-                    let report = stopped.reset(live.to_reset(scenario.policy));
+                    let report = promise::reset(stopped, live.to_reset(scenario.policy));
                     let clean = report.is_clean(&live.memory(lab.gate(), None));
                     explorer.handed_over(End::Kexec(step.cpu), report, clean);
                 }
@@ -294,7 +294,7 @@ fn make<'w>(
             explorer.set_phase(Phase::Crash(id));
             stray_writes(lab, id)?;
             let memory = || live.memory(lab.gate(), None);
-            let report = hand_over_crash(scenario.policy, &cpus.this_cpu(), lab.gate(), cpus, memory);
+            let report = hand_over_crash(scenario.policy, &cpus.this_cpu(), cpus, &memory());
             let clean = report.is_clean(&memory());
             explorer.handed_over(End::Panic(step.cpu), report, clean);
             return Ok(true);
@@ -362,10 +362,10 @@ fn jump(
     if let Ok(kexec) = Kexec::begin(scenario.policy, kind, live.memory(lab.gate(), None))
         && let Ok(stopped) = kexec.stop_other_cpus(cpus)
     {
-        let _ = stopped.ask_module(|_| ()).write_back_caches().reset([]);
+        let _ = stopped.ask_module(|_| ()).write_back_caches().reset();
     }
     explorer.set_phase(Phase::Life);
-    lab.gate().open();
+    promise::open(lab.gate());
     if lab.ask(settled) != before {
         let what = "TDX's memory is not what it was before the kexec jump".to_owned();
         let story = vec!["a kexec jump, and back".to_owned(), what.clone()];

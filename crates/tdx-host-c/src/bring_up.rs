@@ -3,7 +3,6 @@
 use tdx_host::bringup::{Bringup, BringupError, Configured, ModuleInfo, ModuleKnown, Started};
 use tdx_host::layout::{Algorithm, Layout};
 use tdx_host::platform::{NodeRange, TdxPlatform};
-use tdx_host::private_memory::MAX_PAMT_RANGES;
 
 use crate::error::{Details, TdxhError};
 use crate::host::Host;
@@ -98,7 +97,7 @@ pub unsafe extern "C" fn tdxh_bring_up(
 }
 
 /// A bring-up of this library.
-type Run<'k, 'h, S> = Bringup<'k, KernelOf<'h>, S, MAX_PAMT_RANGES>;
+type Run<'k, 'h, S> = Bringup<'k, KernelOf<'h>, S>;
 
 /// All steps, in three functions that are never inlined: a step moves its state, and in one
 /// function the copies of all of them would lie on a kernel's stack at once, below the layout.
@@ -110,7 +109,8 @@ fn run(
     algorithm: Algorithm,
 ) -> Result<ModuleInfo, BringupError> {
     let mut kernel = KernelOf(host);
-    let known = ask(Bringup::start(&mut kernel, platform, &host.record, layout)?)?;
+    // SAFETY: the contract of `tdxh_host_init`: the host is the machine's one, and so is its record.
+    let known = ask(unsafe { Bringup::start(&mut kernel, platform, &host.record, layout) }?)?;
     // Before anything is private: a crash in the middle of the rest knows whether the module has
     // SYS.DISABLE.
     host.set_features(known.module().features);

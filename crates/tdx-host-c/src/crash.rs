@@ -20,7 +20,7 @@ pub unsafe extern "C" fn tdxh_crash(host: *mut TdxhHost, policy: u32, report: *m
     flat(unsafe { Host::of(host) }.and_then(|host| {
         let policy = TdxhPolicy::from_number(policy).map_or(Policy::Tracked, TdxhPolicy::policy);
         let cpu = PinnedCpu::new(host);
-        let done = hand_over_crash(policy, &cpu, host.gate.handle(), &KernelOf(host), || host.memory());
+        let done = hand_over_crash(policy, &cpu, &KernelOf(host), &host.memory());
         if report.is_null() {
             return Ok(());
         }

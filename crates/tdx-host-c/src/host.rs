@@ -7,11 +7,11 @@ use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering, fence};
 use tdx_abi::{Leaf, PageRange, Registers, TdxFeatures0};
 use tdx_host::gate::{CpuSlot, Gate};
-use tdx_host::handover::HostMemory;
-use tdx_host::ledger::{Ledger, MAX_UNTOUCHED};
+use tdx_host::handover::{HostMemory, HostParts, LedgerRef, LiveLedger};
+use tdx_host::ledger::{Ledger, MAX_RESERVED};
 use tdx_host::platform::{Cpu, TdxPlatform};
 use tdx_host::private_memory::PrivateMemory;
-use tdx_host::seamcall::call;
+use tdx_host::seamcall::call_unchecked;
 
 use crate::detect::platform_of;
 use crate::error::{Details, TdxhError};
@@ -27,7 +27,7 @@ pub struct Host {
     pub(crate) platform: Option<TdxPlatform>,
     pub(crate) record: PrivateMemory,
     pub(crate) gate: Gate<&'static [CpuSlot]>,
-    pub(crate) untouched: ArrayVec<PageRange, MAX_UNTOUCHED>,
+    pub(crate) reserved: ArrayVec<PageRange, MAX_RESERVED>,
     ledger: AtomicPtr<InitOnce<Ledger<'static>>>,
     features: AtomicU64,
     features_known: AtomicBool,
@@ -85,14 +85,23 @@ impl Host {
 
     /// What a handover needs to know.
     pub(crate) fn memory(&self) -> HostMemory<'_> {
-        HostMemory {
+        let parts = HostParts {
             platform: self.platform.as_ref(),
             features: self.features(),
             record: &self.record,
-            ledger: self.ledger(),
+            ledger: LedgerRef::Live(self),
             gate: self.gate.handle(),
-            untouched: &self.untouched,
-        }
+            reserved: &self.reserved,
+        };
+        // SAFETY: the contract of `tdxh_host_init`: one host for each machine, whose record, gate and
+        // ledger are used by every function of this library.
+        unsafe { HostMemory::new(parts) }
+    }
+}
+
+impl LiveLedger for Host {
+    fn ledger(&self) -> Option<&Ledger<'_>> {
+        Host::ledger(self)
     }
 }
 
@@ -102,7 +111,7 @@ impl Host {
 /// `host` is storage as [`crate::Opaque`] wants it and lives as long as the machine; so do the
 /// `slot_count` slots, which nobody else writes. `kernel` is valid and its functions do what the
 /// header says, on any CPU, as long as the machine runs. `platform` is null or was given to
-/// `tdxh_detect`. `untouched` points to `untouched_count` ranges.
+/// `tdxh_detect`. `reserved` points to `reserved_count` ranges.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_host_init(
     host: *mut TdxhHost,
@@ -110,8 +119,8 @@ pub unsafe extern "C" fn tdxh_host_init(
     platform: *mut TdxhPlatform,
     slots: *mut TdxhCpuSlot,
     slot_count: usize,
-    untouched: *const TdxhRange,
-    untouched_count: usize,
+    reserved: *const TdxhRange,
+    reserved_count: usize,
 ) -> TdxhResult {
     // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that this
     // library has filled.
@@ -122,13 +131,13 @@ pub unsafe extern "C" fn tdxh_host_init(
             // `tdxh_detect` has filled, arrays are as long as their counts say, inputs can be read,
             // the functions do what the header asks for and the slots are as many as their count
             // says and nobody else's.
-            let (kernel, platform, untouched, slots) = unsafe {
+            let (kernel, platform, reserved, slots) = unsafe {
                 let kernel = Kernel::new(input(kernel)?)?;
                 let platform = if platform.is_null() { None } else { Some(platform_of(platform)?) };
-                (kernel, platform, Ranges::new(untouched, untouched_count)?, new_slots(slots, slot_count)?)
+                (kernel, platform, Ranges::new(reserved, reserved_count)?, new_slots(slots, slot_count)?)
             };
             let mut list = ArrayVec::new();
-            for range in untouched.iter() {
+            for range in reserved.iter() {
                 list.try_push(range).map_err(|_| TdxhResult::BadValue)?;
             }
             write_host(place, kernel, platform, slots, list);
@@ -143,7 +152,7 @@ fn write_host(
     kernel: Kernel,
     platform: Option<TdxPlatform>,
     slots: &'static [CpuSlot],
-    untouched: ArrayVec<PageRange, MAX_UNTOUCHED>,
+    reserved: ArrayVec<PageRange, MAX_RESERVED>,
 ) {
     static FRESH: PrivateMemory = PrivateMemory::new();
     let host = place.as_mut_ptr();
@@ -155,7 +164,7 @@ fn write_host(
         (&raw mut (*host).platform).write(platform);
         core::ptr::copy_nonoverlapping(&raw const FRESH, &raw mut (*host).record, 1);
         (&raw mut (*host).gate).write(Gate::new(slots));
-        (&raw mut (*host).untouched).write(untouched);
+        (&raw mut (*host).reserved).write(reserved);
         (&raw mut (*host).ledger).write(AtomicPtr::new(core::ptr::null_mut()));
         (&raw mut (*host).features).write(AtomicU64::new(0));
         (&raw mut (*host).features_known).write(AtomicBool::new(false));
@@ -190,7 +199,8 @@ unsafe fn new_slots(slots: *mut TdxhCpuSlot, count: usize) -> Outcome<&'static [
 ///
 /// # Safety
 /// `host` was initialised; `registers` is valid for reads and writes; `error` is null or valid for
-/// a write. The leaf takes no page that is in use.
+/// a write. What the leaf does with its operands is the caller's to do, as
+/// [`tdx_host::seamcall::call_unchecked`] says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_seamcall(
     host: *mut TdxhHost,
@@ -203,7 +213,8 @@ pub unsafe extern "C" fn tdxh_seamcall(
     let (host, input, details) = unsafe { (Host::of(host), input(registers).copied(), Details::new(error)) };
     let called = || -> Outcome {
         let (host, input) = (host?, input?);
-        let (answer, result) = match call(&PinnedCpu::new(host), input) {
+        // SAFETY: the caller's promise.
+        let (answer, result) = match unsafe { call_unchecked(&PinnedCpu::new(host), input) } {
             Ok(answer) => (answer, Ok(())),
             Err(error) => (error.registers, Err(details.seamcall(&error))),
         };
@@ -231,10 +242,10 @@ pub unsafe extern "C" fn tdxh_call_admitted(
     let called = || -> Outcome {
         let (host, function) = (host?, function.ok_or(TdxhResult::Null)?);
         let cpu = PinnedCpu::new(host);
-        let admitted = cpu.admission().enter(Leaf(leaf)).map_err(|_| TdxhResult::GateClosed)?;
+        let guard = cpu.cpu_gate().enter(Leaf(leaf)).map_err(|_| TdxhResult::GateClosed)?;
         // SAFETY: by the contract of this function.
         unsafe { function(context) };
-        drop(admitted);
+        drop(guard);
         Ok(())
     };
     flat(called())

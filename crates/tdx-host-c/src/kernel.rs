@@ -6,10 +6,10 @@
 
 use core::ffi::c_void;
 use tdx_abi::{LineRange, PAGE_SIZE, PageRange, PhysAddr, Registers};
-use tdx_host::gate::Admission;
+use tdx_host::gate::CpuGate;
 use tdx_host::handover::{NmiStop, StopCpus};
-use tdx_host::layout::{FrameRequest, FrameSource};
-use tdx_host::platform::{Cpu, CpuId, CpuTask, Cpus, LineReset, PackageId, SharedMemory};
+use tdx_host::layout::{FrameRequest, FrameSource, Places};
+use tdx_host::platform::{Cpu, CpuId, CpuTask, Cpus, LineReset, OwnedPages, PackageId, SharedMemory};
 use tdx_host::seamcall::Seamcall;
 
 use crate::host::Host;
@@ -121,7 +121,7 @@ impl FramesOf {
     }
 }
 
-impl FrameSource for FramesOf {
+impl Places for FramesOf {
     fn allocate(&mut self, request: FrameRequest) -> Option<PageRange> {
         let asked = TdxhFrameRequest {
             pages: request.pages,
@@ -203,16 +203,18 @@ impl Drop for PinnedCpu<'_> {
     }
 }
 
-impl Seamcall for PinnedCpu<'_> {
-    fn seamcall(&self, registers: Registers) -> Registers {
+// SAFETY: by the contract of `Kernel::new` the function executes the instruction.
+unsafe impl Seamcall for PinnedCpu<'_> {
+    unsafe fn seamcall(&self, registers: Registers) -> Registers {
         let mut registers = registers;
         call!(self.host.kernel, seamcall, &raw mut registers);
         registers
     }
 }
 
-impl LineReset for PinnedCpu<'_> {
-    fn reset_lines(&self, lines: LineRange) {
+// SAFETY: by the contract of `Kernel::new` the functions are MOVDIR64B of each line and MFENCE.
+unsafe impl LineReset for PinnedCpu<'_> {
+    unsafe fn reset_lines(&self, lines: LineRange) {
         call!(self.host.kernel, reset_lines, lines.start().start().get(), lines.len());
     }
 
@@ -221,7 +223,8 @@ impl LineReset for PinnedCpu<'_> {
     }
 }
 
-impl Cpu for PinnedCpu<'_> {
+// SAFETY: pinned from `new` to `drop`, so the kernel's functions act on the CPU with this number.
+unsafe impl Cpu for PinnedCpu<'_> {
     fn id(&self) -> CpuId {
         self.id
     }
@@ -234,12 +237,13 @@ impl Cpu for PinnedCpu<'_> {
         call!(self.host.kernel, write_back_caches);
     }
 
-    fn flush_lines(&self, lines: LineRange) {
+    unsafe fn flush_lines(&self, lines: LineRange) {
         call!(self.host.kernel, flush_lines, lines.start().start().get(), lines.len());
     }
 
-    fn admission(&self) -> Admission<'_> {
-        self.host.gate.admission(self.id)
+    fn cpu_gate(&self) -> CpuGate<'_> {
+        // SAFETY: pinned to the CPU with this number.
+        unsafe { self.host.gate.cpu_gate(self.id) }
     }
 }
 
@@ -247,7 +251,8 @@ impl Cpu for PinnedCpu<'_> {
 #[derive(Clone, Copy)]
 pub(crate) struct KernelOf<'h>(pub(crate) &'h Host);
 
-impl<'h> Cpus for KernelOf<'h> {
+// SAFETY: by the contract of `Kernel::new`.
+unsafe impl<'h> Cpus for KernelOf<'h> {
     type Cpu = PinnedCpu<'h>;
 
     fn run_on_all<T: CpuTask<PinnedCpu<'h>>>(&self, task: &T) {
@@ -263,25 +268,30 @@ impl<'h> Cpus for KernelOf<'h> {
     }
 }
 
-impl FrameSource for KernelOf<'_> {
-    fn allocate(&mut self, request: FrameRequest) -> Option<PageRange> {
+// SAFETY: by the contract of `Kernel::new` the kernel's allocator hands out pages that nothing else
+// uses, and takes them back.
+unsafe impl FrameSource for KernelOf<'_> {
+    fn allocate(&mut self, request: FrameRequest) -> Option<OwnedPages> {
         let mut frames = self.0.kernel.frames;
-        frames.allocate(request)
+        // SAFETY: as above.
+        frames.allocate(request).map(|range| unsafe { OwnedPages::new(range) })
     }
 
-    fn free(&mut self, range: PageRange) {
+    fn free(&mut self, pages: OwnedPages) {
         let mut frames = self.0.kernel.frames;
-        frames.free(range);
+        frames.free(pages.into_range());
     }
 }
 
-impl SharedMemory for KernelOf<'_> {
-    fn write(&mut self, address: PhysAddr, bytes: &[u8]) {
+// SAFETY: by the contract of `Kernel::new`.
+unsafe impl SharedMemory for KernelOf<'_> {
+    unsafe fn write(&mut self, address: PhysAddr, bytes: &[u8]) {
         call!(self.0.kernel, write_shared, address.get(), bytes.as_ptr(), bytes.len());
     }
 }
 
-impl<'h> StopCpus for KernelOf<'h> {
+// SAFETY: by the contract of `Kernel::new`.
+unsafe impl<'h> StopCpus for KernelOf<'h> {
     type Cpu = PinnedCpu<'h>;
 
     fn this_cpu(&self) -> PinnedCpu<'h> {
@@ -301,7 +311,8 @@ impl<'h> StopCpus for KernelOf<'h> {
     }
 }
 
-impl NmiStop for KernelOf<'_> {
+// SAFETY: by the contract of `Kernel::new`.
+unsafe impl NmiStop for KernelOf<'_> {
     fn stop_other_cpus(&self) {
         call!(self.0.kernel, stop_other_cpus_by_nmi);
     }

@@ -11,7 +11,7 @@ use crate::error::{Details, TdxhError};
 use crate::host::Host;
 use crate::range::TdxhRange;
 use crate::result::{Outcome, TdxhResult, flat};
-use crate::storage::{TdxhHost, TdxhLayout, TdxhLedger, content, input_array, output};
+use crate::storage::{TdxhHost, TdxhLayout, TdxhLedger, content, input_words, output};
 
 c_enum! {
     /// State of a page.
@@ -33,9 +33,9 @@ impl From<PageState> for TdxhPageState {
     fn from(state: PageState) -> Self {
         match state {
             PageState::Shared => Self::Shared,
-            PageState::Given => Self::Given,
+            PageState::Private => Self::Given,
             PageState::Returned => Self::Returned,
-            PageState::Giving => Self::Giving,
+            PageState::InFlight => Self::Giving,
         }
     }
 }
@@ -101,7 +101,7 @@ pub unsafe extern "C" fn tdxh_ledger_init(
         // null or can be written. `AtomicU64` has the size, alignment (on x86-64) and valid values
         // of `u64`, and nobody else uses the words.
         let (host, ledger, layout, words, details) = unsafe {
-            let words = input_array(words.cast::<AtomicU64>().cast_const(), word_count)?;
+            let words = input_words(words.cast::<AtomicU64>(), word_count)?;
             (Host::of(host)?, content(ledger)?, content(layout)?.take()?, words, Details::new(error))
         };
         if host.ledger().is_some() {
@@ -110,8 +110,8 @@ pub unsafe extern "C" fn tdxh_ledger_init(
         ledger.init(|place| {
             let fail = |error: LedgerError| details.fill((&error).into(), &error);
             let mut made = Ledger::new(ranges(&layout), words).map_err(fail)?;
-            for range in &host.untouched {
-                made = made.leaving_alone(*range).map_err(fail)?;
+            for range in &host.reserved {
+                made = made.with_reserved(*range).map_err(fail)?;
             }
             place.write(made);
             Ok(())

@@ -6,7 +6,7 @@ use tdx_abi::{PageRange, Registers};
 use tdx_host::ledger::{Ledger, MarkError, PageState};
 use tdx_host::platform::Cpu;
 use tdx_host::reset::reset_ranges;
-use tdx_host::seamcall::call;
+use tdx_host::seamcall::call_unchecked;
 
 use crate::error::{Details, TdxhError};
 use crate::host::Host;
@@ -39,9 +39,11 @@ impl Pages<'_> {
 
     /// A dirty line of the host that is evicted later would land on the module's data.
     fn give<C: Cpu>(&self, cpu: &C) -> Outcome {
-        cpu.flush_lines(self.range.lines());
+        // SAFETY: the pages are the caller's (contract of `tdxh_give`), and in a TDMR.
+        unsafe { cpu.flush_lines(self.range.lines()) };
         cpu.fence();
-        self.marked(self.ledger.give(self.range))
+        // SAFETY: as above, and they hold nothing that anyone needs.
+        self.marked(unsafe { self.ledger.give(self.range) })
     }
 
     /// The SEAMCALL, its answer written to `registers`.
@@ -49,7 +51,8 @@ impl Pages<'_> {
     /// # Safety
     /// `registers` is valid for a write.
     unsafe fn seamcall<C: Cpu>(&self, cpu: &C, input: Registers, registers: *mut Registers) -> Outcome {
-        let (answer, result) = match call(cpu, input) {
+        // SAFETY: the contract of the function that C calls.
+        let (answer, result) = match unsafe { call_unchecked(cpu, input) } {
             Ok(answer) => (answer, Ok(())),
             Err(error) => (error.registers, Err(self.details.seamcall(&error))),
         };
@@ -59,7 +62,7 @@ impl Pages<'_> {
     }
 }
 
-/// Shared -> Giving. See the header.
+/// Shared -> InFlight. See the header.
 ///
 /// # Safety
 /// `host` was initialised; `error` is null or valid for a write. The pages are the caller's and
@@ -72,7 +75,7 @@ pub unsafe extern "C" fn tdxh_give(host: *mut TdxhHost, start: u64, end: u64, er
     flat(pages.and_then(|pages| pages.give(&PinnedCpu::new(pages.host))))
 }
 
-/// Giving -> Given. See the header.
+/// InFlight -> Private. See the header.
 ///
 /// # Safety
 /// As [`tdxh_give`].
@@ -81,10 +84,13 @@ pub unsafe extern "C" fn tdxh_given(host: *mut TdxhHost, start: u64, end: u64, e
     // SAFETY: as the caller has promised, the host is storage that `tdxh_host_init` has filled, and
     // the place for details is null or can be written.
     let pages = unsafe { Pages::new(host, start, end, error) };
-    flat(pages.and_then(|pages| pages.marked(pages.ledger.given(pages.range))))
+    flat(pages.and_then(|pages| {
+        // SAFETY: the caller's promise.
+        pages.marked(unsafe { pages.ledger.commit(pages.range) })
+    }))
 }
 
-/// Giving -> Returned. See the header.
+/// InFlight -> Returned. See the header.
 ///
 /// # Safety
 /// As [`tdxh_give`].
@@ -93,10 +99,13 @@ pub unsafe extern "C" fn tdxh_refused(host: *mut TdxhHost, start: u64, end: u64,
     // SAFETY: as the caller has promised, the host is storage that `tdxh_host_init` has filled, and
     // the place for details is null or can be written.
     let pages = unsafe { Pages::new(host, start, end, error) };
-    flat(pages.and_then(|pages| pages.marked(pages.ledger.refused(pages.range))))
+    flat(pages.and_then(|pages| {
+        // SAFETY: the caller's promise.
+        pages.marked(unsafe { pages.ledger.abort(pages.range) })
+    }))
 }
 
-/// Given -> Returned. See the header.
+/// Private -> Returned. See the header.
 ///
 /// # Safety
 /// As [`tdxh_give`].
@@ -110,7 +119,10 @@ pub unsafe extern "C" fn tdxh_take_back(
     // SAFETY: as the caller has promised, the host is storage that `tdxh_host_init` has filled, and
     // the place for details is null or can be written.
     let pages = unsafe { Pages::new(host, start, end, error) };
-    flat(pages.and_then(|pages| pages.marked(pages.ledger.take_back(pages.range))))
+    flat(pages.and_then(|pages| {
+        // SAFETY: the caller's promise.
+        pages.marked(unsafe { pages.ledger.reclaim(pages.range) })
+    }))
 }
 
 /// Returned -> Shared, by way of MOVDIR64B and a fence. See the header.
@@ -126,8 +138,10 @@ pub unsafe extern "C" fn tdxh_clear(host: *mut TdxhHost, start: u64, end: u64, e
         // First, so that a page in use or still the module's is never written.
         pages.marked(pages.ledger.check(pages.range, PageState::Returned))?;
         let cpu = PinnedCpu::new(pages.host);
-        reset_ranges(&cpu, [pages.range]);
-        pages.marked(pages.ledger.clear(pages.range))
+        // SAFETY: returned pages hold nothing that anyone needs; caches are the caller's promise.
+        unsafe { reset_ranges(&cpu, [pages.range]) };
+        // SAFETY: reset and fenced in the line before.
+        pages.marked(unsafe { pages.ledger.unmark(pages.range) })
     }))
 }
 
@@ -151,9 +165,11 @@ pub unsafe extern "C" fn tdxh_seamcall_giving(
         pages.give(&cpu)?;
         // SAFETY: `input` has found the pointer usable; valid for writes by contract.
         match unsafe { pages.seamcall(&cpu, input, registers) } {
-            Ok(()) => pages.marked(pages.ledger.given(pages.range)),
+            // SAFETY: the call has succeeded.
+            Ok(()) => pages.marked(unsafe { pages.ledger.commit(pages.range) }),
             // The call may have made the pages private all the same.
-            Err(failed) => pages.marked(pages.ledger.refused(pages.range)).and(Err(failed)),
+            // SAFETY: the call has failed.
+            Err(failed) => pages.marked(unsafe { pages.ledger.abort(pages.range) }).and(Err(failed)),
         }
     };
     flat(give())
@@ -175,12 +191,13 @@ pub unsafe extern "C" fn tdxh_seamcall_returning(
         // SAFETY: as the caller has promised, inputs can be read and the host is storage that
         // `tdxh_host_init` has filled, and the place for details is null or can be written.
         let (pages, input) = unsafe { (Pages::new(host, start, end, error)?, *input(registers)?) };
-        pages.marked(pages.ledger.check(pages.range, PageState::Given))?;
+        pages.marked(pages.ledger.check(pages.range, PageState::Private))?;
         let cpu = PinnedCpu::new(pages.host);
         let returning = pages.ledger.returning();
         // SAFETY: `input` has found the pointer usable; valid for writes by contract.
         let called = unsafe { pages.seamcall(&cpu, input, registers) };
-        let entered = called.and_then(|()| pages.marked(pages.ledger.take_back(pages.range)));
+        // SAFETY: the call has succeeded.
+        let entered = called.and_then(|()| pages.marked(unsafe { pages.ledger.reclaim(pages.range) }));
         // A call that failed has returned nothing; an answer that could not be entered is one that
         // nobody knows.
         if called.is_err() || entered.is_ok() {

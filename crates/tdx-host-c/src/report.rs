@@ -160,7 +160,7 @@ impl From<Leftover> for TdxhLeftover {
         let reason = match leftover.reason {
             LeftoverReason::NotReset => TdxhLeftoverReason::NotReset,
             LeftoverReason::CachesNotWrittenBack => TdxhLeftoverReason::Caches,
-            LeftoverReason::Untouched => TdxhLeftoverReason::Untouched,
+            LeftoverReason::Reserved => TdxhLeftoverReason::Untouched,
         };
         Self { range: leftover.range.into(), kind: kind as u32, reason: reason as u32 }
     }

@@ -241,7 +241,7 @@ impl From<&LedgerError> for TdxhResult {
         match error {
             LedgerError::TooSmall { .. } => Self::LedgerTooSmall,
             LedgerError::BadRange { .. } => Self::BadRange,
-            LedgerError::TooManyRanges { .. } | LedgerError::TooManyUntouched { .. } => Self::BadValue,
+            LedgerError::TooManyRanges { .. } | LedgerError::TooManyReserved { .. } => Self::BadValue,
             _ => Self::Other,
         }
     }
@@ -251,7 +251,7 @@ impl From<&MarkError> for TdxhResult {
     fn from(error: &MarkError) -> Self {
         match error {
             MarkError::Outside { .. } => Self::Outside,
-            MarkError::Untouched { .. } => Self::Untouched,
+            MarkError::Reserved { .. } => Self::Untouched,
             MarkError::WrongState { .. } => Self::WrongState,
             _ => Self::Other,
         }

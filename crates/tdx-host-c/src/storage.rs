@@ -6,7 +6,7 @@ use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use tdx_abi::PageRange;
 use tdx_host::gate::CpuSlot;
@@ -64,6 +64,21 @@ pub(crate) unsafe fn input_array<'a, T>(pointer: *const T, count: usize) -> Outc
     // SAFETY: not null and aligned by `check`, no longer than `isize::MAX` bytes; the rest is the
     // contract of this function.
     Ok(unsafe { core::slice::from_raw_parts(pointer.as_ptr(), count) })
+}
+
+/// Words that C gives for good. They may be null if there are none.
+///
+/// # Safety
+/// As [`input_array`]; nobody else uses the words during `'a`.
+pub(crate) unsafe fn input_words<'a>(pointer: *mut AtomicU64, count: usize) -> Outcome<&'a mut [AtomicU64]> {
+    // SAFETY: the contract includes that of `input_array`.
+    let count = unsafe { input_array(pointer.cast_const(), count) }?.len();
+    if count == 0 {
+        return Ok(&mut []);
+    }
+    // SAFETY: not null, aligned and no longer than `isize::MAX` bytes by `input_array`; nobody else's
+    // by contract.
+    Ok(unsafe { core::slice::from_raw_parts_mut(pointer, count) })
 }
 
 /// A buffer that C gives to write.

@@ -7,6 +7,11 @@
 //!
 //! Output: a table, and JSON in `target/bench/ledger.json`.
 
+#[path = "../tests/promise/mod.rs"]
+mod promise;
+
+use promise::Mark as _;
+
 use std::collections::BTreeSet;
 use std::hint::black_box;
 use std::sync::Mutex;
@@ -39,14 +44,14 @@ trait Marks: Sync {
 
 impl Marks for Ledger<'_> {
     fn mark(&self, page: u64) {
-        let _ = black_box(self.give(page_range(page, 1)));
-        let _ = black_box(self.given(page_range(page, 1)));
+        let _ = black_box(self.mark_in_flight(page_range(page, 1)));
+        let _ = black_box(self.mark_private(page_range(page, 1)));
     }
 
     /// Both steps of a release: the module returns the page, the reset clears it.
     fn unmark(&self, page: u64) {
-        let _ = black_box(self.take_back(page_range(page, 1)));
-        let _ = black_box(self.clear(page_range(page, 1)));
+        let _ = black_box(self.mark_returned(page_range(page, 1)));
+        let _ = black_box(self.mark_shared(page_range(page, 1)));
     }
 }
 
@@ -133,8 +138,8 @@ impl Report {
 
 fn marks(report: &mut Report) {
     let range = page_range(0, TIB_PAGES);
-    let words: Vec<AtomicU64> = (0..Ledger::words_needed([range])).map(|_| AtomicU64::new(0)).collect();
-    let ledger = Ledger::new([range], &words).unwrap();
+    let mut words: Vec<AtomicU64> = (0..Ledger::words_needed([range])).map(|_| AtomicU64::new(0)).collect();
+    let ledger = Ledger::new([range], &mut words).unwrap();
     let flat = Flat((0..TIB_PAGES / 64).map(|_| AtomicU64::new(0)).collect());
     let tree = Mutex::new(BTreeSet::new());
     let roaring = Mutex::new(roaring::RoaringBitmap::new());
@@ -168,13 +173,13 @@ fn marks(report: &mut Report) {
 
 fn find(report: &mut Report) {
     let range = page_range(0, 8 * TIB_PAGES);
-    let words: Vec<AtomicU64> = (0..Ledger::words_needed([range])).map(|_| AtomicU64::new(0)).collect();
-    let ledger = Ledger::new([range], &words).unwrap();
+    let mut words: Vec<AtomicU64> = (0..Ledger::words_needed([range])).map(|_| AtomicU64::new(0)).collect();
+    let ledger = Ledger::new([range], &mut words).unwrap();
     let flat: Vec<AtomicU64> = (0..8 * TIB_PAGES / 64).map(|_| AtomicU64::new(0)).collect();
     for index in 0..1000 {
         // Odd multiples of a large step: never two in one 2 MiB page.
         let page = (index * 8 * TIB_PAGES / 1000) | 1;
-        ledger.give(page_range(page, 1)).unwrap();
+        ledger.mark_in_flight(page_range(page, 1)).unwrap();
         flat[(page / 64) as usize].fetch_or(1 << (page % 64), Ordering::SeqCst);
     }
     let what = "find 1,000 private pages in 8 TiB";

@@ -12,19 +12,22 @@
 //!
 //! [`SharedPage`]: tdx_host::page::SharedPage
 
+// UNSAFETY: the example is the kernel that answers for its memory.
+#![allow(unsafe_code)]
+
 #[allow(dead_code)] // shared by several examples; each uses its part
 mod kernel;
 
 use std::error::Error;
 
 use kernel::{Hardware, Kernel, MEMORY, tdmrs, words};
-use tdx_abi::{Page, PageSize, PhysAddr};
+use tdx_abi::{Page, PageSize};
 use tdx_host::bringup;
 use tdx_host::key_ids::KeyIds;
-use tdx_host::layout::{Algorithm, Layout};
+use tdx_host::layout::{Algorithm, FrameSource, Layout};
 use tdx_host::ledger::{Ledger, PageState};
-use tdx_host::platform::{SharedMemory, detect};
-use tdx_host::private_memory::{MAX_PAMT_RANGES, PrivateMemory};
+use tdx_host::platform::{OwnedPages, detect};
+use tdx_host::private_memory::PrivateMemory;
 use tdx_host::td::{GuestPage, Runnable, SeptLevel, TDCS_PAGES, TDVPS_PAGES, Td, TdHost, Vcpu};
 
 const fn guest(page: u64) -> GuestPage {
@@ -47,10 +50,11 @@ fn td_params() -> [u8; 1024] {
 fn build<'h>(
     kernel: &mut Kernel<'_>,
     host: TdHost<'h>,
-    own: PhysAddr,
+    own: &mut OwnedPages,
 ) -> Result<(Td<'h, Runnable>, Vcpu), Box<dyn Error + 'h>> {
     let ledger = host.ledger();
-    kernel.write(own, &td_params());
+    own.write(kernel, 0, &td_params())?;
+    let own = own.base();
     let cpu = kernel.cpu();
 
     let root = kernel.take_page(ledger);
@@ -88,7 +92,7 @@ fn give_and_take<'h>(
     let page = kernel.take_page(ledger);
     let given = page.page();
     td.augment(&cpu, guest(2), page)?;
-    assert_eq!(ledger.state(given), Some(PageState::Given));
+    assert_eq!(ledger.state(given), Some(PageState::Private));
 
     // The module refuses a page that is there already. What was handed in comes back in the error,
     // clean: the call may have written to it before it failed.
@@ -96,7 +100,7 @@ fn give_and_take<'h>(
     let refused = page.page();
     let error = td.augment(&cpu, guest(2), page).expect_err("the guest has a page there");
     println!("refused: {error}");
-    kernel.put_page(error.page.expect("it could be cleaned"));
+    kernel.free(error.page.expect("it could be cleaned"));
     assert_eq!(ledger.state(refused), Some(PageState::Shared));
 
     // Take: block, track, kick the VCPUs (none is inside here), remove. Write-back and reset are
@@ -140,23 +144,26 @@ fn tear_down<'h>(kernel: &mut Kernel<'_>, td: Td<'h, Runnable>, vcpus: &[Page]) 
 pub fn run() {
     let hardware = Hardware::new();
     let platform = detect(&hardware).expect("this machine has TDX");
-    let record = PrivateMemory::<MAX_PAMT_RANGES>::new();
+    let record = PrivateMemory::new();
     let mut layout = Box::new(Layout::new());
     let mut kernel = Kernel::boot(&hardware);
     kernel.platform = Some(platform);
-    bringup::run(&mut kernel, platform, &record, &mut layout, &MEMORY, Algorithm::Fit).expect("the bring-up succeeds");
-    let ledger_words = words(Ledger::words_needed(tdmrs(&layout)));
-    let ledger = Ledger::new(tdmrs(&layout), &ledger_words).expect("a layout's TDMRs are good ranges");
-    let key_words = words(KeyIds::words_needed(platform.key_ids()) as u64);
-    let key_ids = KeyIds::new(platform.key_ids(), &key_words).expect("enough words");
+    // SAFETY: the machine's one record and its platform.
+    unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &MEMORY, Algorithm::Fit) }
+        .expect("the bring-up succeeds");
+    let mut ledger_words = words(Ledger::words_needed(tdmrs(&layout)));
+    let ledger = Ledger::new(tdmrs(&layout), &mut ledger_words).expect("a layout's TDMRs are good ranges");
+    let mut key_words = words(KeyIds::words_needed(platform.key_ids()) as u64);
+    let key_ids = KeyIds::new(platform.key_ids(), &mut key_words).expect("enough words");
 
-    let own = kernel.own_page();
-    let host = TdHost::new(&platform, &ledger, &key_ids);
-    let (td, vcpu) = build(&mut kernel, host, own).unwrap_or_else(|error| panic!("{error}"));
+    let mut own = kernel.own_page();
+    // SAFETY: the machine's one ledger and KeyIDs.
+    let host = unsafe { TdHost::new(&platform, &ledger, &key_ids) };
+    let (td, vcpu) = build(&mut kernel, host, &mut own).unwrap_or_else(|error| panic!("{error}"));
     println!("TD with {} pages under KeyID {}", td.pages(), td.key_id());
     give_and_take(&mut kernel, &ledger, &td).unwrap_or_else(|error| panic!("{error}"));
     println!("{} pages marked, {} leaked", ledger.marked_pages(), ledger.leaked_pages());
-    let back = tear_down(&mut kernel, td, &[vcpu.tdvpr]).unwrap_or_else(|error| panic!("{error}"));
+    let back = tear_down(&mut kernel, td, &[vcpu.tdvpr()]).unwrap_or_else(|error| panic!("{error}"));
     println!("{back} pages came back; {} marked, {} KeyIDs lost", ledger.marked_pages(), key_ids.lost());
 
     // The machine is the judge: nothing outside PAMT is private in memory or dirty in a cache under

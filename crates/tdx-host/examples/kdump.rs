@@ -9,6 +9,9 @@
 //! cargo run -p tdx-host --example kdump
 //! ```
 
+// UNSAFETY: the example is the kernel that answers for its memory.
+#![allow(unsafe_code)]
+
 #[allow(dead_code)] // shared by several examples; each uses its part
 mod kernel;
 
@@ -18,12 +21,13 @@ use kernel::{CRASH_KERNEL, Hardware, Kernel, MEMORY, tdmrs, words};
 use tdx_abi::{KeyId, LineRange, PageRange};
 use tdx_host::bringup;
 use tdx_host::handover::{
-    HandoverReport, HostMemory, LeftoverTable, OldMemory, Policy, check_crash_image, explain, hand_over_crash,
+    HandoverReport, HostMemory, HostParts, LeftoverTable, OldMemory, Policy, check_crash_image, explain,
+    hand_over_crash,
 };
 use tdx_host::layout::{Algorithm, Layout};
 use tdx_host::ledger::Ledger;
 use tdx_host::platform::detect;
-use tdx_host::private_memory::{MAX_PAMT_RANGES, PrivateMemory};
+use tdx_host::private_memory::PrivateMemory;
 use tdx_machine::{CpuId, MachineCheck, PartialStore};
 
 /// What came of it.
@@ -44,24 +48,28 @@ pub struct Outcome {
 pub fn run(policy: Policy, deaf: Option<u32>) -> Outcome {
     let hardware = Hardware::new();
     let platform = detect(&hardware).expect("this machine has TDX");
-    let record = PrivateMemory::<MAX_PAMT_RANGES>::new();
+    let record = PrivateMemory::new();
     let mut layout = Box::new(Layout::new());
     let mut kernel = Kernel::boot(&hardware);
     kernel.platform = Some(platform);
-    bringup::run(&mut kernel, platform, &record, &mut layout, &MEMORY, Algorithm::Fit).expect("the bring-up succeeds");
-    let ledger_words = words(Ledger::words_needed(tdmrs(&layout)));
+    // SAFETY: the machine's one record and its platform.
+    unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &MEMORY, Algorithm::Fit) }
+        .expect("the bring-up succeeds");
+    let mut ledger_words = words(Ledger::words_needed(tdmrs(&layout)));
     // Told at the start that the crash kernel's memory is not TDX's, the ledger never lets a page
     // of it be given.
-    let ledger = Ledger::new(tdmrs(&layout), &ledger_words).expect("a layout's TDMRs are good ranges");
-    let ledger = ledger.leaving_alone(CRASH_KERNEL).expect("room for one range");
-    let memory = HostMemory {
+    let ledger = Ledger::new(tdmrs(&layout), &mut ledger_words).expect("a layout's TDMRs are good ranges");
+    let ledger = ledger.with_reserved(CRASH_KERNEL).expect("room for one range");
+    // SAFETY: the parts are those of this machine.
+    let parts = HostParts {
         platform: Some(&platform),
         features: None,
         record: &record,
-        ledger: Some(&ledger),
+        ledger: (&ledger).into(),
         gate: hardware.gate(),
-        untouched: &[CRASH_KERNEL],
+        reserved: &[CRASH_KERNEL],
     };
+    let memory = unsafe { HostMemory::new(parts) };
 
     // `kexec -p`: the image is written now, so it must lie where neither TDX nor the reset will be.
     // The table says "all old memory may be private" until a handover has come to its end.
@@ -82,7 +90,7 @@ pub fn run(policy: Policy, deaf: Option<u32>) -> Outcome {
     // CPU 2 panics. No lock, no allocation, no SEAMCALL; the memory is asked for after the others
     // have stopped.
     (kernel.this, kernel.deaf) = (2, deaf);
-    let report = hand_over_crash(policy, &kernel.cpu(), hardware.gate(), &kernel, || memory);
+    let report = hand_over_crash(policy, &kernel.cpu(), &kernel, &memory);
     LeftoverTable::write(&mut table, &report, &memory).expect("64 KiB hold a header");
     // The code on CPU 1 never went on, so its token was never dropped either.
     core::mem::forget(giving);

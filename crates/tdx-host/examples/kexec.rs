@@ -5,6 +5,9 @@
 //! cargo run -p tdx-host --example kexec -- none     # nothing is reset: a machine check
 //! ```
 
+// UNSAFETY: the example is the kernel that answers for its memory.
+#![allow(unsafe_code)]
+
 #[allow(dead_code)] // shared by several examples; each uses its part
 mod kernel;
 
@@ -13,7 +16,7 @@ use std::process::ExitCode;
 use kernel::{Hardware, Kernel, MEMORY, tdmrs, words};
 use tdx_abi::{TdxFeatures0, subtract};
 use tdx_host::bringup::{self, BringupError};
-use tdx_host::handover::{HandoverReport, HostMemory, Kexec, KexecKind, Policy};
+use tdx_host::handover::{HandoverReport, HostMemory, HostParts, Kexec, KexecKind, Policy};
 use tdx_host::key_ids::KeyIds;
 use tdx_host::layout::{Algorithm, Layout};
 use tdx_host::ledger::Ledger;
@@ -41,23 +44,25 @@ pub fn run(policy: Policy, module: ModuleProfile) -> Result<Outcome, BringupErro
     let platform = detect(&hardware).expect("this machine has TDX");
     // Both are statics in a kernel: the record must be readable in a crash at any instant, and a
     // layout is too large for a stack.
-    let record = PrivateMemory::<{ tdx_host::private_memory::MAX_PAMT_RANGES }>::new();
+    let record = PrivateMemory::new();
     let mut layout = Box::new(Layout::new());
     let mut kernel = Kernel::boot(&hardware);
     kernel.platform = Some(platform);
-    let ready = bringup::run(&mut kernel, platform, &record, &mut layout, &MEMORY, Algorithm::Fit)?;
+    // SAFETY: the machine's one record and its platform.
+    let ready = unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &MEMORY, Algorithm::Fit) }?;
     let features: TdxFeatures0 = ready.module.features;
 
     // The ledger and the KeyIDs live in memory from the kernel's allocator, and are published
     // before the first page is given.
-    let ledger_words = words(Ledger::words_needed(tdmrs(&layout)));
-    let ledger = Ledger::new(tdmrs(&layout), &ledger_words).expect("a layout's TDMRs are good ranges");
-    let ledger = ledger.leaving_alone(kernel::CRASH_KERNEL).expect("room for one range");
-    let key_words = words(KeyIds::words_needed(platform.key_ids()) as u64);
-    let key_ids = KeyIds::new(platform.key_ids(), &key_words).expect("enough words");
+    let mut ledger_words = words(Ledger::words_needed(tdmrs(&layout)));
+    let ledger = Ledger::new(tdmrs(&layout), &mut ledger_words).expect("a layout's TDMRs are good ranges");
+    let ledger = ledger.with_reserved(kernel::CRASH_KERNEL).expect("room for one range");
+    let mut key_words = words(KeyIds::words_needed(platform.key_ids()) as u64);
+    let key_ids = KeyIds::new(platform.key_ids(), &mut key_words).expect("enough words");
 
     // A TD that has come half-way; the kexec finds it so.
-    let host = TdHost::new(&platform, &ledger, &key_ids);
+    // SAFETY: the machine's one ledger and KeyIDs.
+    let host = unsafe { TdHost::new(&platform, &ledger, &key_ids) };
     let root = kernel.take_page(&ledger);
     let td = host.create(&kernel.cpu(), root).expect("the module takes the page");
     let mut td = td.configure_keys(&kernel).expect("every package has entropy");
@@ -67,22 +72,25 @@ pub fn run(policy: Policy, module: ModuleProfile) -> Result<Outcome, BringupErro
     }
 
     // `kexec -e`. Made now and not kept: it names the ledger that is in use at this moment.
-    let memory = HostMemory {
+    // SAFETY: the parts are those of this machine.
+    let parts = HostParts {
         platform: Some(&platform),
         features: Some(features),
         record: &record,
-        ledger: Some(&ledger),
+        ledger: (&ledger).into(),
         gate: hardware.gate(),
-        untouched: &[kernel::CRASH_KERNEL],
+        reserved: &[kernel::CRASH_KERNEL],
     };
+    let memory = unsafe { HostMemory::new(parts) };
     let free_to_overwrite = subtract(MEMORY.iter().map(|part| part.range), [kernel::IMAGE]);
-    let report = Kexec::begin(policy, KexecKind::Normal, memory)
+    let kexec = Kexec::begin(policy, KexecKind::Normal, memory)
         .expect("no policy here refuses")
         .stop_other_cpus(&kernel)
         .expect("all CPUs stop")
         .ask_module(|_| ())
-        .write_back_caches()
-        .reset(free_to_overwrite);
+        .write_back_caches();
+    // SAFETY: all memory but this kernel, which jumps after this.
+    let report = unsafe { kexec.reset_everything(free_to_overwrite) };
     Ok(Outcome { left: report.leftovers(&memory).count(), report, next_kernel: kernel.next_kernel() })
 }
 

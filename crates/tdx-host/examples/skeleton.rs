@@ -9,6 +9,9 @@
 //! cargo run -p tdx-host --example skeleton
 //! ```
 
+// UNSAFETY: the example is the kernel that answers for its memory.
+#![allow(unsafe_code)]
+
 #[allow(dead_code)] // shared by several examples; each uses its part
 mod kernel;
 
@@ -17,11 +20,11 @@ use std::process::ExitCode;
 use kernel::{Hardware, Kernel, MEMORY, tdmrs, words};
 use tdx_abi::{KeyIdPartition, Leaf};
 use tdx_host::bringup::{self, ModuleInfo};
-use tdx_host::handover::{HandoverReport, HostMemory, Kexec, KexecKind, Policy};
+use tdx_host::handover::{HandoverReport, HostMemory, HostParts, Kexec, KexecKind, Policy};
 use tdx_host::layout::{Algorithm, Layout};
 use tdx_host::ledger::Ledger;
 use tdx_host::platform::{TdxPlatform, detect};
-use tdx_host::private_memory::{MAX_PAMT_RANGES, PrivateMemory};
+use tdx_host::private_memory::PrivateMemory;
 use tdx_machine::{Fault, When};
 
 /// What a kernel knows of TDX. All of it lives as long as the kernel: in statics, or in memory that
@@ -40,7 +43,7 @@ pub struct Tdx {
 
 /// Boot: looks for TDX and brings it up. A host goes on whatever comes of it.
 pub fn boot(hardware: &Hardware, kernel: &mut Kernel<'_>) -> Tdx {
-    let record = PrivateMemory::<MAX_PAMT_RANGES>::new();
+    let record = PrivateMemory::new();
     let mut layout = Box::new(Layout::new());
     let platform = match detect(hardware) {
         Ok(platform) => platform,
@@ -50,7 +53,9 @@ pub fn boot(hardware: &Hardware, kernel: &mut Kernel<'_>) -> Tdx {
         }
     };
     kernel.platform = Some(platform);
-    let up = bringup::run(kernel, platform, &record, &mut layout, &MEMORY, Algorithm::Fit).map(|ready| ready.module);
+    // SAFETY: the machine's one record and its platform.
+    let up = unsafe { bringup::run(kernel, platform, &record, &mut layout, &MEMORY, Algorithm::Fit) };
+    let up = up.map(|ready| ready.module);
     let module = match up {
         Ok(module) => {
             println!("virt/tdx: module {}, {} KB allocated for PAMT", module.version, layout.pamt_kb());
@@ -68,22 +73,24 @@ pub fn boot(hardware: &Hardware, kernel: &mut Kernel<'_>) -> Tdx {
 /// Kexec: the same calls with TDX and without it.
 pub fn kexec(hardware: &Hardware, kernel: &Kernel<'_>, tdx: &Tdx) -> HandoverReport {
     // A kernel with TDs makes its ledger right after the bring-up. It is here to show its price.
-    let ledger_words = words(Ledger::words_needed(tdmrs(&tdx.layout)));
-    let ledger = Ledger::new(tdmrs(&tdx.layout), &ledger_words).expect("a layout's TDMRs are good ranges");
-    let memory = HostMemory {
+    let mut ledger_words = words(Ledger::words_needed(tdmrs(&tdx.layout)));
+    let ledger = Ledger::new(tdmrs(&tdx.layout), &mut ledger_words).expect("a layout's TDMRs are good ranges");
+    // SAFETY: the parts are those of this machine.
+    let parts = HostParts {
         platform: tdx.platform.as_ref(),
         features: tdx.module.as_ref().map(|module| module.features),
         record: &tdx.record,
-        ledger: Some(&ledger),
+        ledger: (&ledger).into(),
         gate: hardware.gate(),
-        untouched: &[kernel::CRASH_KERNEL],
+        reserved: &[kernel::CRASH_KERNEL],
     };
+    let memory = unsafe { HostMemory::new(parts) };
     let stopped = Kexec::begin(Policy::Tracked, KexecKind::Normal, memory)
         .expect("`tracked` never refuses")
         .stop_other_cpus(kernel)
         .expect("all CPUs stop");
     // From here on there is no way back, and no SEAMCALL.
-    let report = stopped.ask_module(|_| ()).write_back_caches().reset([]);
+    let report = stopped.ask_module(|_| ()).write_back_caches().reset();
     println!("virt/tdx: {:?}, clean: {}", report.outcome, report.is_clean(&memory));
     report
 }

@@ -1,26 +1,27 @@
-//! SEAMCALLs that somebody else makes: which pages each one takes and returns, entered into a
-//! [`Ledger`]. For a module beside a kernel that builds TDs by code of its own. It makes no
-//! SEAMCALL and refuses to guess: a leaf it does not know may move any page, and is an error.
+//! Tracks TDs built by other code (e.g. KVM) from their SEAMCALL operands: which pages each call
+//! takes and returns, entered into a [`Ledger`]. Stateless; makes no SEAMCALL. Refuses a leaf that
+//! it does not know: it may move any page.
 //!
 //! ```text
 //!   Moves::of(call) -> before(ledger) -> the kernel's SEAMCALL -> after(ledger, answer)      later: reset(ledger, range)
 //! ```
 //!
-//! What makes it complete: every page goes to the module as an operand of some call, so who sees
+//! Why it is complete: every page goes to the module as an operand of some call, so an observer of
 //! the operands of every call before it is made knows every page before it is private. What is not
-//! known by operands (the page that MEM.PAGE.REMOVE gives back) is in the answer, and until that is
-//! there the page is still marked. A page loses its mark in [`reset`] alone.
+//! an operand (the page that MEM.PAGE.REMOVE gives back) is in the answer, and until that is there
+//! the page is still marked. A page loses its mark in [`reset`] alone.
 //!
-//! The functions keep nothing: who listens to two ends of a call says [`Moves::of`] at each of
-//! them, of the same operands.
+//! An observer of both ends of a call makes [`Moves::of`] at each of them, from the same operands.
 //!
-//! The ledger may find calls that contradict each other (two CPUs give one page, a page is given
-//! that was never reset): it keeps the mark, and believes the later answer.
+//! The functions that change the ledger are `unsafe`: the observer promises that the calls it
+//! reports are really made. Calls may contradict each other (two CPUs give one page, a page is given
+//! that was never reset): the mark stays, and the later answer counts.
 
 use arrayvec::ArrayVec;
 use tdx_abi::{Leaf, Page, PageRange, PageSize, PhysAddr, Registers, removed_page};
 
-use crate::ledger::{Ledger, PageState};
+use crate::effect::{self, Returned, Taken};
+use crate::ledger::{Ledger, MarkError, PageState};
 
 /// Ranges that one call takes, or returns, at most: a page and a pair of dynamic PAMT.
 pub const MAX_MOVED: usize = 3;
@@ -28,12 +29,12 @@ pub const MAX_MOVED: usize = 3;
 /// Pages that a call takes or returns.
 pub type Moved = ArrayVec<PageRange, MAX_MOVED>;
 
-/// Why the ledger is not complete any more. What is private is not known from here on.
+/// Why the ledger is not complete any more: tracking is lost from here on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotFollowed {
     /// The leaf is not known here.
-    #[error("nobody here knows which pages {0} takes")]
+    #[error("unknown SEAMCALL leaf {0}: cannot track its pages")]
     Leaf(Leaf),
     /// A page was given that the ledger does not cover.
     #[error("page {0} was given to the TDX module, and lies outside the ledger")]
@@ -84,35 +85,31 @@ impl Moves {
     /// # Errors
     /// [`NotFollowed::Leaf`].
     pub fn of(call: &Registers, dynamic_pamt: bool) -> Result<Self, NotFollowed> {
-        let small = |address: u64| range(page(address), PageSize::Size4K);
-        let takes = |taken: &[PageRange], back| {
-            let taken = taken.iter().copied().take(MAX_MOVED).collect();
-            Ok(Self { taken, back })
-        };
         if call.leaf_call().reserved() != 0 {
             // The P-SEAMLDR's: it takes no page for good.
-            return takes(&[], Back::Nothing);
+            return Ok(Self { taken: Moved::new(), back: Back::Nothing });
         }
         let leaf = call.leaf_call().leaf();
-        match leaf {
-            Leaf::MNG_CREATE | Leaf::MNG_ADDCX | Leaf::VP_CREATE | Leaf::VP_ADDCX => {
-                takes(&[small(call.rcx)], Back::Nothing)
-            }
-            Leaf::MEM_PAGE_AUG => takes(&[range(page(call.r8), size_in(call.rcx))], Back::Nothing),
-            Leaf::MEM_PAGE_RELOCATE => takes(&[small(call.r8)], Back::Named(PageSize::Size4K)),
-            Leaf::MEM_PAGE_DEMOTE if dynamic_pamt => {
-                takes(&[small(call.r8), small(call.r12), small(call.r13)], Back::Nothing)
-            }
-            Leaf::MEM_PAGE_ADD | Leaf::MEM_SEPT_ADD | Leaf::MEM_PAGE_DEMOTE => takes(&[small(call.r8)], Back::Nothing),
-            Leaf::PHYMEM_PAMT_ADD => takes(&[small(call.rdx), small(call.r8)], Back::Nothing),
-            Leaf::MEM_PAGE_REMOVE => takes(&[], Back::Named(size_in(call.rcx))),
-            Leaf::MEM_PAGE_PROMOTE if dynamic_pamt => takes(&[], Back::NamedAndPair),
-            Leaf::MEM_SEPT_REMOVE | Leaf::MEM_PAGE_PROMOTE => takes(&[], Back::Named(PageSize::Size4K)),
-            Leaf::PHYMEM_PAGE_RECLAIM => takes(&[], Back::Asked(page(call.rcx))),
-            Leaf::PHYMEM_PAMT_REMOVE => takes(&[], Back::Pair),
-            leaf if moves_nothing(leaf) => takes(&[], Back::Nothing),
-            leaf => Err(NotFollowed::Leaf(leaf)),
-        }
+        let row = effect::row(leaf).ok_or(NotFollowed::Leaf(leaf))?;
+        let small = |address: u64| Some(range(page(address), PageSize::Size4K));
+        let taken = row.takes.iter().filter_map(|taken| match taken {
+            Taken::Rcx => small(call.rcx),
+            Taken::Rdx => small(call.rdx),
+            Taken::R8 => small(call.r8),
+            Taken::R8Sized => Some(range(page(call.r8), size_in(call.rcx))),
+            Taken::R12Dynamic => small(call.r12).filter(|_| dynamic_pamt),
+            Taken::R13Dynamic => small(call.r13).filter(|_| dynamic_pamt),
+        });
+        let back = match row.returns {
+            Returned::None => Back::Nothing,
+            Returned::Rcx => Back::Named(PageSize::Size4K),
+            Returned::RcxSized => Back::Named(size_in(call.rcx)),
+            Returned::RcxAndPair if dynamic_pamt => Back::NamedAndPair,
+            Returned::RcxAndPair => Back::Named(PageSize::Size4K),
+            Returned::Asked => Back::Asked(page(call.rcx)),
+            Returned::RdxAndR8 => Back::Pair,
+        };
+        Ok(Self { taken: taken.take(MAX_MOVED).collect(), back })
     }
 
     /// The pages that the call gives to the module.
@@ -124,14 +121,19 @@ impl Moves {
     ///
     /// # Errors
     /// [`NotFollowed::Outside`]; the other pages are marked.
-    pub fn before(&self, ledger: &Ledger<'_>) -> Result<(), NotFollowed> {
+    ///
+    /// # Safety
+    /// The call is really made after this, so that no page is marked that somebody uses: a handover
+    /// overwrites marked pages. [`Moves::after`] follows with its answer.
+    pub unsafe fn before(&self, ledger: &Ledger<'_>) -> Result<(), NotFollowed> {
         if self.back != Back::Nothing {
-            // Settled by `after`; a `Returning` that is let go settles nothing.
+            // Settled by `after`; a `Returning` that is dropped settles nothing.
             let _ = ledger.returning();
         }
         let mut result = Ok(());
         for range in &self.taken {
-            result = result.and(mark(ledger, *range));
+            // SAFETY: the caller's promise: the call that is made takes these pages.
+            result = result.and(unsafe { mark(ledger, *range) });
         }
         result
     }
@@ -140,14 +142,19 @@ impl Moves {
     ///
     /// # Errors
     /// [`NotFollowed::Outside`]: the module names a page that was never given, as far as the ledger knows.
-    pub fn after(&self, ledger: &Ledger<'_>, answer: &Registers) -> Result<Moved, NotFollowed> {
+    ///
+    /// # Safety
+    /// `answer` is what the call of [`Moves::before`] has left in the registers, and this is the
+    /// first time it is reported.
+    pub unsafe fn after(&self, ledger: &Ledger<'_>, answer: &Registers) -> Result<Moved, NotFollowed> {
         let failed = answer.status().is_error();
         let mut result = Ok(());
         for range in &self.taken {
             for page in pages(*range) {
-                // In either case the mark stays. A page that somebody else gives at the same time
-                // may be in any state.
-                let moved = if failed { ledger.refused(page) } else { settle_given(ledger, page) };
+                // In either case the mark stays. A page that another call gives at the same time may
+                // be in any state.
+                // SAFETY: the caller's promise: this is what became of the call.
+                let moved = unsafe { if failed { ledger.abort(page) } else { settle_private(ledger, page) } };
                 if moved.is_err() && ledger.state(page.start()).is_none() {
                     result = Err(NotFollowed::Outside(page.start()));
                 }
@@ -157,7 +164,8 @@ impl Moves {
         for range in &back {
             for page in pages(*range) {
                 let state = ledger.state(page.start());
-                if ledger.take_back(page).is_err() && !matches!(state, Some(PageState::Returned)) {
+                // SAFETY: the caller's promise: the module has returned the page.
+                if unsafe { ledger.reclaim(page) }.is_err() && !matches!(state, Some(PageState::Returned)) {
                     result = Err(NotFollowed::Outside(page.start()));
                 }
             }
@@ -185,62 +193,24 @@ impl Moves {
     }
 }
 
-/// Leaves of which it is known that they leave every page with who has it.
-const fn moves_nothing(leaf: Leaf) -> bool {
-    matches!(
-        leaf,
-        Leaf::VP_ENTER
-            | Leaf::MEM_RANGE_BLOCK
-            | Leaf::MNG_KEY_CONFIG
-            | Leaf::MNG_RD
-            | Leaf::MEM_RD
-            | Leaf::MNG_WR
-            | Leaf::MEM_WR
-            | Leaf::MR_EXTEND
-            | Leaf::MR_FINALIZE
-            | Leaf::VP_FLUSH
-            | Leaf::MNG_VPFLUSHDONE
-            | Leaf::MNG_KEY_FREEID
-            | Leaf::MNG_INIT
-            | Leaf::VP_INIT
-            | Leaf::PHYMEM_PAGE_RDMD
-            | Leaf::MEM_SEPT_RD
-            | Leaf::VP_RD
-            | Leaf::MNG_KEY_RECLAIMID
-            | Leaf::SYS_INFO
-            | Leaf::SYS_INIT
-            | Leaf::SYS_RD
-            | Leaf::SYS_LP_INIT
-            | Leaf::SYS_RDALL
-            | Leaf::MEM_TRACK
-            | Leaf::MEM_RANGE_UNBLOCK
-            | Leaf::PHYMEM_CACHE_WB
-            | Leaf::PHYMEM_PAGE_WBINVD
-            | Leaf::MEM_SEPT_WR
-            | Leaf::VP_WR
-            | Leaf::SYS_LP_SHUTDOWN
-            | Leaf::SYS_SHUTDOWN
-            | Leaf::SYS_UPDATE
-            // PAMTs are in the record of PAMTs, and what SYS.DISABLE clears may stay marked.
-            | Leaf::SYS_CONFIG
-            | Leaf::SYS_KEY_CONFIG
-            | Leaf::SYS_TDMR_INIT
-            | Leaf::SYS_DISABLE
-    )
-}
-
 fn pages(range: PageRange) -> impl Iterator<Item = PageRange> {
     (range.start().index()..range.end().index()).map(|index| PageRange::new(Page::new(index), Page::new(index + 1)))
 }
 
-/// Shared or Returned -> Giving, page by page where they differ.
-fn mark(ledger: &Ledger<'_>, range: PageRange) -> Result<(), NotFollowed> {
-    if ledger.give(range).is_ok() {
+/// Shared or Returned -> InFlight, page by page where they differ.
+///
+/// # Safety
+/// As [`Ledger::give`] and [`Ledger::give_again`].
+unsafe fn mark(ledger: &Ledger<'_>, range: PageRange) -> Result<(), NotFollowed> {
+    // SAFETY: the caller's promise, here and below.
+    if unsafe { ledger.give(range) }.is_ok() {
         return Ok(());
     }
     for page in pages(range) {
-        // Giving or Given already: another call has it, and one of the two will be refused.
-        if ledger.give(page).or_else(|_| ledger.give_again(page)).is_err() && ledger.state(page.start()).is_none() {
+        // InFlight or Private already: another call has it, and one of the two will be refused.
+        // SAFETY: as above.
+        let marked = unsafe { ledger.give(page).or_else(|_| ledger.give_again(page)) };
+        if marked.is_err() && ledger.state(page.start()).is_none() {
             return Err(NotFollowed::Outside(page.start()));
         }
     }
@@ -248,23 +218,32 @@ fn mark(ledger: &Ledger<'_>, range: PageRange) -> Result<(), NotFollowed> {
 }
 
 /// The module has it, whatever another call said of it meanwhile.
-fn settle_given(ledger: &Ledger<'_>, page: PageRange) -> Result<(), crate::ledger::MarkError> {
-    ledger.given(page).or_else(|_| ledger.give_again(page).and_then(|()| ledger.given(page)))
+///
+/// # Safety
+/// As [`Ledger::commit`].
+unsafe fn settle_private(ledger: &Ledger<'_>, page: PageRange) -> Result<(), MarkError> {
+    // SAFETY: the caller's promise.
+    unsafe { ledger.commit(page).or_else(|_| ledger.give_again(page).and_then(|()| ledger.commit(page))) }
 }
 
 /// The range has been reset, line by line, and fenced: its pages are shared from here on. Pages
-/// that were shared already, and memory that the ledger does not cover, are nobody's concern.
+/// that were shared already, and memory that the ledger does not cover, are skipped.
 ///
 /// # Errors
 /// [`NotFollowed::StillGiven`]: the first page that keeps its mark, because no call has returned it.
-pub fn reset(ledger: &Ledger<'_>, range: PageRange) -> Result<(), NotFollowed> {
-    if ledger.clear(range).is_ok() {
+///
+/// # Safety
+/// As [`Ledger::unmark`].
+pub unsafe fn reset(ledger: &Ledger<'_>, range: PageRange) -> Result<(), NotFollowed> {
+    // SAFETY: the caller's promise, here and below.
+    if unsafe { ledger.unmark(range) }.is_ok() {
         return Ok(());
     }
     let mut result = Ok(());
     for page in pages(range) {
-        let given = matches!(ledger.state(page.start()), Some(PageState::Given | PageState::Giving));
-        if ledger.clear(page).is_err() && given {
+        let given = matches!(ledger.state(page.start()), Some(PageState::Private | PageState::InFlight));
+        // SAFETY: as above.
+        if unsafe { ledger.unmark(page) }.is_err() && given {
             result = result.and(Err(NotFollowed::StillGiven(page.start())));
         }
     }

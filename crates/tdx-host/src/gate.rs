@@ -1,8 +1,8 @@
-//! May a SEAMCALL be made, and may this CPU's caches hold private lines? Both as data, for every
-//! CPU, before each SEAMCALL; readable at any instant without lock or waiting. It refuses every
-//! SEAMCALL once a handover has closed it, but for the one SYS.DISABLE of the handover itself.
+//! SEAMCALL admission control and per-CPU dirty-cache tracking. Lock-free: any CPU reads both at any
+//! instant. Refuses every SEAMCALL once a handover has closed it, except the SYS.DISABLE of that
+//! handover.
 //!
-//! # Why no SEAMCALL slips through
+//! # Why no SEAMCALL is made after the gate is closed
 //!
 //! 1. A CPU writes "in leaf L, caches may hold private lines" into its slot, passes a sequentially
 //!    consistent fence, and only then looks whether the gate is open.
@@ -26,25 +26,28 @@
 //!
 //! static GATE: Gate<[CpuSlot; 4]> = Gate::new([const { CpuSlot::new() }; 4]);
 //!
-//! let admitted = GATE.admission(CpuId(1)).enter(Leaf::VP_ENTER)?;
+//! // SAFETY: this thread is the only one here, so it is every CPU.
+//! let (cpu1, cpu2) = unsafe { (GATE.cpu_gate(CpuId(1)), GATE.cpu_gate(CpuId(2))) };
+//! let guard = cpu1.enter(Leaf::VP_ENTER)?;
 //! // ... here comes the instruction. A panic elsewhere sees where this CPU is:
 //! let cpu1 = GATE.handle().activity().nth(1).expect("a slot for each CPU");
 //! assert_eq!((cpu1.in_seamcall, cpu1.may_hold_private_lines), (Some(Leaf::VP_ENTER), Some(Leaf::VP_ENTER)));
-//! drop(admitted);
+//! drop(guard);
 //!
-//! // A handover closes the gate: nobody enters any more, and CPU 1 is known to need a WBINVD.
+//! // A handover closes the gate: no CPU enters any more, and CPU 1 is known to need a WBINVD.
 //! assert!(GATE.handle().close());
-//! assert!(GATE.admission(CpuId(2)).enter(Leaf::VP_ENTER).is_err());
+//! assert!(cpu2.enter(Leaf::VP_ENTER).is_err());
 //! let cpu1 = GATE.handle().activity().nth(1).expect("a slot for each CPU");
 //! assert_eq!(cpu1.to_string(), "CPU 1 may hold private lines since TDH.VP.ENTER");
 //! # Ok::<(), tdx_host::gate::Closed>(())
 //! ```
 
 use core::fmt;
+use core::marker::PhantomData;
 use tdx_abi::Leaf;
 
 use crate::platform::CpuId;
-use crate::sync::{AtomicBool, AtomicU64, Ordering, fence};
+use crate::sync::{AtomicU64, Ordering, fence};
 
 const LEAF: u64 = 0xffff;
 const IN_SEAMCALL: u64 = 1 << 16;
@@ -53,6 +56,13 @@ const STOPPED: u64 = 1 << 18;
 const HAS_CALLED: u64 = 1 << 19;
 /// What a CPU's slot says on its way into a SEAMCALL, the leaf apart.
 const ENTERING: u64 = HAS_CALLED | MAY_HOLD | IN_SEAMCALL;
+
+/// The gate is closed.
+const CLOSED: u64 = 1 << 0;
+/// It is closed for good: a crash is being handed over.
+const FOR_GOOD: u64 = 1 << 1;
+/// The rest counts how often it was opened again.
+const OPENED_AGAIN: u64 = 1 << 2;
 
 /// What one CPU has done, on a line of its own. Written by that CPU alone.
 #[derive(Debug)]
@@ -140,7 +150,7 @@ impl fmt::Display for CpuActivity {
 /// a CPU whose number is not below their count can make no SEAMCALL.
 #[derive(Debug)]
 pub struct Gate<S> {
-    closed: AtomicBool,
+    state: AtomicU64,
     slots: S,
 }
 
@@ -148,52 +158,84 @@ impl<S> Gate<S> {
     /// Open.
     #[cfg(not(loom))]
     pub const fn new(slots: S) -> Self {
-        Self { closed: AtomicBool::new(false), slots }
+        Self { state: AtomicU64::new(0), slots }
     }
 
     /// Open. (loom's atomics cannot be made in a constant.)
     #[cfg(loom)]
     pub fn new(slots: S) -> Self {
-        Self { closed: AtomicBool::new(false), slots }
+        Self { state: AtomicU64::new(0), slots }
     }
 }
 
 impl<S: AsRef<[CpuSlot]>> Gate<S> {
     /// The gate without the type of its memory.
     pub fn handle(&self) -> GateHandle<'_> {
-        GateHandle { closed: &self.closed, slots: self.slots.as_ref() }
+        GateHandle { state: &self.state, slots: self.slots.as_ref() }
     }
 
-    /// As [`GateHandle::admission`].
-    pub fn admission(&self, cpu: CpuId) -> Admission<'_> {
-        self.handle().admission(cpu)
+    /// As [`GateHandle::cpu_gate`].
+    ///
+    /// # Safety
+    /// As [`GateHandle::cpu_gate`].
+    pub unsafe fn cpu_gate(&self, cpu: CpuId) -> CpuGate<'_> {
+        // SAFETY: the caller's promise.
+        unsafe { self.handle().cpu_gate(cpu) }
     }
 }
 
 /// A gate, by reference.
 #[derive(Clone, Copy, Debug)]
 pub struct GateHandle<'g> {
-    closed: &'g AtomicBool,
+    state: &'g AtomicU64,
     slots: &'g [CpuSlot],
 }
+
+/// A gate that was closed by the holder of this. It opens that gate, and only until somebody else
+/// has opened it or a crash has closed it for good.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Closing(u64);
 
 impl<'g> GateHandle<'g> {
     /// From now on no CPU begins a SEAMCALL. Those under way are in [`GateHandle::activity`]. False
     /// if it was closed before: another handover is under way.
     pub fn close(self) -> bool {
-        let first = !self.closed.swap(true, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
-        first
+        self.close_for_handover().is_some()
     }
 
-    /// A handover was given up, or a kexec jump came back.
-    pub fn open(self) {
-        self.closed.store(false, Ordering::SeqCst);
+    /// As [`GateHandle::close`]; with what it returns the gate can be opened again.
+    pub(crate) fn close_for_handover(self) -> Option<Closing> {
+        let before = self.state.fetch_or(CLOSED, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        (before & CLOSED == 0).then_some(Closing(before | CLOSED))
+    }
+
+    /// As [`GateHandle::close`], for a crash: no handover that began before it opens the gate again.
+    pub(crate) fn close_for_good(self) {
+        self.state.fetch_or(CLOSED | FOR_GOOD, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+    }
+
+    /// A handover was given up, or a kexec jump came back. False if the gate is not closed by it any
+    /// more.
+    pub(crate) fn reopen(self, closing: Closing) -> bool {
+        let open = (closing.0 & !CLOSED).wrapping_add(OPENED_AGAIN);
+        self.state.compare_exchange(closing.0, open, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// Allows SEAMCALLs again, whoever has closed the gate and why.
+    ///
+    /// # Safety
+    /// No memory was reset since the gate was closed, or the module is as after loading: a SEAMCALL
+    /// would make PAMT private again that the next kernel takes for clean.
+    pub unsafe fn open(self) {
+        let before = self.state.load(Ordering::SeqCst);
+        self.state.store((before & !(CLOSED | FOR_GOOD)).wrapping_add(OPENED_AGAIN), Ordering::SeqCst);
     }
 
     /// No SEAMCALL begins any more.
     pub fn is_closed(self) -> bool {
-        self.closed.load(Ordering::SeqCst)
+        self.state.load(Ordering::SeqCst) & CLOSED != 0
     }
 
     /// What each CPU is doing, by number.
@@ -202,18 +244,23 @@ impl<'g> GateHandle<'g> {
         (0u32..).zip(self.slots).map(|(number, slot)| slot.activity(CpuId(number)))
     }
 
-    /// What a CPU shows on its way into a SEAMCALL. `cpu` is the current one.
-    pub fn admission(self, cpu: CpuId) -> Admission<'g> {
-        Admission { closed: self.closed, slot: self.slots.get(cpu.0 as usize) }
+    /// What a CPU shows on its way into a SEAMCALL.
+    ///
+    /// # Safety
+    /// `cpu` is the number of the CPU that runs this code, and the code stays there as long as the
+    /// value, or a [`SeamcallGuard`] of it, exists: a slot is written by its own CPU alone.
+    pub unsafe fn cpu_gate(self, cpu: CpuId) -> CpuGate<'g> {
+        CpuGate { state: self.state, slot: self.slots.get(cpu.0 as usize), pinned: PhantomData }
     }
 }
 
-/// A CPU's access to its own slot and to the gate.
+/// A CPU's access to its own slot and to the gate. Stays on its CPU: it is not `Send`.
 #[derive(Clone, Copy, Debug)]
-pub struct Admission<'g> {
-    closed: &'g AtomicBool,
-    /// `None`: the CPU has no slot, so nobody would know what it does.
+pub struct CpuGate<'g> {
+    state: &'g AtomicU64,
+    /// `None`: the CPU has no slot, so no other CPU could see what it does.
     slot: Option<&'g CpuSlot>,
+    pinned: PhantomData<*const ()>,
 }
 
 /// The gate is closed, or the CPU has no slot.
@@ -228,39 +275,42 @@ impl fmt::Display for Closed {
 
 impl core::error::Error for Closed {}
 
-/// The CPU is admitted until this is dropped.
+/// The CPU may make its SEAMCALL until this is dropped.
 #[derive(Debug)]
 #[must_use = "the CPU counts as inside SEAM until this is dropped"]
-pub struct Admitted<'g>(&'g CpuSlot);
+pub struct SeamcallGuard<'g> {
+    slot: &'g CpuSlot,
+    pinned: PhantomData<*const ()>,
+}
 
-impl Drop for Admitted<'_> {
+impl Drop for SeamcallGuard<'_> {
     fn drop(&mut self) {
-        let word = self.0.0.load(Ordering::Relaxed);
-        self.0.0.store(word & !IN_SEAMCALL, Ordering::Release);
+        let word = self.slot.0.load(Ordering::Relaxed);
+        self.slot.0.store(word & !IN_SEAMCALL, Ordering::Release);
     }
 }
 
-impl<'g> Admission<'g> {
-    /// Records the reason, then asks. To be called right before the instruction, on the CPU whose
-    /// admission it is, with preemption off.
+impl<'g> CpuGate<'g> {
+    /// Records the reason, then looks whether the gate is open. To be called right before the
+    /// instruction, with preemption off.
     ///
     /// # Errors
     /// [`Closed`]; then the instruction must not be executed.
-    pub fn enter(self, leaf: Leaf) -> Result<Admitted<'g>, Closed> {
+    pub fn enter(self, leaf: Leaf) -> Result<SeamcallGuard<'g>, Closed> {
         let slot = self.slot.ok_or(Closed)?;
         let before = slot.0.load(Ordering::Relaxed);
         slot.0.store(u64::from(leaf.0) | ENTERING, Ordering::Release);
         fence(Ordering::SeqCst);
-        if self.closed.load(Ordering::Acquire) {
+        if self.state.load(Ordering::Acquire) & CLOSED != 0 {
             // Nothing was executed. The old reason stands again, if there was one.
             slot.0.store(before, Ordering::Release);
             return Err(Closed);
         }
-        Ok(Admitted(slot))
+        Ok(SeamcallGuard { slot, pinned: PhantomData })
     }
 
-    /// Somebody makes a SEAMCALL on this CPU who does not ask: a kernel with TDX code of its own.
-    /// From now on its caches may hold private lines, also when the gate is closed.
+    /// Other code makes a SEAMCALL on this CPU without asking: a kernel with TDX code of its own.
+    /// From now on the caches may hold private lines, also when the gate is closed.
     pub fn observed(self, leaf: Leaf) {
         if let Some(slot) = self.slot {
             slot.0.store((u64::from(leaf.0) | ENTERING) & !IN_SEAMCALL, Ordering::Release);
@@ -268,13 +318,13 @@ impl<'g> Admission<'g> {
         }
     }
 
-    /// As [`Admission::enter`] for the CPU that has closed the gate and asks the module to clean
+    /// As [`CpuGate::enter`] for the CPU that has closed the gate and asks the module to clean
     /// up. All others have stopped.
-    pub(crate) fn enter_for_handover(self, leaf: Leaf) -> Result<Admitted<'g>, Closed> {
+    pub(crate) fn enter_for_handover(self, leaf: Leaf) -> Result<SeamcallGuard<'g>, Closed> {
         let slot = self.slot.ok_or(Closed)?;
         slot.0.store(u64::from(leaf.0) | ENTERING, Ordering::Release);
         fence(Ordering::SeqCst);
-        Ok(Admitted(slot))
+        Ok(SeamcallGuard { slot, pinned: PhantomData })
     }
 
     /// The last SEAMCALL since this CPU wrote back its caches, if there was one. A CPU without a
@@ -284,7 +334,7 @@ impl<'g> Admission<'g> {
         (word & MAY_HOLD != 0).then_some(Leaf((word & LEAF) as u16))
     }
 
-    /// This CPU has executed WBINVD and makes no SEAMCALL before it calls [`Admission::enter`]
+    /// This CPU has executed WBINVD and makes no SEAMCALL before it calls [`CpuGate::enter`]
     /// again.
     pub(crate) fn written_back(self) {
         if let Some(slot) = self.slot {

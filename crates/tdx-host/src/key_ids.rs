@@ -8,8 +8,8 @@
 //!
 //! // KeyIDs [32, 64) are private; 32 is the module's own.
 //! let partition = KeyIdPartition::new(31, 32);
-//! let words: Vec<AtomicU64> = (0..KeyIds::words_needed(partition)).map(|_| AtomicU64::new(0)).collect();
-//! let key_ids = KeyIds::new(partition, &words)?;
+//! let mut words: Vec<AtomicU64> = (0..KeyIds::words_needed(partition)).map(|_| AtomicU64::new(0)).collect();
+//! let key_ids = KeyIds::new(partition, &mut words)?;
 //! let lease = key_ids.lease()?;
 //! assert_eq!(lease.key(), KeyId::new(33));
 //!
@@ -62,12 +62,14 @@ impl<'m> KeyIds<'m> {
         (partition.private() as usize).div_ceil(64)
     }
 
-    /// All private KeyIDs but the first, which is the global one; none is leased.
+    /// All private KeyIDs but the first, which is the global one; none is leased. Takes the words
+    /// for itself: no other code can change them.
     ///
     /// # Errors
     /// [`KeyIdsError::TooSmall`].
-    pub fn new(partition: KeyIdPartition, memory: &'m [AtomicU64]) -> Result<Self, KeyIdsError> {
+    pub fn new(partition: KeyIdPartition, memory: &'m mut [AtomicU64]) -> Result<Self, KeyIdsError> {
         let needed = Self::words_needed(partition);
+        let memory: &'m [AtomicU64] = memory;
         let leased = memory.get(..needed).ok_or(KeyIdsError::TooSmall { needed, given: memory.len() })?;
         for word in leased {
             word.store(0, Ordering::Relaxed);
@@ -146,9 +148,9 @@ mod tests {
     #[test]
     fn each_key_is_leased_once_and_again_only_after_it_was_freed() {
         let partition = KeyIdPartition::new(31, 4);
-        let words = [AtomicU64::new(u64::MAX)];
-        assert!(matches!(KeyIds::new(partition, &[]), Err(KeyIdsError::TooSmall { needed: 1, given: 0 })));
-        let keys = KeyIds::new(partition, &words).unwrap();
+        let mut words = [AtomicU64::new(u64::MAX)];
+        assert!(matches!(KeyIds::new(partition, &mut []), Err(KeyIdsError::TooSmall { needed: 1, given: 0 })));
+        let keys = KeyIds::new(partition, &mut words).unwrap();
         let mut leases: Vec<KeyLease<'_>> = (0..3).map(|_| keys.lease().unwrap()).collect();
         let numbers: Vec<u16> = leases.iter().map(|lease| lease.key().get()).collect();
         assert_eq!(numbers, [33, 34, 35], "32 is the global KeyID");

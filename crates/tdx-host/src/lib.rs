@@ -24,7 +24,7 @@
 //! | record | says | written |
 //! | --- | --- | --- |
 //! | [`private_memory`] | which ranges are PAMT, and a flag "there may be private memory" | by bring-up, once |
-//! | [`ledger`] | of each 4 KiB page: shared, on its way to the module, given, or returned and not reset | by every page that moves |
+//! | [`ledger`] | of each 4 KiB page: shared, in flight to the module, private, or returned and not reset | by every page that moves |
 //! | [`gate`] | of each CPU: is it inside a SEAMCALL, may its caches hold private lines; and whether SEAMCALLs are allowed at all | before every SEAMCALL |
 //! | [`key_ids`] | which private KeyIDs are in use | by each TD |
 //!
@@ -38,7 +38,7 @@
 //!       | SharedPage::take
 //!       v
 //!   +----------+ give: flush, mark, fence  +-----------+   SEAMCALL    +-----------+
-//!   |  Shared  |-------------------------->|  Giving   |-------------->|  Private  |
+//!   |  Shared  |-------------------------->| InFlight  |-------------->|  Private  |
 //!   +----------+                           +-----------+   succeeds    +-----------+
 //!       ^                                        | SEAMCALL                  | SEAMCALL that removes, moves
 //!       | unmark                                 | fails: it may have        | or reclaims it
@@ -48,7 +48,7 @@
 //!   +----------+  and fence   +---------+   private lines out of       +------------+
 //!                                           every cache
 //!
-//!   ledger:  Shared        Giving ........... Given ........... Returned ............ Shared
+//!   ledger:  Shared        InFlight ......... Private ......... Returned ............ Shared
 //!   in between, at any instant: kexec, panic, NMI -> every page that is not Shared is reset by the handover
 //! ```
 //!
@@ -98,7 +98,7 @@
 //! ```
 //! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
 //! use tdx_abi::PageSize;
-//! use tdx_host::handover::{HostMemory, Kexec, KexecKind, Policy};
+//! use tdx_host::handover::{HostMemory, HostParts, Kexec, KexecKind, Policy};
 //! use tdx_host::layout::{Algorithm, Layout};
 //! use tdx_host::{bringup, ledger::Ledger, platform::detect, private_memory::PrivateMemory, td::TdHost, key_ids::KeyIds};
 //!
@@ -107,35 +107,39 @@
 //!
 //! // Boot.
 //! let platform = detect(&hardware)?;
-//! let record = <PrivateMemory>::new();
+//! let record = PrivateMemory::new();
 //! let mut layout = Box::new(Layout::new());
-//! let ready = bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY, Algorithm::Fit)?;
+//! // SAFETY: the machine's one record and its platform.
+//! let ready = unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY, Algorithm::Fit) }?;
 //! let features = ready.module.features;
 //!
 //! // The first TD.
-//! let words = kernel::words(Ledger::words_needed(kernel::tdmrs(&layout)));
-//! let ledger = Ledger::new(kernel::tdmrs(&layout), &words)?;
-//! let words = kernel::words(KeyIds::words_needed(platform.key_ids()) as u64);
-//! let key_ids = KeyIds::new(platform.key_ids(), &words)?;
+//! let mut words = kernel::words(Ledger::words_needed(kernel::tdmrs(&layout)));
+//! let ledger = Ledger::new(kernel::tdmrs(&layout), &mut words)?;
+//! let mut key_words = kernel::words(KeyIds::words_needed(platform.key_ids()) as u64);
+//! let key_ids = KeyIds::new(platform.key_ids(), &mut key_words)?;
 //! let root = kernel.take_page(&ledger);
-//! let td = TdHost::new(&platform, &ledger, &key_ids).create(&kernel.cpu(), root).unwrap();
+//! // SAFETY: the handover below looks at this ledger.
+//! let host = unsafe { TdHost::new(&platform, &ledger, &key_ids) };
+//! let td = host.create(&kernel.cpu(), root)?;
 //! assert_eq!(ledger.marked_pages(), 1);
 //!
 //! // `kexec -e`.
-//! let memory = HostMemory {
+//! // SAFETY: the parts are those of this machine.
+//! let memory = unsafe { HostMemory::new(HostParts {
 //!     platform: Some(&platform),
 //!     features: Some(features),
 //!     record: &record,
-//!     ledger: Some(&ledger),
+//!     ledger: (&ledger).into(),
 //!     gate: hardware.gate(),
-//!     untouched: &[],
-//! };
+//!     reserved: &[],
+//! }) };
 //! let report = Kexec::begin(Policy::Tracked, KexecKind::Normal, memory)?
 //!     .stop_other_cpus(&kernel)
 //!     .unwrap()
 //!     .ask_module(|_| ())
 //!     .write_back_caches()
-//!     .reset([]);
+//!     .reset();
 //! assert!(report.is_clean(&memory));
 //!
 //! // The next kernel stores to every line of memory and reads it: no machine check.
@@ -163,18 +167,23 @@
 //!
 //! `# Errors` says what is left when it fails. `# SEAMCALL` says which leaves it executes, on which
 //! CPUs, and what must hold: **every CPU that makes a SEAMCALL is in VMX operation, the caller is
-//! pinned to it, and the gate is open**, so this is not said again. `# Safety` occurs in [`arch`]
-//! alone, which is the only place with `unsafe`.
+//! pinned to it, and the gate is open**, so this is not said again. `# Safety` is what the
+//! caller of an `unsafe fn`, or the implementer of an `unsafe trait`, promises about memory; safe code
+//! cannot break what always holds (`docs/SAFETY.md` in the repository).
 //!
 //! There are no cargo features: the same code runs on hardware, on the software machine and under a
 //! hypervisor.
 
 #![no_std]
 #![warn(missing_docs)]
+// UNSAFETY: promises about memory are `unsafe fn` and `unsafe trait` here; each call that relies on
+// one says why it is kept. `docs/SAFETY.md` has the argument.
+#![allow(unsafe_code)]
 
 pub mod arch;
 pub mod bringup;
 pub mod dynamic_pamt;
+mod effect;
 pub mod follow;
 pub mod gate;
 pub mod handover;

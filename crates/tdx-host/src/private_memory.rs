@@ -30,12 +30,14 @@
 //! static RECORD: PrivateMemory = PrivateMemory::new();
 //!
 //! let pamt = PageRange::new(Page::new(0x1000), Page::new(0x2000));
-//! RECORD.publish([pamt].into_iter())?;
+//! // SAFETY: an example; no handover looks at this record.
+//! unsafe { RECORD.publish([pamt].into_iter()) }?;
 //! // From here on a SEAMCALL may turn lines of it private, and a CPU that panics knows.
 //! assert!(RECORD.may_have_private_memory());
 //! assert_eq!(RECORD.pamt_ranges().collect::<Vec<_>>(), [pamt]);
 //! // While the flag is up nothing is forgotten.
-//! assert_eq!(RECORD.publish([].into_iter()), Err(PublishError::FlagUp));
+//! // SAFETY: as above.
+//! assert_eq!(unsafe { RECORD.publish([].into_iter()) }, Err(PublishError::FlagUp));
 //! # Ok::<(), PublishError>(())
 //! ```
 
@@ -46,6 +48,9 @@ use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 /// PAMT ranges of the largest module: 64 TDMRs with three levels each.
 pub const MAX_PAMT_RANGES: usize = 3 * tdx_abi::MAX_TDMRS;
 
+/// Ranges that fit. A model of loom has a few.
+const SLOTS: usize = if cfg!(loom) { 4 } else { MAX_PAMT_RANGES };
+
 /// One published range, as page numbers.
 #[derive(Debug)]
 struct Slot {
@@ -55,15 +60,13 @@ struct Slot {
 
 /// The host's record of private memory. One per machine, usually a `static`; it outlives every
 /// bring-up.
-///
-/// `N` is the number of ranges it can hold; the default holds the largest layout there is.
 #[derive(Debug)]
 #[expect(clippy::struct_field_names, reason = "the flag has the name it has in Linux")]
-pub struct PrivateMemory<const N: usize = MAX_PAMT_RANGES> {
+pub struct PrivateMemory {
     claimed: AtomicBool,
     may_have_private_memory: AtomicBool,
     count: AtomicU32,
-    slots: [Slot; N],
+    slots: [Slot; SLOTS],
 }
 
 /// Why a layout cannot be published. Nothing has changed.
@@ -89,7 +92,7 @@ pub enum PublishError {
     FlagUp,
 }
 
-impl<const N: usize> PrivateMemory<N> {
+impl PrivateMemory {
     /// Nothing is private.
     #[cfg(not(loom))]
     pub const fn new() -> Self {
@@ -97,7 +100,7 @@ impl<const N: usize> PrivateMemory<N> {
             claimed: AtomicBool::new(false),
             may_have_private_memory: AtomicBool::new(false),
             count: AtomicU32::new(0),
-            slots: [const { Slot { start: AtomicU64::new(0), end: AtomicU64::new(0) } }; N],
+            slots: [const { Slot { start: AtomicU64::new(0), end: AtomicU64::new(0) } }; SLOTS],
         }
     }
 
@@ -130,10 +133,14 @@ impl<const N: usize> PrivateMemory<N> {
     ///
     /// # Errors
     /// [`PublishError`]; then nothing has changed.
-    pub fn publish(&self, ranges: impl Iterator<Item = PageRange> + Clone) -> Result<(), PublishError> {
+    ///
+    /// # Safety
+    /// The ranges are memory that was taken for PAMT and holds nothing that anyone needs: from here
+    /// on a handover may overwrite them.
+    pub unsafe fn publish(&self, ranges: impl Iterator<Item = PageRange> + Clone) -> Result<(), PublishError> {
         let count = ranges.clone().count();
-        if count > N {
-            return Err(PublishError::Full { room: N, count });
+        if count > SLOTS {
+            return Err(PublishError::Full { room: SLOTS, count });
         }
         if self.may_have_private_memory() {
             return Err(PublishError::FlagUp);
@@ -158,9 +165,12 @@ impl<const N: usize> PrivateMemory<N> {
         Ok(())
     }
 
-    /// Lowers the flag and empties the list. The caller has reset every range and fenced; it frees
-    /// the memory after this.
-    pub fn withdraw(&self) {
+    /// Lowers the flag and empties the list. The caller frees the memory after this.
+    ///
+    /// # Safety
+    /// Every line of every range is normal memory again (reset and fenced, or never private), and no
+    /// SEAMCALL makes one private before the next [`PrivateMemory::publish`].
+    pub unsafe fn withdraw(&self) {
         self.may_have_private_memory.store(false, Ordering::Release);
         fence(Ordering::SeqCst);
         self.count.store(0, Ordering::Relaxed);
@@ -183,7 +193,7 @@ impl<const N: usize> PrivateMemory<N> {
     }
 }
 
-impl<const N: usize> Default for PrivateMemory<N> {
+impl Default for PrivateMemory {
     fn default() -> Self {
         Self::new()
     }
@@ -199,42 +209,48 @@ mod tests {
         PageRange::new(Page::new(start), Page::new(end))
     }
 
+    fn publish<const N: usize>(record: &PrivateMemory, ranges: [PageRange; N]) -> Result<(), PublishError> {
+        // SAFETY: no handover looks at these records.
+        unsafe { record.publish(ranges.into_iter()) }
+    }
+
     #[test]
     fn ranges_are_there_exactly_while_the_flag_is_up() {
-        let record = PrivateMemory::<4>::new();
+        let record = PrivateMemory::new();
         assert!(!record.may_have_private_memory());
         assert_eq!(record.pamt_ranges().count(), 0);
-        record.publish([range(0, 4), range(9, 10)].into_iter()).unwrap();
+        publish(&record, [range(0, 4), range(9, 10)]).unwrap();
         assert!(record.may_have_private_memory());
         assert_eq!(record.pamt_ranges().collect::<Vec<_>>(), [range(0, 4), range(9, 10)]);
-        record.withdraw();
+        // SAFETY: nothing was ever private.
+        unsafe { record.withdraw() };
         assert!(!record.may_have_private_memory());
         assert_eq!(record.pamt_ranges().count(), 0);
     }
 
     #[test]
     fn a_full_record_raises_no_flag() {
-        let record = PrivateMemory::<1>::new();
-        let result = record.publish([range(0, 1), range(1, 2)].into_iter());
-        assert_eq!(result, Err(PublishError::Full { room: 1, count: 2 }));
+        let record = PrivateMemory::new();
+        let ranges: [_; SLOTS + 1] = core::array::from_fn(|index| range(index as u64, index as u64 + 1));
+        assert_eq!(publish(&record, ranges), Err(PublishError::Full { room: SLOTS, count: SLOTS + 1 }));
         assert!(!record.may_have_private_memory());
     }
 
     #[test]
     fn ranges_out_of_order_raise_no_flag() {
-        let record = PrivateMemory::<3>::new();
+        let record = PrivateMemory::new();
         for bad in [[range(4, 8), range(0, 1)], [range(0, 2), range(1, 3)], [range(0, 1), range(5, 5)]] {
-            assert_eq!(record.publish(bad.into_iter()), Err(PublishError::Unordered { range: bad[1] }));
+            assert_eq!(publish(&record, bad), Err(PublishError::Unordered { range: bad[1] }));
             assert!(!record.may_have_private_memory());
         }
-        record.publish([range(0, 1), range(1, 2)].into_iter()).unwrap();
+        publish(&record, [range(0, 1), range(1, 2)]).unwrap();
     }
 
     #[test]
     fn a_record_in_use_forgets_nothing() {
-        let record = PrivateMemory::<2>::new();
-        record.publish([range(0, 1)].into_iter()).unwrap();
-        assert_eq!(record.publish([range(5, 6)].into_iter()), Err(PublishError::FlagUp));
+        let record = PrivateMemory::new();
+        publish(&record, [range(0, 1)]).unwrap();
+        assert_eq!(publish(&record, [range(5, 6)]), Err(PublishError::FlagUp));
         assert_eq!(record.pamt_ranges().collect::<Vec<_>>(), [range(0, 1)]);
     }
 }

@@ -1,7 +1,7 @@
 //! Turns private lines back into normal ones: MOVDIR64B over ranges, then a fence. Makes no
 //! SEAMCALL and cannot.
 //!
-//! [`reset_ranges`] is for one CPU and fences after each range. [`SharedReset`] lets many CPUs
+//! [`reset_ranges`] is for one CPU and fences after each range. [`ParallelReset`] lets many CPUs
 //! share the work, cut by bytes.
 //!
 //! # Example
@@ -17,10 +17,11 @@
 //!
 //! # let hardware = kernel::Hardware::new();
 //! # let platform = detect(&hardware)?;
-//! # let record = <PrivateMemory>::new();
+//! # let record = PrivateMemory::new();
 //! # let mut layout = Box::new(Layout::new());
 //! # let mut kernel = kernel::Kernel::boot(&hardware);
-//! # bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY, Algorithm::Fit)?;
+//! # // SAFETY: the machine's one record and its platform.
+//! # unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY, Algorithm::Fit) }?;
 //! // TDX is up. A store of less than a line to PAMT: nothing happens.
 //! let line = layout.pamt_ranges().next().expect("there is PAMT").lines().start();
 //! hardware.machine().partial_write(CpuId(0), LineRange::single(line), KeyId::HOST, PartialStore::NonTemporal)?;
@@ -31,7 +32,8 @@
 //! for number in 0..4 {
 //!     hardware.cpu(number).write_back_caches();
 //! }
-//! let done = reset_ranges(&kernel.cpu(), layout.pamt_ranges());
+//! // SAFETY: the PAMTs belong to the layout, and no SEAMCALL is made any more.
+//! let done = unsafe { reset_ranges(&kernel.cpu(), layout.pamt_ranges()) };
 //! assert_eq!(done.lines * 64, layout.pamt_bytes());
 //! assert_eq!(hardware.machine().private_lines(), 0);
 //! assert!(hardware.machine().poison(line).is_none());
@@ -54,15 +56,18 @@ pub struct ResetCount {
 
 /// Writes every line of the ranges once and fences after each range.
 ///
-/// The caller has seen to it that no SEAMCALL is made any more and that the dirty lines of private
-/// KeyIDs are written back on every CPU; otherwise an older line may land on top of the reset.
-pub fn reset_ranges<R: LineReset + ?Sized>(cpu: &R, ranges: impl IntoIterator<Item = PageRange>) -> ResetCount {
+/// # Safety
+/// The ranges are RAM and hold nothing that anyone needs: they are overwritten with zeros. No
+/// SEAMCALL makes a line of them private any more, and the dirty lines of private KeyIDs are written
+/// back on every CPU; otherwise an older line may land on top of the reset.
+pub unsafe fn reset_ranges<R: LineReset + ?Sized>(cpu: &R, ranges: impl IntoIterator<Item = PageRange>) -> ResetCount {
     let mut done = ResetCount::default();
     for range in ranges {
         if range.is_empty() {
             continue;
         }
-        cpu.reset_lines(range.lines());
+        // SAFETY: the caller's promise.
+        unsafe { cpu.reset_lines(range.lines()) };
         cpu.fence();
         done.lines += range.lines().len();
         done.ranges += 1;
@@ -87,7 +92,7 @@ const CHUNKS: u64 = 1024;
 /// The ranges must not change meanwhile: all CPUs that could change them have stopped. One CPU
 /// alone resets whatever its own walk finds.
 #[derive(Debug)]
-pub struct SharedReset<I> {
+pub struct ParallelReset<I> {
     ranges: I,
     count: u64,
     /// Pages in a chunk.
@@ -118,9 +123,13 @@ impl<I> Place<I> {
     }
 }
 
-impl<I: Iterator<Item = PageRange> + Clone> SharedReset<I> {
-    /// The work; nobody has begun. No two of the ranges share a page.
-    pub fn new(ranges: impl IntoIterator<IntoIter = I>) -> Self {
+impl<I: Iterator<Item = PageRange> + Clone> ParallelReset<I> {
+    /// The work; no CPU has begun. No two of the ranges share a page.
+    ///
+    /// # Safety
+    /// As [`reset_ranges`], for as long as the value exists: any CPU that runs it overwrites the
+    /// ranges.
+    pub unsafe fn new(ranges: impl IntoIterator<IntoIter = I>) -> Self {
         let ranges = ranges.into_iter();
         let (count, pages) =
             ranges.clone().fold((0, 0u64), |(count, pages), range| (count + 1, pages.saturating_add(range.pages())));
@@ -149,7 +158,8 @@ impl<I: Iterator<Item = PageRange> + Clone> SharedReset<I> {
             // Empty as long as the chunk lies further on.
             let part = place.advance(end - place.before);
             if !part.is_empty() {
-                cpu.reset_lines(part.lines());
+                // SAFETY: a part of the ranges that `ParallelReset::new` was promised.
+                unsafe { cpu.reset_lines(part.lines()) };
                 lines += part.lines().len();
             }
         }
@@ -173,7 +183,7 @@ impl<I: Iterator<Item = PageRange> + Clone> SharedReset<I> {
     }
 }
 
-impl<C: Cpu, I: Iterator<Item = PageRange> + Clone + Sync> CpuTask<C> for SharedReset<I> {
+impl<C: Cpu, I: Iterator<Item = PageRange> + Clone + Sync> CpuTask<C> for ParallelReset<I> {
     type Local = Option<Place<I>>;
 
     fn step(&self, cpu: &C, place: &mut Self::Local) -> Step {

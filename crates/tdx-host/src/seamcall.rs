@@ -1,27 +1,36 @@
 //! The SEAMCALL trait, the retry rules of the ABI, and errors that keep the raw status.
 //!
-//! # Example
+//! Two ways to make a call that this crate does not wrap. Both pass the gate, try again where the
+//! ABI allows it, and keep the raw status:
 //!
-//! A leaf that this crate does not wrap. [`call`] passes the gate, tries again where the ABI allows
-//! it, and keeps the raw status.
+//! * [`call`] is safe, and refuses every leaf that could convert or overwrite memory of the host;
+//! * [`call_unchecked`] makes any call, and says what the caller promises.
+//!
+//! # Example
 //!
 //! ```
 //! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
 //! # use tdx_host::{bringup, layout::{Algorithm, Layout}, platform::detect, private_memory::PrivateMemory};
 //! # let hardware = kernel::Hardware::new();
 //! # let platform = detect(&hardware)?;
-//! # let record = <PrivateMemory>::new();
+//! # let record = PrivateMemory::new();
 //! # let mut layout = Box::new(Layout::new());
 //! # let mut kernel = kernel::Kernel::boot(&hardware);
-//! # bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY, Algorithm::Fit)?;
+//! # // SAFETY: the machine's one record and its platform.
+//! # unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY, Algorithm::Fit) }?;
 //! use tdx_abi::{FieldId, Leaf, Registers, StatusCode};
-//! use tdx_host::seamcall::call;
+//! use tdx_host::seamcall::{CallError, LeafEffect, call, call_unchecked};
 //!
 //! let cpu = kernel.cpu();
 //! let output = call(&cpu, Registers::call(Leaf::SYS_RD).rdx(FieldId::MAX_TDMRS.0))?;
 //! assert_eq!(output.r8, 64);
 //!
-//! let error = call(&cpu, Registers::call(Leaf::SYS_CONFIG)).expect_err("configured already");
+//! // A leaf that makes memory private is not for safe code.
+//! let Err(CallError::Refused(refused)) = call(&cpu, Registers::call(Leaf::SYS_CONFIG)) else { panic!("made") };
+//! assert_eq!(refused.effect, Some(LeafEffect::ChangesState));
+//!
+//! // SAFETY: the module is configured already, so it refuses to be configured again.
+//! let error = unsafe { call_unchecked(&cpu, Registers::call(Leaf::SYS_CONFIG)) }.unwrap_err();
 //! assert_eq!(error.status().code(), StatusCode::SYS_CONFIG_NOT_PENDING);
 //! assert_eq!((error.status().raw(), error.attempts), (0xc000_050c_0000_0000, 1));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -30,6 +39,7 @@
 use core::fmt;
 use tdx_abi::{Leaf, LeafCall, Registers, Status, StatusCode};
 
+pub use crate::effect::{LeafEffect, leaf_effect};
 use crate::platform::{Cpu, CpuId};
 
 /// Immediate second calls after RND_NO_ENTROPY (`tdx_abi.md` section 1) or KEY_GENERATION_FAILED
@@ -44,13 +54,16 @@ pub const BUSY_RETRIES: u32 = 10_000;
 
 /// The instruction. One call, no retry, no interpretation.
 ///
-/// # SEAMCALL
-/// Implementations execute the instruction on the CPU that calls and return all registers. If the
-/// instruction fails before the module runs (carry flag, #UD, #GP) RAX is one of the software codes
-/// of [`Status`] and the rest is as on entry.
-pub trait Seamcall {
+/// # Safety
+/// [`Seamcall::seamcall`] executes the instruction on the CPU that runs the code and returns all
+/// registers as the instruction left them. If it fails before the module runs (carry flag, #UD,
+/// #GP) RAX is one of the software codes of [`Status`] and the rest is as on entry.
+pub unsafe trait Seamcall {
     /// Executes SEAMCALL with these registers.
-    fn seamcall(&self, registers: Registers) -> Registers;
+    ///
+    /// # Safety
+    /// As [`call_unchecked`]; and the gate has admitted the call.
+    unsafe fn seamcall(&self, registers: Registers) -> Registers;
 }
 
 /// A SEAMCALL that did not do what was asked. The raw 64-bit status is always there.
@@ -134,22 +147,119 @@ impl Retry {
     }
 }
 
-/// Makes the call, again where [`Retry::for_leaf`] allows it. Informational statuses are a success;
+/// A call that [`call`] does not make, because it could convert or overwrite memory of the host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LeafRefused {
+    /// Leaf and version.
+    pub call: LeafCall,
+    /// What the leaf does; `None` if it is not known here, or is not for the TDX module.
+    pub effect: Option<LeafEffect>,
+}
+
+impl fmt::Display for LeafRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let why = match self.effect {
+            Some(LeafEffect::WritesMemory) => "writes memory at an operand",
+            Some(LeafEffect::ChangesState) => "changes the state of the module or of a TD",
+            Some(LeafEffect::MovesPages) => "takes or returns pages",
+            Some(LeafEffect::EntersGuest) => "enters a guest",
+            Some(LeafEffect::Nothing) => "has an unknown version",
+            None => "is unknown",
+        };
+        write!(f, "SEAMCALL {} ({:#x}) refused: it {why}", self.call.leaf(), self.call.rax())
+    }
+}
+
+impl core::error::Error for LeafRefused {}
+
+/// Why [`call`] has no answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum CallError {
+    /// The leaf is not for safe code. No instruction was executed.
+    #[error(transparent)]
+    Refused(#[from] LeafRefused),
+    /// The SEAMCALL failed.
+    #[error(transparent)]
+    Failed(#[from] SeamcallError),
+}
+
+impl CallError {
+    /// What the module said, if it was asked.
+    pub const fn status(&self) -> Option<Status> {
+        match self {
+            Self::Refused(_) => None,
+            Self::Failed(error) => Some(error.status()),
+        }
+    }
+}
+
+/// Versions of the leaves that [`call`] makes. A later one may do something else.
+const KNOWN_VERSIONS: u8 = 1;
+
+/// Says whether a call is one that [`call`] makes: its leaf is known, and converts, writes and
+/// releases no memory of the host.
+///
+/// # Errors
+/// [`LeafRefused`].
+pub const fn check_call(input: &Registers) -> Result<(), LeafRefused> {
+    let call = input.leaf_call();
+    // Bits beyond leaf and version are for the P-SEAMLDR, which can replace the module.
+    let effect = if call.reserved() == 0 { leaf_effect(call.leaf()) } else { None };
+    match effect {
+        Some(LeafEffect::Nothing) if call.version() <= KNOWN_VERSIONS => Ok(()),
+        effect => Err(LeafRefused { call, effect }),
+    }
+}
+
+/// Makes a call that can neither convert nor overwrite memory of the host, again where
+/// [`Retry::for_leaf`] allows it. Informational statuses are a success; the caller reads RAX.
+///
+/// Leaves that take or return pages are those of [`crate::td`] and [`crate::dynamic_pamt`], where
+/// each page is a value with one owner; for all others there is [`call_unchecked`].
+///
+/// # Errors
+/// [`CallError::Refused`] if [`check_call`] refuses the call. Else as [`call_unchecked`].
+///
+/// # SEAMCALL
+/// The leaf that `input` names, on this CPU, once the gate has admitted it: SYS.RD, MNG.RD, VP.RD,
+/// MEM.RD, MEM.SEPT.RD, PHYMEM.PAGE.RDMD, MEM.RANGE.BLOCK, MEM.RANGE.UNBLOCK, MEM.TRACK,
+/// PHYMEM.CACHE.WB or PHYMEM.PAGE.WBINVD. The CPU counts as one whose caches may hold private lines
+/// from then on, also if the call fails.
+pub fn call<C: Cpu>(cpu: &C, input: Registers) -> Result<Registers, CallError> {
+    check_call(&input)?;
+    // SAFETY: by the table the leaf takes, returns and writes no memory, and changes no state by
+    // which another leaf or a guest would.
+    Ok(unsafe { call_unchecked(cpu, input) }?)
+}
+
+/// Makes any call, again where [`Retry::for_leaf`] allows it. Informational statuses are a success;
 /// the caller reads RAX.
 ///
 /// # Errors
 /// The last status, with the number of attempts; [`tdx_abi::Status::GATE_CLOSED`] if the gate is
 /// closed, and then the instruction was not executed in the last attempt.
 ///
+/// # Safety
+/// For what the leaf does with these operands ([`leaf_effect`] has the kinds):
+/// * every page that it takes is owned by the caller and marked before the call: an
+///   [`InFlightPage`](crate::page::InFlightPage), or a range of the record of private memory;
+/// * every page that it returns stays marked until it was written back and reset;
+/// * memory that it writes is owned by the caller, and normal;
+/// * a change of state lets no other SEAMCALL, no CPU and no guest convert or write memory that
+///   its caller does not own. A key is not freed before every cache is written back; a guest's
+///   shared memory is memory that may be written by a guest.
+/// * The leaf leaves every register but those of [`Registers`] as it was (VP.ENTER does not).
+///
 /// # SEAMCALL
 /// The leaf that `input` names, on this CPU, once the gate has admitted it. The CPU counts as one
 /// whose caches may hold private lines from then on, also if the call fails.
-pub fn call<C: Cpu>(cpu: &C, input: Registers) -> Result<Registers, SeamcallError> {
+pub unsafe fn call_unchecked<C: Cpu>(cpu: &C, input: Registers) -> Result<Registers, SeamcallError> {
     let mut retry = Retry::for_leaf(input.leaf_call().leaf());
     let mut attempts = 1;
     loop {
-        let registers = match cpu.admission().enter(input.leaf_call().leaf()) {
-            Ok(_admitted) => cpu.seamcall(input),
+        let registers = match cpu.cpu_gate().enter(input.leaf_call().leaf()) {
+            // SAFETY: the caller's promise; the gate has admitted the call.
+            Ok(_guard) => unsafe { cpu.seamcall(input) },
             Err(_) => Registers { rax: Status::GATE_CLOSED.raw(), ..input },
         };
         let status = registers.status();

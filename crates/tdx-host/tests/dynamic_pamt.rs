@@ -1,6 +1,10 @@
 //! Dynamic PAMT's counts and pairs against a plain model, over a module that only knows pairs: any
 //! traffic, any call refused.
 #![cfg(not(loom))]
+// UNSAFETY: implements the traits that answer for memory.
+#![allow(unsafe_code)]
+
+mod promise;
 
 mod support;
 
@@ -16,11 +20,13 @@ use tdx_abi::{
 };
 use tdx_host::dynamic_pamt::count::{Change, Count, CountError};
 use tdx_host::dynamic_pamt::{DynamicPamt, Pair, PamtCause, TooSmall};
-use tdx_host::gate::Admission;
+use tdx_host::gate::CpuGate;
+use tdx_host::key_ids::KeyIds;
 use tdx_host::ledger::{Ledger, PageState};
 use tdx_host::page::SharedPage;
-use tdx_host::platform::{Cpu, CpuId, LineReset, PackageId, TdxPlatform, detect};
+use tdx_host::platform::{Cpu, CpuId, LineReset, PackageId, detect};
 use tdx_host::seamcall::Seamcall;
+use tdx_host::td::TdHost;
 
 /// Two TDMRs of 1 GiB with a gap.
 const TDMRS: [PageRange; 2] =
@@ -36,6 +42,8 @@ struct Module {
     recorder: Recorder,
     pairs: Rc<RefCell<BTreeMap<u64, [u64; 2]>>>,
     refuse: Rc<RefCell<Option<Leaf>>>,
+    /// What another CPU does in the middle of the next PHYMEM.PAMT.ADD.
+    meanwhile: Rc<RefCell<Option<Box<dyn FnOnce()>>>>,
     /// To see what it says while a call is under way.
     ledger: Option<&'static Ledger<'static>>,
 }
@@ -50,8 +58,9 @@ impl Module {
     }
 }
 
-impl Seamcall for Module {
-    fn seamcall(&self, input: Registers) -> Registers {
+// SAFETY: a model: no memory of this program is behind it.
+unsafe impl Seamcall for Module {
+    unsafe fn seamcall(&self, input: Registers) -> Registers {
         let leaf = input.leaf_call().leaf();
         self.recorder.push(Event::Seamcall(input.rax));
         let with = |status: Status| Registers { rax: status.raw(), ..input };
@@ -61,6 +70,8 @@ impl Seamcall for Module {
             *self.refuse.borrow_mut() = None;
             return with(NO);
         }
+        let meanwhile = self.meanwhile.borrow_mut().take();
+        meanwhile.into_iter().for_each(|meanwhile| meanwhile());
         let mut pairs = self.pairs.borrow_mut();
         match leaf {
             Leaf::PHYMEM_PAMT_ADD if pairs.contains_key(&input.rcx) => {
@@ -86,11 +97,13 @@ impl Seamcall for Module {
     }
 }
 
-impl LineReset for Module {
-    fn reset_lines(&self, lines: LineRange) {
+// SAFETY: a model: no memory of this program is behind it.
+unsafe impl LineReset for Module {
+    unsafe fn reset_lines(&self, lines: LineRange) {
         let in_use = self.pairs.borrow().values().flatten().any(|page| lines.contains(PhysAddr::new(*page).line()));
         assert!(!in_use, "a page of a pair was reset while the module has it");
-        self.recorder.reset_lines(lines);
+        // SAFETY: a model.
+        unsafe { self.recorder.reset_lines(lines) };
     }
 
     fn fence(&self) {
@@ -98,7 +111,8 @@ impl LineReset for Module {
     }
 }
 
-impl Cpu for Module {
+// SAFETY: a model: no memory of this program is behind it.
+unsafe impl Cpu for Module {
     fn id(&self) -> CpuId {
         self.recorder.id()
     }
@@ -111,26 +125,30 @@ impl Cpu for Module {
         self.recorder.write_back_caches();
     }
 
-    fn flush_lines(&self, lines: LineRange) {
-        self.recorder.flush_lines(lines);
+    unsafe fn flush_lines(&self, lines: LineRange) {
+        // SAFETY: a model.
+        unsafe { self.recorder.flush_lines(lines) };
     }
 
-    fn admission(&self) -> Admission<'_> {
-        self.recorder.admission()
+    fn cpu_gate(&self) -> CpuGate<'_> {
+        self.recorder.cpu_gate()
     }
 }
 
 /// Memory and tables that a kernel would own, leaked: the tests are short.
-fn world() -> (&'static TdxPlatform, &'static Ledger<'static>, DynamicPamt<'static>) {
+fn world() -> (TdHost<'static>, &'static Ledger<'static>, DynamicPamt<'static>) {
     let platform = &*Box::leak(Box::new(detect(&SAPPHIRE_RAPIDS).unwrap()));
     let words = (0..Ledger::words_needed(TDMRS)).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
     let ledger = &*Box::leak(Box::new(Ledger::new(TDMRS, words.leak()).unwrap()));
     let counts = (0..DynamicPamt::words_needed(ledger)).map(|_| AtomicU32::new(0)).collect::<Vec<_>>();
-    (platform, ledger, DynamicPamt::new(platform, ledger, counts.leak()).unwrap())
+    let words = (0..KeyIds::words_needed(platform.key_ids())).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
+    let key_ids = &*Box::leak(Box::new(KeyIds::new(platform.key_ids(), words.leak()).unwrap()));
+    let host = promise::td_host(platform, ledger, key_ids);
+    (host, ledger, DynamicPamt::new(host, counts.leak()).unwrap())
 }
 
 fn spare_page<'h>(ledger: &'h Ledger<'h>, number: u64) -> SharedPage<'h> {
-    SharedPage::take(ledger, Page::new(SPARES.index() + number), PageSize::Size4K).unwrap()
+    promise::take(ledger, Page::new(SPARES.index() + number), PageSize::Size4K).unwrap()
 }
 
 fn spares<'h>(ledger: &'h Ledger<'h>, first: u64) -> Pair<'h> {
@@ -147,15 +165,15 @@ fn leaves(events: &[Event]) -> Vec<Leaf> {
 
 #[test]
 fn the_counts_need_4_bytes_for_each_2_mib() {
-    let (platform, ledger, _) = world();
+    let (host, ledger, _) = world();
     assert_eq!(DynamicPamt::words_needed(ledger), 2 * 512);
     let few = (0..1023).map(|_| AtomicU32::new(0)).collect::<Vec<_>>();
-    let error = DynamicPamt::new(platform, ledger, few.leak()).unwrap_err();
+    let error = DynamicPamt::new(host, few.leak()).unwrap_err();
     assert_eq!(error, TooSmall { needed: 1024, given: 1023 });
     assert!(error.to_string().contains("1024"));
     // Whatever the memory held before.
     let used = (0..1024).map(|_| AtomicU32::new(u32::MAX)).collect::<Vec<_>>();
-    let pamt = DynamicPamt::new(platform, ledger, used.leak()).unwrap();
+    let pamt = DynamicPamt::new(host, used.leak()).unwrap();
     assert_eq!((pamt.pairs(), pamt.counted(TDMRS[1].start())), (0, Some(0)));
 }
 
@@ -178,7 +196,7 @@ fn a_pair_comes_and_goes_in_order() {
     let large = page_and_level(Page::new(TDMRS[0].start().index() + 3 * LARGE), PageSize::Size2M);
     assert_eq!(cpu.pairs.borrow().keys().copied().collect::<Vec<_>>(), [large]);
     for number in 0..2 {
-        assert_eq!(ledger.state(Page::new(SPARES.index() + number)), Some(PageState::Given));
+        assert_eq!(ledger.state(Page::new(SPARES.index() + number)), Some(PageState::Private));
     }
     assert_eq!((pamt.counted(page), pamt.pairs()), (Some(1), 1));
 
@@ -218,7 +236,7 @@ fn bad_input_changes_nothing() {
     let mut one: Pair<'_> = [spare_page(ledger, 0)].into_iter().collect();
     assert_eq!(pamt.get(&cpu, page, &mut one).unwrap_err().cause, PamtCause::NoSpare);
     assert_eq!(one.len(), 1, "the page is still the caller's");
-    let large = SharedPage::take(ledger, TDMRS[0].start(), PageSize::Size2M).unwrap();
+    let large = promise::take(ledger, TDMRS[0].start(), PageSize::Size2M).unwrap();
     one.push(large);
     assert_eq!(pamt.get(&cpu, page, &mut one).unwrap_err().cause, PamtCause::NoSpare);
     assert_eq!(one.len(), 2);
@@ -309,24 +327,24 @@ fn a_pair_that_nobody_gave() {
 /// Another CPU has its turn: typed, at once, and nothing has changed.
 #[test]
 fn a_cpu_in_the_middle_sends_others_away() {
-    let (platform, ledger, _) = world();
-    let words = &*(0..1024).map(|_| AtomicU32::new(0)).collect::<Vec<_>>().leak();
-    let pamt = DynamicPamt::new(platform, ledger, words).unwrap();
-    let cpu = Module::with(ledger);
+    let (_, ledger, pamt) = world();
+    let pamt: &'static DynamicPamt<'static> = Box::leak(Box::new(pamt));
+    let (cpu, other) = (Module::with(ledger), Module::with(ledger));
     let page = TDMRS[1].start();
-    let Ok(Change::Turn(turn)) = Count::new(&words[512]).get() else { panic!("the first page takes the turn") };
-    let mut spare = spares(ledger, 0);
-    for _ in 0..2 {
-        let error = pamt.get(&cpu, page, &mut spare).unwrap_err();
-        assert!(error.cause.is_busy() && error.to_string().contains("try again"), "{error}");
-        assert!(pamt.put(&cpu, page).unwrap_err().cause.is_busy());
-    }
-    assert_eq!((spare.len(), pamt.counted(page), pamt.pairs()), (2, None, 1));
-    // Only this 2 MiB is busy.
-    pamt.get(&cpu, Page::new(page.index() + LARGE), &mut spare).unwrap();
-    turn.finish(1);
-    pamt.get(&cpu, page, &mut spare).unwrap();
-    assert_eq!(pamt.counted(page), Some(2));
+    *cpu.meanwhile.borrow_mut() = Some(Box::new(move || {
+        let mut spare = spares(ledger, 2);
+        for _ in 0..2 {
+            let error = pamt.get(&other, page, &mut spare).unwrap_err();
+            assert!(error.cause.is_busy() && error.to_string().contains("try again"), "{error}");
+            assert!(pamt.put(&other, page).unwrap_err().cause.is_busy());
+        }
+        assert_eq!((spare.len(), pamt.counted(page), pamt.pairs()), (2, None, 1));
+        // Only this 2 MiB is busy.
+        pamt.get(&other, Page::new(page.index() + LARGE), &mut spare).unwrap();
+    }));
+    pamt.get(&cpu, page, &mut spares(ledger, 0)).unwrap();
+    pamt.get(&cpu, page, &mut Pair::new()).unwrap();
+    assert_eq!((pamt.counted(page), pamt.pairs()), (Some(2), 2));
 }
 
 /// A page of 2 MiB is split only if no part of it is counted, and merged only if all parts are.

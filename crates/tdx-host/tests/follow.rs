@@ -1,10 +1,13 @@
 //! What `follow` makes of SEAMCALLs, call by call. That it makes the same of a whole life as the
 //! hypervisor itself is shown in `tdx-lab`, `tests/traffic.rs`.
 
+mod promise;
+
+use promise::Observe as _;
 use std::sync::atomic::AtomicU64;
 
 use tdx_abi::{Leaf, LeafCall, Operand, Page, PageRange, Registers, StatusCode};
-use tdx_host::follow::{self, Moves, NotFollowed};
+use tdx_host::follow::{Moves, NotFollowed};
 use tdx_host::ledger::{Ledger, PageState};
 
 /// 2 GiB from 0 on.
@@ -30,8 +33,8 @@ fn busy() -> Registers {
 
 fn make(ledger: &Ledger<'_>, call: &Registers, answer: &Registers) {
     let moves = Moves::of(call, false).unwrap();
-    moves.before(ledger).unwrap();
-    moves.after(ledger, answer).unwrap();
+    moves.seen_before(ledger).unwrap();
+    moves.seen_after(ledger, answer).unwrap();
 }
 
 #[test]
@@ -91,23 +94,23 @@ fn a_page_is_marked_before_the_call_and_until_its_reset() {
     let ledger = ledger();
     let (state, range) = (|| ledger.state(page()).unwrap(), PageRange::new(page(), Page::new(page().index() + 1)));
     let give = Moves::of(&Registers::call(Leaf::MNG_ADDCX).rcx(PAGE), false).unwrap();
-    give.before(&ledger).unwrap();
-    assert_eq!(state(), PageState::Giving);
-    give.after(&ledger, &answer(0, 0)).unwrap();
-    assert_eq!(state(), PageState::Given);
-    assert_eq!(follow::reset(&ledger, range), Err(NotFollowed::StillGiven(page())));
-    assert_eq!(state(), PageState::Given, "and it keeps its mark");
+    give.seen_before(&ledger).unwrap();
+    assert_eq!(state(), PageState::InFlight);
+    give.seen_after(&ledger, &answer(0, 0)).unwrap();
+    assert_eq!(state(), PageState::Private);
+    assert_eq!(promise::seen_reset(&ledger, range), Err(NotFollowed::StillGiven(page())));
+    assert_eq!(state(), PageState::Private, "and it keeps its mark");
     let reclaim = Registers::call(Leaf::PHYMEM_PAGE_RECLAIM).rcx(PAGE);
     make(&ledger, &reclaim, &busy());
-    assert_eq!(state(), PageState::Given, "a call that failed returns nothing");
+    assert_eq!(state(), PageState::Private, "a call that failed returns nothing");
     let moves = Moves::of(&reclaim, false).unwrap();
-    moves.before(&ledger).unwrap();
+    moves.seen_before(&ledger).unwrap();
     assert!(!ledger.is_settled(), "nobody knows which page is coming back");
-    assert_eq!(moves.after(&ledger, &answer(0, 1)).unwrap()[..], [range]);
+    assert_eq!(moves.seen_after(&ledger, &answer(0, 1)).unwrap()[..], [range]);
     assert_eq!((state(), ledger.is_settled()), (PageState::Returned, true));
-    follow::reset(&ledger, range).unwrap();
+    promise::seen_reset(&ledger, range).unwrap();
     assert_eq!(state(), PageState::Shared);
-    follow::reset(&ledger, range).unwrap();
+    promise::seen_reset(&ledger, range).unwrap();
 }
 
 #[test]
@@ -117,11 +120,11 @@ fn a_page_whose_call_failed_keeps_its_mark_and_may_be_given_again() {
     make(&ledger, &give, &busy());
     assert_eq!(ledger.state(page()), Some(PageState::Returned));
     make(&ledger, &give, &answer(0, 0));
-    assert_eq!(ledger.state(page()), Some(PageState::Given));
+    assert_eq!(ledger.state(page()), Some(PageState::Private));
     // A bug of the kernel's: the module has it. It is refused, and the page is the module's as
     // before.
     make(&ledger, &give, &busy());
-    assert_eq!(ledger.state(page()), Some(PageState::Given));
+    assert_eq!(ledger.state(page()), Some(PageState::Private));
 }
 
 #[test]
@@ -129,12 +132,12 @@ fn two_calls_that_give_one_page_leave_it_marked_whatever_their_order() {
     for first_fails in [false, true] {
         let ledger = ledger();
         let give = Moves::of(&Registers::call(Leaf::MNG_ADDCX).rcx(PAGE), false).unwrap();
-        give.before(&ledger).unwrap();
-        give.before(&ledger).unwrap();
+        give.seen_before(&ledger).unwrap();
+        give.seen_before(&ledger).unwrap();
         let (bad, good) = (busy(), answer(0, 0));
-        give.after(&ledger, if first_fails { &bad } else { &good }).unwrap();
-        give.after(&ledger, if first_fails { &good } else { &bad }).unwrap();
-        assert_eq!(ledger.state(page()), Some(PageState::Given), "{first_fails}");
+        give.seen_after(&ledger, if first_fails { &bad } else { &good }).unwrap();
+        give.seen_after(&ledger, if first_fails { &good } else { &bad }).unwrap();
+        assert_eq!(ledger.state(page()), Some(PageState::Private), "{first_fails}");
     }
 }
 
@@ -145,7 +148,7 @@ fn a_large_page_of_which_a_part_was_returned_is_marked_whole() {
     let large = Registers::call(Leaf::MEM_PAGE_AUG).rcx(1).r8(0x4000_0000);
     make(&ledger, &large, &answer(0, 0));
     assert_eq!(ledger.marked_pages(), 512);
-    assert_eq!(ledger.state(Page::new(0x4_0005)), Some(PageState::Given));
+    assert_eq!(ledger.state(Page::new(0x4_0005)), Some(PageState::Private));
 }
 
 #[test]
@@ -153,11 +156,11 @@ fn what_the_ledger_does_not_cover_is_an_error() {
     let ledger = ledger();
     let far = 4 << 30;
     let give = Moves::of(&Registers::call(Leaf::MNG_CREATE).rcx(far), false).unwrap();
-    assert_eq!(give.before(&ledger), Err(NotFollowed::Outside(Page::new(far >> 12))));
+    assert_eq!(give.seen_before(&ledger), Err(NotFollowed::Outside(Page::new(far >> 12))));
     let remove = Moves::of(&Registers::call(Leaf::MEM_PAGE_REMOVE), false).unwrap();
-    remove.before(&ledger).unwrap();
-    assert!(remove.after(&ledger, &answer(0, PAGE)).is_err(), "a page that was never given");
+    remove.seen_before(&ledger).unwrap();
+    assert!(remove.seen_after(&ledger, &answer(0, PAGE)).is_err(), "a page that was never given");
     assert!(ledger.is_settled());
     // Memory of nobody's TD.
-    follow::reset(&ledger, PageRange::new(Page::new(far >> 12), Page::new((far >> 12) + 2))).unwrap();
+    promise::seen_reset(&ledger, PageRange::new(Page::new(far >> 12), Page::new((far >> 12) + 2))).unwrap();
 }

@@ -1,5 +1,8 @@
 //! The ledger against an independent map, and its memory and error rules.
 
+mod promise;
+
+use promise::Mark as _;
 use proptest::prelude::*;
 use rangemap::RangeSet;
 use std::collections::BTreeMap;
@@ -31,10 +34,10 @@ enum Op {
 impl Op {
     fn states(self) -> (PageState, PageState) {
         match self {
-            Self::Give => (PageState::Shared, PageState::Giving),
-            Self::Given => (PageState::Giving, PageState::Given),
-            Self::Refused => (PageState::Giving, PageState::Returned),
-            Self::TakeBack => (PageState::Given, PageState::Returned),
+            Self::Give => (PageState::Shared, PageState::InFlight),
+            Self::Given => (PageState::InFlight, PageState::Private),
+            Self::Refused => (PageState::InFlight, PageState::Returned),
+            Self::TakeBack => (PageState::Private, PageState::Returned),
             Self::Clear => (PageState::Returned, PageState::Shared),
         }
     }
@@ -51,8 +54,8 @@ proptest! {
     #[test]
     fn agrees_with_a_map(ops in proptest::collection::vec(op(), 1..60)) {
         let ranges = SEGMENTS.map(|(start, end)| range(start, end));
-        let words = memory(Ledger::words_needed(ranges));
-        let ledger = Ledger::new(ranges, &words).unwrap();
+        let mut words = memory(Ledger::words_needed(ranges));
+        let ledger = Ledger::new(ranges, &mut words).unwrap();
         let mut map: BTreeMap<u64, PageState> =
             SEGMENTS.iter().flat_map(|&(start, end)| start..end).map(|page| (page, PageState::Shared)).collect();
         for (op, start, length) in ops {
@@ -61,11 +64,11 @@ proptest! {
             let wrong = pages.clone().find(|page| map.get(page) != Some(&from));
             let checked = ledger.check(range(start, start + length), from);
             let result = match op {
-                Op::Give => ledger.give(range(start, start + length)),
-                Op::Given => ledger.given(range(start, start + length)),
-                Op::Refused => ledger.refused(range(start, start + length)),
-                Op::TakeBack => ledger.take_back(range(start, start + length)),
-                Op::Clear => ledger.clear(range(start, start + length)),
+                Op::Give => ledger.mark_in_flight(range(start, start + length)),
+                Op::Given => ledger.mark_private(range(start, start + length)),
+                Op::Refused => ledger.mark_aborted(range(start, start + length)),
+                Op::TakeBack => ledger.mark_returned(range(start, start + length)),
+                Op::Clear => ledger.mark_shared(range(start, start + length)),
             };
             // The first wrong page is named by both; a range that leaves the TDMRs may be refused
             // for that first.
@@ -91,7 +94,7 @@ proptest! {
                 ledger.unknown_to_module().flat_map(|r| r.start().index()..r.end().index()).collect();
             let expected: Vec<u64> = map
                 .iter()
-                .filter(|(_, state)| matches!(state, PageState::Giving | PageState::Returned))
+                .filter(|(_, state)| matches!(state, PageState::InFlight | PageState::Returned))
                 .map(|(page, _)| *page)
                 .collect();
             prop_assert_eq!(unknown, expected);
@@ -118,11 +121,11 @@ proptest! {
         places in proptest::collection::vec((0u64..7 << 21, prop_oneof![Just(1u64), Just(512), 1u64..2000]), 0..12),
     ) {
         let ranges = LARGE.map(|(start, end)| range(start, end));
-        let words = memory(Ledger::words_needed(ranges));
-        let ledger = Ledger::new(ranges, &words).unwrap();
+        let mut words = memory(Ledger::words_needed(ranges));
+        let ledger = Ledger::new(ranges, &mut words).unwrap();
         let mut marked = RangeSet::new();
         for (start, length) in places {
-            if ledger.give(range(start, start + length)).is_ok() {
+            if ledger.mark_in_flight(range(start, start + length)).is_ok() {
                 marked.insert(start..start + length);
             }
         }
@@ -145,35 +148,35 @@ fn memory_is_at_most_a_ten_thousandth_of_ram() {
 fn bytes_are_those_of_the_words_in_use() {
     let ranges = [range(0, 1 << 18), range(1 << 19, (1 << 19) + 512)];
     let needed = Ledger::words_needed(ranges);
-    let words = memory(needed + 7);
-    let ledger = Ledger::new(ranges, &words).unwrap();
+    let mut words = memory(needed + 7);
+    let ledger = Ledger::new(ranges, &mut words).unwrap();
     assert_eq!(ledger.bytes(), 8 * needed);
     assert!(needed > (1 << 18) / 32 + 512 / 32);
 }
 
 #[test]
 fn bad_input_is_refused() {
-    let words = memory(100);
+    let mut words = memory(100);
     assert!(matches!(
-        Ledger::new([range(0, 1 << 18)], &words),
+        Ledger::new([range(0, 1 << 18)], &mut words),
         Err(LedgerError::TooSmall { needed: 8201, given: 100 })
     ));
     for bad in [[range(0, 512), range(0, 512)], [range(512, 1024), range(0, 512)], [range(0, 512), range(513, 1024)]] {
-        assert!(matches!(Ledger::new(bad, &words), Err(LedgerError::BadRange { .. })), "{bad:?}");
+        assert!(matches!(Ledger::new(bad, &mut words), Err(LedgerError::BadRange { .. })), "{bad:?}");
     }
-    let ledger = Ledger::new([range(512, 1024)], &words).unwrap();
+    let ledger = Ledger::new([range(512, 1024)], &mut words).unwrap();
     assert_eq!(ledger.state(Page::new(511)), None);
-    assert!(matches!(ledger.give(range(1000, 1025)), Err(MarkError::Outside { .. })));
+    assert!(matches!(ledger.mark_in_flight(range(1000, 1025)), Err(MarkError::Outside { .. })));
     assert_eq!(ledger.marked_pages(), 0, "unchanged");
-    let mut ledger = ledger.leaving_alone(range(600, 610)).unwrap();
-    assert_eq!(ledger.give(range(599, 601)), Err(MarkError::Untouched { page: Page::new(600) }));
-    assert_eq!(ledger.check(range(609, 611), PageState::Shared), Err(MarkError::Untouched { page: Page::new(609) }));
+    let mut ledger = ledger.with_reserved(range(600, 610)).unwrap();
+    assert_eq!(ledger.mark_in_flight(range(599, 601)), Err(MarkError::Reserved { page: Page::new(600) }));
+    assert_eq!(ledger.check(range(609, 611), PageState::Shared), Err(MarkError::Reserved { page: Page::new(609) }));
     assert_eq!(ledger.marked_pages(), 0, "unchanged");
-    ledger.give(range(610, 611)).unwrap();
+    ledger.mark_in_flight(range(610, 611)).unwrap();
     for start in 0..3 {
-        ledger = ledger.leaving_alone(range(start, start + 1)).unwrap();
+        ledger = ledger.with_reserved(range(start, start + 1)).unwrap();
     }
-    assert!(matches!(ledger.leaving_alone(range(3, 4)), Err(LedgerError::TooManyUntouched { .. })));
+    assert!(matches!(ledger.with_reserved(range(3, 4)), Err(LedgerError::TooManyReserved { .. })));
 }
 
 /// Pages that become shared while a walk stands at them are shown as marked, or not at all: never
@@ -184,8 +187,8 @@ fn a_walk_beside_other_cpus_shows_no_empty_range() {
     const FIRST: u64 = 700;
     const CPUS: u64 = 3;
     let segment = [range(512, 1024)];
-    let words = memory(Ledger::words_needed(segment));
-    let ledger = Ledger::new(segment, &words).unwrap();
+    let mut words = memory(Ledger::words_needed(segment));
+    let ledger = Ledger::new(segment, &mut words).unwrap();
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         for page in FIRST..FIRST + CPUS {
@@ -193,9 +196,9 @@ fn a_walk_beside_other_cpus_shows_no_empty_range() {
             scope.spawn(move || {
                 let page = range(page, page + 1);
                 while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                    ledger.give(page).unwrap();
-                    ledger.refused(page).unwrap();
-                    ledger.clear(page).unwrap();
+                    ledger.mark_in_flight(page).unwrap();
+                    ledger.mark_aborted(page).unwrap();
+                    ledger.mark_shared(page).unwrap();
                 }
             });
         }

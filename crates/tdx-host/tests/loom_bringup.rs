@@ -8,6 +8,10 @@
 //! (`cargo xtask test` does).
 
 #![cfg(loom)]
+// UNSAFETY: implements the traits that answer for memory.
+#![allow(unsafe_code)]
+
+mod promise;
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, Ordering::Relaxed, fence};
@@ -16,7 +20,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool as Truth, Ordering::SeqCst};
 use tdx_abi::{FieldId, Leaf, LineRange, Page, PageRange, PhysAddr, Registers, Status, StatusCode};
 use tdx_host::bringup;
-use tdx_host::gate::{Admission, CpuSlot, Gate};
+use tdx_host::gate::{CpuGate, CpuSlot, Gate};
 use tdx_host::handover::{
     HostMemory, Kexec, KexecKind, NmiStop, Outcome, Policy, StopCpus, hand_over_crash, stop_this_cpu,
     stop_this_cpu_at_crash,
@@ -83,8 +87,9 @@ impl FakeCpu {
     }
 }
 
-impl Seamcall for FakeCpu {
-    fn seamcall(&self, mut registers: Registers) -> Registers {
+// SAFETY: a model: no memory of this program is behind it.
+unsafe impl Seamcall for FakeCpu {
+    unsafe fn seamcall(&self, mut registers: Registers) -> Registers {
         self.instant();
         let status = match registers.leaf_call().leaf() {
             Leaf::SYS_RD => {
@@ -115,8 +120,9 @@ impl Seamcall for FakeCpu {
     }
 }
 
-impl LineReset for FakeCpu {
-    fn reset_lines(&self, lines: LineRange) {
+// SAFETY: a model: no memory of this program is behind it.
+unsafe impl LineReset for FakeCpu {
+    unsafe fn reset_lines(&self, lines: LineRange) {
         self.instant();
         if self.machine.freed.load(SeqCst) {
             self.machine.harmed.store(true, SeqCst);
@@ -134,7 +140,8 @@ impl LineReset for FakeCpu {
     }
 }
 
-impl Cpu for FakeCpu {
+// SAFETY: a model: no memory of this program is behind it.
+unsafe impl Cpu for FakeCpu {
     fn id(&self) -> CpuId {
         CpuId(u32::from(!self.obeys))
     }
@@ -148,12 +155,12 @@ impl Cpu for FakeCpu {
         self.instant();
     }
 
-    fn flush_lines(&self, _lines: LineRange) {
+    unsafe fn flush_lines(&self, _lines: LineRange) {
         self.instant();
     }
 
-    fn admission(&self) -> Admission<'_> {
-        self.machine.gate.admission(self.id())
+    fn cpu_gate(&self) -> CpuGate<'_> {
+        promise::cpu_gate(&self.machine.gate, self.id())
     }
 }
 
@@ -166,7 +173,8 @@ impl Kernel {
     }
 }
 
-impl Cpus for Kernel {
+// SAFETY: a model: no memory of this program is behind it.
+unsafe impl Cpus for Kernel {
     type Cpu = FakeCpu;
 
     fn run_on_all<T: CpuTask<FakeCpu>>(&self, task: &T) {
@@ -182,7 +190,8 @@ impl Cpus for Kernel {
     }
 }
 
-impl FrameSource for Kernel {
+// SAFETY: a model: no memory of this program is behind it.
+unsafe impl FrameSource for Kernel {
     fn allocate(&mut self, request: FrameRequest) -> Option<PageRange> {
         self.0.instant();
         let range = PageRange::new(PAMT_PAGES.start(), Page::new(PAMT_PAGES.start().index() + request.pages));
@@ -198,8 +207,9 @@ impl FrameSource for Kernel {
     }
 }
 
-impl SharedMemory for Kernel {
-    fn write(&mut self, _address: PhysAddr, _bytes: &[u8]) {}
+// SAFETY: a model: no memory of this program is behind it.
+unsafe impl SharedMemory for Kernel {
+    unsafe fn write(&mut self, _address: PhysAddr, _bytes: &[u8]) {}
 }
 
 struct SapphireRapids;
@@ -221,7 +231,8 @@ impl Processor for SapphireRapids {
 /// The CPU that kexecs: asks the other one to stop, and waits for a sign that orders nothing.
 struct Nmi(FakeCpu);
 
-impl StopCpus for Nmi {
+// SAFETY: a model: no memory of this program is behind it.
+unsafe impl StopCpus for Nmi {
     type Cpu = FakeCpu;
 
     fn this_cpu(&self) -> FakeCpu {
@@ -246,7 +257,8 @@ impl StopCpus for Nmi {
     }
 }
 
-impl NmiStop for Nmi {
+// SAFETY: a model: no memory of this program is behind it.
+unsafe impl NmiStop for Nmi {
     fn stop_other_cpus(&self) {
         self.0.machine.stop.store(true, Relaxed);
         while !self.0.machine.stopped.load(Relaxed) {
@@ -282,7 +294,8 @@ fn bring_up_races(ends: Ends, tdmr_init_fails: bool) {
                 let cpu = FakeCpu { machine: Arc::clone(&machine), obeys: true, tdmr_init_fails };
                 let run = AssertUnwindSafe(|| {
                     let mut kernel = Kernel(cpu);
-                    let result = bringup::run(&mut kernel, platform, &*record, &mut layout, &MEMORY, Algorithm::Linux);
+                    let result =
+                        promise::bring_up(&mut kernel, platform, &*record, &mut layout, &MEMORY, Algorithm::Linux);
                     // A bring-up that finds the gate closed fails as well, and unwinds while it is
                     // being stopped.
                     let closed = machine.gate.handle().is_closed();
@@ -297,14 +310,14 @@ fn bring_up_races(ends: Ends, tdmr_init_fails: bool) {
             })
         };
         let cpu = FakeCpu { machine: Arc::clone(&machine), obeys: false, tdmr_init_fails };
-        let memory = HostMemory {
+        let memory = promise::host_memory(HostParts {
             platform: Some(&platform),
             features: None,
             record: &*record,
-            ledger: None,
+            ledger: (None).into(),
             gate: machine.gate.handle(),
-            untouched: &[],
-        };
+            reserved: &[],
+        });
         let report = match ends {
             Ends::InKexec => Kexec::begin(Policy::Tracked, KexecKind::Normal, memory)
                 .unwrap()
@@ -312,7 +325,7 @@ fn bring_up_races(ends: Ends, tdmr_init_fails: bool) {
                 .unwrap()
                 .ask_module(|_| ())
                 .write_back_caches()
-                .reset([]),
+                .reset(),
             Ends::InCrash => {
                 hand_over_crash(Policy::Tracked, &cpu, machine.gate.handle(), &Nmi(cpu.clone()), || memory)
             }

@@ -8,6 +8,10 @@
 //! does).
 
 #![cfg(loom)]
+// UNSAFETY: implements the traits that answer for memory.
+#![allow(unsafe_code)]
+
+mod promise;
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, fence};
@@ -15,7 +19,7 @@ use loom::thread;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool as Truth, Ordering::SeqCst};
 use tdx_abi::{Leaf, LineRange, Page, PageRange, PageSize, Registers, Status};
-use tdx_host::gate::{Admission, CpuSlot, Gate};
+use tdx_host::gate::{CpuGate, CpuSlot, Gate};
 use tdx_host::handover::{HostMemory, NmiStop, Policy, hand_over_crash, stop_this_cpu_at_crash};
 use tdx_host::ledger::Ledger;
 use tdx_host::page::{PrivatePage, SharedPage};
@@ -94,8 +98,9 @@ impl FakeCpu {
     }
 }
 
-impl Seamcall for FakeCpu {
-    fn seamcall(&self, registers: Registers) -> Registers {
+// SAFETY: a model: no memory of this program is behind it.
+unsafe impl Seamcall for FakeCpu {
+    unsafe fn seamcall(&self, registers: Registers) -> Registers {
         self.instant();
         if self.machine.jumped.load(SeqCst) {
             self.machine.late.store(true, SeqCst);
@@ -108,8 +113,9 @@ impl Seamcall for FakeCpu {
     }
 }
 
-impl LineReset for FakeCpu {
-    fn reset_lines(&self, lines: LineRange) {
+// SAFETY: a model: no memory of this program is behind it.
+unsafe impl LineReset for FakeCpu {
+    unsafe fn reset_lines(&self, lines: LineRange) {
         self.instant();
         assert_eq!(lines, RANGE.lines());
         if self.machine.in_use.load(SeqCst) {
@@ -126,7 +132,8 @@ impl LineReset for FakeCpu {
     }
 }
 
-impl Cpu for FakeCpu {
+// SAFETY: a model: no memory of this program is behind it.
+unsafe impl Cpu for FakeCpu {
     fn id(&self) -> CpuId {
         CpuId(self.id)
     }
@@ -144,17 +151,17 @@ impl Cpu for FakeCpu {
         self.instant();
     }
 
-    fn flush_lines(&self, _lines: LineRange) {}
+    unsafe fn flush_lines(&self, _lines: LineRange) {}
 
-    fn admission(&self) -> Admission<'_> {
-        self.machine.gate.admission(self.id())
+    fn cpu_gate(&self) -> CpuGate<'_> {
+        promise::cpu_gate(&self.machine.gate, self.id())
     }
 }
 
 /// From the allocator to the module and back.
 fn life(cpu: &FakeCpu) {
     let machine = &cpu.machine;
-    let giving = SharedPage::take(&machine.ledger, PAGE, PageSize::Size4K).unwrap().give(cpu).unwrap();
+    let giving = promise::take(&machine.ledger, PAGE, PageSize::Size4K).unwrap().give(cpu).unwrap();
     cpu.instant();
     if call(cpu, Registers::call(Leaf::MEM_PAGE_AUG)).is_err() {
         // The gate is closed. The page stays marked, and the crash handover resets it.
@@ -162,7 +169,7 @@ fn life(cpu: &FakeCpu) {
         return;
     }
     cpu.instant();
-    giving.taken().unwrap().entrust();
+    promise::commit(giving).unwrap().into_tracked();
     cpu.instant();
     if call(cpu, Registers::call(Leaf::MEM_PAGE_REMOVE)).is_err() {
         return;
@@ -173,8 +180,8 @@ fn life(cpu: &FakeCpu) {
     cpu.instant();
     // The rest of the way as `td` and the reset pass take it, in their order.
     cpu.write_back_caches();
-    reset_ranges(cpu, [RANGE]);
-    machine.ledger.clear(RANGE).unwrap();
+    promise::reset_ranges(cpu, [RANGE]);
+    machine.ledger.mark_shared(RANGE).unwrap();
     cpu.instant();
     machine.in_use.store(true, SeqCst);
     cpu.instant();
@@ -182,7 +189,8 @@ fn life(cpu: &FakeCpu) {
 
 struct Nmi(Arc<Machine>, Other);
 
-impl NmiStop for Nmi {
+// SAFETY: a model: no memory of this program is behind it.
+unsafe impl NmiStop for Nmi {
     fn stop_other_cpus(&self) {
         self.0.nmi.store(true, Relaxed);
         while self.1 == Other::Answers && !self.0.stopped.load(Relaxed) {
@@ -217,13 +225,15 @@ fn panic_at_any_operation(other: Other) {
             })
         };
         let cpu = FakeCpu { machine: Arc::clone(&machine), id: 0, listens: false };
-        let memory = || HostMemory {
-            platform: None,
-            features: None,
-            record: &machine.record,
-            ledger: Some(&machine.ledger),
-            gate: machine.gate.handle(),
-            untouched: &[],
+        let memory = || {
+            promise::host_memory(HostParts {
+                platform: None,
+                features: None,
+                record: &machine.record,
+                ledger: (Some(&machine.ledger)).into(),
+                gate: machine.gate.handle(),
+                reserved: &[],
+            })
         };
         let nmi = Nmi(Arc::clone(&machine), other);
         let report = hand_over_crash(Policy::Tracked, &cpu, machine.gate.handle(), &nmi, memory);

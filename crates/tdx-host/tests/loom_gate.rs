@@ -38,7 +38,7 @@ impl Door for Product {
     }
 
     fn pass(&self, seamcall: impl FnOnce()) {
-        if let Ok(_inside) = self.0.admission(CPU).enter(Leaf::MEM_PAGE_AUG) {
+        if let Ok(_inside) = self.0.cpu_gate(CPU).enter(Leaf::MEM_PAGE_AUG) {
             seamcall();
         }
     }

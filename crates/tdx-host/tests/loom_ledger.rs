@@ -5,6 +5,7 @@
 //! (`cargo xtask test` does).
 
 #![cfg(loom)]
+mod promise;
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, fence};
@@ -104,7 +105,7 @@ fn marks_in_one_word_do_not_lose_each_other() {
             let ledger = Arc::clone(&ledger);
             thread::spawn(move || ledger.0.give(PageRange::new(Page::new(701), Page::new(703))).unwrap())
         };
-        ledger.give();
+        ledger.mark_in_flight();
         other.join().unwrap();
         let found: Vec<_> = ledger.0.marked().collect();
         assert_eq!(found, [PageRange::new(PAGE, Page::new(703))]);
@@ -131,7 +132,7 @@ fn a_page_is_given_once() {
 fn a_clear_hides_no_neighbour() {
     loom::model(|| {
         let ledger = Arc::new(Product::new());
-        ledger.give();
+        ledger.mark_in_flight();
         let clearer = {
             let ledger = Arc::clone(&ledger);
             thread::spawn(move || {

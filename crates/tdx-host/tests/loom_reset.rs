@@ -4,13 +4,17 @@
 //! (`cargo xtask test` does).
 
 #![cfg(loom)]
+// UNSAFETY: implements the traits that answer for memory.
+#![allow(unsafe_code)]
+
+mod promise;
 
 use loom::sync::Arc;
 use loom::thread;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use tdx_abi::{LineRange, Page, PageRange};
 use tdx_host::platform::LineReset;
-use tdx_host::reset::{ResetCount, SharedReset};
+use tdx_host::reset::{ParallelReset, ResetCount};
 
 /// Three chunks of 16 pages and one of 2; one chunk spans three ranges.
 const RANGES: [PageRange; 4] = [range(0, 40), range(50, 51), range(60, 61), range(70, 78)];
@@ -23,8 +27,9 @@ const fn range(start: u64, end: u64) -> PageRange {
 #[derive(Clone)]
 struct Counts(std::sync::Arc<[AtomicU32; 78]>);
 
-impl LineReset for Counts {
-    fn reset_lines(&self, lines: LineRange) {
+// SAFETY: a model: no memory of this program is behind it.
+unsafe impl LineReset for Counts {
+    unsafe fn reset_lines(&self, lines: LineRange) {
         let pages = lines.pages();
         for page in pages.start().index()..pages.end().index() {
             self.0[page as usize].fetch_add(1, SeqCst);
@@ -39,7 +44,7 @@ impl LineReset for Counts {
 #[test]
 fn each_page_is_written_once() {
     loom::model(|| {
-        let work = Arc::new(SharedReset::new(RANGES));
+        let work = Arc::new(promise::parallel(RANGES));
         let counts = Counts(std::sync::Arc::new(std::array::from_fn(|_| AtomicU32::new(0))));
         let other = {
             let (work, counts) = (Arc::clone(&work), counts.clone());

@@ -1,11 +1,16 @@
 //! A reset that many CPUs share: cut by bytes, each page once, whatever the ranges and the number
 //! of CPUs.
 
+// UNSAFETY: implements the traits that answer for memory.
+#![allow(unsafe_code)]
+
+mod promise;
+
 use proptest::prelude::*;
 use std::cell::RefCell;
 use tdx_abi::{LineRange, Page, PageRange};
 use tdx_host::platform::LineReset;
-use tdx_host::reset::{ResetCount, SharedReset, reset_ranges};
+use tdx_host::reset::ResetCount;
 
 /// What one CPU wrote, and how much of it before each fence.
 #[derive(Default)]
@@ -15,8 +20,9 @@ struct Log {
     largest: RefCell<u64>,
 }
 
-impl LineReset for Log {
-    fn reset_lines(&self, lines: LineRange) {
+// SAFETY: a model: no memory of this program is behind it.
+unsafe impl LineReset for Log {
+    unsafe fn reset_lines(&self, lines: LineRange) {
         assert!(!lines.is_empty());
         self.pages.borrow_mut().push(lines.pages());
         *self.since_fence.borrow_mut() += lines.pages().pages();
@@ -47,7 +53,7 @@ proptest! {
     #[test]
     fn one_cpu_writes_each_page_once(steps in prop::collection::vec((1u64..100, 1u64..5000), 0..40)) {
         let ranges = ranges(&steps);
-        let (work, log) = (SharedReset::new(ranges.iter().copied()), Log::default());
+        let (work, log) = (promise::parallel(ranges.iter().copied()), Log::default());
         work.run_alone(&log);
         let written = log.pages.into_inner();
         prop_assert!(written.windows(2).all(|pair| pair[0].end() <= pair[1].start()), "ascending, nothing twice");
@@ -64,7 +70,7 @@ fn ranges_are_counted_and_fenced_one_by_one() {
     let all =
         [(0, 3), (3, 3), (10, 12), (100, 107)].map(|(start, end)| PageRange::new(Page::new(start), Page::new(end)));
     let log = Log::default();
-    assert_eq!(reset_ranges(&log, all), ResetCount { lines: 12 * 64, ranges: 3 });
+    assert_eq!(promise::reset_ranges(&log, all), ResetCount { lines: 12 * 64, ranges: 3 });
     assert_eq!((log.largest.into_inner(), log.since_fence.into_inner()), (7, 0));
     assert_eq!(log.pages.into_inner(), [all[0], all[2], all[3]]);
 }
@@ -76,7 +82,7 @@ fn chunks_are_cut_by_bytes_and_not_by_ranges() {
     let huge = PageRange::new(Page::new(0), Page::new(1 << 28));
     let singles = (0..100_000u64)
         .map(|index| PageRange::new(Page::new((1 << 29) + 2 * index), Page::new((1 << 29) + 2 * index + 1)));
-    let (work, log) = (SharedReset::new(std::iter::once(huge).chain(singles)), Log::default());
+    let (work, log) = (promise::parallel(std::iter::once(huge).chain(singles)), Log::default());
     work.run_alone(&log);
     assert_eq!(log.largest.into_inner(), (32 << 20) / 4096);
     assert_eq!(work.count(), ResetCount { lines: ((1 << 28) + 100_000) * 64, ranges: 100_001 });

@@ -19,7 +19,7 @@ use tdx_host::layout::{Algorithm, Layout};
 use tdx_host::platform::detect;
 use tdx_host::private_memory::PrivateMemory;
 use tdx_lab::kexec::{KexecOptions, run};
-use tdx_lab::platform::{Lab, LabKernel};
+use tdx_lab::platform::{Lab, LabKernel, promise};
 use tdx_machine::{CpuId, Machine};
 use tdx_operator::host::{Host, HostOptions};
 
@@ -87,9 +87,9 @@ fn seamcall_rates() -> [(&'static str, f64); 2] {
     let lab = Lab::new(&host, &()).expect("fixture 01 can be emulated");
     let platform = detect(&lab).expect("fixture 01 has TDX");
     let mut kernel = LabKernel::new(&lab, &host, Some(platform));
-    let record = <PrivateMemory>::new();
+    let record = PrivateMemory::new();
     let mut layout = Box::new(Layout::new());
-    let planned = Bringup::start(&mut kernel, platform, &record, &mut layout)
+    let planned = promise::start(&mut kernel, platform, &record, &mut layout)
         .and_then(|b| b.sys_init()?.init_cpus()?.read_module_info()?.plan(host.memory(), Algorithm::Fit))
         .expect("fixture 01 has a layout");
     let tdmr: PageRange = planned.layout().tdmrs()[1].range();

@@ -9,20 +9,23 @@
 //!
 //! Output: a table, and JSON in `target/bench/td_life.json`.
 
+#[path = "../../tdx-host/tests/promise/mod.rs"]
+mod promise;
+
+use promise::Mark as _;
+
 use std::hint::black_box;
 use std::path::Path;
 use std::time::Instant;
 
 use first_kernel::TdPhase;
 use tdx_abi::{Page, PageRange, PageSize};
-use tdx_host::bringup;
 use tdx_host::layout::{Algorithm, Layout};
 use tdx_host::ledger::{Ledger, PageState};
 use tdx_host::platform::detect;
 use tdx_host::private_memory::PrivateMemory;
-use tdx_host::td::TdHost;
 use tdx_lab::platform::{Lab, LabKernel};
-use tdx_lab::tds::{Hypervisor, TdMemory};
+use tdx_lab::tds::{Hypervisor, TdMemory, pool};
 use tdx_operator::host::{Host, HostOptions};
 
 const ROUNDS: usize = 15;
@@ -53,15 +56,15 @@ fn ledger_alone(ledger: &Ledger<'_>, first: Page, pages: &Pages) -> f64 {
     let begin = Instant::now();
     for range in &all {
         let _ = black_box(ledger.check(*range, PageState::Shared));
-        let _ = black_box(ledger.give(*range));
-        let _ = black_box(ledger.given(*range));
+        let _ = black_box(ledger.mark_in_flight(*range));
+        let _ = black_box(ledger.mark_private(*range));
     }
     for range in &all {
         let returning = ledger.returning();
-        let _ = black_box(ledger.check(*range, PageState::Given));
-        let _ = black_box(ledger.take_back(*range));
+        let _ = black_box(ledger.check(*range, PageState::Private));
+        let _ = black_box(ledger.mark_returned(*range));
         returning.settled();
-        let _ = black_box(ledger.clear(*range));
+        let _ = black_box(ledger.mark_shared(*range));
     }
     begin.elapsed().as_secs_f64() * 1e6
 }
@@ -70,17 +73,16 @@ fn main() {
     let host = Host::from_path(Path::new(FIXTURE), &HostOptions::default()).expect("a bundled fixture");
     let lab = Lab::new(&host, &()).expect("it can be emulated");
     let platform = detect(&lab).expect("it has TDX");
-    let record = <PrivateMemory>::new();
+    let record = PrivateMemory::new();
     let mut layout = Box::new(Layout::new());
     let mut kernel = LabKernel::new(&lab, &host, Some(platform));
-    bringup::run(&mut kernel, platform, &record, &mut layout, host.memory(), Algorithm::Fit).expect("it comes up");
-    let (memory, alone) = (TdMemory::new(&layout, &platform), TdMemory::new(&layout, &platform));
-    let ledger = memory.ledger(PageRange::default()).expect("the memory is enough");
-    let alone = alone.ledger(PageRange::default()).expect("the memory is enough");
-    let key_ids = memory.key_ids(&platform).expect("the memory is enough");
-    let pool = memory.pool(&mut kernel, 4).expect("there is room");
+    promise::bring_up(&mut kernel, platform, &record, &mut layout, host.memory(), Algorithm::Fit).expect("it comes up");
+    let (mut memory, mut alone) = (TdMemory::new(&layout, &platform), TdMemory::new(&layout, &platform));
+    let (ledger, key_ids) = memory.open(PageRange::default(), &platform).expect("the memory is enough");
+    let (alone, _) = alone.open(PageRange::default(), &platform).expect("the memory is enough");
+    let pool = pool(&ledger, &mut kernel, 4).expect("there is room");
     let first = pool.range().start();
-    let hypervisor = Hypervisor::new(&lab, &kernel, TdHost::new(&platform, &ledger, &key_ids), pool);
+    let hypervisor = Hypervisor::new(&lab, &kernel, promise::td_host(&platform, &ledger, &key_ids), pool);
     // TDR, TDCS, TDVPS, SEPT, measured and augmented pages, and those that calls refused or gave
     // back on the way.
     let pages = Pages { small: 1 + 6 + 6 + 3 + 16 + 16 + 5, large: 4 };

@@ -2,10 +2,13 @@
 //! leaves nothing private, nothing poisoned, nothing allocated, and what comes next is a working
 //! bring-up or a clear refusal.
 
+#[path = "../../tdx-host/tests/promise/mod.rs"]
+mod promise;
+
 use std::path::Path;
 use tdx_abi::{KeyId, Leaf, Operand, Page, PageRange, Status, StatusCode};
-use tdx_host::bringup::{self, Bringup, BringupCause, BringupError, BringupStep};
-use tdx_host::handover::{HostMemory, Kexec, KexecKind, Outcome, Policy};
+use tdx_host::bringup::{BringupCause, BringupError, BringupStep};
+use tdx_host::handover::{HostParts, Kexec, KexecKind, Outcome, Policy};
 use tdx_host::layout::{Algorithm, Layout, LayoutError};
 use tdx_host::platform::{TdxPlatform, detect};
 use tdx_host::private_memory::PrivateMemory;
@@ -36,9 +39,9 @@ impl<'l> World<'l> {
     }
 
     fn bring_up(&mut self) -> Result<(), BringupError> {
-        self.layout.release(&mut self.kernel).unwrap();
+        self.layout.release_frames(&mut self.kernel).unwrap();
         let memory = self.host.memory();
-        bringup::run(&mut self.kernel, self.platform, &self.record, &mut self.layout, memory, Algorithm::Fit)
+        promise::bring_up(&mut self.kernel, self.platform, &self.record, &mut self.layout, memory, Algorithm::Fit)
             .map(|ready| assert_eq!(ready.layout.tdmr_count(), 2))
     }
 
@@ -65,21 +68,21 @@ impl<'l> World<'l> {
 
     /// The next kernel after a kexec under `pamt` finds a clean machine.
     fn assert_kexec_is_clean(&self) {
-        let memory = HostMemory {
+        let memory = promise::host_memory(HostParts {
             platform: Some(&self.platform),
             features: None,
             record: &self.record,
-            ledger: None,
+            ledger: None.into(),
             gate: self.lab.gate(),
-            untouched: &[],
-        };
+            reserved: &[],
+        });
         let report = Kexec::begin(Policy::Tracked, KexecKind::Normal, memory)
             .unwrap()
             .stop_other_cpus(&self.kernel)
             .unwrap()
             .ask_module(|_| ())
             .write_back_caches()
-            .reset([]);
+            .reset();
         assert!(report.is_clean(&memory), "{report:?}");
         assert!(matches!(report.outcome, Outcome::Reset(_)), "{report:?}");
         assert_eq!(self.lab.ask(Machine::private_lines), 0);
@@ -225,11 +228,11 @@ fn only_one_bring_up_at_a_time() {
     world.bring_up().unwrap();
     let private = lab.ask(Machine::private_lines);
     let taken = world.kernel.taken().to_vec();
-    assert_eq!(world.layout.release(&mut world.kernel), Err(LayoutError::Private), "PAMT is private");
+    assert_eq!(world.layout.release_frames(&mut world.kernel), Err(LayoutError::Private), "PAMT is private");
     assert_eq!(world.kernel.taken(), taken, "and stays allocated");
     let mut other = Box::new(Layout::new());
     let error =
-        bringup::run(&mut world.kernel, world.platform, &world.record, &mut other, host.memory(), Algorithm::Fit)
+        promise::bring_up(&mut world.kernel, world.platform, &world.record, &mut other, host.memory(), Algorithm::Fit)
             .unwrap_err();
     assert_eq!(error.cause, BringupCause::Claimed);
     assert_eq!(lab.ask(Machine::private_lines), private, "the refusal touched nothing");
@@ -276,7 +279,7 @@ fn cmrs_that_touch_are_one_range() {
     let lab = Lab::new(&host, &()).unwrap();
     assert_eq!(lab.ask(|machine| machine.config().cmrs.iter().filter(|cmr| cmr.size > 0).count()), 3);
     let mut world = World::new(&host, &lab);
-    let known = Bringup::start(&mut world.kernel, world.platform, &world.record, &mut world.layout)
+    let known = promise::start(&mut world.kernel, world.platform, &world.record, &mut world.layout)
         .and_then(|bringup| bringup.sys_init()?.init_cpus()?.read_module_info())
         .unwrap();
     let ends: Vec<u64> = known.module().cmrs.iter().map(|cmr| cmr.limit().get()).collect();

@@ -2,6 +2,9 @@
 //! come and go on all CPUs, calls fail at each step, and in the end nothing but PAMT was ever
 //! private and unmarked, and nothing is private any more.
 
+#[path = "../../tdx-host/tests/promise/mod.rs"]
+mod promise;
+
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -9,17 +12,17 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use tdx_abi::{
     KeyId, Leaf, Operand, Page, PageRange, PageSize, PhysAddr, Registers, Status, StatusCode, page_and_level,
 };
-use tdx_host::bringup::{Bringup, NoDynamicPamt};
+use tdx_host::bringup::NoDynamicPamt;
 use tdx_host::dynamic_pamt::{DynamicPamt, Pair, Recovered};
-use tdx_host::handover::{HostMemory, Kexec, KexecKind, Policy};
+use tdx_host::handover::{HostParts, Kexec, KexecKind, Policy};
 use tdx_host::key_ids::KeyIds;
 use tdx_host::layout::{Algorithm, FrameRequest, FrameSource, Layout, Tdmr};
 use tdx_host::ledger::{Ledger, PageState};
 use tdx_host::page::SharedPage;
-use tdx_host::platform::{Cpu, CpuTask, Cpus, LineReset, SharedMemory, Step, TdxPlatform, detect};
+use tdx_host::platform::{Cpu, CpuTask, Cpus, Step, TdxPlatform, detect};
 use tdx_host::private_memory::PrivateMemory;
 use tdx_host::seamcall::call;
-use tdx_host::td::{GuestPage, SeptLevel, TDCS_PAGES, TdHost};
+use tdx_host::td::{GuestPage, SeptLevel, TDCS_PAGES};
 use tdx_lab::platform::{Lab, LabCpu, LabKernel};
 use tdx_machine::{Fault, Machine, ModuleProfile, When};
 use tdx_operator::host::{Host, HostOptions};
@@ -46,6 +49,7 @@ struct World<'l> {
     pamt_kb: u64,
     pamt_lines: u64,
     ledger_words: Vec<AtomicU64>,
+    key_words: Vec<AtomicU64>,
 }
 
 impl<'l> World<'l> {
@@ -54,7 +58,7 @@ impl<'l> World<'l> {
         let mut kernel = LabKernel::new(lab, host, Some(platform));
         let record = PrivateMemory::new();
         let mut layout = Box::new(Layout::new());
-        let mut known = Bringup::start(&mut kernel, platform, &record, &mut layout)
+        let mut known = promise::start(&mut kernel, platform, &record, &mut layout)
             .and_then(|bringup| bringup.sys_init()?.init_cpus()?.read_module_info())
             .unwrap();
         known.use_dynamic_pamt().unwrap();
@@ -71,12 +75,14 @@ impl<'l> World<'l> {
             pamt_kb: layout.pamt_kb(),
             pamt_lines: lab.ask(Machine::private_lines),
             ledger_words: (0..words).map(|_| AtomicU64::new(0)).collect(),
+            key_words: vec![AtomicU64::new(0)],
             tdmrs,
         }
     }
 
-    fn ledger(&self) -> Ledger<'_> {
-        Ledger::new(self.tdmrs.iter().copied(), &self.ledger_words).unwrap()
+    /// The words of the ledger and of the KeyIDs, which outlive this.
+    fn take_words(&mut self) -> (Vec<AtomicU64>, Vec<AtomicU64>) {
+        (std::mem::take(&mut self.ledger_words), std::mem::take(&mut self.key_words))
     }
 
     /// Every line outside PAMT that is private, in memory or in a cache, lies in a marked page.
@@ -103,17 +109,17 @@ impl<'l> World<'l> {
 
     /// The next kernel after a kexec finds a clean machine, whatever came before.
     fn assert_kexec_is_clean(&self, ledger: &Ledger<'_>) {
-        let memory = HostMemory {
+        let memory = promise::host_memory(HostParts {
             platform: Some(&self.platform),
             features: None,
             record: &self.record,
-            ledger: Some(ledger),
+            ledger: ledger.into(),
             gate: self.lab.gate(),
-            untouched: &[],
-        };
+            reserved: &[],
+        });
         let kexec = Kexec::begin(Policy::Tracked, KexecKind::Normal, memory).unwrap();
         let alone = kexec.stop_other_cpus(&self.kernel).unwrap();
-        let report = alone.ask_module(|_| ()).write_back_caches().reset([]);
+        let report = alone.ask_module(|_| ()).write_back_caches().reset();
         assert!(report.is_clean(&memory), "{report:?}");
         assert_eq!(self.lab.ask(|machine| (machine.private_lines(), machine.dirty_private_lines())), (0, 0));
         self.lab.check().unwrap();
@@ -130,8 +136,8 @@ fn counts(ledger: &Ledger<'_>) -> Vec<AtomicU32> {
 
 /// Pages of the kernel for pairs.
 fn take_spares<'h>(kernel: &mut LabKernel<'_>, ledger: &'h Ledger<'h>, count: u64) -> Vec<SharedPage<'h>> {
-    let range = kernel.allocate(FrameRequest::anywhere(count, None)).unwrap();
-    pages(range).map(|page| SharedPage::take(ledger, page, PageSize::Size4K).unwrap()).collect()
+    let owned = kernel.allocate(FrameRequest::anywhere(count, None)).unwrap();
+    pages(owned.range()).map(|page| promise::take(ledger, page, PageSize::Size4K).unwrap()).collect()
 }
 
 struct WriteBack;
@@ -150,7 +156,7 @@ fn bring_up_takes_a_hundredth_of_the_memory() {
     for file in ["../../fixtures/made-up/spr-small.toml", "../../fixtures/made-up/emr-two-nodes.toml"] {
         let host = host(file);
         let lab = Lab::with_module(&host, ModuleProfile::DynamicPamt, &()).unwrap();
-        let world = World::new(&host, &lab);
+        let mut world = World::new(&host, &lab);
         let tdmrs = world.tdmrs.len() as u64;
         let gibs: u64 = world.tdmrs.iter().map(|tdmr| tdmr.bytes() >> 30).sum();
         // Each GiB: 32 KiB of bitmap, 8 KiB of PAMT_2M; a page of PAMT_1G for each TDMR.
@@ -158,7 +164,8 @@ fn bring_up_takes_a_hundredth_of_the_memory() {
         let in_pamt = world.record.pamt_ranges().map(PageRange::lines).collect::<Vec<_>>();
         let private = |lines| lab.ask(|machine| machine.private_lines_in(lines));
         assert_eq!(in_pamt.into_iter().map(private).sum::<u64>(), world.pamt_lines, "nothing outside PAMT is private");
-        let ledger = world.ledger();
+        let (mut words, _) = world.take_words();
+        let ledger = Ledger::new(world.tdmrs.iter().copied(), &mut words).unwrap();
         world.assert_kexec_is_clean(&ledger);
     }
 }
@@ -173,10 +180,10 @@ fn a_failed_bring_up_leaves_nothing() {
         let platform = detect(&lab).unwrap();
         let mut kernel = LabKernel::new(&lab, &host, Some(platform));
         let before = kernel.taken().to_vec();
-        let record = <PrivateMemory>::new();
+        let record = PrivateMemory::new();
         let mut layout = Box::new(Layout::new());
         lab.act(|machine| machine.inject(Fault::Answer(NO), When::CallOf(leaf, number)));
-        let mut known = Bringup::start(&mut kernel, platform, &record, &mut layout)
+        let mut known = promise::start(&mut kernel, platform, &record, &mut layout)
             .and_then(|bringup| bringup.sys_init()?.init_cpus()?.read_module_info())
             .unwrap();
         known.use_dynamic_pamt().unwrap();
@@ -199,9 +206,9 @@ fn an_old_module_goes_on_with_static_pamt() {
     let lab = Lab::new(&host, &()).unwrap();
     let platform = detect(&lab).unwrap();
     let mut kernel = LabKernel::new(&lab, &host, Some(platform));
-    let record = <PrivateMemory>::new();
+    let record = PrivateMemory::new();
     let mut layout = Box::new(Layout::new());
-    let mut known = Bringup::start(&mut kernel, platform, &record, &mut layout)
+    let mut known = promise::start(&mut kernel, platform, &record, &mut layout)
         .and_then(|bringup| bringup.sys_init()?.init_cpus()?.read_module_info())
         .unwrap();
     assert_eq!(known.use_dynamic_pamt(), Err(NoDynamicPamt::NotInModule));
@@ -279,10 +286,12 @@ fn storms_leave_nothing_behind() {
     for seed in 1..=5u64 {
         let lab = Lab::with_module(&host, ModuleProfile::DynamicPamt, &()).unwrap();
         let mut world = World::new(&host, &lab);
-        let ledger_words = std::mem::take(&mut world.ledger_words);
-        let ledger = Ledger::new(world.tdmrs.iter().copied(), &ledger_words).unwrap();
-        let words = counts(&ledger);
-        let pamt = DynamicPamt::new(&world.platform, &ledger, &words).unwrap();
+        let (mut ledger_words, mut key_words) = world.take_words();
+        let ledger = Ledger::new(world.tdmrs.iter().copied(), &mut ledger_words).unwrap();
+        let key_ids = KeyIds::new(world.platform.key_ids(), &mut key_words).unwrap();
+        let tds = promise::td_host(&world.platform, &ledger, &key_ids);
+        let mut words = counts(&ledger);
+        let pamt = DynamicPamt::new(tds, &mut words).unwrap();
         let spare = take_spares(&mut world.kernel, &ledger, 64);
         let taken = world.kernel.taken().to_vec();
         // The last eight 2 MiB pages of the upper TDMR.
@@ -322,16 +331,15 @@ fn a_reset_without_write_back_comes_undone() {
     let host = small_host();
     let lab = Lab::with_module(&host, ModuleProfile::DynamicPamt, &()).unwrap();
     let mut world = World::new(&host, &lab);
-    let pair = world.kernel.allocate(FrameRequest::anywhere(2, None)).unwrap();
+    let pair = world.kernel.allocate(FrameRequest::anywhere(2, None)).unwrap().into_range();
     let cpu = world.kernel.this_cpu();
     let covered = Page::new(world.tdmrs[1].end().index() - LARGE);
     let large = page_and_level(covered, PageSize::Size2M);
     let [first, second] = [0, 1].map(|number| Page::new(pair.start().index() + number).start().get());
-    call(&cpu, Registers::call(Leaf::PHYMEM_PAMT_ADD).rcx(large).rdx(first).r8(second)).unwrap();
+    promise::call_any(&cpu, Registers::call(Leaf::PHYMEM_PAMT_ADD).rcx(large).rdx(first).r8(second)).unwrap();
     call(&cpu, Registers::call(Leaf::PHYMEM_PAGE_RDMD).rcx_address(covered.start())).unwrap();
-    call(&cpu, Registers::call(Leaf::PHYMEM_PAMT_REMOVE).rcx(large)).unwrap();
-    cpu.reset_lines(pair.lines());
-    cpu.fence();
+    promise::call_any(&cpu, Registers::call(Leaf::PHYMEM_PAMT_REMOVE).rcx(large)).unwrap();
+    promise::reset_ranges(&cpu, [pair]);
     let private = || lab.ask(|machine| machine.private_lines_in(pair.lines()));
     assert_eq!(private(), 0);
     lab.act(|machine| machine.evict(pair.lines(), KeyId::new(32)));
@@ -343,10 +351,12 @@ fn on_a_fresh_machine(fail: impl for<'h> Fn(&Lab<'_>, LabCpu<'_>, &DynamicPamt<'
     let host = small_host();
     let lab = Lab::with_module(&host, ModuleProfile::DynamicPamt, &()).unwrap();
     let mut world = World::new(&host, &lab);
-    let ledger_words = std::mem::take(&mut world.ledger_words);
-    let ledger = Ledger::new(world.tdmrs.iter().copied(), &ledger_words).unwrap();
-    let words = counts(&ledger);
-    let pamt = DynamicPamt::new(&world.platform, &ledger, &words).unwrap();
+    let (mut ledger_words, mut key_words) = world.take_words();
+    let ledger = Ledger::new(world.tdmrs.iter().copied(), &mut ledger_words).unwrap();
+    let key_ids = KeyIds::new(world.platform.key_ids(), &mut key_words).unwrap();
+    let tds = promise::td_host(&world.platform, &ledger, &key_ids);
+    let mut words = counts(&ledger);
+    let pamt = DynamicPamt::new(tds, &mut words).unwrap();
     let spare: Pair<'_> = take_spares(&mut world.kernel, &ledger, 2).into_iter().collect();
     let page = world.tdmrs[0].start();
     let marked = fail(&lab, world.kernel.this_cpu(), &pamt, spare, page);
@@ -435,7 +445,7 @@ fn remove_and_the_write_back_are_refused() {
         pamt.get(&cpu, page, &mut spare).unwrap();
         lab.gate().close();
         assert_eq!(pamt.put(&cpu, page).unwrap_err().cause.status(), Some(Status::GATE_CLOSED));
-        lab.gate().open();
+        tdx_lab::platform::promise::open(lab.gate());
         2
     });
 }
@@ -455,20 +465,19 @@ fn a_td_lives_and_dies() {
     let host = small_host();
     let lab = Lab::with_module(&host, ModuleProfile::DynamicPamt, &()).unwrap();
     let mut world = World::new(&host, &lab);
-    let ledger_words = std::mem::take(&mut world.ledger_words);
-    let ledger = Ledger::new(world.tdmrs.iter().copied(), &ledger_words).unwrap();
-    let words = counts(&ledger);
-    let pamt = DynamicPamt::new(&world.platform, &ledger, &words).unwrap();
-    let key_words = [AtomicU64::new(0)];
-    let key_ids = KeyIds::new(world.platform.key_ids(), &key_words).unwrap();
-    let tds = TdHost::new(&world.platform, &ledger, &key_ids);
+    let (mut ledger_words, mut key_words) = world.take_words();
+    let ledger = Ledger::new(world.tdmrs.iter().copied(), &mut ledger_words).unwrap();
+    let key_ids = KeyIds::new(world.platform.key_ids(), &mut key_words).unwrap();
+    let tds = promise::td_host(&world.platform, &ledger, &key_ids);
+    let mut words = counts(&ledger);
+    let pamt = DynamicPamt::new(tds, &mut words).unwrap();
     let mut spare = take_spares(&mut world.kernel, &ledger, 16);
     let params = PhysAddr::new(16 << 20);
-    world.kernel.write(params, &td_params());
+    lab.write_shared(params, &td_params());
     let cpu = world.kernel.this_cpu();
 
     let pool = world.kernel.allocate(FrameRequest::anywhere(8 * LARGE, None)).unwrap();
-    let first = pool.start().index().next_multiple_of(LARGE);
+    let first = pool.range().start().index().next_multiple_of(LARGE);
     // Every page from another 2 MiB page than the one before.
     let mut next = (0..LARGE).flat_map(|small| (0..4).map(move |large| Page::new(first + large * LARGE + small)));
     let mut given = Vec::new();
@@ -478,7 +487,7 @@ fn a_td_lives_and_dies() {
         pamt.get(&cpu, page, &mut pair).unwrap();
         spare.extend(pair);
         given.push(page);
-        SharedPage::take(&ledger, page, PageSize::Size4K).unwrap()
+        promise::take(&ledger, page, PageSize::Size4K).unwrap()
     };
     let td = tds.create(&cpu, covered()).unwrap().configure_keys(&world.kernel).unwrap();
     let mut td = td;
@@ -492,13 +501,13 @@ fn a_td_lives_and_dies() {
     }
     // Alone in its 2 MiB page, so that the module hints at its pair when it goes.
     let alone = Page::new(first + 4 * LARGE);
-    let refused = td.augment(&cpu, gpa(0), SharedPage::take(&ledger, alone, PageSize::Size4K).unwrap()).unwrap_err();
+    let refused = td.augment(&cpu, gpa(0), promise::take(&ledger, alone, PageSize::Size4K).unwrap()).unwrap_err();
     assert_eq!(refused.cause.status().map(Status::code), Some(StatusCode::MISSING_PAMT_PAGE_PAIR));
-    let alone = refused.page.unwrap();
+    let alone = SharedPage::take(&ledger, refused.page.unwrap()).unwrap();
     let mut pair: Pair<'_> = take_spares(&mut world.kernel, &ledger, 2).into_iter().collect();
     pamt.get(&cpu, alone.page(), &mut pair).unwrap();
     td.augment(&cpu, gpa(0), alone).unwrap();
-    let large = SharedPage::take(&ledger, Page::new(first + 5 * LARGE), PageSize::Size2M).unwrap();
+    let large = promise::take(&ledger, Page::new(first + 5 * LARGE), PageSize::Size2M).unwrap();
     td.augment(&cpu, gpa(2 << 20), large).unwrap();
     world.assert_superset(&ledger);
     assert_eq!(pamt.pairs(), 5);
@@ -510,7 +519,7 @@ fn a_td_lives_and_dies() {
     inject(&lab, Fault::Answer(NO), Leaf::MEM_PAGE_DEMOTE);
     let failed = td.demote_with_pair(&cpu, gpa(2 << 20), large, covered(), &pamt, &mut pair).unwrap_err();
     assert_eq!((failed.cause.status(), pair.len(), pamt.counted(large)), (Some(NO), 2, Some(0)));
-    let sept_page = failed.page.unwrap();
+    let sept_page = SharedPage::take(&ledger, failed.page.unwrap()).unwrap();
     td.demote_with_pair(&cpu, gpa(2 << 20), large, sept_page, &pamt, &mut pair).unwrap();
     assert_eq!((pair.len(), pamt.counted(large), pamt.pairs()), (0, Some(512), 6));
     world.assert_superset(&ledger);
@@ -528,7 +537,7 @@ fn a_td_lives_and_dies() {
     assert_eq!(early.cause.status().map(Status::code), Some(StatusCode::PAMT_PAGE_NOT_EMPTY));
     let alone = td.remove_page(&cpu, gpa(0), PageSize::Size4K).unwrap();
     assert_eq!(alone.page(), Page::new(first + 4 * LARGE), "the hint is no part of the address");
-    assert_eq!(pamt.put(&cpu, alone.release().start()).unwrap().pages.len(), 2);
+    assert_eq!(pamt.put(&cpu, alone.release().range().start()).unwrap().pages.len(), 2);
 
     let dead = td.tear_down().free_key(&world.kernel).unwrap();
     dead.reclaim_all(&cpu, |page| {

@@ -3,20 +3,21 @@
 //! over, by kexec or by a panic on either CPU, and the next kernel lives. Nothing that is private
 //! is ever unmarked, and nothing that is in use is ever reset.
 
+#[path = "../../tdx-host/tests/promise/mod.rs"]
+mod promise;
+
 use std::cell::OnceCell;
 
 use first_kernel::TdPhase;
 use tdx_abi::{KeyId, LineRange, Page, PageRange, StatusCode};
-use tdx_host::bringup;
-use tdx_host::handover::{HostMemory, Kexec, KexecKind, ModuleAnswer, Outcome, Policy, hand_over_crash};
+use tdx_host::handover::{HostParts, Kexec, KexecKind, ModuleAnswer, Outcome, Policy, hand_over_crash};
 use tdx_host::key_ids::KeyIds;
 use tdx_host::layout::{Algorithm, Layout};
 use tdx_host::ledger::{Ledger, PageState};
 use tdx_host::platform::{CpuId, detect};
 use tdx_host::private_memory::PrivateMemory;
-use tdx_host::td::TdHost;
 use tdx_lab::platform::{Instant, Lab, LabKernel};
-use tdx_lab::tds::{Hypervisor, TdMemory};
+use tdx_lab::tds::{Hypervisor, TdMemory, pool};
 use tdx_machine::{Machine, ModuleProfile, PartialStore};
 use tdx_operator::host::{Host, HostOptions};
 
@@ -76,24 +77,31 @@ fn run(host: &Host, instant: u64, end: End) -> Run {
     };
     let lab = Lab::with_module(host, module, &()).unwrap();
     let platform = detect(&lab).unwrap();
-    let record = <PrivateMemory>::new();
+    let record = PrivateMemory::new();
     let mut layout = Box::new(Layout::new());
     let mut kernel = LabKernel::new(&lab, host, Some(platform));
-    let (memory, ledger, key_ids) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
+    let mut memory = None;
+    let mut place = Some(&mut memory);
+    let (ledger, key_ids) = (OnceCell::new(), OnceCell::new());
     let pages = OnceCell::new();
     let life = || {
-        bringup::run(&mut kernel, platform, &record, &mut layout, host.memory(), Algorithm::Fit).unwrap();
-        let memory: &TdMemory = memory.get_or_init(|| TdMemory::new(&layout, &platform));
-        let ledger: &Ledger<'_> = ledger.get_or_init(|| memory.ledger(PageRange::default()).unwrap());
-        let key_ids: &KeyIds<'_> = key_ids.get_or_init(|| memory.key_ids(&platform).unwrap());
-        let pool = memory.pool(&mut kernel, 1).unwrap();
+        promise::bring_up(&mut kernel, platform, &record, &mut layout, host.memory(), Algorithm::Fit).unwrap();
+        let made = place
+            .take()
+            .unwrap()
+            .insert(TdMemory::new(&layout, &platform))
+            .open(PageRange::default(), &platform)
+            .unwrap();
+        let ledger: &Ledger<'_> = ledger.get_or_init(|| made.0);
+        let key_ids: &KeyIds<'_> = key_ids.get_or_init(|| made.1);
+        let pool = pool(ledger, &mut kernel, 1).unwrap();
         pages.set(pool.range()).unwrap();
         lab.act(|machine| {
             for page in (pool.range().start().index()..pool.range().end().index()).step_by(7) {
                 machine.write_shared(CPU, Page::new(page).start(), &CANARY).unwrap();
             }
         });
-        let hypervisor = Hypervisor::new(&lab, &kernel, TdHost::new(&platform, ledger, key_ids), pool);
+        let hypervisor = Hypervisor::new(&lab, &kernel, promise::td_host(&platform, ledger, key_ids), pool);
         let _ = hypervisor.live(0, TdPhase::Gone).unwrap();
     };
     let over = lab.until(Instant::Nth(instant), life).is_some();
@@ -124,14 +132,14 @@ fn run(host: &Host, instant: u64, end: End) -> Run {
         all.filter(|page| shared(*page) && has_canary(machine, *page)).collect()
     });
 
-    let host_memory = HostMemory {
+    let host_memory = promise::host_memory(HostParts {
         platform: Some(&platform),
         features: Some(module.features()),
         record: &record,
-        ledger,
+        ledger: ledger.into(),
         gate: lab.gate(),
-        untouched: &[],
-    };
+        reserved: &[],
+    });
     let report = match end {
         End::Kexec | End::AskModule => Kexec::begin(policy, KexecKind::Normal, host_memory)
             .unwrap()
@@ -139,11 +147,11 @@ fn run(host: &Host, instant: u64, end: End) -> Run {
             .unwrap()
             .ask_module(|_| ())
             .write_back_caches()
-            .reset([]),
+            .reset(),
         End::Panic(cpu) => {
             stray_stores(&lab);
             kernel.move_to(cpu);
-            hand_over_crash(policy, &kernel.this_cpu(), lab.gate(), &kernel, || host_memory)
+            hand_over_crash(policy, &kernel.this_cpu(), &kernel, &host_memory)
         }
     };
     assert!(report.is_clean(&host_memory), "{what}: {report:?}");
@@ -225,25 +233,24 @@ fn the_machine_notices_what_pamt_alone_leaves() {
     let host = host();
     let lab = Lab::new(&host, &()).unwrap();
     let platform = detect(&lab).unwrap();
-    let record = <PrivateMemory>::new();
+    let record = PrivateMemory::new();
     let mut layout = Box::new(Layout::new());
     let mut kernel = LabKernel::new(&lab, &host, Some(platform));
-    bringup::run(&mut kernel, platform, &record, &mut layout, host.memory(), Algorithm::Fit).unwrap();
-    let memory = TdMemory::new(&layout, &platform);
-    let ledger = memory.ledger(PageRange::default()).unwrap();
-    let key_ids = memory.key_ids(&platform).unwrap();
-    let pool = memory.pool(&mut kernel, 1).unwrap();
-    let hypervisor = Hypervisor::new(&lab, &kernel, TdHost::new(&platform, &ledger, &key_ids), pool);
+    promise::bring_up(&mut kernel, platform, &record, &mut layout, host.memory(), Algorithm::Fit).unwrap();
+    let mut memory = TdMemory::new(&layout, &platform);
+    let (ledger, key_ids) = memory.open(PageRange::default(), &platform).unwrap();
+    let pool = pool(&ledger, &mut kernel, 1).unwrap();
+    let hypervisor = Hypervisor::new(&lab, &kernel, promise::td_host(&platform, &ledger, &key_ids), pool);
     let td = hypervisor.live(0, TdPhase::Running).unwrap();
-    let host_memory = HostMemory {
+    let host_memory = promise::host_memory(HostParts {
         platform: Some(&platform),
         features: None,
         record: &record,
-        ledger: Some(&ledger),
+        ledger: (&ledger).into(),
         gate: lab.gate(),
-        untouched: &[],
-    };
-    let report = hand_over_crash(Policy::Pamt, &kernel.this_cpu(), lab.gate(), &kernel, || host_memory);
+        reserved: &[],
+    });
+    let report = hand_over_crash(Policy::Pamt, &kernel.this_cpu(), &kernel, &host_memory);
     assert!(!report.is_clean(&host_memory));
     let left: u64 = report.leftovers(&host_memory).map(|left| left.range.pages()).sum();
     assert_eq!(left, ledger.marked_pages());
@@ -259,7 +266,7 @@ fn a_canary_in_every_other_page_survives() {
     let host = Host::from_reader("tiny", text.as_bytes(), &HostOptions::default()).unwrap();
     let lab = Lab::new(&host, &()).unwrap();
     let platform = detect(&lab).unwrap();
-    let record = <PrivateMemory>::new();
+    let record = PrivateMemory::new();
     let mut layout = Box::new(Layout::new());
     let mut kernel = LabKernel::new(&lab, &host, Some(platform));
     lab.act(|machine| {
@@ -267,12 +274,11 @@ fn a_canary_in_every_other_page_survives() {
             machine.write_shared(CPU, Page::new(page).start(), &CANARY).unwrap();
         }
     });
-    bringup::run(&mut kernel, platform, &record, &mut layout, host.memory(), Algorithm::Fit).unwrap();
-    let memory = TdMemory::new(&layout, &platform);
-    let ledger = memory.ledger(PageRange::default()).unwrap();
-    let key_ids = memory.key_ids(&platform).unwrap();
-    let pool = memory.pool(&mut kernel, 2).unwrap();
-    let hypervisor = Hypervisor::new(&lab, &kernel, TdHost::new(&platform, &ledger, &key_ids), pool);
+    promise::bring_up(&mut kernel, platform, &record, &mut layout, host.memory(), Algorithm::Fit).unwrap();
+    let mut memory = TdMemory::new(&layout, &platform);
+    let (ledger, key_ids) = memory.open(PageRange::default(), &platform).unwrap();
+    let pool = pool(&ledger, &mut kernel, 2).unwrap();
+    let hypervisor = Hypervisor::new(&lab, &kernel, promise::td_host(&platform, &ledger, &key_ids), pool);
     let tds = [hypervisor.live(0, TdPhase::Running).unwrap(), hypervisor.live(1, TdPhase::HalfBuilt).unwrap()];
     let canaries = |lab: &Lab<'_>| -> Vec<u64> {
         let range = host.memory()[0].range;
@@ -290,15 +296,15 @@ fn a_canary_in_every_other_page_survives() {
     };
     let before: Vec<u64> = canaries(&lab).into_iter().filter(|page| !may_be_written(*page)).collect();
     assert!(before.len() > 60_000, "{}", before.len());
-    let host_memory = HostMemory {
+    let host_memory = promise::host_memory(HostParts {
         platform: Some(&platform),
         features: None,
         record: &record,
-        ledger: Some(&ledger),
+        ledger: (&ledger).into(),
         gate: lab.gate(),
-        untouched: &[],
-    };
-    let report = hand_over_crash(Policy::Tracked, &kernel.this_cpu(), lab.gate(), &kernel, || host_memory);
+        reserved: &[],
+    });
+    let report = hand_over_crash(Policy::Tracked, &kernel.this_cpu(), &kernel, &host_memory);
     let Outcome::Reset(count) = report.outcome else { panic!("{report:?}") };
     let pamt: u64 = record.pamt_ranges().map(PageRange::pages).sum();
     assert_eq!(count.lines, (pamt + ledger.marked_pages()) * 64);

@@ -1,18 +1,19 @@
 //! The life of a TD on the software machine, by the product's own code: nothing private is left in
 //! the end, and nothing that is private is ever unmarked.
 
+#[path = "../../tdx-host/tests/promise/mod.rs"]
+mod promise;
+
 use first_kernel::td_params;
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use tdx_abi::{Page, PageRange, PageSize, PhysAddr};
-use tdx_host::bringup;
 use tdx_host::key_ids::KeyIds;
 use tdx_host::layout::{Algorithm, FrameRequest, FrameSource, Layout, Tdmr};
 use tdx_host::ledger::Ledger;
-use tdx_host::page::SharedPage;
-use tdx_host::platform::{Cpus, SharedMemory, detect};
+use tdx_host::platform::{Cpus, detect};
 use tdx_host::private_memory::PrivateMemory;
-use tdx_host::td::{GuestPage, SeptLevel, TDCS_PAGES, TDVPS_PAGES, TdHost};
+use tdx_host::td::{GuestPage, SeptLevel, TDCS_PAGES, TDVPS_PAGES};
 use tdx_lab::platform::{Lab, LabKernel};
 use tdx_machine::Machine;
 use tdx_operator::host::{Host, HostOptions};
@@ -43,29 +44,30 @@ fn a_td_is_built_used_and_torn_down() {
     let host = small_host();
     let lab = Lab::new(&host, &()).unwrap();
     let platform = detect(&lab).unwrap();
-    let record = <PrivateMemory>::new();
+    let record = PrivateMemory::new();
     let mut layout = Box::new(Layout::new());
     let mut kernel = LabKernel::new(&lab, &host, Some(platform));
-    bringup::run(&mut kernel, platform, &record, &mut layout, host.memory(), Algorithm::Fit).unwrap();
+    promise::bring_up(&mut kernel, platform, &record, &mut layout, host.memory(), Algorithm::Fit).unwrap();
     let pamt_lines = lab.ask(Machine::private_lines);
 
     let tdmrs: Vec<PageRange> = layout.tdmrs().iter().map(Tdmr::range).collect();
-    let words: Vec<AtomicU64> = (0..Ledger::words_needed(tdmrs.iter().copied())).map(|_| AtomicU64::new(0)).collect();
-    let ledger = Ledger::new(tdmrs, &words).unwrap();
-    let key_words = [AtomicU64::new(0)];
-    let key_ids = KeyIds::new(platform.key_ids(), &key_words).unwrap();
-    let tds = TdHost::new(&platform, &ledger, &key_ids);
+    let mut words: Vec<AtomicU64> =
+        (0..Ledger::words_needed(tdmrs.iter().copied())).map(|_| AtomicU64::new(0)).collect();
+    let ledger = Ledger::new(tdmrs, &mut words).unwrap();
+    let mut key_words = [AtomicU64::new(0)];
+    let key_ids = KeyIds::new(platform.key_ids(), &mut key_words).unwrap();
+    let tds = promise::td_host(&platform, &ledger, &key_ids);
 
     let request = FrameRequest::anywhere(8 * 512, None);
     let pool = kernel.allocate(request).unwrap();
-    let mut next = pool.start().index().next_multiple_of(512);
+    let mut next = pool.range().start().index().next_multiple_of(512);
     let mut page = |size: PageSize| {
         let at = next.next_multiple_of(size.pages());
         next = at + size.pages();
-        SharedPage::take(&ledger, Page::new(at), size).unwrap()
+        promise::take(&ledger, Page::new(at), size).unwrap()
     };
     let params = PhysAddr::new(16 << 20);
-    kernel.write(params, &td_params());
+    lab.write_shared(params, &td_params());
 
     let cpu = kernel.this_cpu();
     let td = tds.create(&cpu, page(PageSize::Size4K)).unwrap();
@@ -105,7 +107,7 @@ fn a_td_is_built_used_and_torn_down() {
     let _ = gone.release();
 
     let dying = td.tear_down();
-    dying.flush_vcpus(&kernel, &[vcpu.tdvpr]).unwrap();
+    dying.flush_vcpus(&kernel, &[vcpu.tdvpr()]).unwrap();
     let dead = dying.free_key(&kernel).unwrap();
     dead.reclaim_all(&cpu, |page| {
         let _ = page.unwrap().release();

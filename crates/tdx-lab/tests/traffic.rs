@@ -5,6 +5,11 @@
 //! All the time somebody listens who knows nothing but the SEAMCALLs and the resets:
 //! `tdx_host::follow`. Its ledger must say what the hypervisor's own ledger says.
 
+#[path = "../../tdx-host/tests/promise/mod.rs"]
+mod promise;
+
+use promise::Observe as _;
+
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
@@ -12,18 +17,15 @@ use std::sync::atomic::AtomicU64;
 use first_kernel::{Move, Slot};
 use proptest::prelude::*;
 use tdx_abi::{KeyId, Leaf, LineRange, Page, PageRange, PageSize, PhysAddr, Registers};
-use tdx_host::bringup;
 use tdx_host::follow::{self, Moves};
-use tdx_host::handover::{HostMemory, Kexec, KexecKind, Policy, hand_over_crash};
+use tdx_host::handover::{HostParts, Kexec, KexecKind, Policy, hand_over_crash};
 use tdx_host::key_ids::KeyIds;
 use tdx_host::layout::{Algorithm, Layout};
 use tdx_host::ledger::{Ledger, PageState};
 use tdx_host::platform::{CpuId, TdxPlatform, detect};
 use tdx_host::private_memory::PrivateMemory;
-use tdx_host::seamcall::call;
-use tdx_host::td::TdHost;
 use tdx_lab::platform::{Act, Deed, Lab, LabKernel, Operation, Watcher};
-use tdx_lab::tds::{Custody, GUEST_PAGES, TdMemory, World};
+use tdx_lab::tds::{Custody, GUEST_PAGES, TdMemory, World, pool};
 use tdx_machine::{EvictionPolicy, Fault, Machine, ModuleProfile, PartialStore, When};
 use tdx_operator::host::{Host, HostOptions};
 
@@ -123,7 +125,7 @@ impl Follower {
 impl Watcher for Follower {
     fn before(&self, _lab: &Lab<'_>, act: &Act) -> Deed {
         if let Operation::Seamcall(call) = act.operation {
-            self.note(&Moves::of(&call, false).and_then(|moves| moves.before(&self.ledger)));
+            self.note(&Moves::of(&call, false).and_then(|moves| moves.seen_before(&self.ledger)));
         }
         Deed::AsIs
     }
@@ -132,12 +134,12 @@ impl Watcher for Follower {
         match act.operation {
             Operation::Seamcall(call) => {
                 let answer = answer.expect("a SEAMCALL has an answer");
-                self.note(&Moves::of(&call, false).and_then(|moves| moves.after(&self.ledger, answer)));
+                self.note(&Moves::of(&call, false).and_then(|moves| moves.seen_after(&self.ledger, answer)));
             }
             Operation::Reset(lines) => self.unfenced.lock().unwrap().entry(act.cpu.0).or_default().push(lines),
             Operation::Fence => {
                 for lines in self.unfenced.lock().unwrap().remove(&act.cpu.0).unwrap_or_default() {
-                    self.note(&follow::reset(&self.ledger, lines.pages()));
+                    self.note(&promise::seen_reset(&self.ledger, lines.pages()));
                 }
             }
             _ => {}
@@ -163,7 +165,7 @@ impl<'h> Traffic<'_, 'h> {
         match op {
             Op::Make(what) => self.world.make(slot, what),
             Op::ShutDown => {
-                call(&self.world.cpus().this_cpu(), Registers::call(Leaf::SYS_SHUTDOWN)).unwrap();
+                promise::call_any(&self.world.cpus().this_cpu(), Registers::call(Leaf::SYS_SHUTDOWN)).unwrap();
             }
             Op::Evict => {
                 self.lab.act(Machine::evict_something);
@@ -228,16 +230,15 @@ impl Scene {
     /// Brings TDX up and runs the play on it.
     fn play(&self, play: impl FnOnce(Traffic<'_, '_>, &PrivateMemory, &KeyIds<'_>)) {
         let platform = detect(&self.lab).unwrap();
-        let record = <PrivateMemory>::new();
+        let record = PrivateMemory::new();
         let mut layout = Box::new(Layout::new());
         let mut kernel = LabKernel::new(&self.lab, &self.host, Some(platform));
-        bringup::run(&mut kernel, platform, &record, &mut layout, self.host.memory(), Algorithm::Fit).unwrap();
-        let memory = TdMemory::new(&layout, &platform);
-        let ledger = memory.ledger(PageRange::default()).unwrap();
-        let key_ids = memory.key_ids(&platform).unwrap();
-        let pool = memory.pool(&mut kernel, 6).unwrap();
+        promise::bring_up(&mut kernel, platform, &record, &mut layout, self.host.memory(), Algorithm::Fit).unwrap();
+        let mut memory = TdMemory::new(&layout, &platform);
+        let (ledger, key_ids) = memory.open(PageRange::default(), &platform).unwrap();
+        let pool = pool(&ledger, &mut kernel, 6).unwrap();
         let custody = Custody::new(pool);
-        let tds = TdHost::new(&platform, &ledger, &key_ids);
+        let tds = promise::td_host(&platform, &ledger, &key_ids);
         let world = World::new(&self.lab, kernel.cpus().clone(), tds, None, &custody, PARAMS, 3);
         let world = Traffic { lab: &self.lab, platform, custody: &custody, world };
         play(world, &record, &key_ids);
@@ -282,14 +283,14 @@ fn traffic(scene: &Scene, mut world: Traffic<'_, '_>, record: &PrivateMemory, op
         lab.check().unwrap();
     }
     let mut cpus = world.world.cpus().clone();
-    let host_memory = HostMemory {
+    let host_memory = promise::host_memory(HostParts {
         platform: Some(&platform),
         features: Some(ModuleProfile::SysDisable.features()),
         record,
-        ledger: Some(ledger),
+        ledger: ledger.into(),
         gate: lab.gate(),
-        untouched: &[],
-    };
+        reserved: &[],
+    });
     let report = match end {
         End::Kexec(policy) => Kexec::begin(policy, KexecKind::Normal, host_memory)
             .unwrap()
@@ -297,7 +298,7 @@ fn traffic(scene: &Scene, mut world: Traffic<'_, '_>, record: &PrivateMemory, op
             .unwrap()
             .ask_module(|_| ())
             .write_back_caches()
-            .reset([]),
+            .reset(),
         End::Crash(cpu) => {
             lab.act(|machine| {
                 for run in machine.all_owner_runs() {
@@ -306,7 +307,7 @@ fn traffic(scene: &Scene, mut world: Traffic<'_, '_>, record: &PrivateMemory, op
                 }
             });
             cpus.move_to(cpu);
-            hand_over_crash(Policy::Tracked, &cpus.this_cpu(), lab.gate(), &cpus, || host_memory)
+            hand_over_crash(Policy::Tracked, &cpus.this_cpu(), &cpus, &host_memory)
         }
     };
     assert!(report.is_clean(&host_memory), "{report:?}");
@@ -467,7 +468,7 @@ fn a_key_id_that_is_taken_is_not_tried_again() {
         let cpu = world.world.cpus().this_cpu();
         let page = world.world.page(PageSize::Size4K).unwrap();
         let create = Registers::call(Leaf::MNG_CREATE).rcx_address(page.page().start()).rdx(33);
-        call(&cpu, create).unwrap();
+        promise::call_any(&cpu, create).unwrap();
         world.step(0, Op::Make(Move::Build));
         assert!(matches!(world.world.slots[0], Slot::Empty));
         assert_eq!((key_ids.lost(), world.ledger().marked_pages()), (1, 0));

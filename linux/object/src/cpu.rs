@@ -4,7 +4,7 @@
 use tdx_abi::{Line, LineRange, Registers};
 use tdx_host::{
     arch,
-    gate::{Admission, CpuSlot, Gate},
+    gate::{CpuGate, CpuSlot, Gate},
     platform::{Cpu, CpuId, CpuidOutput, LineReset, Msr, PackageId, Processor},
     seamcall::Seamcall,
 };
@@ -21,11 +21,12 @@ pub static GATE: Gate<[CpuSlot; CPUS]> = Gate::new([const { CpuSlot::new() }; CP
 #[derive(Clone, Copy)]
 pub struct ThisCpu(pub CpuId);
 
-impl Seamcall for ThisCpu {
-    fn seamcall(&self, mut registers: Registers) -> Registers {
+// SAFETY: executes the instruction.
+unsafe impl Seamcall for ThisCpu {
+    unsafe fn seamcall(&self, mut registers: Registers) -> Registers {
         // SAFETY: ring 0, and the kernel's exception table has the fix-ups
-        // (`linux/kbuild` puts them there). What the leaf does to memory is what
-        // `tdx-host` and the ledger allow, and only pages of the kernel's allocator are given.
+        // (`linux/kbuild` puts them there). What the leaf does to memory is the
+        // caller's promise.
         unsafe { arch::seamcall(&mut registers) };
         registers
     }
@@ -45,12 +46,13 @@ fn mapped(lines: LineRange) -> impl Iterator<Item = LineRange> {
     parts.into_iter().filter(|part| !part.is_empty())
 }
 
-impl LineReset for ThisCpu {
-    fn reset_lines(&self, lines: LineRange) {
+// SAFETY: MOVDIR64B of write-back mappings with KeyID 0, and MFENCE.
+unsafe impl LineReset for ThisCpu {
+    unsafe fn reset_lines(&self, lines: LineRange) {
         for lines in mapped(lines) {
             let first = shim::map(lines.start().start());
-            // SAFETY: PAMTs and pages that were given to the module: nobody uses them, and on a CPU
-            // with TDX there is MOVDIR64B. Both mappings are writable: the kernel itself clears
+            // SAFETY: the lines are the caller's to overwrite, and on a CPU with TDX there is
+            // MOVDIR64B. Both mappings are writable: the kernel itself clears
             // such pages in its direct map, and the pool's was made for this. The lines lie in one
             // of the two.
             unsafe { arch::movdir64b_zero(first, lines.len()) };
@@ -62,7 +64,8 @@ impl LineReset for ThisCpu {
     }
 }
 
-impl Cpu for ThisCpu {
+// SAFETY: the shim pins the code that makes one, until it is dropped.
+unsafe impl Cpu for ThisCpu {
     fn id(&self) -> CpuId {
         self.0
     }
@@ -76,7 +79,7 @@ impl Cpu for ThisCpu {
         unsafe { arch::wbinvd() };
     }
 
-    fn flush_lines(&self, lines: LineRange) {
+    unsafe fn flush_lines(&self, lines: LineRange) {
         for lines in mapped(lines) {
             let first = shim::map(lines.start().start());
             // SAFETY: every CPU with TDX has CLFLUSHOPT; the lines are mapped, and lie in one
@@ -85,8 +88,9 @@ impl Cpu for ThisCpu {
         }
     }
 
-    fn admission(&self) -> Admission<'_> {
-        GATE.admission(self.0)
+    fn cpu_gate(&self) -> CpuGate<'_> {
+        // SAFETY: pinned to that CPU.
+        unsafe { GATE.cpu_gate(self.0) }
     }
 }
 

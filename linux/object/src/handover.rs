@@ -2,9 +2,10 @@
 
 use tdx_host::{
     handover::{
-        HandoverReport, HostMemory, Kexec, KexecKind, NmiStop, Outcome, Policy, StopCpus, check_image_load,
-        hand_over_crash, stop_this_cpu, stop_this_cpu_at_crash,
+        HandoverReport, HostMemory, HostParts, Kexec, KexecKind, LedgerRef, LiveLedger, NmiStop, Outcome, Policy,
+        StopCpus, check_image_load, hand_over_crash, stop_this_cpu, stop_this_cpu_at_crash,
     },
+    ledger::Ledger,
     platform::{CpuId, CpuTask, Step},
 };
 
@@ -20,7 +21,8 @@ struct Alone {
     possible: u32,
 }
 
-impl StopCpus for Alone {
+// SAFETY: the kernel has stopped the other CPUs (`cleanslate_stop_this_cpu`) and counts those that run.
+unsafe impl StopCpus for Alone {
     type Cpu = ThisCpu;
 
     fn this_cpu(&self) -> ThisCpu {
@@ -39,7 +41,8 @@ impl StopCpus for Alone {
     }
 }
 
-impl NmiStop for Alone {
+// SAFETY: the kernel has sent its NMIs, and a CPU that has run `cleanslate_stop_this_cpu_at_crash` halts.
+unsafe impl NmiStop for Alone {
     /// The kernel has sent its NMIs.
     fn stop_other_cpus(&self) {}
 
@@ -65,13 +68,24 @@ pub struct Handover {
 
 /// What is private, as of now.
 pub fn memory() -> HostMemory<'static> {
-    HostMemory {
+    let parts = HostParts {
         platform: platform(),
         features: host::features(),
         record: &RECORD,
-        ledger: ledger(),
+        ledger: LedgerRef::Live(&InUse),
         gate: GATE.handle(),
-        untouched: &[],
+        reserved: &[],
+    };
+    // SAFETY: this object has one of each, and uses them for everything.
+    unsafe { HostMemory::new(parts) }
+}
+
+/// The ledger of this module's TDs, or of the kernel's.
+struct InUse;
+
+impl LiveLedger for InUse {
+    fn ledger(&self) -> Option<&Ledger<'_>> {
+        ledger()
     }
 }
 
@@ -132,13 +146,13 @@ pub unsafe extern "C" fn cleanslate_hand_over(
     let alone = Alone { cpu: ThisCpu(CpuId(cpu)), online, possible };
     let policy = self::policy(policy);
     if crash {
-        return told(&hand_over_crash(policy, &alone.cpu, GATE.handle(), &alone, memory));
+        return told(&hand_over_crash(policy, &alone.cpu, &alone, &memory()));
     }
     // From here nobody comes back, whatever the policy was to refuse, and whoever still runs.
-    let at_any_price = || told(&hand_over_crash(policy, &alone.cpu, GATE.handle(), &alone, memory));
+    let at_any_price = || told(&hand_over_crash(policy, &alone.cpu, &alone, &memory()));
     let Ok(kexec) = Kexec::begin(policy, KexecKind::Normal, memory()) else { return at_any_price() };
     match kexec.stop_other_cpus(&alone) {
-        Ok(stopped) => told(&stopped.ask_module(|_| ()).write_back_caches().reset(core::iter::empty())),
+        Ok(stopped) => told(&stopped.ask_module(|_| ()).write_back_caches().reset()),
         Err(_) => Handover { not_alone: true, clean: false, ..at_any_price() },
     }
 }

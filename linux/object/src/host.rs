@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use first_kernel::TdPhase;
 use tdx_abi::{PageRange, PhysAddr, TdxFeatures0};
 use tdx_host::{
-    bringup::{BringupError, ModuleVersion},
+    bringup::{Bringup, BringupError, ModuleVersion},
     key_ids::KeyIds,
     layout::{FrameSource, Layout, MapFrames},
     ledger::Ledger,
@@ -144,7 +144,9 @@ fn bring_up(
     layout: &mut Layout,
     memory: &[NodeRange],
 ) -> Result<ModuleVersion, i32> {
-    let module = first_kernel::bring_up(linux, platform, &RECORD, layout, memory).map_err(|error| told(&error))?;
+    // SAFETY: this object's one record, and the platform that it runs on.
+    let started = unsafe { Bringup::start(linux, platform, &RECORD, layout) };
+    let module = started.and_then(|started| first_kernel::bring_up(started, memory)).map_err(|error| told(&error))?;
     FEATURES.set(module.features);
     Ok(module.version)
 }
@@ -180,20 +182,21 @@ pub extern "C" fn cleanslate_words(key_ids: bool) -> u64 {
 /// Both point to as many zeroed words as `cleanslate_words` says, which nobody else uses and which
 /// are never freed.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cleanslate_ledger(ledger: *const AtomicU64, key_ids: *const AtomicU64) -> i32 {
+pub unsafe extern "C" fn cleanslate_ledger(ledger: *mut AtomicU64, key_ids: *mut AtomicU64) -> i32 {
     // SAFETY: the caller's.
-    let words =
-        |first: *const AtomicU64, keys| unsafe { core::slice::from_raw_parts(first, cleanslate_words(keys) as usize) };
+    let words = |first: *mut AtomicU64, keys| unsafe {
+        core::slice::from_raw_parts_mut(first, cleanslate_words(keys) as usize)
+    };
     if make_key_ids(words(key_ids, true)) && make_ledger(words(ledger, false)) { 0 } else { -EINVAL }
 }
 
 #[inline(never)]
-fn make_key_ids(words: &'static [AtomicU64]) -> bool {
+fn make_key_ids(words: &'static mut [AtomicU64]) -> bool {
     platform().is_some_and(|platform| first_kernel::key_ids(platform, words).is_ok_and(|key_ids| KEY_IDS.set(key_ids)))
 }
 
 #[inline(never)]
-fn make_ledger(words: &'static [AtomicU64]) -> bool {
+fn make_ledger(words: &'static mut [AtomicU64]) -> bool {
     LAYOUT.get().is_some_and(|layout| first_kernel::ledger(layout, words).is_ok_and(|ledger| LEDGER.set(ledger)))
 }
 
@@ -217,9 +220,10 @@ pub extern "C" fn cleanslate_td(fate: u32) -> i32 {
     };
     let (Some(platform), Some(ledger), Some(key_ids)) = (platform(), ledger(), KEY_IDS.get()) else { return -EPERM };
     let mut linux = Linux { pool: None };
-    let Some(shared) = linux.allocate_any(1) else { return -ENOMEM };
-    let host = TdHost::new(platform, ledger, key_ids);
-    let lived = first_kernel::live(&mut linux, host, &KernelPages, shared.base(), phase);
+    let Some(mut shared) = linux.allocate_any(1) else { return -ENOMEM };
+    // SAFETY: the ledger is in `LEDGER`, where handovers look; the KeyIDs are the only ones.
+    let host = unsafe { TdHost::new(platform, ledger, key_ids) };
+    let lived = first_kernel::live(&mut linux, host, &KernelPages, &mut shared, phase);
     linux.free(shared);
     match lived {
         Ok(()) => {

@@ -2,10 +2,10 @@
 //! reads.
 
 use core::ffi::c_void;
-use tdx_abi::{Page, PageRange, PageSize, PhysAddr};
+use tdx_abi::{PageSize, PhysAddr};
 use tdx_host::{
-    layout::{FrameRequest, FrameSource, MapFrames},
-    platform::{CpuId, CpuTask, Cpus, SharedMemory, Step},
+    layout::{FrameRequest, FrameSource, MapFrames, Places},
+    platform::{CpuId, CpuTask, Cpus, OwnedPages, SharedMemory, Step},
 };
 
 use crate::cpu::ThisCpu;
@@ -29,7 +29,9 @@ extern "C" fn run<T: CpuTask<ThisCpu>>(task: *mut c_void) {
     }
 }
 
-impl Cpus for Linux<'_> {
+// SAFETY: the shim runs the work on every online CPU, or one of each package, with CPU hotplug off, and
+// waits for all.
+unsafe impl Cpus for Linux<'_> {
     type Cpu = ThisCpu;
 
     fn run_on_all<T: CpuTask<ThisCpu>>(&self, task: &T) {
@@ -47,27 +49,29 @@ impl Cpus for Linux<'_> {
     }
 }
 
-impl FrameSource for Linux<'_> {
-    fn allocate(&mut self, request: FrameRequest) -> Option<PageRange> {
+// SAFETY: the pool was reserved at boot for this module alone, and `MapFrames` hands out each page of
+// it once; other pages come from the kernel's allocator and go back there.
+unsafe impl FrameSource for Linux<'_> {
+    fn allocate(&mut self, request: FrameRequest) -> Option<OwnedPages> {
         if let Some(pool) = &mut self.pool {
-            return pool.allocate(request);
+            // SAFETY: as above.
+            return pool.allocate(request).map(|range| unsafe { OwnedPages::new(range) });
         }
-        let base = shim::allocate(request.pages, request.node.map(|node| node.0), request.within)?;
-        Some(PageRange::new(base.page(), Page::new(base.page().index() + request.pages)))
+        shim::allocate(request.pages, request.node.map(|node| node.0), request.within)
     }
 
-    fn free(&mut self, range: PageRange) {
+    fn free(&mut self, pages: OwnedPages) {
         match &mut self.pool {
-            Some(pool) => pool.free(range),
-            None => shim::free(range.base(), range.pages()),
+            Some(pool) => pool.free(pages.into_range()),
+            None => shim::free(pages),
         }
     }
 }
 
-impl SharedMemory for Linux<'_> {
-    fn write(&mut self, address: PhysAddr, bytes: &[u8]) {
-        // SAFETY: pages of this object, by the trait's contract, and mapped; the source is
-        // elsewhere.
+// SAFETY: copies the bytes.
+unsafe impl SharedMemory for Linux<'_> {
+    unsafe fn write(&mut self, address: PhysAddr, bytes: &[u8]) {
+        // SAFETY: the caller owns the range, which is mapped; the source is elsewhere.
         unsafe { shim::map(address).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
     }
 }
@@ -76,11 +80,11 @@ impl SharedMemory for Linux<'_> {
 pub struct KernelPages;
 
 impl first_kernel::Pages for KernelPages {
-    fn take(&self, size: PageSize) -> Option<Page> {
-        shim::allocate(size.pages(), None, FrameRequest::ANYWHERE).map(PhysAddr::page)
+    fn take(&self, size: PageSize) -> Option<OwnedPages> {
+        shim::allocate(size.pages(), None, FrameRequest::ANYWHERE)
     }
 
-    fn give_back(&self, range: PageRange) {
-        shim::free(range.base(), range.pages());
+    fn give_back(&self, page: OwnedPages) {
+        shim::free(page);
     }
 }

@@ -47,8 +47,8 @@ pub unsafe extern "C" fn cleanslate_status(status: *mut Status) {
         for range in ledger.marked() {
             for page in range.start().index()..range.end().index() {
                 match ledger.state(Page::new(page)) {
-                    Some(PageState::Given) => found.given_kb += 4,
-                    Some(PageState::Giving) => found.giving_kb += 4,
+                    Some(PageState::Private) => found.given_kb += 4,
+                    Some(PageState::InFlight) => found.giving_kb += 4,
                     Some(PageState::Returned) => found.returned_kb += 4,
                     Some(PageState::Shared) | None => {}
                 }

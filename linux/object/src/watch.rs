@@ -65,7 +65,8 @@ pub extern "C" fn cleanslate_publish() -> i32 {
     if count == 0 || count != COUNT.load(Ordering::Acquire) as usize {
         return -EINVAL;
     }
-    RECORD.publish(named).map_or(-EINVAL, |()| 0)
+    // SAFETY: the kernel has allocated these for PAMT, and is about to hand them to the module.
+    unsafe { RECORD.publish(named) }.map_or(-EINVAL, |()| 0)
 }
 
 /// The kernel is about to make this SEAMCALL on this CPU: from now on its caches may hold private
@@ -73,7 +74,8 @@ pub extern "C" fn cleanslate_publish() -> i32 {
 #[unsafe(no_mangle)]
 pub extern "C" fn cleanslate_seamcall(cpu: u32, leaf: u64) {
     // The kernel makes the call whatever the gate says.
-    GATE.admission(CpuId(cpu)).observed(Leaf(leaf as u16));
+    // SAFETY: the shim runs this on that CPU, with preemption off.
+    unsafe { GATE.cpu_gate(CpuId(cpu)) }.observed(Leaf(leaf as u16));
 }
 
 static FOLLOWED: Once<Ledger<'static>> = Once::new();
@@ -127,13 +129,13 @@ pub unsafe extern "C" fn cleanslate_follow_words(memory: *const Memory, count: u
 /// As [`cleanslate_follow_words`]; `words` are as many zeroed words as it says, which nobody else
 /// uses and which are never freed.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cleanslate_follow(words: *const AtomicU64, memory: *const Memory, count: u32) -> i32 {
+pub unsafe extern "C" fn cleanslate_follow(words: *mut AtomicU64, memory: *const Memory, count: u32) -> i32 {
     // SAFETY: the caller's.
     let (ranges, words) = unsafe {
         let memory = core::slice::from_raw_parts(memory, count as usize);
         let ranges = covered(memory);
         let needed = Ledger::words_needed(ranges.iter().copied());
-        (ranges, core::slice::from_raw_parts(words, needed as usize))
+        (ranges, core::slice::from_raw_parts_mut(words, needed as usize))
     };
     if Ledger::new(ranges, words).is_ok_and(|ledger| FOLLOWED.set(ledger)) { 0 } else { -EINVAL }
 }
@@ -164,7 +166,9 @@ fn moves(call: &Registers) -> Result<Moves, NotFollowed> {
 pub unsafe extern "C" fn cleanslate_before(call: *const Registers) -> u32 {
     let Some(ledger) = ledger() else { return 0 };
     // SAFETY: the caller's.
-    problem(moves(unsafe { &*call }).and_then(|moves| moves.before(ledger)))
+    let moves = moves(unsafe { &*call });
+    // SAFETY: the kernel makes the call right after this.
+    problem(moves.and_then(|moves| unsafe { moves.before(ledger) }))
 }
 
 /// The kernel has made this SEAMCALL. Gives the number of a problem.
@@ -185,9 +189,11 @@ pub unsafe extern "C" fn cleanslate_after(call: *const Registers, answer: *const
         // A range is one folio, which its first page keeps.
         let page = range.start().index();
         if failed {
-            shim::hold(page);
+            // SAFETY: the kernel holds the page of a failed call until this returns.
+            unsafe { shim::hold(page) };
         } else {
-            shim::release(page);
+            // SAFETY: the kernel holds a page that it has given.
+            unsafe { shim::release(page) };
         }
     }
     match call.leaf_call().leaf() {
@@ -199,7 +205,8 @@ pub unsafe extern "C" fn cleanslate_after(call: *const Registers, answer: *const
         }
         _ => {}
     }
-    problem(moves.after(ledger, answer).map(drop))
+    // SAFETY: the answer of the call that `cleanslate_before` was called for.
+    problem(unsafe { moves.after(ledger, answer) }.map(drop))
 }
 
 /// The kernel wants these pages to be ordinary ones again: they are reset, fenced, and lose their
@@ -208,12 +215,15 @@ pub unsafe extern "C" fn cleanslate_after(call: *const Registers, answer: *const
 pub extern "C" fn cleanslate_reset(cpu: u32, base: u64, bytes: u64) -> u32 {
     let range = PageRange::inside(PhysAddr::new(base), PhysAddr::new(base.saturating_add(bytes)));
     let cpu = ThisCpu(CpuId(cpu));
-    cpu.reset_lines(tdx_abi::LineRange::touching(PhysAddr::new(base), bytes));
+    // SAFETY: the kernel itself clears these pages, and makes no SEAMCALL about them any more.
+    unsafe { cpu.reset_lines(tdx_abi::LineRange::touching(PhysAddr::new(base), bytes)) };
     cpu.fence();
     let Some(ledger) = ledger() else { return 0 };
-    let result = problem(follow::reset(ledger, range));
+    // SAFETY: the module has returned the pages, or `reset` says so; reset and fenced above.
+    let result = problem(unsafe { follow::reset(ledger, range) });
     for page in range.start().index()..range.end().index() {
-        shim::release(page);
+        // SAFETY: ordinary memory from here on.
+        unsafe { shim::release(page) };
     }
     result
 }

@@ -7,14 +7,13 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use first_kernel::{RangePages, TdPhase, bring_up, hand_over, key_ids, ledger, ledger_words, live};
+use first_kernel::{RangePages, TdPhase, bring_up, key_ids, ledger, ledger_words, live};
 use tdx_abi::{KeyId, PageRange, PageSize, Registers};
-use tdx_host::handover::{HostMemory, Policy};
+use tdx_host::handover::{HostParts, Policy};
 use tdx_host::layout::{FrameSource, Layout};
 use tdx_host::platform::detect;
 use tdx_host::private_memory::PrivateMemory;
-use tdx_host::td::TdHost;
-use tdx_lab::platform::{Act, Lab, LabKernel, Operation, Watcher};
+use tdx_lab::platform::{Act, Lab, LabKernel, Operation, Watcher, promise};
 use tdx_machine::{AccessError, CpuId, Machine, MachineCheckReason, PartialStore};
 use tdx_operator::host::{Host, HostOptions};
 
@@ -129,28 +128,30 @@ fn software(host: &Host, policy: &str) -> Result<(Vec<Call>, Death)> {
     let record: Box<PrivateMemory> = Box::default();
     let mut layout = Box::new(Layout::new());
     let mut kernel = LabKernel::new(&lab, host, Some(platform));
-    let module = bring_up(&mut kernel, platform, &record, &mut layout, host.memory())?;
-    let (ledger_memory, key_memory) = (words(ledger_words(&layout)), words(first_kernel::KEY_ID_WORDS as u64));
-    let ledger = ledger(&layout, &ledger_memory)?;
-    let key_ids = key_ids(&platform, &key_memory)?;
-    let shared = kernel.allocate_any(1).context("no page")?.base();
+    let started = promise::start(&mut kernel, platform, &record, &mut layout)?;
+    let module = bring_up(started, host.memory())?;
+    let (mut ledger_memory, mut key_memory) = (words(ledger_words(&layout)), words(first_kernel::KEY_ID_WORDS as u64));
+    let ledger = ledger(&layout, &mut ledger_memory)?;
+    let key_ids = key_ids(&platform, &mut key_memory)?;
+    let mut shared = kernel.allocate_any(1).context("no page")?;
     for number in 0..TDS {
         let range = first_kernel::allocate(&mut kernel, &layout, 1).context("no room for a TD")?;
-        let tds = TdHost::new(&platform, &ledger, &key_ids);
-        live(&mut kernel, tds, &RangePages::new(range), shared, TdPhase::of(number))
+        let tds = promise::td_host(&platform, &ledger, &key_ids);
+        live(&mut kernel, tds, &RangePages::new(range), &mut shared, TdPhase::of(number))
             .map_err(|error| anyhow!("{error}"))?;
     }
-    let memory = HostMemory {
+    let memory = promise::host_memory(HostParts {
         platform: Some(&platform),
         features: Some(module.features),
         record: &record,
-        ledger: Some(&ledger),
+        ledger: (&ledger).into(),
         gate: lab.gate(),
-        untouched: &[],
-    };
+        reserved: &[],
+    });
     let before = lab.ask(Clone::clone);
     // What it says of itself is not the question here.
-    let _ = hand_over(&kernel, policy, memory, std::iter::empty()).map_err(|error| anyhow!("{error:?}"))?;
+    let stopped = first_kernel::stop(&kernel, policy, memory).map_err(|error| anyhow!("{error:?}"))?;
+    let _ = stopped.reset();
     lab.check()?;
     lab.act(Machine::kexec_boundary);
     let death = lab.act(|machine| next_kernel(machine, &before, &layout, host))?;

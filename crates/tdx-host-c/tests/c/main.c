@@ -308,7 +308,7 @@ static void test_pages(void)
 	CHECK_IS(tdxh_give(host, page, end, &kernel->error), TDXH_OK);
 	CHECK_IS(state_of(kernel, page), TDXH_PAGE_GIVING);
 	CHECK_IS(tdxh_give(host, page, end, &kernel->error), TDXH_WRONG_STATE);
-	CHECK(strstr(kernel->error.text, "Giving"));
+	CHECK(strstr(kernel->error.text, "InFlight"));
 	CHECK_IS(tdxh_clear(host, page, end, NULL), TDXH_WRONG_STATE);
 	CHECK_IS(tdxh_given(host, page, end, NULL), TDXH_OK);
 	CHECK_IS(state_of(kernel, page + PAGE), TDXH_PAGE_GIVEN);

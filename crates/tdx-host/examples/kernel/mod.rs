@@ -1,6 +1,5 @@
-// The smallest kernel that `tdx-host` can live in: every trait that it asks a kernel for, over the
-// software machine, and nothing else. It refuses to be clever: CPUs take turns, one step each, and
-// pages are handed out one by one.
+// The smallest kernel for `tdx-host`: every trait that it asks a kernel for, over the software
+// machine. CPUs take turns, one step each, and pages are handed out one by one.
 //
 // The examples share it as a module. The examples in the documentation include it as text, hence no
 // `//!` here. What a kernel on hardware writes in place of each piece is said there;
@@ -9,15 +8,15 @@
 use std::cell::{RefCell, RefMut};
 use std::sync::atomic::AtomicU64;
 
-use tdx_abi::{KeyId, LineRange, PAGE_SIZE, Page, PageRange, PageSize, PhysAddr, Registers};
-use tdx_host::gate::{Admission, CpuSlot, Gate, GateHandle};
+use tdx_abi::{KeyId, LineRange, PAGE_SIZE, Page, PageRange, PhysAddr, Registers};
+use tdx_host::gate::{CpuGate, CpuSlot, Gate, GateHandle};
 use tdx_host::handover::{NmiStop, StopCpus, stop_this_cpu, stop_this_cpu_at_crash};
-use tdx_host::layout::{FrameRequest, FrameSource, Layout, MapFrames, Tdmr};
+use tdx_host::layout::{FrameRequest, FrameSource, Layout, MapFrames, Places, Tdmr};
 use tdx_host::ledger::Ledger;
 use tdx_host::page::SharedPage;
 use tdx_host::platform::{
-    Cpu, CpuId, CpuTask, CpuidOutput, Cpus, LineReset, Msr, NodeId, NodeRange, PackageId, Processor, SharedMemory,
-    Step, TdxPlatform,
+    Cpu, CpuId, CpuTask, CpuidOutput, Cpus, LineReset, Msr, NodeId, NodeRange, OwnedPages, PackageId, Processor,
+    SharedMemory, Step, TdxPlatform,
 };
 use tdx_host::seamcall::Seamcall;
 use tdx_machine::{AccessError, CpuModel, Machine, MachineCheck, MachineConfig, MsrRead, PartialStore};
@@ -95,7 +94,7 @@ impl Processor for Hardware {
     }
 }
 
-/// A CPU. In a kernel whoever holds one is pinned to that CPU, with preemption off.
+/// A CPU. In a kernel the code that holds one is pinned to that CPU, with preemption off.
 #[derive(Clone, Copy)]
 pub struct KernelCpu<'h> {
     hardware: &'h Hardware,
@@ -109,16 +108,18 @@ impl KernelCpu<'_> {
 }
 
 /// On hardware: [`tdx_host::arch::seamcall`].
-impl Seamcall for KernelCpu<'_> {
-    fn seamcall(&self, registers: Registers) -> Registers {
+// SAFETY: the software machine executes the call and gives all registers.
+unsafe impl Seamcall for KernelCpu<'_> {
+    unsafe fn seamcall(&self, registers: Registers) -> Registers {
         let (mut machine, cpu) = self.machine();
         machine.seamcall(cpu, registers).expect("the software machine models this SEAMCALL")
     }
 }
 
 /// On hardware: [`tdx_host::arch::movdir64b_zero`] and [`tdx_host::arch::mfence`].
-impl LineReset for KernelCpu<'_> {
-    fn reset_lines(&self, lines: LineRange) {
+// SAFETY: MOVDIR64B of each line on the software machine, whose fence is that of the CPU.
+unsafe impl LineReset for KernelCpu<'_> {
+    unsafe fn reset_lines(&self, lines: LineRange) {
         let (mut machine, cpu) = self.machine();
         machine.direct_store(cpu, lines).expect("memory that is there");
     }
@@ -130,7 +131,8 @@ impl LineReset for KernelCpu<'_> {
 }
 
 /// On hardware: [`tdx_host::arch::wbinvd`] and [`tdx_host::arch::clflushopt`].
-impl Cpu for KernelCpu<'_> {
+// SAFETY: a CPU of the software machine does what its handle is told, whichever thread holds it.
+unsafe impl Cpu for KernelCpu<'_> {
     fn id(&self) -> CpuId {
         self.id
     }
@@ -145,13 +147,14 @@ impl Cpu for KernelCpu<'_> {
         machine.wbinvd(cpu).expect("a CPU that is there");
     }
 
-    fn flush_lines(&self, lines: LineRange) {
+    unsafe fn flush_lines(&self, lines: LineRange) {
         let (mut machine, cpu) = self.machine();
         machine.flush_lines(cpu, lines, KeyId::HOST).expect("memory that is there");
     }
 
-    fn admission(&self) -> Admission<'_> {
-        self.hardware.gate.admission(self.id)
+    fn cpu_gate(&self) -> CpuGate<'_> {
+        // SAFETY: one thread is all CPUs here, one after the other.
+        unsafe { self.hardware.gate.cpu_gate(self.id) }
     }
 }
 
@@ -162,7 +165,7 @@ pub struct Kernel<'h> {
     pub platform: Option<TdxPlatform>,
     /// The CPU that this code runs on.
     pub this: u32,
-    /// A CPU that hears neither IPI nor NMI.
+    /// A CPU that does not react to IPI or NMI.
     pub deaf: Option<u32>,
     frames: MapFrames<'static>,
 }
@@ -211,12 +214,12 @@ impl<'h> Kernel<'h> {
             .into_iter()
             .find_map(|within| self.allocate(FrameRequest { within, ..FrameRequest::anywhere(1, None) }))
             .expect("there is free memory");
-        SharedPage::take(ledger, page.start(), PageSize::Size4K).expect("a free page is shared")
+        SharedPage::take(ledger, page).expect("a free page is shared")
     }
 
     /// A page of the kernel's own, for what it shows to the module.
-    pub fn own_page(&mut self) -> PhysAddr {
-        self.allocate_any(1).expect("there is free memory").base()
+    pub fn own_page(&mut self) -> OwnedPages {
+        self.allocate_any(1).expect("there is free memory")
     }
 
     /// Back into the allocator.
@@ -224,7 +227,7 @@ impl<'h> Kernel<'h> {
         self.free(page.release());
     }
 
-    /// The jump, and a next kernel that has never heard of TDX: it stores less than 64 bytes to
+    /// The jump, and a next kernel that knows nothing of TDX: it stores less than 64 bytes to
     /// every line of all memory, and reads it back. Lines that waited in a cache are written back
     /// under it.
     ///
@@ -267,7 +270,8 @@ impl<'h> Kernel<'h> {
 }
 
 /// On hardware: IPIs for other CPUs, and the caller waits.
-impl<'h> Cpus for Kernel<'h> {
+// SAFETY: the task runs on every CPU of the machine, or one of each package, to its end.
+unsafe impl<'h> Cpus for Kernel<'h> {
     type Cpu = KernelCpu<'h>;
 
     fn run_on_all<T: CpuTask<KernelCpu<'h>>>(&self, task: &T) {
@@ -290,19 +294,23 @@ impl<'h> Cpus for Kernel<'h> {
 }
 
 /// On hardware: the allocator of contiguous ranges.
-impl FrameSource for Kernel<'_> {
-    fn allocate(&mut self, request: FrameRequest) -> Option<PageRange> {
-        self.frames.allocate(request)
+// SAFETY: `MapFrames` hands out each page of the map once; the kernel's and the crash kernel's are
+// taken at boot, and nothing else here uses memory of the software machine.
+unsafe impl FrameSource for Kernel<'_> {
+    fn allocate(&mut self, request: FrameRequest) -> Option<OwnedPages> {
+        // SAFETY: as above.
+        self.frames.allocate(request).map(|range| unsafe { OwnedPages::new(range) })
     }
 
-    fn free(&mut self, range: PageRange) {
-        self.frames.free(range);
+    fn free(&mut self, pages: OwnedPages) {
+        self.frames.free(pages.into_range());
     }
 }
 
 /// On hardware: stores through the direct map.
-impl SharedMemory for Kernel<'_> {
-    fn write(&mut self, address: PhysAddr, bytes: &[u8]) {
+// SAFETY: writes these bytes of the software machine.
+unsafe impl SharedMemory for Kernel<'_> {
+    unsafe fn write(&mut self, address: PhysAddr, bytes: &[u8]) {
         let cpu = tdx_machine::CpuId(self.this);
         self.hardware.machine().write_shared(cpu, address, bytes).expect("memory that is there");
     }
@@ -310,7 +318,8 @@ impl SharedMemory for Kernel<'_> {
 
 /// On hardware: an IPI whose handler runs [`stop_this_cpu`], acknowledges, and waits with
 /// interrupts off.
-impl<'h> StopCpus for Kernel<'h> {
+// SAFETY: all CPUs take turns on one thread; one that has stopped has no turn but in `run_on_stopped`.
+unsafe impl<'h> StopCpus for Kernel<'h> {
     type Cpu = KernelCpu<'h>;
 
     fn this_cpu(&self) -> KernelCpu<'h> {
@@ -331,7 +340,8 @@ impl<'h> StopCpus for Kernel<'h> {
 
 /// On hardware: an NMI whose handler runs [`stop_this_cpu_at_crash`] and halts, and a wait of a
 /// second at most.
-impl NmiStop for Kernel<'_> {
+// SAFETY: as for `StopCpus`; every CPU of the machine is online.
+unsafe impl NmiStop for Kernel<'_> {
     fn stop_other_cpus(&self) {
         self.others().for_each(|cpu| stop_this_cpu_at_crash(&cpu));
     }

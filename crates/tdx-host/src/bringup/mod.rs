@@ -25,9 +25,10 @@
 //! # let hardware = kernel::Hardware::with(|config| config.module = Some(tdx_machine::ModuleProfile::DynamicPamt));
 //! # let mut kernel = kernel::Kernel::boot(&hardware);
 //! let platform = detect(&hardware)?;
-//! let record = <PrivateMemory>::new();
+//! let record = PrivateMemory::new();
 //! let mut layout = Box::new(Layout::new());
-//! let mut known = Bringup::start(&mut kernel, platform, &record, &mut layout)?.sys_init()?.init_cpus()?.read_module_info()?;
+//! // SAFETY: `record` is this machine's one record, and the platform is the machine's.
+//! let mut known = unsafe { Bringup::start(&mut kernel, platform, &record, &mut layout) }?.sys_init()?.init_cpus()?.read_module_info()?;
 //! assert_eq!(known.module().version.to_string(), "1.5.01");
 //! if let Err(why) = known.use_dynamic_pamt() {
 //!     println!("virt/tdx: {why}");
@@ -54,11 +55,13 @@
 //! # let hardware = kernel::Hardware::new();
 //! # let mut kernel = kernel::Kernel::boot(&hardware);
 //! # let platform = detect(&hardware)?;
-//! # let record = <PrivateMemory>::new();
+//! # let record = PrivateMemory::new();
 //! # let mut layout = Box::new(Layout::new());
 //! // The module dies in the middle of SYS.TDMR.INIT.
 //! hardware.machine().inject(Fault::Crash, When::CallOf(tdx_abi::Leaf::SYS_TDMR_INIT, 100));
-//! let error = bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY, Algorithm::Fit).unwrap_err();
+//! // SAFETY: `record` is this machine's one record, and the platform is the machine's.
+//! let failed = unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY, Algorithm::Fit) };
+//! let error = failed.unwrap_err();
 //! assert_eq!((error.step, error.errno()), (BringupStep::TdmrInit, -19));
 //! assert!(error.unwound.reset_lines > 0 && error.unwound.freed_bytes > 0);
 //! assert!(!record.may_have_private_memory() && layout.is_empty());
@@ -71,14 +74,14 @@ mod first_error;
 mod module_info;
 mod tasks;
 
-use tdx_abi::{Leaf, PAGE_SIZE, PhysAddr, Registers, STRUCTURE_ALIGN, SYS_CONFIG_DYNAMIC_PAMT, StatusCode};
+use tdx_abi::{Leaf, PAGE_SIZE, Registers, STRUCTURE_ALIGN, SYS_CONFIG_DYNAMIC_PAMT, StatusCode};
 use zerocopy::IntoBytes;
 
-use crate::layout::{self, Algorithm, FrameSource, Layout, Pamt4k, Tdmr};
-use crate::platform::{Cpus, NodeRange, SharedMemory, TdxPlatform};
-use crate::private_memory::{PrivateMemory, PublishError};
+use crate::layout::{self, Algorithm, FrameSource, Layout, LayoutError, OwnedPlaces, Pamt4k, Tdmr};
+use crate::platform::{Cpus, NodeRange, OutOfPages, OwnedPages, SharedMemory, TdxPlatform};
+use crate::private_memory::PrivateMemory;
 use crate::reset::reset_ranges;
-use crate::seamcall::call;
+use crate::seamcall::call_unchecked;
 use crate::sync::AtomicU32;
 pub(crate) use first_error::FirstError;
 pub(crate) use tasks::OneCall;
@@ -123,10 +126,10 @@ enum Held {
 /// A bring-up on its way. `S` is how far it has come.
 #[derive(Debug)]
 #[must_use = "a bring-up dropped half-way keeps its memory and its flag"]
-pub struct Bringup<'k, K, S, const N: usize> {
+pub struct Bringup<'k, K, S> {
     kernel: &'k mut K,
     platform: TdxPlatform,
-    record: &'k PrivateMemory<N>,
+    record: &'k PrivateMemory,
     layout: &'k mut Layout,
     state: S,
 }
@@ -151,15 +154,19 @@ pub struct Ready<'k> {
 /// SYS.INIT and SYS.CONFIG on the current CPU, SYS.LP.INIT and SYS.TDMR.INIT on all, SYS.KEY.CONFIG
 /// on one of each package. All CPUs are in VMX operation, and the kernel holds CPU hotplug and
 /// memory hotplug off.
-pub fn run<'k, K: Kernel, const N: usize>(
+///
+/// # Safety
+/// As [`Bringup::start`].
+pub unsafe fn run<'k, K: Kernel>(
     kernel: &'k mut K,
     platform: TdxPlatform,
-    record: &'k PrivateMemory<N>,
+    record: &'k PrivateMemory,
     layout: &'k mut Layout,
     memory: &[NodeRange],
     algorithm: Algorithm,
 ) -> Result<Ready<'k>, BringupError> {
-    Bringup::start(kernel, platform, record, layout)?
+    // SAFETY: the caller's promise.
+    unsafe { Bringup::start(kernel, platform, record, layout) }?
         .sys_init()?
         .init_cpus()?
         .read_module_info()?
@@ -169,15 +176,20 @@ pub fn run<'k, K: Kernel, const N: usize>(
         .init_tdmrs()
 }
 
-impl<'k, K: Kernel, const N: usize> Bringup<'k, K, Started, N> {
+impl<'k, K: Kernel> Bringup<'k, K, Started> {
     /// Takes the record of private memory; only one bring-up can have it.
     ///
     /// # Errors
     /// [`BringupCause::Claimed`].
-    pub fn start(
+    ///
+    /// # Safety
+    /// `record` is this machine's one record of private memory: every handover of this kernel names
+    /// it ([`crate::handover::HostMemory::new`]), and it lives as long as memory may be private.
+    /// `platform` is this machine's.
+    pub unsafe fn start(
         kernel: &'k mut K,
         platform: TdxPlatform,
-        record: &'k PrivateMemory<N>,
+        record: &'k PrivateMemory,
         layout: &'k mut Layout,
     ) -> Result<Self, BringupError> {
         if !record.claim() {
@@ -195,8 +207,9 @@ impl<'k, K: Kernel, const N: usize> Bringup<'k, K, Started, N> {
     ///
     /// # SEAMCALL
     /// SYS.INIT on the current CPU.
-    pub fn sys_init(self) -> Result<Bringup<'k, K, GlobalInit, N>, BringupError> {
-        match self.kernel.run_here(|cpu| call(cpu, Registers::call(Leaf::SYS_INIT))) {
+    pub fn sys_init(self) -> Result<Bringup<'k, K, GlobalInit>, BringupError> {
+        // SAFETY: SYS.INIT touches no host memory.
+        match self.kernel.run_here(|cpu| unsafe { call_unchecked(cpu, Registers::call(Leaf::SYS_INIT)) }) {
             Err(error) if error.status().code() != StatusCode::SYS_INIT_NOT_PENDING => {
                 Err(self.fail(&Held::Nothing, BringupStep::SysInit, BringupCause::Seamcall(error)))
             }
@@ -205,7 +218,7 @@ impl<'k, K: Kernel, const N: usize> Bringup<'k, K, Started, N> {
     }
 }
 
-impl<'k, K: Kernel, const N: usize> Bringup<'k, K, GlobalInit, N> {
+impl<'k, K: Kernel> Bringup<'k, K, GlobalInit> {
     /// SYS.LP.INIT on every online CPU, in parallel. CPUs that have done it before are fine.
     ///
     /// # Errors
@@ -213,13 +226,11 @@ impl<'k, K: Kernel, const N: usize> Bringup<'k, K, GlobalInit, N> {
     ///
     /// # SEAMCALL
     /// SYS.LP.INIT on every online CPU, each in VMX operation.
-    pub fn init_cpus(self) -> Result<Bringup<'k, K, CpusInit, N>, BringupError> {
+    pub fn init_cpus(self) -> Result<Bringup<'k, K, CpusInit>, BringupError> {
         let error = FirstError::default();
-        self.kernel.run_on_all(&OneCall {
-            input: Registers::call(Leaf::SYS_LP_INIT),
-            fine: &[StatusCode::SYS_LP_INIT_DONE],
-            error: &error,
-        });
+        // SAFETY: SYS.LP.INIT touches no host memory.
+        let work = unsafe { OneCall::new(Registers::call(Leaf::SYS_LP_INIT), &[StatusCode::SYS_LP_INIT_DONE], &error) };
+        self.kernel.run_on_all(&work);
         match error.get() {
             Some(error) => Err(self.fail(&Held::Nothing, BringupStep::LpInit, BringupCause::Seamcall(error))),
             None => Ok(self.next(|_| CpusInit(()))),
@@ -227,7 +238,7 @@ impl<'k, K: Kernel, const N: usize> Bringup<'k, K, GlobalInit, N> {
     }
 }
 
-impl<'k, K: Kernel, const N: usize> Bringup<'k, K, CpusInit, N> {
+impl<'k, K: Kernel> Bringup<'k, K, CpusInit> {
     /// Reads version, features, limits and CMRs.
     ///
     /// # Errors
@@ -235,7 +246,7 @@ impl<'k, K: Kernel, const N: usize> Bringup<'k, K, CpusInit, N> {
     ///
     /// # SEAMCALL
     /// SYS.RD on the current CPU, about ten fields and two for each CMR.
-    pub fn read_module_info(self) -> Result<Bringup<'k, K, ModuleKnown, N>, BringupError> {
+    pub fn read_module_info(self) -> Result<Bringup<'k, K, ModuleKnown>, BringupError> {
         match self.kernel.run_here(module_info::read_all) {
             Ok(info) => Ok(self.next(|_| ModuleKnown(info))),
             Err(error) => Err(self.fail(&Held::Nothing, BringupStep::ModuleInfo, BringupCause::ModuleInfo(error))),
@@ -243,7 +254,7 @@ impl<'k, K: Kernel, const N: usize> Bringup<'k, K, CpusInit, N> {
     }
 }
 
-impl<'k, K: Kernel, const N: usize> Bringup<'k, K, ModuleKnown, N> {
+impl<'k, K: Kernel> Bringup<'k, K, ModuleKnown> {
     /// What the module says about itself.
     pub fn module(&self) -> &ModuleInfo {
         &self.state.0
@@ -264,22 +275,23 @@ impl<'k, K: Kernel, const N: usize> Bringup<'k, K, ModuleKnown, N> {
     ///
     /// # Errors
     /// [`BringupError`]; all memory is given back.
-    pub fn plan(self, memory: &[NodeRange], algorithm: Algorithm) -> Result<Bringup<'k, K, Planned, N>, BringupError> {
+    pub fn plan(self, memory: &[NodeRange], algorithm: Algorithm) -> Result<Bringup<'k, K, Planned>, BringupError> {
         let info = &self.state.0;
-        match layout::build(algorithm, memory, &info.cmrs, &info.limits, self.kernel, self.layout) {
-            // Found out here and not after SYS.CONFIG, from which there is no way back.
-            Ok(()) if self.layout.pamt_ranges().count() > N => {
-                let count = self.layout.pamt_ranges().count();
-                let cause = BringupCause::Record(PublishError::Full { room: N, count });
-                Err(self.fail(&Held::Pamt, BringupStep::Layout, cause))
-            }
+        let built = if self.layout.is_empty() {
+            self.layout.set_owned();
+            layout::build(algorithm, memory, &info.cmrs, &info.limits, &mut OwnedPlaces(self.kernel), self.layout)
+        } else {
+            // It holds the memory of another bring-up, or places of a plan, which are not memory.
+            return Err(self.fail(&Held::Nothing, BringupStep::Layout, BringupCause::Layout(LayoutError::InUse)));
+        };
+        match built {
             Ok(()) => Ok(self.next(|state| Planned(state.0))),
-            Err(error) => Err(self.fail(&Held::Nothing, BringupStep::Layout, BringupCause::Layout(error))),
+            Err(error) => Err(self.fail(&Held::Pamt, BringupStep::Layout, BringupCause::Layout(error))),
         }
     }
 }
 
-impl<'k, K: Kernel, const N: usize> Bringup<'k, K, Planned, N> {
+impl<'k, K: Kernel> Bringup<'k, K, Planned> {
     /// What the module will be given.
     pub fn layout(&self) -> &Layout {
         self.layout
@@ -294,14 +306,18 @@ impl<'k, K: Kernel, const N: usize> Bringup<'k, K, Planned, N> {
     /// # SEAMCALL
     /// SYS.CONFIG on the current CPU. The module refuses it unless every CPU of the machine has
     /// done SYS.LP.INIT.
-    pub fn configure(self) -> Result<Bringup<'k, K, Configured, N>, BringupError> {
+    pub fn configure(self) -> Result<Bringup<'k, K, Configured>, BringupError> {
         let tdmrs = self.layout.tdmrs();
         let count = tdmrs.len() as u64;
         let pages = ((count + 1) * STRUCTURE_ALIGN).div_ceil(PAGE_SIZE);
-        let Some(table) = self.kernel.allocate_any(pages) else {
+        let Some(mut table) = self.kernel.allocate_any(pages) else {
             return Err(self.fail(&Held::Pamt, BringupStep::Config, BringupCause::NoMemory { pages }));
         };
-        write_tdmr_info(self.kernel, table.base(), tdmrs);
+        if write_tdmr_info(self.kernel, &mut table, tdmrs).is_err() {
+            // The source gave fewer pages than it was asked for.
+            self.kernel.free(table);
+            return Err(self.fail(&Held::Pamt, BringupStep::Config, BringupCause::NoMemory { pages }));
+        }
         let dynamic = match self.state.0.limits.pamt_4k {
             Pamt4k::Entries => 0,
             Pamt4k::Bitmap { .. } => SYS_CONFIG_DYNAMIC_PAMT,
@@ -310,7 +326,9 @@ impl<'k, K: Kernel, const N: usize> Bringup<'k, K, Planned, N> {
             .rcx_address(table.base())
             .rdx(count)
             .r8(u64::from(self.platform.global_key_id().get()) | dynamic);
-        let result = self.kernel.run_here(|cpu| call(cpu, input));
+        // SAFETY: the module reads the TDMR_INFO table, which is owned here, and writes nothing. Its
+        // PAMTs are memory that the layout owns; they turn private later, see `configure_keys`.
+        let result = self.kernel.run_here(|cpu| unsafe { call_unchecked(cpu, input) });
         self.kernel.free(table);
         match result {
             Ok(_) => Ok(self.next(|state| Configured(state.0))),
@@ -320,17 +338,19 @@ impl<'k, K: Kernel, const N: usize> Bringup<'k, K, Planned, N> {
 }
 
 /// The array of pointers in the first 512 bytes, then one TDMR_INFO per 512 bytes.
-fn write_tdmr_info(memory: &mut impl SharedMemory, table: PhysAddr, tdmrs: &[Tdmr]) {
+fn write_tdmr_info(memory: &mut impl SharedMemory, table: &mut OwnedPages, tdmrs: &[Tdmr]) -> Result<(), OutOfPages> {
     for (index, tdmr) in (1u64..).zip(tdmrs) {
-        let entry = PhysAddr::new(table.get() + index * STRUCTURE_ALIGN);
-        memory.write(entry, tdmr.to_tdmr_info().as_bytes());
-        memory.write(PhysAddr::new(table.get() + (index - 1) * 8), &entry.get().to_le_bytes());
+        let entry = index * STRUCTURE_ALIGN;
+        table.write(memory, entry, tdmr.to_tdmr_info().as_bytes())?;
+        let address = table.base().get() + entry;
+        table.write(memory, (index - 1) * 8, &address.to_le_bytes())?;
     }
+    Ok(())
 }
 
 const _: () = assert!(tdx_abi::MAX_TDMRS as u64 * 8 <= STRUCTURE_ALIGN);
 
-impl<'k, K: Kernel, const N: usize> Bringup<'k, K, Configured, N> {
+impl<'k, K: Kernel> Bringup<'k, K, Configured> {
     /// WBINVD on every CPU, the flag, then SYS.KEY.CONFIG on one CPU of each package.
     ///
     /// The host's own dirty lines of PAMT must reach memory before the module writes there, or they
@@ -343,18 +363,17 @@ impl<'k, K: Kernel, const N: usize> Bringup<'k, K, Configured, N> {
     /// # SEAMCALL
     /// WBINVD on every CPU first. SYS.KEY.CONFIG on one CPU of each package, one package after
     /// another; every package needs an online CPU.
-    pub fn configure_keys(self) -> Result<Bringup<'k, K, KeysConfigured, N>, BringupError> {
+    pub fn configure_keys(self) -> Result<Bringup<'k, K, KeysConfigured>, BringupError> {
         self.kernel.run_on_all(&WriteBack);
         self.layout.set_private(true);
-        if let Err(error) = self.record.publish(self.layout.pamt_ranges()) {
+        // SAFETY: the ranges are memory that the layout owns, and stays so: it is private from here on.
+        if let Err(error) = unsafe { self.record.publish(self.layout.pamt_ranges()) } {
             return Err(self.fail(&Held::Pamt, BringupStep::KeyConfig, BringupCause::Record(error)));
         }
         let error = FirstError::default();
-        self.kernel.run_on_each_package(&OneCall {
-            input: Registers::call(Leaf::SYS_KEY_CONFIG),
-            fine: &[],
-            error: &error,
-        });
+        // SAFETY: the PAMTs, which may be private from here on, are in the record.
+        let work = unsafe { OneCall::new(Registers::call(Leaf::SYS_KEY_CONFIG), &[], &error) };
+        self.kernel.run_on_each_package(&work);
         match error.get() {
             Some(error) => Err(self.fail(&Held::PrivatePamt, BringupStep::KeyConfig, BringupCause::Seamcall(error))),
             None => Ok(self.next(|state| KeysConfigured(state.0))),
@@ -362,7 +381,7 @@ impl<'k, K: Kernel, const N: usize> Bringup<'k, K, Configured, N> {
     }
 }
 
-impl<'k, K: Kernel, const N: usize> Bringup<'k, K, KeysConfigured, N> {
+impl<'k, K: Kernel> Bringup<'k, K, KeysConfigured> {
     /// SYS.TDMR.INIT until every TDMR is complete; CPUs work on different TDMRs in parallel.
     ///
     /// # Errors
@@ -381,8 +400,8 @@ impl<'k, K: Kernel, const N: usize> Bringup<'k, K, KeysConfigured, N> {
     }
 }
 
-impl<'k, K: Kernel, S, const N: usize> Bringup<'k, K, S, N> {
-    fn next<T>(self, state: impl FnOnce(S) -> T) -> Bringup<'k, K, T, N> {
+impl<'k, K: Kernel, S> Bringup<'k, K, S> {
+    fn next<T>(self, state: impl FnOnce(S) -> T) -> Bringup<'k, K, T> {
         Bringup {
             kernel: self.kernel,
             platform: self.platform,
@@ -397,14 +416,18 @@ impl<'k, K: Kernel, S, const N: usize> Bringup<'k, K, S, N> {
         let mut unwound = Unwound::default();
         if let Held::PrivatePamt = held {
             self.kernel.run_on_all(&WriteBack);
-            unwound.reset_lines = self.kernel.run_here(|cpu| reset_ranges(cpu, self.layout.pamt_ranges())).lines;
-            self.record.withdraw();
+            // SAFETY: PAMTs are memory that the layout owns and nothing uses: the bring-up has ended,
+            // so the module writes no line of them again, and every CPU's caches are written back.
+            let reset = |cpu: &K::Cpu| unsafe { reset_ranges(cpu, self.layout.pamt_ranges()) };
+            unwound.reset_lines = self.kernel.run_here(reset).lines;
+            // SAFETY: every range of the record was reset and fenced in the line before.
+            unsafe { self.record.withdraw() };
         }
         if let Held::Pamt | Held::PrivatePamt = held {
             unwound.freed_bytes = self.layout.pamt_ranges().map(tdx_abi::PageRange::bytes).sum();
             // Private or not: the lines are reset, or were never written.
             self.layout.set_private(false);
-            let _ = self.layout.release(self.kernel);
+            let _ = self.layout.release_frames(self.kernel);
         }
         self.record.release_claim();
         BringupError { step, cause, unwound }

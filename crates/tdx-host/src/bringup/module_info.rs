@@ -10,7 +10,7 @@ use tdx_abi::{
 
 use crate::layout::{Limits, Pamt4k};
 use crate::platform::Cpu;
-use crate::seamcall::{SeamcallError, call};
+use crate::seamcall::{SeamcallError, call_unchecked};
 
 /// Version of the module.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -123,7 +123,8 @@ impl ModuleInfo {
 }
 
 fn read<C: Cpu>(cpu: &C, field: FieldId) -> Result<u64, ModuleInfoError> {
-    match call(cpu, Registers::call(Leaf::SYS_RD).rdx(field.0)) {
+    // SAFETY: SYS.RD answers in registers.
+    match unsafe { call_unchecked(cpu, Registers::call(Leaf::SYS_RD).rdx(field.0)) } {
         Ok(output) => Ok(output.r8),
         Err(error) => Err(ModuleInfoError::Read { field, error }),
     }

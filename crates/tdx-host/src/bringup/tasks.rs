@@ -5,7 +5,7 @@ use tdx_abi::{Leaf, PageRange, Registers, StatusCode, TDMR_GRANULARITY};
 use super::first_error::FirstError;
 use crate::layout::Tdmr;
 use crate::platform::{Cpu, CpuTask, Step};
-use crate::seamcall::{SeamcallError, call};
+use crate::seamcall::{SeamcallError, call_unchecked};
 use crate::sync::{AtomicU32, Ordering};
 
 /// WBINVD.
@@ -16,16 +16,24 @@ impl<C: Cpu> CpuTask<C> for WriteBack {
 
     fn step(&self, cpu: &C, (): &mut ()) -> Step {
         cpu.write_back_caches();
-        cpu.admission().written_back();
+        cpu.cpu_gate().written_back();
         Step::Done
     }
 }
 
 /// One SEAMCALL on each CPU that runs this; `fine` are the error codes that mean "done before".
 pub(crate) struct OneCall<'e> {
-    pub(crate) input: Registers,
-    pub(crate) fine: &'static [StatusCode],
-    pub(crate) error: &'e FirstError,
+    input: Registers,
+    fine: &'static [StatusCode],
+    error: &'e FirstError,
+}
+
+impl<'e> OneCall<'e> {
+    /// # Safety
+    /// The promise of [`call_unchecked`] holds for this call on every CPU that runs the task.
+    pub(crate) unsafe fn new(input: Registers, fine: &'static [StatusCode], error: &'e FirstError) -> Self {
+        Self { input, fine, error }
+    }
 }
 
 impl<C: Cpu> CpuTask<C> for OneCall<'_> {
@@ -33,7 +41,8 @@ impl<C: Cpu> CpuTask<C> for OneCall<'_> {
 
     fn step(&self, cpu: &C, (): &mut ()) -> Step {
         if !self.error.is_set()
-            && let Err(error) = call(cpu, self.input)
+            // SAFETY: promised to `OneCall::new`.
+            && let Err(error) = unsafe { call_unchecked(cpu, self.input) }
             && !self.fine.contains(&error.status().code())
         {
             self.error.set(&error);
@@ -80,7 +89,9 @@ impl<C: Cpu> CpuTask<C> for InitTdmrs<'_> {
         };
         current.calls += 1;
         let input = Registers::call(Leaf::SYS_TDMR_INIT).rcx_address(tdmr.base());
-        match call(cpu, input) {
+        // SAFETY: `Bringup::init_tdmrs` makes this task, with the TDMRs of a layout whose PAMTs are in
+        // the record of private memory.
+        match unsafe { call_unchecked(cpu, input) } {
             Ok(output) => {
                 let complete =
                     output.status().code() == StatusCode::TDMR_ALREADY_INITIALIZED || output.rdx >= tdmr.limit().get();

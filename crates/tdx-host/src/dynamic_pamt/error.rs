@@ -30,6 +30,12 @@ pub enum PamtCause {
     /// The count did not change.
     #[error("{0}")]
     Count(#[from] CountError),
+    /// A spare page belongs to another ledger.
+    #[error("page {page} belongs to another ledger")]
+    Foreign {
+        /// The page.
+        page: Page,
+    },
     /// The pair must be added, and there are no two spare pages of 4 KiB for it.
     #[error("the first page of a 2 MiB page needs two spare pages of 4 KiB")]
     NoSpare,

@@ -7,7 +7,7 @@ use tdx_abi::{PAMT_PAIR_PAGES, Page};
 use super::DynamicPamt;
 use super::count::{MOST, Turn};
 use super::error::PamtCause;
-use super::pair::{Giving, Pair, Recovered, take_back};
+use super::pair::{InFlightPair, Pair, Recovered, reclaim};
 use crate::ledger::Returning;
 use crate::platform::Cpu;
 use crate::seamcall::SeamcallError;
@@ -17,7 +17,7 @@ use crate::seamcall::SeamcallError;
 pub(crate) struct Split<'p, 'h> {
     pamt: &'p DynamicPamt<'h>,
     turn: Turn<'h>,
-    pair: Giving<'h>,
+    pair: InFlightPair<'h>,
 }
 
 /// Everything is ready for MEM.PAGE.PROMOTE.
@@ -32,7 +32,7 @@ impl<'h> DynamicPamt<'h> {
     /// Marks the pair in `spare` for the 512 pages of `large`. On an error it is in `spare` again.
     pub(crate) fn split<C: Cpu>(&self, cpu: &C, large: Page, spare: &mut Pair<'h>) -> Result<Split<'_, 'h>, PamtCause> {
         let turn = self.count(large)?.split()?;
-        match Giving::new(cpu, spare) {
+        match InFlightPair::new(self.ledger(), cpu, spare) {
             Ok(pair) => Ok(Split { pamt: self, turn, pair }),
             Err(cause) => {
                 turn.finish(0);
@@ -41,7 +41,7 @@ impl<'h> DynamicPamt<'h> {
         }
     }
 
-    /// Keeps everybody else away from the 512 pages of `large`, which are all counted.
+    /// Keeps other CPUs away from the 512 pages of `large`, which are all counted.
     pub(crate) fn merge(&self, large: Page) -> Result<Merge<'_, 'h>, PamtCause> {
         let turn = self.count(large)?.merge()?;
         Ok(Merge { pamt: self, turn, returning: self.ledger().returning() })
@@ -55,23 +55,35 @@ impl<'h> Split<'_, 'h> {
     }
 
     /// The call has succeeded: 512 pages are counted.
-    pub(crate) fn done(self) {
-        self.pair.taken();
+    ///
+    /// # Safety
+    /// So it is.
+    pub(crate) unsafe fn done(self) {
+        // SAFETY: the caller's promise.
+        unsafe { self.pair.commit() };
         self.turn.finish(MOST);
     }
 
     /// The call has failed, or was not even made. Gives back what could be cleaned of the pair.
-    pub(crate) fn failed<C: Cpu>(self, cpu: &C, error: Option<&SeamcallError>) -> Pair<'h> {
+    ///
+    /// # Safety
+    /// So it is.
+    pub(crate) unsafe fn failed<C: Cpu>(self, cpu: &C, error: Option<&SeamcallError>) -> Pair<'h> {
         self.turn.finish(0);
-        self.pair.refused(self.pamt, cpu, error).pages
+        // SAFETY: the caller's promise.
+        unsafe { self.pair.abort(self.pamt, cpu, error) }.pages
     }
 }
 
 impl<'h> Merge<'_, 'h> {
     /// The call has succeeded and returned this pair; no page is counted any more.
-    pub(crate) fn done<C: Cpu>(self, cpu: &C, pair: [Page; PAMT_PAIR_PAGES]) -> Recovered<'h> {
+    ///
+    /// # Safety
+    /// So it is.
+    pub(crate) unsafe fn done<C: Cpu>(self, cpu: &C, pair: [Page; PAMT_PAIR_PAGES]) -> Recovered<'h> {
         self.turn.finish(0);
-        take_back(self.pamt, cpu, self.returning, pair)
+        // SAFETY: the caller's promise.
+        unsafe { reclaim(self.pamt, cpu, self.returning, pair) }
     }
 
     /// The call has failed.

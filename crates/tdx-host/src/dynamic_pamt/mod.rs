@@ -1,6 +1,6 @@
 //! Dynamic PAMT: reference counts for each 2 MiB page, on memory that the caller provides, and the
 //! pair of pages that the module needs for its entries while a page of 4 KiB in it is the module's.
-//! It refuses to lock, to allocate and to wait.
+//! Takes no lock, does not allocate and does not wait.
 //!
 //! A kernel calls [`DynamicPamt::get`] before it hands a 4 KiB page over, and [`DynamicPamt::put`]
 //! when the page is back. The first `get` in a 2 MiB page gives two spare pages away
@@ -19,19 +19,24 @@
 //! # use tdx_host::{bringup::Bringup, ledger::Ledger, layout::{Algorithm, Layout}, platform::detect, private_memory::PrivateMemory};
 //! # let hardware = kernel::Hardware::with(|config| config.module = Some(tdx_machine::ModuleProfile::DynamicPamt));
 //! # let platform = detect(&hardware).unwrap();
-//! # let record = <PrivateMemory>::new();
+//! # let record = PrivateMemory::new();
 //! # let mut layout = Box::new(Layout::new());
 //! # let mut kernel = kernel::Kernel::boot(&hardware);
 //! # let mut known =
-//! #     Bringup::start(&mut kernel, platform, &record, &mut layout).unwrap().sys_init().unwrap().init_cpus().unwrap().read_module_info().unwrap();
+//! #     // SAFETY: the machine's one record and its platform.
+//! #     unsafe { Bringup::start(&mut kernel, platform, &record, &mut layout) }.unwrap().sys_init().unwrap().init_cpus().unwrap().read_module_info().unwrap();
 //! # known.use_dynamic_pamt().unwrap();
 //! # known.plan(&kernel::MEMORY, Algorithm::Fit).unwrap().configure().unwrap().configure_keys().unwrap().init_tdmrs().unwrap();
-//! # let words = kernel::words(Ledger::words_needed(kernel::tdmrs(&layout)));
-//! # let ledger = Ledger::new(kernel::tdmrs(&layout), &words).unwrap();
+//! # let mut words = kernel::words(Ledger::words_needed(kernel::tdmrs(&layout)));
+//! # let ledger = Ledger::new(kernel::tdmrs(&layout), &mut words).unwrap();
+//! # let mut words = kernel::words(tdx_host::key_ids::KeyIds::words_needed(platform.key_ids()) as u64);
+//! # let key_ids = tdx_host::key_ids::KeyIds::new(platform.key_ids(), &mut words).unwrap();
+//! # // SAFETY: the machine's ledger and KeyIDs; no handover happens here.
+//! # let host = unsafe { tdx_host::td::TdHost::new(&platform, &ledger, &key_ids) };
 //! use tdx_host::dynamic_pamt::{DynamicPamt, Pair};
 //!
-//! let words: Vec<AtomicU32> = (0..DynamicPamt::words_needed(&ledger)).map(|_| AtomicU32::new(0)).collect();
-//! let pamt = DynamicPamt::new(&platform, &ledger, &words)?;
+//! let mut words: Vec<AtomicU32> = (0..DynamicPamt::words_needed(&ledger)).map(|_| AtomicU32::new(0)).collect();
+//! let pamt = DynamicPamt::new(host, &mut words)?;
 //! let cpu = kernel.cpu();
 //!
 //! // Two spare pages, for the case that this is the first page in its 2 MiB. It is.
@@ -56,11 +61,12 @@ use arrayvec::ArrayVec;
 use tdx_abi::{Leaf, MAX_TDMRS, PAMT_PAIR_PAGES, Page, PageRange, PageSize, PhysAddr, Registers, page_and_level};
 
 use crate::ledger::Ledger;
-use crate::platform::{Cpu, TdxPlatform};
-use crate::seamcall::call;
+use crate::platform::Cpu;
+use crate::seamcall::call_unchecked;
 use crate::sync::AtomicU32;
+use crate::td::TdHost;
 use count::{Change, Count};
-use pair::Giving;
+use pair::InFlightPair;
 
 pub use error::{PamtCause, PamtError, TooSmall};
 pub use pair::{Pair, Recovered};
@@ -75,8 +81,7 @@ struct Segment<'m> {
 /// Pairs and their counts. One per machine, over the TDMRs of its ledger.
 #[derive(Debug)]
 pub struct DynamicPamt<'h> {
-    platform: &'h TdxPlatform,
-    ledger: &'h Ledger<'h>,
+    host: TdHost<'h>,
     segments: ArrayVec<Segment<'h>, MAX_TDMRS>,
 }
 
@@ -86,11 +91,12 @@ impl<'h> DynamicPamt<'h> {
         ledger.ranges().map(words).sum()
     }
 
-    /// No page is covered. `memory` is zeroed; what is too much of it stays unused.
+    /// No page is covered. Zeroes `memory` and has it for itself; what is too much stays unused.
     ///
     /// # Errors
     /// [`TooSmall`].
-    pub fn new(platform: &'h TdxPlatform, ledger: &'h Ledger<'h>, memory: &'h [AtomicU32]) -> Result<Self, TooSmall> {
+    pub fn new(host: TdHost<'h>, memory: &'h mut [AtomicU32]) -> Result<Self, TooSmall> {
+        let (ledger, memory): (&'h Ledger<'h>, &'h [AtomicU32]) = (host.ledger(), memory);
         let too_small = TooSmall { needed: Self::words_needed(ledger), given: memory.len() as u64 };
         let mut segments = ArrayVec::new();
         let mut rest = memory;
@@ -103,7 +109,7 @@ impl<'h> DynamicPamt<'h> {
             let _ = segments.try_push(Segment { range, counts });
             rest = left;
         }
-        Ok(Self { platform, ledger, segments })
+        Ok(Self { host, segments })
     }
 
     /// Before a 4 KiB page is handed over: its 2 MiB has a pair from here on. If this is the first
@@ -120,23 +126,26 @@ impl<'h> DynamicPamt<'h> {
             Change::Counted => return Ok(()),
             Change::Turn(turn) => turn,
         };
-        let giving = match Giving::new(cpu, spare) {
-            Ok(giving) => giving,
+        let in_flight = match InFlightPair::new(self.ledger(), cpu, spare) {
+            Ok(in_flight) => in_flight,
             Err(cause) => {
                 turn.finish(0);
                 return Err(cause.into());
             }
         };
-        let [first, second] = giving.pages().map(|page| page.start().get());
-        match call(cpu, operation(Leaf::PHYMEM_PAMT_ADD, page).rdx(first).r8(second)) {
+        let [first, second] = in_flight.pages().map(|page| page.start().get());
+        // SAFETY: the leaf takes the pair, which is owned and marked.
+        match unsafe { call_unchecked(cpu, operation(Leaf::PHYMEM_PAMT_ADD, page).rdx(first).r8(second)) } {
             Ok(_) => {
-                giving.taken();
+                // SAFETY: the call has succeeded.
+                unsafe { in_flight.commit() };
                 turn.finish(1);
                 Ok(())
             }
             Err(error) => {
                 turn.finish(0);
-                let recovered = giving.refused(self, cpu, Some(&error));
+                // SAFETY: the call has failed.
+                let recovered = unsafe { in_flight.abort(self, cpu, Some(&error)) };
                 *spare = recovered.pages;
                 Err(PamtError { cause: error.into(), lost_pages: recovered.lost_pages })
             }
@@ -156,13 +165,15 @@ impl<'h> DynamicPamt<'h> {
             Change::Counted => return Ok(Recovered::default()),
             Change::Turn(turn) => turn,
         };
-        let returning = self.ledger.returning();
-        match call(cpu, operation(Leaf::PHYMEM_PAMT_REMOVE, page)) {
+        let returning = self.ledger().returning();
+        // SAFETY: the pages that it returns stay marked until their reset.
+        match unsafe { call_unchecked(cpu, operation(Leaf::PHYMEM_PAMT_REMOVE, page)) } {
             Ok(registers) => {
                 // What is left to do is about pages that only this CPU knows.
                 turn.finish(0);
                 let pages = [registers.rdx, registers.r8].map(|address| PhysAddr::new(address).page());
-                Ok(pair::take_back(self, cpu, returning, pages))
+                // SAFETY: the call has succeeded; these are the pages that it names.
+                Ok(unsafe { pair::reclaim(self, cpu, returning, pages) })
             }
             Err(error) => {
                 returning.settled();
@@ -193,12 +204,13 @@ impl<'h> DynamicPamt<'h> {
     }
 
     fn ledger(&self) -> &'h Ledger<'h> {
-        self.ledger
+        self.host.ledger()
     }
 
     /// The address of a page with the key of PAMT.
     fn under_global_key(&self, page: Page) -> PhysAddr {
-        self.platform.key_id_field().tag(page.start(), self.platform.global_key_id())
+        let platform = self.host.platform();
+        platform.key_id_field().tag(page.start(), platform.global_key_id())
     }
 }
 

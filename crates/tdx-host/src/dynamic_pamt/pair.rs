@@ -1,6 +1,6 @@
 //! The pages of a pair on their way to the module and back. Written back under the global KeyID and
-//! reset, both, always: the module's source writes nothing in a PAMT.ADD that fails, but nobody
-//! promises that, and its walks leave dirty lines of a removed pair in the caches, which it does
+//! reset, both, always: the module's source writes nothing in a PAMT.ADD that fails, but no
+//! document promises that, and its walks leave dirty lines of a removed pair in the caches, which it does
 //! not flush.
 
 use arrayvec::ArrayVec;
@@ -8,10 +8,10 @@ use tdx_abi::{Leaf, PAMT_PAIR_PAGES, Page, PageSize, Registers, Status};
 
 use super::DynamicPamt;
 use super::error::PamtCause;
-use crate::ledger::Returning;
-use crate::page::{CleanPage, GivingPage, PrivatePage, ResetPass, ReturnedPage, SharedPage};
-use crate::platform::Cpu;
-use crate::seamcall::{SeamcallError, call};
+use crate::ledger::{Ledger, Returning};
+use crate::page::{CleanPage, InFlightPage, PrivatePage, ResetPass, ReturnedPage, SharedPage};
+use crate::platform::{Cpu, OwnedPages};
+use crate::seamcall::{SeamcallError, call_unchecked};
 
 /// Pages of 4 KiB for a pair, or of one that is gone. Two make a pair.
 pub type Pair<'h> = ArrayVec<SharedPage<'h>, PAMT_PAIR_PAGES>;
@@ -41,14 +41,17 @@ impl<'h> Recovered<'h> {
 }
 
 /// A pair between its marks and the answer of the module.
-pub(super) struct Giving<'h>([GivingPage<'h>; PAMT_PAIR_PAGES]);
+pub(super) struct InFlightPair<'h>([InFlightPage<'h>; PAMT_PAIR_PAGES]);
 
-impl<'h> Giving<'h> {
+impl<'h> InFlightPair<'h> {
     /// Writes back the host's own lines of both pages and marks them. If one cannot be marked, both
     /// are in `spare` again.
-    pub(super) fn new<C: Cpu>(cpu: &C, spare: &mut Pair<'h>) -> Result<Self, PamtCause> {
+    pub(super) fn new<C: Cpu>(ledger: &'h Ledger<'h>, cpu: &C, spare: &mut Pair<'h>) -> Result<Self, PamtCause> {
         if spare.iter().any(|page| page.size() != PageSize::Size4K) {
             return Err(PamtCause::NoSpare);
+        }
+        if let Some(page) = spare.iter().find(|page| !core::ptr::eq(page.ledger(), ledger)) {
+            return Err(PamtCause::Foreign { page: page.page() });
         }
         let [first, second] = core::mem::take(spare).into_inner().map_err(|few| {
             *spare = few;
@@ -57,7 +60,7 @@ impl<'h> Giving<'h> {
         let first = match first.give(cpu) {
             Ok(first) => first,
             Err(error) => {
-                put_back(spare, error.page);
+                retake(ledger, spare, error.page);
                 put_back(spare, second);
                 return Err(error.cause.into());
             }
@@ -65,13 +68,13 @@ impl<'h> Giving<'h> {
         match second.give(cpu) {
             Ok(second) => Ok(Self([first, second])),
             Err(error) => {
-                put_back(spare, error.page);
-                // The module has never heard of the first page, but a mark goes only with a reset.
-                if let Ok(page) =
-                    first.refused().map_err(PamtCause::from).and_then(|page| reset(cpu, page.written_back()))
-                {
+                // The module was never asked about the first page, but a mark goes only with a reset.
+                // SAFETY: no call was made, so the module does not have it and no line is private.
+                let first = unsafe { first.abort().map(|page| page.written_back()) };
+                if let Ok(page) = first.map_err(PamtCause::from).and_then(|page| reset(cpu, page)) {
                     put_back(spare, page);
                 }
+                retake(ledger, spare, error.page);
                 Err(error.cause.into())
             }
         }
@@ -84,18 +87,25 @@ impl<'h> Giving<'h> {
 
     /// The module has the pair. It names the pages when they come back; until then the ledger is
     /// their record.
-    pub(super) fn taken(self) {
+    ///
+    /// # Safety
+    /// The call that takes the pair has succeeded.
+    pub(super) unsafe fn commit(self) {
         for page in self.0 {
-            // Somebody else changed the mark: dropping the token counts the page as leaked, and the
+            // Other code changed the mark: dropping the token counts the page as leaked, and the
             // pair is in use all the same.
-            if let Ok(page) = page.taken() {
-                page.entrust();
+            // SAFETY: the caller's promise.
+            if let Ok(page) = unsafe { page.commit() } {
+                page.into_tracked();
             }
         }
     }
 
     /// The call has failed; without an error, it was not even tried.
-    pub(super) fn refused<C: Cpu>(
+    ///
+    /// # Safety
+    /// So it is.
+    pub(super) unsafe fn abort<C: Cpu>(
         self,
         pamt: &DynamicPamt<'h>,
         cpu: &C,
@@ -106,11 +116,15 @@ impl<'h> Giving<'h> {
         let never_made = error.is_none_or(|error| error.attempts == 1 && error.status() == Status::GATE_CLOSED);
         let mut recovered = Recovered::default();
         for page in self.0 {
-            recovered.add(
-                page.refused()
-                    .map_err(PamtCause::from)
-                    .and_then(|page| if never_made { reset(cpu, page.written_back()) } else { clean(pamt, cpu, page) }),
-            );
+            // SAFETY: the caller's promise.
+            let page = unsafe { page.abort() }.map_err(PamtCause::from);
+            recovered.add(page.and_then(|page| {
+                if never_made {
+                    // SAFETY: no instruction, no private line.
+                    return reset(cpu, unsafe { page.written_back() });
+                }
+                clean(pamt, cpu, page)
+            }));
         }
         recovered
     }
@@ -118,18 +132,23 @@ impl<'h> Giving<'h> {
 
 /// Takes back the pages that the module has named in the answer to a call that was announced by
 /// `returning`. Both are entered in the ledger before either is touched.
-pub(super) fn take_back<'h, C: Cpu>(
+///
+/// # Safety
+/// That call has succeeded.
+pub(super) unsafe fn reclaim<'h, C: Cpu>(
     pamt: &DynamicPamt<'h>,
     cpu: &C,
     returning: Returning<'h>,
     pages: [Page; PAMT_PAIR_PAGES],
 ) -> Recovered<'h> {
     let entered = pages.map(|page| {
-        let private = PrivatePage::find(pamt.ledger(), page, PageSize::Size4K)?;
-        private.returned().map_err(PamtCause::from)
+        // SAFETY: the caller's promise, here and below.
+        let private = unsafe { PrivatePage::find(pamt.ledger(), page, PageSize::Size4K)? };
+        // SAFETY: as above.
+        unsafe { private.reclaim() }.map_err(PamtCause::from)
     });
-    // A page that the ledger does not have as given: nobody knows which one the module has let go
-    // of, and this stays said.
+    // If the ledger does not have one of them as private it is not known which page the module has
+    // returned, and the call stays counted.
     if entered.iter().all(Result::is_ok) {
         returning.settled();
     }
@@ -144,13 +163,22 @@ pub(super) fn take_back<'h, C: Cpu>(
 /// refuses the first, and then the second must not happen.
 fn clean<'h, C: Cpu>(pamt: &DynamicPamt<'h>, cpu: &C, page: ReturnedPage<'h>) -> Result<SharedPage<'h>, PamtCause> {
     let address = pamt.under_global_key(page.page());
-    call(cpu, Registers::call(Leaf::PHYMEM_PAGE_WBINVD).rcx_address(address))?;
-    reset(cpu, page.written_back())
+    // SAFETY: PHYMEM.PAGE.WBINVD moves no page and writes none but by lines that were its own.
+    unsafe { call_unchecked(cpu, Registers::call(Leaf::PHYMEM_PAGE_WBINVD).rcx_address(address))? };
+    // SAFETY: PAMT has no other key than the global one.
+    reset(cpu, unsafe { page.written_back() })
 }
 
 /// There is room: no more than a pair comes back, one page at a time.
 fn put_back<'h>(pages: &mut Pair<'h>, page: SharedPage<'h>) {
     let _ = pages.try_push(page);
+}
+
+/// The page of a token that was not given. It was shared, and still is.
+fn retake<'h>(ledger: &'h Ledger<'h>, pages: &mut Pair<'h>, page: OwnedPages) {
+    if let Ok(page) = SharedPage::take(ledger, page) {
+        put_back(pages, page);
+    }
 }
 
 fn reset<'h, C: Cpu>(cpu: &C, page: CleanPage<'h>) -> Result<SharedPage<'h>, PamtCause> {

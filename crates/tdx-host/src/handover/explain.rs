@@ -18,9 +18,9 @@ pub enum AddressKind {
     /// Never [`PageState::Shared`].
     Page(PageState),
     /// Memory that is never given to TDX nor reset: the crash kernel's.
-    Untouched,
-    /// In a TDMR, and marked there as unusable for TDX.
     Reserved,
+    /// In a TDMR, and marked there as unusable for TDX.
+    ReservedArea,
     /// In a TDMR, and ordinary memory now.
     Shared,
     /// In no TDMR: never private.
@@ -52,14 +52,14 @@ pub struct Explanation {
 ///
 /// Linux asks the module (PHYMEM.PAGE.RDMD), which cannot answer once VMX is off, and calls a page
 /// that was returned and not reset an ordinary one.
-pub fn explain<const N: usize>(memory: &HostMemory<'_, N>, layout: Option<&Layout>, address: PhysAddr) -> Explanation {
-    let (address, key_id) = match memory.platform {
+pub fn explain(memory: &HostMemory<'_>, layout: Option<&Layout>, address: PhysAddr) -> Explanation {
+    let (address, key_id) = match memory.platform() {
         Some(platform) => (platform.key_id_field().strip(address), platform.key_id_field().key_of(address)),
         None => (address, KeyId::HOST),
     };
     let page = address.page();
     let tdmrs = || layout.into_iter().flat_map(|layout| layout.tdmrs().iter().enumerate());
-    if memory.record.pamt_ranges().any(|range| range.contains(page)) {
+    if memory.record().pamt_ranges().any(|range| range.contains(page)) {
         let level_of = |(index, tdmr): (usize, &crate::layout::Tdmr)| {
             let level = PageSize::ALL.into_iter().find(|level| tdmr.pamt(*level).contains(page))?;
             Some((level, (index, tdmr.range())))
@@ -68,11 +68,11 @@ pub fn explain<const N: usize>(memory: &HostMemory<'_, N>, layout: Option<&Layou
         return Explanation { address, key_id, kind: AddressKind::Pamt(level), tdmr };
     }
     let around = tdmrs().find(|(_, tdmr)| tdmr.range().contains(page));
-    let state = memory.ledger.and_then(|ledger| ledger.state(page));
+    let state = memory.ledger().and_then(|ledger| ledger.state(page));
     let kind = match (state, around) {
-        (Some(state @ (PageState::Given | PageState::Giving | PageState::Returned)), _) => AddressKind::Page(state),
-        _ if memory.is_untouched(single(page)) => AddressKind::Untouched,
-        (_, Some((_, tdmr))) if tdmr.reserved().iter().any(|area| area.contains(page)) => AddressKind::Reserved,
+        (Some(state @ (PageState::Private | PageState::InFlight | PageState::Returned)), _) => AddressKind::Page(state),
+        _ if memory.is_reserved(single(page)) => AddressKind::Reserved,
+        (_, Some((_, tdmr))) if tdmr.reserved().iter().any(|area| area.contains(page)) => AddressKind::ReservedArea,
         // The ledger covers TDMRs alone, so that it knows them without the layout.
         (Some(PageState::Shared), _) | (None, Some(_)) => AddressKind::Shared,
         (None, None) => AddressKind::Outside,
@@ -96,11 +96,11 @@ impl fmt::Display for Explanation {
             AddressKind::Pamt(Some(PageSize::Size2M)) => ": PAMT_2M",
             AddressKind::Pamt(Some(PageSize::Size1G)) => ": PAMT_1G",
             AddressKind::Pamt(None) => ": PAMT",
-            AddressKind::Page(PageState::Given) => ": page of a TD",
-            AddressKind::Page(PageState::Giving) => ": page that a SEAMCALL may have given to the module",
+            AddressKind::Page(PageState::Private) => ": page of a TD",
+            AddressKind::Page(PageState::InFlight) => ": page that a SEAMCALL may have given to the module",
             AddressKind::Page(_) => ": page that the module has returned and nobody has reset",
-            AddressKind::Untouched => ": memory of the crash kernel",
-            AddressKind::Reserved => ": memory that TDX does not use",
+            AddressKind::Reserved => ": memory of the crash kernel",
+            AddressKind::ReservedArea => ": memory that TDX does not use",
             AddressKind::Shared => ": ordinary memory",
             AddressKind::Outside => ": memory outside every TDMR",
         })?;

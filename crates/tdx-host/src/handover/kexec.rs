@@ -7,27 +7,33 @@ use tdx_abi::{PageRange, subtract};
 use super::memory::HostMemory;
 use super::module::{ModuleAnswer, disable};
 use super::policy::{KexecKind, LeftPrivate, NothingToDo, Policy, Refused, check_image_load};
-use super::report::{HandoverReport, Outcome};
+use super::report::{HandoverReport, Outcome, ReturnRight};
 use super::stop::{StopCause, StopCpus, StopError, Suspects, WriteBackHeld};
+use crate::gate::Closing;
 use crate::platform::Cpu;
-use crate::reset::{ResetCount, SharedReset};
+use crate::reset::{ParallelReset, ResetCount};
 
 /// The image is loaded and allowed; all CPUs run.
 #[derive(Debug)]
 pub struct Loaded(());
 
 /// The gate is closed and only this CPU runs.
-pub struct Stopped<'c, P>(&'c P);
+pub struct Stopped<'c, P> {
+    cpus: &'c P,
+    closing: Closing,
+}
 
 /// The module has been asked, if the policy wants it. No SEAMCALL is made after this.
 pub struct Asked<'c, P> {
     cpus: &'c P,
+    closing: Closing,
     module: Option<ModuleAnswer>,
 }
 
 /// Caches are written back on every CPU that may hold private lines.
 pub struct WrittenBack<'c, P> {
     cpus: &'c P,
+    closing: Closing,
     module: Option<ModuleAnswer>,
     suspects: Suspects,
 }
@@ -47,19 +53,19 @@ debug_by_name!(Stopped, Asked, WrittenBack);
 /// A kexec on its way. `S` is how far it has come.
 #[derive(Debug)]
 #[must_use = "a kexec that stops half-way leaves the other CPUs stopped"]
-pub struct Kexec<'k, S, const N: usize> {
+pub struct Kexec<'k, S> {
     policy: Policy,
     kind: KexecKind,
-    memory: HostMemory<'k, N>,
+    memory: HostMemory<'k>,
     state: S,
 }
 
-impl<'k, const N: usize> Kexec<'k, Loaded, N> {
+impl<'k> Kexec<'k, Loaded> {
     /// Begins a kexec.
     ///
     /// # Errors
     /// [`Refused`], as [`check_image_load`]; the segments were checked when they were loaded.
-    pub fn begin(policy: Policy, kind: KexecKind, memory: HostMemory<'k, N>) -> Result<Self, Refused> {
+    pub fn begin(policy: Policy, kind: KexecKind, memory: HostMemory<'k>) -> Result<Self, Refused> {
         check_image_load(policy, kind, &memory, &[])?;
         Ok(Self { policy, kind, memory, state: Loaded(()) })
     }
@@ -68,16 +74,16 @@ impl<'k, const N: usize> Kexec<'k, Loaded, N> {
     ///
     /// # Errors
     /// [`StopError`] with the kexec; the gate is open again, and the CPUs run.
-    pub fn stop_other_cpus<P: StopCpus>(self, cpus: &P) -> Result<Kexec<'k, Stopped<'_, P>, N>, StopError<'k, N>> {
-        let gate = self.memory.gate;
-        if !gate.close() {
+    pub fn stop_other_cpus<P: StopCpus>(self, cpus: &P) -> Result<Kexec<'k, Stopped<'_, P>>, StopError<'k>> {
+        let gate = self.memory.gate();
+        let Some(closing) = gate.close_for_handover() else {
             return Err(StopError { kexec: self, cause: StopCause::HandoverUnderWay });
-        }
+        };
         match cpus.stop_other_cpus() {
-            1 => Ok(self.with_state(|_| Stopped(cpus))),
+            1 => Ok(self.with_state(|_| Stopped { cpus, closing })),
             running => {
                 let cause = StopCause::NotAlone(Suspects::running(running, gate, cpus.this_cpu().id()));
-                gate.open();
+                gate.reopen(closing);
                 cpus.resume_other_cpus();
                 Err(StopError { kexec: self, cause })
             }
@@ -85,9 +91,10 @@ impl<'k, const N: usize> Kexec<'k, Loaded, N> {
     }
 }
 
-impl<'k, 'c, P: StopCpus, const N: usize> Kexec<'k, Stopped<'c, P>, N> {
-    /// TDH.SYS.DISABLE on this CPU, if the policy is to ask the module; goes on all the same if it
-    /// does not help. `progress` hears the number of calls after each.
+impl<'k, 'c, P: StopCpus> Kexec<'k, Stopped<'c, P>> {
+    /// TDH.SYS.DISABLE on this CPU, if the policy is to ask the module; goes on if it does not help.
+    /// `progress` is called with the number
+    /// of calls after each.
     ///
     /// It is asked on a CPU without the erratum too: nothing else lets the next kernel bring TDX up
     /// again.
@@ -96,48 +103,70 @@ impl<'k, 'c, P: StopCpus, const N: usize> Kexec<'k, Stopped<'c, P>, N> {
     /// SYS.DISABLE on this CPU, under [`Policy::Module`] if the module has it and under
     /// [`Policy::ModuleOnly`] in any case; never for a kexec jump. All other CPUs have stopped. At
     /// most [`super::DISABLE_CALLS`] calls. The last SEAMCALL of this kernel.
-    pub fn ask_module(self, progress: impl FnMut(u32)) -> Kexec<'k, Asked<'c, P>, N> {
-        let has_leaf = self.memory.features.is_some_and(tdx_abi::TdxFeatures0::sys_disable);
+    pub fn ask_module(self, progress: impl FnMut(u32)) -> Kexec<'k, Asked<'c, P>> {
+        let has_leaf = self.memory.features().is_some_and(tdx_abi::TdxFeatures0::sys_disable);
         let comes_back = self.kind == KexecKind::Jump;
         let module = match self.policy {
-            _ if self.memory.platform.is_none() || comes_back => None,
+            _ if self.memory.platform().is_none() || comes_back => None,
             Policy::Module if !has_leaf => Some(ModuleAnswer::NoLeaf),
-            Policy::Module | Policy::ModuleOnly => Some(disable(&self.state.0.this_cpu(), progress)),
+            Policy::Module | Policy::ModuleOnly => Some(disable(&self.state.cpus.this_cpu(), progress)),
             _ => None,
         };
-        self.with_state(|state| Asked { cpus: state.0, module })
+        self.with_state(|state| Asked { cpus: state.cpus, closing: state.closing, module })
     }
 }
 
-impl<'k, 'c, P: StopCpus, const N: usize> Kexec<'k, Asked<'c, P>, N> {
+impl<'k, 'c, P: StopCpus> Kexec<'k, Asked<'c, P>> {
     /// WBINVD on this CPU, and on every other that may hold private lines in spite of its stop.
-    pub fn write_back_caches(self) -> Kexec<'k, WrittenBack<'c, P>, N> {
+    pub fn write_back_caches(self) -> Kexec<'k, WrittenBack<'c, P>> {
         let cpus = self.state.cpus;
         write_back_this_cpu(&cpus.this_cpu(), &self.memory);
-        if Suspects::at_kexec(self.memory.gate).may_hold_private_lines > 0 {
+        if Suspects::at_kexec(self.memory.gate()).may_hold_private_lines > 0 {
             cpus.run_on_stopped(&WriteBackHeld);
         }
-        let suspects = Suspects::at_kexec(self.memory.gate);
-        self.with_state(|state| WrittenBack { cpus: state.cpus, module: state.module, suspects })
+        let suspects = Suspects::at_kexec(self.memory.gate());
+        self.with_state(|state| WrittenBack {
+            cpus: state.cpus,
+            closing: state.closing,
+            module: state.module,
+            suspects,
+        })
     }
 }
 
-impl<P: StopCpus, const N: usize> Kexec<'_, WrittenBack<'_, P>, N> {
-    /// Resets what the policy says, on all CPUs. `all_memory`, ascending, is what
-    /// [`Policy::Everything`] overwrites: memory that holds nothing anyone needs, so neither this
-    /// code nor the next image.
+impl<P: StopCpus> Kexec<'_, WrittenBack<'_, P>> {
+    /// Resets what the policy says, on all CPUs. [`Policy::Everything`] resets what is private, as
+    /// [`Policy::Tracked`]: for more it must be told what may be overwritten, see
+    /// [`Kexec::reset_everything`].
     ///
     /// The record and the ledger decide: what they name is reset even if the caller forgot the
-    /// platform, or left it out of `all_memory`.
-    pub fn reset(self, all_memory: impl IntoIterator<Item = PageRange, IntoIter: Clone + Sync>) -> HandoverReport {
+    /// platform.
+    pub fn reset(self) -> HandoverReport {
+        // SAFETY: no memory is named.
+        unsafe { self.reset_everything([]) }
+    }
+
+    /// As [`Kexec::reset`]; under [`Policy::Everything`] all of `all_memory` (ascending) is reset
+    /// too. What is private is reset even if `all_memory` leaves it out. Other policies do not look
+    /// at `all_memory`.
+    ///
+    /// # Safety
+    /// `all_memory` is RAM and holds nothing that anyone needs: neither this code nor the next image.
+    pub unsafe fn reset_everything(
+        self,
+        all_memory: impl IntoIterator<Item = PageRange, IntoIter: Clone + Sync>,
+    ) -> HandoverReport {
         let outcome = self.outcome(all_memory.into_iter());
-        HandoverReport {
+        let report = HandoverReport {
             policy: self.policy,
             kind: self.kind.into(),
             module: self.state.module,
             outcome,
             suspects: self.state.suspects,
-        }
+            return_right: ReturnRight::None,
+        };
+        let return_right = ReturnRight::of(&report, &self.memory, self.state.closing);
+        HandoverReport { return_right, ..report }
     }
 
     fn outcome(&self, all_memory: impl Iterator<Item = PageRange> + Clone + Sync) -> Outcome {
@@ -164,26 +193,29 @@ impl<P: StopCpus, const N: usize> Kexec<'_, WrittenBack<'_, P>, N> {
     }
 
     fn reset_ranges(&self, ranges: impl Iterator<Item = PageRange> + Clone + Sync) -> ResetCount {
-        let work = SharedReset::new(self.memory.spare(ranges));
+        // SAFETY: the ranges are PAMTs and marked pages, which hold nothing that anyone needs, or
+        // were promised to `reset_everything`. The gate is closed, all other CPUs have stopped, and
+        // caches are written back, but for those that the report names.
+        let work = unsafe { ParallelReset::new(self.memory.without_reserved(ranges)) };
         self.state.cpus.run_on_stopped(&work);
         work.count()
     }
 }
 
 /// WBINVD on the CPU that hands over, wherever there may be TDX.
-pub(super) fn write_back_this_cpu<C: Cpu, const N: usize>(cpu: &C, memory: &HostMemory<'_, N>) {
-    let admission = cpu.admission();
-    let may_hold = admission.may_hold_private_lines().is_some();
-    if may_hold || memory.platform.is_some() || memory.may_have_private_memory() {
+pub(super) fn write_back_this_cpu<C: Cpu>(cpu: &C, memory: &HostMemory<'_>) {
+    let gate = cpu.cpu_gate();
+    let may_hold = gate.may_hold_private_lines().is_some();
+    if may_hold || memory.platform().is_some() || memory.may_have_private_memory() {
         cpu.write_back_caches();
-        admission.written_back();
+        gate.written_back();
     }
 }
 
 /// Why nothing needs to be reset, if nothing does. The record decides: if the flag is up, a
 /// forgotten platform is no reason.
-pub(super) fn nothing_to_do<const N: usize>(memory: &HostMemory<'_, N>) -> Option<NothingToDo> {
-    match memory.platform {
+pub(super) fn nothing_to_do(memory: &HostMemory<'_>) -> Option<NothingToDo> {
+    match memory.platform() {
         None if !memory.may_have_private_memory() => Some(NothingToDo::NoTdx),
         _ if !memory.may_have_private_memory() => Some(NothingToDo::NoPrivateMemory),
         Some(platform) if !platform.has_partial_write_erratum() => Some(NothingToDo::NoErratum),
@@ -191,8 +223,8 @@ pub(super) fn nothing_to_do<const N: usize>(memory: &HostMemory<'_, N>) -> Optio
     }
 }
 
-impl<'k, S, const N: usize> Kexec<'k, S, N> {
-    fn with_state<T>(self, next: impl FnOnce(S) -> T) -> Kexec<'k, T, N> {
+impl<'k, S> Kexec<'k, S> {
+    fn with_state<T>(self, next: impl FnOnce(S) -> T) -> Kexec<'k, T> {
         Kexec { policy: self.policy, kind: self.kind, memory: self.memory, state: next(self.state) }
     }
 }

@@ -124,11 +124,7 @@ impl<'t> LeftoverTable<'t> {
     ///
     /// # Errors
     /// [`TableError::TooSmall`]; then whatever stood there is wiped out.
-    pub fn write<const N: usize>(
-        table: &mut [u8],
-        report: &HandoverReport,
-        memory: &HostMemory<'_, N>,
-    ) -> Result<Written, TableError> {
+    pub fn write(table: &mut [u8], report: &HandoverReport, memory: &HostMemory<'_>) -> Result<Written, TableError> {
         let room = begin(table)?;
         let mut places = room.chunks_exact_mut(ENTRY);
         let mut count = 0u32;
@@ -249,7 +245,7 @@ fn put_entry(place: &mut [u8], leftover: &Leftover) {
     let reason: u32 = match leftover.reason {
         LeftoverReason::NotReset => 1,
         LeftoverReason::CachesNotWrittenBack => 2,
-        LeftoverReason::Untouched => 3,
+        LeftoverReason::Reserved => 3,
     };
     put(place, 0, &leftover.range.base().get().to_le_bytes());
     put(place, 8, &leftover.range.limit().get().to_le_bytes());
@@ -271,7 +267,7 @@ fn get_entry(entry: &[u8]) -> Option<Leftover> {
     let reason = match u32_at(entry, 20) {
         1 => LeftoverReason::NotReset,
         2 => LeftoverReason::CachesNotWrittenBack,
-        3 => LeftoverReason::Untouched,
+        3 => LeftoverReason::Reserved,
         _ => return None,
     };
     Some(Leftover { range, kind, reason })

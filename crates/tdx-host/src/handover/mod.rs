@@ -1,6 +1,5 @@
-//! Hands the machine to the next kernel: which policy, in which order, and an honest account of
-//! what was left. It refuses to make a SEAMCALL once the reset has begun, and to call clean what it
-//! cannot prove.
+//! Hands the machine to the next kernel (kexec, kdump): policy, order, and an account of what was
+//! left. No SEAMCALL is made once the reset has begun; what cannot be proved clean is reported.
 //!
 //! # Orderly kexec
 //!
@@ -34,7 +33,7 @@
 //! | [`Policy::Tracked`] | PAMTs and every marked page | everyone: needs no module, works with any |
 //! | [`Policy::Module`] | what the module may not know; without its help as `Tracked` | a next kernel that is to use TDX again |
 //! | [`Policy::Refuse`] | nothing: says no at image load | a host that must not kexec |
-//! | [`Policy::Everything`] | all memory | one who distrusts the records |
+//! | [`Policy::Everything`] | all memory | when the tracking itself is not trusted |
 //! | [`Policy::ModuleOnly`], [`Policy::Pamt`], [`Policy::None`] | less than is needed | comparison with Linux 7.2, with the patches of 2023, and with nothing |
 //!
 //! # Example: kexec
@@ -46,20 +45,22 @@
 //! # use tdx_host::{bringup, layout::{Algorithm, Layout}, platform::detect, private_memory::PrivateMemory};
 //! # let hardware = kernel::Hardware::new();
 //! # let platform = detect(&hardware).unwrap();
-//! # let record = <PrivateMemory>::new();
+//! # let record = PrivateMemory::new();
 //! # let mut layout = Box::new(Layout::new());
 //! # let mut kernel = kernel::Kernel::boot(&hardware);
-//! # bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY, Algorithm::Fit).unwrap();
-//! use tdx_host::handover::{CameBack, HostMemory, Kexec, KexecKind, Outcome, Policy, check_image_load};
+//! # // SAFETY: the machine's one record and its platform.
+//! # unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY, Algorithm::Fit) }.unwrap();
+//! use tdx_host::handover::{CameBack, HostMemory, HostParts, Kexec, KexecKind, Outcome, Policy, check_image_load};
 //!
-//! let memory = HostMemory {
+//! // SAFETY: the parts are those of this machine.
+//! let memory = unsafe { HostMemory::new(HostParts {
 //!     platform: Some(&platform),
 //!     features: None,
 //!     record: &record,
-//!     ledger: None, // no TD was ever built
+//!     ledger: None.into(), // no TD was ever built
 //!     gate: hardware.gate(),
-//!     untouched: &[],
-//! };
+//!     reserved: &[],
+//! }) };
 //! // `kexec -l`
 //! check_image_load(Policy::Tracked, KexecKind::Normal, &memory, &[kernel::IMAGE])?;
 //! assert!(check_image_load(Policy::Refuse, KexecKind::Normal, &memory, &[kernel::IMAGE]).is_err());
@@ -71,7 +72,7 @@
 //! println!("{again}");
 //! kernel.deaf = None;
 //! let stopped = again.kexec.stop_other_cpus(&kernel).unwrap();
-//! let report = stopped.ask_module(|_| ()).write_back_caches().reset([]);
+//! let report = stopped.ask_module(|_| ()).write_back_caches().reset();
 //! let Outcome::Reset(count) = report.outcome else { panic!("PAMT was private") };
 //! assert_eq!(count.lines * 64, layout.pamt_bytes());
 //! assert!(report.is_clean(&memory) && kernel.next_kernel().is_ok());
@@ -85,25 +86,27 @@
 //! # use tdx_host::{bringup, layout::{Algorithm, Layout}, platform::detect, private_memory::PrivateMemory};
 //! # let hardware = kernel::Hardware::new();
 //! # let platform = detect(&hardware).unwrap();
-//! # let record = <PrivateMemory>::new();
+//! # let record = PrivateMemory::new();
 //! # let mut layout = Box::new(Layout::new());
 //! # let mut kernel = kernel::Kernel::boot(&hardware);
-//! # bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY, Algorithm::Fit).unwrap();
-//! use tdx_host::handover::{HostMemory, LeftoverTable, OldMemory, Policy, explain, hand_over_crash};
+//! # // SAFETY: the machine's one record and its platform.
+//! # unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY, Algorithm::Fit) }.unwrap();
+//! use tdx_host::handover::{HostMemory, HostParts, LeftoverTable, OldMemory, Policy, explain, hand_over_crash};
 //!
-//! let memory = HostMemory {
+//! // SAFETY: the parts are those of this machine.
+//! let memory = unsafe { HostMemory::new(HostParts {
 //!     platform: Some(&platform),
 //!     features: None,
 //!     record: &record,
-//!     ledger: None,
+//!     ledger: None.into(),
 //!     gate: hardware.gate(),
-//!     untouched: &[kernel::CRASH_KERNEL],
-//! };
+//!     reserved: &[kernel::CRASH_KERNEL],
+//! }) };
 //! // The machine-check handler, at any time: is this line TDX's?
 //! let address = layout.tdmrs()[0].pamt(tdx_abi::PageSize::Size2M).base();
 //! assert!(explain(&memory, Some(&layout), address).to_string().ends_with("private: possible kernel bug"));
 //!
-//! let report = hand_over_crash(Policy::Tracked, &kernel.cpu(), hardware.gate(), &kernel, || memory);
+//! let report = hand_over_crash(Policy::Tracked, &kernel.cpu(), &kernel, &memory);
 //! let mut table = [0; 4096]; // in the crash kernel's own memory
 //! LeftoverTable::write(&mut table, &report, &memory)?;
 //!
@@ -127,7 +130,7 @@ pub use crash::{NmiStop, hand_over_crash, stop_this_cpu_at_crash};
 pub use explain::{AddressKind, Explanation, explain};
 pub use kexec::{Asked, Kexec, Loaded, Stopped, WrittenBack};
 pub use leftovers::{LeftoverTable, Leftovers, OldMemory, TableError, Written};
-pub use memory::HostMemory;
+pub use memory::{HostMemory, HostParts, LedgerRef, LiveLedger};
 pub use module::{DISABLE_CALLS, ModuleAnswer};
 pub use policy::{KexecKind, LeftPrivate, NothingToDo, Policy, Refused, check_crash_image, check_image_load};
 pub use report::{CameBack, HandoverKind, HandoverReport, Leftover, LeftoverKind, LeftoverReason, Outcome};

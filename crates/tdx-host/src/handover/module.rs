@@ -15,7 +15,7 @@ use crate::seamcall::SeamcallError;
 /// specification does not make.
 pub const DISABLE_CALLS: u32 = 1 << 24;
 
-/// What became of the wish to have the module clean up.
+/// What came of SYS.DISABLE.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum ModuleAnswer {
@@ -46,7 +46,7 @@ impl fmt::Display for ModuleAnswer {
 }
 
 /// Calls SYS.DISABLE until it is done, fails, or has been called [`DISABLE_CALLS`] times.
-/// `progress` hears of each call.
+/// `progress` is called after each.
 ///
 /// The gate is closed: this is the one call that its owner may still make.
 pub(super) fn disable<C: Cpu>(cpu: &C, mut progress: impl FnMut(u32)) -> ModuleAnswer {
@@ -54,8 +54,10 @@ pub(super) fn disable<C: Cpu>(cpu: &C, mut progress: impl FnMut(u32)) -> ModuleA
     let mut calls = 0;
     loop {
         calls += 1;
-        let registers = match cpu.admission().enter_for_handover(Leaf::SYS_DISABLE) {
-            Ok(_admitted) => cpu.seamcall(input),
+        let registers = match cpu.cpu_gate().enter_for_handover(Leaf::SYS_DISABLE) {
+            // SAFETY: SYS.DISABLE makes the module give its memory back and clear it; what it does not
+            // know stays marked. The handover has closed the gate and stopped the other CPUs.
+            Ok(_guard) => unsafe { cpu.seamcall(input) },
             Err(_) => Registers { rax: Status::GATE_CLOSED.raw(), ..input },
         };
         progress(calls);

@@ -112,10 +112,10 @@ pub enum Refused {
 /// # Errors
 /// [`Refused`] if the kexec cannot be done in the state that the machine is in now. The policy is
 /// asked again before the CPUs stop.
-pub fn check_image_load<const N: usize>(
+pub fn check_image_load(
     policy: Policy,
     kind: KexecKind,
-    memory: &HostMemory<'_, N>,
+    memory: &HostMemory<'_>,
     segments: &[PageRange],
 ) -> Result<(), Refused> {
     if kind == KexecKind::Jump
@@ -123,7 +123,7 @@ pub fn check_image_load<const N: usize>(
     {
         return Err(Refused::JumpSegment { segment, private });
     }
-    match memory.platform {
+    match memory.platform() {
         Some(platform)
             if policy == Policy::Refuse && platform.has_partial_write_erratum() && memory.may_have_private_memory() =>
         {
@@ -140,8 +140,8 @@ pub fn check_image_load<const N: usize>(
 ///
 /// # Errors
 /// [`Refused`]: a segment is private memory, or memory that the reset at the crash might overwrite.
-pub fn check_crash_image<const N: usize>(memory: &HostMemory<'_, N>, segments: &[PageRange]) -> Result<(), Refused> {
-    if let Some(segment) = segments.iter().copied().find(|segment| !memory.is_untouched(*segment)) {
+pub fn check_crash_image(memory: &HostMemory<'_>, segments: &[PageRange]) -> Result<(), Refused> {
+    if let Some(segment) = segments.iter().copied().find(|segment| !memory.is_reserved(*segment)) {
         return Err(Refused::CrashSegmentOutside { segment });
     }
     match first_on_private(memory, segments) {
@@ -150,9 +150,6 @@ pub fn check_crash_image<const N: usize>(memory: &HostMemory<'_, N>, segments: &
     }
 }
 
-fn first_on_private<const N: usize>(
-    memory: &HostMemory<'_, N>,
-    segments: &[PageRange],
-) -> Option<(PageRange, PageRange)> {
+fn first_on_private(memory: &HostMemory<'_>, segments: &[PageRange]) -> Option<(PageRange, PageRange)> {
     segments.iter().find_map(|segment| Some((*segment, intersect([*segment], memory.private_ranges()).next()?)))
 }

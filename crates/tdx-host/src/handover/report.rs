@@ -7,6 +7,7 @@ use super::memory::HostMemory;
 use super::module::ModuleAnswer;
 use super::policy::{KexecKind, LeftPrivate, NothingToDo, Policy};
 use super::stop::Suspects;
+use crate::gate::Closing;
 use crate::reset::ResetCount;
 
 /// What became of private memory.
@@ -55,6 +56,32 @@ pub struct HandoverReport {
     pub outcome: Outcome,
     /// CPUs that spoil the proof, as they were when the reset began.
     pub suspects: Suspects,
+    /// What [`HandoverReport::came_back`] may do. Nothing but a handover makes one.
+    pub(super) return_right: ReturnRight,
+}
+
+/// What a kernel that goes on after its handover may do with the gate and the record: decided when
+/// the handover ended, by what it did, and good for the gate that it closed, until that is opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum ReturnRight {
+    /// Nothing: a SEAMCALL would make private again what was reset.
+    None,
+    /// Open the gate: nothing was reset.
+    GoOn(Closing),
+    /// Forget the PAMTs and open the gate: all is clean, and the module is as after loading.
+    BringUpAgain(Closing),
+}
+
+impl ReturnRight {
+    pub(super) fn of(report: &HandoverReport, memory: &HostMemory<'_>, closing: Closing) -> Self {
+        match report.kind {
+            HandoverKind::Jump => Self::GoOn(closing),
+            HandoverKind::Kexec if report.next_kernel_can_use_tdx() && report.is_clean(memory) => {
+                Self::BringUpAgain(closing)
+            }
+            HandoverKind::Kexec | HandoverKind::Crash => Self::None,
+        }
+    }
 }
 
 /// What a kernel can do with TDX after a handover from which it came back.
@@ -86,8 +113,8 @@ pub enum LeftoverReason {
     NotReset,
     /// A CPU may still hold private lines of it in its caches.
     CachesNotWrittenBack,
-    /// It lies in memory that is never touched.
-    Untouched,
+    /// It lies in reserved memory, which is never written.
+    Reserved,
 }
 
 /// Memory that may still be private, or turn private again.
@@ -113,20 +140,21 @@ enum Left {
 }
 
 impl HandoverReport {
-    /// To be called if this kernel goes on after all: the kernel in between has jumped back, or the
-    /// jump was not made.
-    pub fn came_back<const N: usize>(&self, memory: &HostMemory<'_, N>) -> CameBack {
-        if self.kind == HandoverKind::Jump {
-            memory.gate.open();
-            return CameBack::TdxGoesOn;
+    /// To be called once if this kernel goes on after all: the kernel in between has jumped back, or
+    /// the jump was not made. A second call, or one after a later handover, says
+    /// [`CameBack::TdxIsGone`] and changes nothing.
+    pub fn came_back(&self, memory: &HostMemory<'_>) -> CameBack {
+        match self.return_right {
+            ReturnRight::GoOn(closing) if memory.gate().reopen(closing) => CameBack::TdxGoesOn,
+            ReturnRight::BringUpAgain(closing) if memory.gate().reopen(closing) => {
+                // SAFETY: the handover that closed the gate has found everything clean, and the
+                // module has no PAMT any more.
+                unsafe { memory.record().withdraw() };
+                memory.record().release_claim();
+                CameBack::CanBringUpAgain
+            }
+            _ => CameBack::TdxIsGone,
         }
-        if self.kind == HandoverKind::Crash || !self.next_kernel_can_use_tdx() || !self.is_clean(memory) {
-            return CameBack::TdxIsGone;
-        }
-        memory.record.withdraw();
-        memory.record.release_claim();
-        memory.gate.open();
-        CameBack::CanBringUpAgain
     }
 
     /// The module gave everything back, so that the next kernel can bring TDX up from the start.
@@ -137,10 +165,7 @@ impl HandoverReport {
     /// What the next kernel must not touch: all that is private or may turn private, PAMTs and
     /// pages of TDs apart. `memory` is what was handed over. Walks the record and the ledger, which
     /// a handover leaves as they are.
-    pub fn leftovers<'h, const N: usize>(
-        &self,
-        memory: &HostMemory<'h, N>,
-    ) -> impl Iterator<Item = Leftover> + use<'h, N> {
+    pub fn leftovers<'h>(&self, memory: &HostMemory<'h>) -> impl Iterator<Item = Leftover> + use<'h> {
         let (left, reason) = self.left();
         let pages = if left == Left::Unknown { memory.unknown_to_module() } else { memory.marked() };
         let pieces = walk(memory.pamts(), pages).filter(move |(_, covered)| match left {
@@ -150,22 +175,26 @@ impl HandoverReport {
         });
         let memory = *memory;
         let touched = pieces.flat_map(move |(range, covered)| {
-            memory.spare(core::iter::once(range)).map(move |range| Leftover { range, kind: covered.into(), reason })
+            memory.without_reserved(core::iter::once(range)).map(move |range| Leftover {
+                range,
+                kind: covered.into(),
+                reason,
+            })
         });
         let harmless = matches!(self.outcome, Outcome::NothingToDo(_)) && left == Left::Nothing;
-        let untouched =
+        let reserved =
             walk(memory.pamts(), memory.marked()).filter(move |_| !harmless).flat_map(move |(range, covered)| {
-                memory.untouched_of(core::iter::once(range)).map(move |range| Leftover {
+                memory.reserved_of(core::iter::once(range)).map(move |range| Leftover {
                     range,
                     kind: covered.into(),
-                    reason: LeftoverReason::Untouched,
+                    reason: LeftoverReason::Reserved,
                 })
             });
-        touched.chain(untouched)
+        touched.chain(reserved)
     }
 
     /// Nothing is left that can do harm, as far as the host can know.
-    pub fn is_clean<const N: usize>(&self, memory: &HostMemory<'_, N>) -> bool {
+    pub fn is_clean(&self, memory: &HostMemory<'_>) -> bool {
         self.leftovers(memory).next().is_none()
     }
 

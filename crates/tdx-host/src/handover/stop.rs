@@ -9,7 +9,14 @@ use crate::gate::{CpuActivity, GateHandle};
 use crate::platform::{Cpu, CpuId, CpuTask, Step, TdxPlatform};
 
 /// Stops the other CPUs for an orderly kexec. Implemented by the kernel.
-pub trait StopCpus {
+///
+/// # Safety
+/// * [`StopCpus::stop_other_cpus`] returns 1 only if every other online CPU has run
+///   [`stop_this_cpu`] to its end and executes nothing but [`StopCpus::run_on_stopped`] after it,
+///   until it is resumed.
+/// * [`StopCpus::run_on_stopped`] runs the task on this CPU at least, and returns after each CPU
+///   that runs it has said [`Step::Done`]; all effects are visible to the caller.
+pub unsafe trait StopCpus {
     /// A handle to a CPU.
     type Cpu: Cpu;
 
@@ -26,8 +33,8 @@ pub trait StopCpus {
     fn resume_other_cpus(&self);
 
     /// Runs the task on this CPU and on every stopped one, in parallel, until each has said
-    /// [`Step::Done`]. All effects of the task are visible to the caller on return. Only tasks of
-    /// this crate come here: they write lines and caches back and make no SEAMCALL.
+    /// [`Step::Done`]. All effects of the task are visible to the caller on return. The tasks of this
+    /// crate write lines and caches back and make no SEAMCALL.
     ///
     /// A kernel whose stopped CPUs can run nothing any more runs it on this CPU alone: slower, as
     /// correct.
@@ -42,16 +49,16 @@ pub trait StopCpus {
 /// stopped was still in the middle of it.
 #[expect(clippy::needless_pass_by_value, reason = "the CPU's handle ends here, and its SEAMCALL with it")]
 pub fn stop_this_cpu<C: Cpu>(cpu: C, platform: Option<&TdxPlatform>) {
-    let admission = cpu.admission();
-    if platform.is_some() || admission.may_hold_private_lines().is_some() {
+    let gate = cpu.cpu_gate();
+    if platform.is_some() || gate.may_hold_private_lines().is_some() {
         cpu.write_back_caches();
-        admission.written_back();
+        gate.written_back();
     }
-    admission.stopped();
+    gate.stopped();
 }
 
 /// What a CPU does on its way offline: the same. Its caches live on in a package whose other CPUs
-/// go on, and nobody asks it to write them back later. A CPU that comes online again counts as
+/// go on, and no handover asks it to write them back later. A CPU that comes online again counts as
 /// running from its first SEAMCALL on.
 ///
 /// Linux does so since 2026 (an explicit WBINVD in CPU offline).
@@ -66,10 +73,10 @@ impl<C: Cpu> CpuTask<C> for WriteBackHeld {
     type Local = ();
 
     fn step(&self, cpu: &C, (): &mut ()) -> Step {
-        let admission = cpu.admission();
-        if admission.may_hold_private_lines().is_some() {
+        let gate = cpu.cpu_gate();
+        if gate.may_hold_private_lines().is_some() {
             cpu.write_back_caches();
-            admission.written_back();
+            gate.written_back();
         }
         Step::Done
     }
@@ -159,17 +166,17 @@ pub enum StopCause {
 /// The CPUs were not stopped. Nothing was reset, the module was not asked, and the host goes on as
 /// before.
 #[derive(Debug)]
-pub struct StopError<'k, const N: usize> {
+pub struct StopError<'k> {
     /// The kexec, to be tried again.
-    pub kexec: Kexec<'k, Loaded, N>,
+    pub kexec: Kexec<'k, Loaded>,
     /// Why.
     pub cause: StopCause,
 }
 
-impl<const N: usize> fmt::Display for StopError<'_, N> {
+impl fmt::Display for StopError<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "kexec put off: {}", self.cause)
     }
 }
 
-impl<const N: usize> core::error::Error for StopError<'_, N> {}
+impl core::error::Error for StopError<'_> {}

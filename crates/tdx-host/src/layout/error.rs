@@ -31,6 +31,9 @@ pub enum LayoutError {
     /// The module has the PAMTs.
     #[error("the PAMTs of this layout may be private: they cannot be given back")]
     Private,
+    /// The PAMTs are memory that a bring-up has taken, and not places of a plan.
+    #[error("the PAMTs of this layout are memory of a bring-up, and not places of a plan")]
+    OwnsFrames,
     /// A list is not in ascending order, or two of its ranges overlap.
     #[error("{list}: {range} starts before the range in front of it ends; sort the list and join what overlaps")]
     Unordered {
@@ -95,7 +98,7 @@ impl LayoutError {
     pub const fn errno(&self) -> i32 {
         match self {
             Self::NoPamtMemory { .. } => -12,
-            Self::InUse | Self::Private => -16,
+            Self::InUse | Self::Private | Self::OwnsFrames => -16,
             Self::Unordered { .. } | Self::TooHigh { .. } | Self::PamtEntrySize { .. } | Self::NoMemory => -22,
             Self::TdmrsExhausted { .. } | Self::ReservedAreasExhausted { .. } => -28,
         }

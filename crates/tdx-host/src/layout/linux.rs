@@ -4,19 +4,19 @@
 //! `tdmr_set_up_pamt`, `tdmr_populate_rsvd_areas`; the same from v6.8 to v7.2. Linux takes holes
 //! from its memory map and never looks at CMRs, so SYS.CONFIG may refuse what this returns. Only
 //! the place of a PAMT is not Linux's own: there it depends on what else is in use, here the
-//! [`FrameSource`] decides.
+//! [`Places`] decides.
 
 use arrayvec::ArrayVec;
 use tdx_abi::{MAX_RESERVED_AREAS, PAGE_SIZE, Page, PageRange, PageSize, TDMR_GRANULARITY, subtract};
 
 use super::{
-    Border, FrameRequest, FrameSource, Layout, LayoutError, Limits, Tdmr, frames as source,
+    Border, FrameRequest, Layout, LayoutError, Limits, Places, Tdmr, frames as source,
     host::{Host, ONE_MIB},
     table::cut_chunk,
 };
 use crate::platform::NodeId;
 
-pub(super) fn build<F: FrameSource + ?Sized>(
+pub(super) fn build<F: Places + ?Sized>(
     host: &Host<'_>,
     limits: &Limits,
     frames: &mut F,
@@ -68,7 +68,7 @@ fn fill_tdmrs(host: &Host<'_>, limits: &Limits, out: &mut Layout) -> Result<(), 
 }
 
 /// One contiguous chunk in the order 4K, 2M, 1G, from the TDMR's node if possible.
-fn set_up_pamt<F: FrameSource + ?Sized>(
+fn set_up_pamt<F: Places + ?Sized>(
     limits: &Limits,
     frames: &mut F,
     out: &mut Layout,

@@ -5,7 +5,7 @@ use arrayvec::ArrayVec;
 use tdx_abi::{PAGE_SIZE, Page, PageRange, subtract};
 
 use super::{
-    FrameRequest, FrameSource,
+    FrameRequest, Places,
     host::{ONE_MIB, joined},
 };
 use crate::platform::NodeRange;
@@ -73,7 +73,7 @@ impl<'a> MapFrames<'a> {
     }
 }
 
-impl FrameSource for MapFrames<'_> {
+impl Places for MapFrames<'_> {
     fn allocate(&mut self, request: FrameRequest) -> Option<PageRange> {
         if request.pages == 0 {
             return None;

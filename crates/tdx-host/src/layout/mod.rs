@@ -1,6 +1,6 @@
 //! Memory map and CMRs to TDMRs, PAMT places and reserved areas.
 //!
-//! Pure: it makes no SEAMCALL and touches no memory; it asks a [`FrameSource`] for the pages of the
+//! Pure: it makes no SEAMCALL and touches no memory; it asks [`Places`] for the pages of the
 //! PAMTs and writes its answer into a [`Layout`] that the caller owns (it is too large for a kernel
 //! stack). It allocates nothing and cannot panic. Two algorithms: [`Algorithm::Linux`] does what
 //! Linux does, to predict it; [`Algorithm::Fit`] is the one to use.
@@ -53,7 +53,8 @@ use host::Host;
 
 pub use error::{InputList, LayoutError};
 pub use explain::{GiveUpReason, GivenUp, Note};
-pub use frames::{FrameRequest, FrameSource};
+pub(crate) use frames::OwnedPlaces;
+pub use frames::{FrameRequest, FrameSource, Places};
 pub use map_frames::MapFrames;
 pub use table::{Border, Layout, Tdmr};
 
@@ -134,8 +135,8 @@ impl Limits {
 /// Lays TDMRs out over `memory` and takes the pages of their PAMTs from `frames`.
 ///
 /// `memory` is the usable memory, ascending, without overlap; `cmrs` are the module's CMRs,
-/// ascending, without overlap (empty entries are skipped). On success `out` owns the PAMT pages
-/// until [`Layout::release`].
+/// ascending, without overlap (empty entries are skipped). On success `out` holds the PAMT places
+/// until [`Layout::release`]; they are numbers, which no bring-up uses.
 ///
 /// [`Algorithm::Fit`] prefers a layout that gives memory up to no layout at all. A kernel that
 /// wants all or nothing looks at [`Layout::given_up_bytes`]; one that goes on must keep what
@@ -147,7 +148,7 @@ impl Limits {
 /// # Errors
 /// Which limit cannot be met, or which input is bad. Then `out` is empty and every page taken has
 /// been given back.
-pub fn build<F: FrameSource + ?Sized>(
+pub fn build<F: Places + ?Sized>(
     algorithm: Algorithm,
     memory: &[NodeRange],
     cmrs: &[PageRange],

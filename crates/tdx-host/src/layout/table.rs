@@ -4,7 +4,7 @@ use arrayvec::ArrayVec;
 use tdx_abi::{MAX_RESERVED_AREAS, MAX_TDMRS, PAGE_SIZE, Page, PageRange, PageSize, ReservedArea, TdmrInfo, union};
 
 use super::LayoutError;
-use super::{FrameSource, explain::Dropped, fit::Spans};
+use super::{FrameRequest, FrameSource, OwnedPlaces, Places, explain::Dropped, fit::Spans};
 use crate::platform::NodeId;
 
 /// PAMT ranges of a full table: one for each TDMR and level.
@@ -117,11 +117,12 @@ pub(super) fn cut_chunk(chunk: PageRange, pages: [u64; 3]) -> [PageRange; 3] {
     })
 }
 
-/// TDMRs with their PAMTs and reserved areas: what [`super::build`] makes and bring-up uses.
+/// TDMRs with their PAMTs and reserved areas: what [`super::build`] plans and a bring-up uses.
 ///
 /// More than 20 KiB: keep it in a static or in memory from the kernel's allocator, not on a stack.
-/// It owns the PAMT pages; dropping it without [`Layout::release`] keeps them taken for ever, which
-/// is safe.
+/// [`super::build`] fills it with places, which are numbers; a bring-up fills it with memory of its
+/// [`FrameSource`], which the layout then owns. Dropping it without [`Layout::release`] or
+/// [`Layout::release_frames`] leaks the pages, which is safe.
 #[derive(Debug)]
 pub struct Layout {
     pub(super) tdmrs: ArrayVec<Tdmr, MAX_TDMRS>,
@@ -131,6 +132,8 @@ pub struct Layout {
     pub(super) dropped: Dropped,
     /// The plan of `fit`, on which the table stands; unused by `linux`.
     pub(super) spans: Spans,
+    /// The PAMTs are memory of a [`FrameSource`], and not only places.
+    owned: bool,
     /// The module may write to its PAMTs.
     private: bool,
 }
@@ -149,6 +152,7 @@ impl Layout {
             pamts: ArrayVec::new_const(),
             dropped: Dropped::new(),
             spans: ArrayVec::new_const(),
+            owned: false,
             private: false,
         }
     }
@@ -183,21 +187,49 @@ impl Layout {
         self.pamt_bytes() / 1024
     }
 
-    /// Gives the PAMT pages back and empties the table.
+    /// Frees the PAMT places of a plan and empties the table.
     ///
     /// # Errors
-    /// [`LayoutError::Private`] once a bring-up has handed the PAMTs to the module: nothing but the
-    /// way back of that bring-up or a handover makes them normal memory again.
-    pub fn release<F: FrameSource + ?Sized>(&mut self, frames: &mut F) -> Result<(), LayoutError> {
+    /// [`LayoutError::OwnsFrames`] or [`LayoutError::Private`] if a bring-up has filled it: for that
+    /// there is [`Layout::release_frames`].
+    pub fn release<P: Places + ?Sized>(&mut self, places: &mut P) -> Result<(), LayoutError> {
         if self.private {
             return Err(LayoutError::Private);
         }
-        self.discard(frames);
+        if self.owned {
+            return Err(LayoutError::OwnsFrames);
+        }
+        self.discard(places);
         Ok(())
     }
 
-    /// As [`Self::release`], of a layout that no module knows.
-    pub(super) fn discard<F: FrameSource + ?Sized>(&mut self, frames: &mut F) {
+    /// Gives the PAMT pages of a bring-up that was dropped before it configured keys back to their
+    /// source, and empties the table. A plan has no pages and is only emptied.
+    ///
+    /// # Errors
+    /// [`LayoutError::Private`] once the bring-up has handed the PAMTs to the module: nothing but the
+    /// way back of that bring-up or a handover makes them normal memory again.
+    pub fn release_frames<F: FrameSource + ?Sized>(&mut self, frames: &mut F) -> Result<(), LayoutError> {
+        if self.private {
+            return Err(LayoutError::Private);
+        }
+        if self.owned {
+            self.discard(&mut OwnedPlaces(frames));
+        } else {
+            self.discard(&mut Forgotten);
+        }
+        self.owned = false;
+        Ok(())
+    }
+
+    /// The PAMTs that [`super::build`] puts in from now on are memory. Of an empty layout.
+    pub(crate) fn set_owned(&mut self) {
+        debug_assert!(self.is_empty());
+        self.owned = true;
+    }
+
+    /// As [`Self::release`], of a layout that no module knows, to where the places came from.
+    pub(super) fn discard<F: Places + ?Sized>(&mut self, frames: &mut F) {
         self.release_pamts(frames);
         self.spans.clear();
         self.dropped.clear();
@@ -209,7 +241,7 @@ impl Layout {
     }
 
     /// Gives the PAMT pages back but keeps the plan they were for.
-    pub(super) fn release_pamts<F: FrameSource + ?Sized>(&mut self, frames: &mut F) {
+    pub(super) fn release_pamts<F: Places + ?Sized>(&mut self, frames: &mut F) {
         for tdmr in &self.tdmrs {
             tdmr.chunks().for_each(|chunk| frames.free(chunk));
         }
@@ -227,4 +259,15 @@ impl Layout {
     pub(super) fn remove_pamt(&mut self, range: PageRange) {
         self.pamts.retain(|pamt| *pamt != range);
     }
+}
+
+/// Places that nobody hands out again.
+struct Forgotten;
+
+impl Places for Forgotten {
+    fn allocate(&mut self, _request: FrameRequest) -> Option<PageRange> {
+        None
+    }
+
+    fn free(&mut self, _range: PageRange) {}
 }

@@ -1,7 +1,7 @@
 //! Which pages may be private: two bits for each 4 KiB page, one summary bit for each 2 MiB and one
 //! for each 128 MiB, atomic, on memory that the caller provides. Readers on any CPU at any instant
-//! need no lock, no allocation and no waiting. It refuses to guess: a page that is not in the state
-//! an operation starts from is an error, and the ledger is then unchanged.
+//! need no lock, no allocation and no waiting. Refuses a transition of a page that is not in the state
+//! it starts from; the ledger is then unchanged.
 //!
 //! # Order, stated once
 //!
@@ -10,9 +10,9 @@
 //!   any effect of the SEAMCALL it sees the mark: the argument of [`crate::private_memory`], with a
 //!   page in place of the flag.
 //! * **Summary before leaf.** Both summary bits are set before the first leaf bit under them, and
-//!   are never cleared while CPUs run: a stale 1 costs a look at 128 bytes, a missing one costs the
-//!   next kernel its life.
-//! * **Unmark after the fence.** Only [`Ledger::clear`] makes a page shared again, after the CPU
+//!   are never cleared while CPUs run: a stale 1 costs a look at 128 bytes, a missing one
+//!   leaves private memory behind.
+//! * **Unmark after the fence.** Only [`Ledger::unmark`] makes a page shared again, after the CPU
 //!   that reset it has fenced.
 //!
 //! A CPU frozen between any two stores leaves pages that are marked and not private (an extra reset
@@ -25,8 +25,11 @@
 //! each 128 MiB say "something may be marked below": a walk over 8 TiB with a few marked pages
 //! reads a few words.
 //!
-//! Kernels rarely call the transitions here: the tokens of [`crate::page`] do, in the right order.
-//! What they do use is the rest:
+//! # Who changes it
+//!
+//! The tokens of [`crate::page`], in the right order. The transitions here are `unsafe`: a page that
+//! is marked is overwritten by the next handover, and a page that is unmarked is not. What a kernel
+//! uses is the rest:
 //!
 //! ```
 //! use core::sync::atomic::AtomicU64;
@@ -35,22 +38,25 @@
 //!
 //! let tdmr = PageRange::new(Page::new(0), Page::new(512 * 512)); // 1 GiB
 //! let crash_kernel = PageRange::new(Page::new(1024), Page::new(2048));
-//! let words: Vec<AtomicU64> = (0..Ledger::words_needed([tdmr])).map(|_| AtomicU64::new(0)).collect();
-//! let ledger = Ledger::new([tdmr], &words)?.leaving_alone(crash_kernel)?;
+//! let mut words: Vec<AtomicU64> = (0..Ledger::words_needed([tdmr])).map(|_| AtomicU64::new(0)).collect();
+//! let ledger = Ledger::new([tdmr], &mut words)?.with_reserved(crash_kernel)?;
 //!
 //! // A page on its way to the module and back, as a token does it.
 //! let pages = PageRange::new(Page::new(600), Page::new(602));
-//! ledger.give(pages)?;
-//! assert_eq!(ledger.state(Page::new(600)), Some(PageState::Giving));
-//! ledger.given(pages)?;
-//! assert_eq!(ledger.marked().collect::<Vec<_>>(), [pages]);
+//! // SAFETY: an example; no handover looks at this ledger.
+//! unsafe {
+//!     ledger.give(pages)?;
+//!     assert_eq!(ledger.state(Page::new(600)), Some(PageState::InFlight));
+//!     ledger.commit(pages)?;
+//!     assert_eq!(ledger.marked().collect::<Vec<_>>(), [pages]);
 //!
-//! // A mark is never lost by mistake: what is not in the state that an operation starts from is refused, and nothing has changed.
-//! assert!(matches!(ledger.give(pages), Err(MarkError::WrongState { state: PageState::Given, .. })));
-//! assert!(matches!(ledger.give(crash_kernel), Err(MarkError::Untouched { .. })));
+//!     // A page that is not in the state that a transition starts from is refused, and nothing has changed.
+//!     assert!(matches!(ledger.give(pages), Err(MarkError::WrongState { state: PageState::Private, .. })));
+//!     assert!(matches!(ledger.give(crash_kernel), Err(MarkError::Reserved { .. })));
 //!
-//! // Returned is still marked: only a reset makes it shared.
-//! ledger.take_back(pages)?;
+//!     // Returned is still marked: only a reset makes it shared.
+//!     ledger.reclaim(pages)?;
+//! }
 //! assert_eq!(ledger.unknown_to_module().collect::<Vec<_>>(), [pages]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -75,13 +81,13 @@ use walk::Wanted;
 pub enum PageState {
     /// Ordinary memory.
     Shared = 0b00,
-    /// Given to the module, which has taken it.
-    Given = 0b01,
+    /// The module has it.
+    Private = 0b01,
     /// The module has returned it, or refused it; nothing has made its lines normal yet.
     Returned = 0b10,
-    /// The SEAMCALL that gives it has not come back yet: the module may have taken it, or only
-    /// written to it.
-    Giving = 0b11,
+    /// The SEAMCALL that gives it has not returned: the module may have taken it, or only written to
+    /// it.
+    InFlight = 0b11,
 }
 
 /// Why the ledger cannot be made.
@@ -102,9 +108,9 @@ pub enum LedgerError {
         /// Ranges.
         count: usize,
     },
-    /// More ranges to leave alone than there is room for.
-    #[error("{range} is one range too many to leave alone, {MAX_UNTOUCHED} can be")]
-    TooManyUntouched {
+    /// More reserved ranges than there is room for.
+    #[error("{range} is one reserved range too many, at most {MAX_RESERVED} can be")]
+    TooManyReserved {
         /// The range that found no room.
         range: PageRange,
     },
@@ -126,9 +132,9 @@ pub enum MarkError {
         /// The page.
         page: Page,
     },
-    /// The page belongs to a kernel that must find it as it is, such as the crash kernel.
-    #[error("page {page} is kept for the crash kernel: it is never given to the module")]
-    Untouched {
+    /// The page is reserved: it belongs to the crash kernel.
+    #[error("page {page} is reserved for the crash kernel: it is never given to the module")]
+    Reserved {
         /// The first such page.
         page: Page,
     },
@@ -144,14 +150,14 @@ pub enum MarkError {
     },
 }
 
-/// Ranges that a ledger can leave alone: the crash kernel's memory, high and low, and two more.
-pub const MAX_UNTOUCHED: usize = 4;
+/// Reserved ranges at most: the crash kernel's memory, high and low, and two more.
+pub const MAX_RESERVED: usize = 4;
 
 /// The ledger of private pages. It covers whole TDMRs.
 #[derive(Debug)]
 pub struct Ledger<'m> {
     segments: ArrayVec<Segment<'m>, MAX_TDMRS>,
-    untouched: ArrayVec<PageRange, MAX_UNTOUCHED>,
+    reserved: ArrayVec<PageRange, MAX_RESERVED>,
     leaked: AtomicU64,
     /// SEAMCALLs under way that return pages, see [`Returning`].
     returning: AtomicU64,
@@ -163,15 +169,16 @@ impl<'m> Ledger<'m> {
         ranges.into_iter().map(segment::words).sum()
     }
 
-    /// A ledger over `ranges` (ascending, 2 MiB aligned, e.g. the TDMRs) in `memory`. Every page is
-    /// shared.
+    /// A ledger over `ranges` (ascending, 2 MiB aligned, e.g. the TDMRs) in `memory`, which it zeroes
+    /// and has for itself: no other code can change a mark. Every page is shared.
     ///
     /// # Errors
     /// [`LedgerError`].
     pub fn new(
         ranges: impl IntoIterator<Item = PageRange, IntoIter: Clone>,
-        memory: &'m [AtomicU64],
+        memory: &'m mut [AtomicU64],
     ) -> Result<Self, LedgerError> {
+        let memory: &'m [AtomicU64] = memory;
         let ranges = ranges.into_iter();
         let needed = Self::words_needed(ranges.clone());
         let mut rest = memory;
@@ -189,75 +196,96 @@ impl<'m> Ledger<'m> {
             segments.try_push(segment).map_err(|_| LedgerError::TooManyRanges { count })?;
         }
         fence(Ordering::SeqCst);
-        Ok(Self { segments, untouched: ArrayVec::new(), leaked: AtomicU64::new(0), returning: AtomicU64::new(0) })
+        Ok(Self { segments, reserved: ArrayVec::new(), leaked: AtomicU64::new(0), returning: AtomicU64::new(0) })
     }
 
-    /// The same ledger, in which no page of `range` can ever be given: the crash kernel's memory.
+    /// The same ledger with `range` reserved: no page of it can ever be given, and no reset writes
+    /// it. For the crash kernel's memory.
     ///
     /// # Errors
-    /// [`LedgerError::TooManyUntouched`].
-    pub fn leaving_alone(mut self, range: PageRange) -> Result<Self, LedgerError> {
-        self.untouched.try_push(range).map_err(|_| LedgerError::TooManyUntouched { range })?;
+    /// [`LedgerError::TooManyReserved`].
+    pub fn with_reserved(mut self, range: PageRange) -> Result<Self, LedgerError> {
+        self.reserved.try_push(range).map_err(|_| LedgerError::TooManyReserved { range })?;
         Ok(self)
     }
 
-    /// What [`Ledger::leaving_alone`] was told.
-    pub fn untouched(&self) -> &[PageRange] {
-        &self.untouched
+    /// The ranges of [`Ledger::with_reserved`].
+    pub fn reserved(&self) -> &[PageRange] {
+        &self.reserved
     }
 
-    /// Shared -> Giving, for every page of the range. On return the SEAMCALL that takes the pages
+    /// Shared -> InFlight, for every page of the range. On return the SEAMCALL that takes the pages
     /// may be made.
     ///
     /// # Errors
     /// [`MarkError`]; then no page has changed.
-    pub fn give(&self, range: PageRange) -> Result<(), MarkError> {
-        self.check_untouched(range)?;
-        let result = self.transition(range, PageState::Shared, PageState::Giving);
+    ///
+    /// # Safety
+    /// The caller owns the pages, which hold nothing that anyone needs: a handover overwrites them.
+    pub unsafe fn give(&self, range: PageRange) -> Result<(), MarkError> {
+        self.check_reserved(range)?;
+        let result = self.transition(range, PageState::Shared, PageState::InFlight);
         fence(Ordering::SeqCst);
         result
     }
 
-    /// Returned -> Giving, for every page of the range: it came back, or was refused, and is given
-    /// again before anybody has reset it. It is marked all the way.
+    /// Returned -> InFlight, for every page of the range: it was returned or refused, and is given
+    /// again before its reset. It is marked all the time.
     ///
     /// # Errors
     /// [`MarkError`]; then no page has changed.
-    pub fn give_again(&self, range: PageRange) -> Result<(), MarkError> {
-        let result = self.transition(range, PageState::Returned, PageState::Giving);
+    ///
+    /// # Safety
+    /// As [`Ledger::give`].
+    pub unsafe fn give_again(&self, range: PageRange) -> Result<(), MarkError> {
+        let result = self.transition(range, PageState::Returned, PageState::InFlight);
         fence(Ordering::SeqCst);
         result
     }
 
-    /// Giving -> Given: the SEAMCALL has succeeded, so the module knows the pages.
+    /// InFlight -> Private: the SEAMCALL has succeeded, so the module knows the pages.
     ///
     /// # Errors
     /// [`MarkError`]; then no page has changed.
-    pub fn given(&self, range: PageRange) -> Result<(), MarkError> {
-        self.transition(range, PageState::Giving, PageState::Given)
+    ///
+    /// # Safety
+    /// The SEAMCALL that took the pages has succeeded. A handover that asked the module
+    /// (SYS.DISABLE) does not reset them.
+    pub unsafe fn commit(&self, range: PageRange) -> Result<(), MarkError> {
+        self.transition(range, PageState::InFlight, PageState::Private)
     }
 
-    /// Giving -> Returned: the SEAMCALL has failed. Its pages may be private all the same.
+    /// InFlight -> Returned: the SEAMCALL has failed. Its pages may be private all the same.
     ///
     /// # Errors
     /// [`MarkError`]; then no page has changed.
-    pub fn refused(&self, range: PageRange) -> Result<(), MarkError> {
-        self.transition(range, PageState::Giving, PageState::Returned)
+    ///
+    /// # Safety
+    /// The SEAMCALL that was to take the pages has failed, so the module does not have them.
+    pub unsafe fn abort(&self, range: PageRange) -> Result<(), MarkError> {
+        self.transition(range, PageState::InFlight, PageState::Returned)
     }
 
-    /// Given -> Returned: the module has let go of the pages, their lines are as private as before.
+    /// Private -> Returned: the module has returned the pages; their lines are as private as before.
     ///
     /// # Errors
     /// [`MarkError`]; then no page has changed.
-    pub fn take_back(&self, range: PageRange) -> Result<(), MarkError> {
-        self.transition(range, PageState::Given, PageState::Returned)
+    ///
+    /// # Safety
+    /// A SEAMCALL that succeeded has returned the pages.
+    pub unsafe fn reclaim(&self, range: PageRange) -> Result<(), MarkError> {
+        self.transition(range, PageState::Private, PageState::Returned)
     }
 
-    /// Returned -> Shared. The caller has reset every line of the pages and fenced.
+    /// Returned -> Shared.
     ///
     /// # Errors
     /// [`MarkError`]; then no page has changed.
-    pub fn clear(&self, range: PageRange) -> Result<(), MarkError> {
+    ///
+    /// # Safety
+    /// The module does not have the pages, no cache holds a line of them under a private KeyID, and
+    /// every line was reset and fenced after that.
+    pub unsafe fn unmark(&self, range: PageRange) -> Result<(), MarkError> {
         let result = self.transition(range, PageState::Returned, PageState::Shared);
         // A reader that can see the page in use again must not find it marked, or it would reset
         // it.
@@ -271,7 +299,7 @@ impl<'m> Ledger<'m> {
     /// The [`MarkError`] that the operation would have.
     pub fn check(&self, range: PageRange, expected: PageState) -> Result<(), MarkError> {
         if expected == PageState::Shared {
-            self.check_untouched(range)?;
+            self.check_reserved(range)?;
         }
         fence(Ordering::SeqCst);
         let mut at = range.start();
@@ -286,9 +314,9 @@ impl<'m> Ledger<'m> {
         Ok(())
     }
 
-    fn check_untouched(&self, range: PageRange) -> Result<(), MarkError> {
-        match self.untouched.iter().find(|untouched| untouched.overlaps(range)) {
-            Some(there) => Err(MarkError::Untouched { page: there.intersection(range).start() }),
+    fn check_reserved(&self, range: PageRange) -> Result<(), MarkError> {
+        match self.reserved.iter().find(|reserved| reserved.overlaps(range)) {
+            Some(there) => Err(MarkError::Reserved { page: there.intersection(range).start() }),
             None => Ok(()),
         }
     }
@@ -326,7 +354,7 @@ impl<'m> Ledger<'m> {
         self.leaked.load(Ordering::Relaxed)
     }
 
-    /// Counts pages that nobody will bring back.
+    /// Counts pages that no token covers any more.
     pub(crate) fn leak(&self, pages: u64) {
         self.leaked.fetch_add(pages, Ordering::Relaxed);
     }
@@ -368,7 +396,8 @@ impl<'m> Ledger<'m> {
         Ok(())
     }
 
-    /// Nobody else owns these pages: this call has just taken them, so the way back cannot fail.
+    /// This call has just taken these pages, so no other one changes them and the way back cannot
+    /// fail.
     fn undo(&self, done: PageRange, from: PageState, to: PageState) {
         for segment in &self.segments {
             segment.force(done.intersection(segment.range()), from, to);

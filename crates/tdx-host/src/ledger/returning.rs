@@ -1,13 +1,13 @@
-//! SEAMCALLs that return pages of which only the answer says which. It refuses to forget one whose
-//! answer was never entered.
+//! SEAMCALLs under way that return pages which only their answer names. One whose answer was never
+//! entered stays counted.
 
 use super::Ledger;
 use crate::sync::{Ordering, fence};
 
-/// A SEAMCALL may have returned pages that the ledger still shows as given. Made before the call,
+/// A SEAMCALL may have returned pages that the ledger still shows as private. Made before the call,
 /// [settled](Self::settled) when its answer is in the ledger, or when it failed.
 ///
-/// Dropping it says that nobody knows: until the next handover [`Ledger::unknown_to_module`] is
+/// Dropping it says that the answer is lost: until the next handover [`Ledger::unknown_to_module`] is
 /// then every marked page.
 #[derive(Debug)]
 #[must_use = "dropping it says that pages were lost"]

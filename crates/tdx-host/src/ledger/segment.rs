@@ -206,8 +206,8 @@ fn set(bits: &[AtomicU64], index: u64) {
 fn decode(bits: u64) -> PageState {
     match bits & 0b11 {
         0b00 => PageState::Shared,
-        0b01 => PageState::Given,
+        0b01 => PageState::Private,
         0b10 => PageState::Returned,
-        _ => PageState::Giving,
+        _ => PageState::InFlight,
     }
 }

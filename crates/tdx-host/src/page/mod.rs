@@ -1,12 +1,11 @@
-//! Pages of the host as values: who holds one may do with it what its state allows, and nothing
-//! else. It refuses to make a page shared again by any way but the reset pass, and to forget a
-//! private one silently.
+//! Pages of the host as values with one owner: what may be done with a page is what its state
+//! allows. A private page becomes shared again by the reset pass alone.
 //!
 //! ```text
-//! SharedPage --give--> GivingPage --taken----> PrivatePage --returned--> ReturnedPage
-//!     ^                     \---- refused ------------------------------->  |
-//!     |                                                                     | written_back (PAGE.WBINVD, CACHE.WB)
-//!     \---------------- ResetPass: MOVDIR64B, fence, clear ------------ CleanPage
+//! OwnedPages --take--> SharedPage --give--> InFlightPage --commit--> PrivatePage --reclaim--> ReturnedPage
+//!     ^                  |   ^                   \------ abort ------------------------------>  |
+//!     \---- release -----/   |                                                                 | written_back (PAGE.WBINVD, CACHE.WB)
+//!                            \--------------- ResetPass: MOVDIR64B, fence, unmark ----- CleanPage
 //! ```
 //!
 //! Each arrow takes the value before it. The ledger is changed by the same call, so that what a
@@ -14,8 +13,9 @@
 //! leak on purpose: the page stays marked, is counted ([`Ledger::leaked_pages`]), and the next
 //! handover resets it.
 //!
-//! A token is proof of custody, not of uniqueness: two tokens can be made for one page, but of two
-//! that are used the ledger refuses the second.
+//! A page has one token. It enters as [`OwnedPages`], which cannot be copied; the promise that it is
+//! the caller's is made where that value is made. A private page has no token while its TD lives
+//! ([`PrivatePage::into_tracked`]): the ledger and the module know it.
 //!
 //! # Example
 //!
@@ -24,30 +24,25 @@
 //! # use tdx_host::{bringup, layout::{Algorithm, Layout}, platform::detect, private_memory::PrivateMemory};
 //! # let hardware = kernel::Hardware::new();
 //! # let platform = detect(&hardware)?;
-//! # let record = <PrivateMemory>::new();
+//! # let record = PrivateMemory::new();
 //! # let mut layout = Box::new(Layout::new());
 //! # let mut kernel = kernel::Kernel::boot(&hardware);
-//! # bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY, Algorithm::Fit)?;
+//! # // SAFETY: the machine's one record and its platform.
+//! # unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY, Algorithm::Fit) }?;
 //! # use tdx_host::ledger::{Ledger, PageState};
-//! # let words = kernel::words(Ledger::words_needed(kernel::tdmrs(&layout)));
-//! # let ledger = Ledger::new(kernel::tdmrs(&layout), &words)?;
-//! use tdx_abi::PageSize;
+//! # let mut words = kernel::words(Ledger::words_needed(kernel::tdmrs(&layout)));
+//! # let ledger = Ledger::new(kernel::tdmrs(&layout), &mut words)?;
 //! use tdx_host::layout::FrameSource;
-//! use tdx_host::page::{PrivatePage, SharedPage};
+//! use tdx_host::page::SharedPage;
 //!
 //! let free = kernel.allocate_any(1).expect("memory is free");
-//! let page = SharedPage::take(&ledger, free.start(), PageSize::Size4K)?;
-//! let giving = page.give(&kernel.cpu()).unwrap(); // `page` is gone: it cannot be used any more
-//! // ... here comes the SEAMCALL, and it succeeds ...
-//! let private = giving.taken()?;
-//! assert_eq!(ledger.state(free.start()), Some(PageState::Given));
+//! let page = SharedPage::take(&ledger, free)?; // `free` is gone: the page has one owner
+//! let number = page.page();
+//! let in_flight = page.give(&kernel.cpu())?;
+//! assert_eq!(ledger.state(number), Some(PageState::InFlight));
 //!
-//! // A page of a TD is found again by the name that the module gives it, so nobody needs to keep its token.
-//! private.entrust();
-//! let again = PrivatePage::find(&ledger, free.start(), PageSize::Size4K)?;
-//!
-//! // Dropping a private page is a leak: counted, and the page stays marked for the handover.
-//! drop(again);
+//! // Dropping a marked page is a leak: counted, and the page stays marked for the handover.
+//! drop(in_flight);
 //! assert_eq!((ledger.leaked_pages(), ledger.marked_pages()), (1, 1));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -56,21 +51,16 @@
 //!
 //! ```compile_fail,E0382
 //! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
-//! # use tdx_host::{bringup, layout::{Algorithm, Layout}, platform::detect, private_memory::PrivateMemory};
 //! # let hardware = kernel::Hardware::new();
-//! # let platform = detect(&hardware)?;
-//! # let record = <PrivateMemory>::new();
-//! # let mut layout = Box::new(Layout::new());
 //! # let mut kernel = kernel::Kernel::boot(&hardware);
-//! # bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY, Algorithm::Fit)?;
-//! # use tdx_host::ledger::{Ledger, PageState};
-//! # let words = kernel::words(Ledger::words_needed(kernel::tdmrs(&layout)));
-//! # let ledger = Ledger::new(kernel::tdmrs(&layout), &words)?;
-//! # use tdx_abi::PageSize;
+//! # use tdx_host::ledger::Ledger;
+//! # let tdmr = tdx_abi::PageRange::new(tdx_abi::Page::new(0), tdx_abi::Page::new(1 << 18));
+//! # let mut words = kernel::words(Ledger::words_needed([tdmr]));
+//! # let ledger = Ledger::new([tdmr], &mut words)?;
 //! # use tdx_host::{layout::FrameSource, page::SharedPage};
 //! # let free = kernel.allocate_any(1).expect("memory is free");
-//! let page = SharedPage::take(&ledger, free.start(), PageSize::Size4K)?;
-//! let giving = page.give(&kernel.cpu()).unwrap();
+//! let page = SharedPage::take(&ledger, free)?;
+//! let in_flight = page.give(&kernel.cpu())?;
 //! kernel.free(page.release()); // the module may have it
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -83,7 +73,7 @@ use core::mem;
 use tdx_abi::{Page, PageRange, PageSize};
 
 use crate::ledger::{Ledger, MarkError, PageState};
-use crate::platform::Cpu;
+use crate::platform::{Cpu, OwnedPages};
 
 pub use reset_pass::{BATCH, ResetPass};
 
@@ -107,19 +97,19 @@ macro_rules! states {
 }
 
 states! {
-    /// Ordinary memory that the caller has taken out of its allocator.
+    /// Ordinary memory that the holder owns.
     Shared: false,
     /// A page that may be given to the module or back to the allocator.
     SharedPage;
-    /// Marked; the SEAMCALL has not come back.
-    Giving: true,
+    /// Marked; the SEAMCALL has not returned.
+    InFlight: true,
     /// A page between its mark and the answer of the module.
-    GivingPage;
+    InFlightPage;
     /// The module has it.
     Private: true,
     /// A page that the module has taken.
     PrivatePage;
-    /// The module has let go of it or refused it; caches may hold its lines under a private KeyID.
+    /// The module has returned it or refused it; caches may hold its lines under a private KeyID.
     Returned: true,
     /// A page that the module does not have and that is not safe to use.
     ReturnedPage;
@@ -151,34 +141,65 @@ pub enum TokenError {
         /// The size.
         size: PageSize,
     },
+    /// A token covers one page of 4 KiB, 2 MiB or 1 GiB.
+    #[error("{range} is not one page of 4 KiB, 2 MiB or 1 GiB")]
+    NotOnePage {
+        /// The range.
+        range: PageRange,
+    },
     /// The ledger says otherwise.
     #[error("{0}")]
     Ledger(#[from] MarkError),
 }
 
+/// Pages did not become a token. Nothing has changed, and the pages are still the caller's.
+#[derive(PartialEq, Eq, Debug)]
+pub struct TakeError {
+    /// The pages.
+    pub pages: OwnedPages,
+    /// Why.
+    pub cause: TokenError,
+}
+
 /// A page could not be given. Nothing has changed, and the page is still the caller's.
-#[derive(Debug)]
-pub struct GiveError<'l> {
+#[derive(PartialEq, Eq, Debug)]
+pub struct GiveError {
     /// The page.
-    pub page: SharedPage<'l>,
+    pub page: OwnedPages,
     /// Why.
     pub cause: MarkError,
 }
 
-impl fmt::Display for GiveError<'_> {
+impl fmt::Display for TakeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.cause.fmt(f)
+    }
+}
+
+impl core::error::Error for TakeError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        Some(&self.cause)
+    }
+}
+
+impl fmt::Display for GiveError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "page not given: {}", self.cause)
     }
 }
 
-impl core::error::Error for GiveError<'_> {}
+impl core::error::Error for GiveError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        Some(&self.cause)
+    }
+}
 
 impl<'l, S: TokenState> PageToken<'l, S> {
     fn new(ledger: &'l Ledger<'l>, page: Page, size: PageSize) -> Self {
         Self { ledger, page, size, state: PhantomData }
     }
 
-    /// The same page in another state; the ledger has been told.
+    /// The same page in another state, which the ledger shows already.
     fn become_<T: TokenState>(self) -> PageToken<'l, T> {
         let next = PageToken::new(self.ledger, self.page, self.size);
         mem::forget(self);
@@ -215,15 +236,24 @@ fn check_aligned(page: Page, size: PageSize) -> Result<(), TokenError> {
 }
 
 impl<'l> SharedPage<'l> {
-    /// Takes a page into custody. The caller owns it: it came from its allocator, and nothing else
-    /// uses it.
+    /// Makes a token of owned pages: one page of 4 KiB, 2 MiB or 1 GiB.
     ///
     /// # Errors
-    /// [`TokenError`]: misaligned, outside every TDMR, the crash kernel's, or marked.
-    pub fn take(ledger: &'l Ledger<'l>, page: Page, size: PageSize) -> Result<Self, TokenError> {
-        check_aligned(page, size)?;
-        ledger.check(range_of(page, size), PageState::Shared)?;
-        Ok(Self::new(ledger, page, size))
+    /// [`TakeError`] with the pages: not one page, misaligned, outside every TDMR, reserved for the
+    /// crash kernel, or marked.
+    pub fn take(ledger: &'l Ledger<'l>, pages: OwnedPages) -> Result<Self, TakeError> {
+        let range = pages.range();
+        let check = || {
+            let size = PageSize::ALL.into_iter().find(|size| size.pages() == range.pages());
+            let size = size.ok_or(TokenError::NotOnePage { range })?;
+            check_aligned(range.start(), size)?;
+            ledger.check(range, PageState::Shared)?;
+            Ok(size)
+        };
+        match check() {
+            Ok(size) => Ok(Self::new(ledger, range.start(), size)),
+            Err(cause) => Err(TakeError { pages, cause }),
+        }
     }
 
     /// Writes back the host's own lines of the page, then marks it. On return the SEAMCALL that
@@ -231,74 +261,99 @@ impl<'l> SharedPage<'l> {
     ///
     /// # Errors
     /// [`GiveError`] with the page.
-    pub fn give<C: Cpu>(self, cpu: &C) -> Result<GivingPage<'l>, GiveError<'l>> {
+    pub fn give<C: Cpu>(self, cpu: &C) -> Result<InFlightPage<'l>, GiveError> {
         // A dirty line of the host that is evicted later would land on the module's data.
-        cpu.flush_lines(self.range().lines());
+        // SAFETY: a token covers RAM that its holder owns.
+        unsafe { cpu.flush_lines(self.range().lines()) };
         cpu.fence();
-        match self.ledger.give(self.range()) {
+        // SAFETY: the token is the only owner of the page.
+        match unsafe { self.ledger.give(self.range()) } {
             Ok(()) => Ok(self.become_()),
-            Err(cause) => Err(GiveError { page: self, cause }),
+            Err(cause) => Err(GiveError { page: self.release(), cause }),
         }
     }
 
-    /// Back to the allocator.
-    pub fn release(self) -> PageRange {
-        self.range()
+    /// Ordinary memory again, for the allocator.
+    pub fn release(self) -> OwnedPages {
+        let range = self.range();
+        mem::forget(self);
+        // SAFETY: the token came from owned pages, or the reset pass has made them normal memory
+        // again, and it ends here.
+        unsafe { OwnedPages::new(range) }
     }
 }
 
-impl<'l> GivingPage<'l> {
+impl<'l> InFlightPage<'l> {
     /// The SEAMCALL has succeeded.
     ///
     /// # Errors
     /// The ledger was changed by someone else; the page is leaked.
-    pub fn taken(self) -> Result<PrivatePage<'l>, MarkError> {
-        self.ledger.given(self.range())?;
+    ///
+    /// # Safety
+    /// As [`Ledger::commit`].
+    pub unsafe fn commit(self) -> Result<PrivatePage<'l>, MarkError> {
+        // SAFETY: the caller's promise.
+        unsafe { self.ledger.commit(self.range())? };
         Ok(self.become_())
     }
 
     /// The SEAMCALL has failed. It may have written to the page all the same.
     ///
     /// # Errors
-    /// As [`GivingPage::taken`].
-    pub fn refused(self) -> Result<ReturnedPage<'l>, MarkError> {
-        self.ledger.refused(self.range())?;
+    /// As [`InFlightPage::commit`].
+    ///
+    /// # Safety
+    /// As [`Ledger::abort`].
+    pub unsafe fn abort(self) -> Result<ReturnedPage<'l>, MarkError> {
+        // SAFETY: the caller's promise.
+        unsafe { self.ledger.abort(self.range())? };
         Ok(self.become_())
     }
 }
 
 impl<'l> PrivatePage<'l> {
-    /// The token of a page that was [entrusted](Self::entrust), when the module names it again.
+    /// The token of a page that is [tracked](Self::into_tracked), when the module names it again.
     ///
     /// # Errors
-    /// [`TokenError`]: misaligned, or not given.
-    pub fn find(ledger: &'l Ledger<'l>, page: Page, size: PageSize) -> Result<Self, TokenError> {
+    /// [`TokenError`]: misaligned, or not private.
+    ///
+    /// # Safety
+    /// The page has no other token: a SEAMCALL that has just succeeded has returned it.
+    pub unsafe fn find(ledger: &'l Ledger<'l>, page: Page, size: PageSize) -> Result<Self, TokenError> {
         check_aligned(page, size)?;
-        ledger.check(range_of(page, size), PageState::Given)?;
+        ledger.check(range_of(page, size), PageState::Private)?;
         Ok(Self::new(ledger, page, size))
     }
 
-    /// Ends the token without a leak: the page belongs to a TD that is known and will be torn down.
-    pub fn entrust(self) -> PageRange {
+    /// Ends the token without a leak: the page belongs to a TD that will be torn down, and the ledger
+    /// tracks it.
+    pub fn into_tracked(self) -> PageRange {
         let range = self.range();
         mem::forget(self);
         range
     }
 
-    /// The module has let go of the page.
+    /// The module has returned the page.
     ///
     /// # Errors
     /// The ledger was changed by someone else; the page is leaked.
-    pub fn returned(self) -> Result<ReturnedPage<'l>, MarkError> {
-        self.ledger.take_back(self.range())?;
+    ///
+    /// # Safety
+    /// As [`Ledger::reclaim`].
+    pub unsafe fn reclaim(self) -> Result<ReturnedPage<'l>, MarkError> {
+        // SAFETY: the caller's promise.
+        unsafe { self.ledger.reclaim(self.range())? };
         Ok(self.become_())
     }
 }
 
 impl<'l> ReturnedPage<'l> {
-    /// No cache of any CPU holds a line of this page under a private KeyID any more. Only this
-    /// crate says so, after PHYMEM.PAGE.WBINVD or PHYMEM.CACHE.WB.
-    pub(crate) fn written_back(self) -> CleanPage<'l> {
+    /// The page may be reset.
+    ///
+    /// # Safety
+    /// No cache of any CPU holds a line of this page under a private KeyID any more (after
+    /// PHYMEM.PAGE.WBINVD or PHYMEM.CACHE.WB), and the module does not have it.
+    pub unsafe fn written_back(self) -> CleanPage<'l> {
         self.become_()
     }
 }

@@ -1,20 +1,8 @@
-//! What a kernel gives to this crate: CPUs, the few instructions, shared memory. Small traits,
-//! defined by how they are used; no method of them is called with a lock of this crate held,
-//! because there is none.
+//! The traits that a kernel implements: CPUs, the few instructions, shared memory.
 //!
-//! # What an implementer answers for
-//!
-//! The compiler cannot check these; everything above rests on them.
-//!
-//! * A [`Cpu`] handle acts on the CPU that runs the code. Whoever holds one is not moved:
-//!   preemption off, or a pinned thread.
-//! * [`LineReset::reset_lines`] is MOVDIR64B of 64 bytes with KeyID 0, and nothing else: not a
-//!   cached store, not MOVNTI, not REP STOS.
-//! * [`Cpu::admission`] is that of the kernel's one gate, and of this CPU.
-//! * [`Cpus::run_on_all`] reaches every CPU that can make SEAMCALLs or hold private lines, and
-//!   returns after all are done.
-//! * [`crate::layout::FrameSource`] hands out pages that nobody else uses, and none that firmware
-//!   or the crash kernel owns.
+//! Every trait whose implementer answers for memory is an `unsafe trait`; its `# Safety` section is
+//! the contract, and the safe functions of this crate are safe because of it. No method is called
+//! with a lock of this crate held: there is none.
 //!
 //! On hardware all instructions come from [`crate::arch`]; this compiles, and `bare/firstkernel` of
 //! the repository runs it:
@@ -23,7 +11,7 @@
 //! use core::ptr::with_exposed_provenance_mut as at;
 //! use tdx_abi::{LineRange, Registers};
 //! use tdx_host::arch;
-//! use tdx_host::gate::{Admission, CpuSlot, Gate};
+//! use tdx_host::gate::{CpuGate, CpuSlot, Gate};
 //! use tdx_host::platform::{Cpu, CpuId, LineReset, PackageId};
 //! use tdx_host::seamcall::Seamcall;
 //!
@@ -32,18 +20,20 @@
 //!
 //! struct ThisCpu(CpuId, PackageId);
 //!
-//! impl Seamcall for ThisCpu {
-//!     fn seamcall(&self, mut registers: Registers) -> Registers {
-//!         // SAFETY: ring 0; the #UD and #GP handlers apply `arch::fault_fixups`; pages come from the ledger alone.
+//! // SAFETY: executes the instruction and returns all registers.
+//! unsafe impl Seamcall for ThisCpu {
+//!     unsafe fn seamcall(&self, mut registers: Registers) -> Registers {
+//!         // SAFETY: ring 0; the #UD and #GP handlers apply `arch::fault_fixups`; the pages are the caller's promise.
 //!         unsafe { arch::seamcall(&mut registers) };
 //!         registers
 //!     }
 //! }
 //!
-//! impl LineReset for ThisCpu {
-//!     fn reset_lines(&self, lines: LineRange) {
+//! // SAFETY: MOVDIR64B of the direct map, which maps KeyID 0 write-back, and MFENCE.
+//! unsafe impl LineReset for ThisCpu {
+//!     unsafe fn reset_lines(&self, lines: LineRange) {
 //!         let first = DIRECT_MAP + lines.start().start().get() as usize;
-//!         // SAFETY: `detect` has found MOVDIR64B; the lines are mapped there, and hold nothing in use.
+//!         // SAFETY: `detect` has found MOVDIR64B; the lines are RAM, mapped there, and the caller's to overwrite.
 //!         unsafe { arch::movdir64b_zero(at(first), lines.len()) };
 //!     }
 //!
@@ -52,7 +42,8 @@
 //!     }
 //! }
 //!
-//! impl Cpu for ThisCpu {
+//! // SAFETY: made with preemption off and dropped before it is on again, so all methods act on the CPU with this number.
+//! unsafe impl Cpu for ThisCpu {
 //!     fn id(&self) -> CpuId {
 //!         self.0
 //!     }
@@ -66,27 +57,30 @@
 //!         unsafe { arch::wbinvd() };
 //!     }
 //!
-//!     fn flush_lines(&self, lines: LineRange) {
+//!     unsafe fn flush_lines(&self, lines: LineRange) {
 //!         let first = DIRECT_MAP + lines.start().start().get() as usize;
-//!         // SAFETY: every CPU with TDX has CLFLUSHOPT; the lines are mapped there.
+//!         // SAFETY: every CPU with TDX has CLFLUSHOPT; the lines are RAM, mapped there.
 //!         unsafe { arch::clflushopt(at(first), lines.len()) };
 //!     }
 //!
-//!     fn admission(&self) -> Admission<'_> {
-//!         GATE.admission(self.0)
+//!     fn cpu_gate(&self) -> CpuGate<'_> {
+//!         // SAFETY: this code runs on that CPU and stays there.
+//!         unsafe { GATE.cpu_gate(self.0) }
 //!     }
 //! }
 //! ```
 
 mod detect;
+mod owned;
 
 use core::fmt;
 use tdx_abi::{LineRange, PageRange, PhysAddr};
 
-use crate::gate::Admission;
+use crate::gate::CpuGate;
 use crate::seamcall::Seamcall;
 
 pub use detect::{CpuModel, CpuidOutput, Msr, NoTdx, Processor, TdxPlatform, detect};
+pub use owned::{OutOfPages, OwnedPages};
 
 /// A logical processor, by the kernel's number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -118,30 +112,43 @@ impl fmt::Display for NodeId {
     }
 }
 
-/// What the reset needs from a CPU, and all it gets: after a reset has begun no SEAMCALL is
-/// possible through this trait.
-pub trait LineReset {
+/// What a reset needs from a CPU: MOVDIR64B and a fence. It has no SEAMCALL.
+///
+/// # Safety
+/// * [`LineReset::reset_lines`] executes MOVDIR64B of 64 zero bytes with KeyID 0 on each line of the
+///   range, and on no other: a cached store, MOVNTI or REP STOS does not clear poison, or makes it.
+/// * [`LineReset::fence`] orders these stores before every later access of this CPU.
+pub unsafe trait LineReset {
     /// One MOVDIR64B of zeros with KeyID 0 for each line, ascending. Weakly ordered until
     /// [`LineReset::fence`].
     ///
-    /// Nothing but a full 64-byte direct store will do: a cached, a non-temporal or a split store
-    /// does not clear poison, or makes it.
-    fn reset_lines(&self, lines: LineRange);
+    /// # Safety
+    /// The lines are RAM, and hold nothing that anyone needs: they are overwritten with zeros.
+    unsafe fn reset_lines(&self, lines: LineRange);
 
     /// MFENCE: every earlier store of this CPU, weakly ordered ones included, is done before any
     /// later access.
     fn fence(&self);
 }
 
-/// The CPU that runs the code which holds this handle: having one is the proof of being pinned to
-/// that CPU.
+/// A handle to the CPU that runs the code which holds it.
 ///
-/// Every method acts on this CPU only. In a kernel they are the functions of [`crate::arch`].
-pub trait Cpu: Seamcall + LineReset {
+/// In a kernel the methods are the functions of [`crate::arch`].
+///
+/// # Safety
+/// * A handle acts on the CPU that runs the code: as long as it exists the code is not moved to
+///   another one (preemption off, or a pinned thread), and a handle is not sent to another CPU.
+/// * [`Cpu::id`] is the number of that CPU, the same at every call.
+/// * [`Cpu::write_back_caches`] has written back and invalidated every line of every KeyID that
+///   this CPU's caches held when it was called.
+/// * [`Cpu::flush_lines`] has started to write back every dirty line of the range under KeyID 0,
+///   and the next [`LineReset::fence`] waits for it.
+/// * [`Cpu::cpu_gate`] is that of [`Cpu::id`] in the machine's one [`crate::gate::Gate`].
+pub unsafe trait Cpu: Seamcall + LineReset {
     /// Which CPU this is.
     fn id(&self) -> CpuId;
 
-    /// Which package it sits in.
+    /// Which package it is in.
     fn package(&self) -> PackageId;
 
     /// WBINVD: writes back and invalidates every line this CPU may hold, of every KeyID. Orders
@@ -150,11 +157,15 @@ pub trait Cpu: Seamcall + LineReset {
 
     /// CLFLUSHOPT of each line under KeyID 0: the host's own dirty lines, before the module takes
     /// their page. Ordered by the next [`LineReset::fence`].
-    fn flush_lines(&self, lines: LineRange);
+    ///
+    /// # Safety
+    /// The lines are RAM. (A kernel's direct map has no other, and CLFLUSHOPT faults where nothing
+    /// is mapped.)
+    unsafe fn flush_lines(&self, lines: LineRange);
 
-    /// This CPU's access to the kernel's one [`crate::gate::Gate`]: `gate.admission(self.id())`.
-    /// Every SEAMCALL of this crate passes it; a kernel's own SEAMCALLs (VP.ENTER) do the same.
-    fn admission(&self) -> Admission<'_>;
+    /// This CPU's part of the machine's one [`crate::gate::Gate`]. Every SEAMCALL of this crate
+    /// passes it; a kernel's own SEAMCALLs (VP.ENTER) do the same.
+    fn cpu_gate(&self) -> CpuGate<'_>;
 }
 
 /// What a task on a CPU says after each step.
@@ -175,8 +186,14 @@ pub trait CpuTask<C: Cpu>: Sync {
     fn step(&self, cpu: &C, local: &mut Self::Local) -> Step;
 }
 
-/// The online CPUs. The kernel holds CPU hotplug off while it lends one.
-pub trait Cpus {
+/// The online CPUs. The kernel keeps CPU hotplug off while it lends one.
+///
+/// # Safety
+/// * [`Cpus::run_on_all`] runs the task on every CPU that can make SEAMCALLs or hold private lines,
+///   and returns after each has said [`Step::Done`].
+/// * [`Cpus::run_on_each_package`] runs it on one CPU of every package, and returns after that.
+/// * All effects of the task are visible to the caller on return.
+pub unsafe trait Cpus {
     /// A handle to one of them.
     type Cpu: Cpu;
 
@@ -192,11 +209,18 @@ pub trait Cpus {
     fn run_here<R>(&self, function: impl FnOnce(&Self::Cpu) -> R) -> R;
 }
 
-/// Host memory that the module reads and writes as shared memory: TDMR_INFO and the like.
-pub trait SharedMemory {
-    /// Copies `bytes` to physical memory at `address` through KeyID 0. The range is owned by this
-    /// crate: it came from a [`crate::layout::FrameSource`].
-    fn write(&mut self, address: PhysAddr, bytes: &[u8]);
+/// Stores to physical memory, for what the module reads as shared memory: TDMR_INFO and the like.
+///
+/// Callers use [`OwnedPages::write`], which is safe.
+///
+/// # Safety
+/// [`SharedMemory::write`] writes the bytes it is given, and nothing else.
+pub unsafe trait SharedMemory {
+    /// Copies `bytes` to physical memory at `address` through KeyID 0.
+    ///
+    /// # Safety
+    /// The range is RAM that the caller owns, such as [`OwnedPages`].
+    unsafe fn write(&mut self, address: PhysAddr, bytes: &[u8]);
 }
 
 /// A range of a NUMA node's usable memory.

@@ -9,7 +9,7 @@ use super::{Common, GuestPage, Td, TdHost};
 use crate::bringup::OneCall;
 use crate::page::SharedPage;
 use crate::platform::{Cpu, Cpus};
-use crate::seamcall::call;
+use crate::seamcall::call_unchecked;
 use crate::sync::AtomicU64;
 
 /// TDCS pages that a TD without L2 VMs has.
@@ -37,21 +37,22 @@ impl<'h> TdHost<'h> {
     ///
     /// # SEAMCALL
     /// MNG.CREATE on this CPU. Takes a page, under the global KeyID.
-    pub fn create<C: Cpu>(self, cpu: &C, page: SharedPage<'h>) -> Result<Td<'h, Created>, PageError<'h>> {
+    pub fn create<C: Cpu>(self, cpu: &C, page: SharedPage<'h>) -> Result<Td<'h, Created>, PageError> {
         let page = check_size(page, PageSize::Size4K)?;
         let key = match self.key_ids.lease() {
             Ok(key) => key,
-            Err(error) => return Err(PageError::untouched(page, error)),
+            Err(error) => return Err(PageError::unchanged(page, error)),
         };
         let tdr = page.page();
         let input = Registers::call(Leaf::MNG_CREATE).rcx_address(tdr.start()).rdx(u64::from(key.key().get()));
-        match give(self, cpu, page, self.platform.global_key_id(), input) {
+        // SAFETY: MNG.CREATE takes this page, under the global key.
+        match unsafe { give(self, cpu, page, self.platform.global_key_id(), input) } {
             Ok(_) => {
                 let common = Common { host: self, tdr, key, pages: AtomicU64::new(0) };
                 Ok(Td { common, state: PhantomData })
             }
             Err(error) => {
-                // A KeyID that somebody else has must not be tried again: it stays leased, and is
+                // A KeyID that is in use elsewhere must not be tried again: it stays leased, and is
                 // counted as lost. In all other cases the call has assigned nothing: that is its
                 // last act. A dead module's KeyIDs are of no use anyway.
                 if error.cause.status().is_none_or(|status| status.code() != StatusCode::HKID_NOT_FREE) {
@@ -76,7 +77,8 @@ impl<'h> Td<'h, Created> {
         // A package that has its key says so; a TD whose first attempt failed half-way goes on.
         let fine = &[StatusCode::LIFECYCLE_STATE_INCORRECT];
         let first = self.call(Leaf::MNG_KEY_CONFIG);
-        cpus.run_on_each_package(&OneCall { input: first, fine, error: &error });
+        // SAFETY: MNG.KEY.CONFIG makes the key of a KeyID that this TD has alone.
+        cpus.run_on_each_package(&unsafe { OneCall::new(first, fine, &error) });
         match error.get() {
             Some(error) => Err(Failed { td: self, cause: error.into() }),
             None => Ok(self.into_state()),
@@ -92,11 +94,12 @@ impl<'h> Td<'h, Keyed> {
     ///
     /// # SEAMCALL
     /// MNG.ADDCX on this CPU. Takes a page.
-    pub fn add_control_page<C: Cpu>(&mut self, cpu: &C, page: SharedPage<'h>) -> Result<(), PageError<'h>> {
+    pub fn add_control_page<C: Cpu>(&mut self, cpu: &C, page: SharedPage<'h>) -> Result<(), PageError> {
         let page = check_size(page, PageSize::Size4K)?;
         let input =
             Registers::call(Leaf::MNG_ADDCX).rcx_address(page.page().start()).rdx(self.common.tdr.start().get());
-        give(self.common.host, cpu, page, self.key_id(), input)?;
+        // SAFETY: the leaf takes this page, under the TD's key.
+        unsafe { give(self.common.host, cpu, page, self.key_id(), input)? };
         self.common.took(PageSize::Size4K);
         Ok(())
     }
@@ -109,7 +112,8 @@ impl<'h> Td<'h, Keyed> {
     /// # SEAMCALL
     /// MNG.INIT on this CPU. The module reads 1 KiB at `params` as shared memory.
     pub fn init<C: Cpu>(self, cpu: &C, params: PhysAddr) -> Result<Td<'h, Building>, Failed<Self>> {
-        match call(cpu, self.call(Leaf::MNG_INIT).rdx(params.get())) {
+        // SAFETY: MNG.INIT reads the parameters and writes to pages of this TD alone.
+        match unsafe { call_unchecked(cpu, self.call(Leaf::MNG_INIT).rdx(params.get())) } {
             Ok(_) => Ok(self.into_state()),
             Err(error) => Err(Failed { td: self, cause: error.into() }),
         }
@@ -131,14 +135,15 @@ impl<'h> Td<'h, Building> {
         gpa: GuestPage,
         page: SharedPage<'h>,
         source: PhysAddr,
-    ) -> Result<(), PageError<'h>> {
+    ) -> Result<(), PageError> {
         let page = check_size(page, PageSize::Size4K)?;
         let input = Registers::call(Leaf::MEM_PAGE_ADD)
             .rcx(gpa.operand(PageSize::Size4K))
             .rdx(self.common.tdr.start().get())
             .r8(page.page().start().get())
             .r9(source.get());
-        give(self.common.host, cpu, page, self.key_id(), input)?;
+        // SAFETY: the leaf takes this page, under the TD's key.
+        unsafe { give(self.common.host, cpu, page, self.key_id(), input)? };
         self.common.took(PageSize::Size4K);
         Ok(())
     }
@@ -154,7 +159,9 @@ impl<'h> Td<'h, Building> {
         const PIECE: u64 = 256;
         for piece in 0..tdx_abi::PAGE_SIZE / PIECE {
             let at = gpa.address() + piece * PIECE;
-            call(cpu, Registers::call(Leaf::MR_EXTEND).rcx(at).rdx(self.common.tdr.start().get()))?;
+            let input = Registers::call(Leaf::MR_EXTEND).rcx(at).rdx(self.common.tdr.start().get());
+            // SAFETY: MR.EXTEND reads a page of this TD.
+            unsafe { call_unchecked(cpu, input)? };
         }
         Ok(())
     }
@@ -167,7 +174,8 @@ impl<'h> Td<'h, Building> {
     /// # SEAMCALL
     /// MR.FINALIZE on this CPU.
     pub fn finalize<C: Cpu>(self, cpu: &C) -> Result<Td<'h, Runnable>, Failed<Self>> {
-        match call(cpu, self.call(Leaf::MR_FINALIZE)) {
+        // SAFETY: MR.FINALIZE moves and writes no memory of the host.
+        match unsafe { call_unchecked(cpu, self.call(Leaf::MR_FINALIZE)) } {
             Ok(_) => Ok(self.into_state()),
             Err(error) => Err(Failed { td: self, cause: error.into() }),
         }

@@ -11,13 +11,13 @@ use super::pages::{check_size, give, returned};
 use crate::dynamic_pamt::{DynamicPamt, Pair, Recovered};
 use crate::page::SharedPage;
 use crate::platform::Cpu;
-use crate::seamcall::call;
+use crate::seamcall::call_unchecked;
 
 /// What a PROMOTE has set free.
 #[derive(Debug)]
 pub struct Promoted<'h> {
     /// The Secure-EPT page over the 512; still covered.
-    pub sept_page: Result<SharedPage<'h>, PageError<'h>>,
+    pub sept_page: Result<SharedPage<'h>, PageError>,
     /// The pair of the 512.
     pub pair: Recovered<'h>,
 }
@@ -42,17 +42,19 @@ impl<'h, S: Built> Td<'h, S> {
         page: SharedPage<'h>,
         pamt: &DynamicPamt<'h>,
         spare: &mut Pair<'h>,
-    ) -> Result<(), PageError<'h>> {
+    ) -> Result<(), PageError> {
         let page = check_size(page, PageSize::Size4K)?;
         let split = match pamt.split(cpu, large, spare) {
             Ok(split) => split,
-            Err(cause) => return Err(PageError::untouched(page, cause)),
+            Err(cause) => return Err(PageError::unchanged(page, cause)),
         };
         let [first, second] = split.pair().map(|page| page.start().get());
         let input = self.on_guest(Leaf::MEM_PAGE_DEMOTE, gpa.operand(PageSize::Size2M)).r8(page.page().start().get());
-        match give(self.common.host, cpu, page, self.key_id(), input.r12(first).r13(second)) {
+        // SAFETY: the leaf takes this page, under the TD's key, and the pair, which is marked.
+        match unsafe { give(self.common.host, cpu, page, self.key_id(), input.r12(first).r13(second)) } {
             Ok(_) => {
-                split.done();
+                // SAFETY: the call has succeeded.
+                unsafe { split.done() };
                 self.common.took(PageSize::Size4K);
                 Ok(())
             }
@@ -61,7 +63,8 @@ impl<'h, S: Built> Td<'h, S> {
                     TdCause::Seamcall(error) => Some(error),
                     _ => None,
                 };
-                *spare = split.failed(cpu, seamcall);
+                // SAFETY: the call has failed, or was not made.
+                *spare = unsafe { split.failed(cpu, seamcall) };
                 Err(error)
             }
         }
@@ -86,11 +89,16 @@ impl<'h, S: Built> Td<'h, S> {
         let merge = pamt.merge(large)?;
         // The Secure-EPT page returns in the same answer.
         let returning = self.common.host.ledger().returning();
-        match call(cpu, self.on_guest(Leaf::MEM_PAGE_PROMOTE, gpa.operand(PageSize::Size2M))) {
+        let input = self.on_guest(Leaf::MEM_PAGE_PROMOTE, gpa.operand(PageSize::Size2M));
+        // SAFETY: the pages that it returns stay marked until their reset.
+        match unsafe { call_unchecked(cpu, input) } {
             Ok(registers) => {
                 let pair = [registers.r12, registers.r13].map(|address| PhysAddr::new(address).page());
-                let pair = merge.done(cpu, pair);
-                let sept_page = returned(self.common.host, named(&registers), PageSize::Size4K).and_then(|page| {
+                // SAFETY: the call has succeeded; this is the pair that it names.
+                let pair = unsafe { merge.done(cpu, pair) };
+                // SAFETY: the call has succeeded.
+                let page = unsafe { returned(self.common.host, named(&registers), PageSize::Size4K) };
+                let sept_page = page.and_then(|page| {
                     returning.settled();
                     self.left(cpu, page)
                 });

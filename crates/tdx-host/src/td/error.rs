@@ -1,12 +1,13 @@
 //! What went wrong in a TD's life, and what became of the page or the TD that was handed in.
 
 use core::fmt;
-use tdx_abi::{PageRange, PageSize, Status, StatusCode};
+use tdx_abi::{Page, PageRange, PageSize, Status, StatusCode};
 
 use crate::dynamic_pamt::PamtCause;
 use crate::key_ids::KeyIdsError;
 use crate::ledger::MarkError;
 use crate::page::{SharedPage, TokenError};
+use crate::platform::OwnedPages;
 use crate::seamcall::SeamcallError;
 
 /// Why an operation on a TD failed.
@@ -28,6 +29,14 @@ pub enum TdCause {
     /// No KeyID.
     #[error("{0}")]
     KeyIds(#[from] KeyIdsError),
+    /// The page or the VCPU belongs to another host or TD.
+    #[error("page {page} belongs to {what}")]
+    Foreign {
+        /// The page, or that of the VCPU.
+        page: Page,
+        /// Whose it is.
+        what: &'static str,
+    },
     /// The operation takes a page of another size.
     #[error("a page of {} bytes is needed, this one has {}", .expected.bytes(), .given.bytes())]
     Size {
@@ -62,24 +71,24 @@ impl TdCause {
 
 /// An operation with a page failed.
 #[derive(Debug)]
-pub struct PageError<'l> {
+pub struct PageError {
     /// Why.
     pub cause: TdCause,
     /// The page that was handed in, clean again.
-    pub page: Option<SharedPage<'l>>,
+    pub page: Option<OwnedPages>,
     /// A page that could not be cleaned: it stays marked until the next handover, and is counted.
     pub leaked: Option<PageRange>,
 }
 
-impl<'l> PageError<'l> {
+impl PageError {
     /// No page was involved yet.
     pub(super) fn without_page(cause: impl Into<TdCause>) -> Self {
         Self { cause: cause.into(), page: None, leaked: None }
     }
 
     /// The page was not touched.
-    pub(super) fn untouched(page: SharedPage<'l>, cause: impl Into<TdCause>) -> Self {
-        Self { cause: cause.into(), page: Some(page), leaked: None }
+    pub(super) fn unchanged(page: SharedPage<'_>, cause: impl Into<TdCause>) -> Self {
+        Self { cause: cause.into(), page: Some(page.release()), leaked: None }
     }
 
     /// The page is lost until the next handover.
@@ -88,7 +97,7 @@ impl<'l> PageError<'l> {
     }
 }
 
-impl fmt::Display for PageError<'_> {
+impl fmt::Display for PageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.cause.fmt(f)?;
         match self.leaked {
@@ -98,7 +107,7 @@ impl fmt::Display for PageError<'_> {
     }
 }
 
-impl core::error::Error for PageError<'_> {
+impl core::error::Error for PageError {
     fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
         Some(&self.cause)
     }
@@ -111,6 +120,13 @@ pub struct Failed<T> {
     pub td: T,
     /// Why.
     pub cause: TdCause,
+}
+
+impl<T> Failed<T> {
+    /// Why, without the TD: for `?` where the TD is given up and leaked.
+    pub fn into_cause(self) -> TdCause {
+        self.cause
+    }
 }
 
 impl<T> fmt::Display for Failed<T> {

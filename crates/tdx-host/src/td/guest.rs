@@ -7,7 +7,7 @@ use super::pages::{call_back, check_size, clean, give, returned};
 use super::{Building, Runnable, Td};
 use crate::page::{ReturnedPage, SharedPage};
 use crate::platform::Cpu;
-use crate::seamcall::call;
+use crate::seamcall::call_unchecked;
 
 /// A page of guest memory, by guest physical address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -64,10 +64,11 @@ impl<'h, S: Built> Td<'h, S> {
         gpa: GuestPage,
         level: SeptLevel,
         page: SharedPage<'h>,
-    ) -> Result<(), PageError<'h>> {
+    ) -> Result<(), PageError> {
         let page = check_size(page, PageSize::Size4K)?;
         let input = self.on_guest(Leaf::MEM_SEPT_ADD, gpa.address() | level as u64).r8(page.page().start().get());
-        give(self.common.host, cpu, page, self.key_id(), input)?;
+        // SAFETY: the leaf takes this page, under the TD's key.
+        unsafe { give(self.common.host, cpu, page, self.key_id(), input)? };
         self.common.took(PageSize::Size4K);
         Ok(())
     }
@@ -84,7 +85,7 @@ impl<'h, S: Built> Td<'h, S> {
         cpu: &C,
         gpa: GuestPage,
         level: SeptLevel,
-    ) -> Result<SharedPage<'h>, PageError<'h>> {
+    ) -> Result<SharedPage<'h>, PageError> {
         let input = self.on_guest(Leaf::MEM_SEPT_REMOVE, gpa.address() | level as u64);
         self.back(cpu, input, PageSize::Size4K)
     }
@@ -97,10 +98,11 @@ impl<'h, S: Built> Td<'h, S> {
     ///
     /// # SEAMCALL
     /// MEM.PAGE.AUG on this CPU. Takes a page.
-    pub fn augment<C: Cpu>(&self, cpu: &C, gpa: GuestPage, page: SharedPage<'h>) -> Result<(), PageError<'h>> {
+    pub fn augment<C: Cpu>(&self, cpu: &C, gpa: GuestPage, page: SharedPage<'h>) -> Result<(), PageError> {
         let size = page.size();
         let input = self.on_guest(Leaf::MEM_PAGE_AUG, gpa.operand(size)).r8(page.page().start().get());
-        give(self.common.host, cpu, page, self.key_id(), input)?;
+        // SAFETY: the leaf takes this page, under the TD's key.
+        unsafe { give(self.common.host, cpu, page, self.key_id(), input)? };
         self.common.took(size);
         Ok(())
     }
@@ -114,7 +116,8 @@ impl<'h, S: Built> Td<'h, S> {
     /// # SEAMCALL
     /// MEM.RANGE.BLOCK on this CPU.
     pub fn block<C: Cpu>(&self, cpu: &C, gpa: GuestPage, size: PageSize) -> Result<(), TdCause> {
-        call(cpu, self.on_guest(Leaf::MEM_RANGE_BLOCK, gpa.operand(size)))?;
+        // SAFETY: MEM.RANGE.BLOCK moves and writes no memory of the host.
+        unsafe { call_unchecked(cpu, self.on_guest(Leaf::MEM_RANGE_BLOCK, gpa.operand(size)))? };
         Ok(())
     }
 
@@ -126,7 +129,8 @@ impl<'h, S: Built> Td<'h, S> {
     /// # SEAMCALL
     /// MEM.RANGE.UNBLOCK on this CPU.
     pub fn unblock<C: Cpu>(&self, cpu: &C, gpa: GuestPage, size: PageSize) -> Result<(), TdCause> {
-        call(cpu, self.on_guest(Leaf::MEM_RANGE_UNBLOCK, gpa.operand(size)))?;
+        // SAFETY: MEM.RANGE.UNBLOCK moves and writes no memory of the host.
+        unsafe { call_unchecked(cpu, self.on_guest(Leaf::MEM_RANGE_UNBLOCK, gpa.operand(size)))? };
         Ok(())
     }
 
@@ -139,7 +143,8 @@ impl<'h, S: Built> Td<'h, S> {
     /// # SEAMCALL
     /// MEM.TRACK on this CPU.
     pub fn track<C: Cpu>(&self, cpu: &C) -> Result<(), TdCause> {
-        call(cpu, self.call(Leaf::MEM_TRACK))?;
+        // SAFETY: MEM.TRACK moves and writes no memory of the host.
+        unsafe { call_unchecked(cpu, self.call(Leaf::MEM_TRACK))? };
         Ok(())
     }
 
@@ -151,12 +156,7 @@ impl<'h, S: Built> Td<'h, S> {
     ///
     /// # SEAMCALL
     /// MEM.PAGE.REMOVE on this CPU. Returns a page.
-    pub fn remove_page<C: Cpu>(
-        &self,
-        cpu: &C,
-        gpa: GuestPage,
-        size: PageSize,
-    ) -> Result<SharedPage<'h>, PageError<'h>> {
+    pub fn remove_page<C: Cpu>(&self, cpu: &C, gpa: GuestPage, size: PageSize) -> Result<SharedPage<'h>, PageError> {
         self.back(cpu, self.on_guest(Leaf::MEM_PAGE_REMOVE, gpa.operand(size)), size)
     }
 
@@ -174,12 +174,13 @@ impl<'h, S: Built> Td<'h, S> {
         cpu: &C,
         gpa: GuestPage,
         page: SharedPage<'h>,
-    ) -> Result<SharedPage<'h>, PageError<'h>> {
+    ) -> Result<SharedPage<'h>, PageError> {
         let page = check_size(page, PageSize::Size4K)?;
         let input = self.on_guest(Leaf::MEM_PAGE_RELOCATE, gpa.operand(PageSize::Size4K)).r8(page.page().start().get());
         let (host, key) = (self.common.host, self.key_id());
         let returning = host.ledger.returning();
-        let registers = match give(host, cpu, page, key, input) {
+        // SAFETY: the leaf takes this page, under the TD's key, and returns the one it names.
+        let registers = match unsafe { give(host, cpu, page, key, input) } {
             Ok(registers) => registers,
             Err(error) => {
                 returning.settled();
@@ -187,7 +188,8 @@ impl<'h, S: Built> Td<'h, S> {
             }
         };
         // One page came, one goes.
-        let old = returned(host, named(&registers), PageSize::Size4K)?;
+        // SAFETY: the call has succeeded.
+        let old = unsafe { returned(host, named(&registers), PageSize::Size4K)? };
         returning.settled();
         clean(host, cpu, old, key)
     }
@@ -201,7 +203,7 @@ impl<'h, S: Built> Td<'h, S> {
     /// # SEAMCALL
     /// MEM.PAGE.PROMOTE on this CPU, again as often as [`crate::seamcall::RESTARTS`] says if an
     /// interrupt comes. Returns the Secure-EPT page.
-    pub fn promote<C: Cpu>(&self, cpu: &C, gpa: GuestPage, size: PageSize) -> Result<SharedPage<'h>, PageError<'h>> {
+    pub fn promote<C: Cpu>(&self, cpu: &C, gpa: GuestPage, size: PageSize) -> Result<SharedPage<'h>, PageError> {
         self.back(cpu, self.on_guest(Leaf::MEM_PAGE_PROMOTE, gpa.operand(size)), PageSize::Size4K)
     }
 
@@ -220,10 +222,11 @@ impl<'h, S: Built> Td<'h, S> {
         gpa: GuestPage,
         size: PageSize,
         page: SharedPage<'h>,
-    ) -> Result<(), PageError<'h>> {
+    ) -> Result<(), PageError> {
         let page = check_size(page, PageSize::Size4K)?;
         let input = self.on_guest(Leaf::MEM_PAGE_DEMOTE, gpa.operand(size)).r8(page.page().start().get());
-        give(self.common.host, cpu, page, self.key_id(), input)?;
+        // SAFETY: the leaf takes this page, under the TD's key.
+        unsafe { give(self.common.host, cpu, page, self.key_id(), input)? };
         self.common.took(PageSize::Size4K);
         Ok(())
     }
@@ -233,13 +236,14 @@ impl<'h, S: Built> Td<'h, S> {
     }
 
     /// A call by which a page leaves the TD; the module names it in RCX.
-    fn back<C: Cpu>(&self, cpu: &C, input: Registers, size: PageSize) -> Result<SharedPage<'h>, PageError<'h>> {
-        let page = call_back(self.common.host, cpu, input, |registers| (named(registers), size))?;
+    fn back<C: Cpu>(&self, cpu: &C, input: Registers, size: PageSize) -> Result<SharedPage<'h>, PageError> {
+        // SAFETY: the leaf returns the page in RCX of its answer.
+        let page = unsafe { call_back(self.common.host, cpu, input, |registers| (named(registers), size))? };
         self.left(cpu, page)
     }
 
     /// A page has left the TD.
-    pub(super) fn left<C: Cpu>(&self, cpu: &C, page: ReturnedPage<'h>) -> Result<SharedPage<'h>, PageError<'h>> {
+    pub(super) fn left<C: Cpu>(&self, cpu: &C, page: ReturnedPage<'h>) -> Result<SharedPage<'h>, PageError> {
         self.common.let_go(page.size());
         clean(self.common.host, cpu, page, self.key_id())
     }

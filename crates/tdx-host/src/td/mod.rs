@@ -41,18 +41,20 @@
 //! # use tdx_host::{key_ids::KeyIds, ledger::Ledger};
 //! # let hardware = kernel::Hardware::new();
 //! # let platform = detect(&hardware).unwrap();
-//! # let record = <PrivateMemory>::new();
+//! # let record = PrivateMemory::new();
 //! # let mut layout = Box::new(Layout::new());
 //! # let mut kernel = kernel::Kernel::boot(&hardware);
-//! # bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY, Algorithm::Fit).unwrap();
-//! # let words = kernel::words(Ledger::words_needed(kernel::tdmrs(&layout)));
-//! # let ledger = Ledger::new(kernel::tdmrs(&layout), &words).unwrap();
-//! # let words = kernel::words(KeyIds::words_needed(platform.key_ids()) as u64);
-//! # let key_ids = KeyIds::new(platform.key_ids(), &words).unwrap();
+//! # // SAFETY: the machine's one record and its platform.
+//! # unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY, Algorithm::Fit) }.unwrap();
+//! # let mut words = kernel::words(Ledger::words_needed(kernel::tdmrs(&layout)));
+//! # let ledger = Ledger::new(kernel::tdmrs(&layout), &mut words).unwrap();
+//! # let mut key_words = kernel::words(KeyIds::words_needed(platform.key_ids()) as u64);
+//! # let key_ids = KeyIds::new(platform.key_ids(), &mut key_words).unwrap();
 //! use tdx_host::td::TdHost;
 //!
 //! let cpu = kernel.cpu();
-//! let host = TdHost::new(&platform, &ledger, &key_ids);
+//! // SAFETY: the machine's ledger and KeyIDs; no handover happens here.
+//! let host = unsafe { TdHost::new(&platform, &ledger, &key_ids) };
 //! let td = host.create(&cpu, kernel.take_page(&ledger)).unwrap();
 //! let mut td = td.configure_keys(&kernel).unwrap();
 //! td.add_control_page(&cpu, kernel.take_page(&ledger)).unwrap();
@@ -100,8 +102,17 @@ pub struct TdHost<'h> {
 
 impl<'h> TdHost<'h> {
     /// A host whose module is [`crate::bringup::Ready`], with a ledger over its TDMRs.
-    pub fn new(platform: &'h TdxPlatform, ledger: &'h Ledger<'h>, key_ids: &'h KeyIds<'h>) -> Self {
+    ///
+    /// # Safety
+    /// `ledger` is the one that every handover of this kernel looks at
+    /// ([`crate::handover::HostMemory::new`]), from before this call on. `key_ids` is the machine's
+    /// one list of KeyIDs, and `platform` is the machine's.
+    pub unsafe fn new(platform: &'h TdxPlatform, ledger: &'h Ledger<'h>, key_ids: &'h KeyIds<'h>) -> Self {
         Self { platform, ledger, key_ids }
+    }
+
+    pub(crate) fn platform(self) -> &'h TdxPlatform {
+        self.platform
     }
 
     /// The ledger.

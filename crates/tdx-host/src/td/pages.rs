@@ -7,30 +7,46 @@ use super::TdHost;
 use super::error::{PageError, TdCause};
 use crate::page::{CleanPage, PrivatePage, ResetPass, ReturnedPage, SharedPage};
 use crate::platform::Cpu;
-use crate::seamcall::{SeamcallError, call};
+use crate::seamcall::{SeamcallError, call_unchecked};
 
 /// Marks the page and makes the call. If the call fails, the page is treated as if the module had
 /// written to it under `key`.
-pub(super) fn give<'h, C: Cpu>(
+///
+/// # Safety
+/// The call takes this page and no other, under `key` if it writes to it, and is else as
+/// [`call_unchecked`] wants it.
+pub(super) unsafe fn give<'h, C: Cpu>(
     host: TdHost<'h>,
     cpu: &C,
     page: SharedPage<'h>,
     key: KeyId,
     input: Registers,
-) -> Result<Registers, PageError<'h>> {
-    let giving = page.give(cpu).map_err(|error| PageError::untouched(error.page, error.cause))?;
-    let range = giving.range();
-    match call(cpu, input) {
+) -> Result<Registers, PageError> {
+    if !core::ptr::eq(page.ledger(), host.ledger) {
+        // A mark in another ledger is one that no handover of this machine sees.
+        let cause = TdCause::Foreign { page: page.page(), what: "another ledger" };
+        return Err(PageError::unchanged(page, cause));
+    }
+    let in_flight = page.give(cpu).map_err(|error| PageError {
+        cause: error.cause.into(),
+        page: Some(error.page),
+        leaked: None,
+    })?;
+    let range = in_flight.range();
+    // SAFETY: the caller's promise; the page is owned and marked.
+    match unsafe { call_unchecked(cpu, input) } {
         Ok(registers) => {
-            // The ledger is the record from here on: the module names the page when it comes back.
-            let _ = giving.taken().map_err(|error| PageError::leaked(range, error))?.entrust();
+            // The ledger is the record from here on: the module names the page when it returns it.
+            // SAFETY: the call has succeeded.
+            let _ = unsafe { in_flight.commit() }.map_err(|error| PageError::leaked(range, error))?.into_tracked();
             Ok(registers)
         }
         Err(error) => {
-            let returned = giving.refused().map_err(|error| PageError::leaked(range, error))?;
+            // SAFETY: the call has failed, so the module does not have the page.
+            let returned = unsafe { in_flight.abort() }.map_err(|error| PageError::leaked(range, error))?;
             if was_never_made(&error) {
-                // No instruction, no private line: nothing to write back.
-                return Err(recovered(cpu, returned.written_back(), error.into()));
+                // SAFETY: no instruction, no private line: nothing to write back.
+                return Err(recovered(cpu, unsafe { returned.written_back() }, error.into()));
             }
             match write_back(host, cpu, returned, key) {
                 Ok(clean) => Err(recovered(cpu, clean, error.into())),
@@ -41,10 +57,10 @@ pub(super) fn give<'h, C: Cpu>(
 }
 
 /// The page is clean: resets it and puts it into the error.
-fn recovered<'h, C: Cpu>(cpu: &C, page: CleanPage<'h>, cause: TdCause) -> PageError<'h> {
+fn recovered<'h, C: Cpu>(cpu: &C, page: CleanPage<'h>, cause: TdCause) -> PageError {
     let range = page.range();
     match ResetPass::new(cpu).reset(page) {
-        Ok(page) => PageError { cause, page: Some(page), leaked: None },
+        Ok(page) => PageError { cause, page: Some(page.release()), leaked: None },
         Err(error) => PageError::leaked(range, error),
     }
 }
@@ -61,17 +77,22 @@ fn was_never_made(error: &SeamcallError) -> bool {
 /// [`Ledger::returning`] says so.
 ///
 /// [`Ledger::returning`]: crate::ledger::Ledger::returning
-pub(super) fn call_back<'h, C: Cpu>(
+///
+/// # Safety
+/// The call returns the page that `which` reads, and no other.
+pub(super) unsafe fn call_back<'h, C: Cpu>(
     host: TdHost<'h>,
     cpu: &C,
     input: Registers,
     which: impl FnOnce(&Registers) -> (Page, PageSize),
-) -> Result<ReturnedPage<'h>, PageError<'h>> {
+) -> Result<ReturnedPage<'h>, PageError> {
     let returning = host.ledger.returning();
-    match call(cpu, input) {
+    // SAFETY: the page that it returns stays marked until its reset.
+    match unsafe { call_unchecked(cpu, input) } {
         Ok(registers) => {
             let (page, size) = which(&registers);
-            let page = returned(host, page, size)?;
+            // SAFETY: the call has succeeded.
+            let page = unsafe { returned(host, page, size) }?;
             returning.settled();
             Ok(page)
         }
@@ -88,23 +109,32 @@ pub(super) fn clean<'h, C: Cpu>(
     cpu: &C,
     page: ReturnedPage<'h>,
     key: KeyId,
-) -> Result<SharedPage<'h>, PageError<'h>> {
+) -> Result<SharedPage<'h>, PageError> {
     let range = page.range();
     let clean = write_back(host, cpu, page, key).map_err(|error| PageError::leaked(range, error))?;
     ResetPass::new(cpu).reset(clean).map_err(|error| PageError::leaked(range, error))
 }
 
 /// Cleans a page whose KeyID was written back on every package and is free.
-pub(super) fn clean_written<'h, C: Cpu>(cpu: &C, page: ReturnedPage<'h>) -> Result<SharedPage<'h>, PageError<'h>> {
+///
+/// # Safety
+/// As [`ReturnedPage::written_back`].
+pub(super) unsafe fn clean_written<'h, C: Cpu>(cpu: &C, page: ReturnedPage<'h>) -> Result<SharedPage<'h>, PageError> {
     let range = page.range();
-    ResetPass::new(cpu).reset(page.written_back()).map_err(|error| PageError::leaked(range, error))
+    // SAFETY: the caller's promise.
+    ResetPass::new(cpu).reset(unsafe { page.written_back() }).map_err(|error| PageError::leaked(range, error))
 }
 
 /// The token of a page that the module names.
-pub(super) fn returned(host: TdHost<'_>, page: Page, size: PageSize) -> Result<ReturnedPage<'_>, PageError<'_>> {
-    let private = PrivatePage::find(host.ledger, page, size).map_err(PageError::without_page)?;
+///
+/// # Safety
+/// A SEAMCALL that has just succeeded has returned the page.
+pub(super) unsafe fn returned(host: TdHost<'_>, page: Page, size: PageSize) -> Result<ReturnedPage<'_>, PageError> {
+    // SAFETY: the caller's promise, here and below.
+    let private = unsafe { PrivatePage::find(host.ledger, page, size) }.map_err(PageError::without_page)?;
     let range = private.range();
-    private.returned().map_err(|error| PageError::leaked(range, error))
+    // SAFETY: as above.
+    unsafe { private.reclaim() }.map_err(|error| PageError::leaked(range, error))
 }
 
 /// PHYMEM.PAGE.WBINVD of every 4 KiB page: no cache holds a line of it under `key` any more. If one
@@ -116,9 +146,11 @@ fn write_back<'h, C: Cpu>(
     key: KeyId,
 ) -> Result<CleanPage<'h>, SeamcallError> {
     for small in pages_of(page.range()) {
-        call(cpu, Registers::call(Leaf::PHYMEM_PAGE_WBINVD).rcx_address(host.tag(small, key)))?;
+        // SAFETY: PHYMEM.PAGE.WBINVD moves no page and writes none but by lines that were its own.
+        unsafe { call_unchecked(cpu, Registers::call(Leaf::PHYMEM_PAGE_WBINVD).rcx_address(host.tag(small, key)))? };
     }
-    Ok(page.written_back())
+    // SAFETY: `key` is the only private one under which the module has used the page.
+    Ok(unsafe { page.written_back() })
 }
 
 fn pages_of(range: PageRange) -> impl Iterator<Item = Page> {
@@ -126,9 +158,9 @@ fn pages_of(range: PageRange) -> impl Iterator<Item = Page> {
 }
 
 /// The page is of the size that an operation takes.
-pub(super) fn check_size(page: SharedPage<'_>, expected: PageSize) -> Result<SharedPage<'_>, PageError<'_>> {
+pub(super) fn check_size(page: SharedPage<'_>, expected: PageSize) -> Result<SharedPage<'_>, PageError> {
     match page.size() {
         given if given == expected => Ok(page),
-        given => Err(PageError::untouched(page, TdCause::Size { expected, given })),
+        given => Err(PageError::unchanged(page, TdCause::Size { expected, given })),
     }
 }

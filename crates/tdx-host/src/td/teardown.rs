@@ -11,7 +11,7 @@ use crate::bringup::FirstError;
 use crate::ledger::PageState;
 use crate::page::{ReturnedPage, SharedPage};
 use crate::platform::{Cpu, CpuTask, Cpus, Step};
-use crate::seamcall::{SeamcallError, call};
+use crate::seamcall::{SeamcallError, call_unchecked};
 
 /// How often an interrupted PHYMEM.CACHE.WB is resumed on a package, as in Linux.
 pub const CACHE_WB_RESUMES: u32 = 10_000;
@@ -39,7 +39,7 @@ pub enum NotFinished<'h> {
         cause: TdCause,
     },
     /// The module has let go of it, and it could not be cleaned.
-    Lost(PageError<'h>),
+    Lost(PageError),
 }
 
 impl fmt::Display for NotFinished<'_> {
@@ -51,7 +51,24 @@ impl fmt::Display for NotFinished<'_> {
     }
 }
 
-impl core::error::Error for NotFinished<'_> {}
+impl NotFinished<'_> {
+    /// Why, without the TD: for `?` where what is left of it is given up.
+    pub fn into_cause(self) -> TdCause {
+        match self {
+            Self::Kept { cause, .. } => cause,
+            Self::Lost(error) => error.cause,
+        }
+    }
+}
+
+impl core::error::Error for NotFinished<'_> {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            Self::Kept { cause, .. } => Some(cause),
+            Self::Lost(error) => Some(error),
+        }
+    }
+}
 
 impl<'h, S> Td<'h, S> {
     /// Begins the teardown. The caller has kicked all VCPUs out and enters none any more.
@@ -73,7 +90,8 @@ impl<C: Cpu> CpuTask<C> for FlushVcpus<'_> {
     fn step(&self, cpu: &C, next: &mut usize) -> Step {
         let Some(vcpu) = self.vcpus.get(*next) else { return Step::Done };
         *next += 1;
-        match call(cpu, Registers::call(Leaf::VP_FLUSH).rcx_address(vcpu.start())) {
+        // SAFETY: VP.FLUSH moves and writes no memory of the host.
+        match unsafe { call_unchecked(cpu, Registers::call(Leaf::VP_FLUSH).rcx_address(vcpu.start())) } {
             Ok(_) => Step::Again,
             Err(error) => match error.status().code() {
                 // Not of this CPU, or never made whole, or of a TD whose key was never configured:
@@ -101,7 +119,8 @@ impl<C: Cpu> CpuTask<C> for WriteBackKeys<'_> {
 
     fn step(&self, cpu: &C, calls: &mut u32) -> Step {
         let resume = u64::from(*calls > 0);
-        match call(cpu, Registers::call(Leaf::PHYMEM_CACHE_WB).rcx(resume)) {
+        // SAFETY: PHYMEM.CACHE.WB moves no page and writes none but by lines that were its own.
+        match unsafe { call_unchecked(cpu, Registers::call(Leaf::PHYMEM_CACHE_WB).rcx(resume)) } {
             Ok(_) => Step::Done,
             Err(error) if error.status().code() == StatusCode::INTERRUPTED_RESUMABLE && *calls < CACHE_WB_RESUMES => {
                 *calls += 1;
@@ -140,7 +159,8 @@ impl<'h> Td<'h, Dying> {
     /// [`CACHE_WB_RESUMES`] times), MNG.KEY.FREEID on this CPU. After it no cache holds a line of
     /// the TD, its TDR apart.
     pub fn free_key<K: Cpus>(self, cpus: &K) -> Result<Dead<'h>, Failed<Self>> {
-        let done = cpus.run_here(|cpu| call(cpu, self.call(Leaf::MNG_VPFLUSHDONE)));
+        // SAFETY: the TD is on its way out; the module refuses while a VCPU is not flushed.
+        let done = cpus.run_here(|cpu| unsafe { call_unchecked(cpu, self.call(Leaf::MNG_VPFLUSHDONE)) });
         if let Err(error) = done
             // Done in an earlier attempt: the lifecycle is past it.
             && error.status().code() != StatusCode::LIFECYCLE_STATE_INCORRECT
@@ -152,7 +172,8 @@ impl<'h> Td<'h, Dying> {
         if let Some(error) = error.get() {
             return Err(Failed { td: self, cause: error.into() });
         }
-        match cpus.run_here(|cpu| call(cpu, self.call(Leaf::MNG_KEY_FREEID))) {
+        // SAFETY: the caches of every package are written back.
+        match cpus.run_here(|cpu| unsafe { call_unchecked(cpu, self.call(Leaf::MNG_KEY_FREEID)) }) {
             Ok(_) => {
                 let common = self.common;
                 common.key.free();
@@ -172,13 +193,15 @@ impl<'h> Dead<'h> {
     ///
     /// # SEAMCALL
     /// PHYMEM.PAGE.RECLAIM on this CPU. Returns a page; none but a TDR needs PHYMEM.PAGE.WBINVD.
-    pub fn reclaim<C: Cpu>(&self, cpu: &C, page: Page) -> Result<SharedPage<'h>, PageError<'h>> {
+    pub fn reclaim<C: Cpu>(&self, cpu: &C, page: Page) -> Result<SharedPage<'h>, PageError> {
         let (page, kind) = reclaim(self.host, cpu, page)?;
         // PHYMEM.CACHE.WB of this TD's KeyID did not cover a TDR: its lines are dirty under the
         // global one.
         match kind {
             PamtPageType::TDR => clean(self.host, cpu, page, self.host.platform.global_key_id()),
-            _ => clean_written(cpu, page),
+            // SAFETY: the module returns no page of a TD whose KeyID was not written back on every
+            // package and freed.
+            _ => unsafe { clean_written(cpu, page) },
         }
     }
 
@@ -188,13 +211,13 @@ impl<'h> Dead<'h> {
     ///
     /// # SEAMCALL
     /// PHYMEM.PAGE.RDMD for each given page of the host, PHYMEM.PAGE.RECLAIM for each of this TD.
-    pub fn reclaim_all<C: Cpu>(&self, cpu: &C, mut back: impl FnMut(Result<SharedPage<'h>, PageError<'h>>)) {
+    pub fn reclaim_all<C: Cpu>(&self, cpu: &C, mut back: impl FnMut(Result<SharedPage<'h>, PageError>)) {
         for range in self.host.ledger.marked() {
             let mut at = range.start();
             while at < range.end() {
                 // The module answers for the whole page, whoever has it.
                 let size = match self.host.ledger.state(at) {
-                    Some(PageState::Given) if at != self.tdr => match self.owner(cpu, at) {
+                    Some(PageState::Private) if at != self.tdr => match self.owner(cpu, at) {
                         Ok((Owner::This, size)) => {
                             back(self.reclaim(cpu, at));
                             size
@@ -261,7 +284,8 @@ pub struct PageHeld {
 /// # SEAMCALL
 /// PHYMEM.PAGE.RDMD on this CPU.
 pub fn page_held<C: Cpu>(cpu: &C, page: Page) -> Result<PageHeld, SeamcallError> {
-    let registers = call(cpu, Registers::call(Leaf::PHYMEM_PAGE_RDMD).rcx_address(page.start()))?;
+    // SAFETY: PHYMEM.PAGE.RDMD answers in registers.
+    let registers = unsafe { call_unchecked(cpu, Registers::call(Leaf::PHYMEM_PAGE_RDMD).rcx_address(page.start()))? };
     let page_type = PamtPageType(registers.rcx as u8);
     if page_type == PamtPageType::NDA {
         // The owner of a page that nobody has is stale.
@@ -279,16 +303,15 @@ enum Owner {
 }
 
 /// PHYMEM.PAGE.RECLAIM. The module says how large the page was, and what for it had it.
-fn reclaim<'h, C: Cpu>(
-    host: TdHost<'h>,
-    cpu: &C,
-    page: Page,
-) -> Result<(ReturnedPage<'h>, PamtPageType), PageError<'h>> {
+fn reclaim<'h, C: Cpu>(host: TdHost<'h>, cpu: &C, page: Page) -> Result<(ReturnedPage<'h>, PamtPageType), PageError> {
     let input = Registers::call(Leaf::PHYMEM_PAGE_RECLAIM).rcx_address(page.start());
     let mut kind = PamtPageType::NDA;
-    let returned = call_back(host, cpu, input, |registers| {
-        kind = PamtPageType(registers.rcx as u8);
-        (page, PageSize::from_level(registers.r8).unwrap_or(PageSize::Size4K))
-    })?;
+    // SAFETY: the leaf returns this page; R8 of its answer says how large it is.
+    let returned = unsafe {
+        call_back(host, cpu, input, |registers| {
+            kind = PamtPageType(registers.rcx as u8);
+            (page, PageSize::from_level(registers.r8).unwrap_or(PageSize::Size4K))
+        })?
+    };
     Ok((returned, kind))
 }

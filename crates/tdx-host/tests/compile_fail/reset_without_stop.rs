@@ -1,8 +1,8 @@
 use tdx_host::handover::{Kexec, Loaded};
 
 /// Other CPUs still run.
-fn reset_without_stop(kexec: Kexec<'_, Loaded, 192>) {
-    let _ = kexec.reset([]);
+fn reset_without_stop(kexec: Kexec<'_, Loaded>) {
+    let _ = kexec.reset();
 }
 
 fn main() {}

@@ -1,18 +1,22 @@
 //! A panic: what each CPU does, in which order, and what is said of a CPU that does not answer.
 
+use crate::promise;
 use crate::world::{Event, GRANITE_RAPIDS, WITH_DISABLE, World, pages};
 use tdx_abi::{Leaf, Operand, StatusCode};
+use tdx_host::gate::GateHandle;
 use tdx_host::handover::{
-    HandoverKind, Kexec, KexecKind, LeftPrivate, LeftoverReason, ModuleAnswer, NothingToDo, Outcome, Policy,
+    HandoverKind, HostParts, Kexec, KexecKind, LedgerRef, LeftPrivate, LeftoverReason, LiveLedger, ModuleAnswer,
+    NothingToDo, Outcome, Policy,
 };
+use tdx_host::ledger::Ledger;
 use tdx_host::platform::{CpuId, detect};
 use tdx_host::private_memory::PrivateMemory;
 use tdx_host::reset::ResetCount;
 
 const ALL: Outcome = Outcome::Reset(ResetCount { lines: 82 * 64, ranges: 3 });
 
-fn enter(world: &World, cpu: u32, leaf: Leaf) -> tdx_host::gate::Admitted<'_> {
-    world.gate.admission(CpuId(cpu)).enter(leaf).unwrap()
+fn enter(world: &World, cpu: u32, leaf: Leaf) -> tdx_host::gate::SeamcallGuard<'_> {
+    promise::cpu_gate(&world.gate, CpuId(cpu)).enter(leaf).unwrap()
 }
 
 #[test]
@@ -27,7 +31,7 @@ fn only_cpus_with_a_reason_write_back_and_the_crash_cpu_resets_alone() {
     assert!(events[3..].iter().all(|(cpu, event)| *cpu == 0 && matches!(event, Event::Reset(_) | Event::Fence)));
     assert_eq!(events.last(), Some(&(0, Event::Fence)));
     assert!(report.is_clean(&world.memory()));
-    assert!(world.gate.admission(CpuId(1)).enter(Leaf::VP_ENTER).is_err(), "no SEAMCALL after a crash");
+    assert!(promise::cpu_gate(&world.gate, CpuId(1)).enter(Leaf::VP_ENTER).is_err(), "no SEAMCALL after a crash");
 }
 
 #[test]
@@ -93,17 +97,17 @@ fn more_suspects_than_names_are_counted() {
 #[test]
 fn the_crash_kernel_s_memory_is_never_written() {
     let mut world = World::new(1).with_pages();
-    world.untouched = vec![pages(1024, 1030), pages(0, 17)];
+    world.reserved = vec![pages(1024, 1030), pages(0, 17)];
     let report = world.crash(Policy::Everything);
     for event in world.take_alone() {
         if let Event::Reset(lines) = event {
-            assert!(!world.untouched.iter().any(|range| range.overlaps(lines.pages())), "{lines}");
+            assert!(!world.reserved.iter().any(|range| range.overlaps(lines.pages())), "{lines}");
         }
     }
     let left: Vec<_> = report.leftovers(&world.memory()).map(|left| (left.range, left.reason)).collect();
     assert_eq!(left.len(), 2);
-    assert!(left.contains(&(pages(16, 17), LeftoverReason::Untouched)));
-    assert!(left.contains(&(pages(1024, 1030), LeftoverReason::Untouched)));
+    assert!(left.contains(&(pages(16, 17), LeftoverReason::Reserved)));
+    assert!(left.contains(&(pages(1024, 1030), LeftoverReason::Reserved)));
 }
 
 #[test]
@@ -130,13 +134,20 @@ fn without_tdx_a_crash_costs_nothing() {
 
 #[test]
 fn the_ledger_is_looked_up_after_the_others_have_stopped() {
+    /// Published between the NMI and the reset.
+    struct Late<'w>(&'w Ledger<'static>, GateHandle<'w>);
+
+    impl LiveLedger for Late<'_> {
+        fn ledger(&self) -> Option<&Ledger<'_>> {
+            assert!(self.1.is_closed() && self.1.activity().nth(1).unwrap().stopped);
+            Some(self.0)
+        }
+    }
+
     let world = World::new(2).with_pages();
-    let stopped = |cpu: u32| world.gate.handle().activity().nth(cpu as usize).unwrap().stopped;
-    let memory = || {
-        assert!(world.gate.handle().is_closed() && stopped(1));
-        world.memory()
-    };
-    let report =
-        tdx_host::handover::hand_over_crash(Policy::Tracked, &world.cpu(0), world.gate.handle(), &world, memory);
+    let late = Late(world.ledger.as_ref().unwrap(), world.gate.handle());
+    let parts = HostParts { ledger: LedgerRef::Live(&late), ..world.memory().parts() };
+    let memory = promise::host_memory(parts);
+    let report = tdx_host::handover::hand_over_crash(Policy::Tracked, &world.cpu(0), &world, &memory);
     assert_eq!(report.outcome, ALL);
 }

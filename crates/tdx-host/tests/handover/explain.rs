@@ -1,5 +1,7 @@
 //! What is at an address: each kind, with KeyID bits and without, with a layout and without.
 
+use crate::promise;
+use crate::promise::Mark as _;
 use crate::world::{World, pages};
 use std::sync::atomic::AtomicU64;
 use tdx_abi::{KeyId, Page, PageRange, PageSize, PhysAddr};
@@ -25,15 +27,15 @@ fn host() -> (World, Box<Layout>) {
 
     let mut world = World::new(1);
     world.record = PrivateMemory::new();
-    world.record.publish(layout.pamt_ranges()).unwrap();
+    promise::publish(&world.record, layout.pamt_ranges()).unwrap();
     let tdmrs: Vec<PageRange> = layout.tdmrs().iter().map(Tdmr::range).collect();
     let words: Vec<_> = (0..Ledger::words_needed(tdmrs.iter().copied())).map(|_| AtomicU64::new(0)).collect();
     let ledger = Ledger::new(tdmrs, words.leak()).unwrap();
-    ledger.give(pages(3 * GIB - 3, 3 * GIB)).unwrap();
-    ledger.given(pages(3 * GIB - 2, 3 * GIB)).unwrap();
-    ledger.take_back(pages(3 * GIB - 2, 3 * GIB - 1)).unwrap();
+    ledger.mark_in_flight(pages(3 * GIB - 3, 3 * GIB)).unwrap();
+    ledger.mark_private(pages(3 * GIB - 2, 3 * GIB)).unwrap();
+    ledger.mark_returned(pages(3 * GIB - 2, 3 * GIB - 1)).unwrap();
     world.ledger = Some(ledger);
-    world.untouched = vec![pages(0x90000, 0x90001)];
+    world.reserved = vec![pages(0x90000, 0x90001)];
     (world, layout)
 }
 
@@ -46,14 +48,14 @@ fn every_kind_of_page() {
     let (world, layout) = host();
     let top = 3 << 30;
     for (address, expected) in [
-        (top - 1, AddressKind::Page(PageState::Given)),
+        (top - 1, AddressKind::Page(PageState::Private)),
         (top - 0x1001, AddressKind::Page(PageState::Returned)),
-        (top - 0x3000, AddressKind::Page(PageState::Giving)),
+        (top - 0x3000, AddressKind::Page(PageState::InFlight)),
         (top - 0x3001, AddressKind::Shared),
-        (0x9000_0040, AddressKind::Untouched),
+        (0x9000_0040, AddressKind::Reserved),
         (0x9000_1000, AddressKind::Shared),
-        (0x8000_0000, AddressKind::Reserved),
-        (0x80ff_ffff, AddressKind::Reserved),
+        (0x8000_0000, AddressKind::ReservedArea),
+        (0x80ff_ffff, AddressKind::ReservedArea),
         (0x8100_0000, AddressKind::Shared),
         (0x3fff_ffff, AddressKind::Outside),
         (top, AddressKind::Outside),
@@ -78,7 +80,7 @@ fn without_a_layout_it_says_what_it_knows() {
     let (world, layout) = host();
     let pamt = layout.tdmrs()[0].pamt(PageSize::Size2M).base().get();
     assert_eq!(kind(&world, None, pamt), AddressKind::Pamt(None));
-    assert_eq!(kind(&world, None, (3 << 30) - 1), AddressKind::Page(PageState::Given));
+    assert_eq!(kind(&world, None, (3 << 30) - 1), AddressKind::Page(PageState::Private));
     assert_eq!(kind(&world, None, 0x8100_0000), AddressKind::Shared);
     assert_eq!(kind(&world, None, 0), AddressKind::Outside);
 }
@@ -86,9 +88,9 @@ fn without_a_layout_it_says_what_it_knows() {
 #[test]
 fn after_a_bring_up_was_undone_pamt_is_pamt_no_more() {
     let (world, layout) = host();
-    world.record.withdraw();
+    promise::withdraw(&world.record);
     let pamt = layout.tdmrs()[0].pamt(PageSize::Size4K).base().get();
-    assert_eq!(kind(&world, Some(&layout), pamt), AddressKind::Reserved);
+    assert_eq!(kind(&world, Some(&layout), pamt), AddressKind::ReservedArea);
 }
 
 #[test]
@@ -98,7 +100,7 @@ fn key_id_bits_are_told_apart_from_the_address() {
     let tagged = field.tag(PhysAddr::new((3 << 30) - 64), KeyId::new(35));
     let found = explain(&world.memory(), Some(&layout), tagged);
     assert_eq!((found.address, found.key_id), (PhysAddr::new((3 << 30) - 64), KeyId::new(35)));
-    assert_eq!(found.kind, AddressKind::Page(PageState::Given));
+    assert_eq!(found.kind, AddressKind::Page(PageState::Private));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Orderly kexec: each policy's events, exactly.
 
+use crate::promise;
 use crate::world::{Event, GRANITE_RAPIDS, TestCpu, World, pages};
 use tdx_abi::Leaf;
 use tdx_host::handover::{
@@ -96,9 +97,9 @@ fn kexec_jump_keeps_everything_and_seamcalls_go_on_after_it() {
     assert_eq!(report.outcome, Outcome::LeftPrivate(LeftPrivate::KexecJump));
     assert_eq!(report.module, None, "a disabled module could not be gone back to");
     assert_eq!(world.take(), [(1, Event::WriteBack), (0, Event::WriteBack)]);
-    assert!(world.cpu(1).admission().enter(Leaf::VP_ENTER).is_err(), "not before it is back");
+    assert!(world.cpu(1).cpu_gate().enter(Leaf::VP_ENTER).is_err(), "not before it is back");
     assert_eq!(report.came_back(&world.memory()), CameBack::TdxGoesOn);
-    assert!(world.cpu(1).admission().enter(Leaf::VP_ENTER).is_ok());
+    assert!(world.cpu(1).cpu_gate().enter(Leaf::VP_ENTER).is_ok());
 }
 
 #[test]
@@ -123,7 +124,7 @@ fn without_erratum_or_private_memory_there_is_nothing_to_reset() {
     // Memory that is never written may stay private as well: nothing there can harm anyone.
     let mut world = World::new(1).with_pages();
     world.platform = Some(detect(&GRANITE_RAPIDS).unwrap());
-    world.untouched = vec![pages(600, 700)];
+    world.reserved = vec![pages(600, 700)];
     assert_eq!(nothing(&world), Outcome::NothingToDo(NothingToDo::NoErratum));
     let mut world = World::new(1);
     world.record = PrivateMemory::new();
@@ -166,10 +167,10 @@ fn the_reset_is_shared_by_all_cpus_after_all_have_written_back() {
 #[test]
 fn a_cpu_that_holds_private_lines_in_spite_of_its_stop_writes_back_before_the_reset() {
     let world = World::new(2);
-    drop(world.cpu(1).admission().enter(Leaf::VP_ENTER));
+    drop(world.cpu(1).cpu_gate().enter(Leaf::VP_ENTER));
     // A kernel that parks its CPUs without `stop_this_cpu`: nothing but the slot knows.
     let kexec = Kexec::begin(Policy::Tracked, KexecKind::Normal, world.memory()).unwrap();
-    let report = kexec.stop_other_cpus(&Parked(&world)).unwrap().ask_module(|_| ()).write_back_caches().reset([]);
+    let report = kexec.stop_other_cpus(&Parked(&world)).unwrap().ask_module(|_| ()).write_back_caches().reset();
     let events = world.take();
     assert_eq!(events[..2], [(0, Event::WriteBack), (1, Event::WriteBack)]);
     assert!(matches!(events[2], (_, Event::Reset(_))));
@@ -179,7 +180,8 @@ fn a_cpu_that_holds_private_lines_in_spite_of_its_stop_writes_back_before_the_re
 /// Stops CPUs and asks nothing of them.
 struct Parked<'w>(&'w World);
 
-impl<'w> tdx_host::handover::StopCpus for Parked<'w> {
+// SAFETY: a model: no memory of this program is behind it.
+unsafe impl<'w> tdx_host::handover::StopCpus for Parked<'w> {
     type Cpu = crate::world::TestCpu<'w>;
 
     fn this_cpu(&self) -> Self::Cpu {
@@ -221,8 +223,8 @@ fn tdx_brought_up_after_a_refusing_load_is_cleaned() {
     let mut world = World::new(1);
     world.record = PrivateMemory::new();
     let kexec = Kexec::begin(Policy::Refuse, KexecKind::Normal, world.memory()).unwrap();
-    world.record.publish([pages(1, 2)].into_iter()).unwrap();
-    let report = kexec.stop_other_cpus(&&world).unwrap().ask_module(|_| ()).write_back_caches().reset([]);
+    promise::publish(&world.record, [pages(1, 2)]).unwrap();
+    let report = kexec.stop_other_cpus(&&world).unwrap().ask_module(|_| ()).write_back_caches().reset();
     assert_eq!(report.outcome, reset(64, 1));
 }
 
@@ -240,7 +242,7 @@ fn a_jump_must_not_land_on_private_memory() {
 #[test]
 fn a_crash_image_lives_in_reserved_memory_that_tdx_does_not_have() {
     let mut world = World::new(1).with_pages();
-    world.untouched = vec![pages(550, 610), pages(100, 200)];
+    world.reserved = vec![pages(550, 610), pages(100, 200)];
     let load = |segment| check_crash_image(&world.memory(), &[pages(100, 200), segment]);
     assert_eq!(load(pages(550, 600)), Ok(()));
     assert_eq!(load(pages(540, 560)), Err(Refused::CrashSegmentOutside { segment: pages(540, 560) }));
@@ -252,17 +254,17 @@ fn a_crash_image_lives_in_reserved_memory_that_tdx_does_not_have() {
 fn memory_that_must_not_be_touched_is_spared_and_named() {
     let mut world = World::new(1).with_pages();
     // In no order, and one of them cuts a marked range in three.
-    world.untouched = vec![pages(1050, 1060), pages(17, 18), pages(601, 700)];
+    world.reserved = vec![pages(1050, 1060), pages(17, 18), pages(601, 700)];
     let (report, events) = alone(&world, Policy::Tracked);
     assert_eq!(report.outcome, reset((82 - 1 - 1 - 10) * 64, 5));
     for event in events {
         if let Event::Reset(lines) = event {
-            assert!(!world.untouched.iter().any(|range| range.overlaps(lines.pages())), "{lines}");
+            assert!(!world.reserved.iter().any(|range| range.overlaps(lines.pages())), "{lines}");
         }
     }
     let mut leftovers: Vec<_> = report.leftovers(&world.memory()).collect();
     leftovers.sort_by_key(|left| left.range.start());
-    let left = |range, kind| Leftover { range, kind, reason: LeftoverReason::Untouched };
+    let left = |range, kind| Leftover { range, kind, reason: LeftoverReason::Reserved };
     let expected = [
         left(pages(17, 18), LeftoverKind::Pamt),
         left(pages(601, 602), LeftoverKind::Page),
@@ -276,7 +278,7 @@ fn a_cpu_that_does_not_stop_puts_the_kexec_off_and_the_host_goes_on() {
     let mut world = World::new(3).with_pages();
     world.features = Some(crate::world::WITH_DISABLE);
     world.stuck = vec![2];
-    let inside = world.gate.admission(CpuId(2)).enter(Leaf::VP_ENTER).unwrap();
+    let inside = promise::cpu_gate(&world.gate, CpuId(2)).enter(Leaf::VP_ENTER).unwrap();
     let kexec = Kexec::begin(Policy::Module, KexecKind::Normal, world.memory()).unwrap();
     let error = kexec.stop_other_cpus(&&world).unwrap_err();
     let text = "kexec put off: 1 CPU did not stop, 1 may hold private lines: CPU 2 in TDH.VP.ENTER";
@@ -286,7 +288,7 @@ fn a_cpu_that_does_not_stop_puts_the_kexec_off_and_the_host_goes_on() {
     assert_eq!(world.take(), [(1, Event::WriteBack)], "no SYS.DISABLE, no reset");
     drop(inside);
     // It stops after all: the same kexec goes through.
-    let report = error.kexec.stop_other_cpus(&Parked(&world)).unwrap().ask_module(|_| ()).write_back_caches().reset([]);
+    let report = error.kexec.stop_other_cpus(&Parked(&world)).unwrap().ask_module(|_| ()).write_back_caches().reset();
     assert!(report.is_clean(&world.memory()));
 }
 
@@ -296,8 +298,8 @@ fn a_cpu_that_does_not_stop_puts_the_kexec_off_and_the_host_goes_on() {
 fn only_cpus_that_could_do_harm_are_named() {
     let mut world = World::new(4).with_pages();
     world.stuck = vec![2, 3];
-    drop(world.gate.admission(CpuId(0)).enter(Leaf::VP_ENTER).unwrap());
-    drop(world.gate.admission(CpuId(2)).enter(Leaf::VP_ENTER).unwrap());
+    drop(promise::cpu_gate(&world.gate, CpuId(0)).enter(Leaf::VP_ENTER).unwrap());
+    drop(promise::cpu_gate(&world.gate, CpuId(2)).enter(Leaf::VP_ENTER).unwrap());
     let kexec = Kexec::begin(Policy::Tracked, KexecKind::Normal, world.memory()).unwrap();
     let StopCause::NotAlone(suspects) = kexec.stop_other_cpus(&&world).unwrap_err().cause else { panic!() };
     assert_eq!((suspects.not_stopped, suspects.may_hold_private_lines), (2, 1));
@@ -312,7 +314,7 @@ fn a_stopped_cpu_that_may_hold_private_lines_is_named() {
     let kexec = Kexec::begin(Policy::Tracked, KexecKind::Normal, world.memory()).unwrap();
     let cpus = Deaf(&world);
     let stopped = kexec.stop_other_cpus(&cpus).unwrap();
-    let report = stopped.ask_module(|_| ()).write_back_caches().reset([]);
+    let report = stopped.ask_module(|_| ()).write_back_caches().reset();
     assert_eq!((report.suspects.not_stopped, report.suspects.may_hold_private_lines), (0, 1));
     assert_eq!(report.suspects.named.iter().map(|activity| activity.cpu).collect::<Vec<_>>(), [CpuId(1)]);
     assert!(!report.is_clean(&world.memory()));
@@ -321,7 +323,8 @@ fn a_stopped_cpu_that_may_hold_private_lines_is_named() {
 /// A kernel that says that CPU 1 has stopped, without its caches written back.
 struct Deaf<'w>(&'w World);
 
-impl<'w> StopCpus for Deaf<'w> {
+// SAFETY: a model: no memory of this program is behind it.
+unsafe impl<'w> StopCpus for Deaf<'w> {
     type Cpu = TestCpu<'w>;
 
     fn this_cpu(&self) -> TestCpu<'w> {
@@ -330,8 +333,8 @@ impl<'w> StopCpus for Deaf<'w> {
 
     fn stop_other_cpus(&self) -> u32 {
         // It was on its way into SEAM, and found the gate closed after all of it.
-        self.0.gate.handle().open();
-        drop(self.0.gate.admission(CpuId(1)).enter(Leaf::VP_ENTER));
+        promise::open(&self.0.gate);
+        drop(promise::cpu_gate(&self.0.gate, CpuId(1)).enter(Leaf::VP_ENTER));
         self.0.gate.handle().close();
         1
     }
@@ -352,13 +355,13 @@ fn of_two_handovers_the_second_is_refused() {
     let first = begin().stop_other_cpus(&cpus).unwrap();
     assert_eq!(begin().stop_other_cpus(&&world).unwrap_err().cause, StopCause::HandoverUnderWay);
     assert!(world.gate.handle().is_closed(), "the first one's gate is not opened by the second");
-    let _ = first.ask_module(|_| ()).write_back_caches().reset([]);
+    let _ = first.ask_module(|_| ()).write_back_caches().reset();
 }
 
 #[test]
 fn a_cpu_that_goes_offline_writes_back_and_is_not_waited_for() {
     let world = World::new(2);
-    drop(world.cpu(1).admission().enter(Leaf::SYS_LP_INIT));
+    drop(world.cpu(1).cpu_gate().enter(Leaf::SYS_LP_INIT));
     offline_this_cpu(world.cpu(1), None);
     assert_eq!(world.take(), [(1, Event::WriteBack)]);
     assert!(world.gate.handle().activity().nth(1).unwrap().stopped);

@@ -1,6 +1,7 @@
 //! The table for the next kernel: written and read, and never read from anything that was not
 //! written.
 
+use crate::promise;
 use crate::world::{World, pages};
 use proptest::prelude::*;
 use tdx_abi::Leaf;
@@ -43,11 +44,11 @@ fn what_was_left_is_read_back() {
 #[test]
 fn untouched_memory_is_listed_with_its_reason() {
     let mut world = World::new(1).with_pages();
-    world.untouched = vec![pages(1030, 1040)];
+    world.reserved = vec![pages(1030, 1040)];
     let report = world.crash(Policy::Tracked);
     let mut table = vec![0; 200];
     LeftoverTable::write(&mut table, &report, &world.memory()).unwrap();
-    let reason = LeftoverReason::Untouched;
+    let reason = LeftoverReason::Reserved;
     assert_eq!(listed(&table), [Leftover { range: pages(1030, 1040), kind: LeftoverKind::Page, reason }]);
 }
 
@@ -75,7 +76,7 @@ fn a_clean_handover_leaves_an_empty_list() {
 fn a_cpu_that_did_not_stop_is_counted_in_the_header() {
     let mut world = World::new(3).with_pages();
     world.stuck = vec![1, 2];
-    drop(world.gate.admission(CpuId(2)).enter(Leaf::VP_ENTER).unwrap());
+    drop(promise::cpu_gate(&world.gate, CpuId(2)).enter(Leaf::VP_ENTER).unwrap());
     let report = world.crash(Policy::Tracked);
     let mut table = [0; 200];
     LeftoverTable::write(&mut table, &report, &world.memory()).unwrap();

@@ -1,11 +1,12 @@
 //! SYS.DISABLE: when it is called, how often, and what is done with the answer.
 
+use crate::promise;
 use crate::world::{Event, GRANITE_RAPIDS, WITH_DISABLE, World, pages};
 use std::cell::Cell;
 use tdx_abi::{Leaf, LineRange, Operand, Registers, Status, StatusCode};
-use tdx_host::gate::{Admission, CpuSlot, Gate};
+use tdx_host::gate::{CpuGate, CpuSlot, Gate};
 use tdx_host::handover::{
-    CameBack, DISABLE_CALLS, HandoverReport, HostMemory, Kexec, KexecKind, LeftPrivate, LeftoverReason, ModuleAnswer,
+    CameBack, DISABLE_CALLS, HandoverReport, HostParts, Kexec, KexecKind, LeftPrivate, LeftoverReason, ModuleAnswer,
     NothingToDo, Outcome, Policy, StopCpus,
 };
 use tdx_host::platform::{Cpu, CpuId, CpuTask, LineReset, PackageId, Step, detect};
@@ -43,13 +44,13 @@ fn a_kexec_that_was_not_made_leaves_a_kernel_that_can_bring_tdx_up_again() {
     let (report, _) = kexec(&world, Policy::Module);
     assert_eq!(report.came_back(&world.memory()), CameBack::CanBringUpAgain);
     assert!(!world.record.may_have_private_memory() && !world.gate.handle().is_closed());
-    world.record.publish([pages(30, 31)].into_iter()).unwrap();
+    promise::publish(&world.record, [pages(30, 31)]).unwrap();
 }
 
 #[test]
 fn a_module_that_was_disabled_is_no_use_while_something_is_left() {
     let mut world = world([]);
-    world.untouched = vec![pages(601, 602)];
+    world.reserved = vec![pages(601, 602)];
     let (report, _) = kexec(&world, Policy::Module);
     assert_eq!(report.came_back(&world.memory()), CameBack::TdxIsGone);
     assert!(world.record.may_have_private_memory() && world.gate.handle().is_closed());
@@ -175,22 +176,25 @@ struct Endless {
 #[derive(Clone, Copy)]
 struct EndlessCpu<'w>(&'w Endless);
 
-impl Seamcall for EndlessCpu<'_> {
-    fn seamcall(&self, registers: Registers) -> Registers {
+// SAFETY: a model: no memory of this program is behind it.
+unsafe impl Seamcall for EndlessCpu<'_> {
+    unsafe fn seamcall(&self, registers: Registers) -> Registers {
         self.0.calls.set(self.0.calls.get() + 1);
         Registers { rax: StatusCode::INTERRUPTED_RESUMABLE.with(0).raw(), ..registers }
     }
 }
 
-impl LineReset for EndlessCpu<'_> {
-    fn reset_lines(&self, _lines: LineRange) {
+// SAFETY: a model: no memory of this program is behind it.
+unsafe impl LineReset for EndlessCpu<'_> {
+    unsafe fn reset_lines(&self, _lines: LineRange) {
         self.0.reset.set(true);
     }
 
     fn fence(&self) {}
 }
 
-impl Cpu for EndlessCpu<'_> {
+// SAFETY: a model: no memory of this program is behind it.
+unsafe impl Cpu for EndlessCpu<'_> {
     fn id(&self) -> CpuId {
         CpuId(0)
     }
@@ -201,14 +205,15 @@ impl Cpu for EndlessCpu<'_> {
 
     fn write_back_caches(&self) {}
 
-    fn flush_lines(&self, _lines: LineRange) {}
+    unsafe fn flush_lines(&self, _lines: LineRange) {}
 
-    fn admission(&self) -> Admission<'_> {
-        self.0.gate.admission(self.id())
+    fn cpu_gate(&self) -> CpuGate<'_> {
+        promise::cpu_gate(&self.0.gate, self.id())
     }
 }
 
-impl<'w> StopCpus for &'w Endless {
+// SAFETY: a model: no memory of this program is behind it.
+unsafe impl<'w> StopCpus for &'w Endless {
     type Cpu = EndlessCpu<'w>;
 
     fn this_cpu(&self) -> EndlessCpu<'w> {
@@ -231,7 +236,8 @@ impl<'w> StopCpus for &'w Endless {
 fn a_module_that_never_comes_to_an_end_is_given_up() {
     let endless = Endless { gate: Gate::new([CpuSlot::new()]), calls: Cell::new(0), reset: Cell::new(false) };
     let world = World::new(1);
-    let memory = HostMemory { features: Some(WITH_DISABLE), gate: endless.gate.handle(), ..world.memory() };
+    let parts = HostParts { features: Some(WITH_DISABLE), gate: endless.gate.handle(), ..world.memory().parts() };
+    let memory = promise::host_memory(parts);
     let mut heard = 0;
     let cpus = &endless;
     let report = Kexec::begin(Policy::Module, KexecKind::Normal, memory)
@@ -240,7 +246,7 @@ fn a_module_that_never_comes_to_an_end_is_given_up() {
         .unwrap()
         .ask_module(|calls| heard = calls)
         .write_back_caches()
-        .reset([]);
+        .reset();
     assert_eq!((endless.calls.get(), heard), (DISABLE_CALLS, DISABLE_CALLS), "each call is heard of");
     assert!(matches!(report.module, Some(ModuleAnswer::Failed(error)) if error.attempts == DISABLE_CALLS));
     assert!(endless.reset.get() && report.is_clean(&memory));

@@ -1,13 +1,14 @@
 //! Some CPUs that write down what they are asked to do, in one list, and answer SEAMCALLs from a
 //! script. They model nothing.
 
+use crate::promise::{self, Mark as _};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicU64;
 use tdx_abi::{LineRange, Page, PageRange, Registers, Status, TdxFeatures0};
-use tdx_host::gate::{Admission, CpuSlot, Gate};
+use tdx_host::gate::{CpuGate, CpuSlot, Gate};
 use tdx_host::handover::{
-    HandoverReport, HostMemory, Kexec, KexecKind, NmiStop, Policy, StopCpus, hand_over_crash, stop_this_cpu,
+    HandoverReport, HostMemory, HostParts, Kexec, KexecKind, NmiStop, Policy, StopCpus, hand_over_crash, stop_this_cpu,
     stop_this_cpu_at_crash,
 };
 use tdx_host::ledger::Ledger;
@@ -32,7 +33,7 @@ pub(crate) struct World {
     pub(crate) features: Option<TdxFeatures0>,
     pub(crate) record: PrivateMemory,
     pub(crate) ledger: Option<Ledger<'static>>,
-    pub(crate) untouched: Vec<PageRange>,
+    pub(crate) reserved: Vec<PageRange>,
     events: RefCell<Vec<(u32, Event)>>,
     answers: RefCell<VecDeque<Status>>,
     /// CPUs that ignore every request to stop.
@@ -51,14 +52,14 @@ impl World {
     /// A Sapphire Rapids host on which TDX is up, with PAMTs at pages 16 to 20 and no ledger.
     pub(crate) fn new(cpus: usize) -> Self {
         let record = PrivateMemory::new();
-        record.publish([pages(16, 18), pages(18, 19), pages(19, 20)].into_iter()).unwrap();
+        promise::publish(&record, [pages(16, 18), pages(18, 19), pages(19, 20)]).unwrap();
         Self {
             gate: Gate::new((0..cpus).map(|_| CpuSlot::new()).collect()),
             platform: Some(detect(&SAPPHIRE_RAPIDS).unwrap()),
             features: Some(TdxFeatures0::MODULE_1_5_01),
             record,
             ledger: None,
-            untouched: Vec::new(),
+            reserved: Vec::new(),
             events: RefCell::default(),
             answers: RefCell::default(),
             stuck: Vec::new(),
@@ -71,10 +72,10 @@ impl World {
         let words: Vec<_> = (0..Ledger::words_needed([pages(512, 1536)])).map(|_| AtomicU64::new(0)).collect();
         let ledger = Ledger::new([pages(512, 1536)], words.leak()).unwrap();
         for range in [pages(600, 602), pages(1024, 1100)] {
-            ledger.give(range).unwrap();
+            ledger.mark_in_flight(range).unwrap();
         }
-        ledger.given(pages(600, 602)).unwrap();
-        ledger.take_back(pages(601, 602)).unwrap();
+        ledger.mark_private(pages(600, 602)).unwrap();
+        ledger.mark_returned(pages(601, 602)).unwrap();
         self.ledger = Some(ledger);
         self
     }
@@ -86,14 +87,14 @@ impl World {
     }
 
     pub(crate) fn memory(&self) -> HostMemory<'_> {
-        HostMemory {
+        promise::host_memory(HostParts {
             platform: self.platform.as_ref(),
             features: self.features,
             record: &self.record,
-            ledger: self.ledger.as_ref(),
+            ledger: (self.ledger.as_ref()).into(),
             gate: self.gate.handle(),
-            untouched: &self.untouched,
-        }
+            reserved: &self.reserved,
+        })
     }
 
     pub(crate) fn cpu(&self, id: u32) -> TestCpu<'_> {
@@ -117,24 +118,20 @@ impl World {
 
     /// A kexec from begin to jump; `Everything` may have pages [0, 100).
     pub(crate) fn kexec(&self, policy: Policy, kind: KexecKind) -> HandoverReport {
-        Kexec::begin(policy, kind, self.memory())
-            .unwrap()
-            .stop_other_cpus(&self)
-            .unwrap()
-            .ask_module(|_| ())
-            .write_back_caches()
-            .reset([pages(0, 100)])
+        let kexec = Kexec::begin(policy, kind, self.memory()).unwrap().stop_other_cpus(&self).unwrap();
+        promise::reset(kexec.ask_module(|_| ()).write_back_caches(), [pages(0, 100)])
     }
 }
 
 impl World {
     /// A panic on CPU 0.
     pub(crate) fn crash(&self, policy: Policy) -> HandoverReport {
-        hand_over_crash(policy, &self.cpu(0), self.gate.handle(), self, || self.memory())
+        hand_over_crash(policy, &self.cpu(0), self, &self.memory())
     }
 }
 
-impl<'w> StopCpus for &'w World {
+// SAFETY: a model: no memory of this program is behind it.
+unsafe impl<'w> StopCpus for &'w World {
     type Cpu = TestCpu<'w>;
 
     fn this_cpu(&self) -> TestCpu<'w> {
@@ -172,16 +169,18 @@ impl TestCpu<'_> {
     }
 }
 
-impl Seamcall for TestCpu<'_> {
-    fn seamcall(&self, registers: Registers) -> Registers {
+// SAFETY: a model: no memory of this program is behind it.
+unsafe impl Seamcall for TestCpu<'_> {
+    unsafe fn seamcall(&self, registers: Registers) -> Registers {
         self.push(Event::Seamcall(registers.leaf_call().leaf()));
         let status = self.world.answers.borrow_mut().pop_front().unwrap_or(Status::SUCCESS);
         Registers { rax: status.raw(), ..registers }
     }
 }
 
-impl LineReset for TestCpu<'_> {
-    fn reset_lines(&self, lines: LineRange) {
+// SAFETY: a model: no memory of this program is behind it.
+unsafe impl LineReset for TestCpu<'_> {
+    unsafe fn reset_lines(&self, lines: LineRange) {
         self.push(Event::Reset(lines));
     }
 
@@ -190,7 +189,8 @@ impl LineReset for TestCpu<'_> {
     }
 }
 
-impl Cpu for TestCpu<'_> {
+// SAFETY: a model: no memory of this program is behind it.
+unsafe impl Cpu for TestCpu<'_> {
     fn id(&self) -> CpuId {
         CpuId(self.id)
     }
@@ -203,15 +203,16 @@ impl Cpu for TestCpu<'_> {
         self.push(Event::WriteBack);
     }
 
-    fn flush_lines(&self, _lines: LineRange) {}
+    unsafe fn flush_lines(&self, _lines: LineRange) {}
 
-    fn admission(&self) -> Admission<'_> {
-        self.world.gate.admission(self.id())
+    fn cpu_gate(&self) -> CpuGate<'_> {
+        promise::cpu_gate(&self.world.gate, self.id())
     }
 }
 
 /// The crash kernel's way: every CPU is online; those that hear the NMI stop.
-impl NmiStop for World {
+// SAFETY: a model: no memory of this program is behind it.
+unsafe impl NmiStop for World {
     fn stop_other_cpus(&self) {
         let hearing = self.cpus().skip(1).filter(|cpu| !self.stuck.contains(&cpu.id));
         hearing.for_each(|cpu| stop_this_cpu_at_crash(&cpu));

@@ -1,9 +1,7 @@
 //! Bad input, the frame source over a memory map, and a layout that is in use.
 
 use tdx_abi::{PageRange, PageSize};
-use tdx_host::layout::{
-    Algorithm, FrameRequest, FrameSource, InputList, Layout, LayoutError, Limits, MapFrames, build,
-};
+use tdx_host::layout::{Algorithm, FrameRequest, InputList, Layout, LayoutError, Limits, MapFrames, Places, build};
 use tdx_host::platform::NodeId;
 
 use crate::hosts::{GIB, from_cmrs, on_node, range};

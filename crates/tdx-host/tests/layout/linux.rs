@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use tdx_abi::PageRange;
-use tdx_host::layout::{Algorithm, FrameRequest, FrameSource, LayoutError, Limits, MapFrames, Pamt4k};
+use tdx_host::layout::{Algorithm, FrameRequest, LayoutError, Limits, MapFrames, Pamt4k, Places};
 use tdx_host::platform::NodeId;
 
 use crate::generate;
@@ -21,7 +21,7 @@ struct Recorder<'a> {
     log: Vec<(FrameRequest, Option<PageRange>)>,
 }
 
-impl FrameSource for Recorder<'_> {
+impl Places for Recorder<'_> {
     fn allocate(&mut self, request: FrameRequest) -> Option<PageRange> {
         let answer = self.inner.allocate(request);
         self.log.push((request, answer));

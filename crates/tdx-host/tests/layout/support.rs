@@ -3,7 +3,7 @@
 use rangemap::RangeSet;
 use tdx_abi::{PageRange, PageSize};
 use tdx_host::layout::{
-    self, Algorithm, FrameRequest, FrameSource, GiveUpReason, Layout, LayoutError, Limits, MapFrames, Note, Pamt4k,
+    self, Algorithm, FrameRequest, GiveUpReason, Layout, LayoutError, Limits, MapFrames, Note, Pamt4k, Places,
 };
 use tdx_host::platform::NodeRange;
 
@@ -38,7 +38,7 @@ pub fn build(algorithm: Algorithm, host: &Host, limits: &Limits) -> (Result<(), 
     build_with(algorithm, host, limits, &mut frames)
 }
 
-pub fn build_with<F: FrameSource>(
+pub fn build_with<F: Places>(
     algorithm: Algorithm,
     host: &Host,
     limits: &Limits,
@@ -149,7 +149,7 @@ pub struct Moody<'a> {
     pub honest: bool,
 }
 
-impl FrameSource for Moody<'_> {
+impl Places for Moody<'_> {
     fn allocate(&mut self, request: FrameRequest) -> Option<PageRange> {
         if self.honest {
             return self.inner.allocate(request);
@@ -174,7 +174,7 @@ pub struct OnlyChoice<'a> {
     pub requests: u64,
 }
 
-impl FrameSource for OnlyChoice<'_> {
+impl Places for OnlyChoice<'_> {
     fn allocate(&mut self, request: FrameRequest) -> Option<PageRange> {
         self.requests += 1;
         if request.within.pages() > request.pages { self.inner.allocate(request) } else { None }

@@ -1,13 +1,15 @@
 //! A CPU that writes down what it is asked to do and answers SEAMCALLs from a script. It models
 //! nothing.
 
+// UNSAFETY: implements the traits that answer for memory.
+#![allow(unsafe_code)]
 #![allow(dead_code)] // each test binary uses its own part
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use tdx_abi::{LineRange, Registers, Status};
-use tdx_host::gate::{Admission, CpuSlot, Gate};
+use tdx_host::gate::{CpuGate, CpuSlot, Gate};
 use tdx_host::platform::{Cpu, CpuId, CpuidOutput, LineReset, Msr, PackageId, Processor};
 use tdx_host::seamcall::Seamcall;
 
@@ -51,16 +53,18 @@ impl Recorder {
     }
 }
 
-impl Seamcall for Recorder {
-    fn seamcall(&self, registers: Registers) -> Registers {
+// SAFETY: a model: no memory of this program is behind it.
+unsafe impl Seamcall for Recorder {
+    unsafe fn seamcall(&self, registers: Registers) -> Registers {
         self.push(Event::Seamcall(registers.rax));
         let status = self.answers.borrow_mut().pop_front().unwrap_or(Status::SUCCESS);
         Registers { rax: status.raw(), ..registers }
     }
 }
 
-impl LineReset for Recorder {
-    fn reset_lines(&self, lines: LineRange) {
+// SAFETY: a model: no memory of this program is behind it.
+unsafe impl LineReset for Recorder {
+    unsafe fn reset_lines(&self, lines: LineRange) {
         self.push(Event::Reset(lines));
     }
 
@@ -69,7 +73,8 @@ impl LineReset for Recorder {
     }
 }
 
-impl Cpu for Recorder {
+// SAFETY: a model: no memory of this program is behind it.
+unsafe impl Cpu for Recorder {
     fn id(&self) -> CpuId {
         CpuId(7)
     }
@@ -82,12 +87,12 @@ impl Cpu for Recorder {
         self.push(Event::WriteBack);
     }
 
-    fn flush_lines(&self, lines: LineRange) {
+    unsafe fn flush_lines(&self, lines: LineRange) {
         self.push(Event::Flush(lines));
     }
 
-    fn admission(&self) -> Admission<'_> {
-        self.gate.0.admission(self.id())
+    fn cpu_gate(&self) -> CpuGate<'_> {
+        crate::promise::cpu_gate(&self.gate.0, self.id())
     }
 }
 

@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use tdx_abi::TdxFeatures0;
 use tdx_host::{
-    bringup::{Bringup, BringupError, ModuleInfo},
+    bringup::{BringupError, ModuleInfo},
     layout::{Algorithm, Layout},
     platform::TdxPlatform,
     private_memory::PrivateMemory,
@@ -12,7 +12,7 @@ use tdx_host::{
 
 use super::kernel_log;
 use crate::{
-    platform::{Lab, LabKernel},
+    platform::{Lab, LabKernel, promise},
     report::{BringupReport, SeamcallCount, UnwoundReport},
 };
 use tdx_operator::{host::Host, plan::tdmrs};
@@ -30,7 +30,7 @@ pub(super) fn bring_up<'k>(
     log: &mut Vec<String>,
     features: &Cell<Option<TdxFeatures0>>,
 ) -> Result<ModuleInfo, BringupError> {
-    let known = Bringup::start(kernel, platform, record, layout)?.sys_init()?.init_cpus()?.read_module_info()?;
+    let known = promise::start(kernel, platform, record, layout)?.sys_init()?.init_cpus()?.read_module_info()?;
     log.extend(kernel_log::module(known.module()));
     features.set(Some(known.module().features));
     let planned = known.plan(host.memory(), algorithm)?;

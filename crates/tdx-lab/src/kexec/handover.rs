@@ -7,7 +7,7 @@ use tdx_host::handover::{
 };
 
 use crate::{
-    platform::{Lab, LabKernel},
+    platform::{Lab, LabKernel, promise},
     report::{HandoverSummary, ResetReport, UncleanedReport},
 };
 use tdx_operator::{host::Host, images};
@@ -43,13 +43,14 @@ pub(super) fn kexec(kernel: &LabKernel<'_>, host: &Host, policy: Policy, memory:
     };
     let images = images::pages(host);
     let usable = host.memory().iter().map(|piece| piece.range);
-    let report = stopped.ask_module(|_| ()).write_back_caches().reset(subtract(usable, [images]));
+    let ready = stopped.ask_module(|_| ()).write_back_caches();
+    let report = promise::reset(ready, subtract(usable, [images]));
     handed(&report, &memory)
 }
 
 /// A panic on this CPU: the crash kernel takes over.
 pub(super) fn crash(kernel: &LabKernel<'_>, policy: Policy, memory: HostMemory<'_>) -> Handed {
-    let report = hand_over_crash(policy, &kernel.this_cpu(), memory.gate, kernel, || memory);
+    let report = hand_over_crash(policy, &kernel.this_cpu(), kernel, &memory);
     handed(&report, &memory)
 }
 
@@ -75,7 +76,7 @@ const fn leftover_reason(reason: LeftoverReason) -> &'static str {
     match reason {
         LeftoverReason::NotReset => "the policy does not reset it",
         LeftoverReason::CachesNotWrittenBack => "a CPU may still hold private lines of it in its caches",
-        LeftoverReason::Untouched => "it lies in memory that is never written",
+        LeftoverReason::Reserved => "it lies in memory that is never written",
     }
 }
 

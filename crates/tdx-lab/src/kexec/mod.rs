@@ -14,7 +14,7 @@ use std::cell::Cell;
 use first_kernel::TdPhase;
 use tdx_abi::{Leaf, PageRange};
 use tdx_host::{
-    handover::{HostMemory, LeftoverTable, OldMemory, explain},
+    handover::{HostParts, LeftoverTable, OldMemory, explain},
     layout::Layout,
     ledger::Ledger,
     platform::{TdxPlatform, detect},
@@ -30,11 +30,11 @@ use next_kernel::Footprint;
 pub use scenario::{Hole, KexecOptions, policy_name};
 
 use crate::{
-    platform::{Instant, Lab, LabError, LabKernel},
+    platform::{Instant, Lab, LabError, LabKernel, promise},
     report::{
         HoleReport, KexecReport, LedgerReport, LeftoverTableReport, ScenarioReport, StrayReport, TdReport, Verdict,
     },
-    tds::{Hypervisor, LabTd, TdMemory},
+    tds::{Hypervisor, LabTd, TdMemory, pool},
 };
 use tdx_machine::LIMITS;
 use tdx_operator::{
@@ -61,7 +61,7 @@ pub fn run(host: &Host, options: KexecOptions, progress: &dyn Progress) -> Resul
     }
     let lab = Lab::with_module(host, options.module(), progress)?;
     let platform = detect(&lab).map_err(LabError::NoTdx)?;
-    let record = Box::new(<PrivateMemory>::new());
+    let record = Box::new(PrivateMemory::new());
     let mut layout = Box::new(Layout::new());
     let mut kernel = LabKernel::new(&lab, host, Some(platform));
     let crash_kernel = if options.crash { images::crash_pages(host) } else { PageRange::default() };
@@ -81,13 +81,14 @@ pub fn run(host: &Host, options: KexecOptions, progress: &dyn Progress) -> Resul
     let bringup = bringup_report(host, &lab, &layout, result.as_ref(), log);
 
     let ready = matches!(result, Some(Ok(_)));
-    let memory = (ready && options.tds > 0).then(|| TdMemory::new(&layout, &platform));
-    let ledger = memory.as_ref().map(|memory| memory.ledger(crash_kernel)).transpose().map_err(LabError::scenario)?;
-    let key_ids = memory.as_ref().map(|memory| memory.key_ids(&platform)).transpose().map_err(LabError::scenario)?;
-    let tds = match (&memory, &ledger, &key_ids) {
-        (Some(memory), Some(ledger), Some(key_ids)) => {
-            let host = TdHost::new(&platform, ledger, key_ids);
-            run_tds(&lab, &mut kernel, memory, host, options)?
+    let mut memory = (ready && options.tds > 0).then(|| TdMemory::new(&layout, &platform));
+    let (ledger, key_ids) = match &mut memory {
+        Some(memory) => memory.open(crash_kernel, &platform).map(|(ledger, key_ids)| (Some(ledger), Some(key_ids)))?,
+        None => (None, None),
+    };
+    let tds = match (&ledger, &key_ids) {
+        (Some(ledger), Some(key_ids)) => {
+            run_tds(&lab, &mut kernel, promise::td_host(&platform, ledger, key_ids), options)?
         }
         _ => Vec::new(),
     };
@@ -102,14 +103,15 @@ pub fn run(host: &Host, options: KexecOptions, progress: &dyn Progress) -> Resul
     let stray_lines = if options.crash { stray_stores(&lab, &map)? } else { Vec::new() };
 
     let stored = lab.ask(|machine| machine.counters().lines_direct_stored);
-    let host_memory = HostMemory {
+    let reserved = [crash_kernel];
+    let host_memory = promise::host_memory(HostParts {
         platform: Some(&platform),
         features: features.get(),
         record: &*record,
-        ledger: ledger.as_ref(),
+        ledger: ledger.as_ref().into(),
         gate: lab.gate(),
-        untouched: if crash_kernel.is_empty() { &[] } else { &[crash_kernel] },
-    };
+        reserved: if crash_kernel.is_empty() { &[] } else { &reserved },
+    });
     let Handed { summary, uncleaned, table, jumps } = if options.crash {
         handover::crash(&kernel, options.policy, host_memory)
     } else {
@@ -168,11 +170,10 @@ pub fn run(host: &Host, options: KexecOptions, progress: &dyn Progress) -> Resul
 fn run_tds<'h>(
     lab: &Lab<'_>,
     kernel: &mut LabKernel<'_>,
-    memory: &TdMemory,
     host: TdHost<'h>,
     options: KexecOptions,
 ) -> Result<Vec<LabTd<'h>>, LabError> {
-    let Some(pool) = memory.pool(kernel, options.tds) else {
+    let Some(pool) = pool(host.ledger(), kernel, options.tds) else {
         return Err(LabError::Scenario(format!("no TDMR has room for the pages of {} TDs", options.tds)));
     };
     let hypervisor = Hypervisor::new(lab, kernel, host, pool);
@@ -188,9 +189,8 @@ fn run_tds<'h>(
 
 /// The module dies in a call that changes nothing.
 fn kill_module(lab: &Lab<'_>, kernel: &LabKernel<'_>) {
-    use tdx_host::seamcall::Seamcall;
     lab.act(|machine| machine.inject(tdx_machine::Fault::Crash, tdx_machine::When::Call(1)));
-    let _ = kernel.this_cpu().seamcall(tdx_abi::Registers::call(Leaf::PHYMEM_PAGE_RDMD));
+    let _ = tdx_host::seamcall::call(&kernel.this_cpu(), tdx_abi::Registers::call(Leaf::PHYMEM_PAGE_RDMD));
 }
 
 /// Why the kernel dies: a wild pointer writes a part of one line of each kind of private memory,
@@ -239,7 +239,7 @@ fn heed(lab: &Lab<'_>, table: &[u8], footprint: &Footprint, map: &PrivateMap) ->
 /// if not.
 fn tdx_again(lab: &Lab<'_>, host: &Host, platform: &TdxPlatform, options: KexecOptions) -> Result<String, LabError> {
     let again = Lab::on(lab.ask(Clone::clone), &())?;
-    let record = Box::new(<PrivateMemory>::new());
+    let record = Box::new(PrivateMemory::new());
     let mut layout = Box::new(Layout::new());
     let mut kernel = LabKernel::new(&again, host, Some(*platform));
     let (mut log, features) = (Vec::new(), Cell::new(None));

@@ -170,15 +170,14 @@ fn story(
 #[cfg(test)]
 mod tests {
     use tdx_host::{
-        bringup,
         layout::{Algorithm, Layout},
-        platform::{LineReset, detect},
+        platform::detect,
         private_memory::PrivateMemory,
     };
 
     use super::*;
     use crate::{
-        platform::{Lab, LabKernel},
+        platform::{Lab, LabKernel, promise},
         report::Verdict,
     };
     use tdx_operator::host::HostOptions;
@@ -193,14 +192,14 @@ mod tests {
     fn reset_without_write_back(host: &Host) -> (u64, NextKernelReport) {
         let lab = Lab::new(host, &()).unwrap();
         let platform = detect(&lab).unwrap();
-        let record = <PrivateMemory>::new();
+        let record = PrivateMemory::new();
         let mut layout = Box::new(Layout::new());
         let mut kernel = LabKernel::new(&lab, host, Some(platform));
-        bringup::run(&mut kernel, platform, &record, &mut layout, host.memory(), Algorithm::Fit).unwrap();
-        for range in record.pamt_ranges() {
-            kernel.this_cpu().reset_lines(range.lines());
-        }
-        kernel.this_cpu().fence();
+        let started = promise::start(&mut kernel, platform, &record, &mut layout).unwrap();
+        let known = started.sys_init().unwrap().init_cpus().unwrap().read_module_info().unwrap();
+        let configured = known.plan(host.memory(), Algorithm::Fit).unwrap().configure().unwrap();
+        configured.configure_keys().unwrap().init_tdmrs().unwrap();
+        promise::reset_alone(&kernel.this_cpu(), record.pamt_ranges());
         let waiting = lab.ask(Machine::dirty_private_lines);
         assert!(waiting > 0 && lab.ask(Machine::private_lines) == 0);
         let map = lab.ask(|machine| PrivateMap::of(machine, &layout));

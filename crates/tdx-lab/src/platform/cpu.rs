@@ -1,8 +1,11 @@
 //! One CPU of the software machine, as the product sees it.
 
+// UNSAFETY: implements the traits that answer for memory.
+#![allow(unsafe_code)]
+
 use tdx_abi::{KeyId, LineRange, Registers};
 use tdx_host::{
-    gate::Admission,
+    gate::CpuGate,
     platform::{Cpu, CpuId, LineReset, PackageId},
     seamcall::Seamcall,
 };
@@ -55,8 +58,10 @@ impl LabCpu<'_> {
     }
 }
 
-impl Seamcall for LabCpu<'_> {
-    fn seamcall(&self, registers: Registers) -> Registers {
+// SAFETY: the machine executes the call, or the watcher says what is done and answered instead; the
+// memory of the machine is not Rust memory (`promise`).
+unsafe impl Seamcall for LabCpu<'_> {
+    unsafe fn seamcall(&self, registers: Registers) -> Registers {
         let act = Act { cpu: self.id, operation: Operation::Seamcall(registers) };
         self.lab.freezer.tick();
         let mut answer = match self.lab.watcher.before(self.lab, &act) {
@@ -70,8 +75,9 @@ impl Seamcall for LabCpu<'_> {
     }
 }
 
-impl LineReset for LabCpu<'_> {
-    fn reset_lines(&self, lines: LineRange) {
+// SAFETY: as above.
+unsafe impl LineReset for LabCpu<'_> {
+    unsafe fn reset_lines(&self, lines: LineRange) {
         let (lab, id) = (self.lab, self.id);
         lab.freezer.before_reset();
         self.operate(Operation::Reset(lines), |deed| match deed {
@@ -94,7 +100,8 @@ impl LineReset for LabCpu<'_> {
     }
 }
 
-impl Cpu for LabCpu<'_> {
+// SAFETY: as above; a handle acts on its CPU of the machine, whichever thread holds it.
+unsafe impl Cpu for LabCpu<'_> {
     fn id(&self) -> CpuId {
         CpuId(self.id.0)
     }
@@ -111,14 +118,15 @@ impl Cpu for LabCpu<'_> {
         });
     }
 
-    fn flush_lines(&self, lines: LineRange) {
+    unsafe fn flush_lines(&self, lines: LineRange) {
         let (lab, id) = (self.lab, self.id);
         self.operate(Operation::Flush(lines), |deed| {
             Self::each(lines, deed, |lines| lab.try_act(|machine| machine.flush_lines(id, lines, KeyId::HOST)));
         });
     }
 
-    fn admission(&self) -> Admission<'_> {
-        self.lab.gate().admission(self.id())
+    fn cpu_gate(&self) -> CpuGate<'_> {
+        // SAFETY: a kernel here is on one CPU at a time, and each CPU's code on one thread.
+        unsafe { self.lab.gate().cpu_gate(self.id()) }
     }
 }

@@ -1,5 +1,8 @@
 //! The CPUs of a kernel on the software machine: runs tasks on them in turns, and stops them.
 
+// UNSAFETY: implements the traits that answer for memory.
+#![allow(unsafe_code)]
+
 use tdx_host::{
     handover::{NmiStop, StopCpus, stop_this_cpu, stop_this_cpu_at_crash},
     platform::{Cpu, CpuId, CpuTask, Cpus, Step, TdxPlatform},
@@ -64,7 +67,8 @@ impl<'l> LabCpus<'l> {
     }
 }
 
-impl<'l> Cpus for LabCpus<'l> {
+// SAFETY: the task runs on every CPU of the machine, or one of each package, to its end.
+unsafe impl<'l> Cpus for LabCpus<'l> {
     type Cpu = LabCpu<'l>;
 
     fn run_on_all<T: CpuTask<LabCpu<'l>>>(&self, task: &T) {
@@ -86,7 +90,9 @@ impl<'l> Cpus for LabCpus<'l> {
     }
 }
 
-impl<'l> StopCpus for LabCpus<'l> {
+// SAFETY: a CPU has no turn of its own; one that has stopped has none but in `run_on_stopped`. What a
+// watcher makes of it harms no memory of this program (`promise`).
+unsafe impl<'l> StopCpus for LabCpus<'l> {
     type Cpu = LabCpu<'l>;
 
     fn this_cpu(&self) -> LabCpu<'l> {
@@ -110,7 +116,8 @@ impl<'l> StopCpus for LabCpus<'l> {
     }
 }
 
-impl NmiStop for LabCpus<'_> {
+// SAFETY: as above; every CPU of the machine is online.
+unsafe impl NmiStop for LabCpus<'_> {
     fn stop_other_cpus(&self) {
         for cpu in self.others() {
             let target = tdx_machine::CpuId(cpu.id().0);

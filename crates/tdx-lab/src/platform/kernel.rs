@@ -1,14 +1,17 @@
 //! A kernel on the software machine: its CPUs, the pages of the memory map that it hands out, and
 //! shared memory.
 
+// UNSAFETY: implements the traits that answer for memory.
+#![allow(unsafe_code)]
+
 use tdx_abi::{PageRange, PhysAddr};
 use tdx_host::{
     handover::{NmiStop, StopCpus},
-    layout::{FrameRequest, FrameSource, MapFrames},
-    platform::{CpuId, CpuTask, Cpus, SharedMemory, TdxPlatform},
+    layout::{FrameRequest, FrameSource, MapFrames, Places},
+    platform::{CpuId, CpuTask, Cpus, OwnedPages, SharedMemory, TdxPlatform},
 };
 
-use super::{Deed, Lab, LabCpu, LabCpus, Operation};
+use super::{Deed, Lab, LabCpu, LabCpus, Operation, promise};
 use tdx_operator::{host::Host, images};
 
 /// The kernel that brings TDX up. It runs on CPU 0 unless it is told otherwise.
@@ -55,7 +58,8 @@ impl<'l> LabKernel<'l> {
     }
 }
 
-impl<'l> Cpus for LabKernel<'l> {
+// SAFETY: those of `LabCpus`.
+unsafe impl<'l> Cpus for LabKernel<'l> {
     type Cpu = LabCpu<'l>;
 
     fn run_on_all<T: CpuTask<LabCpu<'l>>>(&self, task: &T) {
@@ -71,8 +75,9 @@ impl<'l> Cpus for LabKernel<'l> {
     }
 }
 
-impl FrameSource for LabKernel<'_> {
-    fn allocate(&mut self, request: FrameRequest) -> Option<PageRange> {
+// SAFETY: `MapFrames` hands out each page of the map once.
+unsafe impl FrameSource for LabKernel<'_> {
+    fn allocate(&mut self, request: FrameRequest) -> Option<OwnedPages> {
         let mut range = None;
         let wanted = Operation::Allocate(request.pages);
         self.cpus.this_cpu().operate_to(wanted, |deed| {
@@ -81,21 +86,24 @@ impl FrameSource for LabKernel<'_> {
             }
             range.map_or(wanted, Operation::Allocated)
         });
-        range
+        range.map(promise::owned)
     }
 
-    fn free(&mut self, range: PageRange) {
+    fn free(&mut self, pages: OwnedPages) {
+        let range = pages.into_range();
         self.cpus.this_cpu().operate(Operation::Free(range), |_| self.frames.free(range));
     }
 }
 
-impl SharedMemory for LabKernel<'_> {
-    fn write(&mut self, address: PhysAddr, bytes: &[u8]) {
+// SAFETY: writes these bytes of the machine's memory.
+unsafe impl SharedMemory for LabKernel<'_> {
+    unsafe fn write(&mut self, address: PhysAddr, bytes: &[u8]) {
         self.lab.write_from(&self.cpus.this_cpu(), address, bytes);
     }
 }
 
-impl<'l> StopCpus for LabKernel<'l> {
+// SAFETY: as `LabCpus`.
+unsafe impl<'l> StopCpus for LabKernel<'l> {
     type Cpu = LabCpu<'l>;
 
     fn this_cpu(&self) -> LabCpu<'l> {
@@ -115,7 +123,8 @@ impl<'l> StopCpus for LabKernel<'l> {
     }
 }
 
-impl NmiStop for LabKernel<'_> {
+// SAFETY: as `LabCpus`.
+unsafe impl NmiStop for LabKernel<'_> {
     fn stop_other_cpus(&self) {
         NmiStop::stop_other_cpus(&self.cpus);
     }

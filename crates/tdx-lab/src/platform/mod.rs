@@ -11,6 +11,7 @@ mod freeze;
 mod guest;
 mod kernel;
 mod pool;
+pub mod promise;
 
 use std::sync::{
     Mutex, MutexGuard, PoisonError,
@@ -196,7 +197,7 @@ impl<'p> Lab<'p> {
         self.write_from(&LabCpu::new(self, 0), address, bytes);
     }
 
-    fn write_from(&self, cpu: &LabCpu<'_>, address: PhysAddr, bytes: &[u8]) {
+    pub(crate) fn write_from(&self, cpu: &LabCpu<'_>, address: PhysAddr, bytes: &[u8]) {
         cpu.operate(Operation::Write(address, bytes.len()), |_| {
             let id = tdx_machine::CpuId(tdx_host::platform::Cpu::id(cpu).0);
             self.try_act(|machine| machine.write_shared(id, address, bytes));

@@ -10,13 +10,12 @@ use tdx_abi::{Leaf, Page, PageSize, PhysAddr, Registers};
 use tdx_host::{
     ledger::Ledger,
     page::SharedPage,
-    seamcall::call,
     td::{TDCS_PAGES, TdHost},
 };
 use tdx_machine::{Fault, When};
 
 use super::{LabTd, PARAMS, SOURCE, TdsError, memory};
-use crate::platform::{GuestAct, Lab, LabCpus, LabKernel, Pool};
+use crate::platform::{GuestAct, Lab, LabCpus, LabKernel, Pool, promise};
 use tdx_operator::words;
 
 /// Guest memory of a TD: 16 measured pages, then 16 pages of 4 KiB and 4 of 2 MiB while it runs.
@@ -53,7 +52,7 @@ impl<'k, 'h> Backend<'h> for LifeKernel<'k, 'h> {
 
     fn free(&self, page: SharedPage<'h>) {
         let size = page.size();
-        self.pool.borrow_mut().put(page.release().start(), size);
+        self.pool.borrow_mut().put(page.release().range().start(), size);
     }
 
     fn params(&self) -> PhysAddr {
@@ -79,7 +78,7 @@ impl<'k, 'h> Backend<'h> for LifeKernel<'k, 'h> {
         let touched = map.measured.clone().map(|page| GuestAct::Store(address(page, PageSize::Size4K)));
         self.lab.let_guest(accepted.chain(touched).collect::<Vec<_>>());
         let input = Registers::call(Leaf::VP_ENTER).rcx_address(vcpu.start());
-        call(&self.cpus.this_cpu(), input).map(drop).map_err(|error| StepError::new("VP.ENTER", error))
+        promise::call_any(&self.cpus.this_cpu(), input).map(drop).map_err(|error| StepError::new("VP.ENTER", error))
     }
 }
 

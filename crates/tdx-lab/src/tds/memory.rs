@@ -4,16 +4,16 @@
 use std::cell::RefCell;
 use std::sync::atomic::AtomicU64;
 
-use tdx_abi::{PageRange, PageSize};
+use tdx_abi::{Page, PageRange, PageSize};
 use tdx_host::{
-    key_ids::{KeyIds, KeyIdsError},
+    key_ids::KeyIds,
     layout::{FrameRequest, FrameSource, Layout, Tdmr},
-    ledger::{Ledger, LedgerError},
-    page::{SharedPage, TokenError},
+    ledger::Ledger,
+    page::{SharedPage, TakeError},
     platform::TdxPlatform,
 };
 
-use crate::platform::{LabKernel, Pool};
+use crate::platform::{LabError, LabKernel, Pool, promise};
 
 /// Pages that one TD of this laboratory needs at most: 16 MiB.
 const PAGES_PER_TD: u64 = 8 * 512;
@@ -39,32 +39,25 @@ impl TdMemory {
         Self { tdmrs, ledger, key_ids }
     }
 
-    /// The ledger, which leaves `untouched` alone.
+    /// The ledger, with `reserved` reserved, and the KeyIDs.
     ///
     /// # Errors
-    /// [`LedgerError`].
-    pub fn ledger(&self, untouched: PageRange) -> Result<Ledger<'_>, LedgerError> {
-        let ledger = Ledger::new(self.tdmrs.iter().copied(), &self.ledger)?;
-        if untouched.is_empty() { Ok(ledger) } else { ledger.leaving_alone(untouched) }
+    /// [`LabError::Scenario`].
+    pub fn open(&mut self, reserved: PageRange, platform: &TdxPlatform) -> Result<(Ledger<'_>, KeyIds<'_>), LabError> {
+        let ledger = Ledger::new(self.tdmrs.iter().copied(), &mut self.ledger).map_err(LabError::scenario)?;
+        let ledger = if reserved.is_empty() { Ok(ledger) } else { ledger.with_reserved(reserved) };
+        let key_ids = KeyIds::new(platform.key_ids(), &mut self.key_ids).map_err(LabError::scenario)?;
+        Ok((ledger.map_err(LabError::scenario)?, key_ids))
     }
+}
 
-    /// The KeyIDs.
-    ///
-    /// # Errors
-    /// [`KeyIdsError`].
-    pub fn key_ids(&self, platform: &TdxPlatform) -> Result<KeyIds<'_>, KeyIdsError> {
-        KeyIds::new(platform.key_ids(), &self.key_ids)
-    }
-
-    /// A pool for `tds` TDs, from the kernel's memory inside a TDMR.
-    pub fn pool(&self, kernel: &mut LabKernel<'_>, tds: u32) -> Option<Pool> {
-        let pages = PAGES_PER_TD * u64::from(tds) + PageSize::Size2M.pages();
-        let range = self
-            .tdmrs
-            .iter()
-            .find_map(|tdmr| kernel.allocate(FrameRequest { within: *tdmr, ..FrameRequest::anywhere(pages, None) }))?;
-        Some(Pool::new(range))
-    }
+/// A pool for `tds` TDs, from the kernel's memory inside a TDMR.
+pub fn pool(ledger: &Ledger<'_>, kernel: &mut LabKernel<'_>, tds: u32) -> Option<Pool> {
+    let pages = PAGES_PER_TD * u64::from(tds) + PageSize::Size2M.pages();
+    let pages = ledger
+        .ranges()
+        .find_map(|within| kernel.allocate(FrameRequest { within, ..FrameRequest::anywhere(pages, None) }))?;
+    Some(Pool::new(pages.into_range()))
 }
 
 /// Takes a page out of the pool, as a token.
@@ -72,7 +65,8 @@ pub(super) fn take<'h>(
     pool: &RefCell<Pool>,
     ledger: &'h Ledger<'h>,
     size: PageSize,
-) -> Option<Result<SharedPage<'h>, TokenError>> {
+) -> Option<Result<SharedPage<'h>, TakeError>> {
     let page = pool.borrow_mut().take(size)?;
-    Some(SharedPage::take(ledger, page, size))
+    let range = PageRange::new(page, Page::new(page.index() + size.pages()));
+    Some(SharedPage::take(ledger, promise::owned(range)))
 }

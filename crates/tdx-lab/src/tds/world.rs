@@ -3,18 +3,17 @@
 //! comes back, and is checked to be clean then. It never touches private memory itself.
 
 use first_kernel::{Backend, GuestMap, Hypervisor, Move, Slot, StepError, guest_page, td_params};
-use tdx_abi::{Leaf, Page, PageSize, PhysAddr, Registers};
+use tdx_abi::{Leaf, Page, PageRange, PageSize, PhysAddr, Registers};
 use tdx_host::{
     dynamic_pamt::{DynamicPamt, Pair},
     ledger::Ledger,
     page::SharedPage,
     platform::CpuId,
-    seamcall::call,
     td::TdHost,
 };
 
 use super::Custody;
-use crate::platform::{GuestAct, Lab, LabCpus, Operation};
+use crate::platform::{GuestAct, Lab, LabCpus, Operation, promise};
 
 /// Guest pages of each size that moves are about.
 pub const GUEST_PAGES: u64 = 6;
@@ -137,7 +136,9 @@ impl<'h> WorldKernel<'_, 'h> {
     fn token(&self, size: PageSize) -> Option<SharedPage<'h>> {
         let mut page = None;
         self.cpus.this_cpu().operate(Operation::Allocate(size.pages()), |_| page = self.custody.take(size));
-        SharedPage::take(self.ledger, page?, size).ok()
+        let page = page?;
+        let range = PageRange::new(page, Page::new(page.index() + size.pages()));
+        SharedPage::take(self.ledger, promise::owned(range)).ok()
     }
 
     /// A page that comes back is clean: nothing of it is private, and nothing dirty will make it
@@ -160,7 +161,7 @@ impl<'h> WorldKernel<'_, 'h> {
         if let Some(found) = found {
             self.custody.complain(found);
         }
-        let pages = page.release();
+        let pages = page.release().into_range();
         self.cpus.this_cpu().operate(Operation::Free(pages), |_| self.custody.put(pages, size));
     }
 }
@@ -208,7 +209,7 @@ impl<'w, 'h> Backend<'h> for WorldKernel<'w, 'h> {
         let of = |size| (0..GUEST_PAGES).map(move |page| (guest_page(page, size).address(), size));
         for (gpa, size) in of(PageSize::Size4K).chain(of(PageSize::Size2M)) {
             self.lab.let_guest([GuestAct::Accept(gpa, size), GuestAct::Store(gpa + 64)]);
-            let _ = call(&cpu, Registers::call(Leaf::VP_ENTER).rcx_address(vcpu.start()));
+            let _ = promise::call_any(&cpu, Registers::call(Leaf::VP_ENTER).rcx_address(vcpu.start()));
         }
         self.lab.let_guest([]);
         Ok(())

@@ -14,14 +14,14 @@ mod place;
 use tdx_abi::{MAX_RESERVED_AREAS, PAGE_SIZE, Page, PageRange, PageSize};
 
 use super::host::{GIB_PAGES, Host, gaps};
-use super::{Border, FrameRequest, FrameSource, GiveUpReason, Layout, LayoutError, Limits, Tdmr};
+use super::{Border, FrameRequest, GiveUpReason, Layout, LayoutError, Limits, Places, Tdmr};
 use areas::areas;
 use cover::{Cover, Span};
 use place::Placer;
 
 pub(super) use cover::Spans;
 
-pub(super) fn build<F: FrameSource + ?Sized>(
+pub(super) fn build<F: Places + ?Sized>(
     host: &Host<'_>,
     limits: &Limits,
     frames: &mut F,
@@ -50,7 +50,7 @@ fn given_up_pages(host: &Host<'_>, out: &Layout) -> u64 {
     lost.map(|lost| lost.range.pages()).sum()
 }
 
-fn attempt<F: FrameSource + ?Sized>(
+fn attempt<F: Places + ?Sized>(
     host: &Host<'_>,
     limits: &Limits,
     frames: &mut F,

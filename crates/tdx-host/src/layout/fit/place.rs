@@ -6,7 +6,7 @@ use core::iter::once;
 use tdx_abi::{Page, PageRange, PageSize, subtract, union};
 
 use super::super::table::cut_chunk;
-use super::super::{FrameRequest, FrameSource, Layout, Limits, frames as source, host::Host, map_frames::FOUR_GIB};
+use super::super::{FrameRequest, Layout, Limits, Places, frames as source, host::Host, map_frames::FOUR_GIB};
 use super::areas::areas;
 use super::cover::Span;
 use crate::platform::NodeId;
@@ -46,7 +46,7 @@ pub(super) struct Placer<'a, 'h, F: ?Sized> {
     pub(super) hopeless: &'a mut u64,
 }
 
-impl<F: FrameSource + ?Sized> Placer<'_, '_, F> {
+impl<F: Places + ?Sized> Placer<'_, '_, F> {
     /// Places the PAMT of every TDMR in the table that has none, the largest first: it is the
     /// hardest to place.
     ///

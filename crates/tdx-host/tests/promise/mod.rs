@@ -1,0 +1,189 @@
+//! The promises about memory that `tdx-host` asks its embedder for, made for tests: behind their
+//! pages is no memory, or that of the software machine, where no object of the test lies.
+
+// UNSAFETY: each block rests on the paragraph above.
+#![allow(unsafe_code)]
+#![allow(dead_code)] // each test binary uses its own part
+
+use tdx_abi::{Page, PageRange, PageSize, Registers};
+use tdx_host::bringup::{self, Bringup, BringupError, Kernel, Ready, Started};
+use tdx_host::follow::{Moved, Moves, NotFollowed};
+use tdx_host::gate::{CpuGate, CpuSlot, Gate};
+use tdx_host::handover::{HandoverReport, HostMemory, HostParts, Kexec, StopCpus, WrittenBack};
+use tdx_host::key_ids::KeyIds;
+use tdx_host::layout::{Algorithm, Layout};
+use tdx_host::ledger::{Ledger, MarkError};
+use tdx_host::page::{InFlightPage, PrivatePage, ReturnedPage, SharedPage, TakeError, TokenError};
+use tdx_host::platform::{Cpu, CpuId, LineReset, NodeRange, OwnedPages, TdxPlatform};
+use tdx_host::private_memory::{PrivateMemory, PublishError};
+use tdx_host::reset::{ParallelReset, ResetCount};
+use tdx_host::seamcall::SeamcallError;
+use tdx_host::td::TdHost;
+
+pub(crate) fn owned(range: PageRange) -> OwnedPages {
+    // SAFETY: no memory of the test.
+    unsafe { OwnedPages::new(range) }
+}
+
+pub(crate) fn take<'l>(ledger: &'l Ledger<'l>, page: Page, size: PageSize) -> Result<SharedPage<'l>, TakeError> {
+    SharedPage::take(ledger, owned(PageRange::new(page, Page::new(page.index() + size.pages()))))
+}
+
+pub(crate) fn host_memory(parts: HostParts<'_>) -> HostMemory<'_> {
+    // SAFETY: no memory of the test.
+    unsafe { HostMemory::new(parts) }
+}
+
+pub(crate) fn td_host<'h>(platform: &'h TdxPlatform, ledger: &'h Ledger<'h>, key_ids: &'h KeyIds<'h>) -> TdHost<'h> {
+    // SAFETY: no memory of the test.
+    unsafe { TdHost::new(platform, ledger, key_ids) }
+}
+
+pub(crate) fn bring_up<'k, K: Kernel>(
+    kernel: &'k mut K,
+    platform: TdxPlatform,
+    record: &'k PrivateMemory,
+    layout: &'k mut Layout,
+    memory: &[NodeRange],
+    algorithm: Algorithm,
+) -> Result<Ready<'k>, BringupError> {
+    // SAFETY: no memory of the test.
+    unsafe { bringup::run(kernel, platform, record, layout, memory, algorithm) }
+}
+
+pub(crate) fn start<'k, K: Kernel>(
+    kernel: &'k mut K,
+    platform: TdxPlatform,
+    record: &'k PrivateMemory,
+    layout: &'k mut Layout,
+) -> Result<Bringup<'k, K, Started>, BringupError> {
+    // SAFETY: no memory of the test.
+    unsafe { Bringup::start(kernel, platform, record, layout) }
+}
+
+pub(crate) fn publish(
+    record: &PrivateMemory,
+    ranges: impl IntoIterator<Item = PageRange, IntoIter: Clone>,
+) -> Result<(), PublishError> {
+    // SAFETY: no memory of the test.
+    unsafe { record.publish(ranges.into_iter()) }
+}
+
+pub(crate) fn withdraw(record: &PrivateMemory) {
+    // SAFETY: no memory of the test.
+    unsafe { record.withdraw() };
+}
+
+pub(crate) fn reset_ranges<R: LineReset + ?Sized>(cpu: &R, ranges: impl IntoIterator<Item = PageRange>) -> ResetCount {
+    // SAFETY: no memory of the test.
+    unsafe { tdx_host::reset::reset_ranges(cpu, ranges) }
+}
+
+pub(crate) fn parallel<I: Iterator<Item = PageRange> + Clone>(
+    ranges: impl IntoIterator<IntoIter = I>,
+) -> ParallelReset<I> {
+    // SAFETY: no memory of the test.
+    unsafe { ParallelReset::new(ranges) }
+}
+
+pub(crate) fn reset<P: StopCpus>(
+    kexec: Kexec<'_, WrittenBack<'_, P>>,
+    all_memory: impl IntoIterator<Item = PageRange, IntoIter: Clone + Sync>,
+) -> HandoverReport {
+    // SAFETY: no memory of the test.
+    unsafe { kexec.reset_everything(all_memory) }
+}
+
+pub(crate) fn cpu_gate<S: AsRef<[CpuSlot]>>(gate: &Gate<S>, cpu: CpuId) -> CpuGate<'_> {
+    // SAFETY: the test is on one CPU at a time, or says so by one thread for each.
+    unsafe { gate.cpu_gate(cpu) }
+}
+
+pub(crate) fn open<S: AsRef<[CpuSlot]>>(gate: &Gate<S>) {
+    // SAFETY: no memory of the test.
+    unsafe { gate.handle().open() };
+}
+
+pub(crate) fn call_any<C: Cpu>(cpu: &C, input: Registers) -> Result<Registers, SeamcallError> {
+    // SAFETY: no memory of the test.
+    unsafe { tdx_host::seamcall::call_unchecked(cpu, input) }
+}
+
+/// The transitions of a ledger, by the state that they lead to.
+pub(crate) trait Mark {
+    fn mark_in_flight(&self, range: PageRange) -> Result<(), MarkError>;
+    fn mark_private(&self, range: PageRange) -> Result<(), MarkError>;
+    fn mark_aborted(&self, range: PageRange) -> Result<(), MarkError>;
+    fn mark_returned(&self, range: PageRange) -> Result<(), MarkError>;
+    fn mark_shared(&self, range: PageRange) -> Result<(), MarkError>;
+}
+
+impl Mark for Ledger<'_> {
+    fn mark_in_flight(&self, range: PageRange) -> Result<(), MarkError> {
+        // SAFETY: no memory of the test.
+        unsafe { self.give(range) }
+    }
+
+    fn mark_private(&self, range: PageRange) -> Result<(), MarkError> {
+        // SAFETY: no memory of the test.
+        unsafe { self.commit(range) }
+    }
+
+    fn mark_aborted(&self, range: PageRange) -> Result<(), MarkError> {
+        // SAFETY: no memory of the test.
+        unsafe { self.abort(range) }
+    }
+
+    fn mark_returned(&self, range: PageRange) -> Result<(), MarkError> {
+        // SAFETY: no memory of the test.
+        unsafe { self.reclaim(range) }
+    }
+
+    fn mark_shared(&self, range: PageRange) -> Result<(), MarkError> {
+        // SAFETY: no memory of the test.
+        unsafe { self.unmark(range) }
+    }
+}
+
+pub(crate) fn commit(page: InFlightPage<'_>) -> Result<PrivatePage<'_>, MarkError> {
+    // SAFETY: no memory of the test.
+    unsafe { page.commit() }
+}
+
+pub(crate) fn abort(page: InFlightPage<'_>) -> Result<ReturnedPage<'_>, MarkError> {
+    // SAFETY: no memory of the test.
+    unsafe { page.abort() }
+}
+
+pub(crate) fn find<'l>(ledger: &'l Ledger<'l>, page: Page, size: PageSize) -> Result<PrivatePage<'l>, TokenError> {
+    // SAFETY: no memory of the test.
+    unsafe { PrivatePage::find(ledger, page, size) }
+}
+
+pub(crate) fn reclaim(page: PrivatePage<'_>) -> Result<ReturnedPage<'_>, MarkError> {
+    // SAFETY: no memory of the test.
+    unsafe { page.reclaim() }
+}
+
+/// The calls of another driver, as an observer sees them.
+pub(crate) trait Observe {
+    fn seen_before(&self, ledger: &Ledger<'_>) -> Result<(), NotFollowed>;
+    fn seen_after(&self, ledger: &Ledger<'_>, answer: &Registers) -> Result<Moved, NotFollowed>;
+}
+
+impl Observe for Moves {
+    fn seen_before(&self, ledger: &Ledger<'_>) -> Result<(), NotFollowed> {
+        // SAFETY: no memory of the test.
+        unsafe { self.before(ledger) }
+    }
+
+    fn seen_after(&self, ledger: &Ledger<'_>, answer: &Registers) -> Result<Moved, NotFollowed> {
+        // SAFETY: no memory of the test.
+        unsafe { self.after(ledger, answer) }
+    }
+}
+
+pub(crate) fn seen_reset(ledger: &Ledger<'_>, range: PageRange) -> Result<(), NotFollowed> {
+    // SAFETY: no memory of the test.
+    unsafe { tdx_host::follow::reset(ledger, range) }
+}
