@@ -41,7 +41,7 @@ pub fn bring_up<K: Kernel>(started: Bringup<'_, K, Started>, memory: &[NodeRange
 // Each part has its own frame, which is gone when the next begins: the stack of a kernel is small.
 
 #[inline(never)]
-fn look<'k, K: Kernel>(started: Bringup<'k, K, Started>) -> Result<Known<'k, K>, BringupError> {
+fn look<K: Kernel>(started: Bringup<'_, K, Started>) -> Result<Known<'_, K>, BringupError> {
     started.sys_init()?.init_cpus()?.read_module_info()
 }
 

@@ -60,7 +60,6 @@ pub fn run(policy: Policy, deaf: Option<u32>) -> Outcome {
     // of it be given.
     let ledger = Ledger::new(tdmrs(&layout), &mut ledger_words).expect("a layout's TDMRs are good ranges");
     let ledger = ledger.with_reserved(CRASH_KERNEL).expect("room for one range");
-    // SAFETY: the parts are those of this machine.
     let parts = HostParts {
         platform: Some(&platform),
         features: None,
@@ -69,6 +68,7 @@ pub fn run(policy: Policy, deaf: Option<u32>) -> Outcome {
         gate: hardware.gate(),
         reserved: &[CRASH_KERNEL],
     };
+    // SAFETY: the parts are those of this machine.
     let memory = unsafe { HostMemory::new(parts) };
 
     // `kexec -p`: the image is written now, so it must lie where neither TDX nor the reset will be.

@@ -72,7 +72,6 @@ pub fn run(policy: Policy, module: ModuleProfile) -> Result<Outcome, BringupErro
     }
 
     // `kexec -e`. Made now and not kept: it names the ledger that is in use at this moment.
-    // SAFETY: the parts are those of this machine.
     let parts = HostParts {
         platform: Some(&platform),
         features: Some(features),
@@ -81,6 +80,7 @@ pub fn run(policy: Policy, module: ModuleProfile) -> Result<Outcome, BringupErro
         gate: hardware.gate(),
         reserved: &[kernel::CRASH_KERNEL],
     };
+    // SAFETY: the parts are those of this machine.
     let memory = unsafe { HostMemory::new(parts) };
     let free_to_overwrite = subtract(MEMORY.iter().map(|part| part.range), [kernel::IMAGE]);
     let kexec = Kexec::begin(policy, KexecKind::Normal, memory)

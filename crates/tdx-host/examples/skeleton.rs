@@ -75,7 +75,6 @@ pub fn kexec(hardware: &Hardware, kernel: &Kernel<'_>, tdx: &Tdx) -> HandoverRep
     // A kernel with TDs makes its ledger right after the bring-up. It is here to show its price.
     let mut ledger_words = words(Ledger::words_needed(tdmrs(&tdx.layout)));
     let ledger = Ledger::new(tdmrs(&tdx.layout), &mut ledger_words).expect("a layout's TDMRs are good ranges");
-    // SAFETY: the parts are those of this machine.
     let parts = HostParts {
         platform: tdx.platform.as_ref(),
         features: tdx.module.as_ref().map(|module| module.features),
@@ -84,6 +83,7 @@ pub fn kexec(hardware: &Hardware, kernel: &Kernel<'_>, tdx: &Tdx) -> HandoverRep
         gate: hardware.gate(),
         reserved: &[kernel::CRASH_KERNEL],
     };
+    // SAFETY: the parts are those of this machine.
     let memory = unsafe { HostMemory::new(parts) };
     let stopped = Kexec::begin(Policy::Tracked, KexecKind::Normal, memory)
         .expect("`tracked` never refuses")

@@ -102,10 +102,9 @@ impl Moves {
         });
         let back = match row.returns {
             Returned::None => Back::Nothing,
-            Returned::Rcx => Back::Named(PageSize::Size4K),
             Returned::RcxSized => Back::Named(size_in(call.rcx)),
             Returned::RcxAndPair if dynamic_pamt => Back::NamedAndPair,
-            Returned::RcxAndPair => Back::Named(PageSize::Size4K),
+            Returned::Rcx | Returned::RcxAndPair => Back::Named(PageSize::Size4K),
             Returned::Asked => Back::Asked(page(call.rcx)),
             Returned::RdxAndR8 => Back::Pair,
         };

@@ -36,6 +36,9 @@ const LARGE: u64 = PageSize::Size2M.pages();
 const SPARES: Page = Page::new((8 << 18) - 1024);
 const NO: Status = StatusCode::OPERAND_INVALID.operand(Operand::RCX);
 
+/// Something to be done once.
+type Meanwhile = Rc<RefCell<Option<Box<dyn FnOnce()>>>>;
+
 /// Knows pairs by 2 MiB page, and the SEAMCALL that fails next.
 #[derive(Clone, Default)]
 struct Module {
@@ -43,7 +46,7 @@ struct Module {
     pairs: Rc<RefCell<BTreeMap<u64, [u64; 2]>>>,
     refuse: Rc<RefCell<Option<Leaf>>>,
     /// What another CPU does in the middle of the next PHYMEM.PAMT.ADD.
-    meanwhile: Rc<RefCell<Option<Box<dyn FnOnce()>>>>,
+    meanwhile: Meanwhile,
     /// To see what it says while a call is under way.
     ledger: Option<&'static Ledger<'static>>,
 }
@@ -71,7 +74,9 @@ unsafe impl Seamcall for Module {
             return with(NO);
         }
         let meanwhile = self.meanwhile.borrow_mut().take();
-        meanwhile.into_iter().for_each(|meanwhile| meanwhile());
+        if let Some(meanwhile) = meanwhile {
+            meanwhile();
+        }
         let mut pairs = self.pairs.borrow_mut();
         match leaf {
             Leaf::PHYMEM_PAMT_ADD if pairs.contains_key(&input.rcx) => {

@@ -19,22 +19,21 @@ use loom::thread;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool as Truth, Ordering::SeqCst};
 use tdx_abi::{FieldId, Leaf, LineRange, Page, PageRange, PhysAddr, Registers, Status, StatusCode};
-use tdx_host::bringup;
 use tdx_host::gate::{CpuGate, CpuSlot, Gate};
 use tdx_host::handover::{
-    HostMemory, Kexec, KexecKind, NmiStop, Outcome, Policy, StopCpus, hand_over_crash, stop_this_cpu,
+    HostParts, Kexec, KexecKind, NmiStop, Outcome, Policy, StopCpus, hand_over_crash, stop_this_cpu,
     stop_this_cpu_at_crash,
 };
 use tdx_host::layout::{Algorithm, FrameRequest, FrameSource, Layout};
 use tdx_host::platform::{
-    Cpu, CpuId, CpuTask, CpuidOutput, Cpus, LineReset, Msr, NodeId, NodeRange, PackageId, Processor, SharedMemory,
-    Step, detect,
+    Cpu, CpuId, CpuTask, CpuidOutput, Cpus, LineReset, Msr, NodeId, NodeRange, OwnedPages, PackageId, Processor,
+    SharedMemory, Step, detect,
 };
 use tdx_host::private_memory::PrivateMemory;
 use tdx_host::seamcall::Seamcall;
 
 /// The three tables of the one TDMR touch: one range.
-type Record = PrivateMemory<1>;
+type Record = PrivateMemory;
 
 /// Memory of 2 GiB, the second of which is convertible.
 const MEMORY: [NodeRange; 1] =
@@ -192,15 +191,15 @@ unsafe impl Cpus for Kernel {
 
 // SAFETY: a model: no memory of this program is behind it.
 unsafe impl FrameSource for Kernel {
-    fn allocate(&mut self, request: FrameRequest) -> Option<PageRange> {
+    fn allocate(&mut self, request: FrameRequest) -> Option<OwnedPages> {
         self.0.instant();
         let range = PageRange::new(PAMT_PAGES.start(), Page::new(PAMT_PAGES.start().index() + request.pages));
-        request.within.contains_range(range).then_some(range)
+        request.within.contains_range(range).then(|| promise::owned(range))
     }
 
-    fn free(&mut self, range: PageRange) {
+    fn free(&mut self, pages: OwnedPages) {
         self.0.instant();
-        if range.end() == PAMT_PAGES.end() {
+        if pages.into_range().end() == PAMT_PAGES.end() {
             self.0.machine.freed.store(true, SeqCst);
         }
         self.0.instant();
@@ -314,7 +313,7 @@ fn bring_up_races(ends: Ends, tdmr_init_fails: bool) {
             platform: Some(&platform),
             features: None,
             record: &*record,
-            ledger: (None).into(),
+            ledger: None.into(),
             gate: machine.gate.handle(),
             reserved: &[],
         });
@@ -326,9 +325,7 @@ fn bring_up_races(ends: Ends, tdmr_init_fails: bool) {
                 .ask_module(|_| ())
                 .write_back_caches()
                 .reset(),
-            Ends::InCrash => {
-                hand_over_crash(Policy::Tracked, &cpu, machine.gate.handle(), &Nmi(cpu.clone()), || memory)
-            }
+            Ends::InCrash => hand_over_crash(Policy::Tracked, &cpu, &Nmi(cpu.clone()), &memory),
         };
         bringup.join().unwrap();
         assert!(!machine.private.load(SeqCst), "private lines are left for the next kernel: {report:?}");

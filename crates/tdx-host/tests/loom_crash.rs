@@ -13,6 +13,8 @@
 
 mod promise;
 
+use promise::Mark as _;
+
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, fence};
 use loom::thread;
@@ -20,13 +22,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool as Truth, Ordering::SeqCst};
 use tdx_abi::{Leaf, LineRange, Page, PageRange, PageSize, Registers, Status};
 use tdx_host::gate::{CpuGate, CpuSlot, Gate};
-use tdx_host::handover::{HostMemory, NmiStop, Policy, hand_over_crash, stop_this_cpu_at_crash};
+use tdx_host::handover::{HostParts, LedgerRef, LiveLedger, NmiStop, Policy, hand_over_crash, stop_this_cpu_at_crash};
 use tdx_host::ledger::Ledger;
-use tdx_host::page::{PrivatePage, SharedPage};
 use tdx_host::platform::{Cpu, CpuId, LineReset, PackageId};
 use tdx_host::private_memory::PrivateMemory;
-use tdx_host::reset::reset_ranges;
-use tdx_host::seamcall::{Seamcall, call};
+use tdx_host::seamcall::Seamcall;
 
 const SEGMENT: PageRange = PageRange::new(Page::new(512), Page::new(1024));
 const PAGE: Page = Page::new(700);
@@ -43,7 +43,7 @@ enum Other {
 /// One page, as the hardware has it.
 struct Machine {
     gate: Gate<[CpuSlot; 2]>,
-    record: PrivateMemory<1>,
+    record: PrivateMemory,
     ledger: Ledger<'static>,
     private: Truth,
     /// Private, in the other CPU's cache, not in memory yet.
@@ -163,7 +163,7 @@ fn life(cpu: &FakeCpu) {
     let machine = &cpu.machine;
     let giving = promise::take(&machine.ledger, PAGE, PageSize::Size4K).unwrap().give(cpu).unwrap();
     cpu.instant();
-    if call(cpu, Registers::call(Leaf::MEM_PAGE_AUG)).is_err() {
+    if promise::call_any(cpu, Registers::call(Leaf::MEM_PAGE_AUG)).is_err() {
         // The gate is closed. The page stays marked, and the crash handover resets it.
         std::mem::forget(giving);
         return;
@@ -171,12 +171,12 @@ fn life(cpu: &FakeCpu) {
     cpu.instant();
     promise::commit(giving).unwrap().into_tracked();
     cpu.instant();
-    if call(cpu, Registers::call(Leaf::MEM_PAGE_REMOVE)).is_err() {
+    if promise::call_any(cpu, Registers::call(Leaf::MEM_PAGE_REMOVE)).is_err() {
         return;
     }
     cpu.instant();
-    let page = PrivatePage::find(&machine.ledger, PAGE, PageSize::Size4K).unwrap();
-    std::mem::forget(page.returned().unwrap());
+    let page = promise::find(&machine.ledger, PAGE, PageSize::Size4K).unwrap();
+    std::mem::forget(promise::reclaim(page).unwrap());
     cpu.instant();
     // The rest of the way as `td` and the reset pass take it, in their order.
     cpu.write_back_caches();
@@ -185,6 +185,12 @@ fn life(cpu: &FakeCpu) {
     cpu.instant();
     machine.in_use.store(true, SeqCst);
     cpu.instant();
+}
+
+impl LiveLedger for Machine {
+    fn ledger(&self) -> Option<&Ledger<'_>> {
+        Some(&self.ledger)
+    }
 }
 
 struct Nmi(Arc<Machine>, Other);
@@ -209,7 +215,7 @@ fn panic_at_any_operation(other: Other) {
     model.max_branches = 20_000;
     model.check(move || {
         let machine = Arc::new(Machine::new());
-        machine.record.publish(std::iter::empty()).unwrap();
+        promise::publish(&machine.record, std::iter::empty()).unwrap();
         let life = {
             let machine = Arc::clone(&machine);
             thread::spawn(move || {
@@ -225,18 +231,16 @@ fn panic_at_any_operation(other: Other) {
             })
         };
         let cpu = FakeCpu { machine: Arc::clone(&machine), id: 0, listens: false };
-        let memory = || {
-            promise::host_memory(HostParts {
-                platform: None,
-                features: None,
-                record: &machine.record,
-                ledger: (Some(&machine.ledger)).into(),
-                gate: machine.gate.handle(),
-                reserved: &[],
-            })
-        };
+        let memory = promise::host_memory(HostParts {
+            platform: None,
+            features: None,
+            record: &machine.record,
+            ledger: LedgerRef::Live(&*machine),
+            gate: machine.gate.handle(),
+            reserved: &[],
+        });
         let nmi = Nmi(Arc::clone(&machine), other);
-        let report = hand_over_crash(Policy::Tracked, &cpu, machine.gate.handle(), &nmi, memory);
+        let report = hand_over_crash(Policy::Tracked, &cpu, &nmi, &memory);
         let left = machine.private.load(SeqCst) || machine.dirty.load(SeqCst);
         let harmed = machine.harmed.load(SeqCst);
         machine.jumped.store(true, SeqCst);

@@ -6,6 +6,8 @@
 
 #![cfg(loom)]
 
+mod promise;
+
 use loom::sync::Arc;
 use loom::sync::atomic::{
     AtomicBool,
@@ -38,7 +40,7 @@ impl Door for Product {
     }
 
     fn pass(&self, seamcall: impl FnOnce()) {
-        if let Ok(_inside) = self.0.cpu_gate(CPU).enter(Leaf::MEM_PAGE_AUG) {
+        if let Ok(_inside) = promise::cpu_gate(&self.0, CPU).enter(Leaf::MEM_PAGE_AUG) {
             seamcall();
         }
     }

@@ -7,6 +7,8 @@
 #![cfg(loom)]
 mod promise;
 
+use promise::Mark as _;
+
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, fence};
 use loom::thread;
@@ -36,7 +38,7 @@ impl Marks for Product {
     }
 
     fn give(&self) {
-        self.0.give(GIVEN).unwrap();
+        self.0.mark_in_flight(GIVEN).unwrap();
     }
 
     fn is_found(&self) -> bool {
@@ -105,7 +107,7 @@ fn marks_in_one_word_do_not_lose_each_other() {
             let ledger = Arc::clone(&ledger);
             thread::spawn(move || ledger.0.give(PageRange::new(Page::new(701), Page::new(703))).unwrap())
         };
-        ledger.mark_in_flight();
+        ledger.give();
         other.join().unwrap();
         let found: Vec<_> = ledger.0.marked().collect();
         assert_eq!(found, [PageRange::new(PAGE, Page::new(703))]);
@@ -119,9 +121,9 @@ fn a_page_is_given_once() {
         let ledger = Arc::new(Product::new());
         let other = {
             let ledger = Arc::clone(&ledger);
-            thread::spawn(move || ledger.0.give(GIVEN).is_ok())
+            thread::spawn(move || ledger.0.mark_in_flight(GIVEN).is_ok())
         };
-        let mine = ledger.0.give(GIVEN).is_ok();
+        let mine = ledger.0.mark_in_flight(GIVEN).is_ok();
         assert!(mine ^ other.join().unwrap());
         assert_eq!(ledger.0.marked_pages(), 1);
     });
@@ -132,12 +134,12 @@ fn a_page_is_given_once() {
 fn a_clear_hides_no_neighbour() {
     loom::model(|| {
         let ledger = Arc::new(Product::new());
-        ledger.mark_in_flight();
+        ledger.give();
         let clearer = {
             let ledger = Arc::clone(&ledger);
             thread::spawn(move || {
-                ledger.0.refused(GIVEN).unwrap();
-                ledger.0.clear(GIVEN).unwrap();
+                ledger.0.mark_aborted(GIVEN).unwrap();
+                ledger.0.mark_shared(GIVEN).unwrap();
             })
         };
         let neighbour = PageRange::new(Page::new(701), Page::new(702));
@@ -154,11 +156,11 @@ fn a_page_in_use_again_is_not_marked() {
     loom::model(|| {
         let shared = Arc::new((Product::new(), AtomicBool::new(false)));
         shared.0.give();
-        shared.0.0.refused(GIVEN).unwrap();
+        shared.0.0.mark_aborted(GIVEN).unwrap();
         let clearer = {
             let shared = Arc::clone(&shared);
             thread::spawn(move || {
-                shared.0.0.clear(GIVEN).unwrap();
+                shared.0.0.mark_shared(GIVEN).unwrap();
                 shared.1.store(true, Relaxed); // freed, and someone else's now
             })
         };

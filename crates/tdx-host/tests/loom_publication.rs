@@ -6,6 +6,8 @@
 
 #![cfg(loom)]
 
+mod promise;
+
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, fence};
 use loom::thread;
@@ -23,7 +25,7 @@ trait Record: Send + Sync + 'static {
     fn read(&self) -> Option<(u64, u64)>;
 }
 
-struct Product(PrivateMemory<1>);
+struct Product(PrivateMemory);
 
 impl Record for Product {
     fn new() -> Self {
@@ -32,11 +34,11 @@ impl Record for Product {
 
     fn publish(&self) {
         let range = PageRange::new(Page::new(PAMT.0), Page::new(PAMT.1));
-        self.0.publish([range].into_iter()).unwrap();
+        promise::publish(&self.0, [range]).unwrap();
     }
 
     fn withdraw(&self) {
-        self.0.withdraw();
+        promise::withdraw(&self.0);
     }
 
     fn read(&self) -> Option<(u64, u64)> {

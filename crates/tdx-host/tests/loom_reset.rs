@@ -14,7 +14,7 @@ use loom::thread;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use tdx_abi::{LineRange, Page, PageRange};
 use tdx_host::platform::LineReset;
-use tdx_host::reset::{ParallelReset, ResetCount};
+use tdx_host::reset::ResetCount;
 
 /// Three chunks of 16 pages and one of 2; one chunk spans three ranges.
 const RANGES: [PageRange; 4] = [range(0, 40), range(50, 51), range(60, 61), range(70, 78)];

@@ -40,7 +40,6 @@ impl OwnedPages {
     /// and no mapping that is still used covers it. The caller does not use it by any other way as
     /// long as the value, or one made from it, exists. This crate may give the pages to the TDX
     /// module and overwrite them.
-    #[expect(clippy::missing_const_for_fn, reason = "a promise about memory at run time")]
     pub unsafe fn new(range: PageRange) -> Self {
         Self { range }
     }

@@ -57,7 +57,7 @@ pub(super) unsafe fn give<'h, C: Cpu>(
 }
 
 /// The page is clean: resets it and puts it into the error.
-fn recovered<'h, C: Cpu>(cpu: &C, page: CleanPage<'h>, cause: TdCause) -> PageError {
+fn recovered<C: Cpu>(cpu: &C, page: CleanPage<'_>, cause: TdCause) -> PageError {
     let range = page.range();
     match ResetPass::new(cpu).reset(page) {
         Ok(page) => PageError { cause, page: Some(page.release()), leaked: None },

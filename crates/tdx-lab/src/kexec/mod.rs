@@ -107,7 +107,7 @@ pub fn run(host: &Host, options: KexecOptions, progress: &dyn Progress) -> Resul
     let host_memory = promise::host_memory(HostParts {
         platform: Some(&platform),
         features: features.get(),
-        record: &*record,
+        record: &record,
         ledger: ledger.as_ref().into(),
         gate: lab.gate(),
         reserved: if crash_kernel.is_empty() { &[] } else { &reserved },
