@@ -28,14 +28,11 @@ const ALLOWED: &[(&str, &str)] = &[
     ("crates/tdx-host/src: layout::explain", "issue 16 part 10: to be cut"),
     ("crates/tdx-host/src: td::build", "issue 16 part 10: to be cut"),
     ("crates/tdx-host-c/src: host", "issue 16 part 10: to be cut"),
-    ("crates/tdx-lab/src: vectors::case", "issue 16 part 10: to be cut"),
-    ("crates/tdx-machine/src: machine", "issue 16 part 10: to be cut"),
-    ("crates/tdx-machine/src: module::dynamic_pamt", "issue 16 part 10: to be cut"),
-    ("crates/tdx-machine/src: module::td", "issue 16 part 10: to be cut"),
-    ("crates/tdx-operator/src: explain::boot", "issue 16 part 10: to be cut"),
-    ("crates/tdx-operator/src: explain::causes", "issue 16 part 10: to be cut"),
     ("linux/object/src: cpu", "issue 16 part 10: to be cut"),
-    ("tools/boot/src: linux", "issue 16 part 10: to be cut"),
+    ("tools/boot/src: boot_file", "issue 16 part 10: to be cut"),
+    ("crates/tdx-host/src: td", "issue 16 part 10: to be cut"),
+    ("crates/tdx-lab/src: platform::kernel", "issue 16 part 10: to be cut"),
+    ("tools/boot/src: kernels", "issue 16 part 10: to be cut"),
     ("xtask/src: crates", "issue 16 part 10: to be cut"),
 ];
 

@@ -1,31 +1,9 @@
 //! A case as it stands in the file. Unknown keys are errors: a step that is not understood must not
 //! pass.
 
-use std::fmt;
+use serde::{Deserialize, de};
 
-use serde::{Deserialize, Deserializer, de};
-
-/// A number written as `"0x..."`. Two cases write more than 64 bits; the recorder wrote the lower
-/// 64 to the register.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Hex(pub(super) u64);
-
-impl fmt::Display for Hex {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#x}", self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for Hex {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = <&str>::deserialize(deserializer)?;
-        let digits =
-            text.strip_prefix("0x").ok_or_else(|| de::Error::custom(format!("`{text}` does not start with 0x")))?;
-        u128::from_str_radix(digits, 16)
-            .map(|wide| Self(wide as u64))
-            .map_err(|error| de::Error::custom(format!("`{text}`: {error}")))
-    }
-}
+use super::hex::Hex;
 
 /// One case.
 #[derive(Deserialize)]

@@ -5,6 +5,7 @@
 //! differs is reported and the rest goes on.
 
 mod case;
+mod hex;
 mod owners;
 mod player;
 mod structure;

@@ -6,7 +6,8 @@ use tdx_abi::{
 use tdx_machine::{CpuId, CpuModel, Fault, Lock, LockMode, Machine, MachineConfig, OwnerRun, PackageId, When};
 
 use super::Difference;
-use super::case::{Case, Condition, Content, Expected, ExpectedPage, Hex, LockName, LockStep, Mode, Platform, Step};
+use super::case::{Case, Condition, Content, Expected, ExpectedPage, LockName, LockStep, Mode, Platform, Step};
+use super::hex::Hex;
 use super::owners::{Owners, Verdict};
 
 /// The module of these vectors, and of the emulator.

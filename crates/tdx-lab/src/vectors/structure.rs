@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use tdx_abi::{MAX_RESERVED_AREAS, STRUCTURE_ALIGN};
 
-use super::case::Hex;
+use super::hex::Hex;
 
 /// A TDMR_INFO: ranges as [base, size], reserved areas as [offset, size] in slot order.
 #[derive(Deserialize)]

@@ -8,21 +8,8 @@ use tdx_abi::{Page, PageSize, Status};
 
 use super::Machine;
 use crate::events::Event;
-use crate::{CpuId, MachineCheck, Refusal};
-
-/// How an act of a guest ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum GuestOutcome {
-    /// It happened.
-    Done,
-    /// ACCEPT of a page that the guest has accepted before.
-    AlreadyAccepted,
-    /// EPT violation: no such page, blocked, or not accepted yet. A real guest would exit to the
-    /// host.
-    Violation,
-    /// A machine check, in the guest.
-    MachineCheck(MachineCheck),
-}
+use crate::module::GuestOutcome;
+use crate::{CpuId, Refusal};
 
 impl Machine {
     /// An interrupt takes the VCPU on this CPU out of its TD. Gives RAX of VP.ENTER, whose low half

@@ -15,7 +15,6 @@ use crate::module::{Answer, Module, SysState};
 use crate::processor::{self, CpuidOutput, MsrRead};
 use crate::{ConfigError, CpuId, MachineConfig, PackageId, Refusal};
 
-pub use guest::GuestOutcome;
 pub use next_kernel::MemoryUse;
 pub use query::{DirtyRun, OwnerRun};
 

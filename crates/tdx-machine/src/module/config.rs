@@ -10,10 +10,11 @@ use tdx_abi::{
 };
 
 use super::call::{Call, Leaf, Stop, operand};
-use super::dynamic_pamt::{DynamicPamt, PAGES_PER_BITMAP_BYTE};
+use super::dynamic_pamt::DynamicPamt;
 use super::keys::KeyState;
 use super::locks::LockId;
-use super::tdmr::{ENTRY, Tdmr};
+use super::pamt_size::{ENTRY, PAGES_PER_BITMAP_BYTE};
+use super::tdmr::Tdmr;
 use super::{Module, SysState};
 use crate::LockMode;
 

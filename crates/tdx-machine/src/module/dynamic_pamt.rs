@@ -11,16 +11,12 @@ use tdx_abi::{Line, LineRange, PAGE_SIZE, PAMT_PAIR_PAGES, PAMT_REMOVAL_HINT, Pa
 
 use super::Module;
 use super::call::{Call, Stop};
-use super::tdmr::ENTRY;
+use super::pamt_size::ENTRY;
 use crate::tree::Tree;
 
 /// The pages of one 2 MiB page's entries.
 pub(super) type Pair = [Page; PAMT_PAIR_PAGES];
 
-/// The bitmap has one bit for each page: PAMT_PAGE_BITMAP_ENTRY_BITS.
-pub(super) const BITMAP_BITS_PER_PAGE: u64 = 1;
-/// Pages under a byte of the bitmap.
-pub(super) const PAGES_PER_BITMAP_BYTE: u64 = 8 / BITMAP_BITS_PER_PAGE;
 /// Entries in one page of a pair.
 pub(super) const ENTRIES_PER_PAGE: u64 = PAGE_SIZE / ENTRY;
 

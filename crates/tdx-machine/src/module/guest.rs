@@ -12,7 +12,21 @@ use super::call::{Call, Leaf, Stop};
 use super::sept::{Entry, GuestPage, State};
 use super::td::OpState;
 use crate::hardware::Hardware;
-use crate::{CpuId, GuestOutcome, MachineCheck, Refusal};
+use crate::{CpuId, MachineCheck, Refusal};
+
+/// How an act of a guest ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GuestOutcome {
+    /// It happened.
+    Done,
+    /// ACCEPT of a page that the guest has accepted before.
+    AlreadyAccepted,
+    /// EPT violation: no such page, blocked, or not accepted yet. A real guest would exit to the
+    /// host.
+    Violation,
+    /// A machine check, in the guest.
+    MachineCheck(MachineCheck),
+}
 
 /// A VCPU on the CPU it runs on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,7 +79,7 @@ impl Module {
         let running = self.running.remove(&cpu)?;
         hardware.set_in_guest(cpu, false);
         let Ok(td) = self.td(running.tdr) else { return Some(Ok(Status::new(EXTERNAL_INTERRUPT))) };
-        let vcpu = td.vcpus.get(&running.tdvpr).map(super::vcpu::Vcpu::pages).unwrap_or_default();
+        let vcpu = td.vcpus.get(&running.tdvpr).map(|vcpu| vcpu.pages.as_slice()).unwrap_or_default();
         for page in core::iter::once(running.tdvpr).chain(vcpu.iter().copied()).chain(td.tdcs.iter().copied()) {
             if let Err(check) = hardware.seam_store(cpu, super::td::lines_of(page), td.key) {
                 return Some(Err(check));

@@ -8,9 +8,8 @@ use tdx_abi::{FieldId, MAX_CMRS, MAX_RESERVED_AREAS, MAX_TDMRS, Operand, PhysAdd
 
 use super::Module;
 use super::call::{Call, Leaf, Stop, operand};
-use super::dynamic_pamt::BITMAP_BITS_PER_PAGE;
+use super::pamt_size::{BITMAP_BITS_PER_PAGE, ENTRY};
 use super::td_params::{KNOWN_ATTRIBUTES, XFAM_LEAST, XFAM_MOST};
-use super::tdmr::ENTRY;
 use super::{td, vcpu};
 use crate::{MachineConfig, ModuleProfile, Refusal};
 

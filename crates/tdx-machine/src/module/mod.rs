@@ -22,6 +22,7 @@ mod mem_range;
 mod mem_sept;
 mod mng;
 mod pamt;
+mod pamt_size;
 mod phymem;
 mod phymem_pamt;
 mod sept;
@@ -45,6 +46,7 @@ use td::Td;
 use tdmr::Tdmr;
 
 pub use assigned::{AssignedKind, AssignedRun};
+pub use guest::GuestOutcome;
 
 /// The module's global state.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -8,8 +8,7 @@ use super::call::{Call, Stop, operand};
 use super::locks::LockId;
 use super::pamt::PageType;
 use super::sept::Sept;
-use super::vcpu::Vcpu;
-use crate::LockMode;
+use crate::{CpuId, LockMode};
 
 /// Pages of TDCS that every TD has; one more for each L2 VM.
 pub(super) const MIN_TDCS_PAGES: u64 = 6;
@@ -42,6 +41,16 @@ impl OpState {
     pub(super) const NEW: &'static [Self] = &[Self::Uninitialized];
     /// VCPUs run.
     pub(super) const RUNNABLE: &'static [Self] = &[Self::Runnable];
+}
+
+/// A VCPU.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Vcpu {
+    /// TDCX pages, the root page not counted.
+    pub(super) pages: Vec<Page>,
+    pub(super) initialised: bool,
+    /// The LP that may hold its VMCS.
+    pub(super) associated: Option<CpuId>,
 }
 
 /// A TD: what its TDR and TDCS hold.

@@ -6,12 +6,10 @@ use tdx_abi::{KeyId, Line, LineRange, Operand, PAGE_SIZE, Page, PageRange, PageS
 
 use super::Module;
 use super::call::{Call, Leaf, operand};
-use super::dynamic_pamt::PAGES_PER_BITMAP_BYTE;
 use super::locks::LockId;
+use super::pamt_size::{ENTRY, PAGES_PER_BITMAP_BYTE};
 use crate::LockMode;
 
-/// Bytes of a PAMT entry.
-pub(super) const ENTRY: u64 = 16;
 /// Bytes of a TDMR that one SYS.TDMR.INIT initialises: the entries of 1024 pages fill four pages of
 /// PAMT_4K.
 const CHUNK: u64 = 4 << 20;

@@ -1,13 +1,12 @@
 //! VCPUs: VP.CREATE, VP.ADDCX, VP.INIT, VP.FLUSH. How they run stands in `guest.rs`.
 
-use alloc::vec::Vec;
 use tdx_abi::{KeyId, Operand, Page, PageSize, Status, StatusCode};
 
 use super::Module;
 use super::call::{Call, Leaf, Stop};
 use super::pamt::PageType;
-use super::td::{Lifecycle, OpState, lines_of};
-use crate::{CpuId, LockMode};
+use super::td::{Lifecycle, OpState, Vcpu, lines_of};
+use crate::LockMode;
 
 /// Pages of TDVPS that every VCPU has, its root page included; three more for each L2 VM.
 pub(super) const MIN_TDVPS_PAGES: u64 = 6;
@@ -15,23 +14,6 @@ pub(super) const MIN_TDVPS_PAGES: u64 = 6;
 const MAX_TDVPS_PAGES: u64 = 15;
 /// Pages of TDVPS for each L2 VM.
 pub(super) const TDVPS_PAGES_PER_L2_VM: u64 = 3;
-
-/// A VCPU.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Vcpu {
-    /// TDCX pages, the root page not counted.
-    pages: Vec<Page>,
-    pub(super) initialised: bool,
-    /// The LP that may hold its VMCS.
-    pub(super) associated: Option<CpuId>,
-}
-
-impl Vcpu {
-    /// TDCX pages.
-    pub(super) fn pages(&self) -> &[Page] {
-        &self.pages
-    }
-}
 
 impl Module {
     pub(super) fn vp_create(&mut self, call: &mut Call) -> Leaf {

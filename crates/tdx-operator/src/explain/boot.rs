@@ -2,9 +2,9 @@
 //! on the facts of a boot log. An unknown failure and a truncated log are undecidable.
 
 use super::{
+    boot_facts::Boot,
     causes::{self, Cause},
     handover,
-    log::Boot,
 };
 use crate::bootlog::Words;
 use crate::report::{Basis, Judgement, LogFinding, LogLine, Topic};

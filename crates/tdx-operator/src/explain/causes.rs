@@ -3,16 +3,15 @@
 
 use tdx_abi::{Leaf, PageRange, Status, StatusCode};
 
-use super::{errno, msr, status};
+use super::errno::{self, SHOW_PLAN};
+use super::{msr, status};
 use crate::{
     bootlog::{Failure, ModuleVersion, Words},
     report::{Basis, Given, Judgement},
 };
 
-const UPDATE_BIOS: &str = "update the BIOS, which includes microcode and TDX module, or install a newer \
-     module where the BIOS \
-        loads it from";
-pub(super) const SHOW_PLAN: &str = "`cleanslate plan --host FILE --layout linux` shows the TDMR";
+const UPDATE_BIOS: &str = "update the BIOS, which includes microcode and TDX module, or install a newer module where the BIOS \
+     loads it from";
 
 /// A cause, by the rule that found it.
 pub(crate) struct Cause {

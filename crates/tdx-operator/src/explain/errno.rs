@@ -1,8 +1,10 @@
 //! Errno of a failed TDX initialization or a refused kexec, as in `initialization failed (-28)`: the
 //! failures that return it. Other uses of an errno are out of scope.
 
-use super::causes::SHOW_PLAN;
 use crate::report::{ErrnoCause, ErrnoReport};
+
+/// Remedy for a layout that does not fit.
+pub(super) const SHOW_PLAN: &str = "`cleanslate plan --host FILE --layout linux` shows the TDMR";
 
 struct Errno {
     number: u32,

@@ -3,6 +3,7 @@
 //! never guesses. Does not access the machine.
 
 mod boot;
+mod boot_facts;
 pub(crate) mod causes;
 mod errno;
 mod handover;
