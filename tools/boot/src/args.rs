@@ -14,7 +14,7 @@ pub enum Guest {
     Linux,
 }
 
-/// What the first kernel jumps into.
+/// The next kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum NextKernel {
     /// Itself, which uses all memory: firstkernel reports, Linux goes to user space.
@@ -28,7 +28,7 @@ pub enum NextKernel {
     None,
 }
 
-/// The processor that seamvisor shows.
+/// The processor that seamvisor presents.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Cpu {
     /// Sapphire Rapids, with the erratum.
@@ -83,9 +83,8 @@ impl Kernel {
         }
     }
 
-    /// The one that it is like: a kernel from a source of the user's is used as the one it
-    /// replaces.
-    pub(crate) fn like(self) -> Self {
+    /// The reference kernel: that which a kernel from a source of the user's replaces.
+    pub(crate) fn reference(self) -> Self {
         match self {
             Self::TdxOwn => Self::Tdx,
             Self::Tdx73Own => Self::Tdx73,
@@ -93,7 +92,7 @@ impl Kernel {
         }
     }
 
-    /// The one from a source of the user's, in place of this one.
+    /// The kernel from a source of the user's that replaces this one.
     pub(crate) fn own(self) -> Option<Self> {
         match self {
             Self::Tdx => Some(Self::TdxOwn),
@@ -106,7 +105,7 @@ impl Kernel {
     pub(crate) fn how(self) -> String {
         match self {
             Self::TdxOwn | Self::Tdx73Own => {
-                format!("run `cargo xtask linux {} --source DIR` (or `--patch F`) first", self.like().name())
+                format!("run `cargo xtask linux {} --source DIR` (or `--patch F`) first", self.reference().name())
             }
             _ => format!("run `cargo xtask linux {}` once", self.name()),
         }
@@ -117,7 +116,7 @@ impl Kernel {
         matches!(self, Self::Stock612 | Self::HostDebug)
     }
 
-    /// Is it one that looks for faults?
+    /// Is it built with lockdep and KASAN?
     pub fn debugs(self) -> bool {
         matches!(self, Self::TdxDebug | Self::HostDebug)
     }
@@ -155,7 +154,7 @@ pub struct BootArgs {
     /// What runs first.
     #[arg(value_enum)]
     pub guest: Guest,
-    /// The processor that is shown.
+    /// The processor that seamvisor presents.
     #[arg(long, value_enum, default_value = "spr")]
     pub cpu: Cpu,
     /// CPUs, 1 to 8.
@@ -214,7 +213,7 @@ pub struct BootArgs {
 }
 
 impl BootArgs {
-    /// What `cargo xtask boot WORDS` is.
+    /// Parses the arguments of `cargo xtask boot`.
     ///
     /// # Errors
     /// clap's, which names the option, its value and what is allowed.

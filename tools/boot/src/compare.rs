@@ -1,6 +1,6 @@
-//! The same life twice: with the real instructions under seamvisor, and in the software machine.
-//! Both must make the same SEAMCALLs in the same order with the same statuses, and the next kernel
-//! must come to the same end.
+//! Compares seamvisor with the software machine: the same first kernel runs on both. Both must make
+//! the same SEAMCALLs in the same order with the same statuses, and the next kernel must have the
+//! same outcome.
 
 use std::fmt::Write;
 use std::sync::Mutex;
@@ -25,13 +25,14 @@ use crate::report::Report;
 /// A SEAMCALL: its leaf by name, and RAX after it.
 type Call = (String, u64);
 
-/// How the next kernel died: the kind of the line, and what poisoned it.
+/// The machine check of the next kernel, if any: the kind of the line, and the store that poisoned
+/// it.
 type Death = Option<(String, String)>;
 
 /// TDs: one in each phase.
 const TDS: u32 = 4;
 
-/// Lives it twice; `None` if both agree.
+/// Runs both; `None` if they agree.
 pub(crate) fn differences(policy: &str, messages: &Messages) -> Result<Option<String>> {
     let (policy_word, tds) = (format!("--policy={policy}"), format!("--tds={TDS}"));
     let args = BootArgs::from_words(["firstkernel", &policy_word, &tds, "--memory=512"])?;
@@ -51,7 +52,7 @@ pub(crate) fn differences(policy: &str, messages: &Messages) -> Result<Option<St
     Ok((death != expected_death).then(|| format!("{death:?} under seamvisor, {expected_death:?} in software")))
 }
 
-/// What seamvisor's log says.
+/// SEAMCALLs and machine check in seamvisor's log.
 fn told(report: &Report) -> Result<(Vec<Call>, Death)> {
     let log = report.log()?;
     let calls = log.lines().filter(|line| line.starts_with("seamcall ")).map(|line| {
@@ -71,7 +72,7 @@ fn told(report: &Report) -> Result<(Vec<Call>, Death)> {
     Ok((calls, death))
 }
 
-/// The software host with the memory that seamvisor gave to its guest.
+/// A software host with the memory map of seamvisor's guest.
 fn host(report: &Report) -> Result<Host> {
     let mut text = String::from(
         "schema = \"cleanslate-host\"\nversion = 1\nname = \"seamvisor's guest\"\n[cpu]\nmodel = \"spr\"\npackages = 1\ncpus = 1\n\
@@ -97,7 +98,7 @@ fn host(report: &Report) -> Result<Host> {
     Ok(Host::from_reader("seamvisor's guest", text.as_bytes(), &HostOptions::default())?)
 }
 
-/// Keeps every SEAMCALL.
+/// Records every SEAMCALL.
 #[derive(Default)]
 struct Listener(Mutex<Vec<Call>>);
 
@@ -114,7 +115,7 @@ fn words(count: u64) -> Vec<AtomicU64> {
     (0..count).map(|_| AtomicU64::new(0)).collect()
 }
 
-/// The life in the software machine.
+/// The same first kernel on the software machine.
 fn software(host: &Host, policy: &str) -> Result<(Vec<Call>, Death)> {
     let policy = match policy {
         "tracked" => Policy::Tracked,
@@ -149,7 +150,7 @@ fn software(host: &Host, policy: &str) -> Result<(Vec<Call>, Death)> {
         reserved: &[],
     });
     let before = lab.ask(Clone::clone);
-    // What it says of itself is not the question here.
+    // The report is not compared.
     let stopped = first_kernel::stop(&kernel, policy, memory).map_err(|error| anyhow!("{error:?}"))?;
     let _ = stopped.reset();
     lab.check()?;
@@ -159,8 +160,8 @@ fn software(host: &Host, policy: &str) -> Result<(Vec<Call>, Death)> {
     Ok((calls, death))
 }
 
-/// What firstkernel's second half does: page by page, a part of each line written and then each
-/// line read.
+/// The same as firstkernel as next kernel: page by page, writes a part of each line, then reads
+/// each line.
 fn next_kernel(machine: &mut Machine, before: &Machine, layout: &Layout, host: &Host) -> Result<Death> {
     let cpu = CpuId(0);
     for page in host.memory().iter().flat_map(|part| part.range.start().index()..part.range.end().index()) {

@@ -22,7 +22,7 @@ pub(crate) fn command_line(args: &BootArgs) -> String {
     // whole-word stores make every private line a shared one, and a line that was not reset would
     // pass for clean.
     line.push_str(" cleanslate.next=init_on_alloc=0");
-    match args.kernel.like() {
+    match args.kernel.reference() {
         Kernel::Tdx73 => {
             let _ = write!(line, " cleanslate.cleanslate_tds=tds={}", args.tds);
         }
@@ -59,12 +59,12 @@ pub(crate) fn folder(kernel: Kernel) -> PathBuf {
     root().join("target/linux").join(kernel.name())
 }
 
-/// Is it there?
+/// Has `provide` made it?
 pub(crate) fn is_there(kernel: Kernel) -> bool {
     find(kernel).is_ok()
 }
 
-/// What `provide` has left.
+/// Files of a Linux that `provide` has made.
 pub(crate) fn find(kernel: Kernel) -> Result<Linux> {
     let folder = folder(kernel);
     let linux = Linux { image: folder.join("bzImage"), initrd: folder.join("initrd") };

@@ -55,8 +55,7 @@ pub fn boot(args: &BootArgs) -> Result<bool> {
     Ok(report.verdict() == report::Verdict::Clean)
 }
 
-/// The shortest, the one in the middle, the longest: in seconds. Of an even number the mean of the
-/// two in the middle.
+/// Minimum, median and maximum, in seconds.
 fn spread(mut seconds: Vec<f64>) -> (f64, f64, f64) {
     seconds.sort_by(f64::total_cmp);
     let at = |index: usize| seconds.get(index).copied().unwrap_or_default();
@@ -64,7 +63,7 @@ fn spread(mut seconds: Vec<f64>) -> (f64, f64, f64) {
     (at(0), middle, at(seconds.len().saturating_sub(1)))
 }
 
-/// Boots several times in a row. The logs of a run that is not clean are kept from the next one.
+/// Boots several times in a row. The logs of a run that is not clean are kept.
 fn boot_often(args: &BootArgs, messages: &Messages) -> Result<bool> {
     let mut reports = Vec::new();
     for number in 1..=args.runs {
@@ -106,7 +105,7 @@ mod tests {
     use crate::spread;
 
     #[test]
-    fn the_middle_of_times() {
+    fn median_of_an_even_and_an_odd_number() {
         assert_eq!(spread(vec![3.0, 1.0, 8.0]), (1.0, 3.0, 8.0));
         assert_eq!(spread(vec![4.0, 1.0, 2.0, 9.0]), (1.0, 3.0, 9.0));
     }

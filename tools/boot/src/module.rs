@@ -15,7 +15,7 @@ use crate::kernels::{folder, is_there};
 use crate::pack::{make_modules, modules, pack, pack_next, pack_with_module, programs, test_modules};
 use crate::root;
 
-/// What the shim is made of.
+/// Sources of the C part.
 pub const SOURCES: [&str; 12] = [
     "Kbuild",
     "cleanslate.h",
@@ -31,7 +31,7 @@ pub const SOURCES: [&str; 12] = [
     "report.c",
 ];
 
-/// Functions that any kernel has for its compiler's sake.
+/// Functions of the kernel that the compiler calls.
 const KERNEL: [&str; 5] = ["memcpy", "memmove", "memset", "memcmp", "bcmp"];
 
 const TARGET: &str = "x86_64-unknown-none";
@@ -54,8 +54,7 @@ pub fn object() -> Result<String> {
     let status = Command::new(cargo)
         .args(["rustc", "--release", "--quiet", "--target", TARGET, "--manifest-path", "linux/object/Cargo.toml"])
         .args(["--", "--emit=asm"])
-        // The kernel links at the top of the address space and refuses jump tables, those of `core`
-        // too, which was compiled without a word against them.
+        // The kernel links at the top of the address space; objtool refuses jump tables.
         .env(
             "RUSTFLAGS",
             "-C relocation-model=static -C code-model=kernel -C llvm-args=-min-jump-table-entries=4294967295",

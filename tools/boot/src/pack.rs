@@ -13,11 +13,11 @@ use crate::kernels::{find, folder};
 use crate::provide::{fetch, run};
 use crate::root;
 
-/// Test modules: `enable` makes Linux bring TDX up, because 6.12 has no caller of `tdx_enable()` in
-/// its tree; `tds` builds TDs as KVM does; `use` uses free memory as a driver may; `wild` writes
-/// where it must not; `stuck` keeps a CPU from stopping.
+/// Test modules: `enable` calls `tdx_enable()`, which has no caller in 6.12; `tds` builds TDs as
+/// KVM does; `use` uses free memory as a driver may; `wild` stores through a wild pointer; `stuck`
+/// keeps a CPU from stopping.
 pub(crate) fn test_modules(kernel: Kernel) -> &'static [&'static str] {
-    match kernel.like() {
+    match kernel.reference() {
         Kernel::Stock => &["cleanslate_use"],
         Kernel::Stock612 | Kernel::HostDebug => &["cleanslate_use", "cleanslate_wild", "cleanslate_stuck"],
         Kernel::Tdx | Kernel::TdxDebug | Kernel::TdxOwn => {
@@ -43,16 +43,17 @@ pub(crate) fn modules(folder: &Path, build: &Path, names: &[&str]) -> Result<Pat
     Ok(place)
 }
 
-/// What builds the modules in `place` for the kernel whose build folder or headers are `kernel`.
+/// The command that builds the modules in `place` against the build folder or headers `kernel`.
 pub fn make_modules(kernel: &Path, place: &Path) -> Command {
     let mut make = Command::new("make");
     make.arg("-s").arg("-C").arg(kernel).arg(format!("M={}", place.display()));
-    // BTF of a module serves tracers only, and needs pahole, which Debian's headers do not bring.
+    // BTF of a module is for tracers only and needs pahole, on which Debian's headers do not
+    // depend.
     make.arg("CONFIG_DEBUG_INFO_BTF_MODULES=").arg("modules");
     make
 }
 
-/// Programs for the root file systems: one kexecs, one reads a dump, one lets allocations fail.
+/// Programs for the root file systems: kexec, reader of a crash dump, fault injection.
 pub(crate) const PROGRAMS: [&str; 3] = ["jump", "dump", "starve"];
 
 /// Builds them.
@@ -84,7 +85,7 @@ pub(crate) fn pack(kernel: Kernel, more: &[initrd::Entry<'_>], name: &str) -> Re
     if kernel.debugs() {
         files.push(("next/starve", &starve));
     }
-    match kernel.like() {
+    match kernel.reference() {
         Kernel::Tdx | Kernel::TdxDebug => files.push(("modules/cleanslate_enable.ko", &enable)),
         // After cleanslate.ko, which must be there before the first TD.
         Kernel::Tdx73 | Kernel::Tdx73Own => files.push(("modules/last/cleanslate_tds.ko", &tds)),
@@ -128,8 +129,8 @@ pub(crate) fn finish(kernel: Kernel, place: &Path) -> Result<()> {
     pack(kernel, &[], "initrd")
 }
 
-/// Copies of the module for kernels that there are not: of each the name of one function is
-/// changed, and this kernel has none of that name. The file has the name of the function as it was.
+/// Copies of the module that hook a function which no kernel has: in each, the name of one function
+/// is changed. The file is named after the function.
 fn strangers(kernel: Kernel, module: &Path) -> Result<Vec<(String, PathBuf)>> {
     let mut functions = vec!["machine_kexec_prepare", "kdump_nmi_callback"];
     if kernel != Kernel::Stock612 {
@@ -156,13 +157,13 @@ fn strangers(kernel: Kernel, module: &Path) -> Result<Vec<(String, PathBuf)>> {
     Ok(made)
 }
 
-/// The program `cleanslate` for a root file system that has no libraries: it gives the orders of
+/// The program `cleanslate` for a root file system that has no libraries: it sends commands to
 /// /dev/cleanslate.
 fn tool() -> Result<PathBuf> {
     const TARGET: &str = "x86_64-unknown-linux-gnu";
     let target = root().join("target/static");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    // With a target of its own, build scripts stay as they are.
+    // With --target, the flags do not apply to build scripts.
     run(Command::new(cargo)
         .args(["build", "--release", "--quiet", "--package", "cleanslate", "--target", TARGET])
         .env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols")

@@ -63,7 +63,7 @@ pub fn provide(args: &LinuxArgs) -> Result<bool> {
     Ok(true)
 }
 
-/// Runs a command to its end; what it prints, or what it complains of.
+/// Runs a command; its output, or an error with its stderr.
 ///
 /// # Errors
 /// What it needs is missing, or a command failed.
@@ -89,7 +89,7 @@ pub(crate) fn fetch(folder: &Path, packages: &[&str]) -> Result<PathBuf> {
     Ok(root)
 }
 
-/// The newest file of a folder whose name begins so.
+/// The last file of a folder, by name, whose name has this prefix.
 pub(crate) fn newest(folder: &Path, prefix: &str) -> Result<PathBuf> {
     let mut found: Vec<PathBuf> = fs::read_dir(folder)
         .with_context(|| format!("cannot read {}", folder.display()))?
@@ -100,7 +100,7 @@ pub(crate) fn newest(folder: &Path, prefix: &str) -> Result<PathBuf> {
     found.pop().with_context(|| format!("no {prefix}* in {}", folder.display()))
 }
 
-/// The package that a meta package stands for.
+/// The package that a metapackage depends on.
 fn meta(package: &str, prefix: &str) -> Result<String> {
     let text = run(Command::new("apt-cache").args(["depends", package]))?;
     let name =
@@ -108,7 +108,7 @@ fn meta(package: &str, prefix: &str) -> Result<String> {
     name.map(str::to_owned).with_context(|| format!("{package} depends on no {prefix}*"))
 }
 
-/// Headers that were unpacked and not installed know each other by where they would be installed.
+/// Headers that are unpacked and not installed: their Makefile names the installed path.
 fn relocate(root: &Path, abi: &str) -> Result<PathBuf> {
     let root = root.canonicalize()?;
     let headers = root.join("usr/src").join(format!("linux-headers-{abi}"));

@@ -1,4 +1,4 @@
-//! QEMU: the command line, the time-out, the logs.
+//! QEMU: command line, timeout, logs.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -18,7 +18,7 @@ use crate::root;
 
 const QEMU: &str = "qemu-system-x86_64";
 
-/// Runs at most, if the guest's state is lost at a VM exit.
+/// Maximum number of runs of a boot, if runs do not count.
 const ATTEMPTS: usize = 3;
 
 /// Emulated in software everywhere. EPYC would do as well; `max` has what newer kernels want. No
@@ -26,7 +26,7 @@ const ATTEMPTS: usize = 3;
 /// of 52.
 const CPU: &str = "max,la57=off,phys-bits=46";
 
-/// Is QEMU there?
+/// Is QEMU installed?
 pub fn is_there() -> bool {
     Command::new(QEMU).arg("--version").output().is_ok_and(|output| output.status.success())
 }
@@ -52,7 +52,7 @@ fn binary(name: &str) -> PathBuf {
     target().join("release").join(name)
 }
 
-/// Runs QEMU to its end, or to the time-out.
+/// Runs QEMU until it exits or the timeout ends it.
 pub(crate) fn run(args: &BootArgs, messages: &Messages) -> Result<Report> {
     ensure!(is_there(), "there is no {QEMU}: on Debian, `apt-get install qemu-system-x86`");
     let logs = root().join("target/boot").join(name(args));
@@ -83,12 +83,15 @@ pub(crate) fn run(args: &BootArgs, messages: &Messages) -> Result<Report> {
         };
         command.arg("-kernel").arg(binary("seamvisor")).arg("-initrd").arg(image);
         // These Linuxes read fields whose values were not recorded on a real machine.
-        let assumed =
-            if args.kernel.like() == Kernel::Tdx73 || args.image.is_some() { "td-configuration=assumed " } else { "" };
+        let assumed = if args.kernel.reference() == Kernel::Tdx73 || args.image.is_some() {
+            "td-configuration=assumed "
+        } else {
+            ""
+        };
         command.args(["-append", &format!("cpu={cpu} {assumed}{} -- {words}", args.seamvisor)]);
     }
     let line = format!("{command:?}");
-    // A socket's path has 107 bytes at most, so not beside the logs.
+    // The path of a socket is at most 107 bytes long: too short for the folder of the logs.
     let monitor = std::env::temp_dir().join(format!("cleanslate-monitor-{}", process::id()));
     command.args(["-monitor", &format!("unix:{},server=on,wait=off", monitor.display())]);
     let registers = logs.join("registers.log");
@@ -97,8 +100,7 @@ pub(crate) fn run(args: &BootArgs, messages: &Messages) -> Result<Report> {
         let _ = fs::remove_file(&registers);
         let start = Instant::now();
         let status = wait(&mut command, Duration::from_secs(args.timeout), || {
-            // What a hang is made of: kept beside the logs. Nothing is lost if QEMU does not
-            // answer.
+            // For the analysis of a hang. QEMU may not answer.
             if let Ok(answer) = ask(&monitor, "info registers -a") {
                 let _ = fs::write(&registers, answer);
             }
@@ -108,7 +110,7 @@ pub(crate) fn run(args: &BootArgs, messages: &Messages) -> Result<Report> {
         let fault = if report.summary()["end"] == "emulator-fault" {
             "the guest's state was lost at a VM exit"
         } else if report.ran_stale_code(messages) {
-            "a CPU ran an int3 that Linux had already taken out of its code, before any module was there"
+            "a CPU executed an int3 that Linux had already replaced, before any module was loaded"
         } else {
             ""
         };
@@ -121,7 +123,7 @@ pub(crate) fn run(args: &BootArgs, messages: &Messages) -> Result<Report> {
     }
 }
 
-/// The guest's image and command line; further files go to fw_cfg.
+/// The guest's image and command line; other files are passed by fw_cfg.
 fn guest(args: &BootArgs, command: &mut Command) -> Result<(PathBuf, String)> {
     let mut give = |name: &str, path: &PathBuf| {
         command.args(["-fw_cfg", &format!("name=opt/cleanslate/{name},file={}", path.display())]);
@@ -167,7 +169,8 @@ fn name(args: &BootArgs) -> String {
     name.to_lowercase()
 }
 
-/// What QEMU's monitor answers. It ends nothing, so it is read until it has been quiet for a while.
+/// The answer of QEMU's monitor, which has no end mark: read until there is no more for two
+/// seconds.
 fn ask(monitor: &Path, question: &str) -> std::io::Result<Vec<u8>> {
     let mut stream = UnixStream::connect(monitor)?;
     stream.set_read_timeout(Some(Duration::from_secs(2)))?;
@@ -179,7 +182,7 @@ fn ask(monitor: &Path, question: &str) -> std::io::Result<Vec<u8>> {
     Ok(answer)
 }
 
-/// The exit status; `None` after the time-out, at which `hung` looks at what is about to be killed.
+/// The exit status; `None` after the timeout, when `hung` runs before the process is killed.
 fn wait(command: &mut Command, limit: Duration, hung: impl FnOnce()) -> Result<Option<i32>> {
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().with_context(|| format!("cannot run {QEMU}"))?;

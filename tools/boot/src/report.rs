@@ -14,11 +14,11 @@ use crate::args::{BootArgs, Guest, NextKernel};
 use crate::events;
 use crate::messages::Messages;
 
-/// How it ended.
+/// Outcome of a run.
 #[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// The last kernel came to the end of its work.
+    /// The last kernel finished its work.
     Clean,
     /// A kernel took a machine check.
     MachineCheck,
@@ -45,17 +45,17 @@ pub struct Report {
     elapsed: Duration,
     serial: PathBuf,
     log: PathBuf,
-    /// Of the guest.
+    /// Events of the guest.
     events: Vec<Value>,
-    /// Lines that begin as an event and are none.
+    /// Lines that begin as an event and do not parse.
     broken_events: usize,
     /// Earlier runs of the same boot that do not count, and why.
     discarded: Vec<String>,
     /// seamvisor's summary.
     summary: Option<Value>,
-    /// What the guest said of the line it died of.
+    /// The guest's own explanation of its machine check.
     explanation: Option<String>,
-    /// All that the guest said.
+    /// The serial log.
     said: String,
 }
 
@@ -64,8 +64,7 @@ fn text(path: &Path) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Why a run does not count as clean although its guest reports that it came to its end: seamvisor
-/// saw otherwise.
+/// Why a run is not clean although its guest reports that it finished: what seamvisor recorded.
 fn doubt(args: &BootArgs, summary: Option<&Value>) -> Option<String> {
     let Some(summary) = summary else { return Some("seamvisor has left no summary".to_owned()) };
     let end = if args.guest == Guest::Linux || matches!(args.next, NextKernel::Linux | NextKernel::Stock) {
@@ -74,21 +73,20 @@ fn doubt(args: &BootArgs, summary: Option<&Value>) -> Option<String> {
         "guest-ended"
     };
     if summary["end"] != end {
-        return Some(format!("seamvisor saw the end as {} and not as {end}", summary["end"]));
+        return Some(format!("seamvisor reports the end {} and not {end}", summary["end"]));
     }
     if summary["cpus"] != args.cpus {
-        return Some(format!("seamvisor had {} CPUs", summary["cpus"]));
+        return Some(format!("seamvisor reports {} CPUs", summary["cpus"]));
     }
-    // A guest that is hostile on purpose asks for what it must not have.
+    // A guest that is malicious on purpose accesses what it must not.
     let hostile = args.append.contains("hostile");
     let counts = ["kicks_unanswered", "hidden_accesses", "seamcalls_refused"];
     let wrong = counts.iter().find(|count| summary[**count] != 0 && !(hostile && **count != "kicks_unanswered"));
     wrong.map(|count| format!("seamvisor counted {} {count}", summary[*count]))
 }
 
-/// The machine check that `cleanslate.consume` is about was taken by the kernel that had to take
-/// it: seamvisor saw it come while memory was private, and in the dump that kernel's own log has
-/// it, at the same instruction.
+/// Was the machine check that `cleanslate.consume` provokes taken by the first kernel? Memory was
+/// still private then, and the dump of that kernel's log has the same RIP.
 fn taken_by_the_first(events: &[Value], check: &Value, messages: &Messages) -> bool {
     let rip = check["rip"].as_str().and_then(|rip| rip.strip_prefix("0x")).unwrap_or("none");
     let lines = events.iter().filter(|event| event["event"] == "dump-line").filter_map(|event| event["text"].as_str());
@@ -114,7 +112,7 @@ impl Report {
         let checks = summary.as_ref().and_then(|summary| summary["machine_checks"].as_array());
         let checks = checks.map_or(&[][..], Vec::as_slice);
         let wanted = args.crash && args.append.contains("cleanslate.consume");
-        // One that is wanted is as it must be; a second one is not, nor one that comes later.
+        // Only the one that is provoked is allowed, and only in the first kernel.
         let unwanted = match checks {
             [check] if wanted => !taken_by_the_first(&events, check, messages),
             _ => !checks.is_empty(),
@@ -148,15 +146,19 @@ impl Report {
         // A kernel that panics prints more after the reason.
         let panicked = said.lines().rfind(|line| line.contains(messages.text("linux-panic")));
         let last = panicked.or_else(|| said.lines().rev().find(|line| !line.trim().is_empty()));
-        let last = last.unwrap_or("nothing at all").trim();
+        let last = last.unwrap_or("none").trim();
         let (verdict, why) = match status {
             _ if panic.is_some() => (Verdict::Failed, format!("seamvisor: {}", panic.unwrap_or_default())),
             _ if unwanted || named("machine-check") => (Verdict::MachineCheck, "a kernel consumed poison".to_owned()),
-            _ if shutdown => (Verdict::Failed, format!("a CPU shut down (triple fault); the guest last said: {last}")),
-            None => (Verdict::Failed, format!("not done after {} s; it last said: {last}", args.timeout)),
+            _ if shutdown => {
+                (Verdict::Failed, format!("a CPU shut down (triple fault); the last line of the guest: {last}"))
+            }
+            None => (Verdict::Failed, format!("not done after {} s; the last line of the guest: {last}", args.timeout)),
             Some(_) if came_to_the_end && doubt.is_some() => (Verdict::Failed, doubt.unwrap_or_default()),
-            _ if came_to_the_end => (Verdict::Clean, "the last kernel came to the end of its work".to_owned()),
-            Some(code) => (Verdict::Failed, format!("QEMU ended with status {code}; the guest last said: {last}")),
+            _ if came_to_the_end => (Verdict::Clean, "the last kernel finished its work".to_owned()),
+            Some(code) => {
+                (Verdict::Failed, format!("QEMU ended with status {code}; the last line of the guest: {last}"))
+            }
         };
         let explanation = said
             .lines()
@@ -181,14 +183,14 @@ impl Report {
         })
     }
 
-    /// All that the guest said.
+    /// The serial log.
     pub fn said(&self) -> &str {
         &self.said
     }
 
-    /// A Linux died of an `int3` that has no handler, while it had no module. Linux patches its
-    /// code by an `int3` that every CPU handles until the code is whole; QEMU under load has let a
-    /// CPU run one that was gone already. With a module it could be the module's own.
+    /// A Linux without modules crashed with an `int3` that has no handler. Linux patches its code
+    /// by an `int3` that every CPU handles until the patch is complete; QEMU under load has let a
+    /// CPU execute one that had already been replaced. With a module it could be the module's own.
     pub(crate) fn ran_stale_code(&self, messages: &Messages) -> bool {
         let kernel = self.said.rsplit(messages.text("linux-version")).next().unwrap_or_default();
         let oops = kernel.split_once(messages.text("linux-oops-int3"));
@@ -298,7 +300,7 @@ impl Report {
             let _ = writeln!(out, "the kernel that died reports: {explanation}");
         }
         if self.broken_events > 0 {
-            let _ = writeln!(out, "lines that begin as an event and are none: {}", self.broken_events);
+            let _ = writeln!(out, "events that do not parse: {}", self.broken_events);
         }
         for why in &self.discarded {
             let _ = writeln!(out, "an earlier run does not count: {why}");

@@ -1,4 +1,4 @@
-//! Kernels that are built from Debian's source, or from the user's.
+//! Kernels that are built from Debian's source or from a source of the user's.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,13 +18,13 @@ pub(crate) fn source_6_12() -> Result<PathBuf> {
     if !Path::new(PACKED).exists() {
         bail!("{PACKED} is missing: apt-get install --no-install-recommends linux-source-6.12 {BUILD_PACKAGES}");
     }
-    // One for all kernels that are built from it, each in a folder of its own.
+    // Shared by all kernels that are built from it.
     let folder = folder(Kernel::Tdx);
     fs::create_dir_all(&folder)?;
     let source = folder.join("linux-source-6.12");
     if !source.exists() {
         run(Command::new("tar").arg("xf").arg(PACKED).arg("-C").arg(&folder))?;
-        // Its Kconfig excludes kexec, which is lifted; nothing else is changed.
+        // Its Kconfig excludes kexec; this line is removed, nothing else is changed.
         let kconfig = source.join("arch/x86/Kconfig");
         let text = fs::read_to_string(&kconfig)?;
         let (before, after) = text.split_once("config INTEL_TDX_HOST\n").context("this Linux has no INTEL_TDX_HOST")?;
@@ -34,8 +34,8 @@ pub(crate) fn source_6_12() -> Result<PathBuf> {
     Ok(source)
 }
 
-/// The source of Linux 7.3, unchanged: a package of Debian's backports, fetched with lists of its
-/// own, so that the machine's stay as they are.
+/// The source of Linux 7.3, unchanged: a package of Debian's backports, fetched with package
+/// lists of its own.
 pub(crate) fn source_7_3() -> Result<PathBuf> {
     let folder = folder(Kernel::Tdx73);
     fs::create_dir_all(&folder)?;
@@ -56,7 +56,7 @@ pub(crate) fn source_7_3() -> Result<PathBuf> {
             format!("Dir::Etc::sourcelist={}", list.display()),
             "Dir::Etc::sourceparts=/dev/null".to_owned(),
             format!("Dir::State::Lists={}", here.join("lists").display()),
-            // An archive that one may read from anywhere is not one to be written by another user.
+            // The folder belongs to this user, not to `_apt`.
             "APT::Sandbox::User=root".to_owned(),
         ];
         for setting in settings {
@@ -81,7 +81,7 @@ const BUILD_PACKAGES: &str = "flex bison bc libelf-dev libssl-dev kmod cpio xz-u
 /// Debian's source with patches of the user's. The copy shares its files with the original, of
 /// which `patch` replaces those that it changes.
 pub(crate) fn patched(own: Kernel, patches: &[PathBuf]) -> Result<PathBuf> {
-    let original = if own.like() == Kernel::Tdx73 { source_7_3()? } else { source_6_12()? };
+    let original = if own.reference() == Kernel::Tdx73 { source_7_3()? } else { source_6_12()? };
     let source = folder(own).join("source");
     if source.exists() {
         fs::remove_dir_all(&source)?;
