@@ -1,6 +1,7 @@
 //! A CPU of this kernel under the traits of `tdx-host`: the functions of `tdx_host::arch`, and
 //! nothing else.
 
+use core::marker::PhantomData;
 use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
 use metal::MAX_CPUS;
 use tdx_abi::{LineRange, Registers};
@@ -19,13 +20,15 @@ pub static GATE: Gate<[CpuSlot; MAX_CPUS]> = Gate::new([const { CpuSlot::new() }
 pub struct HardwareCpu {
     id: CpuId,
     package: PackageId,
+    /// Neither `Send` nor `Sync`: safe code cannot take it to another CPU.
+    pinned: PhantomData<*const ()>,
 }
 
 impl HardwareCpu {
     /// The CPU that runs this.
     pub fn this() -> Self {
         let id = CpuId(metal::smp::this_cpu() as u32);
-        Self { id, package: package() }
+        Self { id, package: package(), pinned: PhantomData }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The CPU that runs this, under the traits of `tdx-host`. Refuses to be moved: the shim pins
 //! whoever makes one.
 
+use core::marker::PhantomData;
 use tdx_abi::{Line, LineRange, Registers};
 use tdx_host::{
     arch,
@@ -19,7 +20,22 @@ pub static GATE: Gate<[CpuSlot; CPUS]> = Gate::new([const { CpuSlot::new() }; CP
 
 /// The CPU that runs this.
 #[derive(Clone, Copy)]
-pub struct ThisCpu(pub CpuId);
+pub struct ThisCpu {
+    id: CpuId,
+    /// Neither `Send` nor `Sync`: safe code cannot take it to another CPU.
+    pinned: PhantomData<*const ()>,
+}
+
+impl ThisCpu {
+    /// The CPU that runs this, by its number.
+    ///
+    /// # Safety
+    /// `cpu` is the number of the CPU that runs the code, and the code is not moved to another one
+    /// as long as the value exists.
+    pub unsafe fn pinned_to(cpu: u32) -> Self {
+        Self { id: CpuId(cpu), pinned: PhantomData }
+    }
+}
 
 // SAFETY: executes the instruction.
 unsafe impl Seamcall for ThisCpu {
@@ -67,11 +83,11 @@ unsafe impl LineReset for ThisCpu {
 // SAFETY: the shim pins the code that makes one, until it is dropped.
 unsafe impl Cpu for ThisCpu {
     fn id(&self) -> CpuId {
-        self.0
+        self.id
     }
 
     fn package(&self) -> PackageId {
-        PackageId(shim::package(self.0.0))
+        PackageId(shim::package(self.id.0))
     }
 
     fn write_back_caches(&self) {
@@ -90,7 +106,7 @@ unsafe impl Cpu for ThisCpu {
 
     fn cpu_gate(&self) -> CpuGate<'_> {
         // SAFETY: pinned to that CPU.
-        unsafe { GATE.cpu_gate(self.0) }
+        unsafe { GATE.cpu_gate(self.id) }
     }
 }
 

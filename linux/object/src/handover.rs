@@ -120,14 +120,16 @@ pub extern "C" fn cleanslate_check_load(policy: u32) -> i32 {
 /// The kernel stops this CPU for good: its caches are written back.
 #[unsafe(no_mangle)]
 pub extern "C" fn cleanslate_stop_this_cpu(cpu: u32) {
-    stop_this_cpu(ThisCpu(CpuId(cpu)), platform());
+    // SAFETY: the kernel calls this on that CPU, with interrupts off.
+    stop_this_cpu(unsafe { ThisCpu::pinned_to(cpu) }, platform());
 }
 
 /// An NMI stops this CPU because another panics: its caches are written back if they may hold
 /// private lines.
 #[unsafe(no_mangle)]
 pub extern "C" fn cleanslate_stop_this_cpu_at_crash(cpu: u32) {
-    stop_this_cpu_at_crash(&ThisCpu(CpuId(cpu)));
+    // SAFETY: the kernel calls this on that CPU, in an NMI.
+    stop_this_cpu_at_crash(&unsafe { ThisCpu::pinned_to(cpu) });
 }
 
 /// Resets all that may be private. `online` counts the CPUs that run, of which this is `cpu`;
@@ -143,7 +145,8 @@ pub unsafe extern "C" fn cleanslate_hand_over(
     possible: u32,
     crash: bool,
 ) -> Handover {
-    let alone = Alone { cpu: ThisCpu(CpuId(cpu)), online, possible };
+    // SAFETY: the caller's: interrupts are off from here to the jump.
+    let alone = Alone { cpu: unsafe { ThisCpu::pinned_to(cpu) }, online, possible };
     let policy = self::policy(policy);
     if crash {
         return told(&hand_over_crash(policy, &alone.cpu, &alone, &memory()));

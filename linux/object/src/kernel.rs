@@ -5,7 +5,7 @@ use core::ffi::c_void;
 use tdx_abi::{PageSize, PhysAddr};
 use tdx_host::{
     layout::{FrameRequest, FrameSource, MapFrames, Places},
-    platform::{CpuId, CpuTask, Cpus, OwnedPages, SharedMemory, Step},
+    platform::{CpuTask, Cpus, OwnedPages, SharedMemory, Step},
 };
 
 use crate::cpu::ThisCpu;
@@ -23,7 +23,8 @@ pub struct Linux<'m> {
 extern "C" fn run<T: CpuTask<ThisCpu>>(task: *mut c_void) {
     // SAFETY: `run_on` passes a `T` that lives until all CPUs are done, and a task is `Sync`.
     let task = unsafe { &*task.cast::<T>() };
-    let (cpu, mut local) = (ThisCpu(CpuId(shim::this_cpu())), T::Local::default());
+    // SAFETY: the shim runs this in a thread that stays on its CPU.
+    let (cpu, mut local) = (unsafe { ThisCpu::pinned_to(shim::this_cpu()) }, T::Local::default());
     while task.step(&cpu, &mut local) == Step::Again {
         shim::rest();
     }
@@ -45,7 +46,8 @@ unsafe impl Cpus for Linux<'_> {
     }
 
     fn run_here<R>(&self, function: impl FnOnce(&ThisCpu) -> R) -> R {
-        shim::pinned(|cpu| function(&ThisCpu(CpuId(cpu))))
+        // SAFETY: pinned as long as the function runs.
+        shim::pinned(|cpu| function(&unsafe { ThisCpu::pinned_to(cpu) }))
     }
 }
 

@@ -3,7 +3,7 @@
 use arrayvec::ArrayString;
 use core::fmt::Write;
 use tdx_abi::{Page, PageRange, PamtPageType, PhysAddr};
-use tdx_host::{handover::explain, ledger::PageState, platform::CpuId, td::page_held};
+use tdx_host::{handover::explain, ledger::PageState, td::page_held};
 
 use crate::cpu::ThisCpu;
 use crate::handover::memory;
@@ -92,7 +92,8 @@ pub struct Pages {
 pub unsafe extern "C" fn cleanslate_pages(pages: *mut Pages) -> i32 {
     let mut found = Pages::default();
     let Some(ledger) = ledger() else { return -EPERM };
-    let cpu = ThisCpu(CpuId(shim::this_cpu()));
+    // SAFETY: the caller stays on this CPU.
+    let cpu = unsafe { ThisCpu::pinned_to(shim::this_cpu()) };
     for range in ledger.marked() {
         let mut page = range.start();
         while page < range.end() {

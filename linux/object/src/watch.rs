@@ -214,7 +214,8 @@ pub unsafe extern "C" fn cleanslate_after(call: *const Registers, answer: *const
 #[unsafe(no_mangle)]
 pub extern "C" fn cleanslate_reset(cpu: u32, base: u64, bytes: u64) -> u32 {
     let range = PageRange::inside(PhysAddr::new(base), PhysAddr::new(base.saturating_add(bytes)));
-    let cpu = ThisCpu(CpuId(cpu));
+    // SAFETY: the shim runs this on that CPU, with preemption off.
+    let cpu = unsafe { ThisCpu::pinned_to(cpu) };
     // SAFETY: the kernel itself clears these pages, and makes no SEAMCALL about them any more.
     unsafe { cpu.reset_lines(tdx_abi::LineRange::touching(PhysAddr::new(base), bytes)) };
     cpu.fence();

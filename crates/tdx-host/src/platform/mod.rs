@@ -8,6 +8,7 @@
 //! the repository runs it:
 //!
 //! ```no_run
+//! use core::marker::PhantomData;
 //! use core::ptr::with_exposed_provenance_mut as at;
 //! use tdx_abi::{LineRange, Registers};
 //! use tdx_host::arch;
@@ -18,7 +19,7 @@
 //! static GATE: Gate<[CpuSlot; 64]> = Gate::new([const { CpuSlot::new() }; 64]);
 //! const DIRECT_MAP: usize = 0xffff_8880_0000_0000;
 //!
-//! struct ThisCpu(CpuId, PackageId);
+//! struct ThisCpu(CpuId, PackageId, PhantomData<*const ()>);
 //!
 //! // SAFETY: executes the instruction and returns all registers.
 //! unsafe impl Seamcall for ThisCpu {
@@ -137,7 +138,8 @@ pub unsafe trait LineReset {
 ///
 /// # Safety
 /// * A handle acts on the CPU that runs the code: as long as it exists the code is not moved to
-///   another one (preemption off, or a pinned thread), and a handle is not sent to another CPU.
+///   another one (preemption off, or a pinned thread), and safe code cannot take the handle to
+///   another CPU (the type is not `Send`).
 /// * [`Cpu::id`] is the number of that CPU, the same at every call.
 /// * [`Cpu::write_back_caches`] has written back and invalidated every line of every KeyID that
 ///   this CPU's caches held when it was called.
