@@ -1,6 +1,8 @@
 //! Tasks of the repository. `cargo xtask help` lists them. Installs nothing: what a task lacks is
 //! named and reported as skipped; in CI it is a failure.
 
+mod book;
+mod citations;
 mod crates;
 mod deb;
 mod imports;
@@ -60,6 +62,8 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// The book: checks its links and builds it with mdbook into `target/book`. Part of `test`.
+    Book,
     /// Benchmarks; figures as JSON under `target/bench/`.
     Bench,
 }
@@ -85,6 +89,7 @@ fn main() -> ExitCode {
         Task::Crates => crates::check().map(|counts| counts.failed == 0),
         Task::Deb { check: true } => tests::packages().map(|counts| counts.failed == 0),
         Task::Deb { check: false } => deb::build(),
+        Task::Book => book::build().map(|counts| counts.failed == 0),
         Task::Bench => tests::bench(),
     };
     match result {

@@ -3,7 +3,7 @@
 use crate::deb::Outcome;
 use crate::step::{Counts, Parts, missing, run, run_tests};
 use crate::vectors;
-use crate::{crates, deb, imports};
+use crate::{book, citations, crates, deb, imports};
 use anyhow::Result;
 use std::ffi::OsString;
 use std::process::{Command, ExitCode};
@@ -46,6 +46,7 @@ pub(crate) fn test() -> Result<bool> {
     parts.run("independent judge", independent_judge)?;
     parts.run("crates", crates::check)?;
     parts.run("Debian packages", packages)?;
+    parts.run("book", book::build)?;
     parts.run("Miri", miri)?;
     parts.run("conformance vectors", vectors::all)?;
     parts.run("boots (QEMU)", || run_tests("boots (QEMU)", &mut boot_tool("boots")))?;
@@ -150,9 +151,11 @@ pub(crate) fn lint() -> Result<bool> {
     let doc = run("cargo doc", command.env("RUSTDOCFLAGS", "--deny warnings"))?;
     eprintln!("\n== import circles");
     let imports = imports::check(&crate::root())?;
-    let words = (word(format), word(clippy), word(doc), word(imports));
-    eprintln!("\nfmt {}, clippy {}, doc {}, imports {}", words.0, words.1, words.2, words.3);
-    Ok(format && clippy && doc && imports)
+    eprintln!("\n== citations");
+    let citations = citations::check(&crate::root())?;
+    let parts = [("fmt", format), ("clippy", clippy), ("doc", doc), ("imports", imports), ("citations", citations)];
+    eprintln!("\n{}", parts.map(|(name, ok)| format!("{name} {}", word(ok))).join(", "));
+    Ok(parts.iter().all(|(_, ok)| *ok))
 }
 
 /// The programs of the bare machine and the object of the Linux module are workspaces of their own,

@@ -9,7 +9,7 @@
 //! Numbers that come from outside are open: an unknown [`Status`], [`Leaf`] or [`FieldId`] is a
 //! value that keeps its raw bits, never an error and never undefined behaviour.
 //!
-//! Sources: Intel TDX module 1.5.01 as observed (`shared/reference/tdx_abi.md`), Linux
+//! Sources: Intel TDX module 1.5.01 as observed (`docs/reference/tdx_abi.md`), Linux
 //! `arch/x86/virt/vmx/tdx`.
 //!
 //! # What is what

@@ -5,8 +5,8 @@
 //! stack). It allocates nothing and cannot panic. Two algorithms: [`Algorithm::Linux`] does what
 //! Linux does, to predict it; [`Algorithm::Fit`] is the one to use.
 //!
-//! Sources: Linux `arch/x86/virt/vmx/tdx/tdx.c` (`shared/reference/linux.md` 1.3); the checks of
-//! TDH.SYS.CONFIG (`shared/reference/tdx_abi.md` section 6).
+//! Sources: Linux `arch/x86/virt/vmx/tdx/tdx.c` (`docs/reference/linux.md` 1.3); the checks of
+//! TDH.SYS.CONFIG (`docs/reference/tdx_abi.md` section 6).
 //!
 //! # Concepts
 //!

@@ -1,4 +1,4 @@
-//! The checks of TDH.SYS.CONFIG on its TDMR table, rows 2 to 17 of `shared/reference/tdx_abi.md`
+//! The checks of TDH.SYS.CONFIG on its TDMR table, rows 2 to 17 of `docs/reference/tdx_abi.md`
 //! section 6, word for word.
 //!
 //! The oracle of the layout tests: written from the table, on bare numbers, with nothing of the
