@@ -86,12 +86,8 @@ fn resolve(chapter: &Path, target: &str) -> Option<PathBuf> {
     let mut path = PathBuf::new();
     for part in chapter.parent().unwrap_or(Path::new("")).join(file).components() {
         match part {
-            Component::ParentDir => {
-                // Above the root of the repository there is nothing.
-                if !path.pop() {
-                    return Some(PathBuf::from(target));
-                }
-            }
+            // Above the root of the repository there is nothing.
+            Component::ParentDir if !path.pop() => return Some(PathBuf::from(target)),
             Component::Normal(name) => path.push(name),
             _ => {}
         }

@@ -13,7 +13,7 @@ const ELSEWHERE: [&str; 1] = ["BUILD.md"];
 pub(crate) fn check(root: &Path) -> Result<bool> {
     let listing = Command::new("git").arg("ls-files").current_dir(root).output().context("cannot run git")?;
     let files: Vec<String> = String::from_utf8_lossy(&listing.stdout).lines().map(str::to_owned).collect();
-    let documents: BTreeSet<&str> = files.iter().map(String::as_str).filter(|file| file.ends_with(".md")).collect();
+    let documents: BTreeSet<&str> = files.iter().map(String::as_str).filter(|file| is_document(file)).collect();
     let mut clean = true;
     for file in files.iter().filter(|file| is_text(file)) {
         let Ok(text) = std::fs::read_to_string(root.join(file)) else { continue };
@@ -37,11 +37,15 @@ fn is_text(file: &str) -> bool {
         && [".rs", ".md", ".toml", ".c", ".h", ".S", ".sh", "run", ".4", ".json"].iter().any(|end| file.ends_with(end))
 }
 
+fn is_document(file: &str) -> bool {
+    Path::new(file).extension().is_some_and(|extension| extension == "md")
+}
+
 /// Words of a line that end in `.md`, without what surrounds them.
 fn citations(line: &str) -> impl Iterator<Item = &str> {
     line.split(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/' | ':')))
         .map(|word| word.trim_end_matches(['.', ':']))
-        .filter(|word| word.len() > 3 && word.ends_with(".md") && !word.contains(':'))
+        .filter(|word| word.len() > 3 && is_document(word) && !word.contains(':'))
 }
 
 fn exists(documents: &BTreeSet<&str>, cited: &str) -> bool {
