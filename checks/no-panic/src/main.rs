@@ -22,7 +22,7 @@ use tdx_host::handover::{
     check_image_load, explain, hand_over_crash, stop_this_cpu, stop_this_cpu_at_crash,
 };
 use tdx_host::key_ids::KeyIds;
-use tdx_host::layout::{Algorithm, FrameRequest, FrameSource, Layout, MapFrames, Places};
+use tdx_host::layout::{FrameRequest, FrameSource, Layout, MapFrames, Places};
 use tdx_host::ledger::Ledger;
 use tdx_host::page::SharedPage;
 use tdx_host::platform::{
@@ -316,9 +316,8 @@ extern "C" fn _start() -> ! {
     let memory: [NodeRange; 8] = black_box([NodeRange::default(); 8]);
     let memory: &[NodeRange] = memory.get(..black_box(8)).unwrap_or_default();
     if let Ok(platform) = detect(&Opaque) {
-        let algorithm = if black_box(true) { Algorithm::Fit } else { Algorithm::Linux };
         // SAFETY: never executed.
-        let result = unsafe { bringup::run(&mut kernel, platform, &RECORD, &mut layout, memory, algorithm) };
+        let result = unsafe { bringup::run(&mut kernel, platform, &RECORD, &mut layout, memory) };
         black_box(result.is_ok());
         let cmrs = [PageRange::new(black_box(Page::new(0)), black_box(Page::new(9)))];
         for note in layout.notes(memory, &cmrs) {

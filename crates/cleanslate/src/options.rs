@@ -47,10 +47,10 @@ pub(crate) struct LayoutArgs {
 }
 
 impl LayoutArgs {
-    pub(crate) fn algorithm(&self) -> tdx_host::layout::Algorithm {
+    pub(crate) fn name(&self) -> tdx_operator::layout::LayoutName {
         match self.layout {
-            LayoutName::Fit => tdx_host::layout::Algorithm::Fit,
-            LayoutName::Linux => tdx_host::layout::Algorithm::Linux,
+            LayoutName::Fit => tdx_operator::layout::LayoutName::Fit,
+            LayoutName::Linux => tdx_operator::layout::LayoutName::Linux,
         }
     }
 }

@@ -20,7 +20,7 @@ use tdx_host::{
     bringup::{Bringup, BringupError, Kernel, ModuleInfo, ModuleKnown, Planned, Started},
     handover::{HostMemory, Kexec, KexecKind, Policy, Refused, StopCause, StopCpus, WrittenBack},
     key_ids::KeyIds,
-    layout::{Algorithm, FrameRequest, Layout},
+    layout::{FrameRequest, Layout},
     ledger::Ledger,
     platform::{NodeRange, OwnedPages, TdxPlatform},
 };
@@ -47,7 +47,7 @@ fn look<K: Kernel>(started: Bringup<'_, K, Started>) -> Result<Known<'_, K>, Bri
 
 #[inline(never)]
 fn plan<'k, K: Kernel>(known: Known<'k, K>, memory: &[NodeRange]) -> Result<Plan<'k, K>, BringupError> {
-    known.plan(memory, Algorithm::Fit)
+    known.plan(memory)
 }
 
 #[inline(never)]

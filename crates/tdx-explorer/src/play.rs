@@ -10,7 +10,7 @@ use tdx_host::{
     dynamic_pamt::DynamicPamt,
     gate::{CpuSlot, Gate},
     handover::{Kexec, KexecKind, hand_over_crash, offline_this_cpu},
-    layout::{Algorithm, FrameRequest, FrameSource, Layout},
+    layout::{FrameRequest, FrameSource, Layout},
     ledger::Ledger,
     platform::{TdxPlatform, detect},
     private_memory::PrivateMemory,
@@ -66,7 +66,7 @@ fn bring_up<'k>(
     if dynamic_pamt {
         known.use_dynamic_pamt().map_err(LabError::scenario)?;
     }
-    let planned = known.plan(host.memory(), Algorithm::Fit).map_err(LabError::scenario)?;
+    let planned = known.plan(host.memory()).map_err(LabError::scenario)?;
     let ready = planned.configure().and_then(|bringup| bringup.configure_keys()?.init_tdmrs());
     ready.map(drop).map_err(LabError::scenario)
 }

@@ -434,14 +434,14 @@ enum tdxh_result tdxh_platform_get(struct tdxh_platform *platform, struct tdxh_p
  * Makes the host. Before any other CPU can come to it.
  *
  * `platform`: what tdxh_detect() found, copied; NULL if it found no TDX. `slots`: one for each CPU number from 0 on, in
- * memory that stays; the library writes them. A CPU without a slot can make no SEAMCALL. `untouched`: memory that is never
+ * memory that stays; the library writes them. A CPU without a slot can make no SEAMCALL. `reserved`: memory that is never
  * given to the module, and never written by a handover, whatever it holds: the crash kernel's; at most 4 ranges, copied.
  *
  * Errors: TDXH_BAD_KERNEL; TDXH_ALREADY_INITIALISED; TDXH_BAD_VALUE: no slots, or more than 4 ranges.
  */
 enum tdxh_result tdxh_host_init(struct tdxh_host *host, const struct tdxh_kernel *kernel,
 				struct tdxh_platform *platform, struct tdxh_cpu_slot *slots, size_t slot_count,
-				const struct tdxh_range *untouched, size_t untouched_count);
+				const struct tdxh_range *reserved, size_t reserved_count);
 
 /*
  * A SEAMCALL that neither gives pages to the module nor takes any back, through the gate, and again where the ABI allows it (no
@@ -468,8 +468,7 @@ enum tdxh_result tdxh_call_admitted(struct tdxh_host *host, uint16_t leaf, void 
 /* -------------------------------------------------------------------------------------------------- layout and bring-up -- */
 
 enum tdxh_algorithm {
-	TDXH_FIT = 0,   /* the one to use: stays inside the module's limits, gives memory up when nothing else is left */
-	TDXH_LINUX = 1, /* what Linux does, its failures included: to predict it */
+	TDXH_FIT = 0, /* stays inside the module's limits, gives memory up when nothing else is left */
 };
 
 /* What the module allows. [module 1.5: 64, 16, { 16, 16, 16 }] */
@@ -610,7 +609,7 @@ enum tdxh_result tdxh_ledger_words(struct tdxh_layout *layout, uint64_t *words);
 /*
  * Makes a ledger over the TDMRs of a layout, every page SHARED, and publishes it: from here on every handover sees it. Before the
  * first page is given. The ledger and its words, which need not be zeroed, stay where they are and are nobody else's until
- * tdxh_ledger_withdraw(). The untouched ranges of the host can never be given.
+ * tdxh_ledger_withdraw(). The reserved ranges of the host can never be given.
  *
  * Errors: TDXH_LEDGER_TOO_SMALL; TDXH_LEDGER_IN_USE: the host has one; TDXH_ALREADY_INITIALISED.
  */
@@ -738,7 +737,7 @@ enum tdxh_result tdxh_check_image(struct tdxh_host *host, uint32_t policy, uint3
  * May this crash image be loaded? No policy refuses it.
  *
  * Errors: TDXH_REFUSED_SEGMENT: it lies on private memory; TDXH_REFUSED_OUTSIDE: the handover could overwrite it, because it
- * lies outside the host's untouched memory.
+ * lies outside the host's reserved memory.
  */
 enum tdxh_result tdxh_check_crash_image(struct tdxh_host *host, const struct tdxh_range *segments,
 					size_t segment_count, struct tdxh_error *error);
@@ -766,7 +765,7 @@ enum tdxh_result tdxh_offline_this_cpu(struct tdxh_host *host);
 /*
  * Hands the machine to the crash kernel. On the CPU that panics, with interrupts off, at any instant: inside any other function
  * of this library, in the middle of a bring-up, on any CPU. It takes no lock, allocates nothing, makes no SEAMCALL (but for
- * TDXH_POLICY_MODULE_ONLY), waits for nobody but in kernel.stop_other_cpus_by_nmi, and never writes to untouched memory.
+ * TDXH_POLICY_MODULE_ONLY), waits for nobody but in kernel.stop_other_cpus_by_nmi, and never writes to reserved memory.
  *
  * A policy that is none counts as TDXH_POLICY_TRACKED; so do MODULE, EVERYTHING and REFUSE. `report` may be NULL; static storage is
  * best. Whatever is wrong with the report, the reset is done.

@@ -1,7 +1,7 @@
 //! The whole bring-up in one call, and what the module said about itself.
 
 use tdx_host::bringup::{Bringup, BringupError, Configured, ModuleInfo, ModuleKnown, Started};
-use tdx_host::layout::{Algorithm, Layout};
+use tdx_host::layout::Layout;
 use tdx_host::platform::{NodeRange, TdxPlatform};
 
 use crate::error::{Details, TdxhError};
@@ -83,10 +83,10 @@ pub unsafe extern "C" fn tdxh_bring_up(
         let (host, layout, memory, details) = unsafe {
             (Host::of(host)?, layout_to_fill(layout)?, memory_map(memory, memory_count)?, Details::new(error))
         };
-        let algorithm = TdxhAlgorithm::read(algorithm)?;
+        TdxhAlgorithm::read(algorithm)?;
         let platform = host.platform.ok_or(TdxhResult::NoTdx)?;
         let mut layout = layout.take()?;
-        let info = run(host, platform, &mut layout, memory, algorithm).map_err(|error| details.bring_up(&error))?;
+        let info = run(host, platform, &mut layout, memory).map_err(|error| details.bring_up(&error))?;
         if module.is_null() {
             return Ok(());
         }
@@ -106,7 +106,6 @@ fn run(
     platform: TdxPlatform,
     layout: &mut Layout,
     memory: &[NodeRange],
-    algorithm: Algorithm,
 ) -> Result<ModuleInfo, BringupError> {
     let mut kernel = KernelOf(host);
     // SAFETY: the contract of `tdxh_host_init`: the host is the machine's one, and so is its record.
@@ -114,7 +113,7 @@ fn run(
     // Before anything is private: a crash in the middle of the rest knows whether the module has
     // SYS.DISABLE.
     host.set_features(known.module().features);
-    give(configure(known, memory, algorithm)?)
+    give(configure(known, memory)?)
 }
 
 #[inline(never)]
@@ -126,9 +125,8 @@ fn ask<'k, 'h>(started: Run<'k, 'h, Started>) -> Result<Run<'k, 'h, ModuleKnown>
 fn configure<'k, 'h>(
     known: Run<'k, 'h, ModuleKnown>,
     memory: &[NodeRange],
-    algorithm: Algorithm,
 ) -> Result<Run<'k, 'h, Configured>, BringupError> {
-    known.plan(memory, algorithm)?.configure()
+    known.plan(memory)?.configure()
 }
 
 #[inline(never)]

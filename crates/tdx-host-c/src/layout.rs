@@ -3,7 +3,7 @@
 use arrayvec::ArrayVec;
 use core::ffi::c_void;
 use tdx_abi::{MAX_CMRS, MAX_RESERVED_AREAS, PageRange, PageSize};
-use tdx_host::layout::{Algorithm, Border, GiveUpReason, Layout, Limits, Pamt4k, Tdmr, build};
+use tdx_host::layout::{Border, GiveUpReason, Layout, Limits, Pamt4k, Tdmr, build};
 
 use crate::c_enum::c_enum;
 use crate::error::{Details, TdxhError};
@@ -23,8 +23,6 @@ c_enum! {
     pub enum TdxhAlgorithm as "tdxh_algorithm" {
         /// Comes up on every host, gives up memory if it must.
         Fit = 0, "TDXH_FIT";
-        /// What Linux does.
-        Linux = 1, "TDXH_LINUX";
     }
 }
 
@@ -57,10 +55,10 @@ c_enum! {
 }
 
 impl TdxhAlgorithm {
-    pub(crate) fn read(number: u32) -> Outcome<Algorithm> {
+    /// There is one, so that a number says nothing but that it is known.
+    pub(crate) fn read(number: u32) -> Outcome {
         match Self::from_number(number).ok_or(TdxhResult::BadValue)? {
-            Self::Fit => Ok(Algorithm::Fit),
-            Self::Linux => Ok(Algorithm::Linux),
+            Self::Fit => Ok(()),
         }
     }
 }
@@ -225,10 +223,9 @@ pub unsafe extern "C" fn tdxh_layout_build(
             let cmrs = cmr_list(Ranges::new(cmrs, cmr_count)?)?;
             (layout, memory, cmrs, input(limits)?.read(), FramesOf::new(input(frames)?)?, Details::new(error))
         };
-        let algorithm = TdxhAlgorithm::read(algorithm)?;
+        TdxhAlgorithm::read(algorithm)?;
         let mut layout = layout.take()?;
-        build(algorithm, memory, &cmrs, &limits, &mut frames, &mut layout)
-            .map_err(|error| details.fill((&error).into(), &error))
+        build(memory, &cmrs, &limits, &mut frames, &mut layout).map_err(|error| details.fill((&error).into(), &error))
     };
     flat(build_it())
 }

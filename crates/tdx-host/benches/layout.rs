@@ -13,17 +13,17 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use hosts::Host;
-use tdx_host::layout::{Algorithm, Layout, Limits, MapFrames, build};
+use tdx_host::layout::{Layout, Limits, MapFrames, build};
 
 const RUNS: usize = 2001;
 
 /// Microseconds of each run, sorted; `None` if there is no layout.
-fn measure(algorithm: Algorithm, host: &Host, layout: &mut Layout) -> Option<Vec<f64>> {
+fn measure(host: &Host, layout: &mut Layout) -> Option<Vec<f64>> {
     let mut times = Vec::with_capacity(RUNS);
     for run in 0..RUNS + RUNS / 10 {
         let mut frames = MapFrames::new(&host.memory);
         let begin = Instant::now();
-        let result = build(algorithm, black_box(&host.memory), &host.cmrs, &Limits::MODULE_1_5, &mut frames, layout);
+        let result = build(black_box(&host.memory), &host.cmrs, &Limits::MODULE_1_5, &mut frames, layout);
         let time = begin.elapsed().as_secs_f64() * 1e6;
         black_box(&layout);
         result.ok()?;
@@ -49,17 +49,13 @@ fn main() {
     let mut rows = Vec::new();
     println!("layout: microseconds, median of {RUNS} runs (slowest 1 %)");
     for (name, host) in &hosts {
-        for (algorithm, word) in [(Algorithm::Fit, "fit"), (Algorithm::Linux, "linux")] {
-            let Some(times) = measure(algorithm, host, &mut layout) else {
-                println!("  {name:30} {word:6} no layout");
-                continue;
-            };
-            let (median, slow) = (times[RUNS / 2], times[RUNS - RUNS / 100]);
-            println!("  {name:30} {word:6} {median:9.1} ({slow:.1})");
-            rows.push(format!(
-                "    {{\"host\": \"{name}\", \"algorithm\": \"{word}\", \"median_us\": {median:.2}, \"p99_us\": {slow:.2}}}"
-            ));
-        }
+        let Some(times) = measure(host, &mut layout) else {
+            println!("  {name:30} no layout");
+            continue;
+        };
+        let (median, slow) = (times[RUNS / 2], times[RUNS - RUNS / 100]);
+        println!("  {name:30} {median:9.1} ({slow:.1})");
+        rows.push(format!("    {{\"host\": \"{name}\", \"median_us\": {median:.2}, \"p99_us\": {slow:.2}}}"));
     }
     let json = format!(
         "{{\n  \"schema\": \"cleanslate.bench.layout\",\n  \"version\": 1,\n  \"runs\": {RUNS},\n  \"rows\": [\n{}\n  ]\n}}\n",

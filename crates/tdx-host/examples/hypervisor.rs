@@ -24,7 +24,7 @@ use kernel::{Hardware, Kernel, MEMORY, tdmrs, words};
 use tdx_abi::{Page, PageSize};
 use tdx_host::bringup;
 use tdx_host::key_ids::KeyIds;
-use tdx_host::layout::{Algorithm, FrameSource, Layout};
+use tdx_host::layout::{FrameSource, Layout};
 use tdx_host::ledger::{Ledger, PageState};
 use tdx_host::platform::{OwnedPages, detect};
 use tdx_host::private_memory::PrivateMemory;
@@ -149,8 +149,7 @@ pub fn run() {
     let mut kernel = Kernel::boot(&hardware);
     kernel.platform = Some(platform);
     // SAFETY: the machine's one record and its platform.
-    unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &MEMORY, Algorithm::Fit) }
-        .expect("the bring-up succeeds");
+    unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &MEMORY) }.expect("the bring-up succeeds");
     let mut ledger_words = words(Ledger::words_needed(tdmrs(&layout)));
     let ledger = Ledger::new(tdmrs(&layout), &mut ledger_words).expect("a layout's TDMRs are good ranges");
     let mut key_words = words(KeyIds::words_needed(platform.key_ids()) as u64);

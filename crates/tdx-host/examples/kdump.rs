@@ -24,7 +24,7 @@ use tdx_host::handover::{
     HandoverReport, HostMemory, HostParts, LeftoverTable, OldMemory, Policy, check_crash_image, explain,
     hand_over_crash,
 };
-use tdx_host::layout::{Algorithm, Layout};
+use tdx_host::layout::Layout;
 use tdx_host::ledger::Ledger;
 use tdx_host::platform::detect;
 use tdx_host::private_memory::PrivateMemory;
@@ -53,8 +53,7 @@ pub fn run(policy: Policy, deaf: Option<u32>) -> Outcome {
     let mut kernel = Kernel::boot(&hardware);
     kernel.platform = Some(platform);
     // SAFETY: the machine's one record and its platform.
-    unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &MEMORY, Algorithm::Fit) }
-        .expect("the bring-up succeeds");
+    unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &MEMORY) }.expect("the bring-up succeeds");
     let mut ledger_words = words(Ledger::words_needed(tdmrs(&layout)));
     // Told at the start that the crash kernel's memory is not TDX's, the ledger never lets a page
     // of it be given.

@@ -18,7 +18,7 @@ use tdx_abi::{TdxFeatures0, subtract};
 use tdx_host::bringup::{self, BringupError};
 use tdx_host::handover::{HandoverReport, HostMemory, HostParts, Kexec, KexecKind, Policy};
 use tdx_host::key_ids::KeyIds;
-use tdx_host::layout::{Algorithm, Layout};
+use tdx_host::layout::Layout;
 use tdx_host::ledger::Ledger;
 use tdx_host::platform::detect;
 use tdx_host::private_memory::PrivateMemory;
@@ -49,7 +49,7 @@ pub fn run(policy: Policy, module: ModuleProfile) -> Result<Outcome, BringupErro
     let mut kernel = Kernel::boot(&hardware);
     kernel.platform = Some(platform);
     // SAFETY: the machine's one record and its platform.
-    let ready = unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &MEMORY, Algorithm::Fit) }?;
+    let ready = unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &MEMORY) }?;
     let features: TdxFeatures0 = ready.module.features;
 
     // The ledger and the KeyIDs live in memory from the kernel's allocator, and are published

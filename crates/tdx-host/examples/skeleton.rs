@@ -21,7 +21,7 @@ use kernel::{Hardware, Kernel, MEMORY, tdmrs, words};
 use tdx_abi::{KeyIdPartition, Leaf};
 use tdx_host::bringup::{self, ModuleInfo};
 use tdx_host::handover::{HandoverReport, HostMemory, HostParts, Kexec, KexecKind, Policy};
-use tdx_host::layout::{Algorithm, Layout};
+use tdx_host::layout::Layout;
 use tdx_host::ledger::Ledger;
 use tdx_host::platform::{TdxPlatform, detect};
 use tdx_host::private_memory::PrivateMemory;
@@ -54,7 +54,7 @@ pub fn boot(hardware: &Hardware, kernel: &mut Kernel<'_>) -> Tdx {
     };
     kernel.platform = Some(platform);
     // SAFETY: the machine's one record and its platform.
-    let up = unsafe { bringup::run(kernel, platform, &record, &mut layout, &MEMORY, Algorithm::Fit) };
+    let up = unsafe { bringup::run(kernel, platform, &record, &mut layout, &MEMORY) };
     let up = up.map(|ready| ready.module);
     let module = match up {
         Ok(module) => {

@@ -99,7 +99,7 @@
 //! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
 //! use tdx_abi::PageSize;
 //! use tdx_host::handover::{HostMemory, HostParts, Kexec, KexecKind, Policy};
-//! use tdx_host::layout::{Algorithm, Layout};
+//! use tdx_host::layout::Layout;
 //! use tdx_host::{bringup, ledger::Ledger, platform::detect, private_memory::PrivateMemory, td::TdHost, key_ids::KeyIds};
 //!
 //! let hardware = kernel::Hardware::new();
@@ -110,7 +110,7 @@
 //! let record = PrivateMemory::new();
 //! let mut layout = Box::new(Layout::new());
 //! // SAFETY: the machine's one record and its platform.
-//! let ready = unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY, Algorithm::Fit) }?;
+//! let ready = unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY) }?;
 //! let features = ready.module.features;
 //!
 //! // The first TD.

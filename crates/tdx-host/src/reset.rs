@@ -11,7 +11,7 @@
 //! ```
 //! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
 //! use tdx_abi::{KeyId, LineRange};
-//! # use tdx_host::{bringup, layout::{Algorithm, Layout}, platform::{Cpu, detect}, private_memory::PrivateMemory};
+//! # use tdx_host::{bringup, layout::Layout, platform::{Cpu, detect}, private_memory::PrivateMemory};
 //! use tdx_host::reset::reset_ranges;
 //! use tdx_machine::{CpuId, PartialStore};
 //!
@@ -21,7 +21,7 @@
 //! # let mut layout = Box::new(Layout::new());
 //! # let mut kernel = kernel::Kernel::boot(&hardware);
 //! # // SAFETY: the machine's one record and its platform.
-//! # unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY, Algorithm::Fit) }?;
+//! # unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY) }?;
 //! // TDX is up. A store of less than a line to PAMT: nothing happens.
 //! let line = layout.pamt_ranges().next().expect("there is PAMT").lines().start();
 //! hardware.machine().partial_write(CpuId(0), LineRange::single(line), KeyId::HOST, PartialStore::NonTemporal)?;

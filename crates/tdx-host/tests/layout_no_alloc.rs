@@ -11,7 +11,7 @@ mod hosts;
 use std::alloc::{GlobalAlloc, Layout as Memory, System};
 use std::cell::Cell;
 
-use tdx_host::layout::{Algorithm, Layout, Limits, MapFrames, build};
+use tdx_host::layout::{Layout, Limits, MapFrames, build};
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -48,17 +48,15 @@ fn building_explaining_and_releasing_allocates_nothing() {
     ];
     let mut layout = Box::new(Layout::new());
     for host in &hosts {
-        for algorithm in [Algorithm::Fit, Algorithm::Linux] {
-            let mut frames = MapFrames::new(&host.memory);
-            let before = ALLOCATIONS.get();
-            let result = build(algorithm, &host.memory, &host.cmrs, &Limits::MODULE_1_5, &mut frames, &mut layout);
-            let notes = layout.notes(&host.memory, &host.cmrs).count();
-            for tdmr in layout.tdmrs() {
-                std::hint::black_box(tdmr.to_tdmr_info());
-            }
-            layout.release(&mut frames).unwrap();
-            assert_eq!(ALLOCATIONS.get(), before, "{algorithm:?}: {result:?}, {notes} notes");
+        let mut frames = MapFrames::new(&host.memory);
+        let before = ALLOCATIONS.get();
+        let result = build(&host.memory, &host.cmrs, &Limits::MODULE_1_5, &mut frames, &mut layout);
+        let notes = layout.notes(&host.memory, &host.cmrs).count();
+        for tdmr in layout.tdmrs() {
+            std::hint::black_box(tdmr.to_tdmr_info());
         }
+        layout.release(&mut frames).unwrap();
+        assert_eq!(ALLOCATIONS.get(), before, "{result:?}, {notes} notes");
     }
     let before = ALLOCATIONS.get();
     drop(std::hint::black_box(Box::new(1)));

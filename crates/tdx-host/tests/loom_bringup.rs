@@ -24,7 +24,7 @@ use tdx_host::handover::{
     HostParts, Kexec, KexecKind, NmiStop, Outcome, Policy, StopCpus, hand_over_crash, stop_this_cpu,
     stop_this_cpu_at_crash,
 };
-use tdx_host::layout::{Algorithm, FrameRequest, FrameSource, Layout};
+use tdx_host::layout::{FrameRequest, FrameSource, Layout};
 use tdx_host::platform::{
     Cpu, CpuId, CpuTask, CpuidOutput, Cpus, LineReset, Msr, NodeId, NodeRange, OwnedPages, PackageId, Processor,
     SharedMemory, Step, detect,
@@ -293,8 +293,7 @@ fn bring_up_races(ends: Ends, tdmr_init_fails: bool) {
                 let cpu = FakeCpu { machine: Arc::clone(&machine), obeys: true, tdmr_init_fails };
                 let run = AssertUnwindSafe(|| {
                     let mut kernel = Kernel(cpu);
-                    let result =
-                        promise::bring_up(&mut kernel, platform, &*record, &mut layout, &MEMORY, Algorithm::Linux);
+                    let result = promise::bring_up(&mut kernel, platform, &*record, &mut layout, &MEMORY);
                     // A bring-up that finds the gate closed fails as well, and unwinds while it is
                     // being stopped.
                     let closed = machine.gate.handle().is_closed();

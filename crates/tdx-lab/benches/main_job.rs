@@ -15,13 +15,14 @@ use std::time::Instant;
 use tdx_abi::{Leaf, PageRange, PhysAddr, Registers, TDMR_GRANULARITY};
 use tdx_host::bringup::Bringup;
 use tdx_host::handover::Policy;
-use tdx_host::layout::{Algorithm, Layout};
+use tdx_host::layout::Layout;
 use tdx_host::platform::detect;
 use tdx_host::private_memory::PrivateMemory;
 use tdx_lab::kexec::{KexecOptions, run};
 use tdx_lab::platform::{Lab, LabKernel, promise};
 use tdx_machine::{CpuId, Machine};
 use tdx_operator::host::{Host, HostOptions};
+use tdx_operator::layout::LayoutName;
 
 const ROUNDS: usize = 5;
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/");
@@ -40,7 +41,7 @@ fn host(file: &str) -> Host {
 }
 
 fn job(host: &Host, policy: Policy) {
-    let options = KexecOptions { policy, algorithm: Algorithm::Fit, ..KexecOptions::default() };
+    let options = KexecOptions { policy, layout: LayoutName::Fit, ..KexecOptions::default() };
     black_box(run(host, options, &()).expect("a bundled fixture can be emulated"));
 }
 
@@ -90,7 +91,7 @@ fn seamcall_rates() -> [(&'static str, f64); 2] {
     let record = PrivateMemory::new();
     let mut layout = Box::new(Layout::new());
     let planned = promise::start(&mut kernel, platform, &record, &mut layout)
-        .and_then(|b| b.sys_init()?.init_cpus()?.read_module_info()?.plan(host.memory(), Algorithm::Fit))
+        .and_then(|b| b.sys_init()?.init_cpus()?.read_module_info()?.plan(host.memory()))
         .expect("fixture 01 has a layout");
     let tdmr: PageRange = planned.layout().tdmrs()[1].range();
     let _keyed = planned.configure().and_then(Bringup::configure_keys).expect("fixture 01 comes up");

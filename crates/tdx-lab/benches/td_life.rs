@@ -20,7 +20,7 @@ use std::time::Instant;
 
 use first_kernel::TdPhase;
 use tdx_abi::{Page, PageRange, PageSize};
-use tdx_host::layout::{Algorithm, Layout};
+use tdx_host::layout::Layout;
 use tdx_host::ledger::{Ledger, PageState};
 use tdx_host::platform::detect;
 use tdx_host::private_memory::PrivateMemory;
@@ -76,7 +76,7 @@ fn main() {
     let record = PrivateMemory::new();
     let mut layout = Box::new(Layout::new());
     let mut kernel = LabKernel::new(&lab, &host, Some(platform));
-    promise::bring_up(&mut kernel, platform, &record, &mut layout, host.memory(), Algorithm::Fit).expect("it comes up");
+    promise::bring_up(&mut kernel, platform, &record, &mut layout, host.memory()).expect("it comes up");
     let (mut memory, mut alone) = (TdMemory::new(&layout, &platform), TdMemory::new(&layout, &platform));
     let (ledger, key_ids) = memory.open(PageRange::default(), &platform).expect("the memory is enough");
     let (alone, _) = alone.open(PageRange::default(), &platform).expect("the memory is enough");

@@ -9,7 +9,7 @@ use std::path::Path;
 use tdx_abi::{KeyId, Leaf, Operand, Page, PageRange, Status, StatusCode};
 use tdx_host::bringup::{BringupCause, BringupError, BringupStep};
 use tdx_host::handover::{HostParts, Kexec, KexecKind, Outcome, Policy};
-use tdx_host::layout::{Algorithm, Layout, LayoutError};
+use tdx_host::layout::{Layout, LayoutError};
 use tdx_host::platform::{TdxPlatform, detect};
 use tdx_host::private_memory::PrivateMemory;
 use tdx_lab::platform::{Lab, LabKernel};
@@ -41,7 +41,7 @@ impl<'l> World<'l> {
     fn bring_up(&mut self) -> Result<(), BringupError> {
         self.layout.release_frames(&mut self.kernel).unwrap();
         let memory = self.host.memory();
-        promise::bring_up(&mut self.kernel, self.platform, &self.record, &mut self.layout, memory, Algorithm::Fit)
+        promise::bring_up(&mut self.kernel, self.platform, &self.record, &mut self.layout, memory)
             .map(|ready| assert_eq!(ready.layout.tdmr_count(), 2))
     }
 
@@ -232,8 +232,7 @@ fn only_one_bring_up_at_a_time() {
     assert_eq!(world.kernel.taken(), taken, "and stays allocated");
     let mut other = Box::new(Layout::new());
     let error =
-        promise::bring_up(&mut world.kernel, world.platform, &world.record, &mut other, host.memory(), Algorithm::Fit)
-            .unwrap_err();
+        promise::bring_up(&mut world.kernel, world.platform, &world.record, &mut other, host.memory()).unwrap_err();
     assert_eq!(error.cause, BringupCause::Claimed);
     assert_eq!(lab.ask(Machine::private_lines), private, "the refusal touched nothing");
     assert!(world.record.may_have_private_memory());

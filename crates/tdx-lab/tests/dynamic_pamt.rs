@@ -16,7 +16,7 @@ use tdx_host::bringup::NoDynamicPamt;
 use tdx_host::dynamic_pamt::{DynamicPamt, Pair, Recovered};
 use tdx_host::handover::{HostParts, Kexec, KexecKind, Policy};
 use tdx_host::key_ids::KeyIds;
-use tdx_host::layout::{Algorithm, FrameRequest, FrameSource, Layout, Tdmr};
+use tdx_host::layout::{FrameRequest, FrameSource, Layout, Tdmr};
 use tdx_host::ledger::{Ledger, PageState};
 use tdx_host::page::SharedPage;
 use tdx_host::platform::{Cpu, CpuTask, Cpus, Step, TdxPlatform, detect};
@@ -62,7 +62,7 @@ impl<'l> World<'l> {
             .and_then(|bringup| bringup.sys_init()?.init_cpus()?.read_module_info())
             .unwrap();
         known.use_dynamic_pamt().unwrap();
-        let planned = known.plan(host.memory(), Algorithm::Fit).unwrap();
+        let planned = known.plan(host.memory()).unwrap();
         planned.configure().unwrap().configure_keys().unwrap().init_tdmrs().unwrap();
         kernel.run_on_all(&WriteBack);
         let tdmrs: Vec<PageRange> = layout.tdmrs().iter().map(Tdmr::range).collect();
@@ -187,7 +187,7 @@ fn a_failed_bring_up_leaves_nothing() {
             .and_then(|bringup| bringup.sys_init()?.init_cpus()?.read_module_info())
             .unwrap();
         known.use_dynamic_pamt().unwrap();
-        let planned = known.plan(host.memory(), Algorithm::Fit).unwrap();
+        let planned = known.plan(host.memory()).unwrap();
         let error = planned.configure().and_then(|ready| ready.configure_keys()?.init_tdmrs()).unwrap_err();
         assert_eq!(error.seamcall().map(|failed| failed.call.leaf()), Some(leaf));
         assert_eq!(error.unwound.freed_bytes, 4 * (40 << 10) + 2 * 4096);
@@ -212,7 +212,7 @@ fn an_old_module_goes_on_with_static_pamt() {
         .and_then(|bringup| bringup.sys_init()?.init_cpus()?.read_module_info())
         .unwrap();
     assert_eq!(known.use_dynamic_pamt(), Err(NoDynamicPamt::NotInModule));
-    let planned = known.plan(host.memory(), Algorithm::Fit).unwrap();
+    let planned = known.plan(host.memory()).unwrap();
     planned.configure().unwrap().configure_keys().unwrap().init_tdmrs().unwrap();
     assert_eq!(Some(layout.pamt_kb()), host.logged().pamt_kb);
 }

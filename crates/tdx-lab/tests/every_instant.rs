@@ -12,7 +12,7 @@ use first_kernel::TdPhase;
 use tdx_abi::{KeyId, LineRange, Page, PageRange, StatusCode};
 use tdx_host::handover::{HostParts, Kexec, KexecKind, ModuleAnswer, Outcome, Policy, hand_over_crash};
 use tdx_host::key_ids::KeyIds;
-use tdx_host::layout::{Algorithm, Layout};
+use tdx_host::layout::Layout;
 use tdx_host::ledger::{Ledger, PageState};
 use tdx_host::platform::{CpuId, detect};
 use tdx_host::private_memory::PrivateMemory;
@@ -85,7 +85,7 @@ fn run(host: &Host, instant: u64, end: End) -> Run {
     let (ledger, key_ids) = (OnceCell::new(), OnceCell::new());
     let pages = OnceCell::new();
     let life = || {
-        promise::bring_up(&mut kernel, platform, &record, &mut layout, host.memory(), Algorithm::Fit).unwrap();
+        promise::bring_up(&mut kernel, platform, &record, &mut layout, host.memory()).unwrap();
         let made = place
             .take()
             .unwrap()
@@ -236,7 +236,7 @@ fn the_machine_notices_what_pamt_alone_leaves() {
     let record = PrivateMemory::new();
     let mut layout = Box::new(Layout::new());
     let mut kernel = LabKernel::new(&lab, &host, Some(platform));
-    promise::bring_up(&mut kernel, platform, &record, &mut layout, host.memory(), Algorithm::Fit).unwrap();
+    promise::bring_up(&mut kernel, platform, &record, &mut layout, host.memory()).unwrap();
     let mut memory = TdMemory::new(&layout, &platform);
     let (ledger, key_ids) = memory.open(PageRange::default(), &platform).unwrap();
     let pool = pool(&ledger, &mut kernel, 1).unwrap();
@@ -274,7 +274,7 @@ fn a_canary_in_every_other_page_survives() {
             machine.write_shared(CPU, Page::new(page).start(), &CANARY).unwrap();
         }
     });
-    promise::bring_up(&mut kernel, platform, &record, &mut layout, host.memory(), Algorithm::Fit).unwrap();
+    promise::bring_up(&mut kernel, platform, &record, &mut layout, host.memory()).unwrap();
     let mut memory = TdMemory::new(&layout, &platform);
     let (ledger, key_ids) = memory.open(PageRange::default(), &platform).unwrap();
     let pool = pool(&ledger, &mut kernel, 2).unwrap();

@@ -18,7 +18,7 @@ use tdx_host::handover::{
     stop_this_cpu,
 };
 use tdx_host::key_ids::KeyIds;
-use tdx_host::layout::{self, Algorithm, FrameRequest, FrameSource, Layout, LayoutError, MapFrames};
+use tdx_host::layout::{self, FrameRequest, FrameSource, Layout, LayoutError, MapFrames};
 use tdx_host::ledger::{Ledger, PageState};
 use tdx_host::page::{SharedPage, TokenError};
 use tdx_host::platform::{Cpu, CpuId, OutOfPages, TdxPlatform, detect};
@@ -77,7 +77,7 @@ impl<'l> Victim<'l> {
         let (record, published): (&PrivateMemory, &Published) = (Box::leak(Box::default()), Box::leak(Box::default()));
         let mut layout = Box::new(Layout::new());
         let mut kernel = LabKernel::new(lab, host, Some(*platform));
-        promise::bring_up(&mut kernel, *platform, record, &mut layout, host.memory(), Algorithm::Fit).unwrap();
+        promise::bring_up(&mut kernel, *platform, record, &mut layout, host.memory()).unwrap();
         let tdmrs = layout.tdmrs().iter().map(tdx_host::layout::Tdmr::range).collect();
         let words = words(KeyIds::words_needed(platform.key_ids()) as u64).leak();
         let key_ids = &*Box::leak(Box::new(KeyIds::new(platform.key_ids(), words).unwrap()));
@@ -411,11 +411,11 @@ fn a_plan_of_numbers_is_no_memory() {
     let taken = kernel.taken().to_vec();
     let mut plan = Box::new(Layout::new());
     let (mut places, limits) = (MapFrames::new(host.memory()), layout::Limits::MODULE_1_5);
-    layout::build(Algorithm::Fit, host.memory(), host.cmrs(), &limits, &mut places, &mut plan).unwrap();
+    layout::build(host.memory(), host.cmrs(), &limits, &mut places, &mut plan).unwrap();
     // A bring-up does not take places for memory.
     let record = PrivateMemory::new();
     let error =
-        promise::bring_up(&mut kernel, platform, &record, &mut plan, host.memory(), Algorithm::Fit).unwrap_err();
+        promise::bring_up(&mut kernel, platform, &record, &mut plan, host.memory()).unwrap_err();
     assert_eq!(error.errno(), -16, "{error}");
     // Nor does the allocator get them: the table is emptied, and that is all.
     plan.release_frames(&mut kernel).unwrap();
@@ -430,7 +430,7 @@ fn pamts_of_a_bring_up_do_not_go_back_to_an_allocator() {
     assert_eq!(victim.layout.release_frames(&mut victim.kernel), Err(LayoutError::Private));
     assert_eq!(victim.layout.release(&mut MapFrames::new(host.memory())), Err(LayoutError::Private));
     let (mut places, limits) = (MapFrames::new(host.memory()), layout::Limits::MODULE_1_5);
-    let built = layout::build(Algorithm::Fit, host.memory(), host.cmrs(), &limits, &mut places, &mut victim.layout);
+    let built = layout::build(host.memory(), host.cmrs(), &limits, &mut places, &mut victim.layout);
     assert_eq!(built, Err(LayoutError::InUse));
     assert_eq!(victim.kernel.taken(), taken);
     victim.assert_kexec_is_clean();

@@ -30,7 +30,7 @@ use hosts::Host;
 use proptest::prelude::*;
 use std::num::NonZero;
 use tdx_abi::{KeyIdPartition, Leaf, MAX_CMRS, PhysAddr, Registers, STRUCTURE_ALIGN, SYS_CONFIG_DYNAMIC_PAMT, Status};
-use tdx_host::layout::{self, Algorithm, Layout, Limits, MapFrames, Pamt4k};
+use tdx_host::layout::{self, Layout, Limits, MapFrames, Pamt4k};
 use tdx_machine::{CpuId, CpuModel, Machine, MachineConfig, ModuleProfile};
 use zerocopy::IntoBytes;
 
@@ -69,7 +69,7 @@ fn check(host: Host) -> Result<(), TestCaseError> {
         let limits = Limits { pamt_4k, ..Limits::MODULE_1_5 };
         let mut layout = Box::new(Layout::new());
         let mut frames = MapFrames::new(&host.memory);
-        let built = layout::build(Algorithm::Fit, &host.memory, &host.cmrs, &limits, &mut frames, &mut layout);
+        let built = layout::build(&host.memory, &host.cmrs, &limits, &mut frames, &mut layout);
         if built.is_ok() {
             prop_assert_eq!(sys_config(&host, &layout, dynamic_pamt), Status::SUCCESS);
         } else {

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use tdx_abi::{Page, PageRange, PageSize, PhysAddr};
 use tdx_host::key_ids::KeyIds;
-use tdx_host::layout::{Algorithm, FrameRequest, FrameSource, Layout, Tdmr};
+use tdx_host::layout::{FrameRequest, FrameSource, Layout, Tdmr};
 use tdx_host::ledger::Ledger;
 use tdx_host::platform::{Cpus, detect};
 use tdx_host::private_memory::PrivateMemory;
@@ -47,7 +47,7 @@ fn a_td_is_built_used_and_torn_down() {
     let record = PrivateMemory::new();
     let mut layout = Box::new(Layout::new());
     let mut kernel = LabKernel::new(&lab, &host, Some(platform));
-    promise::bring_up(&mut kernel, platform, &record, &mut layout, host.memory(), Algorithm::Fit).unwrap();
+    promise::bring_up(&mut kernel, platform, &record, &mut layout, host.memory()).unwrap();
     let pamt_lines = lab.ask(Machine::private_lines);
 
     let tdmrs: Vec<PageRange> = layout.tdmrs().iter().map(Tdmr::range).collect();

@@ -20,7 +20,7 @@ use tdx_abi::{KeyId, Leaf, LineRange, Page, PageRange, PageSize, PhysAddr, Regis
 use tdx_host::follow::{self, Moves};
 use tdx_host::handover::{HostParts, Kexec, KexecKind, Policy, hand_over_crash};
 use tdx_host::key_ids::KeyIds;
-use tdx_host::layout::{Algorithm, Layout};
+use tdx_host::layout::Layout;
 use tdx_host::ledger::{Ledger, PageState};
 use tdx_host::platform::{CpuId, TdxPlatform, detect};
 use tdx_host::private_memory::PrivateMemory;
@@ -233,7 +233,7 @@ impl Scene {
         let record = PrivateMemory::new();
         let mut layout = Box::new(Layout::new());
         let mut kernel = LabKernel::new(&self.lab, &self.host, Some(platform));
-        promise::bring_up(&mut kernel, platform, &record, &mut layout, self.host.memory(), Algorithm::Fit).unwrap();
+        promise::bring_up(&mut kernel, platform, &record, &mut layout, self.host.memory()).unwrap();
         let mut memory = TdMemory::new(&layout, &platform);
         let (ledger, key_ids) = memory.open(PageRange::default(), &platform).unwrap();
         let pool = pool(&ledger, &mut kernel, 6).unwrap();

@@ -4,31 +4,32 @@
 use std::num::NonZero;
 
 use tdx_abi::{PageRange, PageSize};
-use tdx_host::layout::{self, Algorithm, Border, GiveUpReason, Layout, LayoutError, Limits, MapFrames, Note, Pamt4k};
+use tdx_host::layout::{self, Border, GiveUpReason, Layout, LayoutError, Limits, MapFrames, Note, Pamt4k};
 
 use crate::{
     bootlog::Failure,
     cost::{Rates, cost},
     host::{Assumption, Host},
     images,
+    layout::LayoutName,
     report::{GivenUpReport, LayoutReport, LinuxReport, PamtReport, PlanReport, Span, TOOL, TdmrReport},
     size, words,
 };
 
-/// Plans `algorithm` on the host, with the limits of module 1.5.
-pub fn plan(host: &Host, algorithm: Algorithm, rates: Rates) -> PlanReport {
-    let chosen = build(host, algorithm, Limits::MODULE_1_5);
-    let linux = build(host, Algorithm::Linux, Limits::MODULE_1_5);
-    let dynamic = build(host, algorithm, DYNAMIC).ok();
+/// Plans this layout on the host, with the limits of module 1.5.
+pub fn plan(host: &Host, name: LayoutName, rates: Rates) -> PlanReport {
+    let chosen = build(host, name, Limits::MODULE_1_5);
+    let linux = build(host, LayoutName::Linux, Limits::MODULE_1_5);
+    let dynamic = build(host, name, DYNAMIC).ok();
     let cost = chosen.as_ref().ok().map(|layout| cost(host, layout, dynamic.as_deref(), rates));
     let linux_report = predict(host, &linux);
-    let differences = differences(host, algorithm, &chosen, &linux_report, &linux);
+    let differences = differences(host, name, &chosen, &linux_report, &linux);
     PlanReport {
         schema: "cleanslate/plan",
         version: 1,
         tool: TOOL,
         host: host.into(),
-        layout: report(host, algorithm, &chosen),
+        layout: report(host, name, &chosen),
         linux: linux_report,
         differences,
         cost,
@@ -39,28 +40,20 @@ pub fn plan(host: &Host, algorithm: Algorithm, rates: Rates) -> PlanReport {
 /// section 5).
 const DYNAMIC: Limits = Limits { pamt_4k: Pamt4k::Bitmap { bits: NonZero::<u16>::MIN }, ..Limits::MODULE_1_5 };
 
-/// The name of an algorithm on the command line.
-pub fn algorithm_name(algorithm: Algorithm) -> &'static str {
-    match algorithm {
-        Algorithm::Fit => "fit",
-        Algorithm::Linux => "linux",
-    }
-}
-
-fn build(host: &Host, algorithm: Algorithm, limits: Limits) -> Result<Box<Layout>, LayoutError> {
+fn build(host: &Host, name: LayoutName, limits: Limits) -> Result<Box<Layout>, LayoutError> {
     let mut frames = MapFrames::new(host.memory());
     // An empty list of taken ranges has room, and nothing overlaps in it.
     let _ = frames.reserve(images::pages(host));
     let mut layout = Box::new(Layout::new());
-    layout::build(algorithm, host.memory(), host.cmrs(), &limits, &mut frames, &mut layout)?;
+    layout::build_with(&name, host.memory(), host.cmrs(), &limits, &mut frames, &mut layout)?;
     Ok(layout)
 }
 
 /// The layout as a report.
-fn report(host: &Host, algorithm: Algorithm, result: &Result<Box<Layout>, LayoutError>) -> LayoutReport {
+fn report(host: &Host, name: LayoutName, result: &Result<Box<Layout>, LayoutError>) -> LayoutReport {
     let limits = Limits::MODULE_1_5;
     let mut report = LayoutReport {
-        layout: algorithm_name(algorithm),
+        layout: name.name(),
         result: "ok".to_owned(),
         error: None,
         tdmrs: Vec::new(),
@@ -175,7 +168,7 @@ fn refused(host: &Host, layout: &Layout) -> Option<(PageRange, String)> {
 
 fn differences(
     host: &Host,
-    algorithm: Algorithm,
+    name: LayoutName,
     chosen: &Result<Box<Layout>, LayoutError>,
     linux_report: &LinuxReport,
     linux: &Result<Box<Layout>, LayoutError>,
@@ -197,7 +190,7 @@ fn differences(
         };
         out.push(format!("the log reports {logged} KB, the `linux` layout needs {kb} KB: {why}"));
     }
-    if algorithm == Algorithm::Linux {
+    if name == LayoutName::Linux {
         return out;
     }
     match (chosen, linux_report.error.as_ref()) {

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use tdx_host::layout::Algorithm;
+use tdx_operator::layout::LayoutName;
 use tdx_operator::{
     cost::Rates,
     host::{Host, HostOptions},
@@ -12,7 +12,7 @@ use tdx_operator::{
     size,
 };
 
-fn planned(name: &str, algorithm: Algorithm, borders: &[&str]) -> PlanReport {
+fn planned(name: &str, algorithm: LayoutName, borders: &[&str]) -> PlanReport {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name);
     let node_borders = borders.iter().map(|text| tdx_abi::PhysAddr::new(size::parse(text).unwrap())).collect();
     let host = Host::from_path(&path, &HostOptions { node_borders }).unwrap_or_else(|error| panic!("{error}"));
@@ -32,7 +32,7 @@ const LOGGED: &[(&str, &[&str], u64, usize)] = &[
 #[test]
 fn linux_is_predicted_to_the_kilobyte() {
     for (name, borders, kb, tdmrs) in LOGGED {
-        let report = planned(name, Algorithm::Linux, borders);
+        let report = planned(name, LayoutName::Linux, borders);
         assert_eq!(report.linux.result, "ok", "{name}: {:?}", report.linux.error);
         assert_eq!(report.linux.pamt_kb, Some(*kb), "{name}");
         assert_eq!(report.linux.tdmrs, Some(*tdmrs), "{name}");
@@ -44,7 +44,7 @@ fn linux_is_predicted_to_the_kilobyte() {
 
 #[test]
 fn a_missing_node_border_is_pointed_at() {
-    let report = planned("hosts/22-intel-tdx-linux-5-256gib.log", Algorithm::Fit, &[]);
+    let report = planned("hosts/22-intel-tdx-linux-5-256gib.log", LayoutName::Fit, &[]);
     assert_eq!(report.linux.pamt_kb, Some(1_050_640));
     assert_eq!(report.linux.equals_log, Some(false));
     assert!(report.differences[0].contains("--node-border"), "{:?}", report.differences);
@@ -54,7 +54,7 @@ fn a_missing_node_border_is_pointed_at() {
 fn the_field_failure_is_predicted_and_fit_comes_up() {
     // INDEX.md note 1: 17 holes from e820 in TDMR [0, 2G), and the kernel printed -28 for exactly
     // this TDMR.
-    let report = planned("hosts/02-canonical-135-emr-fail28.log", Algorithm::Fit, &[]);
+    let report = planned("hosts/02-canonical-135-emr-fail28.log", LayoutName::Fit, &[]);
     assert_eq!(report.linux.result, "-28");
     assert_eq!(report.linux.tdmr.unwrap().to_string(), "[0x0, 0x80000000)");
     assert_eq!((report.linux.needed, report.linux.allowed), (Some(17), Some(16)));
@@ -63,7 +63,7 @@ fn the_field_failure_is_predicted_and_fit_comes_up() {
     assert_eq!(report.layout.pamt_kb, Some(1_050_644));
     assert_eq!(report.layout.given_up_bytes, 0);
     assert!(report.differences[0].contains("holes"), "{:?}", report.differences);
-    let refused = planned("hosts/02-canonical-135-emr-fail28.log", Algorithm::Linux, &[]);
+    let refused = planned("hosts/02-canonical-135-emr-fail28.log", LayoutName::Linux, &[]);
     assert_eq!(refused.layout.result, "-28");
     assert!(refused.layout.tdmrs.is_empty() && refused.layout.pamt_kb.is_none());
 }
@@ -84,7 +84,7 @@ const E820: &[(&str, usize, u64)] = &[
 #[test]
 fn e820_tables_as_computed_in_the_index() {
     for (name, tdmrs, kb) in E820 {
-        let report = planned(&format!("e820/{name}.log"), Algorithm::Linux, &[]);
+        let report = planned(&format!("e820/{name}.log"), LayoutName::Linux, &[]);
         assert_eq!(report.linux.tdmrs, Some(*tdmrs), "{name}: {:?}", report.linux.error);
         assert_eq!(report.linux.pamt_kb, Some(*kb), "{name}");
     }
@@ -97,7 +97,7 @@ fn fit_gives_up_nothing_on_any_fixture() {
     let more = ["e820/02-hp-superdome2-16s-12tib.log", "e820/10-dell-r7425-amd-1tib-8node.log"].map(str::to_owned);
     let others = ["hosts/10-canonical-331-module1.0-fail5.log", "made-up/emr-two-nodes.toml"].map(str::to_owned);
     for name in hosts.chain(e820).chain(more).chain(others) {
-        let report = planned(&name, Algorithm::Fit, &[]);
+        let report = planned(&name, LayoutName::Fit, &[]);
         assert_eq!(report.layout.result, "ok", "{name}: {:?}", report.layout.error);
         assert_eq!(report.layout.given_up_bytes, 0, "{name}: {:?}", report.layout.given_up);
         assert!(report.layout.tdmrs.iter().all(|tdmr| tdmr.reserved_count <= 16), "{name}");
@@ -107,7 +107,7 @@ fn fit_gives_up_nothing_on_any_fixture() {
 /// Figures by hand: 8,396,820 KB of PAMT, 2.3 GB/s, and half of what is left.
 #[test]
 fn what_a_kexec_costs() {
-    let report = planned("hosts/01-canonical-385-2tib.log", Algorithm::Fit, &[]);
+    let report = planned("hosts/01-canonical-385-2tib.log", LayoutName::Fit, &[]);
     let cost = report.cost.unwrap();
     let pamt = 8_396_820 * 1024;
     assert_eq!(cost.pamt.static_bytes, pamt);
@@ -149,7 +149,7 @@ fn assert_well_formed(svg: &str) {
 #[test]
 fn a_picture_of_every_host() {
     for (name, borders, ..) in LOGGED {
-        let report = planned(name, Algorithm::Fit, borders);
+        let report = planned(name, LayoutName::Fit, borders);
         let svg = svg::memory_map(&report);
         assert_well_formed(&svg);
         for tdmr in &report.layout.tdmrs {
@@ -166,7 +166,7 @@ fn a_picture_of_every_host() {
 
 #[test]
 fn a_name_cannot_leave_its_text() {
-    let mut report = planned("hosts/01-canonical-385-2tib.log", Algorithm::Fit, &[]);
+    let mut report = planned("hosts/01-canonical-385-2tib.log", LayoutName::Fit, &[]);
     report.host.name = "</text><script>\"&".to_owned();
     let svg = svg::memory_map(&report);
     assert_well_formed(&svg);

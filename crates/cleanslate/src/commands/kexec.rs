@@ -50,7 +50,7 @@ impl KexecArgs {
         let hole = self.hole.map(Hole::from);
         KexecOptions {
             policy: self.policy.into(),
-            algorithm: self.layout.algorithm(),
+            layout: self.layout.name(),
             tds: self.tds.unwrap_or(KexecOptions::default_tds(hole)),
             hole,
             crash: self.crash,

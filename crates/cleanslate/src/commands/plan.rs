@@ -66,7 +66,7 @@ pub(crate) fn run(args: &PlanArgs, out: &mut impl Write) -> Result<bool, Stop> {
         origin: "given with --bandwidth",
         assumed_cpus: assumed.assumed_cpus.filter(|_| all.is_none()),
     });
-    let report = plan(&host, args.layout.algorithm(), rates);
+    let report = plan(&host, args.layout.name(), rates);
     let good = report.layout.error.is_none();
     if let Some(path) = &args.svg {
         let picture = svg::memory_map(&report);

@@ -190,8 +190,8 @@ static void test_layout(void)
 	CHECK_IS(tdxh_layout_build(layout, TDXH_FIT, kernel->map, MAP_COUNT, unordered, 2, &limits, frames, &kernel->error),
 		 TDXH_UNORDERED);
 	CHECK(strstr(kernel->error.text, "CMR list"));
-	limits.max_tdmrs = 1;
-	CHECK_IS(tdxh_layout_build(layout, TDXH_LINUX, kernel->map, MAP_COUNT, cmrs, 2, &limits, frames, &kernel->error),
+	limits.max_tdmrs = 0;
+	CHECK_IS(tdxh_layout_build(layout, TDXH_FIT, kernel->map, MAP_COUNT, cmrs, 2, &limits, frames, &kernel->error),
 		 TDXH_TDMRS_EXHAUSTED);
 	CHECK(tdxh_errno(TDXH_TDMRS_EXHAUSTED) == -28);
 	CHECK_IS(kernel->taken_count, 0);

@@ -20,7 +20,7 @@
 //! ```
 //! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
 //! use tdx_host::bringup::Bringup;
-//! use tdx_host::{layout::{Algorithm, Layout}, platform::detect, private_memory::PrivateMemory};
+//! use tdx_host::{layout::Layout, platform::detect, private_memory::PrivateMemory};
 //!
 //! # let hardware = kernel::Hardware::with(|config| config.module = Some(tdx_machine::ModuleProfile::DynamicPamt));
 //! # let mut kernel = kernel::Kernel::boot(&hardware);
@@ -33,7 +33,7 @@
 //! if let Err(why) = known.use_dynamic_pamt() {
 //!     println!("virt/tdx: {why}");
 //! }
-//! let planned = known.plan(&kernel::MEMORY, Algorithm::Fit)?;
+//! let planned = known.plan(&kernel::MEMORY)?;
 //! println!("virt/tdx: {} KB allocated for PAMT", planned.layout().pamt_kb());
 //! // Up to here nothing can be private. From here on a panic finds the record.
 //! let ready = planned.configure()?.configure_keys()?.init_tdmrs()?;
@@ -49,7 +49,7 @@
 //! ```
 //! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
 //! # use tdx_host::bringup::{self, BringupStep};
-//! # use tdx_host::{layout::{Algorithm, Layout}, platform::detect, private_memory::PrivateMemory};
+//! # use tdx_host::{layout::Layout, platform::detect, private_memory::PrivateMemory};
 //! use tdx_machine::{Fault, When};
 //!
 //! # let hardware = kernel::Hardware::new();
@@ -60,7 +60,7 @@
 //! // The module dies in the middle of SYS.TDMR.INIT.
 //! hardware.machine().inject(Fault::Crash, When::CallOf(tdx_abi::Leaf::SYS_TDMR_INIT, 100));
 //! // SAFETY: `record` is this machine's one record, and the platform is the machine's.
-//! let failed = unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY, Algorithm::Fit) };
+//! let failed = unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY) };
 //! let error = failed.unwrap_err();
 //! assert_eq!((error.step, error.errno()), (BringupStep::TdmrInit, -19));
 //! assert!(error.unwound.reset_lines > 0 && error.unwound.freed_bytes > 0);
@@ -77,7 +77,7 @@ mod tasks;
 use tdx_abi::{Leaf, PAGE_SIZE, Registers, STRUCTURE_ALIGN, SYS_CONFIG_DYNAMIC_PAMT, StatusCode};
 use zerocopy::IntoBytes;
 
-use crate::layout::{self, Algorithm, FrameSource, Layout, LayoutError, OwnedPlaces, Pamt4k, Tdmr};
+use crate::layout::{self, Fit, FrameSource, Layout, LayoutError, OwnedPlaces, Pamt4k, Tdmr};
 use crate::platform::{Cpus, NodeRange, OutOfPages, OwnedPages, SharedMemory, TdxPlatform};
 use crate::private_memory::PrivateMemory;
 use crate::reset::reset_ranges;
@@ -163,14 +163,13 @@ pub unsafe fn run<'k, K: Kernel>(
     record: &'k PrivateMemory,
     layout: &'k mut Layout,
     memory: &[NodeRange],
-    algorithm: Algorithm,
 ) -> Result<Ready<'k>, BringupError> {
     // SAFETY: the caller's promise.
     unsafe { Bringup::start(kernel, platform, record, layout) }?
         .sys_init()?
         .init_cpus()?
         .read_module_info()?
-        .plan(memory, algorithm)?
+        .plan(memory)?
         .configure()?
         .configure_keys()?
         .init_tdmrs()
@@ -275,11 +274,23 @@ impl<'k, K: Kernel> Bringup<'k, K, ModuleKnown> {
     ///
     /// # Errors
     /// [`BringupError`]; all memory is given back.
-    pub fn plan(self, memory: &[NodeRange], algorithm: Algorithm) -> Result<Bringup<'k, K, Planned>, BringupError> {
+    pub fn plan(self, memory: &[NodeRange]) -> Result<Bringup<'k, K, Planned>, BringupError> {
+        self.plan_with(&Fit, memory)
+    }
+
+    /// As [`Self::plan`], by another algorithm.
+    ///
+    /// # Errors
+    /// As [`Self::plan`].
+    pub fn plan_with<A: Algorithm>(
+        self,
+        algorithm: &A,
+        memory: &[NodeRange],
+    ) -> Result<Bringup<'k, K, Planned>, BringupError> {
         let info = &self.state.0;
         let built = if self.layout.is_empty() {
             self.layout.set_owned();
-            layout::build(algorithm, memory, &info.cmrs, &info.limits, &mut OwnedPlaces(self.kernel), self.layout)
+            layout::build_with(algorithm, memory, &info.cmrs, &info.limits, &mut OwnedPlaces(self.kernel), self.layout)
         } else {
             // It holds the memory of another bring-up, or places of a plan, which are not memory.
             return Err(self.fail(&Held::Nothing, BringupStep::Layout, BringupCause::Layout(LayoutError::InUse)));

@@ -16,7 +16,7 @@
 //! ```
 //! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
 //! # use core::sync::atomic::AtomicU32;
-//! # use tdx_host::{bringup::Bringup, ledger::Ledger, layout::{Algorithm, Layout}, platform::detect, private_memory::PrivateMemory};
+//! # use tdx_host::{bringup::Bringup, ledger::Ledger, layout::Layout, platform::detect, private_memory::PrivateMemory};
 //! # let hardware = kernel::Hardware::with(|config| config.module = Some(tdx_machine::ModuleProfile::DynamicPamt));
 //! # let platform = detect(&hardware).unwrap();
 //! # let record = PrivateMemory::new();
@@ -26,7 +26,7 @@
 //! #     // SAFETY: the machine's one record and its platform.
 //! #     unsafe { Bringup::start(&mut kernel, platform, &record, &mut layout) }.unwrap().sys_init().unwrap().init_cpus().unwrap().read_module_info().unwrap();
 //! # known.use_dynamic_pamt().unwrap();
-//! # known.plan(&kernel::MEMORY, Algorithm::Fit).unwrap().configure().unwrap().configure_keys().unwrap().init_tdmrs().unwrap();
+//! # known.plan(&kernel::MEMORY).unwrap().configure().unwrap().configure_keys().unwrap().init_tdmrs().unwrap();
 //! # let mut words = kernel::words(Ledger::words_needed(kernel::tdmrs(&layout)));
 //! # let ledger = Ledger::new(kernel::tdmrs(&layout), &mut words).unwrap();
 //! # let mut words = kernel::words(tdx_host::key_ids::KeyIds::words_needed(platform.key_ids()) as u64);

@@ -42,14 +42,14 @@
 //!
 //! ```
 //! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
-//! # use tdx_host::{bringup, layout::{Algorithm, Layout}, platform::detect, private_memory::PrivateMemory};
+//! # use tdx_host::{bringup, layout::Layout, platform::detect, private_memory::PrivateMemory};
 //! # let hardware = kernel::Hardware::new();
 //! # let platform = detect(&hardware).unwrap();
 //! # let record = PrivateMemory::new();
 //! # let mut layout = Box::new(Layout::new());
 //! # let mut kernel = kernel::Kernel::boot(&hardware);
 //! # // SAFETY: the machine's one record and its platform.
-//! # unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY, Algorithm::Fit) }.unwrap();
+//! # unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY) }.unwrap();
 //! use tdx_host::handover::{CameBack, HostMemory, HostParts, Kexec, KexecKind, Outcome, Policy, check_image_load};
 //!
 //! // SAFETY: the parts are those of this machine.
@@ -83,14 +83,14 @@
 //!
 //! ```
 //! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
-//! # use tdx_host::{bringup, layout::{Algorithm, Layout}, platform::detect, private_memory::PrivateMemory};
+//! # use tdx_host::{bringup, layout::Layout, platform::detect, private_memory::PrivateMemory};
 //! # let hardware = kernel::Hardware::new();
 //! # let platform = detect(&hardware).unwrap();
 //! # let record = PrivateMemory::new();
 //! # let mut layout = Box::new(Layout::new());
 //! # let mut kernel = kernel::Kernel::boot(&hardware);
 //! # // SAFETY: the machine's one record and its platform.
-//! # unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY, Algorithm::Fit) }.unwrap();
+//! # unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY) }.unwrap();
 //! use tdx_host::handover::{HostMemory, HostParts, LeftoverTable, OldMemory, Policy, explain, hand_over_crash};
 //!
 //! // SAFETY: the parts are those of this machine.

@@ -56,8 +56,7 @@ pub enum LayoutError {
         /// The level.
         level: PageSize,
     },
-    /// Nothing to cover: `fit` looks for usable memory inside CMRs, `linux` for usable memory above
-    /// 1 MiB.
+    /// Nothing to cover: there is no usable memory inside CMRs.
     #[error("no memory that TDX can use; check that the BIOS has TDX on and reports CMRs")]
     NoMemory,
     /// More TDMRs are needed than the module allows. Linux: "TDMRs exhausted".

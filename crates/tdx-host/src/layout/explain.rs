@@ -15,11 +15,10 @@ use crate::platform::{NodeId, NodeRange};
 pub enum GiveUpReason {
     /// It lies in no CMR: the platform never let TDX have it.
     OutsideCmrs,
-    /// A reserved area covers it: `fit` had to join two areas over it, because more are not
-    /// allowed; `linux` reserves what lies below 1 MiB.
+    /// A reserved area covers it: [`super::Fit`] had to join two areas over it, because more are not
+    /// allowed.
     ReservedAreas,
-    /// It lies in no TDMR, because more are not allowed; or, in `linux`, because it lies below 1
-    /// MiB.
+    /// It lies in no TDMR, because more are not allowed.
     Tdmrs,
     /// It lies in no TDMR, because there is no contiguous memory for the PAMT of one more, or of a
     /// larger one.

@@ -2,8 +2,8 @@
 //!
 //! Pure: it makes no SEAMCALL and touches no memory; it asks [`Places`] for the pages of the
 //! PAMTs and writes its answer into a [`Layout`] that the caller owns (it is too large for a kernel
-//! stack). It allocates nothing and cannot panic. Two algorithms: [`Algorithm::Linux`] does what
-//! Linux does, to predict it; [`Algorithm::Fit`] is the one to use.
+//! stack). It allocates nothing and cannot panic. [`Fit`] is the algorithm to use; [`build_with`]
+//! takes another.
 //!
 //! Sources: Linux `arch/x86/virt/vmx/tdx/tdx.c` (`docs/reference/linux.md` 1.3); the checks of
 //! TDH.SYS.CONFIG (`docs/reference/tdx_abi.md` section 6).
@@ -20,7 +20,7 @@
 //!
 //! ```
 //! use tdx_abi::{Page, PageRange};
-//! use tdx_host::layout::{self, Algorithm, Layout, Limits, MapFrames};
+//! use tdx_host::layout::{self, Layout, Limits, MapFrames};
 //! use tdx_host::platform::{NodeId, NodeRange};
 //!
 //! // 1 MiB to 4 GiB of memory, all convertible.
@@ -28,7 +28,7 @@
 //! let cmrs = [memory[0].range];
 //! let mut frames = MapFrames::new(&memory);
 //! let mut layout = Box::new(Layout::new());
-//! layout::build(Algorithm::Fit, &memory, &cmrs, &Limits::MODULE_1_5, &mut frames, &mut layout)?;
+//! layout::build(&memory, &cmrs, &Limits::MODULE_1_5, &mut frames, &mut layout)?;
 //!
 //! assert_eq!((layout.tdmr_count(), layout.pamt_kb()), (1, 16420));
 //! assert_eq!(layout.given_up(&memory, &cmrs).count(), 0);
@@ -36,12 +36,12 @@
 //! # Ok::<(), tdx_host::layout::LayoutError>(())
 //! ```
 
+mod algorithm;
 mod error;
 mod explain;
 mod fit;
 mod frames;
 mod host;
-mod linux;
 mod map_frames;
 mod table;
 
@@ -51,24 +51,13 @@ use tdx_abi::{MAX_RESERVED_AREAS, MAX_TDMRS, PageRange, PageSize, pamt_bitmap_by
 use crate::platform::NodeRange;
 use host::Host;
 
+pub use algorithm::{Algorithm, Fit, Table};
 pub use error::{InputList, LayoutError};
 pub use explain::{GiveUpReason, GivenUp, Note};
 pub(crate) use frames::OwnedPlaces;
 pub use frames::{FrameRequest, FrameSource, Places};
 pub use map_frames::MapFrames;
 pub use table::{Border, Layout, Tdmr};
-
-/// How to lay TDMRs out.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Algorithm {
-    /// Holes come from the CMRs; splits and merges TDMRs to stay inside the module's limits; gives
-    /// up memory only when nothing else is left, and names it.
-    #[default]
-    Fit,
-    /// What Linux does, step by step, its failures included. It does not look at CMRs, so
-    /// SYS.CONFIG may refuse the result.
-    Linux,
-}
 
 /// What PAMT_4K of a TDMR is made of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -104,12 +93,12 @@ impl Limits {
         Self { max_tdmrs: 64, max_reserved_per_tdmr: 16, pamt_entry_size: [16; 3], pamt_4k: Pamt4k::Entries };
 
     /// TDMRs that both the module and [`Layout`] have room for.
-    fn tdmrs(&self) -> usize {
+    pub fn tdmrs(&self) -> usize {
         usize::from(self.max_tdmrs).min(MAX_TDMRS)
     }
 
     /// Reserved areas that both the module and TDMR_INFO have room for.
-    fn reserved_areas(&self) -> usize {
+    pub fn reserved_areas(&self) -> usize {
         usize::from(self.max_reserved_per_tdmr).min(MAX_RESERVED_AREAS)
     }
 
@@ -138,9 +127,9 @@ impl Limits {
 /// ascending, without overlap (empty entries are skipped). On success `out` holds the PAMT places
 /// until [`Layout::release`]; they are numbers, which no bring-up uses.
 ///
-/// [`Algorithm::Fit`] prefers a layout that gives memory up to no layout at all. A kernel that
-/// wants all or nothing looks at [`Layout::given_up_bytes`]; one that goes on must keep what
-/// [`Layout::given_up`] names away from TDs.
+/// It prefers a layout that gives memory up to no layout at all. A kernel that wants all or nothing
+/// looks at [`Layout::given_up_bytes`]; one that goes on must keep what [`Layout::given_up`] names
+/// away from TDs.
 ///
 /// It needs less than 8 KiB of stack (measured on x86-64, optimised) and asks `frames` for one
 /// range after another.
@@ -149,11 +138,25 @@ impl Limits {
 /// Which limit cannot be met, or which input is bad. Then `out` is empty and every page taken has
 /// been given back.
 pub fn build<F: Places + ?Sized>(
-    algorithm: Algorithm,
     memory: &[NodeRange],
     cmrs: &[PageRange],
     limits: &Limits,
     frames: &mut F,
+    out: &mut Layout,
+) -> Result<(), LayoutError> {
+    build_with(&Fit, memory, cmrs, limits, frames, out)
+}
+
+/// As [`build`], by another algorithm.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_with<A: Algorithm, F: Places + ?Sized>(
+    algorithm: &A,
+    memory: &[NodeRange],
+    cmrs: &[PageRange],
+    limits: &Limits,
+    places: &mut F,
     out: &mut Layout,
 ) -> Result<(), LayoutError> {
     if !out.is_empty() {
@@ -165,12 +168,9 @@ pub fn build<F: Places + ?Sized>(
             return Err(LayoutError::PamtEntrySize { level });
         }
     }
-    let result = match algorithm {
-        Algorithm::Fit => fit::build(&host, limits, frames, out),
-        Algorithm::Linux => linux::build(&host, limits, frames, out),
-    };
+    let result = algorithm.lay_out(&mut Table { host, limits, places: &mut *places, out: &mut *out });
     if result.is_err() {
-        out.discard(frames);
+        out.discard(places);
     }
     result
 }

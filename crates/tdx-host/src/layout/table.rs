@@ -130,7 +130,7 @@ pub struct Layout {
     pub(super) pamts: ArrayVec<PageRange, MAX_PAMTS>,
     /// What was left out, and why.
     pub(super) dropped: Dropped,
-    /// The plan of `fit`, on which the table stands; unused by `linux`.
+    /// The plan of [`super::Fit`], on which the table stands; unused by other algorithms.
     pub(super) spans: Spans,
     /// The PAMTs are memory of a [`FrameSource`], and not only places.
     owned: bool,

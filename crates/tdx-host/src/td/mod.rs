@@ -37,7 +37,7 @@
 //!
 //! ```
 //! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
-//! # use tdx_host::{bringup, layout::{Algorithm, Layout}, platform::detect, private_memory::PrivateMemory};
+//! # use tdx_host::{bringup, layout::Layout, platform::detect, private_memory::PrivateMemory};
 //! # use tdx_host::{key_ids::KeyIds, ledger::Ledger};
 //! # let hardware = kernel::Hardware::new();
 //! # let platform = detect(&hardware).unwrap();
@@ -45,7 +45,7 @@
 //! # let mut layout = Box::new(Layout::new());
 //! # let mut kernel = kernel::Kernel::boot(&hardware);
 //! # // SAFETY: the machine's one record and its platform.
-//! # unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY, Algorithm::Fit) }.unwrap();
+//! # unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY) }.unwrap();
 //! # let mut words = kernel::words(Ledger::words_needed(kernel::tdmrs(&layout)));
 //! # let ledger = Ledger::new(kernel::tdmrs(&layout), &mut words).unwrap();
 //! # let mut key_words = kernel::words(KeyIds::words_needed(platform.key_ids()) as u64);

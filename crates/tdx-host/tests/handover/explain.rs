@@ -6,7 +6,7 @@ use crate::world::{World, pages};
 use std::sync::atomic::AtomicU64;
 use tdx_abi::{KeyId, Page, PageRange, PageSize, PhysAddr};
 use tdx_host::handover::{AddressKind, explain};
-use tdx_host::layout::{self, Algorithm, Layout, Limits, MapFrames, Tdmr};
+use tdx_host::layout::{self, Layout, Limits, MapFrames, Tdmr};
 use tdx_host::ledger::{Ledger, PageState};
 use tdx_host::platform::{NodeId, NodeRange};
 use tdx_host::private_memory::PrivateMemory;
@@ -23,7 +23,7 @@ fn host() -> (World, Box<Layout>) {
     let cmrs = memory.map(|part| part.range);
     let mut layout = Box::new(Layout::new());
     let mut frames = MapFrames::new(&memory);
-    layout::build(Algorithm::Fit, &memory, &cmrs, &Limits::MODULE_1_5, &mut frames, &mut layout).unwrap();
+    layout::build(&memory, &cmrs, &Limits::MODULE_1_5, &mut frames, &mut layout).unwrap();
 
     let mut world = World::new(1);
     world.record = PrivateMemory::new();

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use tdx_abi::{PageRange, PageSize};
-use tdx_host::layout::{Algorithm, LayoutError, Limits, MapFrames, Pamt4k};
+use tdx_host::layout::{Fit, LayoutError, Limits, MapFrames, Pamt4k};
 
 use crate::generate;
 use crate::hosts::{self, Host};
@@ -18,7 +18,7 @@ fn judge(host: &Host, limits: &Limits, in_use: &[PageRange], moody: Option<u64>)
     }
     let before = frames.taken().to_vec();
     let mut source = Moody { inner: frames, seed: moody.unwrap_or(0), honest: moody.is_none() };
-    let (result, mut layout) = build_with(Algorithm::Fit, host, limits, &mut source);
+    let (result, mut layout) = build_with(&Fit, host, limits, &mut source);
     match result {
         Ok(()) => {
             check_fit(host, limits, &layout);
@@ -86,7 +86,7 @@ fn check_claim(host: &Host, limits: &Limits, in_use: &[PageRange], error: Layout
 fn a_source_without_exact_places_is_enough() {
     for host in [hosts::superdome_12tib(), hosts::emr_fail28(), hosts::many_units(100), hosts::fragmented()] {
         let mut frames = OnlyChoice { inner: MapFrames::new(&host.memory), requests: 0 };
-        let (result, layout) = build_with(Algorithm::Fit, &host, &Limits::MODULE_1_5, &mut frames);
+        let (result, layout) = build_with(&Fit, &host, &Limits::MODULE_1_5, &mut frames);
         assert_eq!(result, Ok(()));
         check_fit(&host, &Limits::MODULE_1_5, &layout);
         assert_eq!(layout.given_up_bytes(&host.memory, &host.cmrs), 0);
@@ -98,7 +98,7 @@ fn a_source_without_exact_places_is_enough() {
 fn a_source_that_has_nothing() {
     let host = hosts::fragmented();
     let mut frames = OnlyChoice { inner: MapFrames::new(&[]), requests: 0 };
-    let (result, _) = build_with(Algorithm::Fit, &host, &Limits::MODULE_1_5, &mut frames);
+    let (result, _) = build_with(&Fit, &host, &Limits::MODULE_1_5, &mut frames);
     let error = result.unwrap_err();
     assert!(matches!(error, LayoutError::NoPamtMemory { .. }), "{error}");
     assert_eq!(error.errno(), -12);
@@ -188,7 +188,7 @@ proptest! {
         let limits = Limits { max_tdmrs, max_reserved_per_tdmr, ..Limits::MODULE_1_5 };
         if is_easy(&host, &limits) {
             let mut frames = MapFrames::new(&host.memory);
-            let (result, layout) = build_with(Algorithm::Fit, &host, &limits, &mut frames);
+            let (result, layout) = build_with(&Fit, &host, &limits, &mut frames);
             prop_assert_eq!(result, Ok(()));
             prop_assert_eq!(layout.given_up_bytes(&host.memory, &host.cmrs), 0);
         }

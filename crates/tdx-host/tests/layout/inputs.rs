@@ -1,7 +1,7 @@
 //! Bad input, the frame source over a memory map, and a layout that is in use.
 
 use tdx_abi::{PageRange, PageSize};
-use tdx_host::layout::{Algorithm, FrameRequest, InputList, Layout, LayoutError, Limits, MapFrames, Places, build};
+use tdx_host::layout::{FrameRequest, InputList, Layout, LayoutError, Limits, MapFrames, Places, build};
 use tdx_host::platform::NodeId;
 
 use crate::hosts::{GIB, from_cmrs, on_node, range};
@@ -11,7 +11,7 @@ fn result_of(memory: &[(u64, u64)], cmrs: &[PageRange], limits: &Limits) -> Resu
     let memory: Vec<_> = memory.iter().map(|&(start, end)| on_node(start, end, 0)).collect();
     let mut frames = MapFrames::new(&memory);
     let mut layout = Box::new(Layout::new());
-    let result = build(Algorithm::Fit, &memory, cmrs, limits, &mut frames, &mut layout);
+    let result = build(&memory, cmrs, limits, &mut frames, &mut layout);
     if result.is_err() {
         assert!(layout.is_empty() && frames.taken().is_empty());
     }
@@ -64,12 +64,10 @@ fn error_of_one_gib() -> LayoutError {
 fn limits_beyond_the_structures() {
     let host = from_cmrs(&(1..=100u64).map(|i| (2 * i * GIB, (2 * i + 1) * GIB)).collect::<Vec<_>>());
     let limits = Limits { max_tdmrs: u16::MAX, max_reserved_per_tdmr: u16::MAX, ..Limits::MODULE_1_5 };
-    for (algorithm, expected) in [(Algorithm::Fit, 64), (Algorithm::Linux, 0)] {
-        let mut frames = MapFrames::new(&host.memory);
-        let mut layout = Box::new(Layout::new());
-        let result = build(algorithm, &host.memory, &host.cmrs, &limits, &mut frames, &mut layout);
-        assert_eq!((result.is_ok(), layout.tdmr_count()), (expected > 0, expected));
-    }
+    let mut frames = MapFrames::new(&host.memory);
+    let mut layout = Box::new(Layout::new());
+    let result = build(&host.memory, &host.cmrs, &limits, &mut frames, &mut layout);
+    assert_eq!((result, layout.tdmr_count()), (Ok(()), 64));
 }
 
 #[test]
@@ -78,7 +76,7 @@ fn a_layout_in_use_is_not_built_over() {
     let mut frames = MapFrames::new(&host.memory);
     let mut layout = Box::new(Layout::new());
     let again = |layout: &mut Layout, frames: &mut MapFrames<'_>| {
-        build(Algorithm::Fit, &host.memory, &host.cmrs, &Limits::MODULE_1_5, frames, layout)
+        build(&host.memory, &host.cmrs, &Limits::MODULE_1_5, frames, layout)
     };
     assert_eq!(again(&mut layout, &mut frames), Ok(()));
     let taken = frames.taken().to_vec();

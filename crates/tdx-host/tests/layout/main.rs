@@ -2,11 +2,10 @@
 //! that share no code with it.
 
 mod fit;
-mod fixtures;
 mod generate;
+#[allow(dead_code, reason = "the tests of tdx-operator use more of it")]
 mod hosts;
 mod inputs;
-mod linux;
 mod optimal;
 mod pressure;
 mod support;

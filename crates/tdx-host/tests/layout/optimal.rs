@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use tdx_abi::PageRange;
-use tdx_host::layout::{Algorithm, Border, GiveUpReason, Limits, Note};
+use tdx_host::layout::{Border, Fit, GiveUpReason, Limits, Note};
 
 use crate::hosts::{GIB, Host, from_cmrs, memory, on_node, range};
 use crate::support::{build, check_fit, minus, pages, set};
@@ -61,7 +61,7 @@ proptest! {
     ) {
         let host = one_gib(&parts);
         let limits = Limits { max_reserved_per_tdmr: areas, ..Limits::MODULE_1_5 };
-                let (result, layout) = build(Algorithm::Fit, &host, &limits);
+                let (result, layout) = build(&Fit, &host, &limits);
         match brute_force(&host.cmrs, usize::from(areas)) {
             Some(lost) => {
                 prop_assert_eq!(result, Ok(()));
@@ -88,7 +88,7 @@ proptest! {
         let host = from_cmrs(&parts);
         let host = Host { cmrs: vec![range(0, at + GIB)], ..host };
         let limits = Limits { max_tdmrs: max, ..Limits::MODULE_1_5 };
-        let (result, layout) = build(Algorithm::Fit, &host, &limits);
+        let (result, layout) = build(&Fit, &host, &limits);
         prop_assert_eq!(result, Ok(()));
         prop_assert_eq!(layout.given_up_bytes(&host.memory, &host.cmrs), 0);
         let mut sorted = gaps.clone();
@@ -105,7 +105,7 @@ fn holes_of_the_memory_map_inside_a_cmr_are_not_reserved() {
         memory: memory(&[(4 * GIB, 4 * GIB + 0x100_0000), (4 * GIB + 0x200_0000, 5 * GIB)]),
         cmrs: vec![range(4 * GIB, 5 * GIB)],
     };
-    let (_, layout) = build(Algorithm::Fit, &host, &Limits::MODULE_1_5);
+    let (_, layout) = build(&Fit, &host, &Limits::MODULE_1_5);
     check_fit(&host, &Limits::MODULE_1_5, &layout);
     let pamts: Vec<_> = layout.pamt_ranges().collect();
     assert_eq!(layout.tdmrs()[0].reserved(), pamts, "the PAMT and nothing else");
@@ -118,7 +118,7 @@ fn holes_of_the_memory_map_inside_a_cmr_are_not_reserved() {
 fn splits_where_the_areas_run_out() {
     let parts: Vec<_> = (0..24).map(|i| (4 * GIB + i * GIB / 8 + 0x10_0000, 4 * GIB + (i + 1) * GIB / 8)).collect();
     let host = from_cmrs(&parts);
-    let (result, layout) = build(Algorithm::Fit, &host, &Limits::MODULE_1_5);
+    let (result, layout) = build(&Fit, &host, &Limits::MODULE_1_5);
     assert_eq!(result, Ok(()));
     check_fit(&host, &Limits::MODULE_1_5, &layout);
     let tdmrs: Vec<_> = layout.tdmrs().iter().map(|tdmr| (tdmr.range(), tdmr.border())).collect();
@@ -139,7 +139,7 @@ fn areas_join_over_memory_that_nobody_can_use() {
         ],
     };
     let limits = Limits { max_reserved_per_tdmr: 1, ..Limits::MODULE_1_5 };
-    let (result, layout) = build(Algorithm::Fit, &host, &limits);
+    let (result, layout) = build(&Fit, &host, &limits);
     assert_eq!(result, Ok(()));
     check_fit(&host, &limits, &layout);
     assert_eq!(layout.given_up_bytes(&host.memory, &host.cmrs), 0);
@@ -154,7 +154,7 @@ fn a_unit_goes_when_merging_cannot_be_paid() {
     let unit = |i: u64| 0x800_0000 - if i == 40 { 0x1000 } else { 0 };
     let parts: Vec<_> = (1..=65u64).map(|i| (i << 40, (i << 40) + unit(i))).collect();
     let host = from_cmrs(&parts);
-    let (result, layout) = build(Algorithm::Fit, &host, &Limits::MODULE_1_5);
+    let (result, layout) = build(&Fit, &host, &Limits::MODULE_1_5);
     assert_eq!(result, Ok(()));
     check_fit(&host, &Limits::MODULE_1_5, &layout);
     let lost: Vec<_> = layout.given_up(&host.memory, &host.cmrs).collect();
@@ -171,7 +171,7 @@ fn a_large_tdmr_is_split_when_its_pamt_finds_no_room() {
     let parts: Vec<_> =
         (0..1024).map(|i| (4 * GIB + i * 0x400_0000 + 0x1000, 4 * GIB + (i + 1) * 0x400_0000)).collect();
     let host = Host { memory: memory(&parts), cmrs: vec![range(4 * GIB, 68 * GIB)] };
-    let (result, layout) = build(Algorithm::Fit, &host, &Limits::MODULE_1_5);
+    let (result, layout) = build(&Fit, &host, &Limits::MODULE_1_5);
     assert_eq!(result, Ok(()));
     check_fit(&host, &Limits::MODULE_1_5, &layout);
     assert_eq!(layout.given_up_bytes(&host.memory, &host.cmrs), 0);
@@ -186,7 +186,7 @@ fn pamt_in_pieces_when_one_piece_is_too_long() {
         memory: memory(&[(4 * GIB, 4 * GIB + 0x40_0000), (4 * GIB + 0x100_0000, 4 * GIB + 0x100_4000)]),
         cmrs: vec![range(4 * GIB, 5 * GIB)],
     };
-    let (result, layout) = build(Algorithm::Fit, &host, &Limits::MODULE_1_5);
+    let (result, layout) = build(&Fit, &host, &Limits::MODULE_1_5);
     assert_eq!(result, Ok(()));
     check_fit(&host, &Limits::MODULE_1_5, &layout);
     let tdmr = range(4 * GIB, 5 * GIB);
@@ -200,7 +200,7 @@ fn pamt_on_another_node_is_better_than_none() {
         memory: vec![on_node(4 * GIB, 5 * GIB, 0), on_node(5 * GIB, 5 * GIB + 0x10_0000, 1)],
         cmrs: vec![range(4 * GIB, 6 * GIB)],
     };
-    let (result, layout) = build(Algorithm::Fit, &host, &Limits::MODULE_1_5);
+    let (result, layout) = build(&Fit, &host, &Limits::MODULE_1_5);
     assert_eq!(result, Ok(()));
     check_fit(&host, &Limits::MODULE_1_5, &layout);
     let remote: Vec<_> = layout

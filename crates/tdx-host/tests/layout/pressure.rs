@@ -1,7 +1,7 @@
 //! `fit` when a limit presses: each case has one right answer, worked out by hand.
 
 use tdx_abi::PageRange;
-use tdx_host::layout::{Algorithm, Border, GiveUpReason, Layout, Limits, MapFrames, Note, Tdmr};
+use tdx_host::layout::{Border, Fit, GiveUpReason, Layout, Limits, MapFrames, Note, Tdmr};
 use tdx_host::platform::NodeRange;
 
 use crate::hosts::{GIB, Host, from_cmrs, memory, on_node, range};
@@ -16,7 +16,7 @@ fn limits(max_tdmrs: u16, max_reserved_per_tdmr: u16) -> Limits {
 
 /// The layout, checked.
 fn fit(host: &Host, limits: &Limits) -> Box<Layout> {
-    let (result, layout) = build(Algorithm::Fit, host, limits);
+    let (result, layout) = build(&Fit, host, limits);
     assert_eq!(result, Ok(()));
     check_fit(host, limits, &layout);
     layout
@@ -53,7 +53,7 @@ fn another_node_is_better_than_a_loss() {
 
     // The same where the source chooses the place.
     let mut frames = OnlyChoice { inner: MapFrames::new(&host.memory), requests: 0 };
-    let (result, layout) = build_with(Algorithm::Fit, &host, &limits, &mut frames);
+    let (result, layout) = build_with(&Fit, &host, &limits, &mut frames);
     assert_eq!(result, Ok(()));
     check_fit(&host, &limits, &layout);
     assert_eq!(layout.given_up_bytes(&host.memory, &host.cmrs), 0);
@@ -166,7 +166,7 @@ fn a_merge_is_undone_when_its_pamt_finds_no_room() {
         assert!(frames.reserve(range(start, end)));
     }
     let limits = limits(2, 16);
-    let (result, layout) = build_with(Algorithm::Fit, &host, &limits, &mut frames);
+    let (result, layout) = build_with(&Fit, &host, &limits, &mut frames);
     assert_eq!(result, Ok(()));
     check_fit(&host, &limits, &layout);
     assert_eq!(ranges_of(&layout), [range(4 * GIB, 5 * GIB), range(100 * GIB, 101 * GIB)]);

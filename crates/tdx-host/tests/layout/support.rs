@@ -33,19 +33,19 @@ pub fn both(a: &Pages, b: &Pages) -> Pages {
 }
 
 /// Builds a layout with all memory of the host free.
-pub fn build(algorithm: Algorithm, host: &Host, limits: &Limits) -> (Result<(), LayoutError>, Box<Layout>) {
+pub fn build(algorithm: &impl Algorithm, host: &Host, limits: &Limits) -> (Result<(), LayoutError>, Box<Layout>) {
     let mut frames = MapFrames::new(&host.memory);
     build_with(algorithm, host, limits, &mut frames)
 }
 
 pub fn build_with<F: Places>(
-    algorithm: Algorithm,
+    algorithm: &impl Algorithm,
     host: &Host,
     limits: &Limits,
     frames: &mut F,
 ) -> (Result<(), LayoutError>, Box<Layout>) {
     let mut layout = Box::new(Layout::new());
-    let result = layout::build(algorithm, &host.memory, &host.cmrs, limits, frames, &mut layout);
+    let result = layout::build_with(algorithm, &host.memory, &host.cmrs, limits, frames, &mut layout);
     (result, layout)
 }
 

@@ -11,7 +11,7 @@ use tdx_host::follow::{Moved, Moves, NotFollowed};
 use tdx_host::gate::{CpuGate, CpuSlot, Gate};
 use tdx_host::handover::{HandoverReport, HostMemory, HostParts, Kexec, StopCpus, WrittenBack};
 use tdx_host::key_ids::KeyIds;
-use tdx_host::layout::{Algorithm, Layout};
+use tdx_host::layout::Layout;
 use tdx_host::ledger::{Ledger, MarkError};
 use tdx_host::page::{InFlightPage, PrivatePage, ReturnedPage, SharedPage, TakeError, TokenError};
 use tdx_host::platform::{Cpu, CpuId, LineReset, NodeRange, OwnedPages, TdxPlatform};
@@ -45,10 +45,9 @@ pub(crate) fn bring_up<'k, K: Kernel>(
     record: &'k PrivateMemory,
     layout: &'k mut Layout,
     memory: &[NodeRange],
-    algorithm: Algorithm,
 ) -> Result<Ready<'k>, BringupError> {
     // SAFETY: no memory of the test.
-    unsafe { bringup::run(kernel, platform, record, layout, memory, algorithm) }
+    unsafe { bringup::run(kernel, platform, record, layout, memory) }
 }
 
 pub(crate) fn start<'k, K: Kernel>(

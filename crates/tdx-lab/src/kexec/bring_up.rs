@@ -5,7 +5,7 @@ use std::cell::Cell;
 use tdx_abi::TdxFeatures0;
 use tdx_host::{
     bringup::{BringupError, ModuleInfo},
-    layout::{Algorithm, Layout},
+    layout::Layout,
     platform::TdxPlatform,
     private_memory::PrivateMemory,
 };
@@ -15,7 +15,7 @@ use crate::{
     platform::{Lab, LabKernel, promise},
     report::{BringupReport, SeamcallCount, UnwoundReport},
 };
-use tdx_operator::{host::Host, plan::tdmrs};
+use tdx_operator::{host::Host, layout::LayoutName, plan::tdmrs};
 
 /// All steps of a bring-up, with what the kernel prints on the way.
 #[expect(clippy::too_many_arguments, reason = "each is a part that a kernel owns apart from the others")]
@@ -26,14 +26,14 @@ pub(super) fn bring_up<'k>(
     record: &'k PrivateMemory,
     layout: &'k mut Layout,
     host: &Host,
-    algorithm: Algorithm,
+    layout_name: LayoutName,
     log: &mut Vec<String>,
     features: &Cell<Option<TdxFeatures0>>,
 ) -> Result<ModuleInfo, BringupError> {
     let known = promise::start(kernel, platform, record, layout)?.sys_init()?.init_cpus()?.read_module_info()?;
     log.extend(kernel_log::module(known.module()));
     features.set(Some(known.module().features));
-    let planned = known.plan(host.memory(), algorithm)?;
+    let planned = known.plan_with(&layout_name, host.memory())?;
     let gib = planned.layout().tdmrs().iter().map(|tdmr| tdmr.range().bytes() >> 30).sum::<u64>();
     // Module 1.5.01 takes 256 calls for each GiB; the rest of a bring-up is lost in that.
     lab.expect_seamcalls(256 * gib);

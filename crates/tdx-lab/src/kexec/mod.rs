@@ -40,7 +40,6 @@ use tdx_machine::LIMITS;
 use tdx_operator::{
     host::Host,
     images,
-    plan::algorithm_name,
     progress::Progress,
     report::{Address, TOOL},
 };
@@ -72,7 +71,7 @@ pub fn run(host: &Host, options: KexecOptions, progress: &dyn Progress) -> Resul
     let mut log = vec![kernel_log::key_ids(&platform)];
     let features = Cell::new(None);
     let mut up =
-        || bring_up(&lab, &mut kernel, platform, &record, &mut layout, host, options.algorithm, &mut log, &features);
+        || bring_up(&lab, &mut kernel, platform, &record, &mut layout, host, options.layout, &mut log, &features);
     let result = match options.hole {
         Some(Hole::BringUp) => lab.until(Instant::AfterCall(Leaf::SYS_TDMR_INIT, BRING_UP_STOPS_AFTER), up),
         _ => Some(up()),
@@ -151,7 +150,7 @@ pub fn run(host: &Host, options: KexecOptions, progress: &dyn Progress) -> Resul
             crash_kernel: (!crash_kernel.is_empty()).then(|| crash_kernel.into()),
             stray_lines,
         },
-        layout: algorithm_name(options.algorithm),
+        layout: options.layout.name(),
         bringup,
         tds: tds.iter().map(LabTd::report).collect::<Vec<TdReport>>(),
         ledger: ledger_report,
@@ -244,7 +243,7 @@ fn tdx_again(lab: &Lab<'_>, host: &Host, platform: &TdxPlatform, options: KexecO
     let mut kernel = LabKernel::new(&again, host, Some(*platform));
     let (mut log, features) = (Vec::new(), Cell::new(None));
     let result =
-        bring_up(&again, &mut kernel, *platform, &record, &mut layout, host, options.algorithm, &mut log, &features);
+        bring_up(&again, &mut kernel, *platform, &record, &mut layout, host, options.layout, &mut log, &features);
     Ok(match result {
         Ok(_) => "brought up again".to_owned(),
         Err(error) => error.to_string(),

@@ -169,11 +169,7 @@ fn story(
 
 #[cfg(test)]
 mod tests {
-    use tdx_host::{
-        layout::{Algorithm, Layout},
-        platform::detect,
-        private_memory::PrivateMemory,
-    };
+    use tdx_host::{layout::Layout, platform::detect, private_memory::PrivateMemory};
 
     use super::*;
     use crate::{
@@ -197,7 +193,7 @@ mod tests {
         let mut kernel = LabKernel::new(&lab, host, Some(platform));
         let started = promise::start(&mut kernel, platform, &record, &mut layout).unwrap();
         let known = started.sys_init().unwrap().init_cpus().unwrap().read_module_info().unwrap();
-        let configured = known.plan(host.memory(), Algorithm::Fit).unwrap().configure().unwrap();
+        let configured = known.plan(host.memory()).unwrap().configure().unwrap();
         configured.configure_keys().unwrap().init_tdmrs().unwrap();
         promise::reset_alone(&kernel.this_cpu(), record.pamt_ranges());
         let waiting = lab.ask(Machine::dirty_private_lines);

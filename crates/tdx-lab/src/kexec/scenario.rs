@@ -1,8 +1,9 @@
 //! What is asked for: policy, TDs, a hole, a panic. Which module the emulator loads follows from
 //! it.
 
-use tdx_host::{handover::Policy, layout::Algorithm};
+use tdx_host::handover::Policy;
 use tdx_machine::ModuleProfile;
+use tdx_operator::layout::LayoutName;
 
 /// The four situations in which asking the module is not enough.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,7 +51,7 @@ pub struct KexecOptions {
     /// What the handover does with private memory.
     pub policy: Policy,
     /// How TDMRs are laid out.
-    pub algorithm: Algorithm,
+    pub layout: LayoutName,
     /// How many TDs the first kernel runs.
     pub tds: u32,
     /// The situation the handover begins in.

@@ -14,7 +14,7 @@ use tdx_host::{
     gate::GateHandle,
     handover::{HandoverReport, HostMemory, HostParts, Kexec, StopCpus, WrittenBack},
     key_ids::KeyIds,
-    layout::{Algorithm, Layout},
+    layout::Layout,
     ledger::{Ledger, MarkError},
     platform::{Cpu, NodeRange, OwnedPages, TdxPlatform},
     private_memory::{PrivateMemory, PublishError},
@@ -117,8 +117,7 @@ pub fn bring_up<'k>(
     record: &'k PrivateMemory,
     layout: &'k mut Layout,
     memory: &[NodeRange],
-    algorithm: Algorithm,
 ) -> Result<Ready<'k>, BringupError> {
     // SAFETY: memory of the software machine.
-    unsafe { tdx_host::bringup::run(kernel, platform, record, layout, memory, algorithm) }
+    unsafe { tdx_host::bringup::run(kernel, platform, record, layout, memory) }
 }

@@ -161,7 +161,7 @@ fn pamt(facts: &Facts<'_>) -> Finding {
     let host = Host::from_reader(Item::BootLog.file(), text.as_bytes(), &HostOptions::default());
     if let Ok(host) = host
         && let Some(kb) =
-            plan::plan(&host, tdx_host::layout::Algorithm::Linux, crate::cost::Rates::assumed(&host)).linux.pamt_kb
+            plan::plan(&host, crate::layout::LayoutName::Linux, crate::cost::Rates::assumed(&host)).linux.pamt_kb
     {
         return Finding::pass(format!(
             "{kb} KB ({}) once the module is initialized",

@@ -1,11 +1,12 @@
-//! `Algorithm::Linux` against a second rendering of the kernel's functions, loop by loop on bare
+//! The layout of Linux against a second rendering of the kernel's functions, loop by loop on bare
 //! numbers, on random hosts.
 
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use tdx_abi::PageRange;
-use tdx_host::layout::{Algorithm, FrameRequest, LayoutError, Limits, MapFrames, Pamt4k, Places};
+use tdx_host::layout::{FrameRequest, LayoutError, Limits, MapFrames, Pamt4k, Places};
 use tdx_host::platform::NodeId;
+use tdx_operator::layout::Linux;
 
 use crate::generate;
 use crate::hosts::{GIB, Host, from_cmrs, memory, on_node, range};
@@ -165,7 +166,7 @@ fn construct_tdmrs(host: &Host, limits: &Limits, log: &[(FrameRequest, Option<Pa
 
 fn compare(host: &Host, limits: &Limits) {
     let mut frames = Recorder { inner: MapFrames::new(&host.memory), log: Vec::new() };
-    let (result, mut layout) = build_with(Algorithm::Linux, host, limits, &mut frames);
+    let (result, mut layout) = build_with(&Linux, host, limits, &mut frames);
     match (construct_tdmrs(host, limits, &frames.log), result) {
         (Ok(expected), Ok(())) => {
             let got: Vec<Tdmr> = layout
@@ -234,10 +235,10 @@ fn sixteen_areas_are_enough_and_seventeen_are_not() {
         parts.push((8 * GIB, 9 * GIB));
         Host { memory: memory(&parts), cmrs: vec![range(4 * GIB, 9 * GIB)] }
     };
-    let (result, layout) = build(Algorithm::Linux, &host(15), &Limits::MODULE_1_5);
+    let (result, layout) = build(&Linux, &host(15), &Limits::MODULE_1_5);
     assert_eq!(result, Ok(()));
     assert_eq!(layout.tdmrs()[0].reserved().len(), 16);
-    let (result, _) = build(Algorithm::Linux, &host(16), &Limits::MODULE_1_5);
+    let (result, _) = build(&Linux, &host(16), &Limits::MODULE_1_5);
     let tdmr = range(4 * GIB, 5 * GIB);
     assert_eq!(result, Err(LayoutError::ReservedAreasExhausted { tdmr, needed: 17, allowed: 16 }));
 }
@@ -248,14 +249,14 @@ fn the_65th_unit_is_one_too_many() {
         let unit = |i: u32| on_node(u64::from(2 * i + 2) * GIB, u64::from(2 * i + 3) * GIB, i % nodes);
         Host { memory: (0..units).map(unit).collect(), cmrs: vec![range(0, 1 << 40)] }
     };
-    let (result, layout) = build(Algorithm::Linux, &host(64, 64), &Limits::MODULE_1_5);
+    let (result, layout) = build(&Linux, &host(64, 64), &Limits::MODULE_1_5);
     assert_eq!((result, layout.tdmr_count()), (Ok(()), 64));
-    let (result, _) = build(Algorithm::Linux, &host(65, 65), &Limits::MODULE_1_5);
+    let (result, _) = build(&Linux, &host(65, 65), &Limits::MODULE_1_5);
     let tdmr = range(130 * GIB, 131 * GIB);
     assert_eq!(result, Err(LayoutError::TdmrsExhausted { tdmr, needed: 65, allowed: 64 }));
     // On one node all PAMTs lie in one TDMR, an area each though they touch: Linux has too few
     // areas for them.
-    let (result, _) = build(Algorithm::Linux, &host(17, 1), &Limits::MODULE_1_5);
+    let (result, _) = build(&Linux, &host(17, 1), &Limits::MODULE_1_5);
     let tdmr = range(4 * GIB, 5 * GIB);
     assert_eq!(result, Err(LayoutError::ReservedAreasExhausted { tdmr, needed: 17, allowed: 16 }));
 }
@@ -265,7 +266,7 @@ fn pamt_comes_from_the_node_of_the_first_range_that_ends_after_the_base() {
     // Node 1 starts inside GiB 5, which TDMR 0 covers; TDMR 1 starts at 6 GiB, in node 1.
     let memory = vec![on_node(4 * GIB, 5 * GIB + 0x1000, 0), on_node(5 * GIB + 0x1000, 8 * GIB, 1)];
     let host = Host { cmrs: vec![range(4 * GIB, 8 * GIB)], memory };
-    let (_, layout) = build(Algorithm::Linux, &host, &Limits::MODULE_1_5);
+    let (_, layout) = build(&Linux, &host, &Limits::MODULE_1_5);
     let nodes: Vec<_> = layout.tdmrs().iter().map(|tdmr| (tdmr.range(), tdmr.node().0)).collect();
     assert_eq!(nodes, [(range(4 * GIB, 6 * GIB), 0), (range(6 * GIB, 8 * GIB), 1)]);
 }
@@ -273,7 +274,7 @@ fn pamt_comes_from_the_node_of_the_first_range_that_ends_after_the_base() {
 #[test]
 fn no_room_for_the_pamt_is_enomem() {
     let host = from_cmrs(&[(4 * GIB, 4 * GIB + 0x40_0000)]);
-    let (result, _) = build(Algorithm::Linux, &host, &Limits::MODULE_1_5);
+    let (result, _) = build(&Linux, &host, &Limits::MODULE_1_5);
     let error = result.unwrap_err();
     let tdmr = range(4 * GIB, 5 * GIB);
     assert_eq!(error, LayoutError::NoPamtMemory { tdmr, bytes: 0x40_3000, node: NodeId(0) });
