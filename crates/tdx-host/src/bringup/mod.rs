@@ -77,7 +77,7 @@ mod tasks;
 use tdx_abi::{Leaf, PAGE_SIZE, Registers, STRUCTURE_ALIGN, SYS_CONFIG_DYNAMIC_PAMT, StatusCode};
 use zerocopy::IntoBytes;
 
-use crate::layout::{self, Fit, FrameSource, Layout, LayoutError, OwnedPlaces, Pamt4k, Tdmr};
+use crate::layout::{self, Algorithm, Fit, FrameSource, Layout, LayoutError, OwnedPlaces, Pamt4k, Tdmr};
 use crate::platform::{Cpus, NodeRange, OutOfPages, OwnedPages, SharedMemory, TdxPlatform};
 use crate::private_memory::PrivateMemory;
 use crate::reset::reset_ranges;
