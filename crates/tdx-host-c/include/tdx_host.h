@@ -20,8 +20,8 @@
  *      tdxh_ledger_init()        before the first page goes to a TD
  *
  *      tdxh_seamcall_giving()    a page goes to the module ...
- *      tdxh_seamcall_returning() ... and comes back ...
- *      tdxh_clear()              ... and is ordinary memory again
+ *      tdxh_seamcall_returning() ... and is returned ...
+ *      tdxh_reset()              ... and is ordinary memory again
  *
  *      tdxh_check_image()        when a kexec image is loaded
  *      tdxh_kexec()              stops the CPUs and cleans up; then you jump
@@ -31,12 +31,12 @@
  * The life of a page
  * ------------------
  *
- *      SHARED --give--> GIVING --given----> GIVEN --take_back--> RETURNED --clear--> SHARED
- *                           \------------- refused -------------->/
+ *      SHARED --give--> IN_FLIGHT --commit--> PRIVATE --reclaim--> RETURNED --reset--> SHARED
+ *                           \-------------- abort --------------->/
  *
  * A page that is not SHARED is marked. A page is marked before the SEAMCALL that gives it, and unmarked after every line of it
  * was rewritten with MOVDIR64B and a fence. So a crash between any two instructions finds every private page marked, and no
- * marked page holds anything that anybody needs.
+ * marked page holds anything that is needed.
  *
  * Objects
  * -------
@@ -44,10 +44,10 @@
  * The opaque structs are storage. Zero them before they are used for the first time (static storage is zero), keep them where
  * they are, never copy them, never write to them. Their sizes and alignments are part of this header. An object that was not
  * initialised, or is initialised twice, is answered with TDXH_NOT_INITIALISED or TDXH_ALREADY_INITIALISED. To use a
- * struct again for something new, zero it; then nobody else may be using it.
+ * struct again for something new, zero it; then no other CPU may be using it.
  *
  * Which CPU may do what: struct tdxh_host and struct tdxh_ledger are shared, any number of CPUs may be in any function with them.
- * The others are for one CPU at a time, and a second one gets TDXH_BUSY; nobody waits.
+ * The others are for one CPU at a time, and a second one gets TDXH_BUSY at once.
  *
  * Results
  * -------
@@ -124,7 +124,7 @@ enum tdxh_result {
 	TDXH_LEDGER_IN_USE = 7401,            /* the host has a ledger already, or pages are marked in it */
 	TDXH_NO_LEDGER = 7402,                /* the host has no ledger */
 	TDXH_OUTSIDE = 7403,                  /* a page lies outside every TDMR */
-	TDXH_UNTOUCHED = 7404,                /* a page belongs to the crash kernel */
+	TDXH_RESERVED = 7404,                /* a page belongs to the crash kernel */
 	TDXH_WRONG_STATE = 7405,              /* a page is not in the state that the operation starts from */
 	/* There is no handover. */
 	TDXH_HANDOVER_UNDER_WAY = 7500,       /* another kexec or a crash is on its way */
@@ -294,7 +294,7 @@ struct tdxh_frames {
 	/*
 	 * Takes request->pages adjacent pages inside request->within, and writes the address of the first one to *start. Returns 1,
 	 * or 0 if they cannot be had, which is normal: places are tried in order of preference. The pages belong to the library
-	 * until `free`: nobody else writes, moves or reuses them. What they contain does not matter.
+	 * until `free`: no other code writes, moves or reuses them. What they contain does not matter.
 	 */
 	uint32_t (*allocate)(void *context, const struct tdxh_frame_request *request, uint64_t *start);
 	/* Takes back a range, exactly as `allocate` gave it. All its lines are ordinary memory. */
@@ -352,7 +352,7 @@ struct tdxh_kernel {
 
 	/*
 	 * Kexec. Makes every other online CPU call tdxh_stop_this_cpu() and then wait with interrupts off. Returns how many CPUs
-	 * still run, this one included: 1 if all have stopped. A CPU counts as stopped once it has come back from that function. The
+	 * still run, this one included: 1 if all have stopped. A CPU counts as stopped once it has returned from that function. The
 	 * wait is bounded. From its return on, this CPU has its interrupts off.
 	 */
 	uint32_t (*stop_other_cpus)(void *context);
@@ -378,7 +378,7 @@ enum tdxh_work_step_result {
 
 /*
  * One short step of the work on this CPU: one SEAMCALL, one WBINVD, or at most 32 MiB of reset. `local` is this CPU's own, and
- * nobody else writes it until TDXH_WORK_DONE; zero it when it comes into being, and use it for one work after the other. NULL or
+ * no other code writes it until TDXH_WORK_DONE; zero it when it comes into being, and use it for one work after the other. NULL or
  * misaligned: all steps are made at once. Call it only from the callback that got the work, or from CPUs for which that callback
  * waits. After TDXH_WORK_DONE, and without a work: TDXH_WORK_DONE.
  */
@@ -447,7 +447,7 @@ enum tdxh_result tdxh_host_init(struct tdxh_host *host, const struct tdxh_kernel
  * A SEAMCALL that neither gives pages to the module nor takes any back, through the gate, and again where the ABI allows it (no
  * entropy, busy). `registers` are in and out, also on failure. A status without bit 63 is a success: read RAX.
  *
- * Safety: pages go to the module by tdxh_seamcall_giving(), or between tdxh_give() and tdxh_given(). Never by this alone.
+ * Safety: pages go to the module by tdxh_seamcall_giving(), or between tdxh_give() and tdxh_commit(). Never by this alone.
  *
  * Errors: TDXH_NO_MODULE, TDXH_SEAM_OFF, TDXH_NO_VMX, TDXH_SEAMCALL_FAILED, TDXH_GATE_CLOSED.
  */
@@ -468,7 +468,8 @@ enum tdxh_result tdxh_call_admitted(struct tdxh_host *host, uint16_t leaf, void 
 /* -------------------------------------------------------------------------------------------------- layout and bring-up -- */
 
 enum tdxh_algorithm {
-	TDXH_FIT = 0, /* stays inside the module's limits, gives memory up when nothing else is left */
+	TDXH_FIT = 0,   /* the one to use: stays inside the module's limits, gives memory up when nothing else is left */
+	TDXH_LINUX = 1, /* what Linux does, its failures included: to predict it */
 };
 
 /* What the module allows. [module 1.5: 64, 16, { 16, 16, 16 }] */
@@ -596,11 +597,11 @@ enum tdxh_result tdxh_bring_up(struct tdxh_host *host, struct tdxh_layout *layou
 /* ---------------------------------------------------------------------------------------------------------- the ledger -- */
 
 enum tdxh_page_state {
-	TDXH_PAGE_SHARED = 0,   /* ordinary memory */
-	TDXH_PAGE_GIVEN = 1,    /* the module has it */
-	TDXH_PAGE_RETURNED = 2, /* the module let go of it or refused it; its lines may still be private */
-	TDXH_PAGE_GIVING = 3,   /* the SEAMCALL that gives it has not come back */
-	TDXH_PAGE_OUTSIDE = 4,  /* it lies in no TDMR: never private */
+	TDXH_PAGE_SHARED = 0,    /* ordinary memory */
+	TDXH_PAGE_PRIVATE = 1,   /* the module has it */
+	TDXH_PAGE_RETURNED = 2,  /* the module has returned or refused it; its lines may still be private */
+	TDXH_PAGE_IN_FLIGHT = 3, /* the SEAMCALL that gives it has not returned */
+	TDXH_PAGE_OUTSIDE = 4,   /* in no TDMR: never private */
 };
 
 /* How many 64-bit words a ledger over these TDMRs needs: 0.0062 % of the memory they cover. */
@@ -608,7 +609,7 @@ enum tdxh_result tdxh_ledger_words(struct tdxh_layout *layout, uint64_t *words);
 
 /*
  * Makes a ledger over the TDMRs of a layout, every page SHARED, and publishes it: from here on every handover sees it. Before the
- * first page is given. The ledger and its words, which need not be zeroed, stay where they are and are nobody else's until
+ * first page is given. The ledger and its words, which need not be zeroed, stay where they are and belong to the library until
  * tdxh_ledger_withdraw(). The reserved ranges of the host can never be given.
  *
  * Errors: TDXH_LEDGER_TOO_SMALL; TDXH_LEDGER_IN_USE: the host has one; TDXH_ALREADY_INITIALISED.
@@ -647,22 +648,22 @@ enum tdxh_result tdxh_walk_private(struct tdxh_host *host,
 
 /*
  * Each of the functions below takes [start, end) in one step: all of it or, on an error, nothing. Errors of all: TDXH_NO_LEDGER,
- * TDXH_OUTSIDE, TDXH_UNTOUCHED, TDXH_WRONG_STATE.
+ * TDXH_OUTSIDE, TDXH_RESERVED, TDXH_WRONG_STATE.
  */
 
 /*
- * SHARED -> GIVEN, by the SEAMCALL in `registers`: flushes your lines of the pages, marks them, calls as tdxh_seamcall(), and
+ * SHARED -> PRIVATE, by the SEAMCALL in `registers`: flushes your lines of the pages, marks them, calls as tdxh_seamcall(), and
  * enters the answer. If the call fails the pages are RETURNED, because it may have written to them all the same: write them back
- * (PHYMEM.PAGE.WBINVD, unless the result is TDXH_GATE_CLOSED) and tdxh_clear() them.
+ * (PHYMEM.PAGE.WBINVD, unless the result is TDXH_GATE_CLOSED) and tdxh_reset() them.
  *
- * Safety: the pages are yours, out of your allocator, and hold nothing that anybody needs. They are those that the leaf takes.
+ * Safety: the pages are yours, out of your allocator, and hold nothing that is needed. They are those that the leaf takes.
  */
 enum tdxh_result tdxh_seamcall_giving(struct tdxh_host *host, struct tdxh_registers *registers, uint64_t start,
 				      uint64_t end, struct tdxh_error *error);
 
 /*
- * GIVEN -> RETURNED, by the SEAMCALL in `registers` (MEM.PAGE.REMOVE, PHYMEM.PAGE.RECLAIM, ...), with the time between the
- * module's letting go and the ledger's knowing it accounted for. If the call fails the pages are still GIVEN.
+ * PRIVATE -> RETURNED, by the SEAMCALL in `registers` (MEM.PAGE.REMOVE, PHYMEM.PAGE.RECLAIM, ...), with the time between the
+ * answer of the module and its entry in the ledger accounted for. If the call fails the pages are still PRIVATE.
  *
  * Safety: the pages are those that the leaf gives back.
  */
@@ -675,26 +676,26 @@ enum tdxh_result tdxh_seamcall_returning(struct tdxh_host *host, struct tdxh_reg
  * Safety: no cache holds a line of the pages under a private KeyID: PHYMEM.PAGE.WBINVD of each page, or PHYMEM.CACHE.WB on each
  * package after the TD is gone. Otherwise an older line lands on top later.
  */
-enum tdxh_result tdxh_clear(struct tdxh_host *host, uint64_t start, uint64_t end, struct tdxh_error *error);
+enum tdxh_result tdxh_reset(struct tdxh_host *host, uint64_t start, uint64_t end, struct tdxh_error *error);
 
 /*
  * The single steps, for a kernel whose SEAMCALLs stand elsewhere:
  *
- *      tdxh_give(); tdxh_call_admitted(... the SEAMCALL ...); tdxh_given() or tdxh_refused();
- *      tdxh_returning_begin(); tdxh_call_admitted(...); tdxh_take_back(); tdxh_returning_settle();
+ *      tdxh_give(); tdxh_call_admitted(... the SEAMCALL ...); tdxh_commit() or tdxh_abort();
+ *      tdxh_returning_begin(); tdxh_call_admitted(...); tdxh_reclaim(); tdxh_returning_settle();
  *
- * tdxh_give() flushes your lines of the pages and marks them: SHARED -> GIVING. On return the SEAMCALL may be made.
+ * tdxh_give() flushes your lines of the pages and marks them: SHARED -> IN_FLIGHT. On return the SEAMCALL may be made.
  */
 enum tdxh_result tdxh_give(struct tdxh_host *host, uint64_t start, uint64_t end, struct tdxh_error *error);
 
-/* The SEAMCALL has succeeded: GIVING -> GIVEN. */
-enum tdxh_result tdxh_given(struct tdxh_host *host, uint64_t start, uint64_t end, struct tdxh_error *error);
+/* The SEAMCALL has succeeded: IN_FLIGHT -> PRIVATE. */
+enum tdxh_result tdxh_commit(struct tdxh_host *host, uint64_t start, uint64_t end, struct tdxh_error *error);
 
-/* The SEAMCALL has failed: GIVING -> RETURNED. */
-enum tdxh_result tdxh_refused(struct tdxh_host *host, uint64_t start, uint64_t end, struct tdxh_error *error);
+/* The SEAMCALL has failed: IN_FLIGHT -> RETURNED. */
+enum tdxh_result tdxh_abort(struct tdxh_host *host, uint64_t start, uint64_t end, struct tdxh_error *error);
 
-/* The module has let go of the pages: GIVEN -> RETURNED. */
-enum tdxh_result tdxh_take_back(struct tdxh_host *host, uint64_t start, uint64_t end, struct tdxh_error *error);
+/* The module has returned the pages: PRIVATE -> RETURNED. */
+enum tdxh_result tdxh_reclaim(struct tdxh_host *host, uint64_t start, uint64_t end, struct tdxh_error *error);
 
 /*
  * Before a SEAMCALL that returns pages: until tdxh_returning_settle() a handover that asks the module (TDXH_POLICY_MODULE) resets
@@ -765,7 +766,7 @@ enum tdxh_result tdxh_offline_this_cpu(struct tdxh_host *host);
 /*
  * Hands the machine to the crash kernel. On the CPU that panics, with interrupts off, at any instant: inside any other function
  * of this library, in the middle of a bring-up, on any CPU. It takes no lock, allocates nothing, makes no SEAMCALL (but for
- * TDXH_POLICY_MODULE_ONLY), waits for nobody but in kernel.stop_other_cpus_by_nmi, and never writes to reserved memory.
+ * TDXH_POLICY_MODULE_ONLY), blocks nowhere but in kernel.stop_other_cpus_by_nmi, and never writes to reserved memory.
  *
  * A policy that is none counts as TDXH_POLICY_TRACKED; so do MODULE, EVERYTHING and REFUSE. `report` may be NULL; static storage is
  * best. Whatever is wrong with the report, the reset is done.
@@ -844,7 +845,7 @@ enum tdxh_leftover_kind {
 enum tdxh_leftover_reason {
 	TDXH_LEFTOVER_NOT_RESET = 1, /* the policy was not to reset it */
 	TDXH_LEFTOVER_CACHES = 2,    /* a CPU may still write private lines of it back */
-	TDXH_LEFTOVER_UNTOUCHED = 3, /* it lies in memory that is never touched */
+	TDXH_LEFTOVER_RESERVED = 3, /* it lies in reserved memory */
 };
 
 /* Memory that may still be private, or turn private again. */
@@ -910,13 +911,13 @@ enum tdxh_address_kind {
 	TDXH_ADDRESS_PAMT_4K = 1,
 	TDXH_ADDRESS_PAMT_2M = 2,
 	TDXH_ADDRESS_PAMT_1G = 3,
-	TDXH_ADDRESS_GIVEN = 4,     /* a page that the module has */
-	TDXH_ADDRESS_GIVING = 5,    /* a page that a SEAMCALL may have given to the module */
-	TDXH_ADDRESS_RETURNED = 6,  /* a page that came back and that nobody has reset */
-	TDXH_ADDRESS_UNTOUCHED = 7, /* the crash kernel's */
-	TDXH_ADDRESS_RESERVED = 8,  /* in a TDMR, in a reserved area */
-	TDXH_ADDRESS_SHARED = 9,    /* in a TDMR, and ordinary memory now */
-	TDXH_ADDRESS_OUTSIDE = 10,  /* in no TDMR: never private */
+	TDXH_ADDRESS_PRIVATE = 4,       /* a page that the module has */
+	TDXH_ADDRESS_IN_FLIGHT = 5,     /* a page that a SEAMCALL may have given to the module */
+	TDXH_ADDRESS_RETURNED = 6,      /* a page that was returned and not reset */
+	TDXH_ADDRESS_RESERVED = 7,      /* reserved for the crash kernel */
+	TDXH_ADDRESS_RESERVED_AREA = 8, /* in a TDMR, in a reserved area */
+	TDXH_ADDRESS_SHARED = 9,        /* in a TDMR, and ordinary memory now */
+	TDXH_ADDRESS_OUTSIDE = 10,      /* in no TDMR: never private */
 };
 
 #define TDXH_NO_TDMR UINT32_MAX

@@ -24,15 +24,15 @@ c_enum! {
         /// PAMT for 1 GiB pages.
         Pamt1g = 3, "TDXH_ADDRESS_PAMT_1G";
         /// A page that the module has.
-        Given = 4, "TDXH_ADDRESS_GIVEN";
+        Private = 4, "TDXH_ADDRESS_PRIVATE";
         /// A page that a SEAMCALL may have given.
-        Giving = 5, "TDXH_ADDRESS_GIVING";
+        InFlight = 5, "TDXH_ADDRESS_IN_FLIGHT";
         /// A page that came back and was not reset.
         Returned = 6, "TDXH_ADDRESS_RETURNED";
         /// Memory that is never touched.
-        Untouched = 7, "TDXH_ADDRESS_UNTOUCHED";
+        Reserved = 7, "TDXH_ADDRESS_RESERVED";
         /// In a TDMR, but not usable for TDX.
-        Reserved = 8, "TDXH_ADDRESS_RESERVED";
+        ReservedArea = 8, "TDXH_ADDRESS_RESERVED_AREA";
         /// In a TDMR, and ordinary memory now.
         Shared = 9, "TDXH_ADDRESS_SHARED";
         /// In no TDMR.
@@ -47,11 +47,11 @@ impl From<AddressKind> for TdxhAddressKind {
             AddressKind::Pamt(Some(PageSize::Size4K)) => Self::Pamt4k,
             AddressKind::Pamt(Some(PageSize::Size2M)) => Self::Pamt2m,
             AddressKind::Pamt(Some(PageSize::Size1G)) => Self::Pamt1g,
-            AddressKind::Page(PageState::Private) => Self::Given,
-            AddressKind::Page(PageState::InFlight) => Self::Giving,
+            AddressKind::Page(PageState::Private) => Self::Private,
+            AddressKind::Page(PageState::InFlight) => Self::InFlight,
             AddressKind::Page(PageState::Returned) => Self::Returned,
-            AddressKind::Reserved => Self::Untouched,
-            AddressKind::ReservedArea => Self::Reserved,
+            AddressKind::Reserved => Self::Reserved,
+            AddressKind::ReservedArea => Self::ReservedArea,
             AddressKind::Page(PageState::Shared) | AddressKind::Shared => Self::Shared,
             AddressKind::Outside => Self::Outside,
         }

@@ -19,11 +19,11 @@ c_enum! {
         /// Ordinary memory.
         Shared = 0, "TDXH_PAGE_SHARED";
         /// The module has it.
-        Given = 1, "TDXH_PAGE_GIVEN";
+        Private = 1, "TDXH_PAGE_PRIVATE";
         /// The module has let go of it; its lines are not normal yet.
         Returned = 2, "TDXH_PAGE_RETURNED";
         /// The SEAMCALL that gives it has not come back.
-        Giving = 3, "TDXH_PAGE_GIVING";
+        InFlight = 3, "TDXH_PAGE_IN_FLIGHT";
         /// It lies in no TDMR.
         Outside = 4, "TDXH_PAGE_OUTSIDE";
     }
@@ -33,9 +33,9 @@ impl From<PageState> for TdxhPageState {
     fn from(state: PageState) -> Self {
         match state {
             PageState::Shared => Self::Shared,
-            PageState::Private => Self::Given,
+            PageState::Private => Self::Private,
             PageState::Returned => Self::Returned,
-            PageState::InFlight => Self::Giving,
+            PageState::InFlight => Self::InFlight,
         }
     }
 }

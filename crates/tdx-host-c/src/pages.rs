@@ -80,7 +80,7 @@ pub unsafe extern "C" fn tdxh_give(host: *mut TdxhHost, start: u64, end: u64, er
 /// # Safety
 /// As [`tdxh_give`].
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn tdxh_given(host: *mut TdxhHost, start: u64, end: u64, error: *mut TdxhError) -> TdxhResult {
+pub unsafe extern "C" fn tdxh_commit(host: *mut TdxhHost, start: u64, end: u64, error: *mut TdxhError) -> TdxhResult {
     // SAFETY: as the caller has promised, the host is storage that `tdxh_host_init` has filled, and
     // the place for details is null or can be written.
     let pages = unsafe { Pages::new(host, start, end, error) };
@@ -95,7 +95,7 @@ pub unsafe extern "C" fn tdxh_given(host: *mut TdxhHost, start: u64, end: u64, e
 /// # Safety
 /// As [`tdxh_give`].
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn tdxh_refused(host: *mut TdxhHost, start: u64, end: u64, error: *mut TdxhError) -> TdxhResult {
+pub unsafe extern "C" fn tdxh_abort(host: *mut TdxhHost, start: u64, end: u64, error: *mut TdxhError) -> TdxhResult {
     // SAFETY: as the caller has promised, the host is storage that `tdxh_host_init` has filled, and
     // the place for details is null or can be written.
     let pages = unsafe { Pages::new(host, start, end, error) };
@@ -110,12 +110,7 @@ pub unsafe extern "C" fn tdxh_refused(host: *mut TdxhHost, start: u64, end: u64,
 /// # Safety
 /// As [`tdxh_give`].
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn tdxh_take_back(
-    host: *mut TdxhHost,
-    start: u64,
-    end: u64,
-    error: *mut TdxhError,
-) -> TdxhResult {
+pub unsafe extern "C" fn tdxh_reclaim(host: *mut TdxhHost, start: u64, end: u64, error: *mut TdxhError) -> TdxhResult {
     // SAFETY: as the caller has promised, the host is storage that `tdxh_host_init` has filled, and
     // the place for details is null or can be written.
     let pages = unsafe { Pages::new(host, start, end, error) };
@@ -130,7 +125,7 @@ pub unsafe extern "C" fn tdxh_take_back(
 /// # Safety
 /// As [`tdxh_give`]. No cache holds a line of the pages under a private KeyID.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn tdxh_clear(host: *mut TdxhHost, start: u64, end: u64, error: *mut TdxhError) -> TdxhResult {
+pub unsafe extern "C" fn tdxh_reset(host: *mut TdxhHost, start: u64, end: u64, error: *mut TdxhError) -> TdxhResult {
     // SAFETY: as the caller has promised, the host is storage that `tdxh_host_init` has filled, and
     // the place for details is null or can be written.
     let pages = unsafe { Pages::new(host, start, end, error) };

@@ -92,7 +92,7 @@ c_enum! {
         /// A CPU may still hold lines of it.
         Caches = 2, "TDXH_LEFTOVER_CACHES";
         /// It lies in memory that is never touched.
-        Untouched = 3, "TDXH_LEFTOVER_UNTOUCHED";
+        Reserved = 3, "TDXH_LEFTOVER_RESERVED";
     }
 }
 
@@ -160,7 +160,7 @@ impl From<Leftover> for TdxhLeftover {
         let reason = match leftover.reason {
             LeftoverReason::NotReset => TdxhLeftoverReason::NotReset,
             LeftoverReason::CachesNotWrittenBack => TdxhLeftoverReason::Caches,
-            LeftoverReason::Reserved => TdxhLeftoverReason::Untouched,
+            LeftoverReason::Reserved => TdxhLeftoverReason::Reserved,
         };
         Self { range: leftover.range.into(), kind: kind as u32, reason: reason as u32 }
     }

@@ -86,7 +86,7 @@ c_enum! {
         /// A page lies outside every TDMR.
         Outside = 7403, "TDXH_OUTSIDE";
         /// A page is the crash kernel's.
-        Untouched = 7404, "TDXH_UNTOUCHED";
+        Reserved = 7404, "TDXH_RESERVED";
         /// A page is not in the state that the operation starts from.
         WrongState = 7405, "TDXH_WRONG_STATE";
         /// Another handover is under way.
@@ -149,7 +149,7 @@ impl TdxhResult {
             | Self::GateClosed
             | Self::Claimed
             | Self::LedgerInUse
-            | Self::Untouched
+            | Self::Reserved
             | Self::WrongState
             | Self::HandoverUnderWay
             | Self::NotAlone => EBUSY,
@@ -251,7 +251,7 @@ impl From<&MarkError> for TdxhResult {
     fn from(error: &MarkError) -> Self {
         match error {
             MarkError::Outside { .. } => Self::Outside,
-            MarkError::Reserved { .. } => Self::Untouched,
+            MarkError::Reserved { .. } => Self::Reserved,
             MarkError::WrongState { .. } => Self::WrongState,
             _ => Self::Other,
         }

@@ -303,7 +303,7 @@ void test_explain(void)
 	CHECK_IS(td_create(kernel, &td, 33), TDXH_OK);
 	CHECK_IS(tdxh_layout_tdmr(&kernel->layout, 0, &tdmr), TDXH_OK);
 	CHECK_IS(tdxh_explain(&kernel->host, &kernel->layout, td.tdcs[0] + 64, &found), TDXH_OK);
-	CHECK(found.kind == TDXH_ADDRESS_GIVEN && found.may_be_private == 1 && found.tdmr == 0 && found.key_id == 0);
+	CHECK(found.kind == TDXH_ADDRESS_PRIVATE && found.may_be_private == 1 && found.tdmr == 0 && found.key_id == 0);
 	CHECK(strstr(found.text, "page of a TD in TDMR 0"));
 	CHECK_IS(tdxh_explain(&kernel->host, &kernel->layout, td.tdcs[0] | (uint64_t)33 << 46, &found), TDXH_OK);
 	CHECK(found.key_id == 33 && found.address == td.tdcs[0]);
@@ -312,7 +312,7 @@ void test_explain(void)
 	CHECK_IS(tdxh_explain(&kernel->host, NULL, tdmr.pamt[1].start, &found), TDXH_OK);
 	CHECK(found.kind == TDXH_ADDRESS_PAMT && found.tdmr == TDXH_NO_TDMR);
 	CHECK_IS(tdxh_explain(&kernel->host, NULL, CRASH_START, &found), TDXH_OK);
-	CHECK(found.kind == TDXH_ADDRESS_UNTOUCHED && found.may_be_private == 0);
+	CHECK(found.kind == TDXH_ADDRESS_RESERVED && found.may_be_private == 0);
 	CHECK_IS(tdxh_explain(&kernel->host, &kernel->layout, 3 * GIB, &found), TDXH_OK);
 	CHECK_IS(found.kind, TDXH_ADDRESS_OUTSIDE);
 	CHECK_IS(tdxh_explain(&kernel->host, &kernel->layout, 5 * GIB, &found), TDXH_OK);

@@ -304,7 +304,7 @@ static uint32_t rdmsr(void *context, uint32_t msr, uint64_t *value)
 
 struct kernel *kernel_boot(uint32_t has_erratum, uint32_t has_disable)
 {
-	static const struct tdxh_range untouched = { CRASH_START, CRASH_END };
+	static const struct tdxh_range reserved = { CRASH_START, CRASH_END };
 	struct kernel *kernel = aligned_alloc(TDXH_HOST_ALIGN, sizeof(*kernel));
 
 	if (!kernel)
@@ -340,7 +340,7 @@ struct kernel *kernel_boot(uint32_t has_erratum, uint32_t has_disable)
 
 	if (tdxh_detect(&processor, &kernel->platform, &kernel->error) != TDXH_OK)
 		abort();
-	if (tdxh_host_init(&kernel->host, &kernel->functions, &kernel->platform, kernel->slots, CPUS, &untouched, 1) !=
+	if (tdxh_host_init(&kernel->host, &kernel->functions, &kernel->platform, kernel->slots, CPUS, &reserved, 1) !=
 	    TDXH_OK)
 		abort();
 	if (tdxh_node_range_set(&kernel->map[0], 1 * MIB, 2 * GIB, 0) != TDXH_OK ||
@@ -472,7 +472,7 @@ enum tdxh_result td_destroy(struct kernel *kernel, struct td *td)
 	for (int i = 0; i < TDCS_PAGES && result == TDXH_OK; i++) {
 		result = reclaim(kernel, td->tdcs[i]);
 		if (result == TDXH_OK)
-			result = tdxh_clear(&kernel->host, td->tdcs[i], td->tdcs[i] + PAGE, &kernel->error);
+			result = tdxh_reset(&kernel->host, td->tdcs[i], td->tdcs[i] + PAGE, &kernel->error);
 		if (result == TDXH_OK)
 			kernel_free_page(kernel, td->tdcs[i]);
 	}
@@ -487,7 +487,7 @@ enum tdxh_result td_destroy(struct kernel *kernel, struct td *td)
 		result = call(kernel, PHYMEM_PAGE_WBINVD, tagged, 1);
 	}
 	if (result == TDXH_OK)
-		result = tdxh_clear(&kernel->host, td->tdr, td->tdr + PAGE, &kernel->error);
+		result = tdxh_reset(&kernel->host, td->tdr, td->tdr + PAGE, &kernel->error);
 	if (result == TDXH_OK)
 		kernel_free_page(kernel, td->tdr);
 	return result;

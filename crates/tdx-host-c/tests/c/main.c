@@ -306,32 +306,32 @@ static void test_pages(void)
 	CHECK_IS(tdxh_ledger_init(host, &kernel->ledger, &kernel->layout, NULL, 8, NULL), TDXH_NULL);
 
 	CHECK_IS(tdxh_give(host, page, end, &kernel->error), TDXH_OK);
-	CHECK_IS(state_of(kernel, page), TDXH_PAGE_GIVING);
+	CHECK_IS(state_of(kernel, page), TDXH_PAGE_IN_FLIGHT);
 	CHECK_IS(tdxh_give(host, page, end, &kernel->error), TDXH_WRONG_STATE);
 	CHECK(strstr(kernel->error.text, "InFlight"));
-	CHECK_IS(tdxh_clear(host, page, end, NULL), TDXH_WRONG_STATE);
-	CHECK_IS(tdxh_given(host, page, end, NULL), TDXH_OK);
-	CHECK_IS(state_of(kernel, page + PAGE), TDXH_PAGE_GIVEN);
+	CHECK_IS(tdxh_reset(host, page, end, NULL), TDXH_WRONG_STATE);
+	CHECK_IS(tdxh_commit(host, page, end, NULL), TDXH_OK);
+	CHECK_IS(state_of(kernel, page + PAGE), TDXH_PAGE_PRIVATE);
 	CHECK_IS(tdxh_walk_marked(host, see_range, &seen), TDXH_OK);
 	CHECK(seen.ranges == 1 && seen.bytes == 2 * PAGE);
 	CHECK_IS(tdxh_ledger_withdraw(host), TDXH_LEDGER_IN_USE);
 
 	CHECK_IS(tdxh_returning_begin(host, &returning), TDXH_OK);
 	CHECK_IS(tdxh_returning_begin(host, &returning), TDXH_BUSY);
-	CHECK_IS(tdxh_take_back(host, page, end, NULL), TDXH_OK);
+	CHECK_IS(tdxh_reclaim(host, page, end, NULL), TDXH_OK);
 	CHECK_IS(tdxh_returning_settle(&returning), TDXH_OK);
 	CHECK_IS(tdxh_returning_settle(&returning), TDXH_NOT_INITIALISED);
 	CHECK_IS(state_of(kernel, page), TDXH_PAGE_RETURNED);
-	CHECK_IS(tdxh_clear(host, page, end, NULL), TDXH_OK);
+	CHECK_IS(tdxh_reset(host, page, end, NULL), TDXH_OK);
 	CHECK_IS(state_of(kernel, page), TDXH_PAGE_SHARED);
 
 	CHECK_IS(tdxh_give(host, page, end, NULL), TDXH_OK);
-	CHECK_IS(tdxh_refused(host, page, end, NULL), TDXH_OK);
-	CHECK_IS(tdxh_clear(host, page, end, NULL), TDXH_OK);
+	CHECK_IS(tdxh_abort(host, page, end, NULL), TDXH_OK);
+	CHECK_IS(tdxh_reset(host, page, end, NULL), TDXH_OK);
 
 	CHECK_IS(state_of(kernel, 3 * GIB), TDXH_PAGE_OUTSIDE);
 	CHECK_IS(tdxh_give(host, 3 * GIB, 3 * GIB + PAGE, NULL), TDXH_OUTSIDE);
-	CHECK_IS(tdxh_give(host, CRASH_START, CRASH_START + PAGE, NULL), TDXH_UNTOUCHED);
+	CHECK_IS(tdxh_give(host, CRASH_START, CRASH_START + PAGE, NULL), TDXH_RESERVED);
 	CHECK_IS(tdxh_ledger_withdraw(host), TDXH_OK);
 	CHECK_IS(tdxh_give(host, page, end, NULL), TDXH_NO_LEDGER);
 	CHECK_IS(tdxh_ledger_init(host, &second, &kernel->layout, small_words, 8, &kernel->error), TDXH_LEDGER_TOO_SMALL);
@@ -354,7 +354,7 @@ static void test_td(void)
 	machine_evict_all(kernel->machine);
 	CHECK_IS(machine_private_lines(kernel->machine), pamt_lines + (1 + TDCS_PAGES) * 64);
 	/* A page that the module has is not reset, whoever asks. */
-	CHECK_IS(tdxh_clear(&kernel->host, td.tdcs[0], td.tdcs[0] + PAGE, NULL), TDXH_WRONG_STATE);
+	CHECK_IS(tdxh_reset(&kernel->host, td.tdcs[0], td.tdcs[0] + PAGE, NULL), TDXH_WRONG_STATE);
 	CHECK_IS(machine_private_lines_in(kernel->machine, td.tdcs[0], td.tdcs[0] + PAGE), 64);
 	CHECK_IS(tdxh_walk_marked(&kernel->host, see_range, &marked), TDXH_OK);
 	CHECK(marked.bytes == (1 + TDCS_PAGES) * PAGE && marked.in_order);
@@ -372,13 +372,13 @@ static void test_td(void)
 	CHECK_IS(registers.rax, kernel->error.status);
 	CHECK(strstr(kernel->error.text, "TDX_HKID_NOT_FREE"));
 	CHECK_IS(state_of(kernel, page), TDXH_PAGE_RETURNED);
-	CHECK_IS(tdxh_clear(&kernel->host, page, page + PAGE, NULL), TDXH_OK);
+	CHECK_IS(tdxh_reset(&kernel->host, page, page + PAGE, NULL), TDXH_OK);
 
 	/* A page of a living TD is not given back, and stays the module's. */
 	registers = (struct tdxh_registers){ .rax = PHYMEM_PAGE_RECLAIM, .rcx = td.tdcs[0] };
 	CHECK_IS(tdxh_seamcall_returning(&kernel->host, &registers, td.tdcs[0], td.tdcs[0] + PAGE, &kernel->error),
 		 TDXH_SEAMCALL_FAILED);
-	CHECK_IS(state_of(kernel, td.tdcs[0]), TDXH_PAGE_GIVEN);
+	CHECK_IS(state_of(kernel, td.tdcs[0]), TDXH_PAGE_PRIVATE);
 
 	CHECK_IS(td_destroy(kernel, &td), TDXH_OK);
 	CHECK_IS(state_of(kernel, td.tdr), TDXH_PAGE_SHARED);
@@ -437,9 +437,9 @@ static void *give_and_take(void *argument)
 
 	this_cpu = traffic->cpu;
 	for (int round = 0; round < ROUNDS; round++) {
-		if (tdxh_give(host, page, end, NULL) != TDXH_OK || tdxh_given(host, page, end, NULL) != TDXH_OK ||
+		if (tdxh_give(host, page, end, NULL) != TDXH_OK || tdxh_commit(host, page, end, NULL) != TDXH_OK ||
 		    tdxh_seamcall(host, &registers, NULL) != TDXH_OK ||
-		    tdxh_take_back(host, page, end, NULL) != TDXH_OK || tdxh_clear(host, page, end, NULL) != TDXH_OK)
+		    tdxh_reclaim(host, page, end, NULL) != TDXH_OK || tdxh_reset(host, page, end, NULL) != TDXH_OK)
 			abort();
 		registers.rax = PHYMEM_PAGE_RDMD;
 		registers.rcx = 4 * GIB;
