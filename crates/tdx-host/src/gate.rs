@@ -291,6 +291,11 @@ impl Drop for SeamcallGuard<'_> {
 }
 
 impl<'g> CpuGate<'g> {
+    /// True for a CPU of this gate.
+    pub(crate) fn is_of(self, gate: GateHandle<'_>) -> bool {
+        core::ptr::eq(self.state, gate.state)
+    }
+
     /// Records the reason, then looks whether the gate is open. To be called right before the
     /// instruction, with preemption off.
     ///

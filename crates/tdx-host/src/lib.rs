@@ -187,9 +187,11 @@ mod effect;
 pub mod follow;
 pub mod gate;
 pub mod handover;
+pub mod host;
 pub mod key_ids;
 pub mod layout;
 pub mod ledger;
+pub mod once;
 pub mod page;
 pub mod platform;
 pub mod private_memory;
@@ -197,3 +199,18 @@ pub mod reset;
 pub mod seamcall;
 mod sync;
 pub mod td;
+
+pub use bringup::{BringupError, ModuleInfo};
+pub use gate::{CpuGate, CpuSlot};
+pub use handover::{HandoverReport, KexecKind, NmiStop, Outcome, Policy, StopCpus, stop_this_cpu_at_crash};
+pub use host::{Host, HostError};
+pub use layout::{FrameRequest, FrameSource, MapFrames, Places};
+pub use ledger::Ledger;
+pub use page::SharedPage;
+pub use platform::{
+    Cpu, CpuId, CpuTask, CpuidOutput, Cpus, LineReset, Msr, NoTdx, NodeId, NodeRange, OwnedPages, PackageId, Processor,
+    SharedMemory, Step, TdxPlatform,
+};
+pub use seamcall::Seamcall;
+pub use td::TdHost;
+pub use tdx_abi::{KeyId, Leaf, LineRange, PAGE_SIZE, Page, PageRange, PageSize, PhysAddr, Registers};

@@ -42,7 +42,7 @@ impl<'l> World<'l> {
         self.layout.release_frames(&mut self.kernel).unwrap();
         let memory = self.host.memory();
         promise::bring_up(&mut self.kernel, self.platform, &self.record, &mut self.layout, memory)
-            .map(|ready| assert_eq!(ready.layout.tdmr_count(), 2))
+            .map(|_ready| assert_eq!(self.layout.tdmr_count(), 2))
     }
 
     /// Nothing of TDX is left: not in memory, not in a cache, not in the allocator, not in the

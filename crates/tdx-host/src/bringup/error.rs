@@ -51,6 +51,12 @@ pub enum BringupCause {
     /// Another bring-up runs or has succeeded.
     #[error("the record of private memory is taken: a bring-up runs, or TDX is up already")]
     Claimed,
+    /// [`crate::Host::detect`] has found no TDX, or was not called.
+    #[error("no TDX was detected")]
+    NotDetected,
+    /// The CPUs pass the gate of another host.
+    #[error("the CPUs pass another gate than that of this host")]
+    OtherGate,
     /// A SEAMCALL failed.
     #[error("{0}")]
     Seamcall(SeamcallError),
@@ -93,6 +99,11 @@ pub struct BringupError {
 }
 
 impl BringupError {
+    /// Nothing was done.
+    pub(super) fn at_start(cause: BringupCause) -> Self {
+        Self { step: BringupStep::Claim, cause, unwound: Unwound::default() }
+    }
+
     /// The completion status, if a SEAMCALL failed.
     pub fn status(&self) -> Option<Status> {
         self.seamcall().map(SeamcallError::status)
@@ -118,14 +129,14 @@ impl BringupError {
         const EINVAL: i32 = -22;
         const EOPNOTSUPP: i32 = -95;
         match (&self.cause, self.status()) {
-            (_, Some(Status::VMFAIL_INVALID)) => ENODEV,
+            (_, Some(Status::VMFAIL_INVALID)) | (BringupCause::NotDetected, None) => ENODEV,
             (_, Some(Status::GENERAL_PROTECTION)) => EOPNOTSUPP,
             (_, Some(Status::UNDEFINED_OPCODE)) => EACCES,
             (_, Some(_)) => EIO,
             (BringupCause::Claimed, None) => EBUSY,
             (BringupCause::Layout(error), None) => error.errno(),
             (BringupCause::NoMemory { .. } | BringupCause::Record(_), None) => ENOMEM,
-            (BringupCause::ModuleInfo(_) | BringupCause::Seamcall(_), None) => EINVAL,
+            (BringupCause::ModuleInfo(_) | BringupCause::Seamcall(_) | BringupCause::OtherGate, None) => EINVAL,
         }
     }
 

@@ -37,7 +37,7 @@
 //! println!("virt/tdx: {} KB allocated for PAMT", planned.layout().pamt_kb());
 //! // Up to here nothing can be private. From here on a panic finds the record.
 //! let ready = planned.configure()?.configure_keys()?.init_tdmrs()?;
-//! assert_eq!(ready.layout.given_up(&kernel::MEMORY, &ready.module.cmrs).count(), 0);
+//! assert_eq!(layout.given_up(&kernel::MEMORY, &ready.module.cmrs).count(), 0);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -73,12 +73,14 @@ mod error;
 mod first_error;
 mod module_info;
 mod tasks;
+mod up;
 
 use tdx_abi::{Leaf, PAGE_SIZE, Registers, STRUCTURE_ALIGN, SYS_CONFIG_DYNAMIC_PAMT, StatusCode};
 use zerocopy::IntoBytes;
 
+use crate::gate::GateHandle;
 use crate::layout::{self, Algorithm, Fit, FrameSource, Layout, LayoutError, OwnedPlaces, Pamt4k, Tdmr};
-use crate::platform::{Cpus, NodeRange, OutOfPages, OwnedPages, SharedMemory, TdxPlatform};
+use crate::platform::{Cpu, Cpus, NodeRange, OutOfPages, OwnedPages, SharedMemory, TdxPlatform};
 use crate::private_memory::PrivateMemory;
 use crate::reset::reset_ranges;
 use crate::seamcall::call_unchecked;
@@ -86,6 +88,8 @@ use crate::sync::AtomicU32;
 pub(crate) use first_error::FirstError;
 pub(crate) use tasks::OneCall;
 use tasks::{InitTdmrs, WriteBack};
+use up::Place;
+pub(crate) use up::Up;
 
 pub use error::{BringupCause, BringupError, BringupStep, Unwound};
 pub use module_info::{ModuleInfo, ModuleInfoError, ModuleVersion, NoDynamicPamt};
@@ -130,19 +134,17 @@ pub struct Bringup<'k, K, S> {
     kernel: &'k mut K,
     platform: TdxPlatform,
     record: &'k PrivateMemory,
-    layout: &'k mut Layout,
+    layout: Place<'k>,
     state: S,
 }
 
 /// The module is ready for TDs; PAMTs are private.
 #[derive(Debug)]
-pub struct Ready<'k> {
+pub struct Ready {
     /// The platform.
     pub platform: TdxPlatform,
     /// The module.
     pub module: ModuleInfo,
-    /// TDMRs and PAMTs.
-    pub layout: &'k Layout,
 }
 
 /// All steps in one call, with static PAMT.
@@ -163,16 +165,36 @@ pub unsafe fn run<'k, K: Kernel>(
     record: &'k PrivateMemory,
     layout: &'k mut Layout,
     memory: &[NodeRange],
-) -> Result<Ready<'k>, BringupError> {
+) -> Result<Ready, BringupError> {
     // SAFETY: the caller's promise.
-    unsafe { Bringup::start(kernel, platform, record, layout) }?
-        .sys_init()?
-        .init_cpus()?
-        .read_module_info()?
-        .plan(memory)?
-        .configure()?
-        .configure_keys()?
-        .init_tdmrs()
+    run_to_end(unsafe { Bringup::start(kernel, platform, record, layout) }?, memory)
+}
+
+/// All steps, in three functions that are never inlined: each step moves its state, and in one
+/// function the copies of all of them would lie on a kernel's stack at once.
+pub(crate) fn run_to_end<K: Kernel>(
+    started: Bringup<'_, K, Started>,
+    memory: &[NodeRange],
+) -> Result<Ready, BringupError> {
+    give(set_up(ask(started)?, memory)?)
+}
+
+#[inline(never)]
+fn ask<K: Kernel>(started: Bringup<'_, K, Started>) -> Result<Bringup<'_, K, ModuleKnown>, BringupError> {
+    started.sys_init()?.init_cpus()?.read_module_info()
+}
+
+#[inline(never)]
+fn set_up<'k, K: Kernel>(
+    known: Bringup<'k, K, ModuleKnown>,
+    memory: &[NodeRange],
+) -> Result<Bringup<'k, K, Configured>, BringupError> {
+    known.plan(memory)?.configure()
+}
+
+#[inline(never)]
+fn give<K: Kernel>(configured: Bringup<'_, K, Configured>) -> Result<Ready, BringupError> {
+    configured.configure_keys()?.init_tdmrs()
 }
 
 impl<'k, K: Kernel> Bringup<'k, K, Started> {
@@ -192,9 +214,31 @@ impl<'k, K: Kernel> Bringup<'k, K, Started> {
         layout: &'k mut Layout,
     ) -> Result<Self, BringupError> {
         if !record.claim() {
-            let cause = BringupCause::Claimed;
-            return Err(BringupError { step: BringupStep::Claim, cause, unwound: Unwound::default() });
+            return Err(BringupError::at_start(BringupCause::Claimed));
         }
+        Ok(Self { kernel, platform, record, layout: Place::Caller(layout), state: Started(()) })
+    }
+
+    /// The bring-up of a [`crate::Host`], which publishes its results.
+    pub(crate) fn of_host(
+        kernel: &'k mut K,
+        platform: Option<&TdxPlatform>,
+        gate: GateHandle<'_>,
+        record: &'k PrivateMemory,
+        up: &'k Up,
+    ) -> Result<Self, BringupError> {
+        let platform = *platform.ok_or(BringupError::at_start(BringupCause::NotDetected))?;
+        if !kernel.run_here(|cpu| cpu.cpu_gate().is_of(gate)) {
+            return Err(BringupError::at_start(BringupCause::OtherGate));
+        }
+        if !record.claim() {
+            return Err(BringupError::at_start(BringupCause::Claimed));
+        }
+        let Some(layout) = up.own() else {
+            // Published: TDX was up, and `Host::start_over` was not called.
+            record.release_claim();
+            return Err(BringupError::at_start(BringupCause::Claimed));
+        };
         Ok(Self { kernel, platform, record, layout, state: Started(()) })
     }
 
@@ -247,7 +291,10 @@ impl<'k, K: Kernel> Bringup<'k, K, CpusInit> {
     /// SYS.RD on the current CPU, about ten fields and two for each CMR.
     pub fn read_module_info(self) -> Result<Bringup<'k, K, ModuleKnown>, BringupError> {
         match self.kernel.run_here(module_info::read_all) {
-            Ok(info) => Ok(self.next(|_| ModuleKnown(info))),
+            Ok(info) => {
+                self.layout.set_features(info.features);
+                Ok(self.next(|_| ModuleKnown(info)))
+            }
             Err(error) => Err(self.fail(&Held::Nothing, BringupStep::ModuleInfo, BringupCause::ModuleInfo(error))),
         }
     }
@@ -283,14 +330,21 @@ impl<'k, K: Kernel> Bringup<'k, K, ModuleKnown> {
     /// # Errors
     /// As [`Self::plan`].
     pub fn plan_with<A: Algorithm>(
-        self,
+        mut self,
         algorithm: &A,
         memory: &[NodeRange],
     ) -> Result<Bringup<'k, K, Planned>, BringupError> {
         let info = &self.state.0;
         let built = if self.layout.is_empty() {
             self.layout.set_owned();
-            layout::build_with(algorithm, memory, &info.cmrs, &info.limits, &mut OwnedPlaces(self.kernel), self.layout)
+            layout::build_with(
+                algorithm,
+                memory,
+                &info.cmrs,
+                &info.limits,
+                &mut OwnedPlaces(self.kernel),
+                &mut self.layout,
+            )
         } else {
             // It holds the memory of another bring-up, or places of a plan, which are not memory.
             return Err(self.fail(&Held::Nothing, BringupStep::Layout, BringupCause::Layout(LayoutError::InUse)));
@@ -305,7 +359,7 @@ impl<'k, K: Kernel> Bringup<'k, K, ModuleKnown> {
 impl<'k, K: Kernel> Bringup<'k, K, Planned> {
     /// What the module will be given.
     pub fn layout(&self) -> &Layout {
-        self.layout
+        &self.layout
     }
 
     /// SYS.CONFIG. The module reads TDMR_INFO once; the memory it stands in is free again on
@@ -374,7 +428,7 @@ impl<'k, K: Kernel> Bringup<'k, K, Configured> {
     /// # SEAMCALL
     /// WBINVD on every CPU first. SYS.KEY.CONFIG on one CPU of each package, one package after
     /// another; every package needs an online CPU.
-    pub fn configure_keys(self) -> Result<Bringup<'k, K, KeysConfigured>, BringupError> {
+    pub fn configure_keys(mut self) -> Result<Bringup<'k, K, KeysConfigured>, BringupError> {
         self.kernel.run_on_all(&WriteBack);
         self.layout.set_private(true);
         // SAFETY: the ranges are memory that the layout owns, and stays so: it is private from here on.
@@ -392,7 +446,7 @@ impl<'k, K: Kernel> Bringup<'k, K, Configured> {
     }
 }
 
-impl<'k, K: Kernel> Bringup<'k, K, KeysConfigured> {
+impl<K: Kernel> Bringup<'_, K, KeysConfigured> {
     /// SYS.TDMR.INIT until every TDMR is complete; CPUs work on different TDMRs in parallel.
     ///
     /// # Errors
@@ -401,13 +455,14 @@ impl<'k, K: Kernel> Bringup<'k, K, KeysConfigured> {
     /// # SEAMCALL
     /// SYS.TDMR.INIT on every CPU, for different TDMRs in parallel: 256 calls for each GiB with
     /// module 1.5. It makes PAMT private, line by line.
-    pub fn init_tdmrs(self) -> Result<Ready<'k>, BringupError> {
+    pub fn init_tdmrs(self) -> Result<Ready, BringupError> {
         let error = FirstError::default();
         self.kernel.run_on_all(&InitTdmrs { tdmrs: self.layout.tdmrs(), next: AtomicU32::new(0), error: &error });
-        match error.get() {
-            Some(error) => Err(self.fail(&Held::PrivatePamt, BringupStep::TdmrInit, BringupCause::Seamcall(error))),
-            None => Ok(Ready { platform: self.platform, module: self.state.0, layout: self.layout }),
+        if let Some(error) = error.get() {
+            return Err(self.fail(&Held::PrivatePamt, BringupStep::TdmrInit, BringupCause::Seamcall(error)));
         }
+        self.layout.publish(&self.state.0);
+        Ok(Ready { platform: self.platform, module: self.state.0 })
     }
 }
 
@@ -423,7 +478,7 @@ impl<'k, K: Kernel, S> Bringup<'k, K, S> {
     }
 
     /// The way back. Order: private lines out of every cache, reset, fence, flag, list, memory.
-    fn fail(self, held: &Held, step: BringupStep, cause: BringupCause) -> BringupError {
+    fn fail(mut self, held: &Held, step: BringupStep, cause: BringupCause) -> BringupError {
         let mut unwound = Unwound::default();
         if let Held::PrivatePamt = held {
             self.kernel.run_on_all(&WriteBack);
@@ -440,6 +495,7 @@ impl<'k, K: Kernel, S> Bringup<'k, K, S> {
             self.layout.set_private(false);
             let _ = self.layout.release_frames(self.kernel);
         }
+        self.layout.give_back();
         self.record.release_claim();
         BringupError { step, cause, unwound }
     }

@@ -76,6 +76,9 @@ impl<'k> Kexec<'k, Loaded> {
     /// [`StopError`] with the kexec; the gate is open again, and the CPUs run.
     pub fn stop_other_cpus<P: StopCpus>(self, cpus: &P) -> Result<Kexec<'k, Stopped<'_, P>>, StopError<'k>> {
         let gate = self.memory.gate();
+        if !cpus.this_cpu().cpu_gate().is_of(gate) {
+            return Err(StopError { kexec: self, cause: StopCause::OtherGate });
+        }
         let Some(closing) = gate.close_for_handover() else {
             return Err(StopError { kexec: self, cause: StopCause::HandoverUnderWay });
         };

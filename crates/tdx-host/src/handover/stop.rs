@@ -158,6 +158,9 @@ pub enum StopCause {
     /// The gate was closed: another kexec or a crash is on its way.
     #[error("the machine is being handed over already")]
     HandoverUnderWay,
+    /// The CPUs pass another gate than that of the memory that is handed over: it is not theirs.
+    #[error("the CPUs pass another gate than that of this host")]
+    OtherGate,
     /// Some CPU does not stop. The others run again, and the gate is open again.
     #[error("{0}")]
     NotAlone(Suspects),

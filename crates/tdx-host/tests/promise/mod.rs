@@ -45,7 +45,7 @@ pub(crate) fn bring_up<'k, K: Kernel>(
     record: &'k PrivateMemory,
     layout: &'k mut Layout,
     memory: &[NodeRange],
-) -> Result<Ready<'k>, BringupError> {
+) -> Result<Ready, BringupError> {
     // SAFETY: no memory of the test.
     unsafe { bringup::run(kernel, platform, record, layout, memory) }
 }

@@ -117,7 +117,7 @@ pub fn bring_up<'k>(
     record: &'k PrivateMemory,
     layout: &'k mut Layout,
     memory: &[NodeRange],
-) -> Result<Ready<'k>, BringupError> {
+) -> Result<Ready, BringupError> {
     // SAFETY: memory of the software machine.
     unsafe { tdx_host::bringup::run(kernel, platform, record, layout, memory) }
 }

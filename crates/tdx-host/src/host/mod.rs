@@ -1,0 +1,331 @@
+//! The front door: one value that owns everything a TDX host knows of a machine, and publishes each
+//! part before the first use that depends on it.
+//!
+//! Lock-free, does not allocate. A kernel keeps one in a `static`, or several by reference (tests,
+//! software machines):
+//!
+//! ```
+//! use tdx_host::{CpuSlot, Host};
+//!
+//! const MAX_CPUS: usize = 64;
+//! static SLOTS: [CpuSlot; MAX_CPUS] = [const { CpuSlot::new() }; MAX_CPUS];
+//! static TDX: Host = Host::new(&SLOTS);
+//!
+//! // At any instant, on any CPU, TDX or not:
+//! assert!(TDX.memory().private_ranges().next().is_none());
+//! ```
+//!
+//! # The order
+//!
+//! Each transition is checked, and each publishes what it made before it returns:
+//!
+//! ```text
+//! new --detect--> platform --bring_up--> up: module, layout, PAMTs --track--> ledger, KeyIDs: TDs
+//!                    ^          |
+//!                    \--failed--/  everything was undone
+//!
+//! a kernel with TDX code of its own (crate::follow):
+//! new --detect--> platform --follow--> ledger --observe_pamts--> PAMTs
+//! ```
+//!
+//! * **Published before the first give.** A page can only be given through the ledger that
+//!   [`Host::track`] or [`Host::follow`] has published, so a handover that sees a private page sees
+//!   the ledger that marks it.
+//! * **A handover never waits.** [`Host::memory`] returns what is published at that instant.
+//! * **Write-once.** A second platform, bring-up or ledger is an error, and nothing has changed.
+//!
+//! # Why the handover sees the ledger
+//!
+//! 1. The CPU that calls [`Host::track`] fills the ledger, publishes it (release), and passes a
+//!    sequentially consistent fence.
+//! 2. The CPU that gives a page got the ledger from [`Host::ledger`] (acquire). It marks the page,
+//!    passes a fence, and makes the SEAMCALL.
+//! 3. The CPU that hands over passes a fence in [`Host::memory`], and then looks for the ledger. If
+//!    it can see any effect of the SEAMCALL it sees the ledger and the mark: the argument of
+//!    [`crate::private_memory`].
+//!
+//! loom runs this module against weakened twins: `tests/loom_host.rs`.
+
+// UNSAFETY: makes the values that prove a host's records are the machine's; see each block.
+#![allow(unsafe_code)]
+
+mod error;
+mod handover;
+mod observe;
+
+use arrayvec::ArrayVec;
+use tdx_abi::PageRange;
+
+use crate::bringup::{self, Bringup, BringupError, Kernel, ModuleInfo, Ready, Started, Up};
+use crate::gate::{CpuSlot, Gate, GateHandle};
+use crate::handover::{HostMemory, HostParts, LedgerRef, LiveLedger};
+use crate::key_ids::KeyIds;
+use crate::layout::Layout;
+use crate::ledger::{Ledger, MAX_RESERVED};
+use crate::once::Once;
+use crate::platform::{NoTdx, NodeRange, Processor, TdxPlatform, detect};
+use crate::private_memory::PrivateMemory;
+use crate::sync::{AtomicU64, Ordering, fence};
+use crate::td::TdHost;
+
+pub use error::HostError;
+
+/// What a host knows of its machine's TDX: platform, PAMTs, gate, layout, ledger, KeyIDs and module.
+/// One per machine.
+///
+/// About 36 KiB: a `static`, or memory from the kernel's allocator.
+#[derive(Debug)]
+pub struct Host<'m> {
+    platform: Once<Option<TdxPlatform>>,
+    reserved: Once<ArrayVec<PageRange, MAX_RESERVED>>,
+    gate: Gate<&'m [CpuSlot]>,
+    record: PrivateMemory,
+    up: Up,
+    ledger: Once<Option<Ledger<'m>>>,
+    key_ids: Once<Option<KeyIds<'m>>>,
+}
+
+impl<'m> Host<'m> {
+    /// Nothing is known. `slots` has one slot for each CPU number; a CPU whose number is not below
+    /// their count can make no SEAMCALL.
+    #[cfg(not(loom))]
+    pub const fn new(slots: &'m [CpuSlot]) -> Self {
+        Self {
+            platform: Once::new(None),
+            reserved: Once::new(ArrayVec::new_const()),
+            gate: Gate::new(slots),
+            record: PrivateMemory::new(),
+            up: Up::new(),
+            ledger: Once::new(None),
+            key_ids: Once::new(None),
+        }
+    }
+
+    /// Nothing is known. (loom's atomics cannot be made in a constant.)
+    #[cfg(loom)]
+    pub fn new(slots: &'m [CpuSlot]) -> Self {
+        Self {
+            platform: Once::new(None),
+            reserved: Once::new(ArrayVec::new_const()),
+            gate: Gate::new(slots),
+            record: PrivateMemory::new(),
+            up: Up::new(),
+            ledger: Once::new(None),
+            key_ids: Once::new(None),
+        }
+    }
+
+    /// Replaces the slots, before the host is shared: for a host that was copied from a constant.
+    pub fn set_slots(&mut self, slots: &'m [CpuSlot]) {
+        self.gate = Gate::new(slots);
+    }
+
+    /// The gate of every SEAMCALL of this machine. What [`crate::platform::Cpu::cpu_gate`] returns
+    /// comes from here.
+    pub fn gate(&self) -> GateHandle<'_> {
+        self.gate.handle()
+    }
+
+    /// Looks for TDX, as [`detect`], and keeps the answer.
+    ///
+    /// # Errors
+    /// [`NoTdx`]: the kernel goes on without TDX. Handovers then have nothing to do.
+    pub fn detect(&self, processor: &impl Processor) -> Result<TdxPlatform, NoTdx> {
+        let platform = detect(processor)?;
+        // A second answer is the same one: a machine has one platform.
+        let _ = self.set_platform(platform);
+        Ok(platform)
+    }
+
+    /// Keeps a platform that [`detect`] has returned.
+    ///
+    /// # Errors
+    /// [`HostError::AlreadySet`]; the first platform stays.
+    pub fn set_platform(&self, platform: TdxPlatform) -> Result<(), HostError> {
+        let mut place = self.platform.own().ok_or(HostError::AlreadySet)?;
+        *place = Some(platform);
+        place.publish();
+        Ok(())
+    }
+
+    /// The platform. `None` before [`Host::detect`] and on a machine without TDX.
+    pub fn platform(&self) -> Option<&TdxPlatform> {
+        self.platform.get()?.as_ref()
+    }
+
+    /// Memory that is never given to TDX and never overwritten by a handover: the crash kernel's.
+    /// Once, before [`Host::track`].
+    ///
+    /// # Errors
+    /// [`HostError::AlreadySet`], [`HostError::TooManyReserved`]; nothing has changed.
+    pub fn reserve(&self, ranges: &[PageRange]) -> Result<(), HostError> {
+        let list = ArrayVec::try_from(ranges).map_err(|_| HostError::TooManyReserved { count: ranges.len() })?;
+        let mut place = self.reserved.own().ok_or(HostError::AlreadySet)?;
+        *place = list;
+        place.publish();
+        Ok(())
+    }
+
+    /// What [`Host::reserve`] was told.
+    pub fn reserved(&self) -> &[PageRange] {
+        self.reserved.get().map_or(&[], ArrayVec::as_slice)
+    }
+
+    /// Brings TDX up: all steps, with static PAMT, each part in a stack frame of its own.
+    ///
+    /// `memory` is the usable memory, ascending, with its nodes. On success the module and the layout
+    /// are published.
+    ///
+    /// # Errors
+    /// [`BringupError`], after everything was undone; the bring-up can be tried again.
+    ///
+    /// # SEAMCALL
+    /// As [`crate::bringup::run`].
+    pub fn bring_up<K: Kernel>(&self, kernel: &mut K, memory: &[NodeRange]) -> Result<Ready, BringupError> {
+        bringup::run_to_end(self.start_bring_up(kernel)?, memory)
+    }
+
+    /// Starts a bring-up whose steps the kernel takes one by one, see [`crate::bringup`]. The last
+    /// step publishes the module and the layout.
+    ///
+    /// # Errors
+    /// [`BringupError`]: no platform was detected, the CPUs' gate is not this host's, another
+    /// bring-up runs, or TDX is up.
+    pub fn start_bring_up<'k, K: Kernel>(&'k self, kernel: &'k mut K) -> Result<Bringup<'k, K, Started>, BringupError> {
+        Bringup::of_host(kernel, self.platform(), self.gate(), &self.record, &self.up)
+    }
+
+    /// What the module said of itself. `None` before TDX is up.
+    pub fn module(&self) -> Option<&ModuleInfo> {
+        self.up.module()
+    }
+
+    /// TDMRs and PAMTs. `None` before TDX is up.
+    pub fn layout(&self) -> Option<&Layout> {
+        self.up.layout()
+    }
+
+    /// 64-bit words that [`Host::track`] needs: 0.0062 % of the memory that TDMRs cover, and a few
+    /// for the KeyIDs. 0 before TDX is up.
+    pub fn tracking_words(&self) -> usize {
+        let (Some(layout), Some(platform)) = (self.layout(), self.platform()) else { return 0 };
+        let ledger = usize::try_from(Ledger::words_needed(tdmrs(layout))).unwrap_or(usize::MAX);
+        ledger.saturating_add(KeyIds::words_needed(platform.key_ids()))
+    }
+
+    /// Makes the ledger of the TDMRs and the KeyIDs, and publishes both: from here on TDs can be
+    /// built. `words` are [`Host::tracking_words`] words that nothing else uses; they need not be
+    /// zero.
+    ///
+    /// # Errors
+    /// [`HostError`]; nothing was published.
+    pub fn track(&self, words: &'m mut [AtomicU64]) -> Result<TdHost<'_>, HostError> {
+        let (layout, platform) = (self.layout().ok_or(HostError::NotUp)?, self.platform().ok_or(HostError::NotUp)?);
+        let for_keys = KeyIds::words_needed(platform.key_ids());
+        let too_small = HostError::TooSmall { needed: self.tracking_words(), given: words.len() };
+        if words.len() < self.tracking_words() {
+            return Err(too_small);
+        }
+        let (keys, rest) = words.split_at_mut_checked(for_keys).ok_or(too_small)?;
+        self.publish_key_ids(platform, keys)?;
+        self.publish_ledger(tdmrs(layout), rest)?;
+        self.tds().ok_or(HostError::NotUp)
+    }
+
+    #[inline(never)]
+    fn publish_key_ids(&self, platform: &TdxPlatform, words: &'m mut [AtomicU64]) -> Result<(), HostError> {
+        let mut place = self.key_ids.own().ok_or(HostError::AlreadySet)?;
+        match KeyIds::new(platform.key_ids(), words) {
+            Ok(key_ids) => {
+                *place = Some(key_ids);
+                place.publish();
+                Ok(())
+            }
+            Err(error) => {
+                place.give_back();
+                Err(error.into())
+            }
+        }
+    }
+
+    /// The ledger is complete, with the reserved ranges in it, before any CPU can see it.
+    #[inline(never)]
+    fn publish_ledger(
+        &self,
+        ranges: impl Iterator<Item = PageRange> + Clone,
+        words: &'m mut [AtomicU64],
+    ) -> Result<(), HostError> {
+        // From here on `reserve` is too late.
+        if let Some(none) = self.reserved.own() {
+            none.publish();
+        }
+        let reserved = self.reserved.get().ok_or(HostError::AlreadySet)?;
+        let mut place = self.ledger.own().ok_or(HostError::AlreadySet)?;
+        let made = reserved
+            .iter()
+            .try_fold(Ledger::new(ranges, words), |ledger, range| Ok(ledger?.with_reserved(*range)))
+            .and_then(|ledger| ledger);
+        match made {
+            Ok(ledger) => {
+                *place = Some(ledger);
+                place.publish();
+                // Any effect of a SEAMCALL that a page was given with comes after this.
+                fence(Ordering::SeqCst);
+                Ok(())
+            }
+            Err(error) => {
+                place.give_back();
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Pages of TDs. `None` before [`Host::track`] or [`Host::follow`].
+    pub fn ledger(&self) -> Option<&Ledger<'m>> {
+        self.ledger.get()?.as_ref()
+    }
+
+    /// What TDs are created from. `None` before [`Host::track`].
+    pub fn tds(&self) -> Option<TdHost<'_>> {
+        let (ledger, key_ids) = (self.ledger()?, self.key_ids.get()?.as_ref()?);
+        // SAFETY: `ledger` is published, so every handover of this host looks at it; this host is the
+        // one that brings TDX up (see `start_bring_up`); KeyIDs and platform are this host's.
+        Some(unsafe { TdHost::new(self.platform()?, ledger, key_ids) })
+    }
+
+    /// Private KeyIDs of TDs. `None` before [`Host::track`].
+    pub fn key_ids(&self) -> Option<&KeyIds<'m>> {
+        self.key_ids.get()?.as_ref()
+    }
+
+    /// What a handover needs to know, as of this instant. From any CPU, in any context, at any time.
+    pub fn memory(&self) -> HostMemory<'_> {
+        // A CPU that has closed the gate and then looks sees the ledger of every CPU that passed the
+        // gate before.
+        fence(Ordering::SeqCst);
+        let parts = HostParts {
+            platform: self.platform(),
+            features: self.up.features(),
+            record: &self.record,
+            ledger: LedgerRef::Live(self),
+            gate: self.gate(),
+            reserved: self.reserved(),
+        };
+        // SAFETY: the parts are this host's, which publishes its ledger before any page can be given
+        // by it. It is the machine's one host: a bring-up refuses CPUs that pass another gate.
+        unsafe { HostMemory::new(parts) }
+    }
+}
+
+impl LiveLedger for Host<'_> {
+    fn ledger(&self) -> Option<&Ledger<'_>> {
+        // A CPU that has closed the gate and then looks sees the ledger of every CPU that passed the
+        // gate before.
+        fence(Ordering::SeqCst);
+        Host::ledger(self)
+    }
+}
+
+fn tdmrs(layout: &Layout) -> impl Iterator<Item = PageRange> + Clone + '_ {
+    layout.tdmrs().iter().map(crate::layout::Tdmr::range)
+}
