@@ -51,7 +51,7 @@ pub(crate) enum Returned {
     RcxSized,
     /// 4 KiB at RCX and, if the module has dynamic PAMT on, at R12 and R13.
     RcxAndPair,
-    /// The page in RCX of the call; R8 says how large it is.
+    /// The page in RCX of the call; R8 is its size.
     Asked,
     /// 4 KiB at RDX and at R8.
     RdxAndR8,

@@ -52,7 +52,7 @@ enum Back {
     Named(PageSize),
     /// The page that RCX of the answer names, and the pair in R12 and R13.
     NamedAndPair,
-    /// This page; R8 of the answer says how large it is.
+    /// This page; R8 of the answer is its size.
     Asked(Page),
     /// The pair in RDX and R8.
     Pair,
@@ -122,7 +122,7 @@ impl Moves {
     /// [`NotFollowed::Outside`]; the other pages are marked.
     ///
     /// # Safety
-    /// The call is really made after this, so that no page is marked that somebody uses: a handover
+    /// The call is really made after this, so that no page is marked that is in use: a handover
     /// overwrites marked pages. [`Moves::after`] follows with its answer.
     pub unsafe fn before(&self, ledger: &Ledger<'_>) -> Result<(), NotFollowed> {
         if self.back != Back::Nothing {
@@ -216,7 +216,7 @@ unsafe fn mark(ledger: &Ledger<'_>, range: PageRange) -> Result<(), NotFollowed>
     Ok(())
 }
 
-/// The module has it, whatever another call said of it meanwhile.
+/// The module has the page, whatever the answer of another call was meanwhile.
 ///
 /// # Safety
 /// As [`Ledger::commit`].

@@ -1,5 +1,5 @@
-//! Private KeyIDs for TDs: who has which, on memory that the caller provides. It refuses to hand
-//! out a KeyID again before the module has freed it.
+//! Allocator of private KeyIDs for TDs, on memory that the caller provides. A KeyID is handed out
+//! again only after the module has freed it.
 //!
 //! ```
 //! use core::sync::atomic::AtomicU64;

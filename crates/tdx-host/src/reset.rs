@@ -137,7 +137,7 @@ impl<I: Iterator<Item = PageRange> + Clone> ParallelReset<I> {
         Self { ranges, count, chunk, next: AtomicU64::new(0), lines: AtomicU64::new(0) }
     }
 
-    /// Resets the next chunk that nobody has taken.
+    /// Resets the next chunk that no CPU has taken.
     fn take_chunk<R: LineReset + ?Sized>(&self, cpu: &R, place: &mut Option<Place<I>>) -> Step {
         let start = self.next.fetch_add(1, Ordering::Relaxed).saturating_mul(self.chunk);
         let end = start.saturating_add(self.chunk);

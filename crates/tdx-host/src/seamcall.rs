@@ -4,7 +4,7 @@
 //! ABI allows it, and keep the raw status:
 //!
 //! * [`call`] is safe, and refuses every leaf that could convert or overwrite memory of the host;
-//! * [`call_unchecked`] makes any call, and says what the caller promises.
+//! * [`call_unchecked`] makes any call; its `# Safety` is what the caller promises.
 //!
 //! # Example
 //!
@@ -66,7 +66,7 @@ pub unsafe trait Seamcall {
     unsafe fn seamcall(&self, registers: Registers) -> Registers;
 }
 
-/// A SEAMCALL that did not do what was asked. The raw 64-bit status is always there.
+/// A SEAMCALL that failed. The raw 64-bit status is always there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SeamcallError {
     /// Leaf and version.
@@ -82,7 +82,7 @@ pub struct SeamcallError {
 }
 
 impl SeamcallError {
-    /// What the module (or the instruction) said.
+    /// The status of the module, or of the instruction.
     pub const fn status(&self) -> Status {
         self.registers.status()
     }
@@ -184,7 +184,7 @@ pub enum CallError {
 }
 
 impl CallError {
-    /// What the module said, if it was asked.
+    /// The completion status, if the call was made.
     pub const fn status(&self) -> Option<Status> {
         match self {
             Self::Refused(_) => None,

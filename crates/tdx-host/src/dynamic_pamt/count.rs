@@ -1,6 +1,6 @@
-//! How many pages of a 2 MiB page need its pair, in one word, and whose turn it is to add or remove
-//! the pair. Takes no lock and never waits: who meets another CPU in the middle of a turn is told
-//! so.
+//! Reference count of the pair of a 2 MiB page, in one word, and the right to add or remove the pair.
+//! Lock-free; never waits: a CPU that meets another one in the middle of a turn gets
+//! [`CountError::Busy`].
 //!
 //! ```text
 //!          get            finish(1)        get              put
@@ -59,7 +59,7 @@ pub enum CountError {
 
 /// What a change of the count asks of the caller.
 #[derive(Debug)]
-#[must_use = "a turn that is not finished keeps everybody else out"]
+#[must_use = "a turn that is not finished keeps all other CPUs out"]
 pub enum Change<'m> {
     /// Nothing: the pair is there, and stays.
     Counted,
@@ -70,7 +70,7 @@ pub enum Change<'m> {
 
 /// The right to add or remove the pair.
 #[derive(Debug)]
-#[must_use = "a turn that is not finished keeps everybody else out"]
+#[must_use = "a turn that is not finished keeps all other CPUs out"]
 pub struct Turn<'m>(&'m AtomicU32);
 
 impl<'m> Count<'m> {

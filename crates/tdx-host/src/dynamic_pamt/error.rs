@@ -51,7 +51,7 @@ pub enum PamtCause {
 }
 
 impl PamtCause {
-    /// What the module said, if it was asked.
+    /// The completion status, if a call was made.
     pub fn status(&self) -> Option<Status> {
         match self {
             Self::Seamcall(error) => Some(error.status()),
@@ -59,7 +59,7 @@ impl PamtCause {
         }
     }
 
-    /// Another CPU is at it: nothing has changed, try again.
+    /// Another CPU is adding or removing the pair: nothing has changed, try again.
     pub fn is_busy(&self) -> bool {
         matches!(self, Self::Count(CountError::Busy))
     }

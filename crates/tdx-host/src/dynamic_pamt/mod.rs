@@ -152,8 +152,8 @@ impl<'h> DynamicPamt<'h> {
         }
     }
 
-    /// After a 4 KiB page came back from the module. If it was the last one in its 2 MiB, the pair
-    /// comes back, clean.
+    /// After the module has returned a 4 KiB page. If it was the last one in its 2 MiB, the pair is
+    /// taken back, clean.
     ///
     /// # Errors
     /// [`PamtError`]; the page is still counted. May be called again.

@@ -85,7 +85,7 @@ impl<'h> InFlightPair<'h> {
         [first.page(), second.page()]
     }
 
-    /// The module has the pair. It names the pages when they come back; until then the ledger is
+    /// The module has the pair. It names the pages when it returns them; until then the ledger is
     /// their record.
     ///
     /// # Safety
@@ -169,7 +169,7 @@ fn clean<'h, C: Cpu>(pamt: &DynamicPamt<'h>, cpu: &C, page: ReturnedPage<'h>) ->
     reset(cpu, unsafe { page.written_back() })
 }
 
-/// There is room: no more than a pair comes back, one page at a time.
+/// There is room: no more than a pair is returned, one page at a time.
 fn put_back<'h>(pages: &mut Pair<'h>, page: SharedPage<'h>) {
     let _ = pages.try_push(page);
 }

@@ -1,6 +1,5 @@
-//! What is at an address? For a machine check: whose line was poisoned, and whether hardware is to
-//! blame. From any context and at any instant, VMX on or off: no lock, no allocation, no SEAMCALL.
-//! It refuses to guess: where the host does not know, it says what it knows.
+//! Explains an address of a machine check: what lies there, and whether it may be private. Lock-free,
+//! from any context and at any instant, VMX on or off; makes no SEAMCALL and does not allocate.
 
 use core::fmt;
 use tdx_abi::{KeyId, Page, PageRange, PageSize, PhysAddr};
@@ -98,7 +97,7 @@ impl fmt::Display for Explanation {
             AddressKind::Pamt(None) => ": PAMT",
             AddressKind::Page(PageState::Private) => ": page of a TD",
             AddressKind::Page(PageState::InFlight) => ": page that a SEAMCALL may have given to the module",
-            AddressKind::Page(_) => ": page that the module has returned and nobody has reset",
+            AddressKind::Page(_) => ": page that the module has returned and not reset",
             AddressKind::Reserved => ": memory of the crash kernel",
             AddressKind::ReservedArea => ": memory that TDX does not use",
             AddressKind::Shared => ": ordinary memory",

@@ -1,7 +1,6 @@
 //! The table of leftovers: what the next kernel must not touch, in memory that the caller reserves
-//! for it (for a crash kernel: its own). Writer and reader of one binary layout. It refuses to fail
-//! open: whatever is not a whole and proper list says, or is to be taken for, "all old memory may
-//! be private".
+//! for it (for a crash kernel: its own). Writer and reader of one binary layout. Fails closed: a
+//! table that is not complete means that all old memory may be private.
 
 use tdx_abi::{MAX_PHYS_BITS, PageRange, PhysAddr};
 

@@ -58,7 +58,7 @@ impl fmt::Debug for LedgerRef<'_> {
 pub struct HostParts<'h> {
     /// The platform, or `None` on a machine without TDX.
     pub platform: Option<&'h TdxPlatform>,
-    /// What TDX_FEATURES0 said, or `None` before the module was asked.
+    /// TDX_FEATURES0, or `None` before it was read.
     pub features: Option<TdxFeatures0>,
     /// Which PAMTs there are.
     pub record: &'h PrivateMemory,
@@ -98,7 +98,7 @@ impl<'h> HostMemory<'h> {
         self.0.platform
     }
 
-    /// What TDX_FEATURES0 said, or `None` before the module was asked.
+    /// TDX_FEATURES0, or `None` before it was read.
     pub const fn features(&self) -> Option<TdxFeatures0> {
         self.0.features
     }

@@ -1,5 +1,4 @@
-//! TDH.SYS.DISABLE: asks the module to give back all memory and to clear it. Trusts nothing but its
-//! answer, and that only as far as the module can know.
+//! TDH.SYS.DISABLE: the module gives back all memory that it knows and clears it.
 
 use core::fmt;
 use tdx_abi::{Leaf, Registers, Status, StatusCode};
@@ -24,11 +23,10 @@ pub enum ModuleAnswer {
         /// Calls that it took.
         calls: u32,
     },
-    /// It does not have the leaf (TDX_FEATURES0 bit 53), or was never asked what it has. No call
-    /// was made.
+    /// It does not have the leaf (TDX_FEATURES0 bit 53), or that was never read. No call was made.
     NoLeaf,
-    /// It said anything but success: it refused, it is dead, or it did not come to an end. The raw
-    /// status is in the error.
+    /// Any status but success: it refused, it is dead, or it did not come to an end. The raw status
+    /// is in the error.
     Failed(SeamcallError),
 }
 

@@ -31,7 +31,7 @@ pub enum Policy {
     Refuse,
 }
 
-/// Whether the old kernel comes back.
+/// Whether the old kernel is returned to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum KexecKind {
     /// The next kernel replaces this one.
@@ -106,7 +106,7 @@ pub enum Refused {
 /// Decides at image load, where a refusal still helps: an answer at the time of the jump comes too
 /// late for the user. `segments` is where the parts of the image go at the jump.
 ///
-/// A segment may lie on private memory if this kernel does not come back: it is copied there after
+/// A segment may lie on private memory if this kernel is not returned to: it is copied there after
 /// the reset.
 ///
 /// # Errors

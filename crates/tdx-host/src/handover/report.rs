@@ -26,7 +26,7 @@ pub enum Outcome {
 pub enum HandoverKind {
     /// Kexec.
     Kexec,
-    /// Kexec, and this kernel comes back.
+    /// Kexec jump (`preserve_context`).
     Jump,
     /// The crash kernel took over after a panic.
     Crash,
@@ -49,7 +49,7 @@ pub struct HandoverReport {
     pub policy: Policy,
     /// Kexec or crash.
     pub kind: HandoverKind,
-    /// What the module said, if it was asked. Anything but [`ModuleAnswer::Disabled`] under
+    /// The answer of the module, if it was asked. Anything but [`ModuleAnswer::Disabled`] under
     /// [`Policy::Module`]: the host fell back to [`Policy::Tracked`].
     pub module: Option<ModuleAnswer>,
     /// What became of private memory.
@@ -84,7 +84,7 @@ impl ReturnRight {
     }
 }
 
-/// What a kernel can do with TDX after a handover from which it came back.
+/// What a kernel can do with TDX after a handover from which it has returned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use = "says whether TDX can still be used"]
 pub enum CameBack {

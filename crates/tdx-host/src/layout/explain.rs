@@ -55,7 +55,7 @@ pub enum Note {
         /// Bytes of PAMT for 4 KiB pages that the gap costs.
         pamt_bytes: u64,
     },
-    /// Convertible memory is reserved that nobody could use anyway: the memory map has no memory
+    /// Convertible memory is reserved that could not be used anyway: the memory map has no memory
     /// there.
     ReservedConvertible {
         /// The TDMR.

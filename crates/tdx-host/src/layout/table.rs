@@ -261,7 +261,7 @@ impl Layout {
     }
 }
 
-/// Places that nobody hands out again.
+/// Places that are not handed out again.
 struct Forgotten;
 
 impl Places for Forgotten {

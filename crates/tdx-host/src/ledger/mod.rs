@@ -16,7 +16,7 @@
 //!   that reset it has fenced.
 //!
 //! A CPU frozen between any two stores leaves pages that are marked and not private (an extra reset
-//! of a page that nobody uses yet) or marked and private. Never private and unmarked.
+//! of a page that is not in use yet) or marked and private. Never private and unmarked.
 //!
 //! # The bits
 //!
@@ -334,7 +334,7 @@ impl<'m> Ledger<'m> {
     }
 
     /// The marked pages that the module may not know: returned, refused, or in a SEAMCALL that has
-    /// not come back. As maximal ranges, ascending. What TDH.SYS.DISABLE leaves behind.
+    /// not returned. As maximal ranges, ascending. What TDH.SYS.DISABLE leaves behind.
     ///
     /// While a SEAMCALL is under way that [returns](Ledger::returning) pages, any given page may be
     /// one of them: then all marked pages.

@@ -14,7 +14,7 @@ use crate::sync::{Ordering, fence};
 pub struct Returning<'l>(&'l Ledger<'l>);
 
 impl Returning<'_> {
-    /// The ledger says what the module said.
+    /// The answer of the module is in the ledger, or the call has failed.
     pub fn settled(self) {
         self.0.settle_returning();
     }

@@ -88,7 +88,7 @@ pub enum NoTdx {
         /// The CPU.
         model: CpuModel,
     },
-    /// MSR 0x982 does not exist, so nobody knows which bits of an address are the KeyID.
+    /// MSR 0x982 does not exist, so it is not known which bits of an address are the KeyID.
     #[error("no TDX: this CPU ({model}) has no IA32_TME_ACTIVATE (MSR 0x982)")]
     NoTmeActivate {
         /// The CPU.

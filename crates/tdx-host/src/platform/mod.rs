@@ -170,7 +170,7 @@ pub unsafe trait Cpu: Seamcall + LineReset {
     fn cpu_gate(&self) -> CpuGate<'_>;
 }
 
-/// What a task on a CPU says after each step.
+/// Whether a task on a CPU has more to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
     /// Call again: there is more. The kernel may reschedule in between.
@@ -192,18 +192,18 @@ pub trait CpuTask<C: Cpu>: Sync {
 ///
 /// # Safety
 /// * [`Cpus::run_on_all`] runs the task on every CPU that can make SEAMCALLs or hold private lines,
-///   and returns after each has said [`Step::Done`].
+///   and returns after each has returned [`Step::Done`].
 /// * [`Cpus::run_on_each_package`] runs it on one CPU of every package, and returns after that.
 /// * All effects of the task are visible to the caller on return.
 pub unsafe trait Cpus {
     /// A handle to one of them.
     type Cpu: Cpu;
 
-    /// Runs the task on every online CPU until each has said [`Step::Done`]; CPUs work in parallel
+    /// Runs the task on every online CPU until each has returned [`Step::Done`]; CPUs work in parallel
     /// where the kernel can. All effects of the task are visible to the caller on return.
     fn run_on_all<T: CpuTask<Self::Cpu>>(&self, task: &T);
 
-    /// Runs the task on one CPU of each package, one package after another, until it has said
+    /// Runs the task on one CPU of each package, one package after another, until it has returned
     /// [`Step::Done`].
     fn run_on_each_package<T: CpuTask<Self::Cpu>>(&self, task: &T);
 

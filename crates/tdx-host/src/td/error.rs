@@ -48,7 +48,7 @@ pub enum TdCause {
 }
 
 impl TdCause {
-    /// What the module said, if it was asked.
+    /// The completion status, if a call was made.
     pub fn status(&self) -> Option<Status> {
         match self {
             Self::Seamcall(error) => Some(error.status()),
@@ -56,7 +56,7 @@ impl TdCause {
         }
     }
 
-    /// The module holds the TD for broken: nothing but teardown helps.
+    /// TD_FATAL: only teardown is possible.
     pub fn is_fatal(&self) -> bool {
         self.status().is_some_and(|status| status.code() == StatusCode::TD_FATAL)
     }

@@ -27,7 +27,7 @@ pub struct Dead<'h> {
     tdr: Page,
 }
 
-/// Why a TDR has not come back.
+/// Why a TDR was not returned.
 #[derive(Debug)]
 pub enum NotFinished<'h> {
     /// The module keeps it, because the TD still has pages or for another reason. Reclaim and try
@@ -38,7 +38,7 @@ pub enum NotFinished<'h> {
         /// Why.
         cause: TdCause,
     },
-    /// The module has let go of it, and it could not be cleaned.
+    /// The module has returned it, and it could not be cleaned.
     Lost(PageError),
 }
 
@@ -288,7 +288,7 @@ pub fn page_held<C: Cpu>(cpu: &C, page: Page) -> Result<PageHeld, SeamcallError>
     let registers = unsafe { call_unchecked(cpu, Registers::call(Leaf::PHYMEM_PAGE_RDMD).rcx_address(page.start()))? };
     let page_type = PamtPageType(registers.rcx as u8);
     if page_type == PamtPageType::NDA {
-        // The owner of a page that nobody has is stale.
+        // The owner of a page that is not assigned is stale.
         return Ok(PageHeld { page_type, tdr: None, size: PageSize::Size4K });
     }
     let size = PageSize::from_level(registers.r8).unwrap_or(PageSize::Size4K);
@@ -298,11 +298,11 @@ pub fn page_held<C: Cpu>(cpu: &C, page: Page) -> Result<PageHeld, SeamcallError>
 /// Whose a page is.
 enum Owner {
     This,
-    /// Another TD's, or nobody's.
+    /// Another TD's, or of none.
     Other,
 }
 
-/// PHYMEM.PAGE.RECLAIM. The module says how large the page was, and what for it had it.
+/// PHYMEM.PAGE.RECLAIM. Gives the size and the type that the module names, too.
 fn reclaim<'h, C: Cpu>(host: TdHost<'h>, cpu: &C, page: Page) -> Result<(ReturnedPage<'h>, PamtPageType), PageError> {
     let input = Registers::call(Leaf::PHYMEM_PAGE_RECLAIM).rcx_address(page.start());
     let mut kind = PamtPageType::NDA;
