@@ -280,11 +280,11 @@ struct tdxh_range {
 
 #define TDXH_ANY_NODE UINT32_MAX
 
-/* A wish for contiguous pages. */
+/* A request for contiguous pages. */
 struct tdxh_frame_request {
 	uint64_t pages;           /* how many 4 KiB pages, all adjacent; at least 1 */
 	struct tdxh_range within; /* where they must lie; often exactly as long as the pages: a place, take it or leave it */
-	uint32_t node;            /* the NUMA node they should come from: a wish. TDXH_ANY_NODE: no wish */
+	uint32_t node;            /* the preferred NUMA node, or TDXH_ANY_NODE */
 	uint32_t reserved;        /* 0 */
 };
 
@@ -468,8 +468,7 @@ enum tdxh_result tdxh_call_admitted(struct tdxh_host *host, uint16_t leaf, void 
 /* -------------------------------------------------------------------------------------------------- layout and bring-up -- */
 
 enum tdxh_algorithm {
-	TDXH_FIT = 0,   /* the one to use: stays inside the module's limits, gives memory up when nothing else is left */
-	TDXH_LINUX = 1, /* what Linux does, its failures included: to predict it */
+	TDXH_FIT = 0, /* stays inside the module's limits, gives memory up when nothing else is left */
 };
 
 /* What the module allows. [module 1.5: 64, 16, { 16, 16, 16 }] */
@@ -619,7 +618,7 @@ enum tdxh_result tdxh_ledger_init(struct tdxh_host *host, struct tdxh_ledger *le
 				  struct tdxh_error *error);
 
 /*
- * Takes the ledger out of use; its memory is yours again. For a kernel that came back from a handover (TDXH_CAN_BRING_UP_AGAIN), or
+ * Takes the ledger out of use; its memory is yours again. For a kernel that has returned from a handover (TDXH_CAN_BRING_UP_AGAIN), or
  * that has no TD any more.
  *
  * Safety: no other CPU is in a function of this library that uses the ledger, and none takes part in a handover.
@@ -723,7 +722,7 @@ enum tdxh_policy {
 
 enum tdxh_kexec_kind {
 	TDXH_KEXEC_NORMAL = 0, /* the next kernel replaces this one */
-	TDXH_KEXEC_JUMP = 1,   /* this kernel comes back, and its TDs with it: nothing is reset */
+	TDXH_KEXEC_JUMP = 1,   /* this kernel is returned to, and its TDs with it: nothing is reset */
 };
 
 /*
@@ -757,7 +756,7 @@ enum tdxh_result tdxh_kexec(struct tdxh_host *host, uint32_t policy, uint32_t ki
 			    const struct tdxh_range *all_memory, size_t all_memory_count,
 			    struct tdxh_report *report, struct tdxh_error *error);
 
-/* What a CPU does in your handler when it is told to stop for a kexec, before it acknowledges: WBINVD if it may matter. */
+/* What a CPU does in your handler when it is stopped for a kexec, before it acknowledges: WBINVD if it may matter. */
 enum tdxh_result tdxh_stop_this_cpu(struct tdxh_host *host);
 
 /* The same for a CPU on its way offline. Its caches live on in a package whose other CPUs go on. */
@@ -792,7 +791,7 @@ enum tdxh_outcome {
 	TDXH_OUTCOME_NO_ERRATUM = 3,        /* nothing to do: leftovers do no harm on this CPU */
 	TDXH_OUTCOME_LEFT_BY_POLICY = 4,    /* left: TDXH_POLICY_NONE */
 	TDXH_OUTCOME_LEFT_TO_MODULE = 5,    /* left: TDXH_POLICY_MODULE_ONLY */
-	TDXH_OUTCOME_LEFT_FOR_JUMP = 6,     /* left: this kernel comes back */
+	TDXH_OUTCOME_LEFT_FOR_JUMP = 6,     /* left: this kernel is returned to */
 	TDXH_OUTCOME_OTHER = 7,             /* something that this version has no number for */
 };
 
@@ -822,7 +821,7 @@ struct tdxh_handover {
 enum tdxh_result tdxh_report_get(struct tdxh_host *host, struct tdxh_report *report,
 				 struct tdxh_handover *handover);
 
-/* What a kernel can do with TDX after a handover from which it came back. */
+/* What a kernel can do with TDX after a handover from which it has returned. */
 enum tdxh_came_back_result {
 	TDXH_TDX_GOES_ON = 0,        /* all as before the kexec jump */
 	TDXH_CAN_BRING_UP_AGAIN = 1, /* free the PAMTs (zero the layout), withdraw the ledger, and bring TDX up anew if you like */

@@ -27,7 +27,7 @@ c_enum! {
         Private = 4, "TDXH_ADDRESS_PRIVATE";
         /// A page that a SEAMCALL may have given.
         InFlight = 5, "TDXH_ADDRESS_IN_FLIGHT";
-        /// A page that came back and was not reset.
+        /// A page that was returned and not reset.
         Returned = 6, "TDXH_ADDRESS_RETURNED";
         /// Memory that is never touched.
         Reserved = 7, "TDXH_ADDRESS_RESERVED";

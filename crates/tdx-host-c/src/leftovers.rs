@@ -71,7 +71,7 @@ pub unsafe extern "C" fn tdxh_table_write(
     let write = || -> Outcome {
         // SAFETY: as the caller has promised, the host is storage that was zeroed or that
         // `tdxh_host_init` has filled, opaque objects are storage that was zeroed or that this
-        // library has filled and the buffer is as long as its count says and nobody else's.
+        // library has filled and the buffer is as long as its count says and used by no other code.
         let (host, report, table) = unsafe { (Host::of(host)?, content(report)?.take()?, buffer(table, bytes)?) };
         let done = LeftoverTable::write(table, &report, &host.memory());
         // SAFETY: as the caller has promised, the place for the result is null or can be written.
@@ -91,8 +91,8 @@ pub unsafe extern "C" fn tdxh_table_write_all_private(
     written: *mut TdxhWritten,
 ) -> TdxhResult {
     let write = || -> Outcome {
-        // SAFETY: as the caller has promised, the buffer is as long as its count says and nobody
-        // else's.
+        // SAFETY: as the caller has promised, the buffer is as long as its count says and used by
+        // no other code.
         let table = unsafe { buffer(table, bytes) }?;
         // SAFETY: as the caller has promised, the place for the result is null or can be written.
         unsafe { tell(written, LeftoverTable::all_private(table)) }

@@ -2,9 +2,9 @@
 //! what each function does, its errors, and what its caller must see to.
 //!
 //! It adds no policy and keeps no state of its own: storage comes from the caller, work goes to
-//! `tdx-host`, results come back as numbers. It refuses to allocate, to unwind, to take a lock, and
-//! to believe a pointer that is null, misaligned or not initialised. (`extern "C"` aborts where
-//! Rust would unwind; the library is built with `panic = "abort"`.)
+//! `tdx-host`, results are numbers. It does not allocate, unwind or take a lock, and answers a
+//! pointer that is null, misaligned or not initialised with an error. (`extern "C"` aborts where Rust
+//! would unwind; the library is built with `panic = "abort"`.)
 //!
 //! The static library is linked from this crate in `staticlib/`, a workspace of its own, because it
 //! needs a panic handler.

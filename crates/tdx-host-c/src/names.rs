@@ -33,8 +33,8 @@ pub extern "C" fn tdxh_result_name(result: u32) -> *const c_char {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_status_name(status: u64, text: *mut c_char, bytes: usize) -> usize {
     let name = Status::new(status).code().name().unwrap_or("unknown");
-    // SAFETY: as the caller has promised, the buffer is as long as its count says and nobody
-    // else's. the contract is that of this function; `c_char` and `u8` have the same size.
+    // SAFETY: as the caller has promised, the buffer is as long as its count says and used by
+    // no other code. the contract is that of this function; `c_char` and `u8` have the same size.
     if let Ok(room) = unsafe { buffer(text.cast(), bytes) }
         && let Some((last, room)) = room.split_last_mut()
     {

@@ -1,4 +1,4 @@
-//! What a handover did and what it left, as numbers; and what a kernel can do that comes back from
+//! What a handover did and what it left, as numbers; and what a kernel can do that returns from
 //! one.
 
 use core::ffi::c_void;
@@ -55,7 +55,7 @@ c_enum! {
         LeftByPolicy = 4, "TDXH_OUTCOME_LEFT_BY_POLICY";
         /// Left to the module.
         LeftToModule = 5, "TDXH_OUTCOME_LEFT_TO_MODULE";
-        /// Left, because this kernel comes back.
+        /// Left, because this kernel is returned to.
         LeftForJump = 6, "TDXH_OUTCOME_LEFT_FOR_JUMP";
         /// None of the above.
         Other = 7, "TDXH_OUTCOME_OTHER";
@@ -63,7 +63,7 @@ c_enum! {
 }
 
 c_enum! {
-    /// What a kernel that came back can do with TDX.
+    /// What a kernel that was returned to can do with TDX.
     pub enum TdxhCameBack as "tdxh_came_back_result" {
         /// All as before.
         TdxGoesOn = 0, "TDXH_TDX_GOES_ON";

@@ -20,7 +20,7 @@ use crate::result::{Outcome, TdxhResult};
 
 /// Zeroed memory.
 const EMPTY: u32 = 0;
-/// Somebody is writing the object, or has it for itself.
+/// A CPU is writing the object, or uses it alone.
 const TAKEN: u32 = 0x7d7d_0001;
 /// The object is there.
 const READY: u32 = 0x7d7d_0002;
@@ -41,7 +41,7 @@ fn check<T>(pointer: *const T) -> Outcome<NonNull<T>> {
 /// A value that C gives to read.
 ///
 /// # Safety
-/// If it is not null, the pointer is valid for reads of an initialised `T` that nobody changes
+/// If it is not null, the pointer is valid for reads of an initialised `T` that no other code changes
 /// during `'a`.
 pub(crate) unsafe fn input<'a, T>(pointer: *const T) -> Outcome<&'a T> {
     // SAFETY: not null and aligned by `check`; the rest is the contract of this function.
@@ -69,14 +69,14 @@ pub(crate) unsafe fn input_array<'a, T>(pointer: *const T, count: usize) -> Outc
 /// Words that C gives for good. They may be null if there are none.
 ///
 /// # Safety
-/// As [`input_array`]; nobody else uses the words during `'a`.
+/// As [`input_array`]; no other code uses the words during `'a`.
 pub(crate) unsafe fn input_words<'a>(pointer: *mut AtomicU64, count: usize) -> Outcome<&'a mut [AtomicU64]> {
     // SAFETY: the contract includes that of `input_array`.
     let count = unsafe { input_array(pointer.cast_const(), count) }?.len();
     if count == 0 {
         return Ok(&mut []);
     }
-    // SAFETY: not null, aligned and no longer than `isize::MAX` bytes by `input_array`; nobody else's
+    // SAFETY: not null, aligned and no longer than `isize::MAX` bytes by `input_array`; used by no other code
     // by contract.
     Ok(unsafe { core::slice::from_raw_parts_mut(pointer, count) })
 }
@@ -85,7 +85,7 @@ pub(crate) unsafe fn input_words<'a>(pointer: *mut AtomicU64, count: usize) -> O
 ///
 /// # Safety
 /// If it is not null, the pointer is valid for reads and writes of `count` initialised bytes that
-/// nobody else uses during `'a`.
+/// no other code uses during `'a`.
 pub(crate) unsafe fn buffer<'a>(pointer: *mut u8, count: usize) -> Outcome<&'a mut [u8]> {
     let pointer = check(pointer)?;
     if isize::try_from(count).is_err() {
@@ -109,7 +109,7 @@ pub(crate) unsafe fn output<T: Copy>(pointer: *mut T, value: T) -> Outcome {
 
 /// An opaque type of the header, and what lies in it.
 ///
-/// What every function asks of an object's storage: it was zeroed when it came into being, nobody
+/// What every function asks of an object's storage: it was zeroed when it came into being, no code
 /// but this library has written to it since, it stays in its place, and it is valid for reads and
 /// writes as long as it is used. Null and misaligned are answered.
 pub trait Opaque: Sized {
@@ -121,7 +121,7 @@ pub trait Opaque: Sized {
 ///
 /// # Safety
 /// If it is not null, the pointer is valid, during `'a`, for reads and writes of an `O` that was
-/// zeroed when it came into being and that nobody but this library has written to since.
+/// zeroed when it came into being and that no code but this library has written to since.
 pub(crate) unsafe fn content<'a, O: Opaque>(object: *mut O) -> Outcome<&'a O::Content> {
     // SAFETY: not null and aligned by `check`, which the content is too (`opaque!` compares sizes
     // and alignments). The bytes are zero, which is a valid value of both kinds of content, or were
@@ -154,7 +154,7 @@ impl<T> InitOnce<T> {
                 _ => TdxhResult::NotInitialised,
             });
         }
-        // SAFETY: this caller alone has moved the state from EMPTY to TAKEN, and nobody reads
+        // SAFETY: this caller alone has moved the state from EMPTY to TAKEN, and no other CPU reads
         // before it is READY.
         let result = write(unsafe { &mut *self.value.get() });
         self.state.store(if result.is_ok() { READY } else { EMPTY }, Ordering::Release);
@@ -243,8 +243,8 @@ impl<T> OneUser<T> {
     pub(crate) fn remove(&self) -> Outcome<T> {
         let user = self.take()?;
         core::mem::forget(user);
-        // SAFETY: `take` has moved the state from READY to TAKEN, so the value is there and nobody
-        // else reaches it. The state becomes EMPTY, so nobody reads it again.
+        // SAFETY: `take` has moved the state from READY to TAKEN, so the value is there and no
+        // other CPU reaches it. The state becomes EMPTY, so it is not read again.
         let value = unsafe { (*self.value.get()).assume_init_read() };
         self.state.store(EMPTY, Ordering::Release);
         Ok(value)
@@ -282,7 +282,7 @@ pub(crate) struct Reserved<'o, T>(&'o OneUser<T>);
 
 impl<T> Reserved<'_, T> {
     pub(crate) fn fill(self, value: T) {
-        // SAFETY: this was made when the state went from EMPTY to TAKEN: nobody else reaches the
+        // SAFETY: this was made when the state went from EMPTY to TAKEN: no other CPU reaches the
         // place, and no value is there.
         unsafe { (*self.0.value.get()).write(value) };
         self.0.state.store(READY, Ordering::Release);

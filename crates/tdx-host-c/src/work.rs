@@ -103,8 +103,8 @@ const _: () = assert!(core::mem::offset_of!(TdxhWorkLocal, value) == 16);
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_work_step(work: *const TdxhWork, local: *mut TdxhWorkLocal) -> TdxhWorkStep {
     if !is_usable(local) {
-        // SAFETY: the contract on the work is the same. Work that nobody does would be caches that
-        // nobody writes back.
+        // SAFETY: the contract on the work is the same. Work that is not done would be caches
+        // that are not written back.
         unsafe { tdxh_work_run(work) };
         return TdxhWorkStep::Done;
     }
