@@ -46,7 +46,7 @@ use core::fmt;
 use core::marker::PhantomData;
 use tdx_abi::Leaf;
 
-use crate::platform::CpuId;
+use crate::ids::CpuId;
 use crate::sync::{AtomicU64, Ordering, fence};
 
 const LEAF: u64 = 0xffff;

@@ -188,6 +188,7 @@ pub mod follow;
 pub mod gate;
 pub mod handover;
 pub mod host;
+mod ids;
 pub mod key_ids;
 pub mod layout;
 pub mod ledger;
@@ -199,6 +200,7 @@ pub mod reset;
 pub mod seamcall;
 mod sync;
 pub mod td;
+mod td_host;
 
 pub use bringup::{BringupError, ModuleInfo};
 pub use gate::{CpuGate, CpuSlot};

@@ -1,4 +1,4 @@
-//! The SEAMCALL trait, the retry rules of the ABI, and errors that keep the raw status.
+//! SEAMCALL: the trait, the retry rules of the ABI, and errors that keep the raw status.
 //!
 //! Two ways to make a call that this crate does not wrap. Both pass the gate, try again where the
 //! ABI allows it, and keep the raw status:
@@ -40,7 +40,9 @@ use core::fmt;
 use tdx_abi::{Leaf, LeafCall, Registers, Status, StatusCode};
 
 pub use crate::effect::{LeafEffect, leaf_effect};
-use crate::platform::{Cpu, CpuId};
+use crate::ids::CpuId;
+use crate::platform::Cpu;
+pub use crate::platform::instruction::Seamcall;
 
 /// Immediate second calls after RND_NO_ENTROPY (`tdx_abi.md` section 1) or KEY_GENERATION_FAILED
 /// (section 4: entropy, retry). Linux makes ten calls in all for the first status, and only one for
@@ -51,20 +53,6 @@ pub const ENTROPY_RETRIES: u32 = 10;
 /// module: the holder of the lock is on its way out, so a bound this large is only met when it
 /// never comes.
 pub const BUSY_RETRIES: u32 = 10_000;
-
-/// The instruction. One call, no retry, no interpretation.
-///
-/// # Safety
-/// [`Seamcall::seamcall`] executes the instruction on the CPU that runs the code and returns all
-/// registers as the instruction left them. If it fails before the module runs (carry flag, #UD,
-/// #GP) RAX is one of the software codes of [`Status`] and the rest is as on entry.
-pub unsafe trait Seamcall {
-    /// Executes SEAMCALL with these registers.
-    ///
-    /// # Safety
-    /// As [`call_unchecked`]; and the gate has admitted the call.
-    unsafe fn seamcall(&self, registers: Registers) -> Registers;
-}
 
 /// A SEAMCALL that failed. The raw 64-bit status is always there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -64,7 +64,7 @@ use crate::ledger::Ledger;
 use crate::platform::Cpu;
 use crate::seamcall::call_unchecked;
 use crate::sync::AtomicU32;
-use crate::td::TdHost;
+use crate::td_host::TdHost;
 use count::{Change, Count};
 use pair::InFlightPair;
 

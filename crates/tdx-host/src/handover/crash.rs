@@ -17,12 +17,12 @@
 
 use tdx_abi::PageRange;
 
-use super::kexec::{nothing_to_do, write_back_this_cpu};
 use super::memory::HostMemory;
 use super::module::disable;
 use super::policy::{LeftPrivate, Policy};
 use super::report::{HandoverKind, HandoverReport, Outcome, ReturnRight};
-use super::stop::Suspects;
+use super::steps::{nothing_to_do, write_back_this_cpu};
+use super::suspects::Suspects;
 use crate::platform::{Cpu, CpuId};
 use crate::reset::{ParallelReset, ResetCount};
 

@@ -6,9 +6,11 @@ use tdx_abi::{PageRange, subtract};
 
 use super::memory::HostMemory;
 use super::module::{ModuleAnswer, disable};
-use super::policy::{KexecKind, LeftPrivate, NothingToDo, Policy, Refused, check_image_load};
+use super::policy::{KexecKind, LeftPrivate, Policy, Refused, check_image_load};
 use super::report::{HandoverReport, Outcome, ReturnRight};
-use super::stop::{StopCause, StopCpus, StopError, Suspects, WriteBackHeld};
+use super::steps::{nothing_to_do, write_back_this_cpu};
+use super::stop::{StopCause, StopCpus, WriteBackHeld};
+use super::suspects::Suspects;
 use crate::gate::Closing;
 use crate::platform::Cpu;
 use crate::reset::{ParallelReset, ResetCount};
@@ -205,29 +207,26 @@ impl<P: StopCpus> Kexec<'_, WrittenBack<'_, P>> {
     }
 }
 
-/// WBINVD on the CPU that hands over, wherever there may be TDX.
-pub(super) fn write_back_this_cpu<C: Cpu>(cpu: &C, memory: &HostMemory<'_>) {
-    let gate = cpu.cpu_gate();
-    let may_hold = gate.may_hold_private_lines().is_some();
-    if may_hold || memory.platform().is_some() || memory.may_have_private_memory() {
-        cpu.write_back_caches();
-        gate.written_back();
-    }
-}
-
-/// Why nothing needs to be reset, if nothing does. The record decides: if the flag is up, a
-/// forgotten platform is no reason.
-pub(super) fn nothing_to_do(memory: &HostMemory<'_>) -> Option<NothingToDo> {
-    match memory.platform() {
-        None if !memory.may_have_private_memory() => Some(NothingToDo::NoTdx),
-        _ if !memory.may_have_private_memory() => Some(NothingToDo::NoPrivateMemory),
-        Some(platform) if !platform.has_partial_write_erratum() => Some(NothingToDo::NoErratum),
-        _ => None,
-    }
-}
-
 impl<'k, S> Kexec<'k, S> {
     fn with_state<T>(self, next: impl FnOnce(S) -> T) -> Kexec<'k, T> {
         Kexec { policy: self.policy, kind: self.kind, memory: self.memory, state: next(self.state) }
     }
 }
+
+/// The CPUs were not stopped. Nothing was reset, the module was not asked, and the host goes on as
+/// before.
+#[derive(Debug)]
+pub struct StopError<'k> {
+    /// The kexec, to be tried again.
+    pub kexec: Kexec<'k, Loaded>,
+    /// Why.
+    pub cause: StopCause,
+}
+
+impl fmt::Display for StopError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "kexec put off: {}", self.cause)
+    }
+}
+
+impl core::error::Error for StopError<'_> {}

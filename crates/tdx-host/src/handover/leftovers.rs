@@ -6,7 +6,7 @@ use tdx_abi::{MAX_PHYS_BITS, PageRange, PhysAddr};
 
 use super::memory::HostMemory;
 use super::report::{HandoverReport, Leftover, LeftoverKind, LeftoverReason};
-use super::stop::Suspects;
+use super::suspects::Suspects;
 
 const MAGIC: [u8; 8] = *b"TDXLEFT\0";
 const VERSION: u16 = 1;

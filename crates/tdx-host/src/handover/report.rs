@@ -6,7 +6,7 @@ use tdx_abi::{Covered, PageRange, walk};
 use super::memory::HostMemory;
 use super::module::ModuleAnswer;
 use super::policy::{KexecKind, LeftPrivate, NothingToDo, Policy};
-use super::stop::Suspects;
+use super::suspects::Suspects;
 use crate::gate::Closing;
 use crate::reset::ResetCount;
 

@@ -41,8 +41,10 @@ mod error;
 mod explain;
 mod fit;
 mod frames;
+mod given_up;
 mod host;
 mod map_frames;
+mod span;
 mod table;
 
 use core::num::NonZero;
@@ -53,11 +55,13 @@ use host::Host;
 
 pub use algorithm::{Algorithm, Fit, Table};
 pub use error::{InputList, LayoutError};
-pub use explain::{GiveUpReason, GivenUp, Note};
+pub use explain::Note;
 pub(crate) use frames::OwnedPlaces;
 pub use frames::{FrameRequest, FrameSource, Places};
+pub use given_up::{GiveUpReason, GivenUp};
 pub use map_frames::MapFrames;
-pub use table::{Border, Layout, Tdmr};
+pub use span::Border;
+pub use table::{Layout, Tdmr};
 
 /// What PAMT_4K of a TDMR is made of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

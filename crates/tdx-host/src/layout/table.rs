@@ -4,25 +4,13 @@ use arrayvec::ArrayVec;
 use tdx_abi::{MAX_RESERVED_AREAS, MAX_TDMRS, PAGE_SIZE, Page, PageRange, PageSize, ReservedArea, TdmrInfo, union};
 
 use super::LayoutError;
-use super::{FrameRequest, FrameSource, OwnedPlaces, Places, explain::Dropped, fit::Spans};
+use super::given_up::Dropped;
+use super::span::{Border, Spans};
+use super::{FrameRequest, FrameSource, OwnedPlaces, Places};
 use crate::platform::NodeId;
 
 /// PAMT ranges of a full table: one for each TDMR and level.
 const MAX_PAMTS: usize = 3 * MAX_TDMRS;
-
-/// Why a TDMR starts where it does.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Border {
-    /// Memory starts here, or starts again after a gap.
-    #[default]
-    Memory,
-    /// The memory of another node starts in this GiB: its PAMT stays local to it.
-    Node,
-    /// The TDMR in front would need more reserved areas than allowed.
-    ReservedAreas,
-    /// One TDMR in place of the two would need more contiguous PAMT memory than there is.
-    PamtMemory,
-}
 
 /// A trust-domain memory region, its PAMTs and its reserved areas.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -72,46 +72,17 @@
 //! ```
 
 mod detect;
+pub(crate) mod instruction;
 mod owned;
 
-use core::fmt;
 use tdx_abi::{LineRange, PageRange, PhysAddr};
 
 use crate::gate::CpuGate;
-use crate::seamcall::Seamcall;
+use instruction::Seamcall;
 
+pub use crate::ids::{CpuId, NodeId, PackageId};
 pub use detect::{CpuModel, CpuidOutput, Msr, NoTdx, Processor, TdxPlatform, detect};
 pub use owned::{OutOfPages, OwnedPages};
-
-/// A logical processor, by the kernel's number.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-pub struct CpuId(pub u32);
-
-/// A processor package (socket), by the kernel's number.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-pub struct PackageId(pub u32);
-
-/// A NUMA node, by the kernel's number.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-pub struct NodeId(pub u32);
-
-impl fmt::Display for CpuId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CPU {}", self.0)
-    }
-}
-
-impl fmt::Display for PackageId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "package {}", self.0)
-    }
-}
-
-impl fmt::Display for NodeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "node {}", self.0)
-    }
-}
 
 /// What a reset needs from a CPU: MOVDIR64B and a fence. It has no SEAMCALL.
 ///

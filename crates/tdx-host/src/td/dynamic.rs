@@ -6,7 +6,8 @@ use tdx_abi::{Leaf, Page, PageSize, PhysAddr};
 
 use super::Td;
 use super::error::{PageError, TdCause};
-use super::guest::{Built, GuestPage, named};
+use super::guest::{Built, named};
+use super::guest_page::GuestPage;
 use super::pages::{check_size, give, returned};
 use crate::dynamic_pamt::{DynamicPamt, Pair, Recovered};
 use crate::page::SharedPage;

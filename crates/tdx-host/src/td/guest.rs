@@ -3,33 +3,12 @@
 use tdx_abi::{Leaf, Page, PageSize, Registers, removed_page};
 
 use super::error::{PageError, TdCause};
+use super::guest_page::GuestPage;
 use super::pages::{call_back, check_size, clean, give, returned};
 use super::{Building, Runnable, Td};
 use crate::page::{ReturnedPage, SharedPage};
 use crate::platform::Cpu;
 use crate::seamcall::call_unchecked;
-
-/// A page of guest memory, by guest physical address.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-pub struct GuestPage(u64);
-
-impl GuestPage {
-    /// The 4 KiB page that the guest physical address lies in. An operation on a larger page starts
-    /// at its first one.
-    pub const fn containing(gpa: u64) -> Self {
-        Self(gpa & !(tdx_abi::PAGE_SIZE - 1))
-    }
-
-    /// The guest physical address of its first byte.
-    pub const fn address(self) -> u64 {
-        self.0
-    }
-
-    /// Address and level, as RCX of MEM.* has them.
-    pub(super) const fn operand(self, size: PageSize) -> u64 {
-        self.0 | size as u64
-    }
-}
 
 /// The level of the Secure-EPT entry that points to a Secure-EPT page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

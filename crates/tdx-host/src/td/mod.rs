@@ -73,57 +73,25 @@ mod build;
 mod dynamic;
 mod error;
 mod guest;
+mod guest_page;
 mod pages;
 mod teardown;
 mod vcpu;
 
 use core::marker::PhantomData;
-use tdx_abi::{KeyId, Page, PageSize, PhysAddr, Registers};
+use tdx_abi::{KeyId, Page, PageSize, Registers};
 
-use crate::key_ids::{KeyIds, KeyLease};
-use crate::ledger::Ledger;
-use crate::platform::TdxPlatform;
+use crate::key_ids::KeyLease;
 use crate::sync::{AtomicU64, Ordering};
 
+pub use crate::td_host::TdHost;
 pub use build::{Building, Created, Keyed, Runnable, TDCS_PAGES};
 pub use dynamic::Promoted;
 pub use error::{Failed, PageError, TdCause};
-pub use guest::{Built, GuestPage, SeptLevel};
+pub use guest::{Built, SeptLevel};
+pub use guest_page::GuestPage;
 pub use teardown::{CACHE_WB_RESUMES, Dead, Dying, NotFinished, PageHeld, page_held};
 pub use vcpu::{TDVPS_PAGES, Vcpu};
-
-/// What all TDs of a host share.
-#[derive(Clone, Copy, Debug)]
-pub struct TdHost<'h> {
-    platform: &'h TdxPlatform,
-    ledger: &'h Ledger<'h>,
-    key_ids: &'h KeyIds<'h>,
-}
-
-impl<'h> TdHost<'h> {
-    /// A host whose module is [`crate::bringup::Ready`], with a ledger over its TDMRs.
-    ///
-    /// # Safety
-    /// `ledger` is the one that every handover of this kernel looks at
-    /// ([`crate::handover::HostMemory::new`]), from before this call on. `key_ids` is the machine's
-    /// one list of KeyIDs, and `platform` is the machine's.
-    pub unsafe fn new(platform: &'h TdxPlatform, ledger: &'h Ledger<'h>, key_ids: &'h KeyIds<'h>) -> Self {
-        Self { platform, ledger, key_ids }
-    }
-
-    pub(crate) fn platform(self) -> &'h TdxPlatform {
-        self.platform
-    }
-
-    /// The ledger.
-    pub fn ledger(self) -> &'h Ledger<'h> {
-        self.ledger
-    }
-
-    fn tag(self, page: Page, key: KeyId) -> PhysAddr {
-        self.platform.key_id_field().tag(page.start(), key)
-    }
-}
 
 /// A TD. `S` is how far it has come.
 #[derive(Debug)]

@@ -1,34 +1,14 @@
 //! Which TDMRs: as few whole GiB as cover all usable memory, cut where a node or the reserved areas
 //! ask for it, merged where there would be too many. Places no PAMT.
 
-use arrayvec::ArrayVec;
-use tdx_abi::{MAX_TDMRS, Page, PageRange, PageSize, TDMR_GRANULARITY};
+use tdx_abi::{Page, PageRange, PageSize, TDMR_GRANULARITY};
 
-use super::super::explain::Dropped;
+use super::super::given_up::Dropped;
 use super::super::host::{GIB_PAGES, Host};
+use super::super::span::{MergeCost, Span, Spans};
 use super::super::{Border, FrameRequest, GiveUpReason, Limits};
 use super::areas::areas;
 use crate::platform::NodeId;
-
-/// A TDMR to be.
-#[derive(Clone, Copy, Debug)]
-pub(in super::super) struct Span {
-    /// Whole GiB.
-    pub(in super::super) range: PageRange,
-    /// The node of its largest piece of memory.
-    pub(in super::super) node: NodeId,
-    /// Why it starts where it does.
-    pub(in super::super) border: Border,
-    /// Usable pages in it.
-    pub(in super::super) usable: u64,
-    /// Usable pages that its reserved areas swallow; PAMTs placed so far are counted in.
-    pub(in super::super) given_up: u64,
-    /// Reserved areas it would like to have.
-    pub(in super::super) natural: u64,
-    /// What it costs to merge it with the span in front; `None` if that cannot be. Kept while the
-    /// cover is made.
-    merge_cost: Option<MergeCost>,
-}
 
 impl Span {
     /// Counts what a span would cost, without PAMTs; `None` if it needs a reserved area and none is
@@ -51,9 +31,6 @@ impl Span {
         self.range.pages() / GIB_PAGES
     }
 }
-
-/// One more than a table holds: merging starts when there is one too many.
-pub(in super::super) type Spans = ArrayVec<Span, { MAX_TDMRS + 1 }>;
 
 /// Builds the list of spans.
 pub(super) struct Cover<'a, 'h> {
@@ -183,14 +160,6 @@ impl Cover<'_, '_> {
             }
         }
     }
-}
-
-/// Smallest first: lost memory, then PAMT for the gap, then balance.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct MergeCost {
-    given_up: u64,
-    gap: u64,
-    pages: u64,
 }
 
 /// The largest number in `[low, high)` for which `test` holds, if it holds up to some point and not

@@ -14,12 +14,11 @@ mod place;
 use tdx_abi::{MAX_RESERVED_AREAS, PAGE_SIZE, Page, PageRange, PageSize};
 
 use super::host::{GIB_PAGES, Host, gaps};
+use super::span::Span;
 use super::{Border, FrameRequest, GiveUpReason, Layout, LayoutError, Limits, Places, Tdmr};
 use areas::areas;
-use cover::{Cover, Span};
+use cover::Cover;
 use place::Placer;
-
-pub(super) use cover::Spans;
 
 pub(super) fn build<F: Places + ?Sized>(
     host: &Host<'_>,

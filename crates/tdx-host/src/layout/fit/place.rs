@@ -5,10 +5,10 @@ use core::iter::once;
 
 use tdx_abi::{Page, PageRange, PageSize, subtract, union};
 
+use super::super::span::Span;
 use super::super::table::cut_chunk;
 use super::super::{FrameRequest, Layout, Limits, Places, frames as source, host::Host, map_frames::FOUR_GIB};
 use super::areas::areas;
-use super::cover::Span;
 use crate::platform::NodeId;
 
 /// Exact places to ask for before the frame source may choose.
