@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, ensure};
@@ -116,7 +116,12 @@ pub(crate) fn sources_changed() -> Result<SystemTime> {
 /// initrd, test modules, programs and initrds are made again.
 pub(crate) fn current(kernel: Kernel) -> Result<Linux> {
     let linux = find(kernel)?;
-    if linux.initrd.metadata()?.modified()? >= sources_changed()? {
+    let packed = |initrd: &Path| initrd.metadata()?.modified();
+    let mut oldest = packed(&linux.initrd)?;
+    if let Ok(initrd) = initrd_with_module(kernel) {
+        oldest = oldest.min(packed(&initrd)?);
+    }
+    if oldest >= sources_changed()? {
         return Ok(linux);
     }
     eprintln!("{}: bare/linux has changed, its initrds are packed again", kernel.name());
