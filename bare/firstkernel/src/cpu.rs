@@ -1,5 +1,4 @@
-//! A CPU of this kernel under the traits of `tdx-host`: the functions of `tdx_host::arch`, and
-//! nothing else.
+//! The CPU traits of `tdx-host`, implemented with the functions of `tdx_host::arch`.
 
 use core::marker::PhantomData;
 use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
@@ -15,17 +14,17 @@ use tdx_host::{
 /// The gate of every SEAMCALL of this kernel.
 pub static GATE: Gate<[CpuSlot; MAX_CPUS]> = Gate::new([const { CpuSlot::new() }; MAX_CPUS]);
 
-/// A CPU. This kernel moves no work between CPUs, so a handle stays where it was made.
+/// A handle to the current CPU. This kernel does not migrate work between CPUs.
 #[derive(Clone, Copy, Debug)]
 pub struct HardwareCpu {
     id: CpuId,
     package: PackageId,
-    /// Neither `Send` nor `Sync`: safe code cannot take it to another CPU.
+    /// Neither `Send` nor `Sync`: safe code cannot move the handle to another CPU.
     pinned: PhantomData<*const ()>,
 }
 
 impl HardwareCpu {
-    /// The CPU that runs this.
+    /// The current CPU.
     pub fn this() -> Self {
         let id = CpuId(metal::smp::this_cpu() as u32);
         Self { id, package: package(), pinned: PhantomData }
@@ -66,7 +65,8 @@ unsafe impl LineReset for HardwareCpu {
     }
 }
 
-// SAFETY: this kernel moves no work between CPUs, so a handle stays on the CPU that it is of.
+// SAFETY: this kernel does not migrate work between CPUs, and a handle cannot be sent to another
+// one.
 unsafe impl Cpu for HardwareCpu {
     fn id(&self) -> CpuId {
         self.id
@@ -83,8 +83,8 @@ unsafe impl Cpu for HardwareCpu {
 
     unsafe fn flush_lines(&self, lines: LineRange) {
         let first = with_exposed_provenance(lines.start().start().get() as usize);
-        // SAFETY: every CPU with TDX has CLFLUSHOPT, and pages are only given where TDX is; the
-        // lines are mapped.
+        // SAFETY: every CPU with TDX has CLFLUSHOPT, and pages are given to the module only if
+        // TDX is available; the lines are mapped.
         unsafe { arch::clflushopt(first, lines.len()) };
     }
 

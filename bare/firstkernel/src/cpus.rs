@@ -1,6 +1,6 @@
-//! All CPUs: work for each of them, a stop that is acknowledged, an NMI that is.
+//! Work on all CPUs: jobs, stop for kexec with acknowledgement, NMI stop for a crash.
 //!
-//! One job at a time. CPUs without work sleep in HLT and look for a new job when they are woken.
+//! One job at a time. Idle CPUs wait in HLT for the wake-up interrupt.
 
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -15,11 +15,11 @@ use tdx_host::{
 use crate::cpu::HardwareCpu;
 use crate::vmx;
 
-/// A job: a function and its argument, valid until every CPU has done it.
+/// A job: a function and its argument, valid until every CPU has completed it.
 struct Job {
     run: AtomicUsize,
     argument: AtomicPtr<()>,
-    /// CPUs that are to do it, by bit; the others only say that they have seen it.
+    /// CPUs that run the job, one bit each. The others only acknowledge it.
     targets: AtomicU64,
     number: AtomicU64,
     done: AtomicU32,
@@ -38,18 +38,18 @@ static PACKAGES: [AtomicU32; metal::MAX_CPUS] = [const { AtomicU32::new(0) }; me
 static CRASHING: AtomicBool = AtomicBool::new(false);
 static CRASHED: AtomicU32 = AtomicU32::new(0);
 
-/// The platform, once it is known.
+/// The platform, once it is detected.
 pub static PLATFORM: Once<TdxPlatform> = Once::new();
 
-/// How long a CPU may take to stop, in microseconds. Linux: one second.
+/// Time for a CPU to stop, in microseconds. Linux: one second.
 const STOP_TIME: u64 = 1_000_000;
 
-/// A CPU other than the boot CPU: does jobs, for ever.
-pub fn work_for_ever(cpu: usize) -> ! {
+/// Runs jobs on a CPU other than the boot CPU.
+pub fn run_jobs(cpu: usize) -> ! {
     let mut seen = 0;
     PACKAGES[cpu].store(tdx_host::platform::Cpu::package(&HardwareCpu::this()).0, Ordering::Release);
     loop {
-        // Interrupts are off but in the wait: a wake-up between the look and the sleep is not lost.
+        // Interrupts are enabled only in the wait, so a wake-up after the check is not lost.
         while JOB.number.load(Ordering::Acquire) == seen {
             registers::wait_for_interrupt();
         }
@@ -71,12 +71,12 @@ pub fn work_for_ever(cpu: usize) -> ! {
 pub struct AllCpus;
 
 impl AllCpus {
-    /// So many have come up.
-    pub fn came_up(count: usize) {
+    /// Sets the number of online CPUs.
+    pub fn set_online(count: usize) {
         ONLINE.store(count as u32, Ordering::Release);
     }
 
-    /// CPUs that run.
+    /// Number of online CPUs.
     pub fn count() -> u32 {
         ONLINE.load(Ordering::Acquire)
     }
@@ -101,7 +101,7 @@ impl AllCpus {
         }
     }
 
-    /// Waits until all CPUs have seen the job to its end.
+    /// Waits until all CPUs have completed or acknowledged the job. False after `micros`.
     fn wait(micros: u64) -> bool {
         let others = Self::others().count_ones();
         clock::wait_for(micros, || JOB.done.load(Ordering::Acquire) == others)
@@ -112,12 +112,12 @@ impl AllCpus {
         // but that.
         unsafe { Self::post(targets, run_task::<T>, ptr::from_ref(task).cast()) };
         if targets >> metal::smp::this_cpu() & 1 == 1 {
-            to_the_end(task);
+            complete(task);
         }
         while !Self::wait(STOP_TIME) {}
     }
 
-    /// INIT for every other CPU: from here on it waits for the next kernel, and executes nothing.
+    /// Sends INIT to every other CPU, which then waits for SIPI of the next kernel.
     pub fn park_others() {
         for cpu in (0..Self::count()).filter(|cpu| Self::others() >> cpu & 1 == 1) {
             lapic::send(cpu, Ipi::Init);
@@ -128,11 +128,11 @@ impl AllCpus {
 /// # Safety
 /// `task` points to a `T` that several CPUs may use.
 unsafe fn run_task<T: CpuTask<HardwareCpu>>(task: *const ()) {
-    // SAFETY: the caller's.
-    to_the_end(unsafe { &*task.cast::<T>() });
+    // SAFETY: promised by the caller.
+    complete(unsafe { &*task.cast::<T>() });
 }
 
-fn to_the_end<T: CpuTask<HardwareCpu>>(task: &T) {
+fn complete<T: CpuTask<HardwareCpu>>(task: &T) {
     let (cpu, mut local) = (HardwareCpu::this(), T::Local::default());
     while task.step(&cpu, &mut local) == Step::Again {}
 }
@@ -184,7 +184,7 @@ unsafe impl StopCpus for AllCpus {
         if Self::wait(STOP_TIME) { 1 } else { 1 + Self::others().count_ones() - JOB.done.load(Ordering::Acquire) }
     }
 
-    /// A CPU that has stopped sleeps and takes the next job.
+    /// Nothing to do: a stopped CPU waits for the next job.
     fn resume_other_cpus(&self) {}
 
     fn run_on_stopped<T: CpuTask<HardwareCpu>>(&self, task: &T) {
@@ -192,7 +192,8 @@ unsafe impl StopCpus for AllCpus {
     }
 }
 
-// SAFETY: `nmi` halts behind `stop_this_cpu_at_crash`; the wait is bounded; online is what has come up.
+// SAFETY: `nmi` halts behind `stop_this_cpu_at_crash`; the wait is bounded; online is what has come
+// up.
 unsafe impl NmiStop for AllCpus {
     fn stop_other_cpus(&self) {
         CRASHING.store(true, Ordering::SeqCst);
@@ -208,7 +209,7 @@ unsafe impl NmiStop for AllCpus {
     }
 }
 
-/// The NMI handler: stops this CPU if some CPU panics.
+/// NMI handler: stops this CPU if another one is handling a crash.
 pub fn nmi() {
     if CRASHING.load(Ordering::SeqCst) {
         stop_this_cpu_at_crash(&HardwareCpu::this());

@@ -1,8 +1,7 @@
-//! A small kernel with a short life: finds TDX, brings it up, builds TDs, and kexecs. Every
-//! instruction is a real one; what the machine makes of them is the machine's business. On a
-//! machine without TDX it says so and kexecs all the same.
+//! A small SMP kernel for tests: detects TDX, initializes it, builds TDs, and kexecs, with the real
+//! instructions. On a machine without TDX it reports that and kexecs.
 //!
-//! It refuses to be a general kernel: no user space, no scheduler, memory mapped one to one.
+//! No user space, no scheduler; memory is mapped one to one.
 
 #![no_std]
 #![no_main]
@@ -38,37 +37,37 @@ use cpus::{AllCpus, PLATFORM};
 use first_kernel::{NotHandedOver, RangePages, TdPhase};
 use memory::{KERNEL_PLACE, Kernel};
 
-/// Which PAMTs there are.
+/// Record of PAMT memory.
 static RECORD: PrivateMemory = PrivateMemory::new();
-/// The layout, once TDX is up.
+/// The layout, once TDX is initialized.
 static LAYOUT: Once<Layout> = Once::new();
-/// Which pages of TDs there are.
+/// Ledger of TD pages.
 static LEDGER: Once<Ledger<'static>> = Once::new();
 static FEATURES: Once<tdx_abi::TdxFeatures0> = Once::new();
 
 #[unsafe(no_mangle)]
 fn kernel_ap_main(cpu: usize) -> ! {
     traps::enable_machine_checks();
-    cpus::work_for_ever(cpu)
+    cpus::run_jobs(cpu)
 }
 
 #[unsafe(no_mangle)]
 fn kernel_main(boot: &Boot) -> ! {
     interrupts::handle_with(traps::handle);
     traps::enable_machine_checks();
-    // SAFETY: the page of the trampoline is below 1 MiB, where this kernel puts nothing else.
+    // SAFETY: the trampoline page is below 1 MiB, where this kernel puts nothing else.
     let count = unsafe { smp::start_all() };
-    AllCpus::came_up(count);
+    AllCpus::set_online(count);
     if boot.option("role") == Some("second") {
         traps::EXPLAIN.call_once(|| {
             |address, out| {
-                // The console takes everything.
+                // Writing to the console does not fail.
                 let _ = out.write_str(second::explain(address));
             }
         });
         println!("second kernel: {count} CPUs, {:?}", boot.command_line());
         let lines = second::use_all_memory(boot);
-        println!("second kernel: {lines} lines written in part and read back");
+        println!("second kernel: {lines} lines partially written and read back");
         println!("@ {{\"event\":\"second-kernel\",\"lines\":{lines},\"cpus\":{count}}}");
         exit::exit(exit::SUCCESS)
     }
@@ -97,13 +96,13 @@ fn kernel_main(boot: &Boot) -> ! {
     }
 }
 
-/// Why the story has ended early.
+/// The step that failed, and why.
 struct Failure(&'static str, arrayvec::ArrayString<256>);
 
 fn failure(step: &'static str) -> impl Fn(&dyn core::fmt::Display) -> Failure {
     move |why| {
         let mut text = arrayvec::ArrayString::new();
-        // What does not fit is cut.
+        // Text that does not fit is truncated.
         let _ = core::fmt::write(&mut text, format_args!("{why}"));
         Failure(step, text)
     }
@@ -152,7 +151,7 @@ impl CpuTask<HardwareCpu> for EnterVmx {
 
     fn step(&self, cpu: &HardwareCpu, (): &mut ()) -> Step {
         if !vmx::enter() {
-            println!("first kernel: {} does not enter VMX operation", tdx_host::platform::Cpu::id(cpu));
+            println!("first kernel: {} failed to enter VMX operation", tdx_host::platform::Cpu::id(cpu));
         }
         Step::Done
     }
@@ -163,7 +162,7 @@ fn live(boot: &Boot) -> Result<core::convert::Infallible, Failure> {
     let tds: u32 = boot.option("tds").map_or(Ok(1), str::parse).map_err(|error| failure("option tds")(&error))?;
     let ranges = memory::usable(boot);
     let mut kernel = Kernel::new(&ranges);
-    // First of all, while the lowest places are free: Linux wants its parameters below 4 GiB.
+    // First, while low memory is free: Linux needs its parameters below 4 GiB.
     let next = image::next(&mut kernel, boot).map_err(|BadImage(why)| failure("next image")(&why))?;
     let control = jump::ControlPages::new(&mut kernel).ok_or_else(|| failure("kexec")(&"no memory"))?;
 
@@ -205,7 +204,7 @@ fn live(boot: &Boot) -> Result<core::convert::Infallible, Failure> {
     unsafe { control.jump(&next.image, next.argument) }
 }
 
-/// Bring-up and TDs.
+/// Initializes TDX and builds TDs.
 fn use_tdx(
     kernel: &mut Kernel<'_>,
     platform: tdx_host::platform::TdxPlatform,
@@ -217,7 +216,7 @@ fn use_tdx(
     let started = unsafe { Bringup::start(kernel, platform, &RECORD, &mut layout) };
     let module = match started.and_then(|started| first_kernel::bring_up(started, ranges)) {
         Ok(module) => module,
-        // Everything was undone, and the kernel lives on without TDX.
+        // The failed initialization was undone. Continue without TDX.
         Err(error) => {
             println!("virt/tdx: module initialization failed ({}): {error}", error.errno());
             println!("@ {{\"event\":\"no-tdx\",\"errno\":{}}}", error.errno());

@@ -1,5 +1,4 @@
-//! The memory of this machine: what the loader's map calls usable, what of it is taken, and pages
-//! for those who ask.
+//! Physical memory: usable ranges of the loader's map, and page allocation.
 
 use arrayvec::ArrayVec;
 use core::ptr::with_exposed_provenance_mut;
@@ -14,20 +13,20 @@ use tdx_host::{
 use crate::cpu::HardwareCpu;
 use crate::cpus::AllCpus;
 
-/// Ranges of memory at most.
+/// Maximum number of usable ranges.
 const MAX_RANGES: usize = 32;
 
-/// Pieces of memory of its own that this kernel can have.
+/// Maximum number of allocations of this kernel.
 const MAX_OWN: usize = 32;
 
-/// Usable ranges above 1 MiB, ascending: below are the BIOS, the trampoline and what Linux leaves
-/// alone as well.
+/// Usable ranges above 1 MiB, ascending. Below are the BIOS and the trampoline; Linux reserves that
+/// memory, too.
 pub type Ranges = ArrayVec<NodeRange, MAX_RANGES>;
 
-/// Where kernels are put: this one, and the next one over it. Nothing else goes there.
+/// Memory reserved for this kernel and for the next one, which replaces it.
 pub const KERNEL_PLACE: PageRange = PageRange::inside(PhysAddr::new(16 << 20), PhysAddr::new(128 << 20));
 
-/// Reads the map.
+/// Reads the memory map.
 pub fn usable(boot: &Boot) -> Ranges {
     let mut ranges = Ranges::new();
     for entry in boot.map().iter().filter(|entry| entry.kind == boot::USABLE) {
@@ -41,7 +40,7 @@ pub fn usable(boot: &Boot) -> Ranges {
     ranges
 }
 
-/// This kernel as `tdx-host` sees it during a bring-up.
+/// The traits of `tdx-host` that the initialization of TDX needs.
 pub struct Kernel<'m> {
     cpus: AllCpus,
     frames: MapFrames<'m>,
@@ -49,7 +48,7 @@ pub struct Kernel<'m> {
 }
 
 impl<'m> Kernel<'m> {
-    /// All of `memory` is free but the place of kernels.
+    /// All of `memory` is free except [`KERNEL_PLACE`].
     pub fn new(memory: &'m [NodeRange]) -> Self {
         let mut frames = MapFrames::new(memory);
         // The list of taken ranges is empty, so there is room and no overlap.
@@ -57,7 +56,7 @@ impl<'m> Kernel<'m> {
         Self { cpus: AllCpus, frames, own: ArrayVec::new() }
     }
 
-    /// Pages for the kernel's own use, zeroed, in one piece. `None` if there are none.
+    /// Allocates contiguous zeroed pages for the kernel itself. `None` if there are none.
     pub fn pages(&mut self, bytes: u64) -> Option<PageRange> {
         let range = self.frames.allocate(FrameRequest::anywhere(bytes.div_ceil(PAGE_SIZE).max(1), None))?;
         self.own.try_push(range).ok()?;
@@ -68,15 +67,15 @@ impl<'m> Kernel<'m> {
         Some(range)
     }
 
-    /// Zeroed words that live as long as the kernel.
+    /// Allocates zeroed words that are never freed.
     pub fn words(&mut self, count: u64) -> Option<&'static mut [AtomicU64]> {
         let range = self.pages(count * 8)?;
         let first = with_exposed_provenance_mut::<AtomicU64>(range.base().get() as usize);
-        // SAFETY: so many zeroed, aligned words, which nobody else has and which are never freed.
+        // SAFETY: `count` zeroed, aligned words that were just allocated and are never freed.
         Some(unsafe { core::slice::from_raw_parts_mut(first, count as usize) })
     }
 
-    /// What [`Self::pages`] and [`Self::words`] have handed out.
+    /// Memory that [`Self::pages`] and [`Self::words`] have allocated.
     pub fn own(&self) -> &[PageRange] {
         &self.own
     }
