@@ -20,18 +20,14 @@ mod kernel;
 
 use std::error::Error;
 
-use kernel::{Hardware, Kernel, MEMORY, tdmrs, words};
-use tdx_abi::{Page, PageSize};
-use tdx_host::bringup;
+use kernel::{Hardware, Kernel, words};
 use tdx_host::key_ids::KeyIds;
-use tdx_host::layout::{FrameSource, Layout};
-use tdx_host::ledger::{Ledger, PageState};
-use tdx_host::platform::{OwnedPages, detect};
-use tdx_host::private_memory::PrivateMemory;
-use tdx_host::td::{GuestPage, Runnable, SeptLevel, TDCS_PAGES, TDVPS_PAGES, Td, TdHost, Vcpu};
+use tdx_host::ledger::PageState;
+use tdx_host::td::{GuestPage, Runnable, SeptLevel, TDCS_PAGES, TDVPS_PAGES, Td, Vcpu};
+use tdx_host::{FrameSource, Host, Ledger, OwnedPages, PAGE_SIZE, Page, PageSize, TdHost};
 
 const fn guest(page: u64) -> GuestPage {
-    GuestPage::containing(page * tdx_abi::PAGE_SIZE)
+    GuestPage::containing(page * PAGE_SIZE)
 }
 
 /// TD_PARAMS: x87, SSE and AVX, write-back EPT of four levels, one VCPU, TSC of 1 GHz.
@@ -143,34 +139,29 @@ fn tear_down<'h>(kernel: &mut Kernel<'_>, td: Td<'h, Runnable>, vcpus: &[Page]) 
 /// The whole life. Ends with every page of the TD usable by anyone.
 pub fn run() {
     let hardware = Hardware::new();
-    let platform = detect(&hardware).expect("this machine has TDX");
-    let record = PrivateMemory::new();
-    let mut layout = Box::new(Layout::new());
-    let mut kernel = Kernel::boot(&hardware);
-    kernel.platform = Some(platform);
-    // SAFETY: the machine's one record and its platform.
-    unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &MEMORY) }.expect("the bring-up succeeds");
-    let mut ledger_words = words(Ledger::words_needed(tdmrs(&layout)));
-    let ledger = Ledger::new(tdmrs(&layout), &mut ledger_words).expect("a layout's TDMRs are good ranges");
-    let mut key_words = words(KeyIds::words_needed(platform.key_ids()) as u64);
-    let key_ids = KeyIds::new(platform.key_ids(), &mut key_words).expect("enough words");
+    let tdx = Host::new(hardware.slots());
+    let mut kernel = Kernel::with_tdx(&hardware, &tdx);
+    let tds = tdx.track(words(tdx.tracking_words())).expect("as many words as it needs");
+    let ledger = tds.ledger();
 
     let mut own = kernel.own_page();
-    // SAFETY: the machine's one ledger and KeyIDs.
-    let host = unsafe { TdHost::new(&platform, &ledger, &key_ids) };
-    let (td, vcpu) = build(&mut kernel, host, &mut own).unwrap_or_else(|error| panic!("{error}"));
+    let (td, vcpu) = build(&mut kernel, tds, &mut own).unwrap_or_else(|error| panic!("{error}"));
     println!("TD with {} pages under KeyID {}", td.pages(), td.key_id());
-    give_and_take(&mut kernel, &ledger, &td).unwrap_or_else(|error| panic!("{error}"));
+    give_and_take(&mut kernel, ledger, &td).unwrap_or_else(|error| panic!("{error}"));
     println!("{} pages marked, {} leaked", ledger.marked_pages(), ledger.leaked_pages());
     let back = tear_down(&mut kernel, td, &[vcpu.tdvpr()]).unwrap_or_else(|error| panic!("{error}"));
-    println!("{back} pages came back; {} marked, {} KeyIDs lost", ledger.marked_pages(), key_ids.lost());
+    println!(
+        "{back} pages came back; {} marked, {} KeyIDs lost",
+        ledger.marked_pages(),
+        tdx.key_ids().map_or(0, KeyIds::lost)
+    );
 
     // The machine is the judge: nothing outside PAMT is private in memory or dirty in a cache under
     // the TD's KeyID.
     let machine = hardware.machine();
-    let pamt: u64 = layout.pamt_ranges().map(|range| machine.private_lines_in(range.lines())).sum();
+    let pamt: u64 = tdx.pamt_ranges().map(|range| machine.private_lines_in(range.lines())).sum();
     assert_eq!(machine.private_lines(), pamt, "only PAMT is private");
-    assert_eq!((ledger.marked_pages(), ledger.leaked_pages(), key_ids.lost()), (0, 0, 0));
+    assert_eq!((ledger.marked_pages(), ledger.leaked_pages(), tdx.key_ids().map_or(0, KeyIds::lost)), (0, 0, 0));
 }
 
 fn main() {

@@ -17,23 +17,15 @@ mod kernel;
 
 use std::process::ExitCode;
 
-use kernel::{CRASH_KERNEL, Hardware, Kernel, MEMORY, tdmrs, words};
-use tdx_abi::{KeyId, LineRange, PageRange};
-use tdx_host::bringup;
-use tdx_host::handover::{
-    HandoverReport, HostMemory, HostParts, LeftoverTable, OldMemory, Policy, check_crash_image, explain,
-    hand_over_crash,
-};
-use tdx_host::layout::Layout;
-use tdx_host::ledger::Ledger;
-use tdx_host::platform::detect;
-use tdx_host::private_memory::PrivateMemory;
+use kernel::{CRASH_KERNEL, Hardware, Kernel, words};
+use tdx_host::handover::{LeftoverTable, OldMemory, check_crash_image};
+use tdx_host::{HandoverReport, Host, KeyId, LineRange, PageRange, PageSize, Policy};
 use tdx_machine::{CpuId, MachineCheck, PartialStore};
 
 /// What came of it.
 pub struct Outcome {
-    /// The host's own account.
-    pub report: HandoverReport,
+    /// The host's own account; `None` without a handover.
+    pub report: Option<HandoverReport>,
     /// What the machine-check handler says of the poisoned line.
     pub explained: String,
     /// What the table of leftovers names; `None`: all old memory.
@@ -44,53 +36,39 @@ pub struct Outcome {
     pub heedless: Result<(), MachineCheck>,
 }
 
-/// From the bring-up to the crash kernel.
-pub fn run(policy: Policy, deaf: Option<u32>) -> Outcome {
+/// From the bring-up to the crash kernel. `deaf` is a CPU that does not react to the NMI.
+pub fn run(handover: bool, deaf: Option<u32>) -> Outcome {
     let hardware = Hardware::new();
-    let platform = detect(&hardware).expect("this machine has TDX");
-    let record = PrivateMemory::new();
-    let mut layout = Box::new(Layout::new());
-    let mut kernel = Kernel::boot(&hardware);
-    kernel.platform = Some(platform);
-    // SAFETY: the machine's one record and its platform.
-    unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &MEMORY) }.expect("the bring-up succeeds");
-    let mut ledger_words = words(Ledger::words_needed(tdmrs(&layout)));
-    // Told at the start that the crash kernel's memory is not TDX's, the ledger never lets a page
-    // of it be given.
-    let ledger = Ledger::new(tdmrs(&layout), &mut ledger_words).expect("a layout's TDMRs are good ranges");
-    let ledger = ledger.with_reserved(CRASH_KERNEL).expect("room for one range");
-    let parts = HostParts {
-        platform: Some(&platform),
-        features: None,
-        record: &record,
-        ledger: (&ledger).into(),
-        gate: hardware.gate(),
-        reserved: &[CRASH_KERNEL],
-    };
-    // SAFETY: the parts are those of this machine.
-    let memory = unsafe { HostMemory::new(parts) };
+    let tdx = Host::new(hardware.slots());
+    // No page of it can be given, and no reset writes to it.
+    tdx.reserve(&[CRASH_KERNEL]).expect("reserved once");
+    let mut kernel = Kernel::with_tdx(&hardware, &tdx);
+    let tds = tdx.track(words(tdx.tracking_words())).expect("as many words as it needs");
 
     // `kexec -p`: the image is written now, so it must lie where neither TDX nor the reset will be.
     // The table says "all old memory may be private" until a handover has come to its end.
-    check_crash_image(&memory, &[CRASH_KERNEL]).expect("the reserved memory is good");
+    check_crash_image(&tdx.memory(), &[CRASH_KERNEL]).expect("the reserved memory is good");
     let mut table = vec![0; 64 << 10];
     LeftoverTable::all_private(&mut table).expect("64 KiB hold a header");
 
     // A wild MOVNTI hits PAMT. Nothing happens, for now.
-    let victim = LineRange::single(layout.tdmrs()[0].pamt(tdx_abi::PageSize::Size4K).base().line());
+    let layout = tdx.layout().expect("TDX is up");
+    let victim = LineRange::single(layout.tdmrs()[0].pamt(PageSize::Size4K).base().line());
     let stored = hardware.machine().partial_write(CpuId(0), victim, KeyId::HOST, PartialStore::NonTemporal);
     assert_eq!(stored.expect("memory that is there"), 1, "one line is poisoned, and nobody knows");
-    let explained = explain(&memory, Some(&layout), victim.start().start()).to_string();
+    let explained = tdx.explain(victim.start().start()).to_string();
 
     // CPU 1 has marked a page, and its SEAMCALL comes next. It never does.
-    let page = kernel.take_page(&ledger);
-    let giving = page.give(&hardware.cpu(1)).expect("a shared page can be given");
+    let page = kernel.take_page(tds.ledger());
+    let giving = page.give(&kernel.cpu_number(1)).expect("a shared page can be given");
 
-    // CPU 2 panics. No lock, no allocation, no SEAMCALL; the memory is asked for after the others
+    // CPU 2 panics. No lock, no allocation, no SEAMCALL. The ledger is looked up after the others
     // have stopped.
     (kernel.this, kernel.deaf) = (2, deaf);
-    let report = hand_over_crash(policy, &kernel.cpu(), &kernel, &memory);
-    LeftoverTable::write(&mut table, &report, &memory).expect("64 KiB hold a header");
+    let report = handover.then(|| tdx.crash(Policy::Tracked, &kernel.cpu(), &kernel));
+    if let Some(report) = &report {
+        LeftoverTable::write(&mut table, report, &tdx.memory()).expect("64 KiB hold a header");
+    }
     // The code on CPU 1 never went on, so its token was never dropped either.
     core::mem::forget(giving);
 
@@ -108,13 +86,16 @@ pub fn run(policy: Policy, deaf: Option<u32>) -> Outcome {
 
 fn main() -> ExitCode {
     let mut good = true;
-    for (story, policy, deaf) in [
-        ("every CPU obeys", Policy::Tracked, None),
-        ("CPU 1 is deaf", Policy::Tracked, Some(1)),
-        ("nothing is reset, for comparison", Policy::None, None),
+    for (story, handover, deaf) in [
+        ("all CPUs stop", true, None),
+        ("CPU 1 does not stop", true, Some(1)),
+        ("no handover, for comparison", false, None),
     ] {
-        let outcome = run(policy, deaf);
-        println!("{story}:\n  {}\n  {:?}; {}", outcome.explained, outcome.report.outcome, outcome.report.suspects);
+        let outcome = run(handover, deaf);
+        println!("{story}:\n  {}", outcome.explained);
+        if let Some(report) = &outcome.report {
+            println!("  {:?}; {}", report.outcome, report.suspects);
+        }
         match &outcome.leftovers {
             Some(left) => println!("  the crash kernel leaves {} ranges alone", left.len()),
             None => println!("  the crash kernel must take all old memory for private"),

@@ -13,110 +13,91 @@ mod kernel;
 
 use std::process::ExitCode;
 
-use kernel::{Hardware, Kernel, MEMORY, tdmrs, words};
-use tdx_abi::{TdxFeatures0, subtract};
-use tdx_host::bringup::{self, BringupError};
-use tdx_host::handover::{HandoverReport, HostMemory, HostParts, Kexec, KexecKind, Policy};
-use tdx_host::key_ids::KeyIds;
-use tdx_host::layout::Layout;
-use tdx_host::ledger::Ledger;
-use tdx_host::platform::detect;
-use tdx_host::private_memory::PrivateMemory;
-use tdx_host::td::TdHost;
+use kernel::{CRASH_KERNEL, Hardware, IMAGE, Kernel, MEMORY, words};
+use tdx_abi::subtract;
+use tdx_host::{HandoverReport, Host, KexecKind, Policy};
 use tdx_machine::{MachineCheck, ModuleProfile};
 
-/// What came of it.
+/// The result of a kexec.
 pub struct Outcome {
     /// The host's own account.
     pub report: HandoverReport,
     /// Ranges that the host could not clean.
     pub left: usize,
-    /// What the next kernel dies of, if it dies.
+    /// The machine check that kills the next kernel, if one does.
     pub next_kernel: Result<(), MachineCheck>,
 }
 
-/// One kernel's life, from bring-up to the jump.
-///
-/// # Errors
-/// The bring-up failed, which it does not on this machine.
-pub fn run(policy: Policy, module: ModuleProfile) -> Result<Outcome, BringupError> {
-    let hardware = Hardware::with(|config| config.module = Some(module));
-    let platform = detect(&hardware).expect("this machine has TDX");
-    // Both are statics in a kernel: the record must be readable in a crash at any instant, and a
-    // layout is too large for a stack.
-    let record = PrivateMemory::new();
-    let mut layout = Box::new(Layout::new());
-    let mut kernel = Kernel::boot(&hardware);
-    kernel.platform = Some(platform);
-    // SAFETY: the machine's one record and its platform.
-    let ready = unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &MEMORY) }?;
-    let features: TdxFeatures0 = ready.module.features;
-
-    // The ledger and the KeyIDs live in memory from the kernel's allocator, and are published
-    // before the first page is given.
-    let mut ledger_words = words(Ledger::words_needed(tdmrs(&layout)));
-    let ledger = Ledger::new(tdmrs(&layout), &mut ledger_words).expect("a layout's TDMRs are good ranges");
-    let ledger = ledger.with_reserved(kernel::CRASH_KERNEL).expect("room for one range");
-    let mut key_words = words(KeyIds::words_needed(platform.key_ids()) as u64);
-    let key_ids = KeyIds::new(platform.key_ids(), &mut key_words).expect("enough words");
-
-    // A TD that has come half-way; the kexec finds it so.
-    // SAFETY: the machine's one ledger and KeyIDs.
-    let host = unsafe { TdHost::new(&platform, &ledger, &key_ids) };
-    let root = kernel.take_page(&ledger);
-    let td = host.create(&kernel.cpu(), root).expect("the module takes the page");
+/// TDX is up, and a TD is half built.
+fn boot<'h>(hardware: &'h Hardware, tdx: &'h Host<'h>) -> Kernel<'h> {
+    tdx.reserve(&[CRASH_KERNEL]).expect("reserved once");
+    let mut kernel = Kernel::with_tdx(hardware, tdx);
+    let tds = tdx.track(words(tdx.tracking_words())).expect("as many words as it needs");
+    let root = kernel.take_page(tds.ledger());
+    let td = tds.create(&kernel.cpu(), root).expect("the module takes the page");
     let mut td = td.configure_keys(&kernel).expect("every package has entropy");
     for _ in 0..3 {
-        let page = kernel.take_page(&ledger);
+        let page = kernel.take_page(tds.ledger());
         td.add_control_page(&kernel.cpu(), page).expect("the module takes the page");
     }
+    // Its pages stay marked: the kexec finds them.
+    drop(td);
+    kernel
+}
 
-    // `kexec -e`. Made now and not kept: it names the ledger that is in use at this moment.
-    let parts = HostParts {
-        platform: Some(&platform),
-        features: Some(features),
-        record: &record,
-        ledger: (&ledger).into(),
-        gate: hardware.gate(),
-        reserved: &[kernel::CRASH_KERNEL],
-    };
-    // SAFETY: the parts are those of this machine.
-    let memory = unsafe { HostMemory::new(parts) };
-    let free_to_overwrite = subtract(MEMORY.iter().map(|part| part.range), [kernel::IMAGE]);
-    let kexec = Kexec::begin(policy, KexecKind::Normal, memory)
+/// `kexec -e`.
+pub fn run(policy: Policy, module: ModuleProfile) -> Outcome {
+    let hardware = Hardware::with(|config| config.module = Some(module));
+    let tdx = Host::new(hardware.slots());
+    let kernel = boot(&hardware, &tdx);
+    let kexec = tdx
+        .kexec(policy, KexecKind::Normal)
         .expect("no policy here refuses")
         .stop_other_cpus(&kernel)
         .expect("all CPUs stop")
         .ask_module(|_| ())
         .write_back_caches();
-    // SAFETY: all memory but this kernel, which jumps after this.
-    let report = unsafe { kexec.reset_everything(free_to_overwrite) };
-    Ok(Outcome { left: report.leftovers(&memory).count(), report, next_kernel: kernel.next_kernel() })
+    let report = if policy == Policy::Everything {
+        // SAFETY: all memory but this kernel, which jumps after this.
+        unsafe { kexec.reset_everything(subtract(MEMORY.iter().map(|part| part.range), [IMAGE])) }
+    } else {
+        kexec.reset()
+    };
+    Outcome { left: report.leftovers(&tdx.memory()).count(), report, next_kernel: kernel.next_kernel() }
+}
+
+/// A kernel that jumps without a handover, for comparison: what kills the next one.
+///
+/// # Errors
+/// The machine check.
+pub fn run_without_handover() -> Result<(), MachineCheck> {
+    let hardware = Hardware::new();
+    let tdx = Host::new(hardware.slots());
+    boot(&hardware, &tdx).next_kernel()
 }
 
 fn main() -> ExitCode {
     let policy = match std::env::args().nth(1).as_deref() {
-        None | Some("tracked") => Policy::Tracked,
-        Some("module") => Policy::Module,
-        Some("pamt") => Policy::Pamt,
-        Some("none") => Policy::None,
+        None | Some("tracked") => Some(Policy::Tracked),
+        Some("module") => Some(Policy::Module),
+        Some("everything") => Some(Policy::Everything),
+        Some("none") => None,
         Some(other) => {
-            eprintln!("{other}: no such policy; tracked, module, pamt or none");
+            eprintln!("{other}: no such policy; tracked, module, everything or none");
             return ExitCode::from(2);
         }
     };
-    match run(policy, ModuleProfile::V1_5_01) {
-        Ok(Outcome { report, left, next_kernel }) => {
-            println!("the host says: {:?}; {left} ranges are left", report.outcome);
-            match next_kernel {
-                Ok(()) => println!("the next kernel has used all of memory"),
-                Err(check) => println!("the next kernel is dead: {check}"),
-            }
-            ExitCode::SUCCESS
+    let next_kernel = match policy {
+        Some(policy) => {
+            let outcome = run(policy, ModuleProfile::V1_5_01);
+            println!("the host reports: {:?}; {} ranges are left", outcome.report.outcome, outcome.left);
+            outcome.next_kernel
         }
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
+        None => run_without_handover(),
+    };
+    match next_kernel {
+        Ok(()) => println!("the next kernel has used all of memory"),
+        Err(check) => println!("the next kernel is dead: {check}"),
     }
+    ExitCode::SUCCESS
 }

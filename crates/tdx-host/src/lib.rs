@@ -86,8 +86,8 @@
 //! | [`layout::FrameSource`] | contiguous pages from the allocator |
 //! | [`handover::StopCpus`], [`handover::NmiStop`] | stopping the other CPUs: for kexec, and at a panic |
 //!
-//! And memory: for the record, the layout and the gate a `static`; for the ledger and the KeyIDs
-//! words from the allocator. The kernel has the locks, holds CPU hotplug off during a bring-up, and
+//! And memory: a `static` [`Host`] with a slot for each CPU, and words from the allocator for the
+//! ledger and the KeyIDs. The kernel has the locks, holds CPU hotplug off during a bring-up, and
 //! enters VMX operation by itself.
 //!
 //! # All of it, once
@@ -97,50 +97,25 @@
 //!
 //! ```
 //! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
-//! use tdx_abi::PageSize;
-//! use tdx_host::handover::{HostMemory, HostParts, Kexec, KexecKind, Policy};
-//! use tdx_host::layout::Layout;
-//! use tdx_host::{bringup, ledger::Ledger, platform::detect, private_memory::PrivateMemory, td::TdHost, key_ids::KeyIds};
+//! use tdx_host::{Host, KexecKind, Policy};
 //!
-//! let hardware = kernel::Hardware::new();
-//! let mut kernel = kernel::Kernel::boot(&hardware);
+//! # let hardware = kernel::Hardware::new();
+//! let tdx = Host::new(hardware.slots()); // in a kernel: a `static`
+//! let mut kernel = kernel::Kernel::boot(&hardware, &tdx);
 //!
 //! // Boot.
-//! let platform = detect(&hardware)?;
-//! let record = PrivateMemory::new();
-//! let mut layout = Box::new(Layout::new());
-//! // SAFETY: the machine's one record and its platform.
-//! let ready = unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY) }?;
-//! let features = ready.module.features;
+//! tdx.detect(&hardware)?;
+//! tdx.bring_up(&mut kernel, &kernel::MEMORY)?;
 //!
 //! // The first TD.
-//! let mut words = kernel::words(Ledger::words_needed(kernel::tdmrs(&layout)));
-//! let ledger = Ledger::new(kernel::tdmrs(&layout), &mut words)?;
-//! let mut key_words = kernel::words(KeyIds::words_needed(platform.key_ids()) as u64);
-//! let key_ids = KeyIds::new(platform.key_ids(), &mut key_words)?;
-//! let root = kernel.take_page(&ledger);
-//! // SAFETY: the handover below looks at this ledger.
-//! let host = unsafe { TdHost::new(&platform, &ledger, &key_ids) };
-//! let td = host.create(&kernel.cpu(), root)?;
-//! assert_eq!(ledger.marked_pages(), 1);
+//! let tds = tdx.track(kernel::words(tdx.tracking_words()))?;
+//! let td = tds.create(&kernel.cpu(), kernel.take_page(tds.ledger()))?;
 //!
 //! // `kexec -e`.
-//! // SAFETY: the parts are those of this machine.
-//! let memory = unsafe { HostMemory::new(HostParts {
-//!     platform: Some(&platform),
-//!     features: Some(features),
-//!     record: &record,
-//!     ledger: (&ledger).into(),
-//!     gate: hardware.gate(),
-//!     reserved: &[],
-//! }) };
-//! let report = Kexec::begin(Policy::Tracked, KexecKind::Normal, memory)?
-//!     .stop_other_cpus(&kernel)
-//!     .unwrap()
-//!     .ask_module(|_| ())
-//!     .write_back_caches()
-//!     .reset();
-//! assert!(report.is_clean(&memory));
+//! let kexec = tdx.kexec(Policy::Tracked, KexecKind::Normal)?;
+//! let stopped = kexec.stop_other_cpus(&kernel).map_err(|error| error.cause)?;
+//! let report = stopped.ask_module(|_| ()).write_back_caches().reset();
+//! assert!(report.is_clean(&tdx.memory()));
 //!
 //! // The next kernel stores to every line of memory and reads it: no machine check.
 //! assert!(kernel.next_kernel().is_ok());
@@ -150,6 +125,7 @@
 //!
 //! # The modules, in the order of a host's life
 //!
+//! 0. [`host`]: the front door. One value owns all state and publishes it in the right order.
 //! 1. [`platform`]: the traits; is there TDX, is there the erratum.
 //! 2. [`layout`]: memory map and CMRs to TDMRs and PAMT places. Pure.
 //! 3. [`bringup`]: SYS.INIT to SYS.TDMR.INIT, and the way back when a step fails.
@@ -157,7 +133,7 @@
 //!    Where a kernel builds TDs by code of its own, [`follow`] keeps the ledger.
 //! 5. [`handover`]: kexec, crash, what the next kernel is told, whose the address of a machine
 //!    check is.
-//! 6. Below all of them: [`seamcall`], [`gate`], [`private_memory`], [`reset`], [`arch`].
+//! 6. Below all of them: [`seamcall`], [`gate`], [`private_memory`], [`reset`], [`once`], [`arch`].
 //!
 //! Programs that run to their end stand in `examples/`: `skeleton`, `hypervisor`, `kexec`, `kdump`.
 //! How to port a kernel, and what Linux and the specification call things: `docs/PORTING.md` and

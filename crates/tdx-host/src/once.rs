@@ -24,10 +24,6 @@
 //!
 //! `repr(C)`, the state first. All-zero memory is a free cell if all-zero memory is a valid `T`.
 
-// UNSAFETY: the cell hands out references to a value behind an `UnsafeCell`. Each block says which
-// state transition makes its reference the only one, or a shared one that nothing writes.
-#![allow(unsafe_code)]
-
 use core::fmt;
 use core::mem::ManuallyDrop;
 use core::ops::{Deref, DerefMut};

@@ -11,18 +11,15 @@
 //! ```
 //! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
 //! use tdx_abi::{KeyId, LineRange};
-//! # use tdx_host::{bringup, layout::Layout, platform::{Cpu, detect}, private_memory::PrivateMemory};
+//! # use tdx_host::Cpu;
 //! use tdx_host::reset::reset_ranges;
 //! use tdx_machine::{CpuId, PartialStore};
 //!
 //! # let hardware = kernel::Hardware::new();
-//! # let platform = detect(&hardware)?;
-//! # let record = PrivateMemory::new();
-//! # let mut layout = Box::new(Layout::new());
-//! # let mut kernel = kernel::Kernel::boot(&hardware);
-//! # // SAFETY: the machine's one record and its platform.
-//! # unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY) }?;
+//! # let tdx = tdx_host::Host::new(hardware.slots());
+//! # let mut kernel = kernel::Kernel::with_tdx(&hardware, &tdx);
 //! // TDX is up. A store of less than a line to PAMT: nothing happens.
+//! let layout = tdx.layout().expect("TDX is up");
 //! let line = layout.pamt_ranges().next().expect("there is PAMT").lines().start();
 //! hardware.machine().partial_write(CpuId(0), LineRange::single(line), KeyId::HOST, PartialStore::NonTemporal)?;
 //! // But the line is poisoned, and a read would be a machine check.
@@ -30,7 +27,7 @@
 //!
 //! // Caches first, then the reset. It clears the poison, too.
 //! for number in 0..4 {
-//!     hardware.cpu(number).write_back_caches();
+//!     kernel.cpu_number(number).write_back_caches();
 //! }
 //! // SAFETY: the PAMTs belong to the layout, and no SEAMCALL is made any more.
 //! let done = unsafe { reset_ranges(&kernel.cpu(), layout.pamt_ranges()) };

@@ -10,14 +10,9 @@
 //!
 //! ```
 //! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
-//! # use tdx_host::{bringup, layout::Layout, platform::detect, private_memory::PrivateMemory};
 //! # let hardware = kernel::Hardware::new();
-//! # let platform = detect(&hardware)?;
-//! # let record = PrivateMemory::new();
-//! # let mut layout = Box::new(Layout::new());
-//! # let mut kernel = kernel::Kernel::boot(&hardware);
-//! # // SAFETY: the machine's one record and its platform.
-//! # unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY) }?;
+//! # let tdx = tdx_host::Host::new(hardware.slots());
+//! # let mut kernel = kernel::Kernel::with_tdx(&hardware, &tdx);
 //! use tdx_abi::{FieldId, Leaf, Registers, StatusCode};
 //! use tdx_host::seamcall::{CallError, LeafEffect, call, call_unchecked};
 //!

@@ -8,17 +8,12 @@
 use std::cell::{RefCell, RefMut};
 use std::sync::atomic::AtomicU64;
 
-use tdx_abi::{KeyId, LineRange, PAGE_SIZE, Page, PageRange, PhysAddr, Registers};
-use tdx_host::gate::{CpuGate, CpuSlot, Gate, GateHandle};
-use tdx_host::handover::{NmiStop, StopCpus, stop_this_cpu, stop_this_cpu_at_crash};
-use tdx_host::layout::{FrameRequest, FrameSource, Layout, MapFrames, Places, Tdmr};
-use tdx_host::ledger::Ledger;
-use tdx_host::page::SharedPage;
-use tdx_host::platform::{
-    Cpu, CpuId, CpuTask, CpuidOutput, Cpus, LineReset, Msr, NodeId, NodeRange, OwnedPages, PackageId, Processor,
-    SharedMemory, Step, TdxPlatform,
+use tdx_host::{
+    Cpu, CpuGate, CpuId, CpuSlot, CpuTask, CpuidOutput, Cpus, FrameRequest, FrameSource, Host, KeyId, Ledger,
+    LineRange, LineReset, MapFrames, Msr, NmiStop, NodeId, NodeRange, OwnedPages, PAGE_SIZE, PackageId, Page,
+    PageRange, PhysAddr, Places, Processor, Registers, Seamcall, SharedMemory, SharedPage, Step, StopCpus,
+    stop_this_cpu_at_crash,
 };
-use tdx_host::seamcall::Seamcall;
 use tdx_machine::{AccessError, CpuModel, Machine, MachineCheck, MachineConfig, MsrRead, PartialStore};
 
 const fn range(start: u64, end: u64) -> PageRange {
@@ -40,11 +35,11 @@ pub const IMAGE: PageRange = range(MIB, 32 * MIB);
 /// Reserved for the crash kernel. Never given to TDX, never written by a reset.
 pub const CRASH_KERNEL: PageRange = range(64 * MIB, 96 * MIB);
 
-/// The machine, and the gate of every SEAMCALL. In a kernel the gate is a
-/// `static Gate<[CpuSlot; MAX_CPUS]>`.
+/// The machine, and a slot for each of its CPUs. In a kernel the slots are a
+/// `static [CpuSlot; MAX_CPUS]`.
 pub struct Hardware {
     machine: RefCell<Machine>,
-    gate: Gate<Vec<CpuSlot>>,
+    slots: Vec<CpuSlot>,
 }
 
 impl Hardware {
@@ -58,8 +53,8 @@ impl Hardware {
         let mut config = MachineConfig::new(CpuModel::SAPPHIRE_RAPIDS, 4, 2, MEMORY.iter().map(|part| part.range));
         change(&mut config);
         let machine = Machine::new(config).expect("such a machine can exist");
-        let gate = Gate::new((0..machine.cpus()).map(|_| CpuSlot::new()).collect());
-        Self { machine: RefCell::new(machine), gate }
+        let slots = (0..machine.cpus()).map(|_| CpuSlot::new()).collect();
+        Self { machine: RefCell::new(machine), slots }
     }
 
     /// The machine itself: to look at it, and for what no kernel would do on purpose.
@@ -67,14 +62,9 @@ impl Hardware {
         self.machine.borrow_mut()
     }
 
-    /// The gate.
-    pub fn gate(&self) -> GateHandle<'_> {
-        self.gate.handle()
-    }
-
-    /// A CPU by number.
-    pub fn cpu(&self, number: u32) -> KernelCpu<'_> {
-        KernelCpu { hardware: self, id: CpuId(number) }
+    /// For [`Host::new`].
+    pub fn slots(&self) -> &[CpuSlot] {
+        &self.slots
     }
 }
 
@@ -98,6 +88,7 @@ impl Processor for Hardware {
 #[derive(Clone, Copy)]
 pub struct KernelCpu<'h> {
     hardware: &'h Hardware,
+    tdx: &'h Host<'h>,
     id: CpuId,
 }
 
@@ -154,15 +145,14 @@ unsafe impl Cpu for KernelCpu<'_> {
 
     fn cpu_gate(&self) -> CpuGate<'_> {
         // SAFETY: one thread is all CPUs here, one after the other.
-        unsafe { self.hardware.gate.cpu_gate(self.id) }
+        unsafe { self.tdx.gate().cpu_gate(self.id) }
     }
 }
 
 /// The kernel. It runs on CPU 0 unless [`Kernel::this`] says otherwise.
 pub struct Kernel<'h> {
     hardware: &'h Hardware,
-    /// The platform once it is known: a CPU that stops writes back its caches if there is one.
-    pub platform: Option<TdxPlatform>,
+    tdx: &'h Host<'h>,
     /// The CPU that this code runs on.
     pub this: u32,
     /// A CPU that does not react to IPI or NMI.
@@ -173,25 +163,37 @@ pub struct Kernel<'h> {
 impl<'h> Kernel<'h> {
     /// All CPUs are online and in VMX operation; all memory but the kernel's and the crash kernel's
     /// is free.
-    pub fn boot(hardware: &'h Hardware) -> Self {
+    pub fn boot(hardware: &'h Hardware, tdx: &'h Host<'h>) -> Self {
         let cpus = hardware.machine().cpus();
         for cpu in 0..cpus {
             hardware.machine().vmxon(tdx_machine::CpuId(cpu)).expect("a CPU that is there");
         }
         let mut frames = MapFrames::new(&MEMORY);
         assert!(frames.reserve(IMAGE) && frames.reserve(CRASH_KERNEL));
-        Self { hardware, platform: None, this: 0, deaf: None, frames }
+        Self { hardware, tdx, this: 0, deaf: None, frames }
+    }
+
+    /// As [`Kernel::boot`], with TDX up.
+    pub fn with_tdx(hardware: &'h Hardware, tdx: &'h Host<'h>) -> Self {
+        let mut kernel = Self::boot(hardware, tdx);
+        tdx.detect(hardware).expect("this machine has TDX");
+        tdx.bring_up(&mut kernel, &MEMORY).expect("the bring-up succeeds");
+        kernel
     }
 
     /// The CPU that this code runs on.
     pub fn cpu(&self) -> KernelCpu<'h> {
-        self.hardware.cpu(self.this)
+        self.cpu_number(self.this)
+    }
+
+    /// A CPU by number.
+    pub fn cpu_number(&self, number: u32) -> KernelCpu<'h> {
+        KernelCpu { hardware: self.hardware, tdx: self.tdx, id: CpuId(number) }
     }
 
     fn cpus(&self) -> impl Iterator<Item = KernelCpu<'h>> {
-        let hardware = self.hardware;
-        let count = hardware.machine().cpus();
-        (0..count).map(|number| hardware.cpu(number))
+        let count = self.hardware.machine().cpus();
+        (0..count).map(|number| self.cpu_number(number))
     }
 
     fn others(&self) -> impl Iterator<Item = KernelCpu<'h>> {
@@ -316,7 +318,7 @@ unsafe impl SharedMemory for Kernel<'_> {
     }
 }
 
-/// On hardware: an IPI whose handler runs [`stop_this_cpu`], acknowledges, and waits with
+/// On hardware: an IPI whose handler runs [`Host::stop_this_cpu`], acknowledges, and waits with
 /// interrupts off.
 // SAFETY: all CPUs take turns on one thread; one that has stopped has no turn but in `run_on_stopped`.
 unsafe impl<'h> StopCpus for Kernel<'h> {
@@ -327,7 +329,7 @@ unsafe impl<'h> StopCpus for Kernel<'h> {
     }
 
     fn stop_other_cpus(&self) -> u32 {
-        self.others().for_each(|cpu| stop_this_cpu(cpu, self.platform.as_ref()));
+        self.others().for_each(|cpu| self.tdx.stop_this_cpu(cpu));
         1 + u32::from(self.deaf.is_some())
     }
 
@@ -351,12 +353,7 @@ unsafe impl NmiStop for Kernel<'_> {
     }
 }
 
-/// Zeroed words for a ledger or for KeyIDs, from the kernel's allocator.
-pub fn words(count: u64) -> Vec<AtomicU64> {
-    (0..count).map(|_| AtomicU64::new(0)).collect()
-}
-
-/// The TDMRs of a layout: what a ledger covers.
-pub fn tdmrs(layout: &Layout) -> Vec<PageRange> {
-    layout.tdmrs().iter().map(Tdmr::range).collect()
+/// Words from the kernel's allocator, for [`Host::track`]. Never freed, as long as TDX is up.
+pub fn words(count: usize) -> &'static mut [AtomicU64] {
+    (0..count).map(|_| AtomicU64::new(0)).collect::<Vec<_>>().leak()
 }

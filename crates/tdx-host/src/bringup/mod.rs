@@ -14,21 +14,16 @@
 //!
 //! # The steps one by one
 //!
-//! [`run`] is all of them. A kernel that wants to log, to use dynamic PAMT, or to look at the
-//! layout before it commits takes them one by one:
+//! [`crate::Host::bring_up`] is all of them. A kernel that wants to log, to use dynamic PAMT, or to
+//! look at the layout before it commits takes them one by one:
 //!
 //! ```
 //! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
-//! use tdx_host::bringup::Bringup;
-//! use tdx_host::{layout::Layout, platform::detect, private_memory::PrivateMemory};
-//!
 //! # let hardware = kernel::Hardware::with(|config| config.module = Some(tdx_machine::ModuleProfile::DynamicPamt));
-//! # let mut kernel = kernel::Kernel::boot(&hardware);
-//! let platform = detect(&hardware)?;
-//! let record = PrivateMemory::new();
-//! let mut layout = Box::new(Layout::new());
-//! // SAFETY: `record` is this machine's one record, and the platform is the machine's.
-//! let mut known = unsafe { Bringup::start(&mut kernel, platform, &record, &mut layout) }?.sys_init()?.init_cpus()?.read_module_info()?;
+//! # let tdx = tdx_host::Host::new(hardware.slots());
+//! # let mut kernel = kernel::Kernel::boot(&hardware, &tdx);
+//! tdx.detect(&hardware)?;
+//! let mut known = tdx.start_bring_up(&mut kernel)?.sys_init()?.init_cpus()?.read_module_info()?;
 //! assert_eq!(known.module().version.to_string(), "1.5.01");
 //! if let Err(why) = known.use_dynamic_pamt() {
 //!     println!("virt/tdx: {why}");
@@ -37,6 +32,7 @@
 //! println!("virt/tdx: {} KB allocated for PAMT", planned.layout().pamt_kb());
 //! // Up to here nothing can be private. From here on a panic finds the record.
 //! let ready = planned.configure()?.configure_keys()?.init_tdmrs()?;
+//! let layout = tdx.layout().expect("TDX is up");
 //! assert_eq!(layout.given_up(&kernel::MEMORY, &ready.module.cmrs).count(), 0);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -48,23 +44,19 @@
 //!
 //! ```
 //! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
-//! # use tdx_host::bringup::{self, BringupStep};
-//! # use tdx_host::{layout::Layout, platform::detect, private_memory::PrivateMemory};
+//! use tdx_host::bringup::BringupStep;
 //! use tdx_machine::{Fault, When};
 //!
 //! # let hardware = kernel::Hardware::new();
-//! # let mut kernel = kernel::Kernel::boot(&hardware);
-//! # let platform = detect(&hardware)?;
-//! # let record = PrivateMemory::new();
-//! # let mut layout = Box::new(Layout::new());
+//! # let tdx = tdx_host::Host::new(hardware.slots());
+//! # let mut kernel = kernel::Kernel::boot(&hardware, &tdx);
+//! # tdx.detect(&hardware)?;
 //! // The module dies in the middle of SYS.TDMR.INIT.
 //! hardware.machine().inject(Fault::Crash, When::CallOf(tdx_abi::Leaf::SYS_TDMR_INIT, 100));
-//! // SAFETY: `record` is this machine's one record, and the platform is the machine's.
-//! let failed = unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY) };
-//! let error = failed.unwrap_err();
+//! let error = tdx.bring_up(&mut kernel, &kernel::MEMORY).unwrap_err();
 //! assert_eq!((error.step, error.errno()), (BringupStep::TdmrInit, -19));
 //! assert!(error.unwound.reset_lines > 0 && error.unwound.freed_bytes > 0);
-//! assert!(!record.may_have_private_memory() && layout.is_empty());
+//! assert!(tdx.layout().is_none() && tdx.memory().private_ranges().next().is_none());
 //! assert_eq!(hardware.machine().private_lines(), 0);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

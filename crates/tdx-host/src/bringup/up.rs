@@ -78,7 +78,6 @@ impl Up {
     ///
     /// # Safety
     /// As [`Once::take_back`], for the module and the layout.
-    #[expect(unsafe_code, reason = "its contract is the caller's")]
     pub(crate) unsafe fn take_back(&self, release: impl FnOnce(&mut Layout)) -> bool {
         // SAFETY: by the contract of this function.
         let (layout, module) = unsafe { (self.layout.take_back(), self.module.take_back()) };

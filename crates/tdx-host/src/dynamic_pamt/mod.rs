@@ -16,32 +16,24 @@
 //! ```
 //! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
 //! # use core::sync::atomic::AtomicU32;
-//! # use tdx_host::{bringup::Bringup, ledger::Ledger, layout::Layout, platform::detect, private_memory::PrivateMemory};
 //! # let hardware = kernel::Hardware::with(|config| config.module = Some(tdx_machine::ModuleProfile::DynamicPamt));
-//! # let platform = detect(&hardware).unwrap();
-//! # let record = PrivateMemory::new();
-//! # let mut layout = Box::new(Layout::new());
-//! # let mut kernel = kernel::Kernel::boot(&hardware);
-//! # let mut known =
-//! #     // SAFETY: the machine's one record and its platform.
-//! #     unsafe { Bringup::start(&mut kernel, platform, &record, &mut layout) }.unwrap().sys_init().unwrap().init_cpus().unwrap().read_module_info().unwrap();
-//! # known.use_dynamic_pamt().unwrap();
-//! # known.plan(&kernel::MEMORY).unwrap().configure().unwrap().configure_keys().unwrap().init_tdmrs().unwrap();
-//! # let mut words = kernel::words(Ledger::words_needed(kernel::tdmrs(&layout)));
-//! # let ledger = Ledger::new(kernel::tdmrs(&layout), &mut words).unwrap();
-//! # let mut words = kernel::words(tdx_host::key_ids::KeyIds::words_needed(platform.key_ids()) as u64);
-//! # let key_ids = tdx_host::key_ids::KeyIds::new(platform.key_ids(), &mut words).unwrap();
-//! # // SAFETY: the machine's ledger and KeyIDs; no handover happens here.
-//! # let host = unsafe { tdx_host::td::TdHost::new(&platform, &ledger, &key_ids) };
+//! # let tdx = tdx_host::Host::new(hardware.slots());
+//! # let mut kernel = kernel::Kernel::boot(&hardware, &tdx);
+//! # tdx.detect(&hardware)?;
+//! # let mut known = tdx.start_bring_up(&mut kernel)?.sys_init()?.init_cpus()?.read_module_info()?;
+//! # known.use_dynamic_pamt()?;
+//! # known.plan(&kernel::MEMORY)?.configure()?.configure_keys()?.init_tdmrs()?;
+//! # let tds = tdx.track(kernel::words(tdx.tracking_words()))?;
+//! # let ledger = tds.ledger();
 //! use tdx_host::dynamic_pamt::{DynamicPamt, Pair};
 //!
-//! let mut words: Vec<AtomicU32> = (0..DynamicPamt::words_needed(&ledger)).map(|_| AtomicU32::new(0)).collect();
-//! let pamt = DynamicPamt::new(host, &mut words)?;
+//! let mut words: Vec<AtomicU32> = (0..DynamicPamt::words_needed(ledger)).map(|_| AtomicU32::new(0)).collect();
+//! let pamt = DynamicPamt::new(tds, &mut words)?;
 //! let cpu = kernel.cpu();
 //!
 //! // Two spare pages, for the case that this is the first page in its 2 MiB. It is.
-//! let mut spare: Pair<'_> = [kernel.take_page(&ledger), kernel.take_page(&ledger)].into();
-//! let page = kernel.take_page(&ledger);
+//! let mut spare: Pair<'_> = [kernel.take_page(ledger), kernel.take_page(ledger)].into();
+//! let page = kernel.take_page(ledger);
 //! pamt.get(&cpu, page.page(), &mut spare)?;
 //! assert!(spare.is_empty());
 //! assert_eq!((pamt.counted(page.page()), ledger.marked_pages()), (Some(1), 2));

@@ -42,40 +42,26 @@
 //!
 //! ```
 //! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
-//! # use tdx_host::{bringup, layout::Layout, platform::detect, private_memory::PrivateMemory};
 //! # let hardware = kernel::Hardware::new();
-//! # let platform = detect(&hardware).unwrap();
-//! # let record = PrivateMemory::new();
-//! # let mut layout = Box::new(Layout::new());
-//! # let mut kernel = kernel::Kernel::boot(&hardware);
-//! # // SAFETY: the machine's one record and its platform.
-//! # unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY) }.unwrap();
-//! use tdx_host::handover::{CameBack, HostMemory, HostParts, Kexec, KexecKind, Outcome, Policy, check_image_load};
+//! # let tdx = tdx_host::Host::new(hardware.slots());
+//! # let mut kernel = kernel::Kernel::with_tdx(&hardware, &tdx);
+//! use tdx_host::{KexecKind, Outcome, Policy};
 //!
-//! // SAFETY: the parts are those of this machine.
-//! let memory = unsafe { HostMemory::new(HostParts {
-//!     platform: Some(&platform),
-//!     features: None,
-//!     record: &record,
-//!     ledger: None.into(), // no TD was ever built
-//!     gate: hardware.gate(),
-//!     reserved: &[],
-//! }) };
 //! // `kexec -l`
-//! check_image_load(Policy::Tracked, KexecKind::Normal, &memory, &[kernel::IMAGE])?;
-//! assert!(check_image_load(Policy::Refuse, KexecKind::Normal, &memory, &[kernel::IMAGE]).is_err());
+//! tdx.check_image_load(Policy::Tracked, KexecKind::Normal, &[kernel::IMAGE])?;
+//! assert!(tdx.check_image_load(Policy::Refuse, KexecKind::Normal, &[kernel::IMAGE]).is_err());
 //!
 //! // `kexec -e`. A CPU that does not stop: the host goes on as before, and the kexec can be tried again.
 //! kernel.deaf = Some(3);
-//! let kexec = Kexec::begin(Policy::Tracked, KexecKind::Normal, memory)?;
+//! let kexec = tdx.kexec(Policy::Tracked, KexecKind::Normal)?;
 //! let again = kexec.stop_other_cpus(&kernel).unwrap_err();
 //! println!("{again}");
 //! kernel.deaf = None;
 //! let stopped = again.kexec.stop_other_cpus(&kernel).unwrap();
 //! let report = stopped.ask_module(|_| ()).write_back_caches().reset();
 //! let Outcome::Reset(count) = report.outcome else { panic!("PAMT was private") };
-//! assert_eq!(count.lines * 64, layout.pamt_bytes());
-//! assert!(report.is_clean(&memory) && kernel.next_kernel().is_ok());
+//! assert_eq!(Some(count.lines * 64), tdx.layout().map(|layout| layout.pamt_bytes()));
+//! assert!(report.is_clean(&tdx.memory()) && kernel.next_kernel().is_ok());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -83,32 +69,20 @@
 //!
 //! ```
 //! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
-//! # use tdx_host::{bringup, layout::Layout, platform::detect, private_memory::PrivateMemory};
 //! # let hardware = kernel::Hardware::new();
-//! # let platform = detect(&hardware).unwrap();
-//! # let record = PrivateMemory::new();
-//! # let mut layout = Box::new(Layout::new());
-//! # let mut kernel = kernel::Kernel::boot(&hardware);
-//! # // SAFETY: the machine's one record and its platform.
-//! # unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY) }.unwrap();
-//! use tdx_host::handover::{HostMemory, HostParts, LeftoverTable, OldMemory, Policy, explain, hand_over_crash};
+//! # let tdx = tdx_host::Host::new(hardware.slots());
+//! # let mut kernel = kernel::Kernel::with_tdx(&hardware, &tdx);
+//! use tdx_host::handover::{LeftoverTable, OldMemory};
+//! use tdx_host::{PageSize, Policy};
 //!
-//! // SAFETY: the parts are those of this machine.
-//! let memory = unsafe { HostMemory::new(HostParts {
-//!     platform: Some(&platform),
-//!     features: None,
-//!     record: &record,
-//!     ledger: None.into(),
-//!     gate: hardware.gate(),
-//!     reserved: &[kernel::CRASH_KERNEL],
-//! }) };
+//! tdx.reserve(&[kernel::CRASH_KERNEL])?;
 //! // The machine-check handler, at any time: is this line TDX's?
-//! let address = layout.tdmrs()[0].pamt(tdx_abi::PageSize::Size2M).base();
-//! assert!(explain(&memory, Some(&layout), address).to_string().ends_with("private: possible kernel bug"));
+//! let address = tdx.layout().expect("TDX is up").tdmrs()[0].pamt(PageSize::Size2M).base();
+//! assert!(tdx.explain(address).to_string().ends_with("private: possible kernel bug"));
 //!
-//! let report = hand_over_crash(Policy::Tracked, &kernel.cpu(), &kernel, &memory);
+//! let report = tdx.crash(Policy::Tracked, &kernel.cpu(), &kernel);
 //! let mut table = [0; 4096]; // in the crash kernel's own memory
-//! LeftoverTable::write(&mut table, &report, &memory)?;
+//! LeftoverTable::write(&mut table, &report, &tdx.memory())?;
 //!
 //! // In the crash kernel:
 //! let OldMemory::Listed(mut left) = LeftoverTable::read(&table)?.old_memory else { panic!("it had room") };

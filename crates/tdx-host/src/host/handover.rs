@@ -1,8 +1,5 @@
 //! Kexec, crash and machine checks, with the host's memory in place.
 
-// UNSAFETY: `Host::start_over` passes its caller's promise on.
-#![allow(unsafe_code)]
-
 use tdx_abi::{PageRange, PhysAddr};
 
 use super::{Host, HostError};

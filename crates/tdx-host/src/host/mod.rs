@@ -46,9 +46,6 @@
 //!
 //! loom runs this module against weakened twins: `tests/loom_host.rs`.
 
-// UNSAFETY: makes the values that prove a host's records are the machine's; see each block.
-#![allow(unsafe_code)]
-
 mod error;
 mod handover;
 mod observe;
@@ -203,6 +200,12 @@ impl<'m> Host<'m> {
     /// TDMRs and PAMTs. `None` before TDX is up.
     pub fn layout(&self) -> Option<&Layout> {
         self.up.layout()
+    }
+
+    /// PAMTs that may be private, ascending. None before a bring-up or the kernel's own TDX code
+    /// hands them to the module.
+    pub fn pamt_ranges(&self) -> impl Iterator<Item = PageRange> + Clone + '_ {
+        self.record.pamt_ranges()
     }
 
     /// 64-bit words that [`Host::track`] needs: 0.0062 % of the memory that TDMRs cover, and a few

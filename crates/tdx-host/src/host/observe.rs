@@ -1,9 +1,6 @@
 //! A host that watches a kernel's own TDX code: pages of its TDs and PAMTs, as the operands of its
 //! SEAMCALLs name them. Makes no SEAMCALL.
 
-// UNSAFETY: passes the caller's promise on.
-#![allow(unsafe_code)]
-
 use tdx_abi::PageRange;
 
 use super::{Host, HostError};

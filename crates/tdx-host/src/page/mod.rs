@@ -21,22 +21,16 @@
 //!
 //! ```
 //! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
-//! # use tdx_host::{bringup, layout::Layout, platform::detect, private_memory::PrivateMemory};
 //! # let hardware = kernel::Hardware::new();
-//! # let platform = detect(&hardware)?;
-//! # let record = PrivateMemory::new();
-//! # let mut layout = Box::new(Layout::new());
-//! # let mut kernel = kernel::Kernel::boot(&hardware);
-//! # // SAFETY: the machine's one record and its platform.
-//! # unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY) }?;
-//! # use tdx_host::ledger::{Ledger, PageState};
-//! # let mut words = kernel::words(Ledger::words_needed(kernel::tdmrs(&layout)));
-//! # let ledger = Ledger::new(kernel::tdmrs(&layout), &mut words)?;
-//! use tdx_host::layout::FrameSource;
-//! use tdx_host::page::SharedPage;
+//! # let tdx = tdx_host::Host::new(hardware.slots());
+//! # let mut kernel = kernel::Kernel::with_tdx(&hardware, &tdx);
+//! # let tds = tdx.track(kernel::words(tdx.tracking_words()))?;
+//! use tdx_host::ledger::PageState;
+//! use tdx_host::{FrameSource, SharedPage};
 //!
 //! let free = kernel.allocate_any(1).expect("memory is free");
-//! let page = SharedPage::take(&ledger, free)?; // `free` is gone: the page has one owner
+//! let ledger = tds.ledger();
+//! let page = SharedPage::take(ledger, free)?; // `free` is gone: the page has one owner
 //! let number = page.page();
 //! let in_flight = page.give(&kernel.cpu())?;
 //! assert_eq!(ledger.state(number), Some(PageState::InFlight));
@@ -52,14 +46,13 @@
 //! ```compile_fail,E0382
 //! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
 //! # let hardware = kernel::Hardware::new();
-//! # let mut kernel = kernel::Kernel::boot(&hardware);
-//! # use tdx_host::ledger::Ledger;
-//! # let tdmr = tdx_abi::PageRange::new(tdx_abi::Page::new(0), tdx_abi::Page::new(1 << 18));
-//! # let mut words = kernel::words(Ledger::words_needed([tdmr]));
-//! # let ledger = Ledger::new([tdmr], &mut words)?;
-//! # use tdx_host::{layout::FrameSource, page::SharedPage};
+//! # let tdx = tdx_host::Host::new(hardware.slots());
+//! # let mut kernel = kernel::Kernel::with_tdx(&hardware, &tdx);
+//! # let tds = tdx.track(kernel::words(tdx.tracking_words()))?;
+//! # let ledger = tds.ledger();
+//! # use tdx_host::{FrameSource, SharedPage};
 //! # let free = kernel.allocate_any(1).expect("memory is free");
-//! let page = SharedPage::take(&ledger, free)?;
+//! let page = SharedPage::take(ledger, free)?;
 //! let in_flight = page.give(&kernel.cpu())?;
 //! kernel.free(page.release()); // the module may have it
 //! # Ok::<(), Box<dyn std::error::Error>>(())

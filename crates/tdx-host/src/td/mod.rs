@@ -37,27 +37,14 @@
 //!
 //! ```
 //! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
-//! # use tdx_host::{bringup, layout::Layout, platform::detect, private_memory::PrivateMemory};
-//! # use tdx_host::{key_ids::KeyIds, ledger::Ledger};
 //! # let hardware = kernel::Hardware::new();
-//! # let platform = detect(&hardware).unwrap();
-//! # let record = PrivateMemory::new();
-//! # let mut layout = Box::new(Layout::new());
-//! # let mut kernel = kernel::Kernel::boot(&hardware);
-//! # // SAFETY: the machine's one record and its platform.
-//! # unsafe { bringup::run(&mut kernel, platform, &record, &mut layout, &kernel::MEMORY) }.unwrap();
-//! # let mut words = kernel::words(Ledger::words_needed(kernel::tdmrs(&layout)));
-//! # let ledger = Ledger::new(kernel::tdmrs(&layout), &mut words).unwrap();
-//! # let mut key_words = kernel::words(KeyIds::words_needed(platform.key_ids()) as u64);
-//! # let key_ids = KeyIds::new(platform.key_ids(), &mut key_words).unwrap();
-//! use tdx_host::td::TdHost;
-//!
-//! let cpu = kernel.cpu();
-//! // SAFETY: the machine's ledger and KeyIDs; no handover happens here.
-//! let host = unsafe { TdHost::new(&platform, &ledger, &key_ids) };
-//! let td = host.create(&cpu, kernel.take_page(&ledger)).unwrap();
+//! # let tdx = tdx_host::Host::new(hardware.slots());
+//! # let mut kernel = kernel::Kernel::with_tdx(&hardware, &tdx);
+//! let tds = tdx.track(kernel::words(tdx.tracking_words())).unwrap();
+//! let (cpu, ledger) = (kernel.cpu(), tds.ledger());
+//! let td = tds.create(&cpu, kernel.take_page(ledger)).unwrap();
 //! let mut td = td.configure_keys(&kernel).unwrap();
-//! td.add_control_page(&cpu, kernel.take_page(&ledger)).unwrap();
+//! td.add_control_page(&cpu, kernel.take_page(ledger)).unwrap();
 //! assert_eq!((td.pages(), ledger.marked_pages()), (1, 2));
 //!
 //! // From any step: flush, free the KeyID, take every page back.
@@ -66,7 +53,7 @@
 //! let dead = dying.free_key(&kernel).unwrap();
 //! dead.reclaim_all(&cpu, |page| kernel.put_page(page.unwrap()));
 //! kernel.put_page(dead.finish(&cpu).unwrap());
-//! assert_eq!((ledger.marked_pages(), ledger.leaked_pages(), key_ids.lost()), (0, 0, 0));
+//! assert_eq!((ledger.marked_pages(), ledger.leaked_pages()), (0, 0));
 //! ```
 
 mod build;
