@@ -24,7 +24,7 @@ use spin::Once;
 use tdx_abi::{PageRange, subtract};
 use tdx_host::{
     bringup::Bringup,
-    handover::{HandoverReport, HostMemory, HostParts, LedgerRef, LeftoverTable, LiveLedger, Outcome, Policy, explain},
+    handover::{HostMemory, HostParts, LedgerRef, LiveLedger, Outcome, explain},
     layout::Layout,
     ledger::Ledger,
     platform::{CpuTask, Cpus, OwnedPages, Step, detect},
@@ -34,7 +34,7 @@ use tdx_host::{
 
 use cpu::{GATE, HardwareCpu, ThisProcessor};
 use cpus::{AllCpus, PLATFORM};
-use first_kernel::{NotHandedOver, RangePages, TdPhase};
+use first_kernel::{AnyPolicy, Handed, HandedOutcome, NotHandedOver, RangePages, TdPhase};
 use memory::{KERNEL_PLACE, Kernel};
 
 /// Record of PAMT memory.
@@ -108,17 +108,9 @@ fn failure(step: &'static str) -> impl Fn(&dyn core::fmt::Display) -> Failure {
     }
 }
 
-fn policy(boot: &Boot) -> Result<Policy, Failure> {
-    Ok(match boot.option("policy").unwrap_or("tracked") {
-        "tracked" => Policy::Tracked,
-        "module" => Policy::Module,
-        "module-only" => Policy::ModuleOnly,
-        "pamt" => Policy::Pamt,
-        "everything" => Policy::Everything,
-        "none" => Policy::None,
-        "refuse" => Policy::Refuse,
-        other => return Err(failure("options")(&format_args!("no policy is called {other:?}"))),
-    })
+fn policy(boot: &Boot) -> Result<AnyPolicy, Failure> {
+    let name = boot.option("policy").unwrap_or("tracked");
+    AnyPolicy::named(name).ok_or_else(|| failure("options")(&format_args!("no policy is called {name:?}")))
 }
 
 fn host_memory() -> HostMemory<'static> {
@@ -188,14 +180,14 @@ fn live(boot: &Boot) -> Result<core::convert::Infallible, Failure> {
     let mut own: arrayvec::ArrayVec<PageRange, 64> = own.collect();
     own.sort_unstable_by_key(|range| range.start());
     let all_memory = subtract(ranges.iter().map(|part| part.range), own.iter().copied());
-    let stopped = first_kernel::stop(&AllCpus, policy, host_memory()).map_err(|error| match error {
+    // SAFETY: all memory but this kernel and the next image; the jump follows.
+    let handed = unsafe { first_kernel::kexec(policy, &AllCpus, host_memory(), all_memory) };
+    let handed = handed.map_err(|error| match error {
         NotHandedOver::Refused(refused) => failure("kexec refused")(&refused),
         NotHandedOver::Stop(cause) => failure("kexec put off")(&cause),
     })?;
-    // SAFETY: all memory but this kernel and the next image; the jump follows.
-    let report = unsafe { stopped.reset_everything(all_memory) };
-    told(&report);
-    write_leftovers(next.leftovers, &report);
+    told(&handed);
+    write_leftovers(next.leftovers, &handed);
     vmx::leave();
     AllCpus::park_others();
     println!("first kernel: jumps");
@@ -252,20 +244,21 @@ fn use_tdx(
     Ok(())
 }
 
-fn told(report: &HandoverReport) {
-    let lines = match report.outcome {
-        Outcome::Reset(count) => count.lines,
+fn told(handed: &Handed<'_>) {
+    let outcome = handed.outcome();
+    let lines = match outcome {
+        HandedOutcome::Product(Outcome::Reset(count)) => count.lines,
         _ => 0,
     };
-    println!("first kernel: handover by policy {:?}: {:?}", report.policy, report.outcome);
-    println!("@ {{\"event\":\"handover\",\"reset_lines\":{lines},\"clean\":{}}}", report.is_clean(&host_memory()));
+    println!("first kernel: handover by policy {}: {outcome:?}", handed.policy().name());
+    println!("@ {{\"event\":\"handover\",\"reset_lines\":{lines},\"clean\":{}}}", handed.is_clean());
 }
 
-fn write_leftovers(place: PageRange, report: &HandoverReport) {
+fn write_leftovers(place: PageRange, handed: &Handed<'_>) {
     let first = core::ptr::with_exposed_provenance_mut::<u8>(place.base().get() as usize);
     // SAFETY: pages that `next_image` took for the table alone.
     let table = unsafe { core::slice::from_raw_parts_mut(first, place.bytes() as usize) };
-    if LeftoverTable::write(table, report, &host_memory()).is_err() {
+    if handed.write_table(table).is_err() {
         println!("first kernel: no room for the table of leftovers");
     }
 }

@@ -206,11 +206,8 @@ fn hand_over(memory: HostMemory<'_>, layout: &Layout) {
     let policy = match black_box(0) {
         0 => Policy::Tracked,
         1 => Policy::Module,
-        2 => Policy::ModuleOnly,
-        3 => Policy::Pamt,
-        4 => Policy::Everything,
-        5 => Policy::Refuse,
-        _ => Policy::None,
+        2 => Policy::Everything,
+        _ => Policy::Refuse,
     };
     let kind = if black_box(true) { KexecKind::Normal } else { KexecKind::Jump };
     let all = PageRange::new(black_box(Page::new(0)), black_box(Page::new(1)));

@@ -6,10 +6,10 @@
 //! (`cargo xtask boots`). It does not depend on any of them.
 
 #![no_std]
-#![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 mod error;
+mod handover;
 mod hypervisor;
 mod life;
 mod phase;
@@ -18,7 +18,6 @@ use core::sync::atomic::AtomicU64;
 use tdx_abi::{PageRange, TdxFeatures0};
 use tdx_host::{
     bringup::{Bringup, BringupError, Kernel, ModuleInfo, ModuleKnown, Planned, Started},
-    handover::{HostMemory, Kexec, KexecKind, Policy, Refused, StopCause, StopCpus, WrittenBack},
     key_ids::KeyIds,
     layout::{FrameRequest, Layout},
     ledger::Ledger,
@@ -26,6 +25,7 @@ use tdx_host::{
 };
 
 pub use error::StepError;
+pub use handover::{AnyPolicy, Comparison, Handed, HandedOutcome, NotHandedOver, crash, kexec};
 pub use hypervisor::{Backend, Build, GuestMap, Hypervisor, Move, Slot, Stuck, guest_page, td_params};
 pub use life::{PAGES_PER_TD, Pages, RangePages, live};
 pub use phase::TdPhase;
@@ -94,29 +94,6 @@ pub fn key_ids<'m>(
     words: &'m mut [AtomicU64],
 ) -> Result<KeyIds<'m>, tdx_host::key_ids::KeyIdsError> {
     KeyIds::new(platform.key_ids(), words)
-}
-
-/// Why there was no handover. The kernel goes on.
-#[derive(Debug)]
-pub enum NotHandedOver {
-    /// The policy refuses.
-    Refused(Refused),
-    /// Some CPU did not stop.
-    Stop(StopCause),
-}
-
-/// Everything between `kexec -e` and the reset.
-///
-/// # Errors
-/// [`NotHandedOver`].
-pub fn stop<'k, 'c, P: StopCpus>(
-    cpus: &'c P,
-    policy: Policy,
-    memory: HostMemory<'k>,
-) -> Result<Kexec<'k, WrittenBack<'c, P>>, NotHandedOver> {
-    let kexec = Kexec::begin(policy, KexecKind::Normal, memory).map_err(NotHandedOver::Refused)?;
-    let stopped = kexec.stop_other_cpus(cpus).map_err(|error| NotHandedOver::Stop(error.cause))?;
-    Ok(stopped.ask_module(|_| ()).write_back_caches())
 }
 
 /// What TDX_FEATURES0 says, if the module was asked.

@@ -16,7 +16,7 @@ use super::verdict::Rule;
 use crate::report::{
     BugRun, Covered, ExploreReport, FindingReport, MapPiece, ScenarioRun, SequenceRun, TimePointReport,
 };
-use tdx_lab::kexec::policy_name;
+use first_kernel::AnyPolicy;
 use tdx_lab::platform::LabError;
 
 /// Crash points by leaf and status: after it, inside it.
@@ -84,7 +84,7 @@ pub(super) fn scenario(scenario: &Scenario, up: &Up, explored: Explored, bug: Op
         cpus: scenario.host.cpus(),
         packages: scenario.host.packages(),
         module: module_name(scenario.module),
-        policy: policy_name(scenario.policy),
+        policy: AnyPolicy::from(scenario.policy).name(),
         memory_map: memory_map(scenario, up, &tally),
         steps: words(scenario),
         instants: tally.instants,

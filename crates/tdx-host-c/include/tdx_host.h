@@ -711,13 +711,10 @@ enum tdxh_result tdxh_returning_settle(struct tdxh_returning *returning);
 
 /* What a handover does with private memory. */
 enum tdxh_policy {
-	TDXH_POLICY_TRACKED = 0,     /* resets PAMTs and every marked page. Needs no module. The one to use */
-	TDXH_POLICY_MODULE = 1,      /* asks TDH.SYS.DISABLE, then resets what the module cannot know; without its help, as TRACKED */
-	TDXH_POLICY_MODULE_ONLY = 2, /* asks and jumps, whatever the answer: what Linux 7.2 does. For comparison */
-	TDXH_POLICY_PAMT = 3,        /* resets PAMTs only. For comparison */
-	TDXH_POLICY_EVERYTHING = 4,  /* resets all memory that you name, and what is private besides. Slow */
-	TDXH_POLICY_NONE = 5,        /* resets nothing. For comparison */
-	TDXH_POLICY_REFUSE = 6,      /* refuses to kexec: what Linux 6.18 to 7.1 do */
+	TDXH_POLICY_TRACKED = 0,    /* resets PAMTs and every marked page. Needs no module. The one to use */
+	TDXH_POLICY_MODULE = 1,     /* asks TDH.SYS.DISABLE, then resets what the module cannot know; without its help, as TRACKED */
+	TDXH_POLICY_EVERYTHING = 4, /* resets all memory that you name, and what is private besides. Slow */
+	TDXH_POLICY_REFUSE = 6,     /* refuses to kexec: what Linux 6.18 to 7.1 do */
 };
 
 enum tdxh_kexec_kind {
@@ -764,8 +761,8 @@ enum tdxh_result tdxh_offline_this_cpu(struct tdxh_host *host);
 
 /*
  * Hands the machine to the crash kernel. On the CPU that panics, with interrupts off, at any instant: inside any other function
- * of this library, in the middle of a bring-up, on any CPU. It takes no lock, allocates nothing, makes no SEAMCALL (but for
- * TDXH_POLICY_MODULE_ONLY), blocks nowhere but in kernel.stop_other_cpus_by_nmi, and never writes to reserved memory.
+ * of this library, in the middle of a bring-up, on any CPU. It takes no lock, allocates nothing, makes no SEAMCALL,
+ * blocks nowhere but in kernel.stop_other_cpus_by_nmi, and never writes to reserved memory.
  *
  * A policy that is none counts as TDXH_POLICY_TRACKED; so do MODULE, EVERYTHING and REFUSE. `report` may be NULL; static storage is
  * best. Whatever is wrong with the report, the reset is done.
@@ -789,8 +786,6 @@ enum tdxh_outcome {
 	TDXH_OUTCOME_NO_TDX = 1,            /* nothing to do: this machine has no TDX */
 	TDXH_OUTCOME_NO_PRIVATE_MEMORY = 2, /* nothing to do: no memory was handed to the module */
 	TDXH_OUTCOME_NO_ERRATUM = 3,        /* nothing to do: leftovers do no harm on this CPU */
-	TDXH_OUTCOME_LEFT_BY_POLICY = 4,    /* left: TDXH_POLICY_NONE */
-	TDXH_OUTCOME_LEFT_TO_MODULE = 5,    /* left: TDXH_POLICY_MODULE_ONLY */
 	TDXH_OUTCOME_LEFT_FOR_JUMP = 6,     /* left: this kernel is returned to */
 	TDXH_OUTCOME_OTHER = 7,             /* something that this version has no number for */
 };

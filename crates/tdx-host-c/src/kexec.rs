@@ -21,14 +21,8 @@ c_enum! {
         Tracked = 0, "TDXH_POLICY_TRACKED";
         /// Asks the module, resets what it cannot know.
         Module = 1, "TDXH_POLICY_MODULE";
-        /// Asks the module and jumps.
-        ModuleOnly = 2, "TDXH_POLICY_MODULE_ONLY";
-        /// Resets the PAMTs.
-        Pamt = 3, "TDXH_POLICY_PAMT";
         /// Resets all memory that is named.
         Everything = 4, "TDXH_POLICY_EVERYTHING";
-        /// Resets nothing.
-        None = 5, "TDXH_POLICY_NONE";
         /// Refuses.
         Refuse = 6, "TDXH_POLICY_REFUSE";
     }
@@ -49,10 +43,7 @@ impl TdxhPolicy {
         match self {
             Self::Tracked => Policy::Tracked,
             Self::Module => Policy::Module,
-            Self::ModuleOnly => Policy::ModuleOnly,
-            Self::Pamt => Policy::Pamt,
             Self::Everything => Policy::Everything,
-            Self::None => Policy::None,
             Self::Refuse => Policy::Refuse,
         }
     }
@@ -67,10 +58,7 @@ impl From<Policy> for TdxhPolicy {
         match policy {
             Policy::Tracked => Self::Tracked,
             Policy::Module => Self::Module,
-            Policy::ModuleOnly => Self::ModuleOnly,
-            Policy::Pamt => Self::Pamt,
             Policy::Everything => Self::Everything,
-            Policy::None => Self::None,
             Policy::Refuse => Self::Refuse,
         }
     }

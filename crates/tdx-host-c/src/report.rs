@@ -51,10 +51,6 @@ c_enum! {
         NoPrivateMemory = 2, "TDXH_OUTCOME_NO_PRIVATE_MEMORY";
         /// It does no harm on this CPU.
         NoErratum = 3, "TDXH_OUTCOME_NO_ERRATUM";
-        /// Left, by the policy that resets nothing.
-        LeftByPolicy = 4, "TDXH_OUTCOME_LEFT_BY_POLICY";
-        /// Left to the module.
-        LeftToModule = 5, "TDXH_OUTCOME_LEFT_TO_MODULE";
         /// Left, because this kernel is returned to.
         LeftForJump = 6, "TDXH_OUTCOME_LEFT_FOR_JUMP";
         /// None of the above.
@@ -103,8 +99,6 @@ impl From<What> for TdxhOutcome {
             What::NothingToDo(NothingToDo::NoTdx) => Self::NoTdx,
             What::NothingToDo(NothingToDo::NoPrivateMemory) => Self::NoPrivateMemory,
             What::NothingToDo(NothingToDo::NoErratum) => Self::NoErratum,
-            What::LeftPrivate(LeftPrivate::PolicyNone) => Self::LeftByPolicy,
-            What::LeftPrivate(LeftPrivate::ModuleOnly) => Self::LeftToModule,
             What::LeftPrivate(LeftPrivate::KexecJump) => Self::LeftForJump,
             _ => Self::Other,
         }

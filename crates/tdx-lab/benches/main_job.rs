@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
+use first_kernel::{AnyPolicy, Comparison};
 use tdx_abi::{Leaf, PageRange, PhysAddr, Registers, TDMR_GRANULARITY};
 use tdx_host::bringup::Bringup;
 use tdx_host::handover::Policy;
@@ -40,7 +41,7 @@ fn host(file: &str) -> Host {
     Host::from_path(&Path::new(FIXTURES).join(file), &HostOptions::default()).expect("a bundled fixture")
 }
 
-fn job(host: &Host, policy: Policy) {
+fn job(host: &Host, policy: AnyPolicy) {
     let options = KexecOptions { policy, layout: LayoutName::Fit, ..KexecOptions::default() };
     black_box(run(host, options, &()).expect("a bundled fixture can be emulated"));
 }
@@ -120,7 +121,7 @@ fn seamcall_rates() -> [(&'static str, f64); 2] {
 
 fn main() {
     if let Ok(file) = std::env::var(CHILD) {
-        job(&host(&file), Policy::Tracked);
+        job(&host(&file), Policy::Tracked.into());
         println!("{:.1}", peak_mib().unwrap_or(f64::NAN));
         return;
     }
@@ -129,8 +130,11 @@ fn main() {
     for (name, file, goal) in HOSTS {
         let host = host(file);
         let peak = peak_of_child(file).unwrap_or(f64::NAN);
-        for (policy, word) in [(Policy::Tracked, "tracked"), (Policy::None, "none"), (Policy::Everything, "everything")]
-        {
+        for (policy, word) in [
+            (Policy::Tracked.into(), "tracked"),
+            (Comparison::None.into(), "none"),
+            (Policy::Everything.into(), "everything"),
+        ] {
             let seconds = median((0..ROUNDS).map(|_| timed(|| job(&host, policy))).collect());
             println!("  {name:40} {word:11} {seconds:7.3} s (goal {goal} s)  {peak:7.1} MiB");
             rows.push(format!(

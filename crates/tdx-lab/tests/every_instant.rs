@@ -8,7 +8,7 @@ mod promise;
 
 use std::cell::OnceCell;
 
-use first_kernel::TdPhase;
+use first_kernel::{Comparison, TdPhase, crash};
 use tdx_abi::{KeyId, LineRange, Page, PageRange, StatusCode};
 use tdx_host::handover::{HostParts, Kexec, KexecKind, ModuleAnswer, Outcome, Policy, hand_over_crash};
 use tdx_host::key_ids::KeyIds;
@@ -250,9 +250,9 @@ fn the_machine_notices_what_pamt_alone_leaves() {
         gate: lab.gate(),
         reserved: &[],
     });
-    let report = hand_over_crash(Policy::Pamt, &kernel.this_cpu(), &kernel, &host_memory);
-    assert!(!report.is_clean(&host_memory));
-    let left: u64 = report.leftovers(&host_memory).map(|left| left.range.pages()).sum();
+    let handed = crash(Comparison::Pamt.into(), &kernel.this_cpu(), &kernel, host_memory);
+    assert!(!handed.is_clean());
+    let left: u64 = handed.leftovers().map(|left| left.range.pages()).sum();
     assert_eq!(left, ledger.marked_pages());
     assert!(lab.ask(Machine::private_lines) > 0);
     drop(td);

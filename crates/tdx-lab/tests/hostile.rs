@@ -414,8 +414,7 @@ fn a_plan_of_numbers_is_no_memory() {
     layout::build(host.memory(), host.cmrs(), &limits, &mut places, &mut plan).unwrap();
     // A bring-up does not take places for memory.
     let record = PrivateMemory::new();
-    let error =
-        promise::bring_up(&mut kernel, platform, &record, &mut plan, host.memory()).unwrap_err();
+    let error = promise::bring_up(&mut kernel, platform, &record, &mut plan, host.memory()).unwrap_err();
     assert_eq!(error.errno(), -16, "{error}");
     // Nor does the allocator get them: the table is emptied, and that is all.
     plan.release_frames(&mut kernel).unwrap();

@@ -98,11 +98,13 @@ fn told(report: &HandoverReport) -> Handover {
     Handover { lines, suspects, clean: report.is_clean(&memory()), not_alone: false }
 }
 
-/// The policies that the module's parameter can name.
+/// `policy=none`, for comparison: nothing is reset. No policy of `tdx-host`.
+const NONE: u32 = 1;
+
+/// The policies that the module's parameter can name, but [`NONE`].
 fn policy(number: u32) -> Policy {
     match number {
         0 => Policy::Tracked,
-        1 => Policy::None,
         _ => Policy::Refuse,
     }
 }
@@ -111,6 +113,9 @@ fn policy(number: u32) -> Policy {
 /// in memory that was never private.
 #[unsafe(no_mangle)]
 pub extern "C" fn cleanslate_check_load(policy: u32) -> i32 {
+    if policy == NONE {
+        return 0;
+    }
     match check_image_load(self::policy(policy), KexecKind::Normal, &memory(), &[]) {
         Ok(()) => 0,
         Err(_) => -EPERM,
@@ -147,6 +152,10 @@ pub unsafe extern "C" fn cleanslate_hand_over(
 ) -> Handover {
     // SAFETY: the caller's: interrupts are off from here to the jump.
     let alone = Alone { cpu: unsafe { ThisCpu::pinned_to(cpu) }, online, possible };
+    if policy == NONE {
+        let clean = memory().private_ranges().next().is_none();
+        return Handover { clean, ..Handover::default() };
+    }
     let policy = self::policy(policy);
     if crash {
         return told(&hand_over_crash(policy, &alone.cpu, &alone, &memory()));

@@ -7,9 +7,9 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use first_kernel::{RangePages, TdPhase, bring_up, key_ids, ledger, ledger_words, live};
+use first_kernel::{AnyPolicy, RangePages, TdPhase, bring_up, key_ids, ledger, ledger_words, live};
 use tdx_abi::{KeyId, PageRange, PageSize, Registers};
-use tdx_host::handover::{HostParts, Policy};
+use tdx_host::handover::HostParts;
 use tdx_host::layout::{FrameSource, Layout};
 use tdx_host::platform::detect;
 use tdx_host::private_memory::PrivateMemory;
@@ -117,12 +117,7 @@ fn words(count: u64) -> Vec<AtomicU64> {
 
 /// The same first kernel on the software machine.
 fn software(host: &Host, policy: &str) -> Result<(Vec<Call>, Death)> {
-    let policy = match policy {
-        "tracked" => Policy::Tracked,
-        "none" => Policy::None,
-        "pamt" => Policy::Pamt,
-        other => return Err(anyhow!("the policy {other} is not compared")),
-    };
+    let policy = AnyPolicy::named(policy).with_context(|| format!("no policy is called {policy}"))?;
     let listener = Listener::default();
     let lab = Lab::new(host, &())?.watched_by(&listener);
     let platform = detect(&lab)?;
@@ -151,8 +146,7 @@ fn software(host: &Host, policy: &str) -> Result<(Vec<Call>, Death)> {
     });
     let before = lab.ask(Clone::clone);
     // The report is not compared.
-    let stopped = first_kernel::stop(&kernel, policy, memory).map_err(|error| anyhow!("{error:?}"))?;
-    let _ = stopped.reset();
+    promise::kexec(policy, &kernel, memory, std::iter::empty()).map_err(|error| anyhow!("{error}"))?;
     lab.check()?;
     lab.act(Machine::kexec_boundary);
     let death = lab.act(|machine| next_kernel(machine, &before, &layout, host))?;

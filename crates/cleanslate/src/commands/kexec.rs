@@ -3,6 +3,8 @@
 use std::io::Write;
 
 use clap::{Args, ValueEnum};
+use first_kernel::{AnyPolicy, Comparison};
+use tdx_host::handover::Policy;
 use tdx_lab::kexec::{self, Hole, KexecOptions};
 
 use crate::options::{Format, HostArgs, LayoutArgs, OutputArgs};
@@ -99,16 +101,16 @@ enum PolicyName {
     Refuse,
 }
 
-impl From<PolicyName> for tdx_host::handover::Policy {
+impl From<PolicyName> for AnyPolicy {
     fn from(name: PolicyName) -> Self {
         match name {
-            PolicyName::Tracked => Self::Tracked,
-            PolicyName::Module => Self::Module,
-            PolicyName::ModuleOnly => Self::ModuleOnly,
-            PolicyName::Pamt => Self::Pamt,
-            PolicyName::None => Self::None,
-            PolicyName::Everything => Self::Everything,
-            PolicyName::Refuse => Self::Refuse,
+            PolicyName::Tracked => Policy::Tracked.into(),
+            PolicyName::Module => Policy::Module.into(),
+            PolicyName::ModuleOnly => Comparison::ModuleOnly.into(),
+            PolicyName::Pamt => Comparison::Pamt.into(),
+            PolicyName::None => Comparison::None.into(),
+            PolicyName::Everything => Policy::Everything.into(),
+            PolicyName::Refuse => Policy::Refuse.into(),
         }
     }
 }

@@ -30,9 +30,6 @@ void test_kexec(void)
 		{ TDXH_POLICY_TRACKED, 1, 0, TDXH_OUTCOME_RESET, TDXH_MODULE_NOT_ASKED, 1, 0 },
 		{ TDXH_POLICY_MODULE, 1, 0, TDXH_OUTCOME_RESET, TDXH_MODULE_NO_LEAF, 1, 0 },
 		{ TDXH_POLICY_MODULE, 1, 1, TDXH_OUTCOME_RESET, TDXH_MODULE_DISABLED, 1, 0 },
-		{ TDXH_POLICY_MODULE_ONLY, 1, 0, TDXH_OUTCOME_LEFT_TO_MODULE, TDXH_MODULE_FAILED, 0, 1 },
-		{ TDXH_POLICY_PAMT, 1, 0, TDXH_OUTCOME_RESET, TDXH_MODULE_NOT_ASKED, 0, 1 },
-		{ TDXH_POLICY_NONE, 1, 0, TDXH_OUTCOME_LEFT_BY_POLICY, TDXH_MODULE_NOT_ASKED, 0, 1 },
 		{ TDXH_POLICY_TRACKED, 0, 0, TDXH_OUTCOME_NO_ERRATUM, TDXH_MODULE_NOT_ASKED, 1, 0 },
 	};
 
@@ -92,7 +89,7 @@ void test_busy_report(void)
 {
 	struct kernel *kernel = kernel_with_tdx(1, 0);
 
-	CHECK_IS(kexec(kernel, TDXH_POLICY_NONE, TDXH_KEXEC_NORMAL), TDXH_OK);
+	CHECK_IS(kexec(kernel, TDXH_POLICY_TRACKED, TDXH_KEXEC_JUMP), TDXH_OK);
 	CHECK_IS(tdxh_walk_leftovers(&kernel->host, &kernel->report, use_again, kernel), TDXH_STOPPED);
 	/* The crash had no place for its report, and has reset everything. */
 	CHECK_IS(machine_private_lines(kernel->machine), 0);

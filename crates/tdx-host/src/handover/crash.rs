@@ -1,5 +1,5 @@
 //! The crash path: from a panic on any CPU at any instant to the jump into the crash kernel. Never
-//! blocks, allocates, locks or panics; makes no SEAMCALL, but for [`Policy::ModuleOnly`].
+//! blocks, allocates, locks or panics; makes no SEAMCALL.
 //!
 //! 1. The gate closes. A CPU that has passed it shows so in its slot; no other makes a SEAMCALL any
 //!    more.
@@ -15,16 +15,13 @@
 //! leaves says too much and never too little; a page too much in the reset is a page that is
 //! not in use.
 
-use tdx_abi::PageRange;
-
 use super::memory::HostMemory;
-use super::module::disable;
-use super::policy::{LeftPrivate, Policy};
+use super::policy::Policy;
 use super::report::{HandoverKind, HandoverReport, Outcome, ReturnRight};
 use super::steps::{nothing_to_do, write_back_this_cpu};
 use super::suspects::Suspects;
 use crate::platform::{Cpu, CpuId};
-use crate::reset::{ParallelReset, ResetCount};
+use crate::reset::ParallelReset;
 
 /// Stops the other CPUs at a crash. Implemented by the kernel.
 ///
@@ -61,12 +58,12 @@ pub fn stop_this_cpu_at_crash<C: Cpu>(cpu: &C) {
 /// The gate stays closed for good. The ledger is looked up after the others have stopped, so that it
 /// is the one that was in use last.
 ///
-/// [`Policy::Module`] and [`Policy::Everything`] reset what [`Policy::Tracked`] resets: a module
-/// that was interrupted anywhere is not to be relied on, and memory is to be dumped.
-/// [`Policy::Refuse`] too: its word was for kexec.
+/// Whatever the policy for kexec, all that may be private is reset, and no more: a module that was
+/// interrupted anywhere is not to be relied on, memory is to be dumped, and it is too late to refuse.
+/// The report keeps the policy.
 ///
 /// # SEAMCALL
-/// SYS.DISABLE on this CPU under [`Policy::ModuleOnly`], and none under any other policy.
+/// None.
 pub fn hand_over_crash<C: Cpu>(
     policy: Policy,
     cpu: &C,
@@ -76,10 +73,6 @@ pub fn hand_over_crash<C: Cpu>(
     // It may be closed: the panic came in the middle of a kexec, whose reset is then done again.
     memory.gate().close_for_good();
     others.stop_other_cpus();
-    let module = match policy {
-        Policy::ModuleOnly if memory.platform().is_some() => Some(disable(cpu, |_| ())),
-        _ => None,
-    };
     write_back_this_cpu(cpu, memory);
     // Before the reset: lines that a CPU writes back from here on may land on top of it, so its
     // stop proves nothing any more.
@@ -87,35 +80,20 @@ pub fn hand_over_crash<C: Cpu>(
     HandoverReport {
         policy,
         kind: HandoverKind::Crash,
-        module,
-        outcome: reset(policy, cpu, memory),
+        module: None,
+        outcome: reset(cpu, memory),
         suspects,
         return_right: ReturnRight::None,
     }
 }
 
-fn reset<C: Cpu>(policy: Policy, cpu: &C, memory: &HostMemory<'_>) -> Outcome {
+fn reset<C: Cpu>(cpu: &C, memory: &HostMemory<'_>) -> Outcome {
     if let Some(nothing) = nothing_to_do(memory) {
         return Outcome::NothingToDo(nothing);
     }
-    Outcome::Reset(match policy {
-        Policy::None => return Outcome::LeftPrivate(LeftPrivate::PolicyNone),
-        Policy::ModuleOnly => return Outcome::LeftPrivate(LeftPrivate::ModuleOnly),
-        Policy::Pamt => reset_alone(cpu, memory, memory.pamts()),
-        Policy::Tracked | Policy::Module | Policy::Everything | Policy::Refuse => {
-            reset_alone(cpu, memory, memory.private_ranges())
-        }
-    })
-}
-
-fn reset_alone<C: Cpu>(
-    cpu: &C,
-    memory: &HostMemory<'_>,
-    ranges: impl Iterator<Item = PageRange> + Clone,
-) -> ResetCount {
     // SAFETY: PAMTs and marked pages hold nothing that anyone needs. The gate is closed for good, and
     // caches are written back, but for those that the report names.
-    let work = unsafe { ParallelReset::new(memory.without_reserved(ranges)) };
+    let work = unsafe { ParallelReset::new(memory.without_reserved(memory.private_ranges())) };
     work.run_alone(cpu);
-    work.count()
+    Outcome::Reset(work.count())
 }

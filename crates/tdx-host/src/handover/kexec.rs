@@ -105,16 +105,16 @@ impl<'k, 'c, P: StopCpus> Kexec<'k, Stopped<'c, P>> {
     /// again.
     ///
     /// # SEAMCALL
-    /// SYS.DISABLE on this CPU, under [`Policy::Module`] if the module has it and under
-    /// [`Policy::ModuleOnly`] in any case; never for a kexec jump. All other CPUs have stopped. At
-    /// most [`super::DISABLE_CALLS`] calls. The last SEAMCALL of this kernel.
+    /// SYS.DISABLE on this CPU, under [`Policy::Module`] if the module has it; never for a kexec
+    /// jump. All other CPUs have stopped. At most [`super::DISABLE_CALLS`] calls. The last SEAMCALL
+    /// of this kernel.
     pub fn ask_module(self, progress: impl FnMut(u32)) -> Kexec<'k, Asked<'c, P>> {
         let has_leaf = self.memory.features().is_some_and(tdx_abi::TdxFeatures0::sys_disable);
         let comes_back = self.kind == KexecKind::Jump;
         let module = match self.policy {
             _ if self.memory.platform().is_none() || comes_back => None,
             Policy::Module if !has_leaf => Some(ModuleAnswer::NoLeaf),
-            Policy::Module | Policy::ModuleOnly => Some(disable(&self.state.cpus.this_cpu(), progress)),
+            Policy::Module => Some(disable(&self.state.cpus.this_cpu(), progress)),
             _ => None,
         };
         self.with_state(|state| Asked { cpus: state.cpus, closing: state.closing, module })
@@ -183,9 +183,6 @@ impl<P: StopCpus> Kexec<'_, WrittenBack<'_, P>> {
             return Outcome::LeftPrivate(LeftPrivate::KexecJump);
         }
         Outcome::Reset(match (self.policy, self.state.module) {
-            (Policy::None, _) => return Outcome::LeftPrivate(LeftPrivate::PolicyNone),
-            (Policy::ModuleOnly, _) => return Outcome::LeftPrivate(LeftPrivate::ModuleOnly),
-            (Policy::Pamt, _) => self.reset_ranges(memory.pamts()),
             (Policy::Module, Some(ModuleAnswer::Disabled { .. })) => self.reset_ranges(memory.unknown_to_module()),
             (Policy::Everything, _) => {
                 let left_out = subtract(memory.private_ranges(), all_memory.clone());

@@ -124,17 +124,29 @@ impl<'t> LeftoverTable<'t> {
     /// # Errors
     /// [`TableError::TooSmall`]; then whatever stood there is wiped out.
     pub fn write(table: &mut [u8], report: &HandoverReport, memory: &HostMemory<'_>) -> Result<Written, TableError> {
+        Self::write_list(table, report.leftovers(memory), &report.suspects)
+    }
+
+    /// Writes a list that the caller has made: for a kernel whose handover is not that of this crate.
+    ///
+    /// # Errors
+    /// As [`LeftoverTable::write`].
+    pub fn write_list(
+        table: &mut [u8],
+        leftovers: impl IntoIterator<Item = Leftover>,
+        suspects: &Suspects,
+    ) -> Result<Written, TableError> {
         let room = begin(table)?;
         let mut places = room.chunks_exact_mut(ENTRY);
         let mut count = 0u32;
-        for leftover in report.leftovers(memory) {
+        for leftover in leftovers {
             let Some(place) = places.next() else {
-                return finish(table, ALL_PRIVATE, 0, &report.suspects);
+                return finish(table, ALL_PRIVATE, 0, suspects);
             };
             put_entry(place, &leftover);
             count = count.saturating_add(1);
         }
-        finish(table, COMPLETE, count, &report.suspects)
+        finish(table, COMPLETE, count, suspects)
     }
 
     /// Writes that all old memory may be private.

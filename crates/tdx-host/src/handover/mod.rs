@@ -34,7 +34,6 @@
 //! | [`Policy::Module`] | what the module may not know; without its help as `Tracked` | a next kernel that is to use TDX again |
 //! | [`Policy::Refuse`] | nothing: says no at image load | a host that must not kexec |
 //! | [`Policy::Everything`] | all memory | when the tracking itself is not trusted |
-//! | [`Policy::ModuleOnly`], [`Policy::Pamt`], [`Policy::None`] | less than is needed | comparison with Linux 7.2, with the patches of 2023, and with nothing |
 //!
 //! # Example: kexec
 //!

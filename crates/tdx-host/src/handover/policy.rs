@@ -17,16 +17,10 @@ pub enum Policy {
     /// module's help, as [`Policy::Tracked`]. After it the next kernel can bring TDX up again. At a
     /// crash: as [`Policy::Tracked`].
     Module,
-    /// Asks the module and jumps whatever it answers. What Linux 7.2 does, the feature bit ignored;
-    /// for comparison.
-    ModuleOnly,
-    /// Resets the PAMTs: all private memory there is as long as no TD was built. For comparison.
-    Pamt,
-    /// Resets all memory the caller names, and what is private besides. Slow. At a crash, where
-    /// memory is to be dumped: as [`Policy::Tracked`].
+    /// When the tracking itself is not trusted: resets all memory that the caller names
+    /// ([`super::Kexec::reset_everything`]) but what is reserved, and what is private besides. Slow.
+    /// At a crash, where memory is to be dumped: as [`Policy::Tracked`].
     Everything,
-    /// Resets nothing and jumps. For comparison.
-    None,
     /// Refuses to kexec while there may be private memory. What Linux 6.18 to 7.1 do.
     Refuse,
 }
@@ -57,10 +51,6 @@ pub enum NothingToDo {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum LeftPrivate {
-    /// [`Policy::None`].
-    PolicyNone,
-    /// [`Policy::ModuleOnly`]: what the module has not cleared stays.
-    ModuleOnly,
     /// [`KexecKind::Jump`]: this kernel goes on using TDX when it returns, so its private memory must survive. The kernel in
     /// between must not touch memory that is not its own.
     KexecJump,

@@ -128,17 +128,6 @@ pub struct Leftover {
     pub reason: LeftoverReason,
 }
 
-/// Which private pages a handover did not make normal.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Left {
-    Nothing,
-    /// Pages outside PAMTs.
-    Pages,
-    /// Pages that the module may not know.
-    Unknown,
-    All,
-}
-
 impl HandoverReport {
     /// To be called once if this kernel goes on after all: the kernel in between has jumped back, or
     /// the jump was not made. A second call, or one after a later handover, says
@@ -166,22 +155,17 @@ impl HandoverReport {
     /// pages of TDs apart. `memory` is what was handed over. Walks the record and the ledger, which
     /// a handover leaves as they are.
     pub fn leftovers<'h>(&self, memory: &HostMemory<'h>) -> impl Iterator<Item = Leftover> + use<'h> {
-        let (left, reason) = self.left();
-        let pages = if left == Left::Unknown { memory.unknown_to_module() } else { memory.marked() };
-        let pieces = walk(memory.pamts(), pages).filter(move |(_, covered)| match left {
-            Left::Nothing => false,
-            Left::Pages | Left::Unknown => *covered == Covered::Right,
-            Left::All => true,
-        });
+        let left = self.left();
+        let pieces = walk(memory.pamts(), memory.marked()).filter_map(move |piece| Some((piece, left?)));
         let memory = *memory;
-        let touched = pieces.flat_map(move |(range, covered)| {
+        let touched = pieces.flat_map(move |((range, covered), reason)| {
             memory.without_reserved(core::iter::once(range)).map(move |range| Leftover {
                 range,
                 kind: covered.into(),
                 reason,
             })
         });
-        let harmless = matches!(self.outcome, Outcome::NothingToDo(_)) && left == Left::Nothing;
+        let harmless = matches!(self.outcome, Outcome::NothingToDo(_)) && left.is_none();
         let reserved =
             walk(memory.pamts(), memory.marked()).filter(move |_| !harmless).flat_map(move |(range, covered)| {
                 memory.reserved_of(core::iter::once(range)).map(move |range| Leftover {
@@ -198,18 +182,13 @@ impl HandoverReport {
         self.leftovers(memory).next().is_none()
     }
 
-    fn left(&self) -> (Left, LeftoverReason) {
-        if self.suspects.may_hold_private_lines > 0 {
-            return (Left::All, LeftoverReason::CachesNotWrittenBack);
+    /// Why private memory was left, if it was.
+    fn left(&self) -> Option<LeftoverReason> {
+        match self.outcome {
+            _ if self.suspects.may_hold_private_lines > 0 => Some(LeftoverReason::CachesNotWrittenBack),
+            Outcome::LeftPrivate(_) => Some(LeftoverReason::NotReset),
+            Outcome::Reset(_) | Outcome::NothingToDo(_) => None,
         }
-        let disabled = matches!(self.module, Some(ModuleAnswer::Disabled { .. }));
-        let left = match (self.outcome, self.policy) {
-            (Outcome::Reset(_), Policy::Pamt) => Left::Pages,
-            (Outcome::Reset(_) | Outcome::NothingToDo(_), _) => Left::Nothing,
-            (Outcome::LeftPrivate(LeftPrivate::ModuleOnly), _) if disabled => Left::Unknown,
-            (Outcome::LeftPrivate(_), _) => Left::All,
-        };
-        (left, LeftoverReason::NotReset)
     }
 }
 

@@ -2,11 +2,10 @@
 
 use crate::promise;
 use crate::world::{Event, GRANITE_RAPIDS, WITH_DISABLE, World, pages};
-use tdx_abi::{Leaf, Operand, StatusCode};
+use tdx_abi::Leaf;
 use tdx_host::gate::GateHandle;
 use tdx_host::handover::{
-    HandoverKind, HostParts, Kexec, KexecKind, LedgerRef, LeftPrivate, LeftoverReason, LiveLedger, ModuleAnswer,
-    NothingToDo, Outcome, Policy,
+    HandoverKind, HostParts, Kexec, KexecKind, LedgerRef, LeftoverReason, LiveLedger, NothingToDo, Outcome, Policy,
 };
 use tdx_host::ledger::Ledger;
 use tdx_host::platform::{CpuId, detect};
@@ -43,20 +42,6 @@ fn whatever_the_policy_the_crash_path_makes_no_seamcall() {
         assert_eq!((report.outcome, report.module), (ALL, None), "{policy:?}");
         assert!(!world.take_alone().iter().any(|event| matches!(event, Event::Seamcall(_))));
     }
-    for policy in [Policy::Pamt, Policy::None] {
-        let world = World::new(1).with_pages();
-        let report = world.crash(policy);
-        assert!(!report.is_clean(&world.memory()), "{policy:?}");
-    }
-}
-
-#[test]
-fn module_only_does_what_linux_does() {
-    let world = World::new(1).with_pages().answering([StatusCode::OPERAND_INVALID.operand(Operand::RAX)]);
-    let report = world.crash(Policy::ModuleOnly);
-    assert!(matches!(report.module, Some(ModuleAnswer::Failed(_))));
-    assert_eq!(report.outcome, Outcome::LeftPrivate(LeftPrivate::ModuleOnly));
-    assert_eq!(world.take_alone(), [Event::Seamcall(Leaf::SYS_DISABLE), Event::WriteBack]);
 }
 
 #[test]
@@ -123,7 +108,7 @@ fn a_panic_in_the_middle_of_a_kexec_begins_anew() {
 fn without_tdx_a_crash_costs_nothing() {
     let mut world = World::new(2);
     (world.platform, world.record) = (None, PrivateMemory::new());
-    assert_eq!(world.crash(Policy::ModuleOnly).outcome, Outcome::NothingToDo(NothingToDo::NoTdx));
+    assert_eq!(world.crash(Policy::Module).outcome, Outcome::NothingToDo(NothingToDo::NoTdx));
     assert_eq!(world.take(), []);
     let mut world = World::new(2).with_pages();
     world.platform = Some(detect(&GRANITE_RAPIDS).unwrap());

@@ -54,17 +54,6 @@ fn tracked_resets_pamt_and_every_marked_page_and_nothing_else() {
 }
 
 #[test]
-fn pamt_resets_the_pamts_and_says_that_the_pages_are_left() {
-    let world = World::new(1).with_pages();
-    let (report, events) = alone(&world, Policy::Pamt);
-    assert_eq!(report.outcome, reset(4 * 64, 1));
-    assert_eq!(events, [Event::WriteBack, Event::Reset(pages(16, 20).lines()), Event::Fence]);
-    let left = |range| Leftover { range, kind: LeftoverKind::Page, reason: LeftoverReason::NotReset };
-    let leftovers: Vec<_> = report.leftovers(&world.memory()).collect();
-    assert_eq!(leftovers, [left(pages(600, 602)), left(pages(1024, 1100))]);
-}
-
-#[test]
 fn everything_resets_what_the_caller_names_and_what_is_private_besides() {
     let world = World::new(1).with_pages();
     let (report, _) = alone(&world, Policy::Everything);
@@ -79,15 +68,6 @@ fn a_caller_that_forgets_the_platform_gets_a_reset_all_the_same() {
     let (report, events) = alone(&world, Policy::Tracked);
     assert_eq!(report.outcome, reset(4 * 64, 1));
     assert_eq!(events[0], Event::WriteBack, "this CPU's caches are written back");
-}
-
-#[test]
-fn none_leaves_it_and_says_so() {
-    let world = World::new(1).with_pages();
-    let (report, events) = alone(&world, Policy::None);
-    assert_eq!(report.outcome, Outcome::LeftPrivate(LeftPrivate::PolicyNone));
-    assert_eq!(events, [Event::WriteBack]);
-    assert_eq!(report.leftovers(&world.memory()).map(|left| left.range.pages()).sum::<u64>(), 4 + 2 + 76);
 }
 
 #[test]
@@ -206,7 +186,7 @@ fn refuse_refuses_at_load_and_only_with_private_memory() {
     let refused = Err(Refused::PrivateMemory { model: world.platform.unwrap().model() });
     assert_eq!(load(&world), refused);
     assert!(Kexec::begin(Policy::Refuse, KexecKind::Normal, world.memory()).is_err());
-    for policy in [Policy::Tracked, Policy::Module, Policy::ModuleOnly, Policy::Pamt, Policy::None] {
+    for policy in [Policy::Tracked, Policy::Module, Policy::Everything] {
         assert_eq!(check_image_load(policy, KexecKind::Normal, &world.memory(), &[pages(0, 100)]), Ok(()));
     }
     world.platform = Some(detect(&GRANITE_RAPIDS).unwrap());

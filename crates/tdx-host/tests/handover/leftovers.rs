@@ -6,16 +6,16 @@ use crate::world::{World, pages};
 use proptest::prelude::*;
 use tdx_abi::Leaf;
 use tdx_host::handover::{
-    Leftover, LeftoverKind, LeftoverReason, LeftoverTable, OldMemory, Policy, TableError, Written,
+    KexecKind, Leftover, LeftoverKind, LeftoverReason, LeftoverTable, OldMemory, Policy, TableError, Written,
 };
 use tdx_host::platform::CpuId;
 
 const HEADER: usize = 32;
 
-/// A crash under `none`: PAMT and two ranges of pages are left. Three entries.
+/// A kexec jump leaves all of it: PAMT and two ranges of pages. Three entries.
 fn written(room: usize) -> (Result<Written, TableError>, Vec<u8>) {
     let world = World::new(1).with_pages();
-    let report = world.crash(Policy::None);
+    let report = world.kexec(Policy::Tracked, KexecKind::Jump);
     let mut table = vec![0xa5; room];
     (LeftoverTable::write(&mut table, &report, &world.memory()), table)
 }

@@ -6,8 +6,8 @@ use std::cell::Cell;
 use tdx_abi::{Leaf, LineRange, Operand, Registers, Status, StatusCode};
 use tdx_host::gate::{CpuGate, CpuSlot, Gate};
 use tdx_host::handover::{
-    CameBack, DISABLE_CALLS, HandoverReport, HostParts, Kexec, KexecKind, LeftPrivate, LeftoverReason, ModuleAnswer,
-    NothingToDo, Outcome, Policy, StopCpus,
+    CameBack, DISABLE_CALLS, HandoverReport, HostParts, Kexec, KexecKind, ModuleAnswer, NothingToDo, Outcome, Policy,
+    StopCpus,
 };
 use tdx_host::platform::{Cpu, CpuId, CpuTask, LineReset, PackageId, Step, detect};
 use tdx_host::reset::ResetCount;
@@ -122,26 +122,6 @@ fn whatever_the_module_says_the_host_cleans_up() {
         assert_eq!(events[..2], [DISABLE, Event::WriteBack]);
         assert!(report.is_clean(&world.memory()));
     }
-}
-
-#[test]
-fn module_only_asks_an_old_module_too_and_leaves_what_it_leaves() {
-    let mut world = world([StatusCode::OPERAND_INVALID.operand(Operand::RAX)]);
-    world.features = Some(tdx_abi::TdxFeatures0::MODULE_1_5_01);
-    let (report, events) = kexec(&world, Policy::ModuleOnly);
-    assert_eq!(report.outcome, Outcome::LeftPrivate(LeftPrivate::ModuleOnly));
-    assert_eq!(events, [DISABLE, Event::WriteBack]);
-    assert_eq!(report.leftovers(&world.memory()).map(|left| left.range.pages()).sum::<u64>(), 82);
-}
-
-#[test]
-fn module_only_names_what_the_module_could_not_know() {
-    let world = world([]);
-    let (report, events) = kexec(&world, Policy::ModuleOnly);
-    assert_eq!(events, [DISABLE, Event::WriteBack]);
-    let left: Vec<_> = report.leftovers(&world.memory()).collect();
-    assert_eq!(left.iter().map(|left| left.range).collect::<Vec<_>>(), [pages(601, 602), pages(1024, 1100)]);
-    assert!(left.iter().all(|left| left.reason == LeftoverReason::NotReset));
 }
 
 #[test]

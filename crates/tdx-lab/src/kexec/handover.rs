@@ -1,9 +1,9 @@
 //! The handover of the first kernel: kexec or crash, and the host's own account of it.
 
+use first_kernel::{AnyPolicy, Comparison, HandedOutcome, NotHandedOver};
 use tdx_abi::subtract;
 use tdx_host::handover::{
-    HandoverKind, HandoverReport, HostMemory, Kexec, KexecKind, LeftPrivate, LeftoverKind, LeftoverReason,
-    LeftoverTable, ModuleAnswer, NothingToDo, Outcome, Policy, hand_over_crash,
+    HandoverKind, HostMemory, LeftoverKind, LeftoverReason, ModuleAnswer, NothingToDo, Outcome, Policy,
 };
 
 use crate::{
@@ -26,43 +26,43 @@ pub(super) struct Handed {
 }
 
 /// An orderly kexec.
-pub(super) fn kexec(kernel: &LabKernel<'_>, host: &Host, policy: Policy, memory: HostMemory<'_>) -> Handed {
-    let stays = |outcome, why: String| Handed {
-        summary: HandoverSummary { outcome, why, module: None, lines: 0, ranges: 0 },
-        uncleaned: Vec::new(),
-        table: None,
-        jumps: false,
-    };
-    let kexec = match Kexec::begin(policy, KexecKind::Normal, memory) {
-        Ok(kexec) => kexec,
-        Err(refused) => return stays("refused", refused.to_string()),
-    };
-    let stopped = match kexec.stop_other_cpus(kernel) {
-        Ok(stopped) => stopped,
-        Err(error) => return stays("not-alone", error.to_string()),
-    };
+pub(super) fn kexec(kernel: &LabKernel<'_>, host: &Host, policy: AnyPolicy, memory: HostMemory<'_>) -> Handed {
     let images = images::pages(host);
     let usable = host.memory().iter().map(|piece| piece.range);
-    let ready = stopped.ask_module(|_| ()).write_back_caches();
-    let report = promise::reset(ready, subtract(usable, [images]));
-    handed(&report, &memory)
+    match promise::kexec(policy, kernel, memory, subtract(usable, [images])) {
+        Ok(done) => handed(&done),
+        Err(not) => Handed {
+            summary: HandoverSummary {
+                outcome: match not {
+                    NotHandedOver::Refused(_) => "refused",
+                    NotHandedOver::Stop(_) => "not-alone",
+                },
+                why: not.to_string(),
+                module: None,
+                lines: 0,
+                ranges: 0,
+            },
+            uncleaned: Vec::new(),
+            table: None,
+            jumps: false,
+        },
+    }
 }
 
 /// A panic on this CPU: the crash kernel takes over.
-pub(super) fn crash(kernel: &LabKernel<'_>, policy: Policy, memory: HostMemory<'_>) -> Handed {
-    let report = hand_over_crash(policy, &kernel.this_cpu(), kernel, &memory);
-    handed(&report, &memory)
+pub(super) fn crash(kernel: &LabKernel<'_>, policy: AnyPolicy, memory: HostMemory<'_>) -> Handed {
+    handed(&first_kernel::crash(policy, &kernel.this_cpu(), kernel, memory))
 }
 
-fn handed(report: &HandoverReport, memory: &HostMemory<'_>) -> Handed {
-    let uncleaned = report.leftovers(memory).map(|left| UncleanedReport {
+fn handed(done: &first_kernel::Handed<'_>) -> Handed {
+    let uncleaned = done.leftovers().map(|left| UncleanedReport {
         range: Some(left.range.into()),
         why: format!("{}: {}", leftover_kind(left.kind), leftover_reason(left.reason)),
     });
     let mut table = vec![0; TABLE_BYTES];
-    let written = LeftoverTable::write(&mut table, report, memory).map_or(0, |written| written.bytes);
+    let written = done.write_table(&mut table).map_or(0, |written| written.bytes);
     table.truncate(written);
-    Handed { summary: summary(report), uncleaned: uncleaned.collect(), table: Some(table), jumps: true }
+    Handed { summary: summary(done), uncleaned: uncleaned.collect(), table: Some(table), jumps: true }
 }
 
 const fn leftover_kind(kind: LeftoverKind) -> &'static str {
@@ -80,30 +80,32 @@ const fn leftover_reason(reason: LeftoverReason) -> &'static str {
     }
 }
 
-fn summary(report: &HandoverReport) -> HandoverSummary {
-    let (outcome, why) = match report.outcome {
-        Outcome::Reset(_) => ("reset", was_reset(report)),
-        Outcome::NothingToDo(reason) => ("nothing-to-do", nothing_to_do(reason)),
-        Outcome::LeftPrivate(LeftPrivate::PolicyNone) => ("left-private", "the policy is to reset nothing"),
-        Outcome::LeftPrivate(LeftPrivate::ModuleOnly) => ("left-private", "what the module does not clear stays"),
-        Outcome::LeftPrivate(_) => ("left-private", "this kernel comes back and goes on using TDX"),
+fn summary(done: &first_kernel::Handed<'_>) -> HandoverSummary {
+    let (outcome, why) = match done.outcome() {
+        HandedOutcome::Product(Outcome::Reset(_)) => ("reset", was_reset(done)),
+        HandedOutcome::Product(Outcome::NothingToDo(reason)) => ("nothing-to-do", nothing_to_do(reason)),
+        HandedOutcome::Left(Comparison::ModuleOnly) => ("left-private", "what the module does not clear stays"),
+        HandedOutcome::Left(_) => ("left-private", "the policy is to reset nothing"),
+        HandedOutcome::Product(Outcome::LeftPrivate(_)) => {
+            ("left-private", "this kernel comes back and goes on using TDX")
+        }
     };
-    let (lines, ranges) = match report.outcome {
-        Outcome::Reset(count) => (count.lines, count.ranges),
+    let (lines, ranges) = match done.outcome() {
+        HandedOutcome::Product(Outcome::Reset(count)) => (count.lines, count.ranges),
         _ => (0, 0),
     };
-    let module = report.module.map(|answer| answer.to_string());
+    let module = done.module().map(|answer| answer.to_string());
     HandoverSummary { outcome, why: why.to_owned(), module, lines, ranges }
 }
 
 /// Which lines were written with MOVDIR64B.
-fn was_reset(report: &HandoverReport) -> &'static str {
-    match (report.policy, report.module) {
-        (Policy::Pamt, _) => "PAMTs were written with MOVDIR64B, pages of TDs were not",
-        (Policy::Everything, _) if report.kind != HandoverKind::Crash => {
+fn was_reset(done: &first_kernel::Handed<'_>) -> &'static str {
+    match (done.policy(), done.module()) {
+        (AnyPolicy::Compared(Comparison::Pamt), _) => "PAMTs were written with MOVDIR64B, pages of TDs were not",
+        (AnyPolicy::Product(Policy::Everything), _) if done.kind() != HandoverKind::Crash => {
             "all memory but this kernel's and the next image's was written with MOVDIR64B"
         }
-        (Policy::Module, Some(ModuleAnswer::Disabled { .. })) => {
+        (AnyPolicy::Product(Policy::Module), Some(ModuleAnswer::Disabled { .. })) => {
             "what the module cannot know was written with MOVDIR64B"
         }
         _ => "every line that may have been private was written with MOVDIR64B",

@@ -27,7 +27,7 @@ use bring_up::{bring_up, bringup_report};
 use handover::{Handed, reset_report};
 use lines::PrivateMap;
 use next_kernel::Footprint;
-pub use scenario::{Hole, KexecOptions, policy_name};
+pub use scenario::{Hole, KexecOptions};
 
 use crate::{
     platform::{Instant, Lab, LabError, LabKernel, promise},
@@ -142,7 +142,7 @@ pub fn run(host: &Host, options: KexecOptions, progress: &dyn Progress) -> Resul
         tool: TOOL,
         host: host.into(),
         verdict,
-        policy: policy_name(options.policy),
+        policy: options.policy.name(),
         scenario: ScenarioReport {
             kind: if options.crash { "crash" } else { "kexec" },
             module: options.module_name(),

@@ -1,7 +1,7 @@
 //! What is asked for: policy, TDs, a hole, a panic. Which module the emulator loads follows from
 //! it.
 
-use tdx_host::handover::Policy;
+use first_kernel::AnyPolicy;
 use tdx_machine::ModuleProfile;
 use tdx_operator::layout::LayoutName;
 
@@ -49,7 +49,7 @@ impl Hole {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct KexecOptions {
     /// What the handover does with private memory.
-    pub policy: Policy,
+    pub policy: AnyPolicy,
     /// How TDMRs are laid out.
     pub layout: LayoutName,
     /// How many TDs the first kernel runs.
@@ -73,7 +73,7 @@ impl KexecOptions {
     /// The module that the emulator loads: one that has TDH.SYS.DISABLE wherever that is what the
     /// scenario is about, and 1.5.01, the observed one, everywhere else.
     pub(super) fn module(self) -> ModuleProfile {
-        let asks = matches!(self.policy, Policy::Module | Policy::ModuleOnly);
+        let asks = self.policy.asks_module();
         match self.hole {
             Some(Hole::OldModule) => ModuleProfile::V1_5_01,
             Some(_) => ModuleProfile::SysDisable,
@@ -88,18 +88,5 @@ impl KexecOptions {
             ModuleProfile::SysDisable => "1.5.01 with TDH.SYS.DISABLE",
             _ => "1.5.01",
         }
-    }
-}
-
-/// The name of a policy on the command line.
-pub const fn policy_name(policy: Policy) -> &'static str {
-    match policy {
-        Policy::Tracked => "tracked",
-        Policy::Module => "module",
-        Policy::ModuleOnly => "module-only",
-        Policy::Pamt => "pamt",
-        Policy::Everything => "everything",
-        Policy::None => "none",
-        Policy::Refuse => "refuse",
     }
 }

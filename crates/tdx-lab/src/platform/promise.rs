@@ -8,6 +8,7 @@
 // UNSAFETY: each block rests on the paragraph above.
 #![allow(unsafe_code)]
 
+use first_kernel::{AnyPolicy, Handed, NotHandedOver};
 use tdx_abi::{PageRange, Registers};
 use tdx_host::{
     bringup::{Bringup, BringupError, Ready, Started},
@@ -105,6 +106,20 @@ pub fn reset<P: StopCpus>(
 pub fn reset_alone<C: Cpu>(cpu: &C, ranges: impl IntoIterator<Item = PageRange>) {
     // SAFETY: memory of the software machine.
     unsafe { reset_ranges(cpu, ranges) };
+}
+
+/// The kexec of a first kernel, of which `all_memory` (ascending) may be overwritten.
+///
+/// # Errors
+/// As [`first_kernel::kexec`].
+pub fn kexec<'h, P: StopCpus>(
+    policy: AnyPolicy,
+    cpus: &P,
+    memory: HostMemory<'h>,
+    all_memory: impl IntoIterator<Item = PageRange, IntoIter: Clone + Sync>,
+) -> Result<Handed<'h>, NotHandedOver> {
+    // SAFETY: memory of the software machine.
+    unsafe { first_kernel::kexec(policy, cpus, memory, all_memory) }
 }
 
 /// A bring-up with static PAMT.
