@@ -1,10 +1,10 @@
 #!/bin/sh
 # Counts the public items of tdx-host, and how many of them are its front door.
 #
-# Reads the pages that `cargo doc` writes: modules, types, traits, functions and constants are pages;
-# methods, variants and fields are anchors on them. Items of private modules have no page, re-exports
-# count once. Trait implementations are not counted. The front door is what `tdx_host::` exports by
-# name, and the methods of `Host`.
+# Reads the pages that `cargo doc` writes: modules, types, traits, functions and constants are
+# pages; methods, variants and fields are anchors on them. Items of private modules have no page,
+# re-exports count once. Trait implementations are not counted. The front door is what `tdx_host::`
+# exports by name, and the methods of `Host`.
 #
 # Usage: checks/public-items.sh [CRATE]
 set -eu

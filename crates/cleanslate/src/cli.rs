@@ -6,9 +6,13 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{bench, check, explain, explore, kexec, linux, packaging, plan};
 
-/// Initializes TDX on the memory map of a real host, in software, and shows what the next kernel finds after a kexec.
+/// Initializes TDX on the memory map of a real host, in software, and shows what the next kernel
+/// finds after a kexec.
 ///
-/// The host comes from a boot log, /proc/iomem or a TOML file; the TDX code is that of the product, the machine and the TDX module are emulated cache line by cache line. No command changes the machine it runs on or needs root, except `linux up` and `linux td-test`, which control the Linux module cleanslate.ko; `check` and `collect` only read, and see more as root.
+/// The host comes from a boot log, /proc/iomem or a TOML file; the TDX code is that of the product,
+/// the machine and the TDX module are emulated cache line by cache line. No command changes the
+/// machine it runs on or needs root, except `linux up` and `linux td-test`, which control the Linux
+/// module cleanslate.ko; `check` and `collect` only read, and see more as root.
 #[derive(Parser, Debug)]
 #[command(
     name = "cleanslate",

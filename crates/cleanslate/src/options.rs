@@ -13,10 +13,12 @@ use tdx_operator::{
 
 #[derive(Args, Debug)]
 pub(crate) struct HostArgs {
-    /// Boot log, /proc/iomem or TOML host file; `-` is standard input. Default: a bundled real host with 2 TiB.
+    /// Boot log, /proc/iomem or TOML host file; `-` is standard input. Default: a bundled real host
+    /// with 2 TiB.
     #[arg(long, value_name = "FILE")]
     host: Option<PathBuf>,
-    /// Start address of the next NUMA node's memory (0x4080000000 or 258G), for logs without nodes. May be repeated, ascending.
+    /// Start address of the next NUMA node's memory (0x4080000000 or 258G), for logs without nodes.
+    /// May be repeated, ascending.
     #[arg(long, value_name = "ADDR", value_parser = address)]
     node_border: Vec<PhysAddr>,
 }

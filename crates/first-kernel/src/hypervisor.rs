@@ -1,6 +1,7 @@
 //! A hypervisor with one TD at a time in its hands: builds, runs and tears it down in small moves.
 //!
-//! A move that fails leaves the TD as the product left it: the caller may make it again, or another.
+//! A move that fails leaves the TD as the product left it: the caller may make it again, or
+//! another.
 
 use core::fmt;
 use core::ops::Range;

@@ -107,7 +107,8 @@ pub(super) struct Played {
 /// `up_first`.
 ///
 /// # Errors
-/// [`LabError`]: the host cannot be emulated, or the machine was asked for what it does not model. A violation is no error.
+/// [`LabError`]: the host cannot be emulated, or the machine was asked for what it does not model.
+/// A violation is no error.
 pub(super) fn play(
     scenario: &Scenario,
     up: &Up,

@@ -1,5 +1,6 @@
 //! A scenario: a host, what its kernel does step by step, what goes wrong on the way, and what is
-//! expected. Written as TOML by people, see `crates/tdx-explorer/scenarios`; [`super::file`] reads it.
+//! expected. Written as TOML by people, see `crates/tdx-explorer/scenarios`; [`super::file`] reads
+//! it.
 
 use tdx_abi::PageSize;
 use tdx_host::{handover::Policy, platform::CpuId};

@@ -129,7 +129,8 @@ pub(crate) const fn row(leaf: Leaf) -> Option<Row> {
         | Leaf::MNG_KEY_RECLAIMID
         | Leaf::MNG_VPFLUSHDONE
         | Leaf::MNG_INIT
-        // MNG.WR and VP.WR can set the shared EPT pointer, MEM.SEPT.WR and MEM.WR what a guest sees.
+        // MNG.WR and VP.WR can set the shared EPT pointer, MEM.SEPT.WR and MEM.WR what a guest
+        // sees.
         | Leaf::MNG_WR
         | Leaf::MEM_WR
         | Leaf::MEM_SEPT_WR

@@ -14,8 +14,8 @@
 //! An observer of both ends of a call makes [`Moves::of`] at each of them, from the same operands.
 //!
 //! The functions that change the ledger are `unsafe`: the observer promises that the calls it
-//! reports are really made. Calls may contradict each other (two CPUs give one page, a page is given
-//! that was never reset): the mark stays, and the later answer counts.
+//! reports are really made. Calls may contradict each other (two CPUs give one page, a page is
+//! given that was never reset): the mark stays, and the later answer counts.
 
 use arrayvec::ArrayVec;
 use tdx_abi::{Leaf, Page, PageRange, PageSize, PhysAddr, Registers, removed_page};
@@ -140,7 +140,8 @@ impl Moves {
     /// To be called with the registers that the call has left. Gives the pages that it returned.
     ///
     /// # Errors
-    /// [`NotFollowed::Outside`]: the module names a page that was never given, as far as the ledger knows.
+    /// [`NotFollowed::Outside`]: the module names a page that was never given, as far as the ledger
+    /// knows.
     ///
     /// # Safety
     /// `answer` is what the call of [`Moves::before`] has left in the registers, and this is the
@@ -150,8 +151,8 @@ impl Moves {
         let mut result = Ok(());
         for range in &self.taken {
             for page in pages(*range) {
-                // In either case the mark stays. A page that another call gives at the same time may
-                // be in any state.
+                // In either case the mark stays. A page that another call gives at the same time
+                // may be in any state.
                 // SAFETY: the caller's promise: this is what became of the call.
                 let moved = unsafe { if failed { ledger.abort(page) } else { settle_private(ledger, page) } };
                 if moved.is_err() && ledger.state(page.start()).is_none() {
@@ -229,7 +230,8 @@ unsafe fn settle_private(ledger: &Ledger<'_>, page: PageRange) -> Result<(), Mar
 /// that were shared already, and memory that the ledger does not cover, are skipped.
 ///
 /// # Errors
-/// [`NotFollowed::StillGiven`]: the first page that keeps its mark, because no call has returned it.
+/// [`NotFollowed::StillGiven`]: the first page that keeps its mark, because no call has returned
+/// it.
 ///
 /// # Safety
 /// As [`Ledger::unmark`].

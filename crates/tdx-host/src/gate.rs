@@ -1,6 +1,6 @@
-//! SEAMCALL admission control and per-CPU dirty-cache tracking. Lock-free: any CPU reads both at any
-//! instant. Refuses every SEAMCALL once a handover has closed it, except the SYS.DISABLE of that
-//! handover.
+//! SEAMCALL admission control and per-CPU dirty-cache tracking. Lock-free: any CPU reads both at
+//! any instant. Refuses every SEAMCALL once a handover has closed it, except the SYS.DISABLE of
+//! that handover.
 //!
 //! # Why no SEAMCALL is made after the gate is closed
 //!
@@ -210,14 +210,15 @@ impl<'g> GateHandle<'g> {
         (before & CLOSED == 0).then_some(Closing(before | CLOSED))
     }
 
-    /// As [`GateHandle::close`], for a crash: no handover that began before it opens the gate again.
+    /// As [`GateHandle::close`], for a crash: no handover that began before it opens the gate
+    /// again.
     pub(crate) fn close_for_good(self) {
         self.state.fetch_or(CLOSED | FOR_GOOD, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
 
-    /// A handover was given up, or a kexec jump came back. False if the gate is not closed by it any
-    /// more.
+    /// A handover was given up, or a kexec jump came back. False if the gate is not closed by it
+    /// any more.
     pub(crate) fn reopen(self, closing: Closing) -> bool {
         let open = (closing.0 & !CLOSED).wrapping_add(OPENED_AGAIN);
         self.state.compare_exchange(closing.0, open, Ordering::SeqCst, Ordering::SeqCst).is_ok()

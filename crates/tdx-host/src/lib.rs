@@ -143,8 +143,8 @@
 //!
 //! `# Errors` says what is left when it fails. `# SEAMCALL` says which leaves it executes, on which
 //! CPUs, and what must hold: **every CPU that makes a SEAMCALL is in VMX operation, the caller is
-//! pinned to it, and the gate is open**, so this is not said again. `# Safety` is what the
-//! caller of an `unsafe fn`, or the implementer of an `unsafe trait`, promises about memory; safe code
+//! pinned to it, and the gate is open**, so this is not said again. `# Safety` is what the caller
+//! of an `unsafe fn`, or the implementer of an `unsafe trait`, promises about memory; safe code
 //! cannot break what always holds (`docs/SAFETY.md` in the repository).
 //!
 //! There are no cargo features: the same code runs on hardware, on the software machine and under a

@@ -46,10 +46,10 @@ pub struct Once<T> {
     value: UnsafeCell<ManuallyDrop<T>>,
 }
 
-// SAFETY: `&Once<T>` gives `&mut T` to one owner at a time: the one that moved `state` from FREE (or
-// PUBLISHED, under the contract of `take_back`) to OWNED. The next owner or reader acquires what the
-// last owner released. An owner may be on another CPU than the one that made the value, hence
-// `T: Send`. After PUBLISHED every CPU gets `&T`, hence `T: Sync`.
+// SAFETY: `&Once<T>` gives `&mut T` to one owner at a time: the one that moved `state` from FREE
+// (or PUBLISHED, under the contract of `take_back`) to OWNED. The next owner or reader acquires
+// what the last owner released. An owner may be on another CPU than the one that made the value,
+// hence `T: Send`. After PUBLISHED every CPU gets `&T`, hence `T: Sync`.
 unsafe impl<T: Send + Sync> Sync for Once<T> {}
 
 impl<T> Once<T> {
@@ -71,8 +71,8 @@ impl<T> Once<T> {
             return None;
         }
         // SAFETY: PUBLISHED is stored (release) by the last owner, which is gone by then, and read
-        // here (acquire): the value is whole. Nothing writes it until `take_back`, whose contract is
-        // that this reference is no longer used.
+        // here (acquire): the value is whole. Nothing writes it until `take_back`, whose contract
+        // is that this reference is no longer used.
         Some(self.value.with(|value| unsafe { &**value }))
     }
 

@@ -168,8 +168,8 @@ impl PrivateMemory {
     /// Lowers the flag and empties the list. The caller frees the memory after this.
     ///
     /// # Safety
-    /// Every line of every range is normal memory again (reset and fenced, or never private), and no
-    /// SEAMCALL makes one private before the next [`PrivateMemory::publish`].
+    /// Every line of every range is normal memory again (reset and fenced, or never private), and
+    /// no SEAMCALL makes one private before the next [`PrivateMemory::publish`].
     pub unsafe fn withdraw(&self) {
         self.may_have_private_memory.store(false, Ordering::Release);
         fence(Ordering::SeqCst);

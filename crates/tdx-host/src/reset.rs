@@ -55,8 +55,8 @@ pub struct ResetCount {
 ///
 /// # Safety
 /// The ranges are RAM and hold nothing that anyone needs: they are overwritten with zeros. No
-/// SEAMCALL makes a line of them private any more, and the dirty lines of private KeyIDs are written
-/// back on every CPU; otherwise an older line may land on top of the reset.
+/// SEAMCALL makes a line of them private any more, and the dirty lines of private KeyIDs are
+/// written back on every CPU; otherwise an older line may land on top of the reset.
 pub unsafe fn reset_ranges<R: LineReset + ?Sized>(cpu: &R, ranges: impl IntoIterator<Item = PageRange>) -> ResetCount {
     let mut done = ResetCount::default();
     for range in ranges {

@@ -1,4 +1,5 @@
-//! What the types forbid: each case must not compile, and the compiler's words are golden files beside it.
+//! What the types forbid: each case must not compile, and the compiler's words are golden files
+//! beside it.
 
 #![cfg(not(loom))]
 

@@ -1,6 +1,6 @@
 //! The laboratory: the product's own code (`tdx-host`) on the software machine (`tdx-machine`) of a
-//! host that `tdx-operator` read. Kexec and crash rehearsals, TDs, and the conformance vectors of the
-//! real module.
+//! host that `tdx-operator` read. Kexec and crash rehearsals, TDs, and the conformance vectors of
+//! the real module.
 //!
 //! It decides nothing about private memory: the product acts, the machine judges, this crate
 //! connects, counts and reports.

@@ -1,5 +1,5 @@
-//! `plan`: TDMR layout of a host by the product's code, prediction of Linux's layout, and the reasons
-//! for differences. Does not use the software machine.
+//! `plan`: TDMR layout of a host by the product's code, prediction of Linux's layout, and the
+//! reasons for differences. Does not use the software machine.
 
 use std::num::NonZero;
 

@@ -1,7 +1,8 @@
 //! Import circles: fails if modules of one crate import each other in a circle.
 //!
-//! The children of each module, each with all that is below it, must be without a circle. A module and
-//! its own children may import each other: they are one unit, whose private items the children see.
+//! The children of each module, each with all that is below it, must be without a circle. A module
+//! and its own children may import each other: they are one unit, whose private items the children
+//! see.
 //!
 //! Reads source text, not types. An import goes from the file that names an item to the file that
 //! defines it: re-exports are followed. A method call has no path and is not seen. Test code is not

@@ -15,7 +15,8 @@ use crate::human;
 use crate::options::{Format, OutputArgs};
 use crate::output::json;
 
-/// Measures the memory write bandwidth of this machine: of one core and of all. Takes about two seconds and up to 8 GiB.
+/// Measures the memory write bandwidth of this machine: of one core and of all. Takes about two
+/// seconds and up to 8 GiB.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:

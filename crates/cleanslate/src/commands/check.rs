@@ -13,7 +13,8 @@ use crate::human;
 use crate::output::{json, unless_closed};
 use crate::stop::Stop;
 
-/// Checks this Linux machine, or a collected one: TDX, the erratum, and the effect of a kexec or a crash on the next kernel.
+/// Checks this Linux machine, or a collected one: TDX, the erratum, and the effect of a kexec or a
+/// crash on the next kernel.
 ///
 /// Read-only. Works without root and without TDX; lists missing data and how to get it.
 #[derive(Args, Debug)]
@@ -40,7 +41,8 @@ pub(crate) struct CheckArgs {
 
 /// Saves the data `check` uses, for `check --from` on another machine.
 ///
-/// Saves only known lines, keys and options: no serial numbers, host names or network addresses. Review the files before sending them.
+/// Saves only known lines, keys and options: no serial numbers, host names or network addresses.
+/// Review the files before sending them.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:

@@ -11,9 +11,11 @@ use crate::output::{json, unless_closed};
 use crate::stop::Stop;
 use crate::{human, progress};
 
-/// Explains a completion status, an errno, an MSR value, a machine check, or why TDX initialization failed in a boot log.
+/// Explains a completion status, an errno, an MSR value, a machine check, or why TDX initialization
+/// failed in a boot log.
 ///
-/// Each answer names its rule and the basis of the rule. Unknown input is reported as unknown; what a log cannot decide is reported as undecidable.
+/// Each answer names its rule and the basis of the rule. Unknown input is reported as unknown; what
+/// a log cannot decide is reported as undecidable.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:

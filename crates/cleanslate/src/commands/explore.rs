@@ -18,9 +18,12 @@ use crate::output::{json, unless_closed};
 use crate::stop::Stop;
 use crate::{human, progress};
 
-/// Crashes a kernel and does a kexec at every instant of its life with TDX, and checks for private memory left behind.
+/// Crashes a kernel and does a kexec at every instant of its life with TDX, and checks for private
+/// memory left behind.
 ///
-/// Without arguments: the bundled scenarios and all short sequences of operations. At each instant the machine is cloned and handed over by kexec and by a panic on each CPU, and the next kernel uses memory.
+/// Without arguments: the bundled scenarios and all short sequences of operations. At each instant
+/// the machine is cloned and handed over by kexec and by a panic on each CPU, and the next kernel
+/// uses memory.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -40,13 +43,15 @@ pub(crate) struct ExploreArgs {
     /// short sequences]
     #[arg(long, value_name = "NAME|FILE")]
     scenario: Vec<String>,
-    /// Runs the scenarios on this host (boot log, /proc/iomem, TOML) instead of their own; without --scenario: td-life.
+    /// Runs the scenarios on this host (boot log, /proc/iomem, TOML) instead of their own; without
+    /// --scenario: td-life.
     #[arg(long, value_name = "FILE", conflicts_with = "sequence")]
     host: Option<PathBuf>,
     /// Branches from every N-th instant only: for large hosts, where all instants take days.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     every: u64,
-    /// Searches for this bug in the scenarios that can show it; with --scenario: runs that one with the bug. `all` for all bugs.
+    /// Searches for this bug in the scenarios that can show it; with --scenario: runs that one with
+    /// the bug. `all` for all bugs.
     #[arg(long, value_name = "NAME|all")]
     bug: Option<String>,
     /// Lists the bundled scenarios and the bugs.

@@ -1,5 +1,5 @@
-//! `cleanslate completions` and `cleanslate man`: shell completions and manual pages, generated from
-//! the command line.
+//! `cleanslate completions` and `cleanslate man`: shell completions and manual pages, generated
+//! from the command line.
 
 use std::{io::Write, path::PathBuf};
 

@@ -25,10 +25,12 @@ pub(crate) struct PlanArgs {
     host: HostArgs,
     #[command(flatten)]
     layout: LayoutArgs,
-    /// Reset bandwidth in GB/s: of one core and, after a comma, of all cores. Default: conservative figures, shown with their origin.
+    /// Reset bandwidth in GB/s: of one core and, after a comma, of all cores. Default: conservative
+    /// figures, shown with their origin.
     #[arg(long, value_name = "ONE[,ALL]", value_parser = bandwidth)]
     bandwidth: Option<(f64, Option<f64>)>,
-    /// Draws the memory map as SVG into this file; `-` is standard output, which then gets nothing else.
+    /// Draws the memory map as SVG into this file; `-` is standard output, which then gets nothing
+    /// else.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     #[command(flatten)]

@@ -83,7 +83,10 @@ static void seamcall(void *context, struct tdxh_registers *registers)
 	uint64_t call = atomic_fetch_add(&kernel->calls, 1) + 1;
 
 	if (call == kernel->crash_at) {
-		/* The panic, on this CPU, in the middle of whatever it was doing. It never goes on: nothing it does has an effect. */
+		/*
+		 * The panic, on this CPU, in the middle of whatever it was doing. It never goes on:
+		 * nothing it does has an effect.
+		 */
 		if (tdxh_crash(&kernel->host, TDXH_POLICY_TRACKED, &kernel->report) != TDXH_OK)
 			abort();
 		kernel->dead = true;
@@ -481,7 +484,9 @@ enum tdxh_result td_destroy(struct kernel *kernel, struct td *td)
 	if (result == TDXH_OK)
 		result = tdxh_platform_get(&kernel->platform, &info);
 	if (result == TDXH_OK) {
-		/* The TDR is the one page under the global KeyID: PHYMEM.CACHE.WB did not cover it. */
+		/*
+		 * The TDR is the one page under the global KeyID: PHYMEM.CACHE.WB did not cover it.
+		 */
 		uint64_t tagged = td->tdr | (uint64_t)info.global_key_id << (52 - info.key_id_bits);
 
 		result = call(kernel, PHYMEM_PAGE_WBINVD, tagged, 1);

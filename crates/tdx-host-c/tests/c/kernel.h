@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* A kernel in C on the software machine: as small as one can be that brings TDX up, runs a TD and hands the machine over. */
+/*
+ * A kernel in C on the software machine: as small as one can be that brings TDX up, runs a TD and
+ * hands the machine over.
+ */
 #ifndef KERNEL_H
 #define KERNEL_H
 
@@ -14,7 +17,10 @@
 #define GIB ((uint64_t)1 << 30)
 #define PAGE ((uint64_t)4096)
 
-/* The crash kernel's memory, and memory that is only in the memory map. The machine has [1M, 2G) and [4G, 6G). */
+/*
+ * The crash kernel's memory, and memory that is only in the memory map. The machine has [1M, 2G)
+ * and [4G, 6G).
+ */
 #define CRASH_START (1 * GIB)
 #define CRASH_END (1 * GIB + 256 * MIB)
 #define MAP_COUNT 2
@@ -32,13 +38,19 @@ struct kernel {
 	enum { LOCAL_USED, LOCAL_GARBAGE, LOCAL_NULL } locals;
 	/* A CPU that ignores every request to stop; CPUS: none. */
 	uint32_t stuck;
-	/* The n-th SEAMCALL of a leaf is not made, and answered with `fail_with`; n counts down to 0. */
+	/*
+	 * The n-th SEAMCALL of a leaf is not made, and answered with `fail_with`; n counts down to
+	 * 0.
+	 */
 	uint32_t fail_leaf;
 	uint64_t fail_in;
 	uint64_t fail_with;
 	/* SEAMCALLs so far; the CPU that makes number `crash_at` panics before it. */
 	_Atomic uint64_t calls;
-	/* After the next SEAMCALL of this leaf, before anybody hears its answer, CPU 1 kexecs under TDXH_POLICY_MODULE. */
+	/*
+	 * After the next SEAMCALL of this leaf, before anybody hears its answer, CPU 1 kexecs under
+	 * TDXH_POLICY_MODULE.
+	 */
 	uint32_t kexec_after;
 	uint64_t crash_at;
 	bool dead;
@@ -75,7 +87,10 @@ enum tdxh_result kernel_make_ledger(struct kernel *kernel);
 uint64_t kernel_page(struct kernel *kernel);
 void kernel_free_page(struct kernel *kernel, uint64_t page);
 
-/* The machine is in the hands of the next kernel, which uses all memory: lines that raise a machine check. */
+/*
+ * The machine is in the hands of the next kernel, which uses all memory: lines that raise a machine
+ * check.
+ */
 uint64_t kernel_next(struct kernel *kernel);
 
 #define TDCS_PAGES 6

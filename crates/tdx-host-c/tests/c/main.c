@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Drives the software machine through libtdxhost.a: layout, bring-up, ledger, kexec, crash, leftovers. TAP; exit 1 if a test fails.
+ * Drives the software machine through libtdxhost.a: layout, bring-up, ledger, kexec, crash,
+ * leftovers. TAP; exit 1 if a test fails.
  */
 #include "check.h"
 
@@ -201,7 +202,10 @@ static void test_layout(void)
 		 TDXH_LAYOUT_IN_USE);
 	CHECK_IS(tdxh_layout_get(layout, &info), TDXH_OK);
 	CHECK_IS(info.tdmrs, 2);
-	/* 4 GiB of TDMRs: 4 MiB, 8 KiB and a page for each TDMR's 1 GiB level, of 16-byte entries; Linux would print 16424 KB. */
+	/*
+	 * 4 GiB of TDMRs: 4 MiB, 8 KiB and a page for each TDMR's 1 GiB level, of 16-byte entries;
+	 * Linux would print 16424 KB.
+	 */
 	CHECK_IS(info.pamt_bytes, 4 * (4 * MIB + 8192) + 2 * 4096);
 	CHECK_IS(info.pamt_bytes / 1024, 16424);
 	CHECK_IS(tdxh_layout_tdmr(layout, 1, &tdmr), TDXH_OK);
@@ -242,7 +246,10 @@ static void test_bring_up(void)
 	CHECK(kernel->module.cmrs[1].start == 4 * GIB && kernel->module.limits.max_tdmrs == 64);
 	CHECK_IS(tdxh_layout_get(&kernel->layout, &info), TDXH_OK);
 	CHECK_IS(info.pamt_bytes / 1024, 16424);
-	/* All of it is private, but for what the 1 GiB levels do not need: 2 entries of 16 bytes in a page each. */
+	/*
+	 * All of it is private, but for what the 1 GiB levels do not need: 2 entries of 16 bytes in
+	 * a page each.
+	 */
 	CHECK_IS(machine_private_lines(kernel->machine) * 64, info.pamt_bytes - 2 * (4096 - 64));
 	/* PAMTs only: TDMR_INFO has come back. */
 	CHECK_IS(kernel->taken_count, 2);
@@ -389,7 +396,10 @@ static void test_td(void)
 	kernel_free(kernel);
 }
 
-/* A SEAMCALL that the kernel executes by itself: the slot says so, and the CPU's caches are written back. */
+/*
+ * A SEAMCALL that the kernel executes by itself: the slot says so, and the CPU's caches are written
+ * back.
+ */
 static void own_seamcall(void *context)
 {
 	struct kernel *kernel = context;
@@ -447,7 +457,10 @@ static void *give_and_take(void *argument)
 	return NULL;
 }
 
-/* All CPUs at the same time: bring-up, pages in one word of the ledger while another CPU walks it, and the reset. */
+/*
+ * All CPUs at the same time: bring-up, pages in one word of the ledger while another CPU walks it,
+ * and the reset.
+ */
 static void test_parallel(void)
 {
 	struct kernel *kernel = kernel_boot(1, 0);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* The software machine (examples/software_machine.rs says what each function does): hardware for the C tests. */
+/*
+ * The software machine (examples/software_machine.rs says what each function does): hardware for
+ * the C tests.
+ */
 #ifndef SOFTWARE_MACHINE_H
 #define SOFTWARE_MACHINE_H
 

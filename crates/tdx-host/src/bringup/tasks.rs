@@ -89,8 +89,8 @@ impl<C: Cpu> CpuTask<C> for InitTdmrs<'_> {
         };
         current.calls += 1;
         let input = Registers::call(Leaf::SYS_TDMR_INIT).rcx_address(tdmr.base());
-        // SAFETY: `Bringup::init_tdmrs` makes this task, with the TDMRs of a layout whose PAMTs are in
-        // the record of private memory.
+        // SAFETY: `Bringup::init_tdmrs` makes this task, with the TDMRs of a layout whose PAMTs are
+        // in the record of private memory.
         match unsafe { call_unchecked(cpu, input) } {
             Ok(output) => {
                 let complete =

@@ -1,5 +1,5 @@
-//! Reference count of the pair of a 2 MiB page, in one word, and the right to add or remove the pair.
-//! Lock-free; never waits: a CPU that meets another one in the middle of a turn gets
+//! Reference count of the pair of a 2 MiB page, in one word, and the right to add or remove the
+//! pair. Lock-free; never waits: a CPU that meets another one in the middle of a turn gets
 //! [`CountError::Busy`].
 //!
 //! ```text

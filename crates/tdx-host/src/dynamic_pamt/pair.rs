@@ -1,7 +1,7 @@
 //! The pages of a pair on their way to the module and back. Written back under the global KeyID and
 //! reset, both, always: the module's source writes nothing in a PAMT.ADD that fails, but no
-//! document promises that, and its walks leave dirty lines of a removed pair in the caches, which it does
-//! not flush.
+//! document promises that, and its walks leave dirty lines of a removed pair in the caches, which
+//! it does not flush.
 
 use arrayvec::ArrayVec;
 use tdx_abi::{Leaf, PAMT_PAIR_PAGES, Page, PageSize, Registers, Status};
@@ -68,7 +68,8 @@ impl<'h> InFlightPair<'h> {
         match second.give(cpu) {
             Ok(second) => Ok(Self([first, second])),
             Err(error) => {
-                // The module was never asked about the first page, but a mark goes only with a reset.
+                // The module was never asked about the first page, but a mark goes only with a
+                // reset.
                 // SAFETY: no call was made, so the module does not have it and no line is private.
                 let first = unsafe { first.abort().map(|page| page.written_back()) };
                 if let Ok(page) = first.map_err(PamtCause::from).and_then(|page| reset(cpu, page)) {

@@ -1,5 +1,6 @@
-//! Explains an address of a machine check: what lies there, and whether it may be private. Lock-free,
-//! from any context and at any instant, VMX on or off; makes no SEAMCALL and does not allocate.
+//! Explains an address of a machine check: what lies there, and whether it may be private.
+//! Lock-free, from any context and at any instant, VMX on or off; makes no SEAMCALL and does not
+//! allocate.
 
 use core::fmt;
 use tdx_abi::{KeyId, Page, PageRange, PageSize, PhysAddr};

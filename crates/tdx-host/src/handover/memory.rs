@@ -66,7 +66,8 @@ pub struct HostParts<'h> {
     pub ledger: LedgerRef<'h>,
     /// The gate of every SEAMCALL.
     pub gate: GateHandle<'h>,
-    /// Reserved memory, which is never written, whatever it holds: the crash kernel's. In any order.
+    /// Reserved memory, which is never written, whatever it holds: the crash kernel's. In any
+    /// order.
     pub reserved: &'h [PageRange],
 }
 

@@ -53,8 +53,8 @@ pub(super) fn disable<C: Cpu>(cpu: &C, mut progress: impl FnMut(u32)) -> ModuleA
     loop {
         calls += 1;
         let registers = match cpu.cpu_gate().enter_for_handover(Leaf::SYS_DISABLE) {
-            // SAFETY: SYS.DISABLE makes the module give its memory back and clear it; what it does not
-            // know stays marked. The handover has closed the gate and stopped the other CPUs.
+            // SAFETY: SYS.DISABLE makes the module give its memory back and clear it; what it does
+            // not know stays marked. The handover has closed the gate and stopped the other CPUs.
             Ok(_guard) => unsafe { cpu.seamcall(input) },
             Err(_) => Registers { rax: Status::GATE_CLOSED.raw(), ..input },
         };

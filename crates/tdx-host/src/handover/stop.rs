@@ -29,8 +29,8 @@ pub unsafe trait StopCpus {
     fn resume_other_cpus(&self);
 
     /// Runs the task on this CPU and on every stopped one, in parallel, until each has said
-    /// [`Step::Done`]. All effects of the task are visible to the caller on return. The tasks of this
-    /// crate write lines and caches back and make no SEAMCALL.
+    /// [`Step::Done`]. All effects of the task are visible to the caller on return. The tasks of
+    /// this crate write lines and caches back and make no SEAMCALL.
     ///
     /// A kernel whose stopped CPUs can run nothing any more runs it on this CPU alone: slower, as
     /// correct.

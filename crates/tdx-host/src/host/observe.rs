@@ -8,8 +8,9 @@ use crate::ledger::Ledger;
 use crate::sync::AtomicU64;
 
 impl<'m> Host<'m> {
-    /// Publishes a ledger over `ranges`, which [`crate::follow`] then keeps: for a kernel that brings
-    /// TDX up and builds TDs by code of its own. Before its first SEAMCALL that gives a page.
+    /// Publishes a ledger over `ranges`, which [`crate::follow`] then keeps: for a kernel that
+    /// brings TDX up and builds TDs by code of its own. Before its first SEAMCALL that gives a
+    /// page.
     ///
     /// `ranges` (ascending, whole 2 MiB) contain every TDMR the kernel may make; `words` are
     /// [`Ledger::words_needed`] words.

@@ -60,8 +60,8 @@ impl<'t, P: Places + ?Sized> Table<'t, P> {
         self.out.tdmrs()
     }
 
-    /// Adds a TDMR. `node` is where its PAMT is wanted. False if the module allows no more, or if the
-    /// range does not lie above the last one.
+    /// Adds a TDMR. `node` is where its PAMT is wanted. False if the module allows no more, or if
+    /// the range does not lie above the last one.
     pub fn add_tdmr(&mut self, range: PageRange, node: NodeId) -> bool {
         let above = self.tdmrs().last().is_none_or(|last| last.range.end() <= range.start());
         above
@@ -88,8 +88,8 @@ impl<'t, P: Places + ?Sized> Table<'t, P> {
         Ok(())
     }
 
-    /// Sets the areas that a TDMR reserves, in any order. False if there is no such TDMR, if an area
-    /// does not lie inside it, or if the module allows fewer.
+    /// Sets the areas that a TDMR reserves, in any order. False if there is no such TDMR, if an
+    /// area does not lie inside it, or if the module allows fewer.
     pub fn set_reserved(&mut self, index: usize, areas: impl IntoIterator<Item = PageRange>) -> bool {
         let Some(tdmr) = self.out.tdmrs.get_mut(index) else { return false };
         let mut list = ArrayVec::<PageRange, MAX_RESERVED_AREAS>::new();

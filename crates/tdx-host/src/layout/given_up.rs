@@ -8,8 +8,8 @@ use tdx_abi::PageRange;
 pub enum GiveUpReason {
     /// It lies in no CMR: the platform never let TDX have it.
     OutsideCmrs,
-    /// A reserved area covers it: [`super::Fit`] had to join two areas over it, because more are not
-    /// allowed.
+    /// A reserved area covers it: [`super::Fit`] had to join two areas over it, because more are
+    /// not allowed.
     ReservedAreas,
     /// It lies in no TDMR, because more are not allowed.
     Tdmrs,

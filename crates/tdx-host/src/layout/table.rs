@@ -178,8 +178,8 @@ impl Layout {
     /// Frees the PAMT places of a plan and empties the table.
     ///
     /// # Errors
-    /// [`LayoutError::OwnsFrames`] or [`LayoutError::Private`] if a bring-up has filled it: for that
-    /// there is [`Layout::release_frames`].
+    /// [`LayoutError::OwnsFrames`] or [`LayoutError::Private`] if a bring-up has filled it: for
+    /// that there is [`Layout::release_frames`].
     pub fn release<P: Places + ?Sized>(&mut self, places: &mut P) -> Result<(), LayoutError> {
         if self.private {
             return Err(LayoutError::Private);
@@ -195,8 +195,8 @@ impl Layout {
     /// source, and empties the table. A plan has no pages and is only emptied.
     ///
     /// # Errors
-    /// [`LayoutError::Private`] once the bring-up has handed the PAMTs to the module: nothing but the
-    /// way back of that bring-up or a handover makes them normal memory again.
+    /// [`LayoutError::Private`] once the bring-up has handed the PAMTs to the module: nothing but
+    /// the way back of that bring-up or a handover makes them normal memory again.
     pub fn release_frames<F: FrameSource + ?Sized>(&mut self, frames: &mut F) -> Result<(), LayoutError> {
         if self.private {
             return Err(LayoutError::Private);

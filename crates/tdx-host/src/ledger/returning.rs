@@ -7,8 +7,8 @@ use crate::sync::{Ordering, fence};
 /// A SEAMCALL may have returned pages that the ledger still shows as private. Made before the call,
 /// [settled](Self::settled) when its answer is in the ledger, or when it failed.
 ///
-/// Dropping it says that the answer is lost: until the next handover [`Ledger::unknown_to_module`] is
-/// then every marked page.
+/// Dropping it says that the answer is lost: until the next handover [`Ledger::unknown_to_module`]
+/// is then every marked page.
 #[derive(Debug)]
 #[must_use = "dropping it says that pages were lost"]
 pub struct Returning<'l>(&'l Ledger<'l>);

@@ -13,8 +13,8 @@
 //! leak on purpose: the page stays marked, is counted ([`Ledger::leaked_pages`]), and the next
 //! handover resets it.
 //!
-//! A page has one token. It enters as [`OwnedPages`], which cannot be copied; the promise that it is
-//! the caller's is made where that value is made. A private page has no token while its TD lives
+//! A page has one token. It enters as [`OwnedPages`], which cannot be copied; the promise that it
+//! is the caller's is made where that value is made. A private page has no token while its TD lives
 //! ([`PrivatePage::into_tracked`]): the ledger and the module know it.
 //!
 //! # Example
@@ -318,8 +318,8 @@ impl<'l> PrivatePage<'l> {
         Ok(Self::new(ledger, page, size))
     }
 
-    /// Ends the token without a leak: the page belongs to a TD that will be torn down, and the ledger
-    /// tracks it.
+    /// Ends the token without a leak: the page belongs to a TD that will be torn down, and the
+    /// ledger tracks it.
     pub fn into_tracked(self) -> PageRange {
         let range = self.range();
         mem::forget(self);

@@ -35,11 +35,11 @@ impl OwnedPages {
     /// Takes ownership of a range.
     ///
     /// # Safety
-    /// Every page of `range` is RAM of this machine, is ordinary memory (no line of it is private or
-    /// poisoned) and belongs to the caller alone: no allocator, no other `OwnedPages`, no reference
-    /// and no mapping that is still used covers it. The caller does not use it by any other way as
-    /// long as the value, or one made from it, exists. This crate may give the pages to the TDX
-    /// module and overwrite them.
+    /// Every page of `range` is RAM of this machine, is ordinary memory (no line of it is private
+    /// or poisoned) and belongs to the caller alone: no allocator, no other `OwnedPages`, no
+    /// reference and no mapping that is still used covers it. The caller does not use it by any
+    /// other way as long as the value, or one made from it, exists. This crate may give the pages
+    /// to the TDX module and overwrite them.
     pub unsafe fn new(range: PageRange) -> Self {
         Self { range }
     }

@@ -1,6 +1,6 @@
 //! The life of a TD: build, run-time page operations, teardown. Every page goes through a token and
-//! thereby through the ledger. It keeps no list of pages and loses none: what a failed call may have
-//! written to is written back, reset and handed back, or stays marked and is counted.
+//! thereby through the ledger. It keeps no list of pages and loses none: what a failed call may
+//! have written to is written back, reset and handed back, or stays marked and is counted.
 //!
 //! ```text
 //! Td<Created> -configure_keys-> Td<Keyed> -init-> Td<Building> -finalize-> Td<Runnable>

@@ -90,8 +90,8 @@ unsafe impl<'l> Cpus for LabCpus<'l> {
     }
 }
 
-// SAFETY: a CPU has no turn of its own; one that has stopped has none but in `run_on_stopped`. What a
-// watcher makes of it harms no memory of this program (`promise`).
+// SAFETY: a CPU has no turn of its own; one that has stopped has none but in `run_on_stopped`. What
+// a watcher makes of it harms no memory of this program (`promise`).
 unsafe impl<'l> StopCpus for LabCpus<'l> {
     type Cpu = LabCpu<'l>;
 

@@ -1,5 +1,5 @@
-//! The TDs of a first kernel on the software machine: `first-kernel`'s hypervisor with the pages and
-//! the guests of the laboratory. It never touches private memory itself.
+//! The TDs of a first kernel on the software machine: `first-kernel`'s hypervisor with the pages
+//! and the guests of the laboratory. It never touches private memory itself.
 
 mod custody;
 mod life;

@@ -1,5 +1,5 @@
-//! Boot log parser: e820, CMRs, KeyIDs, NUMA nodes, CPU model and TDX messages of a kernel log; also
-//! `/proc/iomem`, alone or in the same file.
+//! Boot log parser: e820, CMRs, KeyIDs, NUMA nodes, CPU model and TDX messages of a kernel log;
+//! also `/proc/iomem`, alone or in the same file.
 //!
 //! Does not interpret: [`crate::host`] builds a host from these facts. Unknown lines are skipped; a
 //! malformed known line, or one that contradicts an earlier one, is an error with its line number.

@@ -1,5 +1,5 @@
-//! State and policy of cleanslate.ko as reported in sysfs: what it does at kexec and at a crash. Its
-//! report is trusted; it has not been seen on a CPU with TDX.
+//! State and policy of cleanslate.ko as reported in sysfs: what it does at kexec and at a crash.
+//! Its report is trusted; it has not been seen on a CPU with TDX.
 //!
 //! Source: `linux/report.c`, `linux/handover.c` and `linux/cleanslate.4`.
 

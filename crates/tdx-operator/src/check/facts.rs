@@ -1,5 +1,5 @@
-//! Facts of a machine from the collected texts, and first conclusions: is TDX enabled, may memory be
-//! private. A malformed text counts as not available.
+//! Facts of a machine from the collected texts, and first conclusions: is TDX enabled, may memory
+//! be private. A malformed text counts as not available.
 
 use std::io::BufReader;
 

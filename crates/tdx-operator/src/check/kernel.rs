@@ -1,7 +1,7 @@
 //! Kernel versions, the behavior of mainline with TDX and kexec in each, and kernel build options.
 //!
-//! A version tells the behavior of mainline. Distributions may differ; where the options show it, the
-//! rules say so.
+//! A version tells the behavior of mainline. Distributions may differ; where the options show it,
+//! the rules say so.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! Reads the machine this runs on. Only reads files: no ioctl, no subprocess, no network. What cannot
-//! be read is recorded with its reason.
+//! Reads the machine this runs on. Only reads files: no ioctl, no subprocess, no network. What
+//! cannot be read is recorded with its reason.
 
 use std::{
     collections::BTreeMap,

@@ -1,8 +1,8 @@
 //! `check`: is this machine ready for TDX, and what does a kexec or a crash do to the next kernel?
 //! Works on a live Linux machine or a collected one, read-only, also without root and without TDX.
 //!
-//! Reports the behavior of mainline kernels and published modules, and what data is missing; runs no
-//! subprocess and does not use the network. `docs/CHECK.md` lists every check with its source.
+//! Reports the behavior of mainline kernels and published modules, and what data is missing; runs
+//! no subprocess and does not use the network. `docs/CHECK.md` lists every check with its source.
 
 mod cleanslate_ko;
 mod cpuinfo;

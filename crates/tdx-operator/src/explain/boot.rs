@@ -1,5 +1,5 @@
-//! Boot judgement: was TDX initialized, if not why, and was it handed over to the next kernel. Rules
-//! on the facts of a boot log. An unknown failure and a truncated log are undecidable.
+//! Boot judgement: was TDX initialized, if not why, and was it handed over to the next kernel.
+//! Rules on the facts of a boot log. An unknown failure and a truncated log are undecidable.
 
 use super::{
     boot_facts::Boot,

@@ -1,5 +1,5 @@
-//! Errno of a failed TDX initialization or a refused kexec, as in `initialization failed (-28)`: the
-//! failures that return it. Other uses of an errno are out of scope.
+//! Errno of a failed TDX initialization or a refused kexec, as in `initialization failed (-28)`:
+//! the failures that return it. Other uses of an errno are out of scope.
 
 use crate::report::{ErrnoCause, ErrnoReport};
 

@@ -1,6 +1,6 @@
 //! `explain`: meaning of a completion status, an errno, an MSR value or a kernel log: name, cause,
-//! action, and the rule used. Unknown input is reported as unknown, undecidable logs as undecidable;
-//! never guesses. Does not access the machine.
+//! action, and the rule used. Unknown input is reported as unknown, undecidable logs as
+//! undecidable; never guesses. Does not access the machine.
 
 mod boot;
 mod boot_facts;

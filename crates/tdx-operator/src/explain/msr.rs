@@ -1,5 +1,5 @@
-//! MSR values that TDX depends on. Registers and bits without a public source are marked unverified;
-//! other registers are reported as unknown.
+//! MSR values that TDX depends on. Registers and bits without a public source are marked
+//! unverified; other registers are reported as unknown.
 
 use tdx_abi::{KeyIdField, KeyIdPartition};
 use tdx_host::platform::Msr;

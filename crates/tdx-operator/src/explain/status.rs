@@ -1,5 +1,5 @@
-//! Completion status: from number or name to meaning. An unknown one is reported as unknown together
-//! with its class bits.
+//! Completion status: from number or name to meaning. An unknown one is reported as unknown
+//! together with its class bits.
 
 use tdx_abi::{Status, StatusClass, StatusCode};
 

@@ -1,5 +1,5 @@
-//! Host from the facts of a log: what the log contains, then what can be derived, then defaults; the
-//! last two are listed as assumptions.
+//! Host from the facts of a log: what the log contains, then what can be derived, then defaults;
+//! the last two are listed as assumptions.
 
 use tdx_abi::{KeyIdPartition, PageRange};
 use tdx_host::platform::{CpuModel, NodeRange};

@@ -1,5 +1,5 @@
-//! Reports: one serializable structure for each command. In JSON addresses are hex strings, sizes and
-//! counts are numbers, and the order is fixed.
+//! Reports: one serializable structure for each command. In JSON addresses are hex strings, sizes
+//! and counts are numbers, and the order is fixed.
 
 mod check;
 mod explain;

@@ -1,5 +1,5 @@
-//! SVG memory map of a plan: an overview of all addresses, then a row for each TDMR. One file without
-//! script, for light and dark pages.
+//! SVG memory map of a plan: an overview of all addresses, then a row for each TDMR. One file
+//! without script, for light and dark pages.
 
 use std::fmt::Write;
 

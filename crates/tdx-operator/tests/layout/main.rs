@@ -1,5 +1,5 @@
-//! The layout of Linux against a second rendering of the kernel's functions, and both layouts on the
-//! hosts of `fixtures/`. Hosts, generators and the checker of SYS.CONFIG's rules are those of
+//! The layout of Linux against a second rendering of the kernel's functions, and both layouts on
+//! the hosts of `fixtures/`. Hosts, generators and the checker of SYS.CONFIG's rules are those of
 //! `tdx-host`'s own layout tests.
 
 mod fixtures;
