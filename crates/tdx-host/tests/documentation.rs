@@ -140,6 +140,7 @@ fn the_table_of_names_names_what_exists() {
             let (krate, parts) = match parts[0] {
                 "tdx_abi" => ("tdx-abi", &parts[1..]),
                 "tdx_operator" => ("tdx-operator", &parts[1..]),
+                "first_kernel" => ("first-kernel", &parts[1..]),
                 _ => ("tdx-host", &parts[..]),
             };
             let files = files_of(krate);

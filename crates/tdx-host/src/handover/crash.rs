@@ -53,7 +53,7 @@ pub fn stop_this_cpu_at_crash<C: Cpu>(cpu: &C) {
 }
 
 /// Hands the machine to the crash kernel. Called on the CPU that panics, with interrupts off; the
-/// jump follows.
+/// jump follows. Makes no SEAMCALL.
 ///
 /// The gate stays closed for good. The ledger is looked up after the others have stopped, so that it
 /// is the one that was in use last.
@@ -61,9 +61,6 @@ pub fn stop_this_cpu_at_crash<C: Cpu>(cpu: &C) {
 /// Whatever the policy for kexec, all that may be private is reset, and no more: a module that was
 /// interrupted anywhere is not to be relied on, memory is to be dumped, and it is too late to refuse.
 /// The report keeps the policy.
-///
-/// # SEAMCALL
-/// None.
 pub fn hand_over_crash<C: Cpu>(
     policy: Policy,
     cpu: &C,
