@@ -46,7 +46,7 @@
  * initialised, or is initialised twice, is answered with TDXH_NOT_INITIALISED or TDXH_ALREADY_INITIALISED. To use a
  * struct again for something new, zero it; then no other CPU may be using it.
  *
- * Which CPU may do what: struct tdxh_host and struct tdxh_ledger are shared, any number of CPUs may be in any function with them.
+ * Which CPU may do what: struct tdxh_host is shared, any number of CPUs may be in any function with it.
  * The others are for one CPU at a time, and a second one gets TDXH_BUSY at once.
  *
  * Results
@@ -79,7 +79,7 @@ extern "C" {
 
 /* The version of the library, and of its binary interface: compare the second with tdxh_abi_version(). */
 #define TDXH_VERSION "0.1.0"
-#define TDXH_ABI_VERSION 1
+#define TDXH_ABI_VERSION 2
 
 /* ------------------------------------------------------------------------------------------------------------ results -- */
 
@@ -205,7 +205,7 @@ struct tdxh_error {
 
 #define TDXH_PLATFORM_SIZE 64
 #define TDXH_PLATFORM_ALIGN 8
-#define TDXH_HOST_SIZE 4096
+#define TDXH_HOST_SIZE 40960
 #define TDXH_HOST_ALIGN 64
 #define TDXH_CPU_SLOT_SIZE 64
 #define TDXH_CPU_SLOT_ALIGN 64
@@ -213,8 +213,6 @@ struct tdxh_error {
 #define TDXH_NODE_RANGE_ALIGN 8
 #define TDXH_LAYOUT_SIZE 32768
 #define TDXH_LAYOUT_ALIGN 8
-#define TDXH_LEDGER_SIZE 4608
-#define TDXH_LEDGER_ALIGN 8
 #define TDXH_REPORT_SIZE 512
 #define TDXH_REPORT_ALIGN 8
 #define TDXH_RETURNING_SIZE 32
@@ -227,7 +225,7 @@ struct tdxh_platform {
 	TDXH_ALIGNED(TDXH_PLATFORM_ALIGN) unsigned char opaque[TDXH_PLATFORM_SIZE];
 };
 
-/* The one object of a machine. Static: it is used until the machine is handed over. */
+/* The one object of a machine, with layout and ledger. Static: it is used until the machine is handed over. */
 struct tdxh_host {
 	TDXH_ALIGNED(TDXH_HOST_ALIGN) unsigned char opaque[TDXH_HOST_SIZE];
 };
@@ -245,11 +243,6 @@ struct tdxh_node_range {
 /* TDMRs with their PAMTs and reserved areas. Large: not for a stack. */
 struct tdxh_layout {
 	TDXH_ALIGNED(TDXH_LAYOUT_ALIGN) unsigned char opaque[TDXH_LAYOUT_SIZE];
-};
-
-/* The ledger of private pages, without its words. Not for a stack. */
-struct tdxh_ledger {
-	TDXH_ALIGNED(TDXH_LEDGER_ALIGN) unsigned char opaque[TDXH_LEDGER_SIZE];
 };
 
 /* The host's account of a handover. */
@@ -580,8 +573,10 @@ struct tdxh_module {
 /*
  * Brings the module up: TDH.SYS.INIT, SYS.LP.INIT on all CPUs, metadata, layout, SYS.CONFIG, WBINVD on all CPUs, SYS.KEY.CONFIG on
  * each package, SYS.TDMR.INIT on all CPUs. Every CPU is in VMX operation, and CPU and memory hotplug are held off. `memory`
- * is the usable memory, ascending, without overlap. On success the layout owns the PAMTs, which are private from here on. `module`
- * may be NULL.
+ * is the usable memory, ascending, without overlap. On success the host owns the PAMTs, which are private from here on, and `layout`
+ * shows its TDMRs. `module` may be NULL. After TDXH_CAN_BRING_UP_AGAIN it first gives the old PAMTs back and empties the host.
+ *
+ * Safety: after TDXH_CAN_BRING_UP_AGAIN no other CPU is in a function of this library.
  *
  * On failure everything is undone before it returns: caches written back, PAMTs reset with MOVDIR64B, memory given back. The module
  * itself cannot be rolled back. A crash at any instant of it is fine.
@@ -607,14 +602,13 @@ enum tdxh_page_state {
 enum tdxh_result tdxh_ledger_words(struct tdxh_layout *layout, uint64_t *words);
 
 /*
- * Makes a ledger over the TDMRs of a layout, every page SHARED, and publishes it: from here on every handover sees it. Before the
- * first page is given. The ledger and its words, which need not be zeroed, stay where they are and belong to the library until
+ * Makes the ledger of the host's TDMRs, every page SHARED, and publishes it: from here on every handover sees it. Before the first
+ * page is given. The words, which need not be zeroed, stay where they are and belong to the library until
  * tdxh_ledger_withdraw(). The reserved ranges of the host can never be given.
  *
- * Errors: TDXH_LEDGER_TOO_SMALL; TDXH_LEDGER_IN_USE: the host has one; TDXH_ALREADY_INITIALISED.
+ * Errors: TDXH_LEDGER_TOO_SMALL; TDXH_LEDGER_IN_USE: the host has one; TDXH_NOT_INITIALISED: TDX is not up.
  */
-enum tdxh_result tdxh_ledger_init(struct tdxh_host *host, struct tdxh_ledger *ledger,
-				  struct tdxh_layout *layout, uint64_t *words, size_t word_count,
+enum tdxh_result tdxh_ledger_init(struct tdxh_host *host, uint64_t *words, size_t word_count,
 				  struct tdxh_error *error);
 
 /*
@@ -929,10 +923,9 @@ struct tdxh_explanation {
 
 /*
  * What is at an address, as it stands in IA32_MCi_ADDR or anywhere else, with KeyID bits or without? In any context, at any
- * instant, VMX on or off. `layout` may be NULL or busy: then the level of a PAMT, and the TDMR, may not be known.
+ * instant, VMX on or off. The level of a PAMT, and the TDMR, are known once TDX is up.
  */
-enum tdxh_result tdxh_explain(struct tdxh_host *host, struct tdxh_layout *layout, uint64_t address,
-			      struct tdxh_explanation *explanation);
+enum tdxh_result tdxh_explain(struct tdxh_host *host, uint64_t address, struct tdxh_explanation *explanation);
 
 /* -------------------------------------------------------------------------------------------------------- instructions -- */
 

@@ -1,13 +1,11 @@
 //! The whole bring-up in one call, and what the module said about itself.
 
-use tdx_host::bringup::{Bringup, BringupError, Configured, ModuleInfo, ModuleKnown, Started};
-use tdx_host::layout::Layout;
-use tdx_host::platform::{NodeRange, TdxPlatform};
+use tdx_host::bringup::ModuleInfo;
 
 use crate::error::{Details, TdxhError};
 use crate::host::Host;
 use crate::kernel::KernelOf;
-use crate::layout::{TDXH_MAX_CMRS, TdxhAlgorithm, TdxhLimits, layout_to_fill};
+use crate::layout::{LayoutObject, TDXH_MAX_CMRS, TdxhAlgorithm, TdxhLimits, layout_to_fill};
 use crate::range::{TdxhRange, memory_map};
 use crate::result::{Outcome, TdxhResult, flat};
 use crate::storage::{TdxhHost, TdxhLayout, TdxhNodeRange, output};
@@ -63,7 +61,8 @@ impl From<&ModuleInfo> for TdxhModule {
 ///
 /// # Safety
 /// `host` was initialised; `layout` is storage as [`crate::Opaque`] wants it, and lives until the
-/// PAMTs are given back; `memory` is valid for reads of its count; `module` and `error` are each
+/// PAMTs are given back; after `TDXH_CAN_BRING_UP_AGAIN` no CPU uses anything that the host gave out,
+/// and none calls a function with it meanwhile; `memory` is valid for reads of its count; `module` and `error` are each
 /// null or valid for a write.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_bring_up(
@@ -84,9 +83,18 @@ pub unsafe extern "C" fn tdxh_bring_up(
             (Host::of(host)?, layout_to_fill(layout)?, memory_map(memory, memory_count)?, Details::new(error))
         };
         TdxhAlgorithm::read(algorithm)?;
-        let platform = host.platform.ok_or(TdxhResult::NoTdx)?;
+        host.tdx.platform().ok_or(TdxhResult::NoTdx)?;
         let mut layout = layout.take()?;
-        let info = run(host, platform, &mut layout, memory).map_err(|error| details.bring_up(&error))?;
+        layout.check_empty()?;
+        let mut kernel = KernelOf(host);
+        if host.tdx.layout().is_some() {
+            // SAFETY: by the contract of this function, if this kernel came back from a handover. If
+            // it did not, there is private memory and nothing happens.
+            let _ = unsafe { host.tdx.start_over(&mut kernel) };
+        }
+        let ready = host.tdx.bring_up(&mut kernel, memory).map_err(|error| details.bring_up(&error))?;
+        *layout = LayoutObject::OfHost(&host.tdx);
+        let info = ready.module;
         if module.is_null() {
             return Ok(());
         }
@@ -94,42 +102,4 @@ pub unsafe extern "C" fn tdxh_bring_up(
         unsafe { output(module, (&info).into()) }
     };
     flat(bring_up())
-}
-
-/// A bring-up of this library.
-type Run<'k, 'h, S> = Bringup<'k, KernelOf<'h>, S>;
-
-/// All steps, in three functions that are never inlined: a step moves its state, and in one
-/// function the copies of all of them would lie on a kernel's stack at once, below the layout.
-fn run(
-    host: &Host,
-    platform: TdxPlatform,
-    layout: &mut Layout,
-    memory: &[NodeRange],
-) -> Result<ModuleInfo, BringupError> {
-    let mut kernel = KernelOf(host);
-    // SAFETY: the contract of `tdxh_host_init`: the host is the machine's one, and so is its record.
-    let known = ask(unsafe { Bringup::start(&mut kernel, platform, &host.record, layout) }?)?;
-    // Before anything is private: a crash in the middle of the rest knows whether the module has
-    // SYS.DISABLE.
-    host.set_features(known.module().features);
-    give(configure(known, memory)?)
-}
-
-#[inline(never)]
-fn ask<'k, 'h>(started: Run<'k, 'h, Started>) -> Result<Run<'k, 'h, ModuleKnown>, BringupError> {
-    started.sys_init()?.init_cpus()?.read_module_info()
-}
-
-#[inline(never)]
-fn configure<'k, 'h>(
-    known: Run<'k, 'h, ModuleKnown>,
-    memory: &[NodeRange],
-) -> Result<Run<'k, 'h, Configured>, BringupError> {
-    known.plan(memory)?.configure()
-}
-
-#[inline(never)]
-fn give(configured: Run<'_, '_, Configured>) -> Result<ModuleInfo, BringupError> {
-    Ok(configured.configure_keys()?.init_tdmrs()?.module)
 }

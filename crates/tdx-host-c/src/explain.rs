@@ -2,14 +2,14 @@
 
 use core::ffi::c_char;
 use tdx_abi::{PageSize, PhysAddr};
-use tdx_host::handover::{AddressKind, Explanation, explain};
+use tdx_host::handover::{AddressKind, Explanation};
 use tdx_host::ledger::PageState;
 
 use crate::c_enum::c_enum;
 use crate::host::Host;
 use crate::range::TdxhRange;
 use crate::result::{Outcome, TdxhResult, flat};
-use crate::storage::{OneUser, TdxhHost, TdxhLayout, content, output};
+use crate::storage::{TdxhHost, output};
 use crate::text::text;
 
 c_enum! {
@@ -103,24 +103,17 @@ impl From<Explanation> for TdxhExplanation {
 /// Explains an address. See the header.
 ///
 /// # Safety
-/// `host` was initialised; `layout` is null or storage as [`crate::Opaque`] wants it; `explanation`
-/// is null or valid for a write.
+/// `host` was initialised; `explanation` is null or valid for a write.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_explain(
     host: *mut TdxhHost,
-    layout: *mut TdxhLayout,
     address: u64,
     explanation: *mut TdxhExplanation,
 ) -> TdxhResult {
     let look = || -> Outcome {
         // SAFETY: as the caller has promised, the host is storage that was zeroed or that
-        // `tdxh_host_init` has filled and opaque objects are storage that was zeroed or that this
-        // library has filled.
-        let (host, layout) = unsafe { (Host::of(host)?, content(layout)) };
-        // A layout that another CPU is at, or that is not there, makes the answer poorer and
-        // nothing else.
-        let layout = layout.and_then(OneUser::take).ok();
-        let found = explain(&host.memory(), layout.as_deref(), PhysAddr::new(address));
+        // `tdxh_host_init` has filled.
+        let found = unsafe { Host::of(host)? }.tdx.explain(PhysAddr::new(address));
         // SAFETY: as the caller has promised, the place for the result is null or can be written.
         unsafe { output(explanation, found.into()) }
     };

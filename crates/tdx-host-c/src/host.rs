@@ -1,16 +1,14 @@
-//! The one object of a machine: the kernel's functions, the platform, the record of private memory,
-//! the gate, and which ledger is in use. Shared by all CPUs, never locked.
+//! The one object of a machine: the kernel's functions and a [`tdx_host::Host`]. Shared by all CPUs,
+//! never locked.
 
 use arrayvec::ArrayVec;
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering, fence};
-use tdx_abi::{Leaf, PageRange, Registers, TdxFeatures0};
-use tdx_host::gate::{CpuSlot, Gate};
-use tdx_host::handover::{HostMemory, HostParts, LedgerRef, LiveLedger};
+use tdx_abi::{Leaf, PageRange, Registers};
+use tdx_host::gate::CpuSlot;
+use tdx_host::handover::HostMemory;
 use tdx_host::ledger::{Ledger, MAX_RESERVED};
-use tdx_host::platform::{Cpu, TdxPlatform};
-use tdx_host::private_memory::PrivateMemory;
+use tdx_host::platform::Cpu;
 use tdx_host::seamcall::call_unchecked;
 
 use crate::detect::platform_of;
@@ -18,19 +16,13 @@ use crate::error::{Details, TdxhError};
 use crate::kernel::{Kernel, PinnedCpu, TdxhKernel};
 use crate::range::{Ranges, TdxhRange};
 use crate::result::{Outcome, TdxhResult, flat};
-use crate::storage::{InitOnce, TdxhCpuSlot, TdxhHost, TdxhPlatform, content, input, is_usable};
+use crate::storage::{TdxhCpuSlot, TdxhHost, TdxhPlatform, content, input, is_usable};
 
-/// What the library knows of a machine.
+/// A machine: the kernel's functions, and what the library knows of TDX.
 #[derive(Debug)]
 pub struct Host {
     pub(crate) kernel: Kernel,
-    pub(crate) platform: Option<TdxPlatform>,
-    pub(crate) record: PrivateMemory,
-    pub(crate) gate: Gate<&'static [CpuSlot]>,
-    pub(crate) reserved: ArrayVec<PageRange, MAX_RESERVED>,
-    ledger: AtomicPtr<InitOnce<Ledger<'static>>>,
-    features: AtomicU64,
-    features_known: AtomicBool,
+    pub(crate) tdx: tdx_host::Host<'static>,
 }
 
 impl Host {
@@ -44,64 +36,14 @@ impl Host {
         unsafe { content(host) }?.get()
     }
 
-    /// TDX_FEATURES0, once the module has said it.
-    fn features(&self) -> Option<TdxFeatures0> {
-        let known = self.features_known.load(Ordering::Acquire);
-        known.then(|| TdxFeatures0::new(self.features.load(Ordering::Relaxed)))
-    }
-
-    /// For a handover, from the moment on that the module has said it.
-    pub(crate) fn set_features(&self, features: TdxFeatures0) {
-        self.features.store(features.bits(), Ordering::Relaxed);
-        self.features_known.store(true, Ordering::Release);
-    }
-
     /// The ledger in use, if there is one.
     pub(crate) fn ledger(&self) -> Option<&Ledger<'static>> {
-        // A CPU that has closed the gate and then looks must see the ledger of every CPU that came
-        // through before.
-        fence(Ordering::SeqCst);
-        let ledger = self.ledger.load(Ordering::Acquire);
-        // SAFETY: the pointer is null or was published from a reference that its owner keeps valid
-        // until it is withdrawn (contract of `tdxh_ledger_init`); the release of `publish` makes
-        // its content visible.
-        unsafe { ledger.as_ref() }.and_then(|ledger| ledger.get().ok())
-    }
-
-    /// Makes a ledger the one in use. False if there is one.
-    pub(crate) fn publish(&self, ledger: &InitOnce<Ledger<'static>>) -> bool {
-        let new = core::ptr::from_ref(ledger).cast_mut();
-        let first =
-            self.ledger.compare_exchange(core::ptr::null_mut(), new, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-        fence(Ordering::SeqCst);
-        first
-    }
-
-    /// No ledger is in use any more.
-    pub(crate) fn withdraw_ledger(&self) {
-        self.ledger.store(core::ptr::null_mut(), Ordering::Release);
-        fence(Ordering::SeqCst);
+        self.tdx.ledger()
     }
 
     /// What a handover needs to know.
     pub(crate) fn memory(&self) -> HostMemory<'_> {
-        let parts = HostParts {
-            platform: self.platform.as_ref(),
-            features: self.features(),
-            record: &self.record,
-            ledger: LedgerRef::Live(self),
-            gate: self.gate.handle(),
-            reserved: &self.reserved,
-        };
-        // SAFETY: the contract of `tdxh_host_init`: one host for each machine, whose record, gate and
-        // ledger are used by every function of this library.
-        unsafe { HostMemory::new(parts) }
-    }
-}
-
-impl LiveLedger for Host {
-    fn ledger(&self) -> Option<&Ledger<'_>> {
-        Host::ledger(self)
+        self.tdx.memory()
     }
 }
 
@@ -136,39 +78,32 @@ pub unsafe extern "C" fn tdxh_host_init(
                 let platform = if platform.is_null() { None } else { Some(platform_of(platform)?) };
                 (kernel, platform, Ranges::new(reserved, reserved_count)?, new_slots(slots, slot_count)?)
             };
-            let mut list = ArrayVec::new();
+            let mut list = ArrayVec::<PageRange, MAX_RESERVED>::new();
             for range in reserved.iter() {
                 list.try_push(range).map_err(|_| TdxhResult::BadValue)?;
             }
-            write_host(place, kernel, platform, slots, list);
-            Ok(())
+            let tdx = &write_host(place, kernel, slots).tdx;
+            // Both are the first, of a host that no other CPU can see.
+            let platform = platform.map_or(Ok(()), |platform| tdx.set_platform(platform));
+            platform.and_then(|()| tdx.reserve(&list)).map_err(|_| TdxhResult::Other)
         })
     }))
 }
 
-/// Field by field: the whole would need 4 KiB of a kernel's stack.
-fn write_host(
-    place: &mut MaybeUninit<Host>,
-    kernel: Kernel,
-    platform: Option<TdxPlatform>,
-    slots: &'static [CpuSlot],
-    reserved: ArrayVec<PageRange, MAX_RESERVED>,
-) {
-    static FRESH: PrivateMemory = PrivateMemory::new();
+/// Field by field, and copied from a constant: the whole would need 40 KiB of a kernel's stack.
+fn write_host<'p>(place: &'p mut MaybeUninit<Host>, kernel: Kernel, slots: &'static [CpuSlot]) -> &'p Host {
+    static FRESH: tdx_host::Host<'static> = tdx_host::Host::new(&[]);
     let host = place.as_mut_ptr();
     // SAFETY: `host` points to uninitialised memory of this caller; every field is written once.
     // `FRESH` is a whole value that is never used itself, never changed and needs no drop, so its
-    // bytes may be copied out.
-    unsafe {
+    // bytes may be copied out. After that `place` is initialised.
+    let host = unsafe {
         (&raw mut (*host).kernel).write(kernel);
-        (&raw mut (*host).platform).write(platform);
-        core::ptr::copy_nonoverlapping(&raw const FRESH, &raw mut (*host).record, 1);
-        (&raw mut (*host).gate).write(Gate::new(slots));
-        (&raw mut (*host).reserved).write(reserved);
-        (&raw mut (*host).ledger).write(AtomicPtr::new(core::ptr::null_mut()));
-        (&raw mut (*host).features).write(AtomicU64::new(0));
-        (&raw mut (*host).features_known).write(AtomicBool::new(false));
-    }
+        core::ptr::copy_nonoverlapping(&raw const FRESH, &raw mut (*host).tdx, 1);
+        place.assume_init_mut()
+    };
+    host.tdx.set_slots(slots);
+    host
 }
 
 /// Slots of CPUs that have made no SEAMCALL.

@@ -243,7 +243,7 @@ unsafe impl Cpu for PinnedCpu<'_> {
 
     fn cpu_gate(&self) -> CpuGate<'_> {
         // SAFETY: pinned to the CPU with this number.
-        unsafe { self.host.gate.cpu_gate(self.id) }
+        unsafe { self.host.tdx.gate().cpu_gate(self.id) }
     }
 }
 

@@ -179,7 +179,7 @@ pub unsafe extern "C" fn tdxh_kexec(
 pub unsafe extern "C" fn tdxh_stop_this_cpu(host: *mut TdxhHost) -> TdxhResult {
     // SAFETY: as the caller has promised, the host is storage that was zeroed or that
     // `tdxh_host_init` has filled.
-    flat(unsafe { Host::of(host) }.map(|host| stop_this_cpu(PinnedCpu::new(host), host.platform.as_ref())))
+    flat(unsafe { Host::of(host) }.map(|host| stop_this_cpu(PinnedCpu::new(host), host.tdx.platform())))
 }
 
 /// What a CPU does on its way offline. See the header.
@@ -190,5 +190,5 @@ pub unsafe extern "C" fn tdxh_stop_this_cpu(host: *mut TdxhHost) -> TdxhResult {
 pub unsafe extern "C" fn tdxh_offline_this_cpu(host: *mut TdxhHost) -> TdxhResult {
     // SAFETY: as the caller has promised, the host is storage that was zeroed or that
     // `tdxh_host_init` has filled.
-    flat(unsafe { Host::of(host) }.map(|host| offline_this_cpu(PinnedCpu::new(host), host.platform.as_ref())))
+    flat(unsafe { Host::of(host) }.map(|host| offline_this_cpu(PinnedCpu::new(host), host.tdx.platform())))
 }

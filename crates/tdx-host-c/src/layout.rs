@@ -173,12 +173,40 @@ impl From<&Tdmr> for TdxhTdmr {
     }
 }
 
+/// A plan of the caller's, or the layout of a host.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it lies in storage of C, and nothing here allocates")]
+pub enum LayoutObject {
+    /// A plan.
+    Plan(Layout),
+    /// That of a host whose bring-up filled this.
+    OfHost(&'static tdx_host::Host<'static>),
+}
+
+impl LayoutObject {
+    /// The table, if there is one: a host that starts over has none.
+    pub(crate) fn get(&self) -> Outcome<&Layout> {
+        match self {
+            Self::Plan(layout) => Ok(layout),
+            Self::OfHost(host) => host.layout().ok_or(TdxhResult::NotInitialised),
+        }
+    }
+
+    /// For a bring-up, which puts the host's layout here.
+    pub(crate) fn check_empty(&self) -> Outcome {
+        match self {
+            Self::Plan(layout) if !layout.is_empty() => Err(TdxhResult::LayoutInUse),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// The layout object, made empty if it is fresh.
 ///
 /// # Safety
 /// As [`content`].
-pub(crate) unsafe fn layout_to_fill<'l>(layout: *mut TdxhLayout) -> Outcome<&'l OneUser<Layout>> {
-    static EMPTY: Fresh<Layout> = Fresh::new(Layout::new());
+pub(crate) unsafe fn layout_to_fill<'l>(layout: *mut TdxhLayout) -> Outcome<&'l OneUser<LayoutObject>> {
+    static EMPTY: Fresh<LayoutObject> = Fresh::new(LayoutObject::Plan(Layout::new()));
     // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that this
     // library has filled.
     let layout = unsafe { content(layout) }?;
@@ -225,7 +253,8 @@ pub unsafe extern "C" fn tdxh_layout_build(
         };
         TdxhAlgorithm::read(algorithm)?;
         let mut layout = layout.take()?;
-        build(memory, &cmrs, &limits, &mut frames, &mut layout).map_err(|error| details.fill((&error).into(), &error))
+        let LayoutObject::Plan(layout) = &mut *layout else { return Err(TdxhResult::LayoutInUse) };
+        build(memory, &cmrs, &limits, &mut frames, layout).map_err(|error| details.fill((&error).into(), &error))
     };
     flat(build_it())
 }
@@ -239,7 +268,8 @@ pub unsafe extern "C" fn tdxh_layout_get(layout: *mut TdxhLayout, info: *mut Tdx
     let get = || -> Outcome {
         // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that
         // this library has filled.
-        let layout = unsafe { content(layout) }?.take()?;
+        let object = unsafe { content(layout) }?.take()?;
+        let layout = object.get()?;
         let found = TdxhLayoutInfo { tdmrs: layout.tdmr_count() as u32, reserved: 0, pamt_bytes: layout.pamt_bytes() };
         // SAFETY: as the caller has promised, the place for the result is null or can be written.
         unsafe { output(info, found) }
@@ -256,8 +286,8 @@ pub unsafe extern "C" fn tdxh_layout_tdmr(layout: *mut TdxhLayout, index: u32, t
     let get = || -> Outcome {
         // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that
         // this library has filled.
-        let layout = unsafe { content(layout) }?.take()?;
-        let found = layout.tdmrs().get(index as usize).ok_or(TdxhResult::BadValue)?;
+        let object = unsafe { content(layout) }?.take()?;
+        let found = object.get()?.tdmrs().get(index as usize).ok_or(TdxhResult::BadValue)?;
         // SAFETY: as the caller has promised, the place for the result is null or can be written.
         unsafe { output(tdmr, found.into()) }
     };
@@ -287,7 +317,7 @@ pub unsafe extern "C" fn tdxh_layout_walk_given_up(
             (content(layout)?.take()?, memory_map(memory, memory_count)?, cmrs)
         };
         let visit = visit.ok_or(TdxhResult::Null)?;
-        for part in layout.given_up(memory, &cmrs) {
+        for part in layout.get()?.given_up(memory, &cmrs) {
             let given_up =
                 TdxhGivenUp { range: part.range.into(), reason: TdxhGiveUp::from(part.reason) as u32, reserved: 0 };
             // SAFETY: by the contract of this function; the struct lives through the call.
@@ -311,7 +341,10 @@ pub unsafe extern "C" fn tdxh_layout_release(layout: *mut TdxhLayout, frames: *c
         // this library has filled, inputs can be read and the functions do what the header asks
         // for.
         let (layout, mut frames) = unsafe { (content(layout)?, FramesOf::new(input(frames)?)?) };
-        layout.take()?.release(&mut frames).map_err(|error| (&error).into())
+        match &mut *layout.take()? {
+            LayoutObject::Plan(layout) => layout.release(&mut frames).map_err(|error| (&error).into()),
+            LayoutObject::OfHost(_) => Err(TdxhResult::LayoutPrivate),
+        }
     };
     flat(release())
 }

@@ -3,15 +3,16 @@
 use core::ffi::c_void;
 use core::sync::atomic::AtomicU64;
 use tdx_abi::{PageRange, PhysAddr};
+use tdx_host::HostError;
 use tdx_host::layout::{Layout, Tdmr};
-use tdx_host::ledger::{Ledger, LedgerError, PageState};
+use tdx_host::ledger::{Ledger, PageState};
 
 use crate::c_enum::c_enum;
 use crate::error::{Details, TdxhError};
 use crate::host::Host;
 use crate::range::TdxhRange;
 use crate::result::{Outcome, TdxhResult, flat};
-use crate::storage::{TdxhHost, TdxhLayout, TdxhLedger, content, input_words, output};
+use crate::storage::{TdxhHost, TdxhLayout, content, input_words, output};
 
 c_enum! {
     /// State of a page.
@@ -73,8 +74,9 @@ pub unsafe extern "C" fn tdxh_ledger_words(layout: *mut TdxhLayout, words: *mut 
         // SAFETY: as the caller has promised, opaque objects are storage that was zeroed or that
         // this library has filled.
         let layout = unsafe { content(layout) }?.take()?;
+        let needed = Ledger::words_needed(ranges(layout.get()?));
         // SAFETY: as the caller has promised, the place for the result is null or can be written.
-        unsafe { output(words, Ledger::words_needed(ranges(&layout))) }
+        unsafe { output(words, needed) }
     };
     flat(count())
 }
@@ -82,41 +84,30 @@ pub unsafe extern "C" fn tdxh_ledger_words(layout: *mut TdxhLayout, words: *mut 
 /// Makes a ledger and publishes it. See the header.
 ///
 /// # Safety
-/// `host` was initialised; `ledger` is storage as [`crate::Opaque`] wants it; it and the
-/// `word_count` words stay valid, and nobody else's, until `tdxh_ledger_withdraw`. `layout` as in
-/// `tdxh_layout_build`; `error` is null or valid for a write.
+/// `host` was initialised; the `word_count` words stay valid, and nothing else uses them, until
+/// `tdxh_ledger_withdraw`. `error` is null or valid for a write.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_ledger_init(
     host: *mut TdxhHost,
-    ledger: *mut TdxhLedger,
-    layout: *mut TdxhLayout,
     words: *mut u64,
     word_count: usize,
     error: *mut TdxhError,
 ) -> TdxhResult {
     let init = || -> Outcome {
         // SAFETY: as the caller has promised, the host is storage that was zeroed or that
-        // `tdxh_host_init` has filled, opaque objects are storage that was zeroed or that this
-        // library has filled, arrays are as long as their counts say and the place for details is
-        // null or can be written. `AtomicU64` has the size, alignment (on x86-64) and valid values
-        // of `u64`, and nobody else uses the words.
-        let (host, ledger, layout, words, details) = unsafe {
+        // `tdxh_host_init` has filled, arrays are as long as their counts say and the place for
+        // details is null or can be written. `AtomicU64` has the size, alignment (on x86-64) and
+        // valid values of `u64`, and nothing else uses the words.
+        let (host, words, details) = unsafe {
             let words = input_words(words.cast::<AtomicU64>(), word_count)?;
-            (Host::of(host)?, content(ledger)?, content(layout)?.take()?, words, Details::new(error))
+            (Host::of(host)?, words, Details::new(error))
         };
-        if host.ledger().is_some() {
-            return Err(TdxhResult::LedgerInUse);
+        let layout = host.tdx.layout().ok_or(TdxhResult::NotInitialised)?;
+        match host.tdx.follow(ranges(layout), words) {
+            Ok(_) => Ok(()),
+            Err(HostError::Ledger(error)) => Err(details.fill((&error).into(), &error)),
+            Err(_) => Err(TdxhResult::LedgerInUse),
         }
-        ledger.init(|place| {
-            let fail = |error: LedgerError| details.fill((&error).into(), &error);
-            let mut made = Ledger::new(ranges(&layout), words).map_err(fail)?;
-            for range in &host.reserved {
-                made = made.with_reserved(*range).map_err(fail)?;
-            }
-            place.write(made);
-            Ok(())
-        })?;
-        if host.publish(ledger) { Ok(()) } else { Err(TdxhResult::LedgerInUse) }
     };
     flat(init())
 }
@@ -132,10 +123,12 @@ pub unsafe extern "C" fn tdxh_ledger_withdraw(host: *mut TdxhHost) -> TdxhResult
         // `tdxh_host_init` has filled.
         let host = unsafe { Host::of(host) }?;
         let ledger = host.ledger().ok_or(TdxhResult::NoLedger)?;
-        if host.record.may_have_private_memory() && ledger.marked().next().is_some() {
+        if host.tdx.pamt_ranges().next().is_some() && ledger.marked().next().is_some() {
             return Err(TdxhResult::LedgerInUse);
         }
-        host.withdraw_ledger();
+        // SAFETY: no page is marked, or no memory is private; the rest is the contract of this
+        // function.
+        unsafe { host.tdx.withdraw_ledger() };
         Ok(())
     };
     flat(withdraw())

@@ -11,11 +11,11 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use tdx_abi::PageRange;
 use tdx_host::gate::CpuSlot;
 use tdx_host::handover::HandoverReport;
-use tdx_host::layout::Layout;
-use tdx_host::ledger::{Ledger, Returning};
+use tdx_host::ledger::Returning;
 use tdx_host::platform::{NodeRange, TdxPlatform};
 
 use crate::host::Host;
+use crate::layout::LayoutObject;
 use crate::result::{Outcome, TdxhResult};
 
 /// Zeroed memory.
@@ -334,11 +334,9 @@ opaque! {
     /// `struct tdxh_platform`.
     TdxhPlatform: 64 bytes, align 8, OneUser<TdxPlatform>;
     /// `struct tdxh_host`.
-    TdxhHost: 4096 bytes, align 64, InitOnce<Host>;
+    TdxhHost: 40960 bytes, align 64, InitOnce<Host>;
     /// `struct tdxh_layout`.
-    TdxhLayout: 32768 bytes, align 8, OneUser<Layout>;
-    /// `struct tdxh_ledger`.
-    TdxhLedger: 4608 bytes, align 8, InitOnce<Ledger<'static>>;
+    TdxhLayout: 32768 bytes, align 8, OneUser<LayoutObject>;
     /// `struct tdxh_report`.
     TdxhReport: 512 bytes, align 8, OneUser<HandoverReport>;
     /// `struct tdxh_returning`.

@@ -377,8 +377,7 @@ enum tdxh_result kernel_bring_up(struct kernel *kernel)
 
 enum tdxh_result kernel_make_ledger(struct kernel *kernel)
 {
-	return tdxh_ledger_init(&kernel->host, &kernel->ledger, &kernel->layout, kernel->words, MAX_WORDS,
-				&kernel->error);
+	return tdxh_ledger_init(&kernel->host, kernel->words, MAX_WORDS, &kernel->error);
 }
 
 uint64_t kernel_page(struct kernel *kernel)

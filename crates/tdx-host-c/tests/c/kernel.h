@@ -63,7 +63,6 @@ struct kernel {
 	struct tdxh_host host;
 	struct tdxh_cpu_slot slots[CPUS];
 	struct tdxh_layout layout;
-	struct tdxh_ledger ledger;
 	uint64_t words[MAX_WORDS];
 	struct tdxh_node_range map[MAP_COUNT];
 	struct tdxh_module module;

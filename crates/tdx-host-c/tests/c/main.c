@@ -300,7 +300,6 @@ static void test_pages(void)
 {
 	struct kernel *kernel = kernel_with_tdx(1, 0);
 	struct tdxh_host *host = &kernel->host;
-	struct tdxh_ledger second = { 0 };
 	struct tdxh_returning returning = { 0 };
 	uint64_t words = 0, page = kernel_page(kernel), end = page + 2 * PAGE;
 	struct seen seen = { .in_order = 1 };
@@ -309,8 +308,8 @@ static void test_pages(void)
 	CHECK_IS(tdxh_ledger_words(&kernel->layout, &words), TDXH_OK);
 	/* Two bits for each of 2^20 pages, and two levels of summary for two ranges. */
 	CHECK_IS(words, (1 << 20) * 2 / 64 + 2 * (1024 / 64 + 1));
-	CHECK_IS(tdxh_ledger_init(host, &second, &kernel->layout, small_words, 8, NULL), TDXH_LEDGER_IN_USE);
-	CHECK_IS(tdxh_ledger_init(host, &kernel->ledger, &kernel->layout, NULL, 8, NULL), TDXH_NULL);
+	CHECK_IS(tdxh_ledger_init(host, small_words, 8, NULL), TDXH_LEDGER_IN_USE);
+	CHECK_IS(tdxh_ledger_init(host, NULL, 8, NULL), TDXH_NULL);
 
 	CHECK_IS(tdxh_give(host, page, end, &kernel->error), TDXH_OK);
 	CHECK_IS(state_of(kernel, page), TDXH_PAGE_IN_FLIGHT);
@@ -341,9 +340,9 @@ static void test_pages(void)
 	CHECK_IS(tdxh_give(host, CRASH_START, CRASH_START + PAGE, NULL), TDXH_RESERVED);
 	CHECK_IS(tdxh_ledger_withdraw(host), TDXH_OK);
 	CHECK_IS(tdxh_give(host, page, end, NULL), TDXH_NO_LEDGER);
-	CHECK_IS(tdxh_ledger_init(host, &second, &kernel->layout, small_words, 8, &kernel->error), TDXH_LEDGER_TOO_SMALL);
-	/* Too small leaves the object as it was. */
-	CHECK_IS(tdxh_ledger_init(host, &second, &kernel->layout, kernel->words, MAX_WORDS, NULL), TDXH_OK);
+	CHECK_IS(tdxh_ledger_init(host, small_words, 8, &kernel->error), TDXH_LEDGER_TOO_SMALL);
+	/* Too small leaves the host as it was. */
+	CHECK_IS(tdxh_ledger_init(host, kernel->words, MAX_WORDS, NULL), TDXH_OK);
 	kernel_free(kernel);
 }
 

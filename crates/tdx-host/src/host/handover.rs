@@ -48,6 +48,20 @@ impl Host<'_> {
         report.came_back(&self.memory())
     }
 
+    /// Takes the ledger out of use; another one can be published. False if there is none.
+    ///
+    /// # Safety
+    /// No page of the ledger is marked, or memory was handed over clean. No CPU uses the ledger or
+    /// anything that was made from it (TD, page token, [`HostMemory`](crate::handover::HostMemory)),
+    /// and no CPU calls the host during this call.
+    pub unsafe fn withdraw_ledger(&self) -> bool {
+        // SAFETY: by the contract of this function.
+        let Some(mut ledger) = (unsafe { self.ledger.take_back() }) else { return false };
+        *ledger = None;
+        ledger.give_back();
+        true
+    }
+
     /// Empties the host after [`CameBack::CanBringUpAgain`]: ledger, KeyIDs, module and layout are
     /// gone, and the PAMTs are `frames`' again. Then TDX can be brought up anew.
     ///
@@ -64,12 +78,8 @@ impl Host<'_> {
         if self.record.may_have_private_memory() || self.gate().is_closed() || !self.record.claim() {
             return Err(HostError::MayHavePrivateMemory);
         }
-        // SAFETY: by the contract of this function nothing that the cells gave out is in use.
-        let (ledger, key_ids) = unsafe { (self.ledger.take_back(), self.key_ids.take_back()) };
-        if let Some(mut ledger) = ledger {
-            *ledger = None;
-            ledger.give_back();
-        }
+        // SAFETY: by the contract of this function nothing that the host gave out is in use.
+        let (_, key_ids) = unsafe { (self.withdraw_ledger(), self.key_ids.take_back()) };
         if let Some(mut key_ids) = key_ids {
             *key_ids = None;
             key_ids.give_back();

@@ -70,7 +70,7 @@ pub use error::HostError;
 /// What a host knows of its machine's TDX: platform, PAMTs, gate, layout, ledger, KeyIDs and module.
 /// One per machine.
 ///
-/// About 36 KiB: a `static`, or memory from the kernel's allocator.
+/// About 39 KiB: a `static`, or memory from the kernel's allocator.
 #[derive(Debug)]
 pub struct Host<'m> {
     platform: Once<Option<TdxPlatform>>,
