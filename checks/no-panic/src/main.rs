@@ -14,22 +14,19 @@ use core::fmt::Write as _;
 use core::hint::black_box;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use tdx_abi::{LineRange, Page, PageRange, PageSize, PhysAddr, Registers};
-use tdx_host::bringup;
+use tdx_host::Host;
 use tdx_host::dynamic_pamt::{DynamicPamt, Pair};
-use tdx_host::gate::{CpuGate, CpuSlot, Gate};
+use tdx_host::gate::{CpuGate, CpuSlot};
 use tdx_host::handover::{
-    HostMemory, HostParts, Kexec, KexecKind, LeftoverTable, NmiStop, OldMemory, Policy, StopCpus, check_crash_image,
-    check_image_load, explain, hand_over_crash, stop_this_cpu, stop_this_cpu_at_crash,
+    KexecKind, LeftoverTable, NmiStop, OldMemory, Policy, StopCpus, check_crash_image, stop_this_cpu_at_crash,
 };
-use tdx_host::key_ids::KeyIds;
-use tdx_host::layout::{FrameRequest, FrameSource, Layout, MapFrames, Places};
+use tdx_host::layout::{FrameRequest, FrameSource, MapFrames, Places};
 use tdx_host::ledger::Ledger;
 use tdx_host::page::SharedPage;
 use tdx_host::platform::{
     Cpu, CpuId, CpuTask, CpuidOutput, Cpus, LineReset, Msr, NodeRange, OwnedPages, PackageId, Processor, SharedMemory,
-    Step, TdxPlatform, detect,
+    Step,
 };
-use tdx_host::private_memory::PrivateMemory;
 use tdx_host::seamcall::Seamcall;
 use tdx_host::td::{GuestPage, SeptLevel, TdHost};
 
@@ -94,7 +91,7 @@ unsafe impl Cpu for Opaque {
 
     fn cpu_gate(&self) -> CpuGate<'_> {
         // SAFETY: never executed.
-        unsafe { GATE.cpu_gate(black_box(CpuId(0))) }
+        unsafe { TDX.gate().cpu_gate(black_box(CpuId(0))) }
     }
 }
 
@@ -147,7 +144,7 @@ unsafe impl StopCpus for Opaque {
     }
 
     fn stop_other_cpus(&self) -> u32 {
-        stop_this_cpu(Self, black_box(None));
+        TDX.stop_this_cpu(Self);
         black_box(1)
     }
 
@@ -160,16 +157,19 @@ unsafe impl StopCpus for Opaque {
     }
 }
 
-static RECORD: PrivateMemory = PrivateMemory::new();
-static GATE: Gate<[CpuSlot; 2]> = Gate::new([const { CpuSlot::new() }; 2]);
+static SLOTS: [CpuSlot; 2] = [const { CpuSlot::new() }; 2];
+static TDX: Host = Host::new(&SLOTS);
+
+fn words(count: usize) -> &'static mut [AtomicU64] {
+    static mut WORDS: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
+    // SAFETY: never executed.
+    unsafe { &mut *(&raw mut WORDS) }.get_mut(..black_box(count)).unwrap_or_default()
+}
 
 /// The ledger from start to the walk that a crash would take.
 fn ledger(ranges: &[PageRange]) -> Option<Ledger<'static>> {
-    static mut WORDS: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
-    // SAFETY: never executed.
-    let words = unsafe { &mut *(&raw mut WORDS) };
     let reserved = PageRange::new(black_box(Page::new(1)), black_box(Page::new(2)));
-    let ledger = Ledger::new(ranges.iter().copied(), words).ok()?.with_reserved(reserved).ok()?;
+    let ledger = Ledger::new(ranges.iter().copied(), words(64)).ok()?.with_reserved(reserved).ok()?;
     let page = PageRange::new(black_box(Page::new(1)), black_box(Page::new(2)));
     // SAFETY: never executed.
     let _ = black_box(unsafe { (ledger.give(page), ledger.commit(page), ledger.reclaim(page), ledger.unmark(page)) });
@@ -202,7 +202,8 @@ impl core::fmt::Write for Console {
 }
 
 /// Every policy, from image load to the leftovers.
-fn hand_over(memory: HostMemory<'_>, layout: &Layout) {
+fn hand_over() {
+    let memory = TDX.memory();
     let policy = match black_box(0) {
         0 => Policy::Tracked,
         1 => Policy::Module,
@@ -211,9 +212,9 @@ fn hand_over(memory: HostMemory<'_>, layout: &Layout) {
     };
     let kind = if black_box(true) { KexecKind::Normal } else { KexecKind::Jump };
     let all = PageRange::new(black_box(Page::new(0)), black_box(Page::new(1)));
-    black_box(check_image_load(policy, kind, &memory, &[all]).is_ok());
+    black_box(TDX.check_image_load(policy, kind, &[all]).is_ok());
     black_box(check_crash_image(&memory, &[all]).is_ok());
-    if let Ok(kexec) = Kexec::begin(policy, kind, memory)
+    if let Ok(kexec) = TDX.kexec(policy, kind)
         && let Ok(kexec) = kexec.stop_other_cpus(&Opaque)
     {
         let kexec = kexec.ask_module(|calls| _ = black_box(calls)).write_back_caches();
@@ -222,9 +223,11 @@ fn hand_over(memory: HostMemory<'_>, layout: &Layout) {
         for leftover in report.leftovers(&memory) {
             black_box(leftover);
         }
-        let _ = black_box(report.came_back(&memory));
+        let _ = black_box(TDX.came_back(&report));
+        // SAFETY: never executed.
+        black_box(unsafe { (TDX.start_over(&mut Opaque).is_ok(), TDX.withdraw_ledger()) });
     }
-    let report = hand_over_crash(policy, &Opaque, &Opaque, &memory);
+    let report = TDX.crash(policy, &Opaque, &Opaque);
     black_box(report.is_clean(&memory));
     let mut table = black_box([0; 128]);
     let table = table.get_mut(..black_box(99)).unwrap_or_default();
@@ -235,7 +238,7 @@ fn hand_over(memory: HostMemory<'_>, layout: &Layout) {
     {
         leftovers.for_each(|leftover| _ = black_box(leftover));
     }
-    let explanation = explain(&memory, Some(layout), PhysAddr::new(black_box(1)));
+    let explanation = TDX.explain(PhysAddr::new(black_box(1)));
     black_box(write!(Console, "{explanation} {}", report.suspects).is_ok());
 }
 
@@ -294,51 +297,43 @@ fn dynamic_pamt(host: TdHost<'_>, words: &mut [AtomicU32]) {
     black_box((pamt.counted(page), pamt.pairs()));
 }
 
-fn with_tds(platform: &TdxPlatform, ledger: &Ledger<'_>) {
-    let mut words = [const { AtomicU64::new(0) }; 2];
-    let words = words.get_mut(..black_box(2)).unwrap_or_default();
-    let Ok(key_ids) = KeyIds::new(platform.key_ids(), words) else { return };
-    // SAFETY: never executed.
-    let host = unsafe { TdHost::new(platform, ledger, &key_ids) };
+fn with_tds(host: TdHost<'_>) {
     black_box(td(host));
     let mut counts = [const { AtomicU32::new(0) }; 8];
     dynamic_pamt(host, counts.get_mut(..black_box(8)).unwrap_or_default());
 }
 
+/// A kernel with TDX code of its own.
+fn observe(range: PageRange) {
+    black_box(TDX.follow([range], words(64)).is_ok());
+    // SAFETY: never executed.
+    black_box(unsafe { TDX.observe_pamts([range].into_iter()) }.is_ok());
+}
+
 /// The linker's entry point.
 #[unsafe(no_mangle)]
 extern "C" fn _start() -> ! {
-    let mut layout = Layout::new();
     let mut kernel = Opaque;
     let memory: [NodeRange; 8] = black_box([NodeRange::default(); 8]);
     let memory: &[NodeRange] = memory.get(..black_box(8)).unwrap_or_default();
-    if let Ok(platform) = detect(&Opaque) {
-        // SAFETY: never executed.
-        let result = unsafe { bringup::run(&mut kernel, platform, &RECORD, &mut layout, memory) };
-        black_box(result.is_ok());
-        let cmrs = [PageRange::new(black_box(Page::new(0)), black_box(Page::new(9)))];
+    let cmrs = [PageRange::new(black_box(Page::new(0)), black_box(Page::new(9)))];
+    black_box((TDX.reserve(&cmrs).is_ok(), TDX.detect(&Opaque).is_ok()));
+    black_box(TDX.bring_up(&mut kernel, memory).is_ok());
+    if let Some(layout) = TDX.layout() {
         for note in layout.notes(memory, &cmrs) {
             black_box(note);
         }
         black_box(layout.given_up_bytes(memory, &cmrs));
-        let mut frames = MapFrames::new(memory);
-        black_box(frames.reserve(cmrs[0]));
-        black_box(frames.allocate(FrameRequest::anywhere(black_box(3), None)));
-        let ledger = ledger(&cmrs);
-        if let Some(ledger) = &ledger {
-            with_tds(&platform, ledger);
-        }
-        let parts = HostParts {
-            platform: Some(&platform),
-            features: black_box(None),
-            record: &RECORD,
-            ledger: ledger.as_ref().into(),
-            gate: GATE.handle(),
-            reserved: &cmrs,
-        };
-        // SAFETY: never executed.
-        hand_over(unsafe { HostMemory::new(parts) }, &layout);
     }
+    let mut frames = MapFrames::new(memory);
+    black_box(frames.reserve(cmrs[0]));
+    black_box(frames.allocate(FrameRequest::anywhere(black_box(3), None)));
+    black_box(ledger(&cmrs));
+    if let Ok(tds) = TDX.track(words(TDX.tracking_words())) {
+        with_tds(tds);
+    }
+    observe(cmrs[0]);
+    hand_over();
     loop {
         core::hint::spin_loop();
     }

@@ -73,7 +73,8 @@ fn a_failed_bring_up_can_be_tried_again() {
     let error = tdx.bring_up(&mut kernel, &MEMORY).unwrap_err();
     assert_eq!(error.step, BringupStep::Config);
     assert!(tdx.memory().features().is_none() && tdx.pamt_ranges().next().is_none());
-    tdx.bring_up(&mut kernel, &MEMORY).unwrap();
+    let ready = tdx.bring_up(&mut kernel, &MEMORY).unwrap();
+    assert_eq!(tdx.module(), Some(&ready.module));
     assert!(tdx.layout().is_some() && tdx.pamt_ranges().next().is_some());
 }
 

@@ -104,6 +104,14 @@ pub enum NoDynamicPamt {
 }
 
 impl ModuleInfo {
+    /// As `clone`, without the check of a capacity, which could panic.
+    pub(super) fn copy(&self) -> Self {
+        let Self { version, features, limits, pamt_bitmap_bits, ref cmrs } = *self;
+        // As many fit as fit before.
+        let cmrs = ArrayVec::try_from(cmrs.as_slice()).unwrap_or_default();
+        Self { version, features, limits, pamt_bitmap_bits, cmrs }
+    }
+
     /// The limits with dynamic PAMT on a platform with this KeyID field.
     ///
     /// # Errors

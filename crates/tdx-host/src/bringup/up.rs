@@ -114,7 +114,7 @@ impl Place<'_> {
         let Self::Host(layout, up) = self else { return };
         // Whoever owns the layout is the only one to own the module.
         if let Some(mut module) = up.module.own() {
-            *module = Some(info.clone());
+            *module = Some(info.copy());
             module.publish();
         }
         // The module first: a published layout says that it is there.
