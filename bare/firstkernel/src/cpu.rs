@@ -5,14 +5,16 @@ use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
 use metal::MAX_CPUS;
 use tdx_abi::{LineRange, Registers};
 use tdx_host::{
-    arch,
-    gate::{CpuGate, CpuSlot, Gate},
+    Host, arch,
+    gate::{CpuGate, CpuSlot},
     platform::{Cpu, CpuId, CpuidOutput, LineReset, Msr, PackageId, Processor},
     seamcall::Seamcall,
 };
 
-/// The gate of every SEAMCALL of this kernel.
-pub static GATE: Gate<[CpuSlot; MAX_CPUS]> = Gate::new([const { CpuSlot::new() }; MAX_CPUS]);
+static SLOTS: [CpuSlot; MAX_CPUS] = [const { CpuSlot::new() }; MAX_CPUS];
+
+/// What this kernel knows of the machine's TDX, the gate of every SEAMCALL included.
+pub static TDX: Host<'static> = Host::new(&SLOTS);
 
 /// A handle to the current CPU. This kernel does not migrate work between CPUs.
 #[derive(Clone, Copy, Debug)]
@@ -90,7 +92,7 @@ unsafe impl Cpu for HardwareCpu {
 
     fn cpu_gate(&self) -> CpuGate<'_> {
         // SAFETY: as for the handle.
-        unsafe { GATE.cpu_gate(self.id) }
+        unsafe { TDX.gate().cpu_gate(self.id) }
     }
 }
 

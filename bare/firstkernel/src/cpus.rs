@@ -6,13 +6,12 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use metal::lapic::{self, Ipi};
 use metal::{clock, interrupts, registers};
-use spin::Once;
 use tdx_host::{
-    handover::{NmiStop, StopCpus, stop_this_cpu, stop_this_cpu_at_crash},
-    platform::{CpuId, CpuTask, Cpus, PackageId, Step, TdxPlatform},
+    handover::{NmiStop, StopCpus, stop_this_cpu_at_crash},
+    platform::{CpuId, CpuTask, Cpus, PackageId, Step},
 };
 
-use crate::cpu::HardwareCpu;
+use crate::cpu::{HardwareCpu, TDX};
 use crate::vmx;
 
 /// A job: a function and its argument, valid until every CPU has completed it.
@@ -37,9 +36,6 @@ static ONLINE: AtomicU32 = AtomicU32::new(1);
 static PACKAGES: [AtomicU32; metal::MAX_CPUS] = [const { AtomicU32::new(0) }; metal::MAX_CPUS];
 static CRASHING: AtomicBool = AtomicBool::new(false);
 static CRASHED: AtomicU32 = AtomicU32::new(0);
-
-/// The platform, once it is detected.
-pub static PLATFORM: Once<TdxPlatform> = Once::new();
 
 /// Time for a CPU to stop, in microseconds. Linux: one second.
 const STOP_TIME: u64 = 1_000_000;
@@ -140,7 +136,7 @@ fn complete<T: CpuTask<HardwareCpu>>(task: &T) {
 /// # Safety
 /// None; the type is that of a job.
 unsafe fn stop(_argument: *const ()) {
-    stop_this_cpu(HardwareCpu::this(), PLATFORM.get());
+    TDX.stop_this_cpu(HardwareCpu::this());
     vmx::leave();
 }
 

@@ -20,30 +20,16 @@ mod vmx;
 use metal::boot::Boot;
 use metal::image::BadImage;
 use metal::{exit, interrupts, println, smp};
-use spin::Once;
 use tdx_abi::{PageRange, subtract};
 use tdx_host::{
-    bringup::Bringup,
-    handover::{HostMemory, HostParts, LedgerRef, LiveLedger, Outcome, explain},
-    layout::Layout,
-    ledger::Ledger,
-    platform::{CpuTask, Cpus, OwnedPages, Step, detect},
-    private_memory::PrivateMemory,
-    td::TdHost,
+    handover::Outcome,
+    platform::{CpuTask, Cpus, OwnedPages, Step},
 };
 
-use cpu::{GATE, HardwareCpu, ThisProcessor};
-use cpus::{AllCpus, PLATFORM};
+use cpu::{HardwareCpu, TDX, ThisProcessor};
+use cpus::AllCpus;
 use first_kernel::{AnyPolicy, Handed, HandedOutcome, NotHandedOver, RangePages, TdPhase};
 use memory::{KERNEL_PLACE, Kernel};
-
-/// Record of PAMT memory.
-static RECORD: PrivateMemory = PrivateMemory::new();
-/// The layout, once TDX is initialized.
-static LAYOUT: Once<Layout> = Once::new();
-/// Ledger of TD pages.
-static LEDGER: Once<Ledger<'static>> = Once::new();
-static FEATURES: Once<tdx_abi::TdxFeatures0> = Once::new();
 
 #[unsafe(no_mangle)]
 fn kernel_ap_main(cpu: usize) -> ! {
@@ -83,7 +69,7 @@ fn kernel_main(boot: &Boot) -> ! {
     println!("first kernel: {count} CPUs, {:?}", boot.command_line());
     traps::EXPLAIN.call_once(|| {
         |address, out| {
-            let _ = write!(out, "{}", explain(&host_memory(), LAYOUT.get(), address));
+            let _ = write!(out, "{}", TDX.explain(address));
         }
     });
     match live(boot) {
@@ -113,28 +99,6 @@ fn policy(boot: &Boot) -> Result<AnyPolicy, Failure> {
     AnyPolicy::named(name).ok_or_else(|| failure("options")(&format_args!("no policy is called {name:?}")))
 }
 
-fn host_memory() -> HostMemory<'static> {
-    let parts = HostParts {
-        platform: PLATFORM.get(),
-        features: FEATURES.get().copied(),
-        record: &RECORD,
-        ledger: LedgerRef::Live(&InUse),
-        gate: GATE.handle(),
-        reserved: &[],
-    };
-    // SAFETY: this kernel has one of each, and uses them for everything.
-    unsafe { HostMemory::new(parts) }
-}
-
-/// The ledger in [`LEDGER`].
-struct InUse;
-
-impl LiveLedger for InUse {
-    fn ledger(&self) -> Option<&Ledger<'_>> {
-        LEDGER.get()
-    }
-}
-
 /// VMXON, on each CPU.
 struct EnterVmx;
 
@@ -158,22 +122,21 @@ fn live(boot: &Boot) -> Result<core::convert::Infallible, Failure> {
     let next = image::next(&mut kernel, boot).map_err(|BadImage(why)| failure("next image")(&why))?;
     let control = jump::ControlPages::new(&mut kernel).ok_or_else(|| failure("kexec")(&"no memory"))?;
 
-    match detect(&ThisProcessor) {
+    match TDX.detect(&ThisProcessor) {
         Err(no_tdx) => println!("first kernel: {no_tdx}"),
         Ok(platform) => {
-            PLATFORM.call_once(|| platform);
             println!(
                 "virt/tdx: BIOS enabled: private KeyID range [{}, {})",
                 platform.key_ids().shared() + 1,
                 platform.key_ids().private_end()
             );
             AllCpus.run_on_all(&EnterVmx);
-            use_tdx(&mut kernel, platform, &ranges, tds)?;
+            use_tdx(&mut kernel, &ranges, tds)?;
         }
     }
 
     if boot.option("role") == Some("hostile-private") {
-        hostile::on_private_memory(LEDGER.get());
+        hostile::on_private_memory(TDX.ledger());
         exit::exit(exit::SUCCESS)
     }
     let own = kernel.own().iter().copied().chain([KERNEL_PLACE]);
@@ -181,7 +144,7 @@ fn live(boot: &Boot) -> Result<core::convert::Infallible, Failure> {
     own.sort_unstable_by_key(|range| range.start());
     let all_memory = subtract(ranges.iter().map(|part| part.range), own.iter().copied());
     // SAFETY: all memory but this kernel and the next image; the jump follows.
-    let handed = unsafe { first_kernel::kexec(policy, &AllCpus, host_memory(), all_memory) };
+    let handed = unsafe { first_kernel::kexec(policy, &AllCpus, TDX.memory(), all_memory) };
     let handed = handed.map_err(|error| match error {
         NotHandedOver::Refused(refused) => failure("kexec refused")(&refused),
         NotHandedOver::Stop(cause) => failure("kexec put off")(&cause),
@@ -197,17 +160,9 @@ fn live(boot: &Boot) -> Result<core::convert::Infallible, Failure> {
 }
 
 /// Initializes TDX and builds TDs.
-fn use_tdx(
-    kernel: &mut Kernel<'_>,
-    platform: tdx_host::platform::TdxPlatform,
-    ranges: &memory::Ranges,
-    tds: u32,
-) -> Result<(), Failure> {
-    let mut layout = Layout::new();
-    // SAFETY: this kernel's one record, and the platform that it runs on.
-    let started = unsafe { Bringup::start(kernel, platform, &RECORD, &mut layout) };
-    let module = match started.and_then(|started| first_kernel::bring_up(started, ranges)) {
-        Ok(module) => module,
+fn use_tdx(kernel: &mut Kernel<'_>, ranges: &memory::Ranges, tds: u32) -> Result<(), Failure> {
+    let module = match TDX.bring_up(kernel, ranges) {
+        Ok(ready) => ready.module,
         // The failed initialization was undone. Continue without TDX.
         Err(error) => {
             println!("virt/tdx: module initialization failed ({}): {error}", error.errno());
@@ -215,32 +170,30 @@ fn use_tdx(
             return Ok(());
         }
     };
-    FEATURES.call_once(|| module.features);
+    let layout = TDX.layout().ok_or_else(|| failure("TDX")(&"there is no layout"))?;
     println!("virt/tdx: TDX module {}, {} KB allocated for PAMT", module.version, layout.pamt_kb());
     println!("virt/tdx: module initialized");
-    let layout = LAYOUT.call_once(|| layout);
     let no_memory = || failure("TDs")(&"no memory");
-    let words = kernel.words(first_kernel::ledger_words(layout)).ok_or_else(no_memory)?;
-    let ledger = first_kernel::ledger(layout, words).map_err(|error| failure("ledger")(&error))?;
-    let ledger = LEDGER.call_once(|| ledger);
+    let words = kernel.words(TDX.tracking_words() as u64).ok_or_else(no_memory)?;
+    let host = TDX.track(words).map_err(|error| failure("ledger")(&error))?;
     if tds == 0 {
         return Ok(());
     }
-    let words = kernel.words(first_kernel::KEY_ID_WORDS as u64).ok_or_else(no_memory)?;
-    let key_ids = first_kernel::key_ids(&platform, words).map_err(|error| failure("KeyIDs")(&error))?;
     let shared = kernel.pages(4096).ok_or_else(no_memory)?;
     // SAFETY: a page that this kernel has taken for this alone.
     let mut shared = unsafe { OwnedPages::new(shared) };
     for number in 0..tds {
         let pages = first_kernel::allocate(kernel, layout, 1).ok_or_else(no_memory)?;
         let range = pages.range();
-        // SAFETY: the ledger is in `LEDGER`, where handovers look; the KeyIDs are the only ones.
-        let host = unsafe { TdHost::new(&platform, ledger, &key_ids) };
         let (pages, phase) = (RangePages::new(pages), TdPhase::of(number));
         first_kernel::live(kernel, host, &pages, &mut shared, phase).map_err(|error| failure("TD")(&error))?;
         println!("first kernel: TD {number} in {range}: {}", phase.name());
     }
-    println!("@ {{\"event\":\"tdx\",\"pamt_kb\":{},\"marked_pages\":{}}}", layout.pamt_kb(), ledger.marked_pages());
+    println!(
+        "@ {{\"event\":\"tdx\",\"pamt_kb\":{},\"marked_pages\":{}}}",
+        layout.pamt_kb(),
+        host.ledger().marked_pages()
+    );
     Ok(())
 }
 
