@@ -8,8 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::step::{Counts, missing, run};
-use crate::tests::verdict;
+use crate::step::{Counts, missing, run, verdict};
 
 const SUMMARY: &str = "docs/SUMMARY.md";
 const INSTALL: &str = "cargo install mdbook --locked --version 0.5.4";

@@ -2,8 +2,7 @@
 //! operating system, with the oldest dependencies they allow, and from their packages. Publishes
 //! nothing.
 
-use crate::step::{Counts, missing, run};
-use crate::tests::{cargo, verdict};
+use crate::step::{Counts, cargo, missing, run, verdict};
 use anyhow::Result;
 use std::process::Command;
 

@@ -98,6 +98,13 @@ fn parse(line: &str) -> Option<Counts> {
     Some(Counts { passed, failed, skipped, ..Counts::default() })
 }
 
+/// A cargo command: the cargo that runs this program.
+pub(crate) fn cargo(args: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args);
+    command
+}
+
 /// Runs the command in the root of the repository; true if it exited with 0.
 pub(crate) fn run(title: &str, command: &mut Command) -> Result<bool> {
     eprintln!("\n== {title}");
@@ -125,6 +132,17 @@ pub(crate) fn run_tests(title: &str, command: &mut Command) -> Result<Counts> {
         counts.failed = 1;
     }
     Ok(counts)
+}
+
+/// Prints a verdict, and counts it as a test.
+pub(crate) fn verdict(name: &str, ok: bool) -> Counts {
+    println!("{name}: {}", word(ok));
+    Counts { passed: ok.into(), failed: (!ok).into(), ..Counts::default() }
+}
+
+/// `ok` or `FAILED`.
+pub(crate) fn word(ok: bool) -> &'static str {
+    if ok { "ok" } else { "FAILED" }
 }
 
 #[cfg(test)]

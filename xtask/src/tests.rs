@@ -1,18 +1,12 @@
 //! The tasks `test`, `lint` and `bench`.
 
 use crate::deb::Outcome;
-use crate::step::{Counts, Parts, missing, run, run_tests};
+use crate::step::{Counts, Parts, cargo, missing, run, run_tests, verdict, word};
 use crate::vectors;
 use crate::{book, citations, crates, deb, imports};
 use anyhow::Result;
 use std::ffi::OsString;
 use std::process::{Command, ExitCode};
-
-pub(crate) fn cargo(args: &[&str]) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(args);
-    command
-}
 
 /// The tool that runs QEMU, `tools/boot`.
 fn boot_tool(task: &str) -> Command {
@@ -118,11 +112,6 @@ pub(crate) fn packages() -> Result<Counts> {
     Ok(counts)
 }
 
-pub(crate) fn verdict(name: &str, ok: bool) -> Counts {
-    println!("{name}: {}", word(ok));
-    Counts { passed: ok.into(), failed: (!ok).into(), ..Counts::default() }
-}
-
 /// Miri is an extra, in CI too: it needs a nightly toolchain.
 fn miri() -> Result<Counts> {
     let there = Command::new("cargo").args(["+nightly", "miri", "--version"]).output();
@@ -182,10 +171,6 @@ fn lint_staticlib() -> Result<(bool, bool)> {
     command.args(manifest).env("CARGO_TARGET_DIR", crate::root().join("target/staticlib"));
     let clippy = run("cargo clippy (staticlib)", command.args(["--", "--deny", "warnings"]))?;
     Ok((format, clippy))
-}
-
-fn word(ok: bool) -> &'static str {
-    if ok { "ok" } else { "FAILED" }
 }
 
 /// Benchmarks print their figures and leave them as JSON.

@@ -6,34 +6,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use thiserror::Error;
 use toml::{Table, Value};
 
 use crate::args::BootArgs;
 use crate::expect::Expect;
 use crate::messages::{self, Messages};
 use crate::root;
-
-/// Why a boot file is not accepted.
-#[derive(Debug, Error)]
-pub(crate) enum BootFileError {
-    #[error("{}: {error}", file.display())]
-    Read { file: PathBuf, error: std::io::Error },
-    /// Not TOML, or not of the shape of a boot file: the parser names line, key and what is
-    /// allowed.
-    #[error("{}: {error}", file.display())]
-    Toml { file: PathBuf, error: Box<toml::de::Error> },
-    /// A key has a value that is not allowed.
-    #[error("{}: {place}: {key} = {value}: {rule}", file.display())]
-    Value { file: PathBuf, place: String, key: String, value: String, rule: String },
-    /// There is no such key.
-    #[error("{}: {place}: unknown key `{key}`, expected one of {}", file.display(), known.join(", "))]
-    UnknownKey { file: PathBuf, place: String, key: String, known: Vec<String> },
-    /// A key is missing.
-    #[error("{}: {place}: `{key}` is missing: {rule}", file.display())]
-    Missing { file: PathBuf, place: String, key: &'static str, rule: &'static str },
-}
+use crate::toml_file::{self, BootFileError};
 
 /// A boot that is a test.
 #[derive(Debug)]
@@ -69,12 +48,6 @@ struct File {
     boot: Vec<Table>,
 }
 
-/// Reads a TOML file.
-pub(crate) fn parse<T: DeserializeOwned>(file: &Path) -> Result<T, BootFileError> {
-    let text = std::fs::read_to_string(file).map_err(|error| BootFileError::Read { file: file.to_owned(), error })?;
-    toml::from_str(&text).map_err(|error| BootFileError::Toml { file: file.to_owned(), error: Box::new(error) })
-}
-
 /// The boots of the repository, in the order of the file names.
 pub(crate) fn load_all(messages: &Messages) -> Result<Vec<Boot>, BootFileError> {
     let folder = root().join(messages::FILE).with_file_name("");
@@ -94,7 +67,7 @@ pub(crate) fn load_all(messages: &Messages) -> Result<Vec<Boot>, BootFileError> 
 pub(crate) fn load(files: &[PathBuf], messages: &Messages) -> Result<Vec<Boot>, BootFileError> {
     let mut boots: Vec<Boot> = Vec::new();
     for path in files {
-        let file: File = parse(path)?;
+        let file: File = toml_file::parse(path)?;
         let reader = Reader { path, defaults: &file.defaults, shared: &file.expect, messages };
         for table in &file.boot {
             let boot = reader.boot(table)?;

@@ -17,6 +17,7 @@ mod qemu;
 mod report;
 mod set;
 mod source;
+mod toml_file;
 
 use std::path::{Path, PathBuf};
 

@@ -3,8 +3,8 @@
 
 use serde::Deserialize;
 
-use crate::boot_file::{self, BootFileError};
 use crate::root;
+use crate::toml_file::{self, BootFileError};
 
 /// The file, relative to the root of the repository.
 pub(crate) const FILE: &str = "bare/boots/messages.toml";
@@ -49,7 +49,7 @@ const USED_HERE: [&str; 6] = [
 /// Reads the table.
 pub(crate) fn load() -> Result<Messages, BootFileError> {
     let file = root().join(FILE);
-    let messages: Messages = boot_file::parse(&file)?;
+    let messages: Messages = toml_file::parse(&file)?;
     if let Some(name) = USED_HERE.into_iter().find(|name| messages.get(name).is_none()) {
         let place = format!("[[message]] name = {name:?}");
         return Err(BootFileError::Missing { file, place, key: "name", rule: "the program looks for it" });
@@ -73,7 +73,7 @@ impl Messages {
     }
 
     /// Its text. A name that is not in the table is excluded: by [`load`] for this program, by
-    /// [`boot_file`] for boot files.
+    /// the reader of boot files for those.
     pub(crate) fn text<'m>(&'m self, name: &'m str) -> &'m str {
         self.get(name).map_or(name, |message| &message.text)
     }

@@ -11,7 +11,7 @@
 use first_kernel::{AnyPolicy, Handed, NotHandedOver};
 use tdx_abi::{PageRange, Registers};
 use tdx_host::{
-    bringup::{Bringup, BringupError, Ready, Started},
+    bringup::{Bringup, BringupError, Kernel, Ready, Started},
     gate::GateHandle,
     handover::{HandoverReport, HostMemory, HostParts, Kexec, StopCpus, WrittenBack},
     key_ids::KeyIds,
@@ -23,8 +23,6 @@ use tdx_host::{
     seamcall::{SeamcallError, call_unchecked},
     td::TdHost,
 };
-
-use super::LabKernel;
 
 /// Pages that a kernel of the machine has set aside.
 pub fn owned(range: PageRange) -> OwnedPages {
@@ -48,12 +46,12 @@ pub fn td_host<'h>(platform: &'h TdxPlatform, ledger: &'h Ledger<'h>, key_ids: &
 ///
 /// # Errors
 /// As [`Bringup::start`].
-pub fn start<'k, 'l>(
-    kernel: &'k mut LabKernel<'l>,
+pub fn start<'k, K: Kernel>(
+    kernel: &'k mut K,
     platform: TdxPlatform,
     record: &'k PrivateMemory,
     layout: &'k mut Layout,
-) -> Result<Bringup<'k, LabKernel<'l>, Started>, BringupError> {
+) -> Result<Bringup<'k, K, Started>, BringupError> {
     // SAFETY: memory of the software machine.
     unsafe { Bringup::start(kernel, platform, record, layout) }
 }
@@ -126,8 +124,8 @@ pub fn kexec<'h, P: StopCpus>(
 ///
 /// # Errors
 /// As [`tdx_host::bringup::run`].
-pub fn bring_up<'k>(
-    kernel: &'k mut LabKernel<'_>,
+pub fn bring_up<'k, K: Kernel>(
+    kernel: &'k mut K,
     platform: TdxPlatform,
     record: &'k PrivateMemory,
     layout: &'k mut Layout,
