@@ -6,6 +6,7 @@ mod citations;
 mod crates;
 mod deb;
 mod imports;
+mod prose;
 mod step;
 mod tests;
 mod vectors;

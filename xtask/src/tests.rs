@@ -3,7 +3,7 @@
 use crate::deb::Outcome;
 use crate::step::{Counts, Parts, cargo, missing, run, run_tests, verdict, word};
 use crate::vectors;
-use crate::{book, citations, crates, deb, imports};
+use crate::{book, citations, crates, deb, imports, prose};
 use anyhow::Result;
 use std::ffi::OsString;
 use std::process::{Command, ExitCode};
@@ -142,7 +142,16 @@ pub(crate) fn lint() -> Result<bool> {
     let imports = imports::check(&crate::root())?;
     eprintln!("\n== citations");
     let citations = citations::check(&crate::root())?;
-    let parts = [("fmt", format), ("clippy", clippy), ("doc", doc), ("imports", imports), ("citations", citations)];
+    eprintln!("\n== width of prose");
+    let prose = prose::check(&crate::root())?;
+    let parts = [
+        ("fmt", format),
+        ("clippy", clippy),
+        ("doc", doc),
+        ("imports", imports),
+        ("citations", citations),
+        ("prose", prose),
+    ];
     eprintln!("\n{}", parts.map(|(name, ok)| format!("{name} {}", word(ok))).join(", "));
     Ok(parts.iter().all(|(_, ok)| *ok))
 }

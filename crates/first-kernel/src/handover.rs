@@ -2,8 +2,8 @@
 //! do it.
 //!
 //! A comparison is the product's own handover in a kernel that knows less than there is: `none`
-//! knows of no private memory, `pamt` of no page of a TD, `module-only` asks the module and knows of
-//! nothing else. The account of it ([`Handed`]) is made from what there is.
+//! knows of no private memory, `pamt` of no page of a TD, `module-only` asks the module and knows
+//! of nothing else. The account of it ([`Handed`]) is made from what there is.
 
 // UNSAFETY: a comparison breaks the contract of `HostMemory::new` on purpose; other blocks pass a
 // promise on.
@@ -33,8 +33,8 @@ pub enum Comparison {
     None,
     /// Resets the PAMTs, and no page of a TD: the series of 2023.
     Pamt,
-    /// Asks the module (TDH.SYS.DISABLE) without looking at its features, at a kexec and at a crash,
-    /// and jumps whatever it answers: Linux 7.2.
+    /// Asks the module (TDH.SYS.DISABLE) without looking at its features, at a kexec and at a
+    /// crash, and jumps whatever it answers: Linux 7.2.
     ModuleOnly,
 }
 

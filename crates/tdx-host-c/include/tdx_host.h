@@ -2,14 +2,16 @@
 /*
  * tdx_host.h - TDX host memory for kernels written in C.
  *
- * The library brings Intel's TDX module up, knows at every instant which physical pages may be TDX-private, and hands a clean
- * machine to the next kernel: at kexec, at a crash, and after a bring-up that failed. It matters most on CPUs with the
- * partial-write erratum (Sapphire Rapids, Emerald Rapids), where a write of less than 64 bytes to a private line poisons it, and
- * a later read is a machine check.
+ * The library brings Intel's TDX module up, knows at every instant which physical pages may be
+ * TDX-private, and hands a clean machine to the next kernel: at kexec, at a crash, and after a
+ * bring-up that failed. It matters most on CPUs with the partial-write erratum (Sapphire Rapids,
+ * Emerald Rapids), where a write of less than 64 bytes to a private line poisons it, and a later
+ * read is a machine check.
  *
- * It never allocates, never takes a lock, never unwinds, and has no state but what it keeps in the objects below, whose memory is
- * yours (and one counter). It needs memcpy, memmove and memset, and no other symbol. Stack, without that of your functions: 11 KiB in
- * tdxh_bring_up(), 9 KiB in tdxh_layout_build() and tdxh_ledger_init(), 4 KiB everywhere else (measured, x86-64, optimised).
+ * It never allocates, never takes a lock, never unwinds, and has no state but what it keeps in the
+ * objects below, whose memory is yours (and one counter). It needs memcpy, memmove and memset, and
+ * no other symbol. Stack, without that of your functions: 11 KiB in tdxh_bring_up(), 9 KiB in
+ * tdxh_layout_build() and tdxh_ledger_init(), 4 KiB everywhere else (measured, x86-64, optimised).
  *
  * A kernel's life with it
  * -----------------------
@@ -34,33 +36,37 @@
  *      SHARED --give--> IN_FLIGHT --commit--> PRIVATE --reclaim--> RETURNED --reset--> SHARED
  *                           \-------------- abort --------------->/
  *
- * A page that is not SHARED is marked. A page is marked before the SEAMCALL that gives it, and unmarked after every line of it
- * was rewritten with MOVDIR64B and a fence. So a crash between any two instructions finds every private page marked, and no
- * marked page holds anything that is needed.
+ * A page that is not SHARED is marked. A page is marked before the SEAMCALL that gives it, and
+ * unmarked after every line of it was rewritten with MOVDIR64B and a fence. So a crash between any
+ * two instructions finds every private page marked, and no marked page holds anything that is
+ * needed.
  *
  * Objects
  * -------
  *
- * The opaque structs are storage. Zero them before they are used for the first time (static storage is zero), keep them where
- * they are, never copy them, never write to them. Their sizes and alignments are part of this header. An object that was not
- * initialised, or is initialised twice, is answered with TDXH_NOT_INITIALISED or TDXH_ALREADY_INITIALISED. To use a
- * struct again for something new, zero it; then no other CPU may be using it.
+ * The opaque structs are storage. Zero them before they are used for the first time (static storage
+ * is zero), keep them where they are, never copy them, never write to them. Their sizes and
+ * alignments are part of this header. An object that was not initialised, or is initialised twice,
+ * is answered with TDXH_NOT_INITIALISED or TDXH_ALREADY_INITIALISED. To use a struct again for
+ * something new, zero it; then no other CPU may be using it.
  *
- * Which CPU may do what: struct tdxh_host is shared, any number of CPUs may be in any function with it.
- * The others are for one CPU at a time, and a second one gets TDXH_BUSY at once.
+ * Which CPU may do what: struct tdxh_host is shared, any number of CPUs may be in any function with
+ * it. The others are for one CPU at a time, and a second one gets TDXH_BUSY at once.
  *
  * Results
  * -------
  *
- * Every function that can fail returns an enum tdxh_result: TDXH_OK (0), or a number from 7000 on. tdxh_errno() gives the
- * negative errno of Linux. Where a function takes a struct tdxh_error pointer, it may be NULL; otherwise it is filled if the
- * function fails for a reason of the machine: the message for people, and the raw status of a SEAMCALL. It is left alone if
- * the function succeeds, or fails because of an argument (TDXH_NULL to TDXH_BAD_KERNEL): zero it before the call.
+ * Every function that can fail returns an enum tdxh_result: TDXH_OK (0), or a number from 7000 on.
+ * tdxh_errno() gives the negative errno of Linux. Where a function takes a struct tdxh_error
+ * pointer, it may be NULL; otherwise it is filled if the function fails for a reason of the
+ * machine: the message for people, and the raw status of a SEAMCALL. It is left alone if the
+ * function succeeds, or fails because of an argument (TDXH_NULL to TDXH_BAD_KERNEL): zero it before
+ * the call.
  *
- * Besides the errors that are named at a function, each returns, where it takes such an argument: TDXH_NULL, TDXH_MISALIGNED,
- * TDXH_NOT_INITIALISED and TDXH_BUSY for an object; TDXH_BAD_VALUE for a number that is none of its enum or a count that
- * is too large; TDXH_BAD_RANGE for a range that is not made of whole 4 KiB pages, is reversed, or ends above 2^52.
- * Nothing has happened then.
+ * Besides the errors that are named at a function, each returns, where it takes such an argument:
+ * TDXH_NULL, TDXH_MISALIGNED, TDXH_NOT_INITIALISED and TDXH_BUSY for an object; TDXH_BAD_VALUE for
+ * a number that is none of its enum or a count that is too large; TDXH_BAD_RANGE for a range that
+ * is not made of whole 4 KiB pages, is reversed, or ends above 2^52. Nothing has happened then.
  *
  * Addresses are physical, without KeyID bits, and ranges are half-open: [start, end).
  */
@@ -77,11 +83,17 @@ extern "C" {
 #define TDXH_ALIGNED(n) _Alignas(n)
 #endif
 
-/* The version of the library, and of its binary interface: compare the second with tdxh_abi_version(). */
+/*
+ * The version of the library, and of its binary interface: compare the second with
+ * tdxh_abi_version().
+ */
 #define TDXH_VERSION "0.1.0"
 #define TDXH_ABI_VERSION 2
 
-/* ------------------------------------------------------------------------------------------------------------ results -- */
+/*
+ * ------------------------------------------------------------------------------------------------------------
+ * results --
+ */
 
 enum tdxh_result {
 	TDXH_OK = 0,
@@ -141,27 +153,36 @@ enum tdxh_result {
 };
 
 /*
- * The TDXH_ABI_VERSION that the library was built with. If it is not that of your header, use nothing else of it.
+ * The TDXH_ABI_VERSION that the library was built with. If it is not that of your header, use
+ * nothing else of it.
  */
 uint32_t tdxh_abi_version(void);
 
 /*
- * The negative errno that Linux gives for a result, or would: 0 for TDXH_OK, -ENODEV for TDXH_NO_MODULE and for machines
- * without TDX, -EOPNOTSUPP for TDXH_SEAM_OFF, -EACCES for TDXH_NO_VMX, -EIO for other SEAMCALLs, -ENOSPC for exhausted TDMRs,
- * -ENOMEM where memory is missing, -EBUSY, -EINVAL. -EIO for a number that is no result.
+ * The negative errno that Linux gives for a result, or would: 0 for TDXH_OK, -ENODEV for
+ * TDXH_NO_MODULE and for machines without TDX, -EOPNOTSUPP for TDXH_SEAM_OFF, -EACCES for
+ * TDXH_NO_VMX, -EIO for other SEAMCALLs, -ENOSPC for exhausted TDMRs, -ENOMEM where memory is
+ * missing, -EBUSY, -EINVAL. -EIO for a number that is no result.
  */
 int32_t tdxh_errno(uint32_t result);
 
-/* The name of a result, such as "TDXH_NO_MODULE"; "unknown" for a number that is none. A constant: do not free it. */
+/*
+ * The name of a result, such as "TDXH_NO_MODULE"; "unknown" for a number that is none. A constant:
+ * do not free it.
+ */
 const char *tdxh_result_name(uint32_t result);
 
 /*
- * The name of a completion status, such as "TDX_OPERAND_BUSY", written to the `bytes` bytes at `text` with a zero byte after it,
- * cut off if there is no room. Returns the length of the whole name. `text` may be NULL.
+ * The name of a completion status, such as "TDX_OPERAND_BUSY", written to the `bytes` bytes at
+ * `text` with a zero byte after it, cut off if there is no room. Returns the length of the whole
+ * name. `text` may be NULL.
  */
 size_t tdxh_status_name(uint64_t status, char *text, size_t bytes);
 
-/* Registers of a SEAMCALL. RAX is the leaf (bits 15:0) and its version (bits 23:16) on entry, the status on return. */
+/*
+ * Registers of a SEAMCALL. RAX is the leaf (bits 15:0) and its version (bits 23:16) on entry, the
+ * status on return.
+ */
 struct tdxh_registers {
 	uint64_t rax;
 	uint64_t rcx;
@@ -201,7 +222,10 @@ struct tdxh_error {
 	char text[TDXH_TEXT_SIZE];    /* for people: what failed, and what can be done. ASCII, ends with a zero byte */
 };
 
-/* ------------------------------------------------------------------------------------------------- opaque objects -- */
+/*
+ * -------------------------------------------------------------------------------------------------
+ * opaque objects --
+ */
 
 #define TDXH_PLATFORM_SIZE 64
 #define TDXH_PLATFORM_ALIGN 8
@@ -225,12 +249,18 @@ struct tdxh_platform {
 	TDXH_ALIGNED(TDXH_PLATFORM_ALIGN) unsigned char opaque[TDXH_PLATFORM_SIZE];
 };
 
-/* The one object of a machine, with layout and ledger. Static: it is used until the machine is handed over. */
+/*
+ * The one object of a machine, with layout and ledger. Static: it is used until the machine is
+ * handed over.
+ */
 struct tdxh_host {
 	TDXH_ALIGNED(TDXH_HOST_ALIGN) unsigned char opaque[TDXH_HOST_SIZE];
 };
 
-/* What one CPU has done; one for each CPU number. Each is written by its own CPU alone, and has a line of its own. */
+/*
+ * What one CPU has done; one for each CPU number. Each is written by its own CPU alone, and has a
+ * line of its own.
+ */
 struct tdxh_cpu_slot {
 	TDXH_ALIGNED(TDXH_CPU_SLOT_ALIGN) unsigned char opaque[TDXH_CPU_SLOT_SIZE];
 };
@@ -269,7 +299,10 @@ struct tdxh_range {
 	uint64_t end;
 };
 
-/* ---------------------------------------------------------------------------------------- what your kernel implements -- */
+/*
+ * ---------------------------------------------------------------------------------------- what
+ * your kernel implements --
+ */
 
 #define TDXH_ANY_NODE UINT32_MAX
 
@@ -285,9 +318,10 @@ struct tdxh_frame_request {
 struct tdxh_frames {
 	void *context;
 	/*
-	 * Takes request->pages adjacent pages inside request->within, and writes the address of the first one to *start. Returns 1,
-	 * or 0 if they cannot be had, which is normal: places are tried in order of preference. The pages belong to the library
-	 * until `free`: no other code writes, moves or reuses them. What they contain does not matter.
+	 * Takes request->pages adjacent pages inside request->within, and writes the address of the
+	 * first one to *start. Returns 1, or 0 if they cannot be had, which is normal: places are
+	 * tried in order of preference. The pages belong to the library until `free`: no other code
+	 * writes, moves or reuses them. What they contain does not matter.
 	 */
 	uint32_t (*allocate)(void *context, const struct tdxh_frame_request *request, uint64_t *start);
 	/* Takes back a range, exactly as `allocate` gave it. All its lines are ordinary memory. */
@@ -295,12 +329,13 @@ struct tdxh_frames {
 };
 
 /*
- * What your kernel lends. tdxh_host_init() copies the table; the context and the functions stay valid for as long as the machine
- * runs. All functions must be there. `context` is handed to each.
+ * What your kernel lends. tdxh_host_init() copies the table; the context and the functions stay
+ * valid for as long as the machine runs. All functions must be there. `context` is handed to each.
  *
- * They are called on any CPU, on several at once, and each acts on the CPU that calls it. During tdxh_crash() and
- * tdxh_stop_this_cpu_at_crash() they must not take a lock, allocate, or wait for another CPU. None may unwind or longjmp() over
- * the library. On Linux they are the functions in brackets, and the instructions are at the end of this header.
+ * They are called on any CPU, on several at once, and each acts on the CPU that calls it. During
+ * tdxh_crash() and tdxh_stop_this_cpu_at_crash() they must not take a lock, allocate, or wait for
+ * another CPU. None may unwind or longjmp() over the library. On Linux they are the functions in
+ * brackets, and the instructions are at the end of this header.
  */
 struct tdxh_kernel {
 	uint32_t struct_size; /* sizeof(struct tdxh_kernel) */
@@ -308,7 +343,10 @@ struct tdxh_kernel {
 	void *context;
 	struct tdxh_frames frames;
 
-	/* The number of this CPU, below the number of slots. The caller stays on it until `unpin`; may nest. [get_cpu()] */
+	/*
+	 * The number of this CPU, below the number of slots. The caller stays on it until `unpin`;
+	 * may nest. [get_cpu()]
+	 */
 	uint32_t (*pin)(void *context);
 	/* Undoes one `pin`. [put_cpu()] */
 	void (*unpin)(void *context);
@@ -316,13 +354,15 @@ struct tdxh_kernel {
 	uint32_t (*package_of)(void *context, uint32_t cpu);
 
 	/*
-	 * SEAMCALL with these registers, all of which it writes back. If the instruction fails before the module runs, RAX is one of
-	 * Linux's software codes and the rest is as on entry. [tdxh_x86_seamcall()]
+	 * SEAMCALL with these registers, all of which it writes back. If the instruction fails
+	 * before the module runs, RAX is one of Linux's software codes and the rest is as on entry.
+	 * [tdxh_x86_seamcall()]
 	 */
 	void (*seamcall)(void *context, struct tdxh_registers *registers);
 	/*
-	 * One MOVDIR64B of zeros, KeyID 0, to each of `lines` lines of 64 bytes from the physical address `first` on. No other store
-	 * will do. [tdxh_x86_reset_lines() on the direct map, which must be mapped write-back]
+	 * One MOVDIR64B of zeros, KeyID 0, to each of `lines` lines of 64 bytes from the physical
+	 * address `first` on. No other store will do. [tdxh_x86_reset_lines() on the direct map,
+	 * which must be mapped write-back]
 	 */
 	void (*reset_lines)(void *context, uint64_t first, uint64_t lines);
 	/* MFENCE. [tdxh_x86_fence()] */
@@ -331,35 +371,47 @@ struct tdxh_kernel {
 	void (*write_back_caches)(void *context);
 	/* CLFLUSHOPT of each line under KeyID 0. [tdxh_x86_flush_lines() on the direct map] */
 	void (*flush_lines)(void *context, uint64_t first, uint64_t lines);
-	/* Copies bytes to physical memory, KeyID 0, that came from `frames.allocate`. [memcpy() to the direct map] */
+	/*
+	 * Copies bytes to physical memory, KeyID 0, that came from `frames.allocate`. [memcpy() to
+	 * the direct map]
+	 */
 	void (*write_shared)(void *context, uint64_t address, const uint8_t *bytes, size_t count);
 
 	/*
-	 * Runs the work on every online CPU, this one included, at the same time if you can, until each is done, and returns after
-	 * that, with all effects visible here. [on_each_cpu(tdxh_work_run, work, 1), or a worker on each CPU that calls
-	 * tdxh_work_step() and reschedules in between: SYS.TDMR.INIT takes seconds on a large host]
+	 * Runs the work on every online CPU, this one included, at the same time if you can, until
+	 * each is done, and returns after that, with all effects visible here.
+	 * [on_each_cpu(tdxh_work_run, work, 1), or a worker on each CPU that calls tdxh_work_step()
+	 * and reschedules in between: SYS.TDMR.INIT takes seconds on a large host]
 	 */
 	void (*run_on_all)(void *context, const struct tdxh_work *work);
 	/* The same on one CPU of each package, one package after another. */
 	void (*run_on_each_package)(void *context, const struct tdxh_work *work);
 
 	/*
-	 * Kexec. Makes every other online CPU call tdxh_stop_this_cpu() and then wait with interrupts off. Returns how many CPUs
-	 * still run, this one included: 1 if all have stopped. A CPU counts as stopped once it has returned from that function. The
-	 * wait is bounded. From its return on, this CPU has its interrupts off.
+	 * Kexec. Makes every other online CPU call tdxh_stop_this_cpu() and then wait with
+	 * interrupts off. Returns how many CPUs still run, this one included: 1 if all have
+	 * stopped. A CPU counts as stopped once it has returned from that function. The wait is
+	 * bounded. From its return on, this CPU has its interrupts off.
 	 */
 	uint32_t (*stop_other_cpus)(void *context);
 	/* Some CPU has not stopped: lets the others go on. */
 	void (*resume_other_cpus)(void *context);
-	/* Runs the work on this CPU and on every stopped one, as `run_on_all`. On this CPU alone: slower, as correct. */
+	/*
+	 * Runs the work on this CPU and on every stopped one, as `run_on_all`. On this CPU alone:
+	 * slower, as correct.
+	 */
 	void (*run_on_stopped)(void *context, const struct tdxh_work *work);
 
 	/*
-	 * Crash. Sends an NMI to every other CPU that is online and waits until each has called tdxh_stop_this_cpu_at_crash(), but
-	 * not for longer than you can bear. [nmi_shootdown_cpus(): one second]
+	 * Crash. Sends an NMI to every other CPU that is online and waits until each has called
+	 * tdxh_stop_this_cpu_at_crash(), but not for longer than you can bear.
+	 * [nmi_shootdown_cpus(): one second]
 	 */
 	void (*stop_other_cpus_by_nmi)(void *context);
-	/* Crash. 1 for a CPU that was online at the panic, which is to say that was sent an NMI; 0 otherwise. */
+	/*
+	 * Crash. 1 for a CPU that was online at the panic, which is to say that was sent an NMI; 0
+	 * otherwise.
+	 */
 	uint32_t (*is_online)(void *context, uint32_t cpu);
 };
 
@@ -370,9 +422,10 @@ enum tdxh_work_step_result {
 };
 
 /*
- * One short step of the work on this CPU: one SEAMCALL, one WBINVD, or at most 32 MiB of reset. `local` is this CPU's own, and
- * no other code writes it until TDXH_WORK_DONE; zero it when it comes into being, and use it for one work after the other. NULL or
- * misaligned: all steps are made at once. Call it only from the callback that got the work, or from CPUs for which that callback
+ * One short step of the work on this CPU: one SEAMCALL, one WBINVD, or at most 32 MiB of reset.
+ * `local` is this CPU's own, and no other code writes it until TDXH_WORK_DONE; zero it when it
+ * comes into being, and use it for one work after the other. NULL or misaligned: all steps are made
+ * at once. Call it only from the callback that got the work, or from CPUs for which that callback
  * waits. After TDXH_WORK_DONE, and without a work: TDXH_WORK_DONE.
  */
 enum tdxh_work_step_result tdxh_work_step(const struct tdxh_work *work, struct tdxh_work_local *local);
@@ -380,7 +433,10 @@ enum tdxh_work_step_result tdxh_work_step(const struct tdxh_work *work, struct t
 /* All steps of the work on this CPU, with 1 KiB of its stack. */
 void tdxh_work_run(const struct tdxh_work *work);
 
-/* ------------------------------------------------------------------------------------------------------- is there TDX? -- */
+/*
+ * -------------------------------------------------------------------------------------------------------
+ * is there TDX? --
+ */
 
 /* Four registers of CPUID. */
 struct tdxh_cpuid {
@@ -410,10 +466,12 @@ struct tdxh_platform_info {
 };
 
 /*
- * Looks for TDX: CPUID and MSRs 0x87 and 0x982. Writes nothing to the machine. A platform that is there already is replaced.
+ * Looks for TDX: CPUID and MSRs 0x87 and 0x982. Writes nothing to the machine. A platform that is
+ * there already is replaced.
  *
- * Errors: TDXH_NO_TDX, TDXH_BIOS_OFF, TDXH_TOO_FEW_KEY_IDS, TDXH_KEY_IDS_DO_NOT_FIT, TDXH_NO_MOVDIR64B: no TDX on this
- * machine, and why; the platform is unchanged. TDXH_BAD_KERNEL: a function is NULL.
+ * Errors: TDXH_NO_TDX, TDXH_BIOS_OFF, TDXH_TOO_FEW_KEY_IDS, TDXH_KEY_IDS_DO_NOT_FIT,
+ * TDXH_NO_MOVDIR64B: no TDX on this machine, and why; the platform is unchanged. TDXH_BAD_KERNEL: a
+ * function is NULL.
  */
 enum tdxh_result tdxh_detect(const struct tdxh_processor *processor, struct tdxh_platform *platform,
 			     struct tdxh_error *error);
@@ -421,35 +479,42 @@ enum tdxh_result tdxh_detect(const struct tdxh_processor *processor, struct tdxh
 /* What was found. */
 enum tdxh_result tdxh_platform_get(struct tdxh_platform *platform, struct tdxh_platform_info *info);
 
-/* --------------------------------------------------------------------------------------------------------- the machine -- */
+/*
+ * ---------------------------------------------------------------------------------------------------------
+ * the machine --
+ */
 
 /*
  * Makes the host. Before any other CPU can come to it.
  *
- * `platform`: what tdxh_detect() found, copied; NULL if it found no TDX. `slots`: one for each CPU number from 0 on, in
- * memory that stays; the library writes them. A CPU without a slot can make no SEAMCALL. `reserved`: memory that is never
- * given to the module, and never written by a handover, whatever it holds: the crash kernel's; at most 4 ranges, copied.
+ * `platform`: what tdxh_detect() found, copied; NULL if it found no TDX. `slots`: one for each CPU
+ * number from 0 on, in memory that stays; the library writes them. A CPU without a slot can make no
+ * SEAMCALL. `reserved`: memory that is never given to the module, and never written by a handover,
+ * whatever it holds: the crash kernel's; at most 4 ranges, copied.
  *
- * Errors: TDXH_BAD_KERNEL; TDXH_ALREADY_INITIALISED; TDXH_BAD_VALUE: no slots, or more than 4 ranges.
+ * Errors: TDXH_BAD_KERNEL; TDXH_ALREADY_INITIALISED; TDXH_BAD_VALUE: no slots, or more than 4
+ * ranges.
  */
 enum tdxh_result tdxh_host_init(struct tdxh_host *host, const struct tdxh_kernel *kernel,
 				struct tdxh_platform *platform, struct tdxh_cpu_slot *slots, size_t slot_count,
 				const struct tdxh_range *reserved, size_t reserved_count);
 
 /*
- * A SEAMCALL that neither gives pages to the module nor takes any back, through the gate, and again where the ABI allows it (no
- * entropy, busy). `registers` are in and out, also on failure. A status without bit 63 is a success: read RAX.
+ * A SEAMCALL that neither gives pages to the module nor takes any back, through the gate, and again
+ * where the ABI allows it (no entropy, busy). `registers` are in and out, also on failure. A status
+ * without bit 63 is a success: read RAX.
  *
- * Safety: pages go to the module by tdxh_seamcall_giving(), or between tdxh_give() and tdxh_commit(). Never by this alone.
+ * Safety: pages go to the module by tdxh_seamcall_giving(), or between tdxh_give() and
+ * tdxh_commit(). Never by this alone.
  *
  * Errors: TDXH_NO_MODULE, TDXH_SEAM_OFF, TDXH_NO_VMX, TDXH_SEAMCALL_FAILED, TDXH_GATE_CLOSED.
  */
 enum tdxh_result tdxh_seamcall(struct tdxh_host *host, struct tdxh_registers *registers, struct tdxh_error *error);
 
 /*
- * Calls function(context) on this CPU, pinned, if the gate lets a SEAMCALL of this leaf in: for SEAMCALLs that you execute
- * yourself, above all TDH.VP.ENTER (leaf 0). The host then knows that this CPU may hold private lines, and no handover resets
- * memory under it.
+ * Calls function(context) on this CPU, pinned, if the gate lets a SEAMCALL of this leaf in: for
+ * SEAMCALLs that you execute yourself, above all TDH.VP.ENTER (leaf 0). The host then knows that
+ * this CPU may hold private lines, and no handover resets memory under it.
  *
  * Every SEAMCALL of your kernel goes through this or through tdxh_seamcall*().
  *
@@ -458,7 +523,10 @@ enum tdxh_result tdxh_seamcall(struct tdxh_host *host, struct tdxh_registers *re
 enum tdxh_result tdxh_call_admitted(struct tdxh_host *host, uint16_t leaf, void (*function)(void *context),
 				    void *context);
 
-/* -------------------------------------------------------------------------------------------------- layout and bring-up -- */
+/*
+ * --------------------------------------------------------------------------------------------------
+ * layout and bring-up --
+ */
 
 enum tdxh_algorithm {
 	TDXH_FIT = 0, /* stays inside the module's limits, gives memory up when nothing else is left */
@@ -512,17 +580,19 @@ struct tdxh_given_up {
 };
 
 /*
- * Writes one element of a memory map: usable memory of a NUMA node. A memory map is ascending and without overlap. An element
- * that is all zero is an empty range.
+ * Writes one element of a memory map: usable memory of a NUMA node. A memory map is ascending and
+ * without overlap. An element that is all zero is an empty range.
  */
 enum tdxh_result tdxh_node_range_set(struct tdxh_node_range *element, uint64_t start, uint64_t end, uint32_t node);
 
 /*
- * Lays TDMRs out over a memory map, and takes the pages of their PAMTs from `frames`. No SEAMCALL is made: for planning;
- * tdxh_bring_up() does it by itself. `cmrs` are the module's, ascending, at most 32; empty ones are skipped.
+ * Lays TDMRs out over a memory map, and takes the pages of their PAMTs from `frames`. No SEAMCALL
+ * is made: for planning; tdxh_bring_up() does it by itself. `cmrs` are the module's, ascending, at
+ * most 32; empty ones are skipped.
  *
- * Errors: TDXH_LAYOUT_IN_USE, TDXH_UNORDERED, TDXH_PAMT_ENTRY_SIZE, TDXH_NO_USABLE_MEMORY, TDXH_TDMRS_EXHAUSTED,
- * TDXH_RESERVED_AREAS_EXHAUSTED, TDXH_NO_PAMT_MEMORY, TDXH_BAD_KERNEL. Every page that was taken has been given back.
+ * Errors: TDXH_LAYOUT_IN_USE, TDXH_UNORDERED, TDXH_PAMT_ENTRY_SIZE, TDXH_NO_USABLE_MEMORY,
+ * TDXH_TDMRS_EXHAUSTED, TDXH_RESERVED_AREAS_EXHAUSTED, TDXH_NO_PAMT_MEMORY, TDXH_BAD_KERNEL. Every
+ * page that was taken has been given back.
  */
 enum tdxh_result tdxh_layout_build(struct tdxh_layout *layout, uint32_t algorithm,
 				   const struct tdxh_node_range *memory, size_t memory_count,
@@ -536,8 +606,9 @@ enum tdxh_result tdxh_layout_get(struct tdxh_layout *layout, struct tdxh_layout_
 enum tdxh_result tdxh_layout_tdmr(struct tdxh_layout *layout, uint32_t index, struct tdxh_tdmr *tdmr);
 
 /*
- * Shows you each range of the memory map that TDX does not have, ascending, until `visit` returns something else than 0. Memory map
- * and CMRs are those that the layout was built from. Keep what is named here away from TDs.
+ * Shows you each range of the memory map that TDX does not have, ascending, until `visit` returns
+ * something else than 0. Memory map and CMRs are those that the layout was built from. Keep what is
+ * named here away from TDs.
  *
  * Errors: TDXH_STOPPED.
  */
@@ -549,8 +620,8 @@ enum tdxh_result tdxh_layout_walk_given_up(struct tdxh_layout *layout, const str
 /*
  * Gives the PAMT pages back and empties the layout.
  *
- * Errors: TDXH_LAYOUT_PRIVATE: the module has them; only the way back of a bring-up, or a handover, makes them ordinary memory.
- * TDXH_BAD_KERNEL.
+ * Errors: TDXH_LAYOUT_PRIVATE: the module has them; only the way back of a bring-up, or a handover,
+ * makes them ordinary memory. TDXH_BAD_KERNEL.
  */
 enum tdxh_result tdxh_layout_release(struct tdxh_layout *layout, const struct tdxh_frames *frames);
 
@@ -571,24 +642,31 @@ struct tdxh_module {
 };
 
 /*
- * Brings the module up: TDH.SYS.INIT, SYS.LP.INIT on all CPUs, metadata, layout, SYS.CONFIG, WBINVD on all CPUs, SYS.KEY.CONFIG on
- * each package, SYS.TDMR.INIT on all CPUs. Every CPU is in VMX operation, and CPU and memory hotplug are held off. `memory`
- * is the usable memory, ascending, without overlap. On success the host owns the PAMTs, which are private from here on, and `layout`
- * shows its TDMRs. `module` may be NULL. After TDXH_CAN_BRING_UP_AGAIN it first gives the old PAMTs back and empties the host.
+ * Brings the module up: TDH.SYS.INIT, SYS.LP.INIT on all CPUs, metadata, layout, SYS.CONFIG, WBINVD
+ * on all CPUs, SYS.KEY.CONFIG on each package, SYS.TDMR.INIT on all CPUs. Every CPU is in VMX
+ * operation, and CPU and memory hotplug are held off. `memory` is the usable memory, ascending,
+ * without overlap. On success the host owns the PAMTs, which are private from here on, and `layout`
+ * shows its TDMRs. `module` may be NULL. After TDXH_CAN_BRING_UP_AGAIN it first gives the old PAMTs
+ * back and empties the host.
  *
  * Safety: after TDXH_CAN_BRING_UP_AGAIN no other CPU is in a function of this library.
  *
- * On failure everything is undone before it returns: caches written back, PAMTs reset with MOVDIR64B, memory given back. The module
- * itself cannot be rolled back. A crash at any instant of it is fine.
+ * On failure everything is undone before it returns: caches written back, PAMTs reset with
+ * MOVDIR64B, memory given back. The module itself cannot be rolled back. A crash at any instant of
+ * it is fine.
  *
- * Errors: those of tdxh_seamcall() and tdxh_layout_build(); TDXH_NO_TDX: the host has no platform; TDXH_CLAIMED;
- * TDXH_MODULE_INFO; TDXH_NO_MEMORY. `error` says which step, which SEAMCALL, and what a person can do.
+ * Errors: those of tdxh_seamcall() and tdxh_layout_build(); TDXH_NO_TDX: the host has no platform;
+ * TDXH_CLAIMED; TDXH_MODULE_INFO; TDXH_NO_MEMORY. `error` says which step, which SEAMCALL, and what
+ * a person can do.
  */
 enum tdxh_result tdxh_bring_up(struct tdxh_host *host, struct tdxh_layout *layout, uint32_t algorithm,
 			       const struct tdxh_node_range *memory, size_t memory_count, struct tdxh_module *module,
 			       struct tdxh_error *error);
 
-/* ---------------------------------------------------------------------------------------------------------- the ledger -- */
+/*
+ * ----------------------------------------------------------------------------------------------------------
+ * the ledger --
+ */
 
 enum tdxh_page_state {
 	TDXH_PAGE_SHARED = 0,    /* ordinary memory */
@@ -602,31 +680,38 @@ enum tdxh_page_state {
 enum tdxh_result tdxh_ledger_words(struct tdxh_layout *layout, uint64_t *words);
 
 /*
- * Makes the ledger of the host's TDMRs, every page SHARED, and publishes it: from here on every handover sees it. Before the first
- * page is given. The words, which need not be zeroed, stay where they are and belong to the library until
- * tdxh_ledger_withdraw(). The reserved ranges of the host can never be given.
+ * Makes the ledger of the host's TDMRs, every page SHARED, and publishes it: from here on every
+ * handover sees it. Before the first page is given. The words, which need not be zeroed, stay where
+ * they are and belong to the library until tdxh_ledger_withdraw(). The reserved ranges of the host
+ * can never be given.
  *
- * Errors: TDXH_LEDGER_TOO_SMALL; TDXH_LEDGER_IN_USE: the host has one; TDXH_NOT_INITIALISED: TDX is not up.
+ * Errors: TDXH_LEDGER_TOO_SMALL; TDXH_LEDGER_IN_USE: the host has one; TDXH_NOT_INITIALISED: TDX is
+ * not up.
  */
 enum tdxh_result tdxh_ledger_init(struct tdxh_host *host, uint64_t *words, size_t word_count,
 				  struct tdxh_error *error);
 
 /*
- * Takes the ledger out of use; its memory is yours again. For a kernel that has returned from a handover (TDXH_CAN_BRING_UP_AGAIN), or
- * that has no TD any more.
+ * Takes the ledger out of use; its memory is yours again. For a kernel that has returned from a
+ * handover (TDXH_CAN_BRING_UP_AGAIN), or that has no TD any more.
  *
- * Safety: no other CPU is in a function of this library that uses the ledger, and none takes part in a handover.
+ * Safety: no other CPU is in a function of this library that uses the ledger, and none takes part
+ * in a handover.
  *
  * Errors: TDXH_NO_LEDGER; TDXH_LEDGER_IN_USE: pages are marked in it, and TDX is up.
  */
 enum tdxh_result tdxh_ledger_withdraw(struct tdxh_host *host);
 
-/* The state of the page that the address lies in: enum tdxh_page_state. At any instant, on any CPU. Errors: TDXH_NO_LEDGER. */
+/*
+ * The state of the page that the address lies in: enum tdxh_page_state. At any instant, on any CPU.
+ * Errors: TDXH_NO_LEDGER.
+ */
 enum tdxh_result tdxh_page_state(struct tdxh_host *host, uint64_t address, uint32_t *state);
 
 /*
- * Shows you each maximal range of marked pages, ascending, until `visit` returns something else than 0. At any instant, on any
- * CPU; while others give and take pages back, a range is as it was at some time during the walk.
+ * Shows you each maximal range of marked pages, ascending, until `visit` returns something else
+ * than 0. At any instant, on any CPU; while others give and take pages back, a range is as it was
+ * at some time during the walk.
  *
  * Errors: TDXH_NO_LEDGER, TDXH_STOPPED.
  */
@@ -637,26 +722,32 @@ enum tdxh_result tdxh_walk_marked(struct tdxh_host *host,
 enum tdxh_result tdxh_walk_private(struct tdxh_host *host,
 				   int32_t (*visit)(void *context, const struct tdxh_range *range), void *context);
 
-/* ----------------------------------------------------------------------------------------------- pages, there and back -- */
-
 /*
- * Each of the functions below takes [start, end) in one step: all of it or, on an error, nothing. Errors of all: TDXH_NO_LEDGER,
- * TDXH_OUTSIDE, TDXH_RESERVED, TDXH_WRONG_STATE.
+ * -----------------------------------------------------------------------------------------------
+ * pages, there and back --
  */
 
 /*
- * SHARED -> PRIVATE, by the SEAMCALL in `registers`: flushes your lines of the pages, marks them, calls as tdxh_seamcall(), and
- * enters the answer. If the call fails the pages are RETURNED, because it may have written to them all the same: write them back
- * (PHYMEM.PAGE.WBINVD, unless the result is TDXH_GATE_CLOSED) and tdxh_reset() them.
+ * Each of the functions below takes [start, end) in one step: all of it or, on an error, nothing.
+ * Errors of all: TDXH_NO_LEDGER, TDXH_OUTSIDE, TDXH_RESERVED, TDXH_WRONG_STATE.
+ */
+
+/*
+ * SHARED -> PRIVATE, by the SEAMCALL in `registers`: flushes your lines of the pages, marks them,
+ * calls as tdxh_seamcall(), and enters the answer. If the call fails the pages are RETURNED,
+ * because it may have written to them all the same: write them back (PHYMEM.PAGE.WBINVD, unless the
+ * result is TDXH_GATE_CLOSED) and tdxh_reset() them.
  *
- * Safety: the pages are yours, out of your allocator, and hold nothing that is needed. They are those that the leaf takes.
+ * Safety: the pages are yours, out of your allocator, and hold nothing that is needed. They are
+ * those that the leaf takes.
  */
 enum tdxh_result tdxh_seamcall_giving(struct tdxh_host *host, struct tdxh_registers *registers, uint64_t start,
 				      uint64_t end, struct tdxh_error *error);
 
 /*
- * PRIVATE -> RETURNED, by the SEAMCALL in `registers` (MEM.PAGE.REMOVE, PHYMEM.PAGE.RECLAIM, ...), with the time between the
- * answer of the module and its entry in the ledger accounted for. If the call fails the pages are still PRIVATE.
+ * PRIVATE -> RETURNED, by the SEAMCALL in `registers` (MEM.PAGE.REMOVE, PHYMEM.PAGE.RECLAIM, ...),
+ * with the time between the answer of the module and its entry in the ledger accounted for. If the
+ * call fails the pages are still PRIVATE.
  *
  * Safety: the pages are those that the leaf gives back.
  */
@@ -664,10 +755,12 @@ enum tdxh_result tdxh_seamcall_returning(struct tdxh_host *host, struct tdxh_reg
 					 uint64_t end, struct tdxh_error *error);
 
 /*
- * RETURNED -> SHARED: MOVDIR64B to every line, a fence, and then the mark goes. On success the pages are ordinary memory, and yours.
+ * RETURNED -> SHARED: MOVDIR64B to every line, a fence, and then the mark goes. On success the
+ * pages are ordinary memory, and yours.
  *
- * Safety: no cache holds a line of the pages under a private KeyID: PHYMEM.PAGE.WBINVD of each page, or PHYMEM.CACHE.WB on each
- * package after the TD is gone. Otherwise an older line lands on top later.
+ * Safety: no cache holds a line of the pages under a private KeyID: PHYMEM.PAGE.WBINVD of each
+ * page, or PHYMEM.CACHE.WB on each package after the TD is gone. Otherwise an older line lands on
+ * top later.
  */
 enum tdxh_result tdxh_reset(struct tdxh_host *host, uint64_t start, uint64_t end, struct tdxh_error *error);
 
@@ -677,7 +770,8 @@ enum tdxh_result tdxh_reset(struct tdxh_host *host, uint64_t start, uint64_t end
  *      tdxh_give(); tdxh_call_admitted(... the SEAMCALL ...); tdxh_commit() or tdxh_abort();
  *      tdxh_returning_begin(); tdxh_call_admitted(...); tdxh_reclaim(); tdxh_returning_settle();
  *
- * tdxh_give() flushes your lines of the pages and marks them: SHARED -> IN_FLIGHT. On return the SEAMCALL may be made.
+ * tdxh_give() flushes your lines of the pages and marks them: SHARED -> IN_FLIGHT. On return the
+ * SEAMCALL may be made.
  */
 enum tdxh_result tdxh_give(struct tdxh_host *host, uint64_t start, uint64_t end, struct tdxh_error *error);
 
@@ -691,8 +785,9 @@ enum tdxh_result tdxh_abort(struct tdxh_host *host, uint64_t start, uint64_t end
 enum tdxh_result tdxh_reclaim(struct tdxh_host *host, uint64_t start, uint64_t end, struct tdxh_error *error);
 
 /*
- * Before a SEAMCALL that returns pages: until tdxh_returning_settle() a handover that asks the module (TDXH_POLICY_MODULE) resets
- * every marked page, for any of them may be one that the module knows no more. If it is never settled this stays so.
+ * Before a SEAMCALL that returns pages: until tdxh_returning_settle() a handover that asks the
+ * module (TDXH_POLICY_MODULE) resets every marked page, for any of them may be one that the module
+ * knows no more. If it is never settled this stays so.
  *
  * Errors: TDXH_NO_LEDGER; TDXH_BUSY: this object is under way already.
  */
@@ -701,7 +796,10 @@ enum tdxh_result tdxh_returning_begin(struct tdxh_host *host, struct tdxh_return
 /* The answer is in the ledger, or the SEAMCALL failed. The object may be used again. */
 enum tdxh_result tdxh_returning_settle(struct tdxh_returning *returning);
 
-/* ------------------------------------------------------------------------------------------------------------ handover -- */
+/*
+ * ------------------------------------------------------------------------------------------------------------
+ * handover --
+ */
 
 /* What a handover does with private memory. */
 enum tdxh_policy {
@@ -717,9 +815,11 @@ enum tdxh_kexec_kind {
 };
 
 /*
- * May this image be loaded? At load time a refusal still helps. `segments` is where the parts of the image go at the jump.
+ * May this image be loaded? At load time a refusal still helps. `segments` is where the parts of
+ * the image go at the jump.
  *
- * Errors: TDXH_REFUSED_PRIVATE_MEMORY; TDXH_REFUSED_SEGMENT: a kexec jump over memory of TDX, which has to survive.
+ * Errors: TDXH_REFUSED_PRIVATE_MEMORY; TDXH_REFUSED_SEGMENT: a kexec jump over memory of TDX, which
+ * has to survive.
  */
 enum tdxh_result tdxh_check_image(struct tdxh_host *host, uint32_t policy, uint32_t kind,
 				  const struct tdxh_range *segments, size_t segment_count, struct tdxh_error *error);
@@ -727,45 +827,54 @@ enum tdxh_result tdxh_check_image(struct tdxh_host *host, uint32_t policy, uint3
 /*
  * May this crash image be loaded? No policy refuses it.
  *
- * Errors: TDXH_REFUSED_SEGMENT: it lies on private memory; TDXH_REFUSED_OUTSIDE: the handover could overwrite it, because it
- * lies outside the host's reserved memory.
+ * Errors: TDXH_REFUSED_SEGMENT: it lies on private memory; TDXH_REFUSED_OUTSIDE: the handover could
+ * overwrite it, because it lies outside the host's reserved memory.
  */
 enum tdxh_result tdxh_check_crash_image(struct tdxh_host *host, const struct tdxh_range *segments,
 					size_t segment_count, struct tdxh_error *error);
 
 /*
- * Hands the machine to the next kernel: closes the gate, stops the other CPUs (kernel.stop_other_cpus), asks the module if the
- * policy wants it, writes caches back, resets on all CPUs (kernel.run_on_stopped), and fills the report. You jump next; make
- * no SEAMCALL in between. `all_memory`, ascending: what TDXH_POLICY_EVERYTHING overwrites, so neither this code nor its stack nor
- * the next image. NULL and 0 otherwise.
+ * Hands the machine to the next kernel: closes the gate, stops the other CPUs
+ * (kernel.stop_other_cpus), asks the module if the policy wants it, writes caches back, resets on
+ * all CPUs (kernel.run_on_stopped), and fills the report. You jump next; make no SEAMCALL in
+ * between. `all_memory`, ascending: what TDXH_POLICY_EVERYTHING overwrites, so neither this code
+ * nor its stack nor the next image. NULL and 0 otherwise.
  *
- * Errors, all of which leave the host as it was, with the other CPUs running: TDXH_REFUSED_PRIVATE_MEMORY,
- * TDXH_HANDOVER_UNDER_WAY, TDXH_NOT_ALONE. TDXH_BAD_VALUE: TDXH_POLICY_EVERYTHING without memory. The report of an
- * earlier handover is gone.
+ * Errors, all of which leave the host as it was, with the other CPUs running:
+ * TDXH_REFUSED_PRIVATE_MEMORY, TDXH_HANDOVER_UNDER_WAY, TDXH_NOT_ALONE. TDXH_BAD_VALUE:
+ * TDXH_POLICY_EVERYTHING without memory. The report of an earlier handover is gone.
  */
 enum tdxh_result tdxh_kexec(struct tdxh_host *host, uint32_t policy, uint32_t kind,
 			    const struct tdxh_range *all_memory, size_t all_memory_count,
 			    struct tdxh_report *report, struct tdxh_error *error);
 
-/* What a CPU does in your handler when it is stopped for a kexec, before it acknowledges: WBINVD if it may matter. */
+/*
+ * What a CPU does in your handler when it is stopped for a kexec, before it acknowledges: WBINVD if
+ * it may matter.
+ */
 enum tdxh_result tdxh_stop_this_cpu(struct tdxh_host *host);
 
 /* The same for a CPU on its way offline. Its caches live on in a package whose other CPUs go on. */
 enum tdxh_result tdxh_offline_this_cpu(struct tdxh_host *host);
 
 /*
- * Hands the machine to the crash kernel. On the CPU that panics, with interrupts off, at any instant: inside any other function
- * of this library, in the middle of a bring-up, on any CPU. It takes no lock, allocates nothing, makes no SEAMCALL,
- * blocks nowhere but in kernel.stop_other_cpus_by_nmi, and never writes to reserved memory.
+ * Hands the machine to the crash kernel. On the CPU that panics, with interrupts off, at any
+ * instant: inside any other function of this library, in the middle of a bring-up, on any CPU. It
+ * takes no lock, allocates nothing, makes no SEAMCALL, blocks nowhere but in
+ * kernel.stop_other_cpus_by_nmi, and never writes to reserved memory.
  *
- * A policy that is none counts as TDXH_POLICY_TRACKED; so do MODULE, EVERYTHING and REFUSE. `report` may be NULL; static storage is
- * best. Whatever is wrong with the report, the reset is done.
+ * A policy that is none counts as TDXH_POLICY_TRACKED; so do MODULE, EVERYTHING and REFUSE.
+ * `report` may be NULL; static storage is best. Whatever is wrong with the report, the reset is
+ * done.
  *
  * Errors: those of the host and, after the reset, of the report.
  */
 enum tdxh_result tdxh_crash(struct tdxh_host *host, uint32_t policy, struct tdxh_report *report);
 
-/* What the NMI handler does on a CPU that a crash stops, before it halts for good: WBINVD if its slot says that it may matter. */
+/*
+ * What the NMI handler does on a CPU that a crash stops, before it halts for good: WBINVD if its
+ * slot says that it may matter.
+ */
 enum tdxh_result tdxh_stop_this_cpu_at_crash(struct tdxh_host *host);
 
 enum tdxh_handover_kind {
@@ -818,12 +927,15 @@ enum tdxh_came_back_result {
 };
 
 /*
- * This kernel goes on after all: the kernel in between has jumped back, or the jump was not made. *came_back is an enum
- * tdxh_came_back_result.
+ * This kernel goes on after all: the kernel in between has jumped back, or the jump was not made.
+ * *came_back is an enum tdxh_came_back_result.
  */
 enum tdxh_result tdxh_came_back(struct tdxh_host *host, struct tdxh_report *report, uint32_t *came_back);
 
-/* ----------------------------------------------------------------------------------------------------------- leftovers -- */
+/*
+ * -----------------------------------------------------------------------------------------------------------
+ * leftovers --
+ */
 
 enum tdxh_leftover_kind {
 	TDXH_LEFTOVER_PAMT = 1,
@@ -844,8 +956,8 @@ struct tdxh_leftover {
 };
 
 /*
- * Shows you what the next kernel must not touch, until `visit` returns something else than 0. Works from the record and the
- * ledger, which a handover leaves as they are.
+ * Shows you what the next kernel must not touch, until `visit` returns something else than 0. Works
+ * from the record and the ledger, which a handover leaves as they are.
  *
  * Errors: TDXH_STOPPED.
  */
@@ -853,7 +965,10 @@ enum tdxh_result tdxh_walk_leftovers(struct tdxh_host *host, struct tdxh_report 
 				     int32_t (*visit)(void *context, const struct tdxh_leftover *leftover),
 				     void *context);
 
-/* A table has a header, and an entry for each leftover. Its binary layout is that of the crate's module `handover::leftovers`. */
+/*
+ * A table has a header, and an entry for each leftover. Its binary layout is that of the crate's
+ * module `handover::leftovers`.
+ */
 #define TDXH_TABLE_HEADER_BYTES 32
 #define TDXH_TABLE_ENTRY_BYTES 24
 
@@ -871,8 +986,8 @@ struct tdxh_table {
 };
 
 /*
- * Writes what a handover left to memory that the next kernel finds (for a crash kernel: its own). For the crash path, too. `written`
- * may be NULL.
+ * Writes what a handover left to memory that the next kernel finds (for a crash kernel: its own).
+ * For the crash path, too. `written` may be NULL.
  *
  * Errors: TDXH_TABLE_TOO_SMALL: what stood there is wiped out.
  */
@@ -880,19 +995,23 @@ enum tdxh_result tdxh_table_write(struct tdxh_host *host, struct tdxh_report *re
 				  size_t bytes, struct tdxh_written *written);
 
 /*
- * Writes that all old memory may be private. Do it when you reserve the memory: a handover that does not come to its end then
- * leaves that word behind. Errors: TDXH_TABLE_TOO_SMALL.
+ * Writes that all old memory may be private. Do it when you reserve the memory: a handover that
+ * does not come to its end then leaves that word behind. Errors: TDXH_TABLE_TOO_SMALL.
  */
 enum tdxh_result tdxh_table_write_all_private(uint8_t *table, size_t bytes, struct tdxh_written *written);
 
 /*
- * Reads a table and checks all of it before you see any of it. `visit` may be NULL. Errors: TDXH_TABLE_TOO_SMALL, TDXH_NO_TABLE,
- * TDXH_TABLE_VERSION, TDXH_TABLE_BROKEN: treat all old memory as private. TDXH_STOPPED.
+ * Reads a table and checks all of it before you see any of it. `visit` may be NULL. Errors:
+ * TDXH_TABLE_TOO_SMALL, TDXH_NO_TABLE, TDXH_TABLE_VERSION, TDXH_TABLE_BROKEN: treat all old memory
+ * as private. TDXH_STOPPED.
  */
 enum tdxh_result tdxh_table_read(const uint8_t *table, size_t bytes, struct tdxh_table *info,
 				 int32_t (*visit)(void *context, const struct tdxh_leftover *leftover), void *context);
 
-/* -------------------------------------------------------------------------------------------------- in a machine check -- */
+/*
+ * --------------------------------------------------------------------------------------------------
+ * in a machine check --
+ */
 
 enum tdxh_address_kind {
 	TDXH_ADDRESS_PAMT = 0, /* of a level that is not known, because no layout was given */
@@ -922,19 +1041,23 @@ struct tdxh_explanation {
 };
 
 /*
- * What is at an address, as it stands in IA32_MCi_ADDR or anywhere else, with KeyID bits or without? In any context, at any
- * instant, VMX on or off. The level of a PAMT, and the TDMR, are known once TDX is up.
+ * What is at an address, as it stands in IA32_MCi_ADDR or anywhere else, with KeyID bits or
+ * without? In any context, at any instant, VMX on or off. The level of a PAMT, and the TDMR, are
+ * known once TDX is up.
  */
 enum tdxh_result tdxh_explain(struct tdxh_host *host, uint64_t address, struct tdxh_explanation *explanation);
 
-/* -------------------------------------------------------------------------------------------------------- instructions -- */
+/*
+ * --------------------------------------------------------------------------------------------------------
+ * instructions --
+ */
 
 /*
  * The instructions, for the functions that you implement. Addresses are virtual here.
  *
- * Safety: at CPL 0. SEAMCALL may raise #UD or #GP, RDMSR #GP: your handlers look the address of the instruction up in
- * tdxh_x86_fixups(). If it is there they set RAX to 0x8000FF0000000000 | vector (after RDMSR: to anything) and go on at the
- * other address.
+ * Safety: at CPL 0. SEAMCALL may raise #UD or #GP, RDMSR #GP: your handlers look the address of the
+ * instruction up in tdxh_x86_fixups(). If it is there they set RAX to 0x8000FF0000000000 | vector
+ * (after RDMSR: to anything) and go on at the other address.
  */
 
 /* Registers of TDH.VP.ENTER. */
@@ -959,16 +1082,24 @@ void tdxh_x86_cpuid(uint32_t leaf, uint32_t subleaf, struct tdxh_cpuid *register
 /* RDMSR: 1 and the value, or 0 if the register does not exist. */
 uint32_t tdxh_x86_rdmsr(uint32_t msr, uint64_t *value);
 
-/* SEAMCALL with RAX to R13. The carry flag becomes Linux's software code for VMfailInvalid. Not for TDH.VP.ENTER. */
+/*
+ * SEAMCALL with RAX to R13. The carry flag becomes Linux's software code for VMfailInvalid. Not for
+ * TDH.VP.ENTER.
+ */
 void tdxh_x86_seamcall(struct tdxh_registers *registers);
 
 /* SEAMCALL with all registers but RSP and RBP, which is saved around it: for TDH.VP.ENTER. */
 void tdxh_x86_seamcall_saved(struct tdxh_saved_registers *registers);
 
-/* MOVDIR64B of zeros to `lines` lines of 64 bytes from the aligned address `first` on. Not ordered: tdxh_x86_fence(). */
+/*
+ * MOVDIR64B of zeros to `lines` lines of 64 bytes from the aligned address `first` on. Not ordered:
+ * tdxh_x86_fence().
+ */
 void tdxh_x86_reset_lines(uint8_t *first, uint64_t lines);
 
-/* CLFLUSHOPT of `lines` lines from the aligned address `first` on. Not ordered: tdxh_x86_fence(). */
+/*
+ * CLFLUSHOPT of `lines` lines from the aligned address `first` on. Not ordered: tdxh_x86_fence().
+ */
 void tdxh_x86_flush_lines(const uint8_t *first, uint64_t lines);
 
 /* MFENCE. */

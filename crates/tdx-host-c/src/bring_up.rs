@@ -61,9 +61,9 @@ impl From<&ModuleInfo> for TdxhModule {
 ///
 /// # Safety
 /// `host` was initialised; `layout` is storage as [`crate::Opaque`] wants it, and lives until the
-/// PAMTs are given back; after `TDXH_CAN_BRING_UP_AGAIN` no CPU uses anything that the host gave out,
-/// and none calls a function with it meanwhile; `memory` is valid for reads of its count; `module` and `error` are each
-/// null or valid for a write.
+/// PAMTs are given back; after `TDXH_CAN_BRING_UP_AGAIN` no CPU uses anything that the host gave
+/// out, and none calls a function with it meanwhile; `memory` is valid for reads of its count;
+/// `module` and `error` are each null or valid for a write.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_bring_up(
     host: *mut TdxhHost,
@@ -88,8 +88,8 @@ pub unsafe extern "C" fn tdxh_bring_up(
         layout.check_empty()?;
         let mut kernel = KernelOf(host);
         if host.tdx.layout().is_some() {
-            // SAFETY: by the contract of this function, if this kernel came back from a handover. If
-            // it did not, there is private memory and nothing happens.
+            // SAFETY: by the contract of this function, if this kernel came back from a handover.
+            // If it did not, there is private memory and nothing happens.
             let _ = unsafe { host.tdx.start_over(&mut kernel) };
         }
         let ready = host.tdx.bring_up(&mut kernel, memory).map_err(|error| details.bring_up(&error))?;

@@ -1,5 +1,5 @@
-//! The one object of a machine: the kernel's functions and a [`tdx_host::Host`]. Shared by all CPUs,
-//! never locked.
+//! The one object of a machine: the kernel's functions and a [`tdx_host::Host`]. Shared by all
+//! CPUs, never locked.
 
 use arrayvec::ArrayVec;
 use core::ffi::c_void;

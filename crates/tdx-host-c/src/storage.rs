@@ -41,8 +41,8 @@ fn check<T>(pointer: *const T) -> Outcome<NonNull<T>> {
 /// A value that C gives to read.
 ///
 /// # Safety
-/// If it is not null, the pointer is valid for reads of an initialised `T` that no other code changes
-/// during `'a`.
+/// If it is not null, the pointer is valid for reads of an initialised `T` that no other code
+/// changes during `'a`.
 pub(crate) unsafe fn input<'a, T>(pointer: *const T) -> Outcome<&'a T> {
     // SAFETY: not null and aligned by `check`; the rest is the contract of this function.
     check(pointer).map(|pointer| unsafe { pointer.as_ref() })
@@ -76,8 +76,8 @@ pub(crate) unsafe fn input_words<'a>(pointer: *mut AtomicU64, count: usize) -> O
     if count == 0 {
         return Ok(&mut []);
     }
-    // SAFETY: not null, aligned and no longer than `isize::MAX` bytes by `input_array`; used by no other code
-    // by contract.
+    // SAFETY: not null, aligned and no longer than `isize::MAX` bytes by `input_array`; used by no
+    // other code by contract.
     Ok(unsafe { core::slice::from_raw_parts_mut(pointer, count) })
 }
 

@@ -12,7 +12,8 @@ use crate::output::{json, unless_closed};
 use crate::stop::Stop;
 use crate::{human, progress};
 
-/// Initializes TDX on a host, runs TDs, does a kexec or panics under a policy, and lets the next kernel use all memory.
+/// Initializes TDX on a host, runs TDs, does a kexec or panics under a policy, and lets the next
+/// kernel use all memory.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -31,14 +32,15 @@ pub(crate) struct KexecArgs {
     /// What the first kernel does with private memory before it jumps.
     #[arg(long, value_enum, default_value_t = PolicyName::Tracked)]
     policy: PolicyName,
-    /// Number of TDs in the first kernel: running, half built, half torn down and destroyed, in turn.
-    /// [default: 0, or 3 with a hole that is about TDs]
+    /// Number of TDs in the first kernel: running, half built, half torn down and destroyed, in
+    /// turn. [default: 0, or 3 with a hole that is about TDs]
     #[arg(long, value_name = "N")]
     tds: Option<u32>,
     /// Situation at the start of the handover: one of four in which TDH.SYS.DISABLE is not enough.
     #[arg(long, value_enum)]
     hole: Option<HoleName>,
-    /// The first kernel panics after partial writes to private memory, and the crash kernel reads all of /proc/vmcore.
+    /// The first kernel panics after partial writes to private memory, and the crash kernel reads
+    /// all of /proc/vmcore.
     #[arg(long)]
     crash: bool,
     #[command(flatten)]
@@ -87,7 +89,8 @@ impl From<HoleName> for Hole {
 enum PolicyName {
     /// Resets PAMTs and every page marked in the ledger, with MOVDIR64B.
     Tracked,
-    /// Calls TDH.SYS.DISABLE, then resets what the module cannot know; like `tracked` if the leaf is missing or fails.
+    /// Calls TDH.SYS.DISABLE, then resets what the module cannot know; like `tracked` if the leaf
+    /// is missing or fails.
     Module,
     /// Calls TDH.SYS.DISABLE and jumps regardless of its status, as Linux 7.2 does; for comparison.
     ModuleOnly,
@@ -97,7 +100,8 @@ enum PolicyName {
     None,
     /// Resets all memory except that of the kernel and of the next image.
     Everything,
-    /// Refuses kexec while memory may be private on a CPU with the erratum. A crash cannot be refused: it resets like `tracked`.
+    /// Refuses kexec while memory may be private on a CPU with the erratum. A crash cannot be
+    /// refused: it resets like `tracked`.
     Refuse,
 }
 

@@ -211,7 +211,10 @@ void test_came_back(void)
 	kernel_free(kernel);
 }
 
-/* A panic on each CPU, with a TD, before each of a number of SEAMCALLs of a bring-up, and with a CPU that does not hear the NMI. */
+/*
+ * A panic on each CPU, with a TD, before each of a number of SEAMCALLs of a bring-up, and with a
+ * CPU that does not hear the NMI.
+ */
 void test_crash(void)
 {
 	for (uint32_t cpu = 0; cpu < CPUS; cpu++) {
@@ -312,7 +315,10 @@ void test_explain(void)
 	kernel_free(kernel);
 }
 
-/* The module has let go of a page, and the ledger does not know it yet: a kexec that asks the module resets it all the same. */
+/*
+ * The module has let go of a page, and the ledger does not know it yet: a kexec that asks the
+ * module resets it all the same.
+ */
 void test_kexec_in_a_return(void)
 {
 	for (int by_steps = 0; by_steps < 2; by_steps++) {

@@ -55,12 +55,12 @@ pub fn stop_this_cpu_at_crash<C: Cpu>(cpu: &C) {
 /// Hands the machine to the crash kernel. Called on the CPU that panics, with interrupts off; the
 /// jump follows. Makes no SEAMCALL.
 ///
-/// The gate stays closed for good. The ledger is looked up after the others have stopped, so that it
-/// is the one that was in use last.
+/// The gate stays closed for good. The ledger is looked up after the others have stopped, so that
+/// it is the one that was in use last.
 ///
 /// Whatever the policy for kexec, all that may be private is reset, and no more: a module that was
-/// interrupted anywhere is not to be relied on, memory is to be dumped, and it is too late to refuse.
-/// The report keeps the policy.
+/// interrupted anywhere is not to be relied on, memory is to be dumped, and it is too late to
+/// refuse. The report keeps the policy.
 pub fn hand_over_crash<C: Cpu>(
     policy: Policy,
     cpu: &C,
@@ -88,8 +88,8 @@ fn reset<C: Cpu>(cpu: &C, memory: &HostMemory<'_>) -> Outcome {
     if let Some(nothing) = nothing_to_do(memory) {
         return Outcome::NothingToDo(nothing);
     }
-    // SAFETY: PAMTs and marked pages hold nothing that anyone needs. The gate is closed for good, and
-    // caches are written back, but for those that the report names.
+    // SAFETY: PAMTs and marked pages hold nothing that anyone needs. The gate is closed for good,
+    // and caches are written back, but for those that the report names.
     let work = unsafe { ParallelReset::new(memory.without_reserved(memory.private_ranges())) };
     work.run_alone(cpu);
     Outcome::Reset(work.count())

@@ -97,9 +97,8 @@ impl<'k> Kexec<'k, Loaded> {
 }
 
 impl<'k, 'c, P: StopCpus> Kexec<'k, Stopped<'c, P>> {
-    /// TDH.SYS.DISABLE on this CPU, if the policy is to ask the module; goes on if it does not help.
-    /// `progress` is called with the number
-    /// of calls after each.
+    /// TDH.SYS.DISABLE on this CPU, if the policy is to ask the module; goes on if it does not
+    /// help. `progress` is called with the number of calls after each.
     ///
     /// It is asked on a CPU without the erratum too: nothing else lets the next kernel bring TDX up
     /// again.
@@ -156,7 +155,8 @@ impl<P: StopCpus> Kexec<'_, WrittenBack<'_, P>> {
     /// at `all_memory`.
     ///
     /// # Safety
-    /// `all_memory` is RAM and holds nothing that anyone needs: neither this code nor the next image.
+    /// `all_memory` is RAM and holds nothing that anyone needs: neither this code nor the next
+    /// image.
     pub unsafe fn reset_everything(
         self,
         all_memory: impl IntoIterator<Item = PageRange, IntoIter: Clone + Sync>,

@@ -127,7 +127,8 @@ impl<'t> LeftoverTable<'t> {
         Self::write_list(table, report.leftovers(memory), &report.suspects)
     }
 
-    /// Writes a list that the caller has made: for a kernel whose handover is not that of this crate.
+    /// Writes a list that the caller has made: for a kernel whose handover is not that of this
+    /// crate.
     ///
     /// # Errors
     /// As [`LeftoverTable::write`].

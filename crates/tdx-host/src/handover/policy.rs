@@ -18,8 +18,8 @@ pub enum Policy {
     /// crash: as [`Policy::Tracked`].
     Module,
     /// When the tracking itself is not trusted: resets all memory that the caller names
-    /// ([`super::Kexec::reset_everything`]) but what is reserved, and what is private besides. Slow.
-    /// At a crash, where memory is to be dumped: as [`Policy::Tracked`].
+    /// ([`super::Kexec::reset_everything`]) but what is reserved, and what is private besides.
+    /// Slow. At a crash, where memory is to be dumped: as [`Policy::Tracked`].
     Everything,
     /// Refuses to kexec while there may be private memory. What Linux 6.18 to 7.1 do.
     Refuse,
@@ -51,8 +51,8 @@ pub enum NothingToDo {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum LeftPrivate {
-    /// [`KexecKind::Jump`]: this kernel goes on using TDX when it returns, so its private memory must survive. The kernel in
-    /// between must not touch memory that is not its own.
+    /// [`KexecKind::Jump`]: this kernel goes on using TDX when it returns, so its private memory
+    /// must survive. The kernel in between must not touch memory that is not its own.
     KexecJump,
 }
 

@@ -129,8 +129,8 @@ pub struct Leftover {
 }
 
 impl HandoverReport {
-    /// To be called once if this kernel goes on after all: the kernel in between has jumped back, or
-    /// the jump was not made. A second call, or one after a later handover, says
+    /// To be called once if this kernel goes on after all: the kernel in between has jumped back,
+    /// or the jump was not made. A second call, or one after a later handover, says
     /// [`CameBack::TdxIsGone`] and changes nothing.
     pub fn came_back(&self, memory: &HostMemory<'_>) -> CameBack {
         match self.return_right {

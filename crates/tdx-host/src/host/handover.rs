@@ -52,8 +52,8 @@ impl Host<'_> {
     ///
     /// # Safety
     /// No page of the ledger is marked, or memory was handed over clean. No CPU uses the ledger or
-    /// anything that was made from it (TD, page token, [`HostMemory`](crate::handover::HostMemory)),
-    /// and no CPU calls the host during this call.
+    /// anything that was made from it (TD, page token,
+    /// [`HostMemory`](crate::handover::HostMemory)), and no CPU calls the host during this call.
     pub unsafe fn withdraw_ledger(&self) -> bool {
         // SAFETY: by the contract of this function.
         let Some(mut ledger) = (unsafe { self.ledger.take_back() }) else { return false };

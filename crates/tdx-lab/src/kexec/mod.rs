@@ -51,7 +51,8 @@ const BRING_UP_STOPS_AFTER: u64 = 128;
 /// without TDX.
 ///
 /// # Errors
-/// [`LabError`]: the host cannot be emulated, or cannot run so many TDs. A machine check is not an error but a verdict.
+/// [`LabError`]: the host cannot be emulated, or cannot run so many TDs. A machine check is not an
+/// error but a verdict.
 pub fn run(host: &Host, options: KexecOptions, progress: &dyn Progress) -> Result<KexecReport, LabError> {
     if options.hole == Some(Hole::Returned) && options.tds == 0 {
         return Err(LabError::Scenario(
@@ -164,8 +165,8 @@ pub fn run(host: &Host, options: KexecOptions, progress: &dyn Progress) -> Resul
     })
 }
 
-/// The TDs of the first kernel, each at its phase; with [`Hole::Returned`] a page of the first is on
-/// its way back.
+/// The TDs of the first kernel, each at its phase; with [`Hole::Returned`] a page of the first is
+/// on its way back.
 fn run_tds<'h>(
     lab: &Lab<'_>,
     kernel: &mut LabKernel<'_>,
