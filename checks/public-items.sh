@@ -11,8 +11,10 @@ set -eu
 export LC_ALL=C
 crate=${1:-tdx-host}
 cd "$(dirname "$0")/.."
-cargo doc --quiet --package "$crate" --no-deps
 docs=${CARGO_TARGET_DIR:-target}/doc/$(echo "$crate" | tr - _)
+# Pages of items that are gone would be counted.
+rm -rf "$docs"
+cargo doc --quiet --package "$crate" --no-deps
 
 # Pages that only redirect are the private paths of re-exported items.
 pages=$(find "$docs" -name '*.html' -exec grep -L 'http-equiv="refresh"' {} + | sort)

@@ -191,4 +191,5 @@ pub use platform::{
 };
 pub use seamcall::Seamcall;
 pub use td::TdHost;
+#[doc(no_inline)]
 pub use tdx_abi::{KeyId, Leaf, LineRange, PAGE_SIZE, Page, PageRange, PageSize, PhysAddr, Registers};

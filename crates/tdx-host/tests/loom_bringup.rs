@@ -19,29 +19,34 @@ use loom::thread;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool as Truth, Ordering::SeqCst};
 use tdx_abi::{FieldId, Leaf, LineRange, Page, PageRange, PhysAddr, Registers, Status, StatusCode};
-use tdx_host::gate::{CpuGate, CpuSlot, Gate};
-use tdx_host::handover::{
-    HostParts, Kexec, KexecKind, NmiStop, Outcome, Policy, StopCpus, hand_over_crash, stop_this_cpu,
-    stop_this_cpu_at_crash,
-};
-use tdx_host::layout::{FrameRequest, FrameSource, Layout};
+use tdx_host::Host;
+use tdx_host::gate::{CpuGate, CpuSlot};
+use tdx_host::handover::{KexecKind, NmiStop, Outcome, Policy, StopCpus, stop_this_cpu_at_crash};
+use tdx_host::layout::{FrameRequest, FrameSource};
 use tdx_host::platform::{
     Cpu, CpuId, CpuTask, CpuidOutput, Cpus, LineReset, Msr, NodeId, NodeRange, OwnedPages, PackageId, Processor,
-    SharedMemory, Step, detect,
+    SharedMemory, Step,
 };
-use tdx_host::private_memory::PrivateMemory;
 use tdx_host::seamcall::Seamcall;
-
-/// The three tables of the one TDMR touch: one range.
-type Record = PrivateMemory;
 
 /// Memory of 2 GiB, the second of which is convertible.
 const MEMORY: [NodeRange; 1] =
     [NodeRange { range: PageRange::new(Page::new(1 << 18), Page::new(2 << 18)), node: NodeId(0) }];
 const PAMT_PAGES: PageRange = PageRange::new(Page::new(1 << 18), Page::new((1 << 18) + 1027));
 
+/// Larger than the stack of a loom thread, so it is made on a larger one. loom's atomics live for one
+/// run; the slots of each run are leaked.
+fn host() -> Box<Host<'static>> {
+    let make = || {
+        let tdx = Box::new(Host::new(Box::leak(Box::new([CpuSlot::new(), CpuSlot::new()]))));
+        tdx.detect(&SapphireRapids).unwrap();
+        tdx
+    };
+    thread::Builder::new().stack_size(64 << 10).spawn(make).unwrap().join().unwrap()
+}
+
 struct Machine {
-    gate: Gate<[CpuSlot; 2]>,
+    tdx: Box<Host<'static>>,
     /// Some line of PAMT is private.
     private: Truth,
     /// PAMT memory is somebody else's.
@@ -55,7 +60,7 @@ struct Machine {
 impl Machine {
     fn new() -> Self {
         Self {
-            gate: Gate::new([CpuSlot::new(), CpuSlot::new()]),
+            tdx: host(),
             private: Truth::default(),
             freed: Truth::default(),
             harmed: Truth::default(),
@@ -159,7 +164,8 @@ unsafe impl Cpu for FakeCpu {
     }
 
     fn cpu_gate(&self) -> CpuGate<'_> {
-        promise::cpu_gate(&self.machine.gate, self.id())
+        // SAFETY: no memory of the test.
+        unsafe { self.machine.tdx.gate().cpu_gate(self.id()) }
     }
 }
 
@@ -251,7 +257,7 @@ unsafe impl StopCpus for Nmi {
         while !self.0.machine.stopped.load(Relaxed) {
             thread::yield_now();
         }
-        stop_this_cpu(self.0.clone(), Some(&detect(&SapphireRapids).unwrap()));
+        self.0.machine.tdx.stop_this_cpu(self.0.clone());
         1
     }
 }
@@ -282,22 +288,19 @@ fn bring_up_races(ends: Ends, tdmr_init_fails: bool) {
     model.preemption_bound = Some(2);
     model.max_branches = 20_000;
     model.check(move || {
-        let platform = detect(&SapphireRapids).unwrap();
         let machine = Arc::new(Machine::new());
-        let record = Arc::new(Record::new());
-        // Too large for the stacks that loom gives its threads, so it is made on one of its own.
-        let mut layout = std::thread::spawn(|| Box::new(Layout::new())).join().unwrap();
         let bringup = {
-            let (machine, record) = (Arc::clone(&machine), Arc::clone(&record));
+            let machine = Arc::clone(&machine);
             thread::spawn(move || {
                 let cpu = FakeCpu { machine: Arc::clone(&machine), obeys: true, tdmr_init_fails };
                 let run = AssertUnwindSafe(|| {
                     let mut kernel = Kernel(cpu);
-                    let result = promise::bring_up(&mut kernel, platform, &*record, &mut layout, &MEMORY);
+                    let result = machine.tdx.bring_up(&mut kernel, &MEMORY);
                     // A bring-up that finds the gate closed fails as well, and unwinds while it is
                     // being stopped.
-                    let closed = machine.gate.handle().is_closed();
+                    let closed = machine.tdx.gate().is_closed();
                     assert!(if tdmr_init_fails { result.is_err() } else { result.is_ok() || closed });
+                    assert_eq!(machine.tdx.layout().is_some(), result.is_ok());
                 });
                 if let Err(payload) = catch_unwind(run) {
                     if !payload.is::<Frozen>() {
@@ -308,23 +311,17 @@ fn bring_up_races(ends: Ends, tdmr_init_fails: bool) {
             })
         };
         let cpu = FakeCpu { machine: Arc::clone(&machine), obeys: false, tdmr_init_fails };
-        let memory = promise::host_memory(HostParts {
-            platform: Some(&platform),
-            features: None,
-            record: &*record,
-            ledger: None.into(),
-            gate: machine.gate.handle(),
-            reserved: &[],
-        });
+        let tdx = &machine.tdx;
         let report = match ends {
-            Ends::InKexec => Kexec::begin(Policy::Tracked, KexecKind::Normal, memory)
+            Ends::InKexec => tdx
+                .kexec(Policy::Tracked, KexecKind::Normal)
                 .unwrap()
                 .stop_other_cpus(&Nmi(cpu))
                 .unwrap()
                 .ask_module(|_| ())
                 .write_back_caches()
                 .reset(),
-            Ends::InCrash => hand_over_crash(Policy::Tracked, &cpu, &Nmi(cpu.clone()), &memory),
+            Ends::InCrash => tdx.crash(Policy::Tracked, &cpu, &Nmi(cpu.clone())),
         };
         bringup.join().unwrap();
         assert!(!machine.private.load(SeqCst), "private lines are left for the next kernel: {report:?}");
