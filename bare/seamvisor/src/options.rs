@@ -12,7 +12,7 @@ pub fn usable(map: &[MapEntry]) -> impl Iterator<Item = &MapEntry> {
     map.iter().filter(|entry| entry.kind == boot::USABLE)
 }
 
-/// Configuration of the emulated machine: `cpu=`, `seam=`, `module=`, `td-configuration=`. Panics
+/// Configuration of the emulated machine: `cpu=`, `seam=`, `module=`, `max-vcpus-field=`. Panics
 /// on an unknown value.
 pub fn machine(boot: &Boot, map: &[MapEntry], cpus: usize) -> MachineConfig {
     let model = match boot.option("cpu").unwrap_or("spr") {
@@ -36,15 +36,17 @@ pub fn machine(boot: &Boot, map: &[MapEntry], cpus: usize) -> MachineConfig {
     }
     match boot.option("module") {
         None | Some("1.5.01") => {}
+        Some("1.5.25") => config.module = config.module.and(Some(ModuleProfile::V1_5_25)),
         // As described to Linux. No module with TDH.SYS.DISABLE was available to compare with.
-        Some("sys-disable") => config.module = config.module.and(Some(ModuleProfile::SysDisable)),
-        Some(other) => panic!("unknown `module` {other:?}: 1.5.01 or sys-disable"),
+        Some("sys-disable") => config.module = config.module.and(Some(ModuleProfile::V1_5_01.with_sys_disable())),
+        Some(other) => panic!("unknown `module` {other:?}: 1.5.01, 1.5.25 or sys-disable"),
     }
-    match boot.option("td-configuration") {
+    match boot.option("max-vcpus-field") {
         None => {}
-        // Linux 6.16 and newer initialize TDX only if they can read these fields.
-        Some("assumed") => config.assume_td_configuration = true,
-        Some(other) => panic!("unknown `td-configuration` {other:?}: assumed"),
+        // Linux 6.16 and newer initialize TDX only if they can read MAX_VCPUS_PER_TD, which 1.5.01
+        // does not have.
+        Some("on") => config.has_max_vcpus_field = true,
+        Some(other) => panic!("unknown `max-vcpus-field` {other:?}: on"),
     }
     config
 }

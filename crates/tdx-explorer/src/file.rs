@@ -147,8 +147,8 @@ impl Source<'_> {
                 word,
                 &[
                     ("1.5.01", (ModuleProfile::V1_5_01, false)),
-                    ("sys-disable", (ModuleProfile::SysDisable, false)),
-                    ("dynamic-pamt", (ModuleProfile::DynamicPamt, true)),
+                    ("sys-disable", (ModuleProfile::V1_5_01.with_sys_disable(), false)),
+                    ("dynamic-pamt", (ModuleProfile::V1_5_25, true)),
                 ],
             )?,
         };

@@ -66,10 +66,11 @@ impl Explored {
 }
 
 const fn module_name(module: ModuleProfile) -> &'static str {
-    match module {
-        ModuleProfile::SysDisable => "1.5.01 with TDH.SYS.DISABLE",
-        ModuleProfile::DynamicPamt => "dynamic PAMT",
-        _ => "1.5.01",
+    match (module.has_sys_disable(), module.has_dynamic_pamt()) {
+        (true, true) => "1.5.25 with TDH.SYS.DISABLE",
+        (true, false) => "1.5.01 with TDH.SYS.DISABLE",
+        (false, true) => "dynamic PAMT",
+        (false, false) => "1.5.01",
     }
 }
 

@@ -65,7 +65,8 @@ pub extern "C" fn machine_new(cpus: u32, has_erratum: u32, has_disable: u32) -> 
     let model = if has_erratum == 0 { CpuModel::GRANITE_RAPIDS } else { CpuModel::SAPPHIRE_RAPIDS };
     let cmrs = [pages(1 << 20, 2 << 30), pages(4 << 30, 6 << 30)];
     let mut config = MachineConfig::new(model, cpus, 2, cmrs);
-    config.module = Some(if has_disable == 0 { ModuleProfile::V1_5_01 } else { ModuleProfile::SysDisable });
+    config.module =
+        Some(if has_disable == 0 { ModuleProfile::V1_5_01 } else { ModuleProfile::V1_5_01.with_sys_disable() });
     let Ok(mut machine) = Machine::new(config) else { return std::ptr::null_mut() };
     for cpu in 0..cpus {
         if machine.vmxon(CpuId(cpu)).is_err() {

@@ -36,7 +36,7 @@ fn kexec_is_clean_and_fatal_without_handover() {
         assert_eq!((outcome.left, outcome.next_kernel), (0, Ok(())), "{policy:?}");
     }
     assert!(kexec::run_without_handover().is_err());
-    let asked = kexec::run(Policy::Module, ModuleProfile::SysDisable);
+    let asked = kexec::run(Policy::Module, ModuleProfile::V1_5_01.with_sys_disable());
     assert!(matches!(asked.report.module, Some(ModuleAnswer::Disabled { .. })));
     assert_eq!(asked.next_kernel, Ok(()));
 }

@@ -127,7 +127,7 @@ fn a_kernel_s_own_tdx_code_is_followed() {
 /// The module has given everything back, and the jump was not made: the same host starts over.
 #[test]
 fn a_host_can_start_over() {
-    let hardware = Hardware::with(|config| config.module = Some(ModuleProfile::SysDisable));
+    let hardware = Hardware::with(|config| config.module = Some(ModuleProfile::V1_5_01.with_sys_disable()));
     let tdx = Host::new(hardware.slots());
     let mut kernel = Kernel::with_tdx(&hardware, &tdx);
     tdx.track(words(tdx.tracking_words())).unwrap();

@@ -155,7 +155,7 @@ impl<C: Cpu> CpuTask<C> for WriteBack {
 fn bring_up_takes_a_hundredth_of_the_memory() {
     for file in ["../../fixtures/made-up/spr-small.toml", "../../fixtures/made-up/emr-two-nodes.toml"] {
         let host = host(file);
-        let lab = Lab::with_module(&host, ModuleProfile::DynamicPamt, &()).unwrap();
+        let lab = Lab::with_module(&host, ModuleProfile::V1_5_25, &()).unwrap();
         let mut world = World::new(&host, &lab);
         let tdmrs = world.tdmrs.len() as u64;
         let gibs: u64 = world.tdmrs.iter().map(|tdmr| tdmr.bytes() >> 30).sum();
@@ -176,7 +176,7 @@ fn a_failed_bring_up_leaves_nothing() {
     let host = small_host();
     let failures = [(Leaf::SYS_CONFIG, 1), (Leaf::SYS_KEY_CONFIG, 2)].into_iter();
     for (leaf, number) in failures.chain([1, 2, 257, 700, 1024].map(|number| (Leaf::SYS_TDMR_INIT, number))) {
-        let lab = Lab::with_module(&host, ModuleProfile::DynamicPamt, &()).unwrap();
+        let lab = Lab::with_module(&host, ModuleProfile::V1_5_25, &()).unwrap();
         let platform = detect(&lab).unwrap();
         let mut kernel = LabKernel::new(&lab, &host, Some(platform));
         let before = kernel.taken().to_vec();
@@ -284,7 +284,7 @@ impl<C: Cpu> CpuTask<C> for Storm<'_, '_> {
 fn storms_leave_nothing_behind() {
     let host = small_host();
     for seed in 1..=5u64 {
-        let lab = Lab::with_module(&host, ModuleProfile::DynamicPamt, &()).unwrap();
+        let lab = Lab::with_module(&host, ModuleProfile::V1_5_25, &()).unwrap();
         let mut world = World::new(&host, &lab);
         let (mut ledger_words, mut key_words) = world.take_words();
         let ledger = Ledger::new(world.tdmrs.iter().copied(), &mut ledger_words).unwrap();
@@ -329,7 +329,7 @@ fn storms_leave_nothing_behind() {
 #[test]
 fn a_reset_without_write_back_comes_undone() {
     let host = small_host();
-    let lab = Lab::with_module(&host, ModuleProfile::DynamicPamt, &()).unwrap();
+    let lab = Lab::with_module(&host, ModuleProfile::V1_5_25, &()).unwrap();
     let mut world = World::new(&host, &lab);
     let pair = world.kernel.allocate(FrameRequest::anywhere(2, None)).unwrap().into_range();
     let cpu = world.kernel.this_cpu();
@@ -349,7 +349,7 @@ fn a_reset_without_write_back_comes_undone() {
 /// Runs `fail` on a fresh machine; whatever it leaves marked, the next kernel finds clean.
 fn on_a_fresh_machine(fail: impl for<'h> Fn(&Lab<'_>, LabCpu<'_>, &DynamicPamt<'h>, Pair<'h>, Page) -> u64) {
     let host = small_host();
-    let lab = Lab::with_module(&host, ModuleProfile::DynamicPamt, &()).unwrap();
+    let lab = Lab::with_module(&host, ModuleProfile::V1_5_25, &()).unwrap();
     let mut world = World::new(&host, &lab);
     let (mut ledger_words, mut key_words) = world.take_words();
     let ledger = Ledger::new(world.tdmrs.iter().copied(), &mut ledger_words).unwrap();
@@ -463,7 +463,7 @@ fn td_params() -> [u8; 1024] {
 #[test]
 fn a_td_lives_and_dies() {
     let host = small_host();
-    let lab = Lab::with_module(&host, ModuleProfile::DynamicPamt, &()).unwrap();
+    let lab = Lab::with_module(&host, ModuleProfile::V1_5_25, &()).unwrap();
     let mut world = World::new(&host, &lab);
     let (mut ledger_words, mut key_words) = world.take_words();
     let ledger = Ledger::new(world.tdmrs.iter().copied(), &mut ledger_words).unwrap();

@@ -72,7 +72,7 @@ fn assert_superset(machine: &Machine, record: &PrivateMemory, ledger: Option<&Le
 fn run(host: &Host, instant: u64, end: End) -> Run {
     let what = format!("instant {instant}, {end:?}");
     let (policy, module) = match end {
-        End::AskModule => (Policy::Module, ModuleProfile::SysDisable),
+        End::AskModule => (Policy::Module, ModuleProfile::V1_5_01.with_sys_disable()),
         _ => (Policy::Tracked, ModuleProfile::V1_5_01),
     };
     let lab = Lab::with_module(host, module, &()).unwrap();

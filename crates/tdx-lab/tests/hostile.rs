@@ -275,7 +275,7 @@ fn a_token_of_another_ledger_is_refused() {
 
 #[test]
 fn a_pair_of_another_ledger_is_refused() {
-    let (host, lab) = (host(), Lab::with_module(&host(), ModuleProfile::DynamicPamt, &()).unwrap());
+    let (host, lab) = (host(), Lab::with_module(&host(), ModuleProfile::V1_5_25, &()).unwrap());
     let mut victim = Victim::new(&lab, &host);
     let tds = victim.tds();
     let cpu = victim.kernel.this_cpu();

@@ -45,7 +45,7 @@ fn possible(mut host: Host) -> Host {
 const TABLE: u64 = 0x10_0000;
 
 fn sys_config(host: &Host, layout: &Layout, dynamic_pamt: bool) -> Status {
-    let module = if dynamic_pamt { ModuleProfile::DynamicPamt } else { ModuleProfile::V1_5_01 };
+    let module = if dynamic_pamt { ModuleProfile::V1_5_25 } else { ModuleProfile::V1_5_01 };
     let config = MachineConfig::new(CpuModel::SAPPHIRE_RAPIDS, 1, 1, host.cmrs.iter().copied());
     let config = MachineConfig { module: Some(module), ..config };
     let global = config.key_ids.and_then(KeyIdPartition::first_private).unwrap();

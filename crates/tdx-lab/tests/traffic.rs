@@ -220,7 +220,8 @@ impl Scene {
     fn with_eviction(eviction: EvictionPolicy, seed: u64) -> Self {
         let host = Host::from_reader("tiny", HOST.as_bytes(), &HostOptions::default()).unwrap();
         let lab = Lab::with_config(&host, &(), |config| {
-            (config.module, config.eviction, config.seed) = (Some(ModuleProfile::SysDisable), eviction, seed);
+            (config.module, config.eviction, config.seed) =
+                (Some(ModuleProfile::V1_5_01.with_sys_disable()), eviction, seed);
         })
         .unwrap();
         let follower = Follower::new();
@@ -285,7 +286,7 @@ fn traffic(scene: &Scene, mut world: Traffic<'_, '_>, record: &PrivateMemory, op
     let mut cpus = world.world.cpus().clone();
     let host_memory = promise::host_memory(HostParts {
         platform: Some(&platform),
-        features: Some(ModuleProfile::SysDisable.features()),
+        features: Some(ModuleProfile::V1_5_01.with_sys_disable().features()),
         record,
         ledger: ledger.into(),
         gate: lab.gate(),

@@ -3,9 +3,9 @@
 
 use alloc::vec::Vec;
 use core::fmt;
-use tdx_abi::{CmrInfo, KeyIdField, KeyIdPartition, MAX_CMRS, PageRange, TdxFeatures0};
+use tdx_abi::{CmrInfo, KeyIdField, KeyIdPartition, MAX_CMRS, PageRange};
 
-use crate::PackageId;
+use crate::{ModuleProfile, PackageId};
 
 /// Family, model and stepping of the CPUs.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -52,39 +52,18 @@ impl fmt::Display for CpuModel {
     }
 }
 
-/// Which module is loaded.
+/// The CPUID of the CPUs, as far as the module derives from it what a TD may have.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[non_exhaustive]
-pub enum ModuleProfile {
-    /// 1.5.01: no dynamic PAMT, no SYS.DISABLE. Bit-exact against the conformance vectors.
-    V1_5_01,
-    /// As 1.5.01, and dynamic PAMT as in the source of later modules (1.5.20 and newer). Not
-    /// observed.
-    DynamicPamt,
-    /// As 1.5.01, and TDH.SYS.DISABLE as it was promised to Linux. Not observed.
-    SysDisable,
-}
-
-impl ModuleProfile {
-    /// SYS.CONFIG takes the bit that switches dynamic PAMT on.
-    pub(crate) const fn has_dynamic_pamt(self) -> bool {
-        matches!(self, Self::DynamicPamt)
-    }
-
-    /// Leaf 69 is SYS.DISABLE.
-    pub(crate) const fn has_sys_disable(self) -> bool {
-        matches!(self, Self::SysDisable)
-    }
-
-    /// TDX_FEATURES0, as SYS.RD has it.
-    pub const fn features(self) -> TdxFeatures0 {
-        let features = TdxFeatures0::MODULE_1_5_01;
-        match self {
-            Self::V1_5_01 => features,
-            Self::DynamicPamt => features.with_dynamic_pamt(),
-            Self::SysDisable => features.with_sys_disable(),
-        }
-    }
+pub enum TdCpu {
+    /// XFAM 0x3 and 0x7 only, four levels of EPT, and SYS.INIT did not run: bit 8 of TDX_FEATURES0
+    /// is 0, as in the vectors in which SYS.INIT was put in place.
+    Unprobed,
+    /// XFAM 0x3 and 0x7 only, four levels of EPT.
+    Plain,
+    /// As [`Self::SapphireRapids`], with four levels of EPT.
+    SapphireRapidsFourLevels,
+    /// XCR0 0x602e7, XSS 0x1fd00, five levels of EPT.
+    SapphireRapids,
 }
 
 /// Whether dirty lines leave the caches on their own.
@@ -122,10 +101,14 @@ pub struct MachineConfig {
     pub seam_enabled: bool,
     /// The module the BIOS loaded, if it did; otherwise SEAMCALL sets the carry flag.
     pub module: Option<ModuleProfile>,
-    /// SYS.RD answers for what a TD may be configured with (fixed bits of ATTRIBUTES and XFAM, no
-    /// CPUID configuration, VCPUs) as MNG.INIT takes it here. Otherwise these fields are refused:
-    /// nobody recorded them.
-    pub assume_td_configuration: bool,
+    /// SYS.RD answers MAX_VCPUS_PER_TD also for a module that has no such field (1.5.01), with the
+    /// most VCPUs that MNG.INIT takes. Not what any module does: Linux 6.16 and newer initialise
+    /// TDX only with it.
+    pub has_max_vcpus_field: bool,
+    /// What the module finds in CPUID when it looks what a TD may have.
+    pub td_cpu: TdCpu,
+    /// MSRs that do not have the value of a platform that is fit for TDX: number and value.
+    pub msrs: Vec<(u32, u64)>,
     /// Sub-blocks that PHYMEM.CACHE.WB walks; at least 1.
     pub cache_sub_blocks: u32,
     /// Whether dirty lines are evicted on their own.
@@ -149,7 +132,9 @@ impl MachineConfig {
             seamrr: None,
             seam_enabled: true,
             module: Some(ModuleProfile::V1_5_01),
-            assume_td_configuration: false,
+            has_max_vcpus_field: false,
+            td_cpu: TdCpu::SapphireRapids,
+            msrs: Vec::new(),
             cache_sub_blocks: 4,
             eviction: EvictionPolicy::Never,
             seed: 0,
@@ -244,3 +229,17 @@ impl fmt::Display for ConfigError {
 }
 
 impl core::error::Error for ConfigError {}
+
+impl TdCpu {
+    /// XFAM bits that the CPU has and the module allows.
+    pub(crate) const fn xfam(self) -> u64 {
+        match self {
+            Self::Unprobed | Self::Plain => 0b111,
+            Self::SapphireRapidsFourLevels | Self::SapphireRapids => 0x6_DBE7,
+        }
+    }
+
+    pub(crate) const fn has_five_levels(self) -> bool {
+        matches!(self, Self::SapphireRapids)
+    }
+}

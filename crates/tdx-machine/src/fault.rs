@@ -119,6 +119,11 @@ impl Faults {
         self.injected.retain(|(injected, _)| *injected != fault);
     }
 
+    /// Is an interrupt pending for a guest? Countdowns are of SEAMCALLs and are not looked at.
+    pub(crate) fn is_interrupt_pending(&self) -> bool {
+        self.injected.contains(&(Fault::InterruptPending, When::Always))
+    }
+
     /// The conditions of the call that begins now; counts down.
     pub(crate) fn begin(&mut self, leaf: Leaf) -> Conditions {
         let mut conditions = Conditions::default();

@@ -87,6 +87,7 @@ mod cache;
 mod config;
 mod events;
 mod fault;
+mod fields;
 mod hardware;
 mod ids;
 mod limits;
@@ -96,11 +97,12 @@ mod memory;
 mod module;
 mod poison;
 mod processor;
+mod profile;
 mod refusal;
 mod rng;
 mod tree;
 
-pub use config::{ConfigError, CpuModel, EvictionPolicy, MachineConfig, ModuleProfile};
+pub use config::{ConfigError, CpuModel, EvictionPolicy, MachineConfig, TdCpu};
 pub use events::{Counters, Event};
 pub use fault::{Fault, Lock, LockMode, When};
 pub use ids::{Agent, CpuId, DeviceId, PackageId};
@@ -109,7 +111,8 @@ pub use machine::{DirtyRun, Machine, MemoryUse, OwnerRun};
 pub use machine_check::{
     DATA_CACHE_BANK, MCG_STATUS_LOCAL, MCI_MISC_PHYSICAL_LINE, MCI_STATUS_DATA_LOAD, MachineCheck, MachineCheckReason,
 };
-pub use module::{AssignedKind, AssignedRun, GuestOutcome, SysState};
+pub use module::{AfterExit, AssignedKind, AssignedRun, GuestOutcome, SysState, TdExit};
 pub use poison::{PartialStore, PoisonCause, PoisonedRun};
 pub use processor::{CpuidOutput, MsrRead};
+pub use profile::ModuleProfile;
 pub use refusal::{AccessError, Refusal};

@@ -56,8 +56,16 @@ pub enum Refusal {
         /// The CPU.
         cpu: CpuId,
     },
-    /// VP.ENTER with flags beside the TDVPR.
-    VpEnterFlagsNotModelled,
+    /// A VM exit that the module handles in a way that is not modelled.
+    ExitNotModelled {
+        /// The exit reason.
+        reason: u64,
+    },
+    /// A TDCALL leaf that is not modelled.
+    TdcallNotModelled {
+        /// The leaf.
+        leaf: u64,
+    },
     /// RAX bit 63 selects the P-SEAMLDR.
     SeamldrNotModelled,
     /// The call is about an L2 VM.
@@ -88,7 +96,8 @@ impl fmt::Display for Refusal {
             }
             Self::CpuInGuest { cpu } => write!(f, "{cpu} runs a guest: take its VCPU out first"),
             Self::NoGuestOnCpu { cpu } => write!(f, "no VCPU is on {cpu}"),
-            Self::VpEnterFlagsNotModelled => f.write_str("flags of VP.ENTER are not modelled"),
+            Self::ExitNotModelled { reason } => write!(f, "VM exit reason {reason:#x} is not modelled"),
+            Self::TdcallNotModelled { leaf } => write!(f, "TDCALL leaf {leaf} is not modelled"),
             Self::SeamldrNotModelled => f.write_str("RAX bit 63 selects the P-SEAMLDR, which is not modelled"),
             Self::L2VmNotModelled => f.write_str("Secure EPT of L2 VMs is not modelled"),
             Self::CpuidNotModelled { leaf } => write!(f, "CPUID leaf {leaf:#x} is not modelled"),

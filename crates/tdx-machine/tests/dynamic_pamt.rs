@@ -34,7 +34,7 @@ fn dynamic_config(machine: &mut Machine, gibs: u64, pamt_4k_bytes: u16) -> Statu
 
 /// Configured with dynamic PAMT, a byte of PAMT_4K for each page: more than enough.
 fn configured(gibs: u64) -> Machine {
-    let mut machine = with_profile(ModuleProfile::DynamicPamt);
+    let mut machine = with_profile(ModuleProfile::V1_5_25);
     assert_eq!(dynamic_config(&mut machine, gibs, 1), Status::SUCCESS);
     configure_keys(&mut machine);
     machine
@@ -42,7 +42,7 @@ fn configured(gibs: u64) -> Machine {
 
 fn ready() -> Machine {
     let mut machine = configured(1);
-    tdmr_init(&mut machine, CPU, 256);
+    tdmr_init(&mut machine, CPU, 64);
     machine
 }
 
@@ -84,10 +84,10 @@ fn fields_and_features_follow_the_profile() {
     assert_eq!(read(&mut old, bits).0.code(), StatusCode::METADATA_FIELD_ID_INCORRECT);
     assert!(!TdxFeatures0::new(read(&mut old, FieldId::TDX_FEATURES0).1).dynamic_pamt());
     assert_eq!(read(&mut old, FieldId::PAMT_1G_ENTRY_SIZE).2, FieldId::TDR_BASE_SIZE.0);
-    let mut new = with_profile(ModuleProfile::DynamicPamt);
+    let mut new = with_profile(ModuleProfile::V1_5_25);
     assert_eq!(read(&mut new, bits), (Status::SUCCESS, 1, 0x9100_0000_0000_0014));
     assert!(TdxFeatures0::new(read(&mut new, FieldId::TDX_FEATURES0).1).dynamic_pamt());
-    assert_eq!(read(&mut new, FieldId::PAMT_1G_ENTRY_SIZE).2, bits.0);
+    assert_eq!(read(&mut new, FieldId::PAMT_1G_ENTRY_SIZE).2, 0x9100_0000_0000_0013, "one byte, unlike Linux's id");
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn sys_config_takes_the_bit_only_if_the_module_and_the_platform_can() {
     assert_eq!(dynamic_config(&mut old, 1, 16).to_string(), "TDX_OPERAND_INVALID (R8)");
     // 3 KeyID bits leave 49 bits of address.
     let wide = MachineConfig {
-        module: Some(ModuleProfile::DynamicPamt),
+        module: Some(ModuleProfile::V1_5_25),
         key_id_field: KeyIdField::from_tme_activate(3 << 32),
         key_ids: Some(KeyIdPartition::new(3, 4)),
         ..config(CpuModel::SAPPHIRE_RAPIDS)
@@ -105,14 +105,14 @@ fn sys_config_takes_the_bit_only_if_the_module_and_the_platform_can() {
     let table = write_table(&mut wide, 1, 1).r8(4 | SYS_CONFIG_DYNAMIC_PAMT);
     assert_eq!(call(&mut wide, CPU, table).to_string(), "TDX_OPERAND_INVALID (R8)");
 
-    let mut machine = with_profile(ModuleProfile::DynamicPamt);
+    let mut machine = with_profile(ModuleProfile::V1_5_25);
     let reserved = write_table(&mut machine, 1, 1).r8(u64::from(GLOBAL) | 1 << 17);
     assert_eq!(call(&mut machine, CPU, reserved).to_string(), "TDX_OPERAND_INVALID (R8)");
     // The bit decides how large PAMT_4K must be.
     let table = write_table(&mut machine, 1, 1);
     assert_eq!(call(&mut machine, CPU, table), StatusCode::INVALID_PAMT.with(0));
     support::configure(&mut machine, 1);
-    tdmr_init(&mut machine, CPU, 256);
+    tdmr_init(&mut machine, CPU, 64);
     assert_eq!(
         call(&mut machine, CPU, add(LARGE_AND_LEVEL, page(0), page(1))).to_string(),
         "TDX_OPERAND_INVALID (RAX)"
@@ -122,7 +122,7 @@ fn sys_config_takes_the_bit_only_if_the_module_and_the_platform_can() {
 
 #[test]
 fn the_bitmap_has_a_bit_for_each_page() {
-    let mut machine = with_profile(ModuleProfile::DynamicPamt);
+    let mut machine = with_profile(ModuleProfile::V1_5_25);
     // PAMT_4K one page short of the 64 KiB that 2 GiB need.
     write_table(&mut machine, 2, 1);
     let size = |bytes: u64| bytes.to_le_bytes();
@@ -136,18 +136,18 @@ fn the_bitmap_has_a_bit_for_each_page() {
 }
 
 #[test]
-fn tdmr_init_writes_two_lines_of_the_bitmap_for_each_4_mib() {
+fn tdmr_init_writes_eight_lines_of_the_bitmap_for_each_16_mib() {
     let mut machine = configured(2);
-    for calls in [1, 2, 255, 256, 512] {
+    for calls in [1, 2, 63, 64, 128] {
         let done = machine.counters().seamcalls.get(&(Leaf::SYS_TDMR_INIT, StatusCode::SUCCESS)).copied();
         tdmr_init(&mut machine, CPU, calls - done.unwrap_or(0));
         let mut written = machine.clone();
         written.wbinvd(CPU).unwrap();
-        let expected = [lines(PAMT, calls * 128), lines(pamt(2, PageSize::Size2M), calls * 32)];
-        let pamt_1g = lines(pamt(2, PageSize::Size1G), calls / 256 * 16);
+        let expected = [lines(PAMT, calls * 512), lines(pamt(2, PageSize::Size2M), calls * 128)];
+        let pamt_1g = lines(pamt(2, PageSize::Size1G), calls / 64 * 16);
         let total: u64 = expected.iter().map(|range| private(&written, *range)).sum();
-        assert_eq!(expected.map(LineRange::len), [calls * 2, calls.div_ceil(2)]);
-        assert_eq!(total, calls * 2 + calls.div_ceil(2));
+        assert_eq!(expected.map(LineRange::len), [calls * 8, calls * 2]);
+        assert_eq!(total, calls * 10);
         assert_eq!(written.private_lines(), total + private(&written, pamt_1g), "nothing else");
     }
 }

@@ -148,7 +148,7 @@ fn poison_kills_the_guest_that_reads_it() {
 
 #[test]
 fn sys_disable_waits_for_the_vcpus() {
-    let module = Some(tdx_machine::ModuleProfile::SysDisable);
+    let module = Some(tdx_machine::ModuleProfile::V1_5_01.with_sys_disable());
     let config = tdx_machine::MachineConfig { module, ..support::config(CpuModel::SAPPHIRE_RAPIDS) };
     let mut machine = Machine::with_initialised_module(config).unwrap();
     support::configure(&mut machine, 1);

@@ -14,7 +14,7 @@ const TDR: u64 = TDMR;
 const LOST: u64 = TDMR + 0x1000;
 
 fn with_leaf() -> MachineConfig {
-    MachineConfig { module: Some(ModuleProfile::SysDisable), ..config(CpuModel::SAPPHIRE_RAPIDS) }
+    MachineConfig { module: Some(ModuleProfile::V1_5_01.with_sys_disable()), ..config(CpuModel::SAPPHIRE_RAPIDS) }
 }
 
 fn disable(machine: &mut Machine) -> Status {

@@ -83,11 +83,8 @@ pub(crate) fn run(args: &BootArgs, messages: &Messages) -> Result<Report> {
         };
         command.arg("-kernel").arg(binary("seamvisor")).arg("-initrd").arg(image);
         // These Linuxes read fields whose values were not recorded on a real machine.
-        let assumed = if args.kernel.reference() == Kernel::Tdx73 || args.image.is_some() {
-            "td-configuration=assumed "
-        } else {
-            ""
-        };
+        let assumed =
+            if args.kernel.reference() == Kernel::Tdx73 || args.image.is_some() { "max-vcpus-field=on " } else { "" };
         command.args(["-append", &format!("cpu={cpu} {assumed}{} -- {words}", args.seamvisor)]);
     }
     let line = format!("{command:?}");

@@ -19,12 +19,12 @@
 //!
 //! ```
 //! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
-//! # let hardware = kernel::Hardware::with(|config| config.module = Some(tdx_machine::ModuleProfile::DynamicPamt));
+//! # let hardware = kernel::Hardware::with(|config| config.module = Some(tdx_machine::ModuleProfile::V1_5_25));
 //! # let tdx = tdx_host::Host::new(hardware.slots());
 //! # let mut kernel = kernel::Kernel::boot(&hardware, &tdx);
 //! tdx.detect(&hardware)?;
 //! let mut known = tdx.start_bring_up(&mut kernel)?.sys_init()?.init_cpus()?.read_module_info()?;
-//! assert_eq!(known.module().version.to_string(), "1.5.01");
+//! assert_eq!(known.module().version.to_string(), "1.5.25");
 //! if let Err(why) = known.use_dynamic_pamt() {
 //!     println!("virt/tdx: {why}");
 //! }

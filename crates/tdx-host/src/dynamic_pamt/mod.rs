@@ -16,7 +16,7 @@
 //! ```
 //! # mod kernel { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kernel/mod.rs")); }
 //! # use core::sync::atomic::AtomicU32;
-//! # let hardware = kernel::Hardware::with(|config| config.module = Some(tdx_machine::ModuleProfile::DynamicPamt));
+//! # let hardware = kernel::Hardware::with(|config| config.module = Some(tdx_machine::ModuleProfile::V1_5_25));
 //! # let tdx = tdx_host::Host::new(hardware.slots());
 //! # let mut kernel = kernel::Kernel::boot(&hardware, &tdx);
 //! # tdx.detect(&hardware)?;

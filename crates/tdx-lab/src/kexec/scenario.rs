@@ -76,8 +76,8 @@ impl KexecOptions {
         let asks = self.policy.asks_module();
         match self.hole {
             Some(Hole::OldModule) => ModuleProfile::V1_5_01,
-            Some(_) => ModuleProfile::SysDisable,
-            None if asks => ModuleProfile::SysDisable,
+            Some(_) => ModuleProfile::V1_5_01.with_sys_disable(),
+            None if asks => ModuleProfile::V1_5_01.with_sys_disable(),
             None => ModuleProfile::V1_5_01,
         }
     }
@@ -85,7 +85,7 @@ impl KexecOptions {
     /// Its name in reports.
     pub(super) fn module_name(self) -> &'static str {
         match self.module() {
-            ModuleProfile::SysDisable => "1.5.01 with TDH.SYS.DISABLE",
+            module if module.has_sys_disable() => "1.5.01 with TDH.SYS.DISABLE",
             _ => "1.5.01",
         }
     }

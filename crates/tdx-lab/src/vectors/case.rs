@@ -14,6 +14,8 @@ pub(super) struct Case {
     _about: de::IgnoredAny,
     #[serde(rename = "uses", default)]
     _uses: de::IgnoredAny,
+    #[serde(rename = "note", default)]
+    _note: de::IgnoredAny,
     pub(super) platform: Platform,
     pub(super) steps: Vec<Step>,
 }
@@ -22,6 +24,11 @@ pub(super) struct Case {
 #[serde(deny_unknown_fields)]
 pub(super) struct Platform {
     pub(super) module: String,
+    #[serde(default)]
+    pub(super) cpu: CpuName,
+    pub(super) start: Option<Start>,
+    #[serde(default)]
+    pub(super) msrs: Vec<(Hex, Hex)>,
     pub(super) lps: u32,
     pub(super) packages: u32,
     pub(super) package_of_lp: Vec<u32>,
@@ -39,6 +46,28 @@ pub(super) struct KeyIds {
     pub(super) private: u32,
 }
 
+/// What CPUID shows of the CPU, as far as the module looks at it.
+#[derive(Clone, Copy, Default, Deserialize)]
+pub(super) enum CpuName {
+    /// Not said: the older vectors, in which SYS.INIT was put in place.
+    #[default]
+    #[serde(skip)]
+    Unsaid,
+    #[serde(rename = "plain")]
+    Plain,
+    #[serde(rename = "spr-ept4")]
+    FourLevels,
+    #[serde(rename = "spr")]
+    SapphireRapids,
+}
+
+/// Where a case starts, if not after SYS.INIT and all SYS.LP.INIT.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Start {
+    Loaded,
+}
+
 /// What one step does.
 #[derive(Deserialize)]
 #[serde(try_from = "RawStep")]
@@ -51,6 +80,77 @@ pub(super) enum Step {
     HostReset(Hex, Hex),
     ExpectOwner { runs: Vec<(Hex, Hex, u16)>, within: Option<Vec<(Hex, Hex)>> },
     ExpectPage(ExpectedPage),
+    TdExit { exit: TdExitStep, expect: Expected },
+    ExpectMemory(u64, Vec<u8>),
+    Msr { lp: u32, address: u64, value: u64 },
+    ModuleUpdate(String),
+}
+
+/// A VM exit of the guest on an LP, with the VMCS values of the exit.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TdExitStep {
+    pub(super) lp: u32,
+    pub(super) what: String,
+    pub(super) reason: u64,
+    #[serde(default)]
+    pub(super) qual: Hex,
+    #[serde(default)]
+    pub(super) gla: Hex,
+    #[serde(default)]
+    pub(super) gpa: Hex,
+    #[serde(default)]
+    pub(super) intr: Hex,
+    #[serde(default)]
+    pub(super) idt: Hex,
+    #[serde(default)]
+    pub(super) ilen: Hex,
+    #[serde(default)]
+    pub(super) guest: GuestRegisters,
+}
+
+/// Registers of the guest; those not named are 0 on exit and not checked on entry.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GuestRegisters {
+    pub(super) rax: Option<Hex>,
+    #[serde(rename = "rbx", default)]
+    _rbx: de::IgnoredAny,
+    pub(super) rcx: Option<Hex>,
+    pub(super) rdx: Option<Hex>,
+    #[serde(rename = "rbp", default)]
+    _rbp: de::IgnoredAny,
+    #[serde(rename = "rsi", default)]
+    _rsi: de::IgnoredAny,
+    #[serde(rename = "rdi", default)]
+    _rdi: de::IgnoredAny,
+    pub(super) r8: Option<Hex>,
+    pub(super) r9: Option<Hex>,
+    pub(super) r10: Option<Hex>,
+    pub(super) r11: Option<Hex>,
+    pub(super) r12: Option<Hex>,
+    pub(super) r13: Option<Hex>,
+    #[serde(rename = "r14", default)]
+    _r14: de::IgnoredAny,
+    #[serde(rename = "r15", default)]
+    _r15: de::IgnoredAny,
+}
+
+impl GuestRegisters {
+    /// Names and values of the registers that [`tdx_abi::Registers`] has.
+    pub(super) fn shared(&self) -> [(&'static str, Option<Hex>); 9] {
+        [
+            ("rax", self.rax),
+            ("rcx", self.rcx),
+            ("rdx", self.rdx),
+            ("r8", self.r8),
+            ("r9", self.r9),
+            ("r10", self.r10),
+            ("r11", self.r11),
+            ("r12", self.r12),
+            ("r13", self.r13),
+        ]
+    }
 }
 
 /// What a write step writes.
@@ -82,13 +182,30 @@ pub(super) struct SeamcallStep {
     pub(super) r12: Hex,
     #[serde(default)]
     pub(super) r13: Hex,
+    #[serde(rename = "r14", default)]
+    _r14: de::IgnoredAny,
+    #[serde(rename = "r15", default)]
+    _r15: de::IgnoredAny,
 }
 
 /// Registers after the call; those not named are not checked.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Expected {
-    pub(super) rax: Hex,
+    pub(super) rax: Option<Hex>,
+    /// VP.ENTER enters the guest: the CPU is inside.
+    #[serde(default)]
+    pub(super) enters: bool,
+    /// The module handles an exit and goes back into the guest.
+    #[serde(default)]
+    pub(super) resumes: bool,
+    /// The VM that is entered; 0 is L1.
+    pub(super) vm: Option<u8>,
+    /// The guest's registers when it goes on.
+    #[serde(default)]
+    pub(super) guest: GuestRegisters,
+    /// Present if the module shuts itself down, with whatever the recorder said of it.
+    pub(super) module: Option<String>,
     pub(super) rcx: Option<Hex>,
     pub(super) rdx: Option<Hex>,
     pub(super) r8: Option<Hex>,
@@ -97,6 +214,10 @@ pub(super) struct Expected {
     pub(super) r11: Option<Hex>,
     pub(super) r12: Option<Hex>,
     pub(super) r13: Option<Hex>,
+    #[serde(rename = "r14", default)]
+    _r14: de::IgnoredAny,
+    #[serde(rename = "r15", default)]
+    _r15: de::IgnoredAny,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -150,6 +271,7 @@ pub(super) struct ExpectedPage {
     pub(super) owner: Option<Hex>,
     pub(super) level: Option<u64>,
     pub(super) bepoch: Option<Hex>,
+    pub(super) pair: Option<(Hex, Hex)>,
 }
 
 /// Every key that a step can have; which go together is checked below.
@@ -173,6 +295,10 @@ struct RawStep {
     #[serde(rename = "in")]
     within: Option<Vec<(Hex, Hex)>>,
     expect_page: Option<ExpectedPage>,
+    td_exit: Option<TdExitStep>,
+    expect_memory: Option<Hex>,
+    msr: Option<(u32, Hex, Hex)>,
+    module_update: Option<String>,
 }
 
 impl TryFrom<RawStep> for Step {
@@ -188,10 +314,16 @@ impl TryFrom<RawStep> for Step {
             raw.host_reset.is_some(),
             raw.expect_owner.is_some(),
             raw.expect_page.is_some(),
+            raw.td_exit.is_some(),
+            raw.expect_memory.is_some(),
+            raw.msr.is_some(),
+            raw.module_update.is_some(),
         ];
         if kinds.iter().filter(|there| **there).count() != 1 {
             return Err(
-                "a step is one of write, seamcall, inject, hold, release, host_reset, expect_owner, expect_page".into(),
+                "a step is one of write, seamcall, inject, hold, release, host_reset, expect_owner, expect_page, \
+                 td_exit, expect_memory, msr, module_update"
+                    .into(),
             );
         }
         if let Some(address) = raw.write {
@@ -199,7 +331,21 @@ impl TryFrom<RawStep> for Step {
         }
         if let Some(call) = raw.seamcall {
             let expect = raw.expect.ok_or("a seamcall step has no `expect`")?;
-            return Ok(Self::Seamcall { call, times: raw.times.unwrap_or(1), expect });
+            return Ok(Self::Seamcall { call, times: raw.times.unwrap_or(1), expect: expect.checked()? });
+        }
+        if let Some(exit) = raw.td_exit {
+            let expect = raw.expect.ok_or("a td_exit step has no `expect`")?;
+            return Ok(Self::TdExit { exit, expect: expect.checked()? });
+        }
+        if let Some(address) = raw.expect_memory {
+            let digits = raw.bytes.ok_or("an expect_memory step has no `bytes`")?;
+            return Ok(Self::ExpectMemory(address.0, bytes(&digits)?));
+        }
+        if let Some((lp, address, value)) = raw.msr {
+            return Ok(Self::Msr { lp, address: address.0, value: value.0 });
+        }
+        if let Some(version) = raw.module_update {
+            return Ok(Self::ModuleUpdate(version));
         }
         if let Some(what) = raw.inject {
             return Ok(Self::Inject { what, on: raw.on.ok_or("an inject step has no `on`")? });
@@ -210,6 +356,17 @@ impl TryFrom<RawStep> for Step {
             .or(raw.expect_owner.map(|runs| Self::ExpectOwner { runs, within: raw.within }))
             .or(raw.expect_page.map(Self::ExpectPage));
         step.ok_or_else(|| "an empty step".into())
+    }
+}
+
+impl Expected {
+    /// An `expect` says how the call ends: with RAX, inside the guest, or with the module down.
+    fn checked(self) -> Result<Self, String> {
+        let ends = [self.rax.is_some(), self.enters, self.resumes, self.module.is_some()];
+        if ends.iter().filter(|there| **there).count() == 1 || self.module.is_some() {
+            return Ok(self);
+        }
+        Err("an `expect` has one of rax, enters, resumes, module".into())
     }
 }
 

@@ -3,15 +3,18 @@
 use tdx_abi::{
     CmrInfo, KeyId, KeyIdField, KeyIdPartition, Leaf, LineRange, PageRange, PageSize, PhysAddr, Registers, Status,
 };
-use tdx_machine::{CpuId, CpuModel, Fault, Lock, LockMode, Machine, MachineConfig, OwnerRun, PackageId, When};
+use tdx_machine::{
+    AfterExit, CpuId, CpuModel, Fault, Lock, LockMode, Machine, MachineConfig, ModuleProfile, OwnerRun, PackageId,
+    TdCpu, TdExit, When,
+};
 
 use super::Difference;
-use super::case::{Case, Condition, Content, Expected, ExpectedPage, LockName, LockStep, Mode, Platform, Step};
+use super::case::{
+    Case, Condition, Content, CpuName, Expected, ExpectedPage, LockName, LockStep, Mode, Platform, Start, Step,
+    TdExitStep,
+};
 use super::hex::Hex;
-use super::owners::{Owners, Verdict};
 
-/// The module of these vectors, and of the emulator.
-pub(super) const MODULE: &str = "1.5.01";
 /// The CPU on which the host's own work is done; the format does not say.
 const HOST: CpuId = CpuId(0);
 
@@ -19,28 +22,46 @@ const HOST: CpuId = CpuId(0);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Outcome {
     Passed,
-    /// Passed, but the vector names an earlier KeyID for some line: see [`super::owners`].
-    PassedWithEarlierKey,
     Failed,
+    /// The case is for a module that is not emulated.
+    Skipped,
 }
 
 /// Plays a case. An error is a case that breaks a rule of the format.
 pub(super) fn play(case: &Case, report: &mut dyn FnMut(Difference)) -> Result<Outcome, String> {
-    let machine = Machine::with_initialised_module(config(&case.platform)?).map_err(|error| error.to_string())?;
-    let owners = Owners::default();
-    let mut player = Player { machine, owners, case: &case.id, step: 0, differences: 0, earlier_key: false, report };
+    let Some(module) = profile(&case.platform.module) else { return Ok(Outcome::Skipped) };
+    let config = config(&case.platform, module)?;
+    let machine = match case.platform.start {
+        None => Machine::with_initialised_module(config).map_err(|error| error.to_string())?,
+        Some(Start::Loaded) => loaded(config)?,
+    };
+    let mut player = Player { machine, case: &case.id, step: 0, differences: 0, report };
     for (number, step) in case.steps.iter().enumerate() {
         player.step = number;
         player.play(step).map_err(|rule| format!("{}: step {number}: {rule}", case.id))?;
     }
-    Ok(match (player.differences, player.earlier_key) {
-        (0, false) => Outcome::Passed,
-        (0, true) => Outcome::PassedWithEarlierKey,
-        _ => Outcome::Failed,
-    })
+    Ok(if player.differences == 0 { Outcome::Passed } else { Outcome::Failed })
 }
 
-fn config(platform: &Platform) -> Result<MachineConfig, String> {
+/// The emulated module of this version.
+fn profile(version: &str) -> Option<ModuleProfile> {
+    match version {
+        "1.5.01" => Some(ModuleProfile::V1_5_01),
+        "1.5.25" => Some(ModuleProfile::V1_5_25),
+        _ => None,
+    }
+}
+
+/// SYS.INIT has not been called; every CPU is in VMX operation.
+fn loaded(config: MachineConfig) -> Result<Machine, String> {
+    let mut machine = Machine::new(config).map_err(|error| error.to_string())?;
+    for cpu in (0..machine.cpus()).map(CpuId) {
+        machine.vmxon(cpu).map_err(|refusal| refusal.to_string())?;
+    }
+    Ok(machine)
+}
+
+fn config(platform: &Platform, module: ModuleProfile) -> Result<MachineConfig, String> {
     if platform.package_of_lp.len() != platform.lps as usize {
         return Err(format!("{} LPs, but the package of {}", platform.lps, platform.package_of_lp.len()));
     }
@@ -59,6 +80,14 @@ fn config(platform: &Platform) -> Result<MachineConfig, String> {
         key_ids: Some(KeyIdPartition::new(platform.keyids.shared, platform.keyids.private)),
         key_id_field: KeyIdField::new(platform.keyid_bits).map_err(|error| error.to_string())?,
         seamrr,
+        module: Some(module),
+        td_cpu: match platform.cpu {
+            CpuName::Unsaid => TdCpu::Unprobed,
+            CpuName::Plain => TdCpu::Plain,
+            CpuName::FourLevels => TdCpu::SapphireRapidsFourLevels,
+            CpuName::SapphireRapids => TdCpu::SapphireRapids,
+        },
+        msrs: platform.msrs.iter().map(|(address, value)| (address.0 as u32, value.0)).collect(),
         cache_sub_blocks: platform.cache_sub_blocks,
         ..MachineConfig::new(CpuModel::SAPPHIRE_RAPIDS, platform.lps, platform.packages, [])
     })
@@ -66,11 +95,9 @@ fn config(platform: &Platform) -> Result<MachineConfig, String> {
 
 struct Player<'a> {
     machine: Machine,
-    owners: Owners,
     case: &'a str,
     step: usize,
     differences: usize,
-    earlier_key: bool,
     report: &'a mut dyn FnMut(Difference),
 }
 
@@ -128,14 +155,25 @@ impl Player<'_> {
             }
             Step::HostReset(address, length) => {
                 let lines = LineRange::touching(PhysAddr::new(address.0), length.0);
-                self.machine.direct_store(HOST, lines).map_err(|refusal| refusal.to_string())?;
-                self.machine.fence(HOST).map_err(|refusal| refusal.to_string())
+                let cpu = self.host_cpu();
+                self.machine.direct_store(cpu, lines).map_err(|refusal| refusal.to_string())?;
+                self.machine.fence(cpu).map_err(|refusal| refusal.to_string())
             }
             Step::ExpectOwner { runs, within } => {
                 self.expect_owner(runs, within.as_deref());
                 Ok(())
             }
             Step::ExpectPage(page) => self.expect_page(page),
+            Step::TdExit { exit, expect } => self.td_exit(exit, expect),
+            Step::ExpectMemory(address, bytes) => self.expect_memory(PhysAddr::new(*address), bytes),
+            Step::Msr { lp, address, value } => {
+                self.machine.set_msr(CpuId(*lp), *address as u32, *value).map_err(|refusal| refusal.to_string())
+            }
+            Step::ModuleUpdate(version) => {
+                let profile = profile(version).ok_or_else(|| format!("no module {version}"))?;
+                self.machine.load_module(profile);
+                Ok(())
+            }
         }
     }
 
@@ -147,18 +185,15 @@ impl Player<'_> {
             Content::TdParams(params) => params.bytes()?,
             Content::Bytes(bytes) => bytes.clone(),
         };
-        self.machine.write_shared(HOST, address, &bytes).map_err(|refusal| refusal.to_string())?;
-        self.machine.wbinvd(HOST).map_err(|refusal| refusal.to_string())
+        self.machine.write_shared(self.host_cpu(), address, &bytes).map_err(|refusal| refusal.to_string())?;
+        self.machine.write_back_all();
+        Ok(())
     }
 
+    /// One SEAMCALL. The vectors take caches as written back at once.
     fn call(&mut self, cpu: CpuId, registers: Registers) -> Result<Registers, String> {
         let out = self.machine.seamcall(cpu, registers).map_err(|refusal| refusal.to_string())?;
-        self.machine.wbinvd(cpu).map_err(|refusal| refusal.to_string())?;
-        // PAMT has one KeyID for good, and is the bulk of all calls.
-        if registers.leaf_call().leaf() != Leaf::SYS_TDMR_INIT {
-            self.owners.note_call(registers, out.status());
-            self.owners.note(self.machine.all_owner_runs());
-        }
+        self.machine.write_back_all();
         Ok(out)
     }
 
@@ -166,10 +201,26 @@ impl Player<'_> {
         let leaf = registers.leaf_call().leaf();
         let out = match self.call(cpu, registers) {
             Ok(out) => out,
-            Err(refusal) => return self.differ(format!("{leaf}"), status(expect.rax.0), refusal),
+            Err(refusal) => return self.differ(format!("{leaf}"), ending(expect), refusal),
         };
-        if out.rax != expect.rax.0 {
-            self.differ(format!("{leaf}: rax"), status(expect.rax.0), status(out.rax));
+        let inside = self.machine.vm_on(cpu);
+        if let (true, got) | (false, got @ Some(_)) = (expect.enters, inside) {
+            let got = got.map_or_else(|| status(out.rax), |vm| format!("VM {vm} entered"));
+            if got != ending(expect) {
+                self.differ(format!("{leaf}"), ending(expect), got);
+            }
+            return;
+        }
+        self.compare(&format!("{leaf}"), expect, out);
+    }
+
+    /// Registers that a SEAMCALL or an exit leaves to the host.
+    fn compare(&mut self, what: &str, expect: &Expected, out: Registers) {
+        if expect.module.is_some() && out.status() == Status::VMFAIL_INVALID {
+            return;
+        }
+        if expect.module.is_some() || expect.rax.is_none_or(|rax| rax.0 != out.rax) {
+            self.differ(format!("{what}: rax"), ending(expect), status(out.rax));
         }
         let others = [
             ("rcx", expect.rcx, out.rcx),
@@ -185,9 +236,77 @@ impl Player<'_> {
             if let Some(expected) = expected
                 && expected.0 != got
             {
-                self.differ(format!("{leaf}: {name}"), format!("{:#x}", expected.0), format!("{got:#x}"));
+                self.differ(format!("{what}: {name}"), format!("{:#x}", expected.0), format!("{got:#x}"));
             }
         }
+    }
+
+    fn td_exit(&mut self, step: &TdExitStep, expect: &Expected) -> Result<(), String> {
+        let what = format!("exit, {}", step.what);
+        let value = |register: Option<Hex>| register.unwrap_or_default().0;
+        let guest = Registers {
+            rax: value(step.guest.rax),
+            rcx: value(step.guest.rcx),
+            rdx: value(step.guest.rdx),
+            r8: value(step.guest.r8),
+            r9: value(step.guest.r9),
+            r10: value(step.guest.r10),
+            r11: value(step.guest.r11),
+            r12: value(step.guest.r12),
+            r13: value(step.guest.r13),
+        };
+        let exit = TdExit {
+            reason: step.reason,
+            qualification: step.qual.0,
+            guest_linear: step.gla.0,
+            guest_physical: step.gpa.0,
+            interruption: step.intr.0,
+            idt_vectoring: step.idt.0,
+            instruction_length: step.ilen.0,
+            guest,
+        };
+        let outcome = self.machine.td_exit(CpuId(step.lp), exit);
+        self.machine.write_back_all();
+        match outcome {
+            Err(refusal) => self.differ(what, ending(expect), refusal.to_string()),
+            Ok(AfterExit::Host(out)) => self.compare(&what, expect, out),
+            Ok(AfterExit::Guest { vm, registers }) => {
+                let got = format!("VM {vm} resumed");
+                if !expect.resumes || got != ending(expect) {
+                    self.differ(what, ending(expect), got);
+                    return Ok(());
+                }
+                let got = [
+                    registers.rax,
+                    registers.rcx,
+                    registers.rdx,
+                    registers.r8,
+                    registers.r9,
+                    registers.r10,
+                    registers.r11,
+                    registers.r12,
+                    registers.r13,
+                ];
+                for ((name, expected), got) in expect.guest.shared().into_iter().zip(got) {
+                    if let Some(expected) = expected
+                        && expected.0 != got
+                    {
+                        self.differ(format!("{what}: guest {name}"), expected.to_string(), format!("{got:#x}"));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn expect_memory(&mut self, address: PhysAddr, bytes: &[u8]) -> Result<(), String> {
+        let mut got = vec![0; bytes.len()];
+        self.machine.read_shared(HOST, address, &mut got).map_err(|error| error.to_string())?;
+        if let Some(offset) = (0..bytes.len()).find(|offset| bytes[*offset] != got[*offset]) {
+            let (expected, got) = (format!("{:#04x}", bytes[offset]), format!("{:#04x}", got[offset]));
+            self.differ(format!("memory at {address} + {offset}"), expected, got);
+        }
+        Ok(())
     }
 
     fn expect_owner(&mut self, runs: &[(Hex, Hex, u16)], within: Option<&[(Hex, Hex)]>) {
@@ -207,20 +326,24 @@ impl Player<'_> {
                 })
                 .collect(),
         };
-        match self.owners.compare(&expected, &got) {
-            Verdict::Same => {}
-            Verdict::EarlierKey => self.earlier_key = true,
-            Verdict::Different(index) => {
-                let text = |run: Option<&OwnerRun>| {
-                    run.map_or("no further run".into(), |run| format!("{} of KeyID {}", run.lines, run.key))
-                };
-                self.differ(format!("owner run {index}"), text(expected.get(index)), text(got.get(index)));
-            }
+        let differs = (0..expected.len().max(got.len())).find(|index| expected.get(*index) != got.get(*index));
+        if let Some(index) = differs {
+            let text = |run: Option<&OwnerRun>| {
+                run.map_or("no further run".into(), |run| format!("{} of KeyID {}", run.lines, run.key))
+            };
+            self.differ(format!("owner run {index}"), text(expected.get(index)), text(got.get(index)));
         }
     }
 
     fn expect_page(&mut self, page: &ExpectedPage) -> Result<(), String> {
-        let out = self.call(HOST, Registers::call(Leaf::PHYMEM_PAGE_RDMD).rcx(page.pa.0))?;
+        let call = Registers::call(Leaf::PHYMEM_PAGE_RDMD).rcx(page.pa.0);
+        let out = match self.call(self.host_cpu(), call) {
+            Ok(out) => out,
+            Err(refusal) => {
+                self.differ(format!("page {}", page.pa), "an answer".into(), refusal);
+                return Ok(());
+            }
+        };
         let mut checks: Vec<(&str, u64, u64)> = Vec::new();
         if let Some(status) = page.status {
             checks.push(("status", status.0, out.rax));
@@ -231,6 +354,10 @@ impl Player<'_> {
             checks.push(("owner", page.owner.ok_or(missing)?.0, out.rdx));
             checks.push(("level", page.level.ok_or(missing)?, out.r8));
             checks.push(("bepoch", page.bepoch.unwrap_or_default().0, out.r9));
+            if let Some((first, second)) = page.pair {
+                checks.push(("first page of the pair", first.0, out.r10));
+                checks.push(("second page of the pair", second.0, out.r11));
+            }
         }
         for (name, expected, got) in checks {
             if expected != got {
@@ -240,9 +367,25 @@ impl Player<'_> {
         Ok(())
     }
 
+    /// CPU 0, or the first that is not inside a guest.
+    fn host_cpu(&self) -> CpuId {
+        (0..self.machine.cpus()).map(CpuId).find(|cpu| self.machine.vm_on(*cpu).is_none()).unwrap_or(HOST)
+    }
+
     fn differ(&mut self, what: String, expected: String, got: String) {
         self.differences += 1;
         (self.report)(Difference { case: self.case.to_owned(), step: self.step, what, expected, got });
+    }
+}
+
+/// How a step is expected to end.
+fn ending(expect: &Expected) -> String {
+    let vm = expect.vm.unwrap_or(0);
+    match (expect.rax, expect.module.is_some()) {
+        (_, true) => "the module is down".into(),
+        (Some(rax), false) => status(rax.0),
+        _ if expect.resumes => format!("VM {vm} resumed"),
+        _ => format!("VM {vm} entered"),
     }
 }
 

@@ -28,6 +28,8 @@ pub(crate) struct Cpu {
     /// Direct stores of zeros that no fence has made visible yet, in order; touching ones are
     /// joined.
     pending: Vec<LineRange>,
+    /// MSRs that have another value than the machine's configuration says.
+    pub(crate) msrs: Vec<(u32, u64)>,
 }
 
 #[derive(Clone, Debug)]
@@ -101,6 +103,12 @@ impl Hardware {
             return Err(Refusal::NoSuchKeyId { key });
         }
         Ok(())
+    }
+
+    /// An MSR that does not have the value of a platform that is fit for TDX.
+    pub(crate) fn unusual_msr(&self, cpu: CpuId, msr: u32) -> Option<u64> {
+        let own = self.cpus.get(cpu.index()).map_or(&[][..], |state| state.msrs.as_slice());
+        own.iter().chain(&self.config.msrs).find(|(number, _)| *number == msr).map(|(_, value)| *value)
     }
 
     /// How the BIOS split the KeyIDs; a machine without TDX has only KeyID 0.

@@ -8,7 +8,7 @@ use tdx_abi::{Page, PageSize, Status};
 
 use super::Machine;
 use crate::events::Event;
-use crate::module::GuestOutcome;
+use crate::module::{AfterExit, GuestOutcome, TdExit};
 use crate::{CpuId, Refusal};
 
 impl Machine {
@@ -74,6 +74,22 @@ impl Machine {
             self.hardware.record.push(self.hardware.step, Event::MachineCheck(check));
         }
         outcome
+    }
+
+    /// The VM that runs on this CPU; 0 is L1. `None`: the CPU is the host's.
+    pub fn vm_on(&self, cpu: CpuId) -> Option<u8> {
+        self.module.as_ref().and_then(|module| module.vm_on(cpu))
+    }
+
+    /// The guest on this CPU exits, and the module handles the exit.
+    ///
+    /// # Errors
+    /// No VCPU is on this CPU, or an exit that is not modelled.
+    pub fn td_exit(&mut self, cpu: CpuId, exit: TdExit) -> Result<AfterExit, Refusal> {
+        self.hardware.next_step();
+        let module = self.module.as_mut().ok_or(Refusal::NoGuestOnCpu { cpu })?;
+        let interrupt = self.faults.is_interrupt_pending();
+        module.td_exit(&mut self.hardware, cpu, exit, interrupt)
     }
 
     /// The TD of this TDR is fatal from now on, as after an error that the module cannot contain.

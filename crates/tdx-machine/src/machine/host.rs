@@ -159,6 +159,15 @@ impl Machine {
         self.hardware.evict(lines, key)
     }
 
+    /// Every dirty line of every CPU is written back, and every direct store is visible.
+    pub fn write_back_all(&mut self) {
+        self.hardware.step += 1;
+        for cpu in (0..self.hardware.cpu_count()).map(CpuId) {
+            self.hardware.drain(cpu);
+            self.hardware.write_back_cpu(cpu);
+        }
+    }
+
     /// The adversary evicts a random piece of a random dirty run, by the machine's seed. Returns
     /// what it was; `None` if no line is dirty.
     pub fn evict_something(&mut self) -> Option<(LineRange, KeyId)> {

@@ -6,6 +6,7 @@ mod host;
 mod next_kernel;
 mod query;
 
+use alloc::sync::Arc;
 use tdx_abi::{Registers, Status};
 
 use crate::events::Event;
@@ -13,7 +14,7 @@ use crate::fault::{Fault, Faults, Lock, LockMode, When};
 use crate::hardware::Hardware;
 use crate::module::{Answer, Module, SysState};
 use crate::processor::{self, CpuidOutput, MsrRead};
-use crate::{ConfigError, CpuId, MachineConfig, PackageId, Refusal};
+use crate::{ConfigError, CpuId, MachineConfig, ModuleProfile, PackageId, Refusal};
 
 pub use next_kernel::MemoryUse;
 pub use query::{DirtyRun, OwnerRun};
@@ -89,6 +90,34 @@ impl Machine {
     pub fn rdmsr(&self, cpu: CpuId, msr: u32) -> Result<MsrRead, Refusal> {
         self.hardware.check_cpu(cpu)?;
         processor::rdmsr(&self.hardware.config, msr)
+    }
+
+    /// An MSR that the module reads changes on a CPU.
+    ///
+    /// # Errors
+    /// No such CPU.
+    pub fn set_msr(&mut self, cpu: CpuId, msr: u32, value: u64) -> Result<(), Refusal> {
+        let state = self.hardware.cpus.get_mut(cpu.index()).ok_or(Refusal::NoSuchCpu { cpu })?;
+        state.msrs.retain(|(number, _)| *number != msr);
+        state.msrs.push((msr, value));
+        Ok(())
+    }
+
+    /// A module is loaded in place of the one that is there, as P-SEAMLDR does for an update: it
+    /// starts from the beginning, memory stays as it is, and the handoff data of the old module
+    /// stays where SYS.SHUTDOWN left it.
+    pub fn load_module(&mut self, profile: ModuleProfile) {
+        self.hardware.step += 1;
+        let config = MachineConfig { module: Some(profile), ..(*self.hardware.config).clone() };
+        let mut module = Module::new(&config);
+        if let Some(old) = self.module.take() {
+            module.inherit(old);
+        }
+        for cpu in (0..self.hardware.cpu_count()).map(CpuId) {
+            self.hardware.set_in_guest(cpu, false);
+        }
+        self.hardware.config = Arc::new(config);
+        self.module = Some(module);
     }
 
     /// VMXON. Without effect if the CPU is in VMX operation already.

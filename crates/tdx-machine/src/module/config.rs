@@ -71,7 +71,7 @@ impl Module {
             check_overlaps(&table)?;
             check_cmrs(&info, index as u8, &cmrs)?;
         }
-        self.tdmrs = table.iter().map(Tdmr::new).collect();
+        self.tdmrs = table.iter().map(|info| Tdmr::new(info, dynamic)).collect();
         self.dynamic_pamt = dynamic.then(DynamicPamt::new);
         self.global_key = Some(key);
         self.state = SysState::ConfigDone;

@@ -31,7 +31,7 @@ impl Module {
 
     fn admit(&self, call: LeafCall, has_sys_disable: bool) -> Result<(), Stop> {
         let leaf = call.leaf();
-        if call.reserved() != 0 || (call.version() > 0 && !has_version_1(leaf)) {
+        if call.reserved() != 0 || (call.version() > 0 && !self.traits.version_1.contains(&leaf.0)) {
             return operand(StatusCode::OPERAND_INVALID, Operand::RAX);
         }
         match self.state {
@@ -55,7 +55,7 @@ impl Module {
             Number::SYS_KEY_CONFIG => self.sys_key_config(call),
             Number::SYS_TDMR_INIT => self.tdmr_init(call),
             Number::SYS_SHUTDOWN => self.sys_shutdown(call),
-            Number::SYS_UPDATE => self.sys_update(),
+            Number::SYS_UPDATE => self.sys_update(call),
             Number::SYS_DISABLE if call.has_sys_disable() => self.sys_disable(call),
             // Both are left over from older modules and do nothing.
             Number::SYS_LP_SHUTDOWN | Number::MNG_KEY_RECLAIMID => Ok(tdx_abi::Status::SUCCESS),
@@ -89,17 +89,18 @@ impl Module {
             Number::PHYMEM_PAMT_ADD => self.phymem_pamt_add(call),
             Number::PHYMEM_PAMT_REMOVE => self.phymem_pamt_remove(call),
             Number::PHYMEM_CACHE_WB => self.phymem_cache_wb(call),
-            _ if is_outside_the_model(leaf) => Err(Stop::Refused(Refusal::LeafNotModelled { leaf })),
+            Number::MNG_RD => self.mng_rd(call),
+            Number::MNG_WR => self.mng_wr(call),
+            Number::VP_RD => self.vp_rd(call),
+            Number::VP_WR => self.vp_wr(call),
+            Number::MEM_RD | Number::MEM_WR => self.mem_rd_wr(call),
+            Number::MEM_SEPT_RD => self.mem_sept_rd(call),
+            Number::SYS_RDALL => self.sys_rdall(call),
+            Number::MEM_SEPT_WR => operand(StatusCode::OPERAND_INVALID, Operand::RAX),
+            _ if of_migration_or_service_tds(leaf).is_some() => self.other_leaf(call),
             _ => operand(StatusCode::OPERAND_INVALID, Operand::RAX),
         }
     }
-}
-
-fn has_version_1(leaf: Number) -> bool {
-    matches!(
-        leaf,
-        Number::MEM_PAGE_PROMOTE | Number::MEM_SEPT_ADD | Number::MEM_SEPT_REMOVE | Number::MNG_RD | Number::VP_RD
-    )
 }
 
 fn runs_before_ready(leaf: Number) -> bool {
@@ -116,21 +117,24 @@ fn runs_before_ready(leaf: Number) -> bool {
     )
 }
 
-/// Leaves that 1.5.01 has and this emulator has not.
-fn is_outside_the_model(leaf: Number) -> bool {
-    // Service TDs; export and import of TDs, with the gaps of 1.5.01 (69 is SYS.DISABLE in later
-    // modules).
-    matches!(leaf.0, 48..=49 | 64..=66 | 68 | 70..=75 | 80..=87 | 96)
-        || matches!(
-            leaf,
-            Number::MNG_RD
-                | Number::MNG_WR
-                | Number::MEM_RD
-                | Number::MEM_WR
-                | Number::MEM_SEPT_RD
-                | Number::MEM_SEPT_WR
-                | Number::VP_RD
-                | Number::VP_WR
-                | Number::SYS_RDALL
-        )
+/// The register that names the TDR, for leaves on migration and service TDs.
+fn of_migration_or_service_tds(leaf: Number) -> Option<Operand> {
+    Some(match leaf.0 {
+        48 | 49 | 64 | 70..=74 | 80..=82 | 84..=87 => Operand::RCX,
+        65 | 66 | 68 | 75 | 83 | 96 => Operand::RDX,
+        _ => return None,
+    })
+}
+
+impl Module {
+    /// Leaves on migration and service TDs look for the TDR first. What follows is not modelled.
+    fn other_leaf(&mut self, call: &mut Call) -> Leaf {
+        let leaf = call.input.leaf_call().leaf();
+        let name = of_migration_or_service_tds(leaf).unwrap_or(Operand::RCX);
+        let address = if name == Operand::RCX { call.input.rcx } else { call.input.rdx };
+        let out = call.out;
+        self.find_tdr(call, address, name, crate::LockMode::Shared)?;
+        call.out = out;
+        Err(Stop::Refused(Refusal::LeafNotModelled { leaf }))
+    }
 }

@@ -1,16 +1,15 @@
-//! VCPUs that run: VP.ENTER, what a guest does while its VCPU is inside, and the way out.
+//! VCPUs that are inside: memory accesses of the guest, and the interrupt that takes it out.
 //!
-//! Source: the specification as `tdx_abi.md` sections 7, 8 and 10 have it; none of it was observed.
-//! A VCPU enters, the guest does what a scenario makes it do, and an interrupt takes it out: no
-//! guest code runs here. Translations that the guest may still have in its TLB are modelled: what
-//! was blocked while it was inside it can use until it leaves.
+//! No guest code runs here: a scenario says what the guest does. Translations that the guest may
+//! still have in its TLB are modelled: what was blocked while it was inside it can use until it
+//! leaves.
 
-use tdx_abi::{LineRange, Operand, Page, PageSize, PhysAddr, Status, StatusCode};
+use tdx_abi::{LineRange, Page, PageSize, PhysAddr, Status, StatusCode};
 
 use super::Module;
-use super::call::{Call, Leaf, Stop};
+use super::accept::Accepted;
 use super::sept::{Entry, GuestPage, State};
-use super::td::OpState;
+use super::td::VcpuState;
 use crate::hardware::Hardware;
 use crate::{CpuId, MachineCheck, Refusal};
 
@@ -31,61 +30,39 @@ pub enum GuestOutcome {
 /// A VCPU on the CPU it runs on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Running {
-    tdr: Page,
-    tdvpr: Page,
+    pub(super) tdr: Page,
+    pub(super) tdvpr: Page,
     /// The TD's epoch when it entered.
-    epoch: u64,
+    pub(super) epoch: u64,
 }
 
 /// EXIT_REASON of an asynchronous exit: external interrupt.
 const EXTERNAL_INTERRUPT: u64 = 1;
-/// Bits of RCX that are not the TDVPR: flags of VP.ENTER.
-const FLAGS: u64 = 0xfff;
 
 impl Module {
-    /// VP.ENTER. Success means that the CPU is inside; [`Self::leave`] gives what the host reads in
-    /// RAX after the exit.
-    pub(super) fn vp_enter(&mut self, call: &mut Call) -> Leaf {
-        if call.input.rcx & FLAGS != 0 {
-            return Err(Stop::Refused(Refusal::VpEnterFlagsNotModelled));
-        }
-        let (tdvpr, tdr) = self.find_vcpu(call, call.input.rcx, Operand::RCX)?;
-        self.enter_td(call, tdr, true, OpState::RUNNABLE)?;
-        let cpu = call.cpu;
-        let td = self.td_mut(tdr)?;
-        let epoch = td.epoch;
-        let Some(vcpu) = td.vcpus.get_mut(&tdvpr) else { return Err(super::vcpu::missing()) };
-        if !vcpu.initialised {
-            return Err(StatusCode::VCPU_STATE_INCORRECT.into());
-        }
-        match vcpu.associated {
-            Some(other) if other != cpu => return Err(StatusCode::VCPU_ASSOCIATED.into()),
-            Some(_) => {}
-            None => {
-                vcpu.associated = Some(cpu);
-                td.associated += 1;
-            }
-        }
-        self.store_tdvps(call, tdr, tdvpr)?;
-        self.store_tdcs(call, tdr)?;
-        self.running.insert(cpu, Running { tdr, tdvpr, epoch });
-        call.hardware.set_in_guest(cpu, true);
-        Ok(Status::SUCCESS)
-    }
-
     /// An interrupt takes the VCPU out. Its state is stored to TDVPS and TDCS, which is the
     /// module's end if they are poisoned. `None` if no VCPU is on this CPU.
     pub(crate) fn leave(&mut self, hardware: &mut Hardware, cpu: CpuId) -> Option<Result<Status, MachineCheck>> {
-        let running = self.running.remove(&cpu)?;
+        let running = self.running(cpu).ok()?;
+        self.leave_guest(cpu, VcpuState::Ready);
         hardware.set_in_guest(cpu, false);
-        let Ok(td) = self.td(running.tdr) else { return Some(Ok(Status::new(EXTERNAL_INTERRUPT))) };
+        let saved = self.store_guest_state(hardware, cpu, running);
+        Some(saved.map(|()| Status::new(EXTERNAL_INTERRUPT)))
+    }
+
+    /// Stores to every page of TDVPS and TDCS, as an exit does.
+    pub(super) fn store_guest_state(
+        &self,
+        hardware: &mut Hardware,
+        cpu: CpuId,
+        running: Running,
+    ) -> Result<(), MachineCheck> {
+        let Ok(td) = self.td(running.tdr) else { return Ok(()) };
         let vcpu = td.vcpus.get(&running.tdvpr).map(|vcpu| vcpu.pages.as_slice()).unwrap_or_default();
         for page in core::iter::once(running.tdvpr).chain(vcpu.iter().copied()).chain(td.tdcs.iter().copied()) {
-            if let Err(check) = hardware.seam_store(cpu, super::td::lines_of(page), td.key) {
-                return Some(Err(check));
-            }
+            hardware.seam_store(cpu, super::td::lines_of(page), td.key)?;
         }
-        Some(Ok(Status::new(EXTERNAL_INTERRUPT)))
+        Ok(())
     }
 
     /// The guest accepts the pending page of this size: its lines are written under the TD's key.
@@ -97,29 +74,18 @@ impl Module {
         size: PageSize,
     ) -> Result<GuestOutcome, Refusal> {
         let running = self.running(cpu)?;
-        let guest = GuestPage { level: size as u64, number: gpa / size.bytes() };
-        let Some(entry) = self.entry(running, guest) else { return Ok(GuestOutcome::Violation) };
-        match entry.state {
-            State::Pending => {
-                let Ok(key) = self.td(running.tdr).map(|td| td.key) else { return Ok(GuestOutcome::Violation) };
-                let pages = tdx_abi::PageRange::new(entry.page, Page::new(entry.page.index() + size.pages()));
-                hardware.seam_direct_store(pages.lines(), key);
-                if let Ok(td) = self.td_mut(running.tdr) {
-                    td.sept.set(guest.level, guest.number, 1, Entry { state: State::Mapped, ..entry });
-                }
-                // The line of the entry itself.
-                let parent = self.td(running.tdr).map(|td| td.sept.get(guest.level + 1, guest.number >> 9));
-                if let Ok(parent) = parent {
-                    let line = PhysAddr::new(parent.page.start().get() + guest.number % 512 * 8).line();
-                    if let Err(check) = hardware.seam_store(cpu, LineRange::single(line), key) {
-                        return Ok(GuestOutcome::MachineCheck(check));
-                    }
-                }
-                Ok(GuestOutcome::Done)
-            }
-            State::Mapped => Ok(GuestOutcome::AlreadyAccepted),
-            _ => Ok(GuestOutcome::Violation),
+        if self.is_dead() || self.td(running.tdr).map_or(true, |td| td.fatal) {
+            return Ok(GuestOutcome::Violation);
         }
+        let rcx = gpa & !(size.bytes() - 1) | size as u64;
+        Ok(match self.accept(hardware, cpu, running, rcx, false) {
+            Accepted::Status(Status::SUCCESS) => GuestOutcome::Done,
+            Accepted::Status(status) if status.code() == StatusCode::PAGE_ALREADY_ACCEPTED => {
+                GuestOutcome::AlreadyAccepted
+            }
+            Accepted::MachineCheck(check) => GuestOutcome::MachineCheck(check),
+            Accepted::Status(_) | Accepted::Interrupted | Accepted::Violation(..) => GuestOutcome::Violation,
+        })
     }
 
     /// The guest stores to, or loads, the line at a private address of its own.
@@ -154,7 +120,10 @@ impl Module {
 
     /// All VCPUs are out: the CPUs were reset, or another kernel has taken over.
     pub(crate) fn abandon_guests(&mut self) {
-        self.running.clear();
+        let cpus: alloc::vec::Vec<CpuId> = self.running.keys().copied().collect();
+        for cpu in cpus {
+            self.leave_guest(cpu, VcpuState::Ready);
+        }
     }
 
     /// Nothing of this TD runs any more, and every leaf that looks says so.
@@ -162,7 +131,18 @@ impl Module {
         self.td_mut(tdr).map(|td| td.fatal = true).is_ok()
     }
 
-    fn running(&self, cpu: CpuId) -> Result<Running, Refusal> {
+    /// The VM that runs on this CPU: 0 is L1.
+    pub(crate) fn vm_on(&self, cpu: CpuId) -> Option<u8> {
+        self.running.get(&cpu).map(|_| 0)
+    }
+
+    /// Does the guest reach this private address without an EPT violation?
+    pub(super) fn is_accessible(&self, running: Running, gpa: u64) -> bool {
+        let guest = GuestPage { level: 0, number: gpa >> 12 };
+        self.sept_find(running.tdr, guest).is_ok_and(|(_, entry)| entry.state == State::Mapped)
+    }
+
+    pub(super) fn running(&self, cpu: CpuId) -> Result<Running, Refusal> {
         self.running.get(&cpu).copied().ok_or(Refusal::NoGuestOnCpu { cpu })
     }
 
@@ -172,7 +152,7 @@ impl Module {
         if self.is_dead() || self.td(running.tdr).map_or(true, |td| td.fatal) {
             return None;
         }
-        guest.check_private().ok()?;
+        guest.check_private(self.td(running.tdr).ok()?.shared_gpa()).ok()?;
         let (level, entry) = self.sept_find(running.tdr, guest).ok()?;
         (level == guest.level).then_some(entry)
     }

@@ -1,107 +1,30 @@
-//! What the module says about itself: SYS.INFO and SYS.RD.
-//!
-//! Field ids, their order and their sizes are those of 1.5.01. Fields whose value on a real
-//! platform nobody observed (CPUID_CONFIG, fixed bits of ATTRIBUTES and XFAM, ...) are refused, not
-//! invented.
+//! What the module says about itself: SYS.INFO and SYS.RD, from the tables in `fields.rs`.
 
-use tdx_abi::{FieldId, MAX_CMRS, MAX_RESERVED_AREAS, MAX_TDMRS, Operand, PhysAddr, Status, StatusCode, TdxFeatures0};
+use alloc::vec::Vec;
+use tdx_abi::{FieldId, MAX_CMRS, MAX_RESERVED_AREAS, MAX_TDMRS, Operand, PhysAddr, Status, StatusCode};
 
 use super::Module;
 use super::call::{Call, Leaf, Stop, operand};
-use super::pamt_size::{BITMAP_BITS_PER_PAGE, ENTRY};
-use super::td_params::{KNOWN_ATTRIBUTES, XFAM_LEAST, XFAM_MOST};
+use super::metadata::{IDENTITY, single};
+use super::pamt_size::ENTRY;
 use super::{td, vcpu};
-use crate::{MachineConfig, ModuleProfile, Refusal};
+use crate::fields::Row;
+use crate::{MachineConfig, ModuleProfile, TdCpu};
 
 const TDSYSINFO_BYTES: u64 = 1024;
 const CMR_TABLE_BYTES: u64 = 16 * MAX_CMRS as u64;
 
-/// 1.5.01: fixture 24 (`major_version 1, minor_version 5, build_date 20230323, build_num 481`). The
-/// date is a decimal number.
-const MAJOR: u64 = 1;
-const MINOR: u64 = 5;
-const UPDATE: u64 = 1;
-const BUILD_DATE: u64 = 20_230_323;
-const BUILD_NUM: u64 = 481;
 const VENDOR: u64 = 0x8086;
-
-/// Value of a field.
-#[derive(Clone, Copy)]
-enum Value {
-    Number(u64),
-    CmrBase,
-    CmrSize,
-    Features,
-    /// The field exists only in modules that know dynamic PAMT; its value, if we know it.
-    DynamicPamt(Option<u64>),
-    /// The field exists; its value is not known to us. What is here is ours, given only where the
-    /// machine's configuration asks for it.
-    Assumed(u64),
-    /// The field exists; its value is not known to us.
-    Unknown,
-}
-
-/// First field id, number of fields, value; in the order in which SYS.RD walks them.
-const FIELDS: &[(u64, u64, Value)] = &[
-    (0x0000_0002_0000_0000, 1, Value::Unknown), // NUM_PKGS
-    (0x0000_0002_0000_0001, 8, Value::Unknown), // PKG_FMS
-    (0x0800_0002_0000_0000, 1, Value::Number(VENDOR)),
-    (FieldId::BUILD_DATE.0, 1, Value::Number(BUILD_DATE)),
-    (FieldId::BUILD_NUM.0, 1, Value::Number(BUILD_NUM)),
-    (FieldId::MINOR_VERSION.0, 1, Value::Number(MINOR)),
-    (FieldId::MAJOR_VERSION.0, 1, Value::Number(MAJOR)),
-    (FieldId::UPDATE_VERSION.0, 1, Value::Number(UPDATE)),
-    (FieldId::INTERNAL_VERSION.0, 1, Value::Number(0)),
-    (FieldId::MODULE_HV.0, 1, Value::Number(0)),
-    (FieldId::MIN_UPDATE_HV.0, 1, Value::Number(0)),
-    (0x8900_0000_0000_0002, 1, Value::Unknown),   // NO_DOWNGRADE
-    (0x8900_0001_0000_0003, 1, Value::Unknown),   // NUM_HANDOFF_PAGES
-    (0x8900_0000_0000_0004, 1, Value::Unknown),   // HANDOFF_DATA_VALID
-    (0x8900_0001_0000_0005, 1, Value::Unknown),   // HANDOFF_DATA_HV
-    (0x8900_0002_0000_0006, 1, Value::Unknown),   // HANDOFF_DATA_SIZE
-    (0x0A00_0002_0000_0000, 1, Value::Number(0)), // SYS_ATTRIBUTES: not a debug module
-    (0x0A00_0000_0000_0001, 1, Value::Number(1)), // NUM_TDX_FEATURES
-    (FieldId::TDX_FEATURES0.0, 1, Value::Features),
-    (FieldId::NUM_CMRS.0, 1, Value::Number(MAX_CMRS as u64)),
-    (FieldId::CMR_BASE.0, MAX_CMRS as u64, Value::CmrBase),
-    (FieldId::CMR_SIZE.0, MAX_CMRS as u64, Value::CmrSize),
-    (FieldId::MAX_TDMRS.0, 1, Value::Number(MAX_TDMRS as u64)),
-    (FieldId::MAX_RESERVED_PER_TDMR.0, 1, Value::Number(MAX_RESERVED_AREAS as u64)),
-    (FieldId::PAMT_4K_ENTRY_SIZE.0, 1, Value::Number(ENTRY)),
-    (FieldId::PAMT_2M_ENTRY_SIZE.0, 1, Value::Number(ENTRY)),
-    (FieldId::PAMT_1G_ENTRY_SIZE.0, 1, Value::Number(ENTRY)),
-    (FieldId::PAMT_PAGE_BITMAP_ENTRY_BITS.0, 1, Value::DynamicPamt(Some(BITMAP_BITS_PER_PAGE))),
-    (0x9100_0000_0000_0014, 1, Value::DynamicPamt(None)), // MIN_DYNAMIC_PAMT_NUM_HKID_BITS
-    (FieldId::TDR_BASE_SIZE.0, 1, Value::Number(tdx_abi::PAGE_SIZE)),
-    (FieldId::TDCS_BASE_SIZE.0, 1, Value::Number(td::MIN_TDCS_PAGES * tdx_abi::PAGE_SIZE)),
-    (0x9800_0001_0000_0101, 1, Value::Number(tdx_abi::PAGE_SIZE)), // TDCS_SIZE_PER_L2_VM: 1 page
-    (FieldId::TDVPS_BASE_SIZE.0, 1, Value::Number(vcpu::MIN_TDVPS_PAGES * tdx_abi::PAGE_SIZE)),
-    (0x9800_0001_0000_0201, 1, Value::Number(vcpu::TDVPS_PAGES_PER_L2_VM * tdx_abi::PAGE_SIZE)), // TDVPS_SIZE_PER_L2_VM
-    // As MNG.INIT takes them here.
-    (FieldId::ATTRIBUTES_FIXED0.0, 1, Value::Assumed(KNOWN_ATTRIBUTES)),
-    (FieldId::ATTRIBUTES_FIXED1.0, 1, Value::Assumed(0)),
-    (FieldId::XFAM_FIXED0.0, 1, Value::Assumed(XFAM_MOST)),
-    (FieldId::XFAM_FIXED1.0, 1, Value::Assumed(XFAM_LEAST)),
-    (0x9900_0001_0000_0004, 1, Value::Assumed(0)),      // NUM_CPUID_CONFIG
-    (0x9900_0003_0000_0006, 1, Value::Unknown),         // CONFIG_FLAGS_FIXED0
-    (0x9900_0003_0000_0007, 1, Value::Unknown),         // CONFIG_FLAGS_FIXED1
-    (0x9900_0001_0000_0008, 1, Value::Assumed(0xffff)), // MAX_VCPUS_PER_TD
-    (0x9900_0003_0000_0400, 32, Value::Unknown),        // CPUID_CONFIG_LEAVES
-    (0x9900_0003_0000_0500, 64, Value::Unknown),        // CPUID_CONFIG_VALUES
-    (0x9900_0003_0000_0600, 1, Value::Unknown),         // IA32_ARCH_CAPABILITIES_CONFIG_MASK
-    (0x9900_0001_0000_0800, 1, Value::Unknown),         // NUM_ALLOWED_FMS
-    (0x9900_0001_0000_0801, 1, Value::Unknown),         // NUM_DISALLOWED_FMS
-    (0x9900_0003_0000_0810, 64, Value::Unknown),        // ALLOWED_FMS
-    (0x9900_0003_0000_0850, 64, Value::Unknown),        // DISALLOWED_FMS
-    (0xA000_0003_0000_0000, 1, Value::Unknown),         // MIG_ATTRIBUTES
-    (0x2000_0001_0000_0001, 4, Value::Unknown),         // MIN and MAX of EXPORT_VERSION and IMPORT_VERSION
-    (0xA000_0001_0000_0010, 1, Value::Unknown),         // MAX_MIGS
-    (0xA000_0000_0000_0020, 3, Value::Unknown),         // NUM_IMMUTABLE_, NUM_TD_, NUM_VP_STATE_PAGES
-    (0xA100_0001_0000_0000, 1, Value::Unknown),         // MAX_SERV_TDS
-    (0xA100_0003_0000_0001, 2, Value::Unknown),         // SERVTD_ATTR_FIXED0, 1
-    (0xA200_0001_0000_0000, 1, Value::Unknown),         // GUEST_L2_GPA_ATTR_MASK
-    (0xA200_0003_0000_0001, 4, Value::Unknown),         // fixed bits of VM_CTLS and VCPU_L2_CTLS
-];
+/// Field ids without a name in [`FieldId`].
+const NUM_PKGS: u64 = 0x0000_0002_0000_0000;
+const HANDOFF_DATA_VALID: u64 = 0x8900_0000_0000_0004;
+const HANDOFF_DATA_HV: u64 = 0x8900_0001_0000_0005;
+const HANDOFF_DATA_SIZE: u64 = 0x8900_0002_0000_0006;
+const MAX_VCPUS_PER_TD: u64 = 0x9900_0001_0000_0008;
+const NUM_CPUID_CONFIG: u64 = 0x9900_0001_0000_0004;
+pub(super) const CPUID_CONFIG_LEAVES: u64 = 0x9900_0003_0000_0400;
+pub(super) const CPUID_CONFIG_VALUES: u64 = 0x9900_0003_0000_0500;
+pub(super) const ARCH_CAPABILITIES_CONFIG_MASK: u64 = 0x9900_0003_0000_0600;
 
 impl Module {
     pub(super) fn sys_info(&mut self, call: &mut Call) -> Leaf {
@@ -124,8 +47,8 @@ impl Module {
         if call.input.r9 < MAX_CMRS as u64 {
             return operand(StatusCode::OPERAND_INVALID, Operand::R9);
         }
-        for (offset, bytes) in sysinfo() {
-            call.write_bytes(PhysAddr::new(buffer.get() + offset), &bytes);
+        for (offset, bytes, length) in self.sysinfo(&call.hardware.config) {
+            call.write_bytes(PhysAddr::new(buffer.get() + offset), bytes.get(..length).unwrap_or_default());
         }
         for index in 0..MAX_CMRS {
             let config = &call.hardware.config;
@@ -145,17 +68,65 @@ impl Module {
         self.check_lp_init(call)?;
         let field = FieldId(call.input.rdx);
         if field == FieldId::NONE {
-            call.out.rdx = fields(call).next().map_or(FieldId::NONE.0, |first| first.0);
+            call.out.rdx = self.fields(call).next().map_or(FieldId::NONE.0, |first| first.0);
             return Ok(StatusCode::METADATA_FIRST_FIELD_ID_IN_CONTEXT.with(0));
         }
-        let mut from = fields(call).skip_while(|(first, count, _)| !(*first..first + count).contains(&field.0));
-        let Some((first, count, value)) = from.next() else {
+        let wanted = single(field.0)?;
+        let is_here = |first: u64, count: u64| (first & IDENTITY..(first & IDENTITY) + count).contains(&wanted);
+        let mut from = self.fields(call).skip_while(|(first, count, _)| !is_here(*first, *count));
+        let Some((first, count, values)) = from.next() else {
             return Err(StatusCode::METADATA_FIELD_ID_INCORRECT.into());
         };
-        let next = if field.0 + 1 < first + count { Some(field.0 + 1) } else { from.next().map(|next| next.0) };
-        call.out.r8 = read(&call.hardware.config, *value, field.0 - first).ok_or(unknown(field))?;
-        call.out.rdx = next.ok_or(unknown(field))?;
+        let index = wanted - (first & IDENTITY);
+        let next = if index + 1 < count { first + index + 1 } else { from.next().map_or(FieldId::NONE.0, |row| row.0) };
+        drop(from);
+        let handoff = u64::from(self.has_handoff_data());
+        call.out.r8 = match first + index {
+            HANDOFF_DATA_VALID => handoff,
+            HANDOFF_DATA_HV => handoff * self.traits.handoff_versions.end(),
+            // How much a module hands over is not known to us.
+            HANDOFF_DATA_SIZE if handoff == 1 => {
+                return Err(Stop::Refused(crate::Refusal::FieldNotModelled { field }));
+            }
+            id => read(&call.hardware.config, id, index, values),
+        };
+        call.out.rdx = next;
         Ok(Status::SUCCESS)
+    }
+
+    /// The checks; the list itself is not modelled.
+    pub(super) fn sys_rdall(&mut self, call: &mut Call) -> Leaf {
+        let leaf = call.input.leaf_call().leaf();
+        let from = call.input.r8;
+        call.out.r8 = FieldId::NONE.0;
+        self.check_lp_init(call)?;
+        if !call.is_shared_buffer(PhysAddr::new(call.input.rdx), tdx_abi::PAGE_SIZE, tdx_abi::PAGE_SIZE) {
+            return operand(StatusCode::OPERAND_INVALID, Operand::RDX);
+        }
+        if from != FieldId::NONE.0 {
+            let wanted = single(from)?;
+            let is_here = |(first, count, _): Row| (first & IDENTITY..(first & IDENTITY) + count).contains(&wanted);
+            if !self.fields(call).any(is_here) {
+                return Err(StatusCode::METADATA_FIELD_ID_INCORRECT.into());
+            }
+        }
+        Err(Stop::Refused(crate::Refusal::LeafNotModelled { leaf }))
+    }
+
+    /// The rows of this module's fields.
+    fn fields(&self, call: &Call) -> impl Iterator<Item = Row> + use<> {
+        let added = call.hardware.config.has_max_vcpus_field.then_some((MAX_VCPUS_PER_TD, 1, &[][..]));
+        let rows = self.traits.fields;
+        let added = added.filter(|added| rows.iter().all(|row| row.0 != added.0));
+        // Before CPUID_CONFIG_LEAVES, where later modules have it.
+        let at = rows.iter().position(|row| row.0 == CPUID_CONFIG_LEAVES).unwrap_or(rows.len());
+        rows.iter().take(at).copied().chain(added).chain(rows.iter().skip(at).copied())
+    }
+
+    /// The value of a field that does not depend on the machine.
+    pub(super) fn constant(&self, id: u64) -> u64 {
+        let row = self.traits.fields.iter().find(|(first, count, _)| (*first..first + count).contains(&id));
+        row.and_then(|(first, _, values)| values.get((id - first) as usize)).copied().unwrap_or(0)
     }
 
     fn check_lp_init(&self, call: &Call) -> Result<(), Stop> {
@@ -166,45 +137,59 @@ impl Module {
     }
 }
 
-/// The fields that this module has.
-fn fields(call: &Call) -> impl Iterator<Item = &'static (u64, u64, Value)> + use<> {
-    let dynamic = call.has_dynamic_pamt();
-    FIELDS.iter().filter(move |(_, _, value)| dynamic || !matches!(value, Value::DynamicPamt(_)))
-}
-
-fn read(config: &MachineConfig, value: Value, index: u64) -> Option<u64> {
+/// The value of a field on this machine.
+fn read(config: &MachineConfig, id: u64, index: u64, values: &[u64]) -> u64 {
     let cmr = || config.cmrs.get(index as usize).copied().unwrap_or_default();
-    match value {
-        Value::Number(number) => Some(number),
-        Value::CmrBase => Some(cmr().base),
-        Value::CmrSize => Some(cmr().size),
-        Value::Features => Some(config.module.map_or(TdxFeatures0::MODULE_1_5_01, ModuleProfile::features).bits()),
-        Value::DynamicPamt(number) => number,
-        Value::Assumed(number) => config.assume_td_configuration.then_some(number),
-        Value::Unknown => None,
+    match id & !0x1f {
+        base if base == FieldId::CMR_BASE.0 => return cmr().base,
+        base if base == FieldId::CMR_SIZE.0 => return cmr().size,
+        _ => {}
+    }
+    let profile = config.module.unwrap_or(ModuleProfile::V1_5_01);
+    match FieldId(id) {
+        FieldId::TDX_FEATURES0 if config.td_cpu == TdCpu::Unprobed => profile.features().bits() & !(1 << 8),
+        FieldId::TDX_FEATURES0 => profile.features().bits(),
+        FieldId::XFAM_FIXED0 => config.td_cpu.xfam(),
+        FieldId(NUM_PKGS) => config.packages().into(),
+        FieldId(MAX_VCPUS_PER_TD) if values.is_empty() => profile.traits().max_vcpus,
+        _ => values.get(index as usize).copied().unwrap_or(0),
     }
 }
 
-fn unknown(field: FieldId) -> Stop {
-    Stop::Refused(Refusal::FieldNotModelled { field })
-}
+/// CPUID_CONFIG rows that TDSYSINFO has room for, 24 bytes each: leaf, sub-leaf, four registers.
+const CPUID_CONFIG_AT: u64 = 132;
 
-/// The known parts of TDSYSINFO: offset and bytes. The rest stays zero.
-fn sysinfo() -> [(u64, [u8; 2]); 12] {
-    let half = |value: u64| (value as u16).to_le_bytes();
-    [
-        (4, half(VENDOR)),
-        (8, half(BUILD_DATE)),
-        (10, half(BUILD_DATE >> 16)),
-        (12, half(BUILD_NUM)),
-        (14, half(MINOR)),
-        (16, half(MAJOR)),
-        // SYS.RD is there.
-        (18, half(1)),
-        (32, half(MAX_TDMRS as u64)),
-        (34, half(MAX_RESERVED_AREAS as u64)),
-        (36, half(ENTRY)),
-        (48, half(td::MIN_TDCS_PAGES * tdx_abi::PAGE_SIZE)),
-        (52, half(vcpu::MIN_TDVPS_PAGES * tdx_abi::PAGE_SIZE)),
-    ]
+impl Module {
+    /// The parts of TDSYSINFO that are not 0: offset and bytes.
+    fn sysinfo(&self, config: &MachineConfig) -> Vec<(u64, [u8; 8], usize)> {
+        let field = |id: FieldId| self.constant(id.0);
+        let number = |at: u64, value: u64, bytes: usize| (at, value.to_le_bytes(), bytes);
+        let mut parts = alloc::vec![
+            number(4, VENDOR, 4),
+            number(8, field(FieldId::BUILD_DATE), 4),
+            number(12, field(FieldId::BUILD_NUM), 2),
+            number(14, field(FieldId::MINOR_VERSION), 2),
+            number(16, field(FieldId::MAJOR_VERSION), 2),
+            // SYS.RD is there.
+            number(18, 1, 2),
+            number(32, MAX_TDMRS as u64, 2),
+            number(34, MAX_RESERVED_AREAS as u64, 2),
+            number(36, ENTRY, 2),
+            number(48, td::MIN_TDCS_PAGES * tdx_abi::PAGE_SIZE, 2),
+            number(52, vcpu::MIN_TDVPS_PAGES * tdx_abi::PAGE_SIZE, 2),
+            number(64, field(FieldId::ATTRIBUTES_FIXED0), 8),
+            number(72, field(FieldId::ATTRIBUTES_FIXED1), 8),
+            number(80, config.td_cpu.xfam(), 8),
+            number(88, field(FieldId::XFAM_FIXED1), 8),
+        ];
+        let count = self.constant(NUM_CPUID_CONFIG);
+        parts.push(number(128, count, 4));
+        for index in 0..count {
+            let at = CPUID_CONFIG_AT + 24 * index;
+            parts.push(number(at, self.constant(CPUID_CONFIG_LEAVES + index), 8));
+            parts.push(number(at + 8, self.constant(CPUID_CONFIG_VALUES + 2 * index), 8));
+            parts.push(number(at + 16, self.constant(CPUID_CONFIG_VALUES + 2 * index + 1), 8));
+        }
+        parts
+    }
 }

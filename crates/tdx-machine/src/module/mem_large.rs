@@ -26,7 +26,8 @@ impl Module {
         let tdr = self.find_tdr(call, call.input.rdx, Operand::RDX, LockMode::Shared)?;
         self.enter_td(call, tdr, true, OpState::BUILT)?;
         let guest = GuestPage::parse(call.input.rcx, 1..=2)?;
-        let entry = self.sept_walk(call, tdr, guest, TreeLock::Take(LockMode::Shared))?;
+        let mode = if self.traits.promote_locks_tree { LockMode::Exclusive } else { LockMode::Shared };
+        let entry = self.sept_walk(call, tdr, guest, TreeLock::Take(mode))?;
         if !matches!(entry.state, State::NonLeafMapped | State::NonLeafBlocked) {
             return call.wrong_state(guest, entry);
         }

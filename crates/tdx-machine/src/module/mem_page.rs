@@ -101,8 +101,9 @@ impl Module {
         if !entry.state.is_pending() {
             call.direct_store(lines_of(page), self.td(tdr)?.key);
         }
-        let hint = self.disown(call, tdr, entry.page, PageSize::Size4K)?;
+        // The target is counted before the source is not, so in one 2 MiB there is no hint.
         self.adopt_guest_page(call, tdr, page, PageSize::Size4K)?;
+        let hint = self.disown(call, tdr, entry.page, PageSize::Size4K)?;
         self.sept_set(call, tdr, guest, Entry { state: entry.state.unblocked(), page })?;
         call.out.rcx = entry.page.start().get() | hint;
         Ok(Status::SUCCESS)
@@ -118,7 +119,7 @@ impl Module {
             return operand(StatusCode::OPERAND_INVALID, Operand::RCX);
         }
         let guest = GuestPage::parse(address & !(PAGE_SIZE - 1), 0..=0)?;
-        guest.check_private()?;
+        guest.check_private(self.td(tdr)?.shared_gpa())?;
         let (level, entry) = self.sept_find(tdr, guest)?;
         if entry.state != State::Mapped {
             call.show(level, entry);

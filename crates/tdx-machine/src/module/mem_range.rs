@@ -5,7 +5,7 @@ use tdx_abi::{Operand, PageSize, Status, StatusCode};
 use super::Module;
 use super::call::{Call, Leaf, operand};
 use super::locks::LockId;
-use super::sept::{Entry, GuestPage, ROOT, State, TreeLock};
+use super::sept::{Entry, GuestPage, State, TreeLock};
 use super::td::OpState;
 use crate::LockMode;
 
@@ -14,7 +14,7 @@ impl Module {
         (call.out.rcx, call.out.rdx) = (0, 0);
         let tdr = self.find_tdr(call, call.input.rdx, Operand::RDX, LockMode::Shared)?;
         self.enter_td(call, tdr, true, OpState::BUILT)?;
-        let guest = GuestPage::parse(call.input.rcx, 0..=ROOT)?;
+        let guest = GuestPage::parse(call.input.rcx, 0..=self.td(tdr)?.root())?;
         let entry = self.sept_walk(call, tdr, guest, TreeLock::Take(LockMode::Exclusive))?;
         if entry.state.is_blocked() {
             call.show(guest.level, entry);
@@ -37,14 +37,15 @@ impl Module {
         (call.out.rcx, call.out.rdx) = (0, 0);
         let tdr = self.find_tdr(call, call.input.rdx, Operand::RDX, LockMode::Shared)?;
         self.enter_td(call, tdr, true, OpState::BUILT)?;
-        let guest = GuestPage::parse(call.input.rcx, 0..=ROOT)?;
+        let guest = GuestPage::parse(call.input.rcx, 0..=self.td(tdr)?.root())?;
         let entry = self.sept_walk(call, tdr, guest, TreeLock::Take(LockMode::Exclusive))?;
         if !entry.state.is_blocked() {
             return call.wrong_state(guest, entry);
         }
         let level = if entry.state.is_leaf() { guest.size() } else { PageSize::Size4K };
         if self.td(tdr)?.needs_tracking() && !self.is_tracked(tdr, self.pamt.get(entry.page, level).epoch)? {
-            return operand(StatusCode::TLB_TRACKING_NOT_DONE, Operand::SEPT_TREE);
+            let name = if self.traits.unblock_names_rcx { Operand::RCX } else { Operand::SEPT_TREE };
+            return operand(StatusCode::TLB_TRACKING_NOT_DONE, name);
         }
         self.sept_set(call, tdr, guest, Entry { state: entry.state.unblocked(), ..entry })?;
         Ok(Status::SUCCESS)

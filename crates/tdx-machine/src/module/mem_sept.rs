@@ -5,7 +5,7 @@ use tdx_abi::{Operand, Page, PageSize, Status, StatusCode};
 use super::Module;
 use super::call::{Call, Leaf, Stop, operand};
 use super::pamt::PageType;
-use super::sept::{Entry, GuestPage, ROOT, State, TreeLock};
+use super::sept::{Entry, GuestPage, State, TreeLock};
 use super::td::{OpState, lines_of};
 use crate::{LockMode, Refusal};
 
@@ -49,7 +49,7 @@ impl Module {
         let (tdr, allow_existing) = handle_and_flag(call.input.rdx)?;
         let tdr = self.find_tdr(call, tdr, Operand::RDX, LockMode::Shared)?;
         self.enter_td(call, tdr, true, OpState::BUILT)?;
-        let guest = GuestPage::parse(call.input.rcx, 1..=ROOT)?;
+        let guest = GuestPage::parse(call.input.rcx, 1..=self.td(tdr)?.root())?;
         let entry = self.sept_walk(call, tdr, guest, TreeLock::Take(LockMode::Shared))?;
         if !matches!(entry.state, State::Free | State::NonLeafMapped) {
             return call.wrong_state(guest, entry);
@@ -133,7 +133,7 @@ impl Module {
         }
         let tdr = self.find_tdr(call, call.input.rdx, Operand::RDX, LockMode::Shared)?;
         self.enter_td(call, tdr, true, OpState::BUILT)?;
-        let guest = GuestPage::parse(call.input.rcx, 1..=ROOT)?;
+        let guest = GuestPage::parse(call.input.rcx, 1..=self.td(tdr)?.root())?;
         let entry = self.sept_walk(call, tdr, guest, TreeLock::Take(LockMode::Exclusive))?;
         if !matches!(entry.state, State::NonLeafMapped | State::NonLeafBlocked) {
             return call.wrong_state(guest, entry);

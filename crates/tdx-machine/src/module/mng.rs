@@ -10,7 +10,7 @@ use super::locks::LockId;
 use super::pamt::PageType;
 use super::sys::program_key;
 use super::td::{Lifecycle, MAX_TDCS_PAGES, MIN_TDCS_PAGES, OpState, Td, lines_of};
-use super::td_params::{self, TD_PARAMS_BYTES};
+use super::td_params::TD_PARAMS_BYTES;
 use crate::LockMode;
 
 impl Module {
@@ -83,7 +83,7 @@ impl Module {
             return Err(StatusCode::RND_NO_ENTROPY.into());
         }
         if pages + 1 > MIN_TDCS_PAGES && op_state != OpState::Uninitialized {
-            return Err(StatusCode::OP_STATE_INCORRECT.into());
+            return Err(self.op_state_incorrect(op_state));
         }
         self.td_mut(tdr)?.tdcs.push(page);
         self.adopt(call, tdr, page, PageSize::Size4K, PageType::Tdcx)?;
@@ -93,7 +93,9 @@ impl Module {
     pub(super) fn mng_init(&mut self, call: &mut Call) -> Leaf {
         let address = PhysAddr::new(call.input.rdx);
         call.out.rcx = 0;
-        let tdr = self.find_tdr(call, call.input.rcx, Operand::RCX, LockMode::Exclusive)?;
+        // Bit 0 asks for an event filter in newer modules.
+        let flag = if self.traits.mng_init_flag { call.input.rcx & 1 } else { 0 };
+        let tdr = self.find_tdr(call, call.input.rcx & !flag, Operand::RCX, LockMode::Exclusive)?;
         self.enter_td(call, tdr, false, OpState::NEW)?;
         if !call.is_shared_buffer(address, TD_PARAMS_BYTES as u64, TD_PARAMS_BYTES as u64) {
             return operand(StatusCode::OPERAND_INVALID, Operand::RDX);
@@ -101,8 +103,13 @@ impl Module {
         let mut bytes = [0; TD_PARAMS_BYTES];
         call.read_bytes(address, &mut bytes)?;
         self.store_tdcs(call, tdr)?;
-        let params = td_params::check(&bytes, self.td(tdr)?.tdcs.len() as u64)?;
+        let tdcs_pages = self.td(tdr)?.tdcs.len() as u64;
+        let params = self.check_td_params(call, &bytes, tdcs_pages)?;
         let td = self.td_mut(tdr)?;
+        td.attributes = params.attributes;
+        td.xfam = params.xfam;
+        td.config_flags = params.config_flags;
+        td.five_levels = params.five_levels;
         td.max_vcpus = params.max_vcpus;
         td.l2_vms = params.l2_vms;
         td.op_state = OpState::Initialized;

@@ -5,6 +5,7 @@
 //! of its own, not as bytes of private memory, and tells the hardware which private lines it
 //! writes, how, and under which KeyID.
 
+mod accept;
 mod assigned;
 mod cache_wb;
 mod call;
@@ -12,6 +13,7 @@ mod config;
 mod disable;
 mod dispatch;
 mod dynamic_pamt;
+mod exit;
 mod guest;
 mod info;
 mod keys;
@@ -20,6 +22,7 @@ mod mem_large;
 mod mem_page;
 mod mem_range;
 mod mem_sept;
+mod metadata;
 mod mng;
 mod pamt;
 mod pamt_size;
@@ -31,12 +34,14 @@ mod td;
 mod td_params;
 mod tdmr;
 mod vcpu;
+mod vp_enter;
 
-use alloc::{collections::BTreeMap, sync::Arc, vec, vec::Vec};
+use alloc::{boxed::Box, collections::BTreeMap, sync::Arc, vec, vec::Vec};
 use tdx_abi::{KeyId, Page, PhysAddr, Registers};
 
 use crate::fault::{Lock, LockMode};
-use crate::{CpuId, MachineCheck, MachineConfig, Refusal};
+use crate::profile::Traits;
+use crate::{CpuId, MachineCheck, MachineConfig, ModuleProfile, Refusal};
 use cache_wb::WriteBack;
 use dynamic_pamt::DynamicPamt;
 use keys::KeyTable;
@@ -46,6 +51,7 @@ use td::Td;
 use tdmr::Tdmr;
 
 pub use assigned::{AssignedKind, AssignedRun};
+pub use exit::{AfterExit, TdExit};
 pub use guest::GuestOutcome;
 
 /// The module's global state.
@@ -73,6 +79,8 @@ pub(crate) enum Answer {
 /// The module.
 #[derive(Clone, Debug)]
 pub(crate) struct Module {
+    /// What this version does differently from others.
+    traits: &'static Traits,
     dead: bool,
     state: SysState,
     /// By CPU.
@@ -94,6 +102,10 @@ pub(crate) struct Module {
     write_back: Vec<WriteBack>,
     /// VCPUs that are inside, by the CPU they run on.
     running: BTreeMap<CpuId, guest::Running>,
+    /// IA32_TSC_ADJUST when SYS.INIT ran.
+    tsc_adjust: u64,
+    /// What the module before this one left when it was shut down.
+    handoff: Option<Box<Self>>,
     /// SYS.DISABLE has begun: pieces of memory it has cleared.
     disabling: Option<usize>,
 }
@@ -102,6 +114,7 @@ impl Module {
     /// Loaded by the BIOS, never called.
     pub(crate) fn new(config: &MachineConfig) -> Self {
         Self {
+            traits: config.module.unwrap_or(ModuleProfile::V1_5_01).traits(),
             dead: false,
             state: SysState::InitPending,
             lp_init_done: vec![false; config.package_of_cpu.len()],
@@ -116,6 +129,8 @@ impl Module {
             tds: BTreeMap::new(),
             write_back: vec![WriteBack::default(); config.packages() as usize],
             running: BTreeMap::new(),
+            tsc_adjust: 0,
+            handoff: None,
             disabling: None,
         }
     }
@@ -124,6 +139,32 @@ impl Module {
     pub(crate) fn skip_to_lp_init_done(&mut self) {
         self.state = SysState::InitDone;
         self.lp_init_done.fill(true);
+    }
+
+    /// The module is loaded in the place of `old`, whose handoff data stay if there are any.
+    pub(crate) fn inherit(&mut self, old: Self) {
+        self.handoff = match old.state {
+            SysState::Shutdown => Some(Box::new(old)),
+            _ => old.handoff,
+        };
+    }
+
+    /// Handoff data lie where SYS.UPDATE looks for them.
+    fn has_handoff_data(&self) -> bool {
+        self.handoff.is_some()
+    }
+
+    /// TDs, keys, PAMT and TDMRs are those of the module before.
+    fn take_over(&mut self, old: Self) {
+        self.packages_with_key = old.packages_with_key;
+        self.global_key = old.global_key;
+        self.keys = old.keys;
+        self.tdmrs = old.tdmrs;
+        self.pamt = old.pamt;
+        self.dynamic_pamt = old.dynamic_pamt;
+        self.tds = old.tds;
+        self.write_back = old.write_back;
+        self.state = SysState::Ready;
     }
 
     pub(crate) fn is_dead(&self) -> bool {

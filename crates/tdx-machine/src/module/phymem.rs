@@ -4,28 +4,45 @@
 use tdx_abi::{Operand, PageSize, PhysAddr, Status, StatusCode};
 
 use super::Module;
-use super::call::{Call, Leaf, Stop, operand};
+use super::call::{Call, Leaf, operand};
 use super::pamt::{Found, PageType};
 use super::td::{Lifecycle, lines_of};
-use crate::{LockMode, Refusal};
+use crate::LockMode;
+
+/// Bit of the page type that says the entry is a node, not a page.
+const NON_LEAF: u64 = 1 << 63;
 
 impl Module {
     pub(super) fn phymem_page_rdmd(&mut self, call: &mut Call) -> Leaf {
         call.clear_outputs();
-        let level = call.input.rcx & 0b111;
-        if self.dynamic_pamt.is_some() && matches!(level, 1 | 2) {
-            // With dynamic PAMT the level of the smallest page asked for; how the answer shows a
-            // pair is not known to us.
-            return Err(Stop::Refused(Refusal::LeafNotModelled { leaf: call.input.leaf_call().leaf() }));
+        let address = call.input.rcx;
+        if self.dynamic_pamt.is_some() {
+            return self.rdmd_dynamic(call, address);
         }
-        let found = self.walk(call, PhysAddr::new(call.input.rcx), Operand::RCX, LockMode::Shared)?;
-        if found.entry.page_type == PageType::Nda && self.is_taken(found.page) {
+        let found = self.walk(call, PhysAddr::new(address), Operand::RCX, LockMode::Shared)?;
+        call.show_page_and_epoch(found);
+        Ok(Status::SUCCESS)
+    }
+
+    /// With dynamic PAMT bits 2:0 say at which level the walk ends at the latest.
+    fn rdmd_dynamic(&mut self, call: &mut Call, address: u64) -> Leaf {
+        let Some(level) = PageSize::from_level(address & 0b111) else {
+            return operand(StatusCode::OPERAND_INVALID, Operand::RCX);
+        };
+        let address = PhysAddr::new(address & !0b111);
+        let found = self.walk_to(call, address, Operand::RCX, LockMode::Shared, level)?;
+        if level == PageSize::Size4K && found.entry.page_type == PageType::Nda && self.is_taken(found.page) {
             call.out.rcx = PageType::Pamt as u64;
             return Ok(Status::SUCCESS);
         }
-        call.show_page(found);
-        if matches!(found.entry.page_type, PageType::Reg | PageType::Ept) {
-            call.out.r9 = found.entry.epoch;
+        let pair = self.dynamic_pamt.as_ref().and_then(|dynamic| dynamic.pair(found.page));
+        match (found.entry.page_type, pair) {
+            (PageType::Pamt, Some([first, second])) => {
+                call.out.rcx = NON_LEAF | PageType::Pamt as u64;
+                call.out.r8 = found.level as u64;
+                (call.out.r10, call.out.r11) = (first.start().get(), second.start().get());
+            }
+            _ => call.show_page_and_epoch(found),
         }
         Ok(Status::SUCCESS)
     }
@@ -85,5 +102,13 @@ impl Call<'_> {
         self.out.rcx = found.entry.page_type as u64;
         self.out.rdx = found.entry.owner.start().get();
         self.out.r8 = found.level as u64;
+    }
+
+    /// As [`Self::show_page`], and R9 the epoch of pages that can be blocked.
+    fn show_page_and_epoch(&mut self, found: Found) {
+        self.show_page(found);
+        if matches!(found.entry.page_type, PageType::Reg | PageType::Ept) {
+            self.out.r9 = found.entry.epoch;
+        }
     }
 }

@@ -64,8 +64,10 @@ impl Module {
             return Err(StatusCode::PAMT_PAGE_NOT_EMPTY.with((index / ENTRIES_PER_PAGE) as u32).into());
         }
         self.remove_pair(call, large, pair)?;
-        self.pamt.free(large, PageSize::Size2M);
         let [first, second] = pair;
+        // The entry keeps the first page's address where a leaf has the owner's page number.
+        let stale = Page::new(first.start().get() << 4 >> 12);
+        self.pamt.set(large, PageSize::Size2M, Entry { owner: stale, ..Entry::FREE });
         (call.out.rdx, call.out.r8) = (first.start().get(), second.start().get());
         Ok(Status::SUCCESS)
     }

@@ -1,7 +1,8 @@
 //! The Secure EPT of a TD: entries by level and guest page, the walk, and how an entry looks in
 //! registers.
 //!
-//! Level 3 is the root, whose page is part of TDCS; an entry of level n maps 4 KiB << 9 n.
+//! Level 3 is the root, level 4 with five levels; its page is part of TDCS. An entry of level n maps
+//! 4 KiB << 9 n.
 
 use tdx_abi::{LineRange, Operand, PAGE_SIZE, Page, PageSize, PhysAddr, StatusCode};
 
@@ -11,10 +12,8 @@ use super::locks::LockId;
 use crate::LockMode;
 use crate::tree::Tree;
 
-/// Level of the root entries.
-pub(super) const ROOT: u64 = 3;
-/// Guest addresses from here on are shared (four levels).
-const SHARED_GPA: u64 = 1 << 47;
+/// Highest level of root entries: that of a TD with five levels.
+const HIGHEST_ROOT: u64 = 4;
 /// Bytes of an entry.
 const ENTRY: u64 = 8;
 
@@ -64,7 +63,7 @@ impl State {
     }
 
     /// The number in RDX.
-    const fn code(self) -> u64 {
+    pub(super) const fn code(self) -> u64 {
         match self {
             Self::Free => 0,
             Self::Blocked => 1,
@@ -87,31 +86,32 @@ pub(super) struct Entry {
 impl Entry {
     pub(super) const FREE: Self = Self { state: State::Free, page: Page::new(0) };
 
-    /// The architectural entry as RCX shows it.
-    fn shown(self) -> u64 {
+    /// The architectural entry as RCX shows it; `present` are bits that newer modules show in every
+    /// entry that is not free.
+    fn shown(self, present: u64) -> u64 {
         /// Suppress #VE.
         const SUPPRESS_VE: u64 = 1 << 63;
         let leaf = SUPPRESS_VE | 0xf0 | self.page.start().get();
         match self.state {
             State::Free => SUPPRESS_VE,
-            State::NonLeafMapped => 0b111,
+            State::NonLeafMapped => present | 0b111,
             State::NonLeafBlocked => 0,
-            State::Mapped => leaf | 0b111,
+            State::Mapped => leaf | present | 0b111,
             State::Blocked | State::Pending | State::PendingBlocked => leaf,
         }
     }
 }
 
-/// Entries of the four levels, by guest page number at that level. An entry below a free one is
+/// Entries of the levels, by guest page number at that level. An entry below a free one is
 /// free.
 #[derive(Clone, Debug)]
 pub(super) struct Sept {
-    levels: [Tree<Entry>; ROOT as usize + 1],
+    levels: [Tree<Entry>; HIGHEST_ROOT as usize + 1],
 }
 
 impl Sept {
     pub(super) fn new() -> Self {
-        Self { levels: [const { Tree::new(Entry::FREE) }; ROOT as usize + 1] }
+        Self { levels: [const { Tree::new(Entry::FREE) }; HIGHEST_ROOT as usize + 1] }
     }
 
     pub(super) fn get(&self, level: u64, number: u64) -> Entry {
@@ -159,9 +159,9 @@ impl GuestPage {
         Ok(Self { level, number: address >> shift })
     }
 
-    /// Refuses addresses that the guest shares with the host.
-    pub(super) fn check_private(self) -> Result<(), Stop> {
-        if self.number << (12 + 9 * self.level) >= SHARED_GPA {
+    /// Refuses addresses that the guest shares with the host: from `shared` on.
+    pub(super) fn check_private(self, shared: u64) -> Result<(), Stop> {
+        if self.number << (12 + 9 * self.level) >= shared {
             return operand(StatusCode::OPERAND_INVALID, Operand::RCX);
         }
         Ok(())
@@ -190,7 +190,7 @@ impl Module {
         guest: GuestPage,
         lock: TreeLock,
     ) -> Result<Entry, Stop> {
-        guest.check_private()?;
+        guest.check_private(self.td(tdr)?.shared_gpa())?;
         if let TreeLock::Take(mode) = lock
             && self.locks.acquire(LockId::SeptTree(tdr), mode).is_err()
         {
@@ -207,8 +207,9 @@ impl Module {
     /// The entry where a walk to this guest page ends, and its level: above the one asked for if
     /// the way is cut.
     pub(super) fn sept_find(&self, tdr: Page, guest: GuestPage) -> Result<(u64, Entry), Stop> {
-        let sept = &self.td(tdr)?.sept;
-        let mut level = ROOT;
+        let td = self.td(tdr)?;
+        let sept = &td.sept;
+        let mut level = td.root();
         loop {
             let entry = sept.get(level, guest.number >> (9 * (level - guest.level)));
             if level == guest.level || entry.state != State::NonLeafMapped {
@@ -223,7 +224,7 @@ impl Module {
         let td = self.td_mut(tdr)?;
         let key = td.key;
         td.sept.set(guest.level, guest.number, 1, entry);
-        if guest.level == ROOT {
+        if guest.level == self.td(tdr)?.root() {
             return self.store_tdcs(call, tdr);
         }
         let parent = self.td(tdr)?.sept.get(guest.level + 1, guest.number >> 9);
@@ -259,7 +260,8 @@ impl Module {
 impl Call<'_> {
     /// RCX and RDX show the entry where a leaf stopped.
     pub(super) fn show(&mut self, level: u64, entry: Entry) {
-        self.out.rcx = entry.shown();
+        let present = self.hardware.config.module.map_or(0, |module| module.traits().sept_entry_bits);
+        self.out.rcx = entry.shown(present);
         self.out.rdx = level | entry.state.code() << 8;
     }
 

@@ -7,13 +7,19 @@ use super::Module;
 use super::call::{Call, Stop, operand};
 use super::locks::LockId;
 use super::pamt::PageType;
-use super::sept::Sept;
+use super::sept::{GuestPage, Sept};
 use crate::{CpuId, LockMode};
 
 /// Pages of TDCS that every TD has; one more for each L2 VM.
 pub(super) const MIN_TDCS_PAGES: u64 = 6;
 /// Most pages of TDCS.
 pub(super) const MAX_TDCS_PAGES: u64 = 9;
+
+/// Bits of ATTRIBUTES.
+const SEPT_VE_DISABLE: u64 = 1 << 28;
+/// Bits of CONFIG_FLAGS.
+pub(super) const GPAW: u64 = 1 << 0;
+const NO_RBP_MOD: u64 = 1 << 2;
 
 /// Where a TD is between MNG.CREATE and the RECLAIM of its TDR.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,12 +30,12 @@ pub(super) enum Lifecycle {
     Teardown,
 }
 
-/// OP_STATE, without migration.
+/// OP_STATE, without migration, with its number in a status.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum OpState {
-    Uninitialized,
-    Initialized,
-    Runnable,
+    Uninitialized = 0,
+    Initialized = 1,
+    Runnable = 2,
 }
 
 impl OpState {
@@ -43,12 +49,27 @@ impl OpState {
     pub(super) const RUNNABLE: &'static [Self] = &[Self::Runnable];
 }
 
+/// State of a VCPU, with its number in a status.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum VcpuState {
+    #[default]
+    Uninitialized = 0,
+    Ready = 2,
+    Active = 4,
+    /// A triple fault: it cannot be entered any more.
+    Disabled = 8,
+}
+
 /// A VCPU.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Vcpu {
     /// TDCX pages, the root page not counted.
     pub(super) pages: Vec<Page>,
-    pub(super) initialised: bool,
+    pub(super) state: VcpuState,
+    /// What VP.INIT set.
+    pub(super) x2apic_id: u32,
+    /// A #VE was injected, and the guest has not asked for its cause.
+    pub(super) has_ve_info: bool,
     /// The LP that may hold its VMCS.
     pub(super) associated: Option<CpuId>,
 }
@@ -68,6 +89,14 @@ pub(super) struct Td {
     pub(super) op_state: OpState,
     pub(super) max_vcpus: u32,
     pub(super) l2_vms: u8,
+    pub(super) attributes: u64,
+    pub(super) xfam: u64,
+    pub(super) config_flags: u64,
+    /// Five levels of EPT.
+    pub(super) five_levels: bool,
+    /// Pages of 4 KiB that an interrupted ACCEPT of a large page has written, by guest page
+    /// number.
+    accepting: BTreeMap<u64, u64>,
     /// Initialised VCPUs.
     pub(super) vcpu_count: u32,
     /// VCPUs that some LP holds.
@@ -91,12 +120,63 @@ impl Td {
             op_state: OpState::Uninitialized,
             max_vcpus: 0,
             l2_vms: 0,
+            attributes: 0,
+            xfam: 0,
+            config_flags: 0,
+            five_levels: false,
+            accepting: BTreeMap::new(),
             vcpu_count: 0,
             associated: 0,
             epoch: 0,
             sept: Sept::new(),
             vcpus: BTreeMap::new(),
         }
+    }
+
+    /// The bit of a guest address that makes it shared: 47, or 51 with wide guest addresses.
+    pub(super) fn shared_gpa(&self) -> u64 {
+        if self.config_flags & GPAW != 0 { 1 << 51 } else { 1 << 47 }
+    }
+
+    /// Level of the root entries of Secure EPT.
+    pub(super) fn root(&self) -> u64 {
+        if self.five_levels { 4 } else { 3 }
+    }
+
+    /// A debug TD: the host may read and write its state.
+    pub(super) fn is_debug(&self) -> bool {
+        self.attributes & 1 != 0
+    }
+
+    /// An access to a pending page is an EPT violation, not #VE.
+    pub(super) fn sept_ve_disable(&self) -> bool {
+        self.attributes & SEPT_VE_DISABLE != 0
+    }
+
+    /// VP.ENTER does not modify RBP.
+    pub(super) fn keeps_rbp(&self) -> bool {
+        self.config_flags & NO_RBP_MOD != 0
+    }
+
+    /// Pages of 4 KiB of a pending large page that ACCEPT has written.
+    pub(super) fn accepted_so_far(&self, guest: GuestPage) -> u64 {
+        if guest.level == 1 { self.accepting.get(&guest.number).copied().unwrap_or(0) } else { 0 }
+    }
+
+    /// Sets it; 0 if the page is not pending any more.
+    pub(super) fn set_accepted_so_far(&mut self, guest: GuestPage, pages: u64) {
+        if guest.level == 1 {
+            if pages == 0 {
+                self.accepting.remove(&guest.number);
+            } else {
+                self.accepting.insert(guest.number, pages);
+            }
+        }
+    }
+
+    /// Its measurement has begun and is not final.
+    pub(super) fn is_being_built(&self) -> bool {
+        self.op_state == OpState::Initialized
     }
 
     /// Must pages be blocked and tracked before the host may take them away?
@@ -191,9 +271,21 @@ impl Module {
             }
         }
         if !allowed.contains(&op_state) {
-            return Err(StatusCode::OP_STATE_INCORRECT.into());
+            return Err(self.op_state_incorrect(op_state));
         }
         Ok(())
+    }
+
+    /// The status says the state in newer modules.
+    pub(super) fn op_state_incorrect(&self, state: OpState) -> Stop {
+        let details = if self.traits.state_in_status { state as u32 } else { 0 };
+        StatusCode::OP_STATE_INCORRECT.with(details).into()
+    }
+
+    /// The status says the state in newer modules.
+    pub(super) fn vcpu_state_incorrect(&self, state: VcpuState) -> Stop {
+        let details = if self.traits.state_in_status { state as u32 } else { 0 };
+        StatusCode::VCPU_STATE_INCORRECT.with(details).into()
     }
 
     /// Stores to TDR: its lines are dirty under the global key.

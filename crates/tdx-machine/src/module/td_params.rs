@@ -1,13 +1,11 @@
 //! TD_PARAMS: what MNG.INIT accepts, in the order in which it looks.
-//!
-//! What depends on the CPU is that of the recorded platform: XFAM x87, SSE and AVX, four levels of
-//! EPT. What nobody recorded (other ATTRIBUTES, CPUID configuration) is refused.
 
 use tdx_abi::{Operand, StatusCode};
 
-use super::call::{Stop, operand};
-use super::td::MIN_TDCS_PAGES;
-use crate::Refusal;
+use super::Module;
+use super::call::{Call, Stop, operand};
+use super::info::{ARCH_CAPABILITIES_CONFIG_MASK, CPUID_CONFIG_LEAVES, CPUID_CONFIG_VALUES};
+use super::td::{GPAW, MIN_TDCS_PAGES};
 
 /// Bytes of TD_PARAMS.
 pub(super) const TD_PARAMS_BYTES: usize = 1024;
@@ -20,82 +18,160 @@ const MSR_CONFIG_CTLS: usize = 19;
 const EPTP_CONTROLS: usize = 24;
 const CONFIG_FLAGS: usize = 32;
 const TSC_FREQUENCY: usize = 40;
+const RESERVED_1_END: usize = 80;
+const ARCH_CAPABILITIES: usize = 224;
+const RESERVED_2: usize = 232;
 const CPUID_CONFIG: usize = 256;
 
-/// SEPT_VE_DISABLE and PERFMON: the attributes that were seen to be accepted.
-pub(super) const KNOWN_ATTRIBUTES: u64 = 1 << 28 | 1 << 63;
+/// Bits of ATTRIBUTES that exclude each other: a migratable TD is no debug TD and has no PERFMON.
+const MIGRATABLE: u64 = 1 << 29;
+const DEBUG_OR_PERFMON: u64 = 1 << 0 | 1 << 63;
 /// x87 and SSE, which every TD has.
-pub(super) const XFAM_LEAST: u64 = 0b011;
-/// And AVX.
-pub(super) const XFAM_MOST: u64 = 0b111;
-/// Write-back, four levels, no accessed and dirty bits.
+const XFAM_LEAST: u64 = 0b011;
+/// Bits of CONFIG_FLAGS that exclude each other: MAXGPA_VIRT and MAXPA_VIRT.
+const GPA_AND_PA_WIDTH: u64 = 0b11 << 3;
+/// Write-back, four or five levels, no accessed and dirty bits.
 const EPTP_4_LEVELS: u64 = 0x1e;
+const EPTP_5_LEVELS: u64 = 0x26;
 /// Units of 25 MHz.
 const TSC_FREQUENCIES: core::ops::RangeInclusive<u64> = 4..=400;
 
+const OPERAND_ATTRIBUTES: Operand = Operand(64);
 const OPERAND_XFAM: Operand = Operand(65);
 const OPERAND_EXEC_CONTROLS: Operand = Operand(66);
 const OPERAND_EPTP_CONTROLS: Operand = Operand(67);
 const OPERAND_MAX_VCPUS: Operand = Operand(68);
+const OPERAND_CPUID_CONFIG: Operand = Operand(69);
 const OPERAND_TSC_FREQUENCY: Operand = Operand(70);
 const OPERAND_NUM_L2_VMS: Operand = Operand(71);
+const OPERAND_ARCH_CAPABILITIES: Operand = Operand(72);
+
+/// CPUID leaf 1 and leaf 7 in a CPUID_CONFIG id: leaf in bits 31:0, sub-leaf above.
+const LEAF_1: u64 = 0xffff_ffff_0000_0001;
+const LEAF_7: u64 = 0x7;
+/// HLE and RTM in EBX of leaf 7: a TD has both or neither.
+const HLE_AND_RTM: u64 = 1 << 4 | 1 << 11;
 
 /// What the module keeps of it.
 pub(super) struct TdParams {
+    pub(super) attributes: u64,
+    pub(super) xfam: u64,
+    pub(super) config_flags: u64,
+    pub(super) five_levels: bool,
     pub(super) max_vcpus: u32,
     pub(super) l2_vms: u8,
 }
 
-/// Checks the structure; `tdcs_pages` is what the TD has.
-pub(super) fn check(bytes: &[u8; TD_PARAMS_BYTES], tdcs_pages: u64) -> Result<TdParams, Stop> {
-    let number = |offset: usize, size: usize| {
-        bytes
-            .get(offset..offset + size)
-            .unwrap_or_default()
-            .iter()
-            .rev()
-            .fold(0, |value, byte| value << 8 | u64::from(*byte))
-    };
-    let is_zero = |from: usize, to: usize| bytes.get(from..to).unwrap_or_default().iter().all(|byte| *byte == 0);
-    let unknown = |offset: usize| Err(Stop::Refused(Refusal::TdParamsNotModelled { offset: offset as u64 }));
-    let invalid = |name: Operand| operand(StatusCode::OPERAND_INVALID, name);
+type Bytes = [u8; TD_PARAMS_BYTES];
 
-    if number(ATTRIBUTES, 8) & !KNOWN_ATTRIBUTES != 0 {
-        return unknown(ATTRIBUTES);
-    }
-    if !matches!(number(XFAM, 8), XFAM_LEAST | XFAM_MOST) {
-        return invalid(OPERAND_XFAM);
-    }
-    let max_vcpus = number(MAX_VCPUS, 2) as u32;
-    if max_vcpus == 0 {
-        return invalid(OPERAND_MAX_VCPUS);
-    }
-    let l2_vms = number(NUM_L2_VMS, 1);
-    if l2_vms > 3 {
-        return invalid(OPERAND_NUM_L2_VMS);
-    }
-    if tdcs_pages < MIN_TDCS_PAGES + l2_vms {
-        return Err(StatusCode::TDCS_NOT_ALLOCATED.into());
-    }
-    if !is_zero(MSR_CONFIG_CTLS + 1, EPTP_CONTROLS) {
-        return invalid(Operand::RDX);
-    }
-    // Bit 0 asks for wide GPAs, which four levels cannot have; bit 1 is FLEXIBLE_PENDING_VE.
-    if number(CONFIG_FLAGS, 8) & !0b11 != 0 {
-        return invalid(OPERAND_EXEC_CONTROLS);
-    }
-    if number(EPTP_CONTROLS, 8) != EPTP_4_LEVELS || number(CONFIG_FLAGS, 8) & 1 != 0 {
-        return invalid(OPERAND_EPTP_CONTROLS);
-    }
-    if !TSC_FREQUENCIES.contains(&number(TSC_FREQUENCY, 2)) {
-        return invalid(OPERAND_TSC_FREQUENCY);
-    }
-    // Up to MRCONFIGID, then behind MROWNERCONFIG; bit 0 of MSR_CONFIG_CTLS is defined.
-    if !is_zero(TSC_FREQUENCY + 2, 80) || number(MSR_CONFIG_CTLS, 1) & !1 != 0 || !is_zero(224, CPUID_CONFIG) {
-        return invalid(Operand::RDX);
-    }
-    if !is_zero(CPUID_CONFIG, TD_PARAMS_BYTES) {
-        return unknown(CPUID_CONFIG);
-    }
-    Ok(TdParams { max_vcpus, l2_vms: l2_vms as u8 })
+fn number(bytes: &Bytes, offset: usize, size: usize) -> u64 {
+    let field = bytes.get(offset..offset + size).unwrap_or_default();
+    field.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
 }
+
+fn is_zero(bytes: &Bytes, from: usize, to: usize) -> bool {
+    bytes.get(from..to).unwrap_or_default().iter().all(|byte| *byte == 0)
+}
+
+/// XFAM bits come in groups: AVX-512 with AVX and whole, CET whole, AMX whole.
+fn is_consistent(xfam: u64) -> bool {
+    let whole = |bits: u64| xfam & bits == 0 || xfam & bits == bits;
+    let avx = xfam & 1 << 2 != 0;
+    xfam & XFAM_LEAST == XFAM_LEAST
+        && whole(0b111 << 5)
+        && (xfam & 0b111 << 5 == 0 || avx)
+        && whole(0b11 << 11)
+        && whole(0b11 << 17)
+}
+
+impl Module {
+    /// Checks the structure; `tdcs_pages` is what the TD has. RCX says which CPUID leaf is wrong.
+    pub(super) fn check_td_params(&self, call: &mut Call, bytes: &Bytes, tdcs_pages: u64) -> Result<TdParams, Stop> {
+        let invalid = |name: Operand| operand(StatusCode::OPERAND_INVALID, name);
+        let cpu = call.hardware.config.td_cpu;
+        let attributes = number(bytes, ATTRIBUTES, 8);
+        let conflict = attributes & MIGRATABLE != 0 && attributes & DEBUG_OR_PERFMON != 0;
+        if attributes & !self.traits.attributes != 0 || conflict {
+            return invalid(OPERAND_ATTRIBUTES);
+        }
+        let xfam = number(bytes, XFAM, 8);
+        if xfam & !cpu.xfam() != 0 || !is_consistent(xfam) {
+            return invalid(OPERAND_XFAM);
+        }
+        let max_vcpus = number(bytes, MAX_VCPUS, 2);
+        if max_vcpus == 0 || max_vcpus > self.traits.max_vcpus {
+            return invalid(OPERAND_MAX_VCPUS);
+        }
+        let l2_vms = number(bytes, NUM_L2_VMS, 1);
+        if l2_vms > 3 {
+            return invalid(OPERAND_NUM_L2_VMS);
+        }
+        if tdcs_pages < MIN_TDCS_PAGES + l2_vms {
+            return Err(StatusCode::TDCS_NOT_ALLOCATED.into());
+        }
+        if !is_zero(bytes, MSR_CONFIG_CTLS + 1, EPTP_CONTROLS) {
+            return invalid(Operand::RDX);
+        }
+        let config_flags = number(bytes, CONFIG_FLAGS, 8);
+        let conflict = config_flags & GPA_AND_PA_WIDTH == GPA_AND_PA_WIDTH;
+        if config_flags & !self.traits.config_flags != 0 || conflict {
+            return invalid(OPERAND_EXEC_CONTROLS);
+        }
+        let five_levels = match number(bytes, EPTP_CONTROLS, 8) {
+            // Wide guest addresses need five levels.
+            EPTP_4_LEVELS if config_flags & GPAW == 0 => false,
+            EPTP_5_LEVELS if cpu.has_five_levels() => true,
+            _ => return invalid(OPERAND_EPTP_CONTROLS),
+        };
+        if !TSC_FREQUENCIES.contains(&number(bytes, TSC_FREQUENCY, 2)) {
+            return invalid(OPERAND_TSC_FREQUENCY);
+        }
+        self.check_tsc_adjust(call)?;
+        // Up to MRCONFIGID, then behind MROWNERCONFIG; bit 0 of MSR_CONFIG_CTLS is defined.
+        let reserved = is_zero(bytes, TSC_FREQUENCY + 2, RESERVED_1_END)
+            && number(bytes, MSR_CONFIG_CTLS, 1) & !1 == 0
+            && is_zero(bytes, RESERVED_2, CPUID_CONFIG);
+        if !reserved {
+            return invalid(Operand::RDX);
+        }
+        self.check_cpuid_config(call, bytes)?;
+        let capabilities = number(bytes, ARCH_CAPABILITIES, 8);
+        let configured = number(bytes, MSR_CONFIG_CTLS, 1) & 1 == 1;
+        let mask = if configured { self.constant(ARCH_CAPABILITIES_CONFIG_MASK) } else { 0 };
+        if capabilities & !mask != 0 {
+            return invalid(OPERAND_ARCH_CAPABILITIES);
+        }
+        Ok(TdParams { attributes, xfam, config_flags, five_levels, max_vcpus: max_vcpus as u32, l2_vms: l2_vms as u8 })
+    }
+
+    /// Each configurable leaf has only bits that can be configured, in ascending order of leafs;
+    /// behind the last one all is 0.
+    fn check_cpuid_config(&self, call: &mut Call, bytes: &Bytes) -> Result<(), Stop> {
+        let count = self.traits.cpuid_configs;
+        let mut order: alloc::vec::Vec<(u64, u64)> =
+            (0..count).map(|index| (self.constant(CPUID_CONFIG_LEAVES + index), index)).collect();
+        order.sort_by_key(|(leaf, _)| (leaf & 0xffff_ffff, leaf >> 32));
+        for (leaf, index) in order {
+            let at = CPUID_CONFIG + 16 * index as usize;
+            let (low, high) = (number(bytes, at, 8), number(bytes, at + 8, 8));
+            let allowed = |half: u64| self.constant(CPUID_CONFIG_VALUES + 2 * index + half);
+            let family = low & 0xffff_ffff;
+            let tsx = low >> 32 & HLE_AND_RTM;
+            let wrong = low & !allowed(0) != 0
+                || high & !allowed(1) != 0
+                || (leaf == LEAF_1 && family != 0 && family != self.constant(PLATFORM_FMS))
+                || (leaf == LEAF_7 && tsx != 0 && tsx != HLE_AND_RTM);
+            if wrong {
+                call.out.rcx = leaf;
+                return operand(StatusCode::OPERAND_INVALID, OPERAND_CPUID_CONFIG);
+            }
+        }
+        if !is_zero(bytes, CPUID_CONFIG + 16 * count as usize, TD_PARAMS_BYTES) {
+            return operand(StatusCode::OPERAND_INVALID, Operand::RDX);
+        }
+        Ok(())
+    }
+}
+
+/// PKG_FMS of package 0: family, model and stepping as CPUID leaf 1 has them.
+const PLATFORM_FMS: u64 = 0x0000_0002_0000_0001;

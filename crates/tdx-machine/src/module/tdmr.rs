@@ -1,5 +1,4 @@
-//! The TDMR table that SYS.CONFIG accepted, and SYS.TDMR.INIT, which makes it usable 4 MiB at a
-//! time.
+//! The TDMR table that SYS.CONFIG accepted, and SYS.TDMR.INIT, which makes it usable piece by piece.
 
 use alloc::{sync::Arc, vec::Vec};
 use tdx_abi::{KeyId, Line, LineRange, Operand, PAGE_SIZE, Page, PageRange, PageSize, PhysAddr, StatusCode, TdmrInfo};
@@ -13,8 +12,8 @@ use crate::LockMode;
 /// Bytes of a TDMR that one SYS.TDMR.INIT initialises: the entries of 1024 pages fill four pages of
 /// PAMT_4K.
 const CHUNK: u64 = 4 << 20;
-/// Calls for each GiB.
-const CHUNKS_PER_GIB: u64 = PageSize::Size1G.bytes() / CHUNK;
+/// The same with Dynamic PAMT: 4096 pages, eight lines of the bitmap.
+const DYNAMIC_CHUNK: u64 = 16 << 20;
 
 /// A TDMR.
 #[derive(Clone, Debug)]
@@ -22,13 +21,15 @@ pub(super) struct Tdmr {
     pub(super) range: PageRange,
     info: Arc<TdmrInfo>,
     reserved: Arc<Vec<PageRange>>,
-    /// Chunks initialised so far.
+    /// Bytes that one call initialises.
+    chunk: u64,
+    /// Bytes initialised so far.
     done: u64,
 }
 
 impl Tdmr {
     /// From an entry that passed every check; reserved areas become page ranges.
-    pub(super) fn new(info: &TdmrInfo) -> Self {
+    pub(super) fn new(info: &TdmrInfo, dynamic: bool) -> Self {
         let pages =
             |base: u64, size: u64| PageRange::new(Page::new(base / PAGE_SIZE), Page::new((base + size) / PAGE_SIZE));
         let reserved = info.reserved.iter().filter(|area| area.size != 0);
@@ -36,6 +37,7 @@ impl Tdmr {
             range: pages(info.base, info.size),
             reserved: Arc::new(reserved.map(|area| pages(info.base + area.offset, area.size)).collect()),
             info: Arc::new(*info),
+            chunk: if dynamic { DYNAMIC_CHUNK } else { CHUNK },
             done: 0,
         }
     }
@@ -56,12 +58,12 @@ impl Tdmr {
     /// Is the GiB around this page completely initialised?
     pub(super) fn is_usable(&self, page: Page) -> bool {
         let gib = (page.index() - self.range.start().index()) / PageSize::Size1G.pages();
-        gib < self.done / CHUNKS_PER_GIB
+        gib < self.done / PageSize::Size1G.bytes()
     }
 
     /// Is all of it initialised?
     pub(super) fn is_complete(&self) -> bool {
-        self.done * CHUNK >= self.range.bytes()
+        self.done >= self.range.bytes()
     }
 
     /// All lines of the PAMT of one level.
@@ -93,12 +95,11 @@ impl Module {
         }
         let key = self.global_key();
         let Some(tdmr) = self.tdmrs.get_mut(index) else { return operand(StatusCode::OPERAND_INVALID, Operand::RCX) };
-        let chunk = tdmr.done;
-        if chunk * CHUNK >= tdmr.range.bytes() {
+        if tdmr.is_complete() {
             return Ok(StatusCode::TDMR_ALREADY_INITIALIZED.with(0));
         }
-        let first = Page::new(tdmr.range.start().index() + chunk * CHUNK / PAGE_SIZE);
-        let pages = PageRange::new(first, Page::new(first.index() + CHUNK / PAGE_SIZE));
+        let first = Page::new(tdmr.range.start().index() + tdmr.done / PAGE_SIZE);
+        let pages = PageRange::new(first, Page::new(first.index() + tdmr.chunk / PAGE_SIZE));
         for reserved in tdmr.reserved.iter() {
             let reserved = pages.intersection(*reserved);
             match &mut self.dynamic_pamt {
@@ -106,30 +107,30 @@ impl Module {
                 None => self.pamt.reserve(reserved),
             }
         }
-        write_pamt(call, tdmr, chunk, key, self.dynamic_pamt.is_some())?;
-        tdmr.done += 1;
-        let gibs = tdmr.done / CHUNKS_PER_GIB;
-        call.out.rdx = base.get() + gibs * PageSize::Size1G.bytes();
+        write_pamt(call, tdmr, key, self.dynamic_pamt.is_some())?;
+        tdmr.done += tdmr.chunk;
+        call.out.rdx = base.get() + tdmr.done / PageSize::Size1G.bytes() * PageSize::Size1G.bytes();
         Ok(tdx_abi::Status::SUCCESS)
     }
 }
 
-/// The PAMT lines one call writes: four whole pages of PAMT_4K past the cache; two entries of
-/// PAMT_2M and, when the GiB is complete, one of PAMT_1G, each by ordinary stores to a line that
-/// was zeroed past the cache when its first entry came. The bitmap of dynamic PAMT is written in
-/// the same two ways, two lines of it.
-fn write_pamt(call: &mut Call, tdmr: &Tdmr, chunk: u64, key: KeyId, dynamic: bool) -> Result<(), super::call::Stop> {
+/// The PAMT lines one call writes: whole pages of PAMT_4K past the cache; entries of PAMT_2M and,
+/// when the GiB is complete, one of PAMT_1G, each by ordinary stores to a line that was zeroed past
+/// the cache when its first entry came. The bitmap of dynamic PAMT is written in the same two ways.
+fn write_pamt(call: &mut Call, tdmr: &Tdmr, key: KeyId, dynamic: bool) -> Result<(), super::call::Stop> {
+    let entries = |level: PageSize, bytes: u64| bytes / level.bytes() * ENTRY;
     if dynamic {
-        let bytes = CHUNK / PAGE_SIZE / PAGES_PER_BITMAP_BYTE;
-        write_entries(call, tdmr, PageSize::Size4K, chunk * bytes, bytes, key)?;
+        let bitmap = |bytes: u64| bytes / PAGE_SIZE / PAGES_PER_BITMAP_BYTE;
+        write_entries(call, tdmr, PageSize::Size4K, bitmap(tdmr.done), bitmap(tdmr.chunk), key)?;
     } else {
-        let bytes = CHUNK / PAGE_SIZE * ENTRY;
-        call.direct_store(tdmr.pamt_lines(PageSize::Size4K, chunk * bytes, bytes), key);
+        let (first, bytes) = (entries(PageSize::Size4K, tdmr.done), entries(PageSize::Size4K, tdmr.chunk));
+        call.direct_store(tdmr.pamt_lines(PageSize::Size4K, first, bytes), key);
     }
-    let bytes_2m = CHUNK / PageSize::Size2M.bytes() * ENTRY;
-    write_entries(call, tdmr, PageSize::Size2M, chunk * bytes_2m, bytes_2m, key)?;
-    if (chunk + 1).is_multiple_of(CHUNKS_PER_GIB) {
-        write_entries(call, tdmr, PageSize::Size1G, chunk / CHUNKS_PER_GIB * ENTRY, ENTRY, key)?;
+    let (first, bytes) = (entries(PageSize::Size2M, tdmr.done), entries(PageSize::Size2M, tdmr.chunk));
+    write_entries(call, tdmr, PageSize::Size2M, first, bytes, key)?;
+    if (tdmr.done + tdmr.chunk).is_multiple_of(PageSize::Size1G.bytes()) {
+        let first = entries(PageSize::Size1G, tdmr.done);
+        write_entries(call, tdmr, PageSize::Size1G, first, ENTRY, key)?;
     }
     Ok(())
 }

@@ -3,9 +3,9 @@
 use tdx_abi::{KeyId, Operand, Page, PageSize, Status, StatusCode};
 
 use super::Module;
-use super::call::{Call, Leaf, Stop};
+use super::call::{Call, Leaf, Stop, operand};
 use super::pamt::PageType;
-use super::td::{Lifecycle, OpState, Vcpu, lines_of};
+use super::td::{Lifecycle, OpState, Vcpu, VcpuState, lines_of};
 use crate::LockMode;
 
 /// Pages of TDVPS that every VCPU has, its root page included; three more for each L2 VM.
@@ -32,8 +32,9 @@ impl Module {
         let (tdvpr, tdr) = self.find_vcpu(call, call.input.rdx, Operand::RDX)?;
         self.enter_td(call, tdr, true, OpState::BUILDING)?;
         let vcpu = self.vcpu_mut(tdr, tdvpr)?;
-        if vcpu.initialised {
-            return Err(StatusCode::VCPU_STATE_INCORRECT.into());
+        if vcpu.state != VcpuState::Uninitialized {
+            let state = vcpu.state;
+            return Err(self.vcpu_state_incorrect(state));
         }
         if vcpu.pages.len() as u64 + 1 >= MAX_TDVPS_PAGES {
             return Err(StatusCode::TDCX_NUM_INCORRECT.into());
@@ -46,24 +47,49 @@ impl Module {
         Ok(Status::SUCCESS)
     }
 
+    /// Version 1 names the x2APIC id of the VCPU, which no other has, and locks TDR exclusively.
     pub(super) fn vp_init(&mut self, call: &mut Call) -> Leaf {
-        let (tdvpr, tdr) = self.find_vcpu(call, call.input.rcx, Operand::RCX)?;
+        if self.traits.vp_init_checks_tsc_first {
+            self.check_tsc_adjust(call)?;
+        }
+        let version = call.version();
+        if version > 1 {
+            return operand(StatusCode::OPERAND_INVALID, Operand::RAX);
+        }
+        let tdvpr = self.find_page(call, call.input.rcx, Operand::RCX, LockMode::Exclusive, PageType::Tdvpr)?;
+        let tdr = self.pamt.get(tdvpr, PageSize::Size4K).owner;
+        let mode = if version == 0 { LockMode::Shared } else { LockMode::Exclusive };
+        self.lock_entry(call, tdr, PageSize::Size4K, mode, Operand::TDR)?;
         self.enter_td(call, tdr, true, OpState::BUILDING)?;
         self.check_tdvps_size(tdr, tdvpr)?;
+        let state = self.vcpu_mut(tdr, tdvpr)?.state;
+        if state != VcpuState::Uninitialized {
+            return Err(self.vcpu_state_incorrect(state));
+        }
+        if !self.traits.vp_init_checks_tsc_first {
+            self.check_tsc_adjust(call)?;
+        }
         let cpu = call.cpu;
         let td = self.td_mut(tdr)?;
-        let (max, count) = (td.max_vcpus, td.vcpu_count);
-        let Some(vcpu) = td.vcpus.get_mut(&tdvpr) else { return Err(missing()) };
-        if vcpu.initialised {
-            return Err(StatusCode::VCPU_STATE_INCORRECT.into());
-        }
-        if count >= max {
+        if td.vcpu_count >= td.max_vcpus {
             return Err(StatusCode::MAX_VCPUS_EXCEEDED.into());
         }
-        vcpu.initialised = true;
-        vcpu.associated = Some(cpu);
+        let id = if version == 0 { 0 } else { call.input.r8 };
+        if id >> 32 != 0 {
+            return operand(StatusCode::OPERAND_INVALID, Operand::R8);
+        }
+        let id = id as u32;
+        let is_initialised = |vcpu: &&Vcpu| vcpu.state != VcpuState::Uninitialized;
+        if version == 1 && td.vcpus.values().filter(is_initialised).any(|vcpu| vcpu.x2apic_id == id) {
+            return Err(StatusCode::X2APIC_ID_NOT_UNIQUE.with(id).into());
+        }
         td.vcpu_count += 1;
         td.associated += 1;
+        if let Some(vcpu) = td.vcpus.get_mut(&tdvpr) {
+            vcpu.state = VcpuState::Ready;
+            vcpu.associated = Some(cpu);
+            vcpu.x2apic_id = id;
+        }
         self.store_tdvps(call, tdr, tdvpr)?;
         Ok(Status::SUCCESS)
     }
@@ -95,7 +121,7 @@ impl Module {
         Ok((tdvpr, tdr))
     }
 
-    fn check_tdvps_size(&self, tdr: Page, tdvpr: Page) -> Result<(), Stop> {
+    pub(super) fn check_tdvps_size(&self, tdr: Page, tdvpr: Page) -> Result<(), Stop> {
         let td = self.td(tdr)?;
         let pages = td.vcpus.get(&tdvpr).map_or(0, |vcpu| vcpu.pages.len() as u64 + 1);
         if pages < MIN_TDVPS_PAGES + TDVPS_PAGES_PER_L2_VM * u64::from(td.l2_vms) {
@@ -104,7 +130,7 @@ impl Module {
         Ok(())
     }
 
-    fn vcpu_mut(&mut self, tdr: Page, tdvpr: Page) -> Result<&mut Vcpu, Stop> {
+    pub(super) fn vcpu_mut(&mut self, tdr: Page, tdvpr: Page) -> Result<&mut Vcpu, Stop> {
         self.td_mut(tdr)?.vcpus.get_mut(&tdvpr).ok_or_else(missing)
     }
 

@@ -1,0 +1,325 @@
+//! VM exits of a TD guest: what the module hands to the host, and where it goes back into the
+//! guest. Of debug TDs, and of L2 VMs, no exit is modelled.
+
+use tdx_abi::{Operand, Registers, Status, StatusCode};
+
+use super::Module;
+use super::accept::Accepted;
+use super::guest::Running;
+use super::sept::{Entry, GuestPage, State};
+use super::td::VcpuState;
+use crate::hardware::Hardware;
+use crate::{CpuId, Refusal};
+
+/// A VM exit of the guest on a CPU: the VMCS fields of the exit, and the guest's registers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TdExit {
+    /// Exit reason, all 32 bits of the field.
+    pub reason: u64,
+    /// Exit qualification.
+    pub qualification: u64,
+    /// Guest linear address.
+    pub guest_linear: u64,
+    /// Guest physical address.
+    pub guest_physical: u64,
+    /// VM-exit interruption information.
+    pub interruption: u64,
+    /// IDT-vectoring information.
+    pub idt_vectoring: u64,
+    /// VM-exit instruction length, bytes.
+    pub instruction_length: u64,
+    /// The guest's registers.
+    pub guest: Registers,
+}
+
+/// Where an exit ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AfterExit {
+    /// VP.ENTER returns to the host with these registers.
+    Host(Registers),
+    /// The module handled the exit and went back into the guest.
+    Guest {
+        /// The VM; 0 is L1.
+        vm: u8,
+        /// The guest's registers.
+        registers: Registers,
+    },
+}
+
+/// Bit 31 of the exit reason: VM entry failed.
+const ENTRY_FAILED: u64 = 1 << 31;
+/// Basic exit reasons, by their number in the SDM.
+mod reason {
+    pub(super) const EXCEPTION_OR_NMI: u64 = 0;
+    pub(super) const INTERRUPT: u64 = 1;
+    pub(super) const TRIPLE_FAULT: u64 = 2;
+    pub(super) const INIT: u64 = 3;
+    pub(super) const OTHER_SMI: u64 = 6;
+    pub(super) const NMI_WINDOW: u64 = 8;
+    pub(super) const TASK_SWITCH: u64 = 9;
+    pub(super) const CPUID: u64 = 10;
+    pub(super) const RDPMC: u64 = 15;
+    pub(super) const CR_ACCESS: u64 = 28;
+    pub(super) const RDMSR: u64 = 31;
+    pub(super) const WRMSR: u64 = 32;
+    pub(super) const C_STATE_SMI: u64 = 42;
+    pub(super) const EPT_VIOLATION: u64 = 48;
+    pub(super) const EPT_MISCONFIGURATION: u64 = 49;
+    pub(super) const XSETBV: u64 = 55;
+    pub(super) const BUS_LOCK: u64 = 74;
+    pub(super) const NOTIFICATION: u64 = 75;
+    pub(super) const TDCALL: u64 = 77;
+    /// The guest gets #VE: I/O, HLT, INVD, VMCALL, WBINVD, APIC write, PCONFIG.
+    pub(super) const VIRTUALIZATION_EXCEPTION: &[u64] = &[12, 13, 18, 30, 54, 56, 65];
+    /// The guest gets #UD or #GP: GETSEC, RSM, VMX instructions, INVEPT, INVVPID, VMFUNC, ENCLS,
+    /// ENCLV, ENQCMD, SEAMCALL, MWAIT, MONITOR.
+    pub(super) const INVALID_OPCODE: &[u64] =
+        &[11, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 50, 53, 59, 60, 70, 72, 73, 76, 36, 39];
+}
+/// Bits of an interruption information field.
+const TYPE_NMI: u64 = 2;
+const VECTOR_MC: u64 = 18;
+/// Bits of an EPT violation's qualification that the host does not get: 12 to 7.
+const HIDDEN_QUALIFICATION: u64 = 0b11_1111 << 7;
+const GPA_OFFSET: u64 = 0xfff;
+/// Extended exit qualification: its type, and what ACCEPT found in bits 63:32.
+const ACCEPT: u64 = 1;
+const PENDING_EPT_VIOLATION: u64 = 6;
+/// The guest makes a write.
+const DATA_WRITE: u64 = 1 << 1;
+/// TDCALL leaves that the module has. Those without an arm in [`Module::tdcall`] are not modelled.
+const TDCALLS: &[u64] = &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 18, 20, 22, 23, 24, 25, 26, 27];
+const VP_VMCALL: u64 = 0;
+const VP_VEINFO_GET: u64 = 3;
+const MR_REPORT: u64 = 4;
+const MEM_PAGE_ACCEPT: u64 = 6;
+const VM_RD: u64 = 7;
+
+/// Registers of an exit to the host; the others are 0.
+fn to_host(status: Status, exit: &TdExit) -> Registers {
+    Registers {
+        rax: status.raw() | exit.reason,
+        rcx: exit.qualification,
+        r9: exit.interruption,
+        ..Registers::default()
+    }
+}
+
+impl Module {
+    /// The guest on this CPU exits.
+    pub(crate) fn td_exit(
+        &mut self,
+        hardware: &mut Hardware,
+        cpu: CpuId,
+        exit: TdExit,
+        interrupt: bool,
+    ) -> Result<AfterExit, Refusal> {
+        let running = self.running(cpu)?;
+        let not_modelled = Refusal::ExitNotModelled { reason: exit.reason };
+        let plain = TdExit { interruption: 0, ..exit };
+        if exit.reason & ENTRY_FAILED != 0 {
+            return self.exit_fatal(hardware, cpu, StatusCode::NON_RECOVERABLE_TD, &TdExit { interruption: 0, ..exit });
+        }
+        match exit.reason & 0xffff {
+            reason::INTERRUPT | reason::C_STATE_SMI => self.exit(hardware, cpu, to_host(Status::SUCCESS, &exit)),
+            reason::EXCEPTION_OR_NMI if exit.interruption >> 8 & 0b111 == TYPE_NMI => {
+                self.exit(hardware, cpu, to_host(Status::SUCCESS, &exit))
+            }
+            reason::EXCEPTION_OR_NMI if exit.interruption & 0xff == VECTOR_MC => {
+                self.exit_fatal(hardware, cpu, StatusCode::NON_RECOVERABLE_TD_NON_ACCESSIBLE, &exit)
+            }
+            // Any other exception is a bug of the module, which then shuts itself down.
+            reason::EXCEPTION_OR_NMI => Err(not_modelled),
+            reason::INIT | reason::TASK_SWITCH | reason::BUS_LOCK => {
+                self.exit(hardware, cpu, to_host(Status::SUCCESS, &plain))
+            }
+            reason::NOTIFICATION if exit.qualification & 1 == 0 => {
+                self.exit(hardware, cpu, to_host(Status::SUCCESS, &plain))
+            }
+            reason::OTHER_SMI if exit.qualification & 1 == 0 => {
+                self.exit(hardware, cpu, to_host(Status::SUCCESS, &exit))
+            }
+            reason::OTHER_SMI => self.exit_fatal(hardware, cpu, StatusCode::NON_RECOVERABLE_TD_NON_ACCESSIBLE, &exit),
+            reason::TRIPLE_FAULT => {
+                let answer = to_host(StatusCode::NON_RECOVERABLE_VCPU.with(0), &plain);
+                self.save_guest(hardware, cpu, running)?;
+                self.leave_guest(cpu, VcpuState::Disabled);
+                hardware.set_in_guest(cpu, false);
+                Ok(AfterExit::Host(answer))
+            }
+            reason::EPT_VIOLATION => self.ept_violation(hardware, cpu, running, &exit),
+            reason::EPT_MISCONFIGURATION => {
+                let answer =
+                    Registers { rax: exit.reason, r8: exit.guest_physical & !GPA_OFFSET, ..Registers::default() };
+                self.exit(hardware, cpu, answer)
+            }
+            reason::TDCALL => self.tdcall(hardware, cpu, running, &exit, interrupt),
+            reason::CPUID | reason::RDPMC | reason::CR_ACCESS | reason::RDMSR | reason::WRMSR | reason::XSETBV => {
+                Err(not_modelled)
+            }
+            reason::NMI_WINDOW => Ok(resume(exit.guest)),
+            other if reason::INVALID_OPCODE.contains(&other) => Ok(resume(exit.guest)),
+            other if reason::VIRTUALIZATION_EXCEPTION.contains(&other) => {
+                if let Ok(vcpu) = self.vcpu_mut(running.tdr, running.tdvpr) {
+                    vcpu.has_ve_info = true;
+                }
+                Ok(resume(exit.guest))
+            }
+            _ => self.exit_fatal(hardware, cpu, StatusCode::NON_RECOVERABLE_TD, &plain),
+        }
+    }
+
+    /// VP.ENTER returns to the host; the VCPU can be entered again.
+    fn exit(&mut self, hardware: &mut Hardware, cpu: CpuId, answer: Registers) -> Result<AfterExit, Refusal> {
+        let running = self.running(cpu)?;
+        let saved = self.save_guest(hardware, cpu, running)?;
+        self.leave_guest(cpu, VcpuState::Ready);
+        hardware.set_in_guest(cpu, false);
+        Ok(AfterExit::Host(if saved { answer } else { Registers { rax: Status::VMFAIL_INVALID.raw(), ..answer } }))
+    }
+
+    /// VP.ENTER returns to the host; the TD is fatal.
+    fn exit_fatal(
+        &mut self,
+        hardware: &mut Hardware,
+        cpu: CpuId,
+        code: StatusCode,
+        exit: &TdExit,
+    ) -> Result<AfterExit, Refusal> {
+        let running = self.running(cpu)?;
+        let _ = self.make_fatal(running.tdr);
+        // The state of the VCPU stays as it was before it entered.
+        self.leave_guest(cpu, VcpuState::Ready);
+        hardware.set_in_guest(cpu, false);
+        Ok(AfterExit::Host(to_host(code.with(0), exit)))
+    }
+
+    /// The guest's state is stored to TDVPS and TDCS. False: they are poisoned, and the module
+    /// died.
+    fn save_guest(&mut self, hardware: &mut Hardware, cpu: CpuId, running: Running) -> Result<bool, Refusal> {
+        match self.store_guest_state(hardware, cpu, running) {
+            Ok(()) => Ok(true),
+            Err(_) => {
+                self.die();
+                Ok(false)
+            }
+        }
+    }
+
+    fn ept_violation(
+        &mut self,
+        hardware: &mut Hardware,
+        cpu: CpuId,
+        running: Running,
+        exit: &TdExit,
+    ) -> Result<AfterExit, Refusal> {
+        let mut extended = 0;
+        if let Ok(td) = self.td(running.tdr)
+            && exit.guest_physical & td.shared_gpa() == 0
+        {
+            let guest = GuestPage { level: 0, number: exit.guest_physical >> 12 };
+            let pending = self.sept_find(running.tdr, guest).is_ok_and(|(_, entry)| entry.state == State::Pending);
+            if pending && !td.sept_ve_disable() {
+                if let Ok(vcpu) = self.vcpu_mut(running.tdr, running.tdvpr) {
+                    vcpu.has_ve_info = true;
+                }
+                return Ok(resume(exit.guest));
+            }
+            extended = if pending { PENDING_EPT_VIOLATION } else { 0 };
+        }
+        let answer = Registers {
+            rax: exit.reason,
+            rcx: exit.qualification & !HIDDEN_QUALIFICATION,
+            rdx: extended,
+            r8: exit.guest_physical & !GPA_OFFSET,
+            ..Registers::default()
+        };
+        self.exit(hardware, cpu, answer)
+    }
+
+    fn tdcall(
+        &mut self,
+        hardware: &mut Hardware,
+        cpu: CpuId,
+        running: Running,
+        exit: &TdExit,
+        interrupt: bool,
+    ) -> Result<AfterExit, Refusal> {
+        let guest = exit.guest;
+        let (leaf, version) = (guest.rax & 0xffff, guest.rax >> 16 & 0xff);
+        let status = |status: Status| Ok(resume(Registers { rax: status.raw(), ..guest }));
+        let versioned = matches!(leaf, VP_VEINFO_GET | VM_RD);
+        if guest.rax >> 24 != 0 || (version > 0 && !versioned) || !TDCALLS.contains(&leaf) {
+            return status(StatusCode::OPERAND_INVALID.operand(Operand::RAX));
+        }
+        let not_modelled = Refusal::TdcallNotModelled { leaf };
+        match leaf {
+            VP_VMCALL => match self.vmcall(running, guest) {
+                Some(answer) => self.exit(hardware, cpu, answer),
+                None => status(StatusCode::OPERAND_INVALID.operand(Operand::RCX)),
+            },
+            VP_VEINFO_GET => match self.vcpu_mut(running.tdr, running.tdvpr) {
+                Ok(vcpu) if !vcpu.has_ve_info => status(StatusCode::NO_VALID_VE_INFO.with(0)),
+                _ => Err(not_modelled),
+            },
+            MR_REPORT => {
+                let mapped = |gpa: u64| self.is_accessible(running, gpa);
+                let aligned = guest.rcx.is_multiple_of(1024) && guest.rdx.is_multiple_of(64);
+                if guest.r8 == 0 && aligned && mapped(guest.rcx) && mapped(guest.rdx) {
+                    return status(Status::SUCCESS);
+                }
+                Err(not_modelled)
+            }
+            MEM_PAGE_ACCEPT => match self.accept(hardware, cpu, running, guest.rcx, interrupt) {
+                Accepted::Status(answer) => status(answer),
+                Accepted::Interrupted => Ok(resume(guest)),
+                Accepted::Violation(level, entry) => {
+                    let answer = Registers {
+                        rax: reason::EPT_VIOLATION,
+                        rcx: DATA_WRITE,
+                        rdx: accept_qualification(guest.rcx & 0b111, level, entry),
+                        r8: guest.rcx & !GPA_OFFSET,
+                        ..Registers::default()
+                    };
+                    self.exit(hardware, cpu, answer)
+                }
+                Accepted::MachineCheck(_) => {
+                    self.exit_fatal(hardware, cpu, StatusCode::NON_RECOVERABLE_TD_NON_ACCESSIBLE, exit)
+                }
+            },
+            _ => Err(not_modelled),
+        }
+    }
+
+    /// Registers that TDG.VP.VMCALL hands to the host: those that RCX selects. `None`: RCX selects
+    /// one that it must not.
+    fn vmcall(&self, running: Running, guest: Registers) -> Option<Registers> {
+        let keeps_rbp = self.td(running.tdr).is_ok_and(super::td::Td::keeps_rbp);
+        let forbidden = 0b1_0011 | u64::from(keeps_rbp) << 5 | !0 << 32;
+        if guest.rcx & forbidden != 0 {
+            return None;
+        }
+        let selected = |number: u64, value: u64| if guest.rcx >> number & 1 == 1 { value } else { 0 };
+        Some(Registers {
+            rax: reason::TDCALL,
+            rcx: guest.rcx,
+            rdx: selected(2, guest.rdx),
+            r8: selected(8, guest.r8),
+            r9: selected(9, guest.r9),
+            r10: selected(10, guest.r10),
+            r11: selected(11, guest.r11),
+            r12: selected(12, guest.r12),
+            r13: selected(13, guest.r13),
+        })
+    }
+}
+
+fn resume(registers: Registers) -> AfterExit {
+    AfterExit::Guest { vm: 0, registers }
+}
+
+/// RDX of an exit that ACCEPT makes: level asked for, level found, state found, leaf.
+fn accept_qualification(asked: u64, level: u64, entry: Entry) -> u64 {
+    let leaf = u64::from(entry.state.is_leaf());
+    ACCEPT | (asked | level << 3 | (entry.state.code() & 0x7f) << 6 | leaf << 14) << 32
+}
