@@ -39,6 +39,66 @@ fn random_walk() {
     all_pass("random_walk.jsonl.gz", 250);
 }
 
+#[test]
+fn dynamic_pamt() {
+    all_pass("dynamic_pamt.jsonl.gz", 190);
+}
+
+#[test]
+fn dynamic_pamt_walk() {
+    all_pass("dynamic_pamt_walk.jsonl.gz", 116);
+}
+
+#[test]
+fn l2_five_levels() {
+    all_pass("l2_five_levels.jsonl.gz", 26);
+}
+
+#[test]
+fn module_info() {
+    all_pass("module_info.jsonl.gz", 80);
+}
+
+#[test]
+fn module_update() {
+    all_pass("module_update.jsonl.gz", 17);
+}
+
+#[test]
+fn old_steps_random_walk() {
+    all_pass("old_steps_random_walk.jsonl.gz", 250);
+}
+
+#[test]
+fn old_steps_sys_config() {
+    all_pass("old_steps_sys_config.jsonl.gz", 52);
+}
+
+#[test]
+fn old_steps_td_lifecycle() {
+    all_pass("old_steps_td_lifecycle.jsonl.gz", 466);
+}
+
+#[test]
+fn static_pamt_walk() {
+    all_pass("static_pamt_walk.jsonl.gz", 45);
+}
+
+#[test]
+fn sys_states() {
+    all_pass("sys_states.jsonl.gz", 65);
+}
+
+#[test]
+fn td_config() {
+    all_pass("td_config.jsonl.gz", 284);
+}
+
+#[test]
+fn vp_enter() {
+    all_pass("vp_enter.jsonl.gz", 178);
+}
+
 const PLATFORM: &str = r#""platform":{"module":"1.5.01","lps":1,"packages":1,"package_of_lp":[0],"keyid_bits":6,"keyids":{"shared":31,"private":32},"cache_sub_blocks":4,"cmrs":[["0x100000","0x3ff00000"]]}"#;
 
 /// Writes a file of cases with these steps, one case a line.

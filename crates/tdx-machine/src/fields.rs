@@ -97,3 +97,57 @@ pub(crate) const V1_5_25: &[Row] = &[
     (0xA200_0001_0000_0000, 1, &[0x807f]),
     (0xA200_0003_0000_0001, 6, &[1, 0, 3, 0, 7]),
 ];
+
+/// CPUID leaf that can be configured: leaf with the sub-leaf in its upper half, and the bits of EAX
+/// and EBX, ECX and EDX that TD_PARAMS may set.
+pub(crate) type CpuidRow = (u64, u64, u64);
+
+/// 1.5.01, as SYS.INFO has it; its SYS.RD answers other values.
+#[rustfmt::skip]
+pub(crate) const CPUID_CONFIG_1_5_01: &[CpuidRow] = &[
+    (0xffff_ffff_0000_0001, 0xff_0000_0fff_3fff, 0xb840_0000_3104_4988),
+    (4, 0xffff_f000_ffff_c3ff, 0xffff_fffb_ffff_ffff),
+    (0x1_0000_0004, 0xffff_f000_ffff_c3ff, 0xffff_fffb_ffff_ffff),
+    (0x2_0000_0004, 0xffff_f000_ffff_c3ff, 0xffff_fffb_ffff_ffff),
+    (0x3_0000_0004, 0xffff_f000_ffff_c3ff, 0x7_ffff_ffff),
+    (7, 0xd02b_9308_0000_0000, 0x5_4010_0241_7f64),
+    (0x1_0000_0007, 0x1c30, 0),
+    (0xffff_ffff_0000_000a, 0, 0),
+    (0xffff_ffff_0000_001c, 0xb, 0),
+    (0xffff_ffff_8000_0008, 0x200_0000_0000, 0),
+    (0x2_0000_0007, 0, 0),
+    (0x23, 0, 0),
+];
+
+/// 1.5.25, as SYS.INFO has it.
+#[rustfmt::skip]
+pub(crate) const CPUID_CONFIG_1_5_25: &[CpuidRow] = &[
+    (0xffff_ffff_0000_0001, 0xff_0000_0fff_3fff, 0xb840_5080_3104_4988),
+    (4, 0xffff_f000_ffff_c3ff, 0x7_ffff_ffff),
+    (0x1_0000_0004, 0xffff_f000_ffff_c3ff, 0x7_ffff_ffff),
+    (0x2_0000_0004, 0xffff_f000_ffff_c3ff, 0x7_ffff_ffff),
+    (0x3_0000_0004, 0xffff_f000_ffff_c3ff, 0x7_ffff_ffff),
+    (7, 0xd02b_9308_0000_0000, 0x4005_4010_0241_7f64),
+    (0x1_0000_0007, 0x1c30, 0),
+    (0xffff_ffff_0000_000a, 0, 0),
+    (0xffff_ffff_0000_001c, 0xb, 0),
+    (0xffff_ffff_8000_0008, 0x200_0000_00ff, 0),
+    (0x2_0000_0007, 0, 0),
+    (0x23, 0, 0),
+    (0x1f, 0xffff_0000_001f, 0xffff),
+    (0x1_0000_001f, 0xffff_0000_001f, 0xffff),
+    (0x2_0000_001f, 0xffff_0000_001f, 0xffff),
+    (0x3_0000_001f, 0xffff_0000_001f, 0xffff),
+    (0x4_0000_001f, 0xffff_0000_001f, 0xffff),
+    (0x5_0000_001f, 0xffff_0000_001f, 0xffff),
+    (0xffff_ffff_0000_0019, 0, 0),
+    (0x18, 0, 0x3ff_c000_0000_0000),
+    (0x1_0000_0018, 0, 0x3ff_c000_0000_0000),
+    (0x2_0000_0018, 0, 0x3ff_c000_0000_0000),
+    (0x3_0000_0018, 0, 0x3ff_c000_0000_0000),
+    (0x4_0000_0018, 0, 0x3ff_c000_0000_0000),
+    (0x5_0000_0018, 0, 0x3ff_c000_0000_0000),
+    (0x6_0000_0018, 0, 0x3ff_c000_0000_0000),
+    (0x7_0000_0018, 0, 0x3ff_c000_0000_0000),
+    (0x8_0000_0018, 0, 0x3ff_c000_0000_0000),
+];

@@ -5,7 +5,7 @@
 
 use tdx_abi::TdxFeatures0;
 
-use crate::fields::{self, Row};
+use crate::fields::{self, CpuidRow, Row};
 
 /// Which module is loaded: a version, and leaves that no observed module has.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -29,6 +29,8 @@ pub(crate) struct Traits {
     pub(crate) fields: &'static [Row],
     /// Handoff versions that SYS.SHUTDOWN takes.
     pub(crate) handoff_versions: core::ops::RangeInclusive<u64>,
+    /// Bytes of handoff data, where observed (once).
+    pub(crate) handoff_bytes: Option<u64>,
     /// SYS.CONFIG takes the bit that switches Dynamic PAMT on (1.5.20 and newer).
     pub(crate) dynamic_pamt: bool,
     /// OP_STATE_INCORRECT and VCPU_STATE_INCORRECT carry the state in bits 31:0 (1.5.20 and newer).
@@ -44,7 +46,7 @@ pub(crate) struct Traits {
     /// CONFIG_FLAGS bits that MNG.INIT takes.
     pub(crate) config_flags: u64,
     /// CPUID leafs that can be configured.
-    pub(crate) cpuid_configs: u64,
+    pub(crate) cpuid_config: &'static [CpuidRow],
     /// Most VCPUs of a TD.
     pub(crate) max_vcpus: u64,
     /// SYS.LP.INIT needs a random number.
@@ -61,6 +63,7 @@ pub(crate) struct Traits {
 const V1_5_01: Traits = Traits {
     fields: fields::V1_5_01,
     handoff_versions: 0..=0,
+    handoff_bytes: None,
     dynamic_pamt: false,
     state_in_status: false,
     sept_entry_bits: 0,
@@ -68,7 +71,7 @@ const V1_5_01: Traits = Traits {
     promote_locks_tree: false,
     attributes: 0x8000_0000_7000_0001,
     config_flags: 0b111,
-    cpuid_configs: 12,
+    cpuid_config: fields::CPUID_CONFIG_1_5_01,
     max_vcpus: 0xffff,
     lp_init_needs_entropy: true,
     vp_init_checks_tsc_first: false,
@@ -80,6 +83,7 @@ const V1_5_01: Traits = Traits {
 const V1_5_25: Traits = Traits {
     fields: fields::V1_5_25,
     handoff_versions: 1..=1,
+    handoff_bytes: Some(0xd08f),
     dynamic_pamt: true,
     state_in_status: true,
     sept_entry_bits: 1 << 10,
@@ -87,7 +91,7 @@ const V1_5_25: Traits = Traits {
     promote_locks_tree: true,
     attributes: 0x8000_0000_7001_0001,
     config_flags: 0b1_1111,
-    cpuid_configs: 28,
+    cpuid_config: fields::CPUID_CONFIG_1_5_25,
     max_vcpus: 576,
     lp_init_needs_entropy: false,
     vp_init_checks_tsc_first: true,

@@ -17,13 +17,14 @@ const CMR_TABLE_BYTES: u64 = 16 * MAX_CMRS as u64;
 const VENDOR: u64 = 0x8086;
 /// Field ids without a name in [`FieldId`].
 const NUM_PKGS: u64 = 0x0000_0002_0000_0000;
+/// Element size in a field id.
+const SIZE: u64 = 0b11 << 32;
 const HANDOFF_DATA_VALID: u64 = 0x8900_0000_0000_0004;
 const HANDOFF_DATA_HV: u64 = 0x8900_0001_0000_0005;
 const HANDOFF_DATA_SIZE: u64 = 0x8900_0002_0000_0006;
 const MAX_VCPUS_PER_TD: u64 = 0x9900_0001_0000_0008;
-const NUM_CPUID_CONFIG: u64 = 0x9900_0001_0000_0004;
-pub(super) const CPUID_CONFIG_LEAVES: u64 = 0x9900_0003_0000_0400;
-pub(super) const CPUID_CONFIG_VALUES: u64 = 0x9900_0003_0000_0500;
+const CPUID_CONFIG_LEAVES: u64 = 0x9900_0003_0000_0400;
+const CPUID_CONFIG_VALUES: u64 = 0x9900_0003_0000_0500;
 pub(super) const ARCH_CAPABILITIES_CONFIG_MASK: u64 = 0x9900_0003_0000_0600;
 
 impl Module {
@@ -80,21 +81,12 @@ impl Module {
         let index = wanted - (first & IDENTITY);
         let next = if index + 1 < count { first + index + 1 } else { from.next().map_or(FieldId::NONE.0, |row| row.0) };
         drop(from);
-        let handoff = u64::from(self.has_handoff_data());
-        call.out.r8 = match first + index {
-            HANDOFF_DATA_VALID => handoff,
-            HANDOFF_DATA_HV => handoff * self.traits.handoff_versions.end(),
-            // How much a module hands over is not known to us.
-            HANDOFF_DATA_SIZE if handoff == 1 => {
-                return Err(Stop::Refused(crate::Refusal::FieldNotModelled { field }));
-            }
-            id => read(&call.hardware.config, id, index, values),
-        };
+        call.out.r8 = self.value(call, first + index, index, values)?;
         call.out.rdx = next;
         Ok(Status::SUCCESS)
     }
 
-    /// The checks; the list itself is not modelled.
+    /// Every field, as a list.
     pub(super) fn sys_rdall(&mut self, call: &mut Call) -> Leaf {
         let leaf = call.input.leaf_call().leaf();
         let from = call.input.r8;
@@ -104,13 +96,57 @@ impl Module {
             return operand(StatusCode::OPERAND_INVALID, Operand::RDX);
         }
         if from != FieldId::NONE.0 {
-            let wanted = single(from)?;
-            let is_here = |(first, count, _): Row| (first & IDENTITY..(first & IDENTITY) + count).contains(&wanted);
-            if !self.fields(call).any(is_here) {
+            if !self.fields(call).any(|(first, count, _)| (first..first + count).contains(&from)) {
                 return Err(StatusCode::METADATA_FIELD_ID_INCORRECT.into());
             }
+            // A list that begins in the middle.
+            return Err(Stop::Refused(crate::Refusal::LeafNotModelled { leaf }));
         }
-        Err(Stop::Refused(crate::Refusal::LeafNotModelled { leaf }))
+        let list = self.list(call)?;
+        for (index, word) in list.iter().enumerate() {
+            call.write_bytes(PhysAddr::new(call.input.rdx + 8 * index as u64), &word.to_le_bytes());
+        }
+        Ok(Status::SUCCESS)
+    }
+
+    /// All fields as a metadata list: its header, then sequences of fields of one size with
+    /// adjacent codes, each with a header of its own.
+    fn list(&self, call: &Call) -> Result<Vec<u64>, Stop> {
+        let mut sequences: Vec<(u64, Vec<u64>)> = Vec::new();
+        for (first, count, values) in self.fields(call) {
+            let id = first & (IDENTITY | SIZE);
+            let mut row: Vec<u64> = Vec::new();
+            for index in 0..count {
+                row.push(self.value(call, first + index, index, values)?);
+            }
+            match sequences.last_mut() {
+                Some((start, all)) if (*start & (IDENTITY | SIZE)) + all.len() as u64 == id => all.extend(row),
+                _ => sequences.push((first, row)),
+            }
+        }
+        let words: usize = 1 + sequences.iter().map(|(_, values)| 1 + values.len()).sum::<usize>();
+        let mut list = alloc::vec![8 * words as u64 | (sequences.len() as u64) << 16];
+        for (first, values) in sequences {
+            // CPUID_CONFIG_VALUES has two elements in a field, every other field one.
+            let elements = if first == CPUID_CONFIG_VALUES { 2 } else { 1 };
+            list.push(first | (elements - 1) << 34 | (values.len() as u64 / elements - 1) << 38);
+            list.extend(values);
+        }
+        Ok(list)
+    }
+
+    /// The value of a field.
+    fn value(&self, call: &Call, id: u64, index: u64, values: &[u64]) -> Result<u64, Stop> {
+        let handoff = u64::from(self.has_handoff_data());
+        Ok(match id {
+            HANDOFF_DATA_VALID => handoff,
+            HANDOFF_DATA_HV => handoff * self.traits.handoff_versions.end(),
+            HANDOFF_DATA_SIZE if handoff == 1 => {
+                let refusal = crate::Refusal::FieldNotModelled { field: FieldId(id) };
+                self.traits.handoff_bytes.ok_or(Stop::Refused(refusal))?
+            }
+            id => read(&call.hardware.config, id, index, values),
+        })
     }
 
     /// The rows of this module's fields.
@@ -182,13 +218,10 @@ impl Module {
             number(80, config.td_cpu.xfam(), 8),
             number(88, field(FieldId::XFAM_FIXED1), 8),
         ];
-        let count = self.constant(NUM_CPUID_CONFIG);
-        parts.push(number(128, count, 4));
-        for index in 0..count {
-            let at = CPUID_CONFIG_AT + 24 * index;
-            parts.push(number(at, self.constant(CPUID_CONFIG_LEAVES + index), 8));
-            parts.push(number(at + 8, self.constant(CPUID_CONFIG_VALUES + 2 * index), 8));
-            parts.push(number(at + 16, self.constant(CPUID_CONFIG_VALUES + 2 * index + 1), 8));
+        parts.push(number(128, self.traits.cpuid_config.len() as u64, 4));
+        for (index, (leaf, low, high)) in self.traits.cpuid_config.iter().enumerate() {
+            let at = CPUID_CONFIG_AT + 24 * index as u64;
+            parts.extend([number(at, *leaf, 8), number(at + 8, *low, 8), number(at + 16, *high, 8)]);
         }
         parts
     }

@@ -9,7 +9,7 @@ use super::pamt;
 use super::phymem_pamt::{check_address, write_pair};
 use super::sept::{Entry, GuestPage, State, TreeLock};
 use super::td::OpState;
-use crate::{LockMode, Refusal};
+use crate::LockMode;
 
 /// Entries of a Secure-EPT page.
 const ENTRIES: u64 = 512;
@@ -33,6 +33,7 @@ impl Module {
         }
         self.lock_entry(call, entry.page, PageSize::Size4K, LockMode::Exclusive, Operand::RCX)?;
         self.check_blocked_and_tracked(call, tdr, guest, entry)?;
+        self.refuse_l2_tables(tdr, guest)?;
         let Some(merged) = self.mergeable(tdr, guest)? else {
             call.show(guest.level, entry);
             return operand(StatusCode::EPT_INVALID_PROMOTE_CONDITIONS, Operand::RCX);
@@ -82,11 +83,10 @@ impl Module {
         }
         self.check_blocked_and_tracked(call, tdr, guest, entry)?;
         let page = self.find_free_page(call, call.input.r8, Operand::R8)?;
-        if self.td(tdr)?.l2_vms != 0 {
-            return Err(Stop::Refused(Refusal::L2VmNotModelled));
-        }
+        self.check_l2_pages(call, tdr)?;
         // The new page is private from here on, also if the call ends below.
         self.fill_sept_page(call, tdr, page)?;
+        self.demote_l2(call, tdr, guest)?;
         if call.conditions.interrupt {
             return Err(interrupted(call));
         }

@@ -7,12 +7,12 @@ use super::call::{Call, Leaf, Stop, operand};
 use super::pamt::PageType;
 use super::sept::{Entry, GuestPage, State, TreeLock};
 use super::td::{OpState, lines_of};
-use crate::{LockMode, Refusal};
+use crate::LockMode;
 
 /// "No page": all ones.
-const NULL_PA: u64 = u64::MAX;
+pub(super) const NULL_PA: u64 = u64::MAX;
 /// Set in R8 to R11 on return: the page was not used.
-const NOT_USED: u64 = 1 << 63;
+pub(super) const NOT_USED: u64 = 1 << 63;
 /// Bits of RDX that are neither the TDR nor the flag in bit 0.
 const HANDLE_RESERVED: u64 = !0 << 52 | 0xffe;
 
@@ -56,7 +56,7 @@ impl Module {
         }
         let [l1, l2 @ ..] = pages;
         let new = self.sept_page_to_add(call, guest, entry, l1, allow_existing)?;
-        self.refuse_l2_pages(tdr, l2)?;
+        self.add_l2_tables(call, tdr, guest, l2, allow_existing)?;
         if let Some(page) = new {
             self.fill_sept_page(call, tdr, page)?;
             self.adopt_sept_page(call, tdr, page, true)?;
@@ -89,17 +89,6 @@ impl Module {
                 Ok(None)
             }
             _ => call.wrong_state(guest, entry),
-        }
-    }
-
-    /// A page for an L2 VM that the TD does not have is invalid; one for a VM that it has is not
-    /// modelled.
-    fn refuse_l2_pages(&self, tdr: Page, pages: &[u64]) -> Result<(), Stop> {
-        let vms = u32::from(self.td(tdr)?.l2_vms);
-        match (1..).zip(pages).find(|(_, page)| **page != NULL_PA) {
-            None => Ok(()),
-            Some((vm, _)) if vm > vms => operand(StatusCode::OPERAND_INVALID, Operand(Operand::R8.0 + vm)),
-            Some(_) => Err(Stop::Refused(Refusal::L2VmNotModelled)),
         }
     }
 
@@ -140,6 +129,7 @@ impl Module {
         }
         self.lock_entry(call, entry.page, PageSize::Size4K, LockMode::Exclusive, Operand::RCX)?;
         self.check_blocked_and_tracked(call, tdr, guest, entry)?;
+        self.refuse_l2_tables(tdr, guest)?;
         if !self.td(tdr)?.sept.is_page_free(guest.level, guest.number) {
             call.show(guest.level, entry);
             return operand(StatusCode::EPT_PAGE_NOT_FREE, Operand::RCX);

@@ -17,6 +17,7 @@ mod exit;
 mod guest;
 mod info;
 mod keys;
+mod l2_sept;
 mod locks;
 mod mem_large;
 mod mem_page;

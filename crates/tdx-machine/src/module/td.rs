@@ -104,6 +104,8 @@ pub(super) struct Td {
     /// TLB-tracking epoch; 1 after MNG.INIT.
     pub(super) epoch: u64,
     pub(super) sept: Sept,
+    /// Secure-EPT pages of L2 VMs, by VM and the entry that points to them: level, number.
+    pub(super) l2_sept: BTreeMap<(u8, u64, u64), Page>,
     /// By TDVPR page.
     pub(super) vcpus: BTreeMap<Page, Vcpu>,
 }
@@ -129,6 +131,7 @@ impl Td {
             associated: 0,
             epoch: 0,
             sept: Sept::new(),
+            l2_sept: BTreeMap::new(),
             vcpus: BTreeMap::new(),
         }
     }

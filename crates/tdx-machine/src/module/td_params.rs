@@ -4,7 +4,7 @@ use tdx_abi::{Operand, StatusCode};
 
 use super::Module;
 use super::call::{Call, Stop, operand};
-use super::info::{ARCH_CAPABILITIES_CONFIG_MASK, CPUID_CONFIG_LEAVES, CPUID_CONFIG_VALUES};
+use super::info::ARCH_CAPABILITIES_CONFIG_MASK;
 use super::td::{GPAW, MIN_TDCS_PAGES};
 
 /// Bytes of TD_PARAMS.
@@ -147,26 +147,24 @@ impl Module {
     /// Each configurable leaf has only bits that can be configured, in ascending order of leafs;
     /// behind the last one all is 0.
     fn check_cpuid_config(&self, call: &mut Call, bytes: &Bytes) -> Result<(), Stop> {
-        let count = self.traits.cpuid_configs;
-        let mut order: alloc::vec::Vec<(u64, u64)> =
-            (0..count).map(|index| (self.constant(CPUID_CONFIG_LEAVES + index), index)).collect();
-        order.sort_by_key(|(leaf, _)| (leaf & 0xffff_ffff, leaf >> 32));
-        for (leaf, index) in order {
-            let at = CPUID_CONFIG + 16 * index as usize;
+        let count = self.traits.cpuid_config.len();
+        let mut order: alloc::vec::Vec<_> = self.traits.cpuid_config.iter().zip(0..).collect();
+        order.sort_by_key(|((leaf, ..), _)| (leaf & 0xffff_ffff, leaf >> 32));
+        for ((leaf, allowed_low, allowed_high), index) in order {
+            let at = CPUID_CONFIG + 16 * index;
             let (low, high) = (number(bytes, at, 8), number(bytes, at + 8, 8));
-            let allowed = |half: u64| self.constant(CPUID_CONFIG_VALUES + 2 * index + half);
             let family = low & 0xffff_ffff;
             let tsx = low >> 32 & HLE_AND_RTM;
-            let wrong = low & !allowed(0) != 0
-                || high & !allowed(1) != 0
-                || (leaf == LEAF_1 && family != 0 && family != self.constant(PLATFORM_FMS))
-                || (leaf == LEAF_7 && tsx != 0 && tsx != HLE_AND_RTM);
+            let wrong = low & !allowed_low != 0
+                || high & !allowed_high != 0
+                || (*leaf == LEAF_1 && family != 0 && family != self.constant(PLATFORM_FMS))
+                || (*leaf == LEAF_7 && tsx != 0 && tsx != HLE_AND_RTM);
             if wrong {
-                call.out.rcx = leaf;
+                call.out.rcx = *leaf;
                 return operand(StatusCode::OPERAND_INVALID, OPERAND_CPUID_CONFIG);
             }
         }
-        if !is_zero(bytes, CPUID_CONFIG + 16 * count as usize, TD_PARAMS_BYTES) {
+        if !is_zero(bytes, CPUID_CONFIG + 16 * count, TD_PARAMS_BYTES) {
             return operand(StatusCode::OPERAND_INVALID, Operand::RDX);
         }
         Ok(())
