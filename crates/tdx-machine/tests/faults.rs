@@ -164,10 +164,11 @@ fn requests_outside_the_model_are_refused() {
     let mut byte = [0];
     let wraps = machine.read_shared(CPU, PhysAddr::new(u64::MAX), &mut byte);
     assert!(matches!(wraps, Err(AccessError::Refused(Refusal::BeyondPhysicalMemory { .. }))));
-    for leaf in [Leaf::VP_RD, Leaf::SYS_RDALL, Leaf::MNG_RD, Leaf(64)] {
-        let refused = machine.seamcall(CPU, Registers::call(leaf));
-        assert_eq!(refused, Err(Refusal::LeafNotModelled { leaf }));
-    }
+    let leaf = Leaf::SYS_RDALL;
+    let middle = Registers::call(leaf).rdx(1 << 20).r8(tdx_abi::FieldId::TDX_FEATURES0.0);
+    assert_eq!(machine.seamcall(CPU, middle), Err(Refusal::LeafNotModelled { leaf }));
+    // Leaves on migration end at the check of the TDR.
+    assert_eq!(call(&mut machine, CPU, Registers::call(Leaf(64)).rcx(1)).to_string(), "TDX_OPERAND_INVALID (RCX)");
     // A leaf that 1.5.01 does not have is the module's business.
     for leaf in [Leaf::SYS_DISABLE, Leaf::PHYMEM_PAMT_ADD, Leaf(200)] {
         let status = call(&mut machine, CPU, Registers::call(leaf));

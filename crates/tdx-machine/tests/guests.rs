@@ -107,7 +107,7 @@ fn a_cpu_inside_belongs_to_the_guest() {
     assert_eq!(machine.fence(CPU), refused);
     assert_eq!(machine.wbinvd(CPU), refused);
     assert_eq!(machine.guest_load(OTHER, GPA_ADDED), Err(Refusal::NoGuestOnCpu { cpu: OTHER }));
-    assert_eq!(enter(&mut machine, OTHER).code(), StatusCode::VCPU_ASSOCIATED);
+    assert_eq!(enter(&mut machine, OTHER).code(), StatusCode::VCPU_STATE_INCORRECT, "it is active");
     assert_eq!(machine.guest_load(CPU, GPA_ADDED), Ok(GuestOutcome::Done));
     assert_eq!(machine.leave_vcpu(CPU), Ok(Status::new(1)));
     assert_eq!(machine.leave_vcpu(CPU), Err(Refusal::NoGuestOnCpu { cpu: CPU }));
@@ -232,7 +232,7 @@ fn the_seam_loader_is_not_answered() {
 fn a_refused_call_uses_up_no_fault() {
     let mut machine = td();
     machine.inject(tdx_machine::Fault::NoEntropy, tdx_machine::When::Call(1));
-    assert!(machine.seamcall(CPU, Registers::call(Leaf::MNG_RD)).is_err());
+    assert!(machine.seamcall(CPU, Registers::call(Leaf::MNG_RD).rcx(TDR).rdx(0x1110_0003_0000_0009)).is_err());
     let create = Registers::call(Leaf::MNG_CREATE).rcx(TDMR + 0x60_0000).rdx(u64::from(KEY) + 1);
     assert_eq!(call(&mut machine, CPU, create).code(), StatusCode::RND_NO_ENTROPY);
 }

@@ -18,9 +18,7 @@ impl Module {
     /// RDX show where the walk ended too early.
     fn l2_walk(&self, call: &mut Call, tdr: Page, vm: u8, guest: GuestPage) -> Result<Option<Page>, Stop> {
         let td = self.td(tdr)?;
-        let entry = |level: u64| {
-            td.l2_sept.get(&(vm, level, guest.number >> (9 * (level - guest.level)))).copied()
-        };
+        let entry = |level: u64| td.l2_sept.get(&(vm, level, guest.number >> (9 * (level - guest.level)))).copied();
         for level in (guest.level + 1..=td.root()).rev() {
             if entry(level).is_none() {
                 call.out.rcx = FREE_ENTRY;
@@ -32,7 +30,11 @@ impl Module {
     }
 
     /// The VMs of a TD with the register that names their page.
-    fn l2_registers(&self, tdr: Page, registers: [u64; 3]) -> Result<impl Iterator<Item = (u8, u64, Operand)> + use<>, Stop> {
+    fn l2_registers(
+        &self,
+        tdr: Page,
+        registers: [u64; 3],
+    ) -> Result<impl Iterator<Item = (u8, u64, Operand)> + use<>, Stop> {
         let vms = self.td(tdr)?.l2_vms;
         Ok((1..=vms).zip(registers).map(|(vm, register)| (vm, register, Operand(Operand::R8.0 + u32::from(vm)))))
     }
@@ -95,7 +97,8 @@ impl Module {
 
     /// Leaves that take a Secure-EPT page away do not know what to do with tables of L2 VMs there.
     pub(super) fn refuse_l2_tables(&self, tdr: Page, guest: GuestPage) -> Result<(), Stop> {
-        let there = self.td(tdr)?.l2_sept.keys().any(|(_, level, number)| (*level, *number) == (guest.level, guest.number));
+        let there =
+            self.td(tdr)?.l2_sept.keys().any(|(_, level, number)| (*level, *number) == (guest.level, guest.number));
         if there { Err(Stop::Refused(Refusal::L2VmNotModelled)) } else { Ok(()) }
     }
 }
