@@ -7,7 +7,7 @@ use tdx_abi::{LineRange, Registers};
 use tdx_host::{
     Host, arch,
     gate::{CpuGate, CpuSlot},
-    platform::{Cpu, CpuId, CpuidOutput, LineReset, Msr, PackageId, Processor},
+    platform::{Cpu, CpuId, CpuidOutput, LineReset, LocalProcessor, Msr, PackageId, Processor},
     seamcall::Seamcall,
 };
 
@@ -109,3 +109,6 @@ impl Processor for ThisProcessor {
         unsafe { arch::rdmsr(msr) }
     }
 }
+
+// SAFETY: the instructions, on this machine.
+unsafe impl LocalProcessor for ThisProcessor {}

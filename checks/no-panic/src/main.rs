@@ -24,8 +24,8 @@ use tdx_host::layout::{FrameRequest, FrameSource, MapFrames, Places};
 use tdx_host::ledger::Ledger;
 use tdx_host::page::SharedPage;
 use tdx_host::platform::{
-    Cpu, CpuId, CpuTask, CpuidOutput, Cpus, LineReset, Msr, NodeRange, OwnedPages, PackageId, Processor, SharedMemory,
-    Step,
+    Cpu, CpuId, CpuTask, CpuidOutput, Cpus, LineReset, LocalProcessor, Msr, NodeRange, OwnedPages, PackageId,
+    Processor, SharedMemory, Step,
 };
 use tdx_host::seamcall::Seamcall;
 use tdx_host::td::{GuestPage, SeptLevel, TdHost};
@@ -52,6 +52,9 @@ impl Processor for Opaque {
         black_box(Some(u64::from(msr.0)))
     }
 }
+
+// SAFETY: never executed.
+unsafe impl LocalProcessor for Opaque {}
 
 // SAFETY: never executed.
 unsafe impl Seamcall for Opaque {

@@ -84,7 +84,8 @@ pub unsafe extern "C" fn tdxh_host_init(
             }
             let tdx = &write_host(place, kernel, slots).tdx;
             // Both are the first, of a host that no other CPU can see.
-            let platform = platform.map_or(Ok(()), |platform| tdx.set_platform(platform));
+            // SAFETY: `tdxh_detect` has made it of this machine's answers.
+            let platform = platform.map_or(Ok(()), |platform| unsafe { tdx.set_platform(platform) });
             platform.and_then(|()| tdx.reserve(&list)).map_err(|_| TdxhResult::Other)
         })
     }))
@@ -102,7 +103,8 @@ fn write_host<'p>(place: &'p mut MaybeUninit<Host>, kernel: Kernel, slots: &'sta
         core::ptr::copy_nonoverlapping(&raw const FRESH, &raw mut (*host).tdx, 1);
         place.assume_init_mut()
     };
-    host.tdx.set_slots(slots);
+    // SAFETY: no CPU has passed the gate of a host that was made above.
+    unsafe { host.tdx.set_slots(slots) };
     host
 }
 

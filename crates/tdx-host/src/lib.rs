@@ -186,8 +186,8 @@ pub use layout::{FrameRequest, FrameSource, MapFrames, Places};
 pub use ledger::Ledger;
 pub use page::SharedPage;
 pub use platform::{
-    Cpu, CpuId, CpuTask, CpuidOutput, Cpus, LineReset, Msr, NoTdx, NodeId, NodeRange, OwnedPages, PackageId, Processor,
-    SharedMemory, Step, TdxPlatform,
+    Cpu, CpuId, CpuTask, CpuidOutput, Cpus, LineReset, LocalProcessor, Msr, NoTdx, NodeId, NodeRange, OwnedPages,
+    PackageId, Processor, SharedMemory, Step, TdxPlatform,
 };
 pub use seamcall::Seamcall;
 pub use td::TdHost;

@@ -34,7 +34,9 @@ fn each_part_is_published_once() {
     let hardware = Hardware::new();
     let tdx = Host::new(hardware.slots());
     let mut kernel = Kernel::with_tdx(&hardware, &tdx);
-    assert_eq!(tdx.set_platform(*tdx.platform().unwrap()), Err(HostError::AlreadySet));
+    let platform = *tdx.platform().unwrap();
+    // SAFETY: it is this machine's.
+    assert_eq!(unsafe { tdx.set_platform(platform) }, Err(HostError::AlreadySet));
     assert_eq!(tdx.bring_up(&mut kernel, &MEMORY).unwrap_err().cause, BringupCause::Claimed);
     assert_eq!(tdx.module().unwrap().version.to_string(), "1.5.01");
     let needed = tdx.tracking_words();

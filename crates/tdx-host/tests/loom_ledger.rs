@@ -105,7 +105,7 @@ fn marks_in_one_word_do_not_lose_each_other() {
         let ledger = Arc::new(Product::new());
         let other = {
             let ledger = Arc::clone(&ledger);
-            thread::spawn(move || ledger.0.give(PageRange::new(Page::new(701), Page::new(703))).unwrap())
+            thread::spawn(move || ledger.0.mark_in_flight(PageRange::new(Page::new(701), Page::new(703))).unwrap())
         };
         ledger.give();
         other.join().unwrap();
@@ -143,7 +143,7 @@ fn a_clear_hides_no_neighbour() {
             })
         };
         let neighbour = PageRange::new(Page::new(701), Page::new(702));
-        ledger.0.give(neighbour).unwrap();
+        ledger.0.mark_in_flight(neighbour).unwrap();
         assert!(ledger.0.marked().any(|range| range.contains_range(neighbour)));
         clearer.join().unwrap();
         assert_eq!(ledger.0.marked().collect::<Vec<_>>(), [neighbour]);

@@ -122,3 +122,6 @@ impl Processor for ThisProcessor {
         shim::rdmsr(msr.0)
     }
 }
+
+// SAFETY: the instructions, on this machine.
+unsafe impl tdx_host::platform::LocalProcessor for ThisProcessor {}

@@ -10,8 +10,8 @@ use std::sync::atomic::AtomicU64;
 
 use tdx_host::{
     Cpu, CpuGate, CpuId, CpuSlot, CpuTask, CpuidOutput, Cpus, FrameRequest, FrameSource, Host, KeyId, Ledger,
-    LineRange, LineReset, MapFrames, Msr, NmiStop, NodeId, NodeRange, OwnedPages, PAGE_SIZE, PackageId, Page,
-    PageRange, PhysAddr, Places, Processor, Registers, Seamcall, SharedMemory, SharedPage, Step, StopCpus,
+    LineRange, LineReset, LocalProcessor, MapFrames, Msr, NmiStop, NodeId, NodeRange, OwnedPages, PAGE_SIZE, PackageId,
+    Page, PageRange, PhysAddr, Places, Processor, Registers, Seamcall, SharedMemory, SharedPage, Step, StopCpus,
     stop_this_cpu_at_crash,
 };
 use tdx_machine::{AccessError, CpuModel, Machine, MachineCheck, MachineConfig, MsrRead, PartialStore};
@@ -83,6 +83,9 @@ impl Processor for Hardware {
         }
     }
 }
+
+// SAFETY: the machine's own answers.
+unsafe impl LocalProcessor for Hardware {}
 
 /// A CPU. In a kernel the code that holds one is pinned to that CPU, with preemption off.
 #[derive(Clone, Copy)]

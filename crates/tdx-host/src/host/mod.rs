@@ -60,7 +60,7 @@ use crate::key_ids::KeyIds;
 use crate::layout::Layout;
 use crate::ledger::{Ledger, MAX_RESERVED};
 use crate::once::Once;
-use crate::platform::{NoTdx, NodeRange, Processor, TdxPlatform, detect};
+use crate::platform::{LocalProcessor, NoTdx, NodeRange, TdxPlatform, detect};
 use crate::private_memory::PrivateMemory;
 use crate::sync::{AtomicU64, Ordering, fence};
 use crate::td::TdHost;
@@ -113,7 +113,10 @@ impl<'m> Host<'m> {
     }
 
     /// Replaces the slots, before the host is shared: for a host that was copied from a constant.
-    pub fn set_slots(&mut self, slots: &'m [CpuSlot]) {
+    ///
+    /// # Safety
+    /// No SEAMCALL was made through this host's gate: the new one is open, and knows no dirty cache.
+    pub unsafe fn set_slots(&mut self, slots: &'m [CpuSlot]) {
         self.gate = Gate::new(slots);
     }
 
@@ -127,10 +130,11 @@ impl<'m> Host<'m> {
     ///
     /// # Errors
     /// [`NoTdx`]: the kernel goes on without TDX. Handovers then have nothing to do.
-    pub fn detect(&self, processor: &impl Processor) -> Result<TdxPlatform, NoTdx> {
+    pub fn detect(&self, processor: &impl LocalProcessor) -> Result<TdxPlatform, NoTdx> {
         let platform = detect(processor)?;
         // A second answer is the same one: a machine has one platform.
-        let _ = self.set_platform(platform);
+        // SAFETY: this machine's, by the contract of `LocalProcessor`.
+        let _ = unsafe { self.set_platform(platform) };
         Ok(platform)
     }
 
@@ -138,7 +142,10 @@ impl<'m> Host<'m> {
     ///
     /// # Errors
     /// [`HostError::AlreadySet`]; the first platform stays.
-    pub fn set_platform(&self, platform: TdxPlatform) -> Result<(), HostError> {
+    ///
+    /// # Safety
+    /// `platform` is this machine's: a handover without the erratum leaves private memory as it is.
+    pub unsafe fn set_platform(&self, platform: TdxPlatform) -> Result<(), HostError> {
         let mut place = self.platform.own().ok_or(HostError::AlreadySet)?;
         *place = Some(platform);
         place.publish();

@@ -28,7 +28,8 @@ pub struct CpuidOutput {
     pub edx: u32,
 }
 
-/// Identification of the processor. In a kernel these are the functions of [`crate::arch`].
+/// Identification of a processor: of this machine ([`LocalProcessor`]), or of one whose answers were
+/// saved.
 pub trait Processor {
     /// CPUID.
     fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidOutput;
@@ -36,6 +37,14 @@ pub trait Processor {
     /// RDMSR; `None` if it raises #GP.
     fn rdmsr(&self, msr: Msr) -> Option<u64>;
 }
+
+/// Identification of the processor of this machine. In a kernel these are the functions of
+/// [`crate::arch`].
+///
+/// # Safety
+/// The answers are those of CPUID and RDMSR on this machine. A handover leaves private memory as it
+/// is on a processor without the erratum, and lines are written back under KeyIDs of this layout.
+pub unsafe trait LocalProcessor: Processor {}
 
 /// Family, model and stepping, the extended fields included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -81,7 +81,7 @@ use crate::gate::CpuGate;
 use instruction::Seamcall;
 
 pub use crate::ids::{CpuId, NodeId, PackageId};
-pub use detect::{CpuModel, CpuidOutput, Msr, NoTdx, Processor, TdxPlatform, detect};
+pub use detect::{CpuModel, CpuidOutput, LocalProcessor, Msr, NoTdx, Processor, TdxPlatform, detect};
 pub use owned::{OutOfPages, OwnedPages};
 
 /// What a reset needs from a CPU: MOVDIR64B and a fence. It has no SEAMCALL.
