@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * /dev/cleanslate: orders to bring TDX up and to build TDs for tests. By ioctl for programs (cleanslate_ioctl.h), by words for shells: "up", or
- * "td FATE", one order for each write. errno says how it went, the log says why. Refuses whoever may not administer the system.
+ * /dev/cleanslate: initialize TDX in a kernel without TDX host support
+ *
+ * By ioctl (cleanslate_ioctl.h), or by writing "up". Needs CAP_SYS_ADMIN. The kernel log has the
+ * reason of an error.
  */
 #include <linux/capability.h>
 #include <linux/fs.h>
@@ -13,29 +15,9 @@
 #include "cleanslate.h"
 #include "cleanslate_ioctl.h"
 
-/* As in object/src/host.rs. */
-static const char *const fates[] = {
-	[CLEANSLATE_TD_RUNNABLE] = "runnable",
-	[CLEANSLATE_TD_HALF_BUILT] = "half-built",
-	[CLEANSLATE_TD_GONE] = "gone",
-	[CLEANSLATE_TD_HALF_GONE] = "half-gone",
-};
-
-static int obey(char *command)
+static ssize_t cleanslate_write(struct file *file, const char __user *from, size_t size, loff_t *at)
 {
-	int fate;
-
-	if (!strcmp(command, "up"))
-		return cleanslate_host_up();
-	if (strncmp(command, "td ", 3))
-		return -EINVAL;
-	fate = match_string(fates, ARRAY_SIZE(fates), command + 3);
-	return fate < 0 ? -EINVAL : cleanslate_host_td(fate);
-}
-
-static ssize_t write(struct file *file, const char __user *from, size_t size, loff_t *at)
-{
-	char command[32];
+	char command[8];
 	int ret;
 
 	if (!capable(CAP_SYS_ADMIN))
@@ -45,36 +27,31 @@ static ssize_t write(struct file *file, const char __user *from, size_t size, lo
 	if (copy_from_user(command, from, size))
 		return -EFAULT;
 	command[size] = 0;
-	ret = obey(strim(command));
+	ret = strcmp(strim(command), "up") ? -EINVAL : cleanslate_host_up();
 	return ret ? ret : size;
 }
 
-static long command(struct file *file, unsigned int number, unsigned long argument)
+static long cleanslate_ioctl(struct file *file, unsigned int number, unsigned long argument)
 {
-	u32 fate;
-
 	if (!capable(CAP_SYS_ADMIN))
 		return -EPERM;
-	switch (number) {
-	case CLEANSLATE_IOCTL_UP:
-		return cleanslate_host_up();
-	case CLEANSLATE_IOCTL_TD:
-		if (get_user(fate, (const u32 __user *)argument))
-			return -EFAULT;
-		return fate < ARRAY_SIZE(fates) ? cleanslate_host_td(fate) : -EINVAL;
-	default:
-		return -ENOTTY;
-	}
+	return number == CLEANSLATE_IOCTL_UP ? cleanslate_host_up() : -ENOTTY;
 }
 
 static const struct file_operations operations = {
 	.owner = THIS_MODULE,
-	.write = write,
-	.unlocked_ioctl = command,
+	.write = cleanslate_write,
+	.unlocked_ioctl = cleanslate_ioctl,
 	.compat_ioctl = compat_ptr_ioctl,
 	.llseek = noop_llseek,
 };
-static struct miscdevice device = { .minor = MISC_DYNAMIC_MINOR, .name = "cleanslate", .mode = 0600, .fops = &operations };
+
+static struct miscdevice device = {
+	.minor = MISC_DYNAMIC_MINOR,
+	.name = "cleanslate",
+	.mode = 0600,
+	.fops = &operations,
+};
 
 static bool registered;
 

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The way into the next kernel: an image is loaded, `kexec -e`, CPUs stop, machine_kexec() jumps. A kexec and a crash both come through it.
- * What is to be refused is refused at load and at `kexec -e`: from machine_kexec() nobody comes back, and there everything is reset.
+ * Kexec and crash: refuse images, write back caches, reset private memory before the jump
+ *
+ * Hooks, in the order in which the kernel reaches them: machine_kexec_prepare() when an image is
+ * loaded, kernel_kexec() at kexec -e, stop_this_cpu() and kdump_nmi_callback() on the other CPUs,
+ * machine_kexec() right before the jump. Images and kexec can be refused in the first two. In
+ * machine_kexec() it is too late to refuse, and everything that may be private is reset.
  */
 #define pr_fmt(fmt) "cleanslate: " fmt
 
@@ -13,16 +17,16 @@
 
 #include "cleanslate.h"
 
-/* Is there anything to reset, or to refuse for? */
-static bool concerned(void)
+/* Is there private memory, known or not? None after a failed initialization by the kernel. */
+static bool cleanslate_affected(void)
 {
 	return (cleanslate_private_kb() || cleanslate_unknown) && !cleanslate_watch_failed();
 }
 
-/* The last decision on an image or a kexec; both are constants. */
+/* The last decision on an image or a kexec; string constants. */
 static const char *last_verdict = "none yet", *last_reason;
 
-static void decided(const char *verdict, const char *reason)
+static void cleanslate_decide(const char *verdict, const char *reason)
 {
 	WRITE_ONCE(last_verdict, verdict);
 	WRITE_ONCE(last_reason, reason);
@@ -34,93 +38,102 @@ int cleanslate_verdict(char *buffer)
 {
 	const char *reason = READ_ONCE(last_reason);
 
-	return sysfs_emit(buffer, "%s%s%s\n", READ_ONCE(last_verdict), reason ? ": " : "", reason ?: "");
+	return sysfs_emit(buffer, "%s%s%s\n", READ_ONCE(last_verdict), reason ? ": " : "",
+			  reason ?: "");
 }
 
-/* Why there is to be no kexec, or NULL. */
-static const char *refusal(void)
+/* Why a kexec is refused, or NULL. */
+static const char *cleanslate_refusal(void)
 {
 	cleanslate_watch_check();
-	if (!concerned())
+	if (!cleanslate_affected())
 		return NULL;
 	if (cleanslate_unknown)
 		return cleanslate_unknown;
-	return cleanslate_check_load(cleanslate_policy) ? "memory may be private, and the policy is to refuse" : NULL;
+	if (cleanslate_check_load(cleanslate_policy))
+		return "memory may be private and policy=refuse";
+	return NULL;
 }
 
-static bool before_load(struct pt_regs *regs)
+static bool cleanslate_before_load(struct pt_regs *regs)
 {
 	const struct kimage *image = (const void *)regs->di;
 	const char *why;
 
-	/* A crash kernel lives in memory that was never private, and without it there is no dump. */
+	/* A crash kernel runs in memory that was never private, and is needed for a dump. */
 	if (image->type == KEXEC_TYPE_CRASH)
 		return false;
-	why = refusal();
-	if (!why && image->preserve_context && concerned())
-		why = "TDX does not survive a jump into another kernel and back";
-	decided(why ? "kexec image refused" : "kexec image let in", why);
+	why = cleanslate_refusal();
+	if (!why && image->preserve_context && cleanslate_affected())
+		why = "preserve_context kexec is not supported with TDX enabled";
+	cleanslate_decide(why ? "kexec image refused" : "kexec image accepted", why);
 	if (!why)
 		return false;
 	regs->ax = -EPERM;
 	return true;
 }
 
-/* What was allowed when the image was loaded may be so no longer. */
-static bool before_kexec(struct pt_regs *regs)
+/* The state may have changed since the image was loaded. */
+static bool cleanslate_before_kexec(struct pt_regs *regs)
 {
-	const char *why = refusal();
+	const char *why = cleanslate_refusal();
 
 	if (!why)
 		return false;
-	decided("kexec refused", why);
+	cleanslate_decide("kexec refused", why);
 	regs->ax = -EPERM;
 	return true;
 }
 
-static bool before_jump(struct pt_regs *regs)
+static void cleanslate_log_handover(const struct cleanslate_handover *done, u64 ns)
+{
+	if (done->not_alone)
+		pr_emerg("reset %llu private lines, but %u CPUs are still running\n", done->lines,
+			 num_online_cpus());
+	else if (done->suspects)
+		pr_emerg("reset %llu private lines, but %u CPUs may write back stale lines\n",
+			 done->lines, done->suspects);
+	else
+		pr_emerg("reset %llu private lines in %llu us%s\n", done->lines,
+			 div_u64(ns, NSEC_PER_USEC),
+			 done->clean && !cleanslate_unknown ? "" : ", but some may be left");
+}
+
+static bool cleanslate_before_jump(struct pt_regs *regs)
 {
 	const struct kimage *image = (const void *)regs->di;
 	bool crash = image->type == KEXEC_TYPE_CRASH;
 	struct cleanslate_handover done;
 	u64 start;
-	u32 cpu;
 
 	cleanslate_watch_check();
-	if (!concerned()) {
+	if (!cleanslate_affected()) {
 		cleanslate_host_leave(crash);
 		return false;
 	}
-	/* As machine_kexec() is about to do, and for good: nothing may run between the reset and the jump. */
+	/* As machine_kexec() does next: nothing may run between the reset and the jump. */
 	local_irq_disable();
-	cpu = smp_processor_id();
 	start = ktime_get_mono_fast_ns();
-	done = cleanslate_hand_over(cleanslate_policy, cpu, num_online_cpus(), nr_cpu_ids, crash);
-	if (done.not_alone)
-		pr_emerg("%llu lines of private memory reset, but %u CPUs still run\n", done.lines, num_online_cpus());
-	else if (done.suspects)
-		pr_emerg("%llu lines of private memory reset, but %u CPUs may write some back\n", done.lines, done.suspects);
-	else
-		pr_emerg("%llu lines of private memory reset in %llu us%s\n", done.lines,
-			 div_u64(ktime_get_mono_fast_ns() - start, NSEC_PER_USEC),
-			 done.clean && !cleanslate_unknown ? "" : ", and some may be left");
+	done = cleanslate_hand_over(cleanslate_policy, smp_processor_id(), num_online_cpus(),
+				    nr_cpu_ids, crash);
+	cleanslate_log_handover(&done, ktime_get_mono_fast_ns() - start);
 	cleanslate_host_leave(crash);
 	return false;
 }
 
 /*
- * Linux 6.12 stops CPUs without WBINVD: their dirty private lines would be written back over what was reset, whenever the next
- * kernel's CPUs write their caches back. CPUs in VMX operation would not answer INIT.
+ * Linux 6.12 stops CPUs without WBINVD. Their dirty private lines would be written back over lines
+ * that were reset, when the next kernel writes back caches. A CPU in VMX operation ignores INIT.
  */
-static bool before_stop(struct pt_regs *regs)
+static bool cleanslate_before_stop(struct pt_regs *regs)
 {
-	if (concerned())
+	if (cleanslate_affected())
 		cleanslate_stop_this_cpu(raw_smp_processor_id());
 	cleanslate_host_leave(false);
 	return false;
 }
 
-static bool before_crash_stop(struct pt_regs *regs)
+static bool cleanslate_before_crash_stop(struct pt_regs *regs)
 {
 	cleanslate_stop_this_cpu_at_crash(raw_smp_processor_id());
 	cleanslate_host_leave(true);
@@ -128,11 +141,11 @@ static bool before_crash_stop(struct pt_regs *regs)
 }
 
 static struct cleanslate_hook hooks[] = {
-	{ .name = "machine_kexec", .enter = before_jump },
-	{ .name = "machine_kexec_prepare", .enter = before_load, .may_skip = true },
-	{ .name = "kernel_kexec", .enter = before_kexec, .may_skip = true },
-	{ .name = "stop_this_cpu", .enter = before_stop },
-	{ .name = "kdump_nmi_callback", .enter = before_crash_stop },
+	{ .name = "machine_kexec", .enter = cleanslate_before_jump },
+	{ .name = "machine_kexec_prepare", .enter = cleanslate_before_load, .may_skip = true },
+	{ .name = "kernel_kexec", .enter = cleanslate_before_kexec, .may_skip = true },
+	{ .name = "stop_this_cpu", .enter = cleanslate_before_stop },
+	{ .name = "kdump_nmi_callback", .enter = cleanslate_before_crash_stop },
 };
 
 bool cleanslate_handover_missed(void)

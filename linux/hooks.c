@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Functions of the kernel that are listened to, or kept from running. By ftrace where there is a place for it: nothing takes such a hook away
- * (the kernel refuses kernel.ftrace_enabled=0 while there is one), and it hears a call from inside somebody else's probe, too. Else by a
- * kprobe, of which neither is true; then what was missed is counted.
+ * Callbacks before functions of the kernel, which can make them return at once
+ *
+ * By ftrace where a function has a call to it: such a hook cannot be disabled (the kernel rejects
+ * kernel.ftrace_enabled=0 while there is one), and it also runs within the handler of another
+ * probe. By a kprobe otherwise, whose missed hits the kernel counts.
  */
 #define pr_fmt(fmt) "cleanslate: " fmt
 
@@ -14,7 +16,7 @@
 
 #include "cleanslate.h"
 
-/* Where a function goes on if it is not to run: it returns at once. */
+/* Where a function continues that must not run: returns at once. */
 asm(".pushsection .text\n"
     ".globl cleanslate_return\n"
     ".type cleanslate_return, @function\n"
@@ -27,7 +29,8 @@ extern const char cleanslate_return[];
 
 #ifdef CONFIG_DYNAMIC_FTRACE_WITH_REGS
 
-static void notrace on_call(unsigned long ip, unsigned long parent, struct ftrace_ops *ops, struct ftrace_regs *fregs)
+static void notrace cleanslate_on_call(unsigned long ip, unsigned long parent,
+				       struct ftrace_ops *ops, struct ftrace_regs *fregs)
 {
 	struct cleanslate_hook *hook = container_of(ops, struct cleanslate_hook, ops);
 	struct pt_regs *regs = ftrace_get_regs(fregs);
@@ -36,13 +39,14 @@ static void notrace on_call(unsigned long ip, unsigned long parent, struct ftrac
 		regs->ip = (unsigned long)cleanslate_return;
 }
 
-static int arm_by_ftrace(struct cleanslate_hook *hook)
+static int cleanslate_arm_ftrace(struct cleanslate_hook *hook)
 {
 	int ret;
 
-	hook->ops.func = on_call;
-	/* No handler calls the function that it listens to. */
-	hook->ops.flags = FTRACE_OPS_FL_SAVE_REGS | FTRACE_OPS_FL_PERMANENT | FTRACE_OPS_FL_RECURSION;
+	hook->ops.func = cleanslate_on_call;
+	/* No callback calls the function that it hooks. */
+	hook->ops.flags = FTRACE_OPS_FL_SAVE_REGS | FTRACE_OPS_FL_PERMANENT |
+			  FTRACE_OPS_FL_RECURSION;
 	if (hook->may_skip)
 		hook->ops.flags |= FTRACE_OPS_FL_IPMODIFY;
 	ret = ftrace_set_filter(&hook->ops, (unsigned char *)hook->name, strlen(hook->name), 1);
@@ -55,7 +59,7 @@ static int arm_by_ftrace(struct cleanslate_hook *hook)
 	return ret;
 }
 
-static void disarm_ftrace(struct cleanslate_hook *hook)
+static void cleanslate_disarm_ftrace(struct cleanslate_hook *hook)
 {
 	unregister_ftrace_function(&hook->ops);
 	ftrace_free_filter(&hook->ops);
@@ -64,36 +68,39 @@ static void disarm_ftrace(struct cleanslate_hook *hook)
 
 #else
 
-static int arm_by_ftrace(struct cleanslate_hook *hook)
+static int cleanslate_arm_ftrace(struct cleanslate_hook *hook)
 {
 	return -EINVAL;
 }
 
-static void disarm_ftrace(struct cleanslate_hook *hook)
+static void cleanslate_disarm_ftrace(struct cleanslate_hook *hook)
 {
 }
 
 #endif
 
-static int on_probe(struct kprobe *probe, struct pt_regs *regs)
+static int cleanslate_on_probe(struct kprobe *probe, struct pt_regs *regs)
 {
 	if (!container_of(probe, struct cleanslate_hook, probe)->enter(regs))
 		return 0;
 	regs->ip = (unsigned long)cleanslate_return;
 	return 1;
 }
-NOKPROBE_SYMBOL(on_probe);
+NOKPROBE_SYMBOL(cleanslate_on_probe);
 
-/* A probe that changes where the function goes on must not be optimised into a jump; having this prevents it. */
-static void after_probe(struct kprobe *probe, struct pt_regs *regs, unsigned long flags)
+/* A kprobe with a post-handler is not optimized into a jump, which could not change regs->ip. */
+static void cleanslate_after_probe(struct kprobe *probe, struct pt_regs *regs, unsigned long flags)
 {
 }
 
-static int arm_by_kprobe(struct cleanslate_hook *hook)
+static int cleanslate_arm_kprobe(struct cleanslate_hook *hook)
 {
-	hook->probe = (struct kprobe){ .symbol_name = hook->name, .pre_handler = on_probe };
+	hook->probe = (struct kprobe){
+		.symbol_name = hook->name,
+		.pre_handler = cleanslate_on_probe,
+	};
 	if (hook->may_skip)
-		hook->probe.post_handler = after_probe;
+		hook->probe.post_handler = cleanslate_after_probe;
 	return register_kprobe(&hook->probe);
 }
 
@@ -102,13 +109,13 @@ int cleanslate_arm(struct cleanslate_hook *hooks, int count)
 	int index, ret;
 
 	for (index = 0; index < count; index++) {
-		ret = arm_by_ftrace(&hooks[index]);
-		/* Busy: ftrace is switched off, and so would be a kprobe that builds on it. */
+		ret = cleanslate_arm_ftrace(&hooks[index]);
+		/* Busy: ftrace is disabled, and a kprobe on a call to it would be, too. */
 		if (ret && ret != -EBUSY)
-			ret = arm_by_kprobe(&hooks[index]);
+			ret = cleanslate_arm_kprobe(&hooks[index]);
 		if (ret) {
-			pr_err("this kernel's %s cannot be listened to (%d): %s\n", hooks[index].name, ret,
-			       ret == -EBUSY ? "kernel.ftrace_enabled is 0" : "is this kernel newer than this module?");
+			pr_err("failed to hook %s: %d (%s?)\n", hooks[index].name, ret,
+			       ret == -EBUSY ? "kernel.ftrace_enabled=0" : "unsupported kernel");
 			cleanslate_disarm(hooks, index);
 			return ret;
 		}
@@ -123,7 +130,7 @@ void cleanslate_disarm(struct cleanslate_hook *hooks, int count)
 		if (!hooks[count].armed)
 			continue;
 		if (hooks[count].by_ftrace)
-			disarm_ftrace(&hooks[count]);
+			cleanslate_disarm_ftrace(&hooks[count]);
 		else
 			unregister_kprobe(&hooks[count].probe);
 		hooks[count].armed = false;

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A kernel without TDX host code: what the Rust object needs to bring TDX up. VMX operation on every CPU, memory, pages, CPUs to run on.
- * Refuses CPUs that come online after the bring-up and sleep states, which the TDX module does not survive.
+ * A kernel without TDX host support: initialize TDX
+ *
+ * Enters VMX operation on every CPU and provides CPUs, memory and locking to the Rust object. While
+ * TDX is enabled, CPUs that were offline during the initialization stay offline, memory that no
+ * TDMR covers cannot be onlined, and suspend is refused, because the TDX module does not survive
+ * it.
  */
 #define pr_fmt(fmt) "cleanslate: " fmt
 
@@ -26,34 +30,36 @@
 
 static unsigned long long pool_base, pool_bytes;
 module_param(pool_base, ullong, 0444);
-MODULE_PARM_DESC(pool_base, "first byte of memory reserved at boot (memmap=SIZE$BASE) for PAMTs");
+MODULE_PARM_DESC(pool_base, "physical address of memory reserved at boot for PAMTs (memmap=SIZE$BASE)");
 module_param(pool_bytes, ullong, 0444);
-MODULE_PARM_DESC(pool_bytes, "its size in bytes");
+MODULE_PARM_DESC(pool_bytes, "size of that memory in bytes");
 
 static void *pool;
 
-/* One bring-up, one TD at a time. */
+/* Serializes the initialization and users of the TDX module. */
 static DEFINE_MUTEX(host_lock);
-static bool is_up, trying, asleep;
+static bool is_up, initializing, suspended;
 static cpumask_t in_vmx, initialized;
 static struct page *vmx_regions[NR_CPUS];
 static enum cpuhp_state hotplug;
 
-/* VMX operation. Linux 7.2 and later count its users themselves. */
+/* Linux 7.2 and later count the users of VMX operation. */
 
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 2, 0)
+
+#define CLEANSLATE_VMX_COUNTED true
 
 static int (*get_vmx)(int feature);
 static void (*put_vmx)(int feature);
 
-static int find_vmx(void)
+static int cleanslate_find_vmx(void)
 {
 	get_vmx = (void *)cleanslate_symbol("x86_virt_get_ref");
 	put_vmx = (void *)cleanslate_symbol("x86_virt_put_ref");
 	return get_vmx && put_vmx ? 0 : -ENOENT;
 }
 
-static int enter_vmx(void)
+static int cleanslate_enter_vmx(void)
 {
 	int ret = cleanslate_call(get_vmx, X86_FEATURE_VMX);
 
@@ -62,7 +68,7 @@ static int enter_vmx(void)
 	return ret;
 }
 
-static void leave_vmx(void)
+static void cleanslate_leave_vmx(void)
 {
 	u64 cet = cleanslate_tracking_off();
 
@@ -72,12 +78,14 @@ static void leave_vmx(void)
 
 #else
 
-static int find_vmx(void)
+#define CLEANSLATE_VMX_COUNTED false
+
+static int cleanslate_find_vmx(void)
 {
 	return 0;
 }
 
-static int enter_vmx(void)
+static int cleanslate_enter_vmx(void)
 {
 	unsigned int cpu = smp_processor_id();
 	u64 control, basic, address;
@@ -91,7 +99,7 @@ static int enter_vmx(void)
 	address = page_to_phys(vmx_regions[cpu]);
 	*(u32 *)page_address(vmx_regions[cpu]) = (u32)basic & 0x7fffffff;
 	cr4_set_bits(X86_CR4_VMXE);
-	/* Before: an NMI that stops this CPU leaves VMX operation, and a VMXOFF too much is caught. */
+	/* Before VMXON: an NMI that stops this CPU does VMXOFF, whose fault is handled. */
 	cpumask_set_cpu(cpu, &in_vmx);
 	asm goto("1: vmxon %[address]\n\t"
 		 "jbe %l[fault]\n\t"
@@ -104,7 +112,7 @@ fault:
 	return -EIO;
 }
 
-static void leave_vmx(void)
+static void cleanslate_leave_vmx(void)
 {
 	asm goto("1: vmxoff\n\t"
 		 _ASM_EXTABLE(1b, %l[fault])
@@ -115,27 +123,30 @@ fault:
 
 #endif
 
-/* From any context: of a CPU that is stopped, or that jumps. At a crash, a kernel that counts the users of VMX leaves it by itself. */
+/*
+ * Leaves VMX operation on a CPU that stops or jumps. From any context. At a crash, a kernel that
+ * counts the users of VMX operation leaves it itself.
+ */
 void cleanslate_host_leave(bool crash)
 {
-	if (cpumask_test_and_clear_cpu(raw_smp_processor_id(), &in_vmx) && !(crash && LINUX_VERSION_CODE >= KERNEL_VERSION(7, 2, 0)))
-		leave_vmx();
+	if (!cpumask_test_and_clear_cpu(raw_smp_processor_id(), &in_vmx))
+		return;
+	if (!crash || !CLEANSLATE_VMX_COUNTED)
+		cleanslate_leave_vmx();
 }
 
-static void enter_vmx_here(void *result)
+static void cleanslate_enter_vmx_here(void *result)
 {
-	int ret = enter_vmx();
+	int ret = cleanslate_enter_vmx();
 
 	if (ret)
 		atomic_set(result, ret);
 }
 
-static void leave_vmx_here(void *unused)
+static void cleanslate_leave_vmx_here(void *unused)
 {
 	cleanslate_host_leave(false);
 }
-
-/* What the Rust object asks for. */
 
 void *cleanslate_map(u64 address)
 {
@@ -150,7 +161,7 @@ struct cpu_work {
 	void *task;
 };
 
-static void do_cpu_work(struct work_struct *work)
+static void cleanslate_do_cpu_work(struct work_struct *work)
 {
 	struct cpu_work *cpu_work = container_of(work, struct cpu_work, work);
 
@@ -165,7 +176,7 @@ void cleanslate_on_all(void (*run)(void *task), void *task)
 	for_each_online_cpu(cpu) {
 		works[cpu].run = run;
 		works[cpu].task = task;
-		INIT_WORK(&works[cpu].work, do_cpu_work);
+		INIT_WORK(&works[cpu].work, cleanslate_do_cpu_work);
 		queue_work_on(cpu, system_wq, &works[cpu].work);
 	}
 	for_each_online_cpu(cpu)
@@ -177,7 +188,7 @@ struct package_work {
 	void *task;
 };
 
-static long do_package_work(void *argument)
+static long cleanslate_do_package_work(void *argument)
 {
 	struct package_work *work = argument;
 
@@ -187,7 +198,7 @@ static long do_package_work(void *argument)
 
 void cleanslate_on_each_package(void (*run)(void *task), void *task)
 {
-	struct package_work work = { run, task };
+	struct package_work work = { .run = run, .task = task };
 	int cpu, before;
 
 	for_each_online_cpu(cpu) {
@@ -195,7 +206,7 @@ void cleanslate_on_each_package(void (*run)(void *task), void *task)
 			if (cleanslate_package(before) == cleanslate_package(cpu))
 				break;
 		if (before == cpu)
-			work_on_cpu(cpu, do_package_work, &work);
+			work_on_cpu(cpu, cleanslate_do_package_work, &work);
 	}
 }
 
@@ -220,25 +231,23 @@ u32 cleanslate_package(u32 cpu)
 	return topology_physical_package_id(cpu);
 }
 
-void cleanslate_rest(void)
+void cleanslate_cond_resched(void)
 {
 	cond_resched();
 }
 
-/* Hotplug and sleep. */
-
-static int cpu_comes(unsigned int cpu)
+static int cleanslate_cpu_online(unsigned int cpu)
 {
 	if (!is_up)
 		return 0;
 	if (!cpumask_test_cpu(cpu, &initialized)) {
-		pr_err("CPU %u was not there when TDX was brought up, and stays offline\n", cpu);
+		pr_err("CPU %u was offline during TDX initialization, keeping it offline\n", cpu);
 		return -EOPNOTSUPP;
 	}
-	return enter_vmx();
+	return cleanslate_enter_vmx();
 }
 
-static int cpu_goes(unsigned int cpu)
+static int cleanslate_cpu_offline(unsigned int cpu)
 {
 	if (is_up)
 		cleanslate_stop_this_cpu(cpu);
@@ -246,26 +255,30 @@ static int cpu_goes(unsigned int cpu)
 	return 0;
 }
 
-static int before_memory(struct notifier_block *block, unsigned long action, void *argument)
+static int cleanslate_before_memory(struct notifier_block *block, unsigned long action,
+				    void *argument)
 {
 	const struct memory_notify *range = argument;
 
 	if (action != MEM_GOING_ONLINE && action != MEM_GOING_OFFLINE)
 		return NOTIFY_OK;
-	if (trying)
+	if (initializing)
 		return notifier_from_errno(-EBUSY);
-	/* The TDX module takes no page from there, and whose page is which nobody tells the allocator. */
-	if (is_up && action == MEM_GOING_ONLINE &&
-	    !cleanslate_covers(PFN_PHYS(range->start_pfn), PFN_PHYS(range->start_pfn + range->nr_pages))) {
-		pr_err("memory that was not there when TDX was brought up stays offline\n");
+	if (!is_up || action != MEM_GOING_ONLINE)
+		return NOTIFY_OK;
+	/* The TDX module takes no page from there, and the page allocator does not know. */
+	if (!cleanslate_covers(PFN_PHYS(range->start_pfn),
+			       PFN_PHYS(range->start_pfn + range->nr_pages))) {
+		pr_err("refusing to online memory not covered by a TDMR\n");
 		return notifier_from_errno(-EPERM);
 	}
 	return NOTIFY_OK;
 }
 
-static struct notifier_block memory_notifier = { .notifier_call = before_memory };
+static struct notifier_block memory_notifier = { .notifier_call = cleanslate_before_memory };
 
-static int before_sleep(struct notifier_block *block, unsigned long action, void *argument)
+static int cleanslate_before_suspend(struct notifier_block *block, unsigned long action,
+				     void *argument)
 {
 	switch (action) {
 	case PM_SUSPEND_PREPARE:
@@ -275,61 +288,73 @@ static int before_sleep(struct notifier_block *block, unsigned long action, void
 	case PM_POST_SUSPEND:
 	case PM_POST_HIBERNATION:
 	case PM_POST_RESTORE:
-		asleep = false;
+		suspended = false;
 		return NOTIFY_OK;
 	default:
 		return NOTIFY_OK;
 	}
 	mutex_lock(&host_lock);
-	asleep = !is_up;
+	suspended = !is_up;
 	mutex_unlock(&host_lock);
-	if (asleep)
+	if (suspended)
 		return NOTIFY_OK;
-	pr_err("no sleep while TDX is up: the TDX module would not survive it\n");
+	pr_err("suspend is not supported while TDX is enabled\n");
 	return notifier_from_errno(-EBUSY);
 }
 
-static struct notifier_block sleep_notifier = { .notifier_call = before_sleep };
+static struct notifier_block suspend_notifier = { .notifier_call = cleanslate_before_suspend };
 
-/* Up. */
-
-static int bring_up(void)
+static int cleanslate_call_bring_up(const struct cleanslate_memory *memory, u32 count)
 {
-	struct cleanslate_memory reserved = { pool_base, pool_bytes, NUMA_NO_NODE };
+	struct cleanslate_memory reserved = {
+		.base = pool_base,
+		.bytes = pool_bytes,
+		.node = CLEANSLATE_ANY_NODE,
+	};
+	void *work = kvmalloc(cleanslate_work_bytes(), GFP_KERNEL);
+	int ret;
+
+	if (!work)
+		return -ENOMEM;
+	ret = cleanslate_bring_up(memory, count, reserved, work);
+	kvfree(work);
+	return ret;
+}
+
+static int cleanslate_initialize(void)
+{
 	atomic_t failed = ATOMIC_INIT(0);
 	const struct cleanslate_memory *memory;
-	u64 *ledger, *key_ids;
 	u32 memory_count;
+	u64 *words;
 	int ret;
 
 	memory = cleanslate_memory_map(&memory_count);
 	if (!memory)
 		return -E2BIG;
-	on_each_cpu(enter_vmx_here, &failed, 1);
+	on_each_cpu(cleanslate_enter_vmx_here, &failed, 1);
 	ret = atomic_read(&failed);
 	if (ret == -EBUSY)
-		pr_err("another user of VMX is there: unload kvm_intel first\n");
+		pr_err("VMX already in use; unload kvm_intel first\n");
 	else if (ret)
-		pr_err("a CPU does not enter VMX operation (%d): is VMX enabled in the firmware?\n", ret);
+		pr_err("failed to enter VMX operation: %d (VMX disabled by the BIOS?)\n", ret);
 	if (ret)
 		goto leave;
-	ret = cleanslate_bring_up(memory, memory_count, reserved);
+	ret = cleanslate_call_bring_up(memory, memory_count);
 	if (ret)
 		goto leave;
 	cpumask_copy(&initialized, cpu_online_mask);
 	cleanslate_keep();
 	is_up = true;
-	ledger = vzalloc(cleanslate_words(false) * sizeof(u64));
-	key_ids = vzalloc(cleanslate_words(true) * sizeof(u64));
-	if (!ledger || !key_ids || cleanslate_ledger(ledger, key_ids)) {
-		pr_err("no memory for the ledger: TDX is up, and no TD can be built\n");
-		vfree(ledger);
-		vfree(key_ids);
+	words = vzalloc(cleanslate_track_words() * sizeof(u64));
+	if (!words || cleanslate_track(words)) {
+		pr_err("TDX initialized, but failed to allocate the page ledger: no TDs\n");
+		vfree(words);
 		return -ENOMEM;
 	}
 	return 0;
 leave:
-	on_each_cpu(leave_vmx_here, NULL, 1);
+	on_each_cpu(cleanslate_leave_vmx_here, NULL, 1);
 	return ret;
 }
 
@@ -338,51 +363,43 @@ int cleanslate_host_up(void)
 	int ret;
 
 	mutex_lock(&host_lock);
-	trying = true;
+	initializing = true;
 	cpus_read_lock();
-	ret = is_up ? -EEXIST : asleep ? -EBUSY : bring_up();
+	if (is_up)
+		ret = -EEXIST;
+	else if (suspended)
+		ret = -EBUSY;
+	else
+		ret = cleanslate_initialize();
 	cpus_read_unlock();
-	trying = false;
+	initializing = false;
 	mutex_unlock(&host_lock);
 	return ret;
 }
 
-int cleanslate_host_td(u32 fate)
+/* Runs a function that uses the TDX module; -ENODEV if TDX is not initialized. */
+int cleanslate_host_run(int (*function)(void *argument), void *argument)
 {
-	int ret;
+	int ret = -ENODEV;
 
 	mutex_lock(&host_lock);
 	cpus_read_lock();
-	ret = is_up ? cleanslate_td(fate) : -EPERM;
+	if (is_up || cleanslate_watch_in_vmx())
+		ret = function(argument);
 	cpus_read_unlock();
 	mutex_unlock(&host_lock);
 	return ret;
 }
 
-int cleanslate_host_pages(struct cleanslate_pages *pages)
-{
-	int ret = 0;
-
-	*pages = (struct cleanslate_pages){};
-	mutex_lock(&host_lock);
-	cpus_read_lock();
-	if (is_up || cleanslate_watch_in_vmx()) {
-		cleanslate_pin();
-		ret = cleanslate_pages(pages);
-		cleanslate_unpin();
-	}
-	cpus_read_unlock();
-	mutex_unlock(&host_lock);
-	return ret;
-}
-
-static int map_pool(void)
+static int cleanslate_map_pool(void)
 {
 	if (!pool_bytes)
 		return 0;
-	if (pool_base & ~PAGE_MASK || pool_bytes & ~PAGE_MASK || pool_base + pool_bytes < pool_base ||
-	    region_intersects(pool_base, pool_bytes, IORESOURCE_SYSTEM_RAM, IORES_DESC_NONE) != REGION_DISJOINT) {
-		pr_err("pool_base and pool_bytes do not name memory that was reserved at boot (memmap=SIZE$BASE)\n");
+	if (pool_base & ~PAGE_MASK || pool_bytes & ~PAGE_MASK ||
+	    pool_base + pool_bytes < pool_base ||
+	    region_intersects(pool_base, pool_bytes, IORESOURCE_SYSTEM_RAM, IORES_DESC_NONE) !=
+	    REGION_DISJOINT) {
+		pr_err("pool_base and pool_bytes do not name memory reserved at boot (memmap=SIZE$BASE)\n");
 		return -EINVAL;
 	}
 	pool = memremap(pool_base, pool_bytes, MEMREMAP_WB);
@@ -393,12 +410,12 @@ int cleanslate_host_init(void)
 {
 	int cpu, ret;
 
-	ret = find_vmx();
+	ret = cleanslate_find_vmx();
 	if (ret) {
-		pr_err("this kernel does not say how to enter VMX operation\n");
+		pr_err("x86_virt_get_ref or x86_virt_put_ref not found (unsupported kernel?)\n");
 		return ret;
 	}
-	ret = map_pool();
+	ret = cleanslate_map_pool();
 	if (ret)
 		return ret;
 	ret = -ENOMEM;
@@ -407,21 +424,22 @@ int cleanslate_host_init(void)
 		if (!vmx_regions[cpu])
 			goto pages;
 	}
-	ret = cpuhp_setup_state_nocalls(CPUHP_AP_ONLINE_DYN, "cleanslate", cpu_comes, cpu_goes);
+	ret = cpuhp_setup_state_nocalls(CPUHP_AP_ONLINE_DYN, "cleanslate",
+					cleanslate_cpu_online, cleanslate_cpu_offline);
 	if (ret < 0)
 		goto pages;
 	hotplug = ret;
-	ret = register_pm_notifier(&sleep_notifier);
+	ret = register_pm_notifier(&suspend_notifier);
 	if (ret)
 		goto cpus;
 	ret = register_memory_notifier(&memory_notifier);
 	if (ret)
-		goto sleep;
+		goto suspend;
 	cleanslate_mode = CLEANSLATE_HOST;
-	pr_info("this kernel has no TDX host code; \"up\" to /dev/cleanslate brings TDX up\n");
+	pr_info("kernel has no TDX host support; write \"up\" to /dev/cleanslate to initialize TDX\n");
 	return 0;
-sleep:
-	unregister_pm_notifier(&sleep_notifier);
+suspend:
+	unregister_pm_notifier(&suspend_notifier);
 cpus:
 	cpuhp_remove_state_nocalls(hotplug);
 pages:
@@ -433,13 +451,13 @@ pages:
 	return ret;
 }
 
-/* Only before TDX is up: from then on the module is kept. */
+/* Only before TDX is initialized: from then on the module cannot be unloaded. */
 void cleanslate_host_exit(void)
 {
 	int cpu;
 
 	unregister_memory_notifier(&memory_notifier);
-	unregister_pm_notifier(&sleep_notifier);
+	unregister_pm_notifier(&suspend_notifier);
 	cpuhp_remove_state_nocalls(hotplug);
 	for_each_possible_cpu(cpu)
 		__free_page(vmx_regions[cpu]);

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * cleanslate: resets TDX private memory before the next kernel starts.
+ * cleanslate: reset TDX private memory before the next kernel starts
  *
- * Three kinds of machine: one with nothing to do; one whose kernel brings TDX up, which is watched (watch.c); one whose kernel cannot,
- * where this module can (host.c). On the last two handover.c resets what may be private, right before machine_kexec() jumps.
+ * On CPUs with the partial-write erratum a small store to private memory that the previous kernel
+ * left behind poisons the line, and the next read of it is a machine check. This module tracks
+ * private memory of a kernel with TDX host support (watch.c, follow.c), or initializes TDX itself
+ * in a kernel without (host.c), and resets private memory right before machine_kexec() jumps
+ * (handover.c).
  */
 #define pr_fmt(fmt) "cleanslate: " fmt
 
@@ -18,10 +21,13 @@ enum cleanslate_mode cleanslate_mode = CLEANSLATE_IDLE;
 const char *cleanslate_unknown;
 u32 cleanslate_policy;
 
-/* As in object/src/handover.rs. */
-static const char *const policies[] = { "tracked", "none", "refuse" };
+static const char *const policies[] = {
+	[CLEANSLATE_POLICY_TRACKED] = "tracked",
+	[CLEANSLATE_POLICY_MODULE] = "module",
+	[CLEANSLATE_POLICY_REFUSE] = "refuse",
+};
 
-static int set_policy(const char *value, const struct kernel_param *kp)
+static int cleanslate_set_policy(const char *value, const struct kernel_param *kp)
 {
 	int policy = sysfs_match_string(policies, value);
 
@@ -31,14 +37,18 @@ static int set_policy(const char *value, const struct kernel_param *kp)
 	return 0;
 }
 
-static int get_policy(char *buffer, const struct kernel_param *kp)
+static int cleanslate_get_policy(char *buffer, const struct kernel_param *kp)
 {
 	return sysfs_emit(buffer, "%s\n", policies[cleanslate_policy]);
 }
 
-static const struct kernel_param_ops policy_ops = { .set = set_policy, .get = get_policy };
+static const struct kernel_param_ops policy_ops = {
+	.set = cleanslate_set_policy,
+	.get = cleanslate_get_policy,
+};
 module_param_cb(policy, &policy_ops, NULL, 0644);
-MODULE_PARM_DESC(policy, "tracked: reset what may be private (default); none: leave it; refuse: let no kexec image in while anything may be private");
+MODULE_PARM_DESC(policy,
+		 "tracked: reset tracked private memory at kexec (default); module: ask the TDX module first, then reset; refuse: reject kexec images while memory may be private");
 
 bool cleanslate_rdmsr(u32 msr, u64 *value)
 {
@@ -47,10 +57,10 @@ bool cleanslate_rdmsr(u32 msr, u64 *value)
 
 void cleanslate_panic(void)
 {
-	panic("cleanslate: bug in the Rust object");
+	panic("cleanslate: Rust panic");
 }
 
-void cleanslate_say(const char *text, size_t length)
+void cleanslate_log(const char *text, size_t length)
 {
 	pr_info("%.*s\n", (int)length, text);
 }
@@ -74,7 +84,7 @@ void cleanslate_tracking_on(u64 cet)
 	preempt_enable();
 }
 
-/* The address of a symbol, exported or not; 0 if there is none. */
+/* Address of a symbol, exported or not; 0 if there is none. */
 unsigned long cleanslate_symbol(const char *name)
 {
 	struct kprobe lookup = { .symbol_name = "kallsyms_lookup_name" };
@@ -87,24 +97,24 @@ unsigned long cleanslate_symbol(const char *name)
 	return cleanslate_call(find, name);
 }
 
-/* Once for each reason at most: the first one stands. From any context. */
 void cleanslate_lost(const char *why)
 {
 	if (!cmpxchg(&cleanslate_unknown, NULL, why))
-		pr_err("what is private is not known (%s): no kexec image is let in\n", why);
+		pr_err("lost track of TDX private memory (%s); refusing kexec images\n", why);
 }
 
-/* Something may be private from now on: without this module nobody would know what. */
 void cleanslate_keep(void)
 {
 	if (!try_module_get(THIS_MODULE))
-		pr_emerg("memory becomes private while this module is unloaded: nobody will reset it\n");
+		pr_emerg("memory becomes private during unload and will not be reset\n");
 }
 
-/* The kernel's own TDX host code, by whatever name of it: then this module must not be a host of its own. */
-static bool kernel_is_host(void)
+/* TDX host support of the kernel, of any version? Then this module must not initialize TDX. */
+static bool cleanslate_kernel_is_host(void)
 {
-	static const char *const names[] = { "__seamcall", "tdx_enable", "tdx_cpu_enable", "tdx_module_status", "tdx_tdmr_list" };
+	static const char *const names[] = {
+		"__seamcall", "tdx_enable", "tdx_cpu_enable", "tdx_module_status", "tdx_tdmr_list",
+	};
 	int index;
 
 	for (index = 0; index < ARRAY_SIZE(names); index++)
@@ -113,40 +123,44 @@ static bool kernel_is_host(void)
 	return false;
 }
 
-static int __init start(void)
+static int __init cleanslate_init(void)
 {
-	u32 found = cleanslate_detect();
 	int ret;
 
-	if (!found) {
-		pr_info("no TDX on this machine: nothing to do\n");
+	switch (cleanslate_detect()) {
+	case CLEANSLATE_NO_TDX:
+		pr_info("TDX not available, nothing to do\n");
+		return 0;
+	case CLEANSLATE_TDX:
+		pr_info("CPU not affected by the partial-write erratum, nothing to do\n");
 		return 0;
 	}
-	if (!(found & 2)) {
-		pr_info("this CPU lacks the partial-write erratum: what is left private harms nobody\n");
-		return 0;
-	}
-	if (nr_cpu_ids > cleanslate_cpus()) {
-		pr_err("%u CPUs, and only %u can be watched\n", nr_cpu_ids, cleanslate_cpus());
+	if (nr_cpu_ids > cleanslate_max_cpus()) {
+		pr_err("%u possible CPUs, at most %u supported\n", nr_cpu_ids,
+		       cleanslate_max_cpus());
 		return -E2BIG;
 	}
 	ret = cleanslate_handover_init();
 	if (ret)
 		return ret;
-	ret = kernel_is_host() ? cleanslate_watch_init() : cleanslate_host_init();
+	ret = cleanslate_kernel_is_host() ? cleanslate_watch_init() : cleanslate_host_init();
 	if (ret) {
 		cleanslate_handover_exit();
 		return ret;
 	}
-	/* Neither of them is worth a kexec that nobody makes safe. The device is last: from there on TDX can come up. */
-	if (cleanslate_report_init())
-		pr_warn("nothing to be seen in /sys/kernel/cleanslate\n");
-	if (cleanslate_mode == CLEANSLATE_HOST && cleanslate_device_init())
-		pr_warn("no /dev/cleanslate: TDX cannot be brought up\n");
+	/* A reset at kexec matters more than sysfs. The device is last: it can initialize TDX. */
+	ret = cleanslate_report_init();
+	if (ret)
+		pr_warn("failed to create /sys/kernel/cleanslate: %d\n", ret);
+	if (cleanslate_mode == CLEANSLATE_HOST) {
+		ret = cleanslate_device_init();
+		if (ret)
+			pr_warn("failed to register /dev/cleanslate: %d\n", ret);
+	}
 	return 0;
 }
 
-static void __exit stop(void)
+static void __exit cleanslate_exit(void)
 {
 	if (cleanslate_mode == CLEANSLATE_IDLE)
 		return;
@@ -159,10 +173,10 @@ static void __exit stop(void)
 		cleanslate_host_exit();
 	cleanslate_handover_exit();
 	if (cleanslate_private_kb())
-		pr_emerg("memory became private while this module was unloaded: nobody will reset it\n");
+		pr_emerg("memory became private during unload and will not be reset\n");
 }
 
-module_init(start);
-module_exit(stop);
+module_init(cleanslate_init);
+module_exit(cleanslate_exit);
 MODULE_DESCRIPTION("Resets TDX private memory before the next kernel starts");
 MODULE_LICENSE("GPL");

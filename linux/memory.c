@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The kernel's memory: which ranges it uses, on which nodes, and pages out of its allocator. Refuses to remember: each call looks anew.
+ * The kernel's memory: ranges with their NUMA nodes, and contiguous pages. Each call of
+ * cleanslate_memory_map() reads the ranges again.
  */
 #define pr_fmt(fmt) "cleanslate: " fmt
 
@@ -19,11 +20,11 @@
 #define ACR_FLAGS_NONE MIGRATE_MOVABLE
 #endif
 
-/* One caller at a time: the module's start, and then the bring-up under its lock. */
+/* One caller at a time: the init function, later the initialization of TDX under its lock. */
 static struct cleanslate_memory memory[MAX_MEMORY];
 static u32 memory_count;
 
-static void add_memory_of(u64 base, u64 end, u32 node)
+static void cleanslate_add_memory(u64 base, u64 end, u32 node)
 {
 	struct cleanslate_memory *last = memory_count ? &memory[memory_count - 1] : NULL;
 
@@ -32,22 +33,27 @@ static void add_memory_of(u64 base, u64 end, u32 node)
 		return;
 	}
 	if (memory_count < MAX_MEMORY)
-		memory[memory_count] = (struct cleanslate_memory){ base, end - base, node };
+		memory[memory_count] = (struct cleanslate_memory){
+			.base = base,
+			.bytes = end - base,
+			.node = node,
+		};
 	memory_count++;
 }
 
-static int note_memory(struct resource *resource, void *unused)
+static int cleanslate_note_memory(struct resource *resource, void *unused)
 {
-	/* The first MiB is nobody's, as in the kernel's own TDX code. */
-	u64 base = max_t(u64, PAGE_ALIGN(resource->start), SZ_1M), end = PAGE_ALIGN_DOWN(resource->end + 1);
+	/* Not the first MiB, as in the kernel's TDX host support. */
+	u64 base = max_t(u64, PAGE_ALIGN(resource->start), SZ_1M);
+	u64 end = PAGE_ALIGN_DOWN(resource->end + 1);
 
 	while (base < end) {
 		u64 next = min(end, round_up(base + 1, 1ull << SECTION_SIZE_BITS));
 		struct page *page = pfn_to_online_page(base >> PAGE_SHIFT);
 
-		/* Memory that was plugged in and never brought online has nothing to ask. */
+		/* Memory that was hot-added and is offline has no struct page. */
 		if (page)
-			add_memory_of(base, next, page_to_nid(page));
+			cleanslate_add_memory(base, next, page_to_nid(page));
 		base = next;
 	}
 	return 0;
@@ -57,32 +63,36 @@ static int note_memory(struct resource *resource, void *unused)
 const struct cleanslate_memory *cleanslate_memory_map(u32 *count)
 {
 	memory_count = 0;
-	walk_iomem_res_desc(IORES_DESC_NONE, IORESOURCE_SYSTEM_RAM | IORESOURCE_BUSY, 0, -1, NULL, note_memory);
+	walk_iomem_res_desc(IORES_DESC_NONE, IORESOURCE_SYSTEM_RAM | IORESOURCE_BUSY, 0, -1, NULL,
+			    cleanslate_note_memory);
 	*count = memory_count;
 	if (memory_count <= MAX_MEMORY)
 		return memory;
-	pr_err("more than %u ranges of memory\n", MAX_MEMORY);
+	pr_err("more than %u memory ranges\n", MAX_MEMORY);
 	return NULL;
 }
 
-/* Adjacent pages in [first, end). The allocator has pieces up to a few MiB; larger ones are made by moving what is in their way. */
-static u64 contiguous(u64 pages, u32 node, u64 first, u64 end)
+/* Contiguous pages in [first, end), freed by migration: the buddy allocator has at most 4 MiB. */
+static u64 cleanslate_allocate_range(u64 pages, u32 node, u64 first, u64 end)
 {
-	u64 step = max_t(u64, roundup_pow_of_two(pages), pageblock_nr_pages), start;
+	u64 step = max_t(u64, roundup_pow_of_two(pages), pageblock_nr_pages);
+	u64 start;
 	u32 index;
 
 	for (index = 0; index < memory_count; index++) {
 		u64 from = max(memory[index].base >> PAGE_SHIFT, first);
 		u64 to = min((memory[index].base + memory[index].bytes) >> PAGE_SHIFT, end);
 
-		if (node != U32_MAX && memory[index].node != node)
+		if (node != CLEANSLATE_ANY_NODE && memory[index].node != node)
 			continue;
 		for (start = from; start + pages <= to; start = round_down(start + step, step)) {
-			/* The allocator works in one zone at a time. */
-			if (page_zone(pfn_to_page(start)) != page_zone(pfn_to_page(start + pages - 1)))
+			/* alloc_contig_range() works within one zone. */
+			if (page_zone(pfn_to_page(start)) !=
+			    page_zone(pfn_to_page(start + pages - 1)))
 				continue;
 			cond_resched();
-			if (!alloc_contig_range(start, start + pages, ACR_FLAGS_NONE, GFP_KERNEL | __GFP_NOWARN))
+			if (!alloc_contig_range(start, start + pages, ACR_FLAGS_NONE,
+						GFP_KERNEL | __GFP_NOWARN))
 				return start << PAGE_SHIFT;
 		}
 	}
@@ -93,11 +103,11 @@ u64 cleanslate_allocate(u64 pages, u32 node, u64 first, u64 end)
 {
 	struct page *page;
 
-	if (pages > 512 || !is_power_of_2(pages) || first || end != 1ull << 40) {
-		u64 address = contiguous(pages, node, first, end);
+	if (pages > 512 || !is_power_of_2(pages) || first || end != U64_MAX) {
+		u64 address = cleanslate_allocate_range(pages, node, first, end);
 
-		/* Those of another node are better than none. */
-		return address ?: contiguous(pages, U32_MAX, first, end);
+		/* Fall back to other nodes. */
+		return address ?: cleanslate_allocate_range(pages, CLEANSLATE_ANY_NODE, first, end);
 	}
 	page = alloc_pages(GFP_KERNEL | __GFP_NOWARN, ilog2(pages));
 	if (!page)

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What people see: /sys/kernel/cleanslate, and a line beside a machine check that says what its address was. The line asks nobody but
- * this module's own books, so it is right after VMX is off.
+ * /sys/kernel/cleanslate, and a line beside a machine check that describes its address
+ *
+ * The line needs no SEAMCALL, so it is also right when the CPU has left VMX operation.
  */
 #define pr_fmt(fmt) "cleanslate: " fmt
 
@@ -12,7 +13,7 @@
 
 #include "cleanslate.h"
 
-static const char *mode_name(void)
+static const char *cleanslate_mode_name(void)
 {
 	cleanslate_watch_check();
 	if (cleanslate_watch_failed())
@@ -24,43 +25,69 @@ static const char *mode_name(void)
 	return "host";
 }
 
-static ssize_t show_mode(struct kobject *kobj, struct kobj_attribute *attribute, char *buffer)
+static ssize_t cleanslate_show_mode(struct kobject *kobj, struct kobj_attribute *attribute,
+				    char *buffer)
 {
+	const char *mode = cleanslate_mode_name();
 	const char *why = cleanslate_watch_failed() ? NULL : cleanslate_unknown;
 
-	return sysfs_emit(buffer, "%s%s%s\n", mode_name(), why ? ": " : "", why ?: "");
+	return sysfs_emit(buffer, "%s%s%s\n", mode, why ? ": " : "", why ?: "");
 }
-static struct kobj_attribute mode_attribute = __ATTR(mode, 0444, show_mode, NULL);
 
-#define SHOW(field, format)										\
-static ssize_t show_##field(struct kobject *kobj, struct kobj_attribute *attribute, char *buffer)	\
-{													\
-	struct cleanslate_status status;								\
-													\
-	cleanslate_status(&status);									\
-	return sysfs_emit(buffer, format "\n", status.field);						\
-}													\
-static struct kobj_attribute field##_attribute = __ATTR(field, 0444, show_##field, NULL)
+static struct kobj_attribute mode_attribute = __ATTR(mode, 0444, cleanslate_show_mode, NULL);
 
-SHOW(pamt_kb, "%llu");
-SHOW(given_kb, "%llu");
-SHOW(giving_kb, "%llu");
-SHOW(returned_kb, "%llu");
-SHOW(tds, "%u");
+/* A value of struct cleanslate_status, by its offset and size. */
+struct cleanslate_value {
+	struct kobj_attribute attribute;
+	size_t offset;
+	size_t size;
+};
 
-static ssize_t show_held(struct kobject *kobj, struct kobj_attribute *attribute, char *buffer)
+static ssize_t cleanslate_show_value(struct kobject *kobj, struct kobj_attribute *attribute,
+				     char *buffer)
+{
+	const struct cleanslate_value *value =
+		container_of(attribute, struct cleanslate_value, attribute);
+	struct cleanslate_status status;
+	u64 number = 0;
+
+	cleanslate_status(&status);
+	memcpy(&number, (const char *)&status + value->offset, value->size);
+	return sysfs_emit(buffer, "%llu\n", number);
+}
+
+#define VALUE(field)							\
+	static struct cleanslate_value field##_value = {		\
+		__ATTR(field, 0444, cleanslate_show_value, NULL),	\
+		offsetof(struct cleanslate_status, field),		\
+		sizeof_field(struct cleanslate_status, field),		\
+	}
+
+VALUE(pamt_kb);
+VALUE(given_kb);
+VALUE(giving_kb);
+VALUE(returned_kb);
+VALUE(tds);
+
+static ssize_t cleanslate_show_held(struct kobject *kobj, struct kobj_attribute *attribute,
+				    char *buffer)
 {
 	return sysfs_emit(buffer, "%u\n", cleanslate_held());
 }
-static struct kobj_attribute held_attribute = __ATTR(held, 0444, show_held, NULL);
 
-static ssize_t show_verdict(struct kobject *kobj, struct kobj_attribute *attribute, char *buffer)
+static struct kobj_attribute held_attribute = __ATTR(held, 0444, cleanslate_show_held, NULL);
+
+static ssize_t cleanslate_show_verdict(struct kobject *kobj, struct kobj_attribute *attribute,
+				       char *buffer)
 {
 	return cleanslate_verdict(buffer);
 }
-static struct kobj_attribute verdict_attribute = __ATTR(verdict, 0444, show_verdict, NULL);
 
-static ssize_t show_pamt(struct kobject *kobj, struct kobj_attribute *attribute, char *buffer)
+static struct kobj_attribute verdict_attribute =
+	__ATTR(verdict, 0444, cleanslate_show_verdict, NULL);
+
+static ssize_t cleanslate_show_pamt(struct kobject *kobj, struct kobj_attribute *attribute,
+				    char *buffer)
 {
 	u64 base, end;
 	int at = 0;
@@ -70,73 +97,113 @@ static ssize_t show_pamt(struct kobject *kobj, struct kobj_attribute *attribute,
 		at += sysfs_emit_at(buffer, at, "%#llx %#llx\n", base, end);
 	return at;
 }
-static struct kobj_attribute pamt_attribute = __ATTR(pamt, 0400, show_pamt, NULL);
+
+static struct kobj_attribute pamt_attribute = __ATTR(pamt, 0400, cleanslate_show_pamt, NULL);
 
 static struct attribute *attributes[] = {
-	&mode_attribute.attr,	  &pamt_kb_attribute.attr,     &given_kb_attribute.attr,
-	&giving_kb_attribute.attr, &returned_kb_attribute.attr, &tds_attribute.attr,
-	&held_attribute.attr,	  &pamt_attribute.attr,	       &verdict_attribute.attr,
+	&mode_attribute.attr,
+	&pamt_kb_value.attribute.attr,
+	&given_kb_value.attribute.attr,
+	&giving_kb_value.attribute.attr,
+	&returned_kb_value.attribute.attr,
+	&tds_value.attribute.attr,
+	&held_attribute.attr,
+	&pamt_attribute.attr,
+	&verdict_attribute.attr,
 	NULL,
 };
+
 static const struct attribute_group group = { .attrs = attributes };
 
-/* Pages of TDs by what the TDX module has them for, where it can be asked. */
-struct kind_attribute {
+/* Pages of TDs by kind, from the TDX module, where it can be asked. */
+struct cleanslate_kind {
 	struct kobj_attribute attribute;
 	int kind;
 };
 
-static ssize_t show_kind(struct kobject *kobj, struct kobj_attribute *attribute, char *buffer)
+static int cleanslate_count_pages(void *pages)
 {
-	struct cleanslate_pages pages;
-	int ret = cleanslate_host_pages(&pages);
+	int ret;
 
-	return ret ?: sysfs_emit(buffer, "%llu\n", pages.count[container_of(attribute, struct kind_attribute, attribute)->kind]);
+	cleanslate_pin();
+	ret = cleanslate_pages(pages);
+	cleanslate_unpin();
+	return ret;
 }
 
-#define KIND(name, number)										\
-static struct kind_attribute name##_pages = { __ATTR(name, 0400, show_kind, NULL), number }
+static ssize_t cleanslate_show_kind(struct kobject *kobj, struct kobj_attribute *attribute,
+				    char *buffer)
+{
+	int kind = container_of(attribute, struct cleanslate_kind, attribute)->kind;
+	struct cleanslate_pages pages = {};
+	int ret = cleanslate_host_run(cleanslate_count_pages, &pages);
 
-KIND(tdr, 0);
-KIND(tdcx, 1);
-KIND(tdvpr, 2);
-KIND(sept, 3);
-KIND(guest, 4);
+	/* TDX is not initialized: no pages. */
+	if (ret && ret != -ENODEV)
+		return ret;
+	return sysfs_emit(buffer, "%llu\n", pages.count[kind]);
+}
+
+#define KIND(name, number)						\
+	static struct cleanslate_kind name##_pages = {			\
+		__ATTR(name, 0400, cleanslate_show_kind, NULL), number,	\
+	}
+
+KIND(tdr, CLEANSLATE_PAGES_TDR);
+KIND(tdcx, CLEANSLATE_PAGES_TDCX);
+KIND(tdvpr, CLEANSLATE_PAGES_TDVPR);
+KIND(sept, CLEANSLATE_PAGES_SEPT);
+KIND(guest, CLEANSLATE_PAGES_GUEST);
 
 static struct attribute *kind_attributes[] = {
-	&tdr_pages.attribute.attr,  &tdcx_pages.attribute.attr,	 &tdvpr_pages.attribute.attr,
-	&sept_pages.attribute.attr, &guest_pages.attribute.attr, NULL,
+	&tdr_pages.attribute.attr,
+	&tdcx_pages.attribute.attr,
+	&tdvpr_pages.attribute.attr,
+	&sept_pages.attribute.attr,
+	&guest_pages.attribute.attr,
+	NULL,
 };
+
 static const struct attribute_group kinds = { .name = "pages", .attrs = kind_attributes };
 static struct kobject *folder;
 
-/* Only what the CPU says is a physical address, without the bits of its KeyID, which the kernel masks in the same way. */
-static void explain(const char *level, const struct mce *check)
+/* The physical address without its KeyID, as the kernel masks it. */
+static void cleanslate_explain_check(const char *level, const struct mce *check)
 {
 	char text[200];
+	int length;
 
 	if (!mce_usable_address((struct mce *)check))
 		return;
-	printk("%s" HW_ERR "%.*s\n", level, (int)cleanslate_explain(check->addr & MCI_ADDR_PHYSADDR, text, sizeof(text)), text);
+	length = cleanslate_explain(check->addr & MCI_ADDR_PHYSADDR, text, sizeof(text));
+	printk("%s" HW_ERR "%.*s\n", level, length, text);
 }
 
 /* Machine checks that the kernel survives. */
-static int on_machine_check(struct notifier_block *block, unsigned long value, void *data)
+static int cleanslate_on_check(struct notifier_block *block, unsigned long value, void *data)
 {
 	const struct mce *check = data;
 
-	explain(check->status & MCI_STATUS_UC ? KERN_EMERG : KERN_INFO, check);
+	cleanslate_explain_check(check->status & MCI_STATUS_UC ? KERN_EMERG : KERN_INFO, check);
 	return NOTIFY_DONE;
 }
-static struct notifier_block machine_checks = { .notifier_call = on_machine_check, .priority = MCE_PRIO_LOWEST };
 
-/* Those that it does not survive are only printed. What is printed begins with a struct mce in every kernel. */
-static bool before_print(struct pt_regs *regs)
+static struct notifier_block machine_checks = {
+	.notifier_call = cleanslate_on_check,
+	.priority = MCE_PRIO_LOWEST,
+};
+
+/* Fatal ones are only printed. The argument begins with a struct mce in every kernel. */
+static bool cleanslate_before_print(struct pt_regs *regs)
 {
-	explain(KERN_EMERG, (const void *)regs->di);
+	cleanslate_explain_check(KERN_EMERG, (const void *)regs->di);
 	return false;
 }
-static struct cleanslate_hook print = { .name = "__print_mce", .enter = before_print };
+
+static struct cleanslate_hook print = {
+	.name = "__print_mce",
+	.enter = cleanslate_before_print,
+};
 
 int cleanslate_report_init(void)
 {
@@ -153,7 +220,7 @@ int cleanslate_report_init(void)
 	}
 	mce_register_decode_chain(&machine_checks);
 	if (cleanslate_arm(&print, 1))
-		pr_info("fatal machine checks are not explained in this kernel\n");
+		pr_info("fatal machine checks will not be explained\n");
 	return ret;
 }
 

@@ -1,159 +1,93 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A kernel that brings TDX up itself: its PAMTs; the pages of its TDs are in follow.c. Probes on its SEAMCALL wrappers see SYS.CONFIG, which names every PAMT, and SYS.KEY.CONFIG, the
- * instant from which they may be private; both come before the first line is. If TDX is up already, the kernel's own list of TDMRs is
- * read, and believed only if every PAMT in it has the size that its TDMR must have.
+ * A kernel with TDX host support: probes on its SEAMCALL wrappers
+ *
+ * The Rust object learns the PAMTs from the operands of SEAMCALLs, before any line is private, and
+ * the pages of TDs (follow.c). If TDX is initialized already, it learns the PAMTs from the kernel's
+ * list of TDMRs.
  */
 #define pr_fmt(fmt) "cleanslate: " fmt
 
 #include <linux/cpu.h>
 #include <linux/cpuhotplug.h>
 #include <linux/idr.h>
-#include <linux/io.h>
 #include <linux/mm.h>
 #include <linux/smp.h>
 
 #include "cleanslate.h"
 
-/* SEAMCALL leaves. */
-#define TDH_MNG_CREATE		9
-#define TDH_SYS_KEY_CONFIG	31
-#define TDH_SYS_LP_INIT		35
-#define TDH_SYS_TDMR_INIT	36
-#define TDH_SYS_CONFIG		45
-
-#define TDMR_MAX		64
-#define PAMT_ENTRY		16
-
-/* TDMR_INFO, the part before its reserved areas. PAMTs are those of 1 GiB, 2 MiB and 4 KiB. */
-struct tdmr_info {
-	u64 base;
-	u64 size;
-	struct {
-		u64 base;
-		u64 size;
-	} pamt[3];
-};
-
 /* tdx_tdmr_list of Linux 6.8 and later. */
-struct tdmr_list {
+struct cleanslate_tdmr_list {
 	void *tdmrs;
 	int used;
 	int stride;
 	int count;
 };
 
-/* tdx_module_status of Linux 6.8 and later: 0 is not yet, 1 is up. Its successor, tdx_module_state, begins with a bool: is it up. */
-#define TDX_MODULE_ERROR	2
+/*
+ * tdx_module_status of Linux 6.8 and later: 0 is not yet, 1 is initialized. Its successor
+ * tdx_module_state begins with a bool: is TDX initialized?
+ */
+#define MODULE_STATUS_ERROR	2
 
 static const int *module_status;
-static const bool *module_up;
+static const bool *module_initialized;
 
 /*
- * The kernel's own bring-up failed: it has reset every PAMT itself and given their memory to others, which nobody may write to now. Where
- * it has no error to show, it tries once, before there can be modules; an update of the module that fails later looks the same, and is not.
+ * The kernel's initialization failed: it has reset the PAMTs and freed them, and they must not be
+ * written to. A kernel without a status for errors tries once, before modules are loaded.
  */
 static bool never_up;
 
 bool cleanslate_watch_failed(void)
 {
-	return never_up || (module_status && READ_ONCE(*module_status) == TDX_MODULE_ERROR);
+	return never_up || (module_status && READ_ONCE(*module_status) == MODULE_STATUS_ERROR);
 }
 
-static bool is_up(void)
+static bool cleanslate_tdx_is_up(void)
 {
-	return (module_status && READ_ONCE(*module_status)) || (module_up && READ_ONCE(*module_up));
+	return (module_status && READ_ONCE(*module_status)) ||
+	       (module_initialized && READ_ONCE(*module_initialized));
 }
 
-/* Can this module ask the TDX module itself? A kernel that brings TDX up at boot keeps every CPU in VMX operation. */
+/* A kernel that initializes TDX at boot keeps every CPU in VMX operation. */
 bool cleanslate_watch_in_vmx(void)
 {
-	return cleanslate_follows() && module_up && READ_ONCE(*module_up);
+	return cleanslate_follows() && module_initialized && READ_ONCE(*module_initialized);
 }
 
-static bool note_pamts(const struct tdmr_info *tdmr)
+static int cleanslate_before_seamcall(struct kprobe *probe, struct pt_regs *regs)
 {
-	int level;
+	struct cleanslate_registers call;
 
-	for (level = 0; level < 3; level++)
-		if (!cleanslate_pamt(tdmr->pamt[level].base, tdmr->pamt[level].size))
-			return false;
-	return true;
-}
-
-static void note_config(const struct seamcall_args *args)
-{
-	const u64 *pointers = __va(args->rcx);
-	u64 index;
-
-	if (args->rdx > TDMR_MAX)
-		cleanslate_lost("this kernel configures more TDMRs than there can be");
-	for (index = 0; !cleanslate_unknown && index < args->rdx; index++)
-		if (!note_pamts(__va(pointers[index])))
-			cleanslate_lost("a PAMT of this kernel's cannot be one");
-}
-
-static void publish(void)
-{
-	if (!cleanslate_unknown && cleanslate_publish())
-		cleanslate_lost("the PAMTs of this kernel overlap, or were configured before this module listened");
-	if (!cleanslate_unknown)
-		pr_info("%llu KB of PAMT may be private from now on\n", cleanslate_private_kb());
-	cleanslate_keep();
-}
-
-static int before_seamcall(struct kprobe *probe, struct pt_regs *regs)
-{
-	const struct seamcall_args *args = (const void *)regs->si;
-	u64 leaf = regs->di;
-
-	cleanslate_seamcall(raw_smp_processor_id(), leaf & 0xffff);
-	/* The number without the version; what has more bits is for the P-SEAMLDR. */
-	switch (leaf >> 24 ? U16_MAX : leaf & 0xffff) {
-	case TDH_SYS_CONFIG:
-		note_config(args);
-		break;
-	case TDH_SYS_KEY_CONFIG:
-		if (!cleanslate_unknown && !cleanslate_private_kb())
-			publish();
-		break;
-	case TDH_SYS_TDMR_INIT:
-		if (!cleanslate_unknown && !cleanslate_private_kb())
-			cleanslate_lost("this module was loaded in the middle of a bring-up");
-		break;
-	case TDH_MNG_CREATE:
-		if (!cleanslate_follows())
-			cleanslate_lost("this kernel builds TDs, and how it resets their pages is not known");
-		fallthrough;
-	default:
-		if (cleanslate_follows())
-			cleanslate_before_seamcall(leaf, args);
-	}
+	cleanslate_read_registers(&call, regs->di, (const void *)regs->si);
+	cleanslate_observe_seamcall(raw_smp_processor_id(), &call);
 	return 0;
 }
 
-/* In assembly, where ftrace has no place. */
+/* kprobes, because functions in assembly have no call to ftrace. */
 static struct kprobe probes[] = {
-	{ .symbol_name = "__seamcall", .pre_handler = before_seamcall },
-	{ .symbol_name = "__seamcall_ret", .pre_handler = before_seamcall },
+	{ .symbol_name = "__seamcall", .pre_handler = cleanslate_before_seamcall },
+	{ .symbol_name = "__seamcall_ret", .pre_handler = cleanslate_before_seamcall },
 	/*
-	 * VP.ENTER's wrapper, which newer kernels have in a part that nobody may probe. It gives no page, and its CPU is marked from the
-	 * bring-up on.
+	 * The wrapper of VP.ENTER, optional: newer kernels do not allow a probe there. It gives no
+	 * page, and the CPU is marked since the initialization.
 	 */
-	{ .symbol_name = "__seamcall_saved_ret", .pre_handler = before_seamcall },
+	{ .symbol_name = "__seamcall_saved_ret", .pre_handler = cleanslate_before_seamcall },
 };
+
 #define NEEDED 2
 static int armed;
 static const bool *all_disarmed;
 
-static int arm(void)
+static int cleanslate_arm_probes(void)
 {
 	int ret;
 
 	for (armed = 0; armed < ARRAY_SIZE(probes); armed++) {
 		ret = register_kprobe(&probes[armed]);
 		if (ret && armed < NEEDED) {
-			pr_err("this kernel's %s cannot be listened to (%d): is this kernel newer than this module?\n",
+			pr_err("failed to hook %s: %d (unsupported kernel?)\n",
 			       probes[armed].symbol_name, ret);
 			return ret;
 		}
@@ -163,7 +97,7 @@ static int arm(void)
 	return 0;
 }
 
-/* Whatever was not heard makes what is private unknown. */
+/* Were all SEAMCALLs, resets and stops observed? */
 void cleanslate_watch_check(void)
 {
 	int index;
@@ -172,25 +106,26 @@ void cleanslate_watch_check(void)
 		return;
 	for (index = 0; index < armed; index++)
 		if (probes[index].nmissed)
-			cleanslate_lost("a SEAMCALL of this kernel's was not heard");
+			cleanslate_lost("missed SEAMCALLs (kprobe nmissed)");
 	if (cleanslate_follow_missed() || cleanslate_handover_missed())
-		cleanslate_lost("a SEAMCALL, a reset or a stop of this kernel's was not heard");
+		cleanslate_lost("missed SEAMCALL returns, resets or CPU stops (kprobe nmissed)");
 	if (all_disarmed && READ_ONCE(*all_disarmed))
-		cleanslate_lost("kprobes are switched off (debugfs kprobes/enabled)");
-	if (!cleanslate_unknown && !cleanslate_watch_failed() && is_up() && !cleanslate_private_kb())
-		cleanslate_lost("TDX came up unheard");
+		cleanslate_lost("kprobes are disabled (debugfs kprobes/enabled)");
+	if (!cleanslate_unknown && !cleanslate_watch_failed() && cleanslate_tdx_is_up() &&
+	    !cleanslate_private_kb())
+		cleanslate_lost("TDX was initialized without being observed");
 }
 
-/* A CPU that goes writes its caches back, which nobody can do for it later. One that comes may run a TD as the first thing it does. */
-
-static int cpu_comes(unsigned int cpu)
+/* A CPU that comes online may run a TD before its first observed SEAMCALL. */
+static int cleanslate_cpu_online(unsigned int cpu)
 {
 	if (cleanslate_private_kb())
-		cleanslate_seamcall(cpu, TDH_SYS_LP_INIT);
+		cleanslate_cpu_may_hold(cpu);
 	return 0;
 }
 
-static int cpu_goes(unsigned int cpu)
+/* Nobody can write back the caches of a CPU that is offline. */
+static int cleanslate_cpu_offline(unsigned int cpu)
 {
 	if (cleanslate_private_kb())
 		cleanslate_stop_this_cpu(cpu);
@@ -199,47 +134,31 @@ static int cpu_goes(unsigned int cpu)
 
 static enum cpuhp_state hotplug;
 
-/* Every PAMT must have the size that the specification gives it: a list of another form would not pass for long. */
-static bool is_sane(const struct tdmr_info *tdmr)
+/* TDX is initialized already. Why its private memory is not tracked completely, or NULL. */
+static const char *cleanslate_learn_state(void)
 {
-	int level;
+	const struct cleanslate_tdmr_list *list;
+	const char *why;
+	int cpu;
 
-	if (!tdmr->size || tdmr->size & (SZ_1G - 1) || tdmr->base & (SZ_1G - 1))
-		return false;
-	for (level = 0; level < 3; level++) {
-		u64 page = SZ_1G >> (9 * level);
-
-		if (tdmr->pamt[level].size != PAGE_ALIGN(tdmr->size / page * PAMT_ENTRY))
-			return false;
-	}
-	return true;
-}
-
-static const char *learn(void)
-{
-	const struct tdmr_list *list = (const void *)cleanslate_symbol("tdx_tdmr_list");
-	int index, cpu;
-
+	list = (const void *)cleanslate_symbol("tdx_tdmr_list");
 	if (!list)
-		return "TDX is up already, and this kernel's list of TDMRs has no name";
-	if (!list->tdmrs || list->used < 1 || list->used > list->count || list->count > TDMR_MAX ||
-	    list->stride < (int)sizeof(struct tdmr_info) || list->stride > (int)PAGE_SIZE)
-		return "TDX is up already, and this kernel's list of TDMRs is not understood";
-	for (index = 0; index < list->used; index++) {
-		const struct tdmr_info *tdmr = list->tdmrs + index * list->stride;
-
-		if (!is_sane(tdmr) || !note_pamts(tdmr))
-			return "TDX is up already, and a TDMR of this kernel's is not understood";
-	}
-	/* Which of them have made SEAMCALLs nobody has seen. */
+		return "TDX already initialized, tdx_tdmr_list not found";
+	if (!list->tdmrs || list->used < 1 || list->used > list->count ||
+	    list->stride < 1 || list->stride > (int)PAGE_SIZE)
+		return "TDX already initialized, unexpected tdx_tdmr_list";
+	why = cleanslate_learn(list->tdmrs, list->used, list->stride);
+	if (why)
+		return why;
+	/* Any of them may have made SEAMCALLs. */
 	for_each_online_cpu(cpu)
-		cleanslate_seamcall(cpu, TDH_SYS_LP_INIT);
-	/* The kernel's KeyIDs: without one there is no TD. */
+		cleanslate_cpu_may_hold(cpu);
+	/* A TD has a KeyID of this pool. */
 	if (cleanslate_symbol("tdh_mng_create")) {
 		struct ida *key_ids = (struct ida *)cleanslate_symbol("tdx_guest_keyid_pool");
 
 		if (!key_ids || !ida_is_empty(key_ids))
-			return "TDs were built before this module was loaded: load it before KVM";
+			return "TDs created before this module; load it before kvm_intel";
 	}
 	return NULL;
 }
@@ -250,11 +169,12 @@ int cleanslate_watch_init(void)
 
 	if (ret)
 		return ret;
-	ret = cpuhp_setup_state_nocalls(CPUHP_AP_ONLINE_DYN, "cleanslate", cpu_comes, cpu_goes);
+	ret = cpuhp_setup_state_nocalls(CPUHP_AP_ONLINE_DYN, "cleanslate",
+					cleanslate_cpu_online, cleanslate_cpu_offline);
 	if (ret < 0)
 		goto follow;
 	hotplug = ret;
-	ret = arm();
+	ret = cleanslate_arm_probes();
 	if (ret) {
 		cleanslate_watch_exit();
 		return ret;
@@ -262,21 +182,22 @@ int cleanslate_watch_init(void)
 	all_disarmed = (const bool *)cleanslate_symbol("kprobes_all_disarmed");
 	module_status = (const int *)cleanslate_symbol("tdx_module_status");
 	if (!module_status)
-		module_up = (const bool *)cleanslate_symbol("tdx_module_state");
+		module_initialized = (const bool *)cleanslate_symbol("tdx_module_state");
 	cleanslate_mode = CLEANSLATE_WATCH;
-	never_up = module_up && !READ_ONCE(*module_up);
-	if (!module_status && !module_up) {
-		cleanslate_lost("this kernel does not say whether TDX is up");
+	never_up = module_initialized && !READ_ONCE(*module_initialized);
+	if (!module_status && !module_initialized) {
+		cleanslate_lost("TDX state of this kernel not found");
 	} else if (cleanslate_watch_failed()) {
-		pr_info("this kernel's own TDX bring-up has failed, and nothing is private\n");
-	} else if (is_up()) {
-		const char *why = learn();
+		pr_info("TDX initialization by the kernel failed, no private memory\n");
+	} else if (cleanslate_tdx_is_up()) {
+		const char *why = cleanslate_learn_state();
 
-		if (why)
+		if (why) {
 			cleanslate_lost(why);
-		publish();
+			cleanslate_keep();
+		}
 	} else {
-		pr_info("listens to this kernel's SEAMCALLs; private memory is reset before a kexec\n");
+		pr_info("tracking SEAMCALLs, private memory will be reset at kexec\n");
 	}
 	return 0;
 follow:

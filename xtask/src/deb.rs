@@ -123,7 +123,8 @@ fn copyright(package: &str) -> Result<String> {
             .to_owned();
     if package == "cleanslate-dkms" {
         text.push_str(
-            "\nFiles: usr/src/*/*.c usr/src/*/*.h\nCopyright: 2026 The Cleanslate authors\nLicense: GPL-2\n\n\
+            "\nFiles: usr/src/*/Kbuild usr/src/*/*.c usr/src/*/*.h\nCopyright: 2026 The Cleanslate authors\nLicense: GPL-2\n\
+             Comment: cleanslate_ioctl.h is under GPL-2 with the Linux-syscall-note: programs may include it.\n\n\
              License: GPL-2\n On Debian systems the text is in /usr/share/common-licenses/GPL-2.\n",
         );
     }

@@ -160,9 +160,11 @@ pub(crate) fn lint() -> Result<bool> {
 /// too.
 fn lint_bare() -> Result<(bool, bool)> {
     let mut all = (true, true);
-    for (name, manifest, target) in
-        [("bare", "bare/Cargo.toml", "target/bare"), ("linux/object", "linux/object/Cargo.toml", "target/linux-object")]
-    {
+    for (name, manifest, target) in [
+        ("bare", "bare/Cargo.toml", "target/bare"),
+        ("linux/object", "linux/object/Cargo.toml", "target/linux-object/lint"),
+        ("bare/linux/object", "bare/linux/object/Cargo.toml", "target/linux-object/lint"),
+    ] {
         let manifest = ["--manifest-path", manifest];
         all.0 &= run(&format!("cargo fmt ({name})"), cargo(&["fmt", "--all", "--check"]).args(manifest))?;
         let mut command = cargo(&["clippy", "--release", "--quiet"]);

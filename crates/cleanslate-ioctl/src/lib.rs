@@ -1,10 +1,11 @@
-//! The orders that `/dev/cleanslate` takes: `linux/cleanslate_ioctl.h` for Rust programs. It knows
-//! the numbers and makes the call, and refuses to know what the orders are for.
+//! ioctls of `/dev/cleanslate` (`linux/cleanslate_ioctl.h`) and, in the test variant of
+//! `cleanslate.ko`, of `/dev/cleanslate_test` (`bare/linux/cleanslate_test_ioctl.h`).
 //!
 //! ```no_run
-//! let device = std::fs::OpenOptions::new().read(true).open("/dev/cleanslate")?;
+//! let device = std::fs::File::open("/dev/cleanslate")?;
 //! cleanslate_ioctl::up(&device)?;
-//! cleanslate_ioctl::td(&device, cleanslate_ioctl::Fate::Runnable)?;
+//! let test_device = std::fs::File::open("/dev/cleanslate_test")?;
+//! cleanslate_ioctl::td(&test_device, cleanslate_ioctl::TdPhase::Runnable)?;
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
@@ -16,44 +17,46 @@ use std::os::fd::AsFd;
 
 use rustix::ioctl::{NoArg, Opcode, Setter, ioctl, opcode};
 
-/// The letter of all of them.
+/// The ioctl type of both.
 const GROUP: u8 = 0xcd;
 /// `CLEANSLATE_IOCTL_UP`.
 pub const UP: Opcode = opcode::none(GROUP, 0);
 /// `CLEANSLATE_IOCTL_TD`.
 pub const TD: Opcode = opcode::write::<u32>(GROUP, 1);
 
-/// How far a TD comes that is built for a test: `CLEANSLATE_TD_*`.
+/// In which phase of its life a TD is left that is built for a test: `CLEANSLATE_TD_*`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
-pub enum Fate {
-    /// It could run.
+pub enum TdPhase {
+    /// Ready to run.
     Runnable = 0,
-    /// Half of its control pages are there.
+    /// With half of its control pages.
     HalfBuilt = 1,
-    /// It has lived and is gone.
+    /// Torn down.
     Gone = 2,
-    /// Its KeyID is free, and some of its pages are back.
+    /// With a free KeyID and some of its pages reclaimed.
     HalfGone = 3,
 }
 
 /// Initializes TDX, for kernels without TDX host code.
 ///
 /// # Errors
-/// What the module says: `EEXIST` (TDX is up), `EBUSY` (KVM is in VMX operation), `ENOMEM`, `EIO`,
-/// `EPERM`. The kernel's log says why.
+/// Of the module: `EEXIST` (TDX is initialized), `EBUSY` (KVM uses VMX, or the system is being
+/// suspended), `ENOMEM`, `EIO`, `EPERM`. The kernel log has the reason.
 pub fn up(device: impl AsFd) -> io::Result<()> {
     // SAFETY: this opcode takes no argument (linux/cleanslate_ioctl.h); another device refuses it,
     // or reads none either.
     unsafe { ioctl(device, NoArg::<UP>::new()) }.map_err(Into::into)
 }
 
-/// Builds a TD for a test. What it holds at the end it holds until the next kexec.
+/// Builds a TD for a test, through `/dev/cleanslate_test`. What it owns at the end stays private
+/// until the next kexec.
 ///
 /// # Errors
-/// What the module says: `EPERM` (TDX is not up), `ENOMEM`, `EIO`. The kernel's log says why.
-pub fn td(device: impl AsFd, fate: Fate) -> io::Result<()> {
-    // SAFETY: this opcode reads 32 bits at its argument (linux/cleanslate_ioctl.h), which its
-    // number says too.
-    unsafe { ioctl(device, Setter::<TD, u32>::new(fate as u32)) }.map_err(Into::into)
+/// Of the module: `ENODEV` (TDX is not initialized), `ENOMEM`, `EIO`, `EPERM`. The kernel log has
+/// the reason.
+pub fn td(device: impl AsFd, phase: TdPhase) -> io::Result<()> {
+    // SAFETY: this opcode reads 32 bits at its argument (bare/linux/cleanslate_test_ioctl.h),
+    // which its number says too.
+    unsafe { ioctl(device, Setter::<TD, u32>::new(phase as u32)) }.map_err(Into::into)
 }

@@ -15,6 +15,7 @@
 #![warn(missing_docs)]
 
 pub mod allow;
+pub mod header;
 mod operand;
 mod rewrite;
 mod statement;

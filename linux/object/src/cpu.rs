@@ -1,24 +1,17 @@
-//! The CPU that runs this, under the traits of `tdx-host`. Refuses to be moved: the shim pins
-//! whoever makes one.
+//! This CPU under the traits of `tdx-host`. Callers stay on the CPU while they use it.
 
 use core::marker::PhantomData;
 use tdx_abi::{Line, LineRange, Registers};
 use tdx_host::{
     arch,
-    gate::{CpuGate, CpuSlot, Gate},
+    gate::CpuGate,
     platform::{Cpu, CpuId, CpuidOutput, LineReset, Msr, PackageId, Processor},
     seamcall::Seamcall,
 };
 
-use crate::{host, shim};
+use crate::{HOST, pool, shim};
 
-/// Slots of the gate. The shim refuses a machine with more CPUs.
-pub const CPUS: usize = 1024;
-
-/// The gate of every SEAMCALL: the kernel's own, which this object hears of, or this object's.
-pub static GATE: Gate<[CpuSlot; CPUS]> = Gate::new([const { CpuSlot::new() }; CPUS]);
-
-/// The CPU that runs this.
+/// This CPU.
 #[derive(Clone, Copy)]
 pub struct ThisCpu {
     id: CpuId,
@@ -27,11 +20,11 @@ pub struct ThisCpu {
 }
 
 impl ThisCpu {
-    /// The CPU that runs this, by its number.
+    /// The CPU that runs this code.
     ///
     /// # Safety
-    /// `cpu` is the number of the CPU that runs the code, and the code is not moved to another one
-    /// as long as the value exists.
+    /// `cpu` is the number of the CPU that runs the code, and the code stays on it as long as the
+    /// value exists.
     pub unsafe fn pinned_to(cpu: u32) -> Self {
         Self { id: CpuId(cpu), pinned: PhantomData }
     }
@@ -41,17 +34,15 @@ impl ThisCpu {
 unsafe impl Seamcall for ThisCpu {
     unsafe fn seamcall(&self, mut registers: Registers) -> Registers {
         // SAFETY: ring 0, and the kernel's exception table has the fix-ups
-        // (`linux/kbuild` puts them there). What the leaf does to memory is the
-        // caller's promise.
+        // (`linux/kbuild` puts them there). What the leaf does to memory is the caller's promise.
         unsafe { arch::seamcall(&mut registers) };
         registers
     }
 }
 
-/// The parts of a range before, in and behind the pool, which has a mapping of its own; PAMTs in it
-/// may touch pages outside.
+/// The parts of a range before, in and after the pool, which has a mapping of its own.
 fn mapped(lines: LineRange) -> impl Iterator<Item = LineRange> {
-    let pool = host::pool().lines();
+    let pool = pool::range().lines();
     let end = |line: Line| LineRange::new(lines.start(), line).intersection(lines);
     let behind = LineRange::new(pool.end().max(lines.start()), lines.end());
     let parts = if pool.is_empty() {
@@ -66,12 +57,10 @@ fn mapped(lines: LineRange) -> impl Iterator<Item = LineRange> {
 unsafe impl LineReset for ThisCpu {
     unsafe fn reset_lines(&self, lines: LineRange) {
         for lines in mapped(lines) {
-            let first = shim::map(lines.start().start());
-            // SAFETY: the lines are the caller's to overwrite, and on a CPU with TDX there is
-            // MOVDIR64B. Both mappings are writable: the kernel itself clears
-            // such pages in its direct map, and the pool's was made for this. The lines lie in one
-            // of the two.
-            unsafe { arch::movdir64b_zero(first, lines.len()) };
+            // SAFETY: the lines are the caller's to overwrite. The direct map and the mapping of the
+            // pool cover them, writable, and the lines are in one of the two. A CPU with TDX has
+            // MOVDIR64B.
+            unsafe { arch::movdir64b_zero(shim::map(lines.start().start()), lines.len()) };
         }
     }
 
@@ -80,7 +69,7 @@ unsafe impl LineReset for ThisCpu {
     }
 }
 
-// SAFETY: the shim pins the code that makes one, until it is dropped.
+// SAFETY: by the contract of `pinned_to`.
 unsafe impl Cpu for ThisCpu {
     fn id(&self) -> CpuId {
         self.id
@@ -97,16 +86,15 @@ unsafe impl Cpu for ThisCpu {
 
     unsafe fn flush_lines(&self, lines: LineRange) {
         for lines in mapped(lines) {
-            let first = shim::map(lines.start().start());
-            // SAFETY: every CPU with TDX has CLFLUSHOPT; the lines are mapped, and lie in one
+            // SAFETY: every CPU with TDX has CLFLUSHOPT; the lines are mapped, and are in one
             // mapping.
-            unsafe { arch::clflushopt(first, lines.len()) };
+            unsafe { arch::clflushopt(shim::map(lines.start().start()), lines.len()) };
         }
     }
 
     fn cpu_gate(&self) -> CpuGate<'_> {
-        // SAFETY: pinned to that CPU.
-        unsafe { GATE.cpu_gate(self.id) }
+        // SAFETY: this CPU, by the contract above.
+        unsafe { HOST.gate().cpu_gate(self.id) }
     }
 }
 

@@ -1,23 +1,19 @@
-//! The way out: stopping CPUs, the reset before the jump, and what is refused at image load.
+//! Kexec and crash: checks at image load, caches of CPUs that stop, the reset before the jump.
 
 use tdx_host::{
-    handover::{
-        HandoverReport, HostMemory, HostParts, Kexec, KexecKind, LedgerRef, LiveLedger, NmiStop, Outcome, Policy,
-        StopCpus, check_image_load, hand_over_crash, stop_this_cpu, stop_this_cpu_at_crash,
-    },
-    ledger::Ledger,
+    handover::{HandoverReport, KexecKind, NmiStop, Outcome, Policy, StopCpus, stop_this_cpu_at_crash},
     platform::{CpuId, CpuTask, Step},
 };
 
-use crate::cpu::{GATE, ThisCpu};
-use crate::{EPERM, RECORD, host, ledger, platform};
+use crate::cpu::ThisCpu;
+use crate::{EPERM, HOST};
 
-/// The machine as `machine_kexec` finds it: the kernel has stopped the other CPUs.
+/// The machine in `machine_kexec`: the kernel has stopped the other CPUs.
 struct Alone {
     cpu: ThisCpu,
-    /// CPUs that run, this one included.
+    /// Running CPUs, this one included.
     online: u32,
-    /// CPUs that there can be.
+    /// `nr_cpu_ids`.
     possible: u32,
 }
 
@@ -46,102 +42,81 @@ unsafe impl NmiStop for Alone {
     /// The kernel has sent its NMIs.
     fn stop_other_cpus(&self) {}
 
-    /// Asked about CPUs that have made SEAMCALLs.
+    /// For CPUs that have made SEAMCALLs.
     fn is_online(&self, cpu: CpuId) -> bool {
         cpu.0 < self.possible
     }
 }
 
-/// What a handover did.
+/// Result of a handover.
 #[repr(C)]
 #[derive(Default)]
 pub struct Handover {
-    /// Lines rewritten.
+    /// Lines that were written.
     pub lines: u64,
     /// CPUs that may still hold private lines.
     pub suspects: u32,
-    /// Nothing private is left, as far as this module knows.
+    /// No private memory is left, as far as it is tracked.
     pub clean: bool,
-    /// Some CPU has not stopped.
+    /// Other CPUs were still running.
     pub not_alone: bool,
 }
 
-/// What is private, as of now.
-pub fn memory() -> HostMemory<'static> {
-    let parts = HostParts {
-        platform: platform(),
-        features: host::features(),
-        record: &RECORD,
-        ledger: LedgerRef::Live(&InUse),
-        gate: GATE.handle(),
-        reserved: &[],
-    };
-    // SAFETY: this object has one of each, and uses them for everything.
-    unsafe { HostMemory::new(parts) }
-}
-
-/// The ledger of this module's TDs, or of the kernel's.
-struct InUse;
-
-impl LiveLedger for InUse {
-    fn ledger(&self) -> Option<&Ledger<'_>> {
-        ledger()
-    }
-}
-
-fn told(report: &HandoverReport) -> Handover {
+fn outcome(report: &HandoverReport) -> Handover {
     let lines = match report.outcome {
         Outcome::Reset(count) => count.lines,
         _ => 0,
     };
     let suspects = report.suspects.may_hold_private_lines;
-    Handover { lines, suspects, clean: report.is_clean(&memory()), not_alone: false }
+    Handover { lines, suspects, clean: report.is_clean(&HOST.memory()), not_alone: false }
 }
 
-/// `policy=none`, for comparison: nothing is reset. No policy of `tdx-host`.
-const NONE: u32 = 1;
+/// Reset all tracked memory.
+pub const CLEANSLATE_POLICY_TRACKED: u32 = 0;
+/// Ask the TDX module (TDH.SYS.DISABLE), then reset.
+pub const CLEANSLATE_POLICY_MODULE: u32 = 1;
+/// Refuse kexec images while memory may be private.
+pub const CLEANSLATE_POLICY_REFUSE: u32 = 2;
 
-/// The policies that the module's parameter can name, but [`NONE`].
+/// The policy of the module parameter.
 fn policy(number: u32) -> Policy {
     match number {
-        0 => Policy::Tracked,
+        CLEANSLATE_POLICY_TRACKED => Policy::Tracked,
+        CLEANSLATE_POLICY_MODULE => Policy::Module,
         _ => Policy::Refuse,
     }
 }
 
-/// May an image be loaded for a kexec? 0, or a negative errno. A crash image always may: it lives
-/// in memory that was never private.
+/// Checks whether an image may be loaded for a kexec. 0, or a negative errno. Crash images are not
+/// checked: they run in memory that was never private.
 #[unsafe(no_mangle)]
 pub extern "C" fn cleanslate_check_load(policy: u32) -> i32 {
-    if policy == NONE {
-        return 0;
-    }
-    match check_image_load(self::policy(policy), KexecKind::Normal, &memory(), &[]) {
+    match HOST.check_image_load(self::policy(policy), KexecKind::Normal, &[]) {
         Ok(()) => 0,
         Err(_) => -EPERM,
     }
 }
 
-/// The kernel stops this CPU for good: its caches are written back.
+/// Writes back the caches of a CPU that stops for a kexec.
 #[unsafe(no_mangle)]
 pub extern "C" fn cleanslate_stop_this_cpu(cpu: u32) {
     // SAFETY: the kernel calls this on that CPU, with interrupts off.
-    stop_this_cpu(unsafe { ThisCpu::pinned_to(cpu) }, platform());
+    HOST.stop_this_cpu(unsafe { ThisCpu::pinned_to(cpu) });
 }
 
-/// An NMI stops this CPU because another panics: its caches are written back if they may hold
-/// private lines.
+/// Writes back the caches of a CPU that an NMI stops at a crash, if they may hold private lines.
 #[unsafe(no_mangle)]
 pub extern "C" fn cleanslate_stop_this_cpu_at_crash(cpu: u32) {
     // SAFETY: the kernel calls this on that CPU, in an NMI.
     stop_this_cpu_at_crash(&unsafe { ThisCpu::pinned_to(cpu) });
 }
 
-/// Resets all that may be private. `online` counts the CPUs that run, of which this is `cpu`;
-/// `possible` those that there can be.
+/// Resets all memory that may be private. `cpu` is this CPU, `online` counts running CPUs,
+/// `possible` is `nr_cpu_ids`.
 ///
 /// # Safety
-/// Called right before the jump into the next kernel, with interrupts off.
+/// Right before the jump into the next kernel, with interrupts off: nothing else writes to memory
+/// that is reset, and nothing uses it later.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleanslate_hand_over(
     policy: u32,
@@ -152,19 +127,15 @@ pub unsafe extern "C" fn cleanslate_hand_over(
 ) -> Handover {
     // SAFETY: the caller's: interrupts are off from here to the jump.
     let alone = Alone { cpu: unsafe { ThisCpu::pinned_to(cpu) }, online, possible };
-    if policy == NONE {
-        let clean = memory().private_ranges().next().is_none();
-        return Handover { clean, ..Handover::default() };
-    }
     let policy = self::policy(policy);
     if crash {
-        return told(&hand_over_crash(policy, &alone.cpu, &alone, &memory()));
+        return outcome(&HOST.crash(policy, &alone.cpu, &alone));
     }
-    // From here nobody comes back, whatever the policy was to refuse, and whoever still runs.
-    let at_any_price = || told(&hand_over_crash(policy, &alone.cpu, &alone, &memory()));
-    let Ok(kexec) = Kexec::begin(policy, KexecKind::Normal, memory()) else { return at_any_price() };
+    // Past the point of no return: reset regardless of policy or running CPUs.
+    let at_any_price = || outcome(&HOST.crash(policy, &alone.cpu, &alone));
+    let Ok(kexec) = HOST.kexec(policy, KexecKind::Normal) else { return at_any_price() };
     match kexec.stop_other_cpus(&alone) {
-        Ok(stopped) => told(&stopped.ask_module(|_| ()).write_back_caches().reset()),
+        Ok(stopped) => outcome(&stopped.ask_module(|_| ()).write_back_caches().reset()),
         Err(_) => Handover { not_alone: true, clean: false, ..at_any_price() },
     }
 }

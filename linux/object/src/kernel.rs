@@ -1,8 +1,7 @@
-//! Linux as `tdx-host` sees it during a bring-up: its CPUs, pages, and memory that the module
-//! reads.
+//! Linux under the traits of `tdx-host`: CPUs, page allocator, memory that the TDX module reads.
 
 use core::ffi::c_void;
-use tdx_abi::{PageSize, PhysAddr};
+use tdx_abi::PhysAddr;
 use tdx_host::{
     layout::{FrameRequest, FrameSource, MapFrames, Places},
     platform::{CpuTask, Cpus, OwnedPages, SharedMemory, Step},
@@ -11,11 +10,10 @@ use tdx_host::{
 use crate::cpu::ThisCpu;
 use crate::shim;
 
-/// Where pages for PAMTs come from.
-pub struct Linux<'m> {
-    /// Memory that was reserved for them at boot; without it the kernel's allocator is asked, which
-    /// has no large pieces.
-    pub pool: Option<&'m mut MapFrames<'static>>,
+/// Linux.
+pub struct Linux<'m, 'p> {
+    /// Memory that was reserved for PAMTs at boot. Without it pages are from the page allocator.
+    pub pool: Option<&'m mut MapFrames<'p>>,
 }
 
 /// # Safety
@@ -23,16 +21,16 @@ pub struct Linux<'m> {
 extern "C" fn run<T: CpuTask<ThisCpu>>(task: *mut c_void) {
     // SAFETY: `run_on` passes a `T` that lives until all CPUs are done, and a task is `Sync`.
     let task = unsafe { &*task.cast::<T>() };
-    // SAFETY: the shim runs this in a thread that stays on its CPU.
+    // SAFETY: the C files run this in a kthread bound to its CPU.
     let (cpu, mut local) = (unsafe { ThisCpu::pinned_to(shim::this_cpu()) }, T::Local::default());
     while task.step(&cpu, &mut local) == Step::Again {
-        shim::rest();
+        shim::cond_resched();
     }
 }
 
-// SAFETY: the shim runs the work on every online CPU, or one of each package, with CPU hotplug off, and
-// waits for all.
-unsafe impl Cpus for Linux<'_> {
+// SAFETY: the C files run the work on every online CPU, or one of each package, with CPU hotplug
+// excluded, and wait for all.
+unsafe impl Cpus for Linux<'_, '_> {
     type Cpu = ThisCpu;
 
     fn run_on_all<T: CpuTask<ThisCpu>>(&self, task: &T) {
@@ -46,14 +44,14 @@ unsafe impl Cpus for Linux<'_> {
     }
 
     fn run_here<R>(&self, function: impl FnOnce(&ThisCpu) -> R) -> R {
-        // SAFETY: pinned as long as the function runs.
+        // SAFETY: migration is disabled as long as the function runs.
         shim::pinned(|cpu| function(&unsafe { ThisCpu::pinned_to(cpu) }))
     }
 }
 
 // SAFETY: the pool was reserved at boot for this module alone, and `MapFrames` hands out each page of
-// it once; other pages come from the kernel's allocator and go back there.
-unsafe impl FrameSource for Linux<'_> {
+// it once; other pages are from the page allocator and go back there.
+unsafe impl FrameSource for Linux<'_, '_> {
     fn allocate(&mut self, request: FrameRequest) -> Option<OwnedPages> {
         if let Some(pool) = &mut self.pool {
             // SAFETY: as above.
@@ -71,22 +69,9 @@ unsafe impl FrameSource for Linux<'_> {
 }
 
 // SAFETY: copies the bytes.
-unsafe impl SharedMemory for Linux<'_> {
+unsafe impl SharedMemory for Linux<'_, '_> {
     unsafe fn write(&mut self, address: PhysAddr, bytes: &[u8]) {
         // SAFETY: the caller owns the range, which is mapped; the source is elsewhere.
         unsafe { shim::map(address).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
-    }
-}
-
-/// Pages for TDs: the kernel's own.
-pub struct KernelPages;
-
-impl first_kernel::Pages for KernelPages {
-    fn take(&self, size: PageSize) -> Option<OwnedPages> {
-        shim::allocate(size.pages(), None, FrameRequest::ANYWHERE)
-    }
-
-    fn give_back(&self, page: OwnedPages) {
-        shim::free(page);
     }
 }

@@ -1,59 +1,82 @@
-//! `tdx-host` for the Linux module. The C shim says what the kernel does; every decision is here.
+//! Rust object of `cleanslate.ko`: `tdx-host` behind functions for the C files. The C files know
+//! Linux, this object knows TDX and decides. `linux/object.h` is the interface.
 //!
 //! ```text
-//! shim (C) -> watch     the kernel brings TDX up, and this listens
-//!          -> host      this brings TDX up (kernel, cpu: Linux as tdx-host sees it)
-//!          -> handover  CPUs stop, private memory is reset
-//!          -> status    what is private, and what is at an address
+//! C files -> watch     a kernel with TDX host support: PAMTs and pages from its SEAMCALLs
+//!         -> host      a kernel without: initializes TDX (kernel, cpu: Linux as tdx-host sees it)
+//!         -> handover  CPUs stop, private memory is reset
+//!         -> status    how much is private, and what is at an address
 //! ```
 
 #![no_std]
 
-mod cpu;
-mod handover;
-mod host;
-mod kernel;
-mod once;
-mod shim;
-mod status;
-mod watch;
+pub mod cpu;
+pub mod handover;
+pub mod host;
+pub mod kernel;
+mod pool;
+pub mod shim;
+pub mod status;
+pub mod watch;
 
-use once::Once;
-use tdx_host::{
-    ledger::Ledger,
-    platform::{TdxPlatform, detect},
-    private_memory::PrivateMemory,
-};
+use arrayvec::ArrayString;
+use core::fmt::{Arguments, Write as _};
+use tdx_host::{CpuSlot, Host, PageRange};
 
-const EPERM: i32 = 1;
-const EIO: i32 = 5;
-const ENOMEM: i32 = 12;
-const ENODEV: i32 = 19;
-const EINVAL: i32 = 22;
+/// Supported `nr_cpu_ids`: slots of the gate.
+const CPUS: usize = 1024;
 
-/// Which PAMTs there are.
-static RECORD: PrivateMemory = PrivateMemory::new();
-static PLATFORM: Once<TdxPlatform> = Once::new();
+static SLOTS: [CpuSlot; CPUS] = [const { CpuSlot::new() }; CPUS];
 
-/// Pages of TDs, whoever builds them.
-fn ledger() -> Option<&'static Ledger<'static>> {
-    host::ledger().or_else(watch::ledger)
+/// All TDX state: platform, PAMTs, gate, layout, ledger, KeyIDs.
+pub static HOST: Host<'static> = Host::new(&SLOTS);
+
+/// Operation not permitted.
+pub const EPERM: i32 = 1;
+/// I/O error.
+pub const EIO: i32 = 5;
+/// Out of memory.
+pub const ENOMEM: i32 = 12;
+/// No such device.
+pub const ENODEV: i32 = 19;
+/// Invalid argument.
+pub const EINVAL: i32 = 22;
+
+/// Prints a line to the kernel log, cut after 256 bytes.
+pub fn log(arguments: Arguments<'_>) {
+    let mut text = ArrayString::<256>::new();
+    // What does not fit is cut.
+    let _ = text.write_fmt(arguments);
+    shim::log(&text);
 }
 
-fn platform() -> Option<&'static TdxPlatform> {
-    PLATFORM.get()
+/// KiB of PAMT that may be private.
+fn pamt_kb() -> u64 {
+    HOST.pamt_ranges().map(PageRange::bytes).sum::<u64>() / 1024
 }
 
-/// Is there TDX, and does this CPU have the erratum? 0: no TDX; 1: TDX; 3: TDX and the erratum.
+/// KiB of PAMT and pages that may be private. Lock-free, from any context.
+#[unsafe(no_mangle)]
+pub extern "C" fn cleanslate_private_kb() -> u64 {
+    pamt_kb() + HOST.ledger().map_or(0, |ledger| ledger.marked_pages() * 4)
+}
+
+/// No TDX.
+pub const CLEANSLATE_NO_TDX: u32 = 0;
+/// TDX, on a CPU without the partial-write erratum.
+pub const CLEANSLATE_TDX: u32 = 1;
+/// TDX, on a CPU with the partial-write erratum.
+pub const CLEANSLATE_TDX_PW_MCE: u32 = 2;
+
+/// Detects TDX and the erratum: one of the three above.
 #[unsafe(no_mangle)]
 pub extern "C" fn cleanslate_detect() -> u32 {
-    let Ok(found) = detect(&cpu::ThisProcessor) else { return 0 };
-    PLATFORM.set(found);
-    if found.has_partial_write_erratum() { 3 } else { 1 }
+    let Ok(found) = HOST.detect(&cpu::ThisProcessor) else { return CLEANSLATE_NO_TDX };
+    if found.has_partial_write_erratum() { CLEANSLATE_TDX_PW_MCE } else { CLEANSLATE_TDX }
 }
 
-/// CPUs that this object can watch.
+/// The largest supported `nr_cpu_ids`.
 #[unsafe(no_mangle)]
-pub extern "C" fn cleanslate_cpus() -> u32 {
-    cpu::CPUS as u32
+pub extern "C" fn cleanslate_max_cpus() -> u32 {
+    CPUS as u32
 }

@@ -1,29 +1,33 @@
-//! What the C shim does for this object: the one place that knows its functions. Their C side is
-//! `cleanslate.h`.
+//! Functions of the C files that this object calls: `linux/object.h`.
 
-use core::ffi::c_void;
+use core::ffi::{CStr, c_char, c_void};
 use core::panic::PanicInfo;
 use tdx_abi::{Page, PageRange, PhysAddr};
-use tdx_host::platform::OwnedPages;
+use tdx_host::{layout::FrameRequest, platform::OwnedPages};
 
-/// What a CPU runs for the shim.
+/// A function for [`on_all`].
 pub type Work = extern "C" fn(*mut c_void);
 
+/// No preference for a node.
+pub const CLEANSLATE_ANY_NODE: u32 = u32::MAX;
+
 mod raw {
-    use super::{Work, c_void};
+    use super::{Work, c_char, c_void};
 
     unsafe extern "C" {
         pub fn cleanslate_rdmsr(msr: u32, value: *mut u64) -> bool;
-        pub fn cleanslate_panic() -> !;
-        pub fn cleanslate_say(text: *const u8, length: usize);
+        pub safe fn cleanslate_panic() -> !;
+        pub fn cleanslate_log(text: *const c_char, length: usize);
+        pub fn cleanslate_lost(why: *const c_char);
+        pub safe fn cleanslate_keep();
         pub fn cleanslate_map(address: u64) -> *mut c_void;
-        pub fn cleanslate_on_all(work: Work, task: *mut c_void);
-        pub fn cleanslate_on_each_package(work: Work, task: *mut c_void);
+        pub fn cleanslate_on_all(run: Work, task: *mut c_void);
+        pub fn cleanslate_on_each_package(run: Work, task: *mut c_void);
         pub safe fn cleanslate_pin() -> u32;
         pub safe fn cleanslate_unpin();
         pub safe fn cleanslate_this_cpu() -> u32;
         pub safe fn cleanslate_package(cpu: u32) -> u32;
-        pub safe fn cleanslate_rest();
+        pub safe fn cleanslate_cond_resched();
         pub fn cleanslate_allocate(pages: u64, node: u32, first: u64, end: u64) -> u64;
         pub fn cleanslate_free(address: u64, pages: u64);
         pub fn cleanslate_hold(page: u64);
@@ -31,91 +35,105 @@ mod raw {
     }
 }
 
-pub use raw::{cleanslate_package as package, cleanslate_rest as rest, cleanslate_this_cpu as this_cpu};
+pub use raw::{
+    cleanslate_cond_resched as cond_resched, cleanslate_keep as keep, cleanslate_package as package,
+    cleanslate_this_cpu as this_cpu,
+};
 
 /// RDMSR; `None` if the register does not exist.
 pub fn rdmsr(msr: u32) -> Option<u64> {
     let mut value = 0;
-    // SAFETY: the shim writes the value, or nothing.
+    // SAFETY: the function writes one value, or nothing.
     unsafe { raw::cleanslate_rdmsr(msr, &raw mut value) }.then_some(value)
 }
 
 #[panic_handler]
 fn panic(_info: &PanicInfo<'_>) -> ! {
-    // SAFETY: a function of the shim without arguments.
-    unsafe { raw::cleanslate_panic() }
+    raw::cleanslate_panic()
 }
 
-/// A line for the kernel's log.
-pub fn say(text: &str) {
-    // SAFETY: the shim reads so many bytes.
-    unsafe { raw::cleanslate_say(text.as_ptr(), text.len()) };
+/// Prints a line to the kernel log.
+pub fn log(text: &str) {
+    // SAFETY: the function reads so many bytes.
+    unsafe { raw::cleanslate_log(text.as_ptr().cast(), text.len()) };
 }
 
-/// Where a physical address is mapped, writable: the kernel's direct map, or the mapping of the
-/// pool. Takes no lock.
-pub fn map(address: PhysAddr) -> *mut u8 {
-    // SAFETY: the shim looks the address up; what is done with the pointer is the caller's to prove.
+/// Private memory is not tracked completely from now on.
+pub fn lost(why: &'static CStr) {
+    // SAFETY: a string constant: it lives as long as the module.
+    unsafe { raw::cleanslate_lost(why.as_ptr()) };
+}
+
+/// Where physical memory is mapped, writable: in the direct map, or in the mapping of the pool.
+/// Lock-free.
+///
+/// # Safety
+/// The address is in memory that the direct map or the pool covers. What is read or written there
+/// is for the caller to answer.
+pub unsafe fn map(address: PhysAddr) -> *mut u8 {
+    // SAFETY: the caller's.
     unsafe { raw::cleanslate_map(address.get()) }.cast()
 }
 
-/// Runs `work` on every online CPU, on each in a thread that stays there, and waits for all.
-/// Hotplug is off.
+/// Runs `run` on every online CPU, in a kthread bound to it, and waits for all. CPU hotplug is
+/// excluded.
 ///
 /// # Safety
-/// `work` takes `task`, which several CPUs may use at once.
-pub unsafe fn on_all(work: Work, task: *mut c_void) {
+/// `run` takes `task`, which several CPUs may use at once.
+pub unsafe fn on_all(run: Work, task: *mut c_void) {
     // SAFETY: the caller's.
-    unsafe { raw::cleanslate_on_all(work, task) };
+    unsafe { raw::cleanslate_on_all(run, task) };
 }
 
 /// As [`on_all`], on one CPU of each package, one after another.
 ///
 /// # Safety
 /// As [`on_all`].
-pub unsafe fn on_each_package(work: Work, task: *mut c_void) {
+pub unsafe fn on_each_package(run: Work, task: *mut c_void) {
     // SAFETY: the caller's.
-    unsafe { raw::cleanslate_on_each_package(work, task) };
+    unsafe { raw::cleanslate_on_each_package(run, task) };
 }
 
-/// Runs `function` pinned to the CPU whose number it gets.
+/// Runs `function` with migration disabled; it gets the number of the CPU.
 pub fn pinned<R>(function: impl FnOnce(u32) -> R) -> R {
     let result = function(raw::cleanslate_pin());
     raw::cleanslate_unpin();
     result
 }
 
-/// Adjacent pages of the kernel's own memory, on a node or anywhere, inside `within`; aligned to
-/// their number if that is a power of two and they may lie anywhere.
+/// Allocates contiguous pages, on a node or anywhere, inside `within`. Aligned to their number if
+/// that is a power of two and they may lie anywhere.
 pub fn allocate(pages: u64, node: Option<u32>, within: PageRange) -> Option<OwnedPages> {
-    let (first, end) = (within.start().index(), within.end().index());
+    let anywhere = within == FrameRequest::ANYWHERE;
+    let (first, end) = if anywhere { (0, u64::MAX) } else { (within.start().index(), within.end().index()) };
     // SAFETY: an allocation.
-    let address = unsafe { raw::cleanslate_allocate(pages, node.unwrap_or(u32::MAX), first, end) };
+    let address = unsafe { raw::cleanslate_allocate(pages, node.unwrap_or(CLEANSLATE_ANY_NODE), first, end) };
     let first = Some(address).filter(|address| *address != 0).map(PhysAddr::new)?.page();
     let range = PageRange::new(first, Page::new(first.index() + pages));
-    // SAFETY: the kernel's allocator has handed these pages to this module alone.
+    // SAFETY: the page allocator has handed these pages to this module alone.
     Some(unsafe { OwnedPages::new(range) })
 }
 
-/// Gives pages back to the kernel.
+/// Frees pages of [`allocate`].
 pub fn free(pages: OwnedPages) {
-    // SAFETY: owned pages of this object are what `allocate` has given, whole.
-    unsafe { raw::cleanslate_free(pages.base().get(), pages.pages()) };
+    let range = pages.into_range();
+    // SAFETY: owned pages of this object are from `allocate`, and whole.
+    unsafe { raw::cleanslate_free(range.base().get(), range.pages()) };
 }
 
-/// Keeps the folio of a page, which the kernel may free, out of its allocator.
+/// Takes a reference to a page, unless it is held already.
 ///
 /// # Safety
-/// The page belongs to the kernel, which holds a reference to it now.
+/// The page is in use by the kernel, so that its reference count is not 0.
 pub unsafe fn hold(page: u64) {
     // SAFETY: the caller's.
     unsafe { raw::cleanslate_hold(page) };
 }
 
-/// Lets the folio of a page go that [`hold`] keeps; does nothing to one that is not kept.
+/// Drops the reference of [`hold`], if there is one.
 ///
 /// # Safety
-/// The page is ordinary memory, or the module has it and its owner holds a reference.
+/// If nothing else refers to the page it is freed: it must be ordinary memory then.
 pub unsafe fn release(page: u64) {
     // SAFETY: the caller's.
     unsafe { raw::cleanslate_release(page) };

@@ -1,39 +1,27 @@
-//! What people ask: how much is private, of which kind, and what is at an address.
+//! Private memory in numbers, pages by kind, and the description of an address.
 
 use arrayvec::ArrayString;
 use core::fmt::Write;
-use tdx_abi::{Page, PageRange, PamtPageType, PhysAddr};
-use tdx_host::{handover::explain, ledger::PageState, td::page_held};
+use tdx_abi::{Page, PamtPageType, PhysAddr};
+use tdx_host::{ledger::PageState, td::page_held};
 
 use crate::cpu::ThisCpu;
-use crate::handover::memory;
-use crate::{EIO, EPERM, RECORD, host, ledger, shim, watch};
+use crate::{EIO, EPERM, HOST, host, pamt_kb, shim, watch};
 
-/// How much is private, in KiB.
+/// Private memory by state, in KiB.
 #[repr(C)]
 #[derive(Default)]
 pub struct Status {
     /// PAMTs.
     pub pamt_kb: u64,
-    /// Pages that TDs have.
+    /// Pages owned by the TDX module.
     pub given_kb: u64,
-    /// Pages that a SEAMCALL may have given.
+    /// Pages of SEAMCALLs in flight.
     pub giving_kb: u64,
-    /// Pages that came back and were not reset: leaked on purpose.
+    /// Pages returned by the TDX module and not reset, which are leaked.
     pub returned_kb: u64,
-    /// TDs that were built.
+    /// TDs.
     pub tds: u32,
-}
-
-/// KiB of PAMT and pages that may be private. Takes no lock and may be called from anywhere.
-#[unsafe(no_mangle)]
-pub extern "C" fn cleanslate_private_kb() -> u64 {
-    let pages = ledger().map_or(0, |ledger| ledger.marked_pages() * 4);
-    pamt_kb() + pages
-}
-
-fn pamt_kb() -> u64 {
-    RECORD.pamt_ranges().map(PageRange::bytes).sum::<u64>() / 1024
 }
 
 /// How much is private, by state. Walks the ledger.
@@ -43,7 +31,7 @@ fn pamt_kb() -> u64 {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleanslate_status(status: *mut Status) {
     let mut found = Status { pamt_kb: pamt_kb(), tds: host::tds() + watch::tds(), ..Status::default() };
-    if let Some(ledger) = ledger() {
+    if let Some(ledger) = HOST.ledger() {
         for range in ledger.marked() {
             for page in range.start().index()..range.end().index() {
                 match ledger.state(Page::new(page)) {
@@ -65,7 +53,7 @@ pub unsafe extern "C" fn cleanslate_status(status: *mut Status) {
 /// `base` and `end` can be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleanslate_pamt_range(index: u32, base: *mut u64, end: *mut u64) -> bool {
-    let Some(range) = RECORD.pamt_ranges().nth(index as usize) else { return false };
+    let Some(range) = HOST.pamt_ranges().nth(index as usize) else { return false };
     // SAFETY: the caller's.
     unsafe {
         *base = range.base().get();
@@ -74,35 +62,54 @@ pub unsafe extern "C" fn cleanslate_pamt_range(index: u32, base: *mut u64, end: 
     true
 }
 
-/// 4 KiB pages that the module has, by what for: TDR, TDCX, TDVPR, SEPT, guest. Asks the module for
-/// each marked page.
+/// Index of TDRs in [`Pages`].
+pub const CLEANSLATE_PAGES_TDR: usize = 0;
+/// Index of TDCXs.
+pub const CLEANSLATE_PAGES_TDCX: usize = 1;
+/// Index of TDVPRs.
+pub const CLEANSLATE_PAGES_TDVPR: usize = 2;
+/// Index of pages of the secure EPT.
+pub const CLEANSLATE_PAGES_SEPT: usize = 3;
+/// Index of pages of guests.
+pub const CLEANSLATE_PAGES_GUEST: usize = 4;
+/// Kinds of pages.
+pub const CLEANSLATE_PAGES_KINDS: usize = 5;
+
+/// 4 KiB pages owned by the TDX module, by kind.
 #[repr(C)]
 #[derive(Default)]
 pub struct Pages {
-    /// In this order.
-    pub count: [u64; 5],
+    /// By `CLEANSLATE_PAGES_*`.
+    pub count: [u64; CLEANSLATE_PAGES_KINDS],
 }
 
-/// Counts [`Pages`]. 0, or a negative errno.
+/// Index of a page in [`Pages`].
+fn kind(page: PamtPageType) -> Option<usize> {
+    match page {
+        PamtPageType::TDR => Some(CLEANSLATE_PAGES_TDR),
+        PamtPageType::TDCX => Some(CLEANSLATE_PAGES_TDCX),
+        PamtPageType::TDVPR => Some(CLEANSLATE_PAGES_TDVPR),
+        PamtPageType::EPT => Some(CLEANSLATE_PAGES_SEPT),
+        PamtPageType::REG => Some(CLEANSLATE_PAGES_GUEST),
+        _ => None,
+    }
+}
+
+/// Counts [`Pages`]: asks the TDX module for each marked page. 0, or a negative errno.
 ///
 /// # Safety
-/// `pages` can be written. As for `cleanslate_td`: this CPU is in VMX operation, the caller stays
-/// on it, and nobody builds a TD beside it.
+/// `pages` can be written. This CPU is in VMX operation and the caller stays on it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleanslate_pages(pages: *mut Pages) -> i32 {
     let mut found = Pages::default();
-    let Some(ledger) = ledger() else { return -EPERM };
+    let Some(ledger) = HOST.ledger() else { return -EPERM };
     // SAFETY: the caller stays on this CPU.
     let cpu = unsafe { ThisCpu::pinned_to(shim::this_cpu()) };
     for range in ledger.marked() {
         let mut page = range.start();
         while page < range.end() {
             let Ok(held) = page_held(&cpu, page) else { return -EIO };
-            let kinds =
-                [PamtPageType::TDR, PamtPageType::TDCX, PamtPageType::TDVPR, PamtPageType::EPT, PamtPageType::REG];
-            if let Some(index) = kinds.iter().position(|kind| *kind == held.page_type)
-                && let Some(count) = found.count.get_mut(index)
-            {
+            if let Some(count) = kind(held.page_type).and_then(|kind| found.count.get_mut(kind)) {
                 *count += held.size.pages();
             }
             page = Page::new(page.index() + held.size.pages());
@@ -113,7 +120,7 @@ pub unsafe extern "C" fn cleanslate_pages(pages: *mut Pages) -> i32 {
     0
 }
 
-/// Says what is at an address, in one line without a line feed, for a machine check. Returns its
+/// Describes a physical address in one line without a newline, for a machine check. Returns its
 /// length.
 ///
 /// # Safety
@@ -122,7 +129,7 @@ pub unsafe extern "C" fn cleanslate_pages(pages: *mut Pages) -> i32 {
 pub unsafe extern "C" fn cleanslate_explain(address: u64, text: *mut u8, room: u32) -> u32 {
     let mut line = ArrayString::<200>::new();
     // What does not fit is cut.
-    let _ = write!(line, "{}", explain(&memory(), host::layout(), PhysAddr::new(address)));
+    let _ = write!(line, "{}", HOST.explain(PhysAddr::new(address)));
     let length = line.len().min(room as usize);
     // SAFETY: the caller's; the source is this function's own.
     unsafe { text.copy_from_nonoverlapping(line.as_ptr(), length) };

@@ -160,11 +160,14 @@ pub struct BootArgs {
     /// CPUs, 1 to 8.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
     pub cpus: u32,
-    /// firstkernel's policy: tracked, module, module-only, pamt, everything, none or refuse.
+    /// What happens to private memory: tracked, module, refuse or none; firstkernel also has
+    /// module-only, pamt and everything. With `cleanslate.ko` and none, a test module prevents the
+    /// reset.
     #[arg(long, default_value = "tracked")]
     pub policy: String,
-    /// TDs that are built, in turn: runnable, half built, gone, half gone. By firstkernel, or by
-    /// `cleanslate.ko` in a Linux without TDX host code.
+    /// TDs that are built, in turn: runnable, half built, gone, half gone. By firstkernel,
+    /// by a test module in Linux 7.3, by the test variant of `cleanslate.ko` in a Linux without TDX
+    /// host code (0: the shipped `cleanslate.ko`).
     #[arg(long, default_value_t = 1)]
     pub tds: u32,
     /// The next kernel.

@@ -46,7 +46,7 @@ pub(crate) fn write(path: &Path, busybox: &Path, files: &[Entry<'_>]) -> Result<
     let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
     let mut archive = Archive { bytes: Vec::new(), inode: 0 };
     for directory in
-        ["dev", "proc", "sys", "bin", "modules", "modules/last", "unknown", "next", "next/self", "next/stock"]
+        ["dev", "proc", "sys", "bin", "modules", "modules/last", "test", "unknown", "next", "next/self", "next/stock"]
     {
         archive.add(directory, DIRECTORY, (0, 0), &[]);
     }

@@ -31,7 +31,9 @@ pub(crate) fn command_line(args: &BootArgs) -> String {
         }
         _ => {}
     }
-    if args.module {
+    if args.module && args.policy == "none" {
+        line.push_str(" cleanslate.noreset");
+    } else if args.module {
         let _ = write!(line, " cleanslate.cleanslate=policy={}", args.policy);
     }
     if args.crash {
@@ -138,7 +140,8 @@ pub(crate) fn current(kernel: Kernel) -> Result<Linux> {
         finish(kernel, &modules(&folder, &build, test_modules(kernel))?)?;
         let module = folder.join("cleanslate/cleanslate.ko");
         if module.exists() {
-            pack_with_module(kernel, &module)?;
+            let test = Some(folder.join("cleanslate-test/cleanslate.ko")).filter(|test| test.exists());
+            pack_with_module(kernel, &module, test.as_deref())?;
         }
     }
     Ok(linux)

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use cleanslate_kbuild::Input;
+use cleanslate_kbuild::{Input, header};
 
 use crate::args::Kernel;
 use crate::kernels::{folder, is_there};
@@ -16,10 +16,11 @@ use crate::pack::{make_modules, modules, pack, pack_next, pack_with_module, prog
 use crate::root;
 
 /// Sources of the C part.
-pub const SOURCES: [&str; 12] = [
+pub const SOURCES: [&str; 13] = [
     "Kbuild",
     "cleanslate.h",
     "cleanslate_ioctl.h",
+    "object.h",
     "main.c",
     "watch.c",
     "follow.c",
@@ -36,24 +37,40 @@ const KERNEL: [&str; 5] = ["memcpy", "memmove", "memset", "memcmp", "bcmp"];
 
 const TARGET: &str = "x86_64-unknown-none";
 
-/// The functions that a header declares between two of its comments.
-fn declared<'h>(header: &'h str, from: &str, to: &str) -> Result<Vec<&'h str>> {
-    let (_, rest) = header.split_once(from).with_context(|| format!("cleanslate.h has no {from:?}"))?;
-    let (part, _) = rest.split_once(to).with_context(|| format!("cleanslate.h has no {to:?}"))?;
-    let names = part.lines().filter(|line| line.contains('(') && !line.starts_with([' ', '\t', '/']));
-    Ok(names.filter_map(|line| line.split('(').next()?.rsplit([' ', '*']).next()).collect())
+/// Which module.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Variant {
+    /// As it is shipped.
+    Product,
+    /// The same, and `/dev/cleanslate_test`, which builds TDs (`bare/linux/cleanslate_test.c`).
+    Test,
 }
 
-/// Builds the Rust object: assembly that Kbuild can assemble.
+impl Variant {
+    /// The crate of its Rust object.
+    fn object(self) -> &'static str {
+        match self {
+            Self::Product => "linux/object",
+            Self::Test => "bare/linux/object",
+        }
+    }
+}
+
+/// Builds the Rust object of the shipped module: assembly that Kbuild can assemble.
 ///
 /// # Errors
 /// What it needs is missing, or a command failed.
 pub fn object() -> Result<String> {
-    let target = root().join("target/linux-object");
+    object_of(Variant::Product)
+}
+
+fn object_of(variant: Variant) -> Result<String> {
+    let target = root().join("target/linux-object").join(variant.object().replace('/', "-"));
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["rustc", "--release", "--quiet", "--target", TARGET, "--manifest-path", "linux/object/Cargo.toml"])
-        .args(["--", "--emit=asm"])
+        .args(["rustc", "--release", "--quiet", "--target", TARGET, "--manifest-path"])
+        .arg(Path::new(variant.object()).join("Cargo.toml"))
+        .args(["--crate-type", "staticlib", "--", "--emit=asm"])
         // The kernel links at the top of the address space; objtool refuses jump tables.
         .env(
             "RUSTFLAGS",
@@ -69,22 +86,36 @@ pub fn object() -> Result<String> {
     let newest = made.max_by_key(|path| path.metadata().and_then(|metadata| metadata.modified()).ok());
     let path = newest.context("the compiler has left no assembly")?;
     let made = fs::read_to_string(&path)?;
-    let header = fs::read_to_string(root().join("linux/cleanslate.h"))?;
-    let exports = declared(&header, "/* The Rust object. */", "/* What the Rust object asks for. */")?;
-    let mut imports = declared(&header, "/* What the Rust object asks for. */", "/* The shim among itself. */")?;
+    let header = fs::read_to_string(root().join("linux/object.h"))?;
+    let (mut exports, mut imports) = header::functions(&header).context("linux/object.h has no functions")?;
+    if variant == Variant::Test {
+        exports.push("cleanslate_td");
+    }
     imports.extend(KERNEL);
     let input = Input { file: &path.display().to_string(), assembly: &made, exports: &exports, imports: &imports };
     Ok(cleanslate_kbuild::for_kernel(&input)?)
 }
 
 /// Builds `cleanslate.ko` against a kernel's build tree, in a folder of its own.
-fn build_ko(kernel: &Path, place: &Path) -> Result<PathBuf> {
+fn build_ko(kernel: &Path, place: &Path, variant: Variant) -> Result<PathBuf> {
     fs::create_dir_all(place)?;
     let place = place.canonicalize()?;
+    let copy = |folder: &str, file: &str| -> Result<()> {
+        let path = root().join(folder).join(file);
+        fs::copy(&path, place.join(file)).with_context(|| path.display().to_string())?;
+        Ok(())
+    };
     for file in SOURCES {
-        fs::copy(root().join("linux").join(file), place.join(file)).with_context(|| format!("linux/{file}"))?;
+        copy("linux", file)?;
     }
-    fs::write(place.join("object.S"), object()?)?;
+    if variant == Variant::Test {
+        copy("bare/linux", "cleanslate_test.c")?;
+        copy("bare/linux", "cleanslate_test_ioctl.h")?;
+        let kbuild = fs::read_to_string(place.join("Kbuild"))?;
+        // It includes device.c.
+        fs::write(place.join("Kbuild"), kbuild.replace("device.o", "cleanslate_test.o"))?;
+    }
+    fs::write(place.join("object.S"), object_of(variant)?)?;
     let output = make_modules(kernel, &place).output().context("cannot run make")?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "cleanslate.ko does not build:\n{said}");
@@ -123,7 +154,7 @@ pub fn build_module(args: &ModuleArgs) -> Result<bool> {
         let headers = Path::new("/lib/modules").join(version).join("build").canonicalize().with_context(|| {
             format!("there are no headers of {version} here: on Debian, `apt-get install linux-headers-{version}`")
         })?;
-        println!("{}", build_ko(&headers, &root().join("target/linux").join(version))?.display());
+        println!("{}", build_ko(&headers, &root().join("target/linux").join(version), Variant::Product)?.display());
         return Ok(true);
     }
     let wanted = |kernel: &Kernel| match &args.kernel {
@@ -135,12 +166,18 @@ pub fn build_module(args: &ModuleArgs) -> Result<bool> {
         let folder = folder(kernel);
         let build = folder.join("build").canonicalize();
         let build = build.with_context(|| kernel.how())?;
-        let module = build_ko(&build, &folder.join("cleanslate"))?;
+        let module = build_ko(&build, &folder.join("cleanslate"), Variant::Product)?;
+        // Where the module is the host, somebody must build TDs.
+        let test = if kernel.has_no_tdx_code() {
+            Some(build_ko(&build, &folder.join("cleanslate-test"), Variant::Test)?)
+        } else {
+            None
+        };
         // The test modules may be newer than the Linux that was provided.
         programs(&modules(&folder, &build, test_modules(kernel))?)?;
         pack_next(kernel)?;
         pack(kernel, &[], "initrd")?;
-        pack_with_module(kernel, &module)?;
+        pack_with_module(kernel, &module, test.as_deref())?;
         println!("{}", module.display());
         some = true;
     }

@@ -15,16 +15,18 @@ use crate::root;
 
 /// Test modules: `enable` calls `tdx_enable()`, which has no caller in 6.12; `tds` builds TDs as
 /// KVM does; `use` uses free memory as a driver may; `wild` stores through a wild pointer; `stuck`
-/// keeps a CPU from stopping.
+/// keeps a CPU from stopping; `noreset` keeps `cleanslate.ko` from resetting.
 pub(crate) fn test_modules(kernel: Kernel) -> &'static [&'static str] {
     match kernel.reference() {
         Kernel::Stock => &["cleanslate_use"],
-        Kernel::Stock612 | Kernel::HostDebug => &["cleanslate_use", "cleanslate_wild", "cleanslate_stuck"],
+        Kernel::Stock612 | Kernel::HostDebug => {
+            &["cleanslate_noreset", "cleanslate_use", "cleanslate_wild", "cleanslate_stuck"]
+        }
         Kernel::Tdx | Kernel::TdxDebug | Kernel::TdxOwn => {
-            &["cleanslate_enable", "cleanslate_use", "cleanslate_wild", "cleanslate_stuck"]
+            &["cleanslate_enable", "cleanslate_noreset", "cleanslate_use", "cleanslate_wild", "cleanslate_stuck"]
         }
         Kernel::Tdx73 | Kernel::Tdx73Own => {
-            &["cleanslate_tds", "cleanslate_use", "cleanslate_wild", "cleanslate_stuck"]
+            &["cleanslate_noreset", "cleanslate_tds", "cleanslate_use", "cleanslate_wild", "cleanslate_stuck"]
         }
     }
 }
@@ -71,13 +73,14 @@ pub(crate) fn pack(kernel: Kernel, more: &[initrd::Entry<'_>], name: &str) -> Re
     let (place, busybox) = (folder.join("modules"), folder.join("root/bin/busybox"));
     let (enable, jump) = (place.join("cleanslate_enable.ko"), place.join("jump"));
     let (tds, wild) = (place.join("cleanslate_tds.ko"), place.join("cleanslate_wild.ko"));
-    let stuck = place.join("cleanslate_stuck.ko");
+    let (stuck, noreset) = (place.join("cleanslate_stuck.ko"), place.join("cleanslate_noreset.ko"));
     let (image, next) = (folder.join("bzImage"), folder.join("next-initrd"));
     let stock = find(Kernel::Stock).ok();
     let mut files: Vec<initrd::Entry<'_>> = vec![
         ("next/jump", &jump),
         ("next/cleanslate_wild.ko", &wild),
         ("next/cleanslate_stuck.ko", &stuck),
+        ("next/cleanslate_noreset.ko", &noreset),
         ("next/self/bzImage", &image),
         ("next/self/initrd", &next),
     ];
@@ -112,10 +115,11 @@ pub(crate) fn pack_stock(place: &Path) -> Result<()> {
     initrd::write(&folder.join("initrd"), &folder.join("root/bin/busybox"), &[("modules/cleanslate_use.ko", &using)])
 }
 
-/// The initrd with `cleanslate.ko`.
-pub(crate) fn pack_with_module(kernel: Kernel, module: &Path) -> Result<()> {
+/// The initrd with `cleanslate.ko`, and with its test variant.
+pub(crate) fn pack_with_module(kernel: Kernel, module: &Path, test: Option<&Path>) -> Result<()> {
     let strangers = strangers(kernel, module)?;
     let mut files = vec![("modules/cleanslate.ko", module)];
+    files.extend(test.iter().map(|test| ("test/cleanslate.ko", *test)));
     files.extend(strangers.iter().map(|(name, path)| (name.as_str(), path.as_path())));
     let tool = if kernel == Kernel::Stock612 { Some(tool()?) } else { None };
     files.extend(tool.iter().map(|tool| ("bin/cleanslate", tool.as_path())));

@@ -1,5 +1,5 @@
-//! `cleanslate linux`: what the Linux module `cleanslate.ko` knows, and orders to it. Reads
-//! /sys/kernel/cleanslate, gives orders to /dev/cleanslate; decides nothing.
+//! `cleanslate linux`: status and control of the Linux module `cleanslate.ko`, through
+//! /sys/kernel/cleanslate, /dev/cleanslate and, of its test variant, /dev/cleanslate_test.
 
 use std::{
     fs,
@@ -20,8 +20,9 @@ use crate::stop::Stop;
 #[command(after_help = "\
 Examples:
   cleanslate linux status                          what may be private now, by kind
-  sudo cleanslate linux up                         TDX by this module, in a kernel without TDX host code
-  sudo cleanslate linux td-test --tds 4            TDs: one runnable, one half built, one gone, one half gone
+  sudo cleanslate linux up                         initialize TDX, in a kernel without TDX host support
+  sudo cleanslate linux td-test --tds 4            TDs: one runnable, one half built, one gone, one half gone;
+                                                   needs the test variant of cleanslate.ko
   cleanslate linux status --format json | jq .pamt_kb
 
 Exit codes: 0 if all went well, 1 if the module refused (why is in the kernel's log), 3 if it is not loaded.")]
@@ -43,40 +44,40 @@ enum Order {
     },
     /// Initializes TDX, for kernels without TDX host code.
     Up,
-    /// Builds TDs and leaves each at another point of its life. What they hold they hold until the
-    /// next kexec.
+    /// Builds TDs, each left in another phase of its life. What they own stays private until the
+    /// next kexec. Needs the test variant of cleanslate.ko (bare/linux/cleanslate_test.c).
     TdTest {
-        /// How many; the four fates in turn.
+        /// How many; the four phases in turn.
         #[arg(long, value_name = "N", default_value_t = 4)]
         tds: u32,
-        /// The fate of all of them.
-        #[arg(long, value_enum)]
-        fate: Option<Fate>,
+        /// The phase of all of them.
+        #[arg(long = "fate", value_enum)]
+        phase: Option<TdPhase>,
     },
 }
 
-/// How far a TD comes.
+/// In which phase of its life a TD is left.
 #[derive(ValueEnum, Clone, Copy, Debug)]
-enum Fate {
-    /// It could run.
+enum TdPhase {
+    /// Ready to run.
     Runnable,
-    /// Half of its control pages are there.
+    /// With half of its control pages.
     HalfBuilt,
-    /// It has lived and is gone.
+    /// Torn down.
     Gone,
-    /// Its KeyID is free, and some of its pages are back.
+    /// With a free KeyID and some of its pages reclaimed.
     HalfGone,
 }
 
-impl Fate {
+impl TdPhase {
     const ALL: [Self; 4] = [Self::Runnable, Self::HalfBuilt, Self::Gone, Self::HalfGone];
 
-    fn order(self) -> cleanslate_ioctl::Fate {
+    fn request(self) -> cleanslate_ioctl::TdPhase {
         match self {
-            Self::Runnable => cleanslate_ioctl::Fate::Runnable,
-            Self::HalfBuilt => cleanslate_ioctl::Fate::HalfBuilt,
-            Self::Gone => cleanslate_ioctl::Fate::Gone,
-            Self::HalfGone => cleanslate_ioctl::Fate::HalfGone,
+            Self::Runnable => cleanslate_ioctl::TdPhase::Runnable,
+            Self::HalfBuilt => cleanslate_ioctl::TdPhase::HalfBuilt,
+            Self::Gone => cleanslate_ioctl::TdPhase::Gone,
+            Self::HalfGone => cleanslate_ioctl::TdPhase::HalfGone,
         }
     }
 
@@ -91,7 +92,7 @@ impl Fate {
     }
 }
 
-/// What the module says.
+/// Status of the module.
 #[derive(Serialize)]
 struct Status {
     schema: &'static str,
@@ -102,20 +103,19 @@ struct Status {
     /// What a kexec does with private memory.
     policy: String,
     pamt_kb: u64,
-    /// Pages that the module has.
+    /// Pages owned by the TDX module.
     given_kb: u64,
-    /// Pages that a SEAMCALL may have given.
+    /// Pages of SEAMCALLs in flight.
     giving_kb: u64,
-    /// Pages that came back and were not reset: leaked on purpose.
+    /// Pages returned by the TDX module and not reset, which are leaked.
     returned_kb: u64,
     /// Pages of failed SEAMCALLs that the kernel has freed and a reference keeps; part of
     /// `returned_kb`.
     held: u64,
     tds: u64,
-    /// What became of the last kexec image, and why.
+    /// The last decision on a kexec image or a kexec, and why.
     verdict: String,
-    /// 4 KiB pages by what the TDX module has them for; only where cleanslate.ko can ask it, and
-    /// for root.
+    /// 4 KiB pages by kind, from the TDX module; only where cleanslate.ko can ask it, and for root.
     pages: Option<Pages>,
 }
 
@@ -138,12 +138,13 @@ pub(crate) fn run(args: &LinuxArgs, out: &mut impl Write) -> Result<bool, Stop> 
             })?;
             Ok(true)
         }
-        Order::Up => order(&args.root, "up", |device| cleanslate_ioctl::up(device), out),
-        Order::TdTest { tds, fate } => {
+        Order::Up => request(&args.root.join("dev/cleanslate"), "up", |device| cleanslate_ioctl::up(device), out),
+        Order::TdTest { tds, phase } => {
+            let device = args.root.join("dev/cleanslate_test");
             for number in 0..*tds {
-                let fate = fate.unwrap_or(Fate::ALL[number as usize % Fate::ALL.len()]);
-                let text = format!("td {}", fate.name());
-                if !order(&args.root, &text, |device| cleanslate_ioctl::td(device, fate.order()), out)? {
+                let phase = phase.unwrap_or(TdPhase::ALL[number as usize % TdPhase::ALL.len()]);
+                let text = format!("td {}", phase.name());
+                if !request(&device, &text, |device| cleanslate_ioctl::td(device, phase.request()), out)? {
                     return Ok(false);
                 }
             }
@@ -152,20 +153,19 @@ pub(crate) fn run(args: &LinuxArgs, out: &mut impl Write) -> Result<bool, Stop> 
     }
 }
 
-/// One order; false if the module refused.
-fn order(
-    root: &Path,
+/// Makes one ioctl; false if it fails.
+fn request(
+    device: &Path,
     text: &str,
-    give: impl FnOnce(&fs::File) -> io::Result<()>,
+    ioctl: impl FnOnce(&fs::File) -> io::Result<()>,
     out: &mut impl Write,
 ) -> Result<bool, Stop> {
-    let device = root.join("dev/cleanslate");
-    match fs::File::open(&device).and_then(|file| give(&file)) {
+    match fs::File::open(device).and_then(|file| ioctl(&file)) {
         Ok(()) => {
             unless_closed(writeln!(out, "{text}: done"))?;
             Ok(true)
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(not_there(&device, &error)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(not_there(device, &error)),
         Err(error) => {
             report_error(format_args!("{text}: {error}; see the kernel log (`dmesg | grep cleanslate`)"));
             Ok(false)

@@ -168,7 +168,7 @@ pub(crate) fn run_to_end<K: Kernel>(
     started: Bringup<'_, K, Started>,
     memory: &[NodeRange],
 ) -> Result<Ready, BringupError> {
-    give(set_up(ask(started)?, memory)?)
+    finish(plan(ask(started)?, memory)?)
 }
 
 #[inline(never)]
@@ -176,17 +176,18 @@ fn ask<K: Kernel>(started: Bringup<'_, K, Started>) -> Result<Bringup<'_, K, Mod
     started.sys_init()?.init_cpus()?.read_module_info()
 }
 
+/// The deepest one: allocates PAMTs. So no other step is in it.
 #[inline(never)]
-fn set_up<'k, K: Kernel>(
+fn plan<'k, K: Kernel>(
     known: Bringup<'k, K, ModuleKnown>,
     memory: &[NodeRange],
-) -> Result<Bringup<'k, K, Configured>, BringupError> {
-    known.plan(memory)?.configure()
+) -> Result<Bringup<'k, K, Planned>, BringupError> {
+    known.plan(memory)
 }
 
 #[inline(never)]
-fn give<K: Kernel>(configured: Bringup<'_, K, Configured>) -> Result<Ready, BringupError> {
-    configured.configure_keys()?.init_tdmrs()
+fn finish<K: Kernel>(planned: Bringup<'_, K, Planned>) -> Result<Ready, BringupError> {
+    planned.configure()?.configure_keys()?.init_tdmrs()
 }
 
 impl<'k, K: Kernel> Bringup<'k, K, Started> {

@@ -271,19 +271,18 @@ impl<'m> Host<'m> {
         }
         let reserved = self.reserved.get().ok_or(HostError::AlreadySet)?;
         let mut place = self.ledger.own().ok_or(HostError::AlreadySet)?;
-        let made = reserved
-            .iter()
-            .try_fold(Ledger::new(ranges, words), |ledger, range| Ok(ledger?.with_reserved(*range)))
-            .and_then(|ledger| ledger);
+        let ledger = place.insert(Ledger::empty());
+        let made = ledger.set_up(ranges, words);
+        let made = made.and_then(|()| reserved.iter().try_for_each(|range| ledger.reserve(*range)));
         match made {
-            Ok(ledger) => {
-                *place = Some(ledger);
+            Ok(()) => {
                 place.publish();
                 // Any effect of a SEAMCALL that a page was given with comes after this.
                 fence(Ordering::SeqCst);
                 Ok(())
             }
             Err(error) => {
+                *place = None;
                 place.give_back();
                 Err(error.into())
             }

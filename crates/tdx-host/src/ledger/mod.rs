@@ -178,14 +178,33 @@ impl<'m> Ledger<'m> {
         ranges: impl IntoIterator<Item = PageRange, IntoIter: Clone>,
         memory: &'m mut [AtomicU64],
     ) -> Result<Self, LedgerError> {
+        let mut ledger = Self::empty();
+        ledger.set_up(ranges.into_iter(), memory)?;
+        Ok(ledger)
+    }
+
+    /// Over nothing.
+    pub(crate) fn empty() -> Self {
+        Self {
+            segments: ArrayVec::new(),
+            reserved: ArrayVec::new(),
+            leaked: AtomicU64::new(0),
+            returning: AtomicU64::new(0),
+        }
+    }
+
+    /// [`Ledger::new`] in place: a ledger has 4 KiB, too much for copies on a kernel's stack.
+    pub(crate) fn set_up(
+        &mut self,
+        ranges: impl Iterator<Item = PageRange> + Clone,
+        memory: &'m mut [AtomicU64],
+    ) -> Result<(), LedgerError> {
         let memory: &'m [AtomicU64] = memory;
-        let ranges = ranges.into_iter();
         let needed = Self::words_needed(ranges.clone());
         let mut rest = memory;
-        let mut segments: ArrayVec<Segment<'m>, MAX_TDMRS> = ArrayVec::new();
         let count = ranges.clone().count();
         for range in ranges {
-            let above = segments.last().is_none_or(|last| last.range().end() <= range.start());
+            let above = self.segments.last().is_none_or(|last| last.range().end() <= range.start());
             if !above || !segment::is_valid(range) {
                 return Err(LedgerError::BadRange { range });
             }
@@ -193,10 +212,10 @@ impl<'m> Ledger<'m> {
                 return Err(LedgerError::TooSmall { needed, given: memory.len() as u64 });
             };
             rest = left;
-            segments.try_push(segment).map_err(|_| LedgerError::TooManyRanges { count })?;
+            self.segments.try_push(segment).map_err(|_| LedgerError::TooManyRanges { count })?;
         }
         fence(Ordering::SeqCst);
-        Ok(Self { segments, reserved: ArrayVec::new(), leaked: AtomicU64::new(0), returning: AtomicU64::new(0) })
+        Ok(())
     }
 
     /// The same ledger with `range` reserved: no page of it can ever be given, and no reset writes
@@ -205,8 +224,13 @@ impl<'m> Ledger<'m> {
     /// # Errors
     /// [`LedgerError::TooManyReserved`].
     pub fn with_reserved(mut self, range: PageRange) -> Result<Self, LedgerError> {
-        self.reserved.try_push(range).map_err(|_| LedgerError::TooManyReserved { range })?;
+        self.reserve(range)?;
         Ok(self)
+    }
+
+    /// [`Ledger::with_reserved`] in place.
+    pub(crate) fn reserve(&mut self, range: PageRange) -> Result<(), LedgerError> {
+        self.reserved.try_push(range).map_err(|_| LedgerError::TooManyReserved { range })
     }
 
     /// The ranges of [`Ledger::with_reserved`].

@@ -1,0 +1,56 @@
+//! Rust object of the test variant of `cleanslate.ko`: the shipped object (`linux/object`), and TDs
+//! that are built for tests (`cleanslate_test.c`), by the hypervisor of `first-kernel`.
+
+#![no_std]
+
+use cleanslate_linux::kernel::Linux;
+use cleanslate_linux::{EINVAL, EIO, ENOMEM, EPERM, HOST, host, log, shim};
+use first_kernel::TdPhase;
+use tdx_abi::PageSize;
+use tdx_host::layout::{FrameRequest, FrameSource};
+use tdx_host::ledger::Ledger;
+use tdx_host::platform::OwnedPages;
+
+/// Pages for TDs, from the page allocator.
+struct KernelPages;
+
+impl first_kernel::Pages for KernelPages {
+    fn take(&self, size: PageSize) -> Option<OwnedPages> {
+        shim::allocate(size.pages(), None, FrameRequest::ANYWHERE)
+    }
+
+    fn give_back(&self, pages: OwnedPages) {
+        shim::free(pages);
+    }
+}
+
+/// Builds a TD and leaves it in a phase: 0 runnable, 1 half built, 2 gone, 3 half gone. What it
+/// owns at the end stays private until the kexec. 0, or a negative errno; the kernel log has the
+/// reason.
+#[unsafe(no_mangle)]
+pub extern "C" fn cleanslate_td(phase: u32) -> i32 {
+    let phase = match phase {
+        0 => TdPhase::Running,
+        1 => TdPhase::HalfBuilt,
+        2 => TdPhase::Gone,
+        3 => TdPhase::HalfTornDown,
+        _ => return -EINVAL,
+    };
+    let Some(tds) = HOST.tds() else { return -EPERM };
+    let mut linux = Linux { pool: None };
+    let Some(mut shared) = linux.allocate_any(1) else { return -ENOMEM };
+    let lived = first_kernel::live(&mut linux, tds, &KernelPages, &mut shared, phase);
+    linux.free(shared);
+    match lived {
+        Ok(()) => {
+            host::count_td();
+            let pages = HOST.ledger().map_or(0, Ledger::marked_pages);
+            log(format_args!("TD {}, {pages} pages may be private", phase.name()));
+            0
+        }
+        Err(error) => {
+            log(format_args!("TD: {error}"));
+            -EIO
+        }
+    }
+}

@@ -1,0 +1,455 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Interface between the C files of cleanslate.ko and its Rust object (object/)
+ *
+ * The object knows TDX and decides; the C files know Linux. The object declares the same functions,
+ * structures and constants; a test (linux/kbuild/tests/header.rs) compares both sides.
+ *
+ * No function of the object sleeps, allocates or takes a lock, unless its comment says so.
+ */
+#ifndef CLEANSLATE_OBJECT_H
+#define CLEANSLATE_OBJECT_H
+
+#include <linux/types.h>
+
+#define CLEANSLATE_NO_TDX		0
+#define CLEANSLATE_TDX			1
+#define CLEANSLATE_TDX_PW_MCE		2
+
+#define CLEANSLATE_POLICY_TRACKED	0
+#define CLEANSLATE_POLICY_MODULE	1
+#define CLEANSLATE_POLICY_REFUSE	2
+
+#define CLEANSLATE_PAGES_TDR		0
+#define CLEANSLATE_PAGES_TDCX		1
+#define CLEANSLATE_PAGES_TDVPR		2
+#define CLEANSLATE_PAGES_SEPT		3
+#define CLEANSLATE_PAGES_GUEST		4
+#define CLEANSLATE_PAGES_KINDS		5
+
+#define CLEANSLATE_ANY_NODE		0xffffffff
+
+/**
+ * struct cleanslate_memory - a range of physical memory
+ * @base: first byte
+ * @bytes: size
+ * @node: NUMA node
+ */
+struct cleanslate_memory {
+	u64 base;
+	u64 bytes;
+	u32 node;
+};
+
+/**
+ * struct cleanslate_handover - result of cleanslate_hand_over()
+ * @lines: 64-byte lines written
+ * @suspects: CPUs whose caches may still hold private lines
+ * @clean: no private memory is left, as far as it is tracked
+ * @not_alone: other CPUs were still running
+ */
+struct cleanslate_handover {
+	u64 lines;
+	u32 suspects;
+	bool clean;
+	bool not_alone;
+};
+
+/**
+ * struct cleanslate_status - private memory by state
+ * @pamt_kb: PAMTs
+ * @given_kb: pages owned by the TDX module
+ * @giving_kb: pages of SEAMCALLs in flight
+ * @returned_kb: pages returned by the TDX module and not reset, which are leaked
+ * @tds: TDs
+ */
+struct cleanslate_status {
+	u64 pamt_kb;
+	u64 given_kb;
+	u64 giving_kb;
+	u64 returned_kb;
+	u32 tds;
+};
+
+/**
+ * struct cleanslate_pages - 4 KiB pages owned by the TDX module, by kind
+ * @count: indexed by CLEANSLATE_PAGES_*
+ */
+struct cleanslate_pages {
+	u64 count[CLEANSLATE_PAGES_KINDS];
+};
+
+/**
+ * struct cleanslate_registers - operands of a SEAMCALL, or its results
+ * @rax: leaf number, or completion status
+ * @rcx: first operand
+ * @rdx: second operand
+ * @r8: third operand
+ * @r9: fourth operand
+ * @r10: result of some leaves
+ * @r11: result of some leaves
+ * @r12: operand and result of some leaves
+ * @r13: operand and result of some leaves
+ */
+struct cleanslate_registers {
+	u64 rax;
+	u64 rcx;
+	u64 rdx;
+	u64 r8;
+	u64 r9;
+	u64 r10;
+	u64 r11;
+	u64 r12;
+	u64 r13;
+};
+
+/* Functions of the object */
+
+/**
+ * cleanslate_detect() - detect TDX and the partial-write erratum of this CPU
+ *
+ * Return: CLEANSLATE_NO_TDX, CLEANSLATE_TDX, or CLEANSLATE_TDX_PW_MCE for TDX with the erratum.
+ */
+u32 cleanslate_detect(void);
+
+/**
+ * cleanslate_max_cpus() - the largest supported nr_cpu_ids
+ *
+ * Return: number of CPUs.
+ */
+u32 cleanslate_max_cpus(void);
+
+/**
+ * cleanslate_cpu_may_hold() - note that a CPU's caches may hold private lines from now on
+ * @cpu: CPU number
+ */
+void cleanslate_cpu_may_hold(u32 cpu);
+
+/**
+ * cleanslate_observe_seamcall() - track a SEAMCALL that the kernel is about to make
+ * @cpu: current CPU
+ * @call: leaf and operands
+ *
+ * Learns the PAMTs from TDH.SYS.CONFIG and marks pages before the TDX module gets them. Calls
+ * cleanslate_lost() if the operands cannot be tracked. Reads TDMRs through cleanslate_map().
+ */
+void cleanslate_observe_seamcall(u32 cpu, const struct cleanslate_registers *call);
+
+/**
+ * cleanslate_observe_return() - track the result of a SEAMCALL
+ * @call: leaf and operands
+ * @answer: completion status and results
+ *
+ * Takes a reference to the pages of a failed call (cleanslate_hold()) and drops the reference to
+ * the pages of a successful one.
+ */
+void cleanslate_observe_return(const struct cleanslate_registers *call,
+			       const struct cleanslate_registers *answer);
+
+/**
+ * cleanslate_reset_pages() - reset pages with MOVDIR64B and clear their marks
+ * @cpu: current CPU, on which the caller stays
+ * @base: physical address of the first page
+ * @bytes: size
+ */
+void cleanslate_reset_pages(u32 cpu, u64 base, u64 bytes);
+
+/**
+ * cleanslate_learn() - track the PAMTs of a kernel that has initialized TDX already
+ * @tdmrs: TDMR_INFO structures
+ * @count: how many
+ * @stride: bytes from one to the next
+ *
+ * Return: NULL, or why the structures are not accepted.
+ */
+const char *cleanslate_learn(const void *tdmrs, u32 count, u32 stride);
+
+/**
+ * cleanslate_follow_words() - size of the page ledger
+ * @memory: memory of the kernel, ascending
+ * @count: ranges
+ *
+ * Return: 64-bit words.
+ */
+u64 cleanslate_follow_words(const struct cleanslate_memory *memory, u32 count);
+
+/**
+ * cleanslate_follow() - start tracking pages of the kernel's TDs
+ * @words: zeroed memory for the ledger, in use until cleanslate.ko is gone
+ * @memory: as for cleanslate_follow_words()
+ * @count: ranges
+ *
+ * Return: 0 or a negative errno.
+ */
+int cleanslate_follow(u64 *words, const struct cleanslate_memory *memory, u32 count);
+
+/**
+ * cleanslate_follows() - are pages of the kernel's TDs tracked?
+ *
+ * Return: true after a successful cleanslate_follow().
+ */
+bool cleanslate_follows(void);
+
+/**
+ * cleanslate_work_bytes() - size of the memory that cleanslate_bring_up() works in
+ *
+ * Return: bytes.
+ */
+u64 cleanslate_work_bytes(void);
+
+/**
+ * cleanslate_bring_up() - initialize the TDX module
+ * @memory: memory of the kernel, ascending
+ * @count: ranges
+ * @pool: memory for PAMTs, or an empty range for the page allocator
+ * @work: cleanslate_work_bytes() of memory for this call
+ *
+ * Sleeps. One call at a time, with CPU and memory hotplug excluded and every online CPU in VMX
+ * operation. Logs why it failed; everything is undone then.
+ *
+ * Return: 0 or a negative errno.
+ */
+int cleanslate_bring_up(const struct cleanslate_memory *memory, u32 count,
+			struct cleanslate_memory pool, void *work);
+
+/**
+ * cleanslate_track_words() - size of the memory that cleanslate_track() needs
+ *
+ * Return: 64-bit words.
+ */
+u64 cleanslate_track_words(void);
+
+/**
+ * cleanslate_track() - start tracking pages of TDs after cleanslate_bring_up()
+ * @words: memory for the ledger and for KeyIDs, cleanslate_track_words() long, never freed
+ *
+ * Return: 0 or a negative errno.
+ */
+int cleanslate_track(u64 *words);
+
+/**
+ * cleanslate_covers() - is memory covered by TDMRs?
+ * @base: first byte
+ * @end: byte after the last
+ *
+ * Return: true if all of it is.
+ */
+bool cleanslate_covers(u64 base, u64 end);
+
+/**
+ * cleanslate_check_load() - may a kexec image be loaded?
+ * @policy: CLEANSLATE_POLICY_*
+ *
+ * Return: 0 or a negative errno.
+ */
+int cleanslate_check_load(u32 policy);
+
+/**
+ * cleanslate_stop_this_cpu() - write back the caches of a CPU that stops for a kexec
+ * @cpu: current CPU
+ */
+void cleanslate_stop_this_cpu(u32 cpu);
+
+/**
+ * cleanslate_stop_this_cpu_at_crash() - write back the caches of a CPU that stops at a crash
+ * @cpu: current CPU
+ *
+ * For NMI context. Does nothing if the caches cannot hold private lines.
+ */
+void cleanslate_stop_this_cpu_at_crash(u32 cpu);
+
+/**
+ * cleanslate_hand_over() - reset private memory right before the jump into the next kernel
+ * @policy: CLEANSLATE_POLICY_*
+ * @cpu: current CPU
+ * @online: CPUs that are running, this one included
+ * @possible: nr_cpu_ids
+ * @crash: true for the jump into a crash kernel
+ *
+ * With interrupts off. At a crash it makes no SEAMCALL. The policy "module" makes one otherwise.
+ *
+ * Return: what was reset and what may be left.
+ */
+struct cleanslate_handover cleanslate_hand_over(u32 policy, u32 cpu, u32 online, u32 possible,
+						bool crash);
+
+/**
+ * cleanslate_private_kb() - memory that may be private
+ *
+ * From any context.
+ *
+ * Return: KiB.
+ */
+u64 cleanslate_private_kb(void);
+
+/**
+ * cleanslate_status() - memory that may be private, by state
+ * @status: result
+ */
+void cleanslate_status(struct cleanslate_status *status);
+
+/**
+ * cleanslate_pamt_range() - ranges of PAMT, one at a time
+ * @index: from 0
+ * @base: first byte
+ * @end: byte after the last
+ *
+ * Return: false if there is no such range.
+ */
+bool cleanslate_pamt_range(u32 index, u64 *base, u64 *end);
+
+/**
+ * cleanslate_pages() - ask the TDX module what it uses each marked page for
+ * @pages: result
+ *
+ * In VMX operation, with migration off, excluded against users of TDX pages.
+ *
+ * Return: 0 or a negative errno.
+ */
+int cleanslate_pages(struct cleanslate_pages *pages);
+
+/**
+ * cleanslate_explain() - describe a physical address, for a machine check
+ * @address: physical address
+ * @text: result, without a newline or a terminating NUL
+ * @room: bytes of @text
+ *
+ * From any context. Makes no SEAMCALL.
+ *
+ * Return: length of @text.
+ */
+u32 cleanslate_explain(u64 address, char *text, u32 room);
+
+/* Functions for the object */
+
+/**
+ * cleanslate_rdmsr() - read an MSR
+ * @msr: register
+ * @value: result
+ *
+ * Return: false if the register does not exist.
+ */
+bool cleanslate_rdmsr(u32 msr, u64 *value);
+
+/**
+ * cleanslate_panic() - panic after a Rust panic
+ */
+void cleanslate_panic(void) __noreturn;
+
+/**
+ * cleanslate_log() - print a line to the kernel log
+ * @text: text without a newline
+ * @length: its bytes
+ */
+void cleanslate_log(const char *text, size_t length);
+
+/**
+ * cleanslate_lost() - private memory is not tracked completely from now on
+ * @why: reason, a string constant
+ *
+ * From any context. The first reason is kept.
+ */
+void cleanslate_lost(const char *why);
+
+/**
+ * cleanslate_keep() - memory may be private from now on: prevent unloading of this module
+ *
+ * From any context.
+ */
+void cleanslate_keep(void);
+
+/**
+ * cleanslate_map() - virtual address of physical memory
+ * @address: address in the direct map, or in the pool
+ *
+ * Return: the address in the direct map, or in the mapping of the pool.
+ */
+void *cleanslate_map(u64 address);
+
+/**
+ * cleanslate_on_all() - run a function on every online CPU, in a kthread bound to it
+ * @run: function
+ * @task: its argument
+ *
+ * Sleeps until all are done. CPU hotplug is excluded.
+ */
+void cleanslate_on_all(void (*run)(void *task), void *task);
+
+/**
+ * cleanslate_on_each_package() - run a function on one CPU of each package
+ * @run: function
+ * @task: its argument
+ *
+ * Sleeps until all are done. CPU hotplug is excluded.
+ */
+void cleanslate_on_each_package(void (*run)(void *task), void *task);
+
+/**
+ * cleanslate_pin() - disable migration
+ *
+ * Return: current CPU.
+ */
+u32 cleanslate_pin(void);
+
+/**
+ * cleanslate_unpin() - undo cleanslate_pin()
+ */
+void cleanslate_unpin(void);
+
+/**
+ * cleanslate_this_cpu() - number of the current CPU
+ *
+ * Return: current CPU.
+ */
+u32 cleanslate_this_cpu(void);
+
+/**
+ * cleanslate_package() - physical package of a CPU
+ * @cpu: CPU number
+ *
+ * Return: package number.
+ */
+u32 cleanslate_package(u32 cpu);
+
+/**
+ * cleanslate_cond_resched() - reschedule if necessary
+ */
+void cleanslate_cond_resched(void);
+
+/**
+ * cleanslate_allocate() - allocate contiguous pages
+ * @pages: number of pages
+ * @node: preferred node, or CLEANSLATE_ANY_NODE
+ * @first: lowest page frame number
+ * @end: page frame number after the highest; U64_MAX with @first 0 for anywhere
+ *
+ * Sleeps. Naturally aligned if @pages is a power of two and @first and @end allow any place.
+ *
+ * Return: physical address, or 0.
+ */
+u64 cleanslate_allocate(u64 pages, u32 node, u64 first, u64 end);
+
+/**
+ * cleanslate_free() - free pages of cleanslate_allocate()
+ * @address: physical address
+ * @pages: number of pages
+ */
+void cleanslate_free(u64 address, u64 pages);
+
+/**
+ * cleanslate_hold() - keep a page out of the page allocator
+ * @page: page frame number
+ *
+ * From any context. Does nothing for a page that is held already.
+ */
+void cleanslate_hold(u64 page);
+
+/**
+ * cleanslate_release() - undo cleanslate_hold()
+ * @page: page frame number
+ *
+ * From any context. Does nothing for a page that is not held.
+ */
+void cleanslate_release(u64 page);
+
+#endif
