@@ -1,6 +1,6 @@
 //! Kernel coding style of the C files: `checkpatch.pl --strict` of the newest Debian kernel source
-//! that `cargo xtask linux` fetches. What it finds must be in `linux/checkpatch.txt`, with a reason,
-//! and what is listed there must be found.
+//! that `cargo xtask linux` fetches. What it finds must be in `linux/checkpatch.txt`, with a
+//! reason, and what is listed there must be found.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -57,9 +57,9 @@ fn mapped(lines: LineRange) -> impl Iterator<Item = LineRange> {
 unsafe impl LineReset for ThisCpu {
     unsafe fn reset_lines(&self, lines: LineRange) {
         for lines in mapped(lines) {
-            // SAFETY: the lines are the caller's to overwrite. The direct map and the mapping of the
-            // pool cover them, writable, and the lines are in one of the two. A CPU with TDX has
-            // MOVDIR64B.
+            // SAFETY: the lines are the caller's to overwrite. The direct map and the mapping of
+            // the pool cover them, writable, and the lines are in one of the two. A CPU with TDX
+            // has MOVDIR64B.
             unsafe { arch::movdir64b_zero(shim::map(lines.start().start()), lines.len()) };
         }
     }

@@ -17,7 +17,8 @@ struct Alone {
     possible: u32,
 }
 
-// SAFETY: the kernel has stopped the other CPUs (`cleanslate_stop_this_cpu`) and counts those that run.
+// SAFETY: the kernel has stopped the other CPUs (`cleanslate_stop_this_cpu`) and counts those that
+// run.
 unsafe impl StopCpus for Alone {
     type Cpu = ThisCpu;
 
@@ -37,7 +38,8 @@ unsafe impl StopCpus for Alone {
     }
 }
 
-// SAFETY: the kernel has sent its NMIs, and a CPU that has run `cleanslate_stop_this_cpu_at_crash` halts.
+// SAFETY: the kernel has sent its NMIs, and a CPU that has run `cleanslate_stop_this_cpu_at_crash`
+// halts.
 unsafe impl NmiStop for Alone {
     /// The kernel has sent its NMIs.
     fn stop_other_cpus(&self) {}

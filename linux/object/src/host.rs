@@ -1,5 +1,5 @@
-//! A kernel without TDX host support: initializes the TDX module, then tracks its pages. One call at
-//! a time: the C files hold a mutex, exclude CPU and memory hotplug and keep every CPU in VMX
+//! A kernel without TDX host support: initializes the TDX module, then tracks its pages. One call
+//! at a time: the C files hold a mutex, exclude CPU and memory hotplug and keep every CPU in VMX
 //! operation.
 
 use arrayvec::ArrayVec;
@@ -55,8 +55,8 @@ pub extern "C" fn cleanslate_work_bytes() -> u64 {
     size_of::<Work<'_>>() as u64
 }
 
-/// Copies the memory map. False if it has too many ranges. Not inlined: its stack frame must be gone
-/// when the bring-up begins.
+/// Copies the memory map. False if it has too many ranges. Not inlined: its stack frame must be
+/// gone when the bring-up begins.
 ///
 /// # Safety
 /// `work` is memory for a `Work`.
@@ -94,9 +94,9 @@ unsafe fn note_memory<'p>(work: *mut Work<'p>, given: &[Memory], pool: &'p mut [
 ///
 /// # Safety
 /// `memory` points to `count` ranges, `work` to [`cleanslate_work_bytes`] bytes, aligned to 8, for
-/// this call alone. The pool is for this object alone, and mapped by `cleanslate_map`. CPU and memory
-/// hotplug are excluded, every online CPU is in VMX operation, and no other function of this file
-/// runs.
+/// this call alone. The pool is for this object alone, and mapped by `cleanslate_map`. CPU and
+/// memory hotplug are excluded, every online CPU is in VMX operation, and no other function of this
+/// file runs.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleanslate_bring_up(
     memory: *const Memory,
@@ -154,8 +154,8 @@ pub extern "C" fn cleanslate_track_words() -> u64 {
 /// Starts to track pages of TDs. 0, or a negative errno.
 ///
 /// # Safety
-/// `words` are as many words as [`cleanslate_track_words`] returns, for this object alone, and never
-/// freed.
+/// `words` are as many words as [`cleanslate_track_words`] returns, for this object alone, and
+/// never freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleanslate_track(words: *mut u64) -> i32 {
     // SAFETY: the caller's.

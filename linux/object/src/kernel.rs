@@ -49,8 +49,8 @@ unsafe impl Cpus for Linux<'_, '_> {
     }
 }
 
-// SAFETY: the pool was reserved at boot for this module alone, and `MapFrames` hands out each page of
-// it once; other pages are from the page allocator and go back there.
+// SAFETY: the pool was reserved at boot for this module alone, and `MapFrames` hands out each page
+// of it once; other pages are from the page allocator and go back there.
 unsafe impl FrameSource for Linux<'_, '_> {
     fn allocate(&mut self, request: FrameRequest) -> Option<OwnedPages> {
         if let Some(pool) = &mut self.pool {

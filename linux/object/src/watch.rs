@@ -109,8 +109,8 @@ fn publish() {
         // Of two that overlap one is not in the list: as many must come out as went in.
         let count = named.clone().count();
         let complete = count > 0 && count == COUNT.load(Ordering::Acquire) as usize;
-        // SAFETY: the kernel has allocated these for PAMT, and is about to give them to the TDX module
-        // or has given them.
+        // SAFETY: the kernel has allocated these for PAMT, and is about to give them to the TDX
+        // module or has given them.
         if complete && unsafe { HOST.observe_pamts(named) }.is_ok() {
             log(format_args!("{} KB of PAMT may be private", cleanslate_private_kb()));
         } else {
@@ -326,7 +326,8 @@ pub unsafe extern "C" fn cleanslate_observe_return(call: *const Registers, answe
 /// Does the kernel's reset of pages: resets and fences them and clears their marks.
 ///
 /// # Safety
-/// The kernel owns the pages and is about to reset them. `cpu` is this CPU, and the caller stays on it.
+/// The kernel owns the pages and is about to reset them. `cpu` is this CPU, and the caller stays on
+/// it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleanslate_reset_pages(cpu: u32, base: u64, bytes: u64) {
     let range = PageRange::inside(PhysAddr::new(base), PhysAddr::new(base.saturating_add(bytes)));
