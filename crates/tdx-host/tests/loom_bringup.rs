@@ -34,8 +34,8 @@ const MEMORY: [NodeRange; 1] =
     [NodeRange { range: PageRange::new(Page::new(1 << 18), Page::new(2 << 18)), node: NodeId(0) }];
 const PAMT_PAGES: PageRange = PageRange::new(Page::new(1 << 18), Page::new((1 << 18) + 1027));
 
-/// Larger than the stack of a loom thread, so it is made on a larger one. loom's atomics live for one
-/// run; the slots of each run are leaked.
+/// Larger than the stack of a loom thread, so it is made on a larger one. loom's atomics live for
+/// one run; the slots of each run are leaked.
 fn host() -> Box<Host<'static>> {
     let make = || {
         let tdx = Box::new(Host::new(Box::leak(Box::new([CpuSlot::new(), CpuSlot::new()]))));

@@ -24,6 +24,7 @@ enum Version {
 
 /// What differs from one version to the next.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent differences of module versions")]
 pub(crate) struct Traits {
     /// Global metadata fields.
     pub(crate) fields: &'static [Row],

@@ -28,8 +28,8 @@ pub struct CpuidOutput {
     pub edx: u32,
 }
 
-/// Identification of a processor: of this machine ([`LocalProcessor`]), or of one whose answers were
-/// saved.
+/// Identification of a processor: of this machine ([`LocalProcessor`]), or of one whose answers
+/// were saved.
 pub trait Processor {
     /// CPUID.
     fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidOutput;

@@ -3,7 +3,7 @@
 use tdx_abi::{Operand, PAGE_SIZE, Page, PageRange, PageSize, PhysAddr, Status, StatusCode};
 
 use super::Module;
-use super::guest::Running;
+use super::running::Running;
 use super::sept::{Entry, GuestPage, State};
 use crate::hardware::Hardware;
 use crate::{CpuId, MachineCheck};

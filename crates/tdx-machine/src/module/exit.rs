@@ -5,7 +5,7 @@ use tdx_abi::{Operand, Registers, Status, StatusCode};
 
 use super::Module;
 use super::accept::Accepted;
-use super::guest::Running;
+use super::running::Running;
 use super::sept::{Entry, GuestPage, State};
 use super::td::VcpuState;
 use crate::hardware::Hardware;
@@ -142,7 +142,7 @@ impl Module {
             reason::OTHER_SMI => self.exit_fatal(hardware, cpu, StatusCode::NON_RECOVERABLE_TD_NON_ACCESSIBLE, &exit),
             reason::TRIPLE_FAULT => {
                 let answer = to_host(StatusCode::NON_RECOVERABLE_VCPU.with(0), &plain);
-                self.save_guest(hardware, cpu, running)?;
+                self.save_guest(hardware, cpu, running);
                 self.leave_guest(cpu, VcpuState::Disabled);
                 hardware.set_in_guest(cpu, false);
                 Ok(AfterExit::Host(answer))
@@ -172,7 +172,7 @@ impl Module {
     /// VP.ENTER returns to the host; the VCPU can be entered again.
     fn exit(&mut self, hardware: &mut Hardware, cpu: CpuId, answer: Registers) -> Result<AfterExit, Refusal> {
         let running = self.running(cpu)?;
-        let saved = self.save_guest(hardware, cpu, running)?;
+        let saved = self.save_guest(hardware, cpu, running);
         self.leave_guest(cpu, VcpuState::Ready);
         hardware.set_in_guest(cpu, false);
         Ok(AfterExit::Host(if saved { answer } else { Registers { rax: Status::VMFAIL_INVALID.raw(), ..answer } }))
@@ -196,14 +196,12 @@ impl Module {
 
     /// The guest's state is stored to TDVPS and TDCS. False: they are poisoned, and the module
     /// died.
-    fn save_guest(&mut self, hardware: &mut Hardware, cpu: CpuId, running: Running) -> Result<bool, Refusal> {
-        match self.store_guest_state(hardware, cpu, running) {
-            Ok(()) => Ok(true),
-            Err(_) => {
-                self.die();
-                Ok(false)
-            }
+    fn save_guest(&mut self, hardware: &mut Hardware, cpu: CpuId, running: Running) -> bool {
+        let saved = self.store_guest_state(hardware, cpu, running).is_ok();
+        if !saved {
+            self.die();
         }
+        saved
     }
 
     fn ept_violation(

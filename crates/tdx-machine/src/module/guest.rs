@@ -8,6 +8,7 @@ use tdx_abi::{LineRange, Page, PageSize, PhysAddr, Status, StatusCode};
 
 use super::Module;
 use super::accept::Accepted;
+use super::running::Running;
 use super::sept::{Entry, GuestPage, State};
 use super::td::VcpuState;
 use crate::hardware::Hardware;
@@ -25,15 +26,6 @@ pub enum GuestOutcome {
     Violation,
     /// A machine check, in the guest.
     MachineCheck(MachineCheck),
-}
-
-/// A VCPU on the CPU it runs on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Running {
-    pub(super) tdr: Page,
-    pub(super) tdvpr: Page,
-    /// The TD's epoch when it entered.
-    pub(super) epoch: u64,
 }
 
 /// EXIT_REASON of an asynchronous exit: external interrupt.

@@ -125,11 +125,11 @@ impl Module {
             }
         }
         let words: usize = 1 + sequences.iter().map(|(_, values)| 1 + values.len()).sum::<usize>();
-        let mut list = alloc::vec![8 * words as u64 | (sequences.len() as u64) << 16];
+        let mut list = alloc::vec![(8 * words as u64) | (sequences.len() as u64) << 16];
         for (first, values) in sequences {
             // CPUID_CONFIG_VALUES has two elements in a field, every other field one.
             let elements = if first == CPUID_CONFIG_VALUES { 2 } else { 1 };
-            list.push(first | (elements - 1) << 34 | (values.len() as u64 / elements - 1) << 38);
+            list.push(first | ((elements - 1) << 34) | ((values.len() as u64 / elements - 1) << 38));
             list.extend(values);
         }
         Ok(list)

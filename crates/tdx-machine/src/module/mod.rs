@@ -29,6 +29,7 @@ mod pamt;
 mod pamt_size;
 mod phymem;
 mod phymem_pamt;
+mod running;
 mod sept;
 mod sys;
 mod td;
@@ -102,7 +103,7 @@ pub(crate) struct Module {
     /// By package.
     write_back: Vec<WriteBack>,
     /// VCPUs that are inside, by the CPU they run on.
-    running: BTreeMap<CpuId, guest::Running>,
+    running: BTreeMap<CpuId, running::Running>,
     /// IA32_TSC_ADJUST when SYS.INIT ran.
     tsc_adjust: u64,
     /// What the module before this one left when it was shut down.

@@ -1,8 +1,8 @@
 //! The Secure EPT of a TD: entries by level and guest page, the walk, and how an entry looks in
 //! registers.
 //!
-//! Level 3 is the root, level 4 with five levels; its page is part of TDCS. An entry of level n maps
-//! 4 KiB << 9 n.
+//! Level 3 is the root, level 4 with five levels; its page is part of TDCS. An entry of level n
+//! maps 4 KiB << 9 n.
 
 use tdx_abi::{LineRange, Operand, PAGE_SIZE, Page, PageSize, PhysAddr, StatusCode};
 

@@ -1,4 +1,5 @@
-//! The TDMR table that SYS.CONFIG accepted, and SYS.TDMR.INIT, which makes it usable piece by piece.
+//! The TDMR table that SYS.CONFIG accepted, and SYS.TDMR.INIT, which makes it usable piece by
+//! piece.
 
 use alloc::{sync::Arc, vec::Vec};
 use tdx_abi::{KeyId, Line, LineRange, Operand, PAGE_SIZE, Page, PageRange, PageSize, PhysAddr, StatusCode, TdmrInfo};

@@ -4,9 +4,9 @@ use tdx_abi::{Operand, Page, PageSize, Status, StatusCode};
 
 use super::Module;
 use super::call::{Call, Leaf, operand};
-use super::guest::Running;
 use super::locks::LockId;
 use super::pamt::PageType;
+use super::running::Running;
 use super::td::{OpState, VcpuState};
 use crate::LockMode;
 
