@@ -37,6 +37,7 @@ const MEANINGS: &[Meaning] = {
     m(S::NON_RECOVERABLE_VCPU, No, "the VCPU cannot run again; the TD can", "stop this VCPU; the TD may \
         continue or be torn down"),
     m(S::NON_RECOVERABLE_TD, No, "the TD cannot run again", "tear the TD down and reset its pages"),
+    m(S::NON_RECOVERABLE_TD_NON_ACCESSIBLE, No, "the TD cannot run again, and its memory is not accessible", "tear the TD down and reset its pages"),
     m(S::INTERRUPTED_RESUMABLE, Resume, "interrupted; progress is kept", "handle the interrupt, then call \
         again (PHYMEM.CACHE.WB: on the same package) until the status changes"),
     m(S::INTERRUPTED_RESTARTABLE, AtOnce, "interrupted; no progress is kept, but the page passed to the \
@@ -93,6 +94,7 @@ const MEANINGS: &[Meaning] = {
     m(S::SYS_LP_INIT_NOT_PENDING, No, "SYS.LP.INIT is not pending: before SYS.INIT, or after SYS.CONFIG", "call SYS.INIT first; a CPU brought online after SYS.CONFIG cannot be used for TDX"),
     m(S::SYS_CONFIG_NOT_PENDING, After, "SYS.CONFIG is not pending: SYS.LP.INIT has not run on every CPU of \
         the platform, or SYS.CONFIG is done", "call SYS.LP.INIT on every CPU, including offline ones"),
+    m(S::UPDATE_COMPATIBILITY_SENSITIVE, Later, "a TD is being built or migrated, and the caller asked not to update now", "complete or tear down that TD, then retry"),
     m(S::INCOMPATIBLE_SEAM_CAPABILITIES, No, "CPU or firmware lacks SEAM capabilities required by this \
         module", "update the BIOS and microcode, or use another module version"),
     m(S::TD_FATAL, No, "the TD is in the fatal state", "tear the TD down and reset its pages"),
@@ -111,6 +113,8 @@ const MEANINGS: &[Meaning] = {
         call on the CPU that ran the VCPU last; nothing, if it was flushed"),
     m(S::MAX_VCPUS_EXCEEDED, No, "the TD already has its maximum number of VCPUs", "raise MAX_VCPUS in \
         TD_PARAMS of a new TD"),
+    m(S::X2APIC_ID_NOT_UNIQUE, No, "another VCPU of the TD has this x2APIC id", "pass a unique x2APIC id to VP.INIT"),
+    m(S::NO_VALID_VE_INFO, No, "guest side: there is no #VE information to read", "a guest bug: read it once after a #VE"),
     m(S::TSC_ROLLBACK, No, "the TSC went backwards", "power cycle; contact the BIOS vendor"),
     m(S::KEY_GENERATION_FAILED, AtOnce, "key generation failed for lack of entropy", "retry a few times"),
     m(S::TD_KEYS_NOT_CONFIGURED, After, "the TD's key is not configured on every package, or no longer \
@@ -132,6 +136,8 @@ const MEANINGS: &[Meaning] = {
         R8", "update the BIOS; check for mixed CPUs or settings"),
     m(S::INVALID_PKG_ID, No, "the CPU's package number exceeds the module's limit", "contact the BIOS vendor"),
     m(S::SMRR_OVERLAPS_CMR, No, "SMRR overlaps a CMR", "update the BIOS"),
+    m(S::SMRR_NOT_LOCKED, No, "the BIOS did not lock SMRR", "update the BIOS"),
+    m(S::SMRR_NOT_SUPPORTED, No, "the CPU reports no SMRR support", "update the BIOS and microcode"),
     m(S::INCONSISTENT_MSR, No, "an MSR of this CPU differs from that of the first", "update the BIOS; check \
         for a kernel option that sets this MSR on some CPUs only"),
     m(S::INCORRECT_MSR_VALUE, No, "an MSR has a value that the module does not accept", "check the BIOS \
@@ -191,7 +197,12 @@ mod tests {
             // Bit 63 says that the operation did not complete, bit 62 that the same call cannot
             // succeed.
             let retry = found[0].retry;
-            let fatal_to_something = matches!(code, StatusCode::NON_RECOVERABLE_TD | StatusCode::NON_RECOVERABLE_VCPU);
+            let fatal_to_something = matches!(
+                code,
+                StatusCode::NON_RECOVERABLE_TD
+                    | StatusCode::NON_RECOVERABLE_VCPU
+                    | StatusCode::NON_RECOVERABLE_TD_NON_ACCESSIBLE
+            );
             assert_eq!(retry == Retry::NotNeeded, !code.is_error() && !fatal_to_something, "{code:?}");
             if code.0 >> 30 & 1 == 1 {
                 assert!(matches!(retry, Retry::No | Retry::After), "{code:?}");
