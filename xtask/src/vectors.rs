@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Replays the given files, or all of the repository. True if nothing differs.
 pub(crate) fn replay(paths: &[PathBuf]) -> Result<bool> {
-    let counts = if paths.is_empty() { replay_files(&files()?)? } else { replay_files(paths)? };
+    let counts = if paths.is_empty() { replay_files(&files()?) } else { replay_files(paths) };
     println!("{} passed, {} failed", counts.passed, counts.failed);
     Ok(counts.failed == 0)
 }
@@ -14,7 +14,7 @@ pub(crate) fn replay(paths: &[PathBuf]) -> Result<bool> {
 /// Replays all of the repository, as part of the tests.
 pub(crate) fn all() -> Result<Counts> {
     eprintln!("\n== conformance vectors of TDX modules 1.5.01 and 1.5.25");
-    replay_files(&files()?)
+    Ok(replay_files(&files()?))
 }
 
 fn files() -> Result<Vec<PathBuf>> {
@@ -31,7 +31,7 @@ fn files() -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn replay_files(paths: &[impl AsRef<Path>]) -> Result<Counts> {
+fn replay_files(paths: &[impl AsRef<Path>]) -> Counts {
     let mut counts = Counts::default();
     let mut rows = Vec::new();
     for path in paths {
@@ -59,5 +59,5 @@ fn replay_files(paths: &[impl AsRef<Path>]) -> Result<Counts> {
     for row in rows {
         println!("{row}");
     }
-    Ok(counts)
+    counts
 }

@@ -24,8 +24,8 @@ use tdx_host::gate::{CpuGate, CpuSlot};
 use tdx_host::handover::{KexecKind, NmiStop, Outcome, Policy, StopCpus, stop_this_cpu_at_crash};
 use tdx_host::layout::{FrameRequest, FrameSource};
 use tdx_host::platform::{
-    Cpu, CpuId, CpuTask, CpuidOutput, Cpus, LineReset, Msr, NodeId, NodeRange, OwnedPages, PackageId, Processor,
-    SharedMemory, Step,
+    Cpu, CpuId, CpuTask, CpuidOutput, Cpus, LineReset, LocalProcessor, Msr, NodeId, NodeRange, OwnedPages, PackageId,
+    Processor, SharedMemory, Step,
 };
 use tdx_host::seamcall::Seamcall;
 
@@ -218,6 +218,9 @@ unsafe impl SharedMemory for Kernel {
 }
 
 struct SapphireRapids;
+
+// SAFETY: the machine of this test is such a processor.
+unsafe impl LocalProcessor for SapphireRapids {}
 
 impl Processor for SapphireRapids {
     fn cpuid(&self, leaf: u32, _subleaf: u32) -> CpuidOutput {
