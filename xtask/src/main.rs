@@ -5,6 +5,7 @@ mod book;
 mod citations;
 mod crates;
 mod deb;
+mod deny;
 mod imports;
 mod prose;
 mod step;
@@ -29,7 +30,8 @@ enum Task {
     /// All tests: every crate, loom, the conformance vectors. Ends with
     /// `N passed, N failed, N skipped`.
     Test,
-    /// Formatting, clippy and rustdoc with warnings as errors, and import circles.
+    /// Formatting, clippy and rustdoc with warnings as errors; import circles, citations, width of
+    /// prose; cargo deny where it is installed.
     Lint,
     /// Modules of a crate that import each other in a circle. Part of `lint`.
     Imports,

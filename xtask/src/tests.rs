@@ -3,7 +3,7 @@
 use crate::deb::Outcome;
 use crate::step::{Counts, Parts, cargo, missing, run, run_tests, verdict, word};
 use crate::vectors;
-use crate::{book, citations, crates, deb, imports, prose};
+use crate::{book, citations, crates, deb, deny, imports, prose};
 use anyhow::Result;
 use std::ffi::OsString;
 use std::process::{Command, ExitCode};
@@ -144,6 +144,7 @@ pub(crate) fn lint() -> Result<bool> {
     let citations = citations::check(&crate::root())?;
     eprintln!("\n== width of prose");
     let prose = prose::check(&crate::root())?;
+    let deny = deny::check()?;
     let parts = [
         ("fmt", format),
         ("clippy", clippy),
@@ -151,6 +152,7 @@ pub(crate) fn lint() -> Result<bool> {
         ("imports", imports),
         ("citations", citations),
         ("prose", prose),
+        ("deny", deny),
     ];
     eprintln!("\n{}", parts.map(|(name, ok)| format!("{name} {}", word(ok))).join(", "));
     Ok(parts.iter().all(|(_, ok)| *ok))
