@@ -3,6 +3,7 @@
 
 mod book;
 mod citations;
+mod commits;
 mod crates;
 mod deb;
 mod deny;
@@ -31,7 +32,7 @@ enum Task {
     /// `N passed, N failed, N skipped`.
     Test,
     /// Formatting, clippy and rustdoc with warnings as errors; import circles, citations, width of
-    /// prose; cargo deny where it is installed.
+    /// prose, commit messages; cargo deny where it is installed.
     Lint,
     /// Modules of a crate that import each other in a circle. Part of `lint`.
     Imports,

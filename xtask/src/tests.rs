@@ -3,7 +3,7 @@
 use crate::deb::Outcome;
 use crate::step::{Counts, Parts, cargo, missing, run, run_tests, verdict, word};
 use crate::vectors;
-use crate::{book, citations, crates, deb, deny, imports, prose};
+use crate::{book, citations, commits, crates, deb, deny, imports, prose};
 use anyhow::Result;
 use std::ffi::OsString;
 use std::process::{Command, ExitCode};
@@ -144,6 +144,8 @@ pub(crate) fn lint() -> Result<bool> {
     let citations = citations::check(&crate::root())?;
     eprintln!("\n== width of prose");
     let prose = prose::check(&crate::root())?;
+    eprintln!("\n== commits");
+    let commits = commits::check()?;
     let deny = deny::check()?;
     let parts = [
         ("fmt", format),
@@ -152,6 +154,7 @@ pub(crate) fn lint() -> Result<bool> {
         ("imports", imports),
         ("citations", citations),
         ("prose", prose),
+        ("commits", commits),
         ("deny", deny),
     ];
     eprintln!("\n{}", parts.map(|(name, ok)| format!("{name} {}", word(ok))).join(", "));
