@@ -133,7 +133,7 @@
 //!    Where a kernel builds TDs by code of its own, [`follow`] keeps the ledger.
 //! 5. [`handover`]: kexec, crash, what the next kernel is told, whose the address of a machine
 //!    check is.
-//! 6. Below all of them: [`seamcall`], [`gate`], [`private_memory`], [`reset`], [`once`], [`arch`].
+//! 6. Below all of them: [`seamcall`], [`effect`], [`gate`], [`private_memory`], [`reset`], [`once`], [`arch`].
 //!
 //! Programs that run to their end stand in `examples/`: `skeleton`, `hypervisor`, `kexec`, `kdump`.
 //! How to port a kernel, and what Linux and the specification call things: `docs/PORTING.md` and
@@ -159,7 +159,7 @@
 pub mod arch;
 pub mod bringup;
 pub mod dynamic_pamt;
-mod effect;
+pub mod effect;
 pub mod follow;
 pub mod gate;
 pub mod handover;

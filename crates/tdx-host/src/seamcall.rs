@@ -34,6 +34,7 @@
 use core::fmt;
 use tdx_abi::{Leaf, LeafCall, Registers, Status, StatusCode};
 
+use crate::effect;
 pub use crate::effect::{LeafEffect, leaf_effect};
 use crate::ids::CpuId;
 use crate::platform::Cpu;
@@ -176,11 +177,8 @@ impl CallError {
     }
 }
 
-/// Versions of the leaves that [`call`] makes. A later one may do something else.
-const KNOWN_VERSIONS: u8 = 1;
-
-/// Says whether a call is one that [`call`] makes: its leaf is known, and converts, writes and
-/// releases no memory of the host.
+/// Says whether a call is one that [`call`] makes: its leaf is known in this version, and converts,
+/// writes and releases no memory of the host.
 ///
 /// # Errors
 /// [`LeafRefused`].
@@ -188,9 +186,9 @@ pub const fn check_call(input: &Registers) -> Result<(), LeafRefused> {
     let call = input.leaf_call();
     // Bits beyond leaf and version are for the P-SEAMLDR, which can replace the module.
     let effect = if call.reserved() == 0 { leaf_effect(call.leaf()) } else { None };
-    match effect {
-        Some(LeafEffect::Nothing) if call.version() <= KNOWN_VERSIONS => Ok(()),
-        effect => Err(LeafRefused { call, effect }),
+    match (effect, effect::row(call)) {
+        (Some(LeafEffect::Nothing), Some(_)) => Ok(()),
+        (effect, _) => Err(LeafRefused { call, effect }),
     }
 }
 

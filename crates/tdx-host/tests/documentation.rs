@@ -95,8 +95,6 @@ fn seamcalls_are_documented() {
     }
     // Both have the section and make their SEAMCALLs through the steps.
     wrong.retain(|place| !place.ends_with("bringup/mod.rs: run") && !place.ends_with("host/mod.rs: bring_up"));
-    // `Moves::of` reads the SEAMCALLs of others.
-    wrong.retain(|place| !place.ends_with("follow.rs: of"));
     assert!(wrong.is_empty(), "`# SEAMCALL` is missing, or there is none to document: {wrong:#?}");
     assert!(checked > 30, "{checked} functions only: are the sources read as they are written?");
 }
@@ -169,7 +167,8 @@ fn the_table_of_names_has_every_leaf() {
     let table = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/NAMES.md")).unwrap();
     let leaves = table.split("## SEAMCALL leaves").nth(1).unwrap();
     let mut seen = 0;
-    for file in files_of("tdx-host") {
+    // The table of page operands has leaves of which this crate makes no call.
+    for file in files_of("tdx-host").into_iter().filter(|file| !file.ends_with("effect/table.rs")) {
         for (number, call) in fs::read_to_string(&file).unwrap().split("(Leaf::").enumerate().skip(1) {
             let name = call.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap().replace('_', ".");
             assert!(leaves.contains(&name), "{}: leaf {number}, {name}, has no row", file.display());

@@ -62,9 +62,6 @@ fn which_operand_is_the_page() {
     for leaf in by_r8 {
         assert_eq!(Moves::of(&Registers::call(leaf).r8(PAGE), false).unwrap().taken(), [small], "{leaf}");
     }
-    // A version of a leaf takes what the leaf takes.
-    let newer = Registers::call(LeafCall::with_version(Leaf::MEM_SEPT_ADD, 1)).r8(PAGE);
-    assert_eq!(Moves::of(&newer, false).unwrap().taken(), [small]);
     let large = Registers::call(Leaf::MEM_PAGE_AUG).rcx(0x4000_0001).r8(0x4000_0000);
     let large = Moves::of(&large, false).unwrap();
     assert_eq!(large.taken()[0].pages(), 512);
@@ -72,11 +69,126 @@ fn which_operand_is_the_page() {
     assert_eq!(Moves::of(&Registers::call(Leaf::MEM_PAGE_AUG).rcx(7), false).unwrap().taken()[0].pages(), 1);
 }
 
+/// Pages of 4 KiB at these addresses.
+fn small(addresses: &[u64]) -> Vec<PageRange> {
+    addresses.iter().map(|address| PageRange::new(Page::new(address >> 12), Page::new((address >> 12) + 1))).collect()
+}
+
+fn sept_add_v1(pages: [u64; 4]) -> Registers {
+    let [r8, r9, r10, r11] = pages;
+    let call = Registers::call(LeafCall::with_version(Leaf::MEM_SEPT_ADD, 1)).r8(r8).r9(r9);
+    Registers { r10, r11, ..call }
+}
+
+/// All ones: no page.
+const NULL_PA: u64 = u64::MAX;
+/// Beside an address: the module has not used the page.
+const NOT_USED: u64 = 1 << 63;
+
+fn taken(call: &Registers, dynamic_pamt: bool) -> Vec<PageRange> {
+    Moves::of(call, dynamic_pamt).unwrap().taken().to_vec()
+}
+
+#[test]
+fn sept_add_version_1_takes_a_page_for_each_vm() {
+    let [l1, a, b, c] = [0x1000, 0x2000, 0x3000, 0x4000];
+    assert_eq!(taken(&sept_add_v1([l1, a, b, c]), false), small(&[l1, a, b, c]));
+    assert_eq!(taken(&sept_add_v1([NULL_PA, a, NULL_PA, NULL_PA]), false), small(&[a]));
+    assert_eq!(taken(&sept_add_v1([l1 | NOT_USED, a, NULL_PA, NULL_PA]), false), small(&[l1, a]), "bit 63 is ignored");
+    // Version 0 does not look at them.
+    assert_eq!(taken(&Registers { rax: 3, ..sept_add_v1([l1, a, b, c]) }, false), small(&[l1]));
+}
+
+/// The answer says of each page whether it was used: all ones if it was, bit 63 if not.
+#[test]
+fn a_page_that_sept_add_did_not_use_is_not_the_modules() {
+    let states = |ledger: &Ledger<'_>| [1, 2, 3].map(|page| ledger.state(Page::new(page)).unwrap());
+    let call = sept_add_v1([0x1000, 0x2000, 0x3000, NULL_PA]);
+    let seen = |status, pages: [u64; 3]| {
+        let ledger = ledger();
+        let [r8, r9, r10] = pages;
+        make(&ledger, &call, &Registers { r10, ..answer(status, 0).r8(r8).r9(r9) });
+        states(&ledger)
+    };
+    let (private, returned) = (PageState::Private, PageState::Returned);
+    assert_eq!(seen(0, [NULL_PA; 3]), [private; 3]);
+    assert_eq!(seen(0, [0x1000 | NOT_USED, NULL_PA, 0x3000 | NOT_USED]), [returned, private, returned]);
+    // A wrapper that hands no registers back leaves them as they were in the call.
+    assert_eq!(seen(0, [0x1000, 0x2000, 0x3000]), [private; 3]);
+    let interrupted = StatusCode::INTERRUPTED_RESUMABLE.with(0).raw();
+    assert_eq!(seen(interrupted, [NULL_PA, NULL_PA, 0x3000]), [private, private, returned]);
+    assert_eq!(seen(busy().rax, [0x1000, 0x2000, 0x3000]), [returned; 3]);
+}
+
+/// Version 0 with the flag "one may exist" does not say whether it used the page.
+#[test]
+fn a_page_that_may_have_been_there_already_is_not_taken_for_the_modules() {
+    let ledger = ledger();
+    make(&ledger, &Registers::call(Leaf::MEM_SEPT_ADD).rdx(0x5001).r8(PAGE), &answer(0, 0));
+    assert_eq!(ledger.state(page()), Some(PageState::Returned), "marked, and the host's to reset");
+}
+
+#[test]
+fn sept_remove_and_promote_version_1_return_a_page_for_each_vm() {
+    for leaf in [Leaf::MEM_SEPT_REMOVE, Leaf::MEM_PAGE_PROMOTE] {
+        let ledger = ledger();
+        make(
+            &ledger,
+            &sept_add_v1([0x1000, 0x2000, NULL_PA, 0x4000]),
+            &Registers { rax: 0, ..sept_add_v1([NULL_PA; 4]) },
+        );
+        let remove = Registers::call(LeafCall::with_version(leaf, 1)).rcx(1);
+        // Bit 62: the pair of Dynamic PAMT can be removed.
+        let back = Registers { r10: NULL_PA, r11: 0x4000, ..answer(0, 0x1000).r9(0x2000 | 1 << 62) };
+        make(&ledger, &remove, &back);
+        for page in [1, 2, 4] {
+            assert_eq!(ledger.state(Page::new(page)), Some(PageState::Returned), "{leaf} {page}");
+        }
+        assert_eq!(ledger.marked_pages(), 3);
+    }
+}
+
+#[test]
+fn demote_takes_a_page_for_each_vm_and_page_0_is_none() {
+    let demote = Registers::call(Leaf::MEM_PAGE_DEMOTE).rcx(1).r8(0x1000).r9(0x2000);
+    assert_eq!(taken(&Registers { r10: NULL_PA, r11: 0x4000, ..demote }, false), small(&[0x1000, 0x2000, 0x4000]));
+    assert_eq!(taken(&Registers { r9: 0, ..demote }, true).len(), 3, "R12 and R13 are 0 and named all the same");
+    let ledger = ledger();
+    // Interrupted after it has filled them.
+    make(&ledger, &demote, &answer(StatusCode::INTERRUPTED_RESTARTABLE.with(0).raw(), 1).r8(0x1000).r9(0x2000));
+    assert_eq!(ledger.state(Page::new(2)), Some(PageState::Returned));
+    make(&ledger, &demote, &answer(0, 0).r8(0x1000).r9(0x2000 | NOT_USED));
+    let state = |page| ledger.state(Page::new(page));
+    assert_eq!((state(1), state(2)), (Some(PageState::Private), Some(PageState::Returned)));
+}
+
+#[test]
+fn a_version_that_is_not_known_is_an_error() {
+    for (leaf, last) in [
+        (Leaf::MEM_SEPT_ADD, 1),
+        (Leaf::MEM_SEPT_REMOVE, 1),
+        (Leaf::MEM_PAGE_PROMOTE, 1),
+        (Leaf::MEM_PAGE_DEMOTE, 0),
+        (Leaf::MNG_CREATE, 0),
+        (Leaf::PHYMEM_PAMT_ADD, 0),
+        (Leaf::VP_INIT, 1),
+        (Leaf::MEM_TRACK, 0),
+    ] {
+        for version in 0..=u8::MAX {
+            let call = LeafCall::with_version(leaf, version);
+            let known = if version <= last { Ok(()) } else { Err(NotFollowed::Version(call)) };
+            assert_eq!(Moves::of(&Registers::call(call), false).map(drop), known, "{leaf} version {version}");
+        }
+    }
+}
+
 #[test]
 fn the_pair_of_dynamic_pamt_is_followed_where_it_is_on() {
-    let demote = Registers::call(Leaf::MEM_PAGE_DEMOTE).r8(0x1000).r12(0x2000).r13(0x3000);
-    assert_eq!(Moves::of(&demote, false).unwrap().taken().len(), 1);
-    assert_eq!(Moves::of(&demote, true).unwrap().taken().len(), 3);
+    let demote = Registers::call(Leaf::MEM_PAGE_DEMOTE).rcx(1).r8(0x1000).r12(0x2000).r13(0x3000);
+    assert_eq!(taken(&demote, false), small(&[0x1000]));
+    assert_eq!(taken(&demote, true), small(&[0x1000, 0x2000, 0x3000]));
+    // A 1 GiB page is split into 2 MiB pages, which need no pair.
+    assert_eq!(taken(&Registers { rcx: 2, ..demote }, true), small(&[0x1000]));
     let ledger = ledger();
     let add = Registers::call(Leaf::PHYMEM_PAMT_ADD).rcx(0x20_0001).rdx(0x2000).r8(0x3000);
     make(&ledger, &add, &answer(0, 0));
@@ -87,6 +199,20 @@ fn the_pair_of_dynamic_pamt_is_followed_where_it_is_on() {
         assert_eq!(ledger.state(Page::new(page)), Some(PageState::Returned));
     }
     assert!(ledger.is_settled());
+}
+
+#[test]
+fn promote_returns_a_pair_for_2_mib_alone() {
+    for (level, pair) in [(1, true), (2, false)] {
+        let ledger = ledger();
+        make(&ledger, &Registers::call(Leaf::MEM_SEPT_ADD).r8(PAGE), &answer(0, 0));
+        make(&ledger, &Registers::call(Leaf::PHYMEM_PAMT_ADD).rdx(0x2000).r8(0x3000), &answer(0, 0));
+        let moves = Moves::of(&Registers::call(Leaf::MEM_PAGE_PROMOTE).rcx(level), true).unwrap();
+        moves.seen_before(&ledger).unwrap();
+        let (r12, r13) = if pair { (0x2000, 0x3000) } else { (0, 0) };
+        let back = moves.seen_after(&ledger, &answer(0, PAGE).r12(r12).r13(r13)).unwrap();
+        assert_eq!(back.len(), if pair { 3 } else { 1 });
+    }
 }
 
 #[test]

@@ -224,10 +224,13 @@ fn check(result: Result<(), NotFollowed>) {
         shim::lost(match error {
             NotFollowed::Outside(_) => c"page outside of the ledger given to the TDX module",
             NotFollowed::StillGiven(_) => c"page reset that the TDX module owns",
-            _ => c"SEAMCALL with unknown page operands",
+            _ => UNKNOWN_OPERANDS,
         });
     }
 }
+
+/// A leaf, or a version of one, that `follow` does not know.
+const UNKNOWN_OPERANDS: &CStr = c"SEAMCALL with unknown page operands";
 
 fn moves(call: &Registers) -> Result<Moves, NotFollowed> {
     if call.leaf_call().leaf() == Leaf::PHYMEM_PAMT_ADD {
@@ -250,11 +253,14 @@ pub unsafe extern "C" fn cleanslate_observe_seamcall(cpu: u32, call: *const Regi
     let leaf = call.leaf_call().leaf();
     // SAFETY: in a probe on that CPU. The kernel makes the call whatever the gate says.
     unsafe { HOST.gate().cpu_gate(CpuId(cpu)) }.observed(leaf);
+    let moves = moves(call);
     if call.rax >> NOT_THE_MODULE == 0 {
         match leaf {
             Leaf::SYS_CONFIG => {
+                // A version that is not known may name its TDMRs in another way.
+                let known = moves.map_err(|_| UNKNOWN_OPERANDS);
                 // SAFETY: the caller's.
-                if let Err(why) = unsafe { note_config(call) } {
+                if let Err(why) = known.and_then(|_| unsafe { note_config(call) }) {
                     UNUSABLE.store(true, Ordering::Relaxed);
                     shim::lost(why);
                 }
@@ -278,10 +284,11 @@ pub unsafe extern "C" fn cleanslate_observe_seamcall(cpu: u32, call: *const Regi
             _ => {}
         }
     }
-    if let Some(ledger) = HOST.ledger() {
+    check(moves.and_then(|moves| match HOST.ledger() {
         // SAFETY: the kernel makes the call right after this.
-        check(moves(call).and_then(|moves| unsafe { moves.before(ledger) }));
-    }
+        Some(ledger) => unsafe { moves.before(ledger) },
+        None => Ok(()),
+    }));
 }
 
 /// The kernel has made this SEAMCALL.
@@ -293,21 +300,21 @@ pub unsafe extern "C" fn cleanslate_observe_return(call: *const Registers, answe
     let Some(ledger) = HOST.ledger() else { return };
     // SAFETY: the caller's.
     let (call, answer) = unsafe { (&*call, &*answer) };
-    // An unknown leaf was reported before the call.
+    // An unknown leaf or version was reported before the call.
     let Ok(moves) = moves(call) else { return };
     let failed = answer.status().is_error();
     // Before the ledger changes: the kernel frees the page of a failed call after this returns.
-    for range in moves.taken() {
+    for (range, kept) in moves.kept(answer) {
         // A range is one folio, which its first page keeps.
         let page = range.start().index();
-        if failed {
+        if kept {
+            // SAFETY: a reference that was taken below is dropped; the TDX module owns the page
+            // again, and the kernel keeps its own reference.
+            unsafe { shim::release(page) };
+        } else {
             // SAFETY: the page is an operand of the kernel's own call, which has not returned to
             // its caller: the kernel has it.
             unsafe { shim::hold(page) };
-        } else {
-            // SAFETY: a reference that was taken above is dropped; the TDX module owns the page
-            // again, and the kernel keeps its own reference.
-            unsafe { shim::release(page) };
         }
     }
     match call.leaf_call().leaf() {

@@ -1,10 +1,12 @@
 //! Tracks TDs built by other code (e.g. KVM) from their SEAMCALL operands: which pages each call
-//! takes and returns, entered into a [`Ledger`]. Stateless; makes no SEAMCALL. Refuses a leaf that
-//! it does not know: it may move any page.
+//! takes and returns, entered into a [`Ledger`]. Stateless; makes no SEAMCALL. Refuses a leaf, and a
+//! version of a leaf, that it does not know: it may move any page.
 //!
 //! ```text
 //!   Moves::of(call) -> before(ledger) -> the kernel's SEAMCALL -> after(ledger, answer)      later: reset(ledger, range)
 //! ```
+//!
+//! Which registers name pages is in the table of [`crate::effect`].
 //!
 //! Why it is complete: every page goes to the module as an operand of some call, so an observer of
 //! the operands of every call before it is made knows every page before it is private. What is not
@@ -18,13 +20,14 @@
 //! given that was never reset): the mark stays, and the later answer counts.
 
 use arrayvec::ArrayVec;
-use tdx_abi::{Leaf, Page, PageRange, PageSize, PhysAddr, Registers, removed_page};
+use tdx_abi::{Leaf, LeafCall, Page, PageRange, PageSize, PhysAddr, Registers, removed_page};
 
-use crate::effect::{self, Returned, Taken};
+use crate::effect::{self, Kept, Return, Row, Take};
 use crate::ledger::{Ledger, MarkError, PageState};
 
-/// Ranges that one call takes, or returns, at most: a page and a pair of dynamic PAMT.
-pub const MAX_MOVED: usize = 3;
+/// Ranges that one call takes, or returns, at most: MEM.PAGE.DEMOTE takes a Secure-EPT page for
+/// each of four VMs and a pair of Dynamic PAMT, MEM.PAGE.PROMOTE returns as many.
+pub const MAX_MOVED: usize = 6;
 
 /// Pages that a call takes or returns.
 pub type Moved = ArrayVec<PageRange, MAX_MOVED>;
@@ -36,6 +39,9 @@ pub enum NotFollowed {
     /// The leaf is not known here.
     #[error("unknown SEAMCALL leaf {0}: cannot track its pages")]
     Leaf(Leaf),
+    /// The leaf is known, this version of it is not: it may take other pages.
+    #[error("unknown version {} of SEAMCALL {}: cannot track its pages", .0.version(), .0.leaf())]
+    Version(LeafCall),
     /// A page was given that the ledger does not cover.
     #[error("page {0} was given to the TDX module, and lies outside the ledger")]
     Outside(Page),
@@ -44,38 +50,20 @@ pub enum NotFollowed {
     StillGiven(Page),
 }
 
-/// What a call that succeeds returns.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Back {
-    Nothing,
-    /// The page that RCX of the answer names.
-    Named(PageSize),
-    /// The page that RCX of the answer names, and the pair in R12 and R13.
-    NamedAndPair,
-    /// This page; R8 of the answer is its size.
-    Asked(Page),
-    /// The pair in RDX and R8.
-    Pair,
-}
-
 /// Which pages a call moves.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Moves {
+    call: Registers,
+    dynamic_pamt: bool,
+    returns: &'static [Return],
     taken: Moved,
-    back: Back,
+    /// What became of each of `taken`, and where the answer says so.
+    takes: ArrayVec<Take, MAX_MOVED>,
 }
 
-fn page(address: u64) -> Page {
-    PhysAddr::new(address).page()
-}
-
-fn range(first: Page, size: PageSize) -> PageRange {
+fn range(address: u64, size: PageSize) -> PageRange {
+    let first = PhysAddr::new(address).page();
     PageRange::new(first, Page::new(first.index().saturating_add(size.pages())))
-}
-
-/// The level in RCX of MEM.*; a level that cannot be is refused by the module.
-fn size_in(rcx: u64) -> PageSize {
-    PageSize::from_level(rcx & 0b111).unwrap_or(PageSize::Size4K)
 }
 
 impl Moves {
@@ -83,37 +71,40 @@ impl Moves {
     /// pair and PROMOTE returns one.
     ///
     /// # Errors
-    /// [`NotFollowed::Leaf`].
+    /// [`NotFollowed::Leaf`], [`NotFollowed::Version`].
     pub fn of(call: &Registers, dynamic_pamt: bool) -> Result<Self, NotFollowed> {
-        if call.leaf_call().reserved() != 0 {
-            // The P-SEAMLDR's: it takes no page for good.
-            return Ok(Self { taken: Moved::new(), back: Back::Nothing });
+        let (mut taken, mut takes) = (Moved::new(), ArrayVec::new());
+        let mut returns: &[Return] = &[];
+        // With reserved bits it is the P-SEAMLDR's: it takes no page for good.
+        if call.leaf_call().reserved() == 0 {
+            let row = known(call.leaf_call())?;
+            for take in row.takes.iter().take(MAX_MOVED) {
+                if let Some(address) = take.there.address(take.register.of(call), call, dynamic_pamt) {
+                    taken.push(range(address, take.size.in_call(call)));
+                    takes.push(*take);
+                }
+            }
+            returns = row.returns;
         }
-        let leaf = call.leaf_call().leaf();
-        let row = effect::row(leaf).ok_or(NotFollowed::Leaf(leaf))?;
-        let small = |address: u64| Some(range(page(address), PageSize::Size4K));
-        let taken = row.takes.iter().filter_map(|taken| match taken {
-            Taken::Rcx => small(call.rcx),
-            Taken::Rdx => small(call.rdx),
-            Taken::R8 => small(call.r8),
-            Taken::R8Sized => Some(range(page(call.r8), size_in(call.rcx))),
-            Taken::R12Dynamic => small(call.r12).filter(|_| dynamic_pamt),
-            Taken::R13Dynamic => small(call.r13).filter(|_| dynamic_pamt),
-        });
-        let back = match row.returns {
-            Returned::None => Back::Nothing,
-            Returned::RcxSized => Back::Named(size_in(call.rcx)),
-            Returned::RcxAndPair if dynamic_pamt => Back::NamedAndPair,
-            Returned::Rcx | Returned::RcxAndPair => Back::Named(PageSize::Size4K),
-            Returned::Asked => Back::Asked(page(call.rcx)),
-            Returned::RdxAndR8 => Back::Pair,
-        };
-        Ok(Self { taken: taken.take(MAX_MOVED).collect(), back })
+        Ok(Self { call: *call, dynamic_pamt, returns, taken, takes })
     }
 
     /// The pages that the call gives to the module.
     pub fn taken(&self) -> &[PageRange] {
         &self.taken
+    }
+
+    /// The pages that the call gave, each with whether the module has it after this answer. Of a
+    /// page that it does not have the lines may be private all the same.
+    pub fn kept<'m>(&'m self, answer: &'m Registers) -> impl Iterator<Item = (PageRange, bool)> + 'm {
+        let failed = answer.status().is_error();
+        let kept = move |take: &Take| match take.kept {
+            Kept::OnSuccess => !failed,
+            Kept::UnlessOneMayExist => !failed && self.call.rdx & MAY_EXIST == 0,
+            Kept::AsAnswered if failed => take.register.says_used(answer),
+            Kept::AsAnswered => !take.register.says_not_used(answer),
+        };
+        self.taken.iter().copied().zip(self.takes.iter().map(kept))
     }
 
     /// To be called right before the call is made: its pages are marked when this returns.
@@ -125,7 +116,7 @@ impl Moves {
     /// The call is really made after this, so that no page is marked that is in use: a handover
     /// overwrites marked pages. [`Moves::after`] follows with its answer.
     pub unsafe fn before(&self, ledger: &Ledger<'_>) -> Result<(), NotFollowed> {
-        if self.back != Back::Nothing {
+        if !self.returns.is_empty() {
             // Settled by `after`; a `Returning` that is dropped settles nothing.
             let _ = ledger.returning();
         }
@@ -147,20 +138,19 @@ impl Moves {
     /// `answer` is what the call of [`Moves::before`] has left in the registers, and this is the
     /// first time it is reported.
     pub unsafe fn after(&self, ledger: &Ledger<'_>, answer: &Registers) -> Result<Moved, NotFollowed> {
-        let failed = answer.status().is_error();
         let mut result = Ok(());
-        for range in &self.taken {
-            for page in pages(*range) {
+        for (range, kept) in self.kept(answer) {
+            for page in pages(range) {
                 // In either case the mark stays. A page that another call gives at the same time
                 // may be in any state.
                 // SAFETY: the caller's promise: this is what became of the call.
-                let moved = unsafe { if failed { ledger.abort(page) } else { settle_private(ledger, page) } };
+                let moved = unsafe { if kept { settle_private(ledger, page) } else { ledger.abort(page) } };
                 if moved.is_err() && ledger.state(page.start()).is_none() {
                     result = Err(NotFollowed::Outside(page.start()));
                 }
             }
         }
-        let back = if failed { Moved::new() } else { self.returned(answer) };
+        let back = if answer.status().is_error() { Moved::new() } else { self.returned(answer) };
         for range in &back {
             for page in pages(*range) {
                 let state = ledger.state(page.start());
@@ -170,27 +160,31 @@ impl Moves {
                 }
             }
         }
-        if self.back != Back::Nothing {
+        if !self.returns.is_empty() {
             ledger.settle_returning();
         }
         result.map(|()| back)
     }
 
     fn returned(&self, answer: &Registers) -> Moved {
-        let small = |address: u64| range(page(address), PageSize::Size4K);
-        let named = |size| range(removed_page(answer.rcx).0.page(), size);
-        let mut moved = Moved::new();
-        match self.back {
-            Back::Nothing => {}
-            Back::Named(size) => moved.push(named(size)),
-            Back::NamedAndPair => {
-                moved.extend([named(PageSize::Size4K), small(answer.r12), small(answer.r13)]);
-            }
-            Back::Asked(page) => moved.push(range(page, PageSize::from_level(answer.r8).unwrap_or(PageSize::Size4K))),
-            Back::Pair => moved.extend([small(answer.rdx), small(answer.r8)]),
-        }
-        moved
+        let back = self.returns.iter().filter_map(|back| {
+            let named = if back.by_call { &self.call } else { answer };
+            let address = back.there.address(back.register.of(named), &self.call, self.dynamic_pamt)?;
+            Some(range(removed_page(address).0.get(), back.size.in_answer(&self.call, answer)))
+        });
+        back.take(MAX_MOVED).collect()
     }
+}
+
+/// RDX of MEM.SEPT.ADD: a page that is there already will do.
+const MAY_EXIST: u64 = 1;
+
+/// The row of a leaf and version.
+fn known(call: LeafCall) -> Result<&'static Row, NotFollowed> {
+    effect::row(call).ok_or(match effect::leaf_effect(call.leaf()) {
+        Some(_) => NotFollowed::Version(call),
+        None => NotFollowed::Leaf(call.leaf()),
+    })
 }
 
 fn pages(range: PageRange) -> impl Iterator<Item = PageRange> {
