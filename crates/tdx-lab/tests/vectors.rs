@@ -55,6 +55,11 @@ fn l2_five_levels() {
 }
 
 #[test]
+fn metadata() {
+    all_pass("metadata.jsonl.gz", 86);
+}
+
+#[test]
 fn module_info() {
     all_pass("module_info.jsonl.gz", 80);
 }

@@ -8,6 +8,15 @@
 /// One row: the ids `[first, first + count)`.
 pub(crate) type Row = (u64, u64, &'static [u64]);
 
+/// Module versions whose tables of metadata differ.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Edition {
+    /// 1.5.01.
+    V1_5_01,
+    /// 1.5.25.
+    V1_5_25,
+}
+
 /// 1.5.01.
 #[rustfmt::skip]
 pub(crate) const V1_5_01: &[Row] = &[

@@ -5,7 +5,7 @@
 
 use tdx_abi::TdxFeatures0;
 
-use crate::fields::{self, CpuidRow, Row};
+use crate::fields::{self, CpuidRow, Edition, Row};
 
 /// Which module is loaded: a version, and leaves that no observed module has.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -26,6 +26,15 @@ enum Version {
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "independent differences of module versions")]
 pub(crate) struct Traits {
+    /// Whose tables of metadata it has.
+    pub(crate) edition: Edition,
+    /// EPTP in metadata has the TD's KeyID in its address.
+    pub(crate) eptp_has_key: bool,
+    /// A host that writes a metadata field repeats what it can read in bits that it must not
+    /// change; otherwise what is there.
+    pub(crate) forbidden_bits_as_read: bool,
+    /// VP.WR takes all ones for an address of host memory.
+    pub(crate) shared_address_may_be_none: bool,
     /// Global metadata fields.
     pub(crate) fields: &'static [Row],
     /// Handoff versions that SYS.SHUTDOWN takes.
@@ -62,6 +71,10 @@ pub(crate) struct Traits {
 
 /// 1.5.01.
 const V1_5_01: Traits = Traits {
+    edition: Edition::V1_5_01,
+    eptp_has_key: false,
+    forbidden_bits_as_read: false,
+    shared_address_may_be_none: false,
     fields: fields::V1_5_01,
     handoff_versions: 0..=0,
     handoff_bytes: None,
@@ -82,6 +95,10 @@ const V1_5_01: Traits = Traits {
 
 /// 1.5.25.
 const V1_5_25: Traits = Traits {
+    edition: Edition::V1_5_25,
+    eptp_has_key: true,
+    forbidden_bits_as_read: true,
+    shared_address_may_be_none: true,
     fields: fields::V1_5_25,
     handoff_versions: 1..=1,
     handoff_bytes: Some(0xd08f),

@@ -64,6 +64,7 @@ impl Module {
         let Ok(td) = self.td_mut(running.tdr) else { return invalid };
         td.set_accepted_so_far(guest, if done == pages { 0 } else { done });
         if done == pages {
+            td.debug_memory.clear(guest.number * guest.size().bytes(), guest.size().bytes());
             td.sept.set(guest.level, guest.number, 1, Entry { state: State::Mapped, ..entry });
         }
         let parent = td.sept.get(guest.level + 1, guest.number >> 9);

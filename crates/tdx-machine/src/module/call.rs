@@ -92,6 +92,11 @@ impl Call<'_> {
         Ok(self.hardware.seam_store(self.cpu, lines, key)?)
     }
 
+    /// A read of private memory.
+    pub(super) fn load(&mut self, lines: LineRange, key: KeyId) -> Result<(), Stop> {
+        Ok(self.hardware.seam_load(self.cpu, lines, key)?)
+    }
+
     /// Reads 64-bit words of host memory. The KeyID bits of the address are shared ones.
     pub(super) fn read_words<const N: usize>(&mut self, address: PhysAddr) -> Result<[u64; N], Stop> {
         let address = self.hardware.config.key_id_field.strip(address);

@@ -93,7 +93,7 @@ impl Module {
             Number::MNG_WR => self.mng_wr(call),
             Number::VP_RD => self.vp_rd(call),
             Number::VP_WR => self.vp_wr(call),
-            Number::MEM_RD | Number::MEM_WR => self.mem_rd_wr(call),
+            Number::MEM_RD | Number::MEM_WR => self.mem_rd_wr(call, leaf == Number::MEM_WR),
             Number::MEM_SEPT_RD => self.mem_sept_rd(call),
             Number::SYS_RDALL => self.sys_rdall(call),
             Number::MEM_SEPT_WR => operand(StatusCode::OPERAND_INVALID, Operand::RAX),

@@ -27,10 +27,15 @@ impl Module {
             return operand(StatusCode::OPERAND_INVALID, Operand::R9);
         }
         let page = self.find_free_page(call, call.input.r8, Operand::R8)?;
-        call.read_bytes(source, &mut [0; PAGE_SIZE as usize])?;
+        let mut content = [0; PAGE_SIZE as usize];
+        call.read_bytes(source, &mut content)?;
         call.direct_store(lines_of(page), self.td(tdr)?.key);
         self.sept_set(call, tdr, guest, Entry { state: State::Mapped, page })?;
         self.adopt_guest_page(call, tdr, page, PageSize::Size4K)?;
+        let td = self.td_mut(tdr)?;
+        if td.is_debug() {
+            td.debug_memory.fill(guest.number * PAGE_SIZE, &content);
+        }
         self.store_tdcs(call, tdr)?;
         Ok(Status::SUCCESS)
     }

@@ -9,9 +9,13 @@ use super::keys::KeyState;
 use super::locks::LockId;
 use super::pamt::PageType;
 use super::sys::program_key;
-use super::td::{Lifecycle, MAX_TDCS_PAGES, MIN_TDCS_PAGES, OpState, Td, lines_of};
+use super::td::{Lifecycle, MAX_TDCS_PAGES, MIN_TDCS_PAGES, OpState, Td, TdConfig, lines_of};
 use super::td_params::TD_PARAMS_BYTES;
+use super::tsc;
 use crate::LockMode;
+
+/// HP_LOCK_TIMEOUT of a new TD, in microseconds.
+const DEFAULT_TIMEOUT: u64 = 1_000_000;
 
 impl Module {
     pub(super) fn mng_create(&mut self, call: &mut Call) -> Leaf {
@@ -105,7 +109,10 @@ impl Module {
         self.store_tdcs(call, tdr)?;
         let tdcs_pages = self.td(tdr)?.tdcs.len() as u64;
         let params = self.check_td_params(call, &bytes, tdcs_pages)?;
+        let tsc_offset = tsc::offset(params.config.tsc_frequency, self.tsc.read());
         let td = self.td_mut(tdr)?;
+        td.config = Arc::new(TdConfig { tsc_offset, ..params.config });
+        td.controls.hp_lock_timeout = tsc::ticks(DEFAULT_TIMEOUT);
         td.attributes = params.attributes;
         td.xfam = params.xfam;
         td.config_flags = params.config_flags;

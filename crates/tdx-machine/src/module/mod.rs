@@ -22,6 +22,7 @@ mod locks;
 mod mem_large;
 mod mem_page;
 mod mem_range;
+mod mem_rd_wr;
 mod mem_sept;
 mod metadata;
 mod mng;
@@ -35,6 +36,7 @@ mod sys;
 mod td;
 mod td_params;
 mod tdmr;
+mod tsc;
 mod vcpu;
 mod vp_enter;
 
@@ -106,6 +108,7 @@ pub(crate) struct Module {
     running: BTreeMap<CpuId, running::Running>,
     /// IA32_TSC_ADJUST when SYS.INIT ran.
     tsc_adjust: u64,
+    tsc: tsc::Tsc,
     /// What the module before this one left when it was shut down.
     handoff: Option<Box<Self>>,
     /// SYS.DISABLE has begun: pieces of memory it has cleared.
@@ -132,6 +135,7 @@ impl Module {
             write_back: vec![WriteBack::default(); config.packages() as usize],
             running: BTreeMap::new(),
             tsc_adjust: 0,
+            tsc: tsc::Tsc::new(),
             handoff: None,
             disabling: None,
         }

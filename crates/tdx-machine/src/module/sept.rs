@@ -191,10 +191,8 @@ impl Module {
         lock: TreeLock,
     ) -> Result<Entry, Stop> {
         guest.check_private(self.td(tdr)?.shared_gpa())?;
-        if let TreeLock::Take(mode) = lock
-            && self.locks.acquire(LockId::SeptTree(tdr), mode).is_err()
-        {
-            return operand(StatusCode::OPERAND_BUSY, Operand::SEPT_TREE);
+        if let TreeLock::Take(mode) = lock {
+            self.lock_sept_tree(tdr, mode)?;
         }
         let (level, entry) = self.sept_find(tdr, guest)?;
         if level != guest.level {
@@ -202,6 +200,13 @@ impl Module {
             return operand(StatusCode::EPT_WALK_FAILED, Operand::RCX);
         }
         Ok(entry)
+    }
+
+    pub(super) fn lock_sept_tree(&mut self, tdr: Page, mode: LockMode) -> Result<(), Stop> {
+        match self.locks.acquire(LockId::SeptTree(tdr), mode) {
+            Ok(()) => Ok(()),
+            Err(_) => operand(StatusCode::OPERAND_BUSY, Operand::SEPT_TREE),
+        }
     }
 
     /// The entry where a walk to this guest page ends, and its level: above the one asked for if

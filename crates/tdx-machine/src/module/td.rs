@@ -6,6 +6,7 @@ use tdx_abi::{KeyId, LineRange, Operand, Page, PageRange, PageSize, PhysAddr, St
 use super::Module;
 use super::call::{Call, Stop, operand};
 use super::locks::LockId;
+use super::mem_rd_wr::DebugMemory;
 use super::pamt::PageType;
 use super::sept::{GuestPage, Sept};
 use crate::{CpuId, LockMode};
@@ -21,13 +22,13 @@ const SEPT_VE_DISABLE: u64 = 1 << 28;
 pub(super) const GPAW: u64 = 1 << 0;
 const NO_RBP_MOD: u64 = 1 << 2;
 
-/// Where a TD is between MNG.CREATE and the RECLAIM of its TDR.
+/// Where a TD is between MNG.CREATE and the RECLAIM of its TDR, with its number in metadata.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Lifecycle {
-    HkidAssigned,
-    KeysConfigured,
-    Blocked,
-    Teardown,
+    HkidAssigned = 0,
+    KeysConfigured = 1,
+    Blocked = 2,
+    Teardown = 3,
 }
 
 /// OP_STATE, without migration, with its number in a status.
@@ -66,12 +67,46 @@ pub(super) struct Vcpu {
     /// TDCX pages, the root page not counted.
     pub(super) pages: Vec<Page>,
     pub(super) state: VcpuState,
+    /// Its place in the order of VP.INIT.
+    pub(super) index: u32,
     /// What VP.INIT set.
     pub(super) x2apic_id: u32,
+    /// The TD's epoch when it last entered.
+    pub(super) epoch: u64,
+    /// Metadata fields that a host has written, by class and code.
+    pub(super) written: BTreeMap<u64, u64>,
     /// A #VE was injected, and the guest has not asked for its cause.
     pub(super) has_ve_info: bool,
     /// The LP that may hold its VMCS.
     pub(super) associated: Option<CpuId>,
+}
+
+impl Vcpu {
+    /// VP.INIT is done.
+    pub(super) fn is_initialised(&self) -> bool {
+        self.state != VcpuState::Uninitialized
+    }
+}
+
+/// What MNG.INIT takes from TD_PARAMS and nothing changes, as far as it can be read.
+#[derive(Clone, Debug, Default)]
+pub(super) struct TdConfig {
+    /// Units of 25 MHz.
+    pub(super) tsc_frequency: u16,
+    pub(super) tsc_offset: u64,
+    /// MRCONFIGID, MROWNER, MROWNERCONFIG: 18 words, or none before MNG.INIT.
+    pub(super) ids: Vec<u64>,
+    /// By place in CPUID_CONFIG: EAX and EBX, ECX and EDX.
+    pub(super) cpuid: Vec<(u64, u64)>,
+}
+
+/// Fields of TDCS that a host may write.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Controls {
+    pub(super) notify_enables: u64,
+    /// TSC ticks.
+    pub(super) hp_lock_timeout: u64,
+    pub(super) vm_ctls: [u64; 4],
 }
 
 /// A TD: what its TDR and TDCS hold.
@@ -94,6 +129,9 @@ pub(super) struct Td {
     pub(super) config_flags: u64,
     /// Five levels of EPT.
     pub(super) five_levels: bool,
+    pub(super) config: Arc<TdConfig>,
+    pub(super) controls: Controls,
+    pub(super) debug_memory: DebugMemory,
     /// Pages of 4 KiB that an interrupted ACCEPT of a large page has written, by guest page
     /// number.
     accepting: BTreeMap<u64, u64>,
@@ -126,6 +164,9 @@ impl Td {
             xfam: 0,
             config_flags: 0,
             five_levels: false,
+            config: Arc::default(),
+            controls: Controls::default(),
+            debug_memory: DebugMemory::default(),
             accepting: BTreeMap::new(),
             vcpu_count: 0,
             associated: 0,

@@ -1,11 +1,12 @@
 //! TD_PARAMS: what MNG.INIT accepts, in the order in which it looks.
 
+use alloc::vec::Vec;
 use tdx_abi::{Operand, StatusCode};
 
 use super::Module;
 use super::call::{Call, Stop, operand};
 use super::info::ARCH_CAPABILITIES_CONFIG_MASK;
-use super::td::{GPAW, MIN_TDCS_PAGES};
+use super::td::{GPAW, MIN_TDCS_PAGES, TdConfig};
 
 /// Bytes of TD_PARAMS.
 pub(super) const TD_PARAMS_BYTES: usize = 1024;
@@ -19,6 +20,9 @@ const EPTP_CONTROLS: usize = 24;
 const CONFIG_FLAGS: usize = 32;
 const TSC_FREQUENCY: usize = 40;
 const RESERVED_1_END: usize = 80;
+const MRCONFIGID: usize = RESERVED_1_END;
+/// Words of MRCONFIGID, MROWNER and MROWNERCONFIG.
+const MEASURED_IDS: usize = 18;
 const ARCH_CAPABILITIES: usize = 224;
 const RESERVED_2: usize = 232;
 const CPUID_CONFIG: usize = 256;
@@ -60,6 +64,7 @@ pub(super) struct TdParams {
     pub(super) five_levels: bool,
     pub(super) max_vcpus: u32,
     pub(super) l2_vms: u8,
+    pub(super) config: TdConfig,
 }
 
 type Bytes = [u8; TD_PARAMS_BYTES];
@@ -141,14 +146,23 @@ impl Module {
         if capabilities & !mask != 0 {
             return invalid(OPERAND_ARCH_CAPABILITIES);
         }
-        Ok(TdParams { attributes, xfam, config_flags, five_levels, max_vcpus: max_vcpus as u32, l2_vms: l2_vms as u8 })
+        let words = |from: usize, count: usize| (0..count).map(move |word| number(bytes, from + 8 * word, 8));
+        let cpuid = words(CPUID_CONFIG, 2 * self.traits.cpuid_config.len()).collect::<Vec<_>>();
+        let config = TdConfig {
+            tsc_frequency: number(bytes, TSC_FREQUENCY, 2) as u16,
+            tsc_offset: 0,
+            ids: words(MRCONFIGID, MEASURED_IDS).collect(),
+            cpuid: cpuid.as_chunks::<2>().0.iter().map(|[low, high]| (*low, *high)).collect(),
+        };
+        let (max_vcpus, l2_vms) = (max_vcpus as u32, l2_vms as u8);
+        Ok(TdParams { attributes, xfam, config_flags, five_levels, max_vcpus, l2_vms, config })
     }
 
     /// Each configurable leaf has only bits that can be configured, in ascending order of leafs;
     /// behind the last one all is 0.
     fn check_cpuid_config(&self, call: &mut Call, bytes: &Bytes) -> Result<(), Stop> {
         let count = self.traits.cpuid_config.len();
-        let mut order: alloc::vec::Vec<_> = self.traits.cpuid_config.iter().zip(0..).collect();
+        let mut order: Vec<_> = self.traits.cpuid_config.iter().zip(0..).collect();
         order.sort_by_key(|((leaf, ..), _)| (leaf & 0xffff_ffff, leaf >> 32));
         for ((leaf, allowed_low, allowed_high), index) in order {
             let at = CPUID_CONFIG + 16 * index;

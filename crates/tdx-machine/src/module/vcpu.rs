@@ -79,15 +79,16 @@ impl Module {
             return operand(StatusCode::OPERAND_INVALID, Operand::R8);
         }
         let id = id as u32;
-        let is_initialised = |vcpu: &&Vcpu| vcpu.state != VcpuState::Uninitialized;
-        if version == 1 && td.vcpus.values().filter(is_initialised).any(|vcpu| vcpu.x2apic_id == id) {
+        if version == 1 && td.vcpus.values().any(|vcpu| vcpu.is_initialised() && vcpu.x2apic_id == id) {
             return Err(StatusCode::X2APIC_ID_NOT_UNIQUE.with(id).into());
         }
+        let index = td.vcpu_count;
         td.vcpu_count += 1;
         td.associated += 1;
         if let Some(vcpu) = td.vcpus.get_mut(&tdvpr) {
             vcpu.state = VcpuState::Ready;
             vcpu.associated = Some(cpu);
+            vcpu.index = index;
             vcpu.x2apic_id = id;
         }
         self.store_tdvps(call, tdr, tdvpr)?;

@@ -29,7 +29,7 @@ impl Module {
         self.lock_owner(call, tdr)?;
         self.enter_td(call, tdr, true, OpState::RUNNABLE)?;
         self.check_tdvps_size(tdr, tdvpr)?;
-        self.associate(call.cpu, tdr, tdvpr)?;
+        self.associate(call.cpu, tdr, tdvpr, &[VcpuState::Ready])?;
         // No exit that either flag could follow is modelled.
         if flags != 0 {
             return operand(StatusCode::OPERAND_INVALID, Operand::RCX);
@@ -42,7 +42,8 @@ impl Module {
         self.store_tdvps(call, tdr, tdvpr)?;
         self.store_tdcs(call, tdr)?;
         let epoch = self.td(tdr)?.epoch;
-        self.vcpu_mut(tdr, tdvpr)?.state = VcpuState::Active;
+        let vcpu = self.vcpu_mut(tdr, tdvpr)?;
+        (vcpu.state, vcpu.epoch) = (VcpuState::Active, epoch);
         for id in held_inside(tdr, tdvpr) {
             self.locks.hold(id, LockMode::Shared);
         }
@@ -51,10 +52,17 @@ impl Module {
         Ok(Status::SUCCESS)
     }
 
-    /// The VCPU is ready, and this CPU holds its VMCS from here on. True if it did not before.
-    pub(super) fn associate(&mut self, cpu: crate::CpuId, tdr: Page, tdvpr: Page) -> Result<bool, super::call::Stop> {
+    /// The VCPU is in one of these states, and this CPU holds its VMCS from here on. True if it did
+    /// not before.
+    pub(super) fn associate(
+        &mut self,
+        cpu: crate::CpuId,
+        tdr: Page,
+        tdvpr: Page,
+        allowed: &[VcpuState],
+    ) -> Result<bool, super::call::Stop> {
         let state = self.vcpu_mut(tdr, tdvpr)?.state;
-        if state != VcpuState::Ready {
+        if !allowed.contains(&state) {
             return Err(self.vcpu_state_incorrect(state));
         }
         let td = self.td_mut(tdr)?;

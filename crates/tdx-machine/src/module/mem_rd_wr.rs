@@ -1,0 +1,102 @@
+//! What a host reads of guest memory and Secure EPT: MEM.RD and MEM.WR of a debug TD, MEM.SEPT.RD.
+
+use alloc::collections::BTreeMap;
+use tdx_abi::{LineRange, Operand, PAGE_SIZE, PhysAddr, Status, StatusCode};
+
+use super::Module;
+use super::call::{Call, Leaf, operand};
+use super::sept::{GuestPage, State, TreeLock};
+use super::td::OpState;
+use crate::LockMode;
+
+/// Bytes that MEM.RD reads.
+const WORD: u64 = 8;
+
+/// The bytes of a debug TD's private memory, as 64-bit words by guest address / 8; those that are
+/// not here are 0. What its guest stores has no bytes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct DebugMemory {
+    words: BTreeMap<u64, u64>,
+}
+
+impl DebugMemory {
+    fn get(&self, gpa: u64) -> u64 {
+        self.words.get(&(gpa / WORD)).copied().unwrap_or(0)
+    }
+
+    fn set(&mut self, gpa: u64, value: u64) {
+        if value == 0 {
+            self.words.remove(&(gpa / WORD));
+        } else {
+            self.words.insert(gpa / WORD, value);
+        }
+    }
+
+    /// The page `[gpa, gpa + bytes)` is zero.
+    pub(super) fn clear(&mut self, gpa: u64, bytes: u64) {
+        let range = gpa / WORD..(gpa + bytes) / WORD;
+        self.words.retain(|word, _| !range.contains(word));
+    }
+
+    /// The page at `gpa` has this content.
+    pub(super) fn fill(&mut self, gpa: u64, content: &[u8]) {
+        self.clear(gpa, content.len() as u64);
+        let (words, _) = content.as_chunks::<{ WORD as usize }>();
+        for (word, at) in words.iter().zip((gpa..).step_by(WORD as usize)) {
+            self.set(at, u64::from_le_bytes(*word));
+        }
+    }
+}
+
+impl Module {
+    /// MEM.RD and MEM.WR: R8 is the word before, and the word to write.
+    pub(super) fn mem_rd_wr(&mut self, call: &mut Call, write: bool) -> Leaf {
+        (call.out.rcx, call.out.rdx, call.out.r8) = (0, 0, 0);
+        let tdr = self.find_tdr(call, call.input.rdx, Operand::RDX, LockMode::Shared)?;
+        self.enter_td(call, tdr, true, OpState::BUILT)?;
+        let td = self.td(tdr)?;
+        let (key, shared) = (td.key, td.shared_gpa());
+        if !td.is_debug() {
+            return Err(StatusCode::TD_NON_DEBUG.into());
+        }
+        let gpa = call.input.rcx;
+        if !gpa.is_multiple_of(WORD) {
+            return operand(StatusCode::OPERAND_INVALID, Operand::RCX);
+        }
+        self.lock_sept_tree(tdr, LockMode::Shared)?;
+        if gpa >> 52 != 0 || gpa >= shared {
+            return operand(StatusCode::OPERAND_INVALID, Operand::RCX);
+        }
+        let (level, entry) = self.sept_find(tdr, GuestPage { level: 0, number: gpa / PAGE_SIZE })?;
+        if entry.state != State::Mapped {
+            call.show(level, entry);
+            let code = if entry.state.is_leaf() {
+                StatusCode::EPT_ENTRY_STATE_INCORRECT
+            } else {
+                StatusCode::EPT_ENTRY_NOT_PRESENT
+            };
+            return operand(code, Operand::RCX);
+        }
+        let size = PAGE_SIZE << (9 * level);
+        let line = LineRange::single(PhysAddr::new(entry.page.start().get() + gpa % size).line());
+        call.out.r8 = self.td(tdr)?.debug_memory.get(gpa);
+        if write {
+            call.store(line, key)?;
+            self.td_mut(tdr)?.debug_memory.set(gpa, call.input.r8);
+        } else {
+            call.load(line, key)?;
+        }
+        Ok(Status::SUCCESS)
+    }
+
+    /// RCX and RDX show the entry.
+    pub(super) fn mem_sept_rd(&mut self, call: &mut Call) -> Leaf {
+        (call.out.rcx, call.out.rdx) = (0, 0);
+        let tdr = self.find_tdr(call, call.input.rdx, Operand::RDX, LockMode::Shared)?;
+        self.enter_td(call, tdr, true, OpState::BUILT)?;
+        let guest = GuestPage::parse(call.input.rcx, 0..=self.td(tdr)?.root())?;
+        let entry = self.sept_walk(call, tdr, guest, TreeLock::Take(LockMode::Shared))?;
+        call.show(guest.level, entry);
+        Ok(Status::SUCCESS)
+    }
+}

@@ -1,0 +1,251 @@
+//! Metadata of TDs and VCPUs: the fields that Linux's KVM uses, by the ids it sends, and rules that
+//! hold for every field.
+
+mod support;
+
+use support::{CPU, GLOBAL, TDMR, config, configure, tdmr_init};
+use tdx_abi::{FieldId, KeyId, Leaf, LeafCall, PhysAddr, Registers, Status, StatusCode};
+use tdx_machine::{CpuId, CpuModel, Machine, ModuleProfile, Refusal, TdCpu};
+
+const TDR: u64 = TDMR;
+const KEY: u64 = GLOBAL as u64 + 1;
+const TDVPR: u64 = TDMR + 0x10_0000;
+const PARAMS: u64 = 0x10_0000;
+/// Where a page that PAGE.ADD copies stands.
+const SOURCE: u64 = 0x20_0000;
+
+/// Field ids as Linux builds them: class and code, without sizes and context.
+const fn linux(class: u64, code: u64) -> u64 {
+    class << 56 | code
+}
+
+const ATTRIBUTES_DEBUG: u8 = 1;
+const SHARED_EPTP: u64 = linux(0, 0x203c);
+const PID_ADDRESS: u64 = linux(0, 0x2016);
+const VECTOR: u64 = linux(0, 2);
+const PIN_BASED: u64 = linux(0, 0x4000);
+const PEND_NMI: u64 = linux(0x20, 11);
+const VCPU_STATE_DETAILS: u64 = 1 << 63 | linux(0x11, 0x100);
+const TSC_OFFSET: u64 = linux(0x11, 10);
+const TSC_MULTIPLIER: u64 = linux(0x11, 11);
+
+struct Td {
+    machine: Machine,
+    pages: u64,
+}
+
+impl Td {
+    /// A finalized TD with one VCPU, built in KVM's order and by its versions of the leaves.
+    fn new(attributes: u8, config_flags: u8) -> Self {
+        let mut machine_config = config(CpuModel::SAPPHIRE_RAPIDS);
+        machine_config.module = Some(ModuleProfile::V1_5_25);
+        machine_config.td_cpu = TdCpu::SapphireRapids;
+        let mut machine = Machine::with_initialised_module(machine_config).unwrap();
+        configure(&mut machine, 1);
+        tdmr_init(&mut machine, CPU, 256);
+        let mut td = Self { machine, pages: TDMR };
+        td.ok(Registers::call(Leaf::MNG_CREATE).rcx(TDR).rdx(KEY));
+        for cpu in [CPU, CpuId(1)] {
+            let status = support::call(&mut td.machine, cpu, Registers::call(Leaf::MNG_KEY_CONFIG).rcx(TDR));
+            assert_eq!(status, Status::SUCCESS);
+        }
+        for _ in 0..6 {
+            let page = td.page();
+            td.ok(Registers::call(Leaf::MNG_ADDCX).rcx(page).rdx(TDR));
+        }
+        let mut params = [0; 1024];
+        for (offset, value) in [(0, attributes), (8, 7), (16, 1), (24, 0x1e), (32, config_flags), (40, 40), (80, 0x5a)]
+        {
+            params[offset] = value;
+        }
+        td.machine.write_shared(CPU, PhysAddr::new(PARAMS), &params).unwrap();
+        td.ok(Registers::call(Leaf::MNG_INIT).rcx(TDR).rdx(PARAMS));
+        td.ok(Registers::call(Leaf::VP_CREATE).rcx(TDVPR).rdx(TDR));
+        for _ in 0..5 {
+            let page = td.page();
+            td.ok(Registers::call(Leaf::VP_ADDCX).rcx(page).rdx(TDVPR));
+        }
+        td.ok(Registers::call(LeafCall::with_version(Leaf::VP_INIT, 1)).rcx(TDVPR).rdx(0x1234).r8(0));
+        for level in [3, 2, 1] {
+            let page = td.page();
+            td.ok(Registers::call(Leaf::MEM_SEPT_ADD).rcx(level).rdx(TDR).r8(page));
+        }
+        let page = td.page();
+        td.machine.write_shared(CPU, PhysAddr::new(SOURCE), &0x1122_3344_u64.to_le_bytes()).unwrap();
+        td.ok(Registers::call(Leaf::MEM_PAGE_ADD).rdx(TDR).r8(page).r9(SOURCE));
+        td.ok(Registers::call(Leaf::MR_FINALIZE).rcx(TDR));
+        td
+    }
+
+    fn page(&mut self) -> u64 {
+        self.pages += 0x1000;
+        self.pages
+    }
+
+    fn call(&mut self, registers: Registers) -> Registers {
+        self.machine.seamcall(CPU, registers).unwrap()
+    }
+
+    fn ok(&mut self, registers: Registers) -> Registers {
+        let out = self.call(registers);
+        assert_eq!(out.status(), Status::SUCCESS, "{registers:?}");
+        out
+    }
+
+    fn read(&mut self, leaf: Leaf, target: u64, field: u64) -> u64 {
+        self.ok(Registers::call(leaf).rcx(target).rdx(field)).r8
+    }
+
+    fn write(&mut self, field: u64, value: u64, mask: u64) -> Registers {
+        self.call(Registers::call(Leaf::VP_WR).rcx(TDVPR).rdx(field).r8(value).r9(mask))
+    }
+
+    fn mng_wr(&mut self, field: u64, value: u64, mask: u64) -> Registers {
+        self.call(Registers::call(Leaf::MNG_WR).rcx(TDR).rdx(field).r8(value).r9(mask))
+    }
+}
+
+/// Every field that Linux 7.3 reads and writes of a TD and its VCPUs, with CONFIG_FLAGS bit 2.
+#[test]
+fn fields_of_kvm() {
+    const NO_RBP_MOD: u8 = 1 << 2;
+    let mut td = Td::new(0, NO_RBP_MOD);
+    assert_eq!(td.read(Leaf::MNG_RD, TDR, TSC_MULTIPLIER), 1 << 47, "1 GHz of 2");
+    assert!(td.read(Leaf::MNG_RD, TDR, TSC_OFFSET) >> 63 == 1);
+    assert_eq!(td.read(Leaf::MNG_RD, TDR, linux(0x11, 0x16)), NO_RBP_MOD.into());
+    assert_eq!(td.read(Leaf::VP_RD, TDVPR, VCPU_STATE_DETAILS), 0);
+    for (field, value, mask) in [
+        (VECTOR, 0xf2, 0xffff),
+        (PID_ADDRESS, 0x30_0040, u64::MAX),
+        (PIN_BASED, 1 << 7, 1 << 7),
+        (SHARED_EPTP, 0x40_0000, u64::MAX),
+        (PEND_NMI, 1, 0xff),
+    ] {
+        assert_eq!(td.write(field, value, mask).status(), Status::SUCCESS, "{field:#x}");
+        assert_eq!(td.read(Leaf::VP_RD, TDVPR, field), value, "{field:#x}");
+    }
+}
+
+/// Posted interrupts need a vector and a descriptor.
+#[test]
+fn posted_interrupts_need_their_fields() {
+    let mut td = Td::new(0, 0);
+    let missing = |encoding: u32| StatusCode::TD_VMCS_FIELD_NOT_INITIALIZED.with(encoding);
+    assert_eq!(td.write(PIN_BASED, 0x80, 0x80).status(), missing(2));
+    td.write(VECTOR, 0xf2, 0xffff);
+    assert_eq!(td.write(PIN_BASED, 0x80, 0x80).status(), missing(0x2016));
+    td.write(PID_ADDRESS, 0x30_0040, u64::MAX);
+    assert_eq!(td.write(PIN_BASED, 0x80, 0x80).status(), Status::SUCCESS);
+}
+
+/// A write that fails changes nothing, and what it may not change it must repeat.
+#[test]
+fn masks_of_writes() {
+    let mut td = Td::new(0, 0);
+    td.write(SHARED_EPTP, 0x40_0000, u64::MAX);
+    for (value, mask, code) in [
+        (0x50_0000, 0xfff, StatusCode::METADATA_FIELD_NOT_WRITABLE),
+        (0x50_0800, u64::MAX, StatusCode::METADATA_FIELD_VALUE_NOT_VALID),
+        (1 << 52, u64::MAX, StatusCode::METADATA_FIELD_VALUE_NOT_VALID),
+        (KEY << 46 | 0x50_0000, u64::MAX, StatusCode::METADATA_FIELD_VALUE_NOT_VALID),
+    ] {
+        assert_eq!(td.write(SHARED_EPTP, value, mask).status().code(), code, "{value:#x}");
+    }
+    assert_eq!(td.read(Leaf::VP_RD, TDVPR, SHARED_EPTP), 0x40_0000);
+    // Only the bits of the mask.
+    assert_eq!(td.write(SHARED_EPTP, 0x1000, 0x1000).r8, 0x40_0000, "the value before");
+    assert_eq!(td.read(Leaf::VP_RD, TDVPR, SHARED_EPTP), 0x40_1000);
+    // VCPU_STATE is the module's.
+    assert_eq!(td.write(linux(0x20, 0), 1, 0xff).status().code(), StatusCode::METADATA_FIELD_NOT_WRITABLE);
+}
+
+/// HP_LOCK_TIMEOUT, the one field of a TD that takes whole values only.
+#[test]
+fn lock_timeout() {
+    const HP_LOCK_TIMEOUT: u64 = linux(0x11, 0x11);
+    let mut td = Td::new(0, 0);
+    let written = td.mng_wr(HP_LOCK_TIMEOUT, 20_000, u64::MAX);
+    assert_eq!((written.status(), written.r8), (Status::SUCCESS, 1_000_000));
+    assert_eq!(td.read(Leaf::MNG_RD, TDR, HP_LOCK_TIMEOUT), 20_000);
+    for (value, mask, code) in [
+        (9_999, u64::MAX, StatusCode::METADATA_FIELD_VALUE_NOT_VALID),
+        (100_000_001, u64::MAX, StatusCode::METADATA_FIELD_VALUE_NOT_VALID),
+        (20_000, 0xffff_ffff, StatusCode::METADATA_WR_MASK_NOT_VALID),
+        (20_000, 0, StatusCode::METADATA_FIELD_NOT_WRITABLE),
+    ] {
+        assert_eq!(td.mng_wr(HP_LOCK_TIMEOUT, value, mask).status().code(), code, "{value} {mask:#x}");
+    }
+    assert_eq!(td.mng_wr(linux(0x11, 0), 1, u64::MAX).status().code(), StatusCode::METADATA_FIELD_NOT_WRITABLE);
+}
+
+/// From the first field on, version 1 names every readable one once, and each can be read.
+#[test]
+fn a_walk_ends() {
+    for attributes in [0, ATTRIBUTES_DEBUG] {
+        let mut td = Td::new(attributes, 0);
+        let read = |field: u64| Registers::call(LeafCall::with_version(Leaf::MNG_RD, 1)).rcx(TDR).rdx(field);
+        let first = td.call(read(FieldId::NONE.0));
+        assert_eq!(first.status().code(), StatusCode::METADATA_FIRST_FIELD_ID_IN_CONTEXT);
+        let (mut field, mut count, mut refused) = (first.rdx, 0, 0);
+        while field != FieldId::NONE.0 {
+            count += 1;
+            assert!(count < 4000, "the walk does not end");
+            match td.machine.seamcall(CPU, read(field)) {
+                Ok(out) => {
+                    assert_eq!(out.status(), Status::SUCCESS, "{field:#x}");
+                    field = out.rdx;
+                }
+                // Unknown values end the walk: the debug TD has MSR bitmaps and the like.
+                Err(Refusal::FieldNotModelled { .. }) => {
+                    refused += 1;
+                    break;
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+        match attributes {
+            0 => assert_eq!((count, refused), (1381, 0)),
+            _ => assert_eq!(refused, 1),
+        }
+    }
+}
+
+/// What a host gave a TD it reads again.
+#[test]
+fn configuration_is_readable() {
+    let mut td = Td::new(0, 0);
+    for (field, value) in [
+        (linux(0x00, 2), 6),                   // NUM_TDCX
+        (linux(0x00, 5), 1),                   // LIFECYCLE_STATE
+        (linux(0x01, 1), KEY),                 // HKID
+        (linux(0x10, 1), 1),                   // NUM_VCPUS
+        (linux(0x10, 4), 2),                   // OP_STATE
+        (linux(0x11, 1), 7),                   // XFAM
+        (linux(0x13, 0x10), 0x5a),             // MRCONFIGID
+        (linux(0x14, 0x3fe), 0x800_0008_06f8), // CPUID leaf 1
+    ] {
+        assert_eq!(td.read(Leaf::MNG_RD, TDR, field), value, "{field:#x}");
+    }
+    // One child for each page but the TDR.
+    assert_eq!(td.read(Leaf::MNG_RD, TDR, linux(0, 4)), 6 + 6 + 3 + 1);
+    let page = td.read(Leaf::MNG_RD, TDR, linux(0, 0x10));
+    assert_eq!(page, KEY << 46 | (TDMR + 0x1000), "with the KeyID");
+}
+
+/// MEM.RD and MEM.WR of a debug TD; any other TD has nothing to show.
+#[test]
+fn memory_of_a_debug_td() {
+    let on = |leaf: Leaf, gpa: u64| Registers::call(leaf).rcx(gpa).rdx(TDR);
+    let mut production = Td::new(0, 0);
+    assert_eq!(production.call(on(Leaf::MEM_RD, 0)).status().code(), StatusCode::TD_NON_DEBUG);
+    let mut td = Td::new(ATTRIBUTES_DEBUG, 0);
+    assert_eq!(td.ok(on(Leaf::MEM_RD, 0)).r8, 0x1122_3344, "what PAGE.ADD copied");
+    assert_eq!(td.ok(on(Leaf::MEM_WR, 8).r8(77)).r8, 0, "the word before");
+    assert_eq!(td.ok(on(Leaf::MEM_RD, 8)).r8, 77);
+    assert_eq!(td.call(on(Leaf::MEM_RD, 4)).status().code(), StatusCode::OPERAND_INVALID);
+    assert_eq!(td.call(on(Leaf::MEM_RD, 0x1000)).status().code(), StatusCode::EPT_ENTRY_NOT_PRESENT);
+    // Its lines stay the TD's.
+    let page = td.pages;
+    assert_eq!(td.machine.private_lines_in(support::lines(page, 4096)), 64);
+    assert!(td.machine.all_owner_runs().iter().any(|run| run.key == KeyId::new(KEY as u16)));
+}
