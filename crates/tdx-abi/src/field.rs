@@ -36,13 +36,13 @@ open_enum! {
         TDCS_BASE_SIZE = 0x9800_0001_0000_0100, "TDCS_BASE_SIZE";
         /// Bytes of TDVPS.
         TDVPS_BASE_SIZE = 0x9800_0001_0000_0200, "TDVPS_BASE_SIZE";
-        /// ATTRIBUTES bits that must be 1 where this is 1.
+        /// ATTRIBUTES bits that may be 1; every other bit is 0 ("fixed 0").
         ATTRIBUTES_FIXED0 = 0x1900_0003_0000_0000, "ATTRIBUTES_FIXED0";
-        /// ATTRIBUTES bits that may be 1.
+        /// ATTRIBUTES bits that must be 1.
         ATTRIBUTES_FIXED1 = 0x1900_0003_0000_0001, "ATTRIBUTES_FIXED1";
-        /// XFAM bits that must be 1.
+        /// XFAM bits that may be 1; every other bit is 0 ("fixed 0").
         XFAM_FIXED0 = 0x1900_0003_0000_0002, "XFAM_FIXED0";
-        /// XFAM bits that may be 1.
+        /// XFAM bits that must be 1.
         XFAM_FIXED1 = 0x1900_0003_0000_0003, "XFAM_FIXED1";
         /// Build date, the decimal number yyyymmdd: 20230323 in 1.5.01, which newer kernels print
         /// as hex (`0134b0b3`).
@@ -93,7 +93,8 @@ impl fmt::Display for FieldId {
 pub struct TdxFeatures0(u64);
 
 impl TdxFeatures0 {
-    /// What 1.5.01 answers.
+    /// What 1.5.01 answers, but for bit 8, which it sets in SYS.INIT where the CPU has what it
+    /// stands for (0xF0FBF on Sapphire Rapids).
     pub const MODULE_1_5_01: Self = Self(0xF0EBF);
 
     /// From the value of the field.
@@ -116,7 +117,13 @@ impl TdxFeatures0 {
         self.0 >> 23 & 1 == 1
     }
 
-    /// Bit 36: dynamic PAMT. Known from Linux only.
+    /// Bit 20: a TD's topology can be configured, and VP.INIT version 1 takes an x2APIC id. Linux's
+    /// KVM refuses a module without it.
+    pub const fn topology_enum(self) -> bool {
+        self.0 >> 20 & 1 == 1
+    }
+
+    /// Bit 36: dynamic PAMT. Observed in 1.5.25.
     pub const fn dynamic_pamt(self) -> bool {
         self.0 >> 36 & 1 == 1
     }
