@@ -126,6 +126,41 @@ fn fields_of_kvm() {
     }
 }
 
+/// A hypervisor that runs the guest sees what the host wrote.
+#[test]
+fn a_vcpu_on_a_cpu() {
+    let mut td = Td::new(0, 0);
+    assert_eq!(td.machine.vcpu_on(CPU), None);
+    for (field, value, mask) in [
+        (SHARED_EPTP, 0x40_0000, u64::MAX),
+        (VECTOR, 0xf2, 0xffff),
+        (PID_ADDRESS, 0x30_0040, u64::MAX),
+        (PEND_NMI, 1, 0xff),
+    ] {
+        assert_eq!(td.write(field, value, mask).status(), Status::SUCCESS);
+    }
+    td.ok(Registers::call(Leaf::VP_ENTER).rcx(TDVPR));
+    let vcpu = td.machine.vcpu_on(CPU).unwrap();
+    assert_eq!((vcpu.tdr.start().get(), vcpu.tdvpr.start().get()), (TDR, TDVPR));
+    assert_eq!((vcpu.initial_rcx, vcpu.index, vcpu.vcpus, vcpu.shared_bit), (0x1234, 0, 1, 1 << 47));
+    assert_eq!(vcpu.shared_ept, Some(PhysAddr::new(0x40_0000)));
+    assert_eq!(vcpu.posted_interrupts, None, "not switched on");
+    assert!(vcpu.nmi_pending && td.machine.take_pending_nmi(CPU));
+    assert!(!td.machine.take_pending_nmi(CPU), "one NMI for one write");
+    let added = td.pages;
+    let mapping = td.machine.guest_mapping(CPU, 0x123).unwrap();
+    assert_eq!((mapping.page.start().get(), mapping.pending), (added, false));
+    assert_eq!(td.machine.guest_mapping(CPU, 0x1000), None);
+    // While the VCPU is inside, the host cannot write its fields from another CPU.
+    let write = Registers::call(Leaf::VP_WR).rcx(TDVPR).rdx(PEND_NMI).r8(1).r9(0xff);
+    let status = support::call(&mut td.machine, CpuId(1), write);
+    assert_eq!(status.code(), StatusCode::VCPU_STATE_INCORRECT);
+    td.machine.leave_vcpu(CPU).unwrap();
+    assert_eq!(td.write(PIN_BASED, 0x80, 0x80).status(), Status::SUCCESS);
+    td.ok(Registers::call(Leaf::VP_ENTER).rcx(TDVPR));
+    assert_eq!(td.machine.vcpu_on(CPU).unwrap().posted_interrupts, Some((PhysAddr::new(0x30_0040), 0xf2)));
+}
+
 /// Posted interrupts need a vector and a descriptor.
 #[test]
 fn posted_interrupts_need_their_fields() {

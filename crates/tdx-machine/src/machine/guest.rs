@@ -8,7 +8,7 @@ use tdx_abi::{Page, PageSize, Status};
 
 use super::Machine;
 use crate::events::Event;
-use crate::module::{AfterExit, GuestOutcome, TdExit};
+use crate::module::{AfterExit, GuestMapping, GuestOutcome, TdExit, VcpuOnCpu};
 use crate::{CpuId, Refusal};
 
 impl Machine {
@@ -79,6 +79,24 @@ impl Machine {
     /// The VM that runs on this CPU; 0 is L1. `None`: the CPU is the host's.
     pub fn vm_on(&self, cpu: CpuId) -> Option<u8> {
         self.module.as_ref().and_then(|module| module.vm_on(cpu))
+    }
+
+    /// The VCPU that runs on this CPU. `None`: the CPU is the host's.
+    pub fn vcpu_on(&self, cpu: CpuId) -> Option<VcpuOnCpu> {
+        self.module.as_ref()?.vcpu_on(cpu)
+    }
+
+    /// The page of a private address of the guest on this CPU. `None`: no guest, or an EPT
+    /// violation: not mapped, blocked, shared, or its TD is fatal. Translations that the guest
+    /// had before are not looked at.
+    pub fn guest_mapping(&self, cpu: CpuId, gpa: u64) -> Option<GuestMapping> {
+        self.module.as_ref()?.guest_mapping(cpu, gpa)
+    }
+
+    /// The NMI that the host asked for by VP.WR is injected into the guest on this CPU. True if
+    /// there was one.
+    pub fn take_pending_nmi(&mut self, cpu: CpuId) -> bool {
+        self.module.as_mut().is_some_and(|module| module.take_pending_nmi(cpu))
     }
 
     /// The guest on this CPU exits, and the module handles the exit.

@@ -140,7 +140,7 @@ impl Module {
 
     /// The leaf entry of a guest page, if the walk comes to its level. A TD that is fatal, or whose
     /// module has died, does nothing any more.
-    fn entry(&self, running: Running, guest: GuestPage) -> Option<Entry> {
+    pub(super) fn entry(&self, running: Running, guest: GuestPage) -> Option<Entry> {
         if self.is_dead() || self.td(running.tdr).map_or(true, |td| td.fatal) {
             return None;
         }

@@ -16,6 +16,7 @@ mod dynamic_pamt;
 mod exit;
 mod guest;
 mod info;
+mod inside;
 mod keys;
 mod l2_sept;
 mod locks;
@@ -57,6 +58,7 @@ use tdmr::Tdmr;
 pub use assigned::{AssignedKind, AssignedRun};
 pub use exit::{AfterExit, TdExit};
 pub use guest::GuestOutcome;
+pub use inside::{GuestMapping, VcpuOnCpu};
 
 /// The module's global state.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -71,6 +71,8 @@ pub(super) struct Vcpu {
     pub(super) index: u32,
     /// What VP.INIT set.
     pub(super) x2apic_id: u32,
+    /// RDX of VP.INIT.
+    pub(super) initial_rcx: u64,
     /// The TD's epoch when it last entered.
     pub(super) epoch: u64,
     /// Metadata fields that a host has written, by class and code.

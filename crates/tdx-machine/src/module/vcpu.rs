@@ -69,7 +69,7 @@ impl Module {
         if !self.traits.vp_init_checks_tsc_first {
             self.check_tsc_adjust(call)?;
         }
-        let cpu = call.cpu;
+        let (cpu, initial_rcx) = (call.cpu, call.input.rdx);
         let td = self.td_mut(tdr)?;
         if td.vcpu_count >= td.max_vcpus {
             return Err(StatusCode::MAX_VCPUS_EXCEEDED.into());
@@ -89,6 +89,7 @@ impl Module {
             vcpu.state = VcpuState::Ready;
             vcpu.associated = Some(cpu);
             vcpu.index = index;
+            vcpu.initial_rcx = initial_rcx;
             vcpu.x2apic_id = id;
         }
         self.store_tdvps(call, tdr, tdvpr)?;

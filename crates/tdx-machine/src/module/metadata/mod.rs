@@ -20,6 +20,7 @@ use crate::{LockMode, Refusal};
 use table::{CLASS, CODE, Masks, Row, Table, Write, is_null};
 
 pub(super) use table::{IDENTITY, single};
+pub(super) use vp_values::KvmField;
 
 /// Context of a field id, as the module sets it.
 const CONTEXT: u64 = 0b111 << 52;

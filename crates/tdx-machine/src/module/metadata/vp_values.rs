@@ -69,6 +69,29 @@ const NO_LP: u64 = 0xffff_ffff;
 /// Bytes behind the address in a field that has one: what must not lie in SEAMRR.
 const DESCRIPTOR_BYTES: u64 = 64;
 
+/// What a host writes to run a VCPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::module) enum KvmField {
+    NotificationVector,
+    PostedInterruptDescriptor,
+    SharedEptp,
+    PinBased,
+    PendNmi,
+}
+
+impl KvmField {
+    /// Class and code.
+    pub(in crate::module) const fn name(self) -> u64 {
+        match self {
+            Self::NotificationVector => VMCS | vmcs::NOTIFICATION_VECTOR,
+            Self::PostedInterruptDescriptor => VMCS | vmcs::POSTED_INTERRUPT_DESCRIPTOR,
+            Self::SharedEptp => VMCS | vmcs::SHARED_EPTP,
+            Self::PinBased => VMCS | vmcs::PIN_BASED,
+            Self::PendNmi => MANAGEMENT | management::PEND_NMI,
+        }
+    }
+}
+
 /// A field with the address of host memory; the bytes that the module or the CPU uses there.
 pub(super) fn shared_bytes(field: u64) -> Option<u64> {
     match (field & CLASS, field & CODE) {
