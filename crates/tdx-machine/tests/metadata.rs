@@ -5,7 +5,7 @@ mod support;
 
 use support::{CPU, GLOBAL, TDMR, config, configure, tdmr_init};
 use tdx_abi::{FieldId, KeyId, Leaf, LeafCall, PhysAddr, Registers, Status, StatusCode};
-use tdx_machine::{CpuId, CpuModel, Machine, ModuleProfile, Refusal, TdCpu};
+use tdx_machine::{AfterExit, CpuId, CpuModel, Machine, ModuleProfile, Refusal, TdCpu, TdExit};
 
 const TDR: u64 = TDMR;
 const KEY: u64 = GLOBAL as u64 + 1;
@@ -100,6 +100,16 @@ impl Td {
         self.call(Registers::call(Leaf::VP_WR).rcx(TDVPR).rdx(field).r8(value).r9(mask))
     }
 
+    /// The guest executes TDCALL, and the module goes back into it.
+    fn tdcall(&mut self, leaf: u64, guest: Registers) -> Registers {
+        const TDCALL: u64 = 77;
+        let exit = TdExit { reason: TDCALL, guest: Registers { rax: leaf, ..guest }, ..TdExit::default() };
+        match self.machine.td_exit(CPU, exit).unwrap() {
+            AfterExit::Guest { registers, .. } => registers,
+            AfterExit::Host(out) => panic!("exit to the host: {out:?}"),
+        }
+    }
+
     fn mng_wr(&mut self, field: u64, value: u64, mask: u64) -> Registers {
         self.call(Registers::call(Leaf::MNG_WR).rcx(TDR).rdx(field).r8(value).r9(mask))
     }
@@ -159,6 +169,42 @@ fn a_vcpu_on_a_cpu() {
     assert_eq!(td.write(PIN_BASED, 0x80, 0x80).status(), Status::SUCCESS);
     td.ok(Registers::call(Leaf::VP_ENTER).rcx(TDVPR));
     assert_eq!(td.machine.vcpu_on(CPU).unwrap().posted_interrupts, Some((PhysAddr::new(0x30_0040), 0xf2)));
+}
+
+/// What a guest asks: TDG.VP.INFO, VM.RD and VM.WR, VP.RD, CPUIDVE.SET, RTMR.EXTEND.
+#[test]
+fn tdcalls() {
+    const FLEXIBLE_PENDING_VE: u8 = 1 << 1;
+    const TD_CTLS: u64 = linux(0x11, 0x17);
+    const SUPERVISOR_VE: u64 = linux(0x20, 7);
+    let mut td = Td::new(0, FLEXIBLE_PENDING_VE);
+    td.ok(Registers::call(Leaf::VP_ENTER).rcx(TDVPR));
+    let info = td.tdcall(1, Registers::default());
+    assert_eq!((info.rcx, info.rdx, info.r8, info.r9, info.r10, info.r11), (48, 0, 1 << 32 | 1, 0, 1, 0));
+    let vm = |field: u64| Registers::default().rdx(field);
+    assert_eq!(td.tdcall(7, vm(linux(0x11, 1))).r8, 7, "XFAM");
+    let code = |out: Registers| out.status().code();
+    assert_eq!(code(td.tdcall(7, vm(linux(0x01, 1)))), StatusCode::METADATA_FIELD_NOT_READABLE, "HKID is the host's");
+    assert_eq!(code(td.tdcall(7, vm(0))), StatusCode::METADATA_FIELD_ID_INCORRECT);
+    assert_eq!(code(td.tdcall(7, vm(TD_CTLS).rcx(1))), StatusCode::OPERAND_INVALID);
+    assert_eq!(code(td.tdcall(8, vm(linux(0x11, 1)).r8(3).r9(3))), StatusCode::METADATA_FIELD_NOT_WRITABLE);
+    // As Linux's guest does: an access to a pending page is an exit from here on, not #VE.
+    assert_eq!(code(td.tdcall(8, vm(TD_CTLS).r8(1).r9(1))), StatusCode::SUCCESS);
+    assert_eq!(td.tdcall(7, vm(TD_CTLS)).r8, 1);
+    assert_eq!(code(td.tdcall(5, Registers::default().rcx(4))), StatusCode::OPERAND_INVALID);
+    assert_eq!(code(td.tdcall(5, Registers::default().rcx(1))), StatusCode::SUCCESS);
+    assert_eq!(td.tdcall(9, vm(SUPERVISOR_VE)).r8, 1);
+    assert_eq!(code(td.tdcall(2, Registers::default().rdx(3))), StatusCode::SUCCESS);
+    assert_eq!(code(td.tdcall(2, Registers::default().rdx(4))), StatusCode::OPERAND_INVALID);
+    assert_eq!(code(td.tdcall(2, Registers::default().rcx(32))), StatusCode::OPERAND_INVALID);
+    assert_eq!(code(td.tdcall(2, Registers::default().rcx(1 << 47))), StatusCode::OPERAND_INVALID);
+    td.machine.leave_vcpu(CPU).unwrap();
+    assert_eq!(td.read(Leaf::VP_RD, TDVPR, SUPERVISOR_VE), 1, "the host sees it");
+    // Without the flag the guest cannot.
+    let mut td = Td::new(0, 0);
+    td.ok(Registers::call(Leaf::VP_ENTER).rcx(TDVPR));
+    let out = td.tdcall(8, vm(TD_CTLS).r8(1).r9(1));
+    assert_eq!(code(out), StatusCode::METADATA_FIELD_VALUE_NOT_VALID);
 }
 
 /// Posted interrupts need a vector and a descriptor.

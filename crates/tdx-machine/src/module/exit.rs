@@ -1,10 +1,9 @@
 //! VM exits of a TD guest: what the module hands to the host, and where it goes back into the
 //! guest. Of debug TDs, and of L2 VMs, no exit is modelled.
 
-use tdx_abi::{Operand, Registers, Status, StatusCode};
+use tdx_abi::{Registers, Status, StatusCode};
 
 use super::Module;
-use super::accept::Accepted;
 use super::running::Running;
 use super::sept::{Entry, GuestPage, State};
 use super::td::VcpuState;
@@ -85,15 +84,8 @@ const GPA_OFFSET: u64 = 0xfff;
 /// Extended exit qualification: its type, and what ACCEPT found in bits 63:32.
 const ACCEPT: u64 = 1;
 const PENDING_EPT_VIOLATION: u64 = 6;
-/// The guest makes a write.
-const DATA_WRITE: u64 = 1 << 1;
-/// TDCALL leaves that the module has. Those without an arm in [`Module::tdcall`] are not modelled.
-const TDCALLS: &[u64] = &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 18, 20, 22, 23, 24, 25, 26, 27];
-const VP_VMCALL: u64 = 0;
-const VP_VEINFO_GET: u64 = 3;
-const MR_REPORT: u64 = 4;
-const MEM_PAGE_ACCEPT: u64 = 6;
-const VM_RD: u64 = 7;
+/// The exit reason of an EPT violation.
+pub(super) const EPT_VIOLATION: u64 = reason::EPT_VIOLATION;
 
 /// Registers of an exit to the host; the others are 0.
 fn to_host(status: Status, exit: &TdExit) -> Registers {
@@ -170,7 +162,12 @@ impl Module {
     }
 
     /// VP.ENTER returns to the host; the VCPU can be entered again.
-    fn exit(&mut self, hardware: &mut Hardware, cpu: CpuId, answer: Registers) -> Result<AfterExit, Refusal> {
+    pub(super) fn exit(
+        &mut self,
+        hardware: &mut Hardware,
+        cpu: CpuId,
+        answer: Registers,
+    ) -> Result<AfterExit, Refusal> {
         let running = self.running(cpu)?;
         let saved = self.save_guest(hardware, cpu, running);
         self.leave_guest(cpu, VcpuState::Ready);
@@ -179,7 +176,7 @@ impl Module {
     }
 
     /// VP.ENTER returns to the host; the TD is fatal.
-    fn exit_fatal(
+    pub(super) fn exit_fatal(
         &mut self,
         hardware: &mut Hardware,
         cpu: CpuId,
@@ -204,7 +201,7 @@ impl Module {
         saved
     }
 
-    fn ept_violation(
+    pub(super) fn ept_violation(
         &mut self,
         hardware: &mut Hardware,
         cpu: CpuId,
@@ -234,90 +231,14 @@ impl Module {
         };
         self.exit(hardware, cpu, answer)
     }
-
-    fn tdcall(
-        &mut self,
-        hardware: &mut Hardware,
-        cpu: CpuId,
-        running: Running,
-        exit: &TdExit,
-        interrupt: bool,
-    ) -> Result<AfterExit, Refusal> {
-        let guest = exit.guest;
-        let (leaf, version) = (guest.rax & 0xffff, guest.rax >> 16 & 0xff);
-        let status = |status: Status| Ok(resume(Registers { rax: status.raw(), ..guest }));
-        let versioned = matches!(leaf, VP_VEINFO_GET | VM_RD);
-        if guest.rax >> 24 != 0 || (version > 0 && !versioned) || !TDCALLS.contains(&leaf) {
-            return status(StatusCode::OPERAND_INVALID.operand(Operand::RAX));
-        }
-        let not_modelled = Refusal::TdcallNotModelled { leaf };
-        match leaf {
-            VP_VMCALL => match self.vmcall(running, guest) {
-                Some(answer) => self.exit(hardware, cpu, answer),
-                None => status(StatusCode::OPERAND_INVALID.operand(Operand::RCX)),
-            },
-            VP_VEINFO_GET => match self.vcpu_mut(running.tdr, running.tdvpr) {
-                Ok(vcpu) if !vcpu.has_ve_info => status(StatusCode::NO_VALID_VE_INFO.with(0)),
-                _ => Err(not_modelled),
-            },
-            MR_REPORT => {
-                let mapped = |gpa: u64| self.is_accessible(running, gpa);
-                let aligned = guest.rcx.is_multiple_of(1024) && guest.rdx.is_multiple_of(64);
-                if guest.r8 == 0 && aligned && mapped(guest.rcx) && mapped(guest.rdx) {
-                    return status(Status::SUCCESS);
-                }
-                Err(not_modelled)
-            }
-            MEM_PAGE_ACCEPT => match self.accept(hardware, cpu, running, guest.rcx, interrupt) {
-                Accepted::Status(answer) => status(answer),
-                Accepted::Interrupted => Ok(resume(guest)),
-                Accepted::Violation(level, entry) => {
-                    let answer = Registers {
-                        rax: reason::EPT_VIOLATION,
-                        rcx: DATA_WRITE,
-                        rdx: accept_qualification(guest.rcx & 0b111, level, entry),
-                        r8: guest.rcx & !GPA_OFFSET,
-                        ..Registers::default()
-                    };
-                    self.exit(hardware, cpu, answer)
-                }
-                Accepted::MachineCheck(_) => {
-                    self.exit_fatal(hardware, cpu, StatusCode::NON_RECOVERABLE_TD_NON_ACCESSIBLE, exit)
-                }
-            },
-            _ => Err(not_modelled),
-        }
-    }
-
-    /// Registers that TDG.VP.VMCALL hands to the host: those that RCX selects. `None`: RCX selects
-    /// one that it must not.
-    fn vmcall(&self, running: Running, guest: Registers) -> Option<Registers> {
-        let keeps_rbp = self.td(running.tdr).is_ok_and(super::td::Td::keeps_rbp);
-        let forbidden = 0b1_0011 | u64::from(keeps_rbp) << 5 | !0 << 32;
-        if guest.rcx & forbidden != 0 {
-            return None;
-        }
-        let selected = |number: u64, value: u64| if guest.rcx >> number & 1 == 1 { value } else { 0 };
-        Some(Registers {
-            rax: reason::TDCALL,
-            rcx: guest.rcx,
-            rdx: selected(2, guest.rdx),
-            r8: selected(8, guest.r8),
-            r9: selected(9, guest.r9),
-            r10: selected(10, guest.r10),
-            r11: selected(11, guest.r11),
-            r12: selected(12, guest.r12),
-            r13: selected(13, guest.r13),
-        })
-    }
 }
 
-fn resume(registers: Registers) -> AfterExit {
+pub(super) fn resume(registers: Registers) -> AfterExit {
     AfterExit::Guest { vm: 0, registers }
 }
 
 /// RDX of an exit that ACCEPT makes: level asked for, level found, state found, leaf.
-fn accept_qualification(asked: u64, level: u64, entry: Entry) -> u64 {
+pub(super) fn accept_qualification(asked: u64, level: u64, entry: Entry) -> u64 {
     let leaf = u64::from(entry.state.is_leaf());
     ACCEPT | (asked | level << 3 | (entry.state.code() & 0x7f) << 6 | leaf << 14) << 32
 }

@@ -4,7 +4,7 @@
 use tdx_abi::{KeyId, Page, PhysAddr};
 
 use super::Module;
-use super::metadata::KvmField;
+use super::metadata::VcpuField;
 use super::sept::{GuestPage, State};
 use crate::CpuId;
 
@@ -54,9 +54,9 @@ impl Module {
         let running = self.running.get(&cpu)?;
         let td = self.td(running.tdr).ok()?;
         let vcpu = td.vcpus.get(&running.tdvpr)?;
-        let written = |field: KvmField| vcpu.written.get(&field.name()).copied();
-        let descriptor = written(KvmField::PostedInterruptDescriptor).zip(written(KvmField::NotificationVector));
-        let posted = written(KvmField::PinBased).is_some_and(|controls| controls & POSTED_INTERRUPTS != 0);
+        let written = |field: VcpuField| vcpu.written.get(&field.name()).copied();
+        let descriptor = written(VcpuField::PostedInterruptDescriptor).zip(written(VcpuField::NotificationVector));
+        let posted = written(VcpuField::PinBased).is_some_and(|controls| controls & POSTED_INTERRUPTS != 0);
         Some(VcpuOnCpu {
             tdr: running.tdr,
             tdvpr: running.tdvpr,
@@ -68,11 +68,11 @@ impl Module {
             initial_rcx: vcpu.initial_rcx,
             x2apic_id: vcpu.x2apic_id,
             shared_bit: td.shared_gpa(),
-            shared_ept: written(KvmField::SharedEptp).map(PhysAddr::new),
+            shared_ept: written(VcpuField::SharedEptp).map(PhysAddr::new),
             posted_interrupts: descriptor
                 .filter(|_| posted)
                 .map(|(address, vector)| (PhysAddr::new(address), vector as u8)),
-            nmi_pending: written(KvmField::PendNmi).is_some_and(|pending| pending & 1 != 0),
+            nmi_pending: written(VcpuField::PendNmi).is_some_and(|pending| pending & 1 != 0),
         })
     }
 
@@ -80,7 +80,7 @@ impl Module {
     pub(crate) fn take_pending_nmi(&mut self, cpu: CpuId) -> bool {
         let Some(running) = self.running.get(&cpu).copied() else { return false };
         let Ok(vcpu) = self.vcpu_mut(running.tdr, running.tdvpr) else { return false };
-        vcpu.written.remove(&KvmField::PendNmi.name()).is_some_and(|pending| pending & 1 != 0)
+        vcpu.written.remove(&VcpuField::PendNmi.name()).is_some_and(|pending| pending & 1 != 0)
     }
 
     /// `None`: an EPT violation.

@@ -9,7 +9,7 @@ use super::keys::KeyState;
 use super::locks::LockId;
 use super::pamt::PageType;
 use super::sys::program_key;
-use super::td::{Lifecycle, MAX_TDCS_PAGES, MIN_TDCS_PAGES, OpState, Td, TdConfig, lines_of};
+use super::td::{Lifecycle, MAX_TDCS_PAGES, MIN_TDCS_PAGES, OpState, SEPT_VE_DISABLE, Td, TdConfig, lines_of};
 use super::td_params::TD_PARAMS_BYTES;
 use super::tsc;
 use crate::LockMode;
@@ -113,6 +113,7 @@ impl Module {
         let td = self.td_mut(tdr)?;
         td.config = Arc::new(TdConfig { tsc_offset, ..params.config });
         td.controls.hp_lock_timeout = tsc::ticks(DEFAULT_TIMEOUT);
+        td.controls.td_ctls = u64::from(params.attributes & SEPT_VE_DISABLE != 0);
         td.attributes = params.attributes;
         td.xfam = params.xfam;
         td.config_flags = params.config_flags;

@@ -36,6 +36,7 @@ mod sept;
 mod sys;
 mod td;
 mod td_params;
+mod tdcall;
 mod tdmr;
 mod tsc;
 mod vcpu;

@@ -17,7 +17,7 @@ pub(super) const MIN_TDCS_PAGES: u64 = 6;
 pub(super) const MAX_TDCS_PAGES: u64 = 9;
 
 /// Bits of ATTRIBUTES.
-const SEPT_VE_DISABLE: u64 = 1 << 28;
+pub(super) const SEPT_VE_DISABLE: u64 = 1 << 28;
 /// Bits of CONFIG_FLAGS.
 pub(super) const GPAW: u64 = 1 << 0;
 const NO_RBP_MOD: u64 = 1 << 2;
@@ -102,13 +102,15 @@ pub(super) struct TdConfig {
     pub(super) cpuid: Vec<(u64, u64)>,
 }
 
-/// Fields of TDCS that a host may write.
+/// Fields of TDCS that a host or the guest may write.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Controls {
     pub(super) notify_enables: u64,
     /// TSC ticks.
     pub(super) hp_lock_timeout: u64,
     pub(super) vm_ctls: [u64; 4],
+    /// Bit 0: an access to a pending page is an EPT violation, not #VE.
+    pub(super) td_ctls: u64,
 }
 
 /// A TD: what its TDR and TDCS hold.
@@ -196,7 +198,7 @@ impl Td {
 
     /// An access to a pending page is an EPT violation, not #VE.
     pub(super) fn sept_ve_disable(&self) -> bool {
-        self.attributes & SEPT_VE_DISABLE != 0
+        self.controls.td_ctls & 1 != 0
     }
 
     /// VP.ENTER does not modify RBP.

@@ -254,7 +254,7 @@ fn depends_on_the_unobserved(td: &Td, config: &[CpuidRow], leaf: u32) -> bool {
         0x5 => configured(td, config, 0x1, NA).1 & MONITOR != 0,
         // Derived from each other, and completed from the native values.
         0x4 | 0xb | 0x1f => is_configured(0x4) || is_configured(0x1f),
-        0x8000_0008 => td.config_flags & WIDTHS != 0,
+        0x8000_0008 => td.config_flags & WIDTHS != 0 || configured(td, config, leaf, NA).0 & 0xff != 0,
         leaf => features && DEPEND_ON_FEATURES.contains(&leaf),
     }
 }

@@ -3,6 +3,7 @@
 //! Every check is here, for every field of the tables. A value that is not known is refused.
 
 mod cpuid;
+mod guest;
 mod table;
 mod td_fields;
 mod td_values;
@@ -15,12 +16,13 @@ use tdx_abi::{FieldId, Operand, Page, PageSize, Status, StatusCode};
 use super::Module;
 use super::call::{Call, Leaf, Stop, operand};
 use super::pamt::PageType;
-use super::td::{OpState, VcpuState};
+use super::td::{OpState, Td, VcpuState};
+use crate::hardware::Hardware;
 use crate::{LockMode, Refusal};
-use table::{CLASS, CODE, Masks, Row, Table, Write, is_null};
+use table::{CLASS, CODE, Masks, Reader, Row, Table, Write, is_null};
 
 pub(super) use table::{IDENTITY, single};
-pub(super) use vp_values::KvmField;
+pub(super) use vp_values::VcpuField;
 
 /// Context of a field id, as the module sets it.
 const CONTEXT: u64 = 0b111 << 52;
@@ -39,48 +41,52 @@ fn not_modelled<T>(field: u64) -> Result<T, Stop> {
 }
 
 impl Module {
-    fn td_table(&self, tdr: Page) -> Result<(Table, bool), Stop> {
+    fn host(td: &Td) -> Reader {
+        if td.is_debug() { Reader::HostOfDebugTd } else { Reader::Host }
+    }
+
+    fn td_table(&self, tdr: Page) -> Result<(Table, Reader), Stop> {
         let td = self.td(tdr)?;
         let absent = L2_TD.get(usize::from(td.l2_vms)).copied().unwrap_or(&[]);
         let rows: [&'static [Row]; 2] = [td_fields::TD_FIELDS, &[]];
-        Ok((Table { edition: self.traits.edition, rows, absent }, td.is_debug()))
+        Ok((Table { edition: self.traits.edition, rows, absent }, Self::host(td)))
     }
 
     /// Of a TD without L2 VMs: the fields of their VCPUs are not modelled.
-    fn vp_table(&self, tdr: Page) -> Result<(Table, bool), Stop> {
+    fn vp_table(&self, tdr: Page) -> Result<(Table, Reader), Stop> {
         let td = self.td(tdr)?;
         let rows = [vmcs_fields::VMCS_FIELDS, tdvps_fields::TDVPS_FIELDS];
-        Ok((Table { edition: self.traits.edition, rows, absent: &L2_VP }, td.is_debug()))
+        Ok((Table { edition: self.traits.edition, rows, absent: &L2_VP }, Self::host(td)))
     }
 
     /// The row and the masks of a TD's field.
-    fn td_field(&self, tdr: Page, field: u64) -> Result<(Row, Masks), Stop> {
-        let (table, debug) = self.td_table(tdr)?;
+    fn td_field(&self, tdr: Page, field: u64, guest: bool) -> Result<(Row, Masks), Stop> {
+        let (table, reader) = self.td_table(tdr)?;
         // All codes of CPUID_VALUES are one field; which are there is looked up apart.
         let name = if field & CLASS == td_values::CPUID { field & !CODE | field & 1 } else { field };
         let row = table.find(name)?;
-        Ok((row, row.masks(debug)))
+        Ok((row, row.masks(if guest { Reader::Guest } else { reader })))
     }
 
     /// The value of a TD's field.
-    fn td_element(&self, call: &Call, tdr: Page, field: u64, read: bool) -> Result<u64, Stop> {
+    fn td_element(&self, hardware: &Hardware, tdr: Page, field: u64, read: bool) -> Result<u64, Stop> {
         if field & CLASS == td_values::CPUID {
             return cpuid::value(self.td(tdr)?, self.traits.cpuid_config, self.traits.edition, field, read);
         }
-        self.td_value(call, tdr, field)?.map_or_else(|| not_modelled(field), Ok)
+        self.td_value(hardware, tdr, field)?.map_or_else(|| not_modelled(field), Ok)
     }
 
     /// The field behind this one, of those that a host may read.
     fn next_td_field(&self, tdr: Page, field: u64) -> Result<u64, Stop> {
-        let (table, debug) = self.td_table(tdr)?;
+        let (table, reader) = self.td_table(tdr)?;
         let edition = self.traits.edition;
         let next = if field & CLASS == td_values::CPUID {
             match cpuid::next_code(field & CODE, edition) {
                 Some(code) => return Ok(field & !(CODE | CONTEXT) | CONTEXT_TD | code),
-                None => table.next_row(field & !CODE, debug),
+                None => table.next_row(field & !CODE, reader),
             }
         } else {
-            table.next(field, debug)
+            table.next(field, reader)
         };
         let is_cpuid = next != FieldId::NONE.0 && next & CLASS == td_values::CPUID;
         Ok(if is_cpuid { next | cpuid::first_code() } else { next })
@@ -92,17 +98,17 @@ impl Module {
         let tdr = self.find_tdr(call, call.input.rcx, Operand::RCX, LockMode::Shared)?;
         self.enter_td(call, tdr, true, OpState::BUILT)?;
         if version == 1 && is_null(wanted) {
-            let (table, debug) = self.td_table(tdr)?;
-            call.out.rdx = table.first(debug);
+            let (table, reader) = self.td_table(tdr)?;
+            call.out.rdx = table.first(reader);
             return Ok(StatusCode::METADATA_FIRST_FIELD_ID_IN_CONTEXT.with(0));
         }
         single(wanted)?;
-        let (_, masks) = self.td_field(tdr, wanted)?;
+        let (_, masks) = self.td_field(tdr, wanted, false)?;
         // A field that a host may not read: its class may still say that there is no such field.
         if masks.read == 0 {
             return Err(StatusCode::METADATA_FIELD_NOT_READABLE.into());
         }
-        call.out.r8 = self.td_element(call, tdr, wanted, true)? & masks.read;
+        call.out.r8 = self.td_element(call.hardware, tdr, wanted, true)? & masks.read;
         if version == 1 {
             call.out.rdx = self.next_td_field(tdr, wanted)?;
         }
@@ -116,12 +122,12 @@ impl Module {
         let tdr = self.find_tdr(call, call.input.rcx, Operand::RCX, LockMode::Shared)?;
         self.enter_td(call, tdr, true, OpState::BUILT)?;
         single(wanted)?;
-        let (row, masks) = self.td_field(tdr, wanted)?;
+        let (row, masks) = self.td_field(tdr, wanted, false)?;
         if wanted & CLASS == td_values::CPUID {
-            self.td_element(call, tdr, wanted, false)?;
+            self.td_element(call.hardware, tdr, wanted, false)?;
         }
         let allowed = write.allowed(masks)?;
-        let old = self.td_element(call, tdr, wanted, false)? & row.element_mask();
+        let old = self.td_element(call.hardware, tdr, wanted, false)? & row.element_mask();
         write.check_forbidden(masks, self.seen(old, masks))?;
         let Some(()) = self.write_td_value(tdr, wanted, write, old, allowed)? else { return not_modelled(wanted) };
         self.store_tdcs(call, tdr)?;
@@ -160,40 +166,40 @@ impl Module {
     }
 
     /// The row and the masks of a VCPU's field.
-    fn vp_field(&self, tdr: Page, field: u64) -> Result<(Row, Masks), Stop> {
+    fn vp_field(&self, tdr: Page, field: u64, guest: bool) -> Result<(Row, Masks), Stop> {
         let class = field & CLASS;
         if L2_VP.contains(&class) && self.td(tdr)?.l2_vms != 0 {
             return not_modelled(field);
         }
-        let (table, debug) = self.vp_table(tdr)?;
+        let (table, reader) = self.vp_table(tdr)?;
         let row = table.find(field)?;
         if class == vp_values::VMCS && field & HIGH_HALF != 0 {
             return Err(StatusCode::METADATA_FIELD_ID_INCORRECT.into());
         }
-        Ok((row, row.masks(debug)))
+        Ok((row, row.masks(if guest { Reader::Guest } else { reader })))
     }
 
-    fn vp_element(&self, call: &Call, tdr: Page, tdvpr: Page, field: u64) -> Result<u64, Stop> {
-        self.vp_value(call, tdr, tdvpr, field)?.map_or_else(|| not_modelled(field), Ok)
+    fn vp_element(&self, hardware: &Hardware, tdr: Page, tdvpr: Page, field: u64) -> Result<u64, Stop> {
+        self.vp_value(hardware, tdr, tdvpr, field)?.map_or_else(|| not_modelled(field), Ok)
     }
 
     /// Version 1 also says in RDX which field is next.
     pub(super) fn vp_rd(&mut self, call: &mut Call) -> Leaf {
         let (version, wanted) = Self::begin_read(call)?;
         let (tdr, tdvpr) = self.vcpu_for_metadata(call, &[VcpuState::Ready, VcpuState::Disabled])?;
-        let (table, debug) = self.vp_table(tdr)?;
+        let (table, reader) = self.vp_table(tdr)?;
         if version == 1 && is_null(wanted) {
-            call.out.rdx = table.first(debug);
+            call.out.rdx = table.first(reader);
             return Ok(StatusCode::METADATA_FIRST_FIELD_ID_IN_CONTEXT.with(0));
         }
         single(wanted)?;
-        let (_, masks) = self.vp_field(tdr, wanted)?;
+        let (_, masks) = self.vp_field(tdr, wanted, false)?;
         if masks.read == 0 {
             return Err(StatusCode::METADATA_FIELD_NOT_READABLE.into());
         }
-        call.out.r8 = self.vp_element(call, tdr, tdvpr, wanted)? & masks.read;
+        call.out.r8 = self.vp_element(call.hardware, tdr, tdvpr, wanted)? & masks.read;
         if version == 1 {
-            let next = table.next(wanted & !CONTEXT | CONTEXT_VP, debug);
+            let next = table.next(wanted & !CONTEXT | CONTEXT_VP, reader);
             // Fields of L2 VMs come last.
             if next == FieldId::NONE.0 && self.td(tdr)?.l2_vms != 0 {
                 return not_modelled(wanted);
@@ -209,9 +215,9 @@ impl Module {
         call.out.r8 = 0;
         let (tdr, tdvpr) = self.vcpu_for_metadata(call, &[VcpuState::Ready])?;
         let name = single(wanted)?;
-        let (row, masks) = self.vp_field(tdr, wanted)?;
+        let (row, masks) = self.vp_field(tdr, wanted, false)?;
         let allowed = write.allowed(masks)?;
-        let old = self.vp_element(call, tdr, tdvpr, wanted)? & row.element_mask();
+        let old = self.vp_element(call.hardware, tdr, tdvpr, wanted)? & row.element_mask();
         // An address that was never set does not count in the bits that a host must not change.
         let is_unset = vp_values::shared_bytes(wanted).is_some() && old >> 63 != 0;
         let kept = match allowed == row.element_mask() {

@@ -31,18 +31,42 @@ pub(super) fn is_null(field: u64) -> bool {
     field | CONTEXT == FieldId::NONE.0
 }
 
-/// Bits of an element that a host may read and write.
+/// Bits of an element that one may read and write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Masks {
     pub(super) read: u64,
     pub(super) write: u64,
 }
 
-/// Of a TD in production, and of a debug TD.
+/// Who reads and writes a field.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Reader {
+    /// The host, of a TD in production.
+    Host,
+    /// The host, of a debug TD.
+    HostOfDebugTd,
+    /// The guest itself.
+    Guest,
+}
+
+/// What each of them may do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Access {
     production: Masks,
     debug: Masks,
+    guest: Masks,
+}
+
+impl Access {
+    /// The guest reads it, and writes these bits.
+    pub(super) const fn guest(self, write: u64) -> Self {
+        self.guest_bits(ALL, write)
+    }
+
+    /// The guest reads and writes these bits.
+    pub(super) const fn guest_bits(self, read: u64, write: u64) -> Self {
+        Self { guest: Masks { read, write }, ..self }
+    }
 }
 
 pub(super) const ALL: u64 = u64::MAX;
@@ -56,7 +80,11 @@ pub(super) const DEBUG_WRITE: Access = debug_write(ALL);
 pub(super) const NONE: Access = access(0, 0, 0, 0);
 
 pub(super) const fn access(read: u64, write: u64, debug_read: u64, debug_write: u64) -> Access {
-    Access { production: Masks { read, write }, debug: Masks { read: debug_read, write: debug_write } }
+    Access {
+        production: Masks { read, write },
+        debug: Masks { read: debug_read, write: debug_write },
+        guest: Masks { read: 0, write: 0 },
+    }
 }
 
 /// A host reads it, and writes these bits.
@@ -116,9 +144,13 @@ impl Row {
         }
     }
 
-    /// What a host may do with an element.
-    pub(super) fn masks(self, debug: bool) -> Masks {
-        let Masks { read, write } = if debug { self.access.debug } else { self.access.production };
+    /// What the reader may do with an element.
+    pub(super) fn masks(self, reader: Reader) -> Masks {
+        let Masks { read, write } = match reader {
+            Reader::Host => self.access.production,
+            Reader::HostOfDebugTd => self.access.debug,
+            Reader::Guest => self.access.guest,
+        };
         Masks { read: read & self.element_mask(), write: write & self.element_mask() }
     }
 
@@ -153,31 +185,31 @@ impl Table {
         self.rows().find(|row| row.has(name)).ok_or(StatusCode::METADATA_FIELD_ID_INCORRECT.into())
     }
 
-    /// Id of the first field that a host may read.
-    pub(super) fn first(self, debug: bool) -> u64 {
-        self.rows().find(|row| row.masks(debug).read != 0).map_or(FieldId::NONE.0, |row| row.id)
+    /// Id of the first field that the reader may read.
+    pub(super) fn first(self, reader: Reader) -> u64 {
+        self.rows().find(|row| row.masks(reader).read != 0).map_or(FieldId::NONE.0, |row| row.id)
     }
 
-    /// Id of the element behind this one, of those that a host may read: within a row as the host
+    /// Id of the element behind this one, of those that the reader may read: within a row as the caller
     /// wrote it, otherwise as the table has it. [`FieldId::NONE`] behind the last.
-    pub(super) fn next(self, field: u64, debug: bool) -> u64 {
+    pub(super) fn next(self, field: u64, reader: Reader) -> u64 {
         let mut rows = self.rows().skip_while(|row| !row.has(field));
         let Some(row) = rows.next() else { return FieldId::NONE.0 };
         let code = (field & CODE) + row.stride();
         if code < (row.id & CODE) + row.codes() {
             return field & !(CODE | CONTEXT) | row.id & CONTEXT | code;
         }
-        self.next_row(row.id, debug)
+        self.next_row(row.id, reader)
     }
 
     /// Id of the first readable field behind the row that has this one.
-    pub(super) fn next_row(self, field: u64, debug: bool) -> u64 {
+    pub(super) fn next_row(self, field: u64, reader: Reader) -> u64 {
         let mut rows = self.rows().skip_while(|row| !row.has(field)).skip(1);
-        rows.find(|row| row.masks(debug).read != 0).map_or(FieldId::NONE.0, |row| row.id)
+        rows.find(|row| row.masks(reader).read != 0).map_or(FieldId::NONE.0, |row| row.id)
     }
 }
 
-/// What the host sees of a written value before the write, and what the element becomes.
+/// A write: the value, and the bits to write.
 #[derive(Clone, Copy)]
 pub(super) struct Write {
     pub(super) value: u64,

@@ -1,10 +1,13 @@
-//! Metadata fields of a TD (TDR and TDCS): id, fields, elements of a field, what a host may read
-//! and write.
+//! Metadata fields of a TD (TDR and TDCS): id, fields, elements of a field, what a host and
+//! the guest may read and write.
 //!
 //! Source: the field tables of modules 1.5.01 and 1.5.25; ids, order and values of those that a
 //! host may read are confirmed by `fixtures/vectors/metadata.jsonl.gz`.
 
 use super::table::{ALL, DEBUG, NONE, READ, Row, both, debug_write, new, old, write};
+
+/// Bits of TD_CTLS in 1.5.25.
+const TD_CTLS: u64 = 1 << 63 | 0xf;
 
 /// In the order in which MNG.RD version 1 walks them.
 #[rustfmt::skip]
@@ -14,40 +17,40 @@ pub(super) const TD_FIELDS: &[Row] = &[
     both(0x8010_0003_0000_0004, 1, 1, READ), // CHLDCNT
     both(0x8010_0002_0000_0005, 1, 1, READ), // LIFECYCLE_STATE
     both(0x8010_0003_0000_0010, 9, 1, READ), // TDCX_PA
-    both(0x8010_0003_0000_0020, 1, 4, READ), // TD_UUID
+    both(0x8010_0003_0000_0020, 1, 4, READ.guest(0)), // TD_UUID
     both(0x8110_0001_0000_0001, 1, 1, READ), // HKID
     both(0x8110_0003_0000_0002, 1, 1, READ), // PKG_CONFIG_BITMAP
     both(0x8210_0001_0000_0000, 1, 1, READ), // HANDOFF_VERSION
     both(0x8210_0003_0000_0001, 1, 1, READ), // SEAMDB_INDEX
     old(0x8210_0003_0000_0002, 1, 4, NONE), // SEAMDB_NONCE
-    both(0x9010_0002_0000_0001, 1, 1, READ), // NUM_VCPUS
+    both(0x9010_0002_0000_0001, 1, 1, READ.guest(0)), // NUM_VCPUS
     both(0x9010_0002_0000_0002, 1, 1, READ), // NUM_ASSOC_VCPUS
     both(0x9010_0002_0000_0004, 1, 1, READ), // OP_STATE
-    both(0x9010_0001_0000_0005, 1, 1, READ), // NUM_L2_VMS
-    both(0x1110_0003_0000_0000, 1, 1, READ), // ATTRIBUTES
-    both(0x1110_0003_0000_0001, 1, 1, READ), // XFAM
-    both(0x1110_0002_0000_0002, 1, 1, READ), // MAX_VCPUS
-    both(0x1110_0000_0000_0003, 1, 1, READ), // GPAW
+    both(0x9010_0001_0000_0005, 1, 1, READ.guest(0)), // NUM_L2_VMS
+    both(0x1110_0003_0000_0000, 1, 1, READ.guest(0)), // ATTRIBUTES
+    both(0x1110_0003_0000_0001, 1, 1, READ.guest(0)), // XFAM
+    both(0x1110_0002_0000_0002, 1, 1, READ.guest(0)), // MAX_VCPUS
+    both(0x1110_0000_0000_0003, 1, 1, READ.guest(0)), // GPAW
     both(0x1110_0003_0000_0004, 1, 1, READ), // EPTP
     both(0x1110_0003_0000_000a, 1, 1, READ), // TSC_OFFSET
     both(0x1110_0003_0000_000b, 1, 1, READ), // TSC_MULTIPLIER
-    both(0x1110_0001_0000_000c, 1, 1, READ), // TSC_FREQUENCY
+    both(0x1110_0001_0000_000c, 1, 1, READ.guest(0)), // TSC_FREQUENCY
     both(0x1110_0003_0000_000d, 1, 1, NONE), // VIRTUAL_TSC
     both(0x9110_0001_0000_000e, 1, 1, READ), // NUM_CPUID_VALUES
     both(0x9110_0002_0000_000f, 1, 1, READ), // XBUFF_SIZE
-    both(0x9110_0003_0000_0010, 1, 1, debug_write(0x1)), // NOTIFY_ENABLES
+    both(0x9110_0003_0000_0010, 1, 1, debug_write(0x1).guest_bits(1, 1)), // NOTIFY_ENABLES
     both(0x9110_0003_0000_0011, 1, 1, write(ALL)), // HP_LOCK_TIMEOUT
     old(0x9110_0003_0000_0012, 4, 1, write(0x1)), // VM_CTLS
-    old(0x1110_0003_0000_0016, 1, 1, READ), // CONFIG_FLAGS
-    old(0x1110_0003_0000_0017, 1, 1, DEBUG), // TD_CTLS
+    old(0x1110_0003_0000_0016, 1, 1, READ.guest(0)), // CONFIG_FLAGS
+    old(0x1110_0003_0000_0017, 1, 1, DEBUG.guest(1)), // TD_CTLS
     new(0x9110_0003_0000_0012, 4, 1, write(0xf)), // VM_CTLS
-    new(0x9110_0003_0000_0016, 1, 1, READ), // CONFIG_FLAGS
-    new(0x9110_0003_0000_0017, 1, 1, DEBUG), // TD_CTLS
+    new(0x9110_0003_0000_0016, 1, 1, READ.guest(0)), // CONFIG_FLAGS
+    new(0x9110_0003_0000_0017, 1, 1, DEBUG.guest_bits(TD_CTLS, TD_CTLS)), // TD_CTLS
     new(0x9110_0000_0000_0018, 1, 1, READ), // VIRT_MAXPA
-    new(0x9110_0000_0000_0019, 1, 1, READ), // TOPOLOGY_ENUM_CONFIGURED
-    new(0x9110_0000_0000_001a, 1, 1, READ), // VE_REDUCTION_VALID
+    new(0x9110_0000_0000_0019, 1, 1, READ.guest(0)), // TOPOLOGY_ENUM_CONFIGURED
+    new(0x9110_0000_0000_001a, 1, 1, READ.guest(0)), // VE_REDUCTION_VALID
     new(0x9110_0003_0000_0021, 1, 1, READ), // CPUID_FIXED0_BITMAP
-    new(0x9110_0003_0000_0022, 1, 1, DEBUG), // FEATURE_PARAVIRT_CTLS
+    new(0x9110_0003_0000_0022, 1, 1, DEBUG.guest_bits(0xfff, 0xfff)), // FEATURE_PARAVIRT_CTLS
     new(0x9110_0003_0000_0023, 4, 1, READ), // FILTERED_EVENTS_COUNT
     new(0x9110_0002_0000_0028, 1, 1, READ), // FIELD_SUPPORT_AT_INIT
     both(0x9110_0000_0000_0080, 80, 1, DEBUG), // CPUID_VALID
@@ -55,11 +58,11 @@ pub(super) const TD_FIELDS: &[Row] = &[
     both(0x9110_0002_0000_0800, 19, 1, READ), // XBUFF_OFFSETS
     both(0x9210_0003_0000_0000, 1, 1, READ), // TD_EPOCH
     both(0x9210_0001_0000_0001, 2, 1, READ), // REFCOUNT
-    both(0x1310_0003_0000_0000, 1, 6, READ), // MRTD
-    both(0x1310_0003_0000_0010, 1, 6, READ), // MRCONFIGID
-    both(0x1310_0003_0000_0018, 1, 6, READ), // MROWNER
-    both(0x1310_0003_0000_0020, 1, 6, READ), // MROWNERCONFIG
-    both(0x1310_0003_0000_0040, 4, 6, DEBUG), // RTMR
+    both(0x1310_0003_0000_0000, 1, 6, READ.guest(0)), // MRTD
+    both(0x1310_0003_0000_0010, 1, 6, READ.guest(0)), // MRCONFIGID
+    both(0x1310_0003_0000_0018, 1, 6, READ.guest(0)), // MROWNER
+    both(0x1310_0003_0000_0020, 1, 6, READ.guest(0)), // MROWNERCONFIG
+    both(0x1310_0003_0000_0040, 4, 6, DEBUG.guest(0)), // RTMR
     both(0x9410_0003_0000_0000, 80, 2, READ), // CPUID_VALUES
     both(0x9610_0003_0000_010a, 1, 1, DEBUG), // VIRTUAL_IA32_ARCH_CAPABILITIES
     both(0x9610_0003_0000_0480, 1, 1, DEBUG), // VIRTUAL_IA32_VMX_BASIC
@@ -93,10 +96,10 @@ pub(super) const TD_FIELDS: &[Row] = &[
     both(0x9810_0003_0000_0031, 1, 1, READ), // MIG_COUNT
     both(0x9810_0001_0000_0032, 1, 1, READ), // NUM_MIGS
     both(0x9810_0002_0000_0034, 1, 1, READ), // NUM_MIGRATED_VCPUS
-    both(0x9810_0003_0000_0040, 1, 4, READ), // PRE_IMPORT_UUID
-    both(0x9910_0003_0000_0000, 1, 6, READ), // SERVTD_HASH
-    both(0x9910_0001_0000_0006, 1, 1, READ), // SERVTD_NUM
-    both(0x9910_0003_0000_0080, 1, 16, READ), // SERVTD_BINDINGS_TABLE
+    both(0x9810_0003_0000_0040, 1, 4, READ.guest(0)), // PRE_IMPORT_UUID
+    both(0x9910_0003_0000_0000, 1, 6, READ.guest(0)), // SERVTD_HASH
+    both(0x9910_0001_0000_0006, 1, 1, READ.guest(0)), // SERVTD_NUM
+    both(0x9910_0003_0000_0080, 1, 16, READ.guest(0)), // SERVTD_BINDINGS_TABLE
     both(0x9a10_0003_0000_0000, 512, 1, READ), // MIGSC_LINKS
     new(0x9c10_0002_0000_0000, 576, 1, READ), // X2APIC_IDS
     both(0x2010_0003_0000_0000, 512, 1, DEBUG), // MSR_BITMAPS

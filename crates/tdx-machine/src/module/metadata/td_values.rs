@@ -3,11 +3,12 @@
 use tdx_abi::{Page, StatusCode};
 
 use super::super::Module;
-use super::super::call::{Call, Stop};
+use super::super::call::Stop;
 use super::super::td::{GPAW, Td};
 use super::super::tsc;
 use super::cpuid;
 use super::table::{ALL, CLASS, CODE, Write};
+use crate::hardware::Hardware;
 use crate::rng::Rng;
 
 /// Classes, as they stand in a field id.
@@ -28,10 +29,15 @@ mod class {
 
 pub(super) const CPUID: u64 = class::CPUID;
 
-/// Field codes of EXECUTION_CONTROLS that a host may write.
+/// Field codes of EXECUTION_CONTROLS that a host or a guest may write.
 const NOTIFY_ENABLES: u64 = 0x10;
 const HP_LOCK_TIMEOUT: u64 = 0x11;
 const VM_CTLS: core::ops::Range<u64> = 0x12..0x16;
+const TD_CTLS: u64 = 0x17;
+/// Bit of TD_CTLS: an access to a pending page is an EPT violation, not #VE.
+pub(super) const PENDING_VE_DISABLE: u64 = 1 << 0;
+/// Bit of CONFIG_FLAGS: the guest may change it.
+const FLEXIBLE_PENDING_VE: u64 = 1 << 1;
 /// What HP_LOCK_TIMEOUT may be, in microseconds.
 const TIMEOUTS: core::ops::RangeInclusive<u64> = 10_000..=100_000_000;
 
@@ -58,22 +64,22 @@ const CONFIGURED_IDS: core::ops::Range<u64> = 0x10..0x28;
 
 impl Module {
     /// The address of a page with the TD's KeyID in it.
-    pub(super) fn with_key(call: &Call, td: &Td, page: Page) -> u64 {
-        call.hardware.config.key_id_field.tag(page.start(), td.key).get()
+    pub(super) fn with_key(hardware: &Hardware, td: &Td, page: Page) -> u64 {
+        hardware.config.key_id_field.tag(page.start(), td.key).get()
     }
 
     /// EPTP of the TD: the root of its Secure EPT.
-    pub(super) fn eptp(&self, call: &Call, td: &Td) -> Option<u64> {
+    pub(super) fn eptp(&self, hardware: &Hardware, td: &Td) -> Option<u64> {
         let root = td.tdcs.get(SEPT_ROOT_PAGE).copied()?;
-        let address = if self.traits.eptp_has_key { Self::with_key(call, td, root) } else { root.start().get() };
+        let address = if self.traits.eptp_has_key { Self::with_key(hardware, td, root) } else { root.start().get() };
         Some(address | if td.five_levels { EPTP_5_LEVELS } else { EPTP_4_LEVELS })
     }
 
-    pub(super) fn td_value(&self, call: &Call, tdr: Page, field: u64) -> Result<Option<u64>, Stop> {
+    pub(super) fn td_value(&self, hardware: &Hardware, tdr: Page, field: u64) -> Result<Option<u64>, Stop> {
         let td = self.td(tdr)?;
         let code = field & CODE;
         Ok(match field & CLASS {
-            class::TD_MANAGEMENT => management(call, tdr, td, code),
+            class::TD_MANAGEMENT => management(hardware, tdr, td, code),
             class::KEY_MANAGEMENT => match code {
                 1 => Some(u64::from(td.key.get())),
                 2 => Some(u64::from(td.packages_with_key)),
@@ -92,7 +98,7 @@ impl Module {
                 5 => Some(u64::from(td.l2_vms)),
                 _ => None,
             },
-            class::EXECUTION_CONTROLS => self.execution_controls(call, td, code),
+            class::EXECUTION_CONTROLS => self.execution_controls(hardware, td, code),
             class::TLB_EPOCH => match code {
                 0 => Some(td.epoch),
                 1 | 2 => Some(self.vcpus_inside(tdr, code - 1)),
@@ -123,7 +129,7 @@ impl Module {
         self.running.values().filter(|running| running.tdr == tdr && running.epoch & 1 == parity).count() as u64
     }
 
-    fn execution_controls(&self, call: &Call, td: &Td, code: u64) -> Option<u64> {
+    fn execution_controls(&self, hardware: &Hardware, td: &Td, code: u64) -> Option<u64> {
         let known_layout = td.xfam & !XFAM_KNOWN == 0;
         let avx = td.xfam & AVX != 0;
         match code {
@@ -131,7 +137,7 @@ impl Module {
             0x01 => Some(td.xfam),
             0x02 => Some(u64::from(td.max_vcpus)),
             0x03 => Some(td.config_flags & GPAW),
-            0x04 => self.eptp(call, td),
+            0x04 => self.eptp(hardware, td),
             0x0a => Some(td.config.tsc_offset),
             0x0b => Some(tsc::multiplier(td.config.tsc_frequency)),
             0x0c => Some(u64::from(td.config.tsc_frequency)),
@@ -142,9 +148,10 @@ impl Module {
             code if VM_CTLS.contains(&code) => td.controls.vm_ctls.get((code - VM_CTLS.start) as usize).copied(),
             0x16 => Some(td.config_flags),
             0x18 if td.config_flags & MAXPA_VIRT == 0 => Some(MAX_PHYS_BITS),
-            // TD_CTLS and FEATURE_PARAVIRT_CTLS, which a guest sets; FILTERED_EVENTS_COUNT;
+            TD_CTLS => Some(td.controls.td_ctls),
+            // FEATURE_PARAVIRT_CTLS, which a guest sets; FILTERED_EVENTS_COUNT;
             // FIELD_SUPPORT_AT_INIT.
-            0x17 | 0x22..=0x26 | 0x28 => Some(0),
+            0x22..=0x26 | 0x28 => Some(0),
             // TOPOLOGY_ENUM_CONFIGURED and VE_REDUCTION_VALID depend on CPUID configuration.
             0x19 | 0x1a if td.config.cpuid.iter().all(|value| *value == (0, 0)) => Some(0),
             0x21 => Some(cpuid::FIXED0),
@@ -155,7 +162,7 @@ impl Module {
         }
     }
 
-    /// Writes a field of EXECUTION_CONTROLS, the only class with fields that a host may write.
+    /// Writes a field of EXECUTION_CONTROLS, the only class with fields that anyone may write.
     /// `old` is the value, `allowed` the bits that are written.
     pub(super) fn write_td_value(
         &mut self,
@@ -170,7 +177,9 @@ impl Module {
         if field & CLASS != class::EXECUTION_CONTROLS {
             return Ok(None);
         }
-        let controls = &mut self.td_mut(tdr)?.controls;
+        let td = self.td_mut(tdr)?;
+        let flexible = td.config_flags & FLEXIBLE_PENDING_VE != 0;
+        let controls = &mut td.controls;
         match code {
             NOTIFY_ENABLES => controls.notify_enables = value,
             HP_LOCK_TIMEOUT => {
@@ -182,6 +191,12 @@ impl Module {
                 }
                 controls.hp_lock_timeout = tsc::ticks(value);
             }
+            TD_CTLS if (value ^ old) & PENDING_VE_DISABLE != 0 && !flexible => {
+                return Err(StatusCode::METADATA_FIELD_VALUE_NOT_VALID.into());
+            }
+            // The other bits change what a guest sees of CPUID and #VE.
+            TD_CTLS if value & !PENDING_VE_DISABLE != 0 => return Ok(None),
+            TD_CTLS => controls.td_ctls = value,
             code if VM_CTLS.contains(&code) => {
                 if let Some(slot) = controls.vm_ctls.get_mut((code - VM_CTLS.start) as usize) {
                     *slot = value;
@@ -193,7 +208,7 @@ impl Module {
     }
 }
 
-fn management(call: &Call, tdr: Page, td: &Td, code: u64) -> Option<u64> {
+fn management(hardware: &Hardware, tdr: Page, td: &Td, code: u64) -> Option<u64> {
     /// TD_UUID, random on a real module: made from the address of TDR and the KeyID here.
     const UUID: core::ops::Range<u64> = 0x20..0x24;
     /// TDCX_PA.
@@ -205,7 +220,7 @@ fn management(call: &Call, tdr: Page, td: &Td, code: u64) -> Option<u64> {
         5 => Some(td.lifecycle as u64),
         code if PAGES.contains(&code) => {
             let page = td.tdcs.get((code - PAGES.start) as usize);
-            Some(page.map_or(0, |page| Module::with_key(call, td, *page)))
+            Some(page.map_or(0, |page| Module::with_key(hardware, td, *page)))
         }
         code if UUID.contains(&code) => Some(Rng::new(tdr.start().get() | u64::from(td.key.get()) | code << 52).next()),
         _ => None,

@@ -42,7 +42,8 @@ pub(super) const TDVPS_FIELDS: &[Row] = &[
     both(0x1120_0003_0000_0006, 1, 1, debug_write(0xffff_ffff)), // DR6
     both(0x1120_0003_0000_0020, 1, 1, DEBUG), // XCR0
     both(0x1120_0003_0000_0028, 1, 1, DEBUG_WRITE), // CR2
-    both(0x9120_0003_0000_0100, 1, 1, READ), // VCPU_STATE_DETAILS
+    old(0x9120_0003_0000_0100, 1, 1, READ), // VCPU_STATE_DETAILS
+    new(0x9120_0003_0000_0100, 1, 1, READ.guest(0)), // VCPU_STATE_DETAILS
     both(0x1220_0003_0000_0000, 1536, 1, DEBUG_WRITE), // XBUFF
     new(0x1320_0003_0000_0034, 1, 1, DEBUG_WRITE), // MSR_SMI_COUNT
     both(0x1320_0003_0000_0048, 1, 1, DEBUG_WRITE), // IA32_SPEC_CTRL
@@ -72,12 +73,12 @@ pub(super) const TDVPS_FIELDS: &[Row] = &[
     both(0x1320_0003_0000_2102, 1, 1, DEBUG), // IA32_KERNEL_GS_BASE
     both(0x1320_0003_0000_2103, 1, 1, DEBUG_WRITE), // IA32_TSC_AUX
     both(0xa020_0000_0000_0000, 1, 1, DEBUG), // VCPU_STATE
-    both(0xa020_0002_0000_0002, 1, 1, READ), // VCPU_INDEX
+    both(0xa020_0002_0000_0002, 1, 1, READ.guest(0)), // VCPU_INDEX
     both(0xa020_0000_0000_0003, 1, 1, READ), // NUM_TDVPS_PAGES
     both(0xa020_0002_0000_0004, 1, 1, READ), // ASSOC_LPID
     both(0xa020_0003_0000_0006, 1, 1, READ), // VCPU_EPOCH
-    both(0xa020_0000_0000_0007, 1, 1, READ), // CPUID_SUPERVISOR_VE
-    both(0xa020_0000_0000_0008, 1, 1, READ), // CPUID_USER_VE
+    both(0xa020_0000_0000_0007, 1, 1, READ.guest(ALL)), // CPUID_SUPERVISOR_VE
+    both(0xa020_0000_0000_0008, 1, 1, READ.guest(ALL)), // CPUID_USER_VE
     both(0xa020_0003_0000_000a, 1, 1, DEBUG), // LAST_EXIT_TSC
     both(0x2020_0000_0000_000b, 1, 1, write(ALL)), // PEND_NMI
     old(0x2020_0003_0000_000c, 1, 1, access(ALL, 0, ALL, ALL)), // XFAM
@@ -95,10 +96,10 @@ pub(super) const TDVPS_FIELDS: &[Row] = &[
     both(0xa020_0000_0000_0044, 4, 1, DEBUG), // VM_LAUNCHED
     both(0xa020_0000_0000_0048, 4, 1, DEBUG), // LP_DEPENDENT_HPA_UPDATED
     both(0xa020_0000_0000_004c, 4, 1, DEBUG), // MODULE_DEPENDENT_FIELDS_UPDATED
-    old(0xa020_0003_0000_0050, 4, 1, debug_write(0x7)), // L2_CTLS
-    new(0xa020_0003_0000_0050, 4, 1, debug_write(0x3)), // L2_CTLS
+    old(0xa020_0003_0000_0050, 4, 1, debug_write(0x7).guest(0x7)), // L2_CTLS
+    new(0xa020_0003_0000_0050, 4, 1, debug_write(0x3).guest(0x3)), // L2_CTLS
     both(0xa020_0003_0000_0054, 4, 1, debug_write(0x7)), // L2_DEBUG_CTLS
-    both(0xa020_0003_0000_0058, 4, 1, DEBUG), // TSC_DEADLINE
+    both(0xa020_0003_0000_0058, 4, 1, DEBUG.guest(ALL)), // TSC_DEADLINE
     both(0xa020_0003_0000_005c, 4, 1, DEBUG), // SHADOW_TSC_DEADLINE
     both(0xa020_0003_0000_0080, 1, 1, debug_write(0xffff_ffff_9fff_ffdf)), // BASE_L2_CR0_GUEST_HOST_MASK
     both(0xa020_0003_0000_0081, 1, 1, debug_write(0xffff_ffff_9fff_ffdf)), // BASE_L2_CR0_READ_SHADOW
@@ -122,7 +123,7 @@ pub(super) const TDVPS_FIELDS: &[Row] = &[
     both(0xa020_0003_0000_010c, 4, 1, DEBUG), // VE_INFO_HPA
     both(0xa020_0003_0000_0110, 4, 1, DEBUG), // L2_VAPIC_GPA
     both(0xa020_0003_0000_0114, 4, 1, DEBUG), // L2_VAPIC_HPA
-    both(0xa120_0000_0000_0000, 128, 1, DEBUG), // CPUID_CONTROL
+    both(0xa120_0000_0000_0000, 128, 1, DEBUG.guest(3)), // CPUID_CONTROL
     both(0xa220_0003_0000_0200, 32, 1, DEBUG), // LAST_EPF_GPA_LIST
     both(0x2420_0000_0000_0000, 4096, 1, NONE), // L2_VMCS_1
     both(0x2520_0003_0000_0000, 512, 1, DEBUG_WRITE), // L2_MSR_BITMAPS_1

@@ -12,6 +12,7 @@ use super::super::call::{Call, Stop};
 use super::super::tsc;
 use super::table::{CLASS, CODE};
 use super::td_values::{MSR_BITMAPS_PAGE, ZERO_PAGE};
+use crate::hardware::Hardware;
 
 /// Classes, as they stand in a field id.
 pub(super) const VMCS: u64 = 0x00 << 56;
@@ -69,17 +70,19 @@ const NO_LP: u64 = 0xffff_ffff;
 /// Bytes behind the address in a field that has one: what must not lie in SEAMRR.
 const DESCRIPTOR_BYTES: u64 = 64;
 
-/// What a host writes to run a VCPU.
+/// What a host writes to run a VCPU, and what a guest writes by TDCALLs of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::module) enum KvmField {
+pub(in crate::module) enum VcpuField {
     NotificationVector,
     PostedInterruptDescriptor,
     SharedEptp,
     PinBased,
     PendNmi,
+    CpuidSupervisorVe,
+    CpuidUserVe,
 }
 
-impl KvmField {
+impl VcpuField {
     /// Class and code.
     pub(in crate::module) const fn name(self) -> u64 {
         match self {
@@ -88,6 +91,8 @@ impl KvmField {
             Self::SharedEptp => VMCS | vmcs::SHARED_EPTP,
             Self::PinBased => VMCS | vmcs::PIN_BASED,
             Self::PendNmi => MANAGEMENT | management::PEND_NMI,
+            Self::CpuidSupervisorVe => MANAGEMENT | management::CPUID_SUPERVISOR_VE,
+            Self::CpuidUserVe => MANAGEMENT | management::CPUID_USER_VE,
         }
     }
 }
@@ -102,14 +107,20 @@ pub(super) fn shared_bytes(field: u64) -> Option<u64> {
 }
 
 impl Module {
-    pub(super) fn vp_value(&self, call: &Call, tdr: Page, tdvpr: Page, field: u64) -> Result<Option<u64>, Stop> {
+    pub(super) fn vp_value(
+        &self,
+        hardware: &Hardware,
+        tdr: Page,
+        tdvpr: Page,
+        field: u64,
+    ) -> Result<Option<u64>, Stop> {
         let td = self.td(tdr)?;
         let Some(vcpu) = td.vcpus.get(&tdvpr) else { return Ok(None) };
         let code = field & CODE;
         if let Some(written) = vcpu.written.get(&(field & (CLASS | CODE))) {
             return Ok(Some(*written));
         }
-        let page = |page: Option<&Page>| page.map(|page| Self::with_key(call, td, *page));
+        let page = |page: Option<&Page>| page.map(|page| Self::with_key(hardware, td, *page));
         Ok(match field & CLASS {
             VMCS => match code {
                 vmcs::NOTIFICATION_VECTOR => Some(NO_VECTOR),
@@ -118,7 +129,7 @@ impl Module {
                 vmcs::PML_ADDRESS | vmcs::POSTED_INTERRUPT_DESCRIPTOR | vmcs::EPTP_LIST => Some(NO_ADDRESS),
                 vmcs::TSC_OFFSET => Some(td.config.tsc_offset),
                 vmcs::TSC_MULTIPLIER => Some(tsc::multiplier(td.config.tsc_frequency)),
-                vmcs::EPTP => self.eptp(call, td),
+                vmcs::EPTP => self.eptp(hardware, td),
                 vmcs::PIN_BASED => Some(PIN_BASED),
                 vmcs::SECONDARY => Some(SECONDARY),
                 vmcs::VM_FUNCTIONS | vmcs::PLE_GAP | vmcs::PLE_WINDOW | vmcs::NOTIFY_WINDOW => Some(0),
@@ -145,8 +156,8 @@ impl Module {
     }
 
     /// The value of a VMCS field that a host may write.
-    fn vmcs_value(&self, call: &Call, tdr: Page, tdvpr: Page, encoding: u64) -> Result<u64, Stop> {
-        Ok(self.vp_value(call, tdr, tdvpr, VMCS | encoding)?.unwrap_or(0))
+    fn vmcs_value(&self, hardware: &Hardware, tdr: Page, tdvpr: Page, encoding: u64) -> Result<u64, Stop> {
+        Ok(self.vp_value(hardware, tdr, tdvpr, VMCS | encoding)?.unwrap_or(0))
     }
 
     /// Is this a value that the field may have? `None`: not known.
@@ -174,7 +185,7 @@ impl Module {
             vmcs::PIN_BASED if value & POSTED_INTERRUPTS != 0 => {
                 let missing = [(vmcs::NOTIFICATION_VECTOR, NO_VECTOR), (vmcs::POSTED_INTERRUPT_DESCRIPTOR, NO_ADDRESS)];
                 for (encoding, none) in missing {
-                    if self.vmcs_value(call, tdr, tdvpr, encoding)? == none {
+                    if self.vmcs_value(call.hardware, tdr, tdvpr, encoding)? == none {
                         return Err(StatusCode::TD_VMCS_FIELD_NOT_INITIALIZED.with(encoding as u32).into());
                     }
                 }
