@@ -107,7 +107,7 @@ pub use events::{Counters, Event};
 pub use fault::{Fault, Lock, LockMode, When};
 pub use ids::{Agent, CpuId, DeviceId, PackageId};
 pub use limits::LIMITS;
-pub use machine::{DirtyRun, Machine, MemoryUse, OwnerRun};
+pub use machine::{Begun, DirtyRun, Machine, MemoryUse, OwnerRun};
 pub use machine_check::{
     DATA_CACHE_BANK, MCG_STATUS_LOCAL, MCI_MISC_PHYSICAL_LINE, MCI_STATUS_DATA_LOAD, MachineCheck, MachineCheckReason,
 };

@@ -16,7 +16,7 @@ pub const LIMITS: &[&str] = &[
     "Private memory has no bytes: what the module keeps there is its own state, and a measurement has no value.",
     "Which of a TDR's, TDCS's or TDVPS's lines a leaf stores to is not known: all lines of the page count as dirty.",
     "A fast warm reset drops the caches, leaves owner and poison in memory, and starts the module from the beginning.",
-    "SEAMCALLs do not overlap: a lock is contended only when it is held on purpose. Host-priority bits are not kept.",
+    "A SEAMCALL that overlaps others (begin_seamcall, finish_seamcall) has its effects when it begins and keeps every lock that it took until it finishes; a real one writes little by little and gives some locks back earlier. Locks on entries of Secure EPT are from the module's source, not observed; locks on RTMRs and TDMR tables apart from those observed, and host-priority bits, are not kept. A call in flight when the module dies answers VMfailInvalid (assumed).",
     "SYS.INIT checks the CMRs, and refuses an MSR that the machine's configuration names: which values of an MSR are fit is not modelled, nor are the checks of CPUID and those of SYS.LP.INIT.",
     "CPUID_CONFIG, XFAM and the levels of EPT are those of Sapphire Rapids, or of a CPU with x87, SSE and AVX only; other CPUs were not observed. MAX_VCPUS_PER_TD does not exist in 1.5.01: it is answered there only where a machine is configured to (Linux 7.3 needs it).",
     "Event filters of MNG.INIT (1.5.25, R8) are not looked at.",

@@ -51,6 +51,16 @@ pub enum Refusal {
         /// The CPU.
         cpu: CpuId,
     },
+    /// A SEAMCALL is in flight on the CPU: it does nothing else before that has finished.
+    CpuInModule {
+        /// The CPU.
+        cpu: CpuId,
+    },
+    /// No SEAMCALL is in flight on the CPU.
+    NoCallInFlight {
+        /// The CPU.
+        cpu: CpuId,
+    },
     /// No VCPU is on the CPU.
     NoGuestOnCpu {
         /// The CPU.
@@ -95,6 +105,8 @@ impl fmt::Display for Refusal {
                 write!(f, "TD_PARAMS: what the module makes of the value at offset {offset} is not known")
             }
             Self::CpuInGuest { cpu } => write!(f, "{cpu} runs a guest: take its VCPU out first"),
+            Self::CpuInModule { cpu } => write!(f, "{cpu} is in the TDX module: finish its SEAMCALL first"),
+            Self::NoCallInFlight { cpu } => write!(f, "no SEAMCALL is in flight on {cpu}"),
             Self::NoGuestOnCpu { cpu } => write!(f, "no VCPU is on {cpu}"),
             Self::ExitNotModelled { reason } => write!(f, "VM exit reason {reason:#x} is not modelled"),
             Self::TdcallNotModelled { leaf } => write!(f, "TDCALL leaf {leaf} is not modelled"),

@@ -25,6 +25,8 @@ pub(crate) struct Cpu {
     pub(crate) vmx: bool,
     /// A VCPU runs on it: it makes no operation of the host.
     in_guest: bool,
+    /// A SEAMCALL is in flight on it: it makes no other operation.
+    in_module: bool,
     /// Direct stores of zeros that no fence has made visible yet, in order; touching ones are
     /// joined.
     pending: Vec<LineRange>,
@@ -79,6 +81,7 @@ impl Hardware {
         match self.cpus.get(cpu.index()) {
             None => Err(Refusal::NoSuchCpu { cpu }),
             Some(state) if state.in_guest => Err(Refusal::CpuInGuest { cpu }),
+            Some(state) if state.in_module => Err(Refusal::CpuInModule { cpu }),
             Some(_) => Ok(()),
         }
     }
@@ -86,6 +89,12 @@ impl Hardware {
     pub(crate) fn set_in_guest(&mut self, cpu: CpuId, inside: bool) {
         if let Some(state) = self.cpus.get_mut(cpu.index()) {
             state.in_guest = inside;
+        }
+    }
+
+    pub(crate) fn set_in_module(&mut self, cpu: CpuId, inside: bool) {
+        if let Some(state) = self.cpus.get_mut(cpu.index()) {
+            state.in_module = inside;
         }
     }
 

@@ -4,6 +4,7 @@
 mod guest;
 mod host;
 mod next_kernel;
+mod overlap;
 mod query;
 
 use alloc::sync::Arc;
@@ -17,6 +18,7 @@ use crate::processor::{self, CpuidOutput, MsrRead};
 use crate::{ConfigError, CpuId, MachineConfig, ModuleProfile, PackageId, Refusal};
 
 pub use next_kernel::MemoryUse;
+pub use overlap::Begun;
 pub use query::{DirtyRun, OwnerRun};
 
 /// A machine. Cloning takes a snapshot; both go on on their own.
@@ -25,6 +27,12 @@ pub struct Machine {
     hardware: Hardware,
     module: Option<Module>,
     faults: Faults,
+}
+
+/// Where a SEAMCALL is.
+enum Outcome {
+    Returned(Registers),
+    InFlight,
 }
 
 impl Machine {
@@ -115,6 +123,7 @@ impl Machine {
         }
         for cpu in (0..self.hardware.cpu_count()).map(CpuId) {
             self.hardware.set_in_guest(cpu, false);
+            self.hardware.set_in_module(cpu, false);
         }
         self.hardware.config = Arc::new(config);
         self.module = Some(module);
@@ -152,18 +161,26 @@ impl Machine {
     /// # Errors
     /// No such CPU, or a leaf that the real module may have and this one does not model.
     pub fn seamcall(&mut self, cpu: CpuId, registers: Registers) -> Result<Registers, Refusal> {
+        let answer = match self.call(cpu, registers, false)? {
+            Outcome::Returned(answer) => answer,
+            Outcome::InFlight => return self.finish_seamcall(cpu),
+        };
+        self.hardware.record.seamcall(registers.leaf_call().leaf(), answer.status());
+        Ok(answer)
+    }
+
+    /// One operation: SEAMCALL, which stays in the module if it is to be `in_flight`.
+    fn call(&mut self, cpu: CpuId, registers: Registers, in_flight: bool) -> Result<Outcome, Refusal> {
         self.hardware.check_cpu(cpu)?;
         if registers.rax >> 63 == 1 {
             return Err(Refusal::SeamldrNotModelled);
         }
         self.hardware.next_step();
-        let answer = self.execute(cpu, registers)?;
-        self.hardware.record.seamcall(registers.leaf_call().leaf(), answer.status());
-        Ok(answer)
+        self.execute(cpu, registers, in_flight)
     }
 
-    fn execute(&mut self, cpu: CpuId, registers: Registers) -> Result<Registers, Refusal> {
-        let software = |status: Status| Registers { rax: status.raw(), ..registers };
+    fn execute(&mut self, cpu: CpuId, registers: Registers, in_flight: bool) -> Result<Outcome, Refusal> {
+        let software = |status: Status| Outcome::Returned(Registers { rax: status.raw(), ..registers });
         if !self.hardware.cpus.get(cpu.index()).is_some_and(|state| state.vmx) {
             return Ok(software(Status::UNDEFINED_OPCODE));
         }
@@ -181,8 +198,9 @@ impl Machine {
         let check = if conditions.crash {
             None
         } else {
-            match module.seamcall(&mut self.hardware, cpu, registers, conditions) {
-                Answer::Registers(registers) => return Ok(registers),
+            match module.seamcall(&mut self.hardware, cpu, registers, conditions, in_flight) {
+                Answer::Registers(registers) => return Ok(Outcome::Returned(registers)),
+                Answer::InFlight => return Ok(Outcome::InFlight),
                 Answer::Refused(refusal) => {
                     // Nothing happened, so no fault has been used up.
                     self.faults = faults;

@@ -65,7 +65,8 @@ impl Machine {
         MemoryUse { lines_written: lines.len(), lines_poisoned, lines_fatal, first }
     }
 
-    /// One kernel jumps into the next: VMX operation has ended on every CPU. Caches, pending direct
+    /// One kernel jumps into the next: VMX operation has ended on every CPU, so calls in flight have
+    /// returned, for a CPU in the module answers to nothing before. Caches, pending direct
     /// stores, memory and the module stay as they are.
     pub fn kexec_boundary(&mut self) {
         self.hardware.next_step();
@@ -74,9 +75,11 @@ impl Machine {
         }
         for cpu in 0..self.hardware.cpu_count() {
             self.hardware.set_in_guest(CpuId(cpu), false);
+            self.hardware.set_in_module(CpuId(cpu), false);
         }
         if let Some(module) = &mut self.module {
             module.abandon_guests();
+            module.finish_all();
         }
     }
 

@@ -3,6 +3,7 @@
 use tdx_abi::{Operand, PAGE_SIZE, Page, PageRange, PageSize, PhysAddr, Status, StatusCode};
 
 use super::Module;
+use super::locks::LockId;
 use super::running::Running;
 use super::sept::{Entry, GuestPage, State};
 use crate::hardware::Hardware;
@@ -41,6 +42,9 @@ impl Module {
             return invalid;
         }
         let Ok((level, entry)) = self.sept_find(running.tdr, guest) else { return invalid };
+        if !self.locks.is_free(LockId::SeptEntry(running.tdr, guest.level, guest.number)) {
+            return Accepted::Status(StatusCode::OPERAND_BUSY.operand(Operand::RCX));
+        }
         let at = |code: StatusCode| Accepted::Status(code.with(level as u32));
         match entry.state {
             State::Mapped => return at(StatusCode::PAGE_ALREADY_ACCEPTED),

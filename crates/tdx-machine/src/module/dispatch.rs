@@ -10,17 +10,22 @@ use crate::hardware::Hardware;
 use crate::{CpuId, Refusal};
 
 impl Module {
-    /// SEAMCALL.
+    /// SEAMCALL. If it is to stay `in_flight` it keeps its locks until [`Self::finish`].
     pub(crate) fn seamcall(
         &mut self,
         hardware: &mut Hardware,
         cpu: CpuId,
         input: Registers,
         conditions: Conditions,
+        in_flight: bool,
     ) -> Answer {
         let mut call = Call { hardware, cpu, input, out: input, conditions };
         let result = self.admit(input.leaf_call(), call.has_sys_disable()).and_then(|()| self.leaf(&mut call));
         let out = call.out;
+        if let (true, Ok(status) | Err(Stop::Status(status))) = (in_flight, &result) {
+            self.keep_in_flight(cpu, input.leaf_call().leaf(), Registers { rax: status.raw(), ..out });
+            return Answer::InFlight;
+        }
         self.locks.release_all();
         match result {
             Ok(status) | Err(Stop::Status(status)) => Answer::Registers(Registers { rax: status.raw(), ..out }),
@@ -37,6 +42,7 @@ impl Module {
         match self.state {
             _ if leaf == Number::SYS_LP_SHUTDOWN || (leaf == Number::SYS_DISABLE && has_sys_disable) => Ok(()),
             _ if self.disabling.is_some() => Err(StatusCode::SYS_BUSY.into()),
+            _ if self.is_shutting_down() => Err(StatusCode::SYS_SHUTDOWN.into()),
             SysState::Shutdown => Err(StatusCode::SYS_SHUTDOWN.into()),
             SysState::Ready => Ok(()),
             _ if runs_before_ready(leaf) => Ok(()),

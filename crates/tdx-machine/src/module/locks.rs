@@ -1,5 +1,6 @@
 //! The module's locks. A call takes what it needs, never waits, and gives everything back when it
-//! ends; what it finds taken was held on purpose by [`crate::Machine::hold`], or by itself.
+//! ends; what it finds taken is held by a call in flight on another CPU, by a VCPU that is inside,
+//! by [`crate::Machine::hold`], or by itself.
 
 use alloc::vec::Vec;
 use tdx_abi::{Page, PageSize};
@@ -20,6 +21,8 @@ pub(super) enum LockId {
     OpState(Page),
     SeptTree(Page),
     Epoch(Page),
+    /// An entry of Secure EPT: TDR, level, number.
+    SeptEntry(Page, u64, u64),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -60,6 +63,15 @@ impl Locks {
         while let Some((id, mode)) = self.taken.pop() {
             self.release(id, mode);
         }
+    }
+
+    pub(super) fn is_free(&self, id: LockId) -> bool {
+        self.words.iter().all(|(held, _)| *held != id)
+    }
+
+    /// What the call took stays taken: the list, to be released later.
+    pub(super) fn detach(&mut self) -> Vec<(LockId, LockMode)> {
+        core::mem::take(&mut self.taken)
     }
 
     /// Taken from outside.

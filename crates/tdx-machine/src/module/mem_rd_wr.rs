@@ -68,6 +68,10 @@ impl Module {
             return operand(StatusCode::OPERAND_INVALID, Operand::RCX);
         }
         let (level, entry) = self.sept_find(tdr, GuestPage { level: 0, number: gpa / PAGE_SIZE })?;
+        if entry.state.is_leaf() {
+            let guest = GuestPage { level, number: gpa / (PAGE_SIZE << (9 * level)) };
+            self.lock_sept_entry(call, tdr, guest, entry)?;
+        }
         if entry.state != State::Mapped {
             call.show(level, entry);
             let code = if entry.state.is_leaf() {

@@ -15,6 +15,7 @@ mod dispatch;
 mod dynamic_pamt;
 mod exit;
 mod guest;
+mod in_flight;
 mod info;
 mod inside;
 mod keys;
@@ -79,6 +80,8 @@ pub enum SysState {
 /// How a SEAMCALL ended.
 pub(crate) enum Answer {
     Registers(Registers),
+    /// It has not returned yet.
+    InFlight,
     Refused(Refusal),
     MachineCheck(MachineCheck),
 }
@@ -109,6 +112,8 @@ pub(crate) struct Module {
     write_back: Vec<WriteBack>,
     /// VCPUs that are inside, by the CPU they run on.
     running: BTreeMap<CpuId, running::Running>,
+    /// Calls that have begun and not returned, by the CPU they run on.
+    in_flight: BTreeMap<CpuId, in_flight::InFlight>,
     /// IA32_TSC_ADJUST when SYS.INIT ran.
     tsc_adjust: u64,
     tsc: tsc::Tsc,
@@ -137,6 +142,7 @@ impl Module {
             tds: BTreeMap::new(),
             write_back: vec![WriteBack::default(); config.packages() as usize],
             running: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
             tsc_adjust: 0,
             tsc: tsc::Tsc::new(),
             handoff: None,

@@ -199,7 +199,26 @@ impl Module {
             call.show(level, entry);
             return operand(StatusCode::EPT_WALK_FAILED, Operand::RCX);
         }
+        if lock != TreeLock::None {
+            self.lock_sept_entry(call, tdr, guest, entry)?;
+        }
         Ok(entry)
+    }
+
+    /// Locks an entry; RCX and RDX show it if another call has it.
+    pub(super) fn lock_sept_entry(
+        &mut self,
+        call: &mut Call,
+        tdr: Page,
+        guest: GuestPage,
+        entry: Entry,
+    ) -> Result<(), Stop> {
+        let id = LockId::SeptEntry(tdr, guest.level, guest.number);
+        if self.locks.acquire(id, LockMode::Exclusive).is_err() {
+            call.show(guest.level, entry);
+            return operand(StatusCode::OPERAND_BUSY, Operand::RCX);
+        }
+        Ok(())
     }
 
     pub(super) fn lock_sept_tree(&mut self, tdr: Page, mode: LockMode) -> Result<(), Stop> {

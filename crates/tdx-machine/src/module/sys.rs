@@ -89,7 +89,7 @@ impl Module {
             return operand(StatusCode::OPERAND_INVALID, Operand::RCX);
         }
         self.lock_sys(LockMode::Exclusive)?;
-        if !self.running.is_empty() {
+        if self.is_another_inside(call.cpu) {
             return Err(StatusCode::SYS_BUSY.into());
         }
         let building = self.tds.values().filter(|td| td.is_being_built()).count() as u32;

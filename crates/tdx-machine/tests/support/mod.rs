@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod td;
+
 use tdx_abi::{Leaf, LineRange, PageRange, PageSize, PhysAddr, Registers, Status, TdmrInfo};
 use tdx_machine::{CpuId, CpuModel, Machine, MachineConfig};
 
