@@ -8,6 +8,7 @@ mod crates;
 mod deb;
 mod deny;
 mod imports;
+mod operands;
 mod prose;
 mod step;
 mod tests;
@@ -42,6 +43,9 @@ enum Task {
         /// Files of cases, `.jsonl` or `.jsonl.gz`. Without one: all that are in the repository.
         paths: Vec<PathBuf>,
     },
+    /// Writes the page of the book about page operands from the table of `tdx-host`. `lint` says
+    /// if it is out of date.
+    Operands,
     /// The explorer: every bundled scenario clean, every bug found. Part of `test`.
     Explore,
     /// Boots a kernel under QEMU as on a TDX host (tools/boot).
@@ -85,6 +89,7 @@ fn main() -> ExitCode {
         Task::Lint => tests::lint(),
         Task::Imports => imports::check(&root()),
         Task::Vectors { paths } => vectors::replay(&paths),
+        Task::Operands => operands::write(),
         Task::Explore => tests::explore().map(|counts| counts.failed == 0),
         Task::Boot(args) => return tests::boot("boot", &args.arguments),
         Task::Boots(args) => return tests::boot("boots", &args.arguments),

@@ -3,7 +3,7 @@
 use crate::deb::Outcome;
 use crate::step::{Counts, Parts, cargo, missing, run, run_tests, verdict, word};
 use crate::vectors;
-use crate::{book, citations, commits, crates, deb, deny, imports, prose};
+use crate::{book, citations, commits, crates, deb, deny, imports, operands, prose};
 use anyhow::Result;
 use std::ffi::OsString;
 use std::process::{Command, ExitCode};
@@ -144,6 +144,8 @@ pub(crate) fn lint() -> Result<bool> {
     let citations = citations::check(&crate::root())?;
     eprintln!("\n== width of prose");
     let prose = prose::check(&crate::root())?;
+    eprintln!("\n== page operands");
+    let operands = operands::check()?;
     eprintln!("\n== commits");
     let commits = commits::check()?;
     let deny = deny::check()?;
@@ -154,6 +156,7 @@ pub(crate) fn lint() -> Result<bool> {
         ("imports", imports),
         ("citations", citations),
         ("prose", prose),
+        ("page operands", operands),
         ("commits", commits),
         ("deny", deny),
     ];

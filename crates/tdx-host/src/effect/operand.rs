@@ -46,6 +46,20 @@ impl Register {
         }
     }
 
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rcx => "RCX",
+            Self::Rdx => "RDX",
+            Self::R8 => "R8",
+            Self::R9 => "R9",
+            Self::R10 => "R10",
+            Self::R11 => "R11",
+            Self::R12 => "R12",
+            Self::R13 => "R13",
+        }
+    }
+
     /// The answer says that the page was not used.
     pub(crate) const fn says_not_used(self, answer: &Registers) -> bool {
         let value = self.of(answer);
@@ -60,16 +74,7 @@ impl Register {
 
 impl fmt::Display for Register {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Rcx => "RCX",
-            Self::Rdx => "RDX",
-            Self::R8 => "R8",
-            Self::R9 => "R9",
-            Self::R10 => "R10",
-            Self::R11 => "R11",
-            Self::R12 => "R12",
-            Self::R13 => "R13",
-        })
+        f.write_str(self.name())
     }
 }
 

@@ -21,7 +21,6 @@ const LATE_IN_DEMOTE: &[StatusCode] = &[
     StatusCode::OPERAND_INVALID,
     StatusCode::OPERAND_ADDR_RANGE_ERROR,
     StatusCode::PAGE_NOT_FREE,
-    StatusCode::MISSING_PAMT_PAGE_PAIR,
     StatusCode::L2_SEPT_WALK_FAILED,
 ];
 

@@ -7,6 +7,7 @@
 
 mod case;
 mod hex;
+mod observer;
 mod player;
 mod structure;
 
@@ -20,6 +21,7 @@ use std::{
 use flate2::read::MultiGzDecoder;
 
 use case::Case;
+pub use observer::Observer;
 use player::Outcome;
 
 /// What a replay found.
@@ -119,6 +121,18 @@ const LONGEST_LINE: u64 = 16 << 20;
 /// # Errors
 /// [`VectorError`]: the file cannot be read, or not one case of it was played.
 pub fn replay(path: &Path, report: &mut dyn FnMut(Finding)) -> Result<Summary, VectorError> {
+    replay_observed(path, &mut observer::Nobody, report)
+}
+
+/// [`replay`] with an observer.
+///
+/// # Errors
+/// As [`replay`].
+pub fn replay_observed(
+    path: &Path,
+    observer: &mut dyn Observer,
+    report: &mut dyn FnMut(Finding),
+) -> Result<Summary, VectorError> {
     let read = |source| VectorError::Read { file: path.to_owned(), source };
     let file = File::open(path).map_err(read)?;
     let gzipped = path.extension().is_some_and(|extension| extension == "gz");
@@ -134,7 +148,7 @@ pub fn replay(path: &Path, report: &mut dyn FnMut(Finding)) -> Result<Summary, V
         if text.trim_ascii().is_empty() {
             continue;
         }
-        match replay_line(&text, report) {
+        match replay_line(&text, observer, report) {
             Ok(Outcome::Passed) => summary.passed += 1,
             Ok(Outcome::Failed) => summary.failed += 1,
             Ok(Outcome::Skipped) => summary.skipped += 1,
@@ -155,7 +169,7 @@ pub fn replay(path: &Path, report: &mut dyn FnMut(Finding)) -> Result<Summary, V
 }
 
 /// Replays one line. An error is a rule of the format that it breaks.
-fn replay_line(text: &[u8], report: &mut dyn FnMut(Finding)) -> Result<Outcome, String> {
+fn replay_line(text: &[u8], observer: &mut dyn Observer, report: &mut dyn FnMut(Finding)) -> Result<Outcome, String> {
     let case: Case = serde_json::from_slice(text).map_err(|error| error.to_string())?;
-    player::play(&case, &mut |difference| report(Finding::Difference(difference)))
+    player::play(&case, observer, &mut |difference| report(Finding::Difference(difference)))
 }

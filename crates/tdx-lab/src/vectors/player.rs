@@ -8,12 +8,12 @@ use tdx_machine::{
     TdCpu, TdExit, When,
 };
 
-use super::Difference;
 use super::case::{
     Case, Condition, Content, CpuName, Expected, ExpectedPage, LockName, LockStep, Mode, Platform, Start, Step,
     TdExitStep,
 };
 use super::hex::Hex;
+use super::{Difference, Observer};
 
 /// The CPU on which the host's own work is done; the format does not say.
 const HOST: CpuId = CpuId(0);
@@ -28,14 +28,19 @@ pub(super) enum Outcome {
 }
 
 /// Plays a case. An error is a case that breaks a rule of the format.
-pub(super) fn play(case: &Case, report: &mut dyn FnMut(Difference)) -> Result<Outcome, String> {
+pub(super) fn play(
+    case: &Case,
+    observer: &mut dyn Observer,
+    report: &mut dyn FnMut(Difference),
+) -> Result<Outcome, String> {
     let Some(module) = profile(&case.platform.module) else { return Ok(Outcome::Skipped) };
     let config = config(&case.platform, module)?;
     let machine = match case.platform.start {
         None => Machine::with_initialised_module(config).map_err(|error| error.to_string())?,
         Some(Start::Loaded) => loaded(config)?,
     };
-    let mut player = Player { machine, case: &case.id, step: 0, differences: 0, report };
+    let mut player = Player { machine, case: &case.id, step: 0, differences: 0, observer, report };
+    player.observer.begin(&case.id, &mut player.machine);
     for (number, step) in case.steps.iter().enumerate() {
         player.step = number;
         player.play(step).map_err(|rule| format!("{}: step {number}: {rule}", case.id))?;
@@ -98,6 +103,7 @@ struct Player<'a> {
     case: &'a str,
     step: usize,
     differences: usize,
+    observer: &'a mut dyn Observer,
     report: &'a mut dyn FnMut(Difference),
 }
 
@@ -157,7 +163,9 @@ impl Player<'_> {
                 let lines = LineRange::touching(PhysAddr::new(address.0), length.0);
                 let cpu = self.host_cpu();
                 self.machine.direct_store(cpu, lines).map_err(|refusal| refusal.to_string())?;
-                self.machine.fence(cpu).map_err(|refusal| refusal.to_string())
+                self.machine.fence(cpu).map_err(|refusal| refusal.to_string())?;
+                self.observer.reset(lines);
+                Ok(())
             }
             Step::ExpectOwner { runs, within } => {
                 self.expect_owner(runs, within.as_deref());
@@ -175,6 +183,7 @@ impl Player<'_> {
             Step::ModuleUpdate(version) => {
                 let profile = profile(version).ok_or_else(|| format!("no module {version}"))?;
                 self.machine.load_module(profile);
+                self.observer.loaded();
                 Ok(())
             }
         }
@@ -195,9 +204,11 @@ impl Player<'_> {
 
     /// One SEAMCALL. The vectors take caches as written back at once.
     fn call(&mut self, cpu: CpuId, registers: Registers) -> Result<Registers, String> {
-        let out = self.machine.seamcall(cpu, registers).map_err(|refusal| refusal.to_string())?;
+        self.observer.before(&mut self.machine, &registers);
+        let result = self.machine.seamcall(cpu, registers);
         self.machine.write_back_all();
-        Ok(out)
+        self.observer.after(&mut self.machine, &registers, result.as_ref().ok());
+        result.map_err(|refusal| refusal.to_string())
     }
 
     fn seamcall(&mut self, cpu: CpuId, registers: Registers, expect: &Expected) {
@@ -270,6 +281,7 @@ impl Player<'_> {
         };
         let outcome = self.machine.td_exit(CpuId(step.lp), exit);
         self.machine.write_back_all();
+        self.observer.guest_left(&mut self.machine);
         match outcome {
             Err(refusal) => self.differ(what, ending(expect), refusal.to_string()),
             Ok(AfterExit::Host(out)) => self.compare(&what, expect, out),
@@ -319,6 +331,7 @@ impl Player<'_> {
                 key: KeyId::new(*key),
             })
             .collect();
+        self.observer.owners(&expected);
         let got = match within {
             None => self.machine.all_owner_runs(),
             Some(ranges) => ranges
