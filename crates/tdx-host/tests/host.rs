@@ -148,3 +148,25 @@ fn a_host_can_start_over() {
     tdx.bring_up(&mut kernel, &MEMORY).unwrap();
     tdx.track(words(tdx.tracking_words())).unwrap();
 }
+
+/// A kernel that runs on from a snapshot of its machine takes over what was brought up there.
+#[test]
+fn a_resumed_host_publishes_what_the_earlier_one_did() {
+    let hardware = Hardware::new();
+    let earlier = Host::new(hardware.slots());
+    let tdx = Host::new(&[]);
+    // SAFETY: `tdx` hands no machine over.
+    let resume = |tdx: &Host<'_>, earlier: &Host<'_>| unsafe { tdx.resume(earlier) };
+    assert_eq!(resume(&tdx, &earlier), Err(HostError::NotUp));
+    let mut kernel = Kernel::with_tdx(&hardware, &earlier);
+    resume(&tdx, &earlier).unwrap();
+    assert_eq!((tdx.platform(), tdx.module()), (earlier.platform(), earlier.module()));
+    assert_eq!(tdx.memory().features(), earlier.memory().features());
+    assert!(tdx.pamt_ranges().eq(earlier.pamt_ranges()));
+    assert_eq!(tdx.layout().unwrap().tdmrs(), earlier.layout().unwrap().tdmrs());
+    tdx.track(words(tdx.tracking_words())).unwrap();
+    assert_eq!(resume(&tdx, &earlier), Err(HostError::AlreadySet));
+    // The PAMTs of a module that is up go to no allocator.
+    // SAFETY: nothing that the host gave out is in use.
+    assert_eq!(unsafe { tdx.start_over(&mut kernel) }, Err(HostError::MayHavePrivateMemory));
+}

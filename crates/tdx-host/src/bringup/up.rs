@@ -73,6 +73,16 @@ impl Up {
         self.layout.own().map(|layout| Place::Host(layout, self))
     }
 
+    /// TDX is up as another host has brought it up. False if a bring-up runs or TDX is up, and
+    /// nothing has changed.
+    pub(crate) fn take_over(&self, info: &ModuleInfo, layout: &Layout) -> bool {
+        let Some(mut place) = self.own() else { return false };
+        place.take_over(layout);
+        place.set_features(info.features);
+        place.publish(info);
+        true
+    }
+
     /// TDX is not up any more: `release` gets the layout, whose PAMTs the module does not have.
     /// False if TDX was not up.
     ///

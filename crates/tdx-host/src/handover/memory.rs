@@ -124,8 +124,9 @@ impl<'h> HostMemory<'h> {
         self.0.reserved
     }
 
-    /// There is memory that may be private.
-    pub(super) fn may_have_private_memory(&self) -> bool {
+    /// There is memory that may be private: from before the first line can be until after the last
+    /// reset of a failed bring-up, and as long as a page is marked.
+    pub fn may_have_private_memory(&self) -> bool {
         self.record().may_have_private_memory() || self.marked().next().is_some()
     }
 

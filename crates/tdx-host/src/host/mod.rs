@@ -26,6 +26,9 @@
 //!
 //! a kernel with TDX code of its own (crate::follow):
 //! new --detect--> platform --follow--> ledger --observe_pamts--> PAMTs
+//!
+//! a machine that is resumed from a snapshot:
+//! new --resume--> up --track--> ledger, KeyIDs: TDs
 //! ```
 //!
 //! * **Published before the first give.** A page can only be given through the ledger that
@@ -49,6 +52,7 @@
 mod error;
 mod handover;
 mod observe;
+mod resume;
 
 use arrayvec::ArrayVec;
 use tdx_abi::PageRange;

@@ -29,7 +29,7 @@ pub struct GivenUp {
 
 /// Stretches of memory that no TDMR covers, and why. If there are more than it has room for,
 /// neighbours share a reason.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Dropped {
     /// Ascending by start.
     pub(super) list: ArrayVec<GivenUp, 64>,

@@ -223,6 +223,16 @@ impl Layout {
         self.dropped.clear();
     }
 
+    /// Takes over the table of another layout, whose PAMTs this one owns from now on.
+    pub(crate) fn take_over(&mut self, other: &Self) {
+        let Self { tdmrs, pamts, dropped, spans, owned, private } = other;
+        self.tdmrs.clone_from(tdmrs);
+        self.pamts.clone_from(pamts);
+        self.dropped.clone_from(dropped);
+        self.spans.clone_from(spans);
+        (self.owned, self.private) = (*owned, *private);
+    }
+
     /// The module may write to the PAMTs from now on, or does not any more.
     pub(crate) fn set_private(&mut self, private: bool) {
         self.private = private;
