@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 
 use tdx_abi::{KeyId, Leaf, LineRange, Page, PageRange, Registers, Status};
 use tdx_host::{
-    gate::{CpuSlot, Gate},
+    gate::{CpuSlot, Gate, GateHandle},
     handover::{HandoverReport, HostMemory, Kexec, KexecKind, Outcome, Policy, hand_over_crash},
     platform::CpuId,
 };
@@ -206,22 +206,26 @@ impl Branch<'_, '_, '_> {
     ///
     /// # Errors
     /// [`LabError`]: the machine was asked for something that it does not model.
-    pub(super) fn run(self, mut machine: Machine, gate: Gate<Box<[CpuSlot]>>) -> Result<Option<Finding>, LabError> {
+    pub(super) fn run(self, mut machine: Machine, slots: Box<[CpuSlot]>) -> Result<Option<Finding>, LabError> {
         // A module that meets poison dies, and does not end its call.
         if self.in_flight.is_none() {
             stray_writes(&mut machine, self.stray);
         }
         let owned = machine.all_owner_runs();
         let hands = Hands::new(&self, &machine);
-        let lab = Lab::taken_over(machine, gate, &(), &hands);
+        let lab = Lab::taken_over(machine, slots, &(), &hands);
+        let gate = Gate::new(lab.slots());
+        if self.live.tdx.gate().is_closed() {
+            gate.handle().close();
+        }
         let mut words: Vec<AtomicU64> = Vec::new();
         let between = self.marks.and_then(|marks| self.live.ledger_with(marks, &mut words));
-        let memory = self.live.memory(lab.gate(), between.as_ref());
+        let memory = promise::memory_of_copy(self.live.tdx.memory(), gate.handle(), between.as_ref());
         let silent = self.silent_cpu().is_some();
         let Some(report) = self.hand_over(&lab, memory) else {
             lab.check()?;
             let unchanged = lock(&hands.resets).is_empty() && lab.ask(Machine::all_owner_runs) == owned;
-            return Ok(self.put_off(&lab, silent && unchanged));
+            return Ok(self.put_off(gate.handle(), silent && unchanged));
         };
         let clean = report.is_clean(&memory);
         let late_before = lab.ask(|machine| machine.counters().lines_late_private);
@@ -269,8 +273,8 @@ impl Branch<'_, '_, '_> {
 
     /// A kexec that was not begun: only because a CPU does not stop, with nothing changed, and then
     /// the host can go on.
-    fn put_off(&self, lab: &Lab<'_>, rightly: bool) -> Option<Finding> {
-        let what = match (rightly, lab.gate().is_closed()) {
+    fn put_off(&self, gate: GateHandle<'_>, rightly: bool) -> Option<Finding> {
+        let what = match (rightly, gate.is_closed()) {
             (true, false) => return None,
             (true, true) => "the kexec was put off, and the gate stays closed: no SEAMCALL is possible any more",
             (false, _) => "the kexec was put off although every CPU can stop, or memory was changed all the same",
@@ -281,7 +285,7 @@ impl Branch<'_, '_, '_> {
 
     /// `None` if it was not begun.
     fn hand_over(&self, lab: &Lab<'_>, memory: HostMemory<'_>) -> Option<HandoverReport> {
-        let mut cpus = LabCpus::new(lab, Some(self.live.platform));
+        let mut cpus = LabCpus::new(lab, memory.gate(), Some(self.live.platform));
         match self.end {
             End::Kexec(cpu) => {
                 cpus.move_to(cpu);

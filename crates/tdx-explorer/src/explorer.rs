@@ -18,7 +18,7 @@ use tdx_machine::{AssignedRun, Machine};
 use super::branch::{Branch, End, InFlight, Stray};
 use super::bug::{Bug, Moment, Past, Special};
 use super::history::{History, Phase};
-use super::live::{Live, Marks, copy_gate, lock};
+use super::live::{Live, Marks, copy_slots, lock};
 use super::rng::Rng;
 use super::schedule::Scheduler;
 use super::verdict::{Finding, Rule};
@@ -269,22 +269,22 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
     }
 
     /// CPUs besides this one that run, as many as are tried.
-    fn others(lab: &Lab<'_>, acting: CpuId) -> impl Iterator<Item = CpuId> + use<> {
-        let running = lab.gate().activity().filter(|activity| !activity.stopped && activity.cpu != acting);
+    fn others(&self, acting: CpuId) -> impl Iterator<Item = CpuId> + use<> {
+        let running = self.live.tdx.gate().activity().filter(|activity| !activity.stopped && activity.cpu != acting);
         let mut running: Vec<_> = running.collect();
         running.sort_by_key(|activity| activity.may_hold_private_lines.is_none());
         running.into_iter().take(MOST_PANICS).map(|activity| activity.cpu)
     }
 
     /// The ends that a kernel can come to at this instant.
-    fn ends(&self, lab: &Lab<'_>, phase: Phase, acting: CpuId) -> Vec<End> {
+    fn ends(&self, phase: Phase, acting: CpuId) -> Vec<End> {
         let mut ends = Vec::new();
         if phase == Phase::Life && self.plan.kexec {
             ends.push(End::Kexec(acting));
         }
         if self.plan.panic && !matches!(phase, Phase::Crash(_)) {
             ends.push(End::Panic(acting));
-            ends.extend(Self::others(lab, acting).map(End::Panic));
+            ends.extend(self.others(acting).map(End::Panic));
         }
         ends
     }
@@ -316,11 +316,11 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
         };
         let ends: Vec<End> = match kind {
             InstantKind::InFlight => {
-                let others: Vec<CpuId> = Self::others(lab, acting).collect();
+                let others: Vec<CpuId> = self.others(acting).collect();
                 let first = others.first().copied().map(End::Kexec).filter(|_| self.plan.kexec);
                 others.into_iter().map(End::Panic).filter(|_| self.plan.panic).chain(first).collect()
             }
-            _ => self.ends(lab, inner.history.phase, acting),
+            _ => self.ends(inner.history.phase, acting),
         };
         let step = self.current_step();
         let mut broken = None;
@@ -362,7 +362,7 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
                     history: &inner.history,
                 };
                 branches += 1;
-                match branch.run(machine.clone(), copy_gate(lab.gate(), untold)) {
+                match branch.run(machine.clone(), copy_slots(self.live.tdx.gate(), untold)) {
                     Ok(None) => {}
                     Ok(Some(finding)) => keep(&mut inner.tally, Some(end), finding),
                     Err(error) => inner.tally.error = inner.tally.error.take().or(Some(error)),
@@ -428,7 +428,7 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
         let poisoned = machine.all_poisoned_runs().into_iter().map(|run| run.lines);
         let now = self.live.marks();
         let marked: Vec<PageRange> =
-            union(self.live.record.pamt_ranges(), marks.map_or(now.marked, <[PageRange]>::to_vec)).collect();
+            union(self.live.tdx.pamt_ranges(), marks.map_or(now.marked, <[PageRange]>::to_vec)).collect();
         // From the first SYS.KEY.CONFIG on the module may write PAMT whenever it likes.
         let pamt_may_be_private = (history.key_configs > 0 && history.given_up.is_empty()).then_some(self.live.pamts);
         let pamts = pamt_may_be_private.into_iter().flatten().map(|(_, range)| *range);
@@ -488,7 +488,7 @@ impl Watcher for Explorer<'_, '_, '_> {
         let inner = &mut *inner;
         if !(self.plan.stop_at_first && inner.tally.violations > 0) {
             let now = self.live.marks();
-            let record: Vec<PageRange> = self.live.record.pamt_ranges().collect();
+            let record: Vec<PageRange> = self.live.tdx.pamt_ranges().collect();
             if !inner.begun || now != inner.seen || record != inner.record {
                 inner.begun = true;
                 for marks in Self::between(&inner.seen.marked, &now.marked) {
@@ -504,7 +504,7 @@ impl Watcher for Explorer<'_, '_, '_> {
             self.visit(lab, inner, act, InstantKind::InFlight, None);
         }
         if matches!(act.operation, Operation::Stop(_)) && self.has(Special::DoesNotStop) {
-            tdx_lab::platform::promise::open(lab.gate());
+            tdx_lab::platform::promise::open(self.live.tdx.gate());
             return Deed::Pretend;
         }
         let deed = match self.plan.bug {

@@ -3,13 +3,12 @@
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use tdx_abi::{Page, PageRange, PageSize, PhysAddr, TdxFeatures0, subtract};
+use tdx_abi::{Page, PageRange, PageSize, PhysAddr, subtract};
 use tdx_host::{
-    gate::{CpuActivity, CpuSlot, Gate, GateHandle},
-    handover::{HostMemory, HostParts, Policy},
+    gate::{CpuActivity, CpuSlot, GateHandle},
+    handover::Policy,
     ledger::{Ledger, PageState},
     platform::{CpuId, TdxPlatform},
-    private_memory::PrivateMemory,
 };
 
 use tdx_lab::{platform::promise, tds::Custody};
@@ -24,9 +23,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(super) struct Live<'s, 'm> {
     pub(super) host: &'s Host,
     pub(super) platform: TdxPlatform,
-    pub(super) features: Option<TdxFeatures0>,
-    pub(super) record: &'s PrivateMemory,
-    pub(super) ledger: &'s OnceLock<Ledger<'m>>,
+    pub(super) tdx: &'s tdx_host::Host<'m>,
     pub(super) custody: &'s OnceLock<Custody>,
     /// What the kernel's allocator has handed out for TDX.
     pub(super) allocated: Mutex<Vec<PageRange>>,
@@ -45,18 +42,6 @@ pub(super) struct Marks {
 }
 
 impl Live<'_, '_> {
-    /// What a handover is given, with this ledger in place of the kernel's, if there is one.
-    pub(super) fn memory<'h>(&'h self, gate: GateHandle<'h>, ledger: Option<&'h Ledger<'h>>) -> HostMemory<'h> {
-        promise::host_memory(HostParts {
-            platform: Some(&self.platform),
-            features: self.features,
-            record: self.record,
-            ledger: ledger.or_else(|| self.ledger.get().map(|ledger| ledger as &Ledger<'h>)).into(),
-            gate,
-            reserved: &[],
-        })
-    }
-
     /// What a policy that resets all memory is told to reset: all but this kernel's and the next
     /// image.
     pub(super) fn to_reset(&self, policy: Policy) -> Vec<PageRange> {
@@ -70,7 +55,7 @@ impl Live<'_, '_> {
     }
 
     pub(super) fn marks(&self) -> Marks {
-        match self.ledger.get() {
+        match self.tdx.ledger() {
             Some(ledger) => Marks { marked: ledger.marked().collect(), unknown: ledger.unknown_to_module().collect() },
             None => Marks::default(),
         }
@@ -82,7 +67,7 @@ impl Live<'_, '_> {
         marks: &[PageRange],
         words: &'w mut Vec<std::sync::atomic::AtomicU64>,
     ) -> Option<Ledger<'w>> {
-        let ranges: Vec<PageRange> = self.ledger.get()?.ranges().collect();
+        let ranges: Vec<PageRange> = self.tdx.ledger()?.ranges().collect();
         let needed = Ledger::words_needed(ranges.iter().copied());
         words.resize_with(usize::try_from(needed).ok()?, Default::default);
         let ledger = Ledger::new(ranges, words).ok()?;
@@ -94,8 +79,8 @@ impl Live<'_, '_> {
 
     /// True for a page that PAMT or a marked page covers.
     pub(super) fn is_marked(&self, page: Page) -> bool {
-        self.record.pamt_ranges().any(|range| range.contains(page))
-            || self.ledger.get().and_then(|ledger| ledger.state(page)).is_some_and(|state| state != PageState::Shared)
+        self.tdx.pamt_ranges().any(|range| range.contains(page))
+            || self.tdx.ledger().and_then(|ledger| ledger.state(page)).is_some_and(|state| state != PageState::Shared)
     }
 
     /// The first page of the range that somebody uses: it is neither handed out for TDX nor in the
@@ -137,14 +122,10 @@ impl Live<'_, '_> {
     }
 }
 
-/// A gate that says what another says, but for a CPU that has not said what it does.
-pub(super) fn copy_gate(gate: GateHandle<'_>, untold: Option<CpuId>) -> Gate<Box<[CpuSlot]>> {
+/// Slots that say what those of a gate say, but for a CPU that has not said what it does.
+pub(super) fn copy_slots(gate: GateHandle<'_>, untold: Option<CpuId>) -> Box<[CpuSlot]> {
     let slot = |activity: CpuActivity| {
         if untold == Some(activity.cpu) { CpuSlot::new() } else { CpuSlot::from(activity) }
     };
-    let copy = Gate::new(gate.activity().map(slot).collect::<Box<[CpuSlot]>>());
-    if gate.is_closed() {
-        copy.handle().close();
-    }
-    copy
+    gate.activity().map(slot).collect()
 }

@@ -2,18 +2,17 @@
 //! kernel anew; the machine may be one on which TDX is up already.
 
 use std::panic::resume_unwind;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Mutex, OnceLock};
 
 use tdx_abi::{KeyId, PageRange, PageSize, PhysAddr};
 use tdx_host::{
     dynamic_pamt::DynamicPamt,
-    gate::{CpuSlot, Gate},
-    handover::{Kexec, KexecKind, hand_over_crash, offline_this_cpu},
-    layout::{FrameRequest, FrameSource, Layout},
+    gate::CpuSlot,
+    handover::{KexecKind, offline_this_cpu},
+    layout::{FrameRequest, FrameSource, Tdmr},
     ledger::Ledger,
-    platform::{TdxPlatform, detect},
-    private_memory::PrivateMemory,
+    platform::TdxPlatform,
 };
 use tdx_machine::{Machine, MachineConfig, PartialStore};
 
@@ -28,7 +27,7 @@ use super::verdict::{Finding, Rule};
 use first_kernel::{Move, Slot};
 use tdx_lab::{
     platform::{Lab, LabCpus, LabError, LabKernel, promise},
-    tds::{Custody, TdMemory, World, pool},
+    tds::{Custody, World, pool, track},
 };
 use tdx_operator::host::Host;
 
@@ -40,8 +39,9 @@ const TRIES: usize = 64;
 pub(super) struct Up {
     machine: Machine,
     gate: Vec<tdx_host::gate::CpuActivity>,
-    pub(super) layout: Box<Layout>,
     platform: TdxPlatform,
+    /// What its host has published. It has no slots, so no SEAMCALL is made through it.
+    tdx: Box<tdx_host::Host<'static>>,
     /// What the allocator has handed out.
     taken: Vec<PageRange>,
     pub(super) pamts: Vec<(PageSize, PageRange)>,
@@ -52,15 +52,14 @@ fn config(scenario: &Scenario) -> impl FnOnce(&mut MachineConfig) {
     move |config| config.module = Some(module)
 }
 
-fn bring_up<'k>(
-    kernel: &'k mut LabKernel<'_>,
-    platform: TdxPlatform,
-    record: &'k PrivateMemory,
-    layout: &'k mut Layout,
+fn bring_up(
+    tdx: &tdx_host::Host<'_>,
+    kernel: &mut LabKernel<'_>,
     host: &Host,
     dynamic_pamt: bool,
 ) -> Result<(), LabError> {
-    let mut known = promise::start(kernel, platform, record, layout)
+    let mut known = tdx
+        .start_bring_up(kernel)
         .and_then(|bringup| bringup.sys_init()?.init_cpus()?.read_module_info())
         .map_err(LabError::scenario)?;
     if dynamic_pamt {
@@ -75,21 +74,29 @@ impl Up {
     /// Brings TDX up on the scenario's host, without faults.
     pub(super) fn new(scenario: &Scenario) -> Result<Self, LabError> {
         let lab = Lab::with_config(&scenario.host, &(), config(scenario))?;
-        let platform = detect(&lab).map_err(LabError::NoTdx)?;
-        let record = Box::new(PrivateMemory::new());
-        let mut layout = Box::new(Layout::new());
-        let mut kernel = LabKernel::new(&lab, &scenario.host, Some(platform));
-        bring_up(&mut kernel, platform, &record, &mut layout, &scenario.host, scenario.dynamic_pamt)?;
+        let live = Box::new(tdx_host::Host::new(lab.slots()));
+        let platform = live.detect(&lab).map_err(LabError::NoTdx)?;
+        let mut kernel = LabKernel::new(&lab, &live, &scenario.host);
+        bring_up(&live, &mut kernel, &scenario.host, scenario.dynamic_pamt)?;
         lab.check()?;
-        let pamts = layout.tdmrs().iter().flat_map(|tdmr| PageSize::ALL.map(|size| (size, tdmr.pamt(size))));
-        Ok(Self {
+        let tdx = Box::new(tdx_host::Host::new(&[]));
+        promise::resume(&tdx, &live).map_err(LabError::scenario)?;
+        let mut up = Self {
             machine: lab.ask(Clone::clone),
-            gate: lab.gate().activity().collect(),
+            gate: live.gate().activity().collect(),
             platform,
+            tdx,
             taken: kernel.taken().to_vec(),
-            pamts: pamts.filter(|(_, range)| !range.is_empty()).collect(),
-            layout,
-        })
+            pamts: Vec::new(),
+        };
+        let pamts = up.tdmrs().iter().flat_map(|tdmr| PageSize::ALL.map(|size| (size, tdmr.pamt(size))));
+        up.pamts = pamts.filter(|(_, range)| !range.is_empty()).collect();
+        Ok(up)
+    }
+
+    /// The TDMRs, ascending.
+    pub(super) fn tdmrs(&self) -> &[Tdmr] {
+        self.tdx.layout().map_or(&[], |layout| layout.tdmrs())
     }
 }
 
@@ -117,39 +124,41 @@ pub(super) fn play(
     scheduler: Option<&Scheduler>,
 ) -> Result<Played, LabError> {
     let platform = up.platform;
-    let record = Box::new(PrivateMemory::new());
-    let (mut memory, mut counts): (Option<TdMemory>, Vec<AtomicU32>) = (None, Vec::new());
+    let (mut words, mut counts): (Vec<AtomicU64>, Vec<AtomicU32>) = (Vec::new(), Vec::new());
     // Each is lent once, to the records that live as long as this function.
-    let (mut memory_place, mut counts_place) = (Some(&mut memory), Some(&mut counts));
-    let (ledger, key_ids) = (OnceLock::new(), OnceLock::new());
+    let (mut words_place, mut counts_place) = (Some(&mut words), Some(&mut counts));
+    let slots: Box<[CpuSlot]> = if up_first {
+        up.gate.iter().copied().map(CpuSlot::from).collect()
+    } else {
+        (0..scenario.host.cpus()).map(|_| CpuSlot::new()).collect()
+    };
+    let tdx = Box::new(tdx_host::Host::new(&slots));
     let pamt = OnceLock::new();
     let custody = OnceLock::new();
     let live = Live {
         host: &scenario.host,
         platform,
-        features: Some(scenario.module.features()),
-        record: &record,
-        ledger: &ledger,
+        tdx: &tdx,
         custody: &custody,
         allocated: Mutex::default(),
         pamts: &up.pamts,
-        first_tdmr: up.layout.tdmrs().first().map_or(PhysAddr::new(0), |tdmr| tdmr.range().base()),
+        first_tdmr: up.tdmrs().first().map_or(PhysAddr::new(0), |tdmr| tdmr.range().base()),
     };
     let explorer = Explorer::new(&live, plan, scheduler);
     let lab = if up_first {
-        let gate: Gate<Box<[CpuSlot]>> = Gate::new(up.gate.iter().copied().map(CpuSlot::from).collect());
-        Lab::taken_over(up.machine.clone(), gate, &(), &explorer)
+        promise::resume(&tdx, &up.tdx).map_err(LabError::scenario)?;
+        Lab::taken_over(up.machine.clone(), Box::default(), &(), &explorer)
     } else {
-        Lab::with_config(&scenario.host, &(), config(scenario))?.watched_by(&explorer)
+        let lab = Lab::with_config(&scenario.host, &(), config(scenario))?.watched_by(&explorer);
+        tdx.detect(&lab).map_err(LabError::NoTdx)?;
+        lab
     };
-    let mut kernel = LabKernel::new(&lab, &scenario.host, Some(platform));
-    let mut layout = Box::new(Layout::new());
+    let mut kernel = LabKernel::new(&lab, &tdx, &scenario.host);
     let mut ready = up_first;
     let mut tried = None;
     if up_first {
         explorer.is_up();
         lock(&live.allocated).extend(&up.taken);
-        promise::publish(&record, up.layout.pamt_ranges()).map_err(LabError::scenario)?;
         for range in &up.taken {
             let _ = kernel.reserve(*range);
         }
@@ -162,16 +171,13 @@ pub(super) fn play(
     let mut before_last = 0;
     loop {
         if ready && world.is_none() {
-            let layout = if up_first { &up.layout } else { &layout };
-            let Some(memory) = memory_place.take() else { break };
-            let made = memory.insert(TdMemory::new(layout, &platform)).open(PageRange::default(), &platform)?;
-            let ledger: &Ledger<'_> = ledger.get_or_init(|| made.0);
-            let key_ids = key_ids.get_or_init(|| made.1);
+            let Some(words) = words_place.take() else { break };
+            let host = track(&tdx, words)?;
+            let ledger = host.ledger();
             let tds = u32::try_from(scenario.slots().max(1)).unwrap_or(1);
             let pool = pool(ledger, &mut kernel, tds).ok_or_else(|| no_room(tds))?;
             let custody = custody.get_or_init(|| Custody::new(pool));
             let params = kernel.allocate(FrameRequest::anywhere(2, None)).ok_or_else(|| no_room(tds))?.base();
-            let host = promise::td_host(&platform, ledger, key_ids);
             let pamt = if scenario.dynamic_pamt {
                 let needed = DynamicPamt::words_needed(ledger);
                 let Some(counts) = counts_place.take() else { break };
@@ -192,7 +198,7 @@ pub(super) fn play(
             if ready {
                 return Err(LabError::Scenario(format!("line {}: TDX is up already", step.line)));
             }
-            let result = bring_up(&mut kernel, platform, &record, &mut layout, &scenario.host, scenario.dynamic_pamt);
+            let result = bring_up(&tdx, &mut kernel, &scenario.host, scenario.dynamic_pamt);
             lab.check()?;
             ready = result.is_ok();
             tried = Some(ready);
@@ -211,7 +217,7 @@ pub(super) fn play(
         explorer.judge(&lab);
     }
     let running = world.iter().flat_map(|world| &world.slots).filter(|slot| matches!(slot, Slot::Runnable(..))).count();
-    let marked_pages = ledger.get().map_or(0, Ledger::marked_pages);
+    let marked_pages = tdx.ledger().map_or(0, Ledger::marked_pages);
     let last_step = explorer.operations() - before_last;
     drop(world);
     drop(kernel);
@@ -272,7 +278,7 @@ fn make<'w>(
         What::Offline => offline_this_cpu(cpus.this_cpu(), Some(&live.platform)),
         What::Kexec => {
             explorer.set_phase(Phase::Kexec(id));
-            let kexec = Kexec::begin(scenario.policy, KexecKind::Normal, live.memory(lab.gate(), None));
+            let kexec = live.tdx.kexec(scenario.policy, KexecKind::Normal);
             match kexec
                 .map_err(|refused| refused.to_string())
                 .and_then(|kexec| kexec.stop_other_cpus(cpus).map_err(|error| error.to_string()))
@@ -280,7 +286,7 @@ fn make<'w>(
                 Ok(stopped) => {
                     let stopped = stopped.ask_module(|_| ()).write_back_caches();
                     let report = promise::reset(stopped, live.to_reset(scenario.policy));
-                    let clean = report.is_clean(&live.memory(lab.gate(), None));
+                    let clean = report.is_clean(&live.tdx.memory());
                     explorer.handed_over(End::Kexec(step.cpu), report, clean);
                 }
                 Err(what) => {
@@ -294,9 +300,8 @@ fn make<'w>(
         What::Panic => {
             explorer.set_phase(Phase::Crash(id));
             stray_writes(lab, id)?;
-            let memory = || live.memory(lab.gate(), None);
-            let report = hand_over_crash(scenario.policy, &cpus.this_cpu(), cpus, &memory());
-            let clean = report.is_clean(&memory());
+            let report = live.tdx.crash(scenario.policy, &cpus.this_cpu(), cpus);
+            let clean = report.is_clean(&live.tdx.memory());
             explorer.handed_over(End::Panic(step.cpu), report, clean);
             return Ok(true);
         }
@@ -360,13 +365,13 @@ fn jump(
     let before = lab.ask(settled);
     explorer.set_phase(Phase::Kexec(id));
     let kind = if explorer.has(Special::JumpResets) { KexecKind::Normal } else { KexecKind::Jump };
-    if let Ok(kexec) = Kexec::begin(scenario.policy, kind, live.memory(lab.gate(), None))
+    if let Ok(kexec) = live.tdx.kexec(scenario.policy, kind)
         && let Ok(stopped) = kexec.stop_other_cpus(cpus)
     {
         let _ = stopped.ask_module(|_| ()).write_back_caches().reset();
     }
     explorer.set_phase(Phase::Life);
-    promise::open(lab.gate());
+    promise::open(live.tdx.gate());
     if lab.ask(settled) != before {
         let what = "TDX's memory is not what it was before the kexec jump".to_owned();
         let story = vec!["a kexec jump, and back".to_owned(), what.clone()];

@@ -122,7 +122,7 @@ fn words(scenario: &Scenario) -> Vec<String> {
 fn memory_map(scenario: &Scenario, up: &Up, tally: &Tally) -> Vec<MapPiece> {
     let piece = |range: tdx_abi::PageRange, kind| MapPiece { span: range.into(), kind };
     let memory = scenario.host.memory().iter().map(|part| piece(part.range, "memory"));
-    let tdmrs = up.layout.tdmrs().iter().map(|tdmr| piece(tdmr.range(), "TDMR"));
+    let tdmrs = up.tdmrs().iter().map(|tdmr| piece(tdmr.range(), "TDMR"));
     let pamts = up.pamts.iter().map(|(size, range)| {
         let kind = match size {
             PageSize::Size4K => "PAMT_4K",

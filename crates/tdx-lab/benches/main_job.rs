@@ -16,11 +16,8 @@ use first_kernel::{AnyPolicy, Comparison};
 use tdx_abi::{Leaf, PageRange, PhysAddr, Registers, TDMR_GRANULARITY};
 use tdx_host::bringup::Bringup;
 use tdx_host::handover::Policy;
-use tdx_host::layout::Layout;
-use tdx_host::platform::detect;
-use tdx_host::private_memory::PrivateMemory;
 use tdx_lab::kexec::{KexecOptions, run};
-use tdx_lab::platform::{Lab, LabKernel, promise};
+use tdx_lab::platform::{Lab, LabKernel};
 use tdx_machine::{CpuId, Machine};
 use tdx_operator::host::{Host, HostOptions};
 use tdx_operator::layout::LayoutName;
@@ -87,11 +84,11 @@ fn rate(mut calls_per_round: impl FnMut() -> u64) -> f64 {
 fn seamcall_rates() -> [(&'static str, f64); 2] {
     let host = host(HOSTS[0].1);
     let lab = Lab::new(&host, &()).expect("fixture 01 can be emulated");
-    let platform = detect(&lab).expect("fixture 01 has TDX");
-    let mut kernel = LabKernel::new(&lab, &host, Some(platform));
-    let record = PrivateMemory::new();
-    let mut layout = Box::new(Layout::new());
-    let planned = promise::start(&mut kernel, platform, &record, &mut layout)
+    let tdx = tdx_host::Host::new(lab.slots());
+    tdx.detect(&lab).expect("fixture 01 has TDX");
+    let mut kernel = LabKernel::new(&lab, &tdx, &host);
+    let planned = tdx
+        .start_bring_up(&mut kernel)
         .and_then(|b| b.sys_init()?.init_cpus()?.read_module_info()?.plan(host.memory()))
         .expect("fixture 01 has a layout");
     let tdmr: PageRange = planned.layout().tdmrs()[1].range();

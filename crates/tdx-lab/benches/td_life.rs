@@ -16,16 +16,14 @@ use promise::Mark as _;
 
 use std::hint::black_box;
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use first_kernel::TdPhase;
 use tdx_abi::{Page, PageRange, PageSize};
-use tdx_host::layout::Layout;
 use tdx_host::ledger::{Ledger, PageState};
-use tdx_host::platform::detect;
-use tdx_host::private_memory::PrivateMemory;
 use tdx_lab::platform::{Lab, LabKernel};
-use tdx_lab::tds::{Hypervisor, TdMemory, pool};
+use tdx_lab::tds::{Hypervisor, pool, track};
 use tdx_operator::host::{Host, HostOptions};
 
 const ROUNDS: usize = 15;
@@ -72,17 +70,19 @@ fn ledger_alone(ledger: &Ledger<'_>, first: Page, pages: &Pages) -> f64 {
 fn main() {
     let host = Host::from_path(Path::new(FIXTURE), &HostOptions::default()).expect("a bundled fixture");
     let lab = Lab::new(&host, &()).expect("it can be emulated");
-    let platform = detect(&lab).expect("it has TDX");
-    let record = PrivateMemory::new();
-    let mut layout = Box::new(Layout::new());
-    let mut kernel = LabKernel::new(&lab, &host, Some(platform));
-    promise::bring_up(&mut kernel, platform, &record, &mut layout, host.memory()).expect("it comes up");
-    let (mut memory, mut alone) = (TdMemory::new(&layout, &platform), TdMemory::new(&layout, &platform));
-    let (ledger, key_ids) = memory.open(PageRange::default(), &platform).expect("the memory is enough");
-    let (alone, _) = alone.open(PageRange::default(), &platform).expect("the memory is enough");
-    let pool = pool(&ledger, &mut kernel, 4).expect("there is room");
+    let (mut words, mut words_alone) = (Vec::new(), Vec::new());
+    let tdx = tdx_host::Host::new(lab.slots());
+    tdx.detect(&lab).expect("it has TDX");
+    let mut kernel = LabKernel::new(&lab, &tdx, &host);
+    tdx.bring_up(&mut kernel, host.memory()).expect("it comes up");
+    let tds = track(&tdx, &mut words).expect("the memory is enough");
+    let ledger = tds.ledger();
+    let ranges: Vec<PageRange> = ledger.ranges().collect();
+    words_alone.resize_with(Ledger::words_needed(ranges.iter().copied()) as usize, AtomicU64::default);
+    let alone = Ledger::new(ranges, &mut words_alone).expect("the memory is enough");
+    let pool = pool(ledger, &mut kernel, 4).expect("there is room");
     let first = pool.range().start();
-    let hypervisor = Hypervisor::new(&lab, &kernel, promise::td_host(&platform, &ledger, &key_ids), pool);
+    let hypervisor = Hypervisor::new(&lab, &kernel, tds, pool);
     // TDR, TDCS, TDVPS, SEPT, measured and augmented pages, and those that calls refused or gave
     // back on the way.
     let pages = Pages { small: 1 + 6 + 6 + 3 + 16 + 16 + 5, large: 4 };

@@ -2,16 +2,10 @@
 //! leaves nothing private, nothing poisoned, nothing allocated, and what comes next is a working
 //! bring-up or a clear refusal.
 
-#[path = "../../tdx-host/tests/promise/mod.rs"]
-mod promise;
-
 use std::path::Path;
 use tdx_abi::{KeyId, Leaf, Operand, Page, PageRange, Status, StatusCode};
 use tdx_host::bringup::{BringupCause, BringupError, BringupStep};
-use tdx_host::handover::{HostParts, Kexec, KexecKind, Outcome, Policy};
-use tdx_host::layout::{Layout, LayoutError};
-use tdx_host::platform::{TdxPlatform, detect};
-use tdx_host::private_memory::PrivateMemory;
+use tdx_host::handover::{KexecKind, Outcome, Policy};
 use tdx_lab::platform::{Lab, LabKernel};
 use tdx_machine::{Fault, Machine, PartialStore, When};
 use tdx_operator::host::{Host, HostOptions};
@@ -25,24 +19,22 @@ fn small_host() -> Host {
 struct World<'l> {
     host: &'l Host,
     lab: &'l Lab<'l>,
-    platform: TdxPlatform,
+    tdx: &'l tdx_host::Host<'l>,
     kernel: LabKernel<'l>,
-    record: PrivateMemory,
-    layout: Box<Layout>,
 }
 
 impl<'l> World<'l> {
     fn new(host: &'l Host, lab: &'l Lab<'l>) -> Self {
-        let platform = detect(lab).unwrap();
-        let kernel = LabKernel::new(lab, host, Some(platform));
-        Self { host, lab, platform, kernel, record: PrivateMemory::new(), layout: Box::new(Layout::new()) }
+        // One for each run, as long as the test.
+        let tdx = Box::leak(Box::new(tdx_host::Host::new(lab.slots())));
+        tdx.detect(lab).unwrap();
+        Self { host, lab, tdx, kernel: LabKernel::new(lab, tdx, host) }
     }
 
     fn bring_up(&mut self) -> Result<(), BringupError> {
-        self.layout.release_frames(&mut self.kernel).unwrap();
-        let memory = self.host.memory();
-        promise::bring_up(&mut self.kernel, self.platform, &self.record, &mut self.layout, memory)
-            .map(|_ready| assert_eq!(self.layout.tdmr_count(), 2))
+        self.tdx.bring_up(&mut self.kernel, self.host.memory())?;
+        assert_eq!(self.tdx.layout().map(tdx_host::layout::Layout::tdmr_count), Some(2));
+        Ok(())
     }
 
     /// Nothing of TDX is left: not in memory, not in a cache, not in the allocator, not in the
@@ -60,23 +52,18 @@ impl<'l> World<'l> {
             }
         });
         assert_eq!(self.kernel.taken(), before, "memory kept after {what}");
-        assert!(!self.record.may_have_private_memory(), "flag up after {what}");
-        assert_eq!(self.record.pamt_ranges().count(), 0, "list published after {what}");
-        assert!(self.layout.is_empty(), "layout kept after {what}");
+        assert!(!self.tdx.memory().may_have_private_memory(), "flag up after {what}");
+        assert_eq!(self.tdx.pamt_ranges().count(), 0, "list published after {what}");
+        assert!(self.tdx.layout().is_none(), "layout kept after {what}");
         self.lab.check().unwrap();
     }
 
     /// The next kernel after a kexec under `pamt` finds a clean machine.
     fn assert_kexec_is_clean(&self) {
-        let memory = promise::host_memory(HostParts {
-            platform: Some(&self.platform),
-            features: None,
-            record: &self.record,
-            ledger: None.into(),
-            gate: self.lab.gate(),
-            reserved: &[],
-        });
-        let report = Kexec::begin(Policy::Tracked, KexecKind::Normal, memory)
+        let memory = self.tdx.memory();
+        let report = self
+            .tdx
+            .kexec(Policy::Tracked, KexecKind::Normal)
             .unwrap()
             .stop_other_cpus(&self.kernel)
             .unwrap()
@@ -228,14 +215,11 @@ fn only_one_bring_up_at_a_time() {
     world.bring_up().unwrap();
     let private = lab.ask(Machine::private_lines);
     let taken = world.kernel.taken().to_vec();
-    assert_eq!(world.layout.release_frames(&mut world.kernel), Err(LayoutError::Private), "PAMT is private");
-    assert_eq!(world.kernel.taken(), taken, "and stays allocated");
-    let mut other = Box::new(Layout::new());
-    let error =
-        promise::bring_up(&mut world.kernel, world.platform, &world.record, &mut other, host.memory()).unwrap_err();
+    let error = world.bring_up().unwrap_err();
+    assert_eq!(world.kernel.taken(), taken, "PAMT stays allocated");
     assert_eq!(error.cause, BringupCause::Claimed);
     assert_eq!(lab.ask(Machine::private_lines), private, "the refusal touched nothing");
-    assert!(world.record.may_have_private_memory());
+    assert!(world.tdx.memory().may_have_private_memory());
     world.assert_kexec_is_clean();
 }
 
@@ -278,7 +262,9 @@ fn cmrs_that_touch_are_one_range() {
     let lab = Lab::new(&host, &()).unwrap();
     assert_eq!(lab.ask(|machine| machine.config().cmrs.iter().filter(|cmr| cmr.size > 0).count()), 3);
     let mut world = World::new(&host, &lab);
-    let known = promise::start(&mut world.kernel, world.platform, &world.record, &mut world.layout)
+    let known = world
+        .tdx
+        .start_bring_up(&mut world.kernel)
         .and_then(|bringup| bringup.sys_init()?.init_cpus()?.read_module_info())
         .unwrap();
     let ends: Vec<u64> = known.module().cmrs.iter().map(|cmr| cmr.limit().get()).collect();

@@ -7,23 +7,22 @@ mod promise;
 
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::AtomicU32;
 
 use tdx_abi::{
     KeyId, Leaf, Operand, Page, PageRange, PageSize, PhysAddr, Registers, Status, StatusCode, page_and_level,
 };
 use tdx_host::bringup::NoDynamicPamt;
 use tdx_host::dynamic_pamt::{DynamicPamt, Pair, Recovered};
-use tdx_host::handover::{HostParts, Kexec, KexecKind, Policy};
-use tdx_host::key_ids::KeyIds;
+use tdx_host::handover::{KexecKind, Policy};
 use tdx_host::layout::{FrameRequest, FrameSource, Layout, Tdmr};
 use tdx_host::ledger::{Ledger, PageState};
 use tdx_host::page::SharedPage;
-use tdx_host::platform::{Cpu, CpuTask, Cpus, Step, TdxPlatform, detect};
-use tdx_host::private_memory::PrivateMemory;
+use tdx_host::platform::{Cpu, CpuTask, Cpus, Step};
 use tdx_host::seamcall::call;
-use tdx_host::td::{GuestPage, SeptLevel, TDCS_PAGES};
+use tdx_host::td::{GuestPage, SeptLevel, TDCS_PAGES, TdHost};
 use tdx_lab::platform::{Lab, LabCpu, LabKernel};
+use tdx_lab::tds::track;
 use tdx_machine::{Fault, Machine, ModuleProfile, When};
 use tdx_operator::host::{Host, HostOptions};
 
@@ -42,47 +41,41 @@ fn host(file: &str) -> Host {
 /// What a kernel has after bring-up with dynamic PAMT.
 struct World<'l> {
     lab: &'l Lab<'l>,
-    platform: TdxPlatform,
+    tdx: &'l tdx_host::Host<'l>,
     kernel: LabKernel<'l>,
-    record: PrivateMemory,
     tdmrs: Vec<PageRange>,
     pamt_kb: u64,
     pamt_lines: u64,
-    ledger_words: Vec<AtomicU64>,
-    key_words: Vec<AtomicU64>,
+}
+
+/// What a kernel knows of TDX, as long as the test.
+fn new_tdx<'l>(lab: &'l Lab<'_>) -> &'l tdx_host::Host<'l> {
+    let tdx = Box::leak(Box::new(tdx_host::Host::new(lab.slots())));
+    tdx.detect(lab).unwrap();
+    tdx
 }
 
 impl<'l> World<'l> {
     fn new(host: &'l Host, lab: &'l Lab<'l>) -> Self {
-        let platform = detect(lab).unwrap();
-        let mut kernel = LabKernel::new(lab, host, Some(platform));
-        let record = PrivateMemory::new();
-        let mut layout = Box::new(Layout::new());
-        let mut known = promise::start(&mut kernel, platform, &record, &mut layout)
+        let tdx = new_tdx(lab);
+        let mut kernel = LabKernel::new(lab, tdx, host);
+        let mut known = tdx
+            .start_bring_up(&mut kernel)
             .and_then(|bringup| bringup.sys_init()?.init_cpus()?.read_module_info())
             .unwrap();
         known.use_dynamic_pamt().unwrap();
         let planned = known.plan(host.memory()).unwrap();
         planned.configure().unwrap().configure_keys().unwrap().init_tdmrs().unwrap();
         kernel.run_on_all(&WriteBack);
-        let tdmrs: Vec<PageRange> = layout.tdmrs().iter().map(Tdmr::range).collect();
-        let words = Ledger::words_needed(tdmrs.iter().copied());
-        Self {
-            lab,
-            platform,
-            kernel,
-            record,
-            pamt_kb: layout.pamt_kb(),
-            pamt_lines: lab.ask(Machine::private_lines),
-            ledger_words: (0..words).map(|_| AtomicU64::new(0)).collect(),
-            key_words: vec![AtomicU64::new(0)],
-            tdmrs,
-        }
+        let layout = tdx.layout().unwrap();
+        let tdmrs = layout.tdmrs().iter().map(Tdmr::range).collect();
+        let pamt_lines = lab.ask(Machine::private_lines);
+        Self { lab, tdx, kernel, pamt_kb: layout.pamt_kb(), pamt_lines, tdmrs }
     }
 
-    /// The words of the ledger and of the KeyIDs, which outlive this.
-    fn take_words(&mut self) -> (Vec<AtomicU64>, Vec<AtomicU64>) {
-        (std::mem::take(&mut self.ledger_words), std::mem::take(&mut self.key_words))
+    /// TDs can be built.
+    fn tds(&self) -> TdHost<'l> {
+        track(self.tdx, Box::leak(Box::default())).unwrap()
     }
 
     /// Every line outside PAMT that is private, in memory or in a cache, lies in a marked page.
@@ -91,7 +84,7 @@ impl<'l> World<'l> {
             let owned = machine.all_owner_runs().into_iter().map(|run| run.lines);
             let dirty = machine.dirty_private_runs().into_iter().map(|run| run.lines);
             for page in owned.chain(dirty).flat_map(|lines| pages(lines.pages())) {
-                let in_pamt = self.record.pamt_ranges().any(|range| range.contains(page));
+                let in_pamt = self.tdx.pamt_ranges().any(|range| range.contains(page));
                 let marked = ledger.state(page).is_some_and(|state| state != PageState::Shared);
                 assert!(in_pamt || marked, "page {page} is private and not marked");
             }
@@ -108,16 +101,9 @@ impl<'l> World<'l> {
     }
 
     /// The next kernel after a kexec finds a clean machine, whatever came before.
-    fn assert_kexec_is_clean(&self, ledger: &Ledger<'_>) {
-        let memory = promise::host_memory(HostParts {
-            platform: Some(&self.platform),
-            features: None,
-            record: &self.record,
-            ledger: ledger.into(),
-            gate: self.lab.gate(),
-            reserved: &[],
-        });
-        let kexec = Kexec::begin(Policy::Tracked, KexecKind::Normal, memory).unwrap();
+    fn assert_kexec_is_clean(&self) {
+        let memory = self.tdx.memory();
+        let kexec = self.tdx.kexec(Policy::Tracked, KexecKind::Normal).unwrap();
         let alone = kexec.stop_other_cpus(&self.kernel).unwrap();
         let report = alone.ask_module(|_| ()).write_back_caches().reset();
         assert!(report.is_clean(&memory), "{report:?}");
@@ -156,17 +142,15 @@ fn bring_up_takes_a_hundredth_of_the_memory() {
     for file in ["../../fixtures/made-up/spr-small.toml", "../../fixtures/made-up/emr-two-nodes.toml"] {
         let host = host(file);
         let lab = Lab::with_module(&host, ModuleProfile::V1_5_25, &()).unwrap();
-        let mut world = World::new(&host, &lab);
+        let world = World::new(&host, &lab);
         let tdmrs = world.tdmrs.len() as u64;
         let gibs: u64 = world.tdmrs.iter().map(|tdmr| tdmr.bytes() >> 30).sum();
         // Each GiB: 32 KiB of bitmap, 8 KiB of PAMT_2M; a page of PAMT_1G for each TDMR.
         assert_eq!(world.pamt_kb, 40 * gibs + 4 * tdmrs, "{file}");
-        let in_pamt = world.record.pamt_ranges().map(PageRange::lines).collect::<Vec<_>>();
+        let in_pamt = world.tdx.pamt_ranges().map(PageRange::lines).collect::<Vec<_>>();
         let private = |lines| lab.ask(|machine| machine.private_lines_in(lines));
         assert_eq!(in_pamt.into_iter().map(private).sum::<u64>(), world.pamt_lines, "nothing outside PAMT is private");
-        let (mut words, _) = world.take_words();
-        let ledger = Ledger::new(world.tdmrs.iter().copied(), &mut words).unwrap();
-        world.assert_kexec_is_clean(&ledger);
+        world.assert_kexec_is_clean();
     }
 }
 
@@ -177,13 +161,12 @@ fn a_failed_bring_up_leaves_nothing() {
     let failures = [(Leaf::SYS_CONFIG, 1), (Leaf::SYS_KEY_CONFIG, 2)].into_iter();
     for (leaf, number) in failures.chain([1, 2, 65, 175, 256].map(|number| (Leaf::SYS_TDMR_INIT, number))) {
         let lab = Lab::with_module(&host, ModuleProfile::V1_5_25, &()).unwrap();
-        let platform = detect(&lab).unwrap();
-        let mut kernel = LabKernel::new(&lab, &host, Some(platform));
+        let tdx = new_tdx(&lab);
+        let mut kernel = LabKernel::new(&lab, tdx, &host);
         let before = kernel.taken().to_vec();
-        let record = PrivateMemory::new();
-        let mut layout = Box::new(Layout::new());
         lab.act(|machine| machine.inject(Fault::Answer(NO), When::CallOf(leaf, number)));
-        let mut known = promise::start(&mut kernel, platform, &record, &mut layout)
+        let mut known = tdx
+            .start_bring_up(&mut kernel)
             .and_then(|bringup| bringup.sys_init()?.init_cpus()?.read_module_info())
             .unwrap();
         known.use_dynamic_pamt().unwrap();
@@ -192,7 +175,7 @@ fn a_failed_bring_up_leaves_nothing() {
         assert_eq!(error.seamcall().map(|failed| failed.call.leaf()), Some(leaf));
         assert_eq!(error.unwound.freed_bytes, 4 * (40 << 10) + 2 * 4096);
         assert_eq!(kernel.taken(), before, "{leaf} {number}");
-        assert!(!record.may_have_private_memory());
+        assert!(!tdx.memory().may_have_private_memory());
         assert_eq!(lab.ask(|machine| (machine.private_lines(), machine.dirty_private_lines())), (0, 0));
         lab.check().unwrap();
     }
@@ -204,17 +187,16 @@ fn a_failed_bring_up_leaves_nothing() {
 fn an_old_module_goes_on_with_static_pamt() {
     let host = small_host();
     let lab = Lab::new(&host, &()).unwrap();
-    let platform = detect(&lab).unwrap();
-    let mut kernel = LabKernel::new(&lab, &host, Some(platform));
-    let record = PrivateMemory::new();
-    let mut layout = Box::new(Layout::new());
-    let mut known = promise::start(&mut kernel, platform, &record, &mut layout)
+    let tdx = new_tdx(&lab);
+    let mut kernel = LabKernel::new(&lab, tdx, &host);
+    let mut known = tdx
+        .start_bring_up(&mut kernel)
         .and_then(|bringup| bringup.sys_init()?.init_cpus()?.read_module_info())
         .unwrap();
     assert_eq!(known.use_dynamic_pamt(), Err(NoDynamicPamt::NotInModule));
     let planned = known.plan(host.memory()).unwrap();
     planned.configure().unwrap().configure_keys().unwrap().init_tdmrs().unwrap();
-    assert_eq!(Some(layout.pamt_kb()), host.logged().pamt_kb);
+    assert_eq!(tdx.layout().map(Layout::pamt_kb), host.logged().pamt_kb);
 }
 
 /// Pages come and go on every CPU, and each CPU leaves dirty lines of the pairs in its cache.
@@ -286,13 +268,11 @@ fn storms_leave_nothing_behind() {
     for seed in 1..=5u64 {
         let lab = Lab::with_module(&host, ModuleProfile::V1_5_25, &()).unwrap();
         let mut world = World::new(&host, &lab);
-        let (mut ledger_words, mut key_words) = world.take_words();
-        let ledger = Ledger::new(world.tdmrs.iter().copied(), &mut ledger_words).unwrap();
-        let key_ids = KeyIds::new(world.platform.key_ids(), &mut key_words).unwrap();
-        let tds = promise::td_host(&world.platform, &ledger, &key_ids);
-        let mut words = counts(&ledger);
+        let tds = world.tds();
+        let ledger = tds.ledger();
+        let mut words = counts(ledger);
         let pamt = DynamicPamt::new(tds, &mut words).unwrap();
-        let spare = take_spares(&mut world.kernel, &ledger, 64);
+        let spare = take_spares(&mut world.kernel, ledger, 64);
         let taken = world.kernel.taken().to_vec();
         // The last eight 2 MiB pages of the upper TDMR.
         let end = world.tdmrs[1].end().index();
@@ -305,7 +285,7 @@ fn storms_leave_nothing_behind() {
         };
         for _ in 0..5 {
             world.kernel.run_on_all(&storm);
-            world.assert_superset(&ledger);
+            world.assert_superset(ledger);
             let held = storm.shared.lock().unwrap().held.len() as u64;
             let counted: u32 = (0..8).filter_map(|n| pamt.counted(Page::new(end - 1 - n * LARGE))).sum();
             assert_eq!(u64::from(counted), held);
@@ -318,8 +298,8 @@ fn storms_leave_nothing_behind() {
         }
         assert_eq!((pamt.pairs(), shared.spare.len(), ledger.leaked_pages()), (0, 64, 0), "seed {seed}");
         assert_eq!(world.kernel.taken(), taken);
-        world.assert_only_pamt(&ledger);
-        world.assert_kexec_is_clean(&ledger);
+        world.assert_only_pamt(ledger);
+        world.assert_kexec_is_clean();
     }
 }
 
@@ -347,26 +327,24 @@ fn a_reset_without_write_back_comes_undone() {
 }
 
 /// Runs `fail` on a fresh machine; whatever it leaves marked, the next kernel finds clean.
-fn on_a_fresh_machine(fail: impl for<'h> Fn(&Lab<'_>, LabCpu<'_>, &DynamicPamt<'h>, Pair<'h>, Page) -> u64) {
+fn on_a_fresh_machine(fail: impl for<'h> Fn(&World<'_>, LabCpu<'_>, &DynamicPamt<'h>, Pair<'h>, Page) -> u64) {
     let host = small_host();
     let lab = Lab::with_module(&host, ModuleProfile::V1_5_25, &()).unwrap();
     let mut world = World::new(&host, &lab);
-    let (mut ledger_words, mut key_words) = world.take_words();
-    let ledger = Ledger::new(world.tdmrs.iter().copied(), &mut ledger_words).unwrap();
-    let key_ids = KeyIds::new(world.platform.key_ids(), &mut key_words).unwrap();
-    let tds = promise::td_host(&world.platform, &ledger, &key_ids);
-    let mut words = counts(&ledger);
+    let tds = world.tds();
+    let ledger = tds.ledger();
+    let mut words = counts(ledger);
     let pamt = DynamicPamt::new(tds, &mut words).unwrap();
-    let spare: Pair<'_> = take_spares(&mut world.kernel, &ledger, 2).into_iter().collect();
+    let spare: Pair<'_> = take_spares(&mut world.kernel, ledger, 2).into_iter().collect();
     let page = world.tdmrs[0].start();
-    let marked = fail(&lab, world.kernel.this_cpu(), &pamt, spare, page);
-    world.assert_superset(&ledger);
+    let marked = fail(&world, world.kernel.this_cpu(), &pamt, spare, page);
+    world.assert_superset(ledger);
     assert_eq!(ledger.marked_pages(), marked);
     if marked == 0 {
         assert_eq!(pamt.pairs(), 0);
-        world.assert_only_pamt(&ledger);
+        world.assert_only_pamt(ledger);
     }
-    world.assert_kexec_is_clean(&ledger);
+    world.assert_kexec_is_clean();
 }
 
 fn inject(lab: &Lab<'_>, fault: Fault, leaf: Leaf) {
@@ -378,18 +356,18 @@ fn inject(lab: &Lab<'_>, fault: Fault, leaf: Leaf) {
 #[test]
 fn add_is_refused() {
     for late in [false, true] {
-        on_a_fresh_machine(|lab, cpu, pamt, mut spare, page| {
+        on_a_fresh_machine(|world, cpu, pamt, mut spare, page| {
             let range = PageRange::new(spare[0].page(), Page::new(spare[1].page().index() + 1));
             if late {
                 // Every attempt fills the pair and fails as busy, until the retries are used up.
-                lab.act(|machine| machine.inject(Fault::LateFailure, When::Always));
+                world.lab.act(|machine| machine.inject(Fault::LateFailure, When::Always));
             } else {
-                inject(lab, Fault::Answer(NO), Leaf::PHYMEM_PAMT_ADD);
+                inject(world.lab, Fault::Answer(NO), Leaf::PHYMEM_PAMT_ADD);
             }
             let error = pamt.get(&cpu, page, &mut spare).unwrap_err();
-            lab.act(|machine| machine.clear(Fault::LateFailure));
+            world.lab.act(|machine| machine.clear(Fault::LateFailure));
             assert_eq!((error.lost_pages, spare.len(), pamt.counted(page)), (0, 2, Some(0)), "{error}");
-            assert_eq!(lab.ask(|machine| machine.private_lines_in(range.lines())), 0);
+            assert_eq!(world.lab.ask(|machine| machine.private_lines_in(range.lines())), 0);
             pamt.get(&cpu, page, &mut spare).unwrap();
             assert_eq!(pamt.put(&cpu, page).unwrap().pages.len(), 2);
             0
@@ -401,23 +379,23 @@ fn add_is_refused() {
 /// marked for the handover.
 #[test]
 fn the_module_dies_at_each_call() {
-    on_a_fresh_machine(|lab, cpu, pamt, mut spare, page| {
-        inject(lab, Fault::Crash, Leaf::PHYMEM_PAMT_ADD);
+    on_a_fresh_machine(|world, cpu, pamt, mut spare, page| {
+        inject(world.lab, Fault::Crash, Leaf::PHYMEM_PAMT_ADD);
         let error = pamt.get(&cpu, page, &mut spare).unwrap_err();
         assert_eq!((error.cause.status(), error.lost_pages), (Some(Status::VMFAIL_INVALID), 2));
         assert_eq!((spare.len(), pamt.counted(page)), (0, Some(0)));
         2
     });
-    on_a_fresh_machine(|lab, cpu, pamt, mut spare, page| {
+    on_a_fresh_machine(|world, cpu, pamt, mut spare, page| {
         pamt.get(&cpu, page, &mut spare).unwrap();
-        inject(lab, Fault::Crash, Leaf::PHYMEM_PAMT_REMOVE);
+        inject(world.lab, Fault::Crash, Leaf::PHYMEM_PAMT_REMOVE);
         assert_eq!(pamt.put(&cpu, page).unwrap_err().cause.status(), Some(Status::VMFAIL_INVALID));
         assert_eq!(pamt.counted(page), Some(1));
         2
     });
-    on_a_fresh_machine(|lab, cpu, pamt, mut spare, page| {
+    on_a_fresh_machine(|world, cpu, pamt, mut spare, page| {
         pamt.get(&cpu, page, &mut spare).unwrap();
-        inject(lab, Fault::Crash, Leaf::PHYMEM_PAGE_WBINVD);
+        inject(world.lab, Fault::Crash, Leaf::PHYMEM_PAGE_WBINVD);
         let recovered = pamt.put(&cpu, page).unwrap();
         assert_eq!((recovered.pages.len(), recovered.lost_pages), (0, 2));
         2
@@ -426,26 +404,26 @@ fn the_module_dies_at_each_call() {
 
 #[test]
 fn remove_and_the_write_back_are_refused() {
-    on_a_fresh_machine(|lab, cpu, pamt, mut spare, page| {
+    on_a_fresh_machine(|world, cpu, pamt, mut spare, page| {
         pamt.get(&cpu, page, &mut spare).unwrap();
-        inject(lab, Fault::Answer(NO), Leaf::PHYMEM_PAMT_REMOVE);
+        inject(world.lab, Fault::Answer(NO), Leaf::PHYMEM_PAMT_REMOVE);
         assert_eq!(pamt.put(&cpu, page).unwrap_err().cause.status(), Some(NO));
         assert_eq!(pamt.put(&cpu, page).unwrap().pages.len(), 2, "the second attempt");
         0
     });
-    on_a_fresh_machine(|lab, cpu, pamt, mut spare, page| {
-        inject(lab, Fault::Answer(NO), Leaf::PHYMEM_PAMT_ADD);
-        inject(lab, Fault::Answer(NO), Leaf::PHYMEM_PAGE_WBINVD);
+    on_a_fresh_machine(|world, cpu, pamt, mut spare, page| {
+        inject(world.lab, Fault::Answer(NO), Leaf::PHYMEM_PAMT_ADD);
+        inject(world.lab, Fault::Answer(NO), Leaf::PHYMEM_PAGE_WBINVD);
         let error = pamt.get(&cpu, page, &mut spare).unwrap_err();
         assert_eq!((error.lost_pages, spare.len()), (1, 1));
         1
     });
     // The gate closes while the module has the pair.
-    on_a_fresh_machine(|lab, cpu, pamt, mut spare, page| {
+    on_a_fresh_machine(|world, cpu, pamt, mut spare, page| {
         pamt.get(&cpu, page, &mut spare).unwrap();
-        lab.gate().close();
+        world.tdx.gate().close();
         assert_eq!(pamt.put(&cpu, page).unwrap_err().cause.status(), Some(Status::GATE_CLOSED));
-        tdx_lab::platform::promise::open(lab.gate());
+        tdx_lab::platform::promise::open(world.tdx.gate());
         2
     });
 }
@@ -465,13 +443,11 @@ fn a_td_lives_and_dies() {
     let host = small_host();
     let lab = Lab::with_module(&host, ModuleProfile::V1_5_25, &()).unwrap();
     let mut world = World::new(&host, &lab);
-    let (mut ledger_words, mut key_words) = world.take_words();
-    let ledger = Ledger::new(world.tdmrs.iter().copied(), &mut ledger_words).unwrap();
-    let key_ids = KeyIds::new(world.platform.key_ids(), &mut key_words).unwrap();
-    let tds = promise::td_host(&world.platform, &ledger, &key_ids);
-    let mut words = counts(&ledger);
+    let tds = world.tds();
+    let ledger = tds.ledger();
+    let mut words = counts(ledger);
     let pamt = DynamicPamt::new(tds, &mut words).unwrap();
-    let mut spare = take_spares(&mut world.kernel, &ledger, 16);
+    let mut spare = take_spares(&mut world.kernel, ledger, 16);
     let params = PhysAddr::new(16 << 20);
     lab.write_shared(params, &td_params());
     let cpu = world.kernel.this_cpu();
@@ -487,7 +463,7 @@ fn a_td_lives_and_dies() {
         pamt.get(&cpu, page, &mut pair).unwrap();
         spare.extend(pair);
         given.push(page);
-        promise::take(&ledger, page, PageSize::Size4K).unwrap()
+        promise::take(ledger, page, PageSize::Size4K).unwrap()
     };
     let td = tds.create(&cpu, covered()).unwrap().configure_keys(&world.kernel).unwrap();
     let mut td = td;
@@ -501,28 +477,28 @@ fn a_td_lives_and_dies() {
     }
     // Alone in its 2 MiB page, so that the module hints at its pair when it goes.
     let alone = Page::new(first + 4 * LARGE);
-    let refused = td.augment(&cpu, gpa(0), promise::take(&ledger, alone, PageSize::Size4K).unwrap()).unwrap_err();
+    let refused = td.augment(&cpu, gpa(0), promise::take(ledger, alone, PageSize::Size4K).unwrap()).unwrap_err();
     assert_eq!(refused.cause.status().map(Status::code), Some(StatusCode::MISSING_PAMT_PAGE_PAIR));
-    let alone = SharedPage::take(&ledger, refused.page.unwrap()).unwrap();
-    let mut pair: Pair<'_> = take_spares(&mut world.kernel, &ledger, 2).into_iter().collect();
+    let alone = SharedPage::take(ledger, refused.page.unwrap()).unwrap();
+    let mut pair: Pair<'_> = take_spares(&mut world.kernel, ledger, 2).into_iter().collect();
     pamt.get(&cpu, alone.page(), &mut pair).unwrap();
     td.augment(&cpu, gpa(0), alone).unwrap();
-    let large = promise::take(&ledger, Page::new(first + 5 * LARGE), PageSize::Size2M).unwrap();
+    let large = promise::take(ledger, Page::new(first + 5 * LARGE), PageSize::Size2M).unwrap();
     td.augment(&cpu, gpa(2 << 20), large).unwrap();
-    world.assert_superset(&ledger);
+    world.assert_superset(ledger);
     assert_eq!(pamt.pairs(), 5);
     assert_eq!(ledger.marked_pages(), td.pages() + 1 + 2 * 5);
 
     // The page of 2 MiB is split, which fails at first, merged, and split for good.
     let large = Page::new(first + 5 * LARGE);
-    let mut pair: Pair<'_> = take_spares(&mut world.kernel, &ledger, 2).into_iter().collect();
+    let mut pair: Pair<'_> = take_spares(&mut world.kernel, ledger, 2).into_iter().collect();
     inject(&lab, Fault::Answer(NO), Leaf::MEM_PAGE_DEMOTE);
     let failed = td.demote_with_pair(&cpu, gpa(2 << 20), large, covered(), &pamt, &mut pair).unwrap_err();
     assert_eq!((failed.cause.status(), pair.len(), pamt.counted(large)), (Some(NO), 2, Some(0)));
-    let sept_page = SharedPage::take(&ledger, failed.page.unwrap()).unwrap();
+    let sept_page = SharedPage::take(ledger, failed.page.unwrap()).unwrap();
     td.demote_with_pair(&cpu, gpa(2 << 20), large, sept_page, &pamt, &mut pair).unwrap();
     assert_eq!((pair.len(), pamt.counted(large), pamt.pairs()), (0, Some(512), 6));
-    world.assert_superset(&ledger);
+    world.assert_superset(ledger);
     inject(&lab, Fault::Answer(NO), Leaf::MEM_PAGE_PROMOTE);
     assert_eq!(td.promote_with_pair(&cpu, gpa(2 << 20), large, &pamt).unwrap_err().status(), Some(NO));
     assert_eq!(pamt.counted(large), Some(512));
@@ -548,7 +524,7 @@ fn a_td_lives_and_dies() {
     for page in given {
         assert_eq!(pamt.put(&cpu, page).unwrap().lost, None);
     }
-    assert_eq!((pamt.pairs(), ledger.leaked_pages(), key_ids.lost()), (0, 0, 0));
-    world.assert_only_pamt(&ledger);
-    world.assert_kexec_is_clean(&ledger);
+    assert_eq!((pamt.pairs(), ledger.leaked_pages(), world.tdx.key_ids().unwrap().lost()), (0, 0, 0));
+    world.assert_only_pamt(ledger);
+    world.assert_kexec_is_clean();
 }

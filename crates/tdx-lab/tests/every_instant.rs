@@ -3,21 +3,15 @@
 //! over, by kexec or by a panic on either CPU, and the next kernel lives. Nothing that is private
 //! is ever unmarked, and nothing that is in use is ever reset.
 
-#[path = "../../tdx-host/tests/promise/mod.rs"]
-mod promise;
-
 use std::cell::OnceCell;
 
 use first_kernel::{Comparison, TdPhase, crash};
 use tdx_abi::{KeyId, LineRange, Page, PageRange, StatusCode};
-use tdx_host::handover::{HostParts, Kexec, KexecKind, ModuleAnswer, Outcome, Policy, hand_over_crash};
-use tdx_host::key_ids::KeyIds;
-use tdx_host::layout::Layout;
+use tdx_host::handover::{KexecKind, ModuleAnswer, Outcome, Policy};
 use tdx_host::ledger::{Ledger, PageState};
-use tdx_host::platform::{CpuId, detect};
-use tdx_host::private_memory::PrivateMemory;
+use tdx_host::platform::CpuId;
 use tdx_lab::platform::{Instant, Lab, LabKernel};
-use tdx_lab::tds::{Hypervisor, TdMemory, pool};
+use tdx_lab::tds::{Hypervisor, pool, track};
 use tdx_machine::{Machine, ModuleProfile, PartialStore};
 use tdx_operator::host::{Host, HostOptions};
 
@@ -54,14 +48,15 @@ struct Run {
 }
 
 /// Every private line outside PAMT lies in a marked page.
-fn assert_superset(machine: &Machine, record: &PrivateMemory, ledger: Option<&Ledger<'_>>, what: &str) {
+fn assert_superset(machine: &Machine, tdx: &tdx_host::Host<'_>, what: &str) {
+    let ledger = tdx.ledger();
     let owned = machine.all_owner_runs().into_iter().map(|run| run.lines);
     let dirty = machine.dirty_private_runs().into_iter().map(|run| run.lines);
     let poisoned = machine.all_poisoned_runs().into_iter().map(|run| run.lines);
     for lines in owned.chain(dirty).chain(poisoned) {
         for index in lines.pages().start().index()..lines.pages().end().index() {
             let page = Page::new(index);
-            let in_pamt = record.pamt_ranges().any(|range| range.contains(page));
+            let in_pamt = tdx.pamt_ranges().any(|range| range.contains(page));
             let marked = ledger.and_then(|ledger| ledger.state(page)).is_some_and(|state| state != PageState::Shared);
             assert!(in_pamt || marked, "page {page} is private and not marked at {what}");
         }
@@ -76,38 +71,29 @@ fn run(host: &Host, instant: u64, end: End) -> Run {
         _ => (Policy::Tracked, ModuleProfile::V1_5_01),
     };
     let lab = Lab::with_module(host, module, &()).unwrap();
-    let platform = detect(&lab).unwrap();
-    let record = PrivateMemory::new();
-    let mut layout = Box::new(Layout::new());
-    let mut kernel = LabKernel::new(&lab, host, Some(platform));
-    let mut memory = None;
-    let mut place = Some(&mut memory);
-    let (ledger, key_ids) = (OnceCell::new(), OnceCell::new());
+    let mut words = Vec::new();
+    let mut place = Some(&mut words);
+    let tdx = tdx_host::Host::new(lab.slots());
+    tdx.detect(&lab).unwrap();
+    let mut kernel = LabKernel::new(&lab, &tdx, host);
     let pages = OnceCell::new();
     let life = || {
-        promise::bring_up(&mut kernel, platform, &record, &mut layout, host.memory()).unwrap();
-        let made = place
-            .take()
-            .unwrap()
-            .insert(TdMemory::new(&layout, &platform))
-            .open(PageRange::default(), &platform)
-            .unwrap();
-        let ledger: &Ledger<'_> = ledger.get_or_init(|| made.0);
-        let key_ids: &KeyIds<'_> = key_ids.get_or_init(|| made.1);
-        let pool = pool(ledger, &mut kernel, 1).unwrap();
+        tdx.bring_up(&mut kernel, host.memory()).unwrap();
+        let tds = track(&tdx, place.take().unwrap()).unwrap();
+        let pool = pool(tds.ledger(), &mut kernel, 1).unwrap();
         pages.set(pool.range()).unwrap();
         lab.act(|machine| {
             for page in (pool.range().start().index()..pool.range().end().index()).step_by(7) {
                 machine.write_shared(CPU, Page::new(page).start(), &CANARY).unwrap();
             }
         });
-        let hypervisor = Hypervisor::new(&lab, &kernel, promise::td_host(&platform, ledger, key_ids), pool);
+        let hypervisor = Hypervisor::new(&lab, &kernel, tds, pool);
         let _ = hypervisor.live(0, TdPhase::Gone).unwrap();
     };
     let over = lab.until(Instant::Nth(instant), life).is_some();
     let instants = lab.instants();
-    let (memory_of_tds, ledger) = (pages.get().copied().unwrap_or_default(), ledger.get());
-    lab.ask(|machine| assert_superset(machine, &record, ledger, &what));
+    let (memory_of_tds, ledger) = (pages.get().copied().unwrap_or_default(), tdx.ledger());
+    lab.ask(|machine| assert_superset(machine, &tdx, &what));
 
     let interrupted = lab.ask(|machine| {
         let calls = &machine.counters().seamcalls;
@@ -132,16 +118,9 @@ fn run(host: &Host, instant: u64, end: End) -> Run {
         all.filter(|page| shared(*page) && has_canary(machine, *page)).collect()
     });
 
-    let host_memory = promise::host_memory(HostParts {
-        platform: Some(&platform),
-        features: Some(module.features()),
-        record: &record,
-        ledger: ledger.into(),
-        gate: lab.gate(),
-        reserved: &[],
-    });
     let report = match end {
-        End::Kexec | End::AskModule => Kexec::begin(policy, KexecKind::Normal, host_memory)
+        End::Kexec | End::AskModule => tdx
+            .kexec(policy, KexecKind::Normal)
             .unwrap()
             .stop_other_cpus(&kernel)
             .unwrap()
@@ -151,10 +130,10 @@ fn run(host: &Host, instant: u64, end: End) -> Run {
         End::Panic(cpu) => {
             stray_stores(&lab);
             kernel.move_to(cpu);
-            hand_over_crash(policy, &kernel.this_cpu(), &kernel, &host_memory)
+            tdx.crash(policy, &kernel.this_cpu(), &kernel)
         }
     };
-    assert!(report.is_clean(&host_memory), "{what}: {report:?}");
+    assert!(report.is_clean(&tdx.memory()), "{what}: {report:?}");
     lab.act(|machine| {
         machine.kexec_boundary();
         for page in &used {
@@ -165,7 +144,7 @@ fn run(host: &Host, instant: u64, end: End) -> Run {
             && !disabled
         {
             let marked: u64 = ledger.map_or(0, Ledger::marked_pages);
-            let pamt: u64 = record.pamt_ranges().map(PageRange::pages).sum();
+            let pamt: u64 = tdx.pamt_ranges().map(PageRange::pages).sum();
             assert_eq!(count.lines, (marked + pamt) * 64, "exactly what is marked, at {what}");
         }
         assert_eq!(machine.dirty_private_lines(), 0, "{what}");
@@ -232,25 +211,17 @@ fn asking_the_module_is_clean() {
 fn the_machine_notices_what_pamt_alone_leaves() {
     let host = host();
     let lab = Lab::new(&host, &()).unwrap();
-    let platform = detect(&lab).unwrap();
-    let record = PrivateMemory::new();
-    let mut layout = Box::new(Layout::new());
-    let mut kernel = LabKernel::new(&lab, &host, Some(platform));
-    promise::bring_up(&mut kernel, platform, &record, &mut layout, host.memory()).unwrap();
-    let mut memory = TdMemory::new(&layout, &platform);
-    let (ledger, key_ids) = memory.open(PageRange::default(), &platform).unwrap();
-    let pool = pool(&ledger, &mut kernel, 1).unwrap();
-    let hypervisor = Hypervisor::new(&lab, &kernel, promise::td_host(&platform, &ledger, &key_ids), pool);
+    let mut words = Vec::new();
+    let tdx = tdx_host::Host::new(lab.slots());
+    tdx.detect(&lab).unwrap();
+    let mut kernel = LabKernel::new(&lab, &tdx, &host);
+    tdx.bring_up(&mut kernel, host.memory()).unwrap();
+    let tds = track(&tdx, &mut words).unwrap();
+    let ledger = tds.ledger();
+    let pool = pool(ledger, &mut kernel, 1).unwrap();
+    let hypervisor = Hypervisor::new(&lab, &kernel, tds, pool);
     let td = hypervisor.live(0, TdPhase::Running).unwrap();
-    let host_memory = promise::host_memory(HostParts {
-        platform: Some(&platform),
-        features: None,
-        record: &record,
-        ledger: (&ledger).into(),
-        gate: lab.gate(),
-        reserved: &[],
-    });
-    let handed = crash(Comparison::Pamt.into(), &kernel.this_cpu(), &kernel, host_memory);
+    let handed = crash(Comparison::Pamt.into(), &kernel.this_cpu(), &kernel, tdx.memory());
     assert!(!handed.is_clean());
     let left: u64 = handed.leftovers().map(|left| left.range.pages()).sum();
     assert_eq!(left, ledger.marked_pages());
@@ -265,20 +236,20 @@ fn a_canary_in_every_other_page_survives() {
     let text = HOST.replace("[1G, 2G)", "[1G, 1280M)");
     let host = Host::from_reader("tiny", text.as_bytes(), &HostOptions::default()).unwrap();
     let lab = Lab::new(&host, &()).unwrap();
-    let platform = detect(&lab).unwrap();
-    let record = PrivateMemory::new();
-    let mut layout = Box::new(Layout::new());
-    let mut kernel = LabKernel::new(&lab, &host, Some(platform));
+    let mut words = Vec::new();
+    let tdx = tdx_host::Host::new(lab.slots());
+    tdx.detect(&lab).unwrap();
+    let mut kernel = LabKernel::new(&lab, &tdx, &host);
     lab.act(|machine| {
         for page in host.memory()[0].range.start().index()..host.memory()[0].range.end().index() {
             machine.write_shared(CPU, Page::new(page).start(), &CANARY).unwrap();
         }
     });
-    promise::bring_up(&mut kernel, platform, &record, &mut layout, host.memory()).unwrap();
-    let mut memory = TdMemory::new(&layout, &platform);
-    let (ledger, key_ids) = memory.open(PageRange::default(), &platform).unwrap();
-    let pool = pool(&ledger, &mut kernel, 2).unwrap();
-    let hypervisor = Hypervisor::new(&lab, &kernel, promise::td_host(&platform, &ledger, &key_ids), pool);
+    tdx.bring_up(&mut kernel, host.memory()).unwrap();
+    let tds = track(&tdx, &mut words).unwrap();
+    let ledger = tds.ledger();
+    let pool = pool(ledger, &mut kernel, 2).unwrap();
+    let hypervisor = Hypervisor::new(&lab, &kernel, tds, pool);
     let tds = [hypervisor.live(0, TdPhase::Running).unwrap(), hypervisor.live(1, TdPhase::HalfBuilt).unwrap()];
     let canaries = |lab: &Lab<'_>| -> Vec<u64> {
         let range = host.memory()[0].range;
@@ -292,21 +263,13 @@ fn a_canary_in_every_other_page_survives() {
     };
     let may_be_written = |page: u64| {
         let page = Page::new(page);
-        record.pamt_ranges().any(|range| range.contains(page)) || ledger.state(page) != Some(PageState::Shared)
+        tdx.pamt_ranges().any(|range| range.contains(page)) || ledger.state(page) != Some(PageState::Shared)
     };
     let before: Vec<u64> = canaries(&lab).into_iter().filter(|page| !may_be_written(*page)).collect();
     assert!(before.len() > 60_000, "{}", before.len());
-    let host_memory = promise::host_memory(HostParts {
-        platform: Some(&platform),
-        features: None,
-        record: &record,
-        ledger: (&ledger).into(),
-        gate: lab.gate(),
-        reserved: &[],
-    });
-    let report = hand_over_crash(Policy::Tracked, &kernel.this_cpu(), &kernel, &host_memory);
+    let report = tdx.crash(Policy::Tracked, &kernel.this_cpu(), &kernel);
     let Outcome::Reset(count) = report.outcome else { panic!("{report:?}") };
-    let pamt: u64 = record.pamt_ranges().map(PageRange::pages).sum();
+    let pamt: u64 = tdx.pamt_ranges().map(PageRange::pages).sum();
     assert_eq!(count.lines, (pamt + ledger.marked_pages()) * 64);
     assert_eq!(canaries(&lab), before, "exactly these");
     drop(tds);

@@ -2,30 +2,23 @@
 //! the types do not forbid is a typed error, and the machine is as it was. What the types forbid is
 //! in `tdx-host`, `tests/compile_fail/`.
 //!
-//! `tdx_lab::platform::promise` stands for the kernel that these programs are part of: it makes the
-//! records and lends them, as its `unsafe` code would.
+//! The kernel that these programs are part of is the laboratory's, with a `Host` of its own.
 
 #![forbid(unsafe_code)]
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use tdx_abi::{KeyId, Leaf, LeafCall, Page, PageRange, Registers, Status};
 use tdx_host::dynamic_pamt::{DynamicPamt, Pair, PamtCause};
 use tdx_host::gate::CpuActivity;
-use tdx_host::handover::{
-    CameBack, HostMemory, HostParts, Kexec, KexecKind, LedgerRef, LiveLedger, Policy, StopCpus, hand_over_crash,
-    stop_this_cpu,
-};
-use tdx_host::key_ids::KeyIds;
+use tdx_host::handover::{CameBack, HostMemory, Kexec, KexecKind, Policy, StopCpus, hand_over_crash, stop_this_cpu};
 use tdx_host::layout::{self, FrameRequest, FrameSource, Layout, LayoutError, MapFrames};
 use tdx_host::ledger::{Ledger, PageState};
 use tdx_host::page::{SharedPage, TokenError};
-use tdx_host::platform::{Cpu, CpuId, OutOfPages, TdxPlatform, detect};
-use tdx_host::private_memory::PrivateMemory;
+use tdx_host::platform::{Cpu, CpuId, OutOfPages};
 use tdx_host::seamcall::{CallError, LeafEffect, call, check_call, leaf_effect};
 use tdx_host::td::{Building, GuestPage, TDCS_PAGES, Td, TdCause, TdHost};
-use tdx_lab::platform::{Lab, LabKernel, promise};
+use tdx_lab::platform::{Lab, LabKernel};
 use tdx_machine::{Machine, ModuleProfile, PartialStore};
 use tdx_operator::host::{Host, HostOptions};
 use tdx_operator::images;
@@ -49,57 +42,37 @@ fn new_ledger(tdmrs: &[PageRange]) -> &'static Ledger<'static> {
     Box::leak(Box::new(Ledger::new(tdmrs.iter().copied(), words).unwrap()))
 }
 
-/// The ledger is published after the memory of the host was described.
-#[derive(Default)]
-struct Published(OnceLock<&'static Ledger<'static>>);
-
-impl LiveLedger for Published {
-    fn ledger(&self) -> Option<&Ledger<'_>> {
-        self.0.get().copied()
-    }
+/// What a kernel knows of TDX, which outlives the test.
+fn new_tdx<'l>(lab: &'l Lab<'_>) -> &'l tdx_host::Host<'l> {
+    let tdx = Box::leak(Box::new(tdx_host::Host::new(lab.slots())));
+    tdx.detect(lab).unwrap();
+    tdx
 }
 
-/// A kernel with TDX up, and its records.
+/// A kernel with TDX up.
 struct Victim<'l> {
     lab: &'l Lab<'l>,
     kernel: LabKernel<'l>,
-    platform: &'static TdxPlatform,
-    record: &'static PrivateMemory,
-    layout: Box<Layout>,
+    tdx: &'l tdx_host::Host<'l>,
     tdmrs: Vec<PageRange>,
-    published: &'static Published,
-    key_ids: &'static KeyIds<'static>,
 }
 
 impl<'l> Victim<'l> {
     fn new(lab: &'l Lab<'l>, host: &'l Host) -> Self {
-        let platform = &*Box::leak(Box::new(detect(lab).unwrap()));
-        let (record, published): (&PrivateMemory, &Published) = (Box::leak(Box::default()), Box::leak(Box::default()));
-        let mut layout = Box::new(Layout::new());
-        let mut kernel = LabKernel::new(lab, host, Some(*platform));
-        promise::bring_up(&mut kernel, *platform, record, &mut layout, host.memory()).unwrap();
-        let tdmrs = layout.tdmrs().iter().map(tdx_host::layout::Tdmr::range).collect();
-        let words = words(KeyIds::words_needed(platform.key_ids()) as u64).leak();
-        let key_ids = &*Box::leak(Box::new(KeyIds::new(platform.key_ids(), words).unwrap()));
-        Self { lab, kernel, platform, record, layout, tdmrs, published, key_ids }
+        let tdx = new_tdx(lab);
+        let mut kernel = LabKernel::new(lab, tdx, host);
+        tdx.bring_up(&mut kernel, host.memory()).unwrap();
+        let tdmrs = tdx.layout().unwrap().tdmrs().iter().map(tdx_host::layout::Tdmr::range).collect();
+        Self { lab, kernel, tdx, tdmrs }
     }
 
     fn memory(&self) -> HostMemory<'l> {
-        promise::host_memory(HostParts {
-            platform: Some(self.platform),
-            features: None,
-            record: self.record,
-            ledger: LedgerRef::Live(self.published),
-            gate: self.lab.gate(),
-            reserved: &[],
-        })
+        self.tdx.memory()
     }
 
     /// Publishes a ledger, and lends what TDs share.
-    fn tds(&self) -> TdHost<'static> {
-        let ledger = new_ledger(&self.tdmrs);
-        self.published.0.set(ledger).unwrap();
-        promise::td_host(self.platform, ledger, self.key_ids)
+    fn tds(&self) -> TdHost<'l> {
+        self.tdx.track(words(self.tdx.tracking_words() as u64).leak()).unwrap()
     }
 
     fn page<'h>(&mut self, ledger: &'h Ledger<'h>) -> SharedPage<'h> {
@@ -109,7 +82,7 @@ impl<'l> Victim<'l> {
     }
 
     /// A TD up to MNG.INIT.
-    fn td(&mut self, tds: TdHost<'static>) -> Td<'static, Building> {
+    fn td(&mut self, tds: TdHost<'l>) -> Td<'l, Building> {
         let (cpu, ledger) = (self.kernel.this_cpu(), tds.ledger());
         let root = self.page(ledger);
         let mut td = tds.create(&cpu, root).unwrap().configure_keys(&self.kernel).unwrap();
@@ -128,8 +101,8 @@ impl<'l> Victim<'l> {
             let dirty = machine.dirty_private_runs().into_iter().map(|run| run.lines);
             for lines in owned.chain(dirty) {
                 for page in (lines.pages().start().index()..lines.pages().end().index()).map(Page::new) {
-                    let in_pamt = self.record.pamt_ranges().any(|range| range.contains(page));
-                    let state = self.published.ledger().and_then(|ledger| ledger.state(page));
+                    let in_pamt = self.tdx.pamt_ranges().any(|range| range.contains(page));
+                    let state = self.tdx.ledger().and_then(|ledger| ledger.state(page));
                     let marked = state.is_some_and(|state| state != PageState::Shared);
                     assert!(in_pamt || marked, "page {page} is private and not marked");
                 }
@@ -340,18 +313,18 @@ fn a_report_opens_the_gate_once_and_never_after_a_crash() {
     let first = jump();
     let mut kept = first.clone();
     assert_eq!(first.came_back(&memory), CameBack::TdxGoesOn);
-    assert!(!lab.gate().is_closed());
+    assert!(!memory.gate().is_closed());
     // A kept copy, with whatever is written into it, in the middle of the next handover.
     let second = jump();
     kept.policy = Policy::Module;
     assert_eq!(kept.came_back(&memory), CameBack::TdxIsGone);
-    assert!(lab.gate().is_closed());
+    assert!(memory.gate().is_closed());
     // The crash handover resets; a report from before it opens nothing any more.
     let crash = hand_over_crash(Policy::Tracked, &cpu, &victim.kernel, &memory);
     assert!(crash.is_clean(&memory));
     assert_eq!(second.came_back(&memory), CameBack::TdxIsGone);
     assert_eq!(crash.came_back(&memory), CameBack::TdxIsGone);
-    assert!(lab.gate().is_closed());
+    assert!(memory.gate().is_closed());
     let refused = call(&cpu, Registers::call(Leaf::SYS_RD)).unwrap_err();
     assert_eq!(refused.status(), Some(Status::GATE_CLOSED));
     victim.assert_next_kernel_lives();
@@ -369,7 +342,7 @@ fn a_report_with_changed_fields_withdraws_no_pamt() {
     report.module = Some(tdx_host::handover::ModuleAnswer::Disabled { calls: 1 });
     report.suspects = tdx_host::handover::Suspects::default();
     assert_eq!(report.came_back(&memory), CameBack::TdxIsGone);
-    assert!(lab.gate().is_closed() && victim.record.may_have_private_memory());
+    assert!(memory.gate().is_closed() && memory.private_ranges().next().is_some());
 }
 
 /// A CPU that calls itself stopped and goes on: its next SEAMCALL says so again, and once the gate
@@ -380,7 +353,7 @@ fn a_cpu_that_calls_itself_stopped_is_seen_when_it_goes_on() {
     let victim = Victim::new(&lab, &host);
     let cpu = StopCpus::this_cpu(&victim.kernel);
     stop_this_cpu(cpu, None);
-    let activity = || -> CpuActivity { lab.gate().activity().next().unwrap() };
+    let activity = || -> CpuActivity { victim.tdx.gate().activity().next().unwrap() };
     assert!(activity().stopped && activity().may_hold_private_lines.is_none());
     call(&cpu, Registers::call(Leaf::PHYMEM_PAGE_RDMD).rcx_address(victim.tdmrs[0].base())).unwrap();
     assert!(!activity().stopped && activity().may_hold_private_lines.is_some());
@@ -399,40 +372,39 @@ fn guards_in_any_order_leave_the_dirty_cache_known() {
     let second = cpu.cpu_gate().enter(Leaf::VP_ENTER).unwrap();
     drop(first);
     std::mem::forget(second);
-    assert!(lab.gate().close());
+    assert!(victim.tdx.gate().close());
     assert!(cpu.cpu_gate().enter(Leaf::VP_ENTER).is_err());
     assert!(cpu.cpu_gate().may_hold_private_lines().is_some(), "what was entered before is still said");
-    assert!(!lab.gate().close(), "closed once");
+    assert!(!victim.tdx.gate().close(), "closed once");
 }
 
 #[test]
 fn a_plan_of_numbers_is_no_memory() {
     let (host, lab) = (host(), Lab::new(&host(), &()).unwrap());
-    let platform = detect(&lab).unwrap();
-    let mut kernel = LabKernel::new(&lab, &host, Some(platform));
+    let mut kernel = LabKernel::new(&lab, new_tdx(&lab), &host);
     let taken = kernel.taken().to_vec();
     let mut plan = Box::new(Layout::new());
     let (mut places, limits) = (MapFrames::new(host.memory()), layout::Limits::MODULE_1_5);
     layout::build(host.memory(), host.cmrs(), &limits, &mut places, &mut plan).unwrap();
-    // A bring-up does not take places for memory.
-    let record = PrivateMemory::new();
-    let error = promise::bring_up(&mut kernel, platform, &record, &mut plan, host.memory()).unwrap_err();
-    assert_eq!(error.errno(), -16, "{error}");
-    // Nor does the allocator get them: the table is emptied, and that is all.
+    // The allocator does not get them: the table is emptied, and that is all.
     plan.release_frames(&mut kernel).unwrap();
-    assert_eq!((kernel.taken(), plan.is_empty(), record.may_have_private_memory()), (&taken[..], true, false));
+    assert_eq!((kernel.taken(), plan.is_empty()), (&taken[..], true));
 }
 
 #[test]
-fn pamts_of_a_bring_up_do_not_go_back_to_an_allocator() {
+fn pamts_of_a_bring_up_are_not_planned_over() {
     let (host, lab) = (host(), Lab::new(&host(), &()).unwrap());
     let mut victim = Victim::new(&lab, &host);
     let taken = victim.kernel.taken().to_vec();
-    assert_eq!(victim.layout.release_frames(&mut victim.kernel), Err(LayoutError::Private));
-    assert_eq!(victim.layout.release(&mut MapFrames::new(host.memory())), Err(LayoutError::Private));
+    // The table is the host's, which lends it out to be read alone; a second bring-up is refused.
+    let error = victim.tdx.bring_up(&mut victim.kernel, host.memory()).unwrap_err();
+    assert_eq!(error.errno(), -16, "{error}");
+    // A table in use is not planned over.
+    let mut plan = Box::new(Layout::new());
     let (mut places, limits) = (MapFrames::new(host.memory()), layout::Limits::MODULE_1_5);
-    let built = layout::build(host.memory(), host.cmrs(), &limits, &mut places, &mut victim.layout);
-    assert_eq!(built, Err(LayoutError::InUse));
+    layout::build(host.memory(), host.cmrs(), &limits, &mut places, &mut plan).unwrap();
+    let again = layout::build(host.memory(), host.cmrs(), &limits, &mut places, &mut plan);
+    assert_eq!(again, Err(LayoutError::InUse));
     assert_eq!(victim.kernel.taken(), taken);
     victim.assert_kexec_is_clean();
 }
@@ -441,8 +413,7 @@ fn pamts_of_a_bring_up_do_not_go_back_to_an_allocator() {
 fn a_write_stays_in_its_pages() {
     let (host, lab) = (host(), Lab::new(&host(), &()).unwrap());
     let image = mark_image(&lab, &host);
-    let platform = detect(&lab).unwrap();
-    let mut kernel = LabKernel::new(&lab, &host, Some(platform));
+    let mut kernel = LabKernel::new(&lab, new_tdx(&lab), &host);
     let mut page = kernel.allocate_any(1).unwrap();
     for (offset, bytes) in [(4096, 1), (4095, 2), (0, 4097), (u64::MAX, 1), (u64::MAX - 1, 8)] {
         let error = page.write(&mut kernel, offset, &vec![0; bytes]).unwrap_err();
@@ -480,7 +451,7 @@ fn a_key_id_has_one_td() {
     let first = victim.td(tds);
     let key: KeyId = first.key_id();
     drop(first);
-    let lease = victim.key_ids.lease().unwrap();
+    let lease = victim.tdx.key_ids().unwrap().lease().unwrap();
     let second = victim.td(tds);
     assert!(second.key_id() != key && lease.key() != key && second.key_id() != lease.key());
     victim.assert_superset();

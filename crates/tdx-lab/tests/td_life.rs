@@ -6,15 +6,13 @@ mod promise;
 
 use first_kernel::td_params;
 use std::path::Path;
-use std::sync::atomic::AtomicU64;
-use tdx_abi::{Page, PageRange, PageSize, PhysAddr};
-use tdx_host::key_ids::KeyIds;
-use tdx_host::layout::{FrameRequest, FrameSource, Layout, Tdmr};
+use tdx_abi::{Page, PageSize, PhysAddr};
+use tdx_host::layout::{FrameRequest, FrameSource};
 use tdx_host::ledger::Ledger;
-use tdx_host::platform::{Cpus, detect};
-use tdx_host::private_memory::PrivateMemory;
+use tdx_host::platform::Cpus;
 use tdx_host::td::{GuestPage, SeptLevel, TDCS_PAGES, TDVPS_PAGES};
 use tdx_lab::platform::{Lab, LabKernel};
+use tdx_lab::tds::track;
 use tdx_machine::Machine;
 use tdx_operator::host::{Host, HostOptions};
 
@@ -24,14 +22,14 @@ fn small_host() -> Host {
 }
 
 /// Every private line outside PAMT lies in a marked page.
-fn assert_superset(lab: &Lab<'_>, record: &PrivateMemory, ledger: &Ledger<'_>) {
+fn assert_superset(lab: &Lab<'_>, tdx: &tdx_host::Host<'_>, ledger: &Ledger<'_>) {
     lab.ask(|machine| {
         let owned = machine.all_owner_runs().into_iter().map(|run| run.lines);
         let dirty = machine.dirty_private_runs().into_iter().map(|run| run.lines);
         for lines in owned.chain(dirty) {
             for page in lines.pages().start().index()..lines.pages().end().index() {
                 let page = Page::new(page);
-                let in_pamt = record.pamt_ranges().any(|range| range.contains(page));
+                let in_pamt = tdx.pamt_ranges().any(|range| range.contains(page));
                 let marked = ledger.state(page).is_some_and(|state| state != tdx_host::ledger::PageState::Shared);
                 assert!(in_pamt || marked, "page {page} is private and not marked");
             }
@@ -43,20 +41,15 @@ fn assert_superset(lab: &Lab<'_>, record: &PrivateMemory, ledger: &Ledger<'_>) {
 fn a_td_is_built_used_and_torn_down() {
     let host = small_host();
     let lab = Lab::new(&host, &()).unwrap();
-    let platform = detect(&lab).unwrap();
-    let record = PrivateMemory::new();
-    let mut layout = Box::new(Layout::new());
-    let mut kernel = LabKernel::new(&lab, &host, Some(platform));
-    promise::bring_up(&mut kernel, platform, &record, &mut layout, host.memory()).unwrap();
+    let mut words = Vec::new();
+    let tdx = tdx_host::Host::new(lab.slots());
+    tdx.detect(&lab).unwrap();
+    let mut kernel = LabKernel::new(&lab, &tdx, &host);
+    tdx.bring_up(&mut kernel, host.memory()).unwrap();
     let pamt_lines = lab.ask(Machine::private_lines);
 
-    let tdmrs: Vec<PageRange> = layout.tdmrs().iter().map(Tdmr::range).collect();
-    let mut words: Vec<AtomicU64> =
-        (0..Ledger::words_needed(tdmrs.iter().copied())).map(|_| AtomicU64::new(0)).collect();
-    let ledger = Ledger::new(tdmrs, &mut words).unwrap();
-    let mut key_words = [AtomicU64::new(0)];
-    let key_ids = KeyIds::new(platform.key_ids(), &mut key_words).unwrap();
-    let tds = promise::td_host(&platform, &ledger, &key_ids);
+    let tds = track(&tdx, &mut words).unwrap();
+    let ledger = tds.ledger();
 
     let request = FrameRequest::anywhere(8 * 512, None);
     let pool = kernel.allocate(request).unwrap();
@@ -64,7 +57,7 @@ fn a_td_is_built_used_and_torn_down() {
     let mut page = |size: PageSize| {
         let at = next.next_multiple_of(size.pages());
         next = at + size.pages();
-        promise::take(&ledger, Page::new(at), size).unwrap()
+        promise::take(ledger, Page::new(at), size).unwrap()
     };
     let params = PhysAddr::new(16 << 20);
     lab.write_shared(params, &td_params());
@@ -90,7 +83,7 @@ fn a_td_is_built_used_and_torn_down() {
     let td = td.finalize(&cpu).unwrap();
     td.augment(&cpu, gpa(0x1000), page(PageSize::Size4K)).unwrap();
     td.augment(&cpu, gpa(2 << 20), page(PageSize::Size2M)).unwrap();
-    assert_superset(&lab, &record, &ledger);
+    assert_superset(&lab, &tdx, ledger);
     assert_eq!(ledger.marked_pages(), td.pages() + 1);
 
     // The guest page moves, a large one is split, one goes.
@@ -102,7 +95,7 @@ fn a_td_is_built_used_and_torn_down() {
     assert_eq!(lab.ask(|machine| machine.private_lines_in(old.range().lines())), 0);
     td.demote(&cpu, gpa(2 << 20), PageSize::Size2M, old).unwrap();
     let gone = td.remove_page(&cpu, gpa(0x1000), PageSize::Size4K).unwrap();
-    assert_superset(&lab, &record, &ledger);
+    assert_superset(&lab, &tdx, ledger);
     assert_eq!(ledger.marked_pages(), td.pages() + 1);
     let _ = gone.release();
 
@@ -113,7 +106,7 @@ fn a_td_is_built_used_and_torn_down() {
         let _ = page.unwrap().release();
     });
     let _ = dead.finish(&cpu).unwrap().release();
-    assert_eq!((ledger.marked_pages(), ledger.leaked_pages(), key_ids.lost()), (0, 0, 0));
+    assert_eq!((ledger.marked_pages(), ledger.leaked_pages(), tdx.key_ids().unwrap().lost()), (0, 0, 0));
     kernel.run_on_all(&Settle);
     assert_eq!(lab.ask(Machine::private_lines), pamt_lines, "only PAMT is private");
     lab.check().unwrap();

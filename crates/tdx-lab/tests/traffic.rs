@@ -18,14 +18,12 @@ use first_kernel::{Move, Slot};
 use proptest::prelude::*;
 use tdx_abi::{KeyId, Leaf, LineRange, Page, PageRange, PageSize, PhysAddr, Registers};
 use tdx_host::follow::{self, Moves};
-use tdx_host::handover::{HostParts, Kexec, KexecKind, Policy, hand_over_crash};
+use tdx_host::handover::{KexecKind, Policy};
 use tdx_host::key_ids::KeyIds;
-use tdx_host::layout::Layout;
 use tdx_host::ledger::{Ledger, PageState};
-use tdx_host::platform::{CpuId, TdxPlatform, detect};
-use tdx_host::private_memory::PrivateMemory;
+use tdx_host::platform::CpuId;
 use tdx_lab::platform::{Act, Deed, Lab, LabKernel, Operation, Watcher};
-use tdx_lab::tds::{Custody, GUEST_PAGES, TdMemory, World, pool};
+use tdx_lab::tds::{Custody, GUEST_PAGES, World, pool, track};
 use tdx_machine::{EvictionPolicy, Fault, Machine, ModuleProfile, PartialStore, When};
 use tdx_operator::host::{Host, HostOptions};
 
@@ -150,7 +148,7 @@ impl Watcher for Follower {
 /// A hypervisor, its laboratory and its pages.
 struct Traffic<'w, 'h> {
     lab: &'w Lab<'w>,
-    platform: TdxPlatform,
+    tdx: &'w tdx_host::Host<'w>,
     custody: &'w Custody,
     world: World<'w, 'h>,
 }
@@ -191,14 +189,14 @@ fn has_canary(machine: &mut Machine, page: Page) -> bool {
 
 /// Who owns which page, from the machine alone: everything private lies in PAMT or in a marked
 /// page.
-fn assert_superset(machine: &Machine, record: &PrivateMemory, ledger: &Ledger<'_>, what: &dyn std::fmt::Debug) {
+fn assert_superset(machine: &Machine, tdx: &tdx_host::Host<'_>, ledger: &Ledger<'_>, what: &dyn std::fmt::Debug) {
     let owned = machine.all_owner_runs().into_iter().map(|run| run.lines);
     let dirty = machine.dirty_private_runs().into_iter().map(|run| run.lines);
     let known = machine.assigned_pages().into_iter().map(|run| run.pages.lines());
     for lines in owned.chain(dirty).chain(known) {
         for index in lines.pages().start().index()..lines.pages().end().index() {
             let page = Page::new(index);
-            let in_pamt = record.pamt_ranges().any(|range| range.contains(page));
+            let in_pamt = tdx.pamt_ranges().any(|range| range.contains(page));
             let marked = ledger.state(page).is_some_and(|state| state != PageState::Shared);
             assert!(in_pamt || marked, "page {page} is private and not marked after {what:?}");
         }
@@ -229,20 +227,18 @@ impl Scene {
     }
 
     /// Brings TDX up and runs the play on it.
-    fn play(&self, play: impl FnOnce(Traffic<'_, '_>, &PrivateMemory, &KeyIds<'_>)) {
-        let platform = detect(&self.lab).unwrap();
-        let record = PrivateMemory::new();
-        let mut layout = Box::new(Layout::new());
-        let mut kernel = LabKernel::new(&self.lab, &self.host, Some(platform));
-        promise::bring_up(&mut kernel, platform, &record, &mut layout, self.host.memory()).unwrap();
-        let mut memory = TdMemory::new(&layout, &platform);
-        let (ledger, key_ids) = memory.open(PageRange::default(), &platform).unwrap();
-        let pool = pool(&ledger, &mut kernel, 6).unwrap();
+    fn play(&self, play: impl FnOnce(Traffic<'_, '_>, &KeyIds<'_>)) {
+        let mut words = Vec::new();
+        let tdx = tdx_host::Host::new(self.lab.slots());
+        tdx.detect(&self.lab).unwrap();
+        let mut kernel = LabKernel::new(&self.lab, &tdx, &self.host);
+        tdx.bring_up(&mut kernel, self.host.memory()).unwrap();
+        let tds = track(&tdx, &mut words).unwrap();
+        let pool = pool(tds.ledger(), &mut kernel, 6).unwrap();
         let custody = Custody::new(pool);
-        let tds = promise::td_host(&platform, &ledger, &key_ids);
         let world = World::new(&self.lab, kernel.cpus().clone(), tds, None, &custody, PARAMS, 3);
-        let world = Traffic { lab: &self.lab, platform, custody: &custody, world };
-        play(world, &record, &key_ids);
+        let world = Traffic { lab: &self.lab, tdx: &tdx, custody: &custody, world };
+        play(world, tdx.key_ids().unwrap());
     }
 }
 
@@ -251,18 +247,18 @@ fn run(ops: &[(u32, usize, Op)], end: End) {
 }
 
 fn run_on(scene: &Scene, ops: &[(u32, usize, Op)], end: End) {
-    scene.play(|world, record, _| traffic(scene, world, record, ops, end));
+    scene.play(|world, _| traffic(scene, world, ops, end));
 }
 
-fn traffic(scene: &Scene, mut world: Traffic<'_, '_>, record: &PrivateMemory, ops: &[(u32, usize, Op)], end: End) {
-    let (host, lab, ledger, platform) = (&scene.host, world.lab, world.ledger(), world.platform);
+fn traffic(scene: &Scene, mut world: Traffic<'_, '_>, ops: &[(u32, usize, Op)], end: End) {
+    let (host, lab, ledger, tdx) = (&scene.host, world.lab, world.ledger(), world.tdx);
     let pool = world.custody.range();
     // Somebody uses the pages around the pool.
     let neighbours: Vec<Page> = (1..=64u64)
         .flat_map(|n| [pool.start().index().wrapping_sub(n), pool.end().index() + n - 1])
         .map(Page::new)
         .filter(|page| host.memory().iter().any(|part| part.range.contains(*page)))
-        .filter(|page| !record.pamt_ranges().any(|pamt| pamt.contains(*page)))
+        .filter(|page| !tdx.pamt_ranges().any(|pamt| pamt.contains(*page)))
         .collect();
     lab.act(|machine| {
         for page in &neighbours {
@@ -279,21 +275,14 @@ fn traffic(scene: &Scene, mut world: Traffic<'_, '_>, record: &PrivateMemory, op
         // A VCPU stays with the CPU that made it: others would have to flush it first.
         world.world.move_to(CpuId(if matches!(op, Op::Make(Move::Enter)) { 0 } else { *cpu }));
         world.step(*slot, *op);
-        lab.ask(|machine| assert_superset(machine, record, ledger, &(cpu, slot, op)));
+        lab.ask(|machine| assert_superset(machine, tdx, ledger, &(cpu, slot, op)));
         scene.follower.assert_same(ledger, &(cpu, slot, op));
         lab.check().unwrap();
     }
     let mut cpus = world.world.cpus().clone();
-    let host_memory = promise::host_memory(HostParts {
-        platform: Some(&platform),
-        features: Some(ModuleProfile::V1_5_01.with_sys_disable().features()),
-        record,
-        ledger: ledger.into(),
-        gate: lab.gate(),
-        reserved: &[],
-    });
     let report = match end {
-        End::Kexec(policy) => Kexec::begin(policy, KexecKind::Normal, host_memory)
+        End::Kexec(policy) => tdx
+            .kexec(policy, KexecKind::Normal)
             .unwrap()
             .stop_other_cpus(&cpus)
             .unwrap()
@@ -308,10 +297,10 @@ fn traffic(scene: &Scene, mut world: Traffic<'_, '_>, record: &PrivateMemory, op
                 }
             });
             cpus.move_to(cpu);
-            hand_over_crash(Policy::Tracked, &cpus.this_cpu(), &cpus, &host_memory)
+            tdx.crash(Policy::Tracked, &cpus.this_cpu(), &cpus)
         }
     };
-    assert!(report.is_clean(&host_memory), "{report:?}");
+    assert!(report.is_clean(&tdx.memory()), "{report:?}");
     lab.act(|machine| {
         machine.kexec_boundary();
         assert_eq!((machine.private_lines(), machine.dirty_private_lines()), (0, 0));
@@ -377,7 +366,7 @@ fn a_td_is_torn_down_from_every_step_fatal_or_not() {
     for fatal in [false, true] {
         for steps in 0..=BUILDS + LIFE.len() {
             let scene = Scene::new();
-            scene.play(|mut world, _, key_ids| {
+            scene.play(|mut world, key_ids| {
                 for step in 0..steps {
                     world.step(0, if step < BUILDS { Op::Make(Move::Build) } else { LIFE[step - BUILDS] });
                 }
@@ -409,7 +398,7 @@ fn each_seamcall_of_a_tds_life_fails_once() {
     let live = |number: u64, leaked: &mut u64| {
         let scene = Scene::new();
         let mut made = 0;
-        scene.play(|mut world, record, key_ids| {
+        scene.play(|mut world, key_ids| {
             let before = calls(world.lab);
             if number > 0 {
                 world.lab.act(|machine| machine.inject(Fault::Answer(status), When::Call(number)));
@@ -421,7 +410,7 @@ fn each_seamcall_of_a_tds_life_fails_once() {
             assert!(matches!(world.world.slots[0], Slot::Runnable(..)), "call {number}");
             for op in LIFE {
                 world.step(0, op);
-                world.lab.ask(|machine| assert_superset(machine, record, world.ledger(), &(number, op)));
+                world.lab.ask(|machine| assert_superset(machine, world.tdx, world.ledger(), &(number, op)));
                 scene.follower.assert_same(world.ledger(), &(number, op));
             }
             tear_down(&mut world);
@@ -431,7 +420,7 @@ fn each_seamcall_of_a_tds_life_fails_once() {
             assert!(ledger.leaked_pages() <= 512, "one page at most, of 2 MiB at most: call {number}");
             assert_eq!(key_ids.lost(), 0, "call {number}");
             *leaked += u64::from(ledger.leaked_pages() > 0);
-            world.lab.ask(|machine| assert_superset(machine, record, ledger, &number));
+            world.lab.ask(|machine| assert_superset(machine, world.tdx, ledger, &number));
             world.lab.check().unwrap();
         });
         made
@@ -465,7 +454,7 @@ fn a_failed_module_update_is_handed_over() {
 #[test]
 fn a_key_id_that_is_taken_is_not_tried_again() {
     let scene = Scene::new();
-    scene.play(|mut world, _, key_ids| {
+    scene.play(|mut world, key_ids| {
         let cpu = world.world.cpus().this_cpu();
         let page = world.world.page(PageSize::Size4K).unwrap();
         let create = Registers::call(Leaf::MNG_CREATE).rcx_address(page.page().start()).rdx(33);
@@ -485,7 +474,7 @@ fn a_key_id_that_is_taken_is_not_tried_again() {
 #[test]
 fn a_tdr_reclaimed_as_a_page_is_clean() {
     let scene = Scene::new();
-    scene.play(|mut world, _, _| {
+    scene.play(|mut world, _| {
         world.step(0, Op::Make(Move::Build));
         world.step(0, Op::Make(Move::TearDown));
         world.step(0, Op::Make(Move::TearDown));
@@ -503,7 +492,7 @@ fn a_tdr_reclaimed_as_a_page_is_clean() {
 #[test]
 fn reclaim_all_reports_what_it_could_not_ask_for() {
     let scene = Scene::new();
-    scene.play(|mut world, _, _| {
+    scene.play(|mut world, _| {
         for _ in 0..4 {
             world.step(0, Op::Make(Move::Build));
         }

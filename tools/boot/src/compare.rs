@@ -4,16 +4,13 @@
 
 use std::fmt::Write;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicU64;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use first_kernel::{AnyPolicy, RangePages, TdPhase, bring_up, key_ids, ledger, ledger_words, live};
+use first_kernel::{AnyPolicy, RangePages, TdPhase, live};
 use tdx_abi::{KeyId, PageRange, PageSize, Registers};
-use tdx_host::handover::HostParts;
 use tdx_host::layout::{FrameSource, Layout};
-use tdx_host::platform::detect;
-use tdx_host::private_memory::PrivateMemory;
 use tdx_lab::platform::{Act, Lab, LabKernel, Operation, Watcher, promise};
+use tdx_lab::tds::track;
 use tdx_machine::{AccessError, CpuId, Machine, MachineCheckReason, PartialStore};
 use tdx_operator::host::{Host, HostOptions};
 
@@ -111,45 +108,30 @@ impl Watcher for Listener {
     }
 }
 
-fn words(count: u64) -> Vec<AtomicU64> {
-    (0..count).map(|_| AtomicU64::new(0)).collect()
-}
-
 /// The same first kernel on the software machine.
 fn software(host: &Host, policy: &str) -> Result<(Vec<Call>, Death)> {
     let policy = AnyPolicy::named(policy).with_context(|| format!("no policy is called {policy}"))?;
     let listener = Listener::default();
     let lab = Lab::new(host, &())?.watched_by(&listener);
-    let platform = detect(&lab)?;
-    let record: Box<PrivateMemory> = Box::default();
-    let mut layout = Box::new(Layout::new());
-    let mut kernel = LabKernel::new(&lab, host, Some(platform));
-    let started = promise::start(&mut kernel, platform, &record, &mut layout)?;
-    let module = bring_up(started, host.memory())?;
-    let (mut ledger_memory, mut key_memory) = (words(ledger_words(&layout)), words(first_kernel::KEY_ID_WORDS as u64));
-    let ledger = ledger(&layout, &mut ledger_memory)?;
-    let key_ids = key_ids(&platform, &mut key_memory)?;
+    let mut words = Vec::new();
+    let tdx = Box::new(tdx_host::Host::new(lab.slots()));
+    tdx.detect(&lab)?;
+    let mut kernel = LabKernel::new(&lab, &tdx, host);
+    tdx.bring_up(&mut kernel, host.memory())?;
+    let tds = track(&tdx, &mut words)?;
+    let layout = tdx.layout().context("TDX is not up")?;
     let mut shared = kernel.allocate_any(1).context("no page")?;
     for number in 0..TDS {
-        let range = first_kernel::allocate(&mut kernel, &layout, 1).context("no room for a TD")?;
-        let tds = promise::td_host(&platform, &ledger, &key_ids);
+        let range = first_kernel::allocate(&mut kernel, layout, 1).context("no room for a TD")?;
         live(&mut kernel, tds, &RangePages::new(range), &mut shared, TdPhase::of(number))
             .map_err(|error| anyhow!("{error}"))?;
     }
-    let memory = promise::host_memory(HostParts {
-        platform: Some(&platform),
-        features: Some(module.features),
-        record: &record,
-        ledger: (&ledger).into(),
-        gate: lab.gate(),
-        reserved: &[],
-    });
     let before = lab.ask(Clone::clone);
     // The report is not compared.
-    promise::kexec(policy, &kernel, memory, std::iter::empty()).map_err(|error| anyhow!("{error}"))?;
+    promise::kexec(policy, &kernel, tdx.memory(), std::iter::empty()).map_err(|error| anyhow!("{error}"))?;
     lab.check()?;
     lab.act(Machine::kexec_boundary);
-    let death = lab.act(|machine| next_kernel(machine, &before, &layout, host))?;
+    let death = lab.act(|machine| next_kernel(machine, &before, layout, host))?;
     let calls = listener.0.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     Ok((calls, death))
 }

@@ -1,50 +1,58 @@
 //! The first kernel's bring-up, with what Linux prints on the way, and its report.
 
-use std::cell::Cell;
-
-use tdx_abi::TdxFeatures0;
 use tdx_host::{
     bringup::{BringupError, ModuleInfo},
-    layout::Layout,
-    platform::TdxPlatform,
-    private_memory::PrivateMemory,
+    layout::{Layout, Tdmr},
 };
 
 use super::kernel_log;
 use crate::{
-    platform::{Lab, LabKernel, promise},
+    platform::{Lab, LabKernel},
     report::{BringupReport, SeamcallCount, UnwoundReport},
 };
-use tdx_operator::{host::Host, layout::LayoutName, plan::tdmrs};
+use tdx_operator::{host::Host, layout::LayoutName, plan::tdmrs, report::TdmrReport};
+
+/// TDMRs and PAMTs, from the step that plans them: also those of a bring-up that was stopped and
+/// has not published them.
+#[derive(Default)]
+pub(super) struct Plan {
+    pub(super) tdmrs: Vec<Tdmr>,
+    table: Vec<TdmrReport>,
+    pamt_kb: u64,
+}
+
+impl Plan {
+    fn of(layout: &Layout) -> Self {
+        Self { tdmrs: layout.tdmrs().to_vec(), table: tdmrs(layout), pamt_kb: layout.pamt_kb() }
+    }
+}
 
 /// All steps of a bring-up, with what the kernel prints on the way.
-#[expect(clippy::too_many_arguments, reason = "each is a part that a kernel owns apart from the others")]
-pub(super) fn bring_up<'k>(
+pub(super) fn bring_up(
     lab: &Lab<'_>,
-    kernel: &'k mut LabKernel<'_>,
-    platform: TdxPlatform,
-    record: &'k PrivateMemory,
-    layout: &'k mut Layout,
+    tdx: &tdx_host::Host<'_>,
+    kernel: &mut LabKernel<'_>,
     host: &Host,
     layout_name: LayoutName,
     log: &mut Vec<String>,
-    features: &Cell<Option<TdxFeatures0>>,
+    plan: &mut Plan,
 ) -> Result<ModuleInfo, BringupError> {
-    let known = promise::start(kernel, platform, record, layout)?.sys_init()?.init_cpus()?.read_module_info()?;
+    let known = tdx.start_bring_up(kernel)?.sys_init()?.init_cpus()?.read_module_info()?;
     log.extend(kernel_log::module(known.module()));
-    features.set(Some(known.module().features));
     let planned = known.plan_with(&layout_name, host.memory())?;
-    let gib = planned.layout().tdmrs().iter().map(|tdmr| tdmr.range().bytes() >> 30).sum::<u64>();
-    // Module 1.5.01 takes 256 calls for each GiB; the rest of a bring-up is lost in that.
+    *plan = Plan::of(planned.layout());
+    let gib = plan.tdmrs.iter().map(|tdmr| tdmr.range().bytes() >> 30).sum::<u64>();
+    // Module 1.5.01 takes 256 calls for each GiB; the other calls are few.
     lab.expect_seamcalls(256 * gib);
-    let ready = planned.configure()?.configure_keys()?.init_tdmrs()?;
-    Ok(ready.module)
+    let ready = planned.configure().and_then(|configured| configured.configure_keys()?.init_tdmrs());
+    // The way back has freed the PAMTs.
+    ready.map(|ready| ready.module).inspect_err(|_| *plan = Plan::default())
 }
 
 pub(super) fn bringup_report(
     host: &Host,
     lab: &Lab<'_>,
-    layout: &Layout,
+    plan: Plan,
     result: Option<&Result<ModuleInfo, BringupError>>,
     mut log: Vec<String>,
 ) -> BringupReport {
@@ -54,10 +62,10 @@ pub(super) fn bringup_report(
         error: None,
         log: Vec::new(),
         module: None,
-        tdmrs: layout.tdmr_count(),
-        pamt_kb: layout.pamt_kb(),
+        tdmrs: plan.tdmrs.len(),
+        pamt_kb: plan.pamt_kb,
         equals_log: None,
-        tdmr_table: tdmrs(layout),
+        tdmr_table: plan.table,
         seamcalls: calls
             .into_iter()
             .map(|((leaf, status), count)| SeamcallCount {
@@ -70,9 +78,9 @@ pub(super) fn bringup_report(
     };
     match result {
         Some(Ok(module)) => {
-            log.extend(kernel_log::up(layout));
+            log.extend(kernel_log::up(plan.pamt_kb));
             report.module = Some(module.version.to_string());
-            report.equals_log = host.logged().pamt_kb.map(|kb| kb == layout.pamt_kb());
+            report.equals_log = host.logged().pamt_kb.map(|kb| kb == plan.pamt_kb);
         }
         // The kernel that would have printed more has stopped.
         None => "stopped".clone_into(&mut report.result),

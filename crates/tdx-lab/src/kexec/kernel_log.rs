@@ -3,7 +3,7 @@
 
 use tdx_host::{
     bringup::{BringupCause, BringupError, ModuleInfo},
-    layout::{Layout, LayoutError},
+    layout::LayoutError,
     platform::TdxPlatform,
 };
 
@@ -23,8 +23,8 @@ pub(super) fn module(module: &ModuleInfo) -> Vec<String> {
     std::iter::once(first).chain(cmrs).collect()
 }
 
-pub(super) fn up(layout: &Layout) -> [String; 2] {
-    [format!("virt/tdx: {} KB allocated for PAMT", layout.pamt_kb()), "virt/tdx: module initialized".to_owned()]
+pub(super) fn up(pamt_kb: u64) -> [String; 2] {
+    [format!("virt/tdx: {pamt_kb} KB allocated for PAMT"), "virt/tdx: module initialized".to_owned()]
 }
 
 pub(super) fn failed(error: &BringupError) -> Vec<String> {

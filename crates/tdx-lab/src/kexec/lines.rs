@@ -3,7 +3,7 @@
 //! only written to.
 
 use tdx_abi::{Line, LineRange, PageSize};
-use tdx_host::layout::{Layout, Tdmr};
+use tdx_host::layout::Tdmr;
 use tdx_machine::{AssignedKind, AssignedRun, CpuId, Machine};
 
 use crate::report::{PrivateLines, TdmrLines};
@@ -28,13 +28,13 @@ pub(super) struct Kind {
 }
 
 impl PrivateMap {
-    pub(super) fn of(machine: &Machine, layout: &Layout) -> Self {
+    pub(super) fn of(machine: &Machine, tdmrs: &[Tdmr]) -> Self {
         let mut settled = machine.clone();
         for cpu in 0..settled.cpus() {
             // A machine has all the CPUs that it counts.
             let _ = settled.wbinvd(CpuId(cpu));
         }
-        Self { tdmrs: layout.tdmrs().to_vec(), assigned: machine.assigned_pages(), settled }
+        Self { tdmrs: tdmrs.to_vec(), assigned: machine.assigned_pages(), settled }
     }
 
     /// The TDMRs of the host's table.

@@ -9,32 +9,27 @@ mod lines;
 mod next_kernel;
 mod scenario;
 
-use std::cell::Cell;
-
 use first_kernel::TdPhase;
 use tdx_abi::{Leaf, PageRange};
 use tdx_host::{
-    handover::{HostParts, LeftoverTable, OldMemory, explain},
-    layout::Layout,
+    handover::{LeftoverTable, OldMemory},
     ledger::Ledger,
-    platform::{TdxPlatform, detect},
-    private_memory::PrivateMemory,
     td::TdHost,
 };
 use tdx_machine::{CpuId, PartialStore};
 
-use bring_up::{bring_up, bringup_report};
+use bring_up::{Plan, bring_up, bringup_report};
 use handover::{Handed, reset_report};
 use lines::PrivateMap;
 use next_kernel::Footprint;
 pub use scenario::{Hole, KexecOptions};
 
 use crate::{
-    platform::{Instant, Lab, LabError, LabKernel, promise},
+    platform::{Instant, Lab, LabError, LabKernel},
     report::{
         HoleReport, KexecReport, LedgerReport, LeftoverTableReport, ScenarioReport, StrayReport, TdReport, Verdict,
     },
-    tds::{Hypervisor, LabTd, TdMemory, pool},
+    tds::{Hypervisor, LabTd, pool, track},
 };
 use tdx_machine::LIMITS;
 use tdx_operator::{
@@ -60,62 +55,50 @@ pub fn run(host: &Host, options: KexecOptions, progress: &dyn Progress) -> Resul
         ));
     }
     let lab = Lab::with_module(host, options.module(), progress)?;
-    let platform = detect(&lab).map_err(LabError::NoTdx)?;
-    let record = Box::new(PrivateMemory::new());
-    let mut layout = Box::new(Layout::new());
-    let mut kernel = LabKernel::new(&lab, host, Some(platform));
+    let mut words = Vec::new();
+    let tdx = Box::new(tdx_host::Host::new(lab.slots()));
+    let platform = tdx.detect(&lab).map_err(LabError::NoTdx)?;
+    let mut kernel = LabKernel::new(&lab, &tdx, host);
     let crash_kernel = if options.crash { images::crash_pages(host) } else { PageRange::default() };
     if !kernel.reserve(crash_kernel) {
         return Err(LabError::Scenario("no room for a crash kernel".to_owned()));
     }
+    if !crash_kernel.is_empty() {
+        tdx.reserve(&[crash_kernel]).map_err(LabError::scenario)?;
+    }
 
     let mut log = vec![kernel_log::key_ids(&platform)];
-    let features = Cell::new(None);
-    let mut up =
-        || bring_up(&lab, &mut kernel, platform, &record, &mut layout, host, options.layout, &mut log, &features);
+    let mut plan = Plan::default();
+    let mut up = || bring_up(&lab, &tdx, &mut kernel, host, options.layout, &mut log, &mut plan);
     let result = match options.hole {
         Some(Hole::BringUp) => lab.until(Instant::AfterCall(Leaf::SYS_TDMR_INIT, BRING_UP_STOPS_AFTER), up),
         _ => Some(up()),
     };
     lab.check()?;
-    let bringup = bringup_report(host, &lab, &layout, result.as_ref(), log);
+    let tdmrs = plan.tdmrs.clone();
+    let bringup = bringup_report(host, &lab, plan, result.as_ref(), log);
 
     let ready = matches!(result, Some(Ok(_)));
-    let mut memory = (ready && options.tds > 0).then(|| TdMemory::new(&layout, &platform));
-    let (ledger, key_ids) = match &mut memory {
-        Some(memory) => memory.open(crash_kernel, &platform).map(|(ledger, key_ids)| (Some(ledger), Some(key_ids)))?,
-        None => (None, None),
-    };
-    let tds = match (&ledger, &key_ids) {
-        (Some(ledger), Some(key_ids)) => {
-            run_tds(&lab, &mut kernel, promise::td_host(&platform, ledger, key_ids), options)?
-        }
-        _ => Vec::new(),
+    let tds = if ready && options.tds > 0 {
+        run_tds(&lab, &mut kernel, track(&tdx, &mut words)?, options)?
+    } else {
+        Vec::new()
     };
     if options.hole == Some(Hole::DeadModule) {
         kill_module(&lab, &kernel);
     }
     lab.check()?;
 
-    let map = lab.ask(|machine| PrivateMap::of(machine, &layout));
+    let map = lab.ask(|machine| PrivateMap::of(machine, &tdmrs));
     let private_before = map.count();
-    let ledger_report = ledger.as_ref().map(ledger_report);
+    let ledger_report = tdx.ledger().map(ledger_report);
     let stray_lines = if options.crash { stray_stores(&lab, &map)? } else { Vec::new() };
 
     let stored = lab.ask(|machine| machine.counters().lines_direct_stored);
-    let reserved = [crash_kernel];
-    let host_memory = promise::host_memory(HostParts {
-        platform: Some(&platform),
-        features: features.get(),
-        record: &record,
-        ledger: ledger.as_ref().into(),
-        gate: lab.gate(),
-        reserved: if crash_kernel.is_empty() { &[] } else { &reserved },
-    });
     let Handed { summary, uncleaned, table, jumps } = if options.crash {
-        handover::crash(&kernel, options.policy, host_memory)
+        handover::crash(&kernel, options.policy, tdx.memory())
     } else {
-        handover::kexec(&kernel, host, options.policy, host_memory)
+        handover::kexec(&kernel, host, options.policy, tdx.memory())
     };
     lab.check()?;
     if jumps {
@@ -127,7 +110,7 @@ pub fn run(host: &Host, options: KexecOptions, progress: &dyn Progress) -> Resul
     let next_kernel = jumps.then(|| lab.act(|machine| next_kernel::run(machine, &footprint, &map)));
     let mut next_kernel = next_kernel.transpose().map_err(LabError::Refused)?;
     if let Some(check) = next_kernel.as_mut().and_then(|next| next.machine_check.as_mut()) {
-        check.explained = explain(&host_memory, Some(&layout), check.address.0).to_string();
+        check.explained = tdx.explain(check.address.0).to_string();
     }
     let verdict = Verdict::over(next_kernel.as_ref());
     if let Some(next) = &mut next_kernel
@@ -135,7 +118,7 @@ pub fn run(host: &Host, options: KexecOptions, progress: &dyn Progress) -> Resul
         && ready
         && !options.crash
     {
-        next.tdx = Some(tdx_again(&lab, host, &platform, options)?);
+        next.tdx = Some(tdx_again(&lab, host, options)?);
     }
     Ok(KexecReport {
         schema: "cleanslate/kexec",
@@ -237,14 +220,12 @@ fn heed(lab: &Lab<'_>, table: &[u8], footprint: &Footprint, map: &PrivateMap) ->
 
 /// The next kernel brings TDX up itself: it works if the module was disabled, and the module's word
 /// if not.
-fn tdx_again(lab: &Lab<'_>, host: &Host, platform: &TdxPlatform, options: KexecOptions) -> Result<String, LabError> {
+fn tdx_again(lab: &Lab<'_>, host: &Host, options: KexecOptions) -> Result<String, LabError> {
     let again = Lab::on(lab.ask(Clone::clone), &())?;
-    let record = Box::new(PrivateMemory::new());
-    let mut layout = Box::new(Layout::new());
-    let mut kernel = LabKernel::new(&again, host, Some(*platform));
-    let (mut log, features) = (Vec::new(), Cell::new(None));
-    let result =
-        bring_up(&again, &mut kernel, *platform, &record, &mut layout, host, options.layout, &mut log, &features);
+    let tdx = Box::new(tdx_host::Host::new(again.slots()));
+    tdx.detect(&again).map_err(LabError::NoTdx)?;
+    let mut kernel = LabKernel::new(&again, &tdx, host);
+    let result = bring_up(&again, &tdx, &mut kernel, host, options.layout, &mut Vec::new(), &mut Plan::default());
     Ok(match result {
         Ok(_) => "brought up again".to_owned(),
         Err(error) => error.to_string(),

@@ -169,8 +169,6 @@ fn story(
 
 #[cfg(test)]
 mod tests {
-    use tdx_host::{layout::Layout, platform::detect, private_memory::PrivateMemory};
-
     use super::*;
     use crate::{
         platform::{Lab, LabKernel, promise},
@@ -187,18 +185,14 @@ mod tests {
     /// next kernel meets.
     fn reset_without_write_back(host: &Host) -> (u64, NextKernelReport) {
         let lab = Lab::new(host, &()).unwrap();
-        let platform = detect(&lab).unwrap();
-        let record = PrivateMemory::new();
-        let mut layout = Box::new(Layout::new());
-        let mut kernel = LabKernel::new(&lab, host, Some(platform));
-        let started = promise::start(&mut kernel, platform, &record, &mut layout).unwrap();
-        let known = started.sys_init().unwrap().init_cpus().unwrap().read_module_info().unwrap();
-        let configured = known.plan(host.memory()).unwrap().configure().unwrap();
-        configured.configure_keys().unwrap().init_tdmrs().unwrap();
-        promise::reset_alone(&kernel.this_cpu(), record.pamt_ranges());
+        let tdx = tdx_host::Host::new(lab.slots());
+        tdx.detect(&lab).unwrap();
+        let mut kernel = LabKernel::new(&lab, &tdx, host);
+        tdx.bring_up(&mut kernel, host.memory()).unwrap();
+        promise::reset_alone(&kernel.this_cpu(), tdx.pamt_ranges());
         let waiting = lab.ask(Machine::dirty_private_lines);
         assert!(waiting > 0 && lab.ask(Machine::private_lines) == 0);
-        let map = lab.ask(|machine| PrivateMap::of(machine, &layout));
+        let map = lab.ask(|machine| PrivateMap::of(machine, tdx.layout().unwrap().tdmrs()));
         lab.act(Machine::kexec_boundary);
         (waiting, lab.act(|machine| run(machine, &Footprint::everything(host), &map)).unwrap())
     }

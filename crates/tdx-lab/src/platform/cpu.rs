@@ -5,7 +5,7 @@
 
 use tdx_abi::{KeyId, LineRange, Registers};
 use tdx_host::{
-    gate::CpuGate,
+    gate::{CpuGate, GateHandle},
     platform::{Cpu, CpuId, LineReset, PackageId},
     seamcall::Seamcall,
 };
@@ -18,15 +18,16 @@ use super::{Act, Deed, Lab, Operation};
 #[derive(Clone, Copy)]
 pub struct LabCpu<'l> {
     lab: &'l Lab<'l>,
+    gate: GateHandle<'l>,
     id: tdx_machine::CpuId,
     package: PackageId,
 }
 
 impl<'l> LabCpu<'l> {
-    pub(super) fn new(lab: &'l Lab<'l>, number: u32) -> Self {
+    pub(super) fn new(lab: &'l Lab<'l>, gate: GateHandle<'l>, number: u32) -> Self {
         let id = tdx_machine::CpuId(number);
         let package = lab.try_act(|machine| machine.package_of(id));
-        Self { lab, id, package: PackageId(package.0) }
+        Self { lab, gate, id, package: PackageId(package.0) }
     }
 }
 
@@ -41,11 +42,7 @@ impl LabCpu<'_> {
 
     /// The same, for one that has become another when it is done.
     pub(super) fn operate_to(&self, operation: Operation, perform: impl FnOnce(Deed) -> Operation) {
-        let act = Act { cpu: self.id, operation };
-        self.lab.freezer.tick();
-        let operation = perform(self.lab.watcher.before(self.lab, &act));
-        self.lab.watcher.after(self.lab, &Act { operation, ..act }, None);
-        self.lab.freezer.tick();
+        self.lab.operate(self.id, operation, perform);
     }
 
     /// The same for the lines of an operation.
@@ -127,6 +124,6 @@ unsafe impl Cpu for LabCpu<'_> {
 
     fn cpu_gate(&self) -> CpuGate<'_> {
         // SAFETY: a kernel here is on one CPU at a time, and each CPU's code on one thread.
-        unsafe { self.lab.gate().cpu_gate(self.id()) }
+        unsafe { self.gate.cpu_gate(self.id()) }
     }
 }

@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 use tdx_host::{
+    gate::GateHandle,
     handover::{NmiStop, StopCpus, stop_this_cpu, stop_this_cpu_at_crash},
     platform::{Cpu, CpuId, CpuTask, Cpus, Step, TdxPlatform},
 };
@@ -18,18 +19,25 @@ pub struct LabCpus<'l> {
     platform: Option<TdxPlatform>,
     current: u32,
     lab: &'l Lab<'l>,
+    gate: GateHandle<'l>,
 }
 
 impl<'l> LabCpus<'l> {
-    /// Of this machine.
-    pub fn new(lab: &'l Lab<'l>, platform: Option<TdxPlatform>) -> Self {
+    /// Of this machine. `gate` is that of the kernel's [`tdx_host::Host`].
+    pub fn new(lab: &'l Lab<'l>, gate: GateHandle<'l>, platform: Option<TdxPlatform>) -> Self {
         let count = lab.ask(tdx_machine::Machine::cpus);
-        Self { cpus: (0..count).map(|number| LabCpu::new(lab, number)).collect(), platform, current: 0, lab }
+        let cpus = (0..count).map(|number| LabCpu::new(lab, gate, number)).collect();
+        Self { cpus, platform, current: 0, lab, gate }
     }
 
     /// The CPU this code runs on.
     pub fn this_cpu(&self) -> LabCpu<'l> {
-        LabCpu::new(self.lab, self.current)
+        LabCpu::new(self.lab, self.gate, self.current)
+    }
+
+    /// Its number on the machine.
+    pub(super) fn current(&self) -> tdx_machine::CpuId {
+        tdx_machine::CpuId(self.current)
     }
 
     /// Goes on on another CPU: the one that panics, for example.
@@ -39,7 +47,7 @@ impl<'l> LabCpus<'l> {
 
     /// Every CPU but the current one and those that have stopped or are offline.
     fn others(&self) -> impl Iterator<Item = &LabCpu<'l>> {
-        let running = self.lab.gate().activity().filter(|activity| !activity.stopped && activity.cpu.0 != self.current);
+        let running = self.gate.activity().filter(|activity| !activity.stopped && activity.cpu.0 != self.current);
         running.filter_map(|activity| self.cpus.get(activity.cpu.0 as usize))
     }
 

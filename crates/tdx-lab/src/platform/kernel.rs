@@ -8,7 +8,7 @@ use tdx_abi::{PageRange, PhysAddr};
 use tdx_host::{
     handover::{NmiStop, StopCpus},
     layout::{FrameRequest, FrameSource, MapFrames, Places},
-    platform::{CpuId, CpuTask, Cpus, OwnedPages, SharedMemory, TdxPlatform},
+    platform::{CpuId, CpuTask, Cpus, OwnedPages, SharedMemory},
 };
 
 use super::{Deed, Lab, LabCpu, LabCpus, Operation, promise};
@@ -23,11 +23,12 @@ pub struct LabKernel<'l> {
 
 impl<'l> LabKernel<'l> {
     /// A kernel on all CPUs and all memory of the host, its own image and the loaded one in use.
-    pub fn new(lab: &'l Lab<'l>, host: &'l Host, platform: Option<TdxPlatform>) -> Self {
+    /// `tdx` is what it knows of TDX, with the platform detected if there is one.
+    pub fn new(lab: &'l Lab<'l>, tdx: &'l tdx_host::Host<'_>, host: &'l Host) -> Self {
         let mut frames = MapFrames::new(host.memory());
         // An empty list of taken ranges has room, and nothing overlaps in it.
         let _ = frames.reserve(images::pages(host));
-        Self { lab, cpus: LabCpus::new(lab, platform), frames }
+        Self { lab, cpus: LabCpus::new(lab, tdx.gate(), tdx.platform().copied()), frames }
     }
 
     /// Keeps a range for somebody else, e.g. the crash kernel. False if some of it is taken
@@ -98,7 +99,7 @@ unsafe impl FrameSource for LabKernel<'_> {
 // SAFETY: writes these bytes of the machine's memory.
 unsafe impl SharedMemory for LabKernel<'_> {
     unsafe fn write(&mut self, address: PhysAddr, bytes: &[u8]) {
-        self.lab.write_from(&self.cpus.this_cpu(), address, bytes);
+        self.lab.write_from(self.cpus.current(), address, bytes);
     }
 }
 

@@ -4,6 +4,9 @@
 //! Deterministic: CPUs take turns, one step each, in the order of their numbers. A request that the
 //! machine refuses to model stops the run with an error; it is never answered by a guess.
 
+// UNSAFETY: implements `LocalProcessor`, which answers for memory.
+#![allow(unsafe_code)]
+
 mod act;
 mod cpu;
 mod cpus;
@@ -19,8 +22,8 @@ use std::sync::{
 };
 
 use tdx_abi::{Leaf, PhysAddr, Registers};
-use tdx_host::gate::{CpuSlot, Gate, GateHandle};
-use tdx_host::platform::{CpuModel, CpuidOutput, Msr, NoTdx, Processor};
+use tdx_host::gate::CpuSlot;
+use tdx_host::platform::{CpuModel, CpuidOutput, LocalProcessor, Msr, NoTdx, Processor};
 use tdx_machine::{ConfigError, Machine, MachineConfig, ModuleProfile, MsrRead, Refusal};
 
 use tdx_operator::{host::Host, progress::Progress};
@@ -65,7 +68,7 @@ pub struct Lab<'p> {
     progress: &'p dyn Progress,
     seamcalls: AtomicU64,
     expected_seamcalls: AtomicU64,
-    gate: Gate<Box<[CpuSlot]>>,
+    slots: Box<[CpuSlot]>,
     freezer: freeze::Freezer,
     guest: Mutex<Vec<GuestAct>>,
     watcher: &'p dyn Watcher,
@@ -114,19 +117,19 @@ impl<'p> Lab<'p> {
         for cpu in 0..machine.cpus() {
             machine.vmxon(tdx_machine::CpuId(cpu)).map_err(LabError::Refused)?;
         }
-        let gate = Gate::new((0..machine.cpus()).map(|_| CpuSlot::new()).collect());
-        Ok(Self::taken_over(machine, gate, progress, &()))
+        let slots = (0..machine.cpus()).map(|_| CpuSlot::new()).collect();
+        Ok(Self::taken_over(machine, slots, progress, &()))
     }
 
-    /// The machine and the gate of a kernel as they stand, watched.
+    /// The machine of a kernel as it stands and its slots, watched.
     pub fn taken_over(
         machine: Machine,
-        gate: Gate<Box<[CpuSlot]>>,
+        slots: Box<[CpuSlot]>,
         progress: &'p dyn Progress,
         watcher: &'p dyn Watcher,
     ) -> Self {
         Self {
-            gate,
+            slots,
             freezer: freeze::Freezer::default(),
             guest: Mutex::default(),
             machine: Mutex::new(machine),
@@ -144,9 +147,9 @@ impl<'p> Lab<'p> {
         Self { watcher, ..self }
     }
 
-    /// The kernel's gate.
-    pub fn gate(&self) -> GateHandle<'_> {
-        self.gate.handle()
+    /// A slot for each CPU, for the [`tdx_host::Host`] of the kernel.
+    pub fn slots(&self) -> &[CpuSlot] {
+        &self.slots
     }
 
     /// Looks at the machine.
@@ -194,14 +197,24 @@ impl<'p> Lab<'p> {
 
     /// A kernel's ordinary stores on CPU 0, to memory that is its own.
     pub fn write_shared(&self, address: PhysAddr, bytes: &[u8]) {
-        self.write_from(&LabCpu::new(self, 0), address, bytes);
+        self.write_from(tdx_machine::CpuId(0), address, bytes);
     }
 
-    pub(crate) fn write_from(&self, cpu: &LabCpu<'_>, address: PhysAddr, bytes: &[u8]) {
-        cpu.operate(Operation::Write(address, bytes.len()), |_| {
-            let id = tdx_machine::CpuId(tdx_host::platform::Cpu::id(cpu).0);
-            self.try_act(|machine| machine.write_shared(id, address, bytes));
+    fn write_from(&self, cpu: tdx_machine::CpuId, address: PhysAddr, bytes: &[u8]) {
+        self.operate(cpu, Operation::Write(address, bytes.len()), |_| {
+            self.try_act(|machine| machine.write_shared(cpu, address, bytes));
+            Operation::Write(address, bytes.len())
         });
+    }
+
+    /// An operation of a CPU on the platform, between two points where the kernel may be stopped.
+    /// Reports what it has become when it is done.
+    fn operate(&self, cpu: tdx_machine::CpuId, operation: Operation, perform: impl FnOnce(Deed) -> Operation) {
+        let act = Act { cpu, operation };
+        self.freezer.tick();
+        let operation = perform(self.watcher.before(self, &act));
+        self.watcher.after(self, &Act { operation, ..act }, None);
+        self.freezer.tick();
     }
 
     fn seamcall(&self, cpu: tdx_machine::CpuId, registers: Registers) -> Registers {
@@ -233,6 +246,10 @@ impl Processor for Lab<'_> {
         }
     }
 }
+
+// SAFETY: the answers of the machine on which everything is handed over that this program calls a
+// host's memory (`promise`).
+unsafe impl LocalProcessor for Lab<'_> {}
 
 /// A thread of a kernel that was stopped for good may have held the lock; what it guards is whole
 /// between any two operations.

@@ -11,17 +11,13 @@
 use first_kernel::{AnyPolicy, Handed, NotHandedOver};
 use tdx_abi::{PageRange, Registers};
 use tdx_host::{
-    bringup::{Bringup, BringupError, Kernel, Ready, Started},
+    HostError,
     gate::GateHandle,
-    handover::{HandoverReport, HostMemory, HostParts, Kexec, StopCpus, WrittenBack},
-    key_ids::KeyIds,
-    layout::Layout,
+    handover::{HandoverReport, HostMemory, HostParts, Kexec, LedgerRef, StopCpus, WrittenBack},
     ledger::{Ledger, MarkError},
-    platform::{Cpu, NodeRange, OwnedPages, TdxPlatform},
-    private_memory::{PrivateMemory, PublishError},
+    platform::{Cpu, OwnedPages},
     reset::reset_ranges,
     seamcall::{SeamcallError, call_unchecked},
-    td::TdHost,
 };
 
 /// Pages that a kernel of the machine has set aside.
@@ -30,30 +26,30 @@ pub fn owned(range: PageRange) -> OwnedPages {
     unsafe { OwnedPages::new(range) }
 }
 
-/// The records of a kernel of the machine.
-pub fn host_memory(parts: HostParts<'_>) -> HostMemory<'_> {
+/// What a kernel knows at an instant, on a copy of its machine: the records of the original, the
+/// gate of the copy, and `ledger` if the copy's is not the original's.
+///
+/// A branch of the explorer has no [`tdx_host::Host`] of its own, and needs none: it changes no
+/// record, since a handover only reads them, and it is over before the original goes on. It has a
+/// gate of its own, which its handover closes.
+pub fn memory_of_copy<'h>(
+    memory: HostMemory<'h>,
+    gate: GateHandle<'h>,
+    ledger: Option<&'h Ledger<'h>>,
+) -> HostMemory<'h> {
+    let parts = memory.parts();
+    let ledger = ledger.map_or(parts.ledger, LedgerRef::from);
     // SAFETY: memory of the software machine.
-    unsafe { HostMemory::new(parts) }
+    unsafe { HostMemory::new(HostParts { gate, ledger, ..parts }) }
 }
 
-/// The parts that the TDs of a kernel of the machine share.
-pub fn td_host<'h>(platform: &'h TdxPlatform, ledger: &'h Ledger<'h>, key_ids: &'h KeyIds<'h>) -> TdHost<'h> {
-    // SAFETY: memory of the software machine.
-    unsafe { TdHost::new(platform, ledger, key_ids) }
-}
-
-/// Begins a bring-up.
+/// A kernel of a copy of the machine takes over what another has brought up there.
 ///
 /// # Errors
-/// As [`Bringup::start`].
-pub fn start<'k, K: Kernel>(
-    kernel: &'k mut K,
-    platform: TdxPlatform,
-    record: &'k PrivateMemory,
-    layout: &'k mut Layout,
-) -> Result<Bringup<'k, K, Started>, BringupError> {
+/// As [`tdx_host::Host::resume`].
+pub fn resume(tdx: &tdx_host::Host<'_>, earlier: &tdx_host::Host<'_>) -> Result<(), HostError> {
     // SAFETY: memory of the software machine.
-    unsafe { Bringup::start(kernel, platform, record, layout) }
+    unsafe { tdx.resume(earlier) }
 }
 
 /// Any SEAMCALL.
@@ -63,15 +59,6 @@ pub fn start<'k, K: Kernel>(
 pub fn call_any<C: Cpu>(cpu: &C, input: Registers) -> Result<Registers, SeamcallError> {
     // SAFETY: memory of the software machine, and a guest there runs no code on this CPU.
     unsafe { call_unchecked(cpu, input) }
-}
-
-/// Enters PAMTs that a bring-up on another copy of the machine has made private.
-///
-/// # Errors
-/// As [`PrivateMemory::publish`].
-pub fn publish(record: &PrivateMemory, pamts: impl Iterator<Item = PageRange> + Clone) -> Result<(), PublishError> {
-    // SAFETY: memory of the software machine.
-    unsafe { record.publish(pamts) }
 }
 
 /// Marks pages without a SEAMCALL: a ledger as a reader sees it between two stores.
@@ -118,19 +105,4 @@ pub fn kexec<'h, P: StopCpus>(
 ) -> Result<Handed<'h>, NotHandedOver> {
     // SAFETY: memory of the software machine.
     unsafe { first_kernel::kexec(policy, cpus, memory, all_memory) }
-}
-
-/// A bring-up with static PAMT.
-///
-/// # Errors
-/// As [`tdx_host::bringup::run`].
-pub fn bring_up<'k, K: Kernel>(
-    kernel: &'k mut K,
-    platform: TdxPlatform,
-    record: &'k PrivateMemory,
-    layout: &'k mut Layout,
-    memory: &[NodeRange],
-) -> Result<Ready, BringupError> {
-    // SAFETY: memory of the software machine.
-    unsafe { tdx_host::bringup::run(kernel, platform, record, layout, memory) }
 }

@@ -11,7 +11,7 @@ use tdx_abi::{KeyId, Page, PhysAddr};
 
 pub use custody::Custody;
 pub use life::Hypervisor;
-pub use memory::{TdMemory, pool};
+pub use memory::{pool, track};
 pub use world::{GUEST_PAGES, World};
 
 use crate::report::TdReport;
