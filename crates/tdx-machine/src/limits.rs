@@ -25,7 +25,7 @@ pub const LIMITS: &[&str] = &[
     "Metadata: which fields there are, and which bits a host reads and writes, is known for all; of the values, those that a host reads of a TD in production, and a few of debug TDs. Refused: guest state in VMCS and TDVPS, VMX capability MSRs, MSR bitmaps and Secure-EPT roots, VP.WR of secondary processor-based controls, VCPU fields of L2 VMs. TD_UUID is made from the TDR's address, measurements read as 0, SEAMDB_INDEX is 0.",
     "CPUID_VALUES are those of TDs with XFAM 7, with the configured bits on top; with other features, leaves that depend on them are refused. Of 1.5.01 only the first 13 were observed. The XSAVE layout is known for x87, SSE and AVX.",
     "The TSC counts at 2 GHz and moves only when MNG.INIT reads it. MEM.RD and MEM.WR see what PAGE.ADD copied and MEM.WR wrote: a guest's own stores have no bytes. SYS.RDALL that begins in the middle is refused.",
-    "L2 VMs: their Secure-EPT tables can be added; mapping a page there takes a guest's TDG.MEM.PAGE.ATTR.WR, which is refused, and so are leaves that meet such a table on removal, promotion or demotion.",
+    "L2 VMs: their Secure-EPT tables are added and removed, by vectors where no table is there yet and by the module's source where one is. No page is mapped in them, which takes a guest's TDG.MEM.PAGE.ATTR.WR, and no L2 VM runs; that a table is blocked is not shown.",
     "Module update: the new module takes over TDs, keys, PAMT and TDMRs. Only an update to the same version was observed, and the size of handoff data only for one of them.",
     "INTERRUPTED_BUSY and TSC_ROLLBACK were never observed and do not occur.",
     "Not modelled: migration and service TDs (their leaves end at the check of the TDR), P-SEAMLDR.",

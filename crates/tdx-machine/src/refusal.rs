@@ -78,8 +78,6 @@ pub enum Refusal {
     },
     /// RAX bit 63 selects the P-SEAMLDR.
     SeamldrNotModelled,
-    /// The call is about an L2 VM.
-    L2VmNotModelled,
     /// A CPUID leaf that is not modelled.
     CpuidNotModelled {
         /// EAX.
@@ -111,7 +109,6 @@ impl fmt::Display for Refusal {
             Self::ExitNotModelled { reason } => write!(f, "VM exit reason {reason:#x} is not modelled"),
             Self::TdcallNotModelled { leaf } => write!(f, "TDCALL leaf {leaf} is not modelled"),
             Self::SeamldrNotModelled => f.write_str("RAX bit 63 selects the P-SEAMLDR, which is not modelled"),
-            Self::L2VmNotModelled => f.write_str("Secure EPT of L2 VMs is not modelled"),
             Self::CpuidNotModelled { leaf } => write!(f, "CPUID leaf {leaf:#x} is not modelled"),
             Self::MsrNotModelled { msr } => write!(f, "MSR {msr:#x} is not modelled"),
         }

@@ -33,7 +33,6 @@ impl Module {
         }
         self.lock_entry(call, entry.page, PageSize::Size4K, LockMode::Exclusive, Operand::RCX)?;
         self.check_blocked_and_tracked(call, tdr, guest, entry)?;
-        self.refuse_l2_tables(tdr, guest)?;
         let Some(merged) = self.mergeable(tdr, guest)? else {
             call.show(guest.level, entry);
             return operand(StatusCode::EPT_INVALID_PROMOTE_CONDITIONS, Operand::RCX);
@@ -41,6 +40,7 @@ impl Module {
         if call.conditions.interrupt {
             return Err(interrupted(call));
         }
+        let l2_tables = self.lock_l2_tables(call, tdr, guest)?;
         self.lock_entry(call, merged.page, guest.size(), LockMode::Exclusive, Operand::RCX)?;
         let small = GuestPage { level: guest.level - 1, number: guest.number * ENTRIES };
         if self.dynamic_pamt.is_some() && guest.size() == PageSize::Size2M {
@@ -50,6 +50,7 @@ impl Module {
         }
         self.td_mut(tdr)?.sept.set(small.level, small.number, ENTRIES, Entry::FREE);
         self.sept_set(call, tdr, guest, merged)?;
+        self.remove_l2_tables(call, tdr, guest, &l2_tables)?;
         let hint = self.disown(call, tdr, entry.page, PageSize::Size4K)?;
         call.out.rcx = entry.page.start().get() | hint;
         Ok(Status::SUCCESS)
@@ -73,7 +74,7 @@ impl Module {
 
     pub(super) fn mem_page_demote(&mut self, call: &mut Call) -> Leaf {
         (call.out.rcx, call.out.rdx) = (0, 0);
-        let (tdr, _) = handle_and_flag(call.input.rdx)?;
+        let (tdr, sparse) = handle_and_flag(call.input.rdx)?;
         let tdr = self.find_tdr(call, tdr, Operand::RDX, LockMode::Shared)?;
         self.enter_td(call, tdr, true, OpState::BUILT)?;
         let guest = GuestPage::parse(call.input.rcx, 1..=2)?;
@@ -83,10 +84,10 @@ impl Module {
         }
         self.check_blocked_and_tracked(call, tdr, guest, entry)?;
         let page = self.find_free_page(call, call.input.r8, Operand::R8)?;
-        self.check_l2_pages(call, tdr)?;
+        let l2_tables = self.l2_pages_of_demote(call, tdr, sparse)?;
         // The new page is private from here on, also if the call ends below.
         self.fill_sept_page(call, tdr, page)?;
-        self.demote_l2(call, tdr, guest)?;
+        self.fill_l2_pages(call, tdr, guest, &l2_tables, interrupted)?;
         if call.conditions.interrupt {
             return Err(interrupted(call));
         }
@@ -105,6 +106,7 @@ impl Module {
         }
         self.sept_set(call, tdr, guest, Entry { state: State::NonLeafMapped, page })?;
         self.adopt_sept_page(call, tdr, page, false)?;
+        self.adopt_l2_pages(call, tdr, guest, &l2_tables)?;
         Ok(Status::SUCCESS)
     }
 

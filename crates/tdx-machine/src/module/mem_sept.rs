@@ -56,12 +56,23 @@ impl Module {
         }
         let [l1, l2 @ ..] = pages;
         let new = self.sept_page_to_add(call, guest, entry, l1, allow_existing)?;
-        self.add_l2_tables(call, tdr, guest, l2, allow_existing)?;
+        let l2_tables = self.l2_tables_to_add(call, tdr, guest, l2, allow_existing)?;
+        let mut added = false;
         if let Some(page) = new {
             self.fill_sept_page(call, tdr, page)?;
             self.adopt_sept_page(call, tdr, page, true)?;
             self.sept_set(call, tdr, guest, Entry { state: State::NonLeafMapped, page })?;
             *l1 = NULL_PA;
+            added = true;
+        }
+        for table in l2_tables {
+            // What was added stays, and its register says so: the host repeats the call for the rest.
+            if added && call.conditions.interrupt {
+                (call.out.rcx, call.out.rdx) = (call.input.rcx, call.input.rdx);
+                return Err(StatusCode::INTERRUPTED_RESUMABLE.into());
+            }
+            self.add_l2_table(call, tdr, guest, table, l2)?;
+            added = true;
         }
         Ok(Status::SUCCESS)
     }
@@ -129,11 +140,12 @@ impl Module {
         }
         self.lock_entry(call, entry.page, PageSize::Size4K, LockMode::Exclusive, Operand::RCX)?;
         self.check_blocked_and_tracked(call, tdr, guest, entry)?;
-        self.refuse_l2_tables(tdr, guest)?;
         if !self.td(tdr)?.sept.is_page_free(guest.level, guest.number) {
             call.show(guest.level, entry);
             return operand(StatusCode::EPT_PAGE_NOT_FREE, Operand::RCX);
         }
+        let l2_tables = self.lock_l2_tables(call, tdr, guest)?;
+        self.remove_l2_tables(call, tdr, guest, &l2_tables)?;
         self.sept_set(call, tdr, guest, Entry::FREE)?;
         let hint = self.disown(call, tdr, entry.page, PageSize::Size4K)?;
         call.out.rcx = entry.page.start().get() | hint;

@@ -21,6 +21,11 @@ pub struct Td {
 impl Td {
     /// A finalized TD with one VCPU, built in KVM's order and by its versions of the leaves.
     pub fn new(attributes: u8, config_flags: u8) -> Self {
+        Self::with_l2_vms(attributes, config_flags, 0)
+    }
+
+    /// As [`Self::new`], with L2 VMs.
+    pub fn with_l2_vms(attributes: u8, config_flags: u8, l2_vms: u8) -> Self {
         let mut machine_config = config(CpuModel::SAPPHIRE_RAPIDS);
         machine_config.module = Some(ModuleProfile::V1_5_25);
         machine_config.td_cpu = TdCpu::SapphireRapids;
@@ -33,19 +38,20 @@ impl Td {
             let status = super::call(&mut td.machine, cpu, Registers::call(Leaf::MNG_KEY_CONFIG).rcx(TDR));
             assert_eq!(status, Status::SUCCESS);
         }
-        for _ in 0..6 {
+        for _ in 0..6 + l2_vms {
             let page = td.page();
             td.ok(Registers::call(Leaf::MNG_ADDCX).rcx(page).rdx(TDR));
         }
         let mut params = [0; 1024];
-        for (offset, value) in [(0, attributes), (8, 7), (16, 1), (24, 0x1e), (32, config_flags), (40, 40), (80, 0x5a)]
+        for (offset, value) in
+            [(0, attributes), (8, 7), (16, 1), (18, l2_vms), (24, 0x1e), (32, config_flags), (40, 40), (80, 0x5a)]
         {
             params[offset] = value;
         }
         td.machine.write_shared(CPU, PhysAddr::new(PARAMS), &params).unwrap();
         td.ok(Registers::call(Leaf::MNG_INIT).rcx(TDR).rdx(PARAMS));
         td.ok(Registers::call(Leaf::VP_CREATE).rcx(TDVPR).rdx(TDR));
-        for _ in 0..5 {
+        for _ in 0..5 + 3 * l2_vms {
             let page = td.page();
             td.ok(Registers::call(Leaf::VP_ADDCX).rcx(page).rdx(TDVPR));
         }
