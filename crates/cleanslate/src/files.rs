@@ -33,6 +33,21 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
+/// Fails as writing the file would, before the work whose result is to be written.
+pub(crate) fn probe(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    if path.exists() {
+        return fs::OpenOptions::new().append(true).open(path).map(drop);
+    }
+    let mut name = path.file_name().map(OsString::from).ok_or(io::ErrorKind::InvalidInput)?;
+    name.push(format!(".{}.probe", std::process::id()));
+    let piece = path.with_file_name(name);
+    fs::write(&piece, b"")?;
+    fs::remove_file(piece)
+}
+
 /// Takes away what was begun.
 pub(crate) fn give_up() {
     if let Some(piece) = unfinished().take() {
@@ -60,6 +75,10 @@ mod tests {
         assert!(!piece.exists());
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
         assert!(write(&folder.join("no/such/folder"), b"").is_err());
+        probe(&folder.join("new.html")).unwrap();
+        probe(&path).unwrap();
+        assert!(probe(&folder.join("no/such/folder")).is_err() && probe(&folder).is_err());
+        assert_eq!((fs::read_dir(&folder).unwrap().count(), fs::read(&path).unwrap()), (1, b"new".to_vec()));
         fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -21,11 +21,14 @@ pub(crate) struct HostArgs {
     /// May be repeated, ascending.
     #[arg(long, value_name = "ADDR", value_parser = address)]
     node_border: Vec<PhysAddr>,
+    /// Which boot of a log that holds several, from 1. [default: the last one with a memory map]
+    #[arg(long, value_name = "N", requires = "host")]
+    boot: Option<u64>,
 }
 
 impl HostArgs {
     pub(crate) fn read(&self, progress: &dyn Progress) -> Result<Host, InputError> {
-        let options = HostOptions { node_borders: self.node_border.clone() };
+        let options = HostOptions { node_borders: self.node_border.clone(), boot: self.boot };
         match &self.host {
             Some(path) => Host::from_path_watched(path, &options, progress),
             None => Host::bundled(&options),

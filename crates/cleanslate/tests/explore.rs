@@ -92,6 +92,16 @@ fn a_scenario_of_ones_own_on_a_host_of_ones_own() {
 }
 
 #[test]
+fn a_report_that_cannot_be_written_fails_before_the_work() {
+    let start = std::time::Instant::now();
+    let out = run(&["explore", "--report", "/no/such/folder/page.html"]);
+    assert_eq!((out.code, out.stdout.as_str()), (70, ""), "{}", out.stderr);
+    assert!(out.stderr.contains("cannot write the report") && !out.stderr.contains("crash points"), "{}", out.stderr);
+    // The bundled set takes minutes; this is no measure of speed.
+    assert!(start.elapsed().as_secs() < 20);
+}
+
+#[test]
 fn a_page_for_people() {
     let path = std::env::temp_dir().join(format!("cleanslate-{}-page.html", std::process::id()));
     let out = run(&["explore", "--scenario", "key-config-fails", "--report", &path.display().to_string()]);

@@ -176,3 +176,12 @@ fn bench_gives_what_plan_takes() {
     let arguments: Vec<&str> = ["plan"].into_iter().chain(command.split_whitespace()).collect();
     assert_eq!(run(&arguments).code, 0, "{command}");
 }
+
+#[test]
+fn a_virtual_machine_is_named_before_any_figure() {
+    for command in ["plan", "kexec"] {
+        let out = run(&[command, "--host", &fixture("field/16-vm-taken-for-a-host.log")]).stdout;
+        let second = out.lines().nth(1).unwrap();
+        assert!(second.starts_with("note      this is the log of a virtual machine"), "{out}");
+    }
+}

@@ -128,6 +128,18 @@ pub enum Rule {
         /// Bytes.
         limit: u64,
     },
+    /// More lines than any log.
+    #[error("has more than {limit} lines; extract the boot messages")]
+    TooManyLines {
+        /// Lines.
+        limit: u64,
+    },
+    /// A boot by a number that the file does not have.
+    #[error("holds {}; `--boot` counts them from 1", words::count(*boots, "boot"))]
+    NoSuchBoot {
+        /// Boots in the file.
+        boots: u64,
+    },
     /// A known line that does not have its form.
     #[error("is not of the form `{form}`")]
     Malformed {
@@ -214,6 +226,9 @@ pub enum Rule {
             uptime `dmesg` may have lost the boot messages, use `journalctl -k -b`"
     )]
     NotABootLog,
+    /// The log of another hypervisor.
+    #[error("this is the log of VMware ESXi; only the messages of Linux are known")]
+    Esxi,
     /// Nothing that `explain` knows.
     #[error(
         "contains nothing to explain: expected a completion status (0xc000050500000000 or its name), an MSR \

@@ -16,6 +16,7 @@ pub mod explain;
 pub mod host;
 pub mod images;
 pub mod input;
+mod kernel;
 pub mod layout;
 pub mod plan;
 pub mod progress;

@@ -80,12 +80,29 @@ fn contradictions() {
         assert!(error.rule.to_string().contains(rule), "{error}");
         assert!(!error.value.is_empty(), "{error}");
     }
-    // Two boots in one file.
-    let twice = format!("{GOOD}{GOOD}");
-    assert!(refused(&twice).to_string().contains("two boots"));
+    // Two boots in one file without a time to tell them apart.
+    let timeless: String = GOOD.lines().flat_map(|line| [line.rsplit("] ").next().unwrap(), "\n"]).collect();
+    assert!(refused(&format!("{timeless}{timeless}")).to_string().contains("two boots"));
     // Memory where the KeyID bits are: [64, 128) needs 7 bits, which leaves 45.
     let high = GOOD.replace("[32, 64)", "[64, 128)").replace("0x407c000000", "0x200000001000");
     assert!(matches!(refused(&high).rule, Rule::BeyondAddressWidth { bits: 45, .. }));
+}
+
+#[test]
+fn one_boot_of_several_is_used() {
+    let first = GOOD.replace("[32, 64)", "[16, 64)");
+    let twice = format!("{first}{GOOD}");
+    let of_boot = |boot| {
+        let options = HostOptions { boot, ..HostOptions::default() };
+        Host::from_reader("test.log", twice.as_bytes(), &options)
+    };
+    let range = |host: &Host| (host.key_ids().shared() + 1, host.key_ids().private_end());
+    let last = of_boot(None).unwrap();
+    assert_eq!((range(&last), last.assumptions()[0].key()), ((32, 64), "boot"));
+    assert_eq!(range(&of_boot(Some(1)).unwrap()), (16, 64));
+    for missing in [0, 3] {
+        assert_eq!(of_boot(Some(missing)).unwrap_err().rule, Rule::NoSuchBoot { boots: 2 });
+    }
 }
 
 #[test]

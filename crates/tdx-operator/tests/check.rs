@@ -57,7 +57,7 @@ fn sapphire_rapids_with_6_14_has_no_kexec() {
     assert_eq!((report.verdict.status, report.verdict.tdx), (warn, "on"));
     assert_eq!(report.facts.era, Some("excluded"));
     assert!(find(&report, "kexec.jump").text.contains("exclude each other at build time"));
-    assert_eq!(report.facts.module.as_deref(), Some("1.5 build 698 of 20240129"));
+    assert_eq!(report.facts.module.as_deref(), Some("1.5 build 698 of 2024-01-29"));
     assert!(report.unseen.is_empty(), "{:?}", report.unseen);
 }
 
@@ -118,7 +118,7 @@ fn granite_rapids_has_nothing_to_fear() {
     assert_eq!((report.verdict.status, report.verdict.tdx), (warn, "on"));
     assert_eq!(report.facts.partial_write_erratum, Some(false));
     assert!(find(&report, "kexec.jump").text.contains("harmless"));
-    assert_eq!(report.facts.module.as_deref(), Some("2.0.08 build 882 of 20250325"));
+    assert_eq!(report.facts.module.as_deref(), Some("2.0.08 build 882 of 2025-03-25"));
 }
 
 #[test]

@@ -15,7 +15,8 @@ use tdx_operator::{
 fn planned(name: &str, algorithm: LayoutName, borders: &[&str]) -> PlanReport {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name);
     let node_borders = borders.iter().map(|text| tdx_abi::PhysAddr::new(size::parse(text).unwrap())).collect();
-    let host = Host::from_path(&path, &HostOptions { node_borders }).unwrap_or_else(|error| panic!("{error}"));
+    let host = Host::from_path(&path, &HostOptions { node_borders, ..HostOptions::default() })
+        .unwrap_or_else(|error| panic!("{error}"));
     plan(&host, algorithm, Rates::assumed(&host))
 }
 

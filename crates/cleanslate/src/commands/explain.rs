@@ -11,8 +11,8 @@ use crate::output::{json, unless_closed};
 use crate::stop::Stop;
 use crate::{human, progress};
 
-/// Explains a completion status, an errno, an MSR value, a machine check, or why TDX initialization
-/// failed in a boot log.
+/// Explains a completion status, an errno, an MSR value, or a log: why TDX did not come up, why a
+/// kexec was refused or a TD did not start, what a failed SEAMCALL or a machine check means.
 ///
 /// Each answer names its rule and the basis of the rule. Unknown input is reported as unknown; what
 /// a log cannot decide is reported as undecidable.
@@ -24,6 +24,8 @@ Examples:
   cleanslate explain -28                       an errno of a failed bring-up: which failures give it
   cleanslate explain --msr 0x87 0x200000001f   a register's value, as `rdmsr` prints it
   dmesg | cleanslate explain -                 why TDX did not come up; is a machine check poison or hardware
+  journalctl -k -b -1 | cleanslate explain -   the same for the boot before
+  cleanslate explain two-boots.log --boot 2    one boot of a log that holds several
   cleanslate explain crash.log --format json   for programs (docs/schemas/explain.schema.json)
 
 A number of 16 digits without 0x is hex, as the kernel prints it; from -1 to -4095 it is an errno. A file with the name of a number: give it with its folder, ./1234.
@@ -37,6 +39,9 @@ pub(crate) struct ExplainArgs {
     /// Decode the value as this MSR: a number with 0x, or a name.
     #[arg(long, value_name = "MSR", value_parser = msr)]
     msr: Option<tdx_host::platform::Msr>,
+    /// Only this boot of a log that holds several, from 1.
+    #[arg(long, value_name = "N", conflicts_with = "msr")]
+    boot: Option<u64>,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -50,7 +55,7 @@ fn msr(text: &str) -> Result<tdx_host::platform::Msr, String> {
 pub(crate) fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<ExitCode, Stop> {
     let report = match args.msr {
         Some(msr) => explain::register(msr, &args.subject)?,
-        None => explain::subject(&args.subject, &progress::Line::new())?,
+        None => explain::subject_of_boot(&args.subject, args.boot, &progress::Line::new())?,
     };
     unless_closed(match args.output.format {
         Format::Json => json(out, &report),

@@ -194,6 +194,9 @@ pub(crate) fn run(args: &ExploreArgs, out: &mut impl Write) -> Result<bool, Stop
         unless_closed(human::explore::list(out))?;
         return Ok(true);
     }
+    if let Some(path) = &args.report {
+        crate::files::probe(path)?;
+    }
     let options = args.options();
     let bugs = args.bugs()?;
     let start = Instant::now();

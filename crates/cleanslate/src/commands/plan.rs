@@ -60,6 +60,9 @@ fn bandwidth(text: &str) -> Result<(f64, Option<f64>), String> {
 
 /// True if there is a layout.
 pub(crate) fn run(args: &PlanArgs, out: &mut impl Write) -> Result<bool, Stop> {
+    if let Some(path) = args.svg.as_ref().filter(|path| path.as_os_str() != "-") {
+        files::probe(path)?;
+    }
     let host = args.host.read(&progress::Line::new())?;
     let assumed = Rates::assumed(&host);
     let rates = args.bandwidth.map_or(assumed, |(one, all)| Rates {

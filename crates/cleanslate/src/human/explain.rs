@@ -73,8 +73,13 @@ fn msr(out: &mut impl Write, msr: &MsrReport) -> io::Result<()> {
 
 fn log(out: &mut impl Write, input: &str, log: &LogReport) -> io::Result<()> {
     line(out, "log", &format!("{input}, {}", count(usize::try_from(log.lines).unwrap_or(usize::MAX), "line")))?;
+    let mut boot = 0;
     for found in &log.findings {
         writeln!(out)?;
+        if log.boots > 1 && found.boot != boot {
+            boot = found.boot;
+            line(out, "boot", &format!("{boot} of {}", log.boots))?;
+        }
         finding(out, found)?;
     }
     if log.findings_left_out > 0 {
@@ -94,12 +99,16 @@ fn finding(out: &mut impl Write, found: &LogFinding) -> io::Result<()> {
         Judgement::Up => GOOD,
         Judgement::Failed | Judgement::TdxPoison | Judgement::Hardware => BAD,
         Judgement::Undecidable => CARE,
+        Judgement::Info => Style::new(),
     };
     let topic = match found.topic {
         Topic::BringUp => "bring-up",
         Topic::Seamcall => "seamcall",
         Topic::Handover => "handover",
+        Topic::Kexec => "kexec",
+        Topic::Vmm => "vmm",
         Topic::MachineCheck => "mce",
+        Topic::System => "system",
     };
     let likely = if matches!(found.judgement, Judgement::TdxPoison | Judgement::Hardware) { "likely " } else { "" };
     writeln!(out, "{topic:<10}{likely}{style}{}{style:#}, by rule {}", found.judgement.name(), found.rule)?;

@@ -47,6 +47,11 @@ fn host(out: &mut impl Write, host: &HostReport) -> io::Result<()> {
     let cmrs = host.cmrs.len();
     let memory = size::human(host.memory_bytes);
     line(out, "host", &host.name)?;
+    // Who speaks, which boot and what was joined is said before any figure.
+    let first = |about: &str| ["virtual-machine", "boot", "joined-lines"].contains(&about);
+    for assumption in host.assumptions.iter().filter(|assumption| first(assumption.about)) {
+        line(out, "note", &assumption.text)?;
+    }
     line(
         out,
         "",
@@ -66,7 +71,7 @@ fn host(out: &mut impl Write, host: &HostReport) -> io::Result<()> {
     let name = host.cpu.name.unwrap_or("unnamed");
     line(out, "cpu", &format!("{name} ({}), {erratum}{assumed}", host.cpu.model))?;
     let mut label = "assumed";
-    for assumption in &host.assumptions {
+    for assumption in host.assumptions.iter().filter(|assumption| !first(assumption.about)) {
         line(out, label, &assumption.text)?;
         label = "";
     }

@@ -3,11 +3,35 @@
 
 use std::io::{self, BufRead, Read, Take};
 
+use crate::input::Rule;
+
 /// Bytes of a line that are kept. The kernel's longest line has about 1000.
 pub(crate) const LINE_LIMIT: usize = 4096;
 /// Bytes of a file that are read. The largest boot log is a few MiB; a syslog of a year may have
 /// more than this.
 pub(crate) const FILE_LIMIT: u64 = 1 << 30;
+/// Lines of a file that are read: more than a file of that size has, unless they are a few bytes
+/// long.
+pub(crate) const LINES_LIMIT: u64 = 1 << 24;
+
+/// Who broke a line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fold {
+    /// A mail in quoted-printable.
+    QuotedPrintable,
+    /// A program that wraps text.
+    Wrapped,
+}
+
+impl Fold {
+    /// For people.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::QuotedPrintable => "mail in quoted-printable",
+            Self::Wrapped => "text wrapped by a mail program or a terminal",
+        }
+    }
+}
 
 /// One line.
 #[derive(Debug)]
@@ -20,6 +44,8 @@ pub(crate) struct Line<'a> {
     pub(crate) too_long: bool,
     /// The file ends without a line end here.
     pub(crate) last_without_end: bool,
+    /// It stands on several lines of the file, the first of which has this number.
+    pub(crate) fold: Option<Fold>,
 }
 
 /// Reads lines one by one into one buffer.
@@ -36,13 +62,16 @@ impl<R: BufRead> Lines<R> {
         Self { reader: reader.take(FILE_LIMIT), buffer: Vec::with_capacity(LINE_LIMIT + 1), number: 0 }
     }
 
-    /// The next line, or `None` at the end or at [`FILE_LIMIT`]; then [`Self::hit_limit`] says
+    /// The next line, or `None` at the end or at a limit; then [`Self::limit`] says
     /// which.
     ///
     /// # Errors
     /// What the reader says.
     pub(crate) fn next_line(&mut self) -> io::Result<Option<Line<'_>>> {
         self.buffer.clear();
+        if self.number >= LINES_LIMIT {
+            return Ok(None);
+        }
         let limit = LINE_LIMIT as u64 + 1;
         let read = (&mut self.reader).take(limit).read_until(b'\n', &mut self.buffer)?;
         if read == 0 {
@@ -64,12 +93,17 @@ impl<R: BufRead> Lines<R> {
             last_without_end = false;
         }
         remove_colours(&mut self.buffer);
-        Ok(Some(Line { number: self.number, bytes: &self.buffer, too_long, last_without_end }))
+        Ok(Some(Line { number: self.number, bytes: &self.buffer, too_long, last_without_end, fold: None }))
     }
 
-    /// True if the file went on past [`FILE_LIMIT`]; asks the reader, so only after the last line.
-    pub(crate) fn hit_limit(&mut self) -> bool {
-        self.reader.limit() == 0 && self.reader.get_mut().fill_buf().is_ok_and(|rest| !rest.is_empty())
+    /// The limit that the file went past, if it did; asks the reader, so only after the last line.
+    pub(crate) fn limit(&mut self) -> Option<Rule> {
+        let more = self.reader.get_mut().fill_buf().is_ok_and(|rest| !rest.is_empty());
+        match () {
+            () if more && self.number >= LINES_LIMIT => Some(Rule::TooManyLines { limit: LINES_LIMIT }),
+            () if more && self.reader.limit() == 0 => Some(Rule::TooLarge { limit: FILE_LIMIT }),
+            () => None,
+        }
     }
 }
 
@@ -160,9 +194,12 @@ mod tests {
         lines.reader.set_limit(10);
         while lines.next_line().unwrap().is_some() {}
         assert_eq!(lines.number, 10);
-        assert!(lines.hit_limit());
+        assert_eq!(lines.limit(), Some(Rule::TooLarge { limit: FILE_LIMIT }));
+        lines.number = LINES_LIMIT;
+        assert!(lines.next_line().unwrap().is_none());
+        assert_eq!(lines.limit(), Some(Rule::TooManyLines { limit: LINES_LIMIT }));
         let mut short = Lines::new(&b"one\n"[..]);
         while short.next_line().unwrap().is_some() {}
-        assert!(!short.hit_limit());
+        assert_eq!(short.limit(), None);
     }
 }

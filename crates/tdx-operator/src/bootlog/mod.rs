@@ -4,7 +4,9 @@
 //! Does not interpret: [`crate::host`] builds a host from these facts. Unknown lines are skipped; a
 //! malformed known line, or one that contradicts an earlier one, is an error with its line number.
 
+pub(crate) mod call;
 mod cpu;
+mod cut;
 mod e820;
 mod iomem;
 mod kind;
@@ -12,7 +14,9 @@ mod lines;
 mod numa;
 mod number;
 mod prefix;
+mod speaker;
 mod tdx;
+mod unfold;
 mod words;
 
 use std::io::BufRead;
@@ -21,17 +25,21 @@ use tdx_abi::{KeyIdPartition, Leaf, MAX_CMRS, PageRange, Status};
 use tdx_host::platform::CpuModel;
 
 use crate::input::{At, InputError, Rule, excerpt};
+pub(crate) use cut::Cut;
 use kind::Kind;
 use lines::LINE_LIMIT;
-pub(crate) use lines::{FILE_LIMIT, Line, Lines};
+pub(crate) use lines::Line;
+pub(crate) use unfold::Unfolded;
 
 pub use cpu::CpuHint;
 pub use e820::{E820Map, E820Row, E820Type};
+pub use lines::Fold;
 pub use numa::NodeRow;
 pub use number::ByteRange;
-pub(crate) use prefix::message;
+pub(crate) use prefix::{Source, Split, message, split};
+pub use speaker::Speaker;
 pub use tdx::{Failure, ModuleVersion};
-pub(crate) use tdx::{check_cmr, check_key_ids};
+pub(crate) use tdx::{check_cmr, check_key_ids, is_bring_up};
 pub use words::Words;
 
 /// True for a line that says something about memory, nodes, CPUs or TDX; comments are not the
@@ -43,6 +51,36 @@ pub(crate) fn is_fact(line: &str) -> bool {
 /// True if what follows `virt/tdx:` on a line has a meaning here.
 pub(crate) fn is_known_tdx(rest: &str) -> bool {
     tdx::parse(rest).is_ok_and(|line| line != tdx::TdxLine::Other)
+}
+
+/// Whether the message of a line of a known kind is complete; `None` for any other line.
+fn complete(line: &str) -> Option<bool> {
+    let message = message(line);
+    if let Some((_, bank)) = message.split_once(": Machine Check").and_then(|(_, rest)| rest.split_once(" Bank ")) {
+        let status = bank.split_once(':').map_or("", |(_, status)| status.trim());
+        return Some(!status.is_empty() && status.bytes().all(|b| b.is_ascii_hexdigit()));
+    }
+    if let Some(call) = call::of(message) {
+        return Some(call.status.is_some());
+    }
+    let kind = kind::of(line)?;
+    Some(match kind {
+        Kind::E820(map, rest) => e820::parse(map, rest).is_ok(),
+        Kind::Iomem(rest) => iomem::parse(rest).is_ok(),
+        Kind::Srat(rest) => numa::srat(rest).is_ok(),
+        Kind::Numa(rest) => numa::merged(rest).is_ok(),
+        Kind::EarlyNode(rest) => numa::early(rest).is_ok(),
+        Kind::Cpu(rest) => cpu::smpboot(rest).is_ok(),
+        Kind::Packages(rest) => numa::packages(rest).is_ok(),
+        Kind::BroughtUp(rest) => numa::brought_up(rest).is_ok(),
+        Kind::Activated(rest) => numa::activated(rest).is_ok(),
+        Kind::Allowed(rest) => numa::allowed(rest).is_ok(),
+        Kind::Tdx(rest) => tdx::parse(rest).is_ok_and(|line| {
+            let unknown = tdx::TdxLine::Failed(Failure::Words(Words::Unknown));
+            line != tdx::TdxLine::Other && line != unknown
+        }),
+        Kind::Kernel(_) | Kind::Comment(_) => return None,
+    })
 }
 
 /// Most rows of one kind that are kept: above the kernel's own limit of 3200 for e820.
@@ -96,30 +134,101 @@ pub struct BootLog {
     pub not_disabled: Option<At<(Status, String)>>,
     /// Last line of the TDX code that says something, and its text.
     pub last_tdx: Option<At<String>>,
+    /// First line that tells that this is no bare-metal Linux host, and its text.
+    pub speaker: Option<At<(Speaker, String)>>,
+    /// First line that a mail program or the like had broken, and that was joined.
+    pub fold: Option<At<Fold>>,
     /// Number of lines.
     pub lines: u64,
 }
 
+/// One boot of a file that may hold several.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Chosen {
+    /// Its facts.
+    pub log: BootLog,
+    /// Which boot of the file it is, from 1.
+    pub number: u64,
+    /// First line of this boot.
+    pub first_line: u64,
+    /// Boots in the file.
+    pub count: u64,
+}
+
+/// A boot while it is read.
+#[derive(Default)]
+struct Reading {
+    log: BootLog,
+    first_line: u64,
+    /// The first known line that does not hold.
+    error: Option<InputError>,
+}
+
+impl Reading {
+    /// True if it has memory, or a line that may be of a memory map and does not hold.
+    fn holds_a_map(&self) -> bool {
+        self.log.has_memory() || self.error.is_some()
+    }
+}
+
 impl BootLog {
-    /// Reads a log to its end, in bounded memory. `file` is its name in errors.
+    /// Reads a log to its end, in bounded memory. `file` is its name in errors. Of several boots the
+    /// last one with a memory map counts.
     ///
     /// # Errors
     /// A file that is not text, or the first known line that does not hold. Whether the facts make
     /// a host is not asked here.
     pub fn read(file: &str, reader: impl BufRead) -> Result<Self, InputError> {
-        let mut lines = Lines::new(reader);
-        let mut log = Self::default();
+        Self::read_boot(file, reader, None).map(|chosen| chosen.log)
+    }
+
+    /// The same for one boot by its number, from 1.
+    ///
+    /// # Errors
+    /// As [`Self::read`], or a file with fewer boots.
+    pub fn read_boot(file: &str, reader: impl BufRead, number: Option<u64>) -> Result<Chosen, InputError> {
+        let mut lines = Unfolded::new(reader);
+        let mut cut = Cut::default();
+        let mut boot = Reading { first_line: 1, ..Reading::default() };
+        let mut count = 1;
+        let mut best: Option<(Reading, u64)> = None;
+        let better = |boot: &Reading, count: u64, best: &Option<(Reading, u64)>| match number {
+            Some(number) => number == count,
+            None => boot.holds_a_map() || best.as_ref().is_none_or(|(best, _)| !best.holds_a_map()),
+        };
         loop {
-            match lines.next_line() {
-                Ok(Some(line)) => log.line(file, &line)?,
+            let line = match lines.next_line() {
+                Ok(Some(line)) => line,
                 Ok(None) => break,
                 Err(error) => return Err(InputError::of_file(file, Rule::Unreadable(error.to_string()))),
+            };
+            if cut.begins(&split(&String::from_utf8_lossy(line.bytes))) {
+                let done = std::mem::replace(&mut boot, Reading { first_line: line.number, ..Reading::default() });
+                if better(&done, count, &best) {
+                    best = Some((done, count));
+                }
+                count += 1;
+            }
+            if line.bytes.contains(&0) {
+                return Err(InputError { line: Some(line.number), ..InputError::of_file(file, Rule::Binary) });
+            }
+            if boot.error.is_none() {
+                boot.error = boot.log.line(file, &line).err();
             }
         }
-        if lines.hit_limit() {
-            return Err(InputError::of_file(file, Rule::TooLarge { limit: FILE_LIMIT }));
+        if let Some(rule) = lines.limit() {
+            return Err(InputError::of_file(file, rule));
         }
-        Ok(log)
+        if better(&boot, count, &best) {
+            best = Some((boot, count));
+        }
+        let Some((boot, number)) = best else {
+            return Err(InputError::of_file(file, Rule::NoSuchBoot { boots: count }));
+        };
+        match boot.error {
+            Some(error) => Err(error),
+            None => Ok(Chosen { log: boot.log, number, first_line: boot.first_line, count }),
+        }
     }
 
     /// True if no line of the log was of a kind that says something about memory, nodes or TDX.
@@ -142,6 +251,18 @@ impl BootLog {
             return Err(InputError { line: Some(line.number), ..InputError::of_file(file, Rule::Binary) });
         }
         let text = String::from_utf8_lossy(line.bytes);
+        if let Some(speaker) = speaker::of(message(&text)) {
+            // A TD is a virtual machine, too.
+            let tells_more = |at: &At<(Speaker, String)>| {
+                at.value.0 == Speaker::VirtualMachine && speaker != Speaker::VirtualMachine
+            };
+            if self.speaker.as_ref().is_none_or(tells_more) {
+                self.speaker = Some(At { line: line.number, value: (speaker, excerpt(message(&text))) });
+            }
+        }
+        if let (None, Some(fold)) = (self.fold, line.fold) {
+            self.fold = Some(At { line: line.number, value: fold });
+        }
         let Some(kind) = kind::of(&text) else { return Ok(()) };
         let result = if line.too_long {
             Err(Rule::LineTooLong { limit: LINE_LIMIT })

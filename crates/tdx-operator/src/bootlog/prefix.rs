@@ -1,39 +1,193 @@
-//! Prefixes of kernel messages: time stamps, log levels, caller ids, syslog and journald prefixes.
+//! Prefixes of log lines: time stamps, log levels, caller ids, syslog and journald headers, serial
+//! console names, mail quotes. Tells kernel messages from those of programs.
 
-/// The message of a log line, without prefixes and surrounding blanks.
+/// Who wrote a line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Source<'a> {
+    /// The kernel, or a line that names nobody.
+    Kernel,
+    /// A program, by its syslog identifier, without process id.
+    Program(&'a str),
+}
+
+/// A log line without its prefixes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Split<'a> {
+    /// Who wrote it.
+    pub(crate) source: Source<'a>,
+    /// The message.
+    pub(crate) text: &'a str,
+    /// Time since boot in microseconds, if the line has it.
+    pub(crate) since_boot: Option<u64>,
+    /// The line has a time stamp or a syslog header.
+    pub(crate) stamped: bool,
+}
+
+/// The message of a kernel's log line, without prefixes and surrounding blanks. The line of a
+/// program stays whole.
 ///
 /// Takes off, in any order and number: `[    9.360001]`, `[    9.360001 <    0.000012>]`,
 /// `[Tue Mar 21 09:40:00 2023]`, `[  +0.000000]`, `[..]`, `[]`, `[    T0]`,
-/// `2023-03-21T09:40:00,360001+00:00`, `<6>`, `<6>1,234,-;`, `kern  :info  :`; and everything up to
-/// ` kernel: `, before which only a host name may stand after a bracket.
+/// `2023-03-21T09:40:00,360001+00:00`, `<6>`, `<6>1,234,-;`, `kern  :info  :`, `> ` of a quoted
+/// mail, a syslog header up to `kernel: `, and what a console server puts before a time stamp.
 pub(crate) fn message(line: &str) -> &str {
-    let mut rest = line.trim();
-    if let Some(after) = syslog(rest) {
-        rest = after;
-    }
+    let split = split(line);
+    if split.source == Source::Kernel { split.text } else { line.trim() }
+}
+
+/// The same with the source and the time.
+pub(crate) fn split(line: &str) -> Split<'_> {
+    let mut rest = unquoted(line.trim());
+    let mut source = Source::Kernel;
     let mut stamped = false;
+    if !rest.starts_with('#') {
+        if let Some((ident, after)) = header(rest) {
+            stamped = true;
+            rest = after;
+            if ident != "kernel" {
+                return Split { source: Source::Program(ident), text: rest, since_boot: None, stamped };
+            }
+        } else if let Some(after) = syslog(rest) {
+            stamped = true;
+            rest = after;
+        } else if let Some(after) = console(rest) {
+            rest = after;
+        }
+    }
+    let mut since_boot = None;
     loop {
         let before = rest;
-        if let Some(after) = bracket(rest) {
+        if let Some((inside, after)) = bracket(rest) {
             stamped = true;
+            since_boot = since_boot.or_else(|| seconds(inside));
             rest = after.trim_start();
         } else if let Some(after) = level(rest).or_else(|| facility(rest)).or_else(|| iso(rest)) {
+            stamped = true;
             rest = after.trim_start();
         }
         if rest.len() == before.len() {
-            return if stamped { host(rest).unwrap_or(rest) } else { rest };
+            break;
         }
+    }
+    if stamped && let Some((ident, after)) = host(rest).or_else(|| with_pid(rest)) {
+        rest = after;
+        if ident != "kernel" {
+            source = Source::Program(ident);
+        }
+    }
+    Split { source, text: rest, since_boot, stamped }
+}
+
+/// `> > text` of a quoted mail. A `>` without a blank after it is no quote.
+fn unquoted(mut line: &str) -> &str {
+    while let Some(inside) = line.strip_prefix("> ").or_else(|| line.strip_prefix('>').filter(|l| l.starts_with('>'))) {
+        line = inside.trim_start();
+    }
+    line
+}
+
+/// `node7 kernel: text` or `node7 mcelog[912]: text` after the stamp of `journalctl -o
+/// short-monotonic`.
+fn host(text: &str) -> Option<(&str, &str)> {
+    let (name, rest) = text.split_once(' ')?;
+    if name.is_empty() || name.ends_with(':') {
+        return None;
+    }
+    match rest.strip_prefix("kernel: ") {
+        Some(after) => Some(("kernel", after.trim_start())),
+        None => with_pid(rest),
     }
 }
 
-/// `node7 kernel: text` after the stamp of `journalctl -o short-monotonic`.
-fn host(text: &str) -> Option<&str> {
-    let (before, after) = text.split_once("kernel: ")?;
-    let name = before.strip_suffix(' ')?;
-    (!name.is_empty() && !name.contains(' ')).then_some(after.trim_start())
+/// `mcelog[912]: text`: an identifier with a process id.
+fn with_pid(text: &str) -> Option<(&str, &str)> {
+    let (word, after) = text.split_once(' ')?;
+    let (ident, pid) = word.strip_suffix("]:")?.split_once('[')?;
+    let digits = !pid.is_empty() && pid.bytes().all(|b| b.is_ascii_digit());
+    (digits && is_ident(ident)).then_some((ident, after.trim_start()))
 }
 
-/// `Mar 21 09:40:00 host kernel: text`, as in /var/log/messages and `journalctl -k`.
+fn is_ident(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.@()+".contains(&b))
+}
+
+/// `Mar 21 09:40:00 host mcelog[912]: text`, `2023-03-21T09:40:00+0000 host kernel: text`, `Tue
+/// 2026-11-24 05:10:00 UTC host kernel: text`, `1700000000.123456 host kernel: text`: the
+/// identifier, and what follows it. The month may be in any language, the host may be missing.
+fn header(line: &str) -> Option<(&str, &str)> {
+    if line.starts_with(['[', '<', '{']) {
+        return None;
+    }
+    let mut rest = line;
+    for index in 0..5 {
+        let (word, after) = rest.split_once(' ')?;
+        rest = after.trim_start();
+        if word.ends_with("]:") {
+            return None;
+        }
+        if is_time(word) || index == 0 && (is_iso_of_syslog(word) || is_epoch(word)) {
+            return identifier(rest);
+        }
+    }
+    None
+}
+
+/// After the time: an optional zone, an optional host, the identifier.
+fn identifier(text: &str) -> Option<(&str, &str)> {
+    let mut rest = text;
+    let mut zone = true;
+    let mut index = 0;
+    while index < 2 {
+        let (word, after) = rest.split_once(' ')?;
+        let after = after.trim_start();
+        if std::mem::take(&mut zone) && is_zone(word) {
+            rest = after;
+            continue;
+        }
+        if let Some(name) = word.strip_suffix(':') {
+            let (ident, pid) = name.strip_suffix(']').and_then(|name| name.split_once('[')).unwrap_or((name, ""));
+            let known = index > 0 || ident == "kernel" || !pid.is_empty();
+            return (known && is_ident(ident)).then_some((ident, after));
+        }
+        rest = after;
+        index += 1;
+    }
+    None
+}
+
+/// `UTC`, `CEST`, `+0100`.
+fn is_zone(word: &str) -> bool {
+    let offset =
+        word.strip_prefix(['+', '-']).is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit() || b == b':'));
+    offset || (2..=5).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_uppercase())
+}
+
+/// `09:40:00`, `09:40:00.123456`.
+fn is_time(word: &str) -> bool {
+    let (clock, fraction) = word.split_once('.').unwrap_or((word, ""));
+    let digits = |text: &str| text.len() == 2 && text.bytes().all(|b| b.is_ascii_digit());
+    let mut parts = clock.split(':');
+    parts.by_ref().take(3).filter(|part| digits(part)).count() == 3
+        && parts.next().is_none()
+        && fraction.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// An ISO time of journald or rsyslog; that of `dmesg` has a comma and no host after it.
+fn is_iso_of_syslog(word: &str) -> bool {
+    word.contains('T') && !word.contains(',') && iso(&format!("{word} x")).is_some()
+}
+
+/// `1700000000.123456` of `journalctl -o short-unix`.
+fn is_epoch(word: &str) -> bool {
+    let number = word.split_once('.');
+    number.is_some_and(|(seconds, fraction)| {
+        seconds.len() == 10
+            && fraction.len() == 6
+            && (seconds.bytes().chain(fraction.bytes())).all(|b| b.is_ascii_digit())
+    })
+}
+
+/// Anything up to ` kernel: `.
 fn syslog(line: &str) -> Option<&str> {
     // A message that starts with a bracket has its own time stamp and no host name before it.
     if line.starts_with(['[', '<', '#']) {
@@ -43,8 +197,35 @@ fn syslog(line: &str) -> Option<&str> {
     (before.is_empty() || before.ends_with(' ')).then_some(after.trim_start())
 }
 
-/// `[...]` with nothing but the characters of time stamps and thread ids inside.
-fn bracket(line: &str) -> Option<&str> {
+/// Bytes that a console server may put before a time stamp.
+const CONSOLE: usize = 48;
+
+/// `node5:[Wed Feb  7 13:24:07 2024] text`, `ttyS0: [    9.360001] text`: what follows a short
+/// name, from the time stamp on.
+fn console(line: &str) -> Option<&str> {
+    let at = line.find('[').filter(|&at| 0 < at && at <= CONSOLE)?;
+    let (before, from) = line.split_at(at);
+    let (inside, _) = bracket(from)?;
+    let stamp = seconds(inside).is_some() || inside.split(' ').any(is_time);
+    // A kernel message has words of its own before a bracket.
+    let name = before.trim_end_matches([' ', '|', '>', ':', '-']);
+    let short = !name.contains(' ') && !["mce", "kvm", "tdx", "EDAC"].iter().any(|word| name.contains(word));
+    (stamp && short).then_some(from)
+}
+
+/// Microseconds of `    9.360001`.
+fn seconds(inside: &str) -> Option<u64> {
+    let (whole, fraction) = inside.trim().split_once('.')?;
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    if !digits(whole) || !digits(fraction) || fraction.len() > 6 {
+        return None;
+    }
+    let micros: u64 = format!("{fraction:0<6}").parse().ok()?;
+    whole.parse::<u64>().ok()?.checked_mul(1_000_000)?.checked_add(micros)
+}
+
+/// `[...]` with nothing but the characters of time stamps and thread ids inside, and what follows.
+fn bracket(line: &str) -> Option<(&str, &str)> {
     let (inside, after) = line.strip_prefix('[')?.split_once(']')?;
     // The time since the line before; the address of an old stack trace stands in such brackets,
     // too, and is no prefix.
@@ -52,9 +233,10 @@ fn bracket(line: &str) -> Option<&str> {
         Some((stamp, delta)) if delta.bytes().all(|b| b.is_ascii_digit() || b" .-+".contains(&b)) => stamp,
         _ => inside,
     };
-    // A memory range or a message in brackets is not a prefix.
+    // A memory range or a message in brackets is not a prefix: `[Hardware Error]` has no digit.
+    let words = inside.bytes().any(|b| b.is_ascii_alphabetic()) && !inside.bytes().any(|b| b.is_ascii_digit());
     let stamp = inside.len() <= 40 && inside.chars().all(|c| c.is_ascii_alphanumeric() || " .:+-,".contains(c));
-    (stamp && !inside.starts_with("mem ")).then_some(after)
+    (stamp && !words && !inside.starts_with("mem ")).then_some((inside, after))
 }
 
 /// `2023-03-21T09:40:00,360001+00:00 ` of `dmesg --time-format iso`.
@@ -83,7 +265,7 @@ fn facility(line: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::message;
+    use super::{Source, message, split};
 
     #[test]
     fn every_prefix() {
@@ -118,9 +300,54 @@ mod tests {
             "[    9.360001 <    0.000012 >] node7 kernel: ",
             "Tue 2026-11-24 05:10:00 UTC node7 kernel: ",
             "1700000000.123456 node7 kernel: ",
+            "mär 02 08:15:41 node7 kernel: ",
+            "2026-11-23T05:10:00.123456+00:00 node7 kernel: ",
+            "Mar 21 09:40:00 kernel: ",
+            "r1c3s2b0n1:[Wed Feb  7 13:24:07 2024] ",
+            "node-12: [    9.360001] ",
+            "ttyS0 | [    9.360001] ",
+            "> > [    9.360001] ",
+            ">> [    9.360001] ",
         ] {
             let line = format!("{prefix}virt/tdx: module initialized\r");
             assert_eq!(message(&line), "virt/tdx: module initialized", "{prefix:?}");
+        }
+    }
+
+    #[test]
+    fn programs() {
+        for (line, ident, text) in [
+            ("Feb 03 04:05:06 node5 mcelog[912]: MCE 0", "mcelog", "MCE 0"),
+            ("2024-02-03T04:05:06.000001+00:00 node5 rasdaemon[9]: x y", "rasdaemon", "x y"),
+            ("2024-02-03T04:05:06+0000 node5 kdumpctl[1411]: a: b", "kdumpctl", "a: b"),
+            ("Tue 2026-11-24 05:10:00 UTC node7 systemd[1]: kdump.service: x", "systemd", "kdump.service: x"),
+            ("[ 9031.220417] node5 mcelog[912]: MCE 0", "mcelog", "MCE 0"),
+            ("[ 9031.220417] systemd[1]: Started x", "systemd", "Started x"),
+            ("févr. 03 04:05:06 node5 libvirtd[7]: internal error: x", "libvirtd", "internal error: x"),
+            ("Mar 21 09:40:00 node5 kdump-tools: x", "kdump-tools", "x"),
+        ] {
+            let split = split(line);
+            assert_eq!((split.source, split.text), (Source::Program(ident), text), "{line}");
+            assert_eq!(message(line), line);
+        }
+        for line in [
+            "[ 9031.2] kvm_intel: kvm [5101]: TD exit 0x0",
+            "7 2024-05-06 07:08:09 +0000 error: MEMORY CONTROLLER x",
+            "1 2024-05-06 07:08:09 +0000 2 Corrected error(s): x",
+            "2026-11-23T05:10:00,123456+00:00 Memory failure: 0x1: x",
+            "Memory failure: 0x1: x",
+            "[ 1.0] mce: [Hardware Error]: x",
+        ] {
+            assert_eq!(split(line).source, Source::Kernel, "{line}");
+        }
+    }
+
+    #[test]
+    fn time_since_boot() {
+        assert_eq!(split("[    9.360001] x").since_boot, Some(9_360_001));
+        assert_eq!(split("Mar 21 09:40:00 node7 kernel: [ 10.16] x").since_boot, Some(10_160_000));
+        for line in ["x", "[Tue Mar 21 09:40:00 2023] x", "[  +0.000000] x", "[..] x", "[99999999999999999999.1] x"] {
+            assert_eq!(split(line).since_boot, None, "{line}");
         }
     }
 
@@ -129,6 +356,9 @@ mod tests {
         for line in [
             "[mem 0x0-0x1] x",
             "[firmware_bug] x",
+            "[Hardware Error]: event severity: fatal",
+            "mce: [Hardware Error]: x",
+            "kvm [5101]: x",
             "tdx: [firmware bug]: TDX is not enabled",
             "# kernel: x",
             "[<ffffffff81234567>] tdx_enable+0x12/0x340",

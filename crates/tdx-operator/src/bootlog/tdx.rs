@@ -4,6 +4,7 @@
 use tdx_abi::{KeyIdPartition, Leaf, PageRange, PhysAddr, Status};
 
 use super::{
+    call::{self, Call},
     number::{bare_hex, decimal, hex},
     words::Words,
 };
@@ -25,7 +26,7 @@ pub struct ModuleVersion {
 }
 
 impl core::fmt::Display for ModuleVersion {
-    /// `1.5`, `1.5.06 build 744 of 20240407`.
+    /// `1.5`, `1.5.06 build 744 of 2024-04-07`.
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "{}.{}", self.major, self.minor)?;
         if let Some(update) = self.update {
@@ -34,7 +35,8 @@ impl core::fmt::Display for ModuleVersion {
         if let Some(build) = self.build {
             write!(f, " build {build}")?;
         }
-        if let Some(date) = self.date { write!(f, " of {date}") } else { Ok(()) }
+        let Some(date) = self.date else { return Ok(()) };
+        write!(f, " of {:04}-{:02}-{:02}", date / 10000, date / 100 % 100, date % 100)
     }
 }
 
@@ -62,6 +64,11 @@ const BRING_UP: [Leaf; 8] = [
     Leaf::SYS_TDMR_INIT,
     Leaf::SYS_CONFIG,
 ];
+
+/// True for a leaf of the initialization.
+pub(crate) fn is_bring_up(leaf: Leaf) -> bool {
+    BRING_UP.contains(&leaf)
+}
 
 /// What a line says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -245,14 +252,18 @@ fn pamt(rest: &str) -> Option<Result<u64, Rule>> {
 
 /// A line that says that something did not work.
 fn failed(rest: &str) -> Result<Option<Failure>, Rule> {
-    if let Some(call) = rest.strip_prefix("SEAMCALL ") {
-        return seamcall(call).map(Some);
+    if let Some(call) = rest.strip_prefix("SEAMCALL") {
+        if let Some(Call { leaf: Some(leaf), status: Some(status), .. }) = call::of(rest) {
+            return Ok(Some(Failure::Seamcall(leaf, status)));
+        }
+        return seamcall(call.trim_start()).map(Some);
     }
     let init = ["module ", "TDX-Module "].iter().find_map(|words| rest.strip_prefix(words)).unwrap_or(rest);
     if let Some(reason) = init.strip_prefix("initialization failed") {
         return initialization(reason).map(Some);
     }
-    Ok(Words::of(rest).map(Failure::Words))
+    // What keeps KVM from TDs says nothing on the initialization.
+    Ok(Words::of(rest).filter(|words| !words.is_of_kvm()).map(Failure::Words))
 }
 
 /// `(0x22) failed: 0xc000050500000000` or `failed: CPU 94: leaf 33, error 0xc000092100000122.`

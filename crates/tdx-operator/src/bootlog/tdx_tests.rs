@@ -52,18 +52,21 @@ fn module_versions() {
     };
     let fields =
         "attributes 0x0, vendor_id 0x8086, major_version 1, minor_version 5, build_date 20240725, build_num 784";
-    assert_eq!(version(&format!("TDX module: {fields}")), "1.5 build 784 of 20240725");
+    assert_eq!(version(&format!("TDX module: {fields}")), "1.5 build 784 of 2024-07-25");
     // The typing errors are the kernels' own.
-    assert_eq!(version(&format!("TDX module: {}", fields.replace("attr", "atr"))), "1.5 build 784 of 20240725");
+    assert_eq!(version(&format!("TDX module: {}", fields.replace("attr", "atr"))), "1.5 build 784 of 2024-07-25");
     let old = "TDX module: vendor_id 0x8086, major_version 1, minor_version 5, build_date 20230323, build_num 481";
-    assert_eq!(version(old), "1.5 build 481 of 20230323");
-    assert_eq!(version("TDX module 2.0.08.00, build number 882, build date 0134fed5"), "2.0.08 build 882 of 20250325");
+    assert_eq!(version(old), "1.5 build 481 of 2023-03-23");
+    assert_eq!(
+        version("TDX module 2.0.08.00, build number 882, build date 0134fed5"),
+        "2.0.08 build 882 of 2025-03-25"
+    );
     assert_eq!(version("TDX module version: 1.5.24"), "1.5.24");
     assert_eq!(version("Module version: 1.5.01"), "1.5.01");
     assert_eq!(version("module verson: 1.5.1.0"), "1.5.01");
     // Fixture 09 ends after the date.
     let cut = "TDX module: attributes 0x0, vendor_id 0x8086, major_version 1, minor_version 5, build_date 20240407";
-    assert_eq!(version(cut), "1.5 of 20240407");
+    assert_eq!(version(cut), "1.5 of 2024-04-07");
     for bad in [
         "TDX module: attributes 0x0, vendor_id 0x8086, major_version 1",
         "TDX module: attributes 0x0, vendor_id 0x8086, major_version 1, minor_version x",

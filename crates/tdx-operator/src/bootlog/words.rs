@@ -30,6 +30,22 @@ pub enum Words {
     NeedsMovdir64b,
     /// As above.
     NeedsSelfSnoop,
+    /// KVM runs with EPT disabled.
+    NeedsEpt,
+    /// KVM runs without its TDP MMU, or without what it needs.
+    NeedsTdpMmu,
+    /// KVM runs without MMIO caching.
+    NeedsMmioCaching,
+    /// KVM runs with APICv disabled.
+    NeedsApicv,
+    /// KVM enables virtualization only when a VM is there.
+    NeedsVirtAtLoad,
+    /// A TD may have fewer VCPUs than the host has CPUs.
+    TooFewVcpus,
+    /// KVM does not know an MSR that it has to restore after a TD ran.
+    UnknownMsr,
+    /// A package has no online CPU.
+    PackageOffline,
     /// A failure in words that are not known.
     Unknown,
 }
@@ -42,10 +58,18 @@ impl Words {
             .fold(line.trim(), |line, before| line.strip_prefix(before).unwrap_or(line));
         let words = line.trim_end_matches('.');
         let known = match words {
-            "TDX not supported by the host platform" | "no TDX private KeyIDs available" => Self::NoPlatform,
+            "TDX not supported by the host platform"
+            | "no TDX private KeyIDs available"
+            | "Cannot enable TDX on TDX disabled platform" => Self::NoPlatform,
             "too few private KeyIDs available" => Self::TooFewKeyIds,
             "Hibernation support is enabled" => Self::Hibernation,
-            "not enabled by BIOS" | "TDX is not enabled by BIOS" => Self::NotEnabled,
+            "not enabled by BIOS" | "TDX is not enabled by BIOS" | "Cannot enable TDX with SEAMRR disabled" => {
+                Self::NotEnabled
+            }
+            "EPT is required for TDX" | "Cannot enable TDX with EPT disabled" => Self::NeedsEpt,
+            "TDP MMU and MMIO caching and EPT A/D bit is required for TDX" => Self::NeedsTdpMmu,
+            "APICv is required for TDX" => Self::NeedsApicv,
+            "tdx requires kvm.enable_virt_at_load=1" => Self::NeedsVirtAtLoad,
             "module not loaded" | "module is not loaded" | "TDX module is not loaded" => Self::NotLoaded,
             "NO_RBP_MOD feature is not supported" | "frame pointer (RBP) clobber bug present, upgrade TDX module" => {
                 Self::ChangesRbp
@@ -54,6 +78,17 @@ impl Words {
             "XSAVE is required for TDX" | "OSXSAVE is required for TDX" => Self::NeedsXsave,
             "MOVDIR64B is required for TDX" => Self::NeedsMovdir64b,
             "Self-snoop is required for TDX" => Self::NeedsSelfSnoop,
+            _ if words.starts_with("TDX requires TDP MMU") => Self::NeedsTdpMmu,
+            _ if words.starts_with("TDX requires mmio caching") => Self::NeedsMmioCaching,
+            _ if words.starts_with("Disable TDX: MAX_VCPU_PER_TD") => Self::TooFewVcpus,
+            _ if words.starts_with("MSR ") && words.ends_with("isn't included by kvm_find_user_return_msr") => {
+                Self::UnknownMsr
+            }
+            _ if words.starts_with("All packages need to have online CPU")
+                || words.starts_with("TDX requires all packages to have an online CPU") =>
+            {
+                Self::PackageOffline
+            }
             _ if words.starts_with("TDX module is outdated") || words.starts_with("module is outdated") => {
                 Self::Outdated
             }
@@ -62,6 +97,21 @@ impl Words {
             _ => return None,
         };
         Some(known)
+    }
+
+    /// True if only KVM says so: TDX itself may be up.
+    pub(crate) fn is_of_kvm(self) -> bool {
+        matches!(
+            self,
+            Self::NeedsEpt
+                | Self::NeedsTdpMmu
+                | Self::NeedsMmioCaching
+                | Self::NeedsApicv
+                | Self::NeedsVirtAtLoad
+                | Self::TooFewVcpus
+                | Self::UnknownMsr
+                | Self::PackageOffline
+        )
     }
 
     /// True if the kernel stops here before it asks the module anything, and before it notes the
@@ -99,6 +149,18 @@ mod tests {
             ("XSAVE is required for TDX", Words::NeedsXsave),
             ("MOVDIR64B is required for TDX", Words::NeedsMovdir64b),
             ("Self-snoop is required for TDX", Words::NeedsSelfSnoop),
+            ("Cannot enable TDX on TDX disabled platform", Words::NoPlatform),
+            ("Cannot enable TDX with SEAMRR disabled", Words::NotEnabled),
+            ("Cannot enable TDX with EPT disabled", Words::NeedsEpt),
+            ("EPT is required for TDX", Words::NeedsEpt),
+            ("TDX requires TDP MMU.  Please enable TDP MMU for TDX.", Words::NeedsTdpMmu),
+            ("TDP MMU and MMIO caching and EPT A/D bit is required for TDX", Words::NeedsTdpMmu),
+            ("TDX requires mmio caching.  Please enable mmio caching for TDX.", Words::NeedsMmioCaching),
+            ("APICv is required for TDX", Words::NeedsApicv),
+            ("tdx requires kvm.enable_virt_at_load=1", Words::NeedsVirtAtLoad),
+            ("Disable TDX: MAX_VCPU_PER_TD (8) smaller than number of logical CPUs (224).", Words::TooFewVcpus),
+            ("MSR 122 isn't included by kvm_find_user_return_msr", Words::UnknownMsr),
+            ("All packages need to have online CPU to create TD. Online CPU and retry.", Words::PackageOffline),
         ] {
             assert_eq!(Words::of(line), Some(words), "{line}");
         }

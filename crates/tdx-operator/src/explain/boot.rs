@@ -4,41 +4,112 @@
 use super::{
     boot_facts::Boot,
     causes::{self, Cause},
-    handover,
+    handover, kexec, system,
 };
-use crate::bootlog::Words;
 use crate::report::{Basis, Judgement, LogFinding, LogLine, Topic};
+use crate::{
+    bootlog::{self, Failure, Speaker, Words},
+    input::{At, InputError},
+    kernel::Era,
+};
 
 /// What is said of a boot. No line about TDX gives no finding.
 pub(super) fn judge(boot: &Boot) -> Vec<LogFinding> {
     let log = &boot.log;
-    let mut findings = Vec::new();
+    let mut findings = system::first(boot);
     if let Some(error) = boot.broken.as_ref().filter(|_| !boot.tdx.is_empty()) {
-        let mut broken = finding(boot, Judgement::Undecidable, "line-does-not-hold", Basis::Sourced);
-        broken.cause = format!("malformed line ignored: {error}");
-        "provide the complete, unmodified log of one boot".clone_into(&mut broken.remedy);
-        findings.push(broken);
+        findings.push(broken(boot, error));
+    }
+    if let Some(at) = boot.earlier.as_ref().filter(|_| log.initialized.is_some()) {
+        findings.push(earlier(boot, at));
     }
     if let Some(failure) = &log.failure {
         let module = log.module.map(|module| module.value);
         findings.push(caused(boot, Topic::BringUp, causes::of(failure.value.0, module)));
     }
     if log.initialized.is_some() {
-        let mut up = finding(boot, Judgement::Up, "initialized", Basis::Sourced);
-        let module = log.module.map_or_else(String::new, |module| format!(", module {}", module.value));
-        let kb = log.pamt_kb.map_or_else(String::new, |kb| format!(", {} KB of PAMT", kb.value));
-        up.cause = format!("TDX is initialized{module}{kb}");
-        "nothing; run `cleanslate check` before a kexec".clone_into(&mut up.remedy);
-        findings.push(up);
-    } else if log.failure.is_none() && (log.later.is_none() && log.not_disabled.is_none()) {
+        findings.push(up(boot));
+        if let Some((words, line)) = boot.refused_by_kvm.as_ref().filter(|_| log.failure.is_none()) {
+            let mut found = caused(boot, Topic::Vmm, causes::words(*words));
+            found.evidence = vec![line.clone()];
+            findings.push(found);
+        }
+        if let Some(at) = &boot.after {
+            findings.push(afterwards(boot, at));
+        }
+    } else if log.failure.is_none() && log.not_disabled.is_none() && !(is_guest(boot) && log.key_ids.is_none()) {
         findings.extend(not_ended(boot));
     }
+    findings.extend(system::silence(boot));
     for (topic, cause, line) in handover::after(log) {
         let mut found = caused(boot, topic, cause);
         found.evidence = vec![line];
         findings.push(found);
     }
+    findings.extend(boot.calls.findings(log));
+    findings.extend(boot.kexec.finding(log));
+    findings.extend(boot.vmm.findings());
     findings
+}
+
+fn is_guest(boot: &Boot) -> bool {
+    boot.log.speaker.as_ref().is_some_and(|at| at.value.0 == Speaker::TdGuest)
+}
+
+/// A known line that does not hold, if it is one of this log's.
+fn broken(boot: &Boot, error: &InputError) -> LogFinding {
+    let mut broken = finding(boot, Judgement::Undecidable, "line-does-not-hold", Basis::Sourced);
+    broken.cause = format!("malformed line ignored: {error}");
+    "provide the complete, unmodified log of one boot".clone_into(&mut broken.remedy);
+    broken
+}
+
+/// What failed before the module came up.
+fn earlier(boot: &Boot, at: &At<(Failure, String)>) -> LogFinding {
+    let cause = causes::of(at.value.0, boot.log.module.map(|module| module.value));
+    let mut found = caused(boot, Topic::BringUp, cause);
+    found.judgement = Judgement::Info;
+    found.evidence = vec![LogLine { line: at.line, text: bootlog::message(&at.value.1).to_owned() }];
+    found.cause = format!("before the module came up: {}", found.cause);
+    found
+}
+
+/// What failed after the module came up.
+fn afterwards(boot: &Boot, at: &At<(Failure, String)>) -> LogFinding {
+    let cause = causes::of(at.value.0, boot.log.module.map(|module| module.value));
+    let mut found = caused(boot, Topic::Seamcall, cause);
+    found.evidence = vec![LogLine { line: at.line, text: bootlog::message(&at.value.1).to_owned() }];
+    found.cause = format!("after the module came up: {}", found.cause);
+    found
+}
+
+/// TDX is up, and what that means for a kexec of this kernel.
+fn up(boot: &Boot) -> LogFinding {
+    let log = &boot.log;
+    let mut up = finding(boot, Judgement::Up, "initialized", Basis::Sourced);
+    let module = log.module.map_or_else(String::new, |module| format!(", module {}", module.value));
+    let kb = log.pamt_kb.map_or_else(String::new, |kb| format!(", {} KB of PAMT", kb.value));
+    up.cause = format!("TDX is initialized{module}{kb}");
+    let erratum = log.cpu.map(|cpu| cpu.value.has_partial_write_erratum());
+    let remedy = match (kexec::era(log), erratum) {
+        _ if boot.kexec.any() => "see the finding on kexec below",
+        (Some(Era::Refused), Some(true)) => {
+            "this kernel refuses kexec and kdump images on this CPU while TDX is enabled in the BIOS \
+             (EOPNOTSUPP): there is no dump after a panic. Use Linux 7.2 or later, or disable TDX in the BIOS, if \
+             kdump is needed; `cleanslate check` tells more"
+        }
+        (Some(Era::Refused), None) => {
+            "this kernel refuses kexec and kdump images on Sapphire Rapids and Emerald Rapids while TDX is enabled \
+             in the BIOS (EOPNOTSUPP); `cleanslate check` tells whether this CPU is one of them"
+        }
+        (Some(Era::AsksModule), Some(true)) => {
+            "before a kexec run `cleanslate check`: this kernel jumps whether or not the module gives its memory \
+             back, and on this CPU what stays private can end the next kernel in a machine check"
+        }
+        _ => "nothing; run `cleanslate check` before a kexec",
+    };
+    remedy.clone_into(&mut up.remedy);
+    up
 }
 
 /// A boot without an end of its bring-up.
@@ -120,5 +191,14 @@ fn caused(boot: &Boot, topic: Topic, cause: Cause) -> LogFinding {
 fn finding(boot: &Boot, judgement: Judgement, rule: &'static str, basis: Basis) -> LogFinding {
     let lines = if boot.tdx.is_empty() { &boot.encryption } else { &boot.tdx };
     let evidence: Vec<LogLine> = lines.iter().take(12).cloned().collect();
-    LogFinding { topic: Topic::BringUp, judgement, rule, basis, evidence, cause: String::new(), remedy: String::new() }
+    LogFinding {
+        topic: Topic::BringUp,
+        judgement,
+        rule,
+        basis,
+        evidence,
+        cause: String::new(),
+        remedy: String::new(),
+        boot: 0,
+    }
 }

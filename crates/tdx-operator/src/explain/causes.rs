@@ -63,6 +63,13 @@ fn seamcall(leaf: Leaf, found: Status, module: Option<ModuleVersion>) -> Cause {
             );
             why("module-too-old", basis, cause, format!("update the TDX module to 1.5 or later: {UPDATE_BIOS}"))
         }
+        (Leaf::SYS_RD, StatusCode::METADATA_FIELD_ID_INCORRECT | StatusCode::METADATA_FIELD_NOT_READABLE) => {
+            let cause = format!(
+                "{leaf} returned {name}: the module lacks a field that this kernel asks for, so the module is \
+                    older than the kernel expects"
+            );
+            why("field-not-in-module", Basis::Sourced, cause, format!("update the TDX module: {UPDATE_BIOS}"))
+        }
         (Leaf::SYS_INIT, StatusCode::SYS_INIT_NOT_PENDING) => {
             let cause = format!(
                 "{leaf} returned {name}: the module was already initialized by the previous kernel (kexec \
@@ -127,6 +134,11 @@ pub(super) fn words(words: Words) -> Cause {
             "remove `clearcpuid={clear}` from the kernel command line if present (unverified); every CPU \
                 with TDX has it"
         );
+        why(rule, Sourced, cause, remedy)
+    };
+    let option = |rule, what: &str, options: &str| {
+        let cause = format!("KVM requires {what} for TDX, and runs without: KVM does not use TDX");
+        let remedy = format!("load KVM with {options} (on the kernel command line or with modprobe)");
         why(rule, Sourced, cause, remedy)
     };
     match words {
@@ -202,6 +214,35 @@ pub(super) fn words(words: Words) -> Cause {
             cause.basis = Unverified;
             cause
         }
+        Words::NeedsEpt => option("needs-ept", "EPT", "kvm_intel.ept=1"),
+        Words::NeedsTdpMmu => option(
+            "needs-tdp-mmu",
+            "its TDP MMU, MMIO caching and EPT A/D bits",
+            "kvm.tdp_mmu=1, kvm.mmio_caching=1 and kvm_intel.eptad=1",
+        ),
+        Words::NeedsMmioCaching => option("needs-mmio-caching", "MMIO caching", "kvm.mmio_caching=1"),
+        Words::NeedsApicv => option("needs-apicv", "APICv", "kvm_intel.enable_apicv=1"),
+        Words::NeedsVirtAtLoad => {
+            option("needs-virt-at-load", "virtualization to be enabled when it is loaded", "kvm.enable_virt_at_load=1")
+        }
+        Words::TooFewVcpus => why(
+            "max-vcpus-below-cpus",
+            Sourced,
+            "the module allows a TD fewer VCPUs than this host has CPUs, and KVM then does not use TDX",
+            format!("boot with fewer CPUs (`nr_cpus=`), or: {UPDATE_BIOS}"),
+        ),
+        Words::UnknownMsr => why(
+            "kvm-msr-unknown",
+            Sourced,
+            "KVM does not know an MSR that it must restore after a TD ran; this is a bug of the kernel",
+            "use a newer kernel",
+        ),
+        Words::PackageOffline => why(
+            "package-offline",
+            Sourced,
+            "a CPU package has no online CPU; every package must take part in creating and tearing down a TD",
+            "bring a CPU of each package online (`chcpu -e`), or delete all TDs before taking the last one offline",
+        ),
         Words::Unknown => Cause {
             judgement: Judgement::Undecidable,
             rule: "words-not-known",

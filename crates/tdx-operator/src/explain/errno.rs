@@ -6,6 +6,10 @@ use crate::report::{ErrnoCause, ErrnoReport};
 /// Remedy for a layout that does not fit.
 pub(super) const SHOW_PLAN: &str = "`cleanslate plan --host FILE --layout linux` shows the TDMR";
 
+/// Remedy for images that the kernel refuses because of the erratum.
+pub(super) const REFUSED: &str = "reboot through the firmware, use Linux 7.2 or later, or disable TDX in the BIOS; see \
+            `cleanslate check` for this machine";
+
 struct Errno {
     number: u32,
     name: &'static str,
@@ -119,13 +123,12 @@ const KNOWN: [Errno; 6] = [
         name: "EOPNOTSUPP",
         meaning: "not supported by the kernel here; `kexec` prints `Operation not supported`",
         causes: &[(
-            "kexec.jump",
-            "kexec_load, kexec_file_load",
+            "kexec-refused-by-erratum",
+            "kexec: Not allowed on platform with tdx_pw_mce bug",
             "Linux 6.18 to 7.1 refuse kexec and crash images on a CPU with the erratum while TDX is enabled \
                 in the BIOS",
         )],
-        todo: "reboot through the firmware, use Linux 7.2 or later, or disable TDX in the BIOS; see \
-            `cleanslate check` for this machine",
+        todo: REFUSED,
         alone: None,
     },
 ];

@@ -1,6 +1,5 @@
-//! Failures after the TDX initialization: a SEAMCALL for a TD, and the handover to the next kernel.
-//! Kernels since 7.2 call TDH.SYS.DISABLE to release all memory and continue regardless of its
-//! status, so that a failure is a single log line.
+//! The handover to the next kernel: kernels since 7.2 call TDH.SYS.DISABLE to release all
+//! memory and continue regardless of its status, so that a failure is a single log line.
 
 use tdx_abi::{Status, StatusCode};
 
@@ -13,18 +12,6 @@ use crate::{
 /// The causes with the lines that they come from.
 pub(super) fn after(log: &BootLog) -> Vec<(Topic, Cause, LogLine)> {
     let mut causes = Vec::new();
-    if let Some(later) = &log.later {
-        let (leaf, found, text) = &later.value;
-        let report = status::explain(*found, Given::Whole);
-        let judgement = if report.known { Judgement::Failed } else { Judgement::Undecidable };
-        let cause = format!(
-            "line {}: {leaf} returned {found}: {}. This call is not part of the initialization",
-            later.line, report.meaning
-        );
-        let cause =
-            Cause { judgement, rule: "seamcall-later", basis: Basis::Sourced, text: cause, remedy: report.todo };
-        causes.push((Topic::Seamcall, cause, LogLine { line: later.line, text: message(text) }));
-    }
     if let Some(refused) = &log.not_disabled {
         let (found, text) = &refused.value;
         let line = LogLine { line: refused.line, text: message(text) };

@@ -5,10 +5,11 @@ use std::io::BufRead;
 use super::{
     boot,
     boot_facts::{Boot, text_of},
-    machine_check,
+    key_id, machine_check,
+    record::Record,
 };
 use crate::{
-    bootlog::{self, FILE_LIMIT, Lines},
+    bootlog::{self, Cut, Unfolded},
     host::encoding,
     input::{InputError, Rule},
     report::{Basis, ExplainReport, Judgement, LogFinding, LogReport, Subject, Topic},
@@ -21,14 +22,37 @@ const MAX_FINDINGS: usize = 256;
 ///
 /// # Errors
 /// A file that is not text or too large, or one that holds nothing on TDX or machine checks.
-pub fn from_reader(name: &str, mut reader: impl BufRead) -> Result<ExplainReport, InputError> {
+pub fn from_reader(name: &str, reader: impl BufRead) -> Result<ExplainReport, InputError> {
+    from_reader_of_boot(name, reader, None)
+}
+
+/// The same for one boot of the log, by its number from 1.
+///
+/// # Errors
+/// As [`from_reader`], or a log with fewer boots.
+pub fn from_reader_of_boot(
+    name: &str,
+    mut reader: impl BufRead,
+    wanted: Option<u64>,
+) -> Result<ExplainReport, InputError> {
     let unreadable = |error: std::io::Error| InputError::of_file(name, Rule::Unreadable(error.to_string()));
-    if let Some(encoding) = encoding(reader.fill_buf().map_err(unreadable)?) {
+    let start = reader.fill_buf().map_err(unreadable)?;
+    if start.is_empty() {
+        return Err(InputError::of_file(name, Rule::Empty));
+    }
+    if let Some(encoding) = encoding(start) {
         return Err(InputError::of_file(name, Rule::Encoded(encoding)));
     }
-    let mut lines = Lines::new(reader);
-    let mut report =
-        LogReport { lines: 0, findings: Vec::new(), findings_left_out: 0, unknown_lines: 0, unknown: Vec::new() };
+    let mut lines = Unfolded::new(reader);
+    let mut cut = Cut::default();
+    let mut report = LogReport {
+        lines: 0,
+        boots: 1,
+        findings: Vec::new(),
+        findings_left_out: 0,
+        unknown_lines: 0,
+        unknown: Vec::new(),
+    };
     let mut boot = Boot::default();
     while let Some(line) = lines.next_line().map_err(unreadable)? {
         if line.bytes.contains(&0) {
@@ -36,16 +60,22 @@ pub fn from_reader(name: &str, mut reader: impl BufRead) -> Result<ExplainReport
         }
         report.lines = line.number;
         let text = text_of(&line);
-        let message = bootlog::message(&text);
-        if message.starts_with("Linux version ") && boot.log.kernel.is_some() {
+        let split = bootlog::split(&text);
+        if cut.begins(&split) {
             finish(std::mem::take(&mut boot), &mut report);
+            report.boots += 1;
         }
-        boot.line(name, &line, message, &mut report);
+        if wanted.is_none_or(|wanted| wanted == report.boots) {
+            boot.line(name, &line, &split, &mut report);
+        }
     }
-    if lines.hit_limit() {
-        return Err(InputError::of_file(name, Rule::TooLarge { limit: FILE_LIMIT }));
+    if let Some(rule) = lines.limit() {
+        return Err(InputError::of_file(name, rule));
     }
     finish(boot, &mut report);
+    if wanted.is_some_and(|wanted| wanted == 0 || wanted > report.boots) {
+        return Err(InputError::of_file(name, Rule::NoSuchBoot { boots: report.boots }));
+    }
     if report.findings.is_empty() && report.unknown_lines == 0 {
         return Err(InputError::of_file(name, Rule::NothingToExplain));
     }
@@ -53,9 +83,12 @@ pub fn from_reader(name: &str, mut reader: impl BufRead) -> Result<ExplainReport
 }
 
 /// Judges the boot.
-fn finish(boot: Boot, report: &mut LogReport) {
+fn finish(mut boot: Boot, report: &mut LogReport) {
+    boot.calls.end_of_warning();
+    merge(&mut boot);
     let mut findings = boot::judge(&boot);
-    findings.extend(boot.records.done.iter().map(|record| machine_check::judge(record, &boot.log)));
+    let cpu = boot.records.done.iter().find_map(|record| record.cpu);
+    findings.extend(boot.records.done.iter().map(|record| machine_check::judge(record, &boot.log, &boot.calls, cpu)));
     if let (true, Some(line)) = (boot.records.done.is_empty(), boot.records.logged) {
         findings.push(LogFinding {
             topic: Topic::MachineCheck,
@@ -66,10 +99,33 @@ fn finish(boot: Boot, report: &mut LogReport) {
             cause: "a machine check was logged, and its record is not in this log".to_owned(),
             remedy: "give the record: `ras-mc-ctl --errors`, `journalctl -u mcelog`, or the firmware's event log"
                 .to_owned(),
+            boot: 0,
         });
     }
-    report.findings_left_out += boot.records.left_out;
+    report.findings_left_out += boot.records.left_out + boot.calls.left_out();
     let room = MAX_FINDINGS.saturating_sub(report.findings.len());
     report.findings_left_out += findings.len().saturating_sub(room) as u64;
-    report.findings.extend(findings.into_iter().take(room));
+    let number = report.boots;
+    report.findings.extend(findings.into_iter().take(room).map(|found| LogFinding { boot: number, ..found }));
+}
+
+/// Lines between two records of one event.
+const NEAR: u64 = 16;
+
+/// Puts a report of the firmware that has no address together with the kernel's record of the same
+/// error, where that carries a KeyID.
+fn merge(boot: &mut Boot) {
+    let records = &boot.records.done;
+    let private = |record: &Record| record.address.is_some_and(|at| key_id::of(at, &boot.log, &boot.calls).is_some());
+    let Some(main) = records.iter().position(|record| !record.firmware && private(record)) else { return };
+    let bare =
+        |record: &Record| record.firmware && record.address.is_none() && record.ecc.is_none() && !record.corrected;
+    let near = |record: &Record| record.first_line.abs_diff(records[main].first_line) <= NEAR;
+    let Some(other) = records.iter().position(|record| bare(record) && near(record)) else { return };
+    let firmware = boot.records.done.remove(other);
+    let main = &mut boot.records.done[if other < main { main - 1 } else { main }];
+    main.cpu = main.cpu.or(firmware.cpu);
+    main.evidence.extend(firmware.evidence);
+    main.evidence.sort_by_key(|line| line.line);
+    main.evidence.truncate(12);
 }

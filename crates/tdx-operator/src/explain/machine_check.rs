@@ -5,7 +5,7 @@
 
 use tdx_host::platform::CpuModel;
 
-use super::record::Record;
+use super::{calls::Calls, key_id, record::Record};
 use crate::{
     bootlog::BootLog,
     report::{Basis, Judgement, LogFinding, Topic},
@@ -24,10 +24,11 @@ const TELL_APART: &str = "determine whether this address was TDX-private, in thi
     that recurs at the same address is hardware";
 
 /// Judges a record by what the rest of its boot says.
-pub(super) fn judge(record: &Record, boot: &BootLog) -> LogFinding {
+pub(super) fn judge(record: &Record, boot: &BootLog, calls: &Calls, cpu_of_boot: Option<CpuModel>) -> LogFinding {
     use Basis::{Deduced, Sourced, Unverified};
     use Judgement::{Hardware, TdxPoison, Undecidable};
-    let cpu = record.cpu.or(boot.cpu.as_ref().map(|cpu| cpu.value));
+    let cpu = record.cpu.or(boot.cpu.as_ref().map(|cpu| cpu.value)).or(cpu_of_boot);
+    let keyed = record.address.and_then(|address| key_id::of(address, boot, calls));
     let erratum = cpu.map(CpuModel::has_partial_write_erratum);
     let corrected = record.corrected || record.status.is_some_and(|status| status >> 61 & 1 == 0);
     let named = |cpu: Option<CpuModel>| cpu.map_or_else(String::new, |cpu| format!(" ({cpu})"));
@@ -37,8 +38,9 @@ pub(super) fn judge(record: &Record, boot: &BootLog) -> LogFinding {
         rule,
         basis,
         evidence: record.evidence.clone(),
-        cause,
+        cause: cause + &about(record, cpu),
         remedy: remedy.to_owned(),
+        boot: 0,
     };
     if record.private_memory {
         if erratum == Some(false) {
@@ -55,7 +57,10 @@ pub(super) fn judge(record: &Record, boot: &BootLog) -> LogFinding {
         return finding(Hardware, "corrected", Deduced, cause.to_owned(), REPLACE);
     }
     if let Some(ecc) = &record.ecc {
-        let cause = format!("the memory controller reports an ECC error: {ecc}");
+        let key = keyed.map_or_else(String::new, |keyed| {
+            format!(". The address carries KeyID {:#x}: the memory was private", keyed.key_id)
+        });
+        let cause = format!("the memory controller reports an error of its own (ECC): {ecc}{key}");
         return finding(Hardware, "controller-names-ecc", Deduced, cause, REPLACE);
     }
     if erratum == Some(false) {
@@ -65,6 +70,10 @@ pub(super) fn judge(record: &Record, boot: &BootLog) -> LogFinding {
             named(cpu)
         );
         return finding(Hardware, "cpu-without-erratum", Sourced, cause, REPLACE);
+    }
+    if let Some(keyed) = keyed {
+        let cause = private_key_id(&keyed, calls, erratum);
+        return finding(Undecidable, "private-key-id", Deduced, cause, TELL_APART);
     }
     if record.device_memory {
         let cause = "the page is device memory (e.g. persistent memory); TDX uses only memory present at boot";
@@ -96,7 +105,7 @@ pub(super) fn judge(record: &Record, boot: &BootLog) -> LogFinding {
             faulty DIMM are indistinguishable";
         return finding(Undecidable, "in-a-td", Deduced, cause.to_owned(), TELL_APART);
     }
-    if record.firmware && record.status.is_none() {
+    if record.firmware && record.status.is_none() && cpu.is_none() {
         let cause = "the firmware report names neither the error type nor the CPU";
         return finding(Undecidable, "firmware-without-details", Deduced, cause.to_owned(), TELL_APART);
     }
@@ -112,6 +121,35 @@ pub(super) fn judge(record: &Record, boot: &BootLog) -> LogFinding {
     let cause = "the log does not name the CPU, so the partial-write erratum cannot be determined";
     let remedy = "provide the `PROCESSOR` line of the same record, or the `smpboot: CPU0:` line of the same boot";
     finding(Undecidable, "cpu-not-shown", Sourced, cause.to_owned(), remedy)
+}
+
+/// An address that carries a private KeyID: the memory was private when it was read.
+fn private_key_id(keyed: &key_id::Keyed, calls: &Calls, erratum: Option<bool>) -> String {
+    let key_id = keyed.key_id;
+    let whose = if keyed.global {
+        format!("memory of the TDX module (its own KeyID {key_id:#x}: PAMT, TDR)")
+    } else {
+        format!("private memory of a TD (KeyID {key_id:#x})")
+    };
+    let dead = calls.end_of(key_id).map_or_else(String::new, |line| format!(" That TD is dead: line {line}."));
+    let for_erratum = match erratum {
+        Some(true) => "this CPU has the partial-write erratum, and only private memory is hit by it",
+        Some(false) => "nothing: this CPU does not have the partial-write erratum",
+        None => "only private memory is hit by it; the log does not name the CPU",
+    };
+    format!(
+        "the address carries a KeyID: page {:#x}, {whose}; {}.{dead} For a partial write of the host: {for_erratum}. \
+         For hardware: a faulty DIMM poisons private memory as well, and the log names no failed ECC check",
+        keyed.address >> 12,
+        keyed.ground,
+    )
+}
+
+/// CPU and memory module of a record, where its rule does not name them.
+fn about(record: &Record, cpu: Option<CpuModel>) -> String {
+    let cpu = cpu.filter(|_| record.cpu.is_some()).map_or_else(String::new, |cpu| format!(". CPU {cpu}"));
+    let dimm = record.dimm.as_ref().map_or_else(String::new, |dimm| format!(". DIMM: {dimm}"));
+    cpu + &dimm
 }
 
 /// The compound error codes of memory controllers and caches; bit 12 only says how corrected errors
@@ -144,10 +182,10 @@ mod tests {
     fn of(messages: &[&str], boot: &str) -> (Judgement, &'static str) {
         let mut records = Records::default();
         for message in messages {
-            assert!(records.take(1, message), "{message}");
+            assert!(records.take(1, &crate::bootlog::split(message)), "{message}");
         }
         let boot = BootLog::read("boot", boot.as_bytes()).unwrap();
-        let finding = judge(&records.done[0], &boot);
+        let finding = judge(&records.done[0], &boot, &Calls::default(), None);
         (finding.judgement, finding.rule)
     }
 

@@ -2,18 +2,25 @@
 //! action, and the rule used. Unknown input is reported as unknown, undecidable logs as
 //! undecidable; never guesses. Does not access the machine.
 
+mod bank;
 mod boot;
 mod boot_facts;
+mod calls;
 pub(crate) mod causes;
 mod errno;
 mod handover;
+mod kexec;
+mod key_id;
 mod leaves;
 mod log;
 mod machine_check;
 mod meanings;
 mod msr;
 mod record;
+mod registers;
 mod status;
+mod system;
+mod vmm;
 
 use std::{fs::File, io, io::BufReader, path::Path};
 
@@ -27,7 +34,7 @@ use crate::{
 };
 
 pub use leaves::may_return;
-pub use log::from_reader;
+pub use log::{from_reader, from_reader_of_boot};
 pub use msr::msr;
 
 /// Longest name of a file in an error.
@@ -39,20 +46,44 @@ const NAME_LIMIT: usize = 512;
 /// # Errors
 /// A text that is neither, or a file that cannot be used.
 pub fn subject(text: &str, progress: &dyn Progress) -> Result<ExplainReport, InputError> {
+    subject_of_boot(text, None, progress)
+}
+
+/// The same for one boot of a log, by its number from 1.
+///
+/// # Errors
+/// As [`subject`], or a log with fewer boots.
+pub fn subject_of_boot(text: &str, boot: Option<u64>, progress: &dyn Progress) -> Result<ExplainReport, InputError> {
     if text == "-" {
-        return from_reader("<stdin>", watched::stdin(progress));
+        return from_reader_of_boot("<stdin>", watched::stdin(progress), boot);
     }
     if let Some(number) = errno::named(text) {
         return Ok(ExplainReport::new(text, Subject::Errno(errno::explain(number))));
     }
+    if let Some(errno) = small(text) {
+        let rule = format!(
+            "is no completion status, which has 64 bits, and an errno of the kernel is negative: did you mean -{errno}?"
+        );
+        return Err(InputError::of_file(text.trim(), Rule::NotAValue(rule)));
+    }
     if let Some(value) = status::number(text) {
+        if bank::is_bank_status(value) {
+            return Ok(ExplainReport::new(text, Subject::Msr(bank::explain(value))));
+        }
         let (found, given) = status::from_bits(value);
         return Ok(ExplainReport::new(text, Subject::Status(status::explain(found, given))));
     }
     if let Some(found) = status::named(text) {
         return Ok(ExplainReport::new(text, Subject::Status(status::explain(found, Given::Name))));
     }
-    file(text, progress)
+    file(text, boot, progress)
+}
+
+/// A decimal number from 1 to 4095: an errno without its sign.
+fn small(text: &str) -> Option<u32> {
+    let digits = text.trim();
+    let all = !digits.is_empty() && digits.len() < 5 && digits.bytes().all(|b| b.is_ascii_digit());
+    digits.parse().ok().filter(|number| all && (1..4096).contains(number))
 }
 
 /// The value of a register.
@@ -72,7 +103,7 @@ pub fn register(msr: Msr, text: &str) -> Result<ExplainReport, InputError> {
     Ok(ExplainReport::new(text, Subject::Msr(msr::explain(msr, value))))
 }
 
-fn file(text: &str, progress: &dyn Progress) -> Result<ExplainReport, InputError> {
+fn file(text: &str, boot: Option<u64>, progress: &dyn Progress) -> Result<ExplainReport, InputError> {
     let path = Path::new(text);
     let name = crate::input::excerpt(text);
     if text.len() > NAME_LIMIT || !path.exists() {
@@ -92,5 +123,5 @@ fn file(text: &str, progress: &dyn Progress) -> Result<ExplainReport, InputError
             ),
         ));
     }
-    from_reader(&name, Watched::new(BufReader::with_capacity(1 << 16, file), about.len(), progress))
+    from_reader_of_boot(&name, Watched::new(BufReader::with_capacity(1 << 16, file), about.len(), progress), boot)
 }

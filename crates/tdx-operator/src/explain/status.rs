@@ -35,6 +35,98 @@ const SOFTWARE: [(&str, Status, &str, &str); 4] = [
     ),
 ];
 
+/// Statuses of TDH.VP.ENTER beyond those that `tdx-abi` names, and values that Linux uses for them.
+struct OfEntry {
+    code: u32,
+    name: &'static str,
+    text: &'static str,
+    todo: &'static str,
+    retry: Retry,
+}
+
+const STOPPED: &str = "tear the TD down and reset its pages";
+
+const OF_ENTRY: [OfEntry; 6] = [
+    OfEntry {
+        code: 0x4000_0002,
+        name: "TDX_NON_RECOVERABLE_TD",
+        text: "the TD cannot run again (the value that Linux uses; that of the module is 0x60000002)",
+        todo: STOPPED,
+        retry: Retry::No,
+    },
+    OfEntry {
+        code: 0x6000_0007,
+        name: "TDX_NON_RECOVERABLE_TD_WRONG_APIC_MODE",
+        text: "the TD cannot run again: the host's local APIC is not in x2APIC mode (the value that Linux uses)",
+        todo: "boot the host in x2APIC mode (no `nox2apic`); tear the TD down and reset its pages",
+        retry: Retry::No,
+    },
+    OfEntry {
+        code: 0xe000_0007,
+        name: "TDX_NON_RECOVERABLE_TD_WRONG_APIC_MODE",
+        text: "the TD cannot run again: the host's local APIC is not in x2APIC mode",
+        todo: "boot the host in x2APIC mode (no `nox2apic`); tear the TD down and reset its pages",
+        retry: Retry::No,
+    },
+    OfEntry {
+        code: 0x8000_0008,
+        name: "TDX_CROSS_TD_FAULT",
+        text: "a call of one TD about another (a service TD) ended with a fault that concerns the other",
+        todo: "end or restart the other TD's operation, then enter again",
+        retry: Retry::After,
+    },
+    OfEntry {
+        code: 0x9000_0009,
+        name: "TDX_CROSS_TD_TRAP",
+        text: "a call of one TD about another (a service TD) was done, and the host must act on the other TD",
+        todo: "see the other TD's state, then enter again",
+        retry: Retry::After,
+    },
+    OfEntry {
+        code: 0x6000_000a,
+        name: "TDX_NON_RECOVERABLE_TD_CORRUPTED_MD",
+        text: "the TD cannot run again: its metadata are corrupted, as by a machine check in its control pages",
+        todo: STOPPED,
+        retry: Retry::No,
+    },
+];
+
+/// What a status means that is not one of `tdx-abi`'s; `None` if it is not known here either.
+pub(super) fn in_linux(status: Status) -> Option<&'static str> {
+    of_entry(status).map(|known| known.name)
+}
+
+fn of_entry(status: Status) -> Option<&'static OfEntry> {
+    OF_ENTRY.iter().find(|known| known.code == status.code().0)
+}
+
+/// Bits 59:48 are reserved and 0 in every completion status.
+pub(super) fn is_impossible(status: Status) -> bool {
+    status.raw() >> 48 & 0xfff != 0
+}
+
+/// Exit reasons in bits 15:0 of a status of TDH.VP.ENTER that Linux or this program knows.
+fn exit_reason(status: Status) -> Option<String> {
+    let general = [0x4000_0001, 0x4000_0002, 0x6000_0002, 0x6000_0005, 0x6000_0007, 0xe000_0007, 0x6000_000a];
+    if !general.contains(&status.code().0) {
+        return None;
+    }
+    let reason = status.raw() & 0xffff;
+    let text = match reason {
+        // As well an exception as nothing at all.
+        0 => return None,
+        1 => "external interrupt",
+        2 => "triple fault of the guest",
+        6 => "SMI, by which firmware-first platforms signal a machine check",
+        41 => "machine check during VM entry",
+        48 => "EPT violation",
+        49 => "EPT misconfiguration",
+        77 => "TDCALL",
+        _ => "not known to this program",
+    };
+    Some(format!("exit reason {reason}: {text}"))
+}
+
 /// A number as people write a status: hex with `0x`, 16 digits or any hex letter without, else
 /// decimal, also as a signed number.
 pub(super) fn number(text: &str) -> Option<u64> {
@@ -81,13 +173,19 @@ pub(super) fn explain(status: Status, given: Given) -> StatusReport {
     let code = status.code();
     let software = SOFTWARE.iter().find(|(_, known, ..)| *known == status);
     let meaning = if software.is_some() { None } else { meanings::of(code) };
-    let name = software.map(|(name, ..)| *name).or_else(|| code.name());
+    let entry = if meaning.is_some() { None } else { of_entry(status) };
+    let name = software.map(|(name, ..)| *name).or_else(|| code.name()).or(entry.map(|known| known.name));
     let detail = meaning.filter(|_| given == Given::Whole).and_then(|_| {
         let text = status.to_string();
         let inside = text.split_once(" (")?.1.strip_suffix(')')?;
         Some(inside.to_owned())
     });
+    let detail = exit_reason(status).filter(|_| given == Given::Whole).or(detail);
     let (text, todo, retry) = match (software, meaning) {
+        (None, None) if entry.is_some() => {
+            let known = entry.into_iter().next();
+            known.map_or_else(|| unknown(status), |known| (known.text.to_owned(), known.todo.to_owned(), known.retry))
+        }
         (Some((_, _, text, todo)), _) => ((*text).to_owned(), (*todo).to_owned(), Retry::No),
         (None, Some(meaning)) => (meaning.text.to_owned(), meaning.todo.to_owned(), meaning.retry),
         (None, None) => unknown(status),
@@ -108,16 +206,22 @@ pub(super) fn explain(status: Status, given: Given) -> StatusReport {
         todo,
         any_leaf: meaning.is_some() && any_leaf_but.is_some(),
         any_leaf_but: any_leaf_but.unwrap_or_default().iter().map(ToString::to_string).collect(),
-        leaves: if meaning.is_some() {
-            leaves::returning(code).iter().map(ToString::to_string).collect()
-        } else {
-            vec![]
+        leaves: match (meaning, entry) {
+            (Some(_), _) => leaves::returning(code).iter().map(ToString::to_string).collect(),
+            (None, Some(_)) => vec!["TDH.VP.ENTER".to_owned()],
+            (None, None) => vec![],
         },
     }
 }
 
 /// What the bits alone say.
 fn unknown(status: Status) -> (String, String, Retry) {
+    if is_impossible(status) {
+        let text =
+            "impossible: no completion status has any of the bits 59:48 set; this is another number, or a damaged one";
+        let todo = "give RAX of the SEAMCALL: 16 hex digits, from the kernel's line";
+        return (text.to_owned(), todo.to_owned(), Retry::Unknown);
+    }
     let first = match (status.is_error(), status.is_non_recoverable()) {
         (true, true) => "by its bits, the call failed and cannot succeed if repeated unchanged",
         (true, false) => "by its bits, the call failed and may succeed later",
@@ -196,6 +300,38 @@ mod tests {
         assert_eq!((report.name.as_deref(), report.detail.as_deref()), (Some("TDX_OPERAND_BUSY"), Some("RCX")));
         assert_eq!((report.class.as_str(), report.retry), ("resource busy", Retry::Later));
         assert!(report.leaves.contains(&"TDH.MNG.CREATE".to_owned()) && !report.any_leaf);
+    }
+
+    #[test]
+    fn statuses_of_an_entry() {
+        for (raw, name, detail) in [
+            (0x6000_0005_0000_0006, "TDX_NON_RECOVERABLE_TD_NON_ACCESSIBLE", Some("exit reason 6: SMI")),
+            (0x4000_0002_0000_0000, "TDX_NON_RECOVERABLE_TD", None),
+            (0x6000_0007_0000_0000, "TDX_NON_RECOVERABLE_TD_WRONG_APIC_MODE", None),
+            (0xe000_0007_0000_0000, "TDX_NON_RECOVERABLE_TD_WRONG_APIC_MODE", None),
+            (0x8000_0008_0000_0000, "TDX_CROSS_TD_FAULT", None),
+            (0x9000_0009_0000_0000, "TDX_CROSS_TD_TRAP", None),
+            (0x6000_000a_0000_0029, "TDX_NON_RECOVERABLE_TD_CORRUPTED_MD", Some("exit reason 41: machine check")),
+        ] {
+            let report = explain(Status::new(raw), Given::Whole);
+            assert_eq!((report.known, report.name.as_deref()), (true, Some(name)), "{raw:#x}");
+            assert_eq!(report.leaves, ["TDH.VP.ENTER"], "{raw:#x}");
+            let said = report.detail.as_deref();
+            let as_wanted = |words: &str| said.is_some_and(|text| text.starts_with(words));
+            assert!(detail.map_or(said.is_none_or(|text| !text.starts_with("exit")), as_wanted), "{said:?}");
+        }
+    }
+
+    #[test]
+    fn impossible_values_are_said_to_be_so() {
+        for raw in [0x1234_0000_0000_0000, 0xc001_0300_0000_0000, 0x0f00_0000_0000_0001] {
+            let report = explain(Status::new(raw), Given::Whole);
+            assert!(!report.known && report.meaning.starts_with("impossible"), "{raw:#x}");
+        }
+        for software in [Status::VMFAIL_INVALID, Status::GENERAL_PROTECTION, Status::UNDEFINED_OPCODE] {
+            assert!(!is_impossible(software));
+        }
+        assert!(!is_impossible(Status::new(0xc000_4242_0000_0007)));
     }
 
     #[test]

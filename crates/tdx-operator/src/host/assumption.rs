@@ -5,12 +5,33 @@ use core::fmt;
 use tdx_abi::{KeyIdPartition, PhysAddr};
 use tdx_host::platform::CpuModel;
 
-use crate::{cpu_model, size};
+use crate::{bootlog::Fold, cpu_model, size};
 
 /// One thing that was assumed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Assumption {
+    /// The log is that of a virtual machine: its memory map is what the VMM made up.
+    VirtualMachine {
+        /// The line that says so.
+        line: u64,
+    },
+    /// The file holds several boots.
+    Boot {
+        /// The one that is used, from 1.
+        number: u64,
+        /// Boots in the file.
+        count: u64,
+        /// First line of the boot.
+        line: u64,
+    },
+    /// Broken lines were joined.
+    Joined {
+        /// The first of them.
+        line: u64,
+        /// What broke it.
+        fold: Fold,
+    },
     /// No memory rows: the CMRs are the memory map.
     MemoryFromCmrs,
     /// The e820 rows end below the CMRs: above them the CMRs are the memory map.
@@ -86,6 +107,9 @@ impl Assumption {
     /// A short stable key, for machines.
     pub fn key(&self) -> &'static str {
         match self {
+            Self::VirtualMachine { .. } => "virtual-machine",
+            Self::Boot { .. } => "boot",
+            Self::Joined { .. } => "joined-lines",
             Self::MemoryFromCmrs | Self::MemoryAboveRows { .. } => "memory",
             Self::CmrsFromMemory => "cmrs",
             Self::KeyIds(_) => "key-ids",
@@ -109,6 +133,20 @@ fn cpu(model: CpuModel) -> String {
 impl fmt::Display for Assumption {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::VirtualMachine { line } => write!(
+                f,
+                "this is the log of a virtual machine (line {line}): its memory is not that of a host, so no \
+                 figure here is one of the hardware"
+            ),
+            Self::Boot { number, count, line } => {
+                write!(
+                    f,
+                    "the file holds {count} boots; this is boot {number}, from line {line} (--boot N for another)"
+                )
+            }
+            Self::Joined { line, fold } => {
+                write!(f, "broken lines were joined, the first is line {line}: {}", fold.text())
+            }
             Self::MemoryFromCmrs => f.write_str("memory map: not in the log, assuming the CMRs are usable memory"),
             Self::MemoryAboveRows { from, bytes } => {
                 let size = size::human(*bytes);

@@ -6,7 +6,7 @@ use tdx_host::platform::{CpuModel, NodeRange};
 
 use super::{Assumption, Host, HostOptions, Logged, key_id_field, memory, nodes};
 use crate::{
-    bootlog::{BootLog, CpuHint},
+    bootlog::{BootLog, Chosen, CpuHint, Speaker},
     cpu_model::SAPPHIRE_RAPIDS,
     input::{InputError, Rule},
 };
@@ -32,8 +32,22 @@ pub(super) fn or_assume<T: Copy>(
     })
 }
 
-pub(super) fn build(file: &str, log: &BootLog, options: &HostOptions) -> Result<Host, InputError> {
+pub(super) fn build(file: &str, chosen: &Chosen, options: &HostOptions) -> Result<Host, InputError> {
+    let log = &chosen.log;
     let mut assumptions = Vec::new();
+    match log.speaker.as_ref().map(|at| (at.line, at.value.0, &at.value.1)) {
+        Some((line, Speaker::TdGuest, text)) => return Err(InputError::at_line(file, line, text, Rule::Guest)),
+        Some((line, Speaker::Esxi, text)) => return Err(InputError::at_line(file, line, text, Rule::Esxi)),
+        Some((line, Speaker::VirtualMachine, _)) => assumptions.push(Assumption::VirtualMachine { line }),
+        Some((_, Speaker::TdPartitioning, _)) | None => {}
+    }
+    if chosen.count > 1 {
+        let (number, count, line) = (chosen.number, chosen.count, chosen.first_line);
+        assumptions.push(Assumption::Boot { number, count, line });
+    }
+    if let Some(at) = &log.fold {
+        assumptions.push(Assumption::Joined { line: at.line, fold: at.value });
+    }
     if log.is_empty() {
         return Err(InputError::of_file(file, Rule::NotABootLog));
     }

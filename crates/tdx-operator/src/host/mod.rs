@@ -33,6 +33,9 @@ const BUNDLED: (&str, &str) = ("01-canonical-385-2tib.log", include_str!("01-can
 pub struct HostOptions {
     /// NUMA node borders, ascending, for logs that do not show nodes.
     pub node_borders: Vec<PhysAddr>,
+    /// Which boot of a file that holds several, from 1; the last one with a memory map if not
+    /// given.
+    pub boot: Option<u64>,
 }
 
 /// A host.
@@ -115,8 +118,8 @@ impl Host {
         if from_toml::looks_like(start) {
             return from_toml::read(name, reader, options);
         }
-        let log = BootLog::read(name, reader)?;
-        from_log::build(name, &log, options)
+        let chosen = BootLog::read_boot(name, reader, options.boot)?;
+        from_log::build(name, &chosen, options)
     }
 
     /// Name for reports: the file as the user named it.
@@ -189,7 +192,7 @@ impl Host {
 }
 
 /// As many KeyID bits as the partition needs.
-fn key_id_field(key_ids: KeyIdPartition) -> KeyIdField {
+pub(crate) fn key_id_field(key_ids: KeyIdPartition) -> KeyIdField {
     // At most 15 bits: a partition is checked against 2^15 before it gets here.
     let bits = u64::BITS - (key_ids.private_end() - 1).leading_zeros();
     KeyIdField::from_tme_activate(u64::from(bits) << 32)

@@ -205,6 +205,8 @@ pub struct MsrField {
 pub struct LogReport {
     /// Lines.
     pub lines: u64,
+    /// Boots in the file.
+    pub boots: u64,
     /// What is explained, in the order of the lines.
     pub findings: Vec<LogFinding>,
     /// Findings beyond those: of a storm of machine checks the first and the last are kept.
@@ -235,8 +237,14 @@ pub enum Topic {
     Seamcall,
     /// How the kernel left TDX to the next one.
     Handover,
+    /// A kexec or kdump image that was refused.
+    Kexec,
+    /// QEMU or libvirt could not start a TD.
+    Vmm,
     /// A machine check or a memory error.
     MachineCheck,
+    /// Who wrote the log, and what its text is.
+    System,
 }
 
 /// How it is judged.
@@ -253,6 +261,8 @@ pub enum Judgement {
     Hardware,
     /// The log does not decide it.
     Undecidable,
+    /// A fact to know before the other findings; no fault.
+    Info,
 }
 
 impl Judgement {
@@ -264,6 +274,7 @@ impl Judgement {
             Self::TdxPoison => "TDX poison",
             Self::Hardware => "hardware",
             Self::Undecidable => "undecidable",
+            Self::Info => "info",
         }
     }
 }
@@ -285,4 +296,6 @@ pub struct LogFinding {
     pub cause: String,
     /// What to do.
     pub remedy: String,
+    /// Which boot of the file it is about, from 1.
+    pub boot: u64,
 }

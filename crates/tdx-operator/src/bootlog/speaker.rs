@@ -1,0 +1,130 @@
+//! Who wrote a log: a host, a TD guest, another virtual machine, another hypervisor.
+
+/// A line that tells who speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Speaker {
+    /// The kernel of a TD.
+    TdGuest,
+    /// The kernel of a virtual machine; with TDX host code that is a nested or emulated platform.
+    VirtualMachine,
+    /// VMware ESXi.
+    Esxi,
+    /// A host with TD partitioning: a hypervisor inside a TD.
+    TdPartitioning,
+}
+
+/// DMI vendors and products of virtual machines.
+const VIRTUAL: [&str; 16] = [
+    "QEMU",
+    "KVM",
+    "Bochs",
+    "VMware",
+    "VirtualBox",
+    "innotek GmbH",
+    "Xen HVM",
+    "OpenStack",
+    "oVirt",
+    "RHEV",
+    "Parallels",
+    "Microsoft Corporation Virtual Machine",
+    "Red Hat RHEL",
+    "Alibaba Cloud ECS",
+    "Nutanix AHV",
+    "cloud-hypervisor",
+];
+
+/// What a message of the kernel tells of who speaks.
+pub(super) fn of(message: &str) -> Option<Speaker> {
+    let tdx = message.strip_prefix("tdx: ").or_else(|| message.strip_prefix("virt/tdx: "));
+    let guest = [
+        "Guest detected",
+        "Attributes:",
+        "TD_CTLS:",
+        "Unexpected #VE",
+        "Failed to stop shared<->private",
+        "Failed to unshare range",
+        "shared page accounting is off",
+        "VMM did not configure X2APIC_IDs",
+        "TD misconfiguration",
+        "nr_shared = ",
+    ];
+    if tdx.is_some_and(|rest| guest.iter().any(|words| rest.starts_with(words))) {
+        return Some(Speaker::TdGuest);
+    }
+    if message.starts_with("process: using TDX aware idle routine") || message == "using TDX aware idle routine" {
+        return Some(Speaker::TdGuest);
+    }
+    let active = ["Memory Encryption Features active: ", "AMD Memory Encryption Features active: "];
+    if let Some(features) = active.iter().find_map(|words| message.strip_prefix(words)) {
+        let features = features.trim_start_matches("Intel ");
+        return features.split(' ').any(|word| word == "TDX").then_some(Speaker::TdGuest);
+    }
+    let panic = message.strip_prefix("Kernel panic - not syncing: ");
+    let of_guest = ["TDVMCALL failed", "TDCALL ", "Unexpected EPT-violation on private memory"];
+    if panic.is_some_and(|text| of_guest.iter().any(|words| text.starts_with(words))) {
+        return Some(Speaker::TdGuest);
+    }
+    if message.contains("Detected confidential virtualization tdx") {
+        return Some(Speaker::TdGuest);
+    }
+    if tdx.is_some_and(|rest| rest.contains("TD-partitioning") || rest.contains("TD partitioning")) {
+        return Some(Speaker::TdPartitioning);
+    }
+    if message.starts_with("Hypervisor detected: ") {
+        return Some(Speaker::VirtualMachine);
+    }
+    if let Some(machine) = message.strip_prefix("DMI: ") {
+        return VIRTUAL.iter().any(|name| machine.contains(name)).then_some(Speaker::VirtualMachine);
+    }
+    if let Some(on) = message.strip_prefix("Booting paravirtualized kernel on ") {
+        return (on.trim() != "bare hardware").then_some(Speaker::VirtualMachine);
+    }
+    if let Some(virtualization) = message.split_once("systemd[1]: Detected virtualization ").map(|(_, rest)| rest) {
+        return (!virtualization.starts_with("none")).then_some(Speaker::VirtualMachine);
+    }
+    (of_vmkernel(message) || message.contains("VMware ESXi")).then_some(Speaker::Esxi)
+}
+
+/// `cpu12:2097152)text`.
+fn of_vmkernel(message: &str) -> bool {
+    let world = message.strip_prefix("cpu").and_then(|rest| rest.split_once(')')).map(|(world, _)| world);
+    world.and_then(|world| world.split_once(':')).is_some_and(|(cpu, world)| {
+        !cpu.is_empty() && !world.is_empty() && cpu.bytes().chain(world.bytes()).all(|b| b.is_ascii_digit())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_speaks() {
+        use Speaker::{Esxi, TdGuest, TdPartitioning, VirtualMachine};
+        for (line, speaker) in [
+            ("tdx: Guest detected", Some(TdGuest)),
+            ("tdx: Attributes: SEPT_VE_DISABLE", Some(TdGuest)),
+            ("tdx: TD_CTLS: PENDING_VE_DISABLE", Some(TdGuest)),
+            ("process: using TDX aware idle routine", Some(TdGuest)),
+            ("Memory Encryption Features active: Intel TDX", Some(TdGuest)),
+            ("Memory Encryption Features active: TDX", Some(TdGuest)),
+            ("systemd[1]: Detected confidential virtualization tdx.", Some(TdGuest)),
+            ("Kernel panic - not syncing: TDVMCALL failed. TDX module bug?", Some(TdGuest)),
+            ("Memory Encryption Features active: AMD SEV SEV-ES SEV-SNP", None),
+            ("Hypervisor detected: KVM", Some(VirtualMachine)),
+            ("DMI: QEMU Standard PC (Q35 + ICH9, 2009), BIOS 1.16.3 04/01/2014", Some(VirtualMachine)),
+            ("DMI: VMware, Inc. VMware20,1/440BX Desktop Reference Platform", Some(VirtualMachine)),
+            ("DMI: Red Hat KVM/RHEL, BIOS 1.16.0-4.module_el8 04/01/2014", Some(VirtualMachine)),
+            ("DMI: Dell Inc. PowerEdge R760/0VRV9X, BIOS 2.1.5 03/14/2024", None),
+            ("Booting paravirtualized kernel on KVM", Some(VirtualMachine)),
+            ("Booting paravirtualized kernel on bare hardware", None),
+            ("VMware ESXi 8.0.2 build-22380479", Some(Esxi)),
+            ("cpu12:2097152)Boot Info: x", Some(Esxi)),
+            ("cpu0: x (y)", None),
+            ("virt/tdx: TD-partitioning is supported", Some(TdPartitioning)),
+            ("virt/tdx: module initialized", None),
+            ("usb 1-1: Product: QEMU USB Tablet", None),
+        ] {
+            assert_eq!(of(line), speaker, "{line}");
+        }
+    }
+}

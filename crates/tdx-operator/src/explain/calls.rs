@@ -1,0 +1,274 @@
+//! SEAMCALLs that failed after the initialization, exits from a TD, and warnings in TDX code: what
+//! each status means, what it leaves private, and what that means for a kexec.
+
+use tdx_abi::{Leaf, Status, StatusCode};
+
+use super::status;
+use crate::{
+    bootlog::{
+        BootLog,
+        call::{self, Call},
+    },
+    input::excerpt,
+    report::{Basis, Given, Judgement, LogFinding, LogLine, Topic},
+    words,
+};
+
+/// Different calls that are kept for each boot.
+const MAX_GROUPS: usize = 32;
+/// Lines of one call that are kept.
+const MAX_EVIDENCE: usize = 12;
+
+/// The same leaf with the same status.
+#[derive(Debug)]
+struct Group {
+    call: Call,
+    count: u64,
+    /// It was read from the registers of a warning.
+    from_registers: bool,
+    evidence: Vec<LogLine>,
+}
+
+/// A warning of the kernel in TDX code, until its end.
+#[derive(Debug, Default)]
+struct Warning {
+    leaf: Option<Leaf>,
+    status: Option<Status>,
+    evidence: Vec<LogLine>,
+}
+
+/// The failed calls of one boot.
+#[derive(Debug, Default)]
+pub(super) struct Calls {
+    groups: Vec<Group>,
+    left_out: u64,
+    warning: Option<Warning>,
+    /// Warnings whose registers show no status.
+    warned: Vec<LogLine>,
+}
+
+impl Calls {
+    /// Takes a line that speaks of a call.
+    pub(super) fn take(&mut self, line: u64, message: &str, call: Call) {
+        self.add(call, LogLine { line, text: excerpt(message) }, false);
+    }
+
+    fn add(&mut self, call: Call, line: LogLine, from_registers: bool) {
+        let same = |group: &Group| group.call.leaf == call.leaf && group.call.status == call.status;
+        if let Some(group) = self.groups.iter_mut().find(|group| same(group)) {
+            // A warning and the message after it are one call.
+            group.count += u64::from(!from_registers && !group.from_registers);
+            group.from_registers &= from_registers;
+            group.call.key_id = group.call.key_id.or(call.key_id);
+            group.call.leaked = group.call.leaked.or(call.leaked);
+            if group.evidence.len() < MAX_EVIDENCE {
+                group.evidence.push(line);
+            }
+        } else if self.groups.len() < MAX_GROUPS {
+            self.groups.push(Group { call, count: 1, from_registers, evidence: vec![line] });
+        } else {
+            self.left_out += 1;
+        }
+    }
+
+    /// Takes a line of a warning in TDX code; false if it belongs to none.
+    pub(super) fn warning(&mut self, line: u64, message: &str) -> bool {
+        let code = ["arch/x86/kvm/vmx/tdx", "arch/x86/virt/vmx/tdx"];
+        if message.starts_with("WARNING: ") {
+            self.end_of_warning();
+            if !code.iter().any(|path| message.contains(path)) {
+                return false;
+            }
+            let mut functions = message.split(' ').filter(|word| word.contains("+0x"));
+            let leaf = functions.find_map(call::of_function);
+            let evidence = vec![LogLine { line, text: excerpt(message) }];
+            self.warning = Some(Warning { leaf, status: None, evidence });
+            return true;
+        }
+        let Some(warning) = &mut self.warning else { return false };
+        if message.starts_with("---[ end trace") {
+            self.end_of_warning();
+            return true;
+        }
+        if let Some(status) = call::rax(message).filter(|_| warning.status.is_none()) {
+            warning.status = Some(status);
+            warning.evidence.push(LogLine { line, text: excerpt(message) });
+            return true;
+        }
+        if let Some(function) = message.strip_prefix("RIP: ").and_then(|rest| rest.split_once(':')).map(|(_, f)| f) {
+            warning.leaf = warning.leaf.or_else(|| call::of_function(function));
+            return true;
+        }
+        false
+    }
+
+    /// The warning is over: RAX counts if it is a status that is known.
+    pub(super) fn end_of_warning(&mut self) {
+        let Some(warning) = self.warning.take() else { return };
+        let known = warning.status.filter(|status| {
+            status.raw() > u64::from(u32::MAX)
+                && (status.code().name().is_some() || status::in_linux(*status).is_some())
+        });
+        match known {
+            Some(status) => {
+                let call = Call { leaf: warning.leaf, status: Some(status), ..Call::default() };
+                for line in warning.evidence {
+                    self.add(call, line, true);
+                }
+            }
+            None if self.warned.len() < MAX_EVIDENCE => self.warned.extend(warning.evidence),
+            None => {}
+        }
+    }
+
+    /// The bit at which KeyIDs begin, as the exits of TDs show it.
+    pub(super) fn shift(&self) -> Option<u32> {
+        let shift = |(key_id, address): (u64, u64)| {
+            let shift = address.trailing_zeros().checked_sub(key_id.trailing_zeros())?;
+            (key_id != 0 && key_id.checked_shl(shift) == Some(address)).then_some(shift)
+        };
+        self.groups.iter().filter_map(|group| group.call.key_id).find_map(shift)
+    }
+
+    /// The line that says that the TD with this KeyID cannot run again.
+    pub(super) fn end_of(&self, key_id: u64) -> Option<u64> {
+        let dead = |group: &&Group| {
+            let status = group.call.status;
+            group.call.key_id.is_some_and(|(id, _)| id == key_id) && status.is_some_and(Status::is_non_recoverable)
+        };
+        Some(self.groups.iter().find(dead)?.evidence.first()?.line)
+    }
+
+    /// A finding for each call, and one for the warnings that show no status.
+    pub(super) fn findings(&self, log: &BootLog) -> Vec<LogFinding> {
+        let mut findings: Vec<_> = self.groups.iter().map(|group| finding(group, log)).collect();
+        if !self.warned.is_empty() {
+            findings.push(LogFinding {
+                topic: Topic::Seamcall,
+                judgement: Judgement::Undecidable,
+                rule: "warning-in-tdx-code",
+                basis: Basis::Deduced,
+                evidence: self.warned.clone(),
+                cause: "a warning in the kernel's TDX code; RAX of its registers holds no known completion status"
+                    .to_owned(),
+                remedy: "look up file and line in the source of that kernel, and for messages before the warning"
+                    .to_owned(),
+                boot: 0,
+            });
+        }
+        findings
+    }
+
+    /// Calls that were not kept.
+    pub(super) fn left_out(&self) -> u64 {
+        self.left_out
+    }
+
+    /// True if there is something to say.
+    pub(super) fn any(&self) -> bool {
+        !self.groups.is_empty() || !self.warned.is_empty()
+    }
+}
+
+fn finding(group: &Group, log: &BootLog) -> LogFinding {
+    let Call { leaf, status, leaked, .. } = group.call;
+    let name = leaf.map_or_else(|| "a SEAMCALL".to_owned(), |leaf| leaf.to_string());
+    let times = if group.count > 1 { format!(", {} times", words::grouped(group.count)) } else { String::new() };
+    let mut found = LogFinding {
+        topic: Topic::Seamcall,
+        judgement: Judgement::Undecidable,
+        rule: "seamcall-later",
+        basis: Basis::Sourced,
+        evidence: group.evidence.clone(),
+        cause: String::new(),
+        remedy: String::new(),
+        boot: 0,
+    };
+    if let Some(status) = status {
+        let report = status::explain(status, Given::Whole);
+        let source = if group.from_registers { " (RAX of the warning)" } else { "" };
+        let key_id = group.call.key_id.filter(|_| leaf == Some(Leaf::VP_ENTER));
+        let key_id = key_id.map_or_else(String::new, |(id, _)| format!(". The TD has KeyID {id:#x}"));
+        found.cause = format!("{name}{source} returned {status}{times}: {}{key_id}", report.meaning);
+        if report.known {
+            found.judgement = Judgement::Failed;
+        }
+        found.remedy = report.todo;
+    } else {
+        found.cause = format!("{name} failed{times}; the line does not show a whole completion status");
+        "provide the complete line: the status has 16 hex digits".clone_into(&mut found.remedy);
+    }
+    if let Some(key_id) = leaked {
+        found.judgement = Judgement::Failed;
+        found.rule = "keyid-leaked";
+        found.cause = format!(
+            "{name} failed, so KeyID {key_id} stays in use: no TD can have it until the next power cycle, and \
+             the pages of its TD cannot be reclaimed"
+        );
+        "see the status in the line before; reboot through the firmware when KeyIDs run out"
+            .clone_into(&mut found.remedy);
+    }
+    if let Some(left) = left_behind(leaf, status, leaked, group.count) {
+        found.cause = format!("{}. {left}. {}", found.cause, at_kexec(log));
+        found.remedy += "; reboot through the firmware instead of a kexec, or load cleanslate.ko before TDX is used";
+    }
+    found
+}
+
+/// What a failed call leaves private.
+fn left_behind(leaf: Option<Leaf>, status: Option<Status>, leaked: Option<u64>, count: u64) -> Option<String> {
+    let code = status.map(Status::code);
+    // Freed already, or a resource that is free later: nothing stays.
+    if code == Some(StatusCode::PAGE_ALREADY_FREE) {
+        return None;
+    }
+    if leaked.is_some() {
+        return Some("The TD's pages stay private, and Linux leaks them".to_owned());
+    }
+    let pages = if count > 1 { format!("{} pages stay", words::grouped(count)) } else { "The page stays".to_owned() };
+    let text = match leaf? {
+        Leaf::PHYMEM_PAGE_RECLAIM => format!(
+            "{pages} private: the module has not given it back, Linux does not reset it and leaks it on purpose"
+        ),
+        Leaf::MEM_PAGE_REMOVE | Leaf::MEM_RANGE_BLOCK => format!(
+            "{pages} private and mapped in the TD: Linux 6.16 keeps it pinned, Linux 7.3 frees it without a \
+             reset, so that its next user writes to private memory"
+        ),
+        Leaf::PHYMEM_PAGE_WBINVD => format!(
+            "{pages} without a reset, and dirty lines of the TD's KeyID may still be in caches; written back \
+             later, they make the page private again"
+        ),
+        Leaf::PHYMEM_CACHE_WB => {
+            "Dirty lines of the TD's KeyID may still be in the caches of a package; written back later, they \
+             make memory private again"
+                .to_owned()
+        }
+        Leaf::MNG_VPFLUSHDONE | Leaf::MNG_KEY_FREEID => {
+            "The TD keeps its KeyID, so that its pages cannot be reclaimed: they stay private, and Linux leaks \
+             them"
+                .to_owned()
+        }
+        Leaf::MNG_CREATE | Leaf::MNG_ADDCX | Leaf::VP_CREATE | Leaf::VP_ADDCX => {
+            "The page passed to the call may be private already, and Linux frees it without a reset".to_owned()
+        }
+        _ => return None,
+    };
+    Some(text)
+}
+
+/// What private memory means for the next kernel.
+fn at_kexec(log: &BootLog) -> &'static str {
+    match log.cpu.map(|cpu| cpu.value.has_partial_write_erratum()) {
+        Some(true) => {
+            "At a kexec it stays private unless the module has TDH.SYS.DISABLE (Linux 7.2 and later) or \
+             cleanslate.ko resets it: on this CPU a write of less than 64 bytes to it ends in a machine check \
+             of the next kernel"
+        }
+        Some(false) => "At a kexec this is harmless: the CPU does not have the partial-write erratum",
+        None => {
+            "At a kexec it stays private unless the module has TDH.SYS.DISABLE (Linux 7.2 and later) or \
+             cleanslate.ko resets it: on a CPU with the partial-write erratum (Sapphire Rapids, Emerald \
+             Rapids) a write of less than 64 bytes to it ends in a machine check of the next kernel"
+        }
+    }
+}

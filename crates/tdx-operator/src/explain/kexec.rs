@@ -1,0 +1,148 @@
+//! Kexec and kdump images that the kernel refused: its own line, and what kexec, kdumpctl, kdump-tools
+//! and systemd print. Says nothing on whether TDX came up.
+
+use super::errno;
+use crate::{
+    bootlog::BootLog,
+    input::excerpt,
+    kernel::{Era, Kernel},
+    report::{Basis, Judgement, LogFinding, LogLine, Topic},
+};
+
+/// Lines that are kept.
+const MAX_LINES: usize = 12;
+
+/// What one boot says on refused images.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    /// The kernel named the erratum.
+    erratum: bool,
+    /// cleanslate.ko refused.
+    cleanslate: bool,
+    /// A program printed EOPNOTSUPP.
+    not_supported: bool,
+    /// A program printed another reason.
+    other: Option<&'static str>,
+    lines: Vec<LogLine>,
+}
+
+/// Reasons as `strerror` prints them.
+const REASONS: [(&str, &str); 12] = [
+    (
+        "Operation not permitted",
+        "EPERM: kexec is disabled (`kernel.kexec_load_disabled`), or the kernel is locked down",
+    ),
+    ("Permission denied", "EACCES"),
+    ("Cannot allocate memory", "ENOMEM"),
+    ("Cannot assign requested address", "EADDRNOTAVAIL: the image does not fit into the reserved memory"),
+    ("Device or resource busy", "EBUSY: another image is being loaded, or loading is disabled for now"),
+    ("Invalid argument", "EINVAL"),
+    ("Exec format error", "ENOEXEC: not an image for kexec"),
+    ("Required key not available", "ENOKEY: the image is not signed by a known key"),
+    ("Key was rejected by service", "EKEYREJECTED: the signature of the image is not accepted"),
+    ("No such file or directory", "ENOENT"),
+    ("Function not implemented", "ENOSYS: a kernel without kexec"),
+    ("Memory for crashkernel is not reserved", "no `crashkernel=` on the kernel command line"),
+];
+
+impl Refusals {
+    /// Takes a message of the kernel or of a program; false if it speaks of no refused image.
+    pub(super) fn take(&mut self, line: u64, ident: Option<&str>, text: &str) -> bool {
+        let lower = text.to_ascii_lowercase();
+        let by_erratum = lower.contains("not allowed on platform with tdx_pw_mce");
+        let cleanslate =
+            text.contains("refusing kexec images") || text.contains("preserve_context kexec is not supported");
+        let speaks = ["kexec", "kdump"]
+            .iter()
+            .any(|word| lower.contains(word) || ident.is_some_and(|ident| ident.to_ascii_lowercase().contains(word)));
+        let fails = ["fail", "not supported", "eopnotsupp", "errno 95", "not permitted", "not reserved", "errno=95"];
+        let success = lower.contains("loaded kdump kernel") && !lower.contains("fail");
+        if !(by_erratum || cleanslate || speaks && !success && fails.iter().any(|word| lower.contains(word))) {
+            return false;
+        }
+        // A line of the kernel on something else of kexec.
+        if ident.is_none() && lower.contains("kexec_core: ") && !by_erratum {
+            return false;
+        }
+        self.erratum |= by_erratum;
+        self.cleanslate |= cleanslate;
+        let not_supported = ["operation not supported", "eopnotsupp", "errno 95", "errno=95", "(-95)", "error -95"];
+        self.not_supported |= not_supported.iter().any(|word| lower.contains(word));
+        let reason = REASONS.iter().find(|(words, _)| lower.contains(&words.to_ascii_lowercase()));
+        self.other = self.other.or(reason.map(|(_, reason)| *reason));
+        if self.lines.len() < MAX_LINES {
+            self.lines.push(LogLine { line, text: excerpt(text) });
+        }
+        true
+    }
+
+    /// True if the kernel of this boot refuses images, and says so.
+    pub(super) fn any(&self) -> bool {
+        !self.lines.is_empty()
+    }
+
+    /// The finding, if there is one.
+    pub(super) fn finding(&self, log: &BootLog) -> Option<LogFinding> {
+        use Basis::{Deduced, Sourced};
+        use Judgement::{Failed, Undecidable};
+        if self.lines.is_empty() {
+            return None;
+        }
+        let (era, erratum) = (era(log), log.cpu.map(|cpu| cpu.value.has_partial_write_erratum()));
+        let contradicts = erratum == Some(false) || era.is_some_and(|era| era != Era::Refused);
+        let refused = "the kexec or kdump image was refused by this kernel (EOPNOTSUPP): Linux 6.18 to 7.1 load no \
+            image on a CPU with the partial-write erratum while TDX is enabled in the BIOS. This is not a failed \
+            TDX initialization, and it does not depend on whether TDX is in use";
+        let (judgement, rule, basis, cause, remedy) = match () {
+            () if self.erratum => {
+                let once = "; the kernel prints its line once for each boot";
+                (Failed, "kexec-refused-by-erratum", Sourced, format!("{refused}{once}"), errno::REFUSED)
+            }
+            () if self.cleanslate => (
+                Failed,
+                "kexec-refused-by-cleanslate",
+                Sourced,
+                "cleanslate.ko refused the kexec image: it does not know all private memory, or kexec would come \
+                 back to this kernel (preserve_context)"
+                    .to_owned(),
+                "reboot through the firmware, and load cleanslate.ko before TDX is initialized",
+            ),
+            () if self.not_supported && !contradicts => (
+                Failed,
+                "kexec-refused-by-erratum",
+                Deduced,
+                format!(
+                    "{refused}. The kernel's own line (`kexec: Not allowed on platform with tdx_pw_mce bug`) is not in this log"
+                ),
+                errno::REFUSED,
+            ),
+            () if self.not_supported => (
+                Undecidable,
+                "kexec-not-supported",
+                Deduced,
+                "the image was refused with EOPNOTSUPP, but this log names a kernel or a CPU that does not refuse \
+                 images for the partial-write erratum"
+                    .to_owned(),
+                "`dmesg | grep -i kexec` shows the reason; `cleanslate check` tells what this machine does",
+            ),
+            () => {
+                let reason = self.other.map_or_else(String::new, |reason| format!(" ({reason})"));
+                (
+                    Undecidable,
+                    "kexec-load-failed",
+                    Deduced,
+                    format!("no kexec or kdump image was loaded{reason}; no line tells that this is for TDX"),
+                    "run the same command by hand: a refusal for TDX is `Operation not supported`",
+                )
+            }
+        };
+        let remedy = remedy.to_owned();
+        let evidence = self.lines.clone();
+        Some(LogFinding { topic: Topic::Kexec, judgement, rule, basis, evidence, cause, remedy, boot: 0 })
+    }
+}
+
+/// What mainline of the log's version does at kexec.
+pub(super) fn era(log: &BootLog) -> Option<Era> {
+    Kernel::parse(&log.kernel.as_ref()?.value).ok().map(|kernel| kernel.era())
+}

@@ -1,0 +1,141 @@
+//! Records as the kernel and EDAC print them.
+
+use super::fields::{hex, signature, value_of};
+use super::{Record, Records};
+use crate::{input::excerpt, report::LogLine};
+
+/// Lines of the machine-check code that speak of no error.
+const HARMLESS: [&str; 12] = [
+    "CPU supports ",
+    "Using ",
+    "CPU0: Thermal monitoring",
+    "CMCI storm",
+    "CPU0 BANK",
+    "Machine check injector",
+    "Machine check polling",
+    "Erratum detected",
+    "unknown CPU type",
+    "mce argument",
+    "Unable to init",
+    "Disabling lock debugging",
+];
+
+impl Records {
+    /// A line of the kernel; false if it is of no known form.
+    pub(super) fn kernel(&mut self, line: u64, message: &str) -> bool {
+        if let Some(rest) = message.strip_prefix("Kernel panic - not syncing: ") {
+            let lower = rest.to_ascii_lowercase();
+            if lower.contains("machine check") || lower.contains("broadcast exception handler") {
+                self.leave_firmware();
+                self.see(line, message);
+                return true;
+            }
+            return false;
+        }
+        if message.starts_with("Memory failure: ") || message.starts_with("dev_pagemap_mapping_shift: ") {
+            let number = message.strip_prefix("Memory failure: ").and_then(|rest| hex(rest.split(':').next()?));
+            self.leave_firmware();
+            self.go_to_page(number);
+            let record = self.current();
+            record.device_memory |= message.contains("dev_pagemap_mapping_shift");
+            self.see(line, message);
+            return true;
+        }
+        let Some(rest) = of_the_kernel(message) else { return false };
+        self.leave_firmware();
+        self.record(line, rest, message)
+    }
+
+    fn record(&mut self, line: u64, rest: &str, message: &str) -> bool {
+        if let Some((global, status)) = bank(rest) {
+            let record = self.begin();
+            (record.global, record.status) = (Some(global), Some(status));
+        } else if let Some(text) = rest.strip_prefix("Machine check: ").or_else(|| rest.strip_prefix("Machine Check: "))
+        {
+            let record = self.current();
+            record.private_memory |= text.contains("TDX private memory error");
+            record.in_td |= text.contains("SEAM non-root mode");
+        } else if let Some(address) = user_access(rest) {
+            self.begin().address = hex(address.trim());
+        } else if let Some(page) = rest.strip_prefix("Uncorrected memory error in page ") {
+            let page = page.split(' ').next().and_then(hex);
+            self.begin().address = page.and_then(|page| page.checked_mul(4096));
+        } else if rest.starts_with("Machine check events logged") {
+            self.logged.get_or_insert_with(|| LogLine { line, text: excerpt(message) });
+            return true;
+        } else if rest.starts_with("Run the above through") || rest.starts_with("HANDLING MCE MEMORY ERROR") {
+            return true;
+        } else if let Some(processor) = rest.strip_prefix("PROCESSOR ") {
+            self.current().cpu = processor.split(' ').next().and_then(signature);
+        } else if [
+            "RIP ",
+            "RIP!",
+            "Memory error not recovered",
+            "CPUs not responding to MCE broadcast",
+            "Fake kernel panic",
+            "CPU#",
+        ]
+        .iter()
+        .any(|words| rest.starts_with(words))
+        {
+            self.current();
+        } else if pairs(rest) {
+            let address = value_of(rest, "ADDR");
+            let record = self.current();
+            record.address = address.or(record.address);
+        } else if let Some(text) = edac_count(rest) {
+            let record = self.current();
+            edac(record, text);
+        } else {
+            return HARMLESS.iter().any(|words| rest.starts_with(words)) || message.contains(": Thermal monitoring");
+        }
+        self.see(line, message);
+        true
+    }
+}
+
+fn edac(record: &mut Record, text: &str) {
+    record.corrected |= text.contains(" CE ");
+    record.ecc = Some(excerpt(text));
+    let place = text.split_once(" on ").map(|(_, rest)| rest.split([' ', '(']).next().unwrap_or_default());
+    record.dimm = place.filter(|place| !place.is_empty()).map(excerpt).or(record.dimm.take());
+}
+
+fn user_access(rest: &str) -> Option<&str> {
+    let words = ["Uncorrected hardware memory error in user-access at ", "Kernel accessed poison in user space at "];
+    words.iter().find_map(|words| rest.strip_prefix(words))
+}
+
+/// What follows the words of the machine-check code or of EDAC.
+fn of_the_kernel(message: &str) -> Option<&str> {
+    let rest = message.strip_prefix("mce: ").or_else(|| message.strip_prefix("MCE: ")).unwrap_or(message);
+    if let Some(rest) = rest.strip_prefix("[Hardware Error]: ") {
+        return Some(rest);
+    }
+    if rest.len() < message.len() {
+        return Some(rest);
+    }
+    let (place, rest) = message.strip_prefix("EDAC ")?.split_once(": ")?;
+    place.contains("MC").then_some(rest)
+}
+
+/// `CPU 147: Machine Check Exception: f Bank 1: bd80000000100134`, the global status and the
+/// bank's.
+fn bank(rest: &str) -> Option<(u64, u64)> {
+    let (_, after) = rest.strip_prefix("CPU ")?.split_once(": Machine Check")?;
+    let (global, status) = after.split_once(" Bank ")?;
+    let global = global.rsplit(' ').next().and_then(hex)?;
+    Some((global, hex(status.split_once(": ")?.1.trim())?))
+}
+
+/// `1 CE memory scrubbing error on ..`, `1 UE memory read error on ..`.
+fn edac_count(rest: &str) -> Option<&str> {
+    let (count, after) = rest.split_once(' ')?;
+    let counted = count.bytes().all(|b| b.is_ascii_digit()) && (after.starts_with("CE ") || after.starts_with("UE "));
+    counted.then_some(rest)
+}
+
+/// True for `TSC 0 ADDR 1 MISC 2`.
+fn pairs(rest: &str) -> bool {
+    ["TSC ", "ADDR ", "MISC ", "SYND ", "PPIN "].iter().any(|word| rest.starts_with(word))
+}

@@ -1,0 +1,227 @@
+//! Errors of QEMU and libvirt about TDX: no TD is started, and why, as far as the message tells.
+
+use crate::{
+    input::excerpt,
+    report::{Basis, Judgement, LogFinding, LogLine, Topic},
+};
+
+/// Different errors that are kept.
+const MAX_ERRORS: usize = 16;
+const MAX_EVIDENCE: usize = 12;
+
+const SEE_HOST: &str = "explain the kernel log of this host: `dmesg | cleanslate explain -`; \
+    `cat /sys/module/kvm_intel/parameters/tdx` must print Y";
+
+/// What a message means.
+struct Known {
+    /// All of these must be in it.
+    words: &'static [&'static str],
+    judgement: Judgement,
+    rule: &'static str,
+    basis: Basis,
+    cause: &'static str,
+    remedy: &'static str,
+}
+
+#[rustfmt::skip]
+const KNOWN: [Known; 10] = [
+    Known {
+        words: &["vm-type", "tdx", "not supported by KVM"], judgement: Judgement::Undecidable, rule: "kvm-without-tdx", basis: Basis::Sourced,
+        cause: "KVM of this host offers no TDs. Known causes: TDX was not requested of KVM (`kvm_intel.tdx=1`), TDX did not come up (BIOS, \
+            module), the kernel has no TDX in KVM (mainline since 6.16), or an option that KVM needs for TDX is off",
+        remedy: SEE_HOST,
+    },
+    Known {
+        words: &["kvm-type", "tdx", "not supported by KVM"], judgement: Judgement::Undecidable, rule: "kvm-without-tdx", basis: Basis::Sourced,
+        cause: "KVM of this host offers no TDs (older QEMU wording). Known causes: TDX was not requested of KVM (`kvm_intel.tdx=1`), TDX did \
+            not come up (BIOS, module), or kernel and QEMU are of different TDX branches",
+        remedy: SEE_HOST,
+    },
+    Known {
+        words: &["qom-type", "tdx-guest"], judgement: Judgement::Failed, rule: "qemu-without-tdx", basis: Basis::Sourced,
+        cause: "this QEMU has no `tdx-guest` object: it was built without TDX",
+        remedy: "use a QEMU with TDX (that of the distribution's TDX packages, or 10.1 and later: unverified)",
+    },
+    Known {
+        words: &["invalid object type: tdx-guest"], judgement: Judgement::Failed, rule: "qemu-without-tdx", basis: Basis::Sourced,
+        cause: "this QEMU has no `tdx-guest` object: it was built without TDX",
+        remedy: "use a QEMU with TDX (that of the distribution's TDX packages, or 10.1 and later: unverified)",
+    },
+    Known {
+        words: &["TDX launch security is not supported"], judgement: Judgement::Failed, rule: "qemu-without-tdx", basis: Basis::Sourced,
+        cause: "libvirt found that the QEMU of this domain has no TDX, or that KVM offered none when libvirt probed it",
+        remedy: "check the QEMU (`qemu-system-x86_64 -object help | grep tdx`), then restart libvirt, which keeps what it probed",
+    },
+    Known {
+        words: &["KVM_TDX_CAPABILITIES failed"], judgement: Judgement::Failed, rule: "kvm-tdx-capabilities", basis: Basis::Deduced,
+        cause: "KVM did not tell what TDs it can run: kernel and QEMU are of different TDX branches, or TDX is not initialized",
+        remedy: SEE_HOST,
+    },
+    Known {
+        words: &["Invalid attributes", "TDX VM"], judgement: Judgement::Failed, rule: "td-configuration", basis: Basis::Sourced,
+        cause: "the attributes of the TD are not supported by this module and KVM",
+        remedy: "remove the attribute from the QEMU command line (`attributes=`, debug, PKS, perfmon)",
+    },
+    Known {
+        words: &["Invalid XFAM", "TDX VM"], judgement: Judgement::Failed, rule: "td-configuration", basis: Basis::Sourced,
+        cause: "the CPU model of the TD asks for features (XFAM) that this module and KVM do not support",
+        remedy: "use `-cpu host`, or a model without those features",
+    },
+    Known {
+        words: &["Guest access before accepting"], judgement: Judgement::Failed, rule: "guest-access-before-accept", basis: Basis::Sourced,
+        cause: "the guest touched private memory that it had not accepted, and KVM ended the TD; the fault is the guest kernel's or its \
+            firmware's",
+        remedy: "use a newer guest kernel and firmware (TDVF)",
+    },
+    Known {
+        words: &["KVM: unknown exit, hardware reason"], judgement: Judgement::Undecidable, rule: "vcpu-unknown-exit", basis: Basis::Deduced,
+        cause: "a VCPU left the guest with a reason that QEMU does not know; for a TD it is the upper part of a completion status or an \
+            exit reason of KVM",
+        remedy: "see the kernel's line of the same time (`TD exit 0x..`), and explain its status",
+    },
+];
+
+/// Commands of KVM for a TD, and the step that each is.
+const COMMANDS: [(&str, &str); 6] = [
+    ("KVM_TDX_INIT_VM", "creating the TD"),
+    ("KVM_TDX_INIT_VCPU", "creating a VCPU of the TD"),
+    ("KVM_TDX_INIT_MEM_REGION", "adding the TD's first memory (its firmware)"),
+    ("KVM_TDX_FINALIZE_VM", "finalizing the TD's measurement"),
+    ("KVM_TDX_GET_CPUID", "reading the TD's CPUID configuration"),
+    ("KVM_TDX_TERMINATE_VM", "ending the TD"),
+];
+
+/// Reasons as `strerror` prints them, and what KVM means by them here.
+const REASONS: [(&str, &str); 7] = [
+    (
+        "Invalid argument",
+        "EINVAL: a property of the TD (attributes, XFAM, CPUID, number of VCPUs) is not accepted by this KVM or module",
+    ),
+    ("No space left on device", "ENOSPC: no free private KeyID; each TD needs one"),
+    (
+        "Device or resource busy",
+        "EBUSY: a resource of the module is in use, or the limit of KeyIDs for this cgroup is reached",
+    ),
+    ("Input/output error", "EIO: a SEAMCALL failed; its status is in the kernel log"),
+    ("Resource temporarily unavailable", "EAGAIN: the CPU's random number generator had no entropy; retry"),
+    ("Cannot allocate memory", "ENOMEM"),
+    ("Operation not supported", "EOPNOTSUPP: this KVM does not know the command; kernel and QEMU do not match"),
+];
+
+#[derive(Debug)]
+struct Seen {
+    judgement: Judgement,
+    rule: &'static str,
+    basis: Basis,
+    cause: String,
+    remedy: String,
+    evidence: Vec<LogLine>,
+}
+
+/// The errors of QEMU and libvirt in one boot.
+#[derive(Debug, Default)]
+pub(super) struct Errors(Vec<Seen>);
+
+impl Errors {
+    /// Takes a message; false if it is no error about TDX.
+    pub(super) fn take(&mut self, line: u64, text: &str) -> bool {
+        let Some(seen) = known(text).or_else(|| command(text)) else { return false };
+        let line = LogLine { line, text: excerpt(text) };
+        match self.0.iter_mut().find(|other| other.rule == seen.rule && other.cause == seen.cause) {
+            Some(other) if other.evidence.len() < MAX_EVIDENCE => other.evidence.push(line),
+            Some(_) => {}
+            None => {
+                self.0.push(Seen { evidence: vec![line], ..seen });
+                self.0.truncate(MAX_ERRORS);
+            }
+        }
+        true
+    }
+
+    /// A finding for each error.
+    pub(super) fn findings(&self) -> impl Iterator<Item = LogFinding> {
+        self.0.iter().map(|seen| LogFinding {
+            topic: Topic::Vmm,
+            judgement: seen.judgement,
+            rule: seen.rule,
+            basis: seen.basis,
+            evidence: seen.evidence.clone(),
+            cause: seen.cause.clone(),
+            remedy: seen.remedy.clone(),
+            boot: 0,
+        })
+    }
+}
+
+fn known(text: &str) -> Option<Seen> {
+    let known = KNOWN.iter().find(|known| known.words.iter().all(|word| text.contains(word)))?;
+    Some(Seen {
+        judgement: known.judgement,
+        rule: known.rule,
+        basis: known.basis,
+        cause: known.cause.to_owned(),
+        remedy: known.remedy.to_owned(),
+        evidence: Vec::new(),
+    })
+}
+
+/// `KVM_TDX_INIT_VM failed: Invalid argument`.
+fn command(text: &str) -> Option<Seen> {
+    let (name, step) = COMMANDS.iter().find(|(name, _)| text.contains(name))?;
+    let (_, rest) = text.split_once("fail")?;
+    let reason = REASONS.iter().find(|(words, _)| rest.contains(words)).map(|(_, reason)| *reason);
+    let (judgement, cause) = match reason {
+        Some(reason) => (Judgement::Failed, format!("{step} failed in KVM ({name}): {reason}")),
+        None => {
+            (Judgement::Undecidable, format!("{step} failed in KVM ({name}); the reason is not known to this program"))
+        }
+    };
+    Some(Seen {
+        judgement,
+        rule: "kvm-command-failed",
+        basis: Basis::Deduced,
+        cause,
+        remedy: "explain the kernel log of the same time: a failed SEAMCALL has a line of its own".to_owned(),
+        evidence: Vec::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_qemu_and_libvirt() {
+        for (text, rule) in [
+            ("qemu-system-x86_64: -accel kvm: vm-type tdx not supported by KVM", "kvm-without-tdx"),
+            ("qemu-system-x86_64: vm-type tdx not supported by KVM", "kvm-without-tdx"),
+            ("qemu-system-x86_64: -accel kvm: kvm-type 'tdx' not supported by KVM", "kvm-without-tdx"),
+            (
+                "qemu-system-x86_64: -object tdx-guest,id=tdx: Parameter 'qom-type' does not accept value 'tdx-guest'",
+                "qemu-without-tdx",
+            ),
+            (
+                "error: unsupported configuration: INTEL TDX launch security is not supported with this QEMU binary",
+                "qemu-without-tdx",
+            ),
+            (
+                "qemu-system-x86_64: get_tdx_capabilities: KVM_TDX_CAPABILITIES failed: Invalid argument",
+                "kvm-tdx-capabilities",
+            ),
+            ("qemu-system-x86_64: KVM_TDX_INIT_VM failed: Invalid argument", "kvm-command-failed"),
+            ("qemu-system-x86_64: KVM_TDX_FINALIZE_VM failed Input/output error", "kvm-command-failed"),
+            ("qemu-system-x86_64: Invalid attributes 0x1 for TDX VM (supported: 0x10000000)", "td-configuration"),
+            ("KVM: unknown exit, hardware reason e0000091", "vcpu-unknown-exit"),
+        ] {
+            let mut errors = Errors::default();
+            assert!(errors.take(1, text), "{text}");
+            assert_eq!(errors.findings().next().unwrap().rule, rule, "{text}");
+        }
+        let mut errors = Errors::default();
+        assert!(errors.take(1, "KVM_TDX_INIT_VM failed: the moon is full"));
+        assert_eq!(errors.findings().next().unwrap().judgement, Judgement::Undecidable);
+        for text in ["KVM_TDX_INIT_VM", "qemu-system-x86_64: warning: x", "vm-type sev not supported by KVM"] {
+            assert!(!errors.take(1, text), "{text}");
+        }
+    }
+}
