@@ -116,6 +116,8 @@ const MEANINGS: &[Meaning] = {
     m(S::X2APIC_ID_NOT_UNIQUE, No, "another VCPU of the TD has this x2APIC id", "pass a unique x2APIC id to VP.INIT"),
     m(S::NO_VALID_VE_INFO, No, "guest side: there is no #VE information to read", "a guest bug: read it once after a #VE"),
     m(S::TSC_ROLLBACK, No, "the TSC went backwards", "power cycle; contact the BIOS vendor"),
+    m(S::TD_VMCS_FIELD_NOT_INITIALIZED, After, "a VMCS field of the VCPU that this one depends on is not set; \
+        its encoding is in bits 31:0", "write that field first (VP.WR)"),
     m(S::KEY_GENERATION_FAILED, AtOnce, "key generation failed for lack of entropy", "retry a few times"),
     m(S::TD_KEYS_NOT_CONFIGURED, After, "the TD's key is not configured on every package, or no longer \
         after MNG.VPFLUSHDONE", "MNG.KEY.CONFIG on every package; in a teardown, continue with the next step"),
@@ -175,11 +177,18 @@ const MEANINGS: &[Meaning] = {
     m(S::EPT_ENTRY_STATE_INCORRECT, No, "not allowed in the Secure-EPT entry's current state", SEPT),
     m(S::EPT_PAGE_NOT_FREE, After, "the Secure-EPT page still maps something", "remove what it maps first"),
     m(S::L2_SEPT_WALK_FAILED, After, "L2 Secure-EPT walk failed: a table is missing", SEPT),
+    m(S::L2_SEPT_ENTRY_NOT_FREE, No, "the L2 VM already has a Secure-EPT page there", "continue without it, or \
+        pass the flag that allows existing pages"),
     m(S::L2_SEPT_PAGE_NOT_PROVIDED, After, "a page for an L2 Secure-EPT is required and was not passed", "pass it in R9 to R11 of version 1"),
     m(S::METADATA_FIELD_ID_INCORRECT, No, "unknown metadata field", "not supported by this module version: \
         do without the field, or update the module"),
+    m(S::METADATA_FIELD_NOT_WRITABLE, No, "none of the bits to write is writable by the host", "caller bug: check \
+        the field and the mask in R9"),
     m(S::METADATA_FIELD_NOT_READABLE, No, "the field is not readable by the host", "caller bug"),
+    m(S::METADATA_FIELD_VALUE_NOT_VALID, No, "the value is not valid for the field, or changes read-only bits", "caller bug: \
+        check the value; an address must be shared and aligned"),
     m(S::METADATA_LIST_OVERFLOW, No, "the list is too short for the fields", "read field by field with SYS.RD"),
+    m(S::METADATA_WR_MASK_NOT_VALID, No, "the field is written as a whole only", "pass all ones in R9"),
     m(S::METADATA_FIRST_FIELD_ID_IN_CONTEXT, NotNeeded, "RDX holds the first field id", "read that field"),
     m(S::METADATA_FIELD_SKIP, NotNeeded, "skip this field", "continue with the next"),
     ]
