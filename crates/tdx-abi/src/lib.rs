@@ -101,7 +101,7 @@ pub use leaf::{Leaf, LeafCall};
 /// Which TDX modules this crate describes, for people: what was observed on a real one, and what is
 /// known from documents alone.
 pub const MODULE_RANGE: &str =
-    "1.5 (1.5.01 as observed; Dynamic PAMT and TDH.SYS.DISABLE of later ones from documents, unverified)";
+    "1.5 (1.5.01 and 1.5.25 as observed; TDH.SYS.DISABLE of later ones from documents, unverified)";
 
 pub use pamt::{PamtEntry, PamtPageType, pamt_bytes};
 pub use range::{
