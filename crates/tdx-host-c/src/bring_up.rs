@@ -2,13 +2,13 @@
 
 use tdx_host::bringup::ModuleInfo;
 
+use crate::cpus::KernelOf;
 use crate::error::{Details, TdxhError};
-use crate::host::Host;
-use crate::kernel::KernelOf;
-use crate::layout::{LayoutObject, TDXH_MAX_CMRS, TdxhAlgorithm, TdxhLimits, layout_to_fill};
+use crate::host::{Host, TdxhHost};
+use crate::layout::{LayoutObject, TDXH_MAX_CMRS, TdxhAlgorithm, TdxhLayout, TdxhLimits, layout_to_fill};
 use crate::range::{TdxhRange, memory_map};
 use crate::result::{Outcome, TdxhResult, flat};
-use crate::storage::{TdxhHost, TdxhLayout, TdxhNodeRange, output};
+use crate::storage::{TdxhNodeRange, output};
 
 /// `struct tdxh_module`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

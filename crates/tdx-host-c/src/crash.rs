@@ -3,11 +3,12 @@
 
 use tdx_host::handover::{Policy, hand_over_crash, stop_this_cpu_at_crash};
 
-use crate::host::Host;
-use crate::kernel::{KernelOf, PinnedCpu};
+use crate::cpu::PinnedCpu;
+use crate::cpus::KernelOf;
+use crate::host::{Host, TdxhHost};
 use crate::kexec::TdxhPolicy;
 use crate::result::{TdxhResult, flat};
-use crate::storage::{TdxhHost, TdxhReport, content};
+use crate::storage::{TdxhReport, content};
 
 /// Hands the machine to the crash kernel. See the header.
 ///

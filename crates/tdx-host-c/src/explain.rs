@@ -6,10 +6,10 @@ use tdx_host::handover::{AddressKind, Explanation};
 use tdx_host::ledger::PageState;
 
 use crate::c_enum::c_enum;
-use crate::host::Host;
+use crate::host::{Host, TdxhHost};
 use crate::range::TdxhRange;
 use crate::result::{Outcome, TdxhResult, flat};
-use crate::storage::{TdxhHost, output};
+use crate::storage::output;
 use crate::text::text;
 
 c_enum! {

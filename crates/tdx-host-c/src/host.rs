@@ -2,27 +2,28 @@
 //! CPUs, never locked.
 
 use arrayvec::ArrayVec;
-use core::ffi::c_void;
 use core::mem::MaybeUninit;
-use tdx_abi::{Leaf, PageRange, Registers};
+use tdx_abi::PageRange;
 use tdx_host::gate::CpuSlot;
 use tdx_host::handover::HostMemory;
 use tdx_host::ledger::{Ledger, MAX_RESERVED};
-use tdx_host::platform::Cpu;
-use tdx_host::seamcall::call_unchecked;
 
 use crate::detect::platform_of;
-use crate::error::{Details, TdxhError};
-use crate::kernel::{Kernel, PinnedCpu, TdxhKernel};
+use crate::kernel::{Kernel, TdxhKernel};
 use crate::range::{Ranges, TdxhRange};
 use crate::result::{Outcome, TdxhResult, flat};
-use crate::storage::{TdxhCpuSlot, TdxhHost, TdxhPlatform, content, input, is_usable};
+use crate::storage::{InitOnce, TdxhCpuSlot, TdxhPlatform, content, input, is_usable, opaque};
 
 /// A machine: the kernel's functions, and what the library knows of TDX.
 #[derive(Debug)]
 pub struct Host {
     pub(crate) kernel: Kernel,
     pub(crate) tdx: tdx_host::Host<'static>,
+}
+
+opaque! {
+    /// `struct tdxh_host`.
+    TdxhHost: 40960 bytes, align 64, InitOnce<Host>;
 }
 
 impl Host {
@@ -130,60 +131,4 @@ unsafe fn new_slots(slots: *mut TdxhCpuSlot, count: usize) -> Outcome<&'static [
     }
     // SAFETY: just written, aligned, and nobody else's by contract.
     Ok(unsafe { core::slice::from_raw_parts(slots, count) })
-}
-
-/// A SEAMCALL of the kernel's own. See the header.
-///
-/// # Safety
-/// `host` was initialised; `registers` is valid for reads and writes; `error` is null or valid for
-/// a write. What the leaf does with its operands is the caller's to do, as
-/// [`tdx_host::seamcall::call_unchecked`] says.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn tdxh_seamcall(
-    host: *mut TdxhHost,
-    registers: *mut Registers,
-    error: *mut TdxhError,
-) -> TdxhResult {
-    // SAFETY: as the caller has promised, the host is storage that was zeroed or that
-    // `tdxh_host_init` has filled, inputs can be read and the place for details is null or can be
-    // written.
-    let (host, input, details) = unsafe { (Host::of(host), input(registers).copied(), Details::new(error)) };
-    let called = || -> Outcome {
-        let (host, input) = (host?, input?);
-        // SAFETY: the caller's promise.
-        let (answer, result) = match unsafe { call_unchecked(&PinnedCpu::new(host), input) } {
-            Ok(answer) => (answer, Ok(())),
-            Err(error) => (error.registers, Err(details.seamcall(&error))),
-        };
-        // SAFETY: `input` has found the pointer usable; valid for writes by contract.
-        unsafe { registers.write(answer) };
-        result
-    };
-    flat(called())
-}
-
-/// Calls a function of the kernel that executes SEAMCALL itself. See the header.
-///
-/// # Safety
-/// `host` was initialised; `function` may be called with `context` on this CPU.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn tdxh_call_admitted(
-    host: *mut TdxhHost,
-    leaf: u16,
-    function: Option<unsafe extern "C" fn(context: *mut c_void)>,
-    context: *mut c_void,
-) -> TdxhResult {
-    // SAFETY: as the caller has promised, the host is storage that was zeroed or that
-    // `tdxh_host_init` has filled.
-    let host = unsafe { Host::of(host) };
-    let called = || -> Outcome {
-        let (host, function) = (host?, function.ok_or(TdxhResult::Null)?);
-        let cpu = PinnedCpu::new(host);
-        let guard = cpu.cpu_gate().enter(Leaf(leaf)).map_err(|_| TdxhResult::GateClosed)?;
-        // SAFETY: by the contract of this function.
-        unsafe { function(context) };
-        drop(guard);
-        Ok(())
-    };
-    flat(called())
 }

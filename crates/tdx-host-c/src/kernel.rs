@@ -1,21 +1,15 @@
-//! What a C kernel implements: a table of functions, checked once and copied; and the traits of
-//! `tdx-host` on top of it.
+//! What a C kernel implements: a table of functions, checked once and copied.
 //!
 //! The table is the only way out of this library. Its functions get the kernel's own context
 //! pointer and act on the CPU that calls them.
 
 use core::ffi::c_void;
-use tdx_abi::{LineRange, PAGE_SIZE, PageRange, PhysAddr, Registers};
-use tdx_host::gate::CpuGate;
-use tdx_host::handover::{NmiStop, StopCpus};
-use tdx_host::layout::{FrameRequest, FrameSource, Places};
-use tdx_host::platform::{Cpu, CpuId, CpuTask, Cpus, LineReset, OwnedPages, PackageId, SharedMemory};
-use tdx_host::seamcall::Seamcall;
+use tdx_abi::{PAGE_SIZE, PageRange, PhysAddr, Registers};
+use tdx_host::layout::{FrameRequest, Places};
 
-use crate::host::Host;
 use crate::range::TdxhRange;
 use crate::result::{Outcome, TdxhResult};
-use crate::work::{TdxhWork, with_work};
+use crate::work::TdxhWork;
 
 /// `struct tdxh_frame_request`.
 #[derive(Clone, Copy, Debug)]
@@ -49,8 +43,8 @@ macro_rules! functions {
         /// The same table, no function of it null.
         #[derive(Clone, Copy, Debug)]
         pub(crate) struct $checked {
-            context: *mut c_void,
-            $($name: unsafe extern "C" fn($($arg: $type),*) $(-> $return)?,)*
+            pub(crate) context: *mut c_void,
+            $(pub(crate) $name: unsafe extern "C" fn($($arg: $type),*) $(-> $return)?,)*
         }
 
         impl $checked {
@@ -149,8 +143,8 @@ impl Places for FramesOf {
 /// The table of a kernel, all functions there.
 #[derive(Debug)]
 pub(crate) struct Kernel {
-    functions: Functions,
-    frames: FramesOf,
+    pub(crate) functions: Functions,
+    pub(crate) frames: FramesOf,
 }
 
 // SAFETY: a table of functions and context pointers, never written after `new`. The library never
@@ -184,140 +178,4 @@ macro_rules! call {
     }};
 }
 
-/// The CPU that runs this code, which cannot change until this is dropped.
-#[derive(Debug)]
-pub(crate) struct PinnedCpu<'h> {
-    host: &'h Host,
-    id: CpuId,
-}
-
-impl<'h> PinnedCpu<'h> {
-    pub(crate) fn new(host: &'h Host) -> Self {
-        Self { host, id: CpuId(call!(host.kernel, pin)) }
-    }
-}
-
-impl Drop for PinnedCpu<'_> {
-    fn drop(&mut self) {
-        call!(self.host.kernel, unpin);
-    }
-}
-
-// SAFETY: by the contract of `Kernel::new` the function executes the instruction.
-unsafe impl Seamcall for PinnedCpu<'_> {
-    unsafe fn seamcall(&self, registers: Registers) -> Registers {
-        let mut registers = registers;
-        call!(self.host.kernel, seamcall, &raw mut registers);
-        registers
-    }
-}
-
-// SAFETY: by the contract of `Kernel::new` the functions are MOVDIR64B of each line and MFENCE.
-unsafe impl LineReset for PinnedCpu<'_> {
-    unsafe fn reset_lines(&self, lines: LineRange) {
-        call!(self.host.kernel, reset_lines, lines.start().start().get(), lines.len());
-    }
-
-    fn fence(&self) {
-        call!(self.host.kernel, fence);
-    }
-}
-
-// SAFETY: pinned from `new` to `drop`, so the kernel's functions act on the CPU with this number.
-unsafe impl Cpu for PinnedCpu<'_> {
-    fn id(&self) -> CpuId {
-        self.id
-    }
-
-    fn package(&self) -> PackageId {
-        PackageId(call!(self.host.kernel, package_of, self.id.0))
-    }
-
-    fn write_back_caches(&self) {
-        call!(self.host.kernel, write_back_caches);
-    }
-
-    unsafe fn flush_lines(&self, lines: LineRange) {
-        call!(self.host.kernel, flush_lines, lines.start().start().get(), lines.len());
-    }
-
-    fn cpu_gate(&self) -> CpuGate<'_> {
-        // SAFETY: pinned to the CPU with this number.
-        unsafe { self.host.tdx.gate().cpu_gate(self.id) }
-    }
-}
-
-/// A kernel under the traits of `tdx-host`.
-#[derive(Clone, Copy)]
-pub(crate) struct KernelOf<'h>(pub(crate) &'h Host);
-
-// SAFETY: by the contract of `Kernel::new`.
-unsafe impl<'h> Cpus for KernelOf<'h> {
-    type Cpu = PinnedCpu<'h>;
-
-    fn run_on_all<T: CpuTask<PinnedCpu<'h>>>(&self, task: &T) {
-        with_work(self.0, task, |work| call!(self.0.kernel, run_on_all, work));
-    }
-
-    fn run_on_each_package<T: CpuTask<PinnedCpu<'h>>>(&self, task: &T) {
-        with_work(self.0, task, |work| call!(self.0.kernel, run_on_each_package, work));
-    }
-
-    fn run_here<R>(&self, function: impl FnOnce(&PinnedCpu<'h>) -> R) -> R {
-        function(&PinnedCpu::new(self.0))
-    }
-}
-
-// SAFETY: by the contract of `Kernel::new` the kernel's allocator hands out pages that nothing else
-// uses, and takes them back.
-unsafe impl FrameSource for KernelOf<'_> {
-    fn allocate(&mut self, request: FrameRequest) -> Option<OwnedPages> {
-        let mut frames = self.0.kernel.frames;
-        // SAFETY: as above.
-        frames.allocate(request).map(|range| unsafe { OwnedPages::new(range) })
-    }
-
-    fn free(&mut self, pages: OwnedPages) {
-        let mut frames = self.0.kernel.frames;
-        frames.free(pages.into_range());
-    }
-}
-
-// SAFETY: by the contract of `Kernel::new`.
-unsafe impl SharedMemory for KernelOf<'_> {
-    unsafe fn write(&mut self, address: PhysAddr, bytes: &[u8]) {
-        call!(self.0.kernel, write_shared, address.get(), bytes.as_ptr(), bytes.len());
-    }
-}
-
-// SAFETY: by the contract of `Kernel::new`.
-unsafe impl<'h> StopCpus for KernelOf<'h> {
-    type Cpu = PinnedCpu<'h>;
-
-    fn this_cpu(&self) -> PinnedCpu<'h> {
-        PinnedCpu::new(self.0)
-    }
-
-    fn stop_other_cpus(&self) -> u32 {
-        call!(self.0.kernel, stop_other_cpus)
-    }
-
-    fn resume_other_cpus(&self) {
-        call!(self.0.kernel, resume_other_cpus);
-    }
-
-    fn run_on_stopped<T: CpuTask<PinnedCpu<'h>>>(&self, task: &T) {
-        with_work(self.0, task, |work| call!(self.0.kernel, run_on_stopped, work));
-    }
-}
-
-// SAFETY: by the contract of `Kernel::new`.
-unsafe impl NmiStop for KernelOf<'_> {
-    fn stop_other_cpus(&self) {
-        call!(self.0.kernel, stop_other_cpus_by_nmi);
-    }
-
-    fn is_online(&self, cpu: CpuId) -> bool {
-        call!(self.0.kernel, is_online, cpu.0) != 0
-    }
-}
+pub(crate) use call;

@@ -7,12 +7,13 @@ use tdx_host::handover::{
 };
 
 use crate::c_enum::c_enum;
+use crate::cpu::PinnedCpu;
+use crate::cpus::KernelOf;
 use crate::error::{Details, TdxhError};
-use crate::host::Host;
-use crate::kernel::{KernelOf, PinnedCpu};
+use crate::host::{Host, TdxhHost};
 use crate::range::{Ranges, TdxhRange};
 use crate::result::{Outcome, TdxhResult, flat};
-use crate::storage::{TdxhHost, TdxhReport, content};
+use crate::storage::{TdxhReport, content};
 
 c_enum! {
     /// What the handover does with private memory.

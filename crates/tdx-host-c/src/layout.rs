@@ -10,7 +10,7 @@ use crate::error::{Details, TdxhError};
 use crate::kernel::{FramesOf, TdxhFrames};
 use crate::range::{Ranges, TdxhRange, memory_map};
 use crate::result::{Outcome, TdxhResult, flat};
-use crate::storage::{Fresh, OneUser, TdxhLayout, TdxhNodeRange, content, input, output};
+use crate::storage::{Fresh, OneUser, TdxhNodeRange, content, input, opaque, output};
 
 /// Reserved areas of a TDMR.
 pub const TDXH_MAX_RESERVED: usize = MAX_RESERVED_AREAS;
@@ -171,6 +171,11 @@ impl From<&Tdmr> for TdxhTdmr {
             reserved,
         }
     }
+}
+
+opaque! {
+    /// `struct tdxh_layout`.
+    TdxhLayout: 32768 bytes, align 8, OneUser<LayoutObject>;
 }
 
 /// A plan of the caller's, or the layout of a host.

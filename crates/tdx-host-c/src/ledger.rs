@@ -9,10 +9,11 @@ use tdx_host::ledger::{Ledger, PageState};
 
 use crate::c_enum::c_enum;
 use crate::error::{Details, TdxhError};
-use crate::host::Host;
+use crate::host::{Host, TdxhHost};
+use crate::layout::TdxhLayout;
 use crate::range::TdxhRange;
 use crate::result::{Outcome, TdxhResult, flat};
-use crate::storage::{TdxhHost, TdxhLayout, content, input_words, output};
+use crate::storage::{content, input_words, output};
 
 c_enum! {
     /// State of a page.

@@ -3,10 +3,10 @@
 use core::ffi::c_void;
 use tdx_host::handover::{LeftoverTable, OldMemory, TableError, Written};
 
-use crate::host::Host;
+use crate::host::{Host, TdxhHost};
 use crate::report::TdxhLeftover;
 use crate::result::{Outcome, TdxhResult, flat};
-use crate::storage::{TdxhHost, TdxhReport, buffer, content, input_array, output};
+use crate::storage::{TdxhReport, buffer, content, input_array, output};
 
 /// Bytes of a table's header.
 pub const TDXH_TABLE_HEADER_BYTES: usize = 32;

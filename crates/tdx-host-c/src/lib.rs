@@ -17,6 +17,8 @@
 
 mod bring_up;
 mod c_enum;
+mod cpu;
+mod cpus;
 mod crash;
 mod detect;
 mod error;
@@ -33,6 +35,7 @@ mod pages;
 mod range;
 mod report;
 mod result;
+mod seamcall;
 mod storage;
 mod text;
 mod work;
@@ -54,6 +57,7 @@ pub use pages::*;
 pub use range::*;
 pub use report::*;
 pub use result::*;
+pub use seamcall::*;
 pub use storage::*;
 pub use work::*;
 

@@ -8,12 +8,12 @@ use tdx_host::platform::Cpu;
 use tdx_host::reset::reset_ranges;
 use tdx_host::seamcall::call_unchecked;
 
+use crate::cpu::PinnedCpu;
 use crate::error::{Details, TdxhError};
-use crate::host::Host;
-use crate::kernel::PinnedCpu;
+use crate::host::{Host, TdxhHost};
 use crate::range::TdxhRange;
 use crate::result::{Outcome, TdxhResult, flat};
-use crate::storage::{TdxhHost, TdxhReturning, content, input};
+use crate::storage::{TdxhReturning, content, input};
 
 /// Host, ledger, pages and the place for details: what each function here begins with.
 struct Pages<'h> {

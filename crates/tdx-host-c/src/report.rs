@@ -8,11 +8,11 @@ use tdx_host::handover::{
 };
 
 use crate::c_enum::c_enum;
-use crate::host::Host;
+use crate::host::{Host, TdxhHost};
 use crate::kexec::TdxhPolicy;
 use crate::range::TdxhRange;
 use crate::result::{Outcome, TdxhResult, flat};
-use crate::storage::{TdxhHost, TdxhReport, content, is_usable, output};
+use crate::storage::{TdxhReport, content, is_usable, output};
 
 c_enum! {
     /// How the machine was handed over.

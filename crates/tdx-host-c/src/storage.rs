@@ -14,8 +14,6 @@ use tdx_host::handover::HandoverReport;
 use tdx_host::ledger::Returning;
 use tdx_host::platform::{NodeRange, TdxPlatform};
 
-use crate::host::Host;
-use crate::layout::LayoutObject;
 use crate::result::{Outcome, TdxhResult};
 
 /// Zeroed memory.
@@ -307,9 +305,10 @@ impl<T> Fresh<T> {
 }
 
 /// C hands objects to whichever CPU it likes.
-const fn any_cpu<T: Sync>() {}
+pub(crate) const fn any_cpu<T: Sync>() {}
 
-/// Defines an opaque type with the size and alignment that the header has.
+/// Defines an opaque type with the size and alignment that the header has: here where it is an
+/// object of `tdx-host`, else beside what lies in it.
 macro_rules! opaque {
     ($($(#[$doc:meta])* $name:ident: $size:literal bytes, align $align:literal, $content:ty;)*) => {$(
         $(#[$doc])*
@@ -319,24 +318,21 @@ macro_rules! opaque {
             opaque: [u8; $size],
         }
 
-        impl Opaque for $name {
+        impl $crate::storage::Opaque for $name {
             type Content = $content;
         }
 
         const _: () = assert!(size_of::<$name>() == $size);
         const _: () = assert!(size_of::<$content>() <= $size, concat!(stringify!($name), " is too small"));
         const _: () = assert!(align_of::<$content>() <= $align);
-        const _: () = any_cpu::<$content>();
+        const _: () = $crate::storage::any_cpu::<$content>();
     )*};
 }
+pub(crate) use opaque;
 
 opaque! {
     /// `struct tdxh_platform`.
     TdxhPlatform: 64 bytes, align 8, OneUser<TdxPlatform>;
-    /// `struct tdxh_host`.
-    TdxhHost: 40960 bytes, align 64, InitOnce<Host>;
-    /// `struct tdxh_layout`.
-    TdxhLayout: 32768 bytes, align 8, OneUser<LayoutObject>;
     /// `struct tdxh_report`.
     TdxhReport: 512 bytes, align 8, OneUser<HandoverReport>;
     /// `struct tdxh_returning`.

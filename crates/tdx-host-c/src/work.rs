@@ -1,13 +1,11 @@
 //! A task of `tdx-host` as C sees it: a pointer that the kernel hands to its CPUs, and a few bytes
 //! that each CPU keeps between its steps.
 
-use core::mem::{MaybeUninit, needs_drop};
+use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU64, Ordering};
-use tdx_host::platform::{CpuTask, Step};
+use tdx_host::platform::Step;
 
 use crate::c_enum::c_enum;
-use crate::host::Host;
-use crate::kernel::PinnedCpu;
 use crate::storage::{input, is_usable};
 
 c_enum! {
@@ -26,14 +24,29 @@ c_enum! {
 #[repr(C)]
 pub struct TdxhWork {
     step: unsafe fn(&TdxhWork, &mut TdxhWorkLocal) -> Step,
-    task: *const (),
-    host: *const Host,
+    pub(crate) task: *const (),
+    pub(crate) host: *const (),
     /// No other work ever has this number.
-    id: u64,
+    pub(crate) id: u64,
+}
+
+impl TdxhWork {
+    /// Each step of this work is a call of `step`.
+    ///
+    /// # Safety
+    /// `step` may be called with this work, on any CPU, as long as the kernel's callback has not
+    /// returned; and with a local that has been zeroed or that `step` was given before.
+    pub(crate) unsafe fn new(
+        step: unsafe fn(&TdxhWork, &mut TdxhWorkLocal) -> Step,
+        task: *const (),
+        host: *const (),
+    ) -> Self {
+        Self { step, task, host, id: NEXT_WORK.fetch_add(1, Ordering::Relaxed) }
+    }
 }
 
 /// Bytes for what a CPU keeps between its steps.
-const LOCAL_BYTES: usize = 1008;
+pub(crate) const LOCAL_BYTES: usize = 1008;
 
 /// `struct tdxh_work_local`.
 #[derive(Debug)]
@@ -41,9 +54,9 @@ const LOCAL_BYTES: usize = 1008;
 pub struct TdxhWorkLocal {
     /// The work that this was last used for. Anything else is memory that this CPU begins afresh
     /// with.
-    id: u64,
-    done: u64,
-    value: [MaybeUninit<u8>; LOCAL_BYTES],
+    pub(crate) id: u64,
+    pub(crate) done: u64,
+    pub(crate) value: [MaybeUninit<u8>; LOCAL_BYTES],
 }
 
 impl TdxhWorkLocal {
@@ -55,42 +68,6 @@ impl TdxhWorkLocal {
 /// The number of the next work. Not of a host: what a CPU kept for a work of one must not pass for
 /// a work of another. It begins where no number stands by chance in memory that was not zeroed.
 static NEXT_WORK: AtomicU64 = AtomicU64::new(0x7d7d_3d1f_0000_0001);
-
-/// Lends a task to the kernel for the time of `run`.
-pub(crate) fn with_work<'h, T: CpuTask<PinnedCpu<'h>>>(host: &'h Host, task: &T, run: impl FnOnce(*const TdxhWork)) {
-    let task = core::ptr::from_ref(task).cast();
-    let work = TdxhWork { step: step::<T>, task, host, id: NEXT_WORK.fetch_add(1, Ordering::Relaxed) };
-    run(&raw const work);
-}
-
-/// # Safety
-/// `work` was made by [`with_work`] with a task of type `T`, whose `run` has not returned; if
-/// `local` has its id it was last used for this work on this CPU.
-unsafe fn step<'h, T: CpuTask<PinnedCpu<'h>>>(work: &TdxhWork, local: &mut TdxhWorkLocal) -> Step {
-    const {
-        assert!(size_of::<T::Local>() <= LOCAL_BYTES && align_of::<T::Local>() <= align_of::<TdxhWorkLocal>());
-        assert!(!needs_drop::<T::Local>(), "C forgets it without dropping it");
-    }
-    // SAFETY: `with_work` made both pointers from references that live until its `run` returns, the
-    // task's with this very type. `CpuTask` is `Sync`, and so is `Host`: other CPUs may use them at
-    // the same time.
-    let (task, host) = unsafe { (&*work.task.cast::<T>(), &*work.host) };
-    let place = local.value.as_mut_ptr().cast::<T::Local>();
-    if local.id != work.id {
-        // SAFETY: the place is large enough (asserted above). It is aligned: 16 bytes into a type
-        // of that alignment.
-        unsafe { place.write(T::Local::default()) };
-        (local.id, local.done) = (work.id, 0);
-    }
-    if local.done != 0 {
-        return Step::Done;
-    }
-    // SAFETY: the id says that a `T::Local` was written there for this work, and `local` is
-    // borrowed for this caller alone.
-    let step = task.step(&PinnedCpu::new(host), unsafe { &mut *place });
-    local.done = (step == Step::Done).into();
-    step
-}
 
 const _: () = assert!(core::mem::offset_of!(TdxhWorkLocal, value) == 16);
 
@@ -111,8 +88,8 @@ pub unsafe extern "C" fn tdxh_work_step(work: *const TdxhWork, local: *mut TdxhW
     // SAFETY: null and misaligned are answered; a work that the library handed out is valid until
     // its callback returns.
     let Ok(work) = (unsafe { input(work) }) else { return TdxhWorkStep::Done };
-    // SAFETY: not null and aligned, valid by contract; `work.step` is `step::<T>` of the type that
-    // the task has. A local that has the id of this work was given it by `step`, because no two
+    // SAFETY: not null and aligned, valid by contract; `work.step` may be called
+    // with this work by the contract of `TdxhWork::new`. A local that has the id of this work was given it by `step`, because no two
     // works have the same.
     match unsafe { (work.step)(work, &mut *local) } {
         Step::Again => TdxhWorkStep::Again,
