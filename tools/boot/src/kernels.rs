@@ -1,4 +1,4 @@
-//! Kernels that can be booted: where `cargo xtask linux` keeps them, which one is first, and its
+//! Kernels that can be booted: which one is first, whether its initrds are up to date, and its
 //! command line.
 
 use std::fmt::Write as _;
@@ -9,8 +9,9 @@ use std::time::SystemTime;
 use anyhow::{Context, Result, ensure};
 
 use crate::args::{BootArgs, Kernel, NextKernel};
+use crate::fetch::newest;
 use crate::pack::{finish, modules, own_initrd, pack_stock, pack_with_module, test_modules};
-use crate::provide::newest;
+use crate::place::{Linux, find, folder, initrd_with_module};
 use crate::root;
 
 /// Linux's command line; bare/linux/init reads its words `cleanslate.*`.
@@ -49,44 +50,6 @@ pub(crate) fn command_line(args: &BootArgs) -> String {
     }
     let _ = write!(line, " {}", args.append);
     line
-}
-
-/// Files to boot.
-pub(crate) struct Linux {
-    pub(crate) image: PathBuf,
-    pub(crate) initrd: PathBuf,
-}
-
-pub(crate) fn folder(kernel: Kernel) -> PathBuf {
-    root().join("target/linux").join(kernel.name())
-}
-
-/// Has `provide` made it?
-pub(crate) fn is_there(kernel: Kernel) -> bool {
-    find(kernel).is_ok()
-}
-
-/// Files of a Linux that `provide` has made.
-pub(crate) fn find(kernel: Kernel) -> Result<Linux> {
-    let folder = folder(kernel);
-    let linux = Linux { image: folder.join("bzImage"), initrd: folder.join("initrd") };
-    let there = linux.image.exists() && linux.initrd.exists();
-    ensure!(there, "there is no Linux {} yet: {}", kernel.name(), kernel.how());
-    Ok(linux)
-}
-
-/// A kernel's build tree, if there is one.
-pub fn some_headers() -> Option<PathBuf> {
-    [Kernel::Stock612, Kernel::Tdx, Kernel::Tdx73]
-        .into_iter()
-        .find_map(|kernel| folder(kernel).join("build").canonicalize().ok())
-}
-
-/// The initrd of a Linux that loads `cleanslate.ko`.
-pub(crate) fn initrd_with_module(kernel: Kernel) -> Result<PathBuf> {
-    let initrd = folder(kernel).join("initrd-module");
-    ensure!(initrd.exists(), "there is no module yet: run `cargo xtask linux-module`");
-    Ok(initrd)
 }
 
 /// The Linux that runs first: one of `provide`, or the user's own.

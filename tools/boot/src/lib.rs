@@ -7,11 +7,13 @@ mod boot_file;
 mod compare;
 mod events;
 mod expect;
+mod fetch;
 mod initrd;
 mod kernels;
 mod messages;
 pub mod module;
 mod pack;
+mod place;
 mod provide;
 mod qemu;
 mod report;
@@ -27,10 +29,11 @@ use messages::Messages;
 use args::Format;
 
 pub use args::BootArgs;
-pub use kernels::some_headers;
+pub use fetch::run;
 pub use module::{ModuleArgs, build_module};
 pub use pack::make_modules;
-pub use provide::{LinuxArgs, provide, run};
+pub use place::some_headers;
+pub use provide::{LinuxArgs, provide};
 pub use set::{BootsArgs, run_all};
 
 /// The root of the repository.

@@ -11,8 +11,8 @@ use clap::Args;
 use cleanslate_kbuild::{Input, header};
 
 use crate::args::Kernel;
-use crate::kernels::{folder, is_there};
 use crate::pack::{make_modules, modules, pack, pack_next, pack_with_module, programs, test_modules};
+use crate::place::{folder, is_there};
 use crate::root;
 
 /// Sources of the C part.

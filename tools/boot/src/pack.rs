@@ -8,9 +8,9 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use crate::args::Kernel;
+use crate::fetch::{fetch, run};
 use crate::initrd;
-use crate::kernels::{find, folder};
-use crate::provide::{fetch, run};
+use crate::place::{find, folder};
 use crate::root;
 
 /// Test modules: `enable` calls `tdx_enable()`, which has no caller in 6.12; `tds` builds TDs as

@@ -10,7 +10,7 @@ use skip::Missing;
 use crate::args::{BootArgs, Guest, Kernel, NextKernel};
 use crate::boot_file::{self, Boot};
 use crate::messages::{self, Messages};
-use crate::{compare, kernels, qemu};
+use crate::{compare, place, qemu};
 
 /// Runs all boots that are tests. Prints the Test Anything Protocol.
 #[derive(Args, Clone, Debug)]
@@ -37,10 +37,10 @@ fn missing(args: &BootArgs) -> Option<Missing> {
         return None;
     }
     let stock = (args.next == NextKernel::Stock).then_some(Kernel::Stock);
-    if let Some(kernel) = [Some(args.kernel), stock].into_iter().flatten().find(|kernel| !kernels::is_there(*kernel)) {
+    if let Some(kernel) = [Some(args.kernel), stock].into_iter().flatten().find(|kernel| !place::is_there(*kernel)) {
         return Some(no_kernel(kernel, kernel.name(), &kernel.how()));
     }
-    let no_module = args.module && kernels::initrd_with_module(args.kernel).is_err();
+    let no_module = args.module && place::initrd_with_module(args.kernel).is_err();
     let name = args.kernel.name();
     no_module
         .then(|| no_kernel(args.kernel, &format!("cleanslate.ko for {name}"), "run `cargo xtask linux-module` once"))

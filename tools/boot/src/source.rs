@@ -7,9 +7,9 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::args::Kernel;
-use crate::kernels::folder;
+use crate::fetch::{fetch, newest, run};
 use crate::pack::{finish, modules, test_modules};
-use crate::provide::{fetch, newest, run};
+use crate::place::folder;
 use crate::root;
 
 /// The source of Linux 6.12: Debian's package, installed.
