@@ -25,7 +25,11 @@ pub(super) fn judge(boot: &Boot) -> Vec<LogFinding> {
     }
     if let Some(failure) = &log.failure {
         let module = log.module.map(|module| module.value);
-        findings.push(caused(boot, Topic::BringUp, causes::of(failure.value.0, module)));
+        let mut found = caused(boot, Topic::BringUp, causes::of(failure.value.0, module));
+        if !found.evidence.iter().any(|line| line.line == failure.line) {
+            found.evidence.push(LogLine { line: failure.line, text: bootlog::message(&failure.value.1).to_owned() });
+        }
+        findings.push(found);
     }
     if log.initialized.is_some() {
         findings.push(up(boot));
@@ -190,7 +194,8 @@ fn caused(boot: &Boot, topic: Topic, cause: Cause) -> LogFinding {
 /// A finding with the TDX lines of the boot as evidence.
 fn finding(boot: &Boot, judgement: Judgement, rule: &'static str, basis: Basis) -> LogFinding {
     let lines = if boot.tdx.is_empty() { &boot.encryption } else { &boot.tdx };
-    let evidence: Vec<LogLine> = lines.iter().take(12).cloned().collect();
+    // Of CMRs the last one stands for all.
+    let evidence: Vec<LogLine> = lines.iter().take(11).chain(&boot.cmr).take(12).cloned().collect();
     LogFinding {
         topic: Topic::BringUp,
         judgement,

@@ -26,6 +26,8 @@ pub(super) struct Boot {
     pub(super) after: Option<At<(Failure, String)>>,
     /// Lines of the TDX host code, but for CMRs.
     pub(super) tdx: Vec<LogLine>,
+    /// The last CMR.
+    pub(super) cmr: Option<LogLine>,
     /// Lines of KVM about TDX.
     pub(super) kvm: Vec<LogLine>,
     /// Lines of the memory-encryption code.
@@ -143,7 +145,9 @@ impl Boot {
             if self.log.speaker.as_ref().is_some_and(|at| at.line == line) || of_a_guest(rest) {
                 return true;
             }
-            if !rest.starts_with("CMR:") {
+            if rest.starts_with("CMR:") {
+                self.cmr = Some(LogLine { line, text: excerpt(message) });
+            } else {
                 keep(&mut self.tdx);
             }
             return bootlog::is_known_tdx(rest) || of_no_account(rest);

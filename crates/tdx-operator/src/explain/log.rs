@@ -97,7 +97,8 @@ fn finish(mut boot: Boot, report: &mut LogReport) {
             basis: Basis::Sourced,
             evidence: vec![line],
             cause: "a machine check was logged, and its record is not in this log".to_owned(),
-            remedy: "give the record: `ras-mc-ctl --errors`, `journalctl -u mcelog`, or the firmware's event log"
+            remedy: "give the record: `ras-mc-ctl --errors`, `journalctl -u mcelog`, `journalctl -u rasdaemon`, or \
+                `dmesg` of the next boot, which has the firmware's record (BERT)"
                 .to_owned(),
             boot: 0,
         });

@@ -61,7 +61,11 @@ pub(super) fn first(boot: &Boot) -> Vec<LogFinding> {
 pub(super) fn silence(boot: &Boot) -> Option<LogFinding> {
     let log = &boot.log;
     let is_boot_log = log.kernel.is_some() || !log.e820.is_empty();
-    let spoke = !boot.tdx.is_empty() || !boot.kvm.is_empty() || !boot.encryption.is_empty() || boot.calls.any();
+    let spoke = log.last_tdx.is_some()
+        || !boot.tdx.is_empty()
+        || !boot.kvm.is_empty()
+        || !boot.encryption.is_empty()
+        || boot.calls.any();
     if !is_boot_log || spoke || log.speaker.is_some() || boot.unknown.is_some() {
         return None;
     }
