@@ -70,6 +70,14 @@ impl SeamcallError {
     pub const fn status(&self) -> Status {
         self.registers.status()
     }
+
+    /// The last of as many attempts as [`Retry::for_leaf`] allows was busy. A lock of the module is
+    /// held for one SEAMCALL; held for so long it is that of a VCPU inside its guest, which holds
+    /// its TD's TDR (module 1.5.25, observed). The kernel kicks the VCPU, then calls again.
+    pub const fn is_still_busy(&self) -> bool {
+        let busy = matches!(self.status().code(), StatusCode::SYS_BUSY | StatusCode::OPERAND_BUSY);
+        busy && self.attempts > BUSY_RETRIES
+    }
 }
 
 /// The operands as the module saw and left them: `{:#}` of an error.
@@ -85,6 +93,9 @@ impl fmt::Display for SeamcallError {
         write!(f, "SEAMCALL {} failed on {}: {:#018x} {status}", self.call.leaf(), self.cpu, status.raw())?;
         if self.attempts > 1 {
             write!(f, " after {} attempts", self.attempts)?;
+        }
+        if self.is_still_busy() {
+            f.write_str(" (a VCPU inside its guest?)")?;
         }
         if f.alternate() {
             operands(f, "in", &self.input)?;

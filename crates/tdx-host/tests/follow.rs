@@ -7,7 +7,7 @@ use promise::Observe as _;
 use std::sync::atomic::AtomicU64;
 
 use tdx_abi::{Leaf, LeafCall, Operand, Page, PageRange, Registers, StatusCode};
-use tdx_host::follow::{Moves, NotFollowed};
+use tdx_host::follow::{ModuleEvent, Moves, NotFollowed};
 use tdx_host::ledger::{Ledger, PageState};
 
 /// 2 GiB from 0 on.
@@ -289,4 +289,46 @@ fn what_the_ledger_does_not_cover_is_an_error() {
     assert!(ledger.is_settled());
     // Memory of nobody's TD.
     promise::seen_reset(&ledger, PageRange::new(Page::new(far >> 12), Page::new((far >> 12) + 2))).unwrap();
+}
+
+/// SYS_BUSY while a VCPU is inside: the module goes on, and so does the ledger.
+#[test]
+fn a_shutdown_counts_if_it_succeeds() {
+    let event = |leaf, status| ModuleEvent::of(&Registers::call(leaf), &answer(status, 0), true);
+    for failure in [
+        StatusCode::SYS_BUSY.with(0),
+        StatusCode::OPERAND_INVALID.operand(Operand::RCX),
+        StatusCode::SYS_SHUTDOWN.with(0),
+        tdx_abi::Status::VMFAIL_INVALID,
+    ] {
+        for leaf in [Leaf::SYS_SHUTDOWN, Leaf::SYS_UPDATE, Leaf::SYS_INIT, Leaf::SYS_CONFIG] {
+            assert_eq!(event(leaf, failure.raw()), None, "{leaf} {failure}");
+        }
+    }
+    assert_eq!(event(Leaf::SYS_SHUTDOWN, 0), Some(ModuleEvent::ShutDown));
+    // The deprecated leaf of each CPU, and a call of the P-SEAMLDR with the same number.
+    assert_eq!(event(Leaf::SYS_LP_SHUTDOWN, 0), None);
+    let loader = Registers { rax: 1 << 63 | u64::from(Leaf::SYS_SHUTDOWN.0), ..Registers::default() };
+    assert_eq!(ModuleEvent::of(&loader, &answer(0, 0), true), None);
+}
+
+#[test]
+fn a_module_update_keeps_every_mark() {
+    let ledger = ledger();
+    make(&ledger, &Registers::call(Leaf::MNG_CREATE).rcx(PAGE), &answer(0, 0));
+    let event = |leaf, private| ModuleEvent::of(&Registers::call(leaf), &answer(0, 0), private);
+    // The first bring-up of a machine is no update.
+    assert_eq!((event(Leaf::SYS_INIT, false), event(Leaf::SYS_CONFIG, false)), (None, None));
+    assert_eq!(event(Leaf::SYS_INIT, true), Some(ModuleEvent::Replaced));
+    assert_eq!(event(Leaf::SYS_UPDATE, true), Some(ModuleEvent::Resumed));
+    for leaf in [Leaf::SYS_SHUTDOWN, Leaf::SYS_INIT, Leaf::SYS_LP_INIT, Leaf::SYS_UPDATE] {
+        make(&ledger, &Registers::call(leaf), &answer(0, 0));
+    }
+    assert_eq!(ledger.state(page()), Some(PageState::Private));
+    assert_eq!(ledger.unknown_to_module().count(), 0);
+    // Configured anew: SYS.DISABLE of this module would not clear it.
+    assert_eq!(event(Leaf::SYS_CONFIG, true), Some(ModuleEvent::Forgot));
+    promise::seen_forgotten(&ledger);
+    assert_eq!(ledger.unknown_to_module().collect::<Vec<_>>(), small(&[PAGE]));
+    promise::seen_reset(&ledger, small(&[PAGE])[0]).unwrap();
 }

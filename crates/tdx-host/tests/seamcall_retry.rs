@@ -34,6 +34,22 @@ fn busy_is_tried_again_only_where_the_abi_says_so() {
     assert_eq!(attempts(Leaf::SYS_RD, busy), 1);
 }
 
+/// With a VCPU inside, module 1.5.25 is busy for as long as the guest runs: the host gives up, and
+/// its error says why.
+#[test]
+fn an_error_after_all_attempts_says_that_a_vcpu_may_be_inside() {
+    let busy = StatusCode::OPERAND_BUSY.operand(Operand::RCX);
+    let cpu = Recorder::answering(std::iter::repeat_n(busy, 20_000));
+    let error = call_any(&cpu, Registers::call(Leaf::VP_FLUSH)).unwrap_err();
+    assert!(error.is_still_busy());
+    let text = "SEAMCALL TDH.VP.FLUSH failed on CPU 7: 0x8000020000000001 TDX_OPERAND_BUSY (RCX) after 10001 attempts \
+                (a VCPU inside its guest?)";
+    assert_eq!(error.to_string(), text);
+    // A leaf that takes no lock is called once.
+    let once = call_any(&Recorder::answering([StatusCode::SYS_BUSY.with(0)]), Registers::call(Leaf::SYS_RD));
+    assert!(!once.unwrap_err().is_still_busy());
+}
+
 #[test]
 fn everything_else_is_tried_once() {
     for status in [

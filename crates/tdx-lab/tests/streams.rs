@@ -18,7 +18,7 @@ use std::sync::atomic::AtomicU64;
 use player::{MEMORY, Player};
 use promise::Observe as _;
 use tdx_abi::{LineRange, PageRange};
-use tdx_host::follow::Moves;
+use tdx_host::follow::{ModuleEvent, Moves};
 use tdx_host::ledger::{Ledger, PageState};
 use text::Event;
 
@@ -74,7 +74,7 @@ fn play(name: &str) -> Player {
 fn follow(name: &str) -> (Ledger<'static>, u64) {
     let words: Vec<AtomicU64> = (0..Ledger::words_needed([MEMORY])).map(|_| AtomicU64::new(0)).collect();
     let ledger = Ledger::new([MEMORY], words.leak()).unwrap();
-    let (mut dynamic_pamt, mut most) = (false, 0);
+    let (mut dynamic_pamt, mut configured, mut most) = (false, false, 0);
     for event in read(name) {
         match event {
             Event::Call { call, answer, .. } => {
@@ -82,9 +82,12 @@ fn follow(name: &str) -> (Ledger<'static>, u64) {
                 moves.seen_before(&ledger).unwrap();
                 dynamic_pamt |= call.leaf_call().leaf() == tdx_abi::Leaf::PHYMEM_PAMT_ADD;
                 most = most.max(ledger.marked_pages());
-                if let Some(answer) = answer {
-                    moves.seen_after(&ledger, &answer).unwrap();
+                let Some(answer) = answer else { continue };
+                moves.seen_after(&ledger, &answer).unwrap();
+                if ModuleEvent::of(&call, &answer, configured) == Some(ModuleEvent::Forgot) {
+                    promise::seen_forgotten(&ledger);
                 }
+                configured |= call.leaf_call().leaf() == tdx_abi::Leaf::SYS_CONFIG;
             }
             Event::Reset(at, bytes) => {
                 promise::seen_reset(&ledger, LineRange::touching(at, bytes).pages()).unwrap();
@@ -156,4 +159,6 @@ fn a_module_that_is_replaced_leaves_its_pages_private() {
     // TDR and TDCX.
     let player = both("module-replaced", 1 + 6, 1 + 6);
     assert_eq!(player.machine.assigned_pages(), []);
+    let ledger = player.followed.ledger();
+    assert_eq!(ledger.unknown_to_module().collect::<Vec<_>>(), ledger.marked().collect::<Vec<_>>());
 }

@@ -450,6 +450,38 @@ fn a_failed_module_update_is_handed_over() {
     }
 }
 
+/// The module holds TDR and TDVPR while a VCPU is inside. A host that takes busy for "again" would
+/// call for as long as the guest runs.
+#[test]
+fn a_host_gives_up_on_a_vcpu_that_stays_inside() {
+    let scene = Scene::new();
+    scene.play(|mut world, _| {
+        while !matches!(world.world.slots[0], Slot::Runnable(..)) {
+            world.step(0, Op::Make(Move::Build));
+        }
+        let vcpu = world.lab.act(|machine| {
+            let tdvpr = |run: &tdx_machine::AssignedRun| run.kind == tdx_machine::AssignedKind::Tdvpr;
+            let vcpu = machine.assigned_pages().into_iter().find(tdvpr).unwrap().pages.start();
+            machine.seamcall(CPU, Registers::call(Leaf::VP_ENTER).rcx_address(vcpu.start())).unwrap();
+            assert!(machine.vm_on(CPU).is_some());
+            vcpu
+        });
+        world.world.move_to(CpuId(1));
+        let cpu = world.world.cpus().this_cpu();
+        let flush = Registers::call(Leaf::VP_FLUSH).rcx_address(vcpu.start());
+        let error = promise::call_any(&cpu, flush).unwrap_err();
+        assert!(error.is_still_busy(), "{error}");
+        // SYS.SHUTDOWN is not done either, and the module goes on.
+        let error = promise::call_any(&cpu, Registers::call(Leaf::SYS_SHUTDOWN)).unwrap_err();
+        assert!(error.is_still_busy(), "{error}");
+        assert_eq!(world.lab.ask(Machine::module_state), Some(tdx_machine::SysState::Ready));
+        scene.follower.assert_same(world.ledger(), &"SYS.SHUTDOWN");
+        world.lab.act(|machine| machine.leave_vcpu(CPU)).unwrap();
+        let error = promise::call_any(&cpu, flush).unwrap_err();
+        assert_eq!(error.status().code(), tdx_abi::StatusCode::VCPU_NOT_ASSOCIATED);
+    });
+}
+
 /// Somebody else has a KeyID that the allocator thinks free: it is not tried again.
 #[test]
 fn a_key_id_that_is_taken_is_not_tried_again() {

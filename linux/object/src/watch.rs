@@ -9,7 +9,7 @@ use tdx_abi::{
     pamt_bytes,
 };
 use tdx_host::{
-    follow::{self, Moves, NotFollowed},
+    follow::{self, ModuleEvent, Moves, NotFollowed},
     ledger::Ledger,
     platform::{CpuId, LineReset},
     private_memory::MAX_PAMT_RANGES,
@@ -300,6 +300,17 @@ pub unsafe extern "C" fn cleanslate_observe_return(call: *const Registers, answe
     let Some(ledger) = HOST.ledger() else { return };
     // SAFETY: the caller's.
     let (call, answer) = unsafe { (&*call, &*answer) };
+    match ModuleEvent::of(call, answer, cleanslate_private_kb() > 0) {
+        Some(ModuleEvent::ShutDown) => log(format_args!("TDX module shut down, private memory stays tracked")),
+        Some(ModuleEvent::Resumed) => log(format_args!("TDX module updated, private memory stays tracked")),
+        Some(ModuleEvent::Forgot) => {
+            // SAFETY: the module that SYS.CONFIG was made for knows no page of the one before.
+            unsafe { follow::forgotten(ledger) };
+            // The record of PAMTs has no room for a second set.
+            shim::lost(c"TDX module replaced without a handoff");
+        }
+        _ => {}
+    }
     // An unknown leaf or version was reported before the call.
     let Ok(moves) = moves(call) else { return };
     let failed = answer.status().is_error();

@@ -19,11 +19,14 @@
 //! reports are really made. Calls may contradict each other (two CPUs give one page, a page is
 //! given that was never reset): the mark stays, and the later answer counts.
 
+mod module_event;
+
 use arrayvec::ArrayVec;
 use tdx_abi::{Leaf, LeafCall, Page, PageRange, PageSize, PhysAddr, Registers, removed_page};
 
 use crate::effect::{self, Kept, Return, Row, Take};
 use crate::ledger::{Ledger, MarkError, PageState};
+pub use module_event::{ModuleEvent, forgotten};
 
 /// Ranges that one call takes, or returns, at most: MEM.PAGE.DEMOTE takes a Secure-EPT page for
 /// each of four VMs and a pair of Dynamic PAMT, MEM.PAGE.PROMOTE returns as many.

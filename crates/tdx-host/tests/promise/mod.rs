@@ -186,3 +186,8 @@ pub(crate) fn seen_reset(ledger: &Ledger<'_>, range: PageRange) -> Result<(), No
     // SAFETY: no memory of the test.
     unsafe { tdx_host::follow::reset(ledger, range) }
 }
+
+pub(crate) fn seen_forgotten(ledger: &Ledger<'_>) {
+    // SAFETY: no memory of the test.
+    unsafe { tdx_host::follow::forgotten(ledger) };
+}

@@ -14,7 +14,7 @@ use std::sync::atomic::AtomicU64;
 
 use tdx_abi::{Leaf, LineRange, Page, PageRange, PageSize, PhysAddr, Registers, TdmrInfo};
 use tdx_host::effect::{self, LeafEffect, Written};
-use tdx_host::follow::Moves;
+use tdx_host::follow::{ModuleEvent, Moves};
 use tdx_host::ledger::{Ledger, PageState};
 use tdx_machine::{CpuId, Machine, OwnerRun};
 use zerocopy::IntoBytes;
@@ -35,8 +35,8 @@ pub struct Followed {
     /// Named by the SYS.CONFIG under way.
     named_pamts: Vec<PageRange>,
     dynamic_pamt: bool,
-    /// A module that knows nothing of the pages before it was configured.
-    forgot: bool,
+    /// Private lines of PAMT.
+    pamt_lines: u64,
     /// Lines were reset since `lines` and `owned` were read.
     reset_since: bool,
     lines: u64,
@@ -66,7 +66,7 @@ impl Followed {
             pamts: Vec::new(),
             named_pamts: Vec::new(),
             dynamic_pamt: false,
-            forgot: false,
+            pamt_lines: 0,
             reset_since: false,
             lines: 0,
             owned: BTreeMap::new(),
@@ -89,7 +89,7 @@ impl Followed {
         }
         assert_eq!(self.ledger.marked_pages(), 0);
         self.pamts.clear();
-        (self.dynamic_pamt, self.forgot) = (false, false);
+        (self.dynamic_pamt, self.pamt_lines) = (false, 0);
         self.read(machine);
     }
 
@@ -146,10 +146,12 @@ impl Followed {
         {
             self.problems.push(format!("{call:x?}: {problem}"));
         }
+        if ModuleEvent::of(call, answer, self.pamt_lines > 0) == Some(ModuleEvent::Forgot) {
+            promise::seen_forgotten(&self.ledger);
+        }
         match call.leaf_call().leaf() {
             Leaf::SYS_CONFIG if !failed => {
                 self.pamts.append(&mut self.named_pamts);
-                self.forgot = self.ledger.marked_pages() > 0;
                 self.dynamic_pamt = call.r8 & DYNAMIC_PAMT != 0;
             }
             Leaf::SYS_CONFIG => self.named_pamts.clear(),
@@ -215,6 +217,7 @@ impl Followed {
             }
         }
         self.lines = machine.private_lines();
+        self.pamt_lines = self.lines - owned.values().sum::<u64>();
         self.owned = owned;
     }
 
@@ -242,7 +245,7 @@ impl Followed {
 
     /// What the ledger shows as the module's is what PAMT has assigned.
     fn check_assigned(&mut self, machine: &Machine, call: &Registers) {
-        if self.forgot || machine.module_state() != Some(tdx_machine::SysState::Ready) {
+        if machine.module_state() != Some(tdx_machine::SysState::Ready) {
             return;
         }
         let assigned: BTreeSet<Page> =
