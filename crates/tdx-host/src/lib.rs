@@ -113,7 +113,7 @@
 //!
 //! // `kexec -e`.
 //! let kexec = tdx.kexec(Policy::Tracked, KexecKind::Normal)?;
-//! let stopped = kexec.stop_other_cpus(&kernel).map_err(|error| error.cause)?;
+//! let stopped = kexec.stop_other_cpus(&kernel)?;
 //! let report = stopped.ask_module(|_| ()).write_back_caches().reset();
 //! assert!(report.is_clean(&tdx.memory()));
 //!

@@ -75,22 +75,22 @@ impl<'k> Kexec<'k, Loaded> {
     /// Closes the gate, stops the other CPUs and checks that they have stopped.
     ///
     /// # Errors
-    /// [`StopError`] with the kexec; the gate is open again, and the CPUs run.
-    pub fn stop_other_cpus<P: StopCpus>(self, cpus: &P) -> Result<Kexec<'k, Stopped<'_, P>>, StopError<'k>> {
+    /// [`StopError`]; the gate is open again, and the CPUs run. The kexec can be tried again.
+    pub fn stop_other_cpus<'c, P: StopCpus>(&self, cpus: &'c P) -> Result<Kexec<'k, Stopped<'c, P>>, StopError> {
         let gate = self.memory.gate();
         if !cpus.this_cpu().cpu_gate().is_of(gate) {
-            return Err(StopError { kexec: self, cause: StopCause::OtherGate });
+            return Err(StopError { cause: StopCause::OtherGate });
         }
         let Some(closing) = gate.close_for_handover() else {
-            return Err(StopError { kexec: self, cause: StopCause::HandoverUnderWay });
+            return Err(StopError { cause: StopCause::HandoverUnderWay });
         };
         match cpus.stop_other_cpus() {
-            1 => Ok(self.with_state(|_| Stopped { cpus, closing })),
+            1 => Ok(self.next(Stopped { cpus, closing })),
             running => {
                 let cause = StopCause::NotAlone(Suspects::running(running, gate, cpus.this_cpu().id()));
                 gate.reopen(closing);
                 cpus.resume_other_cpus();
-                Err(StopError { kexec: self, cause })
+                Err(StopError { cause })
             }
         }
     }
@@ -205,6 +205,10 @@ impl<P: StopCpus> Kexec<'_, WrittenBack<'_, P>> {
 }
 
 impl<'k, S> Kexec<'k, S> {
+    fn next<T>(&self, state: T) -> Kexec<'k, T> {
+        Kexec { policy: self.policy, kind: self.kind, memory: self.memory, state }
+    }
+
     fn with_state<T>(self, next: impl FnOnce(S) -> T) -> Kexec<'k, T> {
         Kexec { policy: self.policy, kind: self.kind, memory: self.memory, state: next(self.state) }
     }
@@ -212,18 +216,20 @@ impl<'k, S> Kexec<'k, S> {
 
 /// The CPUs were not stopped. Nothing was reset, the module was not asked, and the host goes on as
 /// before.
-#[derive(Debug)]
-pub struct StopError<'k> {
-    /// The kexec, to be tried again.
-    pub kexec: Kexec<'k, Loaded>,
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StopError {
     /// Why.
     pub cause: StopCause,
 }
 
-impl fmt::Display for StopError<'_> {
+impl fmt::Display for StopError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "kexec put off: {}", self.cause)
     }
 }
 
-impl core::error::Error for StopError<'_> {}
+impl core::error::Error for StopError {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        Some(&self.cause)
+    }
+}

@@ -50,13 +50,14 @@
 //! tdx.check_image_load(Policy::Tracked, KexecKind::Normal, &[kernel::IMAGE])?;
 //! assert!(tdx.check_image_load(Policy::Refuse, KexecKind::Normal, &[kernel::IMAGE]).is_err());
 //!
-//! // `kexec -e`. A CPU that does not stop: the host goes on as before, and the kexec can be tried again.
+//! // `kexec -e`. A CPU that does not stop: the host goes on as before, and the kexec can be tried
+//! // again.
 //! kernel.deaf = Some(3);
 //! let kexec = tdx.kexec(Policy::Tracked, KexecKind::Normal)?;
-//! let again = kexec.stop_other_cpus(&kernel).unwrap_err();
-//! println!("{again}");
+//! let error = kexec.stop_other_cpus(&kernel).unwrap_err();
+//! println!("{error}");
 //! kernel.deaf = None;
-//! let stopped = again.kexec.stop_other_cpus(&kernel).unwrap();
+//! let stopped = kexec.stop_other_cpus(&kernel)?;
 //! let report = stopped.ask_module(|_| ()).write_back_caches().reset();
 //! let Outcome::Reset(count) = report.outcome else { panic!("PAMT was private") };
 //! assert_eq!(Some(count.lines * 64), tdx.layout().map(|layout| layout.pamt_bytes()));

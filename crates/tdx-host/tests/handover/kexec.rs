@@ -268,7 +268,7 @@ fn a_cpu_that_does_not_stop_puts_the_kexec_off_and_the_host_goes_on() {
     assert_eq!(world.take(), [(1, Event::WriteBack)], "no SYS.DISABLE, no reset");
     drop(inside);
     // It stops after all: the same kexec goes through.
-    let report = error.kexec.stop_other_cpus(&Parked(&world)).unwrap().ask_module(|_| ()).write_back_caches().reset();
+    let report = kexec.stop_other_cpus(&Parked(&world)).unwrap().ask_module(|_| ()).write_back_caches().reset();
     assert!(report.is_clean(&world.memory()));
 }
 
