@@ -48,9 +48,9 @@ open_enum! {
         MNG_VPFLUSHDONE = 19, "MNG.VPFLUSHDONE";
         /// Free the TD's KeyID.
         MNG_KEY_FREEID = 20, "MNG.KEY.FREEID";
-        /// Initialise a TD.
+        /// Initialize a TD.
         MNG_INIT = 21, "MNG.INIT";
-        /// Initialise a VCPU.
+        /// Initialize a VCPU.
         VP_INIT = 22, "VP.INIT";
         /// Merge 512 pages.
         MEM_PAGE_PROMOTE = 23, "MEM.PAGE.PROMOTE";
@@ -72,13 +72,13 @@ open_enum! {
         SYS_KEY_CONFIG = 31, "SYS.KEY.CONFIG";
         /// Read TDSYSINFO and the CMRs.
         SYS_INFO = 32, "SYS.INFO";
-        /// Initialise the module, once.
+        /// Initialize the module, once.
         SYS_INIT = 33, "SYS.INIT";
         /// Read a global metadata field.
         SYS_RD = 34, "SYS.RD";
-        /// Initialise the module on this LP.
+        /// Initialize the module on this LP.
         SYS_LP_INIT = 35, "SYS.LP.INIT";
-        /// Initialise the next piece of a TDMR's PAMT.
+        /// Initialize the next piece of a TDMR's PAMT.
         SYS_TDMR_INIT = 36, "SYS.TDMR.INIT";
         /// Read all global metadata fields.
         SYS_RDALL = 37, "SYS.RDALL";

@@ -7,7 +7,7 @@
 //! it, and on nothing else of each other.
 //!
 //! Numbers that come from outside are open: an unknown [`Status`], [`Leaf`] or [`FieldId`] is a
-//! value that keeps its raw bits, never an error and never undefined behaviour.
+//! value that keeps its raw bits, never an error and never undefined behavior.
 //!
 //! Sources: Intel TDX module 1.5.01 as observed (`docs/reference/tdx_abi.md`), Linux
 //! `arch/x86/virt/vmx/tdx`.

@@ -5,7 +5,7 @@ use crate::{LeafCall, PhysAddr, Status};
 /// General-purpose registers as a SEAMCALL takes and returns them. On entry RAX is the leaf, on
 /// return the status.
 ///
-/// RBX, RBP, RSI and RDI are left out: of the leaves modelled here only VP.ENTER uses them.
+/// RBX, RBP, RSI and RDI are left out: of the leaves modeled here only VP.ENTER uses them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(C)]
 pub struct Registers {

@@ -1,5 +1,5 @@
-//! What a machine is made of. Refuses machines that cannot exist; a BIOS that is wrong in ways the
-//! module is there to notice (a bad CMR list, too few KeyIDs) is accepted and has its consequences.
+//! Configuration of a machine. A machine that cannot exist is rejected; BIOS errors that the module
+//! checks for (a bad CMR list, too few KeyIDs) are accepted.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -102,7 +102,7 @@ pub struct MachineConfig {
     /// The module the BIOS loaded, if it did; otherwise SEAMCALL sets the carry flag.
     pub module: Option<ModuleProfile>,
     /// SYS.RD answers MAX_VCPUS_PER_TD also for a module that has no such field (1.5.01), with the
-    /// most VCPUs that MNG.INIT takes. Not what any module does: Linux 6.16 and newer initialise
+    /// most VCPUs that MNG.INIT takes. Not what any module does: Linux 6.16 and newer initialize
     /// TDX only with it.
     pub has_max_vcpus_field: bool,
     /// What the module finds in CPUID when it looks what a TD may have.

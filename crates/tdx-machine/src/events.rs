@@ -1,5 +1,4 @@
-//! What happened: counters that never stop, and a bounded list of the rare events a report wants to
-//! tell.
+//! Counters, and a bounded list of rare events for reports.
 
 use alloc::{collections::BTreeMap, vec::Vec};
 use core::fmt;

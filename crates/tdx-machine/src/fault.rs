@@ -1,5 +1,5 @@
-//! Conditions that a test or a scenario switches on: the world around the module at its worst. None
-//! of them changes the module's rules.
+//! Fault injection: no entropy, a busy key engine, pending interrupts, a crash, locks held by another
+//! CPU. None of them changes the module's rules.
 
 use alloc::vec::Vec;
 use tdx_abi::{Leaf, PageSize, PhysAddr, Status};
@@ -22,7 +22,7 @@ pub enum Fault {
     /// module's source has no such path; Linux allows for one, and so must a host.
     LateFailure,
     /// The module crashes in the middle of the call: VMfailInvalid for this and every later call,
-    /// on every CPU. What the leaf had done before it crashed is not modelled: the call does
+    /// on every CPU. What the leaf had done before it crashed is not modeled: the call does
     /// nothing.
     Crash,
     /// The call answers this status without running. For the host's error paths; no claim that the

@@ -1,5 +1,4 @@
-//! Who acts on the machine: CPUs in packages, and devices. Numbers only; what they can do stands in
-//! [`crate::Machine`].
+//! Ids of CPUs, packages and devices.
 
 use core::fmt;
 

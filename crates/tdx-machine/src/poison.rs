@@ -1,5 +1,4 @@
-//! Who poisoned a line, how and when. A line carries a small number; the table here says what it
-//! means.
+//! Causes of poison: the agent, the kind of store, the step. A line keeps an index into this table.
 
 use alloc::{sync::Arc, vec::Vec};
 use core::fmt;

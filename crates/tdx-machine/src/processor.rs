@@ -1,5 +1,5 @@
 //! CPUID and the MSRs that a host reads to find TDX. Nothing else of a processor's identity is
-//! modelled.
+//! modeled.
 
 use tdx_abi::PageRange;
 
@@ -41,7 +41,7 @@ const SEAMRR_LOCK_ENABLE: u64 = 0b11 << 10;
 
 pub(crate) fn cpuid(config: &MachineConfig, leaf: u32, subleaf: u32) -> Result<CpuidOutput, Refusal> {
     match (leaf, subleaf) {
-        // "GenuineIntel"; leaf 7 is the highest that is modelled.
+        // "GenuineIntel"; leaf 7 is the highest that is modeled.
         (0, _) => Ok(CpuidOutput { eax: 7, ebx: 0x756e_6547, ecx: 0x6c65_746e, edx: 0x4965_6e69 }),
         (1, _) => Ok(CpuidOutput { eax: config.cpu_model.signature(), ..CpuidOutput::default() }),
         (7, 0) => Ok(CpuidOutput { ecx: u32::from(config.movdir64b) << 28, ..CpuidOutput::default() }),

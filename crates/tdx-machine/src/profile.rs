@@ -11,7 +11,7 @@ use crate::fields::{self, CpuidRow, Edition, Row};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ModuleProfile {
     version: Version,
-    /// Leaf 69 is SYS.DISABLE as it was promised to Linux. Unverified: no module that has it was
+    /// Leaf 69 is SYS.DISABLE as the Linux patches describe it. Unverified: no module that has it was
     /// observed.
     sys_disable: bool,
 }

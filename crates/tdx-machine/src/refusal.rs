@@ -1,11 +1,11 @@
-//! What the machine does not do: no guess, a typed answer that names the request.
+//! Typed refusals: requests that the machine does not model, or that name something it has not.
 
 use core::fmt;
 use tdx_abi::{FieldId, KeyId, Leaf, PhysAddr};
 
 use crate::{CpuId, MachineCheck};
 
-/// The request is outside what is modelled, or no such thing exists in this machine. Nothing has
+/// The request is outside what is modeled, or no such thing exists in this machine. Nothing has
 /// changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -66,24 +66,24 @@ pub enum Refusal {
         /// The CPU.
         cpu: CpuId,
     },
-    /// A VM exit that the module handles in a way that is not modelled.
+    /// A VM exit that the module handles in a way that is not modeled.
     ExitNotModelled {
         /// The exit reason.
         reason: u64,
     },
-    /// A TDCALL leaf that is not modelled.
+    /// A TDCALL leaf that is not modeled.
     TdcallNotModelled {
         /// The leaf.
         leaf: u64,
     },
     /// RAX bit 63 selects the P-SEAMLDR.
     SeamldrNotModelled,
-    /// A CPUID leaf that is not modelled.
+    /// A CPUID leaf that is not modeled.
     CpuidNotModelled {
         /// EAX.
         leaf: u32,
     },
-    /// An MSR that is not modelled.
+    /// An MSR that is not modeled.
     MsrNotModelled {
         /// ECX.
         msr: u32,
@@ -97,7 +97,7 @@ impl fmt::Display for Refusal {
             Self::BeyondPhysicalMemory { address } => write!(f, "{address} is beyond the physical address space"),
             Self::PrivateKeyOutsideSeam { key } => write!(f, "KeyID {key} is private: only SEAM can use it"),
             Self::NoSuchKeyId { key } => write!(f, "KeyID {key} does not exist on this machine"),
-            Self::LeafNotModelled { leaf } => write!(f, "{leaf} is not modelled"),
+            Self::LeafNotModelled { leaf } => write!(f, "{leaf} is not modeled"),
             Self::FieldNotModelled { field } => write!(f, "the value of {field} is not known"),
             Self::TdParamsNotModelled { offset } => {
                 write!(f, "TD_PARAMS: what the module makes of the value at offset {offset} is not known")
@@ -106,11 +106,11 @@ impl fmt::Display for Refusal {
             Self::CpuInModule { cpu } => write!(f, "{cpu} is in the TDX module: finish its SEAMCALL first"),
             Self::NoCallInFlight { cpu } => write!(f, "no SEAMCALL is in flight on {cpu}"),
             Self::NoGuestOnCpu { cpu } => write!(f, "no VCPU is on {cpu}"),
-            Self::ExitNotModelled { reason } => write!(f, "VM exit reason {reason:#x} is not modelled"),
-            Self::TdcallNotModelled { leaf } => write!(f, "TDCALL leaf {leaf} is not modelled"),
-            Self::SeamldrNotModelled => f.write_str("RAX bit 63 selects the P-SEAMLDR, which is not modelled"),
-            Self::CpuidNotModelled { leaf } => write!(f, "CPUID leaf {leaf:#x} is not modelled"),
-            Self::MsrNotModelled { msr } => write!(f, "MSR {msr:#x} is not modelled"),
+            Self::ExitNotModelled { reason } => write!(f, "VM exit reason {reason:#x} is not modeled"),
+            Self::TdcallNotModelled { leaf } => write!(f, "TDCALL leaf {leaf} is not modeled"),
+            Self::SeamldrNotModelled => f.write_str("RAX bit 63 selects the P-SEAMLDR, which is not modeled"),
+            Self::CpuidNotModelled { leaf } => write!(f, "CPUID leaf {leaf:#x} is not modeled"),
+            Self::MsrNotModelled { msr } => write!(f, "MSR {msr:#x} is not modeled"),
         }
     }
 }

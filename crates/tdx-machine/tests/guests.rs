@@ -1,5 +1,4 @@
-//! VCPUs that enter and leave, what guests do to memory, TLB epochs, and TDs that the module holds
-//! for broken.
+//! VCPUs that enter and leave, what guests do to memory, TLB epochs, and fatal TDs.
 
 mod support;
 

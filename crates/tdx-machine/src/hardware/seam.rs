@@ -1,5 +1,5 @@
-//! What the module does to memory from inside SEAM: it may use private keys, and what it consumes
-//! it dies of.
+//! Memory accesses of the module, in SEAM: private KeyIDs are allowed, and consumed poison is fatal
+//! for the module.
 
 use core::ops::ControlFlow;
 use tdx_abi::{KeyId, LineRange, PhysAddr};

@@ -52,7 +52,7 @@ impl Hardware {
         evicted
     }
 
-    /// WBINVD without its serialising side: every dirty line of this CPU reaches memory.
+    /// WBINVD without its serializing side: every dirty line of this CPU reaches memory.
     ///
     /// Lines of different keys may go in any order. Without a seed private ones go last, the order
     /// that hurts most.

@@ -102,7 +102,7 @@ impl Machine {
     /// The guest on this CPU exits, and the module handles the exit.
     ///
     /// # Errors
-    /// No VCPU is on this CPU, or an exit that is not modelled.
+    /// No VCPU is on this CPU, or an exit that is not modeled.
     pub fn td_exit(&mut self, cpu: CpuId, exit: TdExit) -> Result<AfterExit, Refusal> {
         self.hardware.next_step();
         let module = self.module.as_mut().ok_or(Refusal::NoGuestOnCpu { cpu })?;

@@ -85,7 +85,7 @@ impl Machine {
     /// CPUID on a CPU; all are alike.
     ///
     /// # Errors
-    /// No such CPU, or a leaf that is not modelled.
+    /// No such CPU, or a leaf that is not modeled.
     pub fn cpuid(&self, cpu: CpuId, leaf: u32, subleaf: u32) -> Result<CpuidOutput, Refusal> {
         self.hardware.check_cpu(cpu)?;
         processor::cpuid(&self.hardware.config, leaf, subleaf)
@@ -94,7 +94,7 @@ impl Machine {
     /// RDMSR on a CPU; all are alike.
     ///
     /// # Errors
-    /// No such CPU, or an MSR that is not modelled.
+    /// No such CPU, or an MSR that is not modeled.
     pub fn rdmsr(&self, cpu: CpuId, msr: u32) -> Result<MsrRead, Refusal> {
         self.hardware.check_cpu(cpu)?;
         processor::rdmsr(&self.hardware.config, msr)

@@ -1,4 +1,4 @@
-//! The border between two kernels, and what the next one does with all of memory.
+//! Kexec, warm reset, and how the next kernel uses all of memory.
 
 use core::ops::ControlFlow;
 use tdx_abi::{KeyId, PageRange};

@@ -1,5 +1,4 @@
-//! Questions to the machine that no host could ask: who owns which line, what is poisoned, what is
-//! still in a cache.
+//! State that no real host can read: the owner of each line, poison, dirty cache lines.
 
 use alloc::vec::Vec;
 use core::ops::ControlFlow;

@@ -1,5 +1,5 @@
-//! What the module holds memory for, by its own PAMT: for SYS.DISABLE, and for a judge who wants to
-//! say what a private page was.
+//! Memory that the module uses, by PAMT: for SYS.DISABLE, and for reports that name the type of a
+//! private page.
 
 use alloc::vec::Vec;
 use core::ops::ControlFlow;

@@ -1,8 +1,8 @@
-//! TDH.SYS.DISABLE, as it was promised to Linux: the module gives all memory back that it knows of,
-//! as normal lines, and is as after loading.
+//! TDH.SYS.DISABLE, as the Linux patches describe it: the module returns all memory that it uses, as
+//! normal lines, and is as after loading.
 //!
-//! Nobody here has seen a module that has it. Source: `linux.md` 2.7. Ours, and unverified: which
-//! statuses come when; that it is not ready before the last TDMR is initialised; that it is busy
+//! No module that has it was observed. Source: `linux.md` 2.7. Assumed and unverified: which
+//! statuses come when; that it is not ready before the last TDMR is initialized; that it is busy
 //! while a VCPU is inside a TD; that other leaves answer SYS_BUSY once it has begun; that the
 //! module flushes its own dirty lines before it clears them. What PAMT says is not assigned it does
 //! not touch.

@@ -133,7 +133,7 @@ fn of_migration_or_service_tds(leaf: Number) -> Option<Operand> {
 }
 
 impl Module {
-    /// Leaves on migration and service TDs look for the TDR first. What follows is not modelled.
+    /// Leaves on migration and service TDs look for the TDR first. What follows is not modeled.
     fn other_leaf(&mut self, call: &mut Call) -> Leaf {
         let leaf = call.input.leaf_call().leaf();
         let name = of_migration_or_service_tds(leaf).unwrap_or(Operand::RCX);

@@ -1,12 +1,12 @@
 //! VM exits of a TD guest: what the module hands to the host, and where it goes back into the
-//! guest. Of debug TDs, and of L2 VMs, no exit is modelled.
+//! guest. Of debug TDs, and of L2 VMs, no exit is modeled.
 
 use tdx_abi::{Registers, Status, StatusCode};
 
 use super::Module;
 use super::running::Running;
 use super::sept::{Entry, GuestPage, State};
-use super::td::VcpuState;
+use super::vcpu_state::VcpuState;
 use crate::hardware::Hardware;
 use crate::{CpuId, Refusal};
 
@@ -107,7 +107,7 @@ impl Module {
         interrupt: bool,
     ) -> Result<AfterExit, Refusal> {
         let running = self.running(cpu)?;
-        let not_modelled = Refusal::ExitNotModelled { reason: exit.reason };
+        let not_modeled = Refusal::ExitNotModelled { reason: exit.reason };
         let plain = TdExit { interruption: 0, ..exit };
         if exit.reason & ENTRY_FAILED != 0 {
             return self.exit_fatal(hardware, cpu, StatusCode::NON_RECOVERABLE_TD, &TdExit { interruption: 0, ..exit });
@@ -121,7 +121,7 @@ impl Module {
                 self.exit_fatal(hardware, cpu, StatusCode::NON_RECOVERABLE_TD_NON_ACCESSIBLE, &exit)
             }
             // Any other exception is a bug of the module, which then shuts itself down.
-            reason::EXCEPTION_OR_NMI => Err(not_modelled),
+            reason::EXCEPTION_OR_NMI => Err(not_modeled),
             reason::INIT | reason::TASK_SWITCH | reason::BUS_LOCK => {
                 self.exit(hardware, cpu, to_host(Status::SUCCESS, &plain))
             }
@@ -147,7 +147,7 @@ impl Module {
             }
             reason::TDCALL => self.tdcall(hardware, cpu, running, &exit, interrupt),
             reason::CPUID | reason::RDPMC | reason::CR_ACCESS | reason::RDMSR | reason::WRMSR | reason::XSETBV => {
-                Err(not_modelled)
+                Err(not_modeled)
             }
             reason::NMI_WINDOW => Ok(resume(exit.guest)),
             other if reason::INVALID_OPCODE.contains(&other) => Ok(resume(exit.guest)),

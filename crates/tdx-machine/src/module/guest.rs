@@ -1,7 +1,7 @@
 //! VCPUs that are inside: memory accesses of the guest, and the interrupt that takes it out.
 //!
 //! No guest code runs here: a scenario says what the guest does. Translations that the guest may
-//! still have in its TLB are modelled: what was blocked while it was inside it can use until it
+//! still have in its TLB are modeled: what was blocked while it was inside it can use until it
 //! leaves.
 
 use tdx_abi::{LineRange, Page, PageSize, PhysAddr, Status, StatusCode};
@@ -10,7 +10,7 @@ use super::Module;
 use super::accept::Accepted;
 use super::running::Running;
 use super::sept::{Entry, GuestPage, State};
-use super::td::VcpuState;
+use super::vcpu_state::VcpuState;
 use crate::hardware::Hardware;
 use crate::{CpuId, MachineCheck, Refusal};
 

@@ -162,7 +162,7 @@ impl Module {
             check_address(call, address, name)?;
         }
         for (address, name) in named {
-            self.check_initialised(address, name)?;
+            self.check_initialized(address, name)?;
         }
         for (address, name) in named {
             self.check_pair_page(call, address, name)?;

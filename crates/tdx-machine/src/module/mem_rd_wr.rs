@@ -1,52 +1,13 @@
 //! What a host reads of guest memory and Secure EPT: MEM.RD and MEM.WR of a debug TD, MEM.SEPT.RD.
 
-use alloc::collections::BTreeMap;
 use tdx_abi::{LineRange, Operand, PAGE_SIZE, PhysAddr, Status, StatusCode};
 
 use super::Module;
 use super::call::{Call, Leaf, operand};
+use super::debug_memory::WORD;
 use super::sept::{GuestPage, State, TreeLock};
 use super::td::OpState;
 use crate::LockMode;
-
-/// Bytes that MEM.RD reads.
-const WORD: u64 = 8;
-
-/// The bytes of a debug TD's private memory, as 64-bit words by guest address / 8; those that are
-/// not here are 0. What its guest stores has no bytes.
-#[derive(Clone, Debug, Default)]
-pub(super) struct DebugMemory {
-    words: BTreeMap<u64, u64>,
-}
-
-impl DebugMemory {
-    fn get(&self, gpa: u64) -> u64 {
-        self.words.get(&(gpa / WORD)).copied().unwrap_or(0)
-    }
-
-    fn set(&mut self, gpa: u64, value: u64) {
-        if value == 0 {
-            self.words.remove(&(gpa / WORD));
-        } else {
-            self.words.insert(gpa / WORD, value);
-        }
-    }
-
-    /// The page `[gpa, gpa + bytes)` is zero.
-    pub(super) fn clear(&mut self, gpa: u64, bytes: u64) {
-        let range = gpa / WORD..(gpa + bytes) / WORD;
-        self.words.retain(|word, _| !range.contains(word));
-    }
-
-    /// The page at `gpa` has this content.
-    pub(super) fn fill(&mut self, gpa: u64, content: &[u8]) {
-        self.clear(gpa, content.len() as u64);
-        let (words, _) = content.as_chunks::<{ WORD as usize }>();
-        for (word, at) in words.iter().zip((gpa..).step_by(WORD as usize)) {
-            self.set(at, u64::from_le_bytes(*word));
-        }
-    }
-}
 
 impl Module {
     /// MEM.RD and MEM.WR: R8 is the word before, and the word to write.

@@ -1,15 +1,16 @@
 //! The emulated TDX module: SEAMCALL in, registers out, bit-exact in status, order of checks and
 //! cleared outputs.
 //!
-//! Source: `tdx_abi.md` and the conformance vectors of module 1.5.01. It keeps its state as values
-//! of its own, not as bytes of private memory, and tells the hardware which private lines it
-//! writes, how, and under which KeyID.
+//! Source: `tdx_abi.md` and the conformance vectors of modules 1.5.01 and 1.5.25. Its state is kept as
+//! values, not as bytes of private memory; it tells the hardware which private lines it writes,
+//! how, and under which KeyID.
 
 mod accept;
 mod assigned;
 mod cache_wb;
 mod call;
 mod config;
+mod debug_memory;
 mod disable;
 mod dispatch;
 mod dynamic_pamt;
@@ -36,11 +37,14 @@ mod running;
 mod sept;
 mod sys;
 mod td;
+mod td_checks;
+mod td_config;
 mod td_params;
 mod tdcall;
 mod tdmr;
 mod tsc;
 mod vcpu;
+mod vcpu_state;
 mod vp_enter;
 
 use alloc::{boxed::Box, collections::BTreeMap, sync::Arc, vec, vec::Vec};

@@ -1,4 +1,4 @@
-//! PAMT: what the module holds each page for. Entries are values here; their bytes are lines of
+//! PAMT: type and owner of each page. Entries are values here; their bytes are lines of
 //! private memory that every walk stores to, because it locks the entries it passes.
 
 use core::ops::ControlFlow;

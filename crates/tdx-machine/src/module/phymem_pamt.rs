@@ -23,9 +23,9 @@ impl Module {
         let named = [(call.input.rdx, Operand::RDX), (call.input.r8, Operand::R8)];
         for (address, name) in named {
             check_address(call, address, name)?;
-            self.check_initialised(address, name)?;
+            self.check_initialized(address, name)?;
         }
-        self.check_initialised(large.start().get(), Operand::RCX)?;
+        self.check_initialized(large.start().get(), Operand::RCX)?;
         let found = self.lock_large_page(call, large)?;
         if found.level != PageSize::Size2M || found.entry.page_type != PageType::Nda {
             return operand(StatusCode::HPA_RANGE_NOT_FREE, Operand::RCX);
@@ -54,7 +54,7 @@ impl Module {
     pub(super) fn phymem_pamt_remove(&mut self, call: &mut Call) -> Leaf {
         self.check_dynamic()?;
         let large = parse_large_page(call)?;
-        self.check_initialised(large.start().get(), Operand::RCX)?;
+        self.check_initialized(large.start().get(), Operand::RCX)?;
         let found = self.lock_large_page(call, large)?;
         let pair = self.dynamic_pamt.as_ref().and_then(|dynamic| dynamic.pair(large));
         let Some(pair) = pair.filter(|_| found.level == PageSize::Size2M) else {
@@ -123,7 +123,7 @@ impl Module {
         }
     }
 
-    pub(super) fn check_initialised(&self, address: u64, name: Operand) -> Result<(), Stop> {
+    pub(super) fn check_initialized(&self, address: u64, name: Operand) -> Result<(), Stop> {
         match self.usable_tdmr(PhysAddr::new(address).page()) {
             Some(_) => Ok(()),
             None => operand(StatusCode::OPERAND_ADDR_RANGE_ERROR, name),

@@ -124,7 +124,7 @@ impl Module {
 }
 
 /// Answer of SYS.INIT if an MSR is not fit for TDX, in the order in which it looks. Which values
-/// are fit is not modelled: an MSR that the machine's configuration names is not.
+/// are fit is not modeled: an MSR that the machine's configuration names is not.
 const PLATFORM: &[(u32, StatusCode)] = &[
     (0x982, StatusCode::INCORRECT_MSR_VALUE), // IA32_TME_ACTIVATE
     (0x981, StatusCode::INCORRECT_MSR_VALUE), // IA32_TME_CAPABILITY

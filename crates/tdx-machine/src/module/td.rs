@@ -1,15 +1,12 @@
-//! A TD as the module knows it, and the checks that every leaf on a TD begins with.
+//! A TD as the module knows it: what its TDR and TDCS hold.
 
 use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
-use tdx_abi::{KeyId, LineRange, Operand, Page, PageRange, PageSize, PhysAddr, StatusCode};
+use tdx_abi::{KeyId, LineRange, Page, PageRange};
 
-use super::Module;
-use super::call::{Call, Stop, operand};
-use super::locks::LockId;
-use super::mem_rd_wr::DebugMemory;
-use super::pamt::PageType;
+use super::debug_memory::DebugMemory;
 use super::sept::{GuestPage, Sept};
-use crate::{CpuId, LockMode};
+use super::td_config::{Controls, TdConfig};
+use super::vcpu_state::Vcpu;
 
 /// Pages of TDCS that every TD has; one more for each L2 VM.
 pub(super) const MIN_TDCS_PAGES: u64 = 6;
@@ -50,75 +47,12 @@ impl OpState {
     pub(super) const RUNNABLE: &'static [Self] = &[Self::Runnable];
 }
 
-/// State of a VCPU, with its number in a status.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) enum VcpuState {
-    #[default]
-    Uninitialized = 0,
-    Ready = 2,
-    Active = 4,
-    /// A triple fault: it cannot be entered any more.
-    Disabled = 8,
-}
-
-/// A VCPU.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Vcpu {
-    /// TDCX pages, the root page not counted.
-    pub(super) pages: Vec<Page>,
-    pub(super) state: VcpuState,
-    /// Its place in the order of VP.INIT.
-    pub(super) index: u32,
-    /// What VP.INIT set.
-    pub(super) x2apic_id: u32,
-    /// RDX of VP.INIT.
-    pub(super) initial_rcx: u64,
-    /// The TD's epoch when it last entered.
-    pub(super) epoch: u64,
-    /// Metadata fields that a host has written, by class and code.
-    pub(super) written: BTreeMap<u64, u64>,
-    /// A #VE was injected, and the guest has not asked for its cause.
-    pub(super) has_ve_info: bool,
-    /// The LP that may hold its VMCS.
-    pub(super) associated: Option<CpuId>,
-}
-
-impl Vcpu {
-    /// VP.INIT is done.
-    pub(super) fn is_initialised(&self) -> bool {
-        self.state != VcpuState::Uninitialized
-    }
-}
-
-/// What MNG.INIT takes from TD_PARAMS and nothing changes, as far as it can be read.
-#[derive(Clone, Debug, Default)]
-pub(super) struct TdConfig {
-    /// Units of 25 MHz.
-    pub(super) tsc_frequency: u16,
-    pub(super) tsc_offset: u64,
-    /// MRCONFIGID, MROWNER, MROWNERCONFIG: 18 words, or none before MNG.INIT.
-    pub(super) ids: Vec<u64>,
-    /// By place in CPUID_CONFIG: EAX and EBX, ECX and EDX.
-    pub(super) cpuid: Vec<(u64, u64)>,
-}
-
-/// Fields of TDCS that a host or the guest may write.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Controls {
-    pub(super) notify_enables: u64,
-    /// TSC ticks.
-    pub(super) hp_lock_timeout: u64,
-    pub(super) vm_ctls: [u64; 4],
-    /// Bit 0: an access to a pending page is an EPT violation, not #VE.
-    pub(super) td_ctls: u64,
-}
-
 /// A TD: what its TDR and TDCS hold.
 #[derive(Clone, Debug)]
 pub(super) struct Td {
     pub(super) key: KeyId,
     pub(super) lifecycle: Lifecycle,
-    /// The module holds it for broken.
+    /// Every leaf that looks answers TD_FATAL.
     pub(super) fatal: bool,
     /// One bit per package.
     pub(super) packages_with_key: u32,
@@ -139,7 +73,7 @@ pub(super) struct Td {
     /// Pages of 4 KiB that an interrupted ACCEPT of a large page has written, by guest page
     /// number.
     accepting: BTreeMap<u64, u64>,
-    /// Initialised VCPUs.
+    /// Initialized VCPUs.
     pub(super) vcpu_count: u32,
     /// VCPUs that some LP holds.
     pub(super) associated: u32,
@@ -236,144 +170,4 @@ impl Td {
 /// The lines of one page.
 pub(super) fn lines_of(page: Page) -> LineRange {
     PageRange::new(page, Page::new(page.index() + 1)).lines()
-}
-
-impl Module {
-    /// No VCPU can still use a translation that was blocked in this epoch (`tdx_abi.md` section
-    /// 10).
-    pub(super) fn is_tracked(&self, tdr: Page, blocked_in: u64) -> Result<bool, Stop> {
-        let epoch = self.td(tdr)?.epoch;
-        Ok(epoch > blocked_in + 1 || (epoch == blocked_in + 1 && self.previous_epoch_has_left(tdr, epoch)))
-    }
-
-    /// The register names a TDR: its page, locked as asked.
-    pub(super) fn find_tdr(
-        &mut self,
-        call: &mut Call,
-        address: u64,
-        name: Operand,
-        mode: LockMode,
-    ) -> Result<Page, Stop> {
-        self.find_page(call, address, name, mode, PageType::Tdr)
-    }
-
-    /// The register names a 4 KiB page of this type.
-    pub(super) fn find_page(
-        &mut self,
-        call: &mut Call,
-        address: u64,
-        name: Operand,
-        mode: LockMode,
-        page_type: PageType,
-    ) -> Result<Page, Stop> {
-        let found = self.walk(call, PhysAddr::new(address), name, mode)?;
-        self.check_found(found, Some(PageSize::Size4K), page_type, name)
-    }
-
-    /// The register names a free 4 KiB page.
-    pub(super) fn find_free_page(&mut self, call: &mut Call, address: u64, name: Operand) -> Result<Page, Stop> {
-        self.find_page(call, address, name, LockMode::Exclusive, PageType::Nda)
-    }
-
-    /// Locks the TDR that owns a page, shared, without walking to it: only its own PAMT entry is
-    /// touched.
-    pub(super) fn lock_owner(&mut self, call: &mut Call, tdr: Page) -> Result<(), Stop> {
-        self.lock_entry(call, tdr, PageSize::Size4K, LockMode::Shared, Operand::TDR)
-    }
-
-    /// The TD of a TDR page. PAMT says TDR exactly for the pages that are here.
-    pub(super) fn td(&self, tdr: Page) -> Result<&Td, Stop> {
-        self.tds.get(&tdr).map(AsRef::as_ref).ok_or(StatusCode::PAGE_METADATA_INCORRECT.operand(Operand::TDR).into())
-    }
-
-    /// As [`Self::td`], to change it.
-    pub(super) fn td_mut(&mut self, tdr: Page) -> Result<&mut Td, Stop> {
-        let missing = StatusCode::PAGE_METADATA_INCORRECT.operand(Operand::TDR);
-        self.tds.get_mut(&tdr).map(Arc::make_mut).ok_or(missing.into())
-    }
-
-    /// The checks that most leaves on a TD begin with: keys, TDCS, OP_STATE. A leaf that holds the
-    /// TDR shared also locks OP_STATE, which is a word in TDCS.
-    pub(super) fn enter_td(
-        &mut self,
-        call: &mut Call,
-        tdr: Page,
-        lock_op_state: bool,
-        allowed: &[OpState],
-    ) -> Result<(), Stop> {
-        let td = self.td(tdr)?;
-        if td.fatal {
-            return Err(StatusCode::TD_FATAL.into());
-        }
-        if td.lifecycle != Lifecycle::KeysConfigured {
-            return Err(StatusCode::TD_KEYS_NOT_CONFIGURED.into());
-        }
-        if (td.tdcs.len() as u64) < MIN_TDCS_PAGES {
-            return Err(StatusCode::TDCS_NOT_ALLOCATED.into());
-        }
-        let op_state = td.op_state;
-        if lock_op_state {
-            self.store_tdcs(call, tdr)?;
-            if self.locks.acquire(LockId::OpState(tdr), LockMode::Shared).is_err() {
-                return operand(StatusCode::OPERAND_BUSY, Operand::OP_STATE);
-            }
-        }
-        if !allowed.contains(&op_state) {
-            return Err(self.op_state_incorrect(op_state));
-        }
-        Ok(())
-    }
-
-    /// The status says the state in newer modules.
-    pub(super) fn op_state_incorrect(&self, state: OpState) -> Stop {
-        let details = if self.traits.state_in_status { state as u32 } else { 0 };
-        StatusCode::OP_STATE_INCORRECT.with(details).into()
-    }
-
-    /// The status says the state in newer modules.
-    pub(super) fn vcpu_state_incorrect(&self, state: VcpuState) -> Stop {
-        let details = if self.traits.state_in_status { state as u32 } else { 0 };
-        StatusCode::VCPU_STATE_INCORRECT.with(details).into()
-    }
-
-    /// Stores to TDR: its lines are dirty under the global key.
-    pub(super) fn store_tdr(&self, call: &mut Call, tdr: Page) -> Result<(), Stop> {
-        call.store(lines_of(tdr), self.global_key())
-    }
-
-    /// Stores to TDCS: its lines are dirty under the TD's key.
-    pub(super) fn store_tdcs(&self, call: &mut Call, tdr: Page) -> Result<(), Stop> {
-        let td = self.td(tdr)?;
-        for page in &td.tdcs {
-            call.store(lines_of(*page), td.key)?;
-        }
-        Ok(())
-    }
-
-    /// A free page becomes the TD's: PAMT entry, child count.
-    pub(super) fn adopt(
-        &mut self,
-        call: &mut Call,
-        tdr: Page,
-        page: Page,
-        level: PageSize,
-        page_type: PageType,
-    ) -> Result<(), Stop> {
-        let mut entry = self.pamt.get(page, level);
-        entry.page_type = page_type;
-        entry.owner = tdr;
-        self.pamt.set(page, level, entry);
-        self.td_mut(tdr)?.children += level.pages();
-        self.store_tdr(call, tdr)
-    }
-
-    /// A page of the TD is free. The owner and the epoch stay in its PAMT entry, and its content
-    /// stays in its lines. Gives the hint of [`Module::removal_hint`].
-    pub(super) fn disown(&mut self, call: &mut Call, tdr: Page, page: Page, level: PageSize) -> Result<u64, Stop> {
-        self.pamt.free(page, level);
-        let td = self.td_mut(tdr)?;
-        td.children = td.children.saturating_sub(level.pages());
-        self.store_tdr(call, tdr)?;
-        Ok(self.removal_hint(page, level))
-    }
 }

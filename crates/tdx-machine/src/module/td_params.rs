@@ -6,7 +6,8 @@ use tdx_abi::{Operand, StatusCode};
 use super::Module;
 use super::call::{Call, Stop, operand};
 use super::info::ARCH_CAPABILITIES_CONFIG_MASK;
-use super::td::{GPAW, MIN_TDCS_PAGES, TdConfig};
+use super::td::{GPAW, MIN_TDCS_PAGES};
+use super::td_config::TdConfig;
 
 /// Bytes of TD_PARAMS.
 pub(super) const TD_PARAMS_BYTES: usize = 1024;

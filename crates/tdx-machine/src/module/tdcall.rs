@@ -18,7 +18,7 @@ const TDCALL: u64 = 77;
 const DATA_READ: u64 = 1 << 0;
 const DATA_WRITE: u64 = 1 << 1;
 const GPA_OFFSET: u64 = 0xfff;
-/// TDCALL leaves that the module has. Those without an arm in [`Module::tdcall`] are not modelled.
+/// TDCALL leaves that the module has. Those without an arm in [`Module::tdcall`] are not modeled.
 const TDCALLS: &[u64] = &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 18, 20, 22, 23, 24, 25, 26, 27];
 const VP_VMCALL: u64 = 0;
 const VP_INFO: u64 = 1;
@@ -51,7 +51,7 @@ impl Module {
         if guest.rax >> 24 != 0 || (version > 0 && !versioned) || !TDCALLS.contains(&leaf) {
             return status(StatusCode::OPERAND_INVALID.operand(Operand::RAX));
         }
-        let not_modelled = Refusal::TdcallNotModelled { leaf };
+        let not_modeled = Refusal::TdcallNotModelled { leaf };
         match leaf {
             VP_VMCALL => match self.vmcall(running, guest) {
                 Some(answer) => self.exit(hardware, cpu, answer),
@@ -61,7 +61,7 @@ impl Module {
             MR_RTMR_EXTEND => self.rtmr_extend(hardware, cpu, running, guest),
             VP_VEINFO_GET => match self.vcpu_mut(running.tdr, running.tdvpr) {
                 Ok(vcpu) if !vcpu.has_ve_info => status(StatusCode::NO_VALID_VE_INFO.with(0)),
-                _ => Err(not_modelled),
+                _ => Err(not_modeled),
             },
             MR_REPORT => {
                 let mapped = |gpa: u64| self.is_accessible(running, gpa);
@@ -69,7 +69,7 @@ impl Module {
                 if guest.r8 == 0 && aligned && mapped(guest.rcx) && mapped(guest.rdx) {
                     return status(Status::SUCCESS);
                 }
-                Err(not_modelled)
+                Err(not_modeled)
             }
             VP_CPUIDVE_SET => status(self.cpuid_ve_set(running, guest.rcx)),
             MEM_PAGE_ACCEPT => match self.accept(hardware, cpu, running, guest.rcx, interrupt) {
@@ -91,13 +91,13 @@ impl Module {
             },
             VM_RD | VM_WR => {
                 let done = self.guest_vm_rd_wr(hardware, running, version, leaf == VM_WR, &mut guest);
-                metadata(done, guest, not_modelled)
+                metadata(done, guest, not_modeled)
             }
             VP_RD | VP_WR => {
                 let done = self.guest_vp_rd_wr(hardware, running, leaf == VP_WR, &mut guest);
-                metadata(done, guest, not_modelled)
+                metadata(done, guest, not_modeled)
             }
-            _ => Err(not_modelled),
+            _ => Err(not_modeled),
         }
     }
 
@@ -185,10 +185,10 @@ impl Module {
 }
 
 /// The end of a TDCALL on metadata: its status, with the outputs that it has set.
-fn metadata(done: Result<Status, Stop>, guest: Registers, not_modelled: Refusal) -> Result<AfterExit, Refusal> {
+fn metadata(done: Result<Status, Stop>, guest: Registers, not_modeled: Refusal) -> Result<AfterExit, Refusal> {
     match done {
         Ok(status) | Err(Stop::Status(status)) => Ok(resume(Registers { rax: status.raw(), ..guest })),
         Err(Stop::Refused(refusal)) => Err(refusal),
-        Err(Stop::MachineCheck(_)) => Err(not_modelled),
+        Err(Stop::MachineCheck(_)) => Err(not_modeled),
     }
 }

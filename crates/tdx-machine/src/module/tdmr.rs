@@ -10,7 +10,7 @@ use super::locks::LockId;
 use super::pamt_size::{ENTRY, PAGES_PER_BITMAP_BYTE};
 use crate::LockMode;
 
-/// Bytes of a TDMR that one SYS.TDMR.INIT initialises: the entries of 1024 pages fill four pages of
+/// Bytes of a TDMR that one SYS.TDMR.INIT initializes: the entries of 1024 pages fill four pages of
 /// PAMT_4K.
 const CHUNK: u64 = 4 << 20;
 /// The same with Dynamic PAMT: 4096 pages, eight lines of the bitmap.
@@ -22,9 +22,9 @@ pub(super) struct Tdmr {
     pub(super) range: PageRange,
     info: Arc<TdmrInfo>,
     reserved: Arc<Vec<PageRange>>,
-    /// Bytes that one call initialises.
+    /// Bytes that one call initializes.
     chunk: u64,
-    /// Bytes initialised so far.
+    /// Bytes initialized so far.
     done: u64,
 }
 
@@ -56,13 +56,13 @@ impl Tdmr {
         PhysAddr::new(self.info.pamt(PageSize::Size4K).0 + number / PAGES_PER_BITMAP_BYTE).line()
     }
 
-    /// Is the GiB around this page completely initialised?
+    /// Is the GiB around this page completely initialized?
     pub(super) fn is_usable(&self, page: Page) -> bool {
         let gib = (page.index() - self.range.start().index()) / PageSize::Size1G.pages();
         gib < self.done / PageSize::Size1G.bytes()
     }
 
-    /// Is all of it initialised?
+    /// Is all of it initialized?
     pub(super) fn is_complete(&self) -> bool {
         self.done >= self.range.bytes()
     }

@@ -1,11 +1,12 @@
-//! VCPUs: VP.CREATE, VP.ADDCX, VP.INIT, VP.FLUSH. How they run stands in `guest.rs`.
+//! VCPUs: VP.CREATE, VP.ADDCX, VP.INIT, VP.FLUSH. Running them is in `vp_enter.rs`.
 
 use tdx_abi::{KeyId, Operand, Page, PageSize, Status, StatusCode};
 
 use super::Module;
 use super::call::{Call, Leaf, Stop, operand};
 use super::pamt::PageType;
-use super::td::{Lifecycle, OpState, Vcpu, VcpuState, lines_of};
+use super::td::{Lifecycle, OpState, lines_of};
+use super::vcpu_state::{Vcpu, VcpuState};
 use crate::LockMode;
 
 /// Pages of TDVPS that every VCPU has, its root page included; three more for each L2 VM.
@@ -79,7 +80,7 @@ impl Module {
             return operand(StatusCode::OPERAND_INVALID, Operand::R8);
         }
         let id = id as u32;
-        if version == 1 && td.vcpus.values().any(|vcpu| vcpu.is_initialised() && vcpu.x2apic_id == id) {
+        if version == 1 && td.vcpus.values().any(|vcpu| vcpu.is_initialized() && vcpu.x2apic_id == id) {
             return Err(StatusCode::X2APIC_ID_NOT_UNIQUE.with(id).into());
         }
         let index = td.vcpu_count;

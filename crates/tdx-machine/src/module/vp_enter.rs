@@ -7,7 +7,8 @@ use super::call::{Call, Leaf, operand};
 use super::locks::LockId;
 use super::pamt::PageType;
 use super::running::Running;
-use super::td::{OpState, VcpuState};
+use super::td::OpState;
+use super::vcpu_state::VcpuState;
 use crate::LockMode;
 
 /// Bits of RCX beside the TDVPR that ask for something: only meaningful after certain exits.
@@ -30,7 +31,7 @@ impl Module {
         self.enter_td(call, tdr, true, OpState::RUNNABLE)?;
         self.check_tdvps_size(tdr, tdvpr)?;
         self.associate(call.cpu, tdr, tdvpr, &[VcpuState::Ready])?;
-        // No exit that either flag could follow is modelled.
+        // No exit that either flag could follow is modeled.
         if flags != 0 {
             return operand(StatusCode::OPERAND_INVALID, Operand::RCX);
         }

@@ -83,7 +83,7 @@ pub fn tdmr_init(machine: &mut Machine, cpu: CpuId, times: u64) {
     }
 }
 
-/// A machine with a TDMR of so many GiB, all of it initialised by CPU 0.
+/// A machine with a TDMR of so many GiB, all of it initialized by CPU 0.
 pub fn ready(model: CpuModel, gibs: u64) -> Machine {
     let mut machine = machine(model);
     configure(&mut machine, gibs);

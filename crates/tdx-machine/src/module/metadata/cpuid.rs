@@ -7,7 +7,7 @@ use tdx_abi::StatusCode;
 
 use super::super::call::Stop;
 use super::super::td::Td;
-use super::not_modelled;
+use super::not_modeled;
 use crate::fields::{CpuidRow, Edition};
 
 /// A leaf without sub-leafs.
@@ -226,11 +226,11 @@ pub(super) fn value(td: &Td, config: &[CpuidRow], edition: Edition, field: u64, 
     let (leaf, sub_leaf, low, high) = leaves(edition).get(index).copied().ok_or_else(not_readable)?;
     let (low, high) = match edition {
         Edition::V1_5_01 if FAULTING_1_5_01.contains(&leaf) => return Err(not_readable()),
-        Edition::V1_5_01 => VALUES_1_5_01.get(index).copied().map_or_else(|| not_modelled(field), Ok)?,
+        Edition::V1_5_01 => VALUES_1_5_01.get(index).copied().map_or_else(|| not_modeled(field), Ok)?,
         Edition::V1_5_25 => (low, high),
     };
     if depends_on_the_unobserved(td, config, leaf) {
-        return not_modelled(field);
+        return not_modeled(field);
     }
     let (mut low, mut high) = (low, high);
     let (config_low, config_high) = configured(td, config, leaf, sub_leaf);

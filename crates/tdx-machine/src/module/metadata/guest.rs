@@ -6,7 +6,7 @@ use super::super::Module;
 use super::super::call::{Leaf, Stop, operand};
 use super::super::running::Running;
 use super::table::{Reader, Write, is_null, single};
-use super::{CONTEXT, CONTEXT_VP, not_modelled};
+use super::{CONTEXT, CONTEXT_VP, not_modeled};
 use crate::hardware::Hardware;
 
 impl Module {
@@ -52,7 +52,7 @@ impl Module {
         let old = self.td_element(hardware, running.tdr, wanted, false)? & row.element_mask();
         input.check_forbidden(masks, self.seen(old, masks))?;
         let done = self.write_td_value(running.tdr, wanted, input, old, allowed)?;
-        done.map_or_else(|| not_modelled(wanted), Ok)?;
+        done.map_or_else(|| not_modeled(wanted), Ok)?;
         registers.r8 = old & masks.read;
         Ok(Status::SUCCESS)
     }

@@ -16,7 +16,8 @@ use tdx_abi::{FieldId, Operand, Page, PageSize, Status, StatusCode};
 use super::Module;
 use super::call::{Call, Leaf, Stop, operand};
 use super::pamt::PageType;
-use super::td::{OpState, Td, VcpuState};
+use super::td::{OpState, Td};
+use super::vcpu_state::VcpuState;
 use crate::hardware::Hardware;
 use crate::{LockMode, Refusal};
 use table::{CLASS, CODE, Masks, Reader, Row, Table, Write, is_null};
@@ -36,7 +37,7 @@ const L2_VP: [u64; 9] =
 /// Bit of a VMCS encoding: the upper half of a 64-bit field, which metadata do not have.
 const HIGH_HALF: u64 = 1;
 
-fn not_modelled<T>(field: u64) -> Result<T, Stop> {
+fn not_modeled<T>(field: u64) -> Result<T, Stop> {
     Err(Stop::Refused(Refusal::FieldNotModelled { field: FieldId(field) }))
 }
 
@@ -52,7 +53,7 @@ impl Module {
         Ok((Table { edition: self.traits.edition, rows, absent }, Self::host(td)))
     }
 
-    /// Of a TD without L2 VMs: the fields of their VCPUs are not modelled.
+    /// Of a TD without L2 VMs: the fields of their VCPUs are not modeled.
     fn vp_table(&self, tdr: Page) -> Result<(Table, Reader), Stop> {
         let td = self.td(tdr)?;
         let rows = [vmcs_fields::VMCS_FIELDS, tdvps_fields::TDVPS_FIELDS];
@@ -73,7 +74,7 @@ impl Module {
         if field & CLASS == td_values::CPUID {
             return cpuid::value(self.td(tdr)?, self.traits.cpuid_config, self.traits.edition, field, read);
         }
-        self.td_value(hardware, tdr, field)?.map_or_else(|| not_modelled(field), Ok)
+        self.td_value(hardware, tdr, field)?.map_or_else(|| not_modeled(field), Ok)
     }
 
     /// The field behind this one, of those that a host may read.
@@ -129,7 +130,7 @@ impl Module {
         let allowed = write.allowed(masks)?;
         let old = self.td_element(call.hardware, tdr, wanted, false)? & row.element_mask();
         write.check_forbidden(masks, self.seen(old, masks))?;
-        let Some(()) = self.write_td_value(tdr, wanted, write, old, allowed)? else { return not_modelled(wanted) };
+        let Some(()) = self.write_td_value(tdr, wanted, write, old, allowed)? else { return not_modeled(wanted) };
         self.store_tdcs(call, tdr)?;
         call.out.r8 = old & masks.read;
         Ok(Status::SUCCESS)
@@ -169,7 +170,7 @@ impl Module {
     fn vp_field(&self, tdr: Page, field: u64, guest: bool) -> Result<(Row, Masks), Stop> {
         let class = field & CLASS;
         if L2_VP.contains(&class) && self.td(tdr)?.l2_vms != 0 {
-            return not_modelled(field);
+            return not_modeled(field);
         }
         let (table, reader) = self.vp_table(tdr)?;
         let row = table.find(field)?;
@@ -180,7 +181,7 @@ impl Module {
     }
 
     fn vp_element(&self, hardware: &Hardware, tdr: Page, tdvpr: Page, field: u64) -> Result<u64, Stop> {
-        self.vp_value(hardware, tdr, tdvpr, field)?.map_or_else(|| not_modelled(field), Ok)
+        self.vp_value(hardware, tdr, tdvpr, field)?.map_or_else(|| not_modeled(field), Ok)
     }
 
     /// Version 1 also says in RDX which field is next.
@@ -202,7 +203,7 @@ impl Module {
             let next = table.next(wanted & !CONTEXT | CONTEXT_VP, reader);
             // Fields of L2 VMs come last.
             if next == FieldId::NONE.0 && self.td(tdr)?.l2_vms != 0 {
-                return not_modelled(wanted);
+                return not_modeled(wanted);
             }
             call.out.rdx = next;
         }
@@ -227,7 +228,7 @@ impl Module {
         };
         write.check_forbidden(masks, self.seen(kept, masks))?;
         let value = kept & !allowed | write.value & allowed;
-        let Some(()) = self.check_vp_value(call, tdr, tdvpr, wanted, value)? else { return not_modelled(wanted) };
+        let Some(()) = self.check_vp_value(call, tdr, tdvpr, wanted, value)? else { return not_modeled(wanted) };
         self.vcpu_mut(tdr, tdvpr)?.written.insert(name, value);
         self.store_tdvps(call, tdr, tdvpr)?;
         call.out.r8 = old & masks.read;

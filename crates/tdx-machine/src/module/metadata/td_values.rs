@@ -87,7 +87,7 @@ impl Module {
             },
             class::TD_PRESERVING => match code {
                 0 => Some(*self.traits.handoff_versions.end()),
-                // SEAMDB_INDEX: no SEAMDB is modelled.
+                // SEAMDB_INDEX: no SEAMDB is modeled.
                 1 => Some(0),
                 _ => None,
             },
@@ -117,7 +117,8 @@ impl Module {
             class::MIGRATION if (0x10..0x20).contains(&code) => None,
             class::MIGRATION | class::SERVICE_TD | class::MIGSC_LINKS => Some(0),
             class::X2APIC_IDS => {
-                let at = |vcpu: &&super::super::td::Vcpu| vcpu.is_initialised() && u64::from(vcpu.index) == code;
+                let at =
+                    |vcpu: &&super::super::vcpu_state::Vcpu| vcpu.is_initialized() && u64::from(vcpu.index) == code;
                 Some(td.vcpus.values().find(at).map_or(0, |vcpu| u64::from(vcpu.x2apic_id)))
             }
             _ => None,
