@@ -92,6 +92,17 @@ fn each_bad_input_of_the_issue() {
     assert!(toml.contains(":4: `range = \"[2G, 1G)\"`: [0x80000000, 0x40000000) ends before it starts"), "{toml}");
 }
 
+/// `yes | cleanslate plan --host -` ends by itself.
+#[test]
+fn endless_input_is_no_log() {
+    let lines = b"y\n".repeat((1 << 21) + 10);
+    for args in [&["plan", "--host", "-"][..], &["explain", "-"]] {
+        let out = common::run_with_input(args, &lines);
+        assert_eq!((out.code, out.stdout.as_str()), (3, ""), "{args:?}");
+        assert!(out.stderr.contains("lines in a row without a time stamp"), "{args:?}: {}", out.stderr);
+    }
+}
+
 #[test]
 fn wrong_usage() {
     for args in

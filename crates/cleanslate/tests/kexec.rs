@@ -255,3 +255,16 @@ fn a_closed_pipe_and_a_full_stderr_keep_the_exit_code() {
     let status = cleanslate().args(["kexec", "--host", "/nonexistent"]).stderr(full).status().unwrap();
     assert_eq!(status.code(), Some(3));
 }
+
+/// What README shows of the command is what the command prints.
+#[test]
+fn readme_shows_what_the_command_prints() {
+    let readme = include_str!("../../../README.md");
+    let printed = format!("{}{}", run(&["kexec"]).stdout, run(&["kexec", "--policy", "none"]).stdout);
+    let blocks = readme.split("```text\n").skip(1).map(|block| block.split("```").next().unwrap());
+    let lines: Vec<_> = blocks.flat_map(str::lines).collect();
+    assert!(lines.len() > 8);
+    for line in lines {
+        assert!(printed.contains(line), "{line}");
+    }
+}

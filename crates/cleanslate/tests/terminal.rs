@@ -51,6 +51,8 @@ fn shown(columns: u16, args: &[&str]) -> String {
 fn too_long(text: &str, columns: usize) -> Vec<&str> {
     let kernels = |line: &str| {
         line.starts_with("host      /")
+            || line.starts_with("log       /")
+            || line.starts_with("machine   /")
             || line.starts_with("virt/tdx:")
             || line.starts_with("mce:")
             || line.starts_with("[Hardware")
@@ -86,6 +88,29 @@ fn reports_fit_the_terminal() {
         // However wide it is, it is as in a file.
         assert_eq!(shown(300, args), piped, "{args:?}");
         assert_eq!(too_long(&piped, 120), [""; 0], "{args:?}");
+    }
+}
+
+/// A telephone, or a terminal beside three others.
+#[test]
+fn forty_columns_are_readable() {
+    let log = fixture("field/12-td-poison-with-keyid-address.log");
+    let machine = fixture("machines/spr-7.2");
+    let host = fixture("made-up/spr-small.toml");
+    let reports: [&[&str]; 6] = [
+        &["explain", &log],
+        &["explain", "0xc000050500000000"],
+        &["explain", "-5"],
+        &["explain", "--msr", "0x87", "200000001f"],
+        &["check", "--from", &machine],
+        &["plan", "--host", &host],
+    ];
+    for args in reports {
+        let narrow = shown(40, args);
+        assert_eq!(too_long(&narrow, 40), [""; 0], "{args:?}");
+        // Text has at least half of the columns.
+        let words = |line: &&str| line.trim().len() < 12 && line.starts_with(&" ".repeat(24));
+        assert!(narrow.lines().filter(words).count() < 5, "{args:?}: {narrow}");
     }
 }
 

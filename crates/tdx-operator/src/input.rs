@@ -134,6 +134,12 @@ pub enum Rule {
         /// Lines.
         limit: u64,
     },
+    /// A file that goes on and on without a time stamp.
+    #[error("has {lines} lines in a row without a time stamp, so it is no kernel log; extract the boot messages")]
+    NoTimeStamps {
+        /// Lines.
+        lines: u64,
+    },
     /// A boot by a number that the file does not have.
     #[error("holds {}; `--boot` counts them from 1", words::count(*boots, "boot"))]
     NoSuchBoot {

@@ -687,3 +687,19 @@ fn boot_logs_of_real_hosts() {
     }
     assert!(count > 30, "{count}");
 }
+
+/// The kernel's own refusal is evidence, and decides where the version does not.
+#[test]
+fn a_refusal_in_the_boot_log_is_evidence() {
+    let line = "[   41.777001] kexec: Not allowed on platform with tdx_pw_mce bug\n";
+    for (name, era) in [("spr-6.18", "refused"), ("spr-7.2", "asks-module")] {
+        let machine = with(name, Item::BootLog, |text| format!("{text}{line}"));
+        let report = check(name, &machine);
+        assert_eq!(report.facts.era, Some(era));
+        for id in ["kexec.jump", "kexec.crash"] {
+            let found = find(&report, id);
+            assert!(found.status == Status::Warn && found.text.contains("EOPNOTSUPP"), "{name}: {id}: {}", found.text);
+            assert!(found.evidence[0].contains("tdx_pw_mce"), "{name}: {id}: {:?}", found.evidence);
+        }
+    }
+}

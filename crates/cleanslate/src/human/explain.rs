@@ -111,7 +111,8 @@ fn finding(out: &mut impl Write, found: &LogFinding) -> io::Result<()> {
         Topic::System => "system",
     };
     let likely = if matches!(found.judgement, Judgement::TdxPoison | Judgement::Hardware) { "likely " } else { "" };
-    writeln!(out, "{topic:<10}{likely}{style}{}{style:#}, by rule {}", found.judgement.name(), found.rule)?;
+    let title = format!("{likely}{style}{}{style:#}, by rule {}", found.judgement.name(), found.rule);
+    line(out, topic, &title)?;
     line(out, "why", &format!("{}{}", found.cause, basis(found.basis)))?;
     line(out, "to do", &found.remedy)?;
     lines_of(out, &found.evidence)

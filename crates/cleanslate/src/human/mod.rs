@@ -20,6 +20,9 @@ pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
 
 /// Columns of a label.
 const LABEL: usize = 10;
+/// Indentation where there is no room beside a head, and the columns that are too few for text.
+const NARROW: usize = 4;
+const NARROW_TEXT: usize = 28;
 
 /// `label     text`, label in a column of its own, text broken between words.
 pub(crate) fn line(out: &mut impl Write, label: &str, text: &str) -> io::Result<()> {
@@ -28,6 +31,20 @@ pub(crate) fn line(out: &mut impl Write, label: &str, text: &str) -> io::Result<
 
 /// `head` and then the text, broken between words; its later rows begin at column `indent`.
 fn wrapped(out: &mut impl Write, head: &str, indent: usize, text: &str) -> io::Result<()> {
+    let columns = width::columns();
+    // Of a narrow terminal the head has a row of its own.
+    if indent > NARROW && columns.saturating_sub(indent) < NARROW_TEXT {
+        let inside = " ".repeat(NARROW);
+        let title = head.trim();
+        let margin = " ".repeat((head.len() - head.trim_start().len()).min(NARROW));
+        let begin = if title.is_empty() { inside.clone() } else { format!("{margin}{title}\n{inside}") };
+        let mut begin = begin.as_str();
+        for row in width::rows(text, columns.saturating_sub(NARROW)) {
+            writeln!(out, "{begin}{row}")?;
+            begin = &inside;
+        }
+        return Ok(());
+    }
     let blanks = " ".repeat(indent);
     let mut head = head;
     for row in width::rows(text, width::columns().saturating_sub(indent)) {

@@ -6,12 +6,16 @@ use super::prefix::Split;
 /// Microseconds by which lines of one boot may be out of order: several CPUs write at once.
 const DISORDER: u64 = 500_000;
 
+/// Lines in a row without a time stamp or a syslog header, after which a file is taken for no log.
+pub(crate) const PLAIN_LIMIT: u64 = 1 << 21;
+
 /// Watches for a new boot.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Cut {
     version: bool,
     anything: bool,
     latest: u64,
+    plain: u64,
 }
 
 impl Cut {
@@ -22,12 +26,18 @@ impl Cut {
         let fell_back = line.since_boot.is_some_and(|now| now.saturating_add(DISORDER) < self.latest);
         let begins = self.anything && (version && self.version || mark || fell_back);
         if begins {
-            *self = Self::default();
+            *self = Self { plain: self.plain, ..Self::default() };
         }
+        self.plain = if line.stamped { 0 } else { self.plain + 1 };
         self.version |= version;
         self.anything |= !mark && !line.text.is_empty() && !line.text.starts_with('#');
         self.latest = self.latest.max(line.since_boot.unwrap_or(0));
         begins
+    }
+
+    /// True if so many lines in a row have no time stamp that this is no log.
+    pub(crate) fn is_no_log(&self) -> bool {
+        self.plain >= PLAIN_LIMIT
     }
 }
 
@@ -52,6 +62,10 @@ mod tests {
         assert_eq!(cuts(&["x", "-- Boot 0123 --", "y", "-- Reboot --", "z"]), [1, 3]);
         assert_eq!(cuts(&["[ 9.0] a", "[ 8.6] b", "[ 9.1] c"]), [0usize; 0], "out of order");
         assert_eq!(cuts(&["-- Boot 0123 --", "y"]), [0usize; 0]);
+        let mut endless = Cut { plain: PLAIN_LIMIT - 1, ..Cut::default() };
+        assert!(!endless.begins(&split("[ 1.0] x")) && endless.plain == 0);
+        endless.plain = PLAIN_LIMIT - 1;
+        assert!(!endless.begins(&split("y")) && endless.is_no_log());
         assert_eq!(cuts(&["[Tue Mar 21 09:40:00 2023] a", "[Tue Mar 21 09:39:00 2023] b"]), [0usize; 0]);
     }
 }

@@ -17,6 +17,7 @@ pub(super) enum Kind<'a> {
     Activated(&'a str),
     Allowed(&'a str),
     Kernel(&'a str),
+    KexecRefused,
     Comment(&'a str),
 }
 
@@ -34,6 +35,9 @@ pub(super) fn of(line: &str) -> Option<Kind<'_>> {
     let after = |words: &str| body.strip_prefix(words);
     if let Some(rest) = after("virt/tdx:").or_else(|| after("tdx:")) {
         return Some(Kind::Tdx(rest));
+    }
+    if is_kexec_refused(message) {
+        return Some(Kind::KexecRefused);
     }
     if let Some(rest) = after("BIOS-e820:") {
         return Some(Kind::E820(E820Map::Bios, rest));
@@ -59,6 +63,12 @@ pub(super) fn of(line: &str) -> Option<Kind<'_>> {
         .or_else(|| allowed.iter().find_map(|words| message.strip_prefix(words)).map(Kind::Allowed))
 }
 
+/// Linux 6.18 to 7.1, when an image is loaded on a CPU with the erratum.
+pub(crate) fn is_kexec_refused(message: &str) -> bool {
+    let words = message.strip_prefix("kexec: ").unwrap_or(message);
+    words.trim_end_matches('.').eq_ignore_ascii_case("not allowed on platform with tdx_pw_mce bug")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,6 +88,7 @@ mod tests {
         );
         assert_eq!(of("[ 0.0] CPU topo: Allowing 2 present CPUs"), Some(Kind::Allowed("2 present CPUs")));
         assert_eq!(of("[ 0.0] smpboot: Allowing 2 CPUs, 0"), Some(Kind::Allowed("2 CPUs, 0")));
+        assert_eq!(of("[ 9.0] kexec: Not allowed on platform with tdx_pw_mce bug."), Some(Kind::KexecRefused));
         assert_eq!(of("# cpu: Emerald"), Some(Kind::Comment(" Emerald")));
         assert_eq!(of("00100000-5d168fff : System RAM"), Some(Kind::Iomem("00100000-5d168fff : System RAM")));
     }

@@ -25,7 +25,7 @@ use tdx_abi::{KeyIdPartition, Leaf, MAX_CMRS, PageRange, Status};
 use tdx_host::platform::CpuModel;
 
 use crate::input::{At, InputError, Rule, excerpt};
-pub(crate) use cut::Cut;
+pub(crate) use cut::{Cut, PLAIN_LIMIT};
 use kind::Kind;
 use lines::LINE_LIMIT;
 pub(crate) use lines::Line;
@@ -79,7 +79,7 @@ fn complete(line: &str) -> Option<bool> {
             let unknown = tdx::TdxLine::Failed(Failure::Words(Words::Unknown));
             line != tdx::TdxLine::Other && line != unknown
         }),
-        Kind::Kernel(_) | Kind::Comment(_) => return None,
+        Kind::Kernel(_) | Kind::KexecRefused | Kind::Comment(_) => return None,
     })
 }
 
@@ -134,6 +134,8 @@ pub struct BootLog {
     pub not_disabled: Option<At<(Status, String)>>,
     /// Last line of the TDX code that says something, and its text.
     pub last_tdx: Option<At<String>>,
+    /// The kernel refused an image for kexec or kdump because of the erratum.
+    pub kexec_refused: Option<At<String>>,
     /// First line that tells that this is no bare-metal Linux host, and its text.
     pub speaker: Option<At<(Speaker, String)>>,
     /// First line that a mail program or the like had broken, and that was joined.
@@ -208,6 +210,9 @@ impl BootLog {
                     best = Some((done, count));
                 }
                 count += 1;
+            }
+            if cut.is_no_log() {
+                return Err(InputError::of_file(file, Rule::NoTimeStamps { lines: PLAIN_LIMIT }));
             }
             if line.bytes.contains(&0) {
                 return Err(InputError { line: Some(line.number), ..InputError::of_file(file, Rule::Binary) });
@@ -311,6 +316,10 @@ impl BootLog {
             Kind::Kernel(rest) => {
                 let version = excerpt(rest.split_whitespace().next().unwrap_or_default());
                 once(&mut self.kernel, line, version, |v| format!("Linux version {v}"))
+            }
+            Kind::KexecRefused => {
+                self.kexec_refused.get_or_insert_with(|| At { line, value: excerpt(text) });
+                Ok(())
             }
             Kind::Comment(rest) => {
                 if let (None, Some(value)) = (self.cpu_hint, cpu::hint(rest)) {

@@ -189,7 +189,9 @@ fn finding(group: &Group, log: &BootLog) -> LogFinding {
         let source = if group.from_registers { " (RAX of the warning)" } else { "" };
         let key_id = group.call.key_id.filter(|_| leaf == Some(Leaf::VP_ENTER));
         let key_id = key_id.map_or_else(String::new, |(id, _)| format!(". The TD has KeyID {id:#x}"));
-        found.cause = format!("{name}{source} returned {status}{times}: {}{key_id}", report.meaning);
+        let reason = report.detail.as_ref().filter(|detail| detail.starts_with("exit reason"));
+        let reason = reason.map_or_else(String::new, |reason| format!(" ({reason})"));
+        found.cause = format!("{name}{source} returned {status}{times}: {}{reason}{key_id}", report.meaning);
         if report.known {
             found.judgement = Judgement::Failed;
         }

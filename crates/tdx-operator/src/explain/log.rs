@@ -9,7 +9,7 @@ use super::{
     record::Record,
 };
 use crate::{
-    bootlog::{self, Cut, Unfolded},
+    bootlog::{self, Cut, PLAIN_LIMIT, Unfolded},
     host::encoding,
     input::{InputError, Rule},
     report::{Basis, ExplainReport, Judgement, LogFinding, LogReport, Subject, Topic},
@@ -64,6 +64,9 @@ pub fn from_reader_of_boot(
         if cut.begins(&split) {
             finish(std::mem::take(&mut boot), &mut report);
             report.boots += 1;
+        }
+        if cut.is_no_log() {
+            return Err(InputError::of_file(name, Rule::NoTimeStamps { lines: PLAIN_LIMIT }));
         }
         if wanted.is_none_or(|wanted| wanted == report.boots) {
             boot.line(name, &line, &split, &mut report);

@@ -95,7 +95,7 @@ fn way(facts: &Facts<'_>) -> Way {
     };
     // Who cannot load an image cannot whatever is private: both are decided before the module is
     // asked anything.
-    let refused = era == Some(Era::Refused) && facts.notes_erratum();
+    let refused = era == Some(Era::Refused) && facts.notes_erratum() || said_refused(facts).is_some();
     if let Private::No(why) = facts.private {
         return match () {
             () if facts.no_tdx() => Way::Harmless(why),
@@ -123,6 +123,12 @@ fn way(facts: &Facts<'_>) -> Way {
         },
         (Some(true), Era::Newer, _) => Way::Newer,
     }
+}
+
+/// The kernel's own line on an image that it refused because of the erratum.
+fn said_refused(facts: &Facts<'_>) -> Option<String> {
+    let refused = facts.log.as_ref().ok()?.kexec_refused.as_ref()?;
+    Some(format!("boot.log:{}: {}", refused.line, refused.value))
 }
 
 /// What is private, as far as it is known.
@@ -174,6 +180,7 @@ fn jump(facts: &Facts<'_>) -> Finding {
             "no image can be loaded: the kernel returns EOPNOTSUPP (`Operation \
             not supported`)",
         )
+        .evidences(said_refused(facts))
         .evidence(how_much(facts))
         .note("the refusal depends on the CPU erratum flag set at boot, not on the state of the module")
         .hint("reboot through the firmware, or disable TDX in the BIOS if kexec is required"),
@@ -261,6 +268,7 @@ fn crash(facts: &Facts<'_>) -> Finding {
             .hint("6.18 and later have both; on a CPU with the erratum a crash image can be loaded since 7.2"),
         Way::NotMainline => not_mainline(),
         Way::Refused => Finding::warn("no dump: no crash image can be loaded (EOPNOTSUPP)")
+            .evidences(said_refused(facts))
             .evidence(how_much(facts))
             .hint("use 7.2 or later, or disable TDX in the BIOS if dumps are required"),
         Way::NoErratum => Finding::pass("private memory; harmless without the erratum").evidence(how_much(facts)),

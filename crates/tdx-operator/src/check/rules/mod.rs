@@ -77,6 +77,12 @@ impl Finding {
         self.basis(Basis::Unverified)
     }
 
+    /// Evidence that may be there.
+    fn evidences(mut self, evidence: Option<String>) -> Self {
+        self.evidence.extend(evidence);
+        self
+    }
+
     fn evidence(mut self, evidence: impl Into<String>) -> Self {
         self.evidence.push(evidence.into());
         self
