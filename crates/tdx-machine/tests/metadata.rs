@@ -199,6 +199,21 @@ fn a_walk_ends() {
     }
 }
 
+/// A field whose value is not known: nothing changes, and no CPU holds the VCPU.
+#[test]
+fn refused_reads_change_nothing() {
+    let guest_rip = linux(0, 0x681e);
+    let mut td = Td::new(ATTRIBUTES_DEBUG, 0);
+    let flush = Registers::call(Leaf::VP_FLUSH).rcx(TDVPR);
+    td.ok(flush);
+    let read = Registers::call(Leaf::VP_RD).rcx(TDVPR).rdx(guest_rip);
+    assert!(matches!(td.machine.seamcall(CPU, read), Err(Refusal::FieldNotModelled { .. })));
+    assert_eq!(td.call(flush).status().code(), StatusCode::VCPU_NOT_ASSOCIATED);
+    let missing = Registers::call(Leaf::VP_RD).rcx(TDVPR).rdx(linux(0, 0x7ff0));
+    assert_ne!(td.call(missing).status(), Status::SUCCESS);
+    td.ok(flush);
+}
+
 /// What a host gave a TD it reads again.
 #[test]
 fn configuration_is_readable() {

@@ -104,13 +104,10 @@ impl Module {
         }
         self.check_tdvps_size(tdr, tdvpr)?;
         let cpu = call.cpu;
-        let td = self.td_mut(tdr)?;
-        let Some(vcpu) = td.vcpus.get_mut(&tdvpr) else { return Err(missing()) };
-        if vcpu.associated != Some(cpu) {
+        if self.vcpu_mut(tdr, tdvpr)?.associated != Some(cpu) {
             return Err(StatusCode::VCPU_NOT_ASSOCIATED.into());
         }
-        vcpu.associated = None;
-        td.associated = td.associated.saturating_sub(1);
+        self.dissociate(tdr, tdvpr)?;
         self.store_tdvps(call, tdr, tdvpr)?;
         self.store_tdcs(call, tdr)?;
         Ok(Status::SUCCESS)

@@ -79,6 +79,14 @@ impl Module {
         }
     }
 
+    /// No CPU holds the VMCS of this VCPU, which one did.
+    pub(super) fn dissociate(&mut self, tdr: Page, tdvpr: Page) -> Result<(), super::call::Stop> {
+        self.vcpu_mut(tdr, tdvpr)?.associated = None;
+        let td = self.td_mut(tdr)?;
+        td.associated = td.associated.saturating_sub(1);
+        Ok(())
+    }
+
     /// IA32_TSC_ADJUST must be what it was when SYS.INIT sampled it.
     pub(super) fn check_tsc_adjust(&self, call: &Call) -> Result<(), super::call::Stop> {
         if call.hardware.unusual_msr(call.cpu, TSC_ADJUST).unwrap_or(0) == self.tsc_adjust {

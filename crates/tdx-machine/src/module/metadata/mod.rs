@@ -155,15 +155,25 @@ impl Module {
         Ok((version, wanted))
     }
 
-    /// The VCPU of VP.RD and VP.WR: this CPU holds its VMCS from here on.
-    fn vcpu_for_metadata(&mut self, call: &mut Call, allowed: &[VcpuState]) -> Result<(Page, Page), Stop> {
+    /// VP.RD or VP.WR of the TD and the VCPU: this CPU holds its VMCS from here on, unless the call
+    /// is refused.
+    fn with_vcpu(
+        &mut self,
+        call: &mut Call,
+        allowed: &[VcpuState],
+        leaf: impl FnOnce(&mut Self, &mut Call, Page, Page) -> Leaf,
+    ) -> Leaf {
         let tdvpr = self.find_page(call, call.input.rcx, Operand::RCX, LockMode::Shared, PageType::Tdvpr)?;
         let tdr = self.pamt.get(tdvpr, PageSize::Size4K).owner;
         self.lock_owner(call, tdr)?;
         self.enter_td(call, tdr, true, OpState::BUILT)?;
         self.check_tdvps_size(tdr, tdvpr)?;
-        self.associate(call.cpu, tdr, tdvpr, allowed)?;
-        Ok((tdr, tdvpr))
+        let is_new = self.associate(call.cpu, tdr, tdvpr, allowed)?;
+        let done = leaf(self, call, tdr, tdvpr);
+        if is_new && matches!(done, Err(Stop::Refused(_))) {
+            self.dissociate(tdr, tdvpr)?;
+        }
+        done
     }
 
     /// The row and the masks of a VCPU's field.
@@ -187,7 +197,12 @@ impl Module {
     /// Version 1 also says in RDX which field is next.
     pub(super) fn vp_rd(&mut self, call: &mut Call) -> Leaf {
         let (version, wanted) = Self::begin_read(call)?;
-        let (tdr, tdvpr) = self.vcpu_for_metadata(call, &[VcpuState::Ready, VcpuState::Disabled])?;
+        self.with_vcpu(call, &[VcpuState::Ready, VcpuState::Disabled], |module, call, tdr, tdvpr| {
+            module.vp_rd_field(call, tdr, tdvpr, version, wanted)
+        })
+    }
+
+    fn vp_rd_field(&self, call: &mut Call, tdr: Page, tdvpr: Page, version: u8, wanted: u64) -> Leaf {
         let (table, reader) = self.vp_table(tdr)?;
         if version == 1 && is_null(wanted) {
             call.out.rdx = table.first(reader);
@@ -212,9 +227,12 @@ impl Module {
 
     /// R8 is the value, R9 the bits to write.
     pub(super) fn vp_wr(&mut self, call: &mut Call) -> Leaf {
-        let (wanted, write) = (call.input.rdx, Write { value: call.input.r8, mask: call.input.r9 });
         call.out.r8 = 0;
-        let (tdr, tdvpr) = self.vcpu_for_metadata(call, &[VcpuState::Ready])?;
+        self.with_vcpu(call, &[VcpuState::Ready], Self::vp_wr_field)
+    }
+
+    fn vp_wr_field(&mut self, call: &mut Call, tdr: Page, tdvpr: Page) -> Leaf {
+        let (wanted, write) = (call.input.rdx, Write { value: call.input.r8, mask: call.input.r9 });
         let name = single(wanted)?;
         let (row, masks) = self.vp_field(tdr, wanted, false)?;
         let allowed = write.allowed(masks)?;
