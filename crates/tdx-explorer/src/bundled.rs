@@ -11,7 +11,7 @@ macro_rules! bundled {
 }
 
 /// Names and texts, in the order in which they are run.
-const FILES: [(&str, &str); 32] = bundled![
+const FILES: [(&str, &str); 36] = bundled![
     "bring-up",
     "two-tdmrs",
     "key-config-fails",
@@ -30,7 +30,11 @@ const FILES: [(&str, &str); 32] = bundled![
     "stray-writes",
     "module-dies",
     "update-fails",
+    "shutdown-refused",
+    "module-update",
+    "td-fatal",
     "dynamic-pamt",
+    "dynamic-pamt-large",
     "pamt-add-fails",
     "module-policy",
     "module-policy-bring-up",

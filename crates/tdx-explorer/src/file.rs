@@ -147,6 +147,7 @@ impl Source<'_> {
                 word,
                 &[
                     ("1.5.01", (ModuleProfile::V1_5_01, false)),
+                    ("1.5.25", (ModuleProfile::V1_5_25, false)),
                     ("sys-disable", (ModuleProfile::V1_5_01.with_sys_disable(), false)),
                     ("dynamic-pamt", (ModuleProfile::V1_5_25, true)),
                 ],
@@ -291,6 +292,8 @@ impl Source<'_> {
             "evict" => What::Evict,
             "stray-writes" => What::StrayWrites,
             "shut-down" => What::ShutDown,
+            "update" => What::Update,
+            "make-fatal" => What::MakeFatal(td),
             "offline" => What::Offline,
             "kexec" => What::Kexec,
             "kexec-jump" => What::KexecJump,
@@ -336,7 +339,7 @@ const SIZED: &[&str] = &["td", "page", "size"];
 const FAULT: &[&str] = &["leaf", "nth"];
 
 /// Every step, and which keys it has besides `do` and `cpu`.
-const STEPS: [(&str, &[&str]); 32] = [
+const STEPS: [(&str, &[&str]); 34] = [
     ("bring-up", &[]),
     ("host-writes", &[]),
     ("build", TD),
@@ -353,6 +356,8 @@ const STEPS: [(&str, &[&str]); 32] = [
     ("evict", &[]),
     ("stray-writes", &[]),
     ("shut-down", &[]),
+    ("update", &[]),
+    ("make-fatal", TD),
     ("offline", &[]),
     ("kexec", &[]),
     ("kexec-jump", &[]),

@@ -24,11 +24,23 @@ pub(super) enum Phase {
     Crash(CpuId),
 }
 
+/// What a page is among those that its call gave.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Part {
+    /// What the call is for.
+    Own,
+    /// One of a pair of Dynamic PAMT, beside it.
+    Pair,
+}
+
 /// A page between the module and the host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Given {
     /// The call that gave it.
     pub(super) by: Leaf,
+    pub(super) part: Part,
+    /// It was the module's when a SYS.UPDATE succeeded.
+    pub(super) before_update: bool,
     /// That call has come back without success, or another has taken the page back.
     pub(super) returned: Option<Leaf>,
 }
@@ -74,6 +86,8 @@ pub(super) struct History {
     pub(super) last: Option<(Leaf, StatusCode)>,
     /// SYS.DISABLE has been called so often.
     pub(super) disables: u64,
+    /// SYS.SHUTDOWN has failed: the module goes on.
+    pub(super) shutdown_refused: bool,
 }
 
 /// Pages that a call gives to the module.
@@ -95,6 +109,13 @@ fn pages_given(registers: &Registers) -> Pages {
     }
 }
 
+/// What a page is among those that this call gives.
+fn part(registers: &Registers, page: Page) -> Part {
+    let pair = registers.leaf_call().leaf() == Leaf::MEM_PAGE_DEMOTE
+        && [registers.r12, registers.r13].contains(&page.start().get());
+    if pair { Part::Pair } else { Part::Own }
+}
+
 fn covers(pages: &[(Page, PageSize)], page: Page) -> bool {
     pages.iter().any(|(first, size)| (first.index()..first.index() + size.pages()).contains(&page.index()))
 }
@@ -103,8 +124,10 @@ fn covers(pages: &[(Page, PageSize)], page: Page) -> bool {
 fn pages_returned(input: &Registers, answer: &Registers) -> Vec<Page> {
     match input.leaf_call().leaf() {
         Leaf::PHYMEM_PAGE_RECLAIM => vec![PhysAddr::new(input.rcx).page()],
-        Leaf::MEM_PAGE_REMOVE | Leaf::MEM_PAGE_RELOCATE | Leaf::MEM_PAGE_PROMOTE => {
-            vec![tdx_abi::removed_page(answer.rcx).0.page()]
+        Leaf::MEM_PAGE_REMOVE | Leaf::MEM_PAGE_RELOCATE => vec![tdx_abi::removed_page(answer.rcx).0.page()],
+        Leaf::MEM_PAGE_PROMOTE => {
+            let pair = [answer.r12, answer.r13].into_iter().filter(|address| *address != 0);
+            std::iter::once(answer.rcx).chain(pair).map(|address| tdx_abi::removed_page(address).0.page()).collect()
         }
         Leaf::PHYMEM_PAMT_REMOVE => [answer.rdx, answer.r8].map(|address| PhysAddr::new(address).page()).to_vec(),
         _ => Vec::new(),
@@ -141,7 +164,10 @@ impl History {
             })
             .collect();
         for (page, size) in &pages {
-            self.given.insert(page.index(), (*size, Given { by: leaf, returned: None }));
+            self.given.insert(
+                page.index(),
+                (*size, Given { by: leaf, part: part(registers, *page), before_update: false, returned: None }),
+            );
         }
         if leaf == Leaf::MNG_CREATE {
             self.tdrs.push((PhysAddr::new(registers.rcx).page(), KeyId::new(registers.rdx as u16)));
@@ -176,6 +202,10 @@ impl History {
                 let (Some(answer), leaf) = (answer, input.leaf_call().leaf()) else { return };
                 let code = answer.status().code();
                 self.last = Some((leaf, code));
+                self.shutdown_refused |= leaf == Leaf::SYS_SHUTDOWN && answer.status().is_error();
+                if leaf == Leaf::SYS_UPDATE && !answer.status().is_error() {
+                    self.given.values_mut().for_each(|(_, given)| given.before_update = true);
+                }
                 let sys = matches!(leaf, Leaf::SYS_KEY_CONFIG | Leaf::SYS_TDMR_INIT);
                 let again =
                     matches!(code, StatusCode::KEY_GENERATION_FAILED | StatusCode::OPERAND_BUSY | StatusCode::SYS_BUSY);
@@ -245,11 +275,13 @@ impl History {
     pub(super) fn describe(&self, page: Page, pamt: Option<&'static str>) -> String {
         match (pamt, self.of(page)) {
             (Some(pamt), _) => pamt.to_owned(),
-            (None, Some(Given { by, returned: None })) => format!("a page given by {by}"),
-            (None, Some(Given { by, returned: Some(leaf) })) if by == leaf => {
+            (None, Some(Given { by, returned: None, .. })) => format!("a page given by {by}"),
+            (None, Some(Given { by, returned: Some(leaf), .. })) if by == leaf => {
                 format!("a page that a failed {by} was given")
             }
-            (None, Some(Given { by, returned: Some(leaf) })) => format!("a page given by {by} and returned by {leaf}"),
+            (None, Some(Given { by, returned: Some(leaf), .. })) => {
+                format!("a page given by {by} and returned by {leaf}")
+            }
             (None, None) => match Self::find(&self.former, page) {
                 Some(Given { by, .. }) => format!("a page once given by {by}, which the host has back"),
                 None => "a page that nobody gave".to_owned(),

@@ -5,14 +5,14 @@ use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Mutex, OnceLock};
 
-use tdx_abi::{KeyId, PageRange, PageSize, PhysAddr};
+use tdx_abi::{KeyId, Leaf, PageRange, PageSize, PhysAddr, Registers};
 use tdx_host::{
     dynamic_pamt::DynamicPamt,
     gate::CpuSlot,
     handover::{KexecKind, offline_this_cpu},
     layout::{FrameRequest, FrameSource, Tdmr},
     ledger::Ledger,
-    platform::TdxPlatform,
+    platform::{Cpu as _, CpuId, TdxPlatform},
 };
 use tdx_machine::{Machine, MachineConfig, PartialStore};
 
@@ -273,7 +273,13 @@ fn make<'w>(
         }),
         What::StrayWrites => stray_writes(lab, id)?,
         What::ShutDown => {
-            let _ = promise::call_any(&cpus.this_cpu(), tdx_abi::Registers::call(tdx_abi::Leaf::SYS_SHUTDOWN));
+            let _ = promise::call_any(&cpus.this_cpu(), Registers::call(Leaf::SYS_SHUTDOWN));
+        }
+        What::Update => update(lab, scenario, cpus),
+        What::MakeFatal(td) => {
+            if let Some(tdr) = world.and_then(|world| world.slots.get(td)?.tdr()) {
+                lab.act(|machine| machine.make_td_fatal(tdr));
+            }
         }
         What::Offline => offline_this_cpu(cpus.this_cpu(), Some(&live.platform)),
         What::Kexec => {
@@ -309,6 +315,28 @@ fn make<'w>(
         What::BringUp => {}
     }
     Ok(false)
+}
+
+/// A runtime update of the module, as far as it goes: a later step shows whether TDs go on.
+fn update(lab: &Lab<'_>, scenario: &Scenario, cpus: &LabCpus<'_>) {
+    let call = |cpu: CpuId, input: Registers| {
+        let mut cpus = cpus.clone();
+        cpus.move_to(cpu);
+        promise::call_any(&cpus.this_cpu(), input)
+    };
+    let here = cpus.this_cpu().id();
+    // What a kernel reads of MODULE_HV.
+    let handoff = u64::from(scenario.module.has_dynamic_pamt());
+    if call(here, Registers::call(Leaf::SYS_SHUTDOWN).rcx(handoff)).is_err() {
+        return;
+    }
+    lab.act(|machine| machine.load_module(scenario.module));
+    let every = (0..scenario.host.cpus()).map(|cpu| (CpuId(cpu), Leaf::SYS_LP_INIT));
+    for (cpu, leaf) in std::iter::once((here, Leaf::SYS_INIT)).chain(every).chain([(here, Leaf::SYS_UPDATE)]) {
+        if call(cpu, Registers::call(leaf)).is_err() {
+            return;
+        }
+    }
 }
 
 /// A device writes a part of every line that is private in memory.

@@ -33,6 +33,11 @@ pub enum What {
     StrayWrites,
     /// A runtime update of the module begins, and goes no further.
     ShutDown,
+    /// A runtime update of the module: SYS.SHUTDOWN, another module, SYS.UPDATE.
+    Update,
+    /// What ends a TD for good: a machine check in its guest. Every call but those of the teardown
+    /// answers TD_FATAL.
+    MakeFatal(usize),
     /// A CPU goes offline. Its next step brings it back.
     Offline,
     /// The kernel hands over by kexec; the scenario ends.
@@ -70,7 +75,7 @@ impl Step {
     /// The slot of the TD it is about.
     pub fn td(&self) -> Option<usize> {
         match self.what {
-            What::Move(td, _) | What::Build(td) | What::TearDown(td) => Some(td),
+            What::Move(td, _) | What::Build(td) | What::TearDown(td) | What::MakeFatal(td) => Some(td),
             _ => None,
         }
     }
@@ -114,6 +119,8 @@ impl core::fmt::Display for What {
             Self::Evict => f.write_str("every dirty line leaves its cache"),
             Self::StrayWrites => f.write_str("a device writes a part of every private line"),
             Self::ShutDown => f.write_str("SYS.SHUTDOWN"),
+            Self::Update => f.write_str("update of the module"),
+            Self::MakeFatal(td) => write!(f, "TD {td} is fatal"),
             Self::Offline => f.write_str("goes offline"),
             Self::Kexec => f.write_str("kexec"),
             Self::KexecJump => f.write_str("kexec jump, and back"),

@@ -1,7 +1,7 @@
 //! Bugs of the life of TDs: pages that come, go, or fail to.
 
 use super::super::bug::Bug;
-use super::super::history::Given;
+use super::super::history::{Given, Part};
 use super::{given_by, is_fence, is_write_back, leaf, no_reset_after, pretend, reset, skip_if};
 use tdx_abi::{Leaf, LineRange, PageRange, PageSize};
 use tdx_lab::platform::{Deed, Operation};
@@ -59,6 +59,32 @@ pub(super) const BUGS: &[Bug] = &[
         origin: "plausible: DEMOTE is about a page that the TD has already",
         scenarios: LIFE,
         forgets: Some(|past, page| given_by(past, page, Leaf::MEM_PAGE_DEMOTE)),
+        ..Bug::NONE
+    },
+    Bug {
+        name: "demote-pair-forgotten",
+        what: "the pair of Dynamic PAMT that DEMOTE takes is not in the ledger",
+        origin: "an observer that takes R8 of MEM.PAGE.DEMOTE for its only page (module_1_5_25.md, Dynamic PAMT)",
+        scenarios: &["dynamic-pamt-large"],
+        forgets: Some(|past, page| {
+            past.history.of(page).is_some_and(|given| given.by == Leaf::MEM_PAGE_DEMOTE && given.part == Part::Pair)
+        }),
+        ..Bug::NONE
+    },
+    Bug {
+        name: "update-forgets-ledger",
+        what: "a runtime update of the module makes the kernel forget the pages of its TDs",
+        origin: "plausible: a module that was just loaded has no pages (module_1_5_25.md 22: all stay private)",
+        scenarios: &["module-update"],
+        forgets: Some(|past, page| past.history.of(page).is_some_and(|given| given.before_update)),
+        ..Bug::NONE
+    },
+    Bug {
+        name: "shutdown-believed",
+        what: "whatever SYS.SHUTDOWN answers, the module counts as down and its pages as given back",
+        origin: "module_1_5_25.md 7 and 19: it is SYS_BUSY while a VCPU is inside, OPERAND_INVALID for RCX = 0",
+        scenarios: &["shutdown-refused"],
+        forgets: Some(|past, page| past.history.shutdown_refused && past.history.of(page).is_some()),
         ..Bug::NONE
     },
     Bug {

@@ -2,6 +2,9 @@
 //! and random traffic are made of. Every page it takes from its pool is in its custody until it
 //! comes back, and is checked to be clean then. It never touches private memory itself.
 
+use std::cell::Cell;
+use std::collections::BTreeMap;
+
 use first_kernel::{Backend, GuestMap, Hypervisor, Move, Slot, StepError, guest_page, td_params};
 use tdx_abi::{Leaf, Page, PageRange, PageSize, PhysAddr, Registers};
 use tdx_host::{
@@ -9,7 +12,7 @@ use tdx_host::{
     ledger::Ledger,
     page::SharedPage,
     platform::CpuId,
-    td::TdHost,
+    td::{Runnable, Td, TdHost},
 };
 
 use super::Custody;
@@ -27,6 +30,9 @@ pub struct World<'w, 'h> {
     tds: TdHost<'h>,
     /// The TDs.
     pub slots: Vec<Slot<'h>>,
+    /// Where 2 MiB pages lie in physical memory, by slot and guest page: with dynamic PAMT a split
+    /// needs to know.
+    large: BTreeMap<(usize, u64), Page>,
 }
 
 impl<'w, 'h> World<'w, 'h> {
@@ -40,11 +46,12 @@ impl<'w, 'h> World<'w, 'h> {
         params: PhysAddr,
         slots: usize,
     ) -> Self {
-        Self::in_kernel(WorldKernel { lab, cpus, ledger: tds.ledger(), pamt, custody, params }, tds, slots)
+        let last_large = Cell::new(None);
+        Self::in_kernel(WorldKernel { lab, cpus, ledger: tds.ledger(), pamt, custody, params, last_large }, tds, slots)
     }
 
     fn in_kernel(kernel: WorldKernel<'w, 'h>, tds: TdHost<'h>, slots: usize) -> Self {
-        Self { kernel, tds, slots: (0..slots).map(|_| Slot::Empty).collect() }
+        Self { kernel, tds, slots: (0..slots).map(|_| Slot::Empty).collect(), large: BTreeMap::new() }
     }
 
     /// A hypervisor for another CPU, which takes over the TDs in these slots.
@@ -53,6 +60,7 @@ impl<'w, 'h> World<'w, 'h> {
         let mut kernel = self.kernel.clone();
         kernel.cpus.move_to(cpu);
         let mut other = Self::in_kernel(kernel, self.tds, self.slots.len());
+        other.large.clone_from(&self.large);
         for slot in slots {
             if let (Some(mine), Some(theirs)) = (self.slots.get_mut(slot), other.slots.get_mut(slot))
                 && matches!(theirs, Slot::Empty)
@@ -101,7 +109,20 @@ impl<'w, 'h> World<'w, 'h> {
     /// changes nothing but what the product says it changes.
     pub fn make(&mut self, slot: usize, what: Move) {
         let Some(place) = self.slots.get_mut(slot) else { return };
+        if let (Some(pamt), Slot::Runnable(td, _)) = (self.kernel.pamt, &*place)
+            && let Move::Demote(page) | Move::Promote(page) = what
+        {
+            if let Some(large) = self.large.get(&(slot, page)) {
+                self.kernel.split_or_join(td, what, page, *large, pamt);
+            }
+            return;
+        }
+        self.kernel.last_large.set(None);
         let made = Hypervisor::new(&self.kernel, self.tds, &MAP).make(std::mem::take(place), what);
+        if let (Ok(_), Move::Augment(page, PageSize::Size2M), Some(large)) = (&made, what, self.kernel.last_large.get())
+        {
+            self.large.insert((slot, page), large);
+        }
         *place = made.unwrap_or_else(|stuck| stuck.td);
     }
 }
@@ -117,9 +138,36 @@ struct WorldKernel<'w, 'h> {
     /// Where TD_PARAMS stand while a TD is initialised; the page behind is copied into measured
     /// pages.
     params: PhysAddr,
+    /// The 2 MiB page that was handed out last.
+    last_large: Cell<Option<Page>>,
 }
 
 impl<'h> WorldKernel<'_, 'h> {
+    /// MEM.PAGE.DEMOTE or PROMOTE on a host with dynamic PAMT.
+    fn split_or_join(&self, td: &Td<'h, Runnable>, what: Move, page: u64, large: Page, pamt: &'h DynamicPamt<'h>) {
+        let (cpu, gpa) = (self.cpus.this_cpu(), guest_page(page, PageSize::Size2M));
+        // Blocked already: the move is made again after it failed.
+        let _ = td.block(&cpu, gpa, PageSize::Size2M).and_then(|()| td.track(&cpu));
+        if matches!(what, Move::Promote(_)) {
+            if let Ok(promoted) = td.promote_with_pair(&cpu, gpa, large, pamt) {
+                promoted.pair.pages.into_iter().for_each(|page| self.put(page));
+                if let Ok(sept) = promoted.sept_page {
+                    self.free(sept);
+                }
+            }
+            return;
+        }
+        let Ok(sept) = self.page(PageSize::Size4K) else { return };
+        let mut spare = self.pair();
+        let split = td.demote_with_pair(&cpu, gpa, large, sept, pamt, &mut spare);
+        spare.into_iter().for_each(|page| self.put(page));
+        if let Err(failed) = split
+            && let Some(page) = failed.page.and_then(|page| SharedPage::take(self.ledger, page).ok())
+        {
+            self.free(page);
+        }
+    }
+
     fn cover(&self, page: &SharedPage<'h>) -> bool {
         let Some(pamt) = self.pamt.filter(|_| page.size() == PageSize::Size4K) else { return true };
         let mut spare = self.pair();
@@ -176,6 +224,9 @@ impl<'w, 'h> Backend<'h> for WorldKernel<'w, 'h> {
     fn page(&self, size: PageSize) -> Result<SharedPage<'h>, StepError> {
         let page = self.token(size).ok_or_else(|| StepError::new("a page of the pool", "the pool is empty"))?;
         if self.cover(&page) {
+            if size == PageSize::Size2M {
+                self.last_large.set(Some(page.page()));
+            }
             return Ok(page);
         }
         self.put(page);
@@ -215,8 +266,7 @@ impl<'w, 'h> Backend<'h> for WorldKernel<'w, 'h> {
         Ok(())
     }
 
-    /// Splitting and joining need the place of the page in physical memory where PAMT is dynamic:
-    /// see `tests/dynamic_pamt.rs`.
+    /// Where PAMT is dynamic, the world splits and joins by itself.
     fn can_split(&self) -> bool {
         self.pamt.is_none()
     }
