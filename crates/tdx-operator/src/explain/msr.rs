@@ -120,6 +120,7 @@ pub fn explain(msr: Msr, value: u64) -> MsrReport {
             (text, None)
         }
     };
+    let (meaning, todo) = or_field(msr, value, meaning, todo);
     MsrReport {
         msr: format!("{:#x}", msr.0),
         name: name(msr),
@@ -129,6 +130,18 @@ pub fn explain(msr: Msr, value: u64) -> MsrReport {
         meaning,
         todo,
     }
+}
+
+/// `rdmsr -f HIGH:LOW` prints a field, not the register: a small value of a register whose fields are
+/// all higher up may be either.
+fn or_field(msr: Msr, value: u64, meaning: String, todo: Option<String>) -> (String, Option<String>) {
+    let high = matches!(msr.0, 0x87 | 0x982 | 0x1400 | 0x1401);
+    if !high || !(1..0x100).contains(&value) {
+        return (meaning, todo);
+    }
+    let text = format!("if this is the whole register: {meaning}; if `rdmsr -f` printed it, it is one field of it");
+    let asks = "give the whole register, as `rdmsr` prints it without `-f`";
+    (text, Some(todo.map_or_else(|| asks.to_owned(), |todo| format!("{asks}; then: {todo}"))))
 }
 
 fn key_ids(split: KeyIdPartition) -> (String, Option<String>) {
@@ -167,6 +180,8 @@ mod tests {
         let report = explain(Msr(0x87), 0x20_0000_001f);
         assert_eq!(report.meaning, "private KeyIDs [32, 64): one for the module, 31 for TDs");
         assert_eq!((report.fields[0].value.as_str(), report.fields[1].value.as_str()), ("0x1f", "0x20"));
+        assert!(explain(Msr(0x87), 0x20).meaning.contains("`rdmsr -f`"), "32 private KeyIDs, or a field");
+        assert!(!explain(Msr(0x87), 0x20_0000_001f).meaning.contains("rdmsr"));
         assert!(explain(Msr(0x87), 0x1f).todo.is_some() && explain(Msr(0x87), 1 << 32).todo.is_some());
         assert!(explain(Msr(0x87), u64::MAX).meaning.contains("impossible"));
     }
@@ -175,7 +190,7 @@ mod tests {
     fn encryption_and_seam() {
         assert_eq!(explain(Msr(0x982), 0x6_0000_0003).meaning, "the KeyID is in address bits 51:46");
         assert!(explain(Msr(0x982), 0x6_0000_0002).todo.is_some());
-        assert!(explain(Msr(0x982), 1).todo.is_some());
+        assert!(explain(Msr(0x982), 1).todo.is_some_and(|todo| todo.starts_with("give the whole register")));
         // fixtures/hosts/21.
         let base = explain(Msr(0x1400), 0x3f_fe00_0008);
         assert!(base.fields[0].text.ends_with("0x3ffe000000"), "{}", base.fields[0].text);
