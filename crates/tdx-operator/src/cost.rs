@@ -29,7 +29,7 @@ const FLOOR: f64 = 2.3e9;
 const PACKAGE: f64 = 200.0e9;
 
 impl Rates {
-    /// What is assumed if nobody says better.
+    /// Defaults, used if no bandwidth is given.
     pub fn assumed(host: &Host) -> Self {
         let assumed = host.assumptions().iter().any(|assumption| matches!(assumption, Assumption::Cpus(_)));
         let (cpus, packages) = (f64::from(host.cpus().max(1)), f64::from(host.packages().max(1)));

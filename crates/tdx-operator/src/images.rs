@@ -1,5 +1,5 @@
-//! Where the running kernel, the loaded image and the crash kernel stand: memory that is in use and
-//! goes to nobody else.
+//! Where the running kernel, the loaded image and the crash kernel are: memory in use, excluded
+//! from every allocation.
 
 use tdx_abi::{PAGE_SIZE, Page, PageRange, PhysAddr};
 

@@ -78,7 +78,7 @@ pub fn harmless(text: &str) -> String {
 }
 
 /// The text without leading and trailing blanks, without control characters and the like, and not
-/// longer than an error message bears.
+/// longer than fits into an error message.
 pub fn excerpt(text: &str) -> String {
     let mut out = String::new();
     for c in text.trim().chars() {

@@ -1,6 +1,6 @@
 //! How far a long run is, for a progress line. Never changes a result.
 
-/// Told how far a long run is; for a progress line, never for the result.
+/// Receives the progress of a long run; has no influence on the result.
 pub trait Progress: Sync {
     /// `done` of `total` steps of what is going on now; called often.
     fn step(&self, what: &'static str, done: u64, total: u64);
@@ -13,7 +13,7 @@ pub trait Progress: Sync {
     fn explored(&self, _crash_points: u64, _violations: u64) {}
 }
 
-/// Nobody wants to know.
+/// Discards progress.
 impl Progress for () {
     fn step(&self, _what: &'static str, _done: u64, _total: u64) {}
 }

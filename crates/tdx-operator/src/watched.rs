@@ -11,7 +11,7 @@ pub(crate) struct Watched<'p, R> {
     reader: R,
     progress: &'p dyn Progress,
     read: u64,
-    /// Bytes of the file; 0 if nobody knows.
+    /// Bytes of the file; 0 if unknown.
     total: u64,
 }
 
@@ -49,7 +49,7 @@ impl<R: BufRead> BufRead for Watched<'_, R> {
     }
 }
 
-/// Standard input, told of. Its length is known if it is a file.
+/// Standard input with progress. Its length is known if it is a file.
 pub(crate) fn stdin(progress: &dyn Progress) -> Watched<'_, io::StdinLock<'static>> {
     let stat = rustix::fs::fstat(io::stdin());
     let total = stat.ok().and_then(|stat| u64::try_from(stat.st_size).ok()).unwrap_or(0);
@@ -87,7 +87,7 @@ mod tests {
         assert!(steps.last() == Some(&(3, 4)) && steps.is_sorted(), "{steps:?}");
     }
 
-    /// Whoever waits for a long log hears of it, whatever was asked.
+    /// Long logs report progress for every command that reads them.
     #[test]
     fn explain_and_plan_tell() {
         let line = "[    1.000000] usb 1-1: new high-speed USB device number 2 using xhci_hcd, and so on, a line of no account\n";

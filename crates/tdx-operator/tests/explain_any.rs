@@ -56,7 +56,7 @@ proptest! {
 }
 
 #[test]
-fn two_boots_are_two_stories() {
+fn each_boot_is_judged_by_itself() {
     let text = "Linux version 6.14\nvirt/tdx: BIOS enabled: private KeyID range [32, 64)\nvirt/tdx: \
          module not loaded\n\
         Linux version 6.15\nvirt/tdx: BIOS enabled: private KeyID range [64, 128)\nvirt/tdx: module initialized\n\
@@ -184,7 +184,7 @@ fn what_comes_after_the_bring_up_is_no_failed_bring_up() {
 }
 
 #[test]
-fn forms_of_tomorrow_are_named() {
+fn unknown_forms_are_listed() {
     let text = "mce: [Hardware Error]: a form of tomorrow\nvirt/tdx: something new\nEDAC MC0: MCE of a new kind\nusb 1-1: new\n";
     let report = from_reader("x", text.as_bytes()).unwrap();
     let Subject::Log(log) = report.subject else { panic!() };

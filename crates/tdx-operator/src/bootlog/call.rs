@@ -20,7 +20,7 @@ pub(crate) struct Call {
     pub(crate) leaked: Option<u64>,
 }
 
-/// A line that speaks of a failed call or of an exit from a TD; `None` for any other line.
+/// Parses a line about a failed call or an exit from a TD; `None` for any other line.
 ///
 /// `message` is without the prefixes of the log.
 pub(crate) fn of(message: &str) -> Option<Call> {
@@ -50,7 +50,8 @@ pub(crate) fn of(message: &str) -> Option<Call> {
     Some(Call { leaf, status: status(rest), leaked, ..Call::default() })
 }
 
-/// Takes off who speaks: `kvm_intel: `, `kvm [5101]: `, `virt/tdx: `, `qemu-system-x86_64: `.
+/// Strips the tags of kernel modules and programs: `kvm_intel: `, `kvm [5101]: `, `virt/tdx: `,
+/// `qemu-system-x86_64: `.
 fn without_tags(message: &str) -> &str {
     let mut rest = message.trim();
     for _ in 0..4 {

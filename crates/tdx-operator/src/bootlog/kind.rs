@@ -51,7 +51,7 @@ pub(super) fn of(line: &str) -> Option<Kind<'_>> {
     let packages = ["smpboot: Max logical packages:", "Max. logical packages:", "Max logical packages:"];
     let brought_up = ["smp: Brought up ", "x86: Booted up "];
     let activated = ["smpboot: Total of ", "Total of "];
-    // Of the whole message: without the words before it, "Allowing" may be anybody's.
+    // Of the whole message: without the words before it, "Allowing" may come from any driver.
     let allowed = ["CPU topo: Allowing ", "smpboot: Allowing ", "SMP: Allowing "];
     None.or_else(|| after("SRAT: Node ").map(Kind::Srat))
         .or_else(|| after("NUMA: Node ").map(Kind::Numa))

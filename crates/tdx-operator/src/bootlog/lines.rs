@@ -44,7 +44,7 @@ pub(crate) struct Line<'a> {
     pub(crate) too_long: bool,
     /// The file ends without a line end here.
     pub(crate) last_without_end: bool,
-    /// It stands on several lines of the file, the first of which has this number.
+    /// It was joined from several lines of the file; the number is that of the first.
     pub(crate) fold: Option<Fold>,
 }
 

@@ -129,8 +129,7 @@ pub struct BootLog {
     pub failure: Option<At<(Failure, String)>>,
     /// First SEAMCALL that failed for another reason than a bring-up, or after it.
     pub later: Option<At<(Leaf, Status, String)>>,
-    /// What the module was queried to TDH.SYS.DISABLE when this kernel handed over, if it was no
-    /// success.
+    /// What the module returned to TDH.SYS.DISABLE at handover, if it was no success.
     pub not_disabled: Option<At<(Status, String)>>,
     /// Last line of the TDX code that says something, and its text.
     pub last_tdx: Option<At<String>>,
@@ -174,8 +173,8 @@ impl Reading {
 }
 
 impl BootLog {
-    /// Reads a log to its end, in bounded memory. `file` is its name in errors. Of several boots the
-    /// last one with a memory map counts.
+    /// Reads a log to its end, in bounded memory. `file` is its name in errors. Of several boots
+    /// the last one with a memory map counts.
     ///
     /// # Errors
     /// A file that is not text, or the first known line that does not hold. Whether the facts make

@@ -4,7 +4,7 @@
 /// Who wrote a line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Source<'a> {
-    /// The kernel, or a line that names nobody.
+    /// The kernel, or a line without an identifier.
     Kernel,
     /// A program, by its syslog identifier, without process id.
     Program(&'a str),

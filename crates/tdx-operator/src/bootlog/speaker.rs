@@ -1,6 +1,6 @@
 //! Who wrote a log: a host, a TD guest, another virtual machine, another hypervisor.
 
-/// A line that tells who speaks.
+/// The system that wrote a log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Speaker {
     /// The kernel of a TD.
@@ -33,7 +33,7 @@ const VIRTUAL: [&str; 16] = [
     "cloud-hypervisor",
 ];
 
-/// What a message of the kernel tells of who speaks.
+/// The system that a kernel message identifies.
 pub(super) fn of(message: &str) -> Option<Speaker> {
     let tdx = message.strip_prefix("tdx: ").or_else(|| message.strip_prefix("virt/tdx: "));
     let guest = [

@@ -79,7 +79,7 @@ pub(super) enum TdxLine {
     PamtKb(u64),
     Initialized,
     Failed(Failure),
-    /// A SEAMCALL of a later time: TDs, an update of the module.
+    /// A SEAMCALL after the initialization: TDs, an update of the module.
     Later(Leaf, Status),
     /// The module's answer to TDH.SYS.DISABLE, by which a kernel since 7.2 hands over.
     NotDisabled(Status),

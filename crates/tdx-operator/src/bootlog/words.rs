@@ -10,7 +10,7 @@ pub enum Words {
     TooFewKeyIds,
     /// It could hibernate.
     Hibernation,
-    /// It would not be told of new memory.
+    /// The memory hotplug notifier could not be registered.
     MemoryNotifier,
     /// SEAMCALL raised #GP.
     NotEnabled,
@@ -51,7 +51,7 @@ pub enum Words {
 }
 
 impl Words {
-    /// What a line says behind its prefix; `None` if it speaks of no failure that is known.
+    /// Parses a message without its prefix; `None` if it is no known failure.
     pub(crate) fn of(line: &str) -> Option<Self> {
         let line = ["[firmware bug]: ", "initialization failed: ", "SEAMCALL failed: "]
             .iter()

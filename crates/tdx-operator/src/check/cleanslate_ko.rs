@@ -19,7 +19,7 @@ pub(super) const POLICIES: [&str; 3] = ["tracked", "none", "refuse"];
 pub(super) enum Host {
     /// The kernel; the module listens.
     Kernel,
-    /// The module, when it is told to.
+    /// The module, on request.
     Module,
 }
 
@@ -28,7 +28,7 @@ pub(super) enum Host {
 pub(super) enum Ko {
     /// It is not loaded, or there is nothing to do here.
     NotThere,
-    /// It cannot be told.
+    /// Not determined.
     Unseen(String),
     /// Resets what is private before the next kernel starts.
     Resets(Host),

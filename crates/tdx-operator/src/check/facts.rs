@@ -30,7 +30,7 @@ pub(super) enum Tdx {
     Off(String, Sure),
     /// On, and it cannot work.
     Broken(String),
-    /// Not to be told from what was seen.
+    /// Not determined by the data that was seen.
     Unknown,
 }
 
@@ -49,7 +49,7 @@ pub(super) enum Private {
     No(&'static str),
     /// PAMT at least.
     Yes,
-    /// Not to be told.
+    /// Not determined.
     Perhaps,
 }
 
@@ -62,7 +62,7 @@ pub(super) enum SysInit {
     NotTried,
     /// Made, and the module is not there or refused it.
     Refused,
-    /// Not to be told.
+    /// Not determined.
     Unknown,
 }
 
@@ -125,7 +125,7 @@ impl<'a> Facts<'a> {
         self.kernel.as_ref().ok().map(Kernel::era)
     }
 
-    /// True if TDX is certainly of no account here.
+    /// True if TDX is certainly not in use here.
     pub(super) fn no_tdx(&self) -> bool {
         matches!(self.tdx, Tdx::Off(..))
     }
@@ -179,7 +179,7 @@ impl<'a> Facts<'a> {
     /// What became of SYS.INIT in this kernel.
     pub(super) fn sys_init(&self) -> SysInit {
         let Ok(log) = &self.log else { return SysInit::Unknown };
-        // Whoever answers questions has been initialised.
+        // A module that answers queries has been initialized.
         if log.initialized.is_some() || log.module.is_some() || log.pamt_kb.is_some() || !log.cmrs.is_empty() {
             return SysInit::Spent;
         }

@@ -79,7 +79,7 @@ impl Item {
         }
     }
 
-    /// Where it stands on a live machine, for people.
+    /// Its path on a live machine, for people.
     pub const fn place(self) -> &'static str {
         match self {
             Self::Cpuinfo => "/proc/cpuinfo",

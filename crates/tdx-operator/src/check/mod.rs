@@ -63,7 +63,7 @@ pub fn check(name: &str, snapshot: &Snapshot) -> CheckReport {
     report
 }
 
-/// The first of: a failure; TDX, or what a kexec does, cannot be told; a warning.
+/// The first of: a failure; TDX state or kexec outcome unknown; a warning.
 fn verdict(facts: &Facts<'_>, report: &CheckReport) -> (Status, String) {
     let says = |check: &CheckFinding| format!("{}: {}", check.id, check.text);
     let gravest = |status| report.checks().filter(move |check| check.status == status);

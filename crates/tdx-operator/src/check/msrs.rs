@@ -58,7 +58,7 @@ impl Msrs {
         if msrs.found.is_empty() { Err("holds no register".to_owned()) } else { Ok(msrs) }
     }
 
-    /// The reading on which all CPUs agree; `None` if nobody read it or they do not agree.
+    /// The reading on which all CPUs agree; `None` if it was not read or they do not agree.
     pub(super) fn get(&self, msr: Msr) -> Option<Reading> {
         match self.found.get(&msr.0).map(Vec::as_slice) {
             Some([(reading, _)]) => Some(*reading),

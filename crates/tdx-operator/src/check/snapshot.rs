@@ -23,7 +23,7 @@ impl Snapshot {
     /// The text of an item.
     ///
     /// # Errors
-    /// Why it was not seen; [`Unseen::Absent`] if nobody looked.
+    /// Why it was not seen; [`Unseen::Absent`] if it was not looked for.
     pub fn get(&self, item: Item) -> Result<&str, &Unseen> {
         match self.items.get(&item) {
             Some(seen) => seen.as_deref(),

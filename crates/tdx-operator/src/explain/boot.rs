@@ -142,7 +142,7 @@ fn not_ended(boot: &Boot) -> Option<LogFinding> {
         found.evidence.push(line.clone());
         return Some(found);
     } else if let Some(line) = boot.unknown.as_ref().filter(|_| log.key_ids.is_some()) {
-        // Silence is no cause where somebody speaks.
+        // With an unknown message, "no further TDX line" would be wrong.
         let mut found = caused(boot, Topic::BringUp, causes::words(Words::Unknown));
         found.cause = format!("line {} is an unknown TDX message", line.line);
         if !found.evidence.contains(line) {

@@ -124,7 +124,7 @@ impl Boot {
         }
     }
 
-    /// A line of the kernel, or one that names nobody; false if it is of no known form.
+    /// A line of the kernel, or one without an identifier; false if it is of no known form.
     fn kernel(&mut self, line: u64, split: &Split<'_>) -> bool {
         let message = split.text;
         let keep = |lines: &mut Vec<LogLine>| {
@@ -150,7 +150,7 @@ impl Boot {
             } else {
                 keep(&mut self.tdx);
             }
-            return bootlog::is_known_tdx(rest) || of_no_account(rest);
+            return bootlog::is_known_tdx(rest) || is_irrelevant(rest);
         }
         if message.starts_with("x86/tme:") || message.starts_with("x86/mktme:") {
             keep(&mut self.encryption);
@@ -166,7 +166,7 @@ impl Boot {
         }
         self.log.speaker.as_ref().is_some_and(|at| at.line == line)
             || of_a_guest(message)
-            || of_no_account(message.strip_prefix("kvm_intel: ").unwrap_or(message))
+            || is_irrelevant(message.strip_prefix("kvm_intel: ").unwrap_or(message))
             || self.records.take(line, split)
             || self.kexec.take(line, None, message)
             || self.vmm.take(line, message)
@@ -217,8 +217,8 @@ pub(super) fn text_of<'a>(line: &'a Line<'_>) -> std::borrow::Cow<'a, str> {
     String::from_utf8_lossy(line.bytes)
 }
 
-/// Lines of the TDX host code that say nothing on whether TDX comes up, or repeat the line before.
-fn of_no_account(rest: &str) -> bool {
+/// Lines of the TDX host code that do not tell whether TDX comes up, or continue the line before.
+fn is_irrelevant(rest: &str) -> bool {
     let registers = ["RCX ", "RDX ", "R8", "R9", "R08 ", "R09 ", "R10 ", "R11 ", "additional output:"];
     rest.starts_with("Disable ACPI S3")
         || rest.starts_with("Disable Kexec")
@@ -262,7 +262,7 @@ fn command_line(message: &str) -> Option<&str> {
     message.strip_prefix("Command line: ").or_else(|| message.strip_prefix("Kernel command line: "))
 }
 
-/// True for a line that is about TDX or a machine check, in whatever form.
+/// True for a line that mentions TDX or a machine check in any form.
 fn concerns(message: &str) -> bool {
     let words =
         ["[Hardware Error]", "mce: ", "Machine Check", "Machine check", "machine check", "Memory failure", "SEAMCALL"];

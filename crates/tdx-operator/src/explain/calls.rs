@@ -48,7 +48,7 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    /// Takes a line that speaks of a call.
+    /// Takes a line about a call.
     pub(super) fn take(&mut self, line: u64, message: &str, call: Call) {
         self.add(call, LogLine { line, text: excerpt(message) }, false);
     }

@@ -1,5 +1,5 @@
-//! Kexec and kdump images that the kernel refused: its own line, and what kexec, kdumpctl, kdump-tools
-//! and systemd print. Says nothing on whether TDX came up.
+//! Kexec and kdump images that the kernel refused: its own line, and what kexec, kdumpctl,
+//! kdump-tools and systemd print. Says nothing on whether TDX came up.
 
 use super::errno;
 use crate::{
@@ -46,7 +46,7 @@ const REASONS: [(&str, &str); 12] = [
 ];
 
 impl Refusals {
-    /// Takes a message of the kernel or of a program; false if it speaks of no refused image.
+    /// Takes a message of the kernel or of a program; false if it is not about a refused image.
     pub(super) fn take(&mut self, line: u64, ident: Option<&str>, text: &str) -> bool {
         let lower = text.to_ascii_lowercase();
         let by_erratum = lower.contains("not allowed on platform with tdx_pw_mce");

@@ -132,8 +132,8 @@ pub fn explain(msr: Msr, value: u64) -> MsrReport {
     }
 }
 
-/// `rdmsr -f HIGH:LOW` prints a field, not the register: a small value of a register whose fields are
-/// all higher up may be either.
+/// `rdmsr -f HIGH:LOW` prints a field, not the register: a small value of a register whose fields
+/// are all higher up may be either.
 fn or_field(msr: Msr, value: u64, meaning: String, todo: Option<String>) -> (String, Option<String>) {
     let high = matches!(msr.0, 0x87 | 0x982 | 0x1400 | 0x1401);
     if !high || !(1..0x100).contains(&value) {

@@ -19,7 +19,7 @@ pub(super) const USUAL_PACKAGES: u32 = 2;
 /// but the time.
 pub(super) const CPUS_PER_PACKAGE: u32 = 4;
 
-/// What the source says, or what is usual, in the open.
+/// The value of the source, or the usual value with an entry in the assumptions.
 pub(super) fn or_assume<T: Copy>(
     given: Option<T>,
     usual: T,
@@ -88,8 +88,8 @@ pub(super) fn build(file: &str, chosen: &Chosen, options: &HostOptions) -> Resul
     })
 }
 
-/// The log says something about TDX or nodes, and nothing about memory: quotes the line that tells
-/// most.
+/// The log says something about TDX or nodes, and nothing about memory: quotes the most specific
+/// line.
 fn no_memory(file: &str, log: &BootLog) -> InputError {
     let failure = log.failure.as_ref().map(|at| (at.line, at.value.1.as_str()));
     let last = log.last_tdx.as_ref().map(|at| (at.line, at.value.as_str()));

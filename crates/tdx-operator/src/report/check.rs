@@ -36,9 +36,9 @@ impl CheckReport {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Status {
-    /// As it should be, or of no account here.
+    /// As it should be, or irrelevant here.
     Pass,
-    /// Not to be told from what was seen.
+    /// Not determined by the data that was seen.
     Unknown,
     /// Works, with a loss or a risk that one should know.
     Warn,
@@ -64,7 +64,7 @@ impl Status {
 pub enum Basis {
     /// Read on the machine, or said by the named source.
     Sourced,
-    /// Our conclusion from the named source; nobody has said or tried it.
+    /// Our conclusion from the named source; not stated there and not tried.
     Deduced,
     /// General knowledge that was not checked against a source.
     Unverified,
@@ -84,7 +84,7 @@ impl Basis {
 /// All in one.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct CheckVerdict {
-    /// The gravest status that decides: FAIL of any check; UNKNOWN if it cannot be told whether TDX
+    /// The gravest status that decides: FAIL of any check; UNKNOWN if it is not known whether TDX
     /// is on; else WARN or PASS.
     pub status: Status,
     /// `on`, `off`, `broken` (on, and cannot work) or `unknown`.
@@ -97,7 +97,7 @@ pub struct CheckVerdict {
     pub warn: usize,
     /// Number of failures.
     pub fail: usize,
-    /// Number of checks that could not be told.
+    /// Number of checks without a result.
     pub unknown: usize,
 }
 
@@ -165,7 +165,7 @@ pub struct CheckFinding {
 pub struct UnseenReport {
     /// The file of a saved machine.
     pub item: &'static str,
-    /// Where it stands on a live one.
+    /// Its path on a live machine.
     pub place: &'static str,
     /// absent, denied, not-a-file, not-text, too-large, unreadable, malformed.
     pub reason: &'static str,

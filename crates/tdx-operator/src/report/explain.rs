@@ -65,7 +65,7 @@ pub enum Retry {
     NotNeeded,
     /// At once, a few times.
     AtOnce,
-    /// When whoever is in the way has gone.
+    /// When the resource is free.
     Later,
     /// Until it says something else.
     Resume,
@@ -292,7 +292,7 @@ pub struct LogFinding {
     pub basis: Basis,
     /// The lines that it was judged by, at most 12.
     pub evidence: Vec<LogLine>,
-    /// The cause, or why it cannot be told.
+    /// The cause, or why it cannot be determined.
     pub cause: String,
     /// What to do.
     pub remedy: String,

@@ -56,7 +56,7 @@ pub(super) const RULES: [Rule; 7] = [
     },
 ];
 
-/// What happens when somebody wants to jump.
+/// What happens at a kexec.
 enum Way {
     /// Nothing is private.
     Harmless(&'static str),
@@ -93,8 +93,8 @@ fn way(facts: &Facts<'_>) -> Way {
         Some(has) => !has,
         None => era == Some(Era::Excluded) && host_code,
     };
-    // Who cannot load an image cannot whatever is private: both are decided before the module is
-    // asked anything.
+    // Whether an image can be loaded does not depend on private memory: it is decided before the
+    // module is called.
     let refused = era == Some(Era::Refused) && facts.notes_erratum() || said_refused(facts).is_some();
     if let Private::No(why) = facts.private {
         return match () {

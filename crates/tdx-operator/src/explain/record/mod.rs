@@ -96,7 +96,7 @@ impl Records {
 
     fn begin(&mut self) -> &mut Record {
         if self.done.len() >= MAX_RECORDS {
-            // The last one makes way: the first of a storm say what it is about.
+            // Drop the last one: the first records of a storm show its cause.
             self.left_out += 1;
             self.done.pop();
         }
