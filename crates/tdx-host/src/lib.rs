@@ -133,7 +133,7 @@
 //!    Where a kernel builds TDs by code of its own, [`follow`] keeps the ledger.
 //! 5. [`handover`]: kexec, crash, what the next kernel is told, whose the address of a machine
 //!    check is.
-//! 6. Below all of them: [`seamcall`], [`effect`], [`gate`], [`private_memory`], [`reset`], [`once`], [`arch`].
+//! 6. Below all of them: [`seamcall`], [`effect`], [`gate`], [`private_memory`], [`reset`], [`arch`].
 //!
 //! Programs that run to their end stand in `examples/`: `skeleton`, `hypervisor`, `kexec`, `kdump`.
 //! How to port a kernel, and what Linux and the specification call things: `docs/PORTING.md` and
@@ -168,7 +168,7 @@ mod ids;
 pub mod key_ids;
 pub mod layout;
 pub mod ledger;
-pub mod once;
+mod once;
 pub mod page;
 pub mod platform;
 pub mod private_memory;

@@ -4,20 +4,6 @@
 //! A reader gets the whole value or none. The value exists from the start ([`Once::new`] is
 //! `const`), so a large one is built in its place and never lies on a kernel's stack.
 //!
-//! ```
-//! use tdx_host::once::Once;
-//!
-//! static MEMORY: Once<[u64; 2]> = Once::new([0; 2]);
-//!
-//! assert_eq!(MEMORY.get(), None);
-//! let mut owned = MEMORY.own().expect("the first owner");
-//! assert!(MEMORY.own().is_none(), "one owner at a time");
-//! owned[1] = 7;
-//! assert_eq!(owned.publish(), &[0, 7]);
-//! assert_eq!(MEMORY.get(), Some(&[0, 7]));
-//! assert!(MEMORY.own().is_none(), "published for good");
-//! ```
-//!
 //! loom runs this file: `tests/loom_host.rs`.
 //!
 //! # Layout

@@ -18,8 +18,7 @@ use support::{Event, Recorder, SAPPHIRE_RAPIDS};
 use tdx_abi::{
     Leaf, LineRange, Operand, Page, PageRange, PageSize, PhysAddr, Registers, Status, StatusCode, page_and_level,
 };
-use tdx_host::dynamic_pamt::count::{Change, Count, CountError};
-use tdx_host::dynamic_pamt::{DynamicPamt, Pair, PamtCause, TooSmall};
+use tdx_host::dynamic_pamt::{CountError, DynamicPamt, Pair, PamtCause, TooSmall};
 use tdx_host::gate::CpuGate;
 use tdx_host::key_ids::KeyIds;
 use tdx_host::ledger::{Ledger, PageState};
@@ -350,23 +349,6 @@ fn a_cpu_in_the_middle_sends_others_away() {
     pamt.get(&cpu, page, &mut spares(ledger, 0)).unwrap();
     pamt.get(&cpu, page, &mut Pair::new()).unwrap();
     assert_eq!((pamt.counted(page), pamt.pairs()), (Some(2), 2));
-}
-
-/// A page of 2 MiB is split only if no part of it is counted, and merged only if all parts are.
-#[test]
-fn split_and_merge_are_about_the_whole_page() {
-    let word = AtomicU32::new(0);
-    let count = Count::new(&word);
-    let turn = count.split().unwrap();
-    assert_eq!(count.split().unwrap_err(), CountError::Busy);
-    assert_eq!(count.merge().unwrap_err(), CountError::Busy);
-    turn.finish(512);
-    assert_eq!(count.split().unwrap_err(), CountError::Parts { counted: 512 });
-    assert!(matches!(count.put(), Ok(Change::Counted)));
-    assert_eq!(count.merge().unwrap_err(), CountError::Parts { counted: 511 });
-    assert!(matches!(count.get(), Ok(Change::Counted)));
-    count.merge().unwrap().finish(0);
-    assert_eq!(count.read(), Some(0));
 }
 
 #[test]

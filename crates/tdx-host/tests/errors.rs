@@ -25,7 +25,7 @@ owned!(
     bringup::BringupError,
     bringup::ModuleInfoError,
     bringup::NoDynamicPamt,
-    dynamic_pamt::count::CountError,
+    dynamic_pamt::CountError,
     dynamic_pamt::PamtCause,
     dynamic_pamt::PamtError,
     dynamic_pamt::TooSmall,

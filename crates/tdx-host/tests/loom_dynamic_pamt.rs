@@ -9,7 +9,17 @@
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering, Ordering::Relaxed};
 use loom::thread;
-use tdx_host::dynamic_pamt::count::{Change, Count, CountError};
+
+#[allow(dead_code, unused_imports)] // the parts that the count does not use
+#[path = "../src/sync.rs"]
+mod sync;
+
+/// The file that ships: it is private to the crate.
+#[allow(dead_code)]
+#[path = "../src/dynamic_pamt/count.rs"]
+mod count;
+
+use count::{Change, Count, CountError};
 
 /// Another CPU is at it; nothing has changed.
 struct Busy;

@@ -309,7 +309,7 @@ pub unsafe fn wbinvd() {
 }
 
 /// PREFETCHT0: a hint to load the line that holds this value. Never faults.
-pub fn prefetch<T>(value: &T) {
+pub(crate) fn prefetch<T>(value: &T) {
     // SAFETY: PREFETCHT0 changes no register and no memory, and does not fault, whatever the
     // address.
     unsafe {

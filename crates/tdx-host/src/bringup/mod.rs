@@ -139,29 +139,6 @@ pub struct Ready {
     pub module: ModuleInfo,
 }
 
-/// All steps in one call, with static PAMT.
-///
-/// # Errors
-/// [`BringupError`], after everything was undone.
-///
-/// # SEAMCALL
-/// SYS.INIT and SYS.CONFIG on the current CPU, SYS.LP.INIT and SYS.TDMR.INIT on all, SYS.KEY.CONFIG
-/// on one of each package. All CPUs are in VMX operation, and the kernel holds CPU hotplug and
-/// memory hotplug off.
-///
-/// # Safety
-/// As [`Bringup::start`].
-pub unsafe fn run<'k, K: Kernel>(
-    kernel: &'k mut K,
-    platform: TdxPlatform,
-    record: &'k PrivateMemory,
-    layout: &'k mut Layout,
-    memory: &[NodeRange],
-) -> Result<Ready, BringupError> {
-    // SAFETY: the caller's promise.
-    run_to_end(unsafe { Bringup::start(kernel, platform, record, layout) }?, memory)
-}
-
 /// All steps, in three functions that are never inlined: each step moves its state, and in one
 /// function the copies of all of them would lie on a kernel's stack at once.
 pub(crate) fn run_to_end<K: Kernel>(
@@ -191,27 +168,6 @@ fn finish<K: Kernel>(planned: Bringup<'_, K, Planned>) -> Result<Ready, BringupE
 }
 
 impl<'k, K: Kernel> Bringup<'k, K, Started> {
-    /// Takes the record of private memory; only one bring-up can have it.
-    ///
-    /// # Errors
-    /// [`BringupCause::Claimed`].
-    ///
-    /// # Safety
-    /// `record` is this machine's one record of private memory: every handover of this kernel names
-    /// it ([`crate::handover::HostMemory::new`]), and it lives as long as memory may be private.
-    /// `platform` is this machine's.
-    pub unsafe fn start(
-        kernel: &'k mut K,
-        platform: TdxPlatform,
-        record: &'k PrivateMemory,
-        layout: &'k mut Layout,
-    ) -> Result<Self, BringupError> {
-        if !record.claim() {
-            return Err(BringupError::at_start(BringupCause::Claimed));
-        }
-        Ok(Self { kernel, platform, record, layout: Place::Caller(layout), state: Started(()) })
-    }
-
     /// The bring-up of a [`crate::Host`], which publishes its results.
     pub(crate) fn of_host(
         kernel: &'k mut K,

@@ -116,7 +116,7 @@ impl ModuleInfo {
     ///
     /// # Errors
     /// [`NoDynamicPamt`].
-    pub fn with_dynamic_pamt(&self, field: KeyIdField) -> Result<Limits, NoDynamicPamt> {
+    pub(super) fn with_dynamic_pamt(&self, field: KeyIdField) -> Result<Limits, NoDynamicPamt> {
         let bits = self.pamt_bitmap_bits.ok_or(NoDynamicPamt::NotInModule)?;
         if field.shift() > DYNAMIC_PAMT_MAX_PHYS_BITS {
             return Err(NoDynamicPamt::PhysBits { bits: field.shift() });

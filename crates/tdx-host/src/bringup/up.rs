@@ -70,7 +70,7 @@ impl Up {
 
     /// The layout, for one bring-up. `None` while another one runs, and once TDX is up.
     pub(crate) fn own(&self) -> Option<Place<'_>> {
-        self.layout.own().map(|layout| Place::Host(layout, self))
+        self.layout.own().map(|layout| Place { layout, up: self })
     }
 
     /// TDX is up as another host has brought it up. False if a bring-up runs or TDX is up, and
@@ -103,25 +103,21 @@ impl Up {
     }
 }
 
-/// The layout that a bring-up fills.
+/// The layout that a bring-up fills, and publishes at its end.
 #[derive(Debug)]
-pub(crate) enum Place<'k> {
-    /// The caller's.
-    Caller(&'k mut Layout),
-    /// That of a host, which is published at the end.
-    Host(Owned<'k, Layout>, &'k Up),
+pub(crate) struct Place<'k> {
+    layout: Owned<'k, Layout>,
+    up: &'k Up,
 }
 
 impl Place<'_> {
     pub(super) fn set_features(&self, features: TdxFeatures0) {
-        if let Self::Host(_, up) = self {
-            up.set_features(features);
-        }
+        self.up.set_features(features);
     }
 
     /// TDX is up.
     pub(super) fn publish(self, info: &ModuleInfo) {
-        let Self::Host(layout, up) = self else { return };
+        let Self { layout, up } = self;
         // Whoever owns the layout is the only one to own the module.
         if let Some(mut module) = up.module.own() {
             *module = Some(info.copy());
@@ -135,10 +131,8 @@ impl Place<'_> {
 
     /// The bring-up has failed, and was undone.
     pub(super) fn give_back(self) {
-        if let Self::Host(layout, up) = self {
-            up.forget_features();
-            layout.give_back();
-        }
+        self.up.forget_features();
+        self.layout.give_back();
     }
 }
 
@@ -146,18 +140,12 @@ impl Deref for Place<'_> {
     type Target = Layout;
 
     fn deref(&self) -> &Layout {
-        match self {
-            Self::Caller(layout) => layout,
-            Self::Host(layout, _) => layout,
-        }
+        &self.layout
     }
 }
 
 impl DerefMut for Place<'_> {
     fn deref_mut(&mut self) -> &mut Layout {
-        match self {
-            Self::Caller(layout) => layout,
-            Self::Host(layout, _) => layout,
-        }
+        &mut self.layout
     }
 }

@@ -155,3 +155,25 @@ impl Turn<'_> {
         self.0.store(count.min(MOST), Ordering::Release);
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// A page of 2 MiB is split only if no part of it is counted, and merged only if all parts are.
+    #[test]
+    fn split_and_merge_are_about_the_whole_page() {
+        let word = AtomicU32::new(0);
+        let count = Count::new(&word);
+        let turn = count.split().unwrap();
+        assert_eq!(count.split().unwrap_err(), CountError::Busy);
+        assert_eq!(count.merge().unwrap_err(), CountError::Busy);
+        turn.finish(512);
+        assert_eq!(count.split().unwrap_err(), CountError::Parts { counted: 512 });
+        assert!(matches!(count.put(), Ok(Change::Counted)));
+        assert_eq!(count.merge().unwrap_err(), CountError::Parts { counted: 511 });
+        assert!(matches!(count.get(), Ok(Change::Counted)));
+        count.merge().unwrap().finish(0);
+        assert_eq!(count.read(), Some(0));
+    }
+}

@@ -9,7 +9,7 @@
 //!
 //! Each page of a pair goes through its token and thereby through the ledger, so a handover finds
 //! it like any other private page. A CPU that meets another one in the middle of an ADD or REMOVE
-//! of the same 2 MiB gets [`count::CountError::Busy`] and tries again.
+//! of the same 2 MiB gets [`CountError::Busy`] and tries again.
 //!
 //! # Example
 //!
@@ -44,7 +44,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-pub mod count;
+mod count;
 mod error;
 mod large;
 mod pair;
@@ -60,6 +60,7 @@ use crate::td_host::TdHost;
 use count::{Change, Count};
 use pair::InFlightPair;
 
+pub use count::CountError;
 pub use error::{PamtCause, PamtError, TooSmall};
 pub use pair::{Pair, Recovered};
 

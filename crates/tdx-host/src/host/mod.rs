@@ -188,7 +188,9 @@ impl<'m> Host<'m> {
     /// [`BringupError`], after everything was undone; the bring-up can be tried again.
     ///
     /// # SEAMCALL
-    /// As [`crate::bringup::run`].
+    /// SYS.INIT and SYS.CONFIG on the current CPU, SYS.LP.INIT and SYS.TDMR.INIT on all,
+    /// SYS.KEY.CONFIG on one of each package. All CPUs are in VMX operation, and the kernel holds
+    /// CPU hotplug and memory hotplug off.
     pub fn bring_up<K: Kernel>(&self, kernel: &mut K, memory: &[NodeRange]) -> Result<Ready, BringupError> {
         bringup::run_to_end(self.start_bring_up(kernel)?, memory)
     }

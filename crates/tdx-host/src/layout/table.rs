@@ -109,8 +109,8 @@ pub(super) fn cut_chunk(chunk: PageRange, pages: [u64; 3]) -> [PageRange; 3] {
 ///
 /// More than 20 KiB: keep it in a static or in memory from the kernel's allocator, not on a stack.
 /// [`super::build`] fills it with places, which are numbers; a bring-up fills it with memory of its
-/// [`FrameSource`], which the layout then owns. Dropping it without [`Layout::release`] or
-/// [`Layout::release_frames`] leaks the pages, which is safe.
+/// [`FrameSource`], which the layout then owns. Dropping it without [`Layout::release`] leaks
+/// the pages, which is safe.
 #[derive(Debug)]
 pub struct Layout {
     pub(super) tdmrs: ArrayVec<Tdmr, MAX_TDMRS>,
@@ -178,8 +178,7 @@ impl Layout {
     /// Frees the PAMT places of a plan and empties the table.
     ///
     /// # Errors
-    /// [`LayoutError::OwnsFrames`] or [`LayoutError::Private`] if a bring-up has filled it: for
-    /// that there is [`Layout::release_frames`].
+    /// [`LayoutError::OwnsFrames`] or [`LayoutError::Private`] if a bring-up has filled it.
     pub fn release<P: Places + ?Sized>(&mut self, places: &mut P) -> Result<(), LayoutError> {
         if self.private {
             return Err(LayoutError::Private);
@@ -197,7 +196,7 @@ impl Layout {
     /// # Errors
     /// [`LayoutError::Private`] once the bring-up has handed the PAMTs to the module: nothing but
     /// the way back of that bring-up or a handover makes them normal memory again.
-    pub fn release_frames<F: FrameSource + ?Sized>(&mut self, frames: &mut F) -> Result<(), LayoutError> {
+    pub(crate) fn release_frames<F: FrameSource + ?Sized>(&mut self, frames: &mut F) -> Result<(), LayoutError> {
         if self.private {
             return Err(LayoutError::Private);
         }

@@ -77,7 +77,7 @@ pub use dynamic::Promoted;
 pub use error::{Failed, PageError, TdCause};
 pub use guest::{Built, SeptLevel};
 pub use guest_page::GuestPage;
-pub use teardown::{CACHE_WB_RESUMES, Dead, Dying, NotFinished, PageHeld, page_held};
+pub use teardown::{Dead, Dying, NotFinished, PageHeld, page_held};
 pub use vcpu::{TDVPS_PAGES, Vcpu};
 
 /// A TD. `S` is how far it has come.

@@ -14,7 +14,7 @@ use crate::platform::{Cpu, CpuTask, Cpus, Step};
 use crate::seamcall::{SeamcallError, call_unchecked};
 
 /// How often an interrupted PHYMEM.CACHE.WB is resumed on a package, as in Linux.
-pub const CACHE_WB_RESUMES: u32 = 10_000;
+const CACHE_WB_RESUMES: u32 = 10_000;
 
 /// A TD that will not run again; its KeyID is still in use.
 #[derive(Debug)]
@@ -156,7 +156,7 @@ impl<'h> Td<'h, Dying> {
     ///
     /// # SEAMCALL
     /// MNG.VPFLUSHDONE on this CPU, PHYMEM.CACHE.WB on one CPU of each package (resumed up to
-    /// [`CACHE_WB_RESUMES`] times), MNG.KEY.FREEID on this CPU. After it no cache holds a line of
+    /// 10,000 times), MNG.KEY.FREEID on this CPU. After it no cache holds a line of
     /// the TD, its TDR apart.
     pub fn free_key<K: Cpus>(self, cpus: &K) -> Result<Dead<'h>, Failed<Self>> {
         // SAFETY: the TD is on its way out; the module refuses while a VCPU is not flushed.

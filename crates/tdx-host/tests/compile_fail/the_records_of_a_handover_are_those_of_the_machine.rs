@@ -1,12 +1,9 @@
 #![forbid(unsafe_code)]
 
-use tdx_host::bringup::{Bringup, Kernel};
 use tdx_host::handover::{HostMemory, HostParts};
 use tdx_host::key_ids::KeyIds;
-use tdx_host::layout::Layout;
 use tdx_host::ledger::Ledger;
 use tdx_host::platform::TdxPlatform;
-use tdx_host::private_memory::PrivateMemory;
 use tdx_host::td::TdHost;
 
 /// A handover that looks at an empty ledger.
@@ -21,12 +18,6 @@ fn made_of_parts(memory: HostMemory<'_>) -> HostMemory<'_> {
 /// TDs whose pages are in a ledger that no handover looks at.
 fn foreign_tds<'h>(platform: &'h TdxPlatform, ledger: &'h Ledger<'h>, key_ids: &'h KeyIds<'h>) -> TdHost<'h> {
     TdHost::new(platform, ledger, key_ids)
-}
-
-/// PAMTs in a record that no handover looks at.
-fn foreign_record<K: Kernel>(kernel: &mut K, platform: TdxPlatform, layout: &mut Layout) {
-    let record = PrivateMemory::new();
-    let _ = Bringup::start(kernel, platform, &record, layout);
 }
 
 fn main() {}

@@ -6,15 +6,13 @@
 #![allow(dead_code)] // each test binary uses its own part
 
 use tdx_abi::{Page, PageRange, PageSize, Registers};
-use tdx_host::bringup::{self, Bringup, BringupError, Kernel, Ready, Started};
 use tdx_host::follow::{Moved, Moves, NotFollowed};
 use tdx_host::gate::{CpuGate, CpuSlot, Gate};
 use tdx_host::handover::{HandoverReport, HostMemory, HostParts, Kexec, StopCpus, WrittenBack};
 use tdx_host::key_ids::KeyIds;
-use tdx_host::layout::Layout;
 use tdx_host::ledger::{Ledger, MarkError};
 use tdx_host::page::{InFlightPage, PrivatePage, ReturnedPage, SharedPage, TakeError, TokenError};
-use tdx_host::platform::{Cpu, CpuId, LineReset, NodeRange, OwnedPages, TdxPlatform};
+use tdx_host::platform::{Cpu, CpuId, LineReset, OwnedPages, TdxPlatform};
 use tdx_host::private_memory::{PrivateMemory, PublishError};
 use tdx_host::reset::{ParallelReset, ResetCount};
 use tdx_host::seamcall::SeamcallError;
@@ -37,27 +35,6 @@ pub(crate) fn host_memory(parts: HostParts<'_>) -> HostMemory<'_> {
 pub(crate) fn td_host<'h>(platform: &'h TdxPlatform, ledger: &'h Ledger<'h>, key_ids: &'h KeyIds<'h>) -> TdHost<'h> {
     // SAFETY: no memory of the test.
     unsafe { TdHost::new(platform, ledger, key_ids) }
-}
-
-pub(crate) fn bring_up<'k, K: Kernel>(
-    kernel: &'k mut K,
-    platform: TdxPlatform,
-    record: &'k PrivateMemory,
-    layout: &'k mut Layout,
-    memory: &[NodeRange],
-) -> Result<Ready, BringupError> {
-    // SAFETY: no memory of the test.
-    unsafe { bringup::run(kernel, platform, record, layout, memory) }
-}
-
-pub(crate) fn start<'k, K: Kernel>(
-    kernel: &'k mut K,
-    platform: TdxPlatform,
-    record: &'k PrivateMemory,
-    layout: &'k mut Layout,
-) -> Result<Bringup<'k, K, Started>, BringupError> {
-    // SAFETY: no memory of the test.
-    unsafe { Bringup::start(kernel, platform, record, layout) }
 }
 
 pub(crate) fn publish(
