@@ -5,7 +5,7 @@ use std::{io::Write, path::PathBuf, process::ExitCode};
 use clap::{Args, ValueEnum};
 use tdx_operator::{
     check::{self, Live},
-    report::Status,
+    report::{CheckReport, Status},
 };
 
 use crate::exit::Exit;
@@ -23,14 +23,18 @@ Examples:
   cleanslate check                                 this machine
   sudo cleanslate check --verbose                  with its MSRs, and the evidence of every check
   cleanslate check --from saved                    a machine that `cleanslate collect saved` has saved
+  cleanslate check --require kdump --require tdx   exit 1 on a host that cannot dump or has no TDX
   cleanslate check --format json | jq .verdict     for programs (docs/schemas/check.schema.json)
 
-Exit codes: 0 if no check failed, TDX or not; 1 if one did; 3 if it cannot be told whether TDX is on, or \
+Exit codes: 0 if no check failed, TDX or not; 1 if one did, or a --require does not hold; 3 if it cannot be told whether TDX is on, or \
 input cannot be used.")]
 pub(crate) struct CheckArgs {
     /// A machine saved by `cleanslate collect`, instead of this one.
     #[arg(long, value_name = "DIR")]
     from: Option<PathBuf>,
+    /// Exit 1 unless this holds; may be repeated.
+    #[arg(long, value_enum, value_name = "WHAT")]
+    require: Vec<Requirement>,
     /// Shows evidence and source of every check, not only of those that did not pass.
     #[arg(long, short)]
     verbose: bool,
@@ -56,6 +60,39 @@ pub(crate) struct CollectArgs {
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug)]
+enum Requirement {
+    /// A panic gives a dump: an image for a crash is loaded.
+    Kdump,
+    /// A kexec leaves nothing private behind, and is not refused.
+    Kexec,
+    /// TDX is on.
+    Tdx,
+}
+
+impl Requirement {
+    /// Whether the machine has it; `None` if that is not known.
+    fn holds(self, report: &CheckReport) -> Option<bool> {
+        match self {
+            Self::Kdump => match report.verdict.kdump {
+                "ready" => Some(true),
+                "not-ready" => Some(false),
+                _ => None,
+            },
+            Self::Kexec => match report.checks().find(|check| check.id == "kexec.jump")?.status {
+                Status::Pass => Some(true),
+                Status::Warn | Status::Fail => Some(false),
+                Status::Unknown => None,
+            },
+            Self::Tdx => match report.verdict.tdx {
+                "on" => Some(true),
+                "unknown" => None,
+                _ => Some(false),
+            },
+        }
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
 enum CheckFormat {
     Human,
     Json,
@@ -75,8 +112,11 @@ pub(crate) fn run(args: &CheckArgs, out: &mut impl Write) -> Result<ExitCode, St
         CheckFormat::Tap => human::check::tap(out, &report),
     })?;
     unless_closed(out.flush())?;
+    let required: Vec<_> = args.require.iter().map(|what| what.holds(&report)).collect();
     Ok(match report.verdict.status {
+        _ if required.contains(&Some(false)) => Exit::Bad.into(),
         Status::Fail => Exit::Bad.into(),
+        _ if required.contains(&None) => Exit::Input.into(),
         Status::Unknown => Exit::Input.into(),
         Status::Pass | Status::Warn => ExitCode::SUCCESS,
     })

@@ -53,6 +53,12 @@ pub(crate) fn print(out: &mut impl Write, report: &CheckReport, verbose: bool) -
         "\n{} pass, {} warn, {} fail, {} unknown",
         verdict.pass, verdict.warn, verdict.fail, verdict.unknown
     )?;
+    let kdump = match verdict.kdump {
+        "ready" => "ready: an image for a crash is loaded",
+        "not-ready" => "not ready: no dump after a panic",
+        _ => "unknown",
+    };
+    line(out, "kdump", kdump)?;
     let name = verdict.status.name();
     wrapped(out, &format!("{:<10}{style}{name:<8}{style:#}", "verdict"), 18, &verdict.text)
 }

@@ -45,6 +45,11 @@ pub fn check(name: &str, snapshot: &Snapshot) -> CheckReport {
                 Tdx::Broken(_) => "broken",
                 Tdx::Unknown => "unknown",
             },
+            kdump: match rules::can_dump(&facts) {
+                Some(true) => "ready",
+                Some(false) => "not-ready",
+                None => "unknown",
+            },
             text: String::new(),
             pass: 0,
             warn: 0,

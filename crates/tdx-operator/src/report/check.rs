@@ -89,6 +89,8 @@ pub struct CheckVerdict {
     pub status: Status,
     /// `on`, `off`, `broken` (on, and cannot work) or `unknown`.
     pub tdx: &'static str,
+    /// Whether a panic gives a dump: `ready` (an image is loaded), `not-ready` or `unknown`.
+    pub kdump: &'static str,
     /// One sentence.
     pub text: String,
     /// Number of checks that pass.

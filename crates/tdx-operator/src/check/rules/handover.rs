@@ -327,6 +327,22 @@ fn cleanslate(facts: &Facts<'_>) -> Finding {
     }
 }
 
+/// Whether a panic gives a dump: an image can be loaded, and one is. `None` if that was not seen.
+pub(super) fn can_dump(facts: &Facts<'_>) -> Option<bool> {
+    let harmless = matches!(way(facts), Way::Harmless(_));
+    match way(facts) {
+        Way::NotBuilt => return Some(false),
+        Way::NotMainline | Way::Unseen(_) | Way::Newer => return None,
+        _ if !harmless && facts.option("CRASH_DUMP") == Some(false) => return Some(false),
+        _ => {}
+    }
+    match flag(facts, Item::CrashLoaded) {
+        Ok(loaded) => Some(loaded),
+        Err(Unseen::Absent) => Some(false),
+        Err(_) => None,
+    }
+}
+
 /// `1` or `0` in a file of the kernel.
 pub(super) fn flag(facts: &Facts<'_>, item: Item) -> Result<bool, Unseen> {
     match facts.snapshot.get(item).map_err(Clone::clone)?.trim() {

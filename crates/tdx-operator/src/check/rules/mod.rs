@@ -114,6 +114,11 @@ pub(super) fn ask(facts: &Facts<'_>) -> Vec<CheckCategory> {
     CATEGORIES.iter().map(category).collect()
 }
 
+/// Whether a panic gives a dump; `None` if that was not seen.
+pub(super) fn can_dump(facts: &Facts<'_>) -> Option<bool> {
+    handover::can_dump(facts)
+}
+
 /// Whether an image is loaded, as far as the kernel says it.
 pub(super) fn loaded(facts: &Facts<'_>, image: Item) -> Option<bool> {
     handover::flag(facts, image).ok()
