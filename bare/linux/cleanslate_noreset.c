@@ -3,49 +3,62 @@
  * Makes the handover of cleanslate.ko return without a reset, for comparisons: the shipped module
  * tracks private memory as ever, and the next kernel gets it. A test module for a guest of
  * seamvisor; on a real machine the next kernel dies.
+ *
+ * By new instructions at the function's start, and not by a kprobe: a kernel without ftrace calls
+ * the function in the handler of another kprobe, where the kernel runs no second one.
  */
 #define pr_fmt(fmt) "cleanslate_noreset: " fmt
 
 #include <linux/kprobes.h>
+#include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/string.h>
+#include <linux/vmalloc.h>
 
-/* Return from the function at once, with struct cleanslate_handover in RAX and RDX: all zero. */
-static int cleanslate_skip(struct kprobe *probe, struct pt_regs *regs)
+/* struct cleanslate_handover in RAX and RDX: xor %eax,%eax; xor %edx,%edx; ret */
+static const u8 cleanslate_nothing[] = { 0x31, 0xc0, 0x31, 0xd2, 0xc3 };
+
+/* Where the kernel would put a probe: the function, after an ENDBR64 if it has one. */
+static u8 *cleanslate_find_handover(void)
 {
-	regs->ax = 0;
-	regs->dx = 0;
-	regs->ip = *(unsigned long *)regs->sp;
-	regs->sp += sizeof(long);
-	return 1;
-}
-NOKPROBE_SYMBOL(cleanslate_skip);
-
-/* A kprobe with a post-handler is not optimized into a jump, which could not change regs->ip. */
-static void cleanslate_after_skip(struct kprobe *probe, struct pt_regs *regs, unsigned long flags)
-{
-}
-
-static struct kprobe probe = {
-	.symbol_name = "cleanslate_hand_over",
-	.pre_handler = cleanslate_skip,
-	.post_handler = cleanslate_after_skip,
-};
-
-static int __init cleanslate_noreset_init(void)
-{
+	struct kprobe probe = { .symbol_name = "cleanslate_hand_over" };
 	int ret = register_kprobe(&probe);
 
 	if (ret)
-		pr_err("failed to hook cleanslate_hand_over: %d\n", ret);
+		return ERR_PTR(ret);
+	unregister_kprobe(&probe);
+	return (u8 *)probe.addr;
+}
+
+/* Writes through a mapping of its own: the kernel's mapping of code cannot be written to. */
+static int cleanslate_patch(u8 *code)
+{
+	struct page *pages[2];
+	u8 *writable;
+
+	pages[0] = vmalloc_to_page(code);
+	pages[1] = vmalloc_to_page(code + sizeof(cleanslate_nothing) - 1);
+	if (!pages[0] || !pages[1])
+		return -EFAULT;
+	writable = vmap(pages, 2, VM_MAP, PAGE_KERNEL);
+	if (!writable)
+		return -ENOMEM;
+	memcpy(writable + offset_in_page(code), cleanslate_nothing, sizeof(cleanslate_nothing));
+	vunmap(writable);
+	return 0;
+}
+
+static int __init cleanslate_noreset_init(void)
+{
+	u8 *code = cleanslate_find_handover();
+	int ret = IS_ERR(code) ? PTR_ERR(code) : cleanslate_patch(code);
+
+	if (ret)
+		pr_err("failed to patch cleanslate_hand_over: %d\n", ret);
 	return ret;
 }
 
-static void __exit cleanslate_noreset_exit(void)
-{
-	unregister_kprobe(&probe);
-}
-
+/* No exit: what was patched stays so, and the module cannot be unloaded. */
 module_init(cleanslate_noreset_init);
-module_exit(cleanslate_noreset_exit);
 MODULE_DESCRIPTION("Makes cleanslate.ko reset nothing, for tests under seamvisor");
 MODULE_LICENSE("GPL");
