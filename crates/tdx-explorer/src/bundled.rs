@@ -11,7 +11,7 @@ macro_rules! bundled {
 }
 
 /// Names and texts, in the order in which they are run.
-const FILES: [(&str, &str); 36] = bundled![
+const FILES: [(&str, &str); 37] = bundled![
     "bring-up",
     "two-tdmrs",
     "key-config-fails",
@@ -33,6 +33,7 @@ const FILES: [(&str, &str); 36] = bundled![
     "shutdown-refused",
     "module-update",
     "td-fatal",
+    "l2-tables",
     "dynamic-pamt",
     "dynamic-pamt-large",
     "pamt-add-fails",

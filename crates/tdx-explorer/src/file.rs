@@ -293,6 +293,7 @@ impl Source<'_> {
             "stray-writes" => What::StrayWrites,
             "shut-down" => What::ShutDown,
             "update" => What::Update,
+            "foreign-td" => What::Foreign,
             "make-fatal" => What::MakeFatal(td),
             "offline" => What::Offline,
             "kexec" => What::Kexec,
@@ -339,7 +340,7 @@ const SIZED: &[&str] = &["td", "page", "size"];
 const FAULT: &[&str] = &["leaf", "nth"];
 
 /// Every step, and which keys it has besides `do` and `cpu`.
-const STEPS: [(&str, &[&str]); 34] = [
+const STEPS: [(&str, &[&str]); 35] = [
     ("bring-up", &[]),
     ("host-writes", &[]),
     ("build", TD),
@@ -357,6 +358,7 @@ const STEPS: [(&str, &[&str]); 34] = [
     ("stray-writes", &[]),
     ("shut-down", &[]),
     ("update", &[]),
+    ("foreign-td", &[]),
     ("make-fatal", TD),
     ("offline", &[]),
     ("kexec", &[]),

@@ -29,6 +29,8 @@ pub(super) enum Phase {
 pub(super) enum Part {
     /// What the call is for.
     Own,
+    /// A Secure-EPT page of an L2 VM.
+    L2,
     /// One of a pair of Dynamic PAMT, beside it.
     Pair,
 }
@@ -95,10 +97,15 @@ fn pages_given(registers: &Registers) -> Pages {
     let page = |address: u64| (PhysAddr::new(address).page(), PageSize::Size4K);
     match registers.leaf_call().leaf() {
         Leaf::MNG_CREATE | Leaf::MNG_ADDCX | Leaf::VP_CREATE | Leaf::VP_ADDCX => vec![page(registers.rcx)],
+        Leaf::MEM_SEPT_ADD if registers.leaf_call().version() == 1 => std::iter::once(registers.r8)
+            .filter(|address| is_page(*address))
+            .chain(l2_pages(registers))
+            .map(page)
+            .collect(),
         Leaf::MEM_SEPT_ADD | Leaf::MEM_PAGE_ADD | Leaf::MEM_PAGE_RELOCATE => vec![page(registers.r8)],
         Leaf::MEM_PAGE_DEMOTE => {
-            let pair = [registers.r12, registers.r13].into_iter().filter(|address| *address != 0).map(page);
-            std::iter::once(page(registers.r8)).chain(pair).collect()
+            let pair = [registers.r12, registers.r13].into_iter().filter(|address| is_page(*address));
+            std::iter::once(registers.r8).chain(l2_pages(registers)).chain(pair).map(page).collect()
         }
         Leaf::MEM_PAGE_AUG => {
             let size = if registers.rcx.trailing_zeros() >= 3 { PageSize::Size4K } else { PageSize::Size2M };
@@ -109,11 +116,28 @@ fn pages_given(registers: &Registers) -> Pages {
     }
 }
 
+/// A register of no use is 0 or all ones.
+fn is_page(address: u64) -> bool {
+    address != 0 && address != u64::MAX
+}
+
+/// What R9 to R11 name: pages of L2 VMs.
+fn l2_pages(registers: &Registers) -> impl Iterator<Item = u64> {
+    [registers.r9, registers.r10, registers.r11].into_iter().filter(|address| is_page(*address))
+}
+
 /// What a page is among those that this call gives.
 fn part(registers: &Registers, page: Page) -> Part {
-    let pair = registers.leaf_call().leaf() == Leaf::MEM_PAGE_DEMOTE
-        && [registers.r12, registers.r13].contains(&page.start().get());
-    if pair { Part::Pair } else { Part::Own }
+    let (call, address) = (registers.leaf_call(), page.start().get());
+    let demote = call.leaf() == Leaf::MEM_PAGE_DEMOTE;
+    let of_vms = demote || (call.leaf() == Leaf::MEM_SEPT_ADD && call.version() == 1);
+    if of_vms && l2_pages(registers).any(|page| page == address) {
+        Part::L2
+    } else if demote && [registers.r12, registers.r13].contains(&address) {
+        Part::Pair
+    } else {
+        Part::Own
+    }
 }
 
 fn covers(pages: &[(Page, PageSize)], page: Page) -> bool {
@@ -126,8 +150,13 @@ fn pages_returned(input: &Registers, answer: &Registers) -> Vec<Page> {
         Leaf::PHYMEM_PAGE_RECLAIM => vec![PhysAddr::new(input.rcx).page()],
         Leaf::MEM_PAGE_REMOVE | Leaf::MEM_PAGE_RELOCATE => vec![tdx_abi::removed_page(answer.rcx).0.page()],
         Leaf::MEM_PAGE_PROMOTE => {
-            let pair = [answer.r12, answer.r13].into_iter().filter(|address| *address != 0);
-            std::iter::once(answer.rcx).chain(pair).map(|address| tdx_abi::removed_page(address).0.page()).collect()
+            let pair = [answer.r12, answer.r13].into_iter().filter(|address| is_page(*address));
+            let of_vms = l2_pages(answer).filter(|_| input.leaf_call().version() == 1);
+            std::iter::once(answer.rcx)
+                .chain(of_vms)
+                .chain(pair)
+                .map(|address| tdx_abi::removed_page(address).0.page())
+                .collect()
         }
         Leaf::PHYMEM_PAMT_REMOVE => [answer.rdx, answer.r8].map(|address| PhysAddr::new(address).page()).to_vec(),
         _ => Vec::new(),

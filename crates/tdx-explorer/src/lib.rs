@@ -67,6 +67,7 @@ mod bundled;
 mod catalogue;
 mod explorer;
 mod file;
+mod foreign;
 mod history;
 pub mod html;
 mod live;

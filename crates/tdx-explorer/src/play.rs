@@ -19,6 +19,7 @@ use tdx_machine::{Machine, MachineConfig, PartialStore};
 use super::branch::End;
 use super::bug::Special;
 use super::explorer::{Explorer, Plan, Tally};
+use super::foreign;
 use super::history::Phase;
 use super::live::{Live, lock};
 use super::scenario::{Scenario, Step, What};
@@ -276,6 +277,11 @@ fn make<'w>(
             let _ = promise::call_any(&cpus.this_cpu(), Registers::call(Leaf::SYS_SHUTDOWN));
         }
         What::Update => update(lab, scenario, cpus),
+        What::Foreign => {
+            if let Some(world) = world {
+                foreign::live(lab, world, cpus.this_cpu(), foreign::last_key(live.platform.key_ids()));
+            }
+        }
         What::MakeFatal(td) => {
             if let Some(tdr) = world.and_then(|world| world.slots.get(td)?.tdr()) {
                 lab.act(|machine| machine.make_td_fatal(tdr));

@@ -35,6 +35,9 @@ pub enum What {
     ShutDown,
     /// A runtime update of the module: SYS.SHUTDOWN, another module, SYS.UPDATE.
     Update,
+    /// A TD with an L2 VM lives and dies, by code that is not the product's; `follow` marks its
+    /// pages.
+    Foreign,
     /// What ends a TD for good: a machine check in its guest. Every call but those of the teardown
     /// answers TD_FATAL.
     MakeFatal(usize),
@@ -119,6 +122,7 @@ impl core::fmt::Display for What {
             Self::Evict => f.write_str("every dirty line leaves its cache"),
             Self::StrayWrites => f.write_str("a device writes a part of every private line"),
             Self::ShutDown => f.write_str("SYS.SHUTDOWN"),
+            Self::Foreign => f.write_str("a TD with an L2 VM, built by other code"),
             Self::Update => f.write_str("update of the module"),
             Self::MakeFatal(td) => write!(f, "TD {td} is fatal"),
             Self::Offline => f.write_str("goes offline"),

@@ -9,6 +9,7 @@ mod life;
 use tdx_abi::{Leaf, LineRange, Page, Registers, Status};
 
 use super::bug::{Bug, Moment, Past};
+use super::history::Part;
 use tdx_lab::platform::{Deed, Operation};
 
 /// Every bug, by the part of the kernel it is in.
@@ -52,6 +53,11 @@ fn pretend(registers: Registers) -> Deed {
 /// The page was given by this leaf, and the kernel knows nothing of it.
 fn given_by(past: &Past<'_>, page: Page, leaf: Leaf) -> bool {
     past.history.of(page).is_some_and(|given| given.by == leaf)
+}
+
+/// The page was given by this leaf as a page of this kind.
+fn given_as(past: &Past<'_>, page: Page, leaf: Leaf, part: Part) -> bool {
+    past.history.of(page).is_some_and(|given| given.by == leaf && given.part == part)
 }
 
 /// The page was given to a call of this leaf that failed.

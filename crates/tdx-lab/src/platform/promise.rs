@@ -9,9 +9,10 @@
 #![allow(unsafe_code)]
 
 use first_kernel::{AnyPolicy, Handed, NotHandedOver};
-use tdx_abi::{PageRange, Registers};
+use tdx_abi::{LineRange, PageRange, Registers};
 use tdx_host::{
     HostError,
+    follow::{self, Moves, NotFollowed},
     gate::GateHandle,
     handover::{HandoverReport, HostMemory, HostParts, Kexec, LedgerRef, StopCpus, WrittenBack},
     ledger::{Ledger, MarkError},
@@ -59,6 +60,44 @@ pub fn resume(tdx: &tdx_host::Host<'_>, earlier: &tdx_host::Host<'_>) -> Result<
 pub fn call_any<C: Cpu>(cpu: &C, input: Registers) -> Result<Registers, SeamcallError> {
     // SAFETY: memory of the software machine, and a guest there runs no code on this CPU.
     unsafe { call_unchecked(cpu, input) }
+}
+
+/// A SEAMCALL of code that is not the product's, whose pages [`Moves`] enters into the ledger. With
+/// static PAMT.
+///
+/// # Errors
+/// As [`call_unchecked`]. A call that [`Moves`] does not know is not made.
+pub fn observed<C: Cpu>(cpu: &C, ledger: &Ledger<'_>, input: Registers) -> Result<Registers, SeamcallError> {
+    let Ok(moves) = Moves::of(&input, false) else {
+        let (call, cpu) = (input.leaf_call(), cpu.id());
+        return Err(SeamcallError { call, cpu, input, registers: input, attempts: 0 });
+    };
+    // SAFETY: memory of the software machine; the call follows, and then its answer.
+    let marked = unsafe { moves.before(ledger) };
+    let result = call_any(cpu, input);
+    let answer = result.as_ref().unwrap_or_else(|error| &error.registers);
+    // SAFETY: as above.
+    let entered = unsafe { moves.after(ledger, answer) };
+    debug_assert!(marked.is_ok() && entered.is_ok());
+    result
+}
+
+/// The reset of pages of such code: by this CPU, then fenced, then unmarked.
+///
+/// # Errors
+/// As [`follow::reset`].
+pub fn observed_reset<C: Cpu>(cpu: &C, ledger: &Ledger<'_>, range: PageRange) -> Result<(), NotFollowed> {
+    // SAFETY: memory of the software machine.
+    unsafe { cpu.reset_lines(range.lines()) };
+    cpu.fence();
+    // SAFETY: as above; reset and fenced.
+    unsafe { follow::reset(ledger, range) }
+}
+
+/// Writes back and drops the host's own lines.
+pub fn flush<C: Cpu>(cpu: &C, lines: LineRange) {
+    // SAFETY: memory of the software machine.
+    unsafe { cpu.flush_lines(lines) };
 }
 
 /// Marks pages without a SEAMCALL: a ledger as a reader sees it between two stores.
