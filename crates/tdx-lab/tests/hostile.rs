@@ -6,6 +6,9 @@
 
 #![forbid(unsafe_code)]
 
+#[path = "hostile/handover.rs"]
+mod handover;
+
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use tdx_abi::{KeyId, Leaf, LeafCall, Page, PageRange, Registers, Status};

@@ -1,0 +1,51 @@
+//! Handovers in an order that no kernel means: two at once, and those of a host that is not the
+//! machine's.
+
+use super::*;
+use tdx_host::handover::{HandoverReport, ModuleAnswer};
+use tdx_machine::{Fault, When};
+
+/// A module with SYS.DISABLE.
+fn module() -> ModuleProfile {
+    ModuleProfile::V1_5_25.with_sys_disable()
+}
+
+/// The crash handover has reset everything; the kexec that it interrupts asks the module no more.
+fn assert_not_asked(victim: &Victim<'_>, module: Option<ModuleAnswer>, crash: &HandoverReport, calls: u32) {
+    let Some(ModuleAnswer::Failed(error)) = module else { panic!("a SEAMCALL after the reset: {module:?}") };
+    assert_eq!((error.status(), error.attempts), (Status::GATE_CLOSED, calls));
+    for activity in victim.tdx.gate().activity() {
+        assert_eq!(activity.may_hold_private_lines, None, "{activity}");
+    }
+    assert!(crash.is_clean(&victim.memory()), "{crash:?}");
+    victim.assert_next_kernel_lives();
+}
+
+#[test]
+fn a_kexec_asks_the_module_nothing_after_a_crash() {
+    let (host, lab) = (host(), Lab::with_module(&host(), module(), &()).unwrap());
+    let victim = Victim::new(&lab, &host);
+    let kexec = victim.tdx.kexec(Policy::Module, KexecKind::Normal).unwrap();
+    let stopped = kexec.stop_other_cpus(&victim.kernel).unwrap();
+    let crash = victim.tdx.crash(Policy::Tracked, &victim.kernel.this_cpu(), &victim.kernel);
+    let report = stopped.ask_module(|_| ()).write_back_caches().reset();
+    assert_not_asked(&victim, report.module, &crash, 1);
+    assert_eq!(victim.tdx.came_back(&report), CameBack::TdxIsGone);
+}
+
+/// Between two calls of one SYS.DISABLE: the second is not made.
+#[test]
+fn a_crash_in_the_middle_of_asking_ends_it() {
+    let (host, lab) = (host(), Lab::with_module(&host(), module(), &()).unwrap());
+    let victim = Victim::new(&lab, &host);
+    lab.act(|machine| machine.inject(Fault::InterruptPending, When::Always));
+    let kexec = victim.tdx.kexec(Policy::Module, KexecKind::Normal).unwrap();
+    let stopped = kexec.stop_other_cpus(&victim.kernel).unwrap();
+    let mut crash = None;
+    let asked = stopped.ask_module(|_| {
+        crash.get_or_insert_with(|| victim.tdx.crash(Policy::Tracked, &victim.kernel.this_cpu(), &victim.kernel));
+    });
+    let report = asked.write_back_caches().reset();
+    assert_not_asked(&victim, report.module, &crash.unwrap(), 2);
+    assert_eq!(victim.tdx.came_back(&report), CameBack::TdxIsGone);
+}
