@@ -7,7 +7,8 @@ use promise::Observe as _;
 use std::sync::atomic::AtomicU64;
 
 use tdx_abi::{Leaf, LeafCall, Operand, Page, PageRange, Registers, StatusCode};
-use tdx_host::follow::{ModuleEvent, Moves, NotFollowed};
+use tdx_host::effect::TABLE;
+use tdx_host::follow::{MAX_MOVED, ModuleEvent, Moves, NotFollowed};
 use tdx_host::ledger::{Ledger, PageState};
 
 /// 2 GiB from 0 on.
@@ -67,6 +68,11 @@ fn which_operand_is_the_page() {
     assert_eq!(large.taken()[0].pages(), 512);
     // Level 7 is none: the module will refuse it, and one page is marked meanwhile.
     assert_eq!(Moves::of(&Registers::call(Leaf::MEM_PAGE_AUG).rcx(7), false).unwrap().taken()[0].pages(), 1);
+}
+
+#[test]
+fn every_row_of_the_table_fits() {
+    assert!(TABLE.iter().all(|row| row.takes.len() <= MAX_MOVED && row.returns.len() <= MAX_MOVED));
 }
 
 /// Pages of 4 KiB at these addresses.
