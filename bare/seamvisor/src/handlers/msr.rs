@@ -8,7 +8,6 @@ use metal::{MAX_CPUS, lapic};
 use spin::Once;
 use tdx_machine::{CpuId, MsrRead};
 
-use super::vmx_capabilities::{self, VMX_BASIC};
 use crate::tdx;
 use crate::vcpu::Vcpu;
 
@@ -19,6 +18,7 @@ const KEYID_PARTITIONING: u32 = 0x87;
 const MICROCODE: u32 = 0x8b;
 const ARCH_CAPABILITIES: u32 = 0x10a;
 const MCG_CAP: u32 = 0x179;
+const VMX_BASIC: u32 = 0x480;
 const VMX_LAST: u32 = 0x491;
 const MCG_EXT_CTL: u32 = 0x4d0;
 const TME_CAPABILITY: u32 = 0x981;
@@ -45,6 +45,9 @@ const FEATURES: u64 = 1 | 1 << 2 | 1 << 20;
 /// under emulation.
 const RDCL_NO: u64 = 1;
 const LMCE: u64 = 1 << 27;
+/// Revision of the VMXON region.
+pub const VMX_REVISION: u32 = 0x11;
+
 static LMCE_ENABLED: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 
 /// MSR permission map: two bits for each MSR of three ranges. A set bit intercepts RDMSR or WRMSR.
@@ -125,12 +128,27 @@ fn read(vcpu: &Vcpu, msr: u32) -> Option<u64> {
                 Ok(MsrRead::GeneralProtection) | Err(_) => return None,
             }
         }
-        VMX_BASIC..=VMX_LAST => vmx_capabilities::read(msr),
+        VMX_BASIC..=VMX_LAST => vmx(msr),
         // SAFETY: every CPU with an APIC has it.
         APIC_BASE => unsafe { rdmsr(APIC_BASE) },
         // SVM MSRs, and MSRs outside the ranges of the permission map, do not exist.
         _ => return None,
     })
+}
+
+/// VMX capability MSRs, sufficient for VMXON and VMXOFF. VM entry is not supported.
+const fn vmx(msr: u32) -> u64 {
+    match msr {
+        // Revision, 4 KiB regions, write-back.
+        VMX_BASIC => VMX_REVISION as u64 | 4096 << 32 | 6 << 50,
+        // CR0: PE, NE and PG must be 1; all bits may be 1.
+        0x486 => 0x8000_0021,
+        0x487 => 0xffff_ffff,
+        // CR4: VMXE must be 1.
+        0x488 => 1 << 13,
+        0x489 => 0x0037_67ff,
+        _ => 0,
+    }
 }
 
 /// Writes an intercepted MSR. `None` if WRMSR raises #GP.

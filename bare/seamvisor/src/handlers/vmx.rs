@@ -1,12 +1,11 @@
-//! VMX instructions: VMXON, VMXOFF, INVEPT of all contexts. All others fail with VMfailInvalid,
-//! because VM entry is not supported.
+//! VMX instructions: VMXON and VMXOFF. All others fail with VMfailInvalid, because VM entry is not
+//! supported.
 
 use iced_x86::{Instruction, Mnemonic};
 use metal::{interrupts, println};
 
 use super::control_registers::VMXE;
-use super::instruction;
-use super::vmx_capabilities::VMX_REVISION;
+use super::{instruction, msr};
 use crate::vcpu::Vcpu;
 use crate::{guest_memory, tdx};
 
@@ -23,10 +22,6 @@ pub fn emulate(vcpu: &mut Vcpu, instruction: &Instruction, mnemonic: Mnemonic) -
             tdx::lock().set_vmx_operation(vcpu.number, false);
             succeed(vcpu, instruction);
         }
-        // Nothing is cached of an EPT, because no guest of this guest runs.
-        Mnemonic::Invept if in_vmx(vcpu) && vcpu.vmcb.cpl == 0 && is_all_contexts(vcpu, instruction) => {
-            succeed(vcpu, instruction);
-        }
         _ if is_vmx(mnemonic) && in_vmx(vcpu) => {
             println!("cpu={} {mnemonic:?}: VM entry is not supported", vcpu.number);
             fail_invalid(vcpu, instruction);
@@ -38,11 +33,6 @@ pub fn emulate(vcpu: &mut Vcpu, instruction: &Instruction, mnemonic: Mnemonic) -
 
 fn in_vmx(vcpu: &Vcpu) -> bool {
     tdx::lock().in_vmx_operation(vcpu.number)
-}
-
-/// INVEPT of type 2: all contexts. The other type names an EPT that no VM entry has used.
-fn is_all_contexts(vcpu: &Vcpu, instruction: &Instruction) -> bool {
-    instruction::register(vcpu, instruction.op0_register()) == Some(2)
 }
 
 const fn is_vmx(mnemonic: Mnemonic) -> bool {
@@ -91,7 +81,7 @@ fn vmxon(vcpu: &mut Vcpu, instruction: &Instruction) {
         let region = u64::from_le_bytes(pointer);
         region.is_multiple_of(PAGE) && guest_memory::read(region, &mut revision)
     };
-    if !is_region || u32::from_le_bytes(revision) != VMX_REVISION || in_vmx(vcpu) {
+    if !is_region || u32::from_le_bytes(revision) != msr::VMX_REVISION || in_vmx(vcpu) {
         fail_invalid(vcpu, instruction);
         return;
     }
