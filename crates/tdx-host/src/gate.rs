@@ -1,6 +1,6 @@
 //! SEAMCALL admission control and per-CPU dirty-cache tracking. Lock-free: any CPU reads both at
 //! any instant. Refuses every SEAMCALL once a handover has closed it, except the SYS.DISABLE of
-//! that handover.
+//! that handover, and that one too once a crash has closed it for good.
 //!
 //! # Why no SEAMCALL is made after the gate is closed
 //!
@@ -14,6 +14,10 @@
 //! A CPU stopped by an NMI between any two of these stores leaves a slot that says too much, never
 //! too little: caches are then written back for nothing. The NMI of a CPU inside SEAM waits until
 //! it has left; the slot still says so.
+//!
+//! SYS.DISABLE passes by the same three steps, and looks whether the gate is still closed as its
+//! own handover has closed it. A crash on another CPU, or on this one in between two calls, has
+//! changed that word.
 //!
 //! # Example
 //!
@@ -303,16 +307,7 @@ impl<'g> CpuGate<'g> {
     /// # Errors
     /// [`Closed`]; then the instruction must not be executed.
     pub fn enter(self, leaf: Leaf) -> Result<SeamcallGuard<'g>, Closed> {
-        let slot = self.slot.ok_or(Closed)?;
-        let before = slot.0.load(Ordering::Relaxed);
-        slot.0.store(u64::from(leaf.0) | ENTERING, Ordering::Release);
-        fence(Ordering::SeqCst);
-        if self.state.load(Ordering::Acquire) & CLOSED != 0 {
-            // Nothing was executed. The old reason stands again, if there was one.
-            slot.0.store(before, Ordering::Release);
-            return Err(Closed);
-        }
-        Ok(SeamcallGuard { slot, pinned: PhantomData })
+        self.enter_if(leaf, |state| state & CLOSED == 0)
     }
 
     /// Other code makes a SEAMCALL on this CPU without asking: a kernel with TDX code of its own.
@@ -324,12 +319,26 @@ impl<'g> CpuGate<'g> {
         }
     }
 
-    /// As [`CpuGate::enter`] for the CPU that has closed the gate and asks the module to clean
-    /// up. All others have stopped.
-    pub(crate) fn enter_for_handover(self, leaf: Leaf) -> Result<SeamcallGuard<'g>, Closed> {
+    /// As [`CpuGate::enter`] for the CPU that has closed the gate by `closing` and asks the module
+    /// to clean up. All others have stopped.
+    ///
+    /// # Errors
+    /// [`Closed`] if the gate is not closed by `closing` any more: a crash has begun its reset.
+    pub(crate) fn enter_for_handover(self, leaf: Leaf, closing: Closing) -> Result<SeamcallGuard<'g>, Closed> {
+        self.enter_if(leaf, |state| state == closing.0)
+    }
+
+    /// The slot first, then the look at the gate: see the module.
+    fn enter_if(self, leaf: Leaf, admits: impl FnOnce(u64) -> bool) -> Result<SeamcallGuard<'g>, Closed> {
         let slot = self.slot.ok_or(Closed)?;
+        let before = slot.0.load(Ordering::Relaxed);
         slot.0.store(u64::from(leaf.0) | ENTERING, Ordering::Release);
         fence(Ordering::SeqCst);
+        if !admits(self.state.load(Ordering::Acquire)) {
+            // Nothing was executed. The old reason stands again, if there was one.
+            slot.0.store(before, Ordering::Release);
+            return Err(Closed);
+        }
         Ok(SeamcallGuard { slot, pinned: PhantomData })
     }
 

@@ -105,15 +105,15 @@ impl<'k, 'c, P: StopCpus> Kexec<'k, Stopped<'c, P>> {
     ///
     /// # SEAMCALL
     /// SYS.DISABLE on this CPU, under [`Policy::Module`] if the module has it; never for a kexec
-    /// jump. All other CPUs have stopped. At most [`super::DISABLE_CALLS`] calls. The last SEAMCALL
-    /// of this kernel.
+    /// jump. All other CPUs have stopped. At most [`super::DISABLE_CALLS`] calls, none once a crash
+    /// has been handed over. The last SEAMCALL of this kernel.
     pub fn ask_module(self, progress: impl FnMut(u32)) -> Kexec<'k, Asked<'c, P>> {
         let has_leaf = self.memory.features().is_some_and(tdx_abi::TdxFeatures0::sys_disable);
         let comes_back = self.kind == KexecKind::Jump;
         let module = match self.policy {
             _ if self.memory.platform().is_none() || comes_back => None,
             Policy::Module if !has_leaf => Some(ModuleAnswer::NoLeaf),
-            Policy::Module => Some(disable(&self.state.cpus.this_cpu(), progress)),
+            Policy::Module => Some(disable(&self.state.cpus.this_cpu(), self.state.closing, progress)),
             _ => None,
         };
         self.with_state(|state| Asked { cpus: state.cpus, closing: state.closing, module })

@@ -3,6 +3,7 @@
 use core::fmt;
 use tdx_abi::{Leaf, Registers, Status, StatusCode};
 
+use crate::gate::Closing;
 use crate::platform::Cpu;
 use crate::seamcall::SeamcallError;
 
@@ -46,15 +47,18 @@ impl fmt::Display for ModuleAnswer {
 /// Calls SYS.DISABLE until it is done, fails, or has been called [`DISABLE_CALLS`] times.
 /// `progress` is called after each.
 ///
-/// The gate is closed: this is the one call that its owner may still make.
-pub(super) fn disable<C: Cpu>(cpu: &C, mut progress: impl FnMut(u32)) -> ModuleAnswer {
+/// The gate is closed by `closing`: this is the one call that its owner may still make, as long as
+/// no crash has closed the gate for good. It may have, also from within `progress`; then the answer
+/// is [`Status::GATE_CLOSED`].
+pub(super) fn disable<C: Cpu>(cpu: &C, closing: Closing, mut progress: impl FnMut(u32)) -> ModuleAnswer {
     let input = Registers::call(Leaf::SYS_DISABLE);
     let mut calls = 0;
     loop {
         calls += 1;
-        let registers = match cpu.cpu_gate().enter_for_handover(Leaf::SYS_DISABLE) {
+        let registers = match cpu.cpu_gate().enter_for_handover(Leaf::SYS_DISABLE, closing) {
             // SAFETY: SYS.DISABLE makes the module give its memory back and clear it; what it does
-            // not know stays marked. The handover has closed the gate and stopped the other CPUs.
+            // not know stays marked. The gate is still closed by this handover, which has stopped
+            // the other CPUs and reset nothing yet.
             Ok(_guard) => unsafe { cpu.seamcall(input) },
             Err(_) => Registers { rax: Status::GATE_CLOSED.raw(), ..input },
         };
