@@ -98,6 +98,7 @@ bool cleanslate_watch_in_vmx(void);
 void cleanslate_watch_check(void);
 int cleanslate_follow_init(void);
 void cleanslate_follow_exit(void);
+void cleanslate_follow_free(void);
 bool cleanslate_follow_missed(void);
 void cleanslate_read_registers(struct cleanslate_registers *registers, u64 rax,
 			       const struct cleanslate_args *args);

@@ -188,6 +188,15 @@ void cleanslate_follow_exit(void)
 	cleanslate_disarm(&reset, 1);
 	while (returns_armed)
 		unregister_kretprobe(&returns[--returns_armed]);
+}
+
+/*
+ * The Rust object reads the ledger in every hook and probe of this module, also after an init
+ * function that failed: to be called last, when all are unregistered. Unregistering one waits for
+ * its handlers.
+ */
+void cleanslate_follow_free(void)
+{
 	vfree(words);
 	words = NULL;
 }

@@ -123,6 +123,14 @@ static bool cleanslate_kernel_is_host(void)
 	return false;
 }
 
+/* The end of a load that failed, and of an unload: no probe runs any more. */
+static void cleanslate_free_ledger(void)
+{
+	if (cleanslate_private_kb())
+		pr_emerg("memory became private during unload and will not be reset\n");
+	cleanslate_follow_free();
+}
+
 static int __init cleanslate_init(void)
 {
 	int ret;
@@ -146,6 +154,7 @@ static int __init cleanslate_init(void)
 	ret = cleanslate_kernel_is_host() ? cleanslate_watch_init() : cleanslate_host_init();
 	if (ret) {
 		cleanslate_handover_exit();
+		cleanslate_free_ledger();
 		return ret;
 	}
 	/* A reset at kexec matters more than sysfs. The device is last: it can initialize TDX. */
@@ -167,13 +176,13 @@ static void __exit cleanslate_exit(void)
 	if (cleanslate_mode == CLEANSLATE_HOST)
 		cleanslate_device_exit();
 	cleanslate_report_exit();
+	/* Before the probes: memory that becomes private now is noticed, and the log says so. */
+	cleanslate_handover_exit();
 	if (cleanslate_mode == CLEANSLATE_WATCH)
 		cleanslate_watch_exit();
 	else
 		cleanslate_host_exit();
-	cleanslate_handover_exit();
-	if (cleanslate_private_kb())
-		pr_emerg("memory became private during unload and will not be reset\n");
+	cleanslate_free_ledger();
 }
 
 module_init(cleanslate_init);

@@ -175,7 +175,7 @@ u64 cleanslate_follow_words(const struct cleanslate_memory *memory, u32 count);
 
 /**
  * cleanslate_follow() - start tracking pages of the kernel's TDs
- * @words: zeroed memory for the ledger, in use until cleanslate.ko is gone
+ * @words: zeroed memory for the ledger, in use as long as any other function here is called
  * @memory: as for cleanslate_follow_words()
  * @count: ranges
  *
