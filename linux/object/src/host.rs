@@ -112,7 +112,9 @@ pub unsafe extern "C" fn cleanslate_bring_up(
     }
     // SAFETY: the caller's; `note_memory` has made the value.
     let work = unsafe { &mut *work };
-    bring_up(&mut Linux { pool: work.frames.as_mut() }, &work.memory)
+    // SAFETY: the caller's; `note_memory` has set the pool, and these are its only frames.
+    let mut linux = unsafe { Linux::with_pool(work.frames.as_mut()) };
+    bring_up(&mut linux, &work.memory)
 }
 
 #[inline(never)]

@@ -8,12 +8,27 @@ use tdx_host::{
 };
 
 use crate::cpu::ThisCpu;
-use crate::shim;
+use crate::{pool, shim};
 
 /// Linux.
 pub struct Linux<'m, 'p> {
-    /// Memory that was reserved for PAMTs at boot. Without it pages are from the page allocator.
-    pub pool: Option<&'m mut MapFrames<'p>>,
+    pool: Option<&'m mut MapFrames<'p>>,
+}
+
+impl<'m, 'p> Linux<'m, 'p> {
+    /// Pages are from the page allocator.
+    pub fn without_pool() -> Self {
+        Self { pool: None }
+    }
+
+    /// Pages are from memory that was reserved at boot, if there is such a pool.
+    ///
+    /// # Safety
+    /// The pool is the range of `pool::set`, for this object alone, and no other `MapFrames` of it
+    /// hands out pages.
+    pub unsafe fn with_pool(pool: Option<&'m mut MapFrames<'p>>) -> Self {
+        Self { pool }
+    }
 }
 
 /// # Safety
@@ -49,8 +64,8 @@ unsafe impl Cpus for Linux<'_, '_> {
     }
 }
 
-// SAFETY: the pool was reserved at boot for this module alone, and `MapFrames` hands out each page
-// of it once; other pages are from the page allocator and go back there.
+// SAFETY: by the contract of `with_pool` the pool is for this module alone, and `MapFrames` hands
+// out each page of it once; other pages are from the page allocator and go back there.
 unsafe impl FrameSource for Linux<'_, '_> {
     fn allocate(&mut self, request: FrameRequest) -> Option<OwnedPages> {
         if let Some(pool) = &mut self.pool {
@@ -62,8 +77,8 @@ unsafe impl FrameSource for Linux<'_, '_> {
 
     fn free(&mut self, pages: OwnedPages) {
         match &mut self.pool {
-            Some(pool) => pool.free(pages.into_range()),
-            None => shim::free(pages),
+            Some(pool) if pool::holds(pages.range()) => pool.free(pages.into_range()),
+            _ => shim::free(pages),
         }
     }
 }

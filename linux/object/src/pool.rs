@@ -12,6 +12,11 @@ pub fn set(range: PageRange) {
     POOL.1.store(range.bytes(), Ordering::Relaxed);
 }
 
+/// Is any of these pages in it? Then they are not the page allocator's.
+pub fn holds(pages: PageRange) -> bool {
+    !range().intersection(pages).is_empty()
+}
+
 /// The range, or an empty one.
 pub fn range() -> PageRange {
     let (base, bytes) = (POOL.0.load(Ordering::Relaxed), POOL.1.load(Ordering::Relaxed));

@@ -5,6 +5,8 @@ use core::panic::PanicInfo;
 use tdx_abi::{Page, PageRange, PhysAddr};
 use tdx_host::{layout::FrameRequest, platform::OwnedPages};
 
+use crate::pool;
+
 /// A function for [`on_all`].
 pub type Work = extern "C" fn(*mut c_void);
 
@@ -101,23 +103,37 @@ pub fn pinned<R>(function: impl FnOnce(u32) -> R) -> R {
     result
 }
 
+/// Pages of 52-bit physical addresses.
+const ADDRESSABLE_PAGES: u64 = 1 << 40;
+
 /// Allocates contiguous pages, on a node or anywhere, inside `within`. Aligned to their number if
-/// that is a power of two and they may lie anywhere.
+/// that is a power of two and they may lie anywhere. `None` for no page, and for more than there
+/// are addresses.
 pub fn allocate(pages: u64, node: Option<u32>, within: PageRange) -> Option<OwnedPages> {
+    if !(1..=ADDRESSABLE_PAGES).contains(&pages) {
+        return None;
+    }
     let anywhere = within == FrameRequest::ANYWHERE;
     let (first, end) = if anywhere { (0, u64::MAX) } else { (within.start().index(), within.end().index()) };
     // SAFETY: an allocation.
     let address = unsafe { raw::cleanslate_allocate(pages, node.unwrap_or(CLEANSLATE_ANY_NODE), first, end) };
     let first = Some(address).filter(|address| *address != 0).map(PhysAddr::new)?.page();
     let range = PageRange::new(first, Page::new(first.index() + pages));
-    // SAFETY: the page allocator has handed these pages to this module alone.
+    // SAFETY: the page allocator has handed these pages to this module alone. Each has a reference
+    // of its own (`alloc_contig_range`, `split_page`).
     Some(unsafe { OwnedPages::new(range) })
 }
 
-/// Frees pages of [`allocate`].
+/// Frees pages of [`allocate`], or a part of them. Pages of the pool are leaked: they are not the
+/// page allocator's.
 pub fn free(pages: OwnedPages) {
     let range = pages.into_range();
-    // SAFETY: owned pages of this object are from `allocate`, and whole.
+    if range.is_empty() || pool::holds(range) {
+        return;
+    }
+    // SAFETY: owned pages of this object are from the pool or from `allocate`, or parts of those.
+    // These are not of the pool. Each page of `allocate` can be freed by itself, and only its owner
+    // frees it.
     unsafe { raw::cleanslate_free(range.base().get(), range.pages()) };
 }
 

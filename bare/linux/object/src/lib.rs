@@ -37,7 +37,7 @@ pub extern "C" fn cleanslate_td(phase: u32) -> i32 {
         _ => return -EINVAL,
     };
     let Some(tds) = HOST.tds() else { return -EPERM };
-    let mut linux = Linux { pool: None };
+    let mut linux = Linux::without_pool();
     let Some(mut shared) = linux.allocate_any(1) else { return -ENOMEM };
     let lived = first_kernel::live(&mut linux, tds, &KernelPages, &mut shared, phase);
     linux.free(shared);
