@@ -249,8 +249,13 @@ static int cleanslate_cpu_online(unsigned int cpu)
 
 static int cleanslate_cpu_offline(unsigned int cpu)
 {
+	unsigned long flags;
+
+	/* A SEAMCALL between the write-back and its note would be forgotten. */
+	local_irq_save(flags);
 	if (is_up)
 		cleanslate_stop_this_cpu(cpu);
+	local_irq_restore(flags);
 	cleanslate_host_leave(false);
 	return 0;
 }

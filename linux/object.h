@@ -120,8 +120,8 @@ u32 cleanslate_detect(void);
 u32 cleanslate_max_cpus(void);
 
 /**
- * cleanslate_cpu_may_hold() - note that a CPU's caches may hold private lines from now on
- * @cpu: CPU number
+ * cleanslate_cpu_may_hold() - note that this CPU's caches may hold private lines from now on
+ * @cpu: current CPU, on which the caller stays
  */
 void cleanslate_cpu_may_hold(u32 cpu);
 
@@ -245,8 +245,10 @@ bool cleanslate_covers(u64 base, u64 end);
 int cleanslate_check_load(u32 policy);
 
 /**
- * cleanslate_stop_this_cpu() - write back the caches of a CPU that stops for a kexec
+ * cleanslate_stop_this_cpu() - write back the caches of a CPU that stops for a kexec or goes offline
  * @cpu: current CPU
+ *
+ * With interrupts off.
  */
 void cleanslate_stop_this_cpu(u32 cpu);
 

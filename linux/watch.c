@@ -127,19 +127,29 @@ static int cleanslate_cpu_online(unsigned int cpu)
 /* Nobody can write back the caches of a CPU that is offline. */
 static int cleanslate_cpu_offline(unsigned int cpu)
 {
-	if (cleanslate_private_kb())
-		cleanslate_stop_this_cpu(cpu);
+	unsigned long flags;
+
+	if (!cleanslate_private_kb())
+		return 0;
+	/* A SEAMCALL between the write-back and its note would be forgotten. */
+	local_irq_save(flags);
+	cleanslate_stop_this_cpu(cpu);
+	local_irq_restore(flags);
 	return 0;
 }
 
 static enum cpuhp_state hotplug;
+
+static void cleanslate_note_this_cpu(void *unused)
+{
+	cleanslate_cpu_may_hold(smp_processor_id());
+}
 
 /* TDX is initialized already. Why its private memory is not tracked completely, or NULL. */
 static const char *cleanslate_learn_state(void)
 {
 	const struct cleanslate_tdmr_list *list;
 	const char *why;
-	int cpu;
 
 	list = (const void *)cleanslate_symbol("tdx_tdmr_list");
 	if (!list)
@@ -150,9 +160,8 @@ static const char *cleanslate_learn_state(void)
 	why = cleanslate_learn(list->tdmrs, list->used, list->stride);
 	if (why)
 		return why;
-	/* Any of them may have made SEAMCALLs. */
-	for_each_online_cpu(cpu)
-		cleanslate_cpu_may_hold(cpu);
+	/* Any of them may have made SEAMCALLs, and may be in one: each writes its own record. */
+	on_each_cpu(cleanslate_note_this_cpu, NULL, 1);
 	/* A TD has a KeyID of this pool. */
 	if (cleanslate_symbol("tdh_mng_create")) {
 		struct ida *key_ids = (struct ida *)cleanslate_symbol("tdx_guest_keyid_pool");

@@ -76,7 +76,8 @@ unsafe impl Cpu for ThisCpu {
     }
 
     fn package(&self) -> PackageId {
-        PackageId(shim::package(self.id.0))
+        // SAFETY: by the contract of `pinned_to` this code runs on it.
+        PackageId(unsafe { shim::package(self.id.0) })
     }
 
     fn write_back_caches(&self) {

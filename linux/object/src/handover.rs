@@ -99,17 +99,23 @@ pub extern "C" fn cleanslate_check_load(policy: u32) -> i32 {
     }
 }
 
-/// Writes back the caches of a CPU that stops for a kexec.
+/// Writes back the caches of a CPU that stops for a kexec, or goes offline.
+///
+/// # Safety
+/// `cpu` is this CPU. Interrupts are off, so that it makes no SEAMCALL meanwhile.
 #[unsafe(no_mangle)]
-pub extern "C" fn cleanslate_stop_this_cpu(cpu: u32) {
-    // SAFETY: the kernel calls this on that CPU, with interrupts off.
+pub unsafe extern "C" fn cleanslate_stop_this_cpu(cpu: u32) {
+    // SAFETY: the caller's.
     HOST.stop_this_cpu(unsafe { ThisCpu::pinned_to(cpu) });
 }
 
 /// Writes back the caches of a CPU that an NMI stops at a crash, if they may hold private lines.
+///
+/// # Safety
+/// `cpu` is this CPU, in an NMI.
 #[unsafe(no_mangle)]
-pub extern "C" fn cleanslate_stop_this_cpu_at_crash(cpu: u32) {
-    // SAFETY: the kernel calls this on that CPU, in an NMI.
+pub unsafe extern "C" fn cleanslate_stop_this_cpu_at_crash(cpu: u32) {
+    // SAFETY: the caller's.
     stop_this_cpu_at_crash(&unsafe { ThisCpu::pinned_to(cpu) });
 }
 

@@ -8,7 +8,7 @@ use tdx_host::{layout::FrameRequest, platform::OwnedPages};
 use crate::pool;
 
 /// A function for [`on_all`].
-pub type Work = extern "C" fn(*mut c_void);
+pub type Work = unsafe extern "C" fn(*mut c_void);
 
 /// No preference for a node.
 pub const CLEANSLATE_ANY_NODE: u32 = u32::MAX;
@@ -28,7 +28,7 @@ mod raw {
         pub safe fn cleanslate_pin() -> u32;
         pub safe fn cleanslate_unpin();
         pub safe fn cleanslate_this_cpu() -> u32;
-        pub safe fn cleanslate_package(cpu: u32) -> u32;
+        pub fn cleanslate_package(cpu: u32) -> u32;
         pub safe fn cleanslate_cond_resched();
         pub fn cleanslate_allocate(pages: u64, node: u32, first: u64, end: u64) -> u64;
         pub fn cleanslate_free(address: u64, pages: u64);
@@ -37,10 +37,16 @@ mod raw {
     }
 }
 
-pub use raw::{
-    cleanslate_cond_resched as cond_resched, cleanslate_keep as keep, cleanslate_package as package,
-    cleanslate_this_cpu as this_cpu,
-};
+pub use raw::{cleanslate_cond_resched as cond_resched, cleanslate_keep as keep, cleanslate_this_cpu as this_cpu};
+
+/// The physical package of a CPU.
+///
+/// # Safety
+/// The kernel has a CPU of this number.
+pub unsafe fn package(cpu: u32) -> u32 {
+    // SAFETY: the caller's.
+    unsafe { raw::cleanslate_package(cpu) }
+}
 
 /// RDMSR; `None` if the register does not exist.
 pub fn rdmsr(msr: u32) -> Option<u64> {

@@ -121,9 +121,12 @@ fn publish() {
 }
 
 /// Notes that the caches of this CPU may hold private lines from now on.
+///
+/// # Safety
+/// `cpu` is this CPU, and the caller stays on it.
 #[unsafe(no_mangle)]
-pub extern "C" fn cleanslate_cpu_may_hold(cpu: u32) {
-    // SAFETY: on that CPU, or while its first SEAMCALL is still to come or long past.
+pub unsafe extern "C" fn cleanslate_cpu_may_hold(cpu: u32) {
+    // SAFETY: the caller's.
     let gate = unsafe { HOST.gate().cpu_gate(CpuId(cpu)) };
     // Any leaf that the gate does not exempt.
     gate.observed(Leaf::SYS_LP_INIT);
