@@ -16,7 +16,8 @@
  * A kernel's life with it
  * -----------------------
  *
- *      tdxh_detect()             is there TDX? If not, go on with platform = NULL: everything below still works, and does nothing
+ *      tdxh_detect()             is there TDX? If not, go on with platform = NULL: everything
+ *                                below still works, and does nothing
  *      tdxh_host_init()          the one object of the machine; from here on all CPUs may use it
  *      tdxh_bring_up()           SYS.INIT ... TDMR.INIT; on failure everything is undone
  *      tdxh_ledger_init()        before the first page goes to a TD

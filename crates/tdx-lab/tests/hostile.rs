@@ -156,9 +156,9 @@ fn assert_image_is_whole(lab: &Lab<'_>, image: PageRange) {
     });
 }
 
-/// Every leaf number and version, with operands that name the kernel's own image and a free page: no
-/// line of memory changes, and what is private stays what it was. SYS.INFO, SYS.RDALL, MNG.CREATE,
-/// VP.WR and all others that could are refused before an instruction is executed.
+/// Every leaf number and version, with operands that name the kernel's own image and a free page:
+/// no line of memory changes, and what is private stays what it was. SYS.INFO, SYS.RDALL,
+/// MNG.CREATE, VP.WR and all others that could are refused before an instruction is executed.
 #[test]
 fn no_call_of_safe_code_converts_or_writes_memory() {
     let (host, lab) = (host(), Lab::new(&host(), &()).unwrap());

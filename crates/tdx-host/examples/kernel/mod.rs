@@ -323,7 +323,8 @@ unsafe impl SharedMemory for Kernel<'_> {
 
 /// On hardware: an IPI whose handler runs [`Host::stop_this_cpu`], acknowledges, and waits with
 /// interrupts off.
-// SAFETY: all CPUs take turns on one thread; one that has stopped has no turn but in `run_on_stopped`.
+// SAFETY: all CPUs take turns on one thread; one that has stopped has no turn but in
+// `run_on_stopped`.
 unsafe impl<'h> StopCpus for Kernel<'h> {
     type Cpu = KernelCpu<'h>;
 

@@ -340,8 +340,8 @@ impl<'k, K: Kernel> Bringup<'k, K, Planned> {
             .rcx_address(table.base())
             .rdx(count)
             .r8(u64::from(self.platform.global_key_id().get()) | dynamic);
-        // SAFETY: the module reads the TDMR_INFO table, which is owned here, and writes nothing. Its
-        // PAMTs are memory that the layout owns; they turn private later, see `configure_keys`.
+        // SAFETY: the module reads the TDMR_INFO table, which is owned here, and writes nothing.
+        // Its PAMTs are memory that the layout owns; they turn private later, see `configure_keys`.
         let result = self.kernel.run_here(|cpu| unsafe { call_unchecked(cpu, input) });
         self.kernel.free(table);
         match result {
@@ -380,7 +380,8 @@ impl<'k, K: Kernel> Bringup<'k, K, Configured> {
     pub fn configure_keys(mut self) -> Result<Bringup<'k, K, KeysConfigured>, BringupError> {
         self.kernel.run_on_all(&WriteBack);
         self.layout.set_private(true);
-        // SAFETY: the ranges are memory that the layout owns, and stays so: it is private from here on.
+        // SAFETY: the ranges are memory that the layout owns, and stays so: it is private from here
+        // on.
         if let Err(error) = unsafe { self.record.publish(self.layout.pamt_ranges()) } {
             return Err(self.fail(&Held::Pamt, BringupStep::KeyConfig, BringupCause::Record(error)));
         }
@@ -431,8 +432,9 @@ impl<'k, K: Kernel, S> Bringup<'k, K, S> {
         let mut unwound = Unwound::default();
         if let Held::PrivatePamt = held {
             self.kernel.run_on_all(&WriteBack);
-            // SAFETY: PAMTs are memory that the layout owns and nothing uses: the bring-up has ended,
-            // so the module writes no line of them again, and every CPU's caches are written back.
+            // SAFETY: PAMTs are memory that the layout owns and nothing uses: the bring-up has
+            // ended, so the module writes no line of them again, and every CPU's caches are written
+            // back.
             let reset = |cpu: &K::Cpu| unsafe { reset_ranges(cpu, self.layout.pamt_ranges()) };
             unwound.reset_lines = self.kernel.run_here(reset).lines;
             // SAFETY: every range of the record was reset and fenced in the line before.

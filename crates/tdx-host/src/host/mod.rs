@@ -71,8 +71,8 @@ use crate::td::TdHost;
 
 pub use error::HostError;
 
-/// What a host knows of its machine's TDX: platform, PAMTs, gate, layout, ledger, KeyIDs and module.
-/// One per machine.
+/// What a host knows of its machine's TDX: platform, PAMTs, gate, layout, ledger, KeyIDs and
+/// module. One per machine.
 ///
 /// About 39 KiB: a `static`, or memory from the kernel's allocator.
 #[derive(Debug)]
@@ -119,7 +119,8 @@ impl<'m> Host<'m> {
     /// Replaces the slots, before the host is shared: for a host that was copied from a constant.
     ///
     /// # Safety
-    /// No SEAMCALL was made through this host's gate: the new one is open, and knows no dirty cache.
+    /// No SEAMCALL was made through this host's gate: the new one is open, and knows no dirty
+    /// cache.
     pub unsafe fn set_slots(&mut self, slots: &'m [CpuSlot]) {
         self.gate = Gate::new(slots);
     }
@@ -181,8 +182,8 @@ impl<'m> Host<'m> {
 
     /// Brings TDX up: all steps, with static PAMT, each part in a stack frame of its own.
     ///
-    /// `memory` is the usable memory, ascending, with its nodes. On success the module and the layout
-    /// are published.
+    /// `memory` is the usable memory, ascending, with its nodes. On success the module and the
+    /// layout are published.
     ///
     /// # Errors
     /// [`BringupError`], after everything was undone; the bring-up can be tried again.
@@ -303,8 +304,8 @@ impl<'m> Host<'m> {
     /// What TDs are created from. `None` before [`Host::track`].
     pub fn tds(&self) -> Option<TdHost<'_>> {
         let (ledger, key_ids) = (self.ledger()?, self.key_ids.get()?.as_ref()?);
-        // SAFETY: `ledger` is published, so every handover of this host looks at it; this host is the
-        // one that brings TDX up (see `start_bring_up`); KeyIDs and platform are this host's.
+        // SAFETY: `ledger` is published, so every handover of this host looks at it; this host is
+        // the one that brings TDX up (see `start_bring_up`); KeyIDs and platform are this host's.
         Some(unsafe { TdHost::new(self.platform()?, ledger, key_ids) })
     }
 
@@ -313,10 +314,11 @@ impl<'m> Host<'m> {
         self.key_ids.get()?.as_ref()
     }
 
-    /// What a handover needs to know, as of this instant. From any CPU, in any context, at any time.
+    /// What a handover needs to know, as of this instant. From any CPU, in any context, at any
+    /// time.
     pub fn memory(&self) -> HostMemory<'_> {
-        // A CPU that has closed the gate and then looks sees the ledger of every CPU that passed the
-        // gate before.
+        // A CPU that has closed the gate and then looks sees the ledger of every CPU that passed
+        // the gate before.
         fence(Ordering::SeqCst);
         let parts = HostParts {
             platform: self.platform(),
@@ -326,16 +328,17 @@ impl<'m> Host<'m> {
             gate: self.gate(),
             reserved: self.reserved(),
         };
-        // SAFETY: the parts are this host's, which publishes its ledger before any page can be given
-        // by it. It is the machine's one host: a bring-up refuses CPUs that pass another gate.
+        // SAFETY: the parts are this host's, which publishes its ledger before any page can be
+        // given by it. It is the machine's one host: a bring-up refuses CPUs that pass another
+        // gate.
         unsafe { HostMemory::new(parts) }
     }
 }
 
 impl LiveLedger for Host<'_> {
     fn ledger(&self) -> Option<&Ledger<'_>> {
-        // A CPU that has closed the gate and then looks sees the ledger of every CPU that passed the
-        // gate before.
+        // A CPU that has closed the gate and then looks sees the ledger of every CPU that passed
+        // the gate before.
         fence(Ordering::SeqCst);
         Host::ledger(self)
     }

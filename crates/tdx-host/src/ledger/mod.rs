@@ -1,7 +1,7 @@
 //! Which pages may be private: two bits for each 4 KiB page, one summary bit for each 2 MiB and one
 //! for each 128 MiB, atomic, on memory that the caller provides. Readers on any CPU at any instant
-//! need no lock, no allocation and no waiting. Refuses a transition of a page that is not in the state
-//! it starts from; the ledger is then unchanged.
+//! need no lock, no allocation and no waiting. Refuses a transition of a page that is not in the
+//! state it starts from; the ledger is then unchanged.
 //!
 //! # Order, stated once
 //!
@@ -27,9 +27,9 @@
 //!
 //! # Who changes it
 //!
-//! The tokens of [`crate::page`], in the right order. The transitions here are `unsafe`: a page that
-//! is marked is overwritten by the next handover, and a page that is unmarked is not. What a kernel
-//! uses is the rest:
+//! The tokens of [`crate::page`], in the right order. The transitions here are `unsafe`: a page
+//! that is marked is overwritten by the next handover, and a page that is unmarked is not. What a
+//! kernel uses is the rest:
 //!
 //! ```
 //! use core::sync::atomic::AtomicU64;
@@ -85,8 +85,8 @@ pub enum PageState {
     Private = 0b01,
     /// The module has returned it, or refused it; nothing has made its lines normal yet.
     Returned = 0b10,
-    /// The SEAMCALL that gives it has not returned: the module may have taken it, or only written to
-    /// it.
+    /// The SEAMCALL that gives it has not returned: the module may have taken it, or only written
+    /// to it.
     InFlight = 0b11,
 }
 
@@ -169,8 +169,8 @@ impl<'m> Ledger<'m> {
         ranges.into_iter().map(segment::words).sum()
     }
 
-    /// A ledger over `ranges` (ascending, 2 MiB aligned, e.g. the TDMRs) in `memory`, which it zeroes
-    /// and has for itself: no other code can change a mark. Every page is shared.
+    /// A ledger over `ranges` (ascending, 2 MiB aligned, e.g. the TDMRs) in `memory`, which it
+    /// zeroes and has for itself: no other code can change a mark. Every page is shared.
     ///
     /// # Errors
     /// [`LedgerError`].
@@ -290,7 +290,8 @@ impl<'m> Ledger<'m> {
         self.transition(range, PageState::InFlight, PageState::Returned)
     }
 
-    /// Private -> Returned: the module has returned the pages; their lines are as private as before.
+    /// Private -> Returned: the module has returned the pages; their lines are as private as
+    /// before.
     ///
     /// # Errors
     /// [`MarkError`]; then no page has changed.

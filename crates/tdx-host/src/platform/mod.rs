@@ -87,8 +87,9 @@ pub use owned::{OutOfPages, OwnedPages};
 /// What a reset needs from a CPU: MOVDIR64B and a fence. It has no SEAMCALL.
 ///
 /// # Safety
-/// * [`LineReset::reset_lines`] executes MOVDIR64B of 64 zero bytes with KeyID 0 on each line of the
-///   range, and on no other: a cached store, MOVNTI or REP STOS does not clear poison, or makes it.
+/// * [`LineReset::reset_lines`] executes MOVDIR64B of 64 zero bytes with KeyID 0 on each line of
+///   the range, and on no other: a cached store, MOVNTI or REP STOS does not clear poison, or makes
+///   it.
 /// * [`LineReset::fence`] orders these stores before every later access of this CPU.
 pub unsafe trait LineReset {
     /// One MOVDIR64B of zeros with KeyID 0 for each line, ascending. Weakly ordered until
@@ -170,8 +171,8 @@ pub unsafe trait Cpus {
     /// A handle to one of them.
     type Cpu: Cpu;
 
-    /// Runs the task on every online CPU until each has returned [`Step::Done`]; CPUs work in parallel
-    /// where the kernel can. All effects of the task are visible to the caller on return.
+    /// Runs the task on every online CPU until each has returned [`Step::Done`]; CPUs work in
+    /// parallel where the kernel can. All effects of the task are visible to the caller on return.
     fn run_on_all<T: CpuTask<Self::Cpu>>(&self, task: &T);
 
     /// Runs the task on one CPU of each package, one package after another, until it has returned
