@@ -35,7 +35,7 @@ pub trait Backend<'h> {
     /// A clean page goes back to the allocator.
     fn free(&self, page: SharedPage<'h>);
 
-    /// Where [`td_params`] stand while a TD is initialised.
+    /// Where [`td_params`] stand while a TD is initialized.
     fn params(&self) -> PhysAddr;
 
     /// Called before MNG.INIT: [`td_params`] must stand at [`Backend::params`].
@@ -88,7 +88,7 @@ pub const fn guest_page(page: u64, size: PageSize) -> GuestPage {
 /// One step of the hypervisor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Move {
-    /// The next step of the TD's build, or its finalisation.
+    /// The next step of the TD's build, or its finalization.
     Build,
     /// Adds memory at a guest page: 4 KiB or 2 MiB.
     Augment(u64, PageSize),
@@ -120,7 +120,7 @@ pub enum Slot<'h> {
     Keyed(Td<'h, Keyed>, usize),
     /// After MNG.INIT.
     Building(Td<'h, Building>, Build),
-    /// Finalised, with its VCPU.
+    /// Finalized, with its VCPU.
     Runnable(Td<'h, Runnable>, Page),
     /// On its way down, with its VCPU.
     Dying(Td<'h, Dying>, Option<Page>),

@@ -277,7 +277,7 @@ impl Branch<'_, '_, '_> {
         let what = match (rightly, gate.is_closed()) {
             (true, false) => return None,
             (true, true) => "the kexec was put off, and the gate stays closed: no SEAMCALL is possible any more",
-            (false, _) => "the kexec was put off although every CPU can stop, or memory was changed all the same",
+            (false, _) => "the kexec was put off although every CPU can stop, or memory was changed",
         };
         let story = vec![format!("{} begins a kexec", self.end), what.to_owned()];
         Some(Finding { rule: Rule::NotClean, what: what.to_owned(), story })
@@ -364,7 +364,7 @@ struct Judge<'a, 'b, 's, 'm> {
 }
 
 impl Judge<'_, '_, '_, '_> {
-    /// No page that somebody uses may be reset. A kexec that resets all memory has nobody left to
+    /// No page in use may be reset. A kexec that resets all memory has no users left to
     /// use it.
     fn resets(&self, resets: &[LineRange]) -> Option<Finding> {
         if self.branch.policy == Policy::Everything && matches!(self.branch.end, End::Kexec(_)) {

@@ -68,7 +68,7 @@ pub(super) struct Plan<'p> {
     pub(super) only: Option<u64>,
     /// Of so many instants, one is branched from: the last.
     pub(super) every: u64,
-    /// Hears of each instant.
+    /// Called at each instant.
     pub(super) progress: &'p dyn Progress,
 }
 

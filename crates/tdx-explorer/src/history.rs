@@ -313,7 +313,7 @@ impl History {
             }
             (None, None) => match Self::find(&self.former, page) {
                 Some(Given { by, .. }) => format!("a page once given by {by}, which the host has back"),
-                None => "a page that nobody gave".to_owned(),
+                None => "a page that was never given".to_owned(),
             },
         }
     }

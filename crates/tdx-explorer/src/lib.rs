@@ -25,8 +25,8 @@
 //! CPU, a panic on every CPU (of more than eight, on those whose caches may hold private lines
 //! first), and a panic in which the acting CPU never answers. Then the next kernel uses memory. No
 //! prefix is run again. The judge knows the machine alone, never the ledger: no machine check, no
-//! old line over memory that was reset, no reset of a page that somebody uses, nothing private
-//! after a handover that calls itself clean, and a host that vouches for itself if it can. At the
+//! old line over memory that was reset, no reset of a page in use, nothing private
+//! after a handover that calls itself clean, and a report that says clean if it is. At the
 //! instant itself: what is private is marked, and no dirty line of the host waits over private
 //! memory. A kexec that is a step of a scenario is explored like any other step; the operations of
 //! a branch's own handover are not branched from again.
@@ -52,7 +52,7 @@
 //! Other mixtures, some lines early and some late, are what `tests/traffic.rs` draws at random,
 //! with a seeded eviction between any two operations.
 //!
-//! # What it refuses to show
+//! # What it does not show
 //! SEAMCALLs do not overlap in the machine, so two calls are never inside the module at once. CPUs
 //! change turns at operations on the platform only: between two atomics of the product, and in weak
 //! memory order, is loom's matter (`crates/tdx-host/tests/loom_*`). A guest accepts, stores and

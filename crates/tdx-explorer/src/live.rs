@@ -14,7 +14,7 @@ use tdx_host::{
 use tdx_lab::{platform::promise, tds::Custody};
 use tdx_operator::{host::Host, images};
 
-/// Nobody who holds it can leave it half done.
+/// A holder cannot leave it half done.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -83,7 +83,7 @@ impl Live<'_, '_> {
             || self.tdx.ledger().and_then(|ledger| ledger.state(page)).is_some_and(|state| state != PageState::Shared)
     }
 
-    /// The first page of the range that somebody uses: it is neither handed out for TDX nor in the
+    /// The first page of the range that is in use: it is neither handed out for TDX nor in the
     /// hypervisor's custody.
     pub(super) fn first_in_use(&self, range: PageRange) -> Option<Page> {
         let custody = self.custody.get();

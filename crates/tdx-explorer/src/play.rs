@@ -470,12 +470,12 @@ fn beside<'w>(
                 })
             }));
         }
-        // Whatever comes, frozen threads must not wait for ever.
+        // Whatever comes, frozen threads must end.
         let end = scheduler.end_when_dropped();
         scheduler.wait_for_all();
         explorer.judge(lab);
         drop(end);
-        // What a stopped CPU held nobody brings back.
+        // What a stopped CPU held does not come back.
         let worlds = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
         worlds.flatten().collect::<Vec<_>>()
     });

@@ -133,7 +133,7 @@ impl core::fmt::Display for What {
     }
 }
 
-/// What must have come of a scenario that nobody ended.
+/// What must have come of a scenario that no step has ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Expect {
     /// Whether the bring-up succeeds.

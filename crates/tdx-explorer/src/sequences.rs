@@ -1,7 +1,7 @@
 //! Short sequences first: every sequence of host operations of one length on a small host, crashed
 //! at each instant of its last operation. (The instants before belong to shorter sequences, which
 //! are all run.) A sequence whose last operation did nothing is not made longer: what follows would
-//! be a sequence that is there already.
+//! be a sequence that exists already.
 
 use tdx_abi::{Operand, PageSize, StatusCode};
 use tdx_host::platform::CpuId;

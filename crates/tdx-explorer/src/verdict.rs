@@ -9,7 +9,7 @@ pub enum Rule {
     MachineCheck,
     /// An old private cache line landed on memory after its reset.
     LateWriteBack,
-    /// A page that somebody uses was reset.
+    /// A page in use was reset.
     ResetInUse,
     /// Lines are private after a handover that calls itself clean.
     LeftPrivate,
@@ -30,13 +30,13 @@ impl Rule {
     pub const fn name(self) -> &'static str {
         match self {
             Self::MachineCheck => "machine check in the next kernel",
-            Self::LateWriteBack => "old private line over the next kernel's memory",
+            Self::LateWriteBack => "stale private cache line over the next kernel's memory",
             Self::ResetInUse => "reset of a page in use",
             Self::LeftPrivate => "private memory left behind",
-            Self::NotClean => "the host does not vouch for a clean machine",
+            Self::NotClean => "handover does not report a clean machine",
             Self::Unmarked => "private memory that is not marked",
-            Self::HostLineOverPrivate => "old line of the host over private memory",
-            Self::CameBackUnclean => "unclean page in the host's allocator",
+            Self::HostLineOverPrivate => "stale cache line of the host over private memory",
+            Self::CameBackUnclean => "private page in the host's allocator",
             Self::JumpChangedTdx => "a kexec jump changed TDX's memory",
         }
     }

@@ -1,6 +1,6 @@
 //! The explorer on itself: the bundled set is whole and clean, bugs are found and can be shown
 //! again, the same seed gives the same bytes. (All scenarios, all bugs: `cargo xtask explore`,
-//! which runs optimised.)
+//! which runs optimized.)
 
 use std::collections::BTreeSet;
 

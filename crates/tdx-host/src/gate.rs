@@ -195,7 +195,7 @@ pub struct GateHandle<'g> {
     slots: &'g [CpuSlot],
 }
 
-/// A gate that was closed by the holder of this. It opens that gate, and only until somebody else
+/// A gate that was closed by the holder of this. It opens that gate, and only until another CPU
 /// has opened it or a crash has closed it for good.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Closing(u64);
@@ -228,7 +228,7 @@ impl<'g> GateHandle<'g> {
         self.state.compare_exchange(closing.0, open, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
-    /// Allows SEAMCALLs again, whoever has closed the gate and why.
+    /// Allows SEAMCALLs again, no matter which CPU has closed the gate.
     ///
     /// # Safety
     /// No memory was reset since the gate was closed, or the module is as after loading: a SEAMCALL

@@ -1,9 +1,8 @@
 //! The TDX host memory stack: brings up Intel's TDX module, knows which physical memory is
 //! TDX-private, and hands a clean machine to the next kernel at kexec and after a failed bring-up.
 //!
-//! It refuses to allocate, to take a lock, and to know which machine it runs on: the kernel brings
-//! memory and CPUs through the traits of [`platform`], the instructions stand behind them, and no
-//! feature ever swaps one for an emulation.
+//! Does not allocate or lock. The kernel provides memory, CPUs and instructions through the traits
+//! of [`platform`]; no feature replaces one by an emulation.
 //!
 //! # The idea
 //!
@@ -17,9 +16,9 @@
 //! it, silently; a later read is a machine check, far from the cause. Only a full 64-byte store
 //! with KeyID 0 (MOVDIR64B) makes a private line normal: a *reset*.
 //!
-//! So somebody must know, at every instant and on every CPU, which memory may be private, and must
-//! reset it before anyone else uses it. This crate is that somebody. Four records, all atomic, all
-//! readable in a panic without lock, allocation or waiting:
+//! So the host must know, at every instant and on every CPU, which memory may be private, and must
+//! reset it before it is used for anything else. This crate keeps track and resets. Four records,
+//! all atomic, all readable in a panic without lock, allocation or waiting:
 //!
 //! | record | says | written |
 //! | --- | --- | --- |
@@ -42,7 +41,7 @@
 //!   +----------+                           +-----------+   succeeds    +-----------+
 //!       ^                                        | SEAMCALL                  | SEAMCALL that removes, moves
 //!       | unmark                                 | fails: it may have        | or reclaims it
-//!       |                                        | written all the same      v
+//!       |                                        | written to the page       v
 //!   +----------+  MOVDIR64B   +---------+        |                     +------------+
 //!   | (fenced) |<-------------|  Clean  |<-------+---------------------|  Returned  |
 //!   +----------+  and fence   +---------+   private lines out of       +------------+
@@ -68,7 +67,7 @@
 //!    first.
 //! 5. **No SEAMCALL after a reset has begun.** It would make PAMT dirty again. The types of
 //!    [`handover`] offer none, and the gate is closed.
-//! 6. **The crash path waits for nobody.** No lock, no allocation, no panic, no SEAMCALL that it
+//! 6. **The crash path never waits.** No lock, no allocation, no panic, no SEAMCALL that it
 //!    needs.
 //! 7. **Leaks are counted, never silent.** A private token that is dropped, a TD that is dropped, a
 //!    page that could not be cleaned: all stay marked, and the next handover resets them.
@@ -133,7 +132,8 @@
 //!    Where a kernel builds TDs by code of its own, [`follow`] keeps the ledger.
 //! 5. [`handover`]: kexec, crash, what the next kernel is told, whose the address of a machine
 //!    check is.
-//! 6. Below all of them: [`seamcall`], [`effect`], [`gate`], [`private_memory`], [`reset`], [`arch`].
+//! 6. Below all of them: [`seamcall`], [`effect`], [`gate`], [`private_memory`], [`reset`],
+//!    [`arch`].
 //!
 //! Programs that run to their end stand in `examples/`: `skeleton`, `hypervisor`, `kexec`, `kdump`.
 //! How to port a kernel, and what Linux and the specification call things: `docs/PORTING.md` and

@@ -10,7 +10,7 @@
 //! 3. If that CPU can see any effect of the SEAMCALL (a private line, a stopped CPU's
 //!    acknowledgement), the two fences pair up through that effect, so it sees the flag and the
 //!    whole list: release before, acquire after.
-//! 4. WBINVD is no part of this argument. It serialises the CPU that runs it and promises another
+//! 4. WBINVD is no part of this argument. It serializes the CPU that runs it and promises another
 //!    CPU nothing; it comes between 1 and the SEAMCALL for a different reason, the host's own dirty
 //!    lines of PAMT.
 //! 5. Lowering goes the other way: the resets are fenced first, then the flag falls, then the list

@@ -124,8 +124,8 @@ pub struct Retry {
 
 impl Retry {
     /// What the ABI allows for a leaf: entropy everywhere; busy and restart everywhere but in SYS.*
-    /// leaves that take no lock, because no leaf waits, so whoever holds the lock is on its way
-    /// out, and a call that finds it taken has done nothing.
+    /// leaves that take no lock, because no leaf waits, so the CPU that holds the lock is on its
+    /// way out, and a call that finds it taken has done nothing.
     ///
     /// A VCPU inside the TD is another matter: PREVIOUS_TLB_EPOCH_BUSY is not tried again, the
     /// kernel kicks VCPUs first.

@@ -205,12 +205,12 @@ fn a_pair_comes_and_goes_in_order() {
     assert_eq!((pamt.counted(page), pamt.pairs()), (Some(1), 1));
 
     // The second page of the 2 MiB asks for nothing.
-    let neighbour = Page::new(page.index() + 1);
-    pamt.get(&cpu, neighbour, &mut spare).unwrap();
+    let neighbor = Page::new(page.index() + 1);
+    pamt.get(&cpu, neighbor, &mut spare).unwrap();
     assert!(pamt.put(&cpu, page).unwrap().pages.is_empty());
     assert_eq!(cpu.recorder.take(), []);
 
-    let recovered = pamt.put(&cpu, neighbour).unwrap();
+    let recovered = pamt.put(&cpu, neighbor).unwrap();
     assert_eq!(
         recovered.pages.iter().map(|page| page.page().index()).collect::<Vec<_>>(),
         [SPARES.index(), SPARES.index() + 1]

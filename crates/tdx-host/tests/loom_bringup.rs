@@ -3,7 +3,7 @@
 //!
 //! The stop is an NMI: the CPU freezes where it is, and its acknowledgement orders nothing. What is
 //! private, reset or freed is kept beside the model (std atomics, which loom does not see), so it
-//! is the truth of the run and synchronises nothing. Run with
+//! is the truth of the run and synchronizes nothing. Run with
 //! `RUSTFLAGS="--cfg loom" cargo test -p tdx-host --release --test loom_bringup`
 //! (`cargo xtask test` does).
 

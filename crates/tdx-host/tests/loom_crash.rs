@@ -3,7 +3,7 @@
 //!
 //! The NMI freezes the CPU where it is, and its acknowledgement orders nothing. What is private,
 //! dirty, reset or in use is kept beside the model (std atomics, which loom does not see), so it is
-//! the truth of the run and synchronises nothing. Run with
+//! the truth of the run and synchronizes nothing. Run with
 //! `RUSTFLAGS="--cfg loom" cargo test -p tdx-host --release --test loom_crash` (`cargo xtask test`
 //! does).
 

@@ -131,7 +131,7 @@ fn a_page_is_given_once() {
 
 /// A mark beside a page that is being cleared is never out of sight.
 #[test]
-fn a_clear_hides_no_neighbour() {
+fn a_clear_hides_no_neighbor() {
     loom::model(|| {
         let ledger = Arc::new(Product::new());
         ledger.give();
@@ -142,11 +142,11 @@ fn a_clear_hides_no_neighbour() {
                 ledger.0.mark_shared(GIVEN).unwrap();
             })
         };
-        let neighbour = PageRange::new(Page::new(701), Page::new(702));
-        ledger.0.mark_in_flight(neighbour).unwrap();
-        assert!(ledger.0.marked().any(|range| range.contains_range(neighbour)));
+        let neighbor = PageRange::new(Page::new(701), Page::new(702));
+        ledger.0.mark_in_flight(neighbor).unwrap();
+        assert!(ledger.0.marked().any(|range| range.contains_range(neighbor)));
         clearer.join().unwrap();
-        assert_eq!(ledger.0.marked().collect::<Vec<_>>(), [neighbour]);
+        assert_eq!(ledger.0.marked().collect::<Vec<_>>(), [neighbor]);
     });
 }
 

@@ -23,7 +23,7 @@ const fn range(start: u64, end: u64) -> PageRange {
     PageRange::new(Page::new(start), Page::new(end))
 }
 
-/// How often each page was written; beside the model, so that it synchronises nothing.
+/// How often each page was written; beside the model, so that it synchronizes nothing.
 #[derive(Clone)]
 struct Counts(std::sync::Arc<[AtomicU32; 78]>);
 

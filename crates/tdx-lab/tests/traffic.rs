@@ -2,8 +2,8 @@
 //! which page that is recomputed from the machine after every step; then a kexec or a crash.
 //! Superset: what is private is marked. No harm: what is in use is never reset.
 //!
-//! All the time somebody listens who knows nothing but the SEAMCALLs and the resets:
-//! `tdx_host::follow`. Its ledger must say what the hypervisor's own ledger says.
+//! Beside it `tdx_host::follow` sees the SEAMCALLs and the resets, and nothing else. Its ledger
+//! must say what the hypervisor's own ledger says.
 
 #[path = "../../tdx-host/tests/promise/mod.rs"]
 mod promise;
@@ -84,7 +84,7 @@ fn end() -> impl Strategy<Value = End> {
     ]
 }
 
-/// Listens to a hypervisor.
+/// Follows the SEAMCALLs of a hypervisor.
 struct Follower {
     ledger: Ledger<'static>,
     /// Lines that a CPU has reset and not fenced.
@@ -254,14 +254,14 @@ fn traffic(scene: &Scene, mut world: Traffic<'_, '_>, ops: &[(u32, usize, Op)], 
     let (host, lab, ledger, tdx) = (&scene.host, world.lab, world.ledger(), world.tdx);
     let pool = world.custody.range();
     // Somebody uses the pages around the pool.
-    let neighbours: Vec<Page> = (1..=64u64)
+    let neighbors: Vec<Page> = (1..=64u64)
         .flat_map(|n| [pool.start().index().wrapping_sub(n), pool.end().index() + n - 1])
         .map(Page::new)
         .filter(|page| host.memory().iter().any(|part| part.range.contains(*page)))
         .filter(|page| !tdx.pamt_ranges().any(|pamt| pamt.contains(*page)))
         .collect();
     lab.act(|machine| {
-        for page in &neighbours {
+        for page in &neighbors {
             machine.write_shared(CPU, page.start(), &CANARY).unwrap();
         }
     });
@@ -304,7 +304,7 @@ fn traffic(scene: &Scene, mut world: Traffic<'_, '_>, ops: &[(u32, usize, Op)], 
     lab.act(|machine| {
         machine.kexec_boundary();
         assert_eq!((machine.private_lines(), machine.dirty_private_lines()), (0, 0));
-        assert!(neighbours.iter().all(|page| has_canary(machine, *page)), "a page that is in use was reset");
+        assert!(neighbors.iter().all(|page| has_canary(machine, *page)), "a page that is in use was reset");
         for part in host.memory() {
             let used = machine.use_memory(CPU, part.range, PartialStore::NonTemporal).unwrap();
             assert_eq!((used.lines_poisoned, used.lines_fatal), (0, 0), "{:?}", used.first);

@@ -1,5 +1,5 @@
 //! The catalogue: bugs that kernels have had, or could have, each with its origin. The explorer
-//! must find every one; one that it cannot tell from correct behaviour would be a gap of the
+//! must find every one; one that it cannot tell from correct behavior would be a gap of the
 //! machine.
 
 mod bring_up;
@@ -50,7 +50,7 @@ fn pretend(registers: Registers) -> Deed {
     Deed::Answer(Registers { rax: Status::SUCCESS.raw(), ..registers })
 }
 
-/// The page was given by this leaf, and the kernel knows nothing of it.
+/// The page was given by this leaf, and the kernel does not know it.
 fn given_by(past: &Past<'_>, page: Page, leaf: Leaf) -> bool {
     past.history.of(page).is_some_and(|given| given.by == leaf)
 }

@@ -59,7 +59,7 @@ fn one(out: &mut String, index: usize, run: &BugRun) -> fmt::Result {
         Some(found) => story::one(out, &format!("b{index}"), found)?,
         None => writeln!(
             out,
-            "<p class=\"bad\" id=\"b{index}\">Nothing told it from correct behaviour: a gap of the software machine or of the \
+            "<p class=\"bad\" id=\"b{index}\">Nothing told it from correct behavior: a gap of the software machine or of the \
              scenarios.</p>"
         )?,
     }

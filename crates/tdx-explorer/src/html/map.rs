@@ -8,7 +8,7 @@ use super::text::Text;
 use crate::report::MapPiece;
 use tdx_operator::size;
 
-/// How a kind is drawn: its style, and the letter that tells it from others without colour.
+/// How a kind is drawn: its style, and the letter that tells it from others without color.
 struct Look {
     style: &'static str,
     letter: &'static str,

@@ -33,13 +33,13 @@ impl fmt::Display for BringupStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Claim => "start",
-            Self::SysInit => "global initialisation",
-            Self::LpInit => "initialisation of the CPUs",
+            Self::SysInit => "global initialization",
+            Self::LpInit => "initialization of the CPUs",
             Self::ModuleInfo => "reading the module's metadata",
             Self::Layout => "layout of TDMRs and PAMTs",
             Self::Config => "configuration of TDMRs",
             Self::KeyConfig => "configuration of the global KeyID",
-            Self::TdmrInit => "initialisation of TDMRs",
+            Self::TdmrInit => "initialization of TDMRs",
         })
     }
 }
@@ -148,10 +148,10 @@ impl BringupError {
             (Status::GENERAL_PROTECTION, _) => "SEAM is not enabled: turn TDX on in the BIOS",
             (Status::UNDEFINED_OPCODE, _) => "the CPU is not in VMX operation: run VMXON on every CPU first",
             (_, StatusCode::SYS_LP_INIT_NOT_PENDING) => {
-                "the module is past its initialisation (an earlier bring-up or kernel): only a power cycle or a reload helps"
+                "the module is past its initialization (an earlier bring-up or kernel): only a power cycle or a reload helps"
             }
             (_, StatusCode::SYS_CONFIG_NOT_PENDING) => {
-                "the module is configured already, or not every CPU of the machine is online and initialised"
+                "the module is configured already, or not every CPU of the machine is online and initialized"
             }
             (_, StatusCode::SYS_SHUTDOWN) => "the module was shut down for an update that did not finish",
             (_, StatusCode::SYS_NOT_READY) if self.step == BringupStep::TdmrInit => {

@@ -24,7 +24,7 @@ impl StoredRegisters {
     }
 }
 
-/// Holds one [`SeamcallError`]: whoever comes first stores it, the others are dropped.
+/// Holds one [`SeamcallError`]: the first one is stored, later ones are dropped.
 #[derive(Default)]
 pub(crate) struct FirstError {
     taken: AtomicBool,

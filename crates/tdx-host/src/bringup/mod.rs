@@ -191,7 +191,7 @@ impl<'k, K: Kernel> Bringup<'k, K, Started> {
         Ok(Self { kernel, platform, record, layout, state: Started(()) })
     }
 
-    /// SYS.INIT, once. A module that was initialised before is accepted: if it has gone further,
+    /// SYS.INIT, once. A module that was initialized before is accepted: if it has gone further,
     /// the next steps say so.
     ///
     /// # Errors

@@ -51,7 +51,7 @@ impl<C: Cpu> CpuTask<C> for OneCall<'_> {
     }
 }
 
-/// Initialises the PAMTs of all TDMRs. A CPU takes a whole TDMR at a time: the module holds one
+/// Initializes the PAMTs of all TDMRs. A CPU takes a whole TDMR at a time: the module holds one
 /// lock per TDMR, so two CPUs on the same one would only find it busy.
 pub(super) struct InitTdmrs<'a> {
     pub(super) tdmrs: &'a [Tdmr],
@@ -66,7 +66,7 @@ pub(super) struct Current {
     calls: u64,
 }
 
-/// Calls of SYS.TDMR.INIT that initialise 1 GiB. Source: module 1.5.01, observed; newer modules may
+/// Calls of SYS.TDMR.INIT that initialize 1 GiB. Source: module 1.5.01, observed; newer modules may
 /// need fewer.
 const CALLS_PER_GIB: u64 = 256;
 
@@ -99,7 +99,7 @@ impl<C: Cpu> CpuTask<C> for InitTdmrs<'_> {
                 if complete {
                     current.tdmr = None;
                 } else if stuck {
-                    // A module that answers SUCCESS for ever must not hang the host.
+                    // A module that always answers SUCCESS must not hang the host.
                     self.error.set(&SeamcallError {
                         call: Leaf::SYS_TDMR_INIT.into(),
                         cpu: cpu.id(),

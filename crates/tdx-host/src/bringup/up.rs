@@ -118,7 +118,7 @@ impl Place<'_> {
     /// TDX is up.
     pub(super) fn publish(self, info: &ModuleInfo) {
         let Self { layout, up } = self;
-        // Whoever owns the layout is the only one to own the module.
+        // The owner of the layout is the only one that can own the module.
         if let Some(mut module) = up.module.own() {
             *module = Some(info.copy());
             module.publish();

@@ -17,7 +17,8 @@
 //!
 //! 1. The CPU whose turn it is has the answer of PAMT.ADD before it ends its turn with a release
 //!    store.
-//! 2. A count that is not 0 is only seen by an acquire, so whoever is counted comes after the ADD.
+//! 2. A count that is not 0 is only seen by an acquire, so a page that is counted comes after the
+//!    ADD.
 //! 3. Each `put` is a release, and the last one acquires all of them: PAMT.REMOVE comes after the
 //!    last use of any page.
 //! 4. Between 0 and 1 there is always a turn, of one CPU. loom runs this file against its weakened

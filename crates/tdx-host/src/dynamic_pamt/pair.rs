@@ -94,7 +94,7 @@ impl<'h> InFlightPair<'h> {
     pub(super) unsafe fn commit(self) {
         for page in self.0 {
             // Other code changed the mark: dropping the token counts the page as leaked, and the
-            // pair is in use all the same.
+            // pair is in use.
             // SAFETY: the caller's promise.
             if let Ok(page) = unsafe { page.commit() } {
                 page.into_tracked();

@@ -14,7 +14,7 @@ pub const MAX_NAMED: usize = 8;
 pub struct Suspects {
     /// CPUs that did not stop in the time given.
     pub not_stopped: u32,
-    /// CPUs whose caches may hold private lines all the same, and write them back over what was
+    /// CPUs whose caches may still hold private lines, and write them back over what was
     /// reset.
     pub may_hold_private_lines: u32,
     /// What they were doing, the first [`MAX_NAMED`].

@@ -36,7 +36,7 @@ impl Host<'_> {
             self.record.release_claim();
             return Err(error.into());
         }
-        // Whoever claims the record is the one that owns the layout.
+        // The CPU that claims the record is the one that owns the layout.
         if self.up.take_over(module, layout) { Ok(()) } else { Err(HostError::AlreadySet) }
     }
 }

@@ -169,7 +169,7 @@ impl Iterator for Pieces<'_> {
     }
 }
 
-/// Joins neighbours with the same reason.
+/// Joins neighbors with the same reason.
 struct JoinGivenUp<I> {
     pieces: I,
     next: Option<GivenUp>,

@@ -28,7 +28,7 @@ pub struct GivenUp {
 }
 
 /// Stretches of memory that no TDMR covers, and why. If there are more than it has room for,
-/// neighbours share a reason.
+/// neighbors share a reason.
 #[derive(Clone, Debug)]
 pub(super) struct Dropped {
     /// Ascending by start.

@@ -71,7 +71,7 @@ impl<'a> Host<'a> {
     }
 }
 
-/// Iterator of [`Host::usable`], before neighbours are joined.
+/// Iterator of [`Host::usable`], before neighbors are joined.
 #[derive(Clone, Debug)]
 pub(super) struct Usable<'a> {
     memory: &'a [NodeRange],
@@ -114,7 +114,7 @@ pub(super) fn gaps<'a>(host: &Host<'a>, tdmr: PageRange) -> impl Iterator<Item =
     subtract([tdmr], gibs)
 }
 
-/// Joins neighbours of one node that touch, and drops empty ranges.
+/// Joins neighbors of one node that touch, and drops empty ranges.
 pub(super) fn joined<I: Iterator<Item = (PageRange, NodeId)>>(parts: I) -> Joined<I> {
     Joined { parts, next: None }
 }

@@ -135,7 +135,7 @@ impl Limits {
 /// looks at [`Layout::given_up_bytes`]; one that goes on must keep what [`Layout::given_up`] names
 /// away from TDs.
 ///
-/// It needs less than 8 KiB of stack (measured on x86-64, optimised) and asks `frames` for one
+/// It needs less than 8 KiB of stack (measured on x86-64, optimized) and asks `frames` for one
 /// range after another.
 ///
 /// # Errors

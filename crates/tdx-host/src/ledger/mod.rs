@@ -279,7 +279,7 @@ impl<'m> Ledger<'m> {
         self.transition(range, PageState::InFlight, PageState::Private)
     }
 
-    /// InFlight -> Returned: the SEAMCALL has failed. Its pages may be private all the same.
+    /// InFlight -> Returned: the SEAMCALL has failed. Its pages may be private.
     ///
     /// # Errors
     /// [`MarkError`]; then no page has changed.

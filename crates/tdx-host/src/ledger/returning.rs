@@ -31,8 +31,8 @@ impl Ledger<'_> {
 
     /// Of a [`Returning`] that was forgotten: the answer is in the ledger.
     pub(crate) fn settle_returning(&self) {
-        // After the transition that entered the answer: whoever sees the count fall sees the page
-        // returned.
+        // After the transition that entered the answer: a CPU that sees the count fall sees the
+        // page returned.
         self.returning.fetch_sub(1, Ordering::AcqRel);
     }
 

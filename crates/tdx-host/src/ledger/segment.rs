@@ -139,7 +139,7 @@ impl<'m> Segment<'m> {
     /// `from` -> `to` for all pages of `range`, which lies inside this segment. All or nothing.
     pub(super) fn transition(&self, range: PageRange, from: PageState, to: PageState) -> Result<(), MarkError> {
         if from == PageState::Shared {
-            self.summarise(range);
+            self.summarize(range);
         }
         for piece in self.pieces(range) {
             let mut seen = piece.word.load(Ordering::Relaxed);
@@ -167,7 +167,7 @@ impl<'m> Segment<'m> {
 
     /// Sets the top and the summary bits over a range, in this order and before any leaf bit under
     /// them.
-    fn summarise(&self, range: PageRange) {
+    fn summarize(&self, range: PageRange) {
         let start = range.start().index() - self.range.start().index();
         let end = range.end().index() - self.range.start().index();
         for block in start / PAGES_PER_BLOCK..end.div_ceil(PAGES_PER_BLOCK) {

@@ -290,7 +290,7 @@ impl<'l> InFlightPage<'l> {
         Ok(self.become_())
     }
 
-    /// The SEAMCALL has failed. It may have written to the page all the same.
+    /// The SEAMCALL has failed. It may have written to the page.
     ///
     /// # Errors
     /// As [`InFlightPage::commit`].

@@ -70,7 +70,7 @@ impl<'h, S: Built> Td<'h, S> {
     }
 
     /// MEM.PAGE.AUG: the page (4 KiB or 2 MiB) becomes guest memory once the guest accepts it. No
-    /// content is written now, and the page counts as private all the same.
+    /// content is written now, and the page still counts as private.
     ///
     /// # Errors
     /// [`PageError`] with the page.

@@ -215,7 +215,7 @@ impl<'h> Dead<'h> {
         for range in self.host.ledger.marked() {
             let mut at = range.start();
             while at < range.end() {
-                // The module answers for the whole page, whoever has it.
+                // The module answers for the whole page, no matter which TD has it.
                 let size = match self.host.ledger.state(at) {
                     Some(PageState::Private) if at != self.tdr => match self.owner(cpu, at) {
                         Ok((Owner::This, size)) => {

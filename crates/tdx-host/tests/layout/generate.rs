@@ -28,7 +28,7 @@ fn length() -> impl Strategy<Value = u64> {
     ]
 }
 
-/// Ascending ranges: from a start, (gap, length) pairs; gap 0 makes neighbours that touch.
+/// Ascending ranges: from a start, (gap, length) pairs; gap 0 makes neighbors that touch.
 fn ascending(max: usize) -> impl Strategy<Value = Vec<PageRange>> {
     let start = prop_oneof![6 => 0..2 * GIB_PAGES, 1 => 0..LAST_PAGE];
     let gap = prop_oneof![1 => Just(0), 4 => length()];

@@ -77,7 +77,7 @@ fn tdmrs_are_cut_earlier_when_the_pamt_needs_an_area() {
 }
 
 /// GiB 4 and GiB 6 need all areas for holes, and a PAMT in them would cost a MiB. GiB 5 between
-/// them has none to spare only as long as it is in one TDMR with a neighbour: cut out, it takes all
+/// them has none to spare only as long as it is in one TDMR with a neighbor: cut out, it takes all
 /// three PAMTs.
 #[test]
 fn a_tdmr_between_two_full_ones_takes_the_pamts() {
@@ -136,7 +136,7 @@ fn a_merge_that_loses_no_more_than_the_unit_is_made() {
 }
 
 #[test]
-fn neighbours_of_many_nodes_are_merged_evenly() {
+fn neighbors_of_many_nodes_are_merged_evenly() {
     let memory: Vec<_> = (0..128u64).map(|i| on_node((4 + i) * GIB, (5 + i) * GIB, u32::from(i % 2 == 1))).collect();
     let host = Host { memory, cmrs: vec![range(4 * GIB, 132 * GIB)] };
     let layout = fit(&host, &Limits::MODULE_1_5);
@@ -174,7 +174,7 @@ fn a_merge_is_undone_when_its_pamt_finds_no_room() {
     assert_eq!(lost, [(range(1000 * GIB, 1000 * GIB + 512 * MIB), GiveUpReason::PamtMemory)]);
 }
 
-/// A GiB with more holes than areas stands alone: its neighbours do not pay for it.
+/// A GiB with more holes than areas stands alone: its neighbors do not pay for it.
 #[test]
 fn a_bad_gib_is_isolated() {
     let mut parts = vec![(4 * GIB, 6 * GIB)];

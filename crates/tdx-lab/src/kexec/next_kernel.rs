@@ -197,8 +197,8 @@ mod tests {
         (waiting, lab.act(|machine| run(machine, &Footprint::everything(host), &map)).unwrap())
     }
 
-    /// Without the erratum nobody dies, but the lines still land on the next kernel's data: that is
-    /// not clean.
+    /// Without the erratum there is no machine check, but the lines still land on the next kernel's
+    /// data: that is not clean.
     #[test]
     fn lines_that_wait_in_a_cache_are_lost_data_without_the_erratum() {
         let (waiting, report) = reset_without_write_back(&small("\"gnr\""));

@@ -61,7 +61,7 @@ pub struct KexecOptions {
 }
 
 impl KexecOptions {
-    /// TDs that a scenario has if nobody says how many: the holes are about TDs, but for a bring-up
+    /// TDs that a scenario has by default: the holes are about TDs, but for a bring-up
     /// that never ends.
     pub const fn default_tds(hole: Option<Hole>) -> u32 {
         match hole {

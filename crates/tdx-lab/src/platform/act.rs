@@ -24,7 +24,7 @@ pub enum Operation {
     Write(PhysAddr, usize),
     /// The allocator is asked for so many pages.
     Allocate(u64),
-    /// It has given them: what [`Watcher::after`] hears of [`Operation::Allocate`].
+    /// It has given them: what [`Watcher::after`] gets for [`Operation::Allocate`].
     Allocated(PageRange),
     /// A range goes back to the allocator.
     Free(PageRange),
@@ -67,7 +67,7 @@ pub enum Deed {
     Answer(Registers),
 }
 
-/// Hears of every operation of a kernel.
+/// Observes every operation of a kernel.
 pub trait Watcher: Sync {
     /// It is about to be done. Says what is done instead.
     fn before(&self, _lab: &Lab<'_>, _act: &Act) -> Deed {
@@ -78,5 +78,5 @@ pub trait Watcher: Sync {
     fn after(&self, _lab: &Lab<'_>, _act: &Act, _answer: Option<&mut Registers>) {}
 }
 
-/// Nobody watches.
+/// Observes nothing.
 impl Watcher for () {}

@@ -1,6 +1,6 @@
 //! Stops the kernel at an instant, for good: what an NMI or a panic elsewhere does to a CPU. The
 //! code that ran there never goes on; its stack is unwound, which changes no machine, no record and
-//! no mark. (The tokens on that stack count as leaked: nobody will bring their pages back.)
+//! no mark. (The tokens on that stack count as leaked: their pages do not come back.)
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{

@@ -31,7 +31,7 @@ impl<'l> LabKernel<'l> {
         Self { lab, cpus: LabCpus::new(lab, tdx.gate(), tdx.platform().copied()), frames }
     }
 
-    /// Keeps a range for somebody else, e.g. the crash kernel. False if some of it is taken
+    /// Reserves a range for another user, e.g. the crash kernel. False if some of it is taken
     /// already.
     #[must_use]
     pub fn reserve(&mut self, range: PageRange) -> bool {

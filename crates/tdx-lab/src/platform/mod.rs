@@ -1,5 +1,5 @@
 //! The software machine under the product's traits: what `tdx-host` calls a CPU, an allocator or
-//! shared memory is here a method of `tdx_machine::Machine`. Adds no behaviour of its own.
+//! shared memory is here a method of `tdx_machine::Machine`. Adds no behavior of its own.
 //!
 //! Deterministic: CPUs take turns, one step each, in the order of their numbers. A request that the
 //! machine refuses to model stops the run with an error; it is never answered by a guess.

@@ -109,7 +109,7 @@ pub fn mark(ledger: &Ledger<'_>, range: PageRange) -> Result<(), MarkError> {
     unsafe { ledger.give(range) }
 }
 
-/// Opens the gate, whoever has closed it: what a faulty kernel does.
+/// Opens the gate, no matter who has closed it: what a faulty kernel does.
 pub fn open(gate: GateHandle<'_>) {
     // SAFETY: memory of the software machine.
     unsafe { gate.open() };

@@ -54,7 +54,7 @@ pub struct TdsError {
     error: StepError,
 }
 
-/// Where the kernel keeps TD_PARAMS while a TD is initialised: in its own image, which is shared
+/// Where the kernel keeps TD_PARAMS while a TD is initialized: in its own image, which is shared
 /// memory.
 const PARAMS: PhysAddr = PhysAddr::new(16 << 20);
 /// What is copied into measured guest pages.

@@ -135,7 +135,7 @@ struct WorldKernel<'w, 'h> {
     ledger: &'h Ledger<'h>,
     pamt: Option<&'h DynamicPamt<'h>>,
     custody: &'w Custody,
-    /// Where TD_PARAMS stand while a TD is initialised; the page behind is copied into measured
+    /// Where TD_PARAMS stand while a TD is initialized; the page behind is copied into measured
     /// pages.
     params: PhysAddr,
     /// The 2 MiB page that was handed out last.

@@ -28,7 +28,7 @@ struct Gap {
 /// Joins holes and PAMTs (`taken`, ascending) of a TDMR into at most `limit` areas; `None` if not
 /// even one is allowed and one is needed.
 ///
-/// Each time there is one area too many, two neighbours become one, those with the fewest usable
+/// Each time there is one area too many, two neighbors become one, those with the fewest usable
 /// pages between them (memory that only the firmware uses counts nothing). Gaps are independent of
 /// each other, so the pages given up are the fewest possible for this TDMR.
 pub(super) fn areas(

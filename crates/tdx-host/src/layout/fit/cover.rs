@@ -104,7 +104,7 @@ impl Cover<'_, '_> {
         }
     }
 
-    /// Makes one span less: merges neighbours, smallest gap first, as long as that loses no memory;
+    /// Makes one span less: merges neighbors, smallest gap first, as long as that loses no memory;
     /// else does what loses least, be it a merge or leaving a span out.
     fn reduce(&mut self) {
         let spans = self.spans.iter().enumerate();

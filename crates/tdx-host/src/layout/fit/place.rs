@@ -95,7 +95,7 @@ impl<F: Places + ?Sized> Placer<'_, '_, F> {
         place
     }
 
-    /// Asks for the best exact places, one after another, but not for ever: each may cost the
+    /// Asks for the best exact places, one after another, up to a limit: each may cost the
     /// source a lot of work.
     fn place_best(&mut self, pages: u64, node: NodeId) -> Option<PageRange> {
         let mut refused = None;
