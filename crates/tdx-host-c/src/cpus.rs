@@ -103,8 +103,8 @@ unsafe fn step<'h, T: CpuTask<PinnedCpu<'h>>>(work: &TdxhWork, local: &mut TdxhW
         assert!(size_of::<T::Local>() <= LOCAL_BYTES && align_of::<T::Local>() <= align_of::<TdxhWorkLocal>());
         assert!(!needs_drop::<T::Local>(), "C forgets it without dropping it");
     }
-    // SAFETY: `with_work` made both pointers from references that live until its `run` returns, each
-    // with this very type. `CpuTask` is `Sync`, and so is `Host`: other CPUs may use them at
+    // SAFETY: `with_work` made both pointers from references that live until its `run` returns,
+    // each with this very type. `CpuTask` is `Sync`, and so is `Host`: other CPUs may use them at
     // the same time.
     let (task, host) = unsafe { (&*work.task.cast::<T>(), &*work.host.cast::<Host>()) };
     let place = local.value.as_mut_ptr().cast::<T::Local>();

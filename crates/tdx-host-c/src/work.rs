@@ -89,8 +89,8 @@ pub unsafe extern "C" fn tdxh_work_step(work: *const TdxhWork, local: *mut TdxhW
     // its callback returns.
     let Ok(work) = (unsafe { input(work) }) else { return TdxhWorkStep::Done };
     // SAFETY: not null and aligned, valid by contract; `work.step` may be called
-    // with this work by the contract of `TdxhWork::new`. A local that has the id of this work was given it by `step`, because no two
-    // works have the same.
+    // with this work by the contract of `TdxhWork::new`. A local that has the id of this work was
+    // given it by `step`, because no two works have the same.
     match unsafe { (work.step)(work, &mut *local) } {
         Step::Again => TdxhWorkStep::Again,
         Step::Done => TdxhWorkStep::Done,
