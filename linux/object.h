@@ -245,7 +245,7 @@ bool cleanslate_covers(u64 base, u64 end);
 int cleanslate_check_load(u32 policy);
 
 /**
- * cleanslate_stop_this_cpu() - write back the caches of a CPU that stops for a kexec or goes offline
+ * cleanslate_stop_this_cpu() - write back the caches of a CPU that stops or goes offline
  * @cpu: current CPU
  *
  * With interrupts off.
