@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Builds TDs by the kernel's own tdh_* functions, in the order in which KVM calls them, its faults
- * included: the page of a call that has failed is freed as it is. A test module for a guest of
+ * included: the page of a call that has failed is freed as it is, and so are all guest pages when
+ * the TDX module is dead. A test module for a guest of
  * seamvisor: it runs no TD, and must not be loaded beside a KVM that does.
  */
 #define pr_fmt(fmt) "cleanslate: " fmt
@@ -16,6 +17,10 @@
 static uint tds = 1;
 module_param(tds, uint, 0444);
 MODULE_PARM_DESC(tds, "TDs: runnable, half built, gone, half gone, and so on");
+
+static bool drop;
+module_param(drop, bool, 0444);
+MODULE_PARM_DESC(drop, "drop cleanslate.ko's references to abandoned pages, as if it took none");
 
 enum fate { RUNNABLE, HALF_BUILT, GONE, HALF_GONE, FATES };
 static const char *const fates[] = { "runnable", "half-built", "gone", "half-gone" };
@@ -57,6 +62,8 @@ struct life {
 	int key_id;
 	struct page *pages[64];
 	int count;
+	/* The first guest page, once there is one. */
+	int guest;
 };
 
 /* The page of a call that has failed: KVM frees those of control structures as they are. */
@@ -131,6 +138,7 @@ static int build(struct life *life, bool half)
 		page = alloc_page(GFP_KERNEL);
 		GIVE(life, page, call_tdh_mem_sept_add(&life->td, 0, level, page, &error1, &error2));
 	}
+	life->guest = life->count;
 	for (gpa = 0; gpa < 2 * PAGE_SIZE; gpa += PAGE_SIZE) {
 		page = alloc_page(GFP_KERNEL);
 		GIVE(life, page, call_tdh_mem_page_add(&life->td, gpa, page_to_pfn(page), shared, &error1, &error2));
@@ -147,7 +155,7 @@ static int build(struct life *life, bool half)
 /* The last page leaves the TD while it lives. */
 static int remove_one(struct life *life)
 {
-	struct page *page = life->pages[--life->count];
+	struct page *page = life->pages[life->count - 1];
 	u64 error1, error2, gpa = 15 * PAGE_SIZE;
 
 	CALL(call_tdh_mem_range_block(&life->td, gpa, PG_LEVEL_4K, &error1, &error2));
@@ -156,7 +164,23 @@ static int remove_one(struct life *life)
 	CALL(call_tdh_phymem_page_wbinvd_hkid(life->key_id, page_to_pfn(page)));
 	call_tdx_quirk_reset_paddr(page_to_phys(page), PAGE_SIZE);
 	__free_page(page);
+	life->count--;
 	return 0;
+}
+
+/*
+ * A SEAMCALL has failed, and the VMM ends. As in KVM of 7.3: guest_memfd frees the guest pages as
+ * they are, the pages of control structures are leaked.
+ */
+static void abandon(struct life *life)
+{
+	while (life->guest && life->count > life->guest) {
+		struct page *page = life->pages[--life->count];
+
+		__free_page(page);
+		if (drop)
+			__free_page(page);
+	}
 }
 
 static int tear_down(struct life *life, bool half)
@@ -194,12 +218,13 @@ static int live(enum fate fate)
 	if (!life)
 		return -ENOMEM;
 	ret = build(life, fate == HALF_BUILT);
-	if (ret || fate == HALF_BUILT)
-		return ret;
-	ret = remove_one(life);
-	if (ret || fate == RUNNABLE)
-		return ret;
-	return tear_down(life, fate == HALF_GONE);
+	if (!ret && fate != HALF_BUILT)
+		ret = remove_one(life);
+	if (!ret && (fate == GONE || fate == HALF_GONE))
+		ret = tear_down(life, fate == HALF_GONE);
+	if (ret == -EIO)
+		abandon(life);
+	return ret;
 }
 
 static int __init cleanslate_tds_init(void)
@@ -218,6 +243,10 @@ static int __init cleanslate_tds_init(void)
 		migrate_disable();
 		ret = live(number % FATES);
 		migrate_enable();
+		if (ret == -EIO) {
+			printk(KERN_INFO "@ {\"event\":\"td-abandoned\",\"number\":%u}\n", number);
+			return 0;
+		}
 		if (ret)
 			return ret;
 		printk(KERN_INFO "@ {\"event\":\"td\",\"number\":%u,\"phase\":\"%s\",\"by\":\"kernel\"}\n", number,

@@ -12,6 +12,20 @@ pub static EXITS: [AtomicU64; EXIT_CODES + 1] = [const { AtomicU64::new(0) }; EX
 /// Guest accesses to hypervisor memory: reads returned ones, writes were dropped.
 pub static HIDDEN_ACCESSES: AtomicU64 = AtomicU64::new(0);
 
+/// Lines of memory in use that a MOVDIR64B has overwritten: they held a [`CANARY`].
+pub static OVERWRITTEN: AtomicU64 = AtomicU64::new(0);
+
+/// Each of the eight words of a line in use is this plus its physical address, as
+/// `bare/linux/cleanslate_canary.c` stores it. No other line is.
+const CANARY: u64 = 0x6b65_6570_2074_6800;
+
+/// Counts a line that is about to be overwritten and says that it is in use. Returns whether it
+/// was the first.
+pub fn count_overwritten(address: u64, line: &[u8; 64]) -> bool {
+    let canary = CANARY.wrapping_add(address).to_le_bytes();
+    line.chunks(8).all(|word| word == canary) && OVERWRITTEN.fetch_add(1, Ordering::Relaxed) == 0
+}
+
 /// Time at which the guest started, in microseconds.
 pub static STARTED: AtomicU64 = AtomicU64::new(0);
 

@@ -100,7 +100,7 @@ fn json(tdx: &Tdx, end: &str) -> String {
     let poisoned: u64 = tdx.machine.all_poisoned_runs().iter().map(|run| run.lines.len()).sum();
     let (heap_used, heap_size) = heap::usage();
     format!(
-        r#"{{"schema":"cleanslate/seamvisor","version":1,"end":"{end}","cpus":{},"microseconds":{},"seamcalls":{seamcalls},"seamcalls_refused":{},"pages":{pages},"lines":{{"private":{},"dirty_private":{},"poisoned":{poisoned},"poisoned_ever":{},"direct_stored":{},"partially_written":{},"late_private":{},"late_shared":{}}},"machine_checks":{checks},"instructions":{instructions},"exits":{exits},"hidden_accesses":{},"kicks":{},"kicks_unanswered":{},"heap":{{"used":{heap_used},"size":{heap_size}}},"limits":{limits}}}"#,
+        r#"{{"schema":"cleanslate/seamvisor","version":1,"end":"{end}","cpus":{},"microseconds":{},"seamcalls":{seamcalls},"seamcalls_refused":{},"pages":{pages},"lines":{{"private":{},"dirty_private":{},"poisoned":{poisoned},"poisoned_ever":{},"direct_stored":{},"overwritten":{},"partially_written":{},"late_private":{},"late_shared":{}}},"machine_checks":{checks},"instructions":{instructions},"exits":{exits},"hidden_accesses":{},"kicks":{},"kicks_unanswered":{},"heap":{{"used":{heap_used},"size":{heap_size}}},"limits":{limits}}}"#,
         smp::cpu_count(),
         clock::micros() - load(&counters::STARTED),
         tdx.refused,
@@ -108,6 +108,7 @@ fn json(tdx: &Tdx, end: &str) -> String {
         tdx.machine.dirty_private_lines(),
         counters.lines_poisoned,
         counters.lines_direct_stored,
+        load(&counters::OVERWRITTEN),
         counters.lines_partially_written,
         counters.lines_late_private,
         counters.lines_late_shared,

@@ -108,7 +108,7 @@ impl Reader<'_> {
         let expect = table.get("expect").ok_or_else(|| missing("expect", "what the outcome must be"))?;
         let expect = self.expect(name, expect, 0)?;
         if expect.verdict.is_none() {
-            return Err(missing("expect.verdict", "clean, machine-check or failed"));
+            return Err(missing("expect.verdict", "clean, machine-check, overwritten or failed"));
         }
         Ok(Boot { name: name.to_owned(), why: why.to_owned(), words, args, expect })
     }

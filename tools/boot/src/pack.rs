@@ -15,7 +15,8 @@ use crate::root;
 
 /// Test modules: `enable` calls `tdx_enable()`, which has no caller in 6.12; `tds` builds TDs as
 /// KVM does; `use` uses free memory as a driver may; `wild` stores through a wild pointer; `stuck`
-/// keeps a CPU from stopping; `noreset` keeps `cleanslate.ko` from resetting.
+/// keeps a CPU from stopping; `noreset` keeps `cleanslate.ko` from resetting; `canary` fills
+/// free memory, which a reset must not overwrite.
 pub(crate) fn test_modules(kernel: Kernel) -> &'static [&'static str] {
     match kernel.reference() {
         Kernel::Stock => &["cleanslate_use"],
@@ -25,9 +26,14 @@ pub(crate) fn test_modules(kernel: Kernel) -> &'static [&'static str] {
         Kernel::Tdx | Kernel::TdxDebug | Kernel::TdxOwn => {
             &["cleanslate_enable", "cleanslate_noreset", "cleanslate_use", "cleanslate_wild", "cleanslate_stuck"]
         }
-        Kernel::Tdx73 | Kernel::Tdx73Own => {
-            &["cleanslate_noreset", "cleanslate_tds", "cleanslate_use", "cleanslate_wild", "cleanslate_stuck"]
-        }
+        Kernel::Tdx73 | Kernel::Tdx73Own => &[
+            "cleanslate_canary",
+            "cleanslate_noreset",
+            "cleanslate_tds",
+            "cleanslate_use",
+            "cleanslate_wild",
+            "cleanslate_stuck",
+        ],
     }
 }
 
@@ -74,6 +80,7 @@ pub(crate) fn pack(kernel: Kernel, more: &[initrd::Entry<'_>], name: &str) -> Re
     let (enable, jump) = (place.join("cleanslate_enable.ko"), place.join("jump"));
     let (tds, wild) = (place.join("cleanslate_tds.ko"), place.join("cleanslate_wild.ko"));
     let (stuck, noreset) = (place.join("cleanslate_stuck.ko"), place.join("cleanslate_noreset.ko"));
+    let canary = place.join("cleanslate_canary.ko");
     let (image, next) = (folder.join("bzImage"), folder.join("next-initrd"));
     let stock = find(Kernel::Stock).ok();
     let mut files: Vec<initrd::Entry<'_>> = vec![
@@ -91,7 +98,9 @@ pub(crate) fn pack(kernel: Kernel, more: &[initrd::Entry<'_>], name: &str) -> Re
     match kernel.reference() {
         Kernel::Tdx | Kernel::TdxDebug => files.push(("modules/cleanslate_enable.ko", &enable)),
         // After cleanslate.ko, which must be there before the first TD.
-        Kernel::Tdx73 | Kernel::Tdx73Own => files.push(("modules/last/cleanslate_tds.ko", &tds)),
+        Kernel::Tdx73 | Kernel::Tdx73Own => {
+            files.extend([("modules/last/cleanslate_tds.ko", tds.as_path()), ("next/cleanslate_canary.ko", &canary)]);
+        }
         Kernel::Stock | Kernel::Stock612 | Kernel::HostDebug | Kernel::TdxOwn => {}
     }
     if let Some(stock) = &stock {

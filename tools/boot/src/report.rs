@@ -22,6 +22,8 @@ pub enum Verdict {
     Clean,
     /// A kernel took a machine check.
     MachineCheck,
+    /// The reset overwrote memory in use.
+    Overwritten,
     /// Anything else.
     Failed,
 }
@@ -31,6 +33,7 @@ impl Verdict {
         match self {
             Self::Clean => "clean",
             Self::MachineCheck => "machine-check",
+            Self::Overwritten => "overwritten",
             Self::Failed => "failed",
         }
     }
@@ -107,7 +110,9 @@ impl Report {
     ) -> Result<Self> {
         let (said, logged) = (text(serial)?, text(log)?);
         let (events, broken_events) = events::read(&said);
-        let summary = events::read(&logged).0.pop();
+        let (mut told, _) = events::read(&logged);
+        let overwritten = told.iter().find(|event| event["event"] == "overwritten").cloned();
+        let summary = told.pop().filter(|last| last["schema"] == "cleanslate/seamvisor");
         let named = |name: &str| events.iter().any(|event| event["event"] == name);
         let checks = summary.as_ref().and_then(|summary| summary["machine_checks"].as_array());
         let checks = checks.map_or(&[][..], Vec::as_slice);
@@ -148,6 +153,11 @@ impl Report {
         let last = panicked.or_else(|| said.lines().rev().find(|line| !line.trim().is_empty()));
         let last = last.unwrap_or("none").trim();
         let (verdict, why) = match status {
+            // Whatever came after it.
+            _ if overwritten.is_some() => {
+                let first = overwritten.map(|event| event["address"].clone()).unwrap_or_default();
+                (Verdict::Overwritten, format!("the reset overwrote memory in use, first at {first}"))
+            }
             _ if panic.is_some() => (Verdict::Failed, format!("seamvisor: {}", panic.unwrap_or_default())),
             _ if unwanted || named("machine-check") => (Verdict::MachineCheck, "a kernel consumed poison".to_owned()),
             _ if shutdown => {

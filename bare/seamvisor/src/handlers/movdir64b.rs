@@ -1,6 +1,7 @@
 //! MOVDIR64B, and the loops around it that reset memory: many iterations in one exit.
 
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+use metal::println;
 use tdx_abi::{LINE_SIZE, Line, LineRange};
 
 use super::instruction;
@@ -45,7 +46,13 @@ pub fn emulate(vcpu: &mut Vcpu, instruction: &Instruction) {
         let Some(target) = guest_memory::translate(&vcpu.vmcb, to) else { break };
         let lines = left.min((PAGE - target.address % PAGE) / LINE_SIZE);
         for index in 0..lines {
-            if !guest_memory::write(target.address + index * LINE_SIZE, &line) {
+            let address = target.address + index * LINE_SIZE;
+            let mut old = [0; LINE_SIZE as usize];
+            if guest_memory::read(address, &mut old) && counters::count_overwritten(address, &old) {
+                // The guest may not come to its end.
+                println!(r#"@ {{"event":"overwritten","cpu":{},"address":"{address:#x}"}}"#, vcpu.number);
+            }
+            if !guest_memory::write(address, &line) {
                 counters::count_hidden_access();
             }
         }
