@@ -102,7 +102,6 @@ void cleanslate_follow_free(void);
 bool cleanslate_follow_missed(void);
 void cleanslate_read_registers(struct cleanslate_registers *registers, u64 rax,
 			       const struct cleanslate_args *args);
-u32 cleanslate_held(void);
 bool cleanslate_handover_missed(void);
 int cleanslate_verdict(char *buffer);
 int cleanslate_handover_init(void);

@@ -8,9 +8,9 @@
  * module does itself, clears the mark. A missed probe, an unknown leaf or a page outside of the
  * ledger means that private memory is not tracked completely: cleanslate_lost().
  *
- * The page of a failed SEAMCALL may be private, and the kernel frees some of them without a reset.
- * A reference keeps such a page out of the allocator until a later call takes it or the kernel
- * resets it.
+ * A reference keeps each marked page out of the page allocator, because the kernel may free a page
+ * that is still private: the page of a SEAMCALL that failed, or guest memory when the TDX module is
+ * dead. The reset before the next kernel starts overwrites marked pages.
  */
 #define pr_fmt(fmt) "cleanslate: " fmt
 
@@ -21,49 +21,25 @@
 
 #include "cleanslate.h"
 
-/* Pages with a reference. One without a free slot keeps its reference for good. */
-static atomic_long_t held[256];
-static atomic_t held_count = ATOMIC_INIT(0);
-
-static atomic_long_t *cleanslate_find_held(unsigned long page)
+bool cleanslate_hold(u64 page)
 {
-	int index;
-
-	for (index = 0; index < ARRAY_SIZE(held); index++)
-		if (atomic_long_read(&held[index]) == page)
-			return &held[index];
-	return NULL;
-}
-
-void cleanslate_hold(u64 page)
-{
-	int index;
-
-	/* Page 0 is never given. */
-	if (!pfn_valid(page) || (atomic_read(&held_count) && cleanslate_find_held(page)))
-		return;
-	get_page(pfn_to_page(page));
-	for (index = 0; index < ARRAY_SIZE(held); index++) {
-		if (!atomic_long_cmpxchg(&held[index], 0, page)) {
-			atomic_inc(&held_count);
-			return;
-		}
-	}
+	return !pfn_valid(page) || folio_try_get(page_folio(pfn_to_page(page)));
 }
 
 void cleanslate_release(u64 page)
 {
-	atomic_long_t *slot = atomic_read(&held_count) ? cleanslate_find_held(page) : NULL;
-
-	if (!slot || atomic_long_cmpxchg(slot, page, 0) != page)
-		return;
-	atomic_dec(&held_count);
-	put_page(pfn_to_page(page));
+	if (pfn_valid(page))
+		folio_put(page_folio(pfn_to_page(page)));
 }
 
-u32 cleanslate_held(void)
+bool cleanslate_only_held(u64 page)
 {
-	return atomic_read(&held_count);
+	struct folio *folio;
+
+	if (!pfn_valid(page))
+		return false;
+	folio = page_folio(pfn_to_page(page));
+	return !folio_test_large(folio) && folio_ref_count(folio) == 1;
 }
 
 void cleanslate_read_registers(struct cleanslate_registers *registers, u64 rax,

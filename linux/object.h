@@ -130,8 +130,9 @@ void cleanslate_cpu_may_hold(u32 cpu);
  * @cpu: current CPU
  * @call: leaf and operands
  *
- * Learns the PAMTs from TDH.SYS.CONFIG and marks pages before the TDX module gets them. Calls
- * cleanslate_lost() if the operands cannot be tracked. Reads TDMRs through cleanslate_map().
+ * Learns the PAMTs from TDH.SYS.CONFIG. Takes a reference to each page (cleanslate_hold()) and
+ * marks it before the TDX module gets it. Calls cleanslate_lost() if the operands cannot be
+ * tracked. Reads TDMRs through cleanslate_map().
  */
 void cleanslate_observe_seamcall(u32 cpu, const struct cleanslate_registers *call);
 
@@ -140,8 +141,7 @@ void cleanslate_observe_seamcall(u32 cpu, const struct cleanslate_registers *cal
  * @call: leaf and operands
  * @answer: completion status and results
  *
- * Takes a reference to the pages of a failed call (cleanslate_hold()) and drops the reference to
- * the pages of a successful one.
+ * The pages of a failed call stay marked.
  */
 void cleanslate_observe_return(const struct cleanslate_registers *call,
 			       const struct cleanslate_registers *answer);
@@ -151,8 +151,19 @@ void cleanslate_observe_return(const struct cleanslate_registers *call,
  * @cpu: current CPU, on which the caller stays
  * @base: physical address of the first page
  * @bytes: size
+ *
+ * Drops the references to pages whose mark it clears (cleanslate_release()).
  */
 void cleanslate_reset_pages(u32 cpu, u64 base, u64 bytes);
+
+/**
+ * cleanslate_kept_pages() - pages that the kernel has freed and that may be private
+ *
+ * They stay out of the page allocator until the reset at kexec.
+ *
+ * Return: number of pages.
+ */
+u64 cleanslate_kept_pages(void);
 
 /**
  * cleanslate_learn() - track the PAMTs of a kernel that has initialized TDX already
@@ -439,19 +450,31 @@ u64 cleanslate_allocate(u64 pages, u32 node, u64 first, u64 end);
 void cleanslate_free(u64 address, u64 pages);
 
 /**
- * cleanslate_hold() - keep a page out of the page allocator
+ * cleanslate_hold() - take a reference to a page
  * @page: page frame number
  *
- * From any context. Does nothing for a page that is held already.
+ * From any context. Memory without a struct page needs no reference.
+ *
+ * Return: false if the page has no reference, so that it may be free or no page of its own.
  */
-void cleanslate_hold(u64 page);
+bool cleanslate_hold(u64 page);
 
 /**
- * cleanslate_release() - undo cleanslate_hold()
+ * cleanslate_release() - drop the reference of cleanslate_hold()
  * @page: page frame number
  *
- * From any context. Does nothing for a page that is not held.
+ * From any context but NMI. Frees the page if there is no other reference.
  */
 void cleanslate_release(u64 page);
+
+/**
+ * cleanslate_only_held() - is the reference of cleanslate_hold() the only one?
+ * @page: page frame number of a page that is held
+ *
+ * From any context.
+ *
+ * Return: true if the kernel has freed the page. False for a part of a large folio.
+ */
+bool cleanslate_only_held(u64 page);
 
 #endif

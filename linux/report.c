@@ -72,7 +72,9 @@ VALUE(tds);
 static ssize_t cleanslate_show_held(struct kobject *kobj, struct kobj_attribute *attribute,
 				    char *buffer)
 {
-	return sysfs_emit(buffer, "%u\n", cleanslate_held());
+	/* As host, this module owns the pages of TDs itself. */
+	return sysfs_emit(buffer, "%llu\n",
+			  cleanslate_mode == CLEANSLATE_WATCH ? cleanslate_kept_pages() : 0);
 }
 
 static struct kobj_attribute held_attribute = __ATTR(held, 0444, cleanslate_show_held, NULL);

@@ -3,10 +3,10 @@
 
 mod promise;
 
-use promise::Observe as _;
+use promise::{Observe as _, Refs};
 use std::sync::atomic::AtomicU64;
 
-use tdx_abi::{Leaf, LeafCall, Operand, Page, PageRange, Registers, StatusCode};
+use tdx_abi::{Leaf, LeafCall, Operand, Page, PageRange, Registers, Status, StatusCode};
 use tdx_host::effect::TABLE;
 use tdx_host::follow::{MAX_MOVED, ModuleEvent, Moves, NotFollowed};
 use tdx_host::ledger::{Ledger, PageState};
@@ -32,10 +32,11 @@ fn busy() -> Registers {
     answer(StatusCode::OPERAND_BUSY.operand(Operand::R8).raw(), 0)
 }
 
-fn make(ledger: &Ledger<'_>, call: &Registers, answer: &Registers) {
+fn make(ledger: &Ledger<'_>, refs: &Refs, call: &Registers, answer: &Registers) {
     let moves = Moves::of(call, false).unwrap();
-    moves.seen_before(ledger).unwrap();
+    moves.seen_before(ledger, refs).unwrap();
     moves.seen_after(ledger, answer).unwrap();
+    refs.assert_those_of(ledger);
 }
 
 #[test]
@@ -111,9 +112,9 @@ fn a_page_that_sept_add_did_not_use_is_not_the_modules() {
     let states = |ledger: &Ledger<'_>| [1, 2, 3].map(|page| ledger.state(Page::new(page)).unwrap());
     let call = sept_add_v1([0x1000, 0x2000, 0x3000, NULL_PA]);
     let seen = |status, pages: [u64; 3]| {
-        let ledger = ledger();
+        let (ledger, refs) = (ledger(), Refs::default());
         let [r8, r9, r10] = pages;
-        make(&ledger, &call, &Registers { r10, ..answer(status, 0).r8(r8).r9(r9) });
+        make(&ledger, &refs, &call, &Registers { r10, ..answer(status, 0).r8(r8).r9(r9) });
         states(&ledger)
     };
     let (private, returned) = (PageState::Private, PageState::Returned);
@@ -129,24 +130,25 @@ fn a_page_that_sept_add_did_not_use_is_not_the_modules() {
 /// Version 0 with the flag "one may exist" does not say whether it used the page.
 #[test]
 fn a_page_that_may_have_been_there_already_is_not_taken_for_the_modules() {
-    let ledger = ledger();
-    make(&ledger, &Registers::call(Leaf::MEM_SEPT_ADD).rdx(0x5001).r8(PAGE), &answer(0, 0));
+    let (ledger, refs) = (ledger(), Refs::default());
+    make(&ledger, &refs, &Registers::call(Leaf::MEM_SEPT_ADD).rdx(0x5001).r8(PAGE), &answer(0, 0));
     assert_eq!(ledger.state(page()), Some(PageState::Returned), "marked, and the host's to reset");
 }
 
 #[test]
 fn sept_remove_and_promote_version_1_return_a_page_for_each_vm() {
     for leaf in [Leaf::MEM_SEPT_REMOVE, Leaf::MEM_PAGE_PROMOTE] {
-        let ledger = ledger();
+        let (ledger, refs) = (ledger(), Refs::default());
         make(
             &ledger,
+            &refs,
             &sept_add_v1([0x1000, 0x2000, NULL_PA, 0x4000]),
             &Registers { rax: 0, ..sept_add_v1([NULL_PA; 4]) },
         );
         let remove = Registers::call(LeafCall::with_version(leaf, 1)).rcx(1);
         // Bit 62: the pair of Dynamic PAMT can be removed.
         let back = Registers { r10: NULL_PA, r11: 0x4000, ..answer(0, 0x1000).r9(0x2000 | 1 << 62) };
-        make(&ledger, &remove, &back);
+        make(&ledger, &refs, &remove, &back);
         for page in [1, 2, 4] {
             assert_eq!(ledger.state(Page::new(page)), Some(PageState::Returned), "{leaf} {page}");
         }
@@ -159,11 +161,11 @@ fn demote_takes_a_page_for_each_vm_and_page_0_is_none() {
     let demote = Registers::call(Leaf::MEM_PAGE_DEMOTE).rcx(1).r8(0x1000).r9(0x2000);
     assert_eq!(taken(&Registers { r10: NULL_PA, r11: 0x4000, ..demote }, false), small(&[0x1000, 0x2000, 0x4000]));
     assert_eq!(taken(&Registers { r9: 0, ..demote }, true).len(), 3, "R12 and R13 are 0 and named all the same");
-    let ledger = ledger();
+    let (ledger, refs) = (ledger(), Refs::default());
     // Interrupted after it has filled them.
-    make(&ledger, &demote, &answer(StatusCode::INTERRUPTED_RESTARTABLE.with(0).raw(), 1).r8(0x1000).r9(0x2000));
+    make(&ledger, &refs, &demote, &answer(StatusCode::INTERRUPTED_RESTARTABLE.with(0).raw(), 1).r8(0x1000).r9(0x2000));
     assert_eq!(ledger.state(Page::new(2)), Some(PageState::Returned));
-    make(&ledger, &demote, &answer(0, 0).r8(0x1000).r9(0x2000 | NOT_USED));
+    make(&ledger, &refs, &demote, &answer(0, 0).r8(0x1000).r9(0x2000 | NOT_USED));
     let state = |page| ledger.state(Page::new(page));
     assert_eq!((state(1), state(2)), (Some(PageState::Private), Some(PageState::Returned)));
 }
@@ -195,12 +197,12 @@ fn the_pair_of_dynamic_pamt_is_followed_where_it_is_on() {
     assert_eq!(taken(&demote, true), small(&[0x1000, 0x2000, 0x3000]));
     // A 1 GiB page is split into 2 MiB pages, which need no pair.
     assert_eq!(taken(&Registers { rcx: 2, ..demote }, true), small(&[0x1000]));
-    let ledger = ledger();
+    let (ledger, refs) = (ledger(), Refs::default());
     let add = Registers::call(Leaf::PHYMEM_PAMT_ADD).rcx(0x20_0001).rdx(0x2000).r8(0x3000);
-    make(&ledger, &add, &answer(0, 0));
+    make(&ledger, &refs, &add, &answer(0, 0));
     assert_eq!(ledger.marked_pages(), 2);
     let remove = Registers::call(Leaf::PHYMEM_PAMT_REMOVE).rcx(0x20_0001);
-    make(&ledger, &remove, &answer(0, 0).rdx(0x2000).r8(0x3000));
+    make(&ledger, &refs, &remove, &answer(0, 0).rdx(0x2000).r8(0x3000));
     for page in [2, 3] {
         assert_eq!(ledger.state(Page::new(page)), Some(PageState::Returned));
     }
@@ -210,11 +212,11 @@ fn the_pair_of_dynamic_pamt_is_followed_where_it_is_on() {
 #[test]
 fn promote_returns_a_pair_for_2_mib_alone() {
     for (level, pair) in [(1, true), (2, false)] {
-        let ledger = ledger();
-        make(&ledger, &Registers::call(Leaf::MEM_SEPT_ADD).r8(PAGE), &answer(0, 0));
-        make(&ledger, &Registers::call(Leaf::PHYMEM_PAMT_ADD).rdx(0x2000).r8(0x3000), &answer(0, 0));
+        let (ledger, refs) = (ledger(), Refs::default());
+        make(&ledger, &refs, &Registers::call(Leaf::MEM_SEPT_ADD).r8(PAGE), &answer(0, 0));
+        make(&ledger, &refs, &Registers::call(Leaf::PHYMEM_PAMT_ADD).rdx(0x2000).r8(0x3000), &answer(0, 0));
         let moves = Moves::of(&Registers::call(Leaf::MEM_PAGE_PROMOTE).rcx(level), true).unwrap();
-        moves.seen_before(&ledger).unwrap();
+        moves.seen_before(&ledger, &refs).unwrap();
         let (r12, r13) = if pair { (0x2000, 0x3000) } else { (0, 0) };
         let back = moves.seen_after(&ledger, &answer(0, PAGE).r12(r12).r13(r13)).unwrap();
         assert_eq!(back.len(), if pair { 3 } else { 1 });
@@ -223,49 +225,49 @@ fn promote_returns_a_pair_for_2_mib_alone() {
 
 #[test]
 fn a_page_is_marked_before_the_call_and_until_its_reset() {
-    let ledger = ledger();
+    let (ledger, refs) = (ledger(), Refs::default());
     let (state, range) = (|| ledger.state(page()).unwrap(), PageRange::new(page(), Page::new(page().index() + 1)));
     let give = Moves::of(&Registers::call(Leaf::MNG_ADDCX).rcx(PAGE), false).unwrap();
-    give.seen_before(&ledger).unwrap();
+    give.seen_before(&ledger, &refs).unwrap();
     assert_eq!(state(), PageState::InFlight);
     give.seen_after(&ledger, &answer(0, 0)).unwrap();
     assert_eq!(state(), PageState::Private);
-    assert_eq!(promise::seen_reset(&ledger, range), Err(NotFollowed::StillGiven(page())));
+    assert_eq!(promise::seen_reset(&ledger, range, &refs), Err(NotFollowed::StillGiven(page())));
     assert_eq!(state(), PageState::Private, "and it keeps its mark");
     let reclaim = Registers::call(Leaf::PHYMEM_PAGE_RECLAIM).rcx(PAGE);
-    make(&ledger, &reclaim, &busy());
+    make(&ledger, &refs, &reclaim, &busy());
     assert_eq!(state(), PageState::Private, "a call that failed returns nothing");
     let moves = Moves::of(&reclaim, false).unwrap();
-    moves.seen_before(&ledger).unwrap();
+    moves.seen_before(&ledger, &refs).unwrap();
     assert!(!ledger.is_settled(), "nobody knows which page is coming back");
     assert_eq!(moves.seen_after(&ledger, &answer(0, 1)).unwrap()[..], [range]);
     assert_eq!((state(), ledger.is_settled()), (PageState::Returned, true));
-    promise::seen_reset(&ledger, range).unwrap();
+    promise::seen_reset(&ledger, range, &refs).unwrap();
     assert_eq!(state(), PageState::Shared);
-    promise::seen_reset(&ledger, range).unwrap();
+    promise::seen_reset(&ledger, range, &refs).unwrap();
 }
 
 #[test]
 fn a_page_whose_call_failed_keeps_its_mark_and_may_be_given_again() {
-    let ledger = ledger();
+    let (ledger, refs) = (ledger(), Refs::default());
     let give = Registers::call(Leaf::MEM_SEPT_ADD).r8(PAGE);
-    make(&ledger, &give, &busy());
+    make(&ledger, &refs, &give, &busy());
     assert_eq!(ledger.state(page()), Some(PageState::Returned));
-    make(&ledger, &give, &answer(0, 0));
+    make(&ledger, &refs, &give, &answer(0, 0));
     assert_eq!(ledger.state(page()), Some(PageState::Private));
     // A bug of the kernel's: the module has it. It is refused, and the page is the module's as
     // before.
-    make(&ledger, &give, &busy());
+    make(&ledger, &refs, &give, &busy());
     assert_eq!(ledger.state(page()), Some(PageState::Private));
 }
 
 #[test]
 fn two_calls_that_give_one_page_leave_it_marked_whatever_their_order() {
     for first_fails in [false, true] {
-        let ledger = ledger();
+        let (ledger, refs) = (ledger(), Refs::default());
         let give = Moves::of(&Registers::call(Leaf::MNG_ADDCX).rcx(PAGE), false).unwrap();
-        give.seen_before(&ledger).unwrap();
-        give.seen_before(&ledger).unwrap();
+        give.seen_before(&ledger, &refs).unwrap();
+        give.seen_before(&ledger, &refs).unwrap();
         let (bad, good) = (busy(), answer(0, 0));
         give.seen_after(&ledger, if first_fails { &bad } else { &good }).unwrap();
         give.seen_after(&ledger, if first_fails { &good } else { &bad }).unwrap();
@@ -275,26 +277,74 @@ fn two_calls_that_give_one_page_leave_it_marked_whatever_their_order() {
 
 #[test]
 fn a_large_page_of_which_a_part_was_returned_is_marked_whole() {
-    let ledger = ledger();
-    make(&ledger, &Registers::call(Leaf::MNG_ADDCX).rcx(0x4000_5000), &busy());
+    let (ledger, refs) = (ledger(), Refs::default());
+    make(&ledger, &refs, &Registers::call(Leaf::MNG_ADDCX).rcx(0x4000_5000), &busy());
     let large = Registers::call(Leaf::MEM_PAGE_AUG).rcx(1).r8(0x4000_0000);
-    make(&ledger, &large, &answer(0, 0));
+    make(&ledger, &refs, &large, &answer(0, 0));
     assert_eq!(ledger.marked_pages(), 512);
     assert_eq!(ledger.state(Page::new(0x4_0005)), Some(PageState::Private));
 }
 
 #[test]
 fn what_the_ledger_does_not_cover_is_an_error() {
-    let ledger = ledger();
+    let (ledger, refs) = (ledger(), Refs::default());
     let far = 4 << 30;
     let give = Moves::of(&Registers::call(Leaf::MNG_CREATE).rcx(far), false).unwrap();
-    assert_eq!(give.seen_before(&ledger), Err(NotFollowed::Outside(Page::new(far >> 12))));
+    assert_eq!(give.seen_before(&ledger, &refs), Err(NotFollowed::Outside(Page::new(far >> 12))));
     let remove = Moves::of(&Registers::call(Leaf::MEM_PAGE_REMOVE), false).unwrap();
-    remove.seen_before(&ledger).unwrap();
+    remove.seen_before(&ledger, &refs).unwrap();
     assert!(remove.seen_after(&ledger, &answer(0, PAGE)).is_err(), "a page that was never given");
     assert!(ledger.is_settled());
     // Memory of nobody's TD.
-    promise::seen_reset(&ledger, PageRange::new(Page::new(far >> 12), Page::new((far >> 12) + 2))).unwrap();
+    promise::seen_reset(&ledger, PageRange::new(Page::new(far >> 12), Page::new((far >> 12) + 2)), &refs).unwrap();
+}
+
+#[test]
+fn a_marked_page_has_one_reference_until_its_reset() {
+    let (ledger, refs) = (ledger(), Refs::default());
+    let range = PageRange::new(page(), Page::new(page().index() + 1));
+    let give = Registers::call(Leaf::MEM_PAGE_AUG).rcx(0).r8(PAGE);
+    // Refused, given again, refused although the module has it: one reference all the time.
+    for status in [busy(), answer(0, 0), busy()] {
+        make(&ledger, &refs, &give, &status);
+        assert_eq!(ledger.marked_pages(), 1);
+    }
+    assert_eq!(promise::seen_reset(&ledger, range, &refs), Err(NotFollowed::StillGiven(page())));
+    refs.assert_those_of(&ledger);
+    make(&ledger, &refs, &Registers::call(Leaf::MEM_PAGE_REMOVE), &answer(0, PAGE));
+    assert_eq!(ledger.marked_pages(), 1);
+    // Twice: the second is of a page that is ordinary memory.
+    for _ in 0..2 {
+        promise::seen_reset(&ledger, range, &refs).unwrap();
+        assert_eq!(ledger.marked_pages(), 0);
+        refs.assert_those_of(&ledger);
+    }
+}
+
+#[test]
+fn a_dead_module_leaves_every_page_with_its_reference() {
+    let (ledger, refs) = (ledger(), Refs::default());
+    let pages = [PAGE, PAGE + 0x1000, PAGE + 0x5000];
+    for address in pages {
+        make(&ledger, &refs, &Registers::call(Leaf::MEM_PAGE_AUG).r8(address), &answer(0, 0));
+    }
+    let dead = answer(Status::VMFAIL_INVALID.raw(), 0);
+    let teardown = [Leaf::MEM_RANGE_BLOCK, Leaf::MEM_PAGE_REMOVE, Leaf::PHYMEM_PAGE_WBINVD, Leaf::PHYMEM_PAGE_RECLAIM];
+    for (leaf, address) in teardown.into_iter().flat_map(|leaf| pages.map(|address| (leaf, address))) {
+        make(&ledger, &refs, &Registers::call(leaf).rcx(address), &dead);
+    }
+    make(&ledger, &refs, &Registers::call(Leaf::MEM_PAGE_AUG).r8(PAGE + 0x9000), &dead);
+    assert_eq!(ledger.marked_pages(), 4, "whoever frees them now frees nothing");
+}
+
+#[test]
+fn a_page_that_nobody_has_allocated_is_an_error_and_not_marked() {
+    let (ledger, refs) = (ledger(), Refs { free: vec![Page::new(0x4_0005)], ..Refs::default() });
+    let large = Moves::of(&Registers::call(Leaf::MEM_PAGE_AUG).rcx(1).r8(0x4000_0000), false).unwrap();
+    assert_eq!(large.seen_before(&ledger, &refs), Err(NotFollowed::NotAllocated(Page::new(0x4_0005))));
+    assert_eq!(ledger.state(Page::new(0x4_0005)), Some(PageState::Shared), "it may be in use");
+    assert_eq!(ledger.marked_pages(), 511, "the other pages are marked");
+    refs.assert_those_of(&ledger);
 }
 
 /// SYS_BUSY while a VCPU is inside: the module goes on, and so does the ledger.
@@ -320,15 +370,15 @@ fn a_shutdown_counts_if_it_succeeds() {
 
 #[test]
 fn a_module_update_keeps_every_mark() {
-    let ledger = ledger();
-    make(&ledger, &Registers::call(Leaf::MNG_CREATE).rcx(PAGE), &answer(0, 0));
+    let (ledger, refs) = (ledger(), Refs::default());
+    make(&ledger, &refs, &Registers::call(Leaf::MNG_CREATE).rcx(PAGE), &answer(0, 0));
     let event = |leaf, private| ModuleEvent::of(&Registers::call(leaf), &answer(0, 0), private);
     // The first bring-up of a machine is no update.
     assert_eq!((event(Leaf::SYS_INIT, false), event(Leaf::SYS_CONFIG, false)), (None, None));
     assert_eq!(event(Leaf::SYS_INIT, true), Some(ModuleEvent::Replaced));
     assert_eq!(event(Leaf::SYS_UPDATE, true), Some(ModuleEvent::Resumed));
     for leaf in [Leaf::SYS_SHUTDOWN, Leaf::SYS_INIT, Leaf::SYS_LP_INIT, Leaf::SYS_UPDATE] {
-        make(&ledger, &Registers::call(leaf), &answer(0, 0));
+        make(&ledger, &refs, &Registers::call(leaf), &answer(0, 0));
     }
     assert_eq!(ledger.state(page()), Some(PageState::Private));
     assert_eq!(ledger.unknown_to_module().count(), 0);
@@ -336,5 +386,5 @@ fn a_module_update_keeps_every_mark() {
     assert_eq!(event(Leaf::SYS_CONFIG, true), Some(ModuleEvent::Forgot));
     promise::seen_forgotten(&ledger);
     assert_eq!(ledger.unknown_to_module().collect::<Vec<_>>(), small(&[PAGE]));
-    promise::seen_reset(&ledger, small(&[PAGE])[0]).unwrap();
+    promise::seen_reset(&ledger, small(&[PAGE])[0], &refs).unwrap();
 }

@@ -73,13 +73,13 @@ fn play(name: &str) -> Player {
 /// What the operands and answers of a stream alone say: the ledger, and the most pages marked.
 fn follow(name: &str) -> (Ledger<'static>, u64) {
     let words: Vec<AtomicU64> = (0..Ledger::words_needed([MEMORY])).map(|_| AtomicU64::new(0)).collect();
-    let ledger = Ledger::new([MEMORY], words.leak()).unwrap();
+    let (ledger, refs) = (Ledger::new([MEMORY], words.leak()).unwrap(), promise::Refs::default());
     let (mut dynamic_pamt, mut configured, mut most) = (false, false, 0);
     for event in read(name) {
         match event {
             Event::Call { call, answer, .. } => {
                 let moves = Moves::of(&call, dynamic_pamt).unwrap();
-                moves.seen_before(&ledger).unwrap();
+                moves.seen_before(&ledger, &refs).unwrap();
                 dynamic_pamt |= call.leaf_call().leaf() == tdx_abi::Leaf::PHYMEM_PAMT_ADD;
                 most = most.max(ledger.marked_pages());
                 let Some(answer) = answer else { continue };
@@ -90,10 +90,11 @@ fn follow(name: &str) -> (Ledger<'static>, u64) {
                 configured |= call.leaf_call().leaf() == tdx_abi::Leaf::SYS_CONFIG;
             }
             Event::Reset(at, bytes) => {
-                promise::seen_reset(&ledger, LineRange::touching(at, bytes).pages()).unwrap();
+                promise::seen_reset(&ledger, LineRange::touching(at, bytes).pages(), &refs).unwrap();
             }
             _ => {}
         }
+        refs.assert_those_of(&ledger);
     }
     (ledger, most)
 }

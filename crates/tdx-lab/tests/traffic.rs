@@ -8,7 +8,7 @@
 #[path = "../../tdx-host/tests/promise/mod.rs"]
 mod promise;
 
-use promise::Observe as _;
+use promise::{Observe as _, Refs};
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -87,6 +87,7 @@ fn end() -> impl Strategy<Value = End> {
 /// Follows the SEAMCALLs of a hypervisor.
 struct Follower {
     ledger: Ledger<'static>,
+    refs: Refs,
     /// Lines that a CPU has reset and not fenced.
     unfenced: Mutex<BTreeMap<u32, Vec<LineRange>>>,
     problems: Mutex<Vec<String>>,
@@ -98,7 +99,12 @@ impl Follower {
         let memory = PageRange::inside(PhysAddr::new(1 << 30), PhysAddr::new(2 << 30));
         let words = (0..Ledger::words_needed([memory])).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
         let ledger = Ledger::new([memory], words.leak()).unwrap();
-        Box::leak(Box::new(Self { ledger, unfenced: Mutex::default(), problems: Mutex::default() }))
+        Box::leak(Box::new(Self {
+            ledger,
+            refs: Refs::default(),
+            unfenced: Mutex::default(),
+            problems: Mutex::default(),
+        }))
     }
 
     fn note<T>(&self, result: &Result<T, follow::NotFollowed>) {
@@ -117,13 +123,14 @@ impl Follower {
             }
         }
         assert_eq!(self.ledger.is_settled(), own.is_settled(), "after {what:?}");
+        self.refs.assert_those_of(&self.ledger);
     }
 }
 
 impl Watcher for Follower {
     fn before(&self, _lab: &Lab<'_>, act: &Act) -> Deed {
         if let Operation::Seamcall(call) = act.operation {
-            self.note(&Moves::of(&call, false).and_then(|moves| moves.seen_before(&self.ledger)));
+            self.note(&Moves::of(&call, false).and_then(|moves| moves.seen_before(&self.ledger, &self.refs)));
         }
         Deed::AsIs
     }
@@ -137,7 +144,7 @@ impl Watcher for Follower {
             Operation::Reset(lines) => self.unfenced.lock().unwrap().entry(act.cpu.0).or_default().push(lines),
             Operation::Fence => {
                 for lines in self.unfenced.lock().unwrap().remove(&act.cpu.0).unwrap_or_default() {
-                    self.note(&promise::seen_reset(&self.ledger, lines.pages()));
+                    self.note(&promise::seen_reset(&self.ledger, lines.pages(), &self.refs));
                 }
             }
             _ => {}

@@ -32,8 +32,9 @@ mod raw {
         pub safe fn cleanslate_cond_resched();
         pub fn cleanslate_allocate(pages: u64, node: u32, first: u64, end: u64) -> u64;
         pub fn cleanslate_free(address: u64, pages: u64);
-        pub fn cleanslate_hold(page: u64);
+        pub fn cleanslate_hold(page: u64) -> bool;
         pub fn cleanslate_release(page: u64);
+        pub safe fn cleanslate_only_held(page: u64) -> bool;
     }
 }
 
@@ -143,20 +144,23 @@ pub fn free(pages: OwnedPages) {
     unsafe { raw::cleanslate_free(range.base().get(), range.pages()) };
 }
 
-/// Takes a reference to a page, unless it is held already.
-///
-/// # Safety
-/// The page is in use by the kernel, so that its reference count is not 0.
-pub unsafe fn hold(page: u64) {
-    // SAFETY: the caller's.
-    unsafe { raw::cleanslate_hold(page) };
+/// Takes a reference to a page. False if it has none: it may be free. Lock-free.
+pub fn hold(page: Page) -> bool {
+    // SAFETY: any number will do; a reference more keeps a page longer and changes no memory.
+    unsafe { raw::cleanslate_hold(page.index()) }
 }
 
-/// Drops the reference of [`hold`], if there is one.
+/// Drops the reference of [`hold`].
 ///
 /// # Safety
-/// If nothing else refers to the page it is freed: it must be ordinary memory then.
-pub unsafe fn release(page: u64) {
+/// One call for each successful [`hold`]. If it is the last reference the page is freed: it must be
+/// ordinary memory then.
+pub unsafe fn release(page: Page) {
     // SAFETY: the caller's.
-    unsafe { raw::cleanslate_release(page) };
+    unsafe { raw::cleanslate_release(page.index()) };
+}
+
+/// Is the reference of [`hold`] the only one?
+pub fn is_only_held(page: Page) -> bool {
+    raw::cleanslate_only_held(page.index())
 }

@@ -5,11 +5,11 @@ use arrayvec::ArrayVec;
 use core::ffi::{CStr, c_char, c_void};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use tdx_abi::{
-    Leaf, MAX_TDMRS, PageRange, PageSize, PamtEntry, PamtPageType, PhysAddr, Registers, TDMR_GRANULARITY, TdmrInfo,
-    pamt_bytes,
+    Leaf, MAX_TDMRS, Page, PageRange, PageSize, PamtEntry, PamtPageType, PhysAddr, Registers, TDMR_GRANULARITY,
+    TdmrInfo, pamt_bytes,
 };
 use tdx_host::{
-    follow::{self, ModuleEvent, Moves, NotFollowed},
+    follow::{self, ModuleEvent, Moves, NotFollowed, PageRefs},
     ledger::Ledger,
     platform::{CpuId, LineReset},
     private_memory::MAX_PAMT_RANGES,
@@ -221,12 +221,28 @@ pub extern "C" fn cleanslate_follows() -> bool {
     HOST.ledger().is_some()
 }
 
+/// References of the kernel's page allocator.
+struct Refs;
+
+// SAFETY: a page with a reference is not freed, whoever drops another one.
+unsafe impl PageRefs for Refs {
+    fn hold(&self, page: Page) -> bool {
+        shim::hold(page)
+    }
+
+    unsafe fn release(&self, page: Page) {
+        // SAFETY: the caller's.
+        unsafe { shim::release(page) };
+    }
+}
+
 /// Reports what the ledger cannot track.
 fn check(result: Result<(), NotFollowed>) {
     if let Err(error) = result {
         shim::lost(match error {
             NotFollowed::Outside(_) => c"page outside of the ledger given to the TDX module",
             NotFollowed::StillGiven(_) => c"page reset that the TDX module owns",
+            NotFollowed::NotAllocated(_) => c"page given to the TDX module that is not allocated",
             _ => UNKNOWN_OPERANDS,
         });
     }
@@ -288,8 +304,8 @@ pub unsafe extern "C" fn cleanslate_observe_seamcall(cpu: u32, call: *const Regi
         }
     }
     check(moves.and_then(|moves| match HOST.ledger() {
-        // SAFETY: the kernel makes the call right after this.
-        Some(ledger) => unsafe { moves.before(ledger) },
+        // SAFETY: the kernel makes the call right after this, and has its pages.
+        Some(ledger) => unsafe { moves.before(ledger, &Refs) },
         None => Ok(()),
     }));
 }
@@ -317,20 +333,6 @@ pub unsafe extern "C" fn cleanslate_observe_return(call: *const Registers, answe
     // An unknown leaf or version was reported before the call.
     let Ok(moves) = moves(call) else { return };
     let failed = answer.status().is_error();
-    // Before the ledger changes: the kernel frees the page of a failed call after this returns.
-    for (range, kept) in moves.kept(answer) {
-        // A range is one folio, which its first page keeps.
-        let page = range.start().index();
-        if kept {
-            // SAFETY: a reference that was taken below is dropped; the TDX module owns the page
-            // again, and the kernel keeps its own reference.
-            unsafe { shim::release(page) };
-        } else {
-            // SAFETY: the page is an operand of the kernel's own call, which has not returned to
-            // its caller: the kernel has it.
-            unsafe { shim::hold(page) };
-        }
-    }
     match call.leaf_call().leaf() {
         Leaf::MNG_CREATE if !failed => {
             TDS.fetch_add(1, Ordering::Relaxed);
@@ -360,10 +362,14 @@ pub unsafe extern "C" fn cleanslate_reset_pages(cpu: u32, base: u64, bytes: u64)
     let Some(ledger) = HOST.ledger() else { return };
     // SAFETY: the TDX module has returned the pages, or `reset` returns an error; reset and fenced
     // above.
-    check(unsafe { follow::reset(ledger, range) });
-    for page in range.start().index()..range.end().index() {
-        // SAFETY: the page was reset: it is ordinary memory, and the reference that kept it out of
-        // the allocator is dropped.
-        unsafe { shim::release(page) };
-    }
+    check(unsafe { follow::reset(ledger, range, &Refs) });
+}
+
+/// Pages that the kernel has freed and that may be private: only the reference of this module keeps
+/// them out of the page allocator.
+#[unsafe(no_mangle)]
+pub extern "C" fn cleanslate_kept_pages() -> u64 {
+    let Some(ledger) = HOST.ledger() else { return 0 };
+    let pages = ledger.marked().flat_map(|range| range.start().index()..range.end().index());
+    pages.filter(|page| shim::is_only_held(Page::new(*page))).count() as u64
 }

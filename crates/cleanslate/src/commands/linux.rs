@@ -109,8 +109,8 @@ struct Status {
     giving_kb: u64,
     /// Pages returned by the TDX module and not reset, which are leaked.
     returned_kb: u64,
-    /// Pages of failed SEAMCALLs that the kernel has freed and a reference keeps; part of
-    /// `returned_kb`.
+    /// Pages that the kernel has freed although they may be private, and a reference keeps; part of
+    /// `given_kb` and `returned_kb`.
     held: u64,
     tds: u64,
     /// The last decision on a kexec image or a kexec, and why.

@@ -15,6 +15,16 @@
 //!
 //! An observer of both ends of a call makes [`Moves::of`] at each of them, from the same operands.
 //!
+//! # Why nothing in use is overwritten
+//!
+//! The other code decides when it frees a page, and may free one that is still marked: KVM frees
+//! the page of a call that failed, and all guest pages when the module is dead. A handover
+//! overwrites marked pages, so a marked page must not be used for anything else. Each marked page
+//! therefore has a reference ([`PageRefs`]), taken before the mark is set and dropped after it is
+//! cleared, in the same two functions: a page that its owner frees stays out of the page allocator
+//! until its reset. No table of references is needed, and each is dropped once: the ledger's bits
+//! say which pages have one, and a transition of a page happens once.
+//!
 //! The functions that change the ledger are `unsafe`: the observer promises that the calls it
 //! reports are really made. Calls may contradict each other (two CPUs give one page, a page is
 //! given that was never reset): the mark stays, and the later answer counts.
@@ -51,6 +61,26 @@ pub enum NotFollowed {
     /// A page has been reset that the module has not returned.
     #[error("page {0} was reset although the TDX module has it")]
     StillGiven(Page),
+    /// A page was given that nobody has allocated. It is not marked: anyone may use it.
+    #[error("page {0} was given to the TDX module, and is not allocated")]
+    NotAllocated(Page),
+}
+
+/// References to pages, as the kernel's page allocator counts them.
+///
+/// # Safety
+/// Between a [`hold`](PageRefs::hold) that returned true and its [`release`](PageRefs::release) the
+/// page allocator hands the page to nobody, whoever frees it.
+pub unsafe trait PageRefs {
+    /// Takes a reference to a page. False if the page has none, so that it may be free.
+    fn hold(&self, page: Page) -> bool;
+
+    /// Drops a reference that [`hold`](PageRefs::hold) took. The page is freed if it was the last.
+    ///
+    /// # Safety
+    /// One call for each successful [`hold`](PageRefs::hold). The page is ordinary memory, or
+    /// another reference keeps it.
+    unsafe fn release(&self, page: Page);
 }
 
 /// Which pages a call moves.
@@ -99,7 +129,7 @@ impl Moves {
 
     /// The pages that the call gave, each with whether the module has it after this answer. Of a
     /// page that it does not have the lines may be private all the same.
-    pub fn kept<'m>(&'m self, answer: &'m Registers) -> impl Iterator<Item = (PageRange, bool)> + 'm {
+    fn kept<'m>(&'m self, answer: &'m Registers) -> impl Iterator<Item = (PageRange, bool)> + 'm {
         let failed = answer.status().is_error();
         let kept = move |take: &Take| match take.kept {
             Kept::OnSuccess => !failed,
@@ -110,15 +140,17 @@ impl Moves {
         self.taken.iter().copied().zip(self.takes.iter().map(kept))
     }
 
-    /// To be called right before the call is made: its pages are marked when this returns.
+    /// To be called right before the call is made: its pages are held and marked when this returns.
     ///
     /// # Errors
-    /// [`NotFollowed::Outside`]; the other pages are marked.
+    /// [`NotFollowed::Outside`], [`NotFollowed::NotAllocated`]: the first such page. The other
+    /// pages are marked.
     ///
     /// # Safety
     /// The call is really made after this, so that no page is marked that is in use: a handover
-    /// overwrites marked pages. [`Moves::after`] follows with its answer.
-    pub unsafe fn before(&self, ledger: &Ledger<'_>) -> Result<(), NotFollowed> {
+    /// overwrites marked pages. [`Moves::after`] follows with its answer. Whoever makes the call
+    /// has its pages, and no other reference of `refs` is for pages of this ledger.
+    pub unsafe fn before(&self, ledger: &Ledger<'_>, refs: &impl PageRefs) -> Result<(), NotFollowed> {
         if !self.returns.is_empty() {
             // Settled by `after`; a `Returning` that is dropped settles nothing.
             let _ = ledger.returning();
@@ -126,7 +158,7 @@ impl Moves {
         let mut result = Ok(());
         for range in &self.taken {
             // SAFETY: the caller's promise: the call that is made takes these pages.
-            result = result.and(unsafe { mark(ledger, *range) });
+            result = result.and(unsafe { mark(ledger, *range, refs) });
         }
         result
     }
@@ -194,24 +226,32 @@ fn pages(range: PageRange) -> impl Iterator<Item = PageRange> {
     (range.start().index()..range.end().index()).map(|index| PageRange::new(Page::new(index), Page::new(index + 1)))
 }
 
-/// Shared or Returned -> InFlight, page by page where they differ.
+/// Shared or Returned -> InFlight. A page that was shared gets a reference first.
 ///
 /// # Safety
 /// As [`Ledger::give`] and [`Ledger::give_again`].
-unsafe fn mark(ledger: &Ledger<'_>, range: PageRange) -> Result<(), NotFollowed> {
-    // SAFETY: the caller's promise, here and below.
-    if unsafe { ledger.give(range) }.is_ok() {
-        return Ok(());
-    }
+unsafe fn mark(ledger: &Ledger<'_>, range: PageRange, refs: &impl PageRefs) -> Result<(), NotFollowed> {
+    let mut result = Ok(());
     for page in pages(range) {
+        if !refs.hold(page.start()) {
+            result = result.and(Err(NotFollowed::NotAllocated(page.start())));
+            continue;
+        }
+        // SAFETY: the caller's promise.
+        if unsafe { ledger.give(page) }.is_ok() {
+            continue;
+        }
+        // Marked already, so it has its reference; or nothing that can be marked.
+        // SAFETY: the one taken above; whoever makes the call has the page.
+        unsafe { refs.release(page.start()) };
         // InFlight or Private already: another call has it, and one of the two will be refused.
-        // SAFETY: as above.
-        let marked = unsafe { ledger.give(page).or_else(|_| ledger.give_again(page)) };
+        // SAFETY: the caller's promise.
+        let marked = unsafe { ledger.give_again(page) };
         if marked.is_err() && ledger.state(page.start()).is_none() {
-            return Err(NotFollowed::Outside(page.start()));
+            result = result.and(Err(NotFollowed::Outside(page.start())));
         }
     }
-    Ok(())
+    result
 }
 
 /// The module has the page, whatever the answer of another call was meanwhile.
@@ -223,25 +263,25 @@ unsafe fn settle_private(ledger: &Ledger<'_>, page: PageRange) -> Result<(), Mar
     unsafe { ledger.commit(page).or_else(|_| ledger.give_again(page).and_then(|()| ledger.commit(page))) }
 }
 
-/// The range has been reset, line by line, and fenced: its pages are shared from here on. Pages
-/// that were shared already, and memory that the ledger does not cover, are skipped.
+/// The range has been reset, line by line, and fenced: its pages are shared from here on, and their
+/// references are dropped. Pages that were shared already, and memory that the ledger does not
+/// cover, are skipped.
 ///
 /// # Errors
 /// [`NotFollowed::StillGiven`]: the first page that keeps its mark, because no call has returned
 /// it.
 ///
 /// # Safety
-/// As [`Ledger::unmark`].
-pub unsafe fn reset(ledger: &Ledger<'_>, range: PageRange) -> Result<(), NotFollowed> {
-    // SAFETY: the caller's promise, here and below.
-    if unsafe { ledger.unmark(range) }.is_ok() {
-        return Ok(());
-    }
+/// As [`Ledger::unmark`]. `refs` is that of [`Moves::before`].
+pub unsafe fn reset(ledger: &Ledger<'_>, range: PageRange, refs: &impl PageRefs) -> Result<(), NotFollowed> {
     let mut result = Ok(());
     for page in pages(range) {
         let given = matches!(ledger.state(page.start()), Some(PageState::Private | PageState::InFlight));
-        // SAFETY: as above.
-        if unsafe { ledger.unmark(page) }.is_err() && given {
+        // SAFETY: the caller's promise.
+        if unsafe { ledger.unmark(page) }.is_ok() {
+            // SAFETY: taken when the page was marked; it was reset.
+            unsafe { refs.release(page.start()) };
+        } else if given {
             result = result.and(Err(NotFollowed::StillGiven(page.start())));
         }
     }

@@ -5,8 +5,11 @@
 #![allow(unsafe_code)]
 #![allow(dead_code)] // each test binary uses its own part
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
 use tdx_abi::{Page, PageRange, PageSize, Registers};
-use tdx_host::follow::{Moved, Moves, NotFollowed};
+use tdx_host::follow::{Moved, Moves, NotFollowed, PageRefs};
 use tdx_host::gate::{CpuGate, CpuSlot, Gate};
 use tdx_host::handover::{HandoverReport, HostMemory, HostParts, Kexec, StopCpus, WrittenBack};
 use tdx_host::key_ids::KeyIds;
@@ -141,16 +144,58 @@ pub(crate) fn reclaim(page: PrivatePage<'_>) -> Result<ReturnedPage<'_>, MarkErr
     unsafe { page.reclaim() }
 }
 
+/// A page allocator's references, as an observer takes and drops them.
+#[derive(Default, Debug)]
+pub(crate) struct Refs {
+    /// By page number. A page that was held twice and dropped once has 1.
+    pub(crate) held: Mutex<BTreeMap<u64, u32>>,
+    /// Pages that nobody has allocated.
+    pub(crate) free: Vec<Page>,
+}
+
+// SAFETY: no allocator hands out the pages of the test.
+unsafe impl PageRefs for Refs {
+    fn hold(&self, page: Page) -> bool {
+        let allocated = !self.free.contains(&page);
+        if allocated {
+            *self.held.lock().unwrap().entry(page.index()).or_default() += 1;
+        }
+        allocated
+    }
+
+    unsafe fn release(&self, page: Page) {
+        let mut held = self.held.lock().unwrap();
+        let left = held.get_mut(&page.index()).map(|count| {
+            *count -= 1;
+            *count
+        });
+        match left {
+            None => panic!("a reference to {page} is dropped that was not taken"),
+            Some(0) => drop(held.remove(&page.index())),
+            Some(_) => {}
+        }
+    }
+}
+
+impl Refs {
+    /// Panics unless each marked page has one reference, and no other page has any.
+    pub(crate) fn assert_those_of(&self, ledger: &Ledger<'_>) {
+        let marked = ledger.marked().flat_map(|range| range.start().index()..range.end().index());
+        let wanted: BTreeMap<u64, u32> = marked.map(|page| (page, 1)).collect();
+        assert_eq!(*self.held.lock().unwrap(), wanted, "references and marks");
+    }
+}
+
 /// The calls of another driver, as an observer sees them.
 pub(crate) trait Observe {
-    fn seen_before(&self, ledger: &Ledger<'_>) -> Result<(), NotFollowed>;
+    fn seen_before(&self, ledger: &Ledger<'_>, refs: &Refs) -> Result<(), NotFollowed>;
     fn seen_after(&self, ledger: &Ledger<'_>, answer: &Registers) -> Result<Moved, NotFollowed>;
 }
 
 impl Observe for Moves {
-    fn seen_before(&self, ledger: &Ledger<'_>) -> Result<(), NotFollowed> {
+    fn seen_before(&self, ledger: &Ledger<'_>, refs: &Refs) -> Result<(), NotFollowed> {
         // SAFETY: no memory of the test.
-        unsafe { self.before(ledger) }
+        unsafe { self.before(ledger, refs) }
     }
 
     fn seen_after(&self, ledger: &Ledger<'_>, answer: &Registers) -> Result<Moved, NotFollowed> {
@@ -159,9 +204,9 @@ impl Observe for Moves {
     }
 }
 
-pub(crate) fn seen_reset(ledger: &Ledger<'_>, range: PageRange) -> Result<(), NotFollowed> {
+pub(crate) fn seen_reset(ledger: &Ledger<'_>, range: PageRange, refs: &Refs) -> Result<(), NotFollowed> {
     // SAFETY: no memory of the test.
-    unsafe { tdx_host::follow::reset(ledger, range) }
+    unsafe { tdx_host::follow::reset(ledger, range, refs) }
 }
 
 pub(crate) fn seen_forgotten(ledger: &Ledger<'_>) {

@@ -9,10 +9,10 @@
 #![allow(unsafe_code)]
 
 use first_kernel::{AnyPolicy, Handed, NotHandedOver};
-use tdx_abi::{LineRange, PageRange, Registers};
+use tdx_abi::{LineRange, Page, PageRange, Registers};
 use tdx_host::{
     HostError,
-    follow::{self, Moves, NotFollowed},
+    follow::{self, Moves, NotFollowed, PageRefs},
     gate::GateHandle,
     handover::{HandoverReport, HostMemory, HostParts, Kexec, LedgerRef, StopCpus, WrittenBack},
     ledger::{Ledger, MarkError},
@@ -62,6 +62,18 @@ pub fn call_any<C: Cpu>(cpu: &C, input: Registers) -> Result<Registers, Seamcall
     unsafe { call_unchecked(cpu, input) }
 }
 
+/// Pages of code that frees none before its reset.
+struct NeverFreed;
+
+// SAFETY: no allocator of the software machine gets these pages while they are marked.
+unsafe impl PageRefs for NeverFreed {
+    fn hold(&self, _page: Page) -> bool {
+        true
+    }
+
+    unsafe fn release(&self, _page: Page) {}
+}
+
 /// A SEAMCALL of code that is not the product's, whose pages [`Moves`] enters into the ledger. With
 /// static PAMT.
 ///
@@ -73,7 +85,7 @@ pub fn observed<C: Cpu>(cpu: &C, ledger: &Ledger<'_>, input: Registers) -> Resul
         return Err(SeamcallError { call, cpu, input, registers: input, attempts: 0 });
     };
     // SAFETY: memory of the software machine; the call follows, and then its answer.
-    let marked = unsafe { moves.before(ledger) };
+    let marked = unsafe { moves.before(ledger, &NeverFreed) };
     let result = call_any(cpu, input);
     let answer = result.as_ref().unwrap_or_else(|error| &error.registers);
     // SAFETY: as above.
@@ -91,7 +103,7 @@ pub fn observed_reset<C: Cpu>(cpu: &C, ledger: &Ledger<'_>, range: PageRange) ->
     unsafe { cpu.reset_lines(range.lines()) };
     cpu.fence();
     // SAFETY: as above; reset and fenced.
-    unsafe { follow::reset(ledger, range) }
+    unsafe { follow::reset(ledger, range, &NeverFreed) }
 }
 
 /// Writes back and drops the host's own lines.

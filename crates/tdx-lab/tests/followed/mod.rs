@@ -19,7 +19,7 @@ use tdx_host::ledger::{Ledger, PageState};
 use tdx_machine::{CpuId, Machine, OwnerRun};
 use zerocopy::IntoBytes;
 
-use super::promise::{self, Observe as _};
+use super::promise::{self, Observe as _, Refs};
 
 /// R8 of SYS.CONFIG: Dynamic PAMT.
 const DYNAMIC_PAMT: u64 = tdx_abi::SYS_CONFIG_DYNAMIC_PAMT;
@@ -31,6 +31,7 @@ pub type Seen = BTreeSet<(u16, u8, &'static str, Option<u32>)>;
 /// The observer.
 pub struct Followed {
     ledger: Ledger<'static>,
+    refs: Refs,
     pamts: Vec<PageRange>,
     /// Named by the SYS.CONFIG under way.
     named_pamts: Vec<PageRange>,
@@ -63,6 +64,7 @@ impl Followed {
     pub fn new(memory: PageRange) -> Self {
         Self {
             ledger: ledger(memory),
+            refs: Refs::default(),
             pamts: Vec::new(),
             named_pamts: Vec::new(),
             dynamic_pamt: false,
@@ -88,6 +90,7 @@ impl Followed {
             }
         }
         assert_eq!(self.ledger.marked_pages(), 0);
+        self.refs = Refs::default();
         self.pamts.clear();
         (self.dynamic_pamt, self.pamt_lines) = (false, 0);
         self.read(machine);
@@ -131,7 +134,7 @@ impl Followed {
         }
         let Some(moves) = self.moves(call) else { return };
         // An operand that no memory lies behind is for the module to refuse.
-        let _ = moves.seen_before(&self.ledger);
+        let _ = moves.seen_before(&self.ledger, &self.refs);
         if call.leaf_call().leaf() == Leaf::SYS_CONFIG {
             self.named_pamts = pamts(machine, call);
         }
@@ -169,7 +172,7 @@ impl Followed {
     }
 
     pub fn reset(&mut self, lines: LineRange) {
-        if let Err(problem) = promise::seen_reset(&self.ledger, lines.pages()) {
+        if let Err(problem) = promise::seen_reset(&self.ledger, lines.pages(), &self.refs) {
             self.problems.push(format!("reset of {lines}: {problem}"));
         }
         self.reset_since = true;
