@@ -200,7 +200,21 @@ pub struct GateHandle<'g> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Closing(u64);
 
+/// Which gate: the place of its word. A machine has one gate, in one place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct GateId(usize);
+
+impl GateId {
+    fn of(state: &AtomicU64) -> Self {
+        Self(core::ptr::from_ref(state).addr())
+    }
+}
+
 impl<'g> GateHandle<'g> {
+    pub(crate) fn id(self) -> GateId {
+        GateId::of(self.state)
+    }
+
     /// From now on no CPU begins a SEAMCALL. Those under way are in [`GateHandle::activity`]. False
     /// if it was closed before: another handover is under way.
     pub fn close(self) -> bool {
@@ -217,8 +231,7 @@ impl<'g> GateHandle<'g> {
     /// As [`GateHandle::close`], for a crash: no handover that began before it opens the gate
     /// again.
     pub(crate) fn close_for_good(self) {
-        self.state.fetch_or(CLOSED | FOR_GOOD, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
+        close_for_good(self.state);
     }
 
     /// A handover was given up, or a kexec jump came back. False if the gate is not closed by it
@@ -257,6 +270,11 @@ impl<'g> GateHandle<'g> {
     pub unsafe fn cpu_gate(self, cpu: CpuId) -> CpuGate<'g> {
         CpuGate { state: self.state, slot: self.slots.get(cpu.0 as usize), pinned: PhantomData }
     }
+}
+
+fn close_for_good(state: &AtomicU64) {
+    state.fetch_or(CLOSED | FOR_GOOD, Ordering::SeqCst);
+    fence(Ordering::SeqCst);
 }
 
 /// A CPU's access to its own slot and to the gate. Stays on its CPU: it is not `Send`.
@@ -298,7 +316,12 @@ impl Drop for SeamcallGuard<'_> {
 impl<'g> CpuGate<'g> {
     /// True for a CPU of this gate.
     pub(crate) fn is_of(self, gate: GateHandle<'_>) -> bool {
-        core::ptr::eq(self.state, gate.state)
+        GateId::of(self.state) == gate.id()
+    }
+
+    /// As [`GateHandle::close_for_good`], for the gate that this CPU passes.
+    pub(crate) fn close_for_good(self) {
+        close_for_good(self.state);
     }
 
     /// Records the reason, then looks whether the gate is open. To be called right before the

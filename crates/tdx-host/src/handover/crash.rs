@@ -16,7 +16,7 @@
 //! not in use.
 
 use super::memory::HostMemory;
-use super::policy::Policy;
+use super::policy::{LeftPrivate, Policy};
 use super::report::{HandoverKind, HandoverReport, Outcome, ReturnRight};
 use super::steps::{nothing_to_do, write_back_this_cpu};
 use super::suspects::Suspects;
@@ -61,6 +61,10 @@ pub fn stop_this_cpu_at_crash<C: Cpu>(cpu: &C) {
 /// Whatever the policy for kexec, all that may be private is reset, and no more: a module that was
 /// interrupted anywhere is not to be relied on, memory is to be dumped, and it is too late to
 /// refuse. The report keeps the policy.
+///
+/// `cpu` passes the gate of `memory`. If it passes another one, `memory` is not that of this
+/// machine's host: both gates are closed for good and the other CPUs are stopped, but nothing is
+/// reset ([`LeftPrivate::OtherGate`]), and the report says of all memory that it may be private.
 pub fn hand_over_crash<C: Cpu>(
     policy: Policy,
     cpu: &C,
@@ -69,6 +73,7 @@ pub fn hand_over_crash<C: Cpu>(
 ) -> HandoverReport {
     // It may be closed: the panic came in the middle of a kexec, whose reset is then done again.
     memory.gate().close_for_good();
+    cpu.cpu_gate().close_for_good();
     others.stop_other_cpus();
     write_back_this_cpu(cpu, memory);
     // Before the reset: lines that a CPU writes back from here on may land on top of it, so its
@@ -80,11 +85,15 @@ pub fn hand_over_crash<C: Cpu>(
         module: None,
         outcome: reset(cpu, memory),
         suspects,
+        gate: cpu.cpu_gate().is_of(memory.gate()).then(|| memory.gate().id()),
         return_right: ReturnRight::None,
     }
 }
 
 fn reset<C: Cpu>(cpu: &C, memory: &HostMemory<'_>) -> Outcome {
+    if !cpu.cpu_gate().is_of(memory.gate()) {
+        return Outcome::LeftPrivate(LeftPrivate::OtherGate);
+    }
     if let Some(nothing) = nothing_to_do(memory) {
         return Outcome::NothingToDo(nothing);
     }

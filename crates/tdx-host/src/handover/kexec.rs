@@ -168,6 +168,7 @@ impl<P: StopCpus> Kexec<'_, WrittenBack<'_, P>> {
             module: self.state.module,
             outcome,
             suspects: self.state.suspects,
+            gate: Some(self.memory.gate().id()),
             return_right: ReturnRight::None,
         };
         let return_right = ReturnRight::of(&report, &self.memory, self.state.closing);

@@ -121,9 +121,16 @@ impl<'t> LeftoverTable<'t> {
     /// Writes what a handover left. Walks the leftovers once; no allocation, no panic: for the
     /// crash path.
     ///
+    /// If the report is not of `memory`, or the CPUs did not pass its gate, the table says that all
+    /// old memory may be private.
+    ///
     /// # Errors
     /// [`TableError::TooSmall`]; then whatever stood there is wiped out.
     pub fn write(table: &mut [u8], report: &HandoverReport, memory: &HostMemory<'_>) -> Result<Written, TableError> {
+        if !report.is_of(memory) {
+            begin(table)?;
+            return finish(table, ALL_PRIVATE, 0, &report.suspects);
+        }
         Self::write_list(table, report.leftovers(memory), &report.suspects)
     }
 

@@ -54,6 +54,9 @@ pub enum LeftPrivate {
     /// [`KexecKind::Jump`]: this kernel goes on using TDX when it returns, so its private memory
     /// must survive. The kernel in between must not touch memory that is not its own.
     KexecJump,
+    /// The crash was handed over with the memory of another host than that whose gate the CPU
+    /// passes: what of this machine's memory is private is not known, and nothing was touched.
+    OtherGate,
 }
 
 /// The kexec must not happen, or the image must not be loaded there.

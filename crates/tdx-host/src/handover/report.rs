@@ -1,13 +1,13 @@
 //! The host's account of a handover: what became of private memory, and what is left that the next
 //! kernel must not touch.
 
-use tdx_abi::{Covered, PageRange, walk};
+use tdx_abi::{Covered, MAX_PHYS_BITS, Page, PageRange, PhysAddr, walk};
 
 use super::memory::HostMemory;
 use super::module::ModuleAnswer;
 use super::policy::{KexecKind, LeftPrivate, NothingToDo, Policy};
 use super::suspects::Suspects;
-use crate::gate::Closing;
+use crate::gate::{Closing, GateId};
 use crate::reset::ResetCount;
 
 /// What became of private memory.
@@ -20,6 +20,9 @@ pub enum Outcome {
     /// The host reset nothing, and why.
     LeftPrivate(LeftPrivate),
 }
+
+/// Every physical address.
+const ALL_MEMORY: PageRange = PageRange::new(Page::new(0), PhysAddr::new(1 << MAX_PHYS_BITS).page());
 
 /// How the machine was handed over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,6 +59,9 @@ pub struct HandoverReport {
     pub outcome: Outcome,
     /// CPUs that spoil the proof, as they were when the reset began.
     pub suspects: Suspects,
+    /// The gate of the memory that was handed over; `None` if the CPUs passed another one. The
+    /// report says nothing of the memory of any other host.
+    pub(super) gate: Option<GateId>,
     /// What [`HandoverReport::came_back`] may do. Nothing but a handover makes one.
     pub(super) return_right: ReturnRight,
 }
@@ -109,7 +115,7 @@ pub enum LeftoverKind {
 /// Why something is left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LeftoverReason {
-    /// The policy was not to reset it.
+    /// The policy was not to reset it, or the host that was handed over is not that of the memory.
     NotReset,
     /// A CPU may still hold private lines of it in its caches.
     CachesNotWrittenBack,
@@ -131,9 +137,11 @@ pub struct Leftover {
 impl HandoverReport {
     /// To be called once if this kernel goes on after all: the kernel in between has jumped back,
     /// or the jump was not made. A second call, or one after a later handover, says
-    /// [`CameBack::TdxIsGone`] and changes nothing.
+    /// [`CameBack::TdxIsGone`] and changes nothing; so does a call with the memory of another host
+    /// than that which was handed over.
     pub fn came_back(&self, memory: &HostMemory<'_>) -> CameBack {
         match self.return_right {
+            _ if !self.is_of(memory) => CameBack::TdxIsGone,
             ReturnRight::GoOn(closing) if memory.gate().reopen(closing) => CameBack::TdxGoesOn,
             ReturnRight::BringUpAgain(closing) if memory.gate().reopen(closing) => {
                 // SAFETY: the handover that closed the gate has found everything clean, and the
@@ -154,7 +162,20 @@ impl HandoverReport {
     /// What the next kernel must not touch: all that is private or may turn private, PAMTs and
     /// pages of TDs apart. `memory` is what was handed over. Walks the record and the ledger, which
     /// a handover leaves as they are.
+    ///
+    /// Of the memory of another host, and if the CPUs did not pass its gate, nothing is known: one
+    /// leftover then covers every physical address.
     pub fn leftovers<'h>(&self, memory: &HostMemory<'h>) -> impl Iterator<Item = Leftover> + use<'h> {
+        let unknown = (!self.is_of(memory)).then_some(Leftover {
+            range: ALL_MEMORY,
+            kind: LeftoverKind::Page,
+            reason: LeftoverReason::NotReset,
+        });
+        unknown.into_iter().chain(self.known_leftovers(memory))
+    }
+
+    /// The same, of what the records of `memory` say.
+    fn known_leftovers<'h>(&self, memory: &HostMemory<'h>) -> impl Iterator<Item = Leftover> + use<'h> {
         let left = self.left();
         let pieces = walk(memory.pamts(), memory.marked()).filter_map(move |piece| Some((piece, left?)));
         let memory = *memory;
@@ -180,6 +201,11 @@ impl HandoverReport {
     /// Nothing is left that can do harm, as far as the host can know.
     pub fn is_clean(&self, memory: &HostMemory<'_>) -> bool {
         self.leftovers(memory).next().is_none()
+    }
+
+    /// `memory` is what was handed over, and the CPUs passed its gate.
+    pub(super) fn is_of(&self, memory: &HostMemory<'_>) -> bool {
+        self.gate == Some(memory.gate().id())
     }
 
     /// Why private memory was left, if it was.
