@@ -3,7 +3,8 @@
  * ioctls of /dev/cleanslate
  *
  * Errors: EPERM (no CAP_SYS_ADMIN), EEXIST (TDX is initialized), EBUSY (KVM uses VMX, or the system
- * is being suspended), ENOMEM, EIO (the TDX module failed), ENOTTY. The kernel log has the reason.
+ * is being suspended), ENOMEM (also if TDX was initialized without memory to track pages of TDs: a
+ * second try allocates it), EIO (the TDX module failed), ENOTTY. The kernel log has the reason.
  */
 #ifndef CLEANSLATE_IOCTL_H
 #define CLEANSLATE_IOCTL_H

@@ -326,12 +326,31 @@ static int cleanslate_call_bring_up(const struct cleanslate_memory *memory, u32 
 	return ret;
 }
 
+/*
+ * The ledger of pages of TDs, once TDX is initialized. TDX stays so without it, and its PAMTs are
+ * reset at kexec.
+ */
+static int cleanslate_start_tracking(void)
+{
+	static u64 *words;
+	int ret = -EINVAL;
+
+	/* Neither freed nor tried again if that fails: part of it may be in use. */
+	if (!words) {
+		words = vzalloc(cleanslate_track_words() * sizeof(u64));
+		ret = words ? cleanslate_track(words) : -ENOMEM;
+	}
+	if (ret)
+		pr_err("TDX is initialized, but pages cannot be tracked: %d; no TDs%s\n", ret,
+		       ret == -ENOMEM ? " until \"up\" is tried again" : "");
+	return ret;
+}
+
 static int cleanslate_initialize(void)
 {
 	atomic_t failed = ATOMIC_INIT(0);
 	const struct cleanslate_memory *memory;
 	u32 memory_count;
-	u64 *words;
 	int ret;
 
 	memory = cleanslate_memory_map(&memory_count);
@@ -351,13 +370,7 @@ static int cleanslate_initialize(void)
 	cpumask_copy(&initialized, cpu_online_mask);
 	cleanslate_keep();
 	is_up = true;
-	words = vzalloc(cleanslate_track_words() * sizeof(u64));
-	if (!words || cleanslate_track(words)) {
-		pr_err("TDX initialized, but failed to allocate the page ledger: no TDs\n");
-		vfree(words);
-		return -ENOMEM;
-	}
-	return 0;
+	return cleanslate_start_tracking();
 leave:
 	on_each_cpu(cleanslate_leave_vmx_here, NULL, 1);
 	return ret;
@@ -371,7 +384,7 @@ int cleanslate_host_up(void)
 	initializing = true;
 	cpus_read_lock();
 	if (is_up)
-		ret = -EEXIST;
+		ret = cleanslate_follows() ? -EEXIST : cleanslate_start_tracking();
 	else if (suspended)
 		ret = -EBUSY;
 	else

@@ -195,9 +195,9 @@ u64 cleanslate_follow_words(const struct cleanslate_memory *memory, u32 count);
 int cleanslate_follow(u64 *words, const struct cleanslate_memory *memory, u32 count);
 
 /**
- * cleanslate_follows() - are pages of the kernel's TDs tracked?
+ * cleanslate_follows() - are pages of TDs tracked?
  *
- * Return: true after a successful cleanslate_follow().
+ * Return: true after a successful cleanslate_follow() or cleanslate_track().
  */
 bool cleanslate_follows(void);
 
@@ -234,7 +234,7 @@ u64 cleanslate_track_words(void);
  * cleanslate_track() - start tracking pages of TDs after cleanslate_bring_up()
  * @words: memory for the ledger and for KeyIDs, cleanslate_track_words() long, never freed
  *
- * Return: 0 or a negative errno.
+ * Return: 0 or a negative errno; @words may be in use then, too.
  */
 int cleanslate_track(u64 *words);
 

@@ -153,7 +153,7 @@ pub extern "C" fn cleanslate_track_words() -> u64 {
     HOST.tracking_words() as u64
 }
 
-/// Starts to track pages of TDs. 0, or a negative errno.
+/// Starts to track pages of TDs. 0, or a negative errno: a part of `words` may be in use then, too.
 ///
 /// # Safety
 /// `words` are as many words as [`cleanslate_track_words`] returns, for this object alone, and

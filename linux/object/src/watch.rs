@@ -215,7 +215,7 @@ pub unsafe extern "C" fn cleanslate_follow(words: *mut u64, memory: *const Memor
     HOST.follow(ranges, words).map_or(-EINVAL, |_| 0)
 }
 
-/// Are pages of the kernel's TDs tracked?
+/// Are pages of TDs tracked?
 #[unsafe(no_mangle)]
 pub extern "C" fn cleanslate_follows() -> bool {
     HOST.ledger().is_some()
