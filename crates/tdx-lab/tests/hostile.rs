@@ -8,6 +8,8 @@
 
 #[path = "hostile/handover.rs"]
 mod handover;
+#[path = "hostile/publication.rs"]
+mod publication;
 
 use std::sync::atomic::{AtomicU32, AtomicU64};
 

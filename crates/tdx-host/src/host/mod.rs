@@ -244,56 +244,55 @@ impl<'m> Host<'m> {
             return Err(too_small);
         }
         let (keys, rest) = words.split_at_mut_checked(for_keys).ok_or(too_small)?;
-        self.publish_key_ids(platform, keys)?;
-        self.publish_ledger(tdmrs(layout), rest)?;
+        // Both cells before anything is made: either both are published or none is.
+        let mut place = self.key_ids.own().ok_or(HostError::AlreadySet)?;
+        let made = KeyIds::new(platform.key_ids(), keys).map_err(HostError::from).and_then(|key_ids| {
+            *place = Some(key_ids);
+            self.publish_ledger(tdmrs(layout), rest)
+        });
+        if let Err(error) = made {
+            *place = None;
+            place.give_back();
+            return Err(error);
+        }
+        place.publish();
         self.tds().ok_or(HostError::NotUp)
     }
 
-    #[inline(never)]
-    fn publish_key_ids(&self, platform: &TdxPlatform, words: &'m mut [AtomicU64]) -> Result<(), HostError> {
-        let mut place = self.key_ids.own().ok_or(HostError::AlreadySet)?;
-        match KeyIds::new(platform.key_ids(), words) {
-            Ok(key_ids) => {
-                *place = Some(key_ids);
-                place.publish();
-                Ok(())
-            }
-            Err(error) => {
-                place.give_back();
-                Err(error.into())
-            }
-        }
-    }
-
-    /// The ledger is complete, with the reserved ranges in it, before any CPU can see it.
+    /// The ledger is complete, with the reserved ranges in it, before any CPU can see it. After it
+    /// [`Host::reserve`] is too late.
+    ///
+    /// # Errors
+    /// Nothing was published.
     #[inline(never)]
     fn publish_ledger(
         &self,
         ranges: impl Iterator<Item = PageRange> + Clone,
         words: &'m mut [AtomicU64],
     ) -> Result<(), HostError> {
-        // From here on `reserve` is too late.
-        if let Some(none) = self.reserved.own() {
+        let mut place = self.ledger.own().ok_or(HostError::AlreadySet)?;
+        // Nobody has reserved anything if the list can be owned; nobody does while it is.
+        let none = self.reserved.own();
+        let reserved = match &none {
+            Some(_) => Some(&[][..]),
+            None => self.reserved.get().map(ArrayVec::as_slice),
+        };
+        let made = fill(&mut place, reserved, ranges, words);
+        if let Err(error) = made {
+            *place = None;
+            place.give_back();
+            if let Some(none) = none {
+                none.give_back();
+            }
+            return Err(error);
+        }
+        if let Some(none) = none {
             none.publish();
         }
-        let reserved = self.reserved.get().ok_or(HostError::AlreadySet)?;
-        let mut place = self.ledger.own().ok_or(HostError::AlreadySet)?;
-        let ledger = place.insert(Ledger::empty());
-        let made = ledger.set_up(ranges, words);
-        let made = made.and_then(|()| reserved.iter().try_for_each(|range| ledger.reserve(*range)));
-        match made {
-            Ok(()) => {
-                place.publish();
-                // Any effect of a SEAMCALL that a page was given with comes after this.
-                fence(Ordering::SeqCst);
-                Ok(())
-            }
-            Err(error) => {
-                *place = None;
-                place.give_back();
-                Err(error.into())
-            }
-        }
+        place.publish();
+        // Any effect of a SEAMCALL that a page was given with comes after this.
+        fence(Ordering::SeqCst);
+        Ok(())
     }
 
     /// Pages of TDs. `None` before [`Host::track`] or [`Host::follow`].
@@ -343,6 +342,19 @@ impl LiveLedger for Host<'_> {
         fence(Ordering::SeqCst);
         Host::ledger(self)
     }
+}
+
+/// Makes the ledger in its place. `reserved` is `None` while another CPU is about to publish it.
+fn fill<'m>(
+    place: &mut Option<Ledger<'m>>,
+    reserved: Option<&[PageRange]>,
+    ranges: impl Iterator<Item = PageRange> + Clone,
+    words: &'m mut [AtomicU64],
+) -> Result<(), HostError> {
+    let reserved = reserved.ok_or(HostError::AlreadySet)?;
+    let ledger = place.insert(Ledger::empty());
+    ledger.set_up(ranges, words)?;
+    Ok(reserved.iter().try_for_each(|range| ledger.reserve(*range))?)
 }
 
 fn tdmrs(layout: &Layout) -> impl Iterator<Item = PageRange> + Clone + '_ {
