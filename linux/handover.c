@@ -13,6 +13,7 @@
 #include <linux/ktime.h>
 #include <linux/math64.h>
 #include <linux/smp.h>
+#include <linux/spinlock.h>
 #include <linux/sysfs.h>
 
 #include "cleanslate.h"
@@ -20,26 +21,35 @@
 /* Is there private memory, known or not? None after a failed initialization by the kernel. */
 static bool cleanslate_affected(void)
 {
-	return (cleanslate_private_kb() || cleanslate_unknown) && !cleanslate_watch_failed();
+	return (cleanslate_is_private() || cleanslate_unknown) && !cleanslate_watch_failed();
 }
 
 /* The last decision on an image or a kexec; string constants. */
+static DEFINE_RAW_SPINLOCK(decision_lock);
 static const char *last_verdict = "none yet", *last_reason;
 
 static void cleanslate_decide(const char *verdict, const char *reason)
 {
-	WRITE_ONCE(last_verdict, verdict);
-	WRITE_ONCE(last_reason, reason);
+	unsigned long flags;
+
+	raw_spin_lock_irqsave(&decision_lock, flags);
+	last_verdict = verdict;
+	last_reason = reason;
+	raw_spin_unlock_irqrestore(&decision_lock, flags);
 	if (reason)
 		pr_err("%s: %s\n", verdict, reason);
 }
 
 int cleanslate_verdict(char *buffer)
 {
-	const char *reason = READ_ONCE(last_reason);
+	const char *verdict, *reason;
+	unsigned long flags;
 
-	return sysfs_emit(buffer, "%s%s%s\n", READ_ONCE(last_verdict), reason ? ": " : "",
-			  reason ?: "");
+	raw_spin_lock_irqsave(&decision_lock, flags);
+	verdict = last_verdict;
+	reason = last_reason;
+	raw_spin_unlock_irqrestore(&decision_lock, flags);
+	return sysfs_emit(buffer, "%s%s%s\n", verdict, reason ? ": " : "", reason ?: "");
 }
 
 /* Why a kexec is refused, or NULL. */
@@ -87,9 +97,11 @@ static bool cleanslate_before_kexec(struct pt_regs *regs)
 
 static void cleanslate_log_handover(const struct cleanslate_handover *done, u64 ns)
 {
-	if (done->not_alone)
-		pr_emerg("reset %llu private lines, but %u CPUs are still running\n", done->lines,
-			 num_online_cpus());
+	if (done->running)
+		pr_emerg("reset %llu private lines, but %u other CPUs are still running\n",
+			 done->lines, done->running);
+	else if (done->forced)
+		pr_emerg("reset %llu private lines, but %s\n", done->lines, done->forced);
 	else if (done->suspects)
 		pr_emerg("reset %llu private lines, but %u CPUs may write back stale lines\n",
 			 done->lines, done->suspects);

@@ -126,7 +126,7 @@ static bool cleanslate_kernel_is_host(void)
 /* The end of a load that failed, and of an unload: no probe runs any more. */
 static void cleanslate_free_ledger(void)
 {
-	if (cleanslate_private_kb())
+	if (cleanslate_is_private())
 		pr_emerg("memory became private during unload and will not be reset\n");
 	cleanslate_follow_free();
 }

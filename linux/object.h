@@ -46,13 +46,15 @@ struct cleanslate_memory {
  * @lines: 64-byte lines written
  * @suspects: CPUs whose caches may still hold private lines
  * @clean: no private memory is left, as far as it is tracked
- * @not_alone: other CPUs were still running
+ * @running: other CPUs that were still running
+ * @forced: why the reset was done without the steps of a kexec, or NULL
  */
 struct cleanslate_handover {
 	u64 lines;
 	u32 suspects;
 	bool clean;
-	bool not_alone;
+	u32 running;
+	const char *forced;
 };
 
 /**
@@ -287,13 +289,13 @@ struct cleanslate_handover cleanslate_hand_over(u32 policy, u32 cpu, u32 online,
 						bool crash);
 
 /**
- * cleanslate_private_kb() - memory that may be private
+ * cleanslate_is_private() - may any memory be private?
  *
- * From any context.
+ * From any context. Ends at the first range that is found.
  *
- * Return: KiB.
+ * Return: true if some may be.
  */
-u64 cleanslate_private_kb(void);
+bool cleanslate_is_private(void);
 
 /**
  * cleanslate_status() - memory that may be private, by state

@@ -112,14 +112,14 @@ void cleanslate_watch_check(void)
 	if (all_disarmed && READ_ONCE(*all_disarmed))
 		cleanslate_lost("kprobes are disabled (debugfs kprobes/enabled)");
 	if (!cleanslate_unknown && !cleanslate_watch_failed() && cleanslate_tdx_is_up() &&
-	    !cleanslate_private_kb())
+	    !cleanslate_is_private())
 		cleanslate_lost("TDX was initialized without being observed");
 }
 
 /* A CPU that comes online may run a TD before its first observed SEAMCALL. */
 static int cleanslate_cpu_online(unsigned int cpu)
 {
-	if (cleanslate_private_kb())
+	if (cleanslate_is_private())
 		cleanslate_cpu_may_hold(cpu);
 	return 0;
 }
@@ -129,7 +129,7 @@ static int cleanslate_cpu_offline(unsigned int cpu)
 {
 	unsigned long flags;
 
-	if (!cleanslate_private_kb())
+	if (!cleanslate_is_private())
 		return 0;
 	/* A SEAMCALL between the write-back and its note would be forgotten. */
 	local_irq_save(flags);

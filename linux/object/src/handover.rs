@@ -1,7 +1,8 @@
 //! Kexec and crash: checks at image load, caches of CPUs that stop, the reset before the jump.
 
+use core::ffi::c_char;
 use tdx_host::{
-    handover::{HandoverReport, KexecKind, NmiStop, Outcome, Policy, StopCpus, stop_this_cpu_at_crash},
+    handover::{HandoverReport, KexecKind, NmiStop, Outcome, Policy, StopCause, StopCpus, stop_this_cpu_at_crash},
     platform::{CpuId, CpuTask, Step},
 };
 
@@ -52,7 +53,6 @@ unsafe impl NmiStop for Alone {
 
 /// Result of a handover.
 #[repr(C)]
-#[derive(Default)]
 pub struct Handover {
     /// Lines that were written.
     pub lines: u64,
@@ -60,8 +60,16 @@ pub struct Handover {
     pub suspects: u32,
     /// No private memory is left, as far as it is tracked.
     pub clean: bool,
-    /// Other CPUs were still running.
-    pub not_alone: bool,
+    /// Other CPUs that were still running.
+    pub running: u32,
+    /// Why the reset was done without the steps of a kexec, or null.
+    pub forced: *const c_char,
+}
+
+impl Default for Handover {
+    fn default() -> Self {
+        Self { lines: 0, suspects: 0, clean: false, running: 0, forced: core::ptr::null() }
+    }
 }
 
 fn outcome(report: &HandoverReport) -> Handover {
@@ -70,7 +78,7 @@ fn outcome(report: &HandoverReport) -> Handover {
         _ => 0,
     };
     let suspects = report.suspects.may_hold_private_lines;
-    Handover { lines, suspects, clean: report.is_clean(&HOST.memory()), not_alone: false }
+    Handover { lines, suspects, clean: report.is_clean(&HOST.memory()), ..Handover::default() }
 }
 
 /// Reset all tracked memory.
@@ -141,9 +149,19 @@ pub unsafe extern "C" fn cleanslate_hand_over(
     }
     // Past the point of no return: reset regardless of policy or running CPUs.
     let at_any_price = || outcome(&HOST.crash(policy, &alone.cpu, &alone));
-    let Ok(kexec) = HOST.kexec(policy, KexecKind::Normal) else { return at_any_price() };
+    let Ok(kexec) = HOST.kexec(policy, KexecKind::Normal) else {
+        return Handover { forced: c"this kexec should have been refused".as_ptr(), ..at_any_price() };
+    };
     match kexec.stop_other_cpus(&alone) {
         Ok(stopped) => outcome(&stopped.ask_module(|_| ()).write_back_caches().reset()),
-        Err(_) => Handover { not_alone: true, clean: false, ..at_any_price() },
+        Err(error) => {
+            let (forced, running) = match error.cause {
+                StopCause::NotAlone(suspects) => (c"other CPUs are still running", suspects.not_stopped),
+                StopCause::HandoverUnderWay => (c"another handover was under way", 0),
+                StopCause::OtherGate => (c"this CPU is not of this host", 0),
+                _ => (c"the other CPUs could not be stopped", 0),
+            };
+            Handover { clean: false, running, forced: forced.as_ptr(), ..at_any_price() }
+        }
     }
 }

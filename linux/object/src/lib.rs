@@ -55,10 +55,10 @@ fn pamt_kb() -> u64 {
     HOST.pamt_ranges().map(PageRange::bytes).sum::<u64>() / 1024
 }
 
-/// KiB of PAMT and pages that may be private. Lock-free, from any context.
+/// May any memory be private? Lock-free, from any context.
 #[unsafe(no_mangle)]
-pub extern "C" fn cleanslate_private_kb() -> u64 {
-    pamt_kb() + HOST.ledger().map_or(0, |ledger| ledger.marked_pages() * 4)
+pub extern "C" fn cleanslate_is_private() -> bool {
+    HOST.pamt_ranges().next().is_some() || HOST.ledger().is_some_and(|ledger| ledger.marked().next().is_some())
 }
 
 /// No TDX.

@@ -17,7 +17,7 @@ use tdx_host::{
 
 use crate::cpu::ThisCpu;
 use crate::host::Memory;
-use crate::{EINVAL, HOST, cleanslate_private_kb, log, shim};
+use crate::{EINVAL, HOST, cleanslate_is_private, log, pamt_kb, shim};
 
 /// PAMTs that the kernel is about to give to the TDX module, before they are published.
 static PENDING: [(AtomicU64, AtomicU64); MAX_PAMT_RANGES] =
@@ -112,7 +112,7 @@ fn publish() {
         // SAFETY: the kernel has allocated these for PAMT, and is about to give them to the TDX
         // module or has given them.
         if complete && unsafe { HOST.observe_pamts(named) }.is_ok() {
-            log(format_args!("{} KB of PAMT may be private", cleanslate_private_kb()));
+            log(format_args!("{} KB of PAMT may be private", pamt_kb()));
         } else {
             shim::lost(c"PAMTs overlap, or were configured before this module was loaded");
         }
@@ -286,13 +286,13 @@ pub unsafe extern "C" fn cleanslate_observe_seamcall(cpu: u32, call: *const Regi
                 return;
             }
             Leaf::SYS_KEY_CONFIG => {
-                if cleanslate_private_kb() == 0 {
+                if !cleanslate_is_private() {
                     publish();
                 }
                 return;
             }
             Leaf::SYS_TDMR_INIT => {
-                if cleanslate_private_kb() == 0 {
+                if !cleanslate_is_private() {
                     shim::lost(c"module loaded during TDX initialization");
                 }
                 return;
@@ -319,7 +319,7 @@ pub unsafe extern "C" fn cleanslate_observe_return(call: *const Registers, answe
     let Some(ledger) = HOST.ledger() else { return };
     // SAFETY: the caller's.
     let (call, answer) = unsafe { (&*call, &*answer) };
-    match ModuleEvent::of(call, answer, cleanslate_private_kb() > 0) {
+    match ModuleEvent::of(call, answer, cleanslate_is_private()) {
         Some(ModuleEvent::ShutDown) => log(format_args!("TDX module shut down, private memory stays tracked")),
         Some(ModuleEvent::Resumed) => log(format_args!("TDX module updated, private memory stays tracked")),
         Some(ModuleEvent::Forgot) => {
