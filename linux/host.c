@@ -177,7 +177,8 @@ void cleanslate_on_all(void (*run)(void *task), void *task)
 		works[cpu].run = run;
 		works[cpu].task = task;
 		INIT_WORK(&works[cpu].work, cleanslate_do_cpu_work);
-		queue_work_on(cpu, system_wq, &works[cpu].work);
+		/* The name of the kernel's queue differs between kernels. */
+		schedule_work_on(cpu, &works[cpu].work);
 	}
 	for_each_online_cpu(cpu)
 		flush_work(&works[cpu].work);
@@ -210,6 +211,13 @@ void cleanslate_on_each_package(void (*run)(void *task), void *task)
 	}
 }
 
+/*
+ * Not preempt_disable(), because callers ask the TDX module about many pages. CpuGate of the Rust
+ * object wants no other SEAMCALL on this CPU between its note and the instruction. As host,
+ * host_lock excludes all others. Beside a kernel that is the host, one of the kernel's may come in
+ * between while pages are counted for sysfs. The CPU stays marked then, unless a kexec closes the
+ * gate in that instant, which takes back the note of both.
+ */
 u32 cleanslate_pin(void)
 {
 	migrate_disable();
