@@ -12,7 +12,7 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 
-/* Each of the eight words of a line is this, plus the line's physical address: CANARY of seamvisor. */
+/* Each of the eight words of a line is this plus the line's address: CANARY of seamvisor. */
 #define CANARY	0x6b65657020746800ull
 #define LINE	64
 
@@ -33,7 +33,7 @@ static int __init cleanslate_canary_init(void)
 	struct sysinfo info;
 
 	si_meminfo(&info);
-	/* Pages that were freed last are handed out first. A fifth stays free, for the next kernel. */
+	/* Pages freed last are handed out first. A fifth stays free, for the next kernel. */
 	for (left = info.freeram - info.freeram / 5; left; left--) {
 		struct page *page = alloc_page(GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN);
 

@@ -1,4 +1,5 @@
-//! Lint: subjects of commits are `component: imperative` in at most 72 columns, and a body says why.
+//! Lint: subjects of commits are `component: imperative` in at most 72 columns, and a body says
+//! why.
 
 use std::process::Command;
 

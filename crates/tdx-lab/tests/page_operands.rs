@@ -1,7 +1,7 @@
 //! The table of page operands (`tdx_host::effect`) against the real module: all conformance vectors
-//! are replayed, and an observer who knows nothing but the table follows every call. No page becomes
-//! private that the table does not name for that call, none is marked as the module's that it has
-//! not, and every page in an owner map that was observed on the real module is marked.
+//! are replayed, and an observer who knows nothing but the table follows every call. No page
+//! becomes private that the table does not name for that call, none is marked as the module's that
+//! it has not, and every page in an owner map that was observed on the real module is marked.
 
 #[path = "followed/mod.rs"]
 mod followed;

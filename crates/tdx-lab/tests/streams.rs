@@ -131,8 +131,8 @@ fn a_whole_td_of_kvm_with_dynamic_pamt() {
 
 #[test]
 fn calls_that_fail_and_a_module_that_dies() {
-    // TDR, TDCX, two VCPUs, Secure EPT, image, a pair; and the page of the call that the module died
-    // in.
+    // TDR, TDCX, two VCPUs, Secure EPT, image, a pair; and the page of the call that the module
+    // died in.
     let left = 1 + 6 + 2 * 6 + 3 + 4 + 2 + 1;
     let player = both("calls-fail", left, left);
     assert!(player.machine.private_lines() > 0);

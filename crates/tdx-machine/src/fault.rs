@@ -1,5 +1,5 @@
-//! Fault injection: no entropy, a busy key engine, pending interrupts, a crash, locks held by another
-//! CPU. None of them changes the module's rules.
+//! Fault injection: no entropy, a busy key engine, pending interrupts, a crash, locks held by
+//! another CPU. None of them changes the module's rules.
 
 use alloc::vec::Vec;
 use tdx_abi::{Leaf, PageSize, PhysAddr, Status};

@@ -11,8 +11,8 @@ use crate::fields::{self, CpuidRow, Edition, Row};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ModuleProfile {
     version: Version,
-    /// Leaf 69 is SYS.DISABLE as the Linux patches describe it. Unverified: no module that has it was
-    /// observed.
+    /// Leaf 69 is SYS.DISABLE as the Linux patches describe it. Unverified: no module that has it
+    /// was observed.
     sys_disable: bool,
 }
 

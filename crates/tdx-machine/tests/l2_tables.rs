@@ -1,5 +1,5 @@
-//! Secure-EPT tables of L2 VMs: pages that MEM.SEPT.ADD version 1 and DEMOTE take, and MEM.SEPT.REMOVE
-//! and PROMOTE give back.
+//! Secure-EPT tables of L2 VMs: pages that MEM.SEPT.ADD version 1 and DEMOTE take, and
+//! MEM.SEPT.REMOVE and PROMOTE give back.
 
 mod support;
 

@@ -2,8 +2,8 @@
 //! become private, and how they come back. The one table that [`seamcall::call`] and
 //! [`crate::follow`] read, and of which `docs/reference/page-operands.md` is a print.
 //!
-//! A leaf or version that is not in [`TABLE`] may do anything: it is refused by the one and an error
-//! of the other.
+//! A leaf or version that is not in [`TABLE`] may do anything: it is refused by the one and an
+//! error of the other.
 //!
 //! [`seamcall::call`]: crate::seamcall::call
 

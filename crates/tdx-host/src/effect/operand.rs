@@ -119,9 +119,9 @@ pub enum There {
     Always,
     /// Unless it is all ones. Bit 63 is not part of the address.
     UnlessAllOnes,
-    /// Unless it is all ones or 0. The module ignores it for an L2 VM that the TD does not have, and
-    /// a host that has none leaves it 0; the page at 0 lies in no CMR. Bit 63 is not part of the
-    /// address.
+    /// Unless it is all ones or 0. The module ignores it for an L2 VM that the TD does not have,
+    /// and a host that has none leaves it 0; the page at 0 lies in no CMR. Bit 63 is not part of
+    /// the address.
     UnlessAllOnesOrZero,
     /// With Dynamic PAMT on, if the level in RCX of the call is 2 MiB: the pair of a page that is
     /// split or merged.

@@ -1,10 +1,10 @@
 //! The table of SEAMCALL page operands: data alone.
 //!
 //! Sources: the TDX module ABI specification; the conformance vectors of modules 1.5.01 and 1.5.25,
-//! with which `crates/tdx-lab/tests/page_operands.rs` compares every row; for pages of L2 VMs, which
-//! the vectors hardly have, the module's source (1.5.01 and 1.5.24: `tdh_mem_sept_add.c`,
-//! `tdh_mem_sept_remove.c`, `tdh_mem_page_demote.c`, `tdh_mem_page_promote.c`). SYS.DISABLE is known
-//! from Linux alone.
+//! with which `crates/tdx-lab/tests/page_operands.rs` compares every row; for pages of L2 VMs,
+//! which the vectors hardly have, the module's source (1.5.01 and 1.5.24: `tdh_mem_sept_add.c`,
+//! `tdh_mem_sept_remove.c`, `tdh_mem_page_demote.c`, `tdh_mem_page_promote.c`). SYS.DISABLE is
+//! known from Linux alone.
 
 use tdx_abi::{Leaf, StatusCode};
 
@@ -78,7 +78,7 @@ pub const TABLE: &[Row] = &[
     takes(Leaf::MEM_SEPT_ADD, &[Take::small(R8).kept(Kept::UnlessOneMayExist)]),
     Row {
         versions: V1,
-        note: "Interrupted between two pages, it keeps those whose register is all ones then",
+        note: "Interrupted between pages: keeps those whose register is all ones",
         ..takes(Leaf::MEM_SEPT_ADD, &[of_sept_add(R8), of_sept_add(R9), of_sept_add(R10), of_sept_add(R11)])
     },
     takes(

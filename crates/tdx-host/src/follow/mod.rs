@@ -1,6 +1,6 @@
 //! Tracks TDs built by other code (e.g. KVM) from their SEAMCALL operands: which pages each call
-//! takes and returns, entered into a [`Ledger`]. Stateless; makes no SEAMCALL. Refuses a leaf, and a
-//! version of a leaf, that it does not know: it may move any page.
+//! takes and returns, entered into a [`Ledger`]. Stateless; makes no SEAMCALL. Refuses a leaf, and
+//! a version of a leaf, that it does not know: it may move any page.
 //!
 //! ```text
 //!   Moves::of(call) -> before(ledger) -> the kernel's SEAMCALL -> after(ledger, answer)      later: reset(ledger, range)

@@ -1,9 +1,9 @@
 //! Module update as an observer of SEAMCALLs sees it: what SYS.SHUTDOWN, SYS.INIT, SYS.UPDATE and
 //! SYS.CONFIG of another driver mean for pages and PAMTs. Stateless.
 //!
-//! No call of an update makes a private line ordinary memory. What changes is which pages the module
-//! knows, and so which ones a handover may leave to TDH.SYS.DISABLE. Source: conformance vectors of
-//! module 1.5.25 (`module_update`, `sys_states`).
+//! No call of an update makes a private line ordinary memory. What changes is which pages the
+//! module knows, and so which ones a handover may leave to TDH.SYS.DISABLE. Source: conformance
+//! vectors of module 1.5.25 (`module_update`, `sys_states`).
 
 use tdx_abi::{Leaf, Registers};
 
@@ -23,7 +23,8 @@ pub enum ModuleEvent {
     /// SYS.UPDATE has succeeded: the module has TDs, PAMTs and keys of the one before.
     Resumed,
     /// SYS.CONFIG has succeeded although memory is private: the module knows nothing of the one
-    /// before, whose PAMTs and pages stay private. No call returns them any more: see [`forgotten`].
+    /// before, whose PAMTs and pages stay private. No call returns them any more: see
+    /// [`forgotten`].
     Forgot,
 }
 

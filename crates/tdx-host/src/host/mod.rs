@@ -327,10 +327,10 @@ impl<'m> Host<'m> {
             gate: self.gate(),
             reserved: self.reserved(),
         };
-        // SAFETY: the parts are this host's, which publishes its ledger before any page can be given
-        // by it. If it is the machine's one host, these are all records there are. If it is not, the
-        // CPUs do not pass its gate (`Cpu::cpu_gate`): a handover with this value then resets
-        // nothing and calls nothing clean, and no bring-up of this host begins.
+        // SAFETY: the parts are this host's, which publishes its ledger before any page can be
+        // given by it. If it is the machine's one host, these are all records there are. If it is
+        // not, the CPUs do not pass its gate (`Cpu::cpu_gate`): a handover with this value then
+        // resets nothing and calls nothing clean, and no bring-up of this host begins.
         unsafe { HostMemory::new(parts) }
     }
 }

@@ -1,5 +1,5 @@
-//! Who watches a replay: SEAMCALLs with their answers, resets, and the owner maps that were observed
-//! on the real module.
+//! Who watches a replay: SEAMCALLs with their answers, resets, and the owner maps that were
+//! observed on the real module.
 
 use tdx_abi::{LineRange, Registers};
 use tdx_machine::{Machine, OwnerRun};

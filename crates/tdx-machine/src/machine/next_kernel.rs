@@ -65,8 +65,8 @@ impl Machine {
         MemoryUse { lines_written: lines.len(), lines_poisoned, lines_fatal, first }
     }
 
-    /// One kernel jumps into the next: VMX operation has ended on every CPU, so calls in flight have
-    /// returned, for a CPU in the module answers to nothing before. Caches, pending direct
+    /// One kernel jumps into the next: VMX operation has ended on every CPU, so calls in flight
+    /// have returned, for a CPU in the module answers to nothing before. Caches, pending direct
     /// stores, memory and the module stay as they are.
     pub fn kexec_boundary(&mut self) {
         self.hardware.next_step();

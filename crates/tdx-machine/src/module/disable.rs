@@ -1,5 +1,5 @@
-//! TDH.SYS.DISABLE, as the Linux patches describe it: the module returns all memory that it uses, as
-//! normal lines, and is as after loading.
+//! TDH.SYS.DISABLE, as the Linux patches describe it: the module returns all memory that it uses,
+//! as normal lines, and is as after loading.
 //!
 //! No module that has it was observed. Source: `linux.md` 2.7. Assumed and unverified: which
 //! statuses come when; that it is not ready before the last TDMR is initialized; that it is busy

@@ -66,7 +66,8 @@ impl Module {
             added = true;
         }
         for table in l2_tables {
-            // What was added stays, and its register says so: the host repeats the call for the rest.
+            // What was added stays, and its register says so: the host repeats the call for the
+            // rest.
             if added && call.conditions.interrupt {
                 (call.out.rcx, call.out.rdx) = (call.input.rcx, call.input.rdx);
                 return Err(StatusCode::INTERRUPTED_RESUMABLE.into());

@@ -1,8 +1,8 @@
 //! The emulated TDX module: SEAMCALL in, registers out, bit-exact in status, order of checks and
 //! cleared outputs.
 //!
-//! Source: `tdx_abi.md` and the conformance vectors of modules 1.5.01 and 1.5.25. Its state is kept as
-//! values, not as bytes of private memory; it tells the hardware which private lines it writes,
+//! Source: `tdx_abi.md` and the conformance vectors of modules 1.5.01 and 1.5.25. Its state is kept
+//! as values, not as bytes of private memory; it tells the hardware which private lines it writes,
 //! how, and under which KeyID.
 
 mod accept;

@@ -190,8 +190,8 @@ impl Table {
         self.rows().find(|row| row.masks(reader).read != 0).map_or(FieldId::NONE.0, |row| row.id)
     }
 
-    /// Id of the element behind this one, of those that the reader may read: within a row as the caller
-    /// wrote it, otherwise as the table has it. [`FieldId::NONE`] behind the last.
+    /// Id of the element behind this one, of those that the reader may read: within a row as the
+    /// caller wrote it, otherwise as the table has it. [`FieldId::NONE`] behind the last.
     pub(super) fn next(self, field: u64, reader: Reader) -> u64 {
         let mut rows = self.rows().skip_while(|row| !row.has(field));
         let Some(row) = rows.next() else { return FieldId::NONE.0 };
