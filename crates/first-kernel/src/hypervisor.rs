@@ -297,22 +297,27 @@ impl<'b, 'h, B: Backend<'h>> Hypervisor<'b, 'h, B> {
         let levels = [SeptLevel::Maps512G, SeptLevel::Maps1G, SeptLevel::Maps2M];
         let first = self.map.measured.start;
         let count = self.map.measured.end.saturating_sub(first);
-        let done = match build.vcpu {
+        let done = match &build.vcpu {
             None => self.small().and_then(|page| {
                 let created = cpus.run_here(|cpu| td.create_vcpu(cpu, page));
                 self.keep("VP.CREATE", created).map(|vcpu| build.vcpu = Some(vcpu))
             }),
             Some(vcpu) if build.vcpu_pages + 1 < TDVPS_PAGES => self.small().and_then(|page| {
-                let added = cpus.run_here(|cpu| td.add_vcpu_page(cpu, &vcpu, page));
+                let added = cpus.run_here(|cpu| td.add_vcpu_page(cpu, vcpu, page));
                 self.keep("VP.ADDCX", added).map(|()| build.vcpu_pages += 1)
             }),
-            Some(vcpu) if !build.ready => match cpus.run_here(|cpu| td.init_vcpu(cpu, vcpu, 0)) {
-                Ok(vcpu) => {
-                    (build.vcpu, build.ready) = (Some(vcpu), true);
-                    Ok(())
-                }
-                Err(failed) => Err(StepError::new("VP.INIT", failed.cause)),
-            },
+            Some(_) if !build.ready => {
+                build.vcpu.take().map_or(Ok(()), |vcpu| match cpus.run_here(|cpu| td.init_vcpu(cpu, vcpu, 0)) {
+                    Ok(vcpu) => {
+                        (build.vcpu, build.ready) = (Some(vcpu), true);
+                        Ok(())
+                    }
+                    Err(failed) => {
+                        build.vcpu = Some(failed.td);
+                        Err(StepError::new("VP.INIT", failed.cause))
+                    }
+                })
+            }
             Some(_) if build.sept < levels.len() => self.small().and_then(|page| {
                 let level = levels.get(build.sept).copied().unwrap_or(SeptLevel::Maps2M);
                 let gpa = guest_page(0, PageSize::Size4K);
@@ -330,8 +335,9 @@ impl<'b, 'h, B: Backend<'h>> Hypervisor<'b, 'h, B> {
                 self.keep("MEM.PAGE.ADD", added).map(|()| build.added += 1)
             }),
             Some(vcpu) => {
+                let vcpu = vcpu.tdvpr();
                 return match cpus.run_here(|cpu| td.finalize(cpu)) {
-                    Ok(td) => Ok(Slot::Runnable(td, vcpu.tdvpr())),
+                    Ok(td) => Ok(Slot::Runnable(td, vcpu)),
                     Err(failed) => Err(stuck("MR.FINALIZE", Slot::Building(failed.td, build), failed.cause)),
                 };
             }

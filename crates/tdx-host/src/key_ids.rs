@@ -32,6 +32,8 @@ pub struct KeyIds<'m> {
     /// One bit for each KeyID; set: leased.
     leased: &'m [AtomicU64],
     lost: AtomicU64,
+    /// Leases handed out, each with the number of those before it.
+    leases: AtomicU64,
 }
 
 /// Why there is no KeyID.
@@ -77,7 +79,7 @@ impl<'m> KeyIds<'m> {
         let first = partition.first_private().map_or(0, KeyId::get).saturating_add(1);
         // A KeyID has 16 bits, so what does not fit cannot be named.
         let count = (partition.private().saturating_sub(1)).min(u32::from(u16::MAX - first)) as u16;
-        Ok(Self { first, count, leased, lost: AtomicU64::new(0) })
+        Ok(Self { first, count, leased, lost: AtomicU64::new(0), leases: AtomicU64::new(0) })
     }
 
     /// Takes a free KeyID.
@@ -88,7 +90,8 @@ impl<'m> KeyIds<'m> {
         for index in 0..self.count {
             let Some((word, bit)) = self.bit(index) else { break };
             if word.load(Ordering::Relaxed) & bit == 0 && word.fetch_or(bit, Ordering::AcqRel) & bit == 0 {
-                return Ok(KeyLease { key: KeyId::new(self.first + index), index, of: self });
+                let number = self.leases.fetch_add(1, Ordering::Relaxed);
+                return Ok(KeyLease { key: KeyId::new(self.first + index), index, number, of: self });
             }
         }
         Err(KeyIdsError::Exhausted { count: self.count, lost: self.lost() })
@@ -115,6 +118,7 @@ impl<'m> KeyIds<'m> {
 pub struct KeyLease<'k> {
     key: KeyId,
     index: u16,
+    number: u64,
     of: &'k KeyIds<'k>,
 }
 
@@ -122,6 +126,11 @@ impl KeyLease<'_> {
     /// The KeyID.
     pub fn key(&self) -> KeyId {
         self.key
+    }
+
+    /// No other lease of these KeyIDs has this number, not even a later one of the same KeyID.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
     }
 
     /// The module has freed the KeyID, or never assigned it.

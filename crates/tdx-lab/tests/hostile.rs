@@ -287,6 +287,34 @@ fn a_vcpu_of_another_td_is_refused() {
     drop((mine, other));
 }
 
+/// Its page may be another TD's by now, and the call would write to what is there.
+#[test]
+fn a_vcpu_of_a_td_that_is_gone_is_refused() {
+    let (host, lab) = (host(), Lab::new(&host(), &()).unwrap());
+    let mut victim = Victim::new(&lab, &host);
+    let tds = victim.tds();
+    let cpu = victim.kernel.this_cpu();
+    let first = victim.td(tds);
+    let (tdr, key) = (first.tdr(), first.key_id());
+    let page = victim.page(tds.ledger());
+    let stale = first.create_vcpu(&cpu, page).unwrap();
+    let dying = first.tear_down();
+    dying.flush_vcpus(&victim.kernel, &[stale.tdvpr()]).unwrap();
+    let dead = dying.free_key(&victim.kernel).unwrap();
+    dead.reclaim_all(&cpu, |page| victim.kernel.free(page.unwrap().release()));
+    victim.kernel.free(dead.finish(&cpu).unwrap().release());
+    // The same page and the same KeyID again.
+    let second = victim.td(tds);
+    assert_eq!((second.tdr(), second.key_id()), (tdr, key));
+    let page = victim.page(tds.ledger());
+    let error = second.add_vcpu_page(&cpu, &stale, page).unwrap_err();
+    assert!(matches!(error.cause, TdCause::Foreign { page, .. } if page == stale.tdvpr()), "{error}");
+    assert!(matches!(second.init_vcpu(&cpu, stale, 0).unwrap_err().cause, TdCause::Foreign { .. }));
+    victim.assert_superset();
+    victim.assert_kexec_is_clean();
+    drop(second);
+}
+
 /// A description of the host's memory that was made before there was a ledger.
 #[test]
 fn a_stale_description_finds_the_ledger_in_use() {

@@ -12,9 +12,11 @@ use crate::seamcall::call_unchecked;
 /// TDVPS pages of a VCPU without L2 VMs, its root page included.
 pub const TDVPS_PAGES: usize = 6;
 
-/// A VCPU of a TD.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// A VCPU of a TD. It is of no use to any other, not even to one with the same TDR and KeyID.
+#[derive(PartialEq, Eq, Debug)]
 pub struct Vcpu {
+    /// Number of the TD's lease of its KeyID.
+    td: u64,
     tdr: Page,
     tdvpr: Page,
     associated: Option<CpuId>,
@@ -47,7 +49,7 @@ impl<'h> Td<'h, Building> {
         // SAFETY: the leaf takes this page, under the TD's key.
         unsafe { give(self.common.host, cpu, page, self.key_id(), input)? };
         self.common.took(PageSize::Size4K);
-        Ok(Vcpu { tdr: self.common.tdr, tdvpr, associated: None })
+        Ok(Vcpu { td: self.common.key.number(), tdr: self.common.tdr, tdvpr, associated: None })
     }
 
     /// VP.ADDCX. A VCPU needs [`TDVPS_PAGES`] - 1 of them.
@@ -89,9 +91,10 @@ impl<'h> Td<'h, Building> {
         }
     }
 
-    /// A page that another TD's VCPU took would be cleaned under the wrong key.
+    /// A page that another TD's VCPU took would be cleaned under the wrong key. Pages of a TD that is
+    /// gone may be those of another one now: its number tells them apart.
     fn owns(&self, vcpu: &Vcpu) -> Result<(), TdCause> {
-        if vcpu.tdr == self.common.tdr {
+        if (vcpu.td, vcpu.tdr) == (self.common.key.number(), self.common.tdr) {
             return Ok(());
         }
         Err(TdCause::Foreign { page: vcpu.tdvpr, what: "a VCPU of another TD" })
