@@ -57,7 +57,7 @@ impl<'h> Split<'_, 'h> {
     /// The call has succeeded: 512 pages are counted.
     ///
     /// # Safety
-    /// So it is.
+    /// The MEM.PAGE.DEMOTE that was given [`Split::pair`] has succeeded.
     pub(crate) unsafe fn done(self) {
         // SAFETY: the caller's promise.
         unsafe { self.pair.commit() };
@@ -67,7 +67,7 @@ impl<'h> Split<'_, 'h> {
     /// The call has failed, or was not even made. Gives back what could be cleaned of the pair.
     ///
     /// # Safety
-    /// So it is.
+    /// The MEM.PAGE.DEMOTE that was given [`Split::pair`] has failed with `error`, or was not made.
     pub(crate) unsafe fn failed<C: Cpu>(self, cpu: &C, error: Option<&SeamcallError>) -> Pair<'h> {
         self.turn.finish(0);
         // SAFETY: the caller's promise.
@@ -79,7 +79,8 @@ impl<'h> Merge<'_, 'h> {
     /// The call has succeeded and returned this pair; no page is counted any more.
     ///
     /// # Safety
-    /// So it is.
+    /// The MEM.PAGE.PROMOTE of the page of this value has succeeded, and R12 and R13 of its answer
+    /// are `pair`: its two pages are marked, and the module has them no more.
     pub(crate) unsafe fn done<C: Cpu>(self, cpu: &C, pair: [Page; PAMT_PAIR_PAGES]) -> Recovered<'h> {
         self.turn.finish(0);
         // SAFETY: the caller's promise.

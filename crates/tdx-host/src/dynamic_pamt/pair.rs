@@ -105,7 +105,8 @@ impl<'h> InFlightPair<'h> {
     /// The call has failed; without an error, it was not even tried.
     ///
     /// # Safety
-    /// So it is.
+    /// The call that was given these pages has failed with `error`, or was not made: the module
+    /// does not have them.
     pub(super) unsafe fn abort<C: Cpu>(
         self,
         pamt: &DynamicPamt<'h>,
