@@ -215,8 +215,8 @@ void cleanslate_on_each_package(void (*run)(void *task), void *task)
  * Not preempt_disable(), because callers ask the TDX module about many pages. CpuGate of the Rust
  * object wants no other SEAMCALL on this CPU between its note and the instruction. As host,
  * host_lock excludes all others. Beside a kernel that is the host, one of the kernel's may come in
- * between while pages are counted for sysfs. The CPU stays marked then, unless a kexec closes the
- * gate in that instant, which takes back the note of both.
+ * between while pages are counted for sysfs. The CPU stays marked then, unless a crash closes the
+ * gate in that instant, which takes back the note of both. At a kexec every CPU writes back.
  */
 u32 cleanslate_pin(void)
 {
