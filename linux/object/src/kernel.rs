@@ -34,7 +34,8 @@ impl<'m, 'p> Linux<'m, 'p> {
 /// # Safety
 /// `task` points to a `T`.
 unsafe extern "C" fn run<T: CpuTask<ThisCpu>>(task: *mut c_void) {
-    // SAFETY: the caller's; `run_on_all` and `run_on_each_package` pass a `T` that lives until all CPUs are done, and a task is `Sync`.
+    // SAFETY: the caller's; `run_on_all` and `run_on_each_package` pass a `T` that lives until all
+    // CPUs are done, and a task is `Sync`.
     let task = unsafe { &*task.cast::<T>() };
     // SAFETY: the C files run this in a kthread bound to its CPU.
     let (cpu, mut local) = (unsafe { ThisCpu::pinned_to(shim::this_cpu()) }, T::Local::default());
