@@ -91,8 +91,8 @@ impl<'h> Td<'h, Building> {
         }
     }
 
-    /// A page that another TD's VCPU took would be cleaned under the wrong key. Pages of a TD that is
-    /// gone may be those of another one now: its number tells them apart.
+    /// A page that another TD's VCPU took would be cleaned under the wrong key. Pages of a TD that
+    /// is gone may be those of another one now: its number tells them apart.
     fn owns(&self, vcpu: &Vcpu) -> Result<(), TdCause> {
         if (vcpu.td, vcpu.tdr) == (self.common.key.number(), self.common.tdr) {
             return Ok(());
