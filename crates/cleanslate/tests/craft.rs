@@ -60,7 +60,7 @@ fn the_version_says_where_it_comes_from() {
     let commit = first.strip_prefix(concat!("cleanslate ", env!("CARGO_PKG_VERSION"), " (commit ")).unwrap();
     let commit = commit.strip_suffix(')').unwrap();
     assert!(commit == "unknown" || commit.len() == 12 && commit.chars().all(|c| c.is_ascii_hexdigit()), "{commit}");
-    assert!(said.contains("TDX module: 1.5 (1.5.01 as observed"));
+    assert!(said.contains("TDX module: 1.5 (1.5.01 and 1.5.25 as observed; "));
 }
 
 #[test]
