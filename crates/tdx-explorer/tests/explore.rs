@@ -229,7 +229,12 @@ fn bad_scenarios_are_refused_with_line_column_and_rule() {
         (GOOD.replace("about", "abuot"), 4, 1, "unknown field"),
         (GOOD.replace("[1G, 2G)", "[2G, 1G)"), 8, 1, "the host"),
         (GOOD.replace("cpus = 2", "cpus = 0"), 8, 1, "the host"),
-        (GOOD.replace("steps = [", "module = \"2.0\"\nsteps = ["), 5, 10, "one of 1.5.01, 1.5.25, sys-disable, dynamic-pamt"),
+        (
+            GOOD.replace("steps = [", "module = \"2.0\"\nsteps = ["),
+            5,
+            10,
+            "one of 1.5.01, 1.5.25, sys-disable, dynamic-pamt",
+        ),
         (GOOD.replace("steps = [", "policy = \"none\"\nsteps = ["), 5, 10, "one of tracked"),
         (GOOD.replace("steps = [", "ends = [\"reboot\"]\nsteps = ["), 5, 8, "kexec and panic"),
         (step("{ do = \"fly\" }"), 6, 3, "`fly` is not a step"),
