@@ -3,7 +3,10 @@
 //! nothing.
 
 use crate::step::{Counts, cargo, missing, run, verdict};
-use anyhow::Result;
+use anyhow::{Context, Result};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What a kernel links.
@@ -53,10 +56,47 @@ fn minimal_versions() -> Result<Counts> {
     Ok(verdict("the crates for kernels build with the oldest dependencies they allow", ok))
 }
 
-/// Each package is unpacked and built with the packages of the others.
+/// Each package is unpacked and built with the packages of the others: from the beginning, because
+/// cargo takes a package of the same version for the same package, and would build with an old one.
 fn packages() -> Result<Counts> {
+    let target = crate::root().join("target/packages");
+    remove(&target)?;
+    for unpacked in old_packages()? {
+        remove(&unpacked)?;
+    }
     let mut command = cargo(&["package", "--quiet", "--allow-dirty"]);
     command.args(FOR_KERNELS.iter().chain(&FOR_TOOLS).flat_map(|name| ["--package", name]));
-    let ok = run("every crate builds from its package", &mut command)?;
+    let ok = run("every crate builds from its package", command.env("CARGO_TARGET_DIR", &target))?;
+    remove(&target)?;
     Ok(verdict("every crate builds from its package", ok))
+}
+
+/// Packages of these crates that cargo has unpacked for an earlier check, from a registry without a
+/// host: `$CARGO_HOME/registry/src/-HASH/NAME-VERSION`.
+fn old_packages() -> Result<Vec<PathBuf>> {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+    let Some(sources) = home.map(|home| home.join("registry/src")).filter(|sources| sources.is_dir()) else {
+        return Ok(Vec::new());
+    };
+    let mut found = Vec::new();
+    for registry in fs::read_dir(sources)? {
+        let registry = registry?;
+        if !registry.file_name().to_string_lossy().starts_with('-') {
+            continue;
+        }
+        for name in FOR_KERNELS.iter().chain(&FOR_TOOLS) {
+            found.push(registry.path().join(format!("{name}-{}", env!("CARGO_PKG_VERSION"))));
+        }
+    }
+    Ok(found)
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
 }
