@@ -141,9 +141,9 @@ fn exits_and_warnings() {
         ),
         ("[9.1] kvm_intel: kvm [7]: TD vp_enter_ret 0xe000000700000000\n", later, &["x2APIC"]),
         (
-            "[9.1] kvm_intel: TD exit 0x6000000a00000029, 41 hkid 0x21 hkid pa 0x420000000000\n",
+            "[9.1] kvm_intel: TD exit 0x6000000a00000000, 0 hkid 0x21 hkid pa 0x420000000000\n",
             later,
-            &["metadata are corrupted"],
+            &["metadata corrupted"],
         ),
         (
             "[9.1] WARNING: arch/x86/kvm/vmx/tdx.c:334 at __tdx_reclaim_page+0xac/0xe0 [kvm_intel], CPU#3: qemu/99\n\

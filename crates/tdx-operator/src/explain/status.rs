@@ -36,6 +36,8 @@ const SOFTWARE: [(&str, Status, &str, &str); 4] = [
 ];
 
 /// Statuses of TDH.VP.ENTER beyond those that `tdx-abi` names, and values that Linux uses for them.
+/// Names and numbers: error codes of the TDX module's public source, and Linux's `tdx_errno.h`.
+/// Meanings: the module's TD exit; none of these was observed.
 struct OfEntry {
     code: u32,
     name: &'static str,
@@ -71,21 +73,21 @@ const OF_ENTRY: [OfEntry; 6] = [
     OfEntry {
         code: 0x8000_0008,
         name: "TDX_CROSS_TD_FAULT",
-        text: "a call of one TD about another (a service TD) ended with a fault that concerns the other",
+        text: "a call of one TD about another (a service TD) was left with a fault of the other (from the module's source, not observed)",
         todo: "end or restart the other TD's operation, then enter again",
         retry: Retry::After,
     },
     OfEntry {
         code: 0x9000_0009,
         name: "TDX_CROSS_TD_TRAP",
-        text: "a call of one TD about another (a service TD) was done, and the host must act on the other TD",
+        text: "a call of one TD about another (a service TD) was done, and the other needs the host (from the module's source, not observed)",
         todo: "see the other TD's state, then enter again",
         retry: Retry::After,
     },
     OfEntry {
         code: 0x6000_000a,
         name: "TDX_NON_RECOVERABLE_TD_CORRUPTED_MD",
-        text: "the TD cannot run again: its metadata are corrupted, as by a machine check in its control pages",
+        text: "the TD cannot run again: the module found its metadata corrupted (from the module's source, not observed)",
         todo: STOPPED,
         retry: Retry::No,
     },
@@ -105,9 +107,10 @@ pub(super) fn is_impossible(status: Status) -> bool {
     status.raw() >> 48 & 0xfff != 0
 }
 
-/// Exit reasons in bits 15:0 of a status of TDH.VP.ENTER that Linux or this program knows.
+/// Exit reasons in bits 15:0 of a status of TDH.VP.ENTER: of those statuses that have one, as in
+/// Linux's `tdx_has_exit_reason()`. TDX_NON_RECOVERABLE_TD_CORRUPTED_MD has none.
 fn exit_reason(status: Status) -> Option<String> {
-    let general = [0x4000_0001, 0x4000_0002, 0x6000_0002, 0x6000_0005, 0x6000_0007, 0xe000_0007, 0x6000_000a];
+    let general = [0x4000_0001, 0x4000_0002, 0x6000_0002, 0x6000_0005, 0x6000_0007, 0xe000_0007];
     if !general.contains(&status.code().0) {
         return None;
     }
@@ -311,7 +314,9 @@ mod tests {
             (0xe000_0007_0000_0000, "TDX_NON_RECOVERABLE_TD_WRONG_APIC_MODE", None),
             (0x8000_0008_0000_0000, "TDX_CROSS_TD_FAULT", None),
             (0x9000_0009_0000_0000, "TDX_CROSS_TD_TRAP", None),
-            (0x6000_000a_0000_0029, "TDX_NON_RECOVERABLE_TD_CORRUPTED_MD", Some("exit reason 41: machine check")),
+            // No exit reason, whatever the low bits say.
+            (0x6000_000a_0000_0000, "TDX_NON_RECOVERABLE_TD_CORRUPTED_MD", None),
+            (0x6000_000a_0000_0029, "TDX_NON_RECOVERABLE_TD_CORRUPTED_MD", None),
         ] {
             let report = explain(Status::new(raw), Given::Whole);
             assert_eq!((report.known, report.name.as_deref()), (true, Some(name)), "{raw:#x}");
