@@ -76,15 +76,21 @@ impl<'t, P: Places + ?Sized> Table<'t, P> {
     /// # Errors
     /// [`LayoutError::NoPamtMemory`].
     pub fn take_pamt(&mut self, index: usize) -> Result<(), LayoutError> {
-        let Some(tdmr) = self.out.tdmrs.get_mut(index).filter(|tdmr| tdmr.pamt_bytes() == 0) else { return Ok(()) };
+        let Some(tdmr) = self.out.tdmrs.get(index).filter(|tdmr| tdmr.pamt_bytes() == 0) else { return Ok(()) };
         let (range, node) = (tdmr.range, tdmr.node);
         let sizes = PageSize::ALL.map(|level| self.limits.pamt_pages(range, level));
         let pages = sizes.iter().fold(0u64, |sum, size| sum.saturating_add(*size));
         let bytes = pages.saturating_mul(PAGE_SIZE);
         let chunk = frames::allocate(self.places, FrameRequest::anywhere(pages, Some(node)))
             .ok_or(LayoutError::NoPamtMemory { tdmr: range, bytes, node })?;
-        tdmr.pamt = cut_chunk(chunk, sizes);
-        self.out.add_pamt(chunk);
+        if !self.out.add_pamt(chunk) {
+            // Memory that no list names must not become PAMT.
+            self.places.free(chunk);
+            return Err(LayoutError::NoPamtMemory { tdmr: range, bytes, node });
+        }
+        if let Some(tdmr) = self.out.tdmrs.get_mut(index) {
+            tdmr.pamt = cut_chunk(chunk, sizes);
+        }
         Ok(())
     }
 
