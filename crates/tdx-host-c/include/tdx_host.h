@@ -736,7 +736,7 @@ enum tdxh_result tdxh_walk_private(struct tdxh_host *host,
 /*
  * SHARED -> PRIVATE, by the SEAMCALL in `registers`: flushes your lines of the pages, marks them,
  * calls as tdxh_seamcall(), and enters the answer. If the call fails the pages are RETURNED,
- * because it may have written to them all the same: write them back (PHYMEM.PAGE.WBINVD, unless the
+ * because it may have written to them: write them back (PHYMEM.PAGE.WBINVD, unless the
  * result is TDXH_GATE_CLOSED) and tdxh_reset() them.
  *
  * Safety: the pages are yours, out of your allocator, and hold nothing that is needed. They are

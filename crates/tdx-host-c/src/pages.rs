@@ -162,7 +162,7 @@ pub unsafe extern "C" fn tdxh_seamcall_giving(
         match unsafe { pages.seamcall(&cpu, input, registers) } {
             // SAFETY: the call has succeeded.
             Ok(()) => pages.marked(unsafe { pages.ledger.commit(pages.range) }),
-            // The call may have made the pages private all the same.
+            // A failed call may have made the pages private.
             // SAFETY: the call has failed.
             Err(failed) => pages.marked(unsafe { pages.ledger.abort(pages.range) }).and(Err(failed)),
         }

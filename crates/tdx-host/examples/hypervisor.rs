@@ -90,7 +90,7 @@ fn give_and_take<'h>(
     td.augment(&cpu, guest(2), page)?;
     assert_eq!(ledger.state(given), Some(PageState::Private));
 
-    // The module refuses a page that is there already. What was handed in comes back in the error,
+    // The module refuses a GPA that is mapped. What was handed in comes back in the error,
     // clean: the call may have written to it before it failed.
     let page = kernel.take_page(ledger);
     let refused = page.page();

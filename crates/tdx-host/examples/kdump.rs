@@ -2,7 +2,7 @@
 //! after a wild store has poisoned a page of PAMT. The crash kernel reads all of old memory.
 //!
 //! Told with every CPU obeying the NMI; with CPU 1 deaf to it, so that its caches may still hold
-//! private lines: the host then resets all the same, and says in the table of leftovers what it
+//! private lines: the host still resets, and says in the table of leftovers what it
 //! cannot vouch for; and, for comparison, with no reset at all.
 //!
 //! ```sh

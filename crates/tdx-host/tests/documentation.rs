@@ -20,7 +20,7 @@ const MAKES_ONE: [&str; 9] = [
     "FlushVcpus {",
 ];
 
-/// Makes none, and names leaves all the same: how often each may be called again.
+/// Makes none, but names leaves: how often each may be called again.
 const NAMES_LEAVES_ONLY: &str = "for_leaf";
 
 struct Function {

@@ -160,7 +160,7 @@ fn sept_remove_and_promote_version_1_return_a_page_for_each_vm() {
 fn demote_takes_a_page_for_each_vm_and_page_0_is_none() {
     let demote = Registers::call(Leaf::MEM_PAGE_DEMOTE).rcx(1).r8(0x1000).r9(0x2000);
     assert_eq!(taken(&Registers { r10: NULL_PA, r11: 0x4000, ..demote }, false), small(&[0x1000, 0x2000, 0x4000]));
-    assert_eq!(taken(&Registers { r9: 0, ..demote }, true).len(), 3, "R12 and R13 are 0 and named all the same");
+    assert_eq!(taken(&Registers { r9: 0, ..demote }, true).len(), 3, "R12 and R13 are named, although 0");
     let (ledger, refs) = (ledger(), Refs::default());
     // Interrupted after it has filled them.
     make(&ledger, &refs, &demote, &answer(StatusCode::INTERRUPTED_RESTARTABLE.with(0).raw(), 1).r8(0x1000).r9(0x2000));

@@ -133,7 +133,7 @@ void test_settled(void)
 void test_everything(void)
 {
 	struct kernel *kernel = kernel_with_tdx(1, 0);
-	/* Not the PAMTs and the TD, which lie below: they are reset all the same. */
+	/* Not the PAMTs and the TD, which lie below: they are reset, too. */
 	struct tdxh_range memory[] = { { 512 * MIB, 1 * GIB }, { 4 * GIB, 6 * GIB } };
 	struct td td;
 
@@ -317,7 +317,7 @@ void test_explain(void)
 
 /*
  * The module has let go of a page, and the ledger does not know it yet: a kexec that asks the
- * module resets it all the same.
+ * module still resets it.
  */
 void test_kexec_in_a_return(void)
 {

@@ -10,8 +10,8 @@
 //!
 //! Why it is complete: every page goes to the module as an operand of some call, so an observer of
 //! the operands of every call before it is made knows every page before it is private. What is not
-//! an operand (the page that MEM.PAGE.REMOVE gives back) is in the answer, and until that is there
-//! the page is still marked. A page loses its mark in [`reset`] alone.
+//! an operand (the page that MEM.PAGE.REMOVE gives back) is in the answer, and the
+//! page stays marked until then. A page loses its mark in [`reset`] alone.
 //!
 //! An observer of both ends of a call makes [`Moves::of`] at each of them, from the same operands.
 //!
@@ -127,8 +127,8 @@ impl Moves {
         &self.taken
     }
 
-    /// The pages that the call gave, each with whether the module has it after this answer. Of a
-    /// page that it does not have the lines may be private all the same.
+    /// The pages that the call gave, each with whether the module has it after this answer. Lines
+    /// of a page that it does not have may still be private.
     fn kept<'m>(&'m self, answer: &'m Registers) -> impl Iterator<Item = (PageRange, bool)> + 'm {
         let failed = answer.status().is_error();
         let kept = move |take: &Take| match take.kept {
@@ -211,7 +211,7 @@ impl Moves {
     }
 }
 
-/// RDX of MEM.SEPT.ADD: a page that is there already will do.
+/// RDX of MEM.SEPT.ADD: success if the entry is mapped already.
 const MAY_EXIST: u64 = 1;
 
 /// The row of a leaf and version.

@@ -50,7 +50,7 @@ fn a_cpu_that_never_answers_is_named_with_what_it_was_doing() {
     world.stuck = vec![2];
     let _inside = enter(&world, 2, Leaf::MEM_PAGE_AUG);
     let report = world.crash(Policy::Tracked);
-    assert_eq!(report.outcome, ALL, "memory is reset all the same");
+    assert_eq!(report.outcome, ALL, "memory is still reset");
     assert_eq!((report.suspects.not_stopped, report.suspects.may_hold_private_lines), (1, 1));
     let text = "1 CPU did not stop, 1 may hold private lines: CPU 2 in TDH.MEM.PAGE.AUG";
     assert_eq!(report.suspects.to_string(), text);

@@ -20,7 +20,7 @@ pub(super) struct Boot {
     pub(super) log: BootLog,
     /// The first known line that does not hold; the facts after it were still taken.
     pub(super) broken: Option<InputError>,
-    /// A failure of the initialization before the module came up all the same.
+    /// A failed initialization before the one that succeeded.
     pub(super) earlier: Option<At<(Failure, String)>>,
     /// The first failure after the module came up.
     pub(super) after: Option<At<(Failure, String)>>,

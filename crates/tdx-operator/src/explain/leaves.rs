@@ -15,8 +15,8 @@ const SEPT: &[S] = &[S::OPERAND_INVALID, S::OPERAND_BUSY, S::EPT_WALK_FAILED, S:
 /// What a range must have gone through before its pages move.
 const TRACKED: &[S] = &[S::GPA_RANGE_NOT_BLOCKED, S::TLB_TRACKING_NOT_DONE];
 
-/// What the module's dispatcher says before the leaf is asked, and the leaves that it lets through
-/// all the same: the order of `tdx_abi.md` section 1.
+/// What the module's dispatcher says before the leaf is asked, and the leaves that it lets
+/// through in spite of it: the order of `tdx_abi.md` section 1.
 const DISPATCHER: [(S, &[Leaf]); 3] = [
     // A bit of RAX or a version that the leaf does not take.
     (S::OPERAND_INVALID, &[]),
