@@ -117,8 +117,8 @@ pub unsafe trait LineReset {
 ///   this CPU's caches held when it was called.
 /// * [`Cpu::flush_lines`] has started to write back every dirty line of the range under KeyID 0,
 ///   and the next [`LineReset::fence`] waits for it.
-/// * [`Cpu::cpu_gate`] is that of [`Cpu::id`] in the machine's one [`crate::gate::Gate`]: that of the
-///   [`crate::Host`] which the kernel keeps until the handover, and replaces by no other one.
+/// * [`Cpu::cpu_gate`] is that of [`Cpu::id`] in the machine's one [`crate::gate::Gate`]: that
+///   of the [`crate::Host`] which the kernel keeps until the handover, and replaces by no other.
 pub unsafe trait Cpu: Seamcall + LineReset {
     /// Which CPU this is.
     fn id(&self) -> CpuId;
