@@ -79,8 +79,8 @@ fn kernel_main(boot: &Boot) -> ! {
     if let Err(error) = tdx::init(config, &hidden::ranges()) {
         panic!("invalid machine configuration: {error}");
     }
-    if let Some((leaf, count)) = options::module_crash(boot) {
-        tdx::lock().crash_module_at(leaf, count);
+    for injection in options::injections(boot) {
+        injection.inject(&mut tdx::lock().machine);
     }
     println!("seamvisor: {cpus} CPUs, {model:?}");
     for entry in &map {

@@ -1,8 +1,10 @@
 //! Options of seamvisor's command line: CPU model, TDX module, faults of the module.
 
+use alloc::format;
+use alloc::vec::Vec;
 use metal::boot::{self, Boot, MapEntry};
-use tdx_abi::{Leaf, PageRange, PhysAddr};
-use tdx_machine::{CpuModel, MachineConfig, ModuleProfile};
+use tdx_abi::{PageRange, PhysAddr};
+use tdx_machine::{CpuModel, Injection, InjectionError, MachineConfig, ModuleProfile};
 
 /// Memory below this address is in no CMR.
 const LOW_MEMORY_END: u64 = 1 << 20;
@@ -51,12 +53,18 @@ pub fn machine(boot: &Boot, map: &[MapEntry], cpus: usize) -> MachineConfig {
     config
 }
 
-/// `dies=LEAF.COUNT`: the module crashes in that call of that leaf.
-pub fn module_crash(boot: &Boot) -> Option<(Leaf, u64)> {
-    let option = boot.option("dies")?;
-    let (leaf, count) = option.split_once('.').unwrap_or((option, "1"));
-    match (leaf.parse(), count.parse()) {
-        (Ok(leaf), Ok(count)) => Some((Leaf(leaf), count)),
-        _ => panic!("invalid `dies` {option:?}: LEAF.COUNT, two numbers"),
+/// `fail=LEAF:N:STATUS,LEAF:N:dies,...`: that call of that leaf answers a status and does nothing,
+/// or the module crashes in it. `dies=LEAF.N` is short for `fail=LEAF:N:dies`. Panics on words that
+/// are none.
+pub fn injections(boot: &Boot) -> Vec<Injection> {
+    let words = boot.option("fail").into_iter().flat_map(|words| words.split(','));
+    let mut injections: Vec<Injection> = words
+        .map(|words| words.parse().unwrap_or_else(|error: InjectionError| panic!("invalid `fail`: {error}")))
+        .collect();
+    if let Some(option) = boot.option("dies") {
+        let (leaf, call) = option.split_once('.').unwrap_or((option, "1"));
+        let words = format!("{leaf}:{call}:dies");
+        injections.push(words.parse().unwrap_or_else(|error| panic!("invalid `dies` {option:?}, LEAF.N: {error}")));
     }
+    injections
 }

@@ -90,6 +90,7 @@ mod fault;
 mod fields;
 mod hardware;
 mod ids;
+mod injection;
 mod limits;
 mod machine;
 mod machine_check;
@@ -106,6 +107,7 @@ pub use config::{ConfigError, CpuModel, EvictionPolicy, MachineConfig, TdCpu};
 pub use events::{Counters, Event};
 pub use fault::{Fault, Lock, LockMode, When};
 pub use ids::{Agent, CpuId, DeviceId, PackageId};
+pub use injection::{Injection, InjectionError};
 pub use limits::LIMITS;
 pub use machine::{Begun, DirtyRun, Machine, MemoryUse, OwnerRun};
 pub use machine_check::{

@@ -15,8 +15,8 @@ use alloc::vec::Vec;
 use core::ops::Range;
 use metal::println;
 use spin::{Mutex, MutexGuard, Once};
-use tdx_abi::{Leaf, Line, LineRange, PhysAddr};
-use tdx_machine::{ConfigError, CpuId, Fault, Machine, MachineCheck, MachineConfig, When};
+use tdx_abi::{Line, LineRange, PhysAddr};
+use tdx_machine::{ConfigError, CpuId, Machine, MachineCheck, MachineConfig};
 
 pub use access::Access;
 pub use limits::LIMITS;
@@ -130,11 +130,6 @@ impl Tdx {
     /// lines.
     pub fn is_trapped(&self, page: u64) -> bool {
         ranges::contains(&self.trapped, page)
-    }
-
-    /// Makes the module crash in the `count`-th call of a leaf.
-    pub fn crash_module_at(&mut self, leaf: Leaf, count: u64) {
-        self.machine.inject(Fault::Crash, When::CallOf(leaf, count));
     }
 
     /// What the page of a line was when it became private.
