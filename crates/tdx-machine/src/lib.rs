@@ -113,7 +113,9 @@ pub use machine::{Begun, DirtyRun, Machine, MemoryUse, OwnerRun};
 pub use machine_check::{
     DATA_CACHE_BANK, MCG_STATUS_LOCAL, MCI_MISC_PHYSICAL_LINE, MCI_STATUS_DATA_LOAD, MachineCheck, MachineCheckReason,
 };
-pub use module::{AfterExit, AssignedKind, AssignedRun, GuestMapping, GuestOutcome, SysState, TdExit, VcpuOnCpu};
+pub use module::{
+    AfterExit, AssignedKind, AssignedRun, GuestEvent, GuestMapping, GuestOutcome, SysState, TdExit, VcpuOnCpu,
+};
 pub use poison::{PartialStore, PoisonCause, PoisonedRun};
 pub use processor::{CpuidOutput, MsrRead};
 pub use profile::ModuleProfile;

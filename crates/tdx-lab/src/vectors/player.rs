@@ -285,7 +285,7 @@ impl Player<'_> {
         match outcome {
             Err(refusal) => self.differ(what, ending(expect), refusal.to_string()),
             Ok(AfterExit::Host(out)) => self.compare(&what, expect, out),
-            Ok(AfterExit::Guest { vm, registers }) => {
+            Ok(AfterExit::Guest { vm, registers, .. }) => {
                 let got = format!("VM {vm} resumed");
                 if !expect.resumes || got != ending(expect) {
                     self.differ(what, ending(expect), got);

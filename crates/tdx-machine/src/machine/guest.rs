@@ -9,7 +9,7 @@ use tdx_abi::{Page, PageSize, Status};
 use super::Machine;
 use crate::events::Event;
 use crate::module::{AfterExit, GuestMapping, GuestOutcome, TdExit, VcpuOnCpu};
-use crate::{CpuId, Refusal};
+use crate::{CpuId, CpuidOutput, Refusal};
 
 impl Machine {
     /// An interrupt takes the VCPU on this CPU out of its TD. Gives RAX of VP.ENTER, whose low half
@@ -108,6 +108,24 @@ impl Machine {
         let module = self.module.as_mut().ok_or(Refusal::NoGuestOnCpu { cpu })?;
         let interrupt = self.faults.is_interrupt_pending();
         module.td_exit(&mut self.hardware, cpu, exit, interrupt)
+    }
+
+    /// The CPU that the guest is on turns an EPT violation into #VE, as the entry of the host's
+    /// EPT for shared addresses asks for.
+    ///
+    /// # Errors
+    /// No VCPU is on this CPU.
+    pub fn convertible_ept_violation(&mut self, cpu: CpuId, exit: TdExit) -> Result<AfterExit, Refusal> {
+        self.hardware.next_step();
+        let module = self.module.as_mut().ok_or(Refusal::NoGuestOnCpu { cpu })?;
+        module.convertible_ept_violation(&mut self.hardware, cpu, exit)
+    }
+
+    /// What CPUID answers in the guest on this CPU: EAX and EBX, ECX and EDX, without what depends
+    /// on the VCPU (APIC id, OSXSAVE, OSPKE, the size of the XSAVE area). `None`: #VE, which is
+    /// also the answer where the values are not known.
+    pub fn guest_cpuid(&self, cpu: CpuId, leaf: u32, sub_leaf: u32) -> Option<CpuidOutput> {
+        self.module.as_ref()?.guest_cpuid(cpu, leaf, sub_leaf)
     }
 
     /// The TD of this TDR is fatal from now on, as after an error that the module cannot contain.

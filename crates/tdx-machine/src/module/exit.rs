@@ -6,7 +6,7 @@ use tdx_abi::{Registers, Status, StatusCode};
 use super::Module;
 use super::running::Running;
 use super::sept::{Entry, GuestPage, State};
-use super::vcpu_state::VcpuState;
+use super::vcpu_state::{VcpuState, VeInfo};
 use crate::hardware::Hardware;
 use crate::{CpuId, Refusal};
 
@@ -42,7 +42,22 @@ pub enum AfterExit {
         vm: u8,
         /// The guest's registers.
         registers: Registers,
+        /// What the module injects.
+        event: Option<GuestEvent>,
     },
+}
+
+/// An exception that the module injects into a guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GuestEvent {
+    /// #VE. TDG.VP.VEINFO.GET says why.
+    VirtualizationException,
+    /// #DF: another #VE, and the guest has not asked for the cause of the one before. Source: the
+    /// module's public source; not observed.
+    DoubleFault,
+    /// #UD. Of the instructions that never exit to the host, a few raise #GP instead: which ones is
+    /// not modeled.
+    InvalidOpcode,
 }
 
 /// Bit 31 of the exit reason: VM entry failed.
@@ -150,12 +165,9 @@ impl Module {
                 Err(not_modeled)
             }
             reason::NMI_WINDOW => Ok(resume(exit.guest)),
-            other if reason::INVALID_OPCODE.contains(&other) => Ok(resume(exit.guest)),
+            other if reason::INVALID_OPCODE.contains(&other) => Ok(inject(exit.guest, GuestEvent::InvalidOpcode)),
             other if reason::VIRTUALIZATION_EXCEPTION.contains(&other) => {
-                if let Ok(vcpu) = self.vcpu_mut(running.tdr, running.tdvpr) {
-                    vcpu.has_ve_info = true;
-                }
-                Ok(resume(exit.guest))
+                Ok(self.virtualization_exception(running, &exit))
             }
             _ => self.exit_fatal(hardware, cpu, StatusCode::NON_RECOVERABLE_TD, &plain),
         }
@@ -201,6 +213,38 @@ impl Module {
         saved
     }
 
+    /// #VE for this exit, or #DF if the guest has not asked for the cause of the last one.
+    fn virtualization_exception(&mut self, running: Running, exit: &TdExit) -> AfterExit {
+        let Ok(vcpu) = self.vcpu_mut(running.tdr, running.tdvpr) else { return resume(exit.guest) };
+        if vcpu.ve_info.is_some() {
+            return inject(exit.guest, GuestEvent::DoubleFault);
+        }
+        vcpu.ve_info = Some(VeInfo {
+            reason: exit.reason,
+            qualification: exit.qualification,
+            guest_linear: exit.guest_linear,
+            guest_physical: exit.guest_physical,
+            instruction_length: exit.instruction_length,
+        });
+        inject(exit.guest, GuestEvent::VirtualizationException)
+    }
+
+    /// The CPU turns an EPT violation of the guest on it into #VE, as the entry of the shared EPT
+    /// asks for. It is an exit all the same while the cause of the last #VE has not been read.
+    pub(crate) fn convertible_ept_violation(
+        &mut self,
+        hardware: &mut Hardware,
+        cpu: CpuId,
+        exit: TdExit,
+    ) -> Result<AfterExit, Refusal> {
+        let running = self.running(cpu)?;
+        let exit = TdExit { reason: reason::EPT_VIOLATION, ..exit };
+        match self.vcpu_mut(running.tdr, running.tdvpr) {
+            Ok(vcpu) if vcpu.ve_info.is_none() => Ok(self.virtualization_exception(running, &exit)),
+            _ => self.ept_violation(hardware, cpu, running, &exit),
+        }
+    }
+
     pub(super) fn ept_violation(
         &mut self,
         hardware: &mut Hardware,
@@ -215,10 +259,7 @@ impl Module {
             let guest = GuestPage { level: 0, number: exit.guest_physical >> 12 };
             let pending = self.sept_find(running.tdr, guest).is_ok_and(|(_, entry)| entry.state == State::Pending);
             if pending && !td.sept_ve_disable() {
-                if let Ok(vcpu) = self.vcpu_mut(running.tdr, running.tdvpr) {
-                    vcpu.has_ve_info = true;
-                }
-                return Ok(resume(exit.guest));
+                return Ok(self.virtualization_exception(running, exit));
             }
             extended = if pending { PENDING_EPT_VIOLATION } else { 0 };
         }
@@ -234,7 +275,11 @@ impl Module {
 }
 
 pub(super) fn resume(registers: Registers) -> AfterExit {
-    AfterExit::Guest { vm: 0, registers }
+    AfterExit::Guest { vm: 0, registers, event: None }
+}
+
+fn inject(registers: Registers, event: GuestEvent) -> AfterExit {
+    AfterExit::Guest { vm: 0, registers, event: Some(event) }
 }
 
 /// RDX of an exit that ACCEPT makes: level asked for, level found, state found, leaf.

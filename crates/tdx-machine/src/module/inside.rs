@@ -4,9 +4,9 @@
 use tdx_abi::{KeyId, Page, PhysAddr};
 
 use super::Module;
-use super::metadata::VcpuField;
+use super::metadata::{self, VcpuField};
 use super::sept::{GuestPage, State};
-use crate::CpuId;
+use crate::{CpuId, CpuidOutput};
 
 /// The VCPU that runs on a CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,6 +81,14 @@ impl Module {
         let Some(running) = self.running.get(&cpu).copied() else { return false };
         let Ok(vcpu) = self.vcpu_mut(running.tdr, running.tdvpr) else { return false };
         vcpu.written.remove(&VcpuField::PendNmi.name()).is_some_and(|pending| pending & 1 != 0)
+    }
+
+    /// `None`: #VE.
+    pub(crate) fn guest_cpuid(&self, cpu: CpuId, leaf: u32, sub_leaf: u32) -> Option<CpuidOutput> {
+        let td = self.td(self.running.get(&cpu)?.tdr).ok()?;
+        let [low, high] = metadata::guest_cpuid(td, self.traits, leaf, sub_leaf)?;
+        let (eax, ebx, ecx, edx) = (low as u32, (low >> 32) as u32, high as u32, (high >> 32) as u32);
+        Some(CpuidOutput { eax, ebx, ecx, edx })
     }
 
     /// `None`: an EPT violation.

@@ -62,7 +62,7 @@ use td::Td;
 use tdmr::Tdmr;
 
 pub use assigned::{AssignedKind, AssignedRun};
-pub use exit::{AfterExit, TdExit};
+pub use exit::{AfterExit, GuestEvent, TdExit};
 pub use guest::GuestOutcome;
 pub use inside::{GuestMapping, VcpuOnCpu};
 

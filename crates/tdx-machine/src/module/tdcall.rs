@@ -9,6 +9,7 @@ use super::exit::{AfterExit, EPT_VIOLATION, TdExit, accept_qualification, resume
 use super::metadata::VcpuField;
 use super::running::Running;
 use super::sept::GuestPage;
+use super::vcpu_state::VeInfo;
 use crate::hardware::Hardware;
 use crate::{CpuId, Refusal};
 
@@ -60,7 +61,8 @@ impl Module {
             VP_INFO => Ok(resume(self.vp_info(running, guest))),
             MR_RTMR_EXTEND => self.rtmr_extend(hardware, cpu, running, guest),
             VP_VEINFO_GET => match self.vcpu_mut(running.tdr, running.tdvpr) {
-                Ok(vcpu) if !vcpu.has_ve_info => status(StatusCode::NO_VALID_VE_INFO.with(0)),
+                Ok(vcpu) if vcpu.ve_info.is_none() => status(StatusCode::NO_VALID_VE_INFO.with(0)),
+                Ok(vcpu) if version == 0 => Ok(resume(ve_info(vcpu.ve_info.take().as_ref(), guest))),
                 _ => Err(not_modeled),
             },
             MR_REPORT => {
@@ -181,6 +183,20 @@ impl Module {
             r12: selected(12, guest.r12),
             r13: selected(13, guest.r13),
         })
+    }
+}
+
+/// TDG.VP.VEINFO.GET, version 0. Bits 63:32 of R10, information on the instruction, are 0.
+fn ve_info(info: Option<&VeInfo>, guest: Registers) -> Registers {
+    let Some(info) = info else { return guest };
+    Registers {
+        rax: Status::SUCCESS.raw(),
+        rcx: info.reason,
+        rdx: info.qualification,
+        r8: info.guest_linear,
+        r9: info.guest_physical,
+        r10: info.instruction_length,
+        ..guest
     }
 }
 

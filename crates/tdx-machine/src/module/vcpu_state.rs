@@ -16,6 +16,16 @@ pub(super) enum VcpuState {
     Disabled = 8,
 }
 
+/// The cause of a #VE, as TDG.VP.VEINFO.GET gives it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct VeInfo {
+    pub(super) reason: u64,
+    pub(super) qualification: u64,
+    pub(super) guest_linear: u64,
+    pub(super) guest_physical: u64,
+    pub(super) instruction_length: u64,
+}
+
 /// A VCPU.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Vcpu {
@@ -32,8 +42,8 @@ pub(super) struct Vcpu {
     pub(super) epoch: u64,
     /// Metadata fields that a host has written, by class and code.
     pub(super) written: BTreeMap<u64, u64>,
-    /// A #VE was injected, and the guest has not asked for its cause.
-    pub(super) has_ve_info: bool,
+    /// The cause of a #VE that the guest has not asked for.
+    pub(super) ve_info: Option<VeInfo>,
     /// The LP that may hold its VMCS.
     pub(super) associated: Option<CpuId>,
 }

@@ -9,6 +9,7 @@ use super::super::call::Stop;
 use super::super::td::Td;
 use super::not_modeled;
 use crate::fields::{CpuidRow, Edition};
+use crate::profile::Traits;
 
 /// A leaf without sub-leafs.
 const NA: u32 = u32::MAX;
@@ -241,6 +242,19 @@ pub(super) fn value(td: &Td, config: &[CpuidRow], edition: Edition, field: u64, 
         _ => (low, high) = (low | config_low, high | config_high),
     }
     Ok(if code.second { high } else { low })
+}
+
+/// EAX and EBX, ECX and EDX of CPUID in the guest. `None`: no such leaf, or not known.
+pub(in crate::module) fn in_guest(td: &Td, traits: &Traits, leaf: u32, sub_leaf: u32) -> Option<[u64; 2]> {
+    /// Bits of a leaf that a field code has.
+    const NAMED: u32 = 1 << 31 | 0x7f;
+    if leaf & !NAMED != 0 {
+        return None;
+    }
+    let sub_leaf = if sub_leaf > 0x7f { NA } else { sub_leaf };
+    let field = code_of(&(leaf, sub_leaf, 0, 0));
+    let half = |code: u64| value(td, traits.cpuid_config, traits.edition, field | code, true).ok();
+    Some([half(0)?, half(1)?])
 }
 
 /// The TD has something that changes this leaf in a way that was not observed.

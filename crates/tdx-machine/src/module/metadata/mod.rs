@@ -22,6 +22,7 @@ use crate::hardware::Hardware;
 use crate::{LockMode, Refusal};
 use table::{CLASS, CODE, Masks, Reader, Row, Table, Write, is_null};
 
+pub(super) use cpuid::in_guest as guest_cpuid;
 pub(super) use table::{IDENTITY, single};
 pub(super) use vp_values::VcpuField;
 
