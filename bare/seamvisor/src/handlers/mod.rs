@@ -14,3 +14,4 @@ pub mod page_fault;
 mod store_kind;
 mod string_store;
 mod vmx;
+mod vmx_capabilities;

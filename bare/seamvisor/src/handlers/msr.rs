@@ -8,6 +8,7 @@ use metal::{MAX_CPUS, lapic};
 use spin::Once;
 use tdx_machine::{CpuId, MsrRead};
 
+use super::vmx_capabilities;
 use crate::tdx;
 use crate::vcpu::Vcpu;
 
@@ -18,8 +19,6 @@ const KEYID_PARTITIONING: u32 = 0x87;
 const MICROCODE: u32 = 0x8b;
 const ARCH_CAPABILITIES: u32 = 0x10a;
 const MCG_CAP: u32 = 0x179;
-const VMX_BASIC: u32 = 0x480;
-const VMX_LAST: u32 = 0x491;
 const MCG_EXT_CTL: u32 = 0x4d0;
 const TME_CAPABILITY: u32 = 0x981;
 const TME_ACTIVATE: u32 = 0x982;
@@ -45,8 +44,6 @@ const FEATURES: u64 = 1 | 1 << 2 | 1 << 20;
 /// under emulation.
 const RDCL_NO: u64 = 1;
 const LMCE: u64 = 1 << 27;
-/// Revision of the VMXON region.
-pub const VMX_REVISION: u32 = 0x11;
 
 static LMCE_ENABLED: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 
@@ -60,7 +57,6 @@ static PERMISSIONS: Once<Box<Bitmap>> = Once::new();
 pub fn permissions() -> u64 {
     let map = PERMISSIONS.call_once(|| {
         let mut map = Box::new(Bitmap([0; 8192]));
-        let vmx = VMX_BASIC..=VMX_LAST;
         let others = [
             PLATFORM_ID,
             APIC_BASE,
@@ -78,7 +74,7 @@ pub fn permissions() -> u64 {
             VM_CR,
             VM_HSAVE_PA,
         ];
-        for msr in others.into_iter().chain(vmx) {
+        for msr in others.into_iter().chain(vmx_capabilities::FIRST..=vmx_capabilities::LAST) {
             let (range, index) = match msr {
                 0..0x2000 => (0, msr),
                 0xc000_0000..0xc000_2000 => (0x800, msr - 0xc000_0000),
@@ -128,27 +124,12 @@ fn read(vcpu: &Vcpu, msr: u32) -> Option<u64> {
                 Ok(MsrRead::GeneralProtection) | Err(_) => return None,
             }
         }
-        VMX_BASIC..=VMX_LAST => vmx(msr),
+        vmx_capabilities::FIRST..=vmx_capabilities::LAST => return vmx_capabilities::read(msr),
         // SAFETY: every CPU with an APIC has it.
         APIC_BASE => unsafe { rdmsr(APIC_BASE) },
         // SVM MSRs, and MSRs outside the ranges of the permission map, do not exist.
         _ => return None,
     })
-}
-
-/// VMX capability MSRs, sufficient for VMXON and VMXOFF. VM entry is not supported.
-const fn vmx(msr: u32) -> u64 {
-    match msr {
-        // Revision, 4 KiB regions, write-back.
-        VMX_BASIC => VMX_REVISION as u64 | 4096 << 32 | 6 << 50,
-        // CR0: PE, NE and PG must be 1; all bits may be 1.
-        0x486 => 0x8000_0021,
-        0x487 => 0xffff_ffff,
-        // CR4: VMXE must be 1.
-        0x488 => 1 << 13,
-        0x489 => 0x0037_67ff,
-        _ => 0,
-    }
 }
 
 /// Writes an intercepted MSR. `None` if WRMSR raises #GP.

@@ -1,11 +1,11 @@
-//! VMX instructions: VMXON and VMXOFF. All others fail with VMfailInvalid, because VM entry is not
-//! supported.
+//! VMX instructions: VMXON, VMXOFF, INVEPT. All others fail with VMfailInvalid, because VM entry is
+//! not supported.
 
 use iced_x86::{Instruction, Mnemonic};
 use metal::{interrupts, println};
 
 use super::control_registers::VMXE;
-use super::{instruction, msr};
+use super::{instruction, vmx_capabilities};
 use crate::vcpu::Vcpu;
 use crate::{guest_memory, tdx};
 
@@ -22,6 +22,7 @@ pub fn emulate(vcpu: &mut Vcpu, instruction: &Instruction, mnemonic: Mnemonic) -
             tdx::lock().set_vmx_operation(vcpu.number, false);
             succeed(vcpu, instruction);
         }
+        Mnemonic::Invept if in_vmx(vcpu) => invept(vcpu, instruction),
         _ if is_vmx(mnemonic) && in_vmx(vcpu) => {
             println!("cpu={} {mnemonic:?}: VM entry is not supported", vcpu.number);
             fail_invalid(vcpu, instruction);
@@ -45,7 +46,6 @@ const fn is_vmx(mnemonic: Mnemonic) -> bool {
             | Mnemonic::Vmptrst
             | Mnemonic::Vmread
             | Mnemonic::Vmwrite
-            | Mnemonic::Invept
             | Mnemonic::Invvpid
     )
 }
@@ -81,10 +81,53 @@ fn vmxon(vcpu: &mut Vcpu, instruction: &Instruction) {
         let region = u64::from_le_bytes(pointer);
         region.is_multiple_of(PAGE) && guest_memory::read(region, &mut revision)
     };
-    if !is_region || u32::from_le_bytes(revision) != msr::VMX_REVISION || in_vmx(vcpu) {
+    if !is_region || u32::from_le_bytes(revision) != vmx_capabilities::REVISION || in_vmx(vcpu) {
         fail_invalid(vcpu, instruction);
         return;
     }
     tdx::lock().set_vmx_operation(vcpu.number, true);
     succeed(vcpu, instruction);
+}
+
+/// INVEPT of one context or of all. No translation of an EPT is kept, so that nothing is to be
+/// done. There is no current VMCS: every failure is VMfailInvalid.
+fn invept(vcpu: &mut Vcpu, instruction: &Instruction) {
+    const ONE: u64 = 1;
+    const ALL: u64 = 2;
+    if vcpu.vmcb.cpl != 0 {
+        vcpu.inject_general_protection();
+        return;
+    }
+    let kind = instruction::register(vcpu, instruction.op0_register());
+    let operand = instruction::operands(vcpu, instruction).first().copied();
+    let mut descriptor = [0; 16];
+    let is_read = operand
+        .and_then(|operand| guest_memory::translate(&vcpu.vmcb, operand.linear))
+        .is_some_and(|mapping| guest_memory::read(mapping.address, &mut descriptor));
+    let [pointer, reserved] = [0, 8].map(|at| {
+        let word: [u8; 8] = core::array::from_fn(|index| descriptor[at + index]);
+        u64::from_le_bytes(word)
+    });
+    let is_valid = match kind {
+        Some(ONE) => is_ept_pointer(pointer),
+        Some(ALL) => true,
+        _ => false,
+    };
+    if is_read && reserved == 0 && is_valid {
+        succeed(vcpu, instruction);
+    } else {
+        fail_invalid(vcpu, instruction);
+    }
+}
+
+/// An EPT pointer that VM entry would take: uncacheable or write-back, four levels, no reserved bit.
+const fn is_ept_pointer(pointer: u64) -> bool {
+    const UNCACHEABLE: u64 = 0;
+    const WRITE_BACK: u64 = 6;
+    const FOUR_LEVELS: u64 = 3;
+    const ACCESSED_AND_DIRTY: u64 = 1 << 6;
+    const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+    matches!(pointer & 0b111, UNCACHEABLE | WRITE_BACK)
+        && pointer >> 3 & 0b111 == FOUR_LEVELS
+        && pointer & !(ADDRESS | ACCESSED_AND_DIRTY | 0b11_1111) == 0
 }
