@@ -47,7 +47,7 @@ pub(crate) fn test() -> Result<bool> {
     Ok(parts.end())
 }
 
-/// Every instant of every bundled scenario, and every bug of the catalogue; optimised, because
+/// Every instant of every bundled scenario, and every bug of the catalogue; optimized, because
 /// there are a million of them.
 pub(crate) fn explore() -> Result<Counts> {
     let explorer = ["run", "--release", "--quiet", "--package", "cleanslate", "--", "explore", "--format", "tap"];
@@ -125,7 +125,7 @@ fn miri() -> Result<Counts> {
     command
         .args(["+nightly", "miri", "test", "--package", "tdx-abi", "--package", "tdx-host", "--lib"])
         .env("CARGO_TARGET_DIR", crate::root().join("target/miri"));
-    run_tests("undefined behaviour in tdx-abi and tdx-host (Miri)", &mut command)
+    run_tests("undefined behavior in tdx-abi and tdx-host (Miri)", &mut command)
 }
 
 /// Formatting, clippy, rustdoc and import circles; all run, so that one call shows everything.

@@ -46,7 +46,7 @@ pub fn run() {
     }
     cpu.fence();
     let looped = rate(LOOPS << 20, clock::micros() - start);
-    // One instruction for each exit, as for a loop that seamvisor does not recognise.
+    // One instruction for each exit, as for a loop that seamvisor does not recognize.
     let start = clock::micros();
     for _ in 0..SINGLE {
         // SAFETY: unused memory, and the CPU has MOVDIR64B.

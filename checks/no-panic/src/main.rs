@@ -1,9 +1,9 @@
 //! A program that links only if no path of bring-up, layout, unwinding, TDs, reset, kexec, crash,
 //! the ledger and dynamic PAMT can panic.
 //!
-//! Its panic handler calls a function that does not exist. If the optimiser cannot prove every
+//! Its panic handler calls a function that does not exist. If the optimizer cannot prove every
 //! panic away, the linker names the function that may panic. It is never run: its platform answers
-//! with whatever the optimiser must not know.
+//! with whatever the optimizer must not know.
 
 #![no_std]
 #![no_main]
@@ -40,7 +40,7 @@ fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     unsafe { this_product_can_panic() }
 }
 
-/// A platform of which the optimiser knows nothing.
+/// A platform of which the optimizer knows nothing.
 struct Opaque;
 
 impl Processor for Opaque {

@@ -54,7 +54,7 @@ fn exit_codes_and_verdicts() {
         let last = out.stdout.lines().filter(|line| line.starts_with("verdict ")).collect::<Vec<_>>();
         assert_eq!(last.len(), 1, "{name}");
         assert!(last[0].starts_with(&format!("verdict   {verdict} ")), "{name}: {}", last[0]);
-        assert!(!out.stdout.contains('\x1b'), "colour in a pipe");
+        assert!(!out.stdout.contains('\x1b'), "color in a pipe");
         assert!(out.stdout.lines().all(|line| line.len() <= 120), "{}", out.stdout);
     }
 }
@@ -83,7 +83,7 @@ fn every_output_holds_the_published_schema() {
         ("/facts/key_ids", Value::from(32)),
         ("/categories", Value::from(Vec::<u64>::new())),
         ("/categories/0/checks/0/evidence/0", Value::Null),
-        ("/categories/0/checks/0/id", Value::from("cpu.colour")),
+        ("/categories/0/checks/0/id", Value::from("cpu.color")),
         ("/version", Value::from(2)),
     ] {
         let good = std::mem::replace(report.pointer_mut(pointer).unwrap(), bad);

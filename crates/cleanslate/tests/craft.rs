@@ -1,5 +1,5 @@
 //! What every command owes its users: exit codes that keep their meaning, a version that says what
-//! it is, manual pages, completions, no colour where nobody sees it, and an end that leaves nothing
+//! it is, manual pages, completions, no color where nobody sees it, and an end that leaves nothing
 //! behind.
 
 use std::{
@@ -118,7 +118,7 @@ fn manual_pages_and_completions() {
 }
 
 #[test]
-fn no_colour_where_nobody_sees_it() {
+fn no_color_where_nobody_sees_it() {
     for words in [
         vec!["kexec", "--host", &host("06-canonical-pr188-256gib.log"), "--policy", "none"],
         vec!["plan"],

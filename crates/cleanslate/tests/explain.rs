@@ -389,6 +389,6 @@ fn people_get_rows_that_fit() {
     for name in logs() {
         let out = run(&["explain", &fixture(&name)]);
         assert!(out.stdout.lines().all(|line| line.len() <= 180), "{name}: {}", out.stdout);
-        assert!(!out.stdout.contains('\x1b'), "colour in a pipe");
+        assert!(!out.stdout.contains('\x1b'), "color in a pipe");
     }
 }

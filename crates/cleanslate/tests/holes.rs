@@ -112,7 +112,7 @@ fn after_sys_disable_only_what_the_module_cannot_know_is_reset_and_tdx_comes_up_
     let report = verdict(HOSTS[2], &["--hole", "returned", "--policy", "module"]);
     assert_eq!(report["ledger"]["unknown_to_module_pages"], 1);
     assert_eq!(report["reset"]["lines"], 64);
-    assert_eq!(report["next_kernel"]["tdx"], "brought up again");
+    assert_eq!(report["next_kernel"]["tdx"], "TDX brought up again");
     let tracked = verdict(HOSTS[2], &["--tds", "1"]);
     let tdx = tracked["next_kernel"]["tdx"].as_str().unwrap();
     assert!(tdx.contains("TDX_SYS_LP_INIT_NOT_PENDING"), "{tdx}");

@@ -33,7 +33,7 @@ fn every_form_of_a_log_is_the_same_host() {
         ("dmesg -x --color=always", Box::new(move |_, time| format!("kern  :info  : {esc}[32m[{time}] {esc}[0m"))),
         ("journalctl -o short-monotonic", Box::new(|_, time| format!("[{time}] node7 kernel: "))),
         ("journalctl -o short", Box::new(|_, _| "Nov 23 05:10:00 node7 kernel: ".to_owned())),
-        ("coloured journalctl", Box::new(move |_, _| format!("Nov 23 05:10:00 node7 kernel: {esc}[0;1;39m"))),
+        ("colored journalctl", Box::new(move |_, _| format!("Nov 23 05:10:00 node7 kernel: {esc}[0;1;39m"))),
     ];
     for (form, stamp) in forms {
         let formed = in_form(&log, stamp);

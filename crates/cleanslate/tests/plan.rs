@@ -46,10 +46,10 @@ fn what_linux_cannot_do() {
 }
 
 #[test]
-fn people_get_a_table_without_colour_in_a_pipe() {
+fn people_get_a_table_without_color_in_a_pipe() {
     let out = run(&["plan"]);
     assert_eq!(out.code, 0);
-    assert!(!out.stdout.contains('\x1b'), "colour in a pipe");
+    assert!(!out.stdout.contains('\x1b'), "color in a pipe");
     assert!(out.stdout.contains("[0x100000000, 0x10040000000)    1021 GiB"), "{}", out.stdout);
     assert!(
         out.stdout.contains("Linux     ok: 3 TDMRs, 8396820 KB allocated for PAMT, as in the log\n"),

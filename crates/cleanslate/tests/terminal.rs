@@ -18,7 +18,7 @@ use rustix::{
     termios::{Winsize, tcsetwinsize},
 };
 
-/// What the program shows on a terminal of so many columns, without colours.
+/// What the program shows on a terminal of so many columns, without colors.
 fn shown(columns: u16, args: &[&str]) -> String {
     let master: OwnedFd = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&master).unwrap();

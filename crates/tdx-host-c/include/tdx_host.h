@@ -11,7 +11,7 @@
  * It never allocates, never takes a lock, never unwinds, and has no state but what it keeps in the
  * objects below, whose memory is yours (and one counter). It needs memcpy, memmove and memset, and
  * no other symbol. Stack, without that of your functions: 11 KiB in tdxh_bring_up(), 9 KiB in
- * tdxh_layout_build() and tdxh_ledger_init(), 4 KiB everywhere else (measured, x86-64, optimised).
+ * tdxh_layout_build() and tdxh_ledger_init(), 4 KiB everywhere else (measured, x86-64, optimized).
  *
  * A kernel's life with it
  * -----------------------
@@ -47,8 +47,8 @@
  *
  * The opaque structs are storage. Zero them before they are used for the first time (static storage
  * is zero), keep them where they are, never copy them, never write to them. Their sizes and
- * alignments are part of this header. An object that was not initialised, or is initialised twice,
- * is answered with TDXH_NOT_INITIALISED or TDXH_ALREADY_INITIALISED. To use a struct again for
+ * alignments are part of this header. An object that was not initialized, or is initialized twice,
+ * is answered with TDXH_NOT_INITIALIZED or TDXH_ALREADY_INITIALIZED. To use a struct again for
  * something new, zero it; then no other CPU may be using it.
  *
  * Which CPU may do what: struct tdxh_host is shared, any number of CPUs may be in any function with
@@ -65,7 +65,7 @@
  * the call.
  *
  * Besides the errors that are named at a function, each returns, where it takes such an argument:
- * TDXH_NULL, TDXH_MISALIGNED, TDXH_NOT_INITIALISED and TDXH_BUSY for an object; TDXH_BAD_VALUE for
+ * TDXH_NULL, TDXH_MISALIGNED, TDXH_NOT_INITIALIZED and TDXH_BUSY for an object; TDXH_BAD_VALUE for
  * a number that is none of its enum or a count that is too large; TDXH_BAD_RANGE for a range that
  * is not made of whole 4 KiB pages, is reversed, or ends above 2^52. Nothing has happened then.
  *
@@ -101,8 +101,8 @@ enum tdxh_result {
 	/* An argument or an object is wrong. Nothing has happened. */
 	TDXH_NULL = 7000,                     /* a pointer is NULL */
 	TDXH_MISALIGNED = 7001,               /* a pointer is not aligned as its type wants it */
-	TDXH_NOT_INITIALISED = 7002,          /* an object was never initialised, or its storage was not zeroed */
-	TDXH_ALREADY_INITIALISED = 7003,      /* an object is initialised already */
+	TDXH_NOT_INITIALIZED = 7002,          /* an object was never initialized, or its storage was not zeroed */
+	TDXH_ALREADY_INITIALIZED = 7003,      /* an object is initialized already */
 	TDXH_BUSY = 7004,                     /* another CPU is using the object, or this one is, in a callback */
 	TDXH_BAD_VALUE = 7005,                /* a number is none of its enum, or a count is too large */
 	TDXH_BAD_RANGE = 7006,                /* a range is empty where it must not be, misaligned, reversed, or above 2^52 */
@@ -493,7 +493,7 @@ enum tdxh_result tdxh_platform_get(struct tdxh_platform *platform, struct tdxh_p
  * SEAMCALL. `reserved`: memory that is never given to the module, and never written by a handover,
  * whatever it holds: the crash kernel's; at most 4 ranges, copied.
  *
- * Errors: TDXH_BAD_KERNEL; TDXH_ALREADY_INITIALISED; TDXH_BAD_VALUE: no slots, or more than 4
+ * Errors: TDXH_BAD_KERNEL; TDXH_ALREADY_INITIALIZED; TDXH_BAD_VALUE: no slots, or more than 4
  * ranges.
  */
 enum tdxh_result tdxh_host_init(struct tdxh_host *host, const struct tdxh_kernel *kernel,
@@ -686,7 +686,7 @@ enum tdxh_result tdxh_ledger_words(struct tdxh_layout *layout, uint64_t *words);
  * they are and belong to the library until tdxh_ledger_withdraw(). The reserved ranges of the host
  * can never be given.
  *
- * Errors: TDXH_LEDGER_TOO_SMALL; TDXH_LEDGER_IN_USE: the host has one; TDXH_NOT_INITIALISED: TDX is
+ * Errors: TDXH_LEDGER_TOO_SMALL; TDXH_LEDGER_IN_USE: the host has one; TDXH_NOT_INITIALIZED: TDX is
  * not up.
  */
 enum tdxh_result tdxh_ledger_init(struct tdxh_host *host, uint64_t *words, size_t word_count,

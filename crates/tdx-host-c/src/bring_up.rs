@@ -60,7 +60,7 @@ impl From<&ModuleInfo> for TdxhModule {
 /// Brings the module up. See the header.
 ///
 /// # Safety
-/// `host` was initialised; `layout` is storage as [`crate::Opaque`] wants it, and lives until the
+/// `host` was initialized; `layout` is storage as [`crate::Opaque`] wants it, and lives until the
 /// PAMTs are given back; after `TDXH_CAN_BRING_UP_AGAIN` no CPU uses anything that the host gave
 /// out, and none calls a function with it meanwhile; `memory` is valid for reads of its count;
 /// `module` and `error` are each null or valid for a write.

@@ -13,7 +13,7 @@ use crate::storage::{TdxhReport, content};
 /// Hands the machine to the crash kernel. See the header.
 ///
 /// # Safety
-/// `host` was initialised; `report` is null or storage as [`crate::Opaque`] wants it.
+/// `host` was initialized; `report` is null or storage as [`crate::Opaque`] wants it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_crash(host: *mut TdxhHost, policy: u32, report: *mut TdxhReport) -> TdxhResult {
     // SAFETY: as the caller has promised, the host is storage that was zeroed or that
@@ -34,7 +34,7 @@ pub unsafe extern "C" fn tdxh_crash(host: *mut TdxhHost, policy: u32, report: *m
 /// What the NMI handler does on a CPU that a crash stops. See the header.
 ///
 /// # Safety
-/// `host` was initialised.
+/// `host` was initialized.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_stop_this_cpu_at_crash(host: *mut TdxhHost) -> TdxhResult {
     // SAFETY: as the caller has promised, the host is storage that was zeroed or that

@@ -103,7 +103,7 @@ impl From<Explanation> for TdxhExplanation {
 /// Explains an address. See the header.
 ///
 /// # Safety
-/// `host` was initialised; `explanation` is null or valid for a write.
+/// `host` was initialized; `explanation` is null or valid for a write.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_explain(
     host: *mut TdxhHost,

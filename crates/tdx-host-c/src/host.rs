@@ -96,9 +96,9 @@ pub unsafe extern "C" fn tdxh_host_init(
 fn write_host<'p>(place: &'p mut MaybeUninit<Host>, kernel: Kernel, slots: &'static [CpuSlot]) -> &'p Host {
     static FRESH: tdx_host::Host<'static> = tdx_host::Host::new(&[]);
     let host = place.as_mut_ptr();
-    // SAFETY: `host` points to uninitialised memory of this caller; every field is written once.
+    // SAFETY: `host` points to uninitialized memory of this caller; every field is written once.
     // `FRESH` is a whole value that is never used itself, never changed and needs no drop, so its
-    // bytes may be copied out. After that `place` is initialised.
+    // bytes may be copied out. After that `place` is initialized.
     let host = unsafe {
         (&raw mut (*host).kernel).write(kernel);
         core::ptr::copy_nonoverlapping(&raw const FRESH, &raw mut (*host).tdx, 1);

@@ -82,7 +82,7 @@ fn check_each(segments: Ranges<'_>, check: impl Fn(&[PageRange]) -> Result<(), R
 /// May this image be loaded? See the header.
 ///
 /// # Safety
-/// `host` was initialised; `segments` is valid for reads of its count; `error` is null or valid for
+/// `host` was initialized; `segments` is valid for reads of its count; `error` is null or valid for
 /// a write.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_check_image(
@@ -134,7 +134,7 @@ pub unsafe extern "C" fn tdxh_check_crash_image(
 /// Hands the machine to the next kernel. See the header.
 ///
 /// # Safety
-/// `host` was initialised; `all_memory` is valid for reads of its count, and holds nothing anyone
+/// `host` was initialized; `all_memory` is valid for reads of its count, and holds nothing anyone
 /// needs if the policy is to reset it; `report` is storage as [`crate::Opaque`] wants it; `error`
 /// is null or valid for a write.
 #[unsafe(no_mangle)]
@@ -175,7 +175,7 @@ pub unsafe extern "C" fn tdxh_kexec(
 /// What a CPU does when it is told to stop for a kexec. See the header.
 ///
 /// # Safety
-/// `host` was initialised.
+/// `host` was initialized.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_stop_this_cpu(host: *mut TdxhHost) -> TdxhResult {
     // SAFETY: as the caller has promised, the host is storage that was zeroed or that
@@ -186,7 +186,7 @@ pub unsafe extern "C" fn tdxh_stop_this_cpu(host: *mut TdxhHost) -> TdxhResult {
 /// What a CPU does on its way offline. See the header.
 ///
 /// # Safety
-/// `host` was initialised.
+/// `host` was initialized.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_offline_this_cpu(host: *mut TdxhHost) -> TdxhResult {
     // SAFETY: as the caller has promised, the host is storage that was zeroed or that

@@ -193,7 +193,7 @@ impl LayoutObject {
     pub(crate) fn get(&self) -> Outcome<&Layout> {
         match self {
             Self::Plan(layout) => Ok(layout),
-            Self::OfHost(host) => host.layout().ok_or(TdxhResult::NotInitialised),
+            Self::OfHost(host) => host.layout().ok_or(TdxhResult::NotInitialized),
         }
     }
 

@@ -85,7 +85,7 @@ pub unsafe extern "C" fn tdxh_ledger_words(layout: *mut TdxhLayout, words: *mut 
 /// Makes a ledger and publishes it. See the header.
 ///
 /// # Safety
-/// `host` was initialised; the `word_count` words stay valid, and nothing else uses them, until
+/// `host` was initialized; the `word_count` words stay valid, and nothing else uses them, until
 /// `tdxh_ledger_withdraw`. `error` is null or valid for a write.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_ledger_init(
@@ -103,7 +103,7 @@ pub unsafe extern "C" fn tdxh_ledger_init(
             let words = input_words(words.cast::<AtomicU64>(), word_count)?;
             (Host::of(host)?, words, Details::new(error))
         };
-        let layout = host.tdx.layout().ok_or(TdxhResult::NotInitialised)?;
+        let layout = host.tdx.layout().ok_or(TdxhResult::NotInitialized)?;
         match host.tdx.follow(ranges(layout), words) {
             Ok(_) => Ok(()),
             Err(HostError::Ledger(error)) => Err(details.fill((&error).into(), &error)),
@@ -116,7 +116,7 @@ pub unsafe extern "C" fn tdxh_ledger_init(
 /// Takes the ledger out of use. See the header.
 ///
 /// # Safety
-/// `host` was initialised. No other CPU is in a function of this library that uses the ledger.
+/// `host` was initialized. No other CPU is in a function of this library that uses the ledger.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_ledger_withdraw(host: *mut TdxhHost) -> TdxhResult {
     let withdraw = || -> Outcome {
@@ -138,7 +138,7 @@ pub unsafe extern "C" fn tdxh_ledger_withdraw(host: *mut TdxhHost) -> TdxhResult
 /// What the host knows of a page. See the header.
 ///
 /// # Safety
-/// `host` was initialised; `state` is null or valid for a write.
+/// `host` was initialized; `state` is null or valid for a write.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_page_state(host: *mut TdxhHost, address: u64, state: *mut u32) -> TdxhResult {
     let look = || -> Outcome {
@@ -155,7 +155,7 @@ pub unsafe extern "C" fn tdxh_page_state(host: *mut TdxhHost, address: u64, stat
 /// Walks the marked pages. See the header.
 ///
 /// # Safety
-/// `host` was initialised; `visit` may be called with `context`.
+/// `host` was initialized; `visit` may be called with `context`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_walk_marked(
     host: *mut TdxhHost,

@@ -58,7 +58,7 @@ unsafe fn tell(written: *mut TdxhWritten, result: Result<Written, TableError>) -
 /// Writes what a handover left. See the header.
 ///
 /// # Safety
-/// `host` was initialised; `report` is storage as [`crate::Opaque`] wants it; `table` is valid for
+/// `host` was initialized; `report` is storage as [`crate::Opaque`] wants it; `table` is valid for
 /// reads and writes of `bytes`; `written` is null or valid for a write.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_table_write(

@@ -3,7 +3,7 @@
 //!
 //! It adds no policy and keeps no state of its own: storage comes from the caller, work goes to
 //! `tdx-host`, results are numbers. It does not allocate, unwind or take a lock, and answers a
-//! pointer that is null, misaligned or not initialised with an error. (`extern "C"` aborts where
+//! pointer that is null, misaligned or not initialized with an error. (`extern "C"` aborts where
 //! Rust would unwind; the library is built with `panic = "abort"`.)
 //!
 //! The static library is linked from this crate in `staticlib/`, a workspace of its own, because it

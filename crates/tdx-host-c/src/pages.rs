@@ -25,7 +25,7 @@ struct Pages<'h> {
 
 impl Pages<'_> {
     /// # Safety
-    /// `host` was initialised; `error` is null or valid for a write.
+    /// `host` was initialized; `error` is null or valid for a write.
     unsafe fn new(host: *mut TdxhHost, start: u64, end: u64, error: *mut TdxhError) -> Outcome<Self> {
         // SAFETY: the contracts are the same.
         let (host, details) = unsafe { (Host::of(host)?, Details::new(error)) };
@@ -65,7 +65,7 @@ impl Pages<'_> {
 /// Shared -> InFlight. See the header.
 ///
 /// # Safety
-/// `host` was initialised; `error` is null or valid for a write. The pages are the caller's and
+/// `host` was initialized; `error` is null or valid for a write. The pages are the caller's and
 /// hold nothing that anyone needs.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_give(host: *mut TdxhHost, start: u64, end: u64, error: *mut TdxhError) -> TdxhResult {
@@ -206,7 +206,7 @@ pub unsafe extern "C" fn tdxh_seamcall_returning(
 /// A SEAMCALL that returns pages is about to be made. See the header.
 ///
 /// # Safety
-/// `host` was initialised; `returning` is storage as [`crate::Opaque`] wants it; the ledger stays
+/// `host` was initialized; `returning` is storage as [`crate::Opaque`] wants it; the ledger stays
 /// in use until it is settled.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_returning_begin(host: *mut TdxhHost, returning: *mut TdxhReturning) -> TdxhResult {

@@ -195,7 +195,7 @@ fn describe(report: &HandoverReport, host: &Host) -> TdxhHandover {
 /// What a handover did. See the header.
 ///
 /// # Safety
-/// `host` was initialised; `report` is storage as [`crate::Opaque`] wants it; `handover` is null or
+/// `host` was initialized; `report` is storage as [`crate::Opaque`] wants it; `handover` is null or
 /// valid for a write.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_report_get(

@@ -21,10 +21,10 @@ c_enum! {
         Null = 7000, "TDXH_NULL";
         /// A pointer is not aligned as its type wants it.
         Misaligned = 7001, "TDXH_MISALIGNED";
-        /// An object was never initialised.
-        NotInitialised = 7002, "TDXH_NOT_INITIALISED";
-        /// An object is initialised already.
-        AlreadyInitialised = 7003, "TDXH_ALREADY_INITIALISED";
+        /// An object was never initialized.
+        NotInitialized = 7002, "TDXH_NOT_INITIALIZED";
+        /// An object is initialized already.
+        AlreadyInitialized = 7003, "TDXH_ALREADY_INITIALIZED";
         /// Another CPU is using the object.
         Busy = 7004, "TDXH_BUSY";
         /// A number is none of its enum, or a count is too large.
@@ -142,7 +142,7 @@ impl TdxhResult {
             Self::SeamcallFailed | Self::Other => EIO,
             Self::NoPamtMemory | Self::NoMemory => ENOMEM,
             Self::NoVmx => EACCES,
-            Self::AlreadyInitialised
+            Self::AlreadyInitialized
             | Self::Busy
             | Self::LayoutInUse
             | Self::LayoutPrivate
@@ -161,7 +161,7 @@ impl TdxhResult {
             | Self::NoModule => ENODEV,
             Self::Null
             | Self::Misaligned
-            | Self::NotInitialised
+            | Self::NotInitialized
             | Self::BadValue
             | Self::BadRange
             | Self::BadKernel

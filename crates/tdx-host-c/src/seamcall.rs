@@ -14,7 +14,7 @@ use crate::storage::input;
 /// A SEAMCALL of the kernel's own. See the header.
 ///
 /// # Safety
-/// `host` was initialised; `registers` is valid for reads and writes; `error` is null or valid for
+/// `host` was initialized; `registers` is valid for reads and writes; `error` is null or valid for
 /// a write. What the leaf does with its operands is the caller's to do, as
 /// [`tdx_host::seamcall::call_unchecked`] says.
 #[unsafe(no_mangle)]
@@ -44,7 +44,7 @@ pub unsafe extern "C" fn tdxh_seamcall(
 /// Calls a function of the kernel that executes SEAMCALL itself. See the header.
 ///
 /// # Safety
-/// `host` was initialised; `function` may be called with `context` on this CPU.
+/// `host` was initialized; `function` may be called with `context` on this CPU.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_call_admitted(
     host: *mut TdxhHost,

@@ -1,6 +1,6 @@
 //! Objects in memory that C provides. A pointer is checked before it is used, and an object's first
-//! word says whether it may be: C code that forgets to initialise one, or initialises one twice, or
-//! uses one on two CPUs that may not share it gets an answer and no undefined behaviour.
+//! word says whether it may be: C code that forgets to initialize one, or initializes one twice, or
+//! uses one on two CPUs that may not share it gets an answer and no undefined behavior.
 
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
@@ -39,7 +39,7 @@ fn check<T>(pointer: *const T) -> Outcome<NonNull<T>> {
 /// A value that C gives to read.
 ///
 /// # Safety
-/// If it is not null, the pointer is valid for reads of an initialised `T` that no other code
+/// If it is not null, the pointer is valid for reads of an initialized `T` that no other code
 /// changes during `'a`.
 pub(crate) unsafe fn input<'a, T>(pointer: *const T) -> Outcome<&'a T> {
     // SAFETY: not null and aligned by `check`; the rest is the contract of this function.
@@ -82,7 +82,7 @@ pub(crate) unsafe fn input_words<'a>(pointer: *mut AtomicU64, count: usize) -> O
 /// A buffer that C gives to write.
 ///
 /// # Safety
-/// If it is not null, the pointer is valid for reads and writes of `count` initialised bytes that
+/// If it is not null, the pointer is valid for reads and writes of `count` initialized bytes that
 /// no other code uses during `'a`.
 pub(crate) unsafe fn buffer<'a>(pointer: *mut u8, count: usize) -> Outcome<&'a mut [u8]> {
     let pointer = check(pointer)?;
@@ -147,9 +147,9 @@ impl<T> InitOnce<T> {
     pub(crate) fn init(&self, write: impl FnOnce(&mut MaybeUninit<T>) -> Outcome) -> Outcome {
         if let Err(state) = self.state.compare_exchange(EMPTY, TAKEN, Ordering::Acquire, Ordering::Relaxed) {
             return Err(match state {
-                READY => TdxhResult::AlreadyInitialised,
+                READY => TdxhResult::AlreadyInitialized,
                 TAKEN => TdxhResult::Busy,
-                _ => TdxhResult::NotInitialised,
+                _ => TdxhResult::NotInitialized,
             });
         }
         // SAFETY: this caller alone has moved the state from EMPTY to TAKEN, and no other CPU reads
@@ -166,7 +166,7 @@ impl<T> InitOnce<T> {
             // again.
             READY => Ok(unsafe { (*self.value.get()).assume_init_ref() }),
             TAKEN => Err(TdxhResult::Busy),
-            _ => Err(TdxhResult::NotInitialised),
+            _ => Err(TdxhResult::NotInitialized),
         }
     }
 }
@@ -188,7 +188,7 @@ impl<T> OneUser<T> {
     /// Makes room for a value, for this caller alone; one that was there before is dropped.
     pub(crate) fn reserve(&self) -> Outcome<Reserved<'_, T>> {
         match self.remove() {
-            Ok(_) | Err(TdxhResult::NotInitialised) => {}
+            Ok(_) | Err(TdxhResult::NotInitialized) => {}
             Err(other) => return Err(other),
         }
         self.vacant()
@@ -198,7 +198,7 @@ impl<T> OneUser<T> {
         match self.state.compare_exchange(EMPTY, TAKEN, Ordering::Acquire, Ordering::Relaxed) {
             Ok(_) => Ok(Reserved(self)),
             Err(TAKEN | READY) => Err(TdxhResult::Busy),
-            Err(_) => Err(TdxhResult::NotInitialised),
+            Err(_) => Err(TdxhResult::NotInitialized),
         }
     }
 
@@ -233,7 +233,7 @@ impl<T> OneUser<T> {
         match self.state.compare_exchange(READY, TAKEN, Ordering::Acquire, Ordering::Relaxed) {
             Ok(_) => Ok(User(self)),
             Err(TAKEN) => Err(TdxhResult::Busy),
-            Err(_) => Err(TdxhResult::NotInitialised),
+            Err(_) => Err(TdxhResult::NotInitialized),
         }
     }
 
@@ -339,7 +339,7 @@ opaque! {
     TdxhReturning: 32 bytes, align 8, OneUser<Returning<'static>>;
 }
 
-/// `struct tdxh_cpu_slot`: the library makes it a [`CpuSlot`] when the host is initialised.
+/// `struct tdxh_cpu_slot`: the library makes it a [`CpuSlot`] when the host is initialized.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct TdxhCpuSlot {

@@ -75,7 +75,7 @@ const _: () = assert!(core::mem::offset_of!(TdxhWorkLocal, value) == 16);
 ///
 /// # Safety
 /// `work` is null or what the kernel's callback was given, and that callback has not returned.
-/// `local` is null or valid for reads and writes of initialised bytes; they are zero, or were last
+/// `local` is null or valid for reads and writes of initialized bytes; they are zero, or were last
 /// written by this function.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tdxh_work_step(work: *const TdxhWork, local: *mut TdxhWorkLocal) -> TdxhWorkStep {

@@ -1,6 +1,6 @@
 //! The static library as a C kernel gets it: what it exports and what it needs, and a C11 program
 //! that drives the software machine through it, with gcc and with clang, warnings as errors, under
-//! the address and undefined-behaviour sanitizers.
+//! the address and undefined-behavior sanitizers.
 //!
 //! A compiler that is missing fails the test in CI; elsewhere its part is reported as skipped.
 
@@ -116,7 +116,7 @@ fn the_library_exports_the_functions_of_the_header_and_nothing_else() {
     assert!(others.is_empty(), "{others:?}");
 }
 
-/// No allocator, no unwinder, and no panic: the optimiser has thrown away every path to one,
+/// No allocator, no unwinder, and no panic: the optimizer has thrown away every path to one,
 /// messages included.
 #[test]
 fn the_library_needs_three_functions_and_cannot_panic() {

@@ -100,7 +100,7 @@ fn seamcall_rates() -> [(&'static str, f64); 2] {
         machine = ready_for_tdmrs.clone();
         let calls = 256 * (tdmr.bytes() / TDMR_GRANULARITY);
         for _ in 0..calls {
-            black_box(machine.seamcall(CpuId(0), init)).expect("modelled");
+            black_box(machine.seamcall(CpuId(0), init)).expect("modeled");
         }
         calls
     });
@@ -109,7 +109,7 @@ fn seamcall_rates() -> [(&'static str, f64); 2] {
         for index in 0..CALLS {
             let page = tdmr.start().index() + index * 977 % tdmr.pages();
             let call = Registers::call(Leaf::PHYMEM_PAGE_RDMD).rcx_address(PhysAddr::new(page * 4096));
-            black_box(machine.seamcall(CpuId(0), call)).expect("modelled");
+            black_box(machine.seamcall(CpuId(0), call)).expect("modeled");
         }
         CALLS
     });

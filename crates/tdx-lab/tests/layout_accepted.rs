@@ -49,7 +49,7 @@ fn sys_config(host: &Host, layout: &Layout, dynamic_pamt: bool) -> Status {
     let config = MachineConfig::new(CpuModel::SAPPHIRE_RAPIDS, 1, 1, host.cmrs.iter().copied());
     let config = MachineConfig { module: Some(module), ..config };
     let global = config.key_ids.and_then(KeyIdPartition::first_private).unwrap();
-    let mut machine = Machine::with_initialised_module(config).unwrap();
+    let mut machine = Machine::with_initialized_module(config).unwrap();
     let cpu = CpuId(0);
     for (index, tdmr) in (0u64..).zip(layout.tdmrs()) {
         let entry = TABLE + (index + 1) * STRUCTURE_ALIGN;

@@ -33,7 +33,7 @@
 //! use zerocopy::IntoBytes;
 //!
 //! let memory = PageRange::new(Page::new(256), Page::new(1 << 20)); // 1 MiB to 4 GiB
-//! let mut machine = Machine::with_initialised_module(MachineConfig::new(CpuModel::SAPPHIRE_RAPIDS, 1, 1, [memory]))?;
+//! let mut machine = Machine::with_initialized_module(MachineConfig::new(CpuModel::SAPPHIRE_RAPIDS, 1, 1, [memory]))?;
 //! let cpu = CpuId(0);
 //!
 //! // One TDMR [3 GiB, 4 GiB), its PAMT at 1 GiB, the global KeyID 32: SYS.CONFIG, SYS.KEY.CONFIG, SYS.TDMR.INIT.

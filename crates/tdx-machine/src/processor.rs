@@ -45,7 +45,7 @@ pub(crate) fn cpuid(config: &MachineConfig, leaf: u32, subleaf: u32) -> Result<C
         (0, _) => Ok(CpuidOutput { eax: 7, ebx: 0x756e_6547, ecx: 0x6c65_746e, edx: 0x4965_6e69 }),
         (1, _) => Ok(CpuidOutput { eax: config.cpu_model.signature(), ..CpuidOutput::default() }),
         (7, 0) => Ok(CpuidOutput { ecx: u32::from(config.movdir64b) << 28, ..CpuidOutput::default() }),
-        _ => Err(Refusal::CpuidNotModelled { leaf }),
+        _ => Err(Refusal::CpuidNotModeled { leaf }),
     }
 }
 
@@ -60,7 +60,7 @@ pub(crate) fn rdmsr(config: &MachineConfig, msr: u32) -> Result<MsrRead, Refusal
         TME_ACTIVATE => config.key_ids.map(|_| ACTIVATE_LOCK_ENABLE | u64::from(config.key_id_field.bits()) << 32),
         SEAMRR_BASE => seamrr(config).map(|range| range.base().get() | SEAMRR_CONFIGURED),
         SEAMRR_MASK => seamrr(config).map(|range| !(range.bytes() - 1) & ((1 << 52) - 1) | SEAMRR_LOCK_ENABLE),
-        _ => return Err(Refusal::MsrNotModelled { msr }),
+        _ => return Err(Refusal::MsrNotModeled { msr }),
     };
     Ok(value.map_or(MsrRead::GeneralProtection, MsrRead::Value))
 }

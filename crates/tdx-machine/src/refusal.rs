@@ -32,17 +32,17 @@ pub enum Refusal {
         key: KeyId,
     },
     /// The real module has this leaf or may have it; the emulated one does not.
-    LeafNotModelled {
+    LeafNotModeled {
         /// The leaf.
         leaf: Leaf,
     },
     /// A metadata field of the real module whose value is not known.
-    FieldNotModelled {
+    FieldNotModeled {
         /// The field.
         field: FieldId,
     },
     /// TD_PARAMS ask for something whose outcome on the real module is not known.
-    TdParamsNotModelled {
+    TdParamsNotModeled {
         /// Offset of the field in bytes.
         offset: u64,
     },
@@ -67,24 +67,24 @@ pub enum Refusal {
         cpu: CpuId,
     },
     /// A VM exit that the module handles in a way that is not modeled.
-    ExitNotModelled {
+    ExitNotModeled {
         /// The exit reason.
         reason: u64,
     },
     /// A TDCALL leaf that is not modeled.
-    TdcallNotModelled {
+    TdcallNotModeled {
         /// The leaf.
         leaf: u64,
     },
     /// RAX bit 63 selects the P-SEAMLDR.
-    SeamldrNotModelled,
+    SeamldrNotModeled,
     /// A CPUID leaf that is not modeled.
-    CpuidNotModelled {
+    CpuidNotModeled {
         /// EAX.
         leaf: u32,
     },
     /// An MSR that is not modeled.
-    MsrNotModelled {
+    MsrNotModeled {
         /// ECX.
         msr: u32,
     },
@@ -97,20 +97,20 @@ impl fmt::Display for Refusal {
             Self::BeyondPhysicalMemory { address } => write!(f, "{address} is beyond the physical address space"),
             Self::PrivateKeyOutsideSeam { key } => write!(f, "KeyID {key} is private: only SEAM can use it"),
             Self::NoSuchKeyId { key } => write!(f, "KeyID {key} does not exist on this machine"),
-            Self::LeafNotModelled { leaf } => write!(f, "{leaf} is not modeled"),
-            Self::FieldNotModelled { field } => write!(f, "the value of {field} is not known"),
-            Self::TdParamsNotModelled { offset } => {
+            Self::LeafNotModeled { leaf } => write!(f, "{leaf} is not modeled"),
+            Self::FieldNotModeled { field } => write!(f, "the value of {field} is not known"),
+            Self::TdParamsNotModeled { offset } => {
                 write!(f, "TD_PARAMS: what the module makes of the value at offset {offset} is not known")
             }
             Self::CpuInGuest { cpu } => write!(f, "{cpu} runs a guest: take its VCPU out first"),
             Self::CpuInModule { cpu } => write!(f, "{cpu} is in the TDX module: finish its SEAMCALL first"),
             Self::NoCallInFlight { cpu } => write!(f, "no SEAMCALL is in flight on {cpu}"),
             Self::NoGuestOnCpu { cpu } => write!(f, "no VCPU is on {cpu}"),
-            Self::ExitNotModelled { reason } => write!(f, "VM exit reason {reason:#x} is not modeled"),
-            Self::TdcallNotModelled { leaf } => write!(f, "TDCALL leaf {leaf} is not modeled"),
-            Self::SeamldrNotModelled => f.write_str("RAX bit 63 selects the P-SEAMLDR, which is not modeled"),
-            Self::CpuidNotModelled { leaf } => write!(f, "CPUID leaf {leaf:#x} is not modeled"),
-            Self::MsrNotModelled { msr } => write!(f, "MSR {msr:#x} is not modeled"),
+            Self::ExitNotModeled { reason } => write!(f, "VM exit reason {reason:#x} is not modeled"),
+            Self::TdcallNotModeled { leaf } => write!(f, "TDCALL leaf {leaf} is not modeled"),
+            Self::SeamldrNotModeled => f.write_str("RAX bit 63 selects the P-SEAMLDR, which is not modeled"),
+            Self::CpuidNotModeled { leaf } => write!(f, "CPUID leaf {leaf:#x} is not modeled"),
+            Self::MsrNotModeled { msr } => write!(f, "MSR {msr:#x} is not modeled"),
         }
     }
 }

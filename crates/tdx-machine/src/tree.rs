@@ -60,7 +60,7 @@ impl<V: Copy + Eq> Tree<V> {
     }
 
     /// Replaces the values of `[start, end)`. The function sees each piece `[start, end)` of one
-    /// value exactly once, in ascending order; neighbouring pieces may have the same value.
+    /// value exactly once, in ascending order; neighboring pieces may have the same value.
     pub(crate) fn update(&mut self, start: u64, end: u64, mut function: impl FnMut(u64, u64, V) -> V) {
         let end = end.min(LIMIT);
         if start < end {

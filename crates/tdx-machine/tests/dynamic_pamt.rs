@@ -23,7 +23,7 @@ fn page(number: u64) -> u64 {
 
 fn with_profile(profile: ModuleProfile) -> Machine {
     let config = MachineConfig { module: Some(profile), ..config(CpuModel::SAPPHIRE_RAPIDS) };
-    Machine::with_initialised_module(config).unwrap()
+    Machine::with_initialized_module(config).unwrap()
 }
 
 fn dynamic_config(machine: &mut Machine, gibs: u64, pamt_4k_bytes: u16) -> Status {
@@ -101,7 +101,7 @@ fn sys_config_takes_the_bit_only_if_the_module_and_the_platform_can() {
         key_ids: Some(KeyIdPartition::new(3, 4)),
         ..config(CpuModel::SAPPHIRE_RAPIDS)
     };
-    let mut wide = Machine::with_initialised_module(wide).unwrap();
+    let mut wide = Machine::with_initialized_module(wide).unwrap();
     let table = write_table(&mut wide, 1, 1).r8(4 | SYS_CONFIG_DYNAMIC_PAMT);
     assert_eq!(call(&mut wide, CPU, table).to_string(), "TDX_OPERAND_INVALID (R8)");
 
@@ -156,7 +156,7 @@ fn tdmr_init_writes_eight_lines_of_the_bitmap_for_each_16_mib() {
 fn add_writes_its_pair_and_remove_leaves_it_as_it_is() {
     let mut machine = ready();
     assert_eq!(rdmd(&mut machine, LARGE), (PamtPageType::NDA, 1), "the walk ends at 2 MiB");
-    // The pages need not be neighbours, nor in any order.
+    // The pages need not be neighbors, nor in any order.
     assert_eq!(call(&mut machine, CPU, add(LARGE_AND_LEVEL, page(7), page(2))), Status::SUCCESS);
     assert_eq!(rdmd(&mut machine, LARGE + 4 * KIB), (PamtPageType::NDA, 0), "the walk goes to 4 KiB");
     assert_eq!(rdmd(&mut machine, page(7)), (PamtPageType::PAMT, 0));

@@ -143,8 +143,8 @@ fn identity_of_the_cpus() {
     assert_eq!(machine.rdmsr(CPU, 0x87), Ok(MsrRead::Value(0x20_0000_001f)));
     assert_eq!(machine.rdmsr(CPU, 0x982), Ok(MsrRead::Value(6 << 32 | 3)));
     assert_eq!(machine.rdmsr(CPU, 0x1400), Ok(MsrRead::GeneralProtection));
-    assert_eq!(machine.rdmsr(CPU, 0x10), Err(Refusal::MsrNotModelled { msr: 0x10 }));
-    assert_eq!(machine.cpuid(CPU, 0x21, 0), Err(Refusal::CpuidNotModelled { leaf: 0x21 }));
+    assert_eq!(machine.rdmsr(CPU, 0x10), Err(Refusal::MsrNotModeled { msr: 0x10 }));
+    assert_eq!(machine.cpuid(CPU, 0x21, 0), Err(Refusal::CpuidNotModeled { leaf: 0x21 }));
 
     let no_tdx = MachineConfig { key_ids: None, ..config(CpuModel::SAPPHIRE_RAPIDS) };
     assert_eq!(Machine::new(no_tdx).unwrap().rdmsr(CPU, 0x87), Ok(MsrRead::GeneralProtection));
@@ -166,7 +166,7 @@ fn requests_outside_the_model_are_refused() {
     assert!(matches!(wraps, Err(AccessError::Refused(Refusal::BeyondPhysicalMemory { .. }))));
     let leaf = Leaf::SYS_RDALL;
     let middle = Registers::call(leaf).rdx(1 << 20).r8(tdx_abi::FieldId::TDX_FEATURES0.0);
-    assert_eq!(machine.seamcall(CPU, middle), Err(Refusal::LeafNotModelled { leaf }));
+    assert_eq!(machine.seamcall(CPU, middle), Err(Refusal::LeafNotModeled { leaf }));
     // Leaves on migration end at the check of the TDR.
     assert_eq!(call(&mut machine, CPU, Registers::call(Leaf(64)).rcx(1)).to_string(), "TDX_OPERAND_INVALID (RCX)");
     // A leaf that 1.5.01 does not have is the module's business.

@@ -149,7 +149,7 @@ fn poison_kills_the_guest_that_reads_it() {
 fn sys_disable_waits_for_the_vcpus() {
     let module = Some(tdx_machine::ModuleProfile::V1_5_01.with_sys_disable());
     let config = tdx_machine::MachineConfig { module, ..support::config(CpuModel::SAPPHIRE_RAPIDS) };
-    let mut machine = Machine::with_initialised_module(config).unwrap();
+    let mut machine = Machine::with_initialized_module(config).unwrap();
     support::configure(&mut machine, 1);
     support::tdmr_init(&mut machine, CPU, 256);
     let mut machine = td_on(machine);
@@ -223,7 +223,7 @@ fn the_seam_loader_is_not_answered() {
     let mut machine = td();
     let step = machine.step();
     let registers = Registers { rax: 1 << 63, ..Registers::default() };
-    assert_eq!(machine.seamcall(CPU, registers), Err(Refusal::SeamldrNotModelled));
+    assert_eq!(machine.seamcall(CPU, registers), Err(Refusal::SeamldrNotModeled));
     assert_eq!(machine.step(), step, "a refusal is no operation");
 }
 

@@ -229,7 +229,7 @@ fn seeded_eviction_is_deterministic() {
     let run = |seed| {
         let eviction = EvictionPolicy::Seeded { one_in: 2 };
         let config = MachineConfig { seed, eviction, ..support::config(CpuModel::SAPPHIRE_RAPIDS) };
-        let mut machine = Machine::with_initialised_module(config).unwrap();
+        let mut machine = Machine::with_initialized_module(config).unwrap();
         support::configure(&mut machine, 1);
         support::tdmr_init(&mut machine, CPU, 256);
         machine.store(CpuId(1), lines(8 * GIB, 1 << 20), KeyId::HOST).unwrap();

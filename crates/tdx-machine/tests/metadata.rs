@@ -185,7 +185,7 @@ fn a_walk_ends() {
                     field = out.rdx;
                 }
                 // Unknown values end the walk: the debug TD has MSR bitmaps and the like.
-                Err(Refusal::FieldNotModelled { .. }) => {
+                Err(Refusal::FieldNotModeled { .. }) => {
                     refused += 1;
                     break;
                 }
@@ -207,7 +207,7 @@ fn refused_reads_change_nothing() {
     let flush = Registers::call(Leaf::VP_FLUSH).rcx(TDVPR);
     td.ok(flush);
     let read = Registers::call(Leaf::VP_RD).rcx(TDVPR).rdx(guest_rip);
-    assert!(matches!(td.machine.seamcall(CPU, read), Err(Refusal::FieldNotModelled { .. })));
+    assert!(matches!(td.machine.seamcall(CPU, read), Err(Refusal::FieldNotModeled { .. })));
     assert_eq!(td.call(flush).status().code(), StatusCode::VCPU_NOT_ASSOCIATED);
     let missing = Registers::call(Leaf::VP_RD).rcx(TDVPR).rdx(linux(0, 0x7ff0));
     assert_ne!(td.call(missing).status(), Status::SUCCESS);

@@ -138,7 +138,7 @@ fn calls_that_fail() {
     assert!(matches!(begun, Begun::Returned(out) if out.status() == Status::UNDEFINED_OPCODE));
     td.machine.fence(CPU).unwrap();
     let enter = Registers::call(Leaf::VP_ENTER).rcx(TDVPR);
-    assert!(matches!(td.machine.begin_seamcall(OTHER, enter), Err(Refusal::LeafNotModelled { .. })));
+    assert!(matches!(td.machine.begin_seamcall(OTHER, enter), Err(Refusal::LeafNotModeled { .. })));
 }
 
 /// The module dies under another CPU's call; a kexec does not wait for calls in flight.

@@ -24,7 +24,7 @@ fn disable(machine: &mut Machine) -> Status {
 /// One TDMR, one TD of one page, and one page that a MNG.CREATE without entropy has filled and not
 /// taken.
 fn used() -> Machine {
-    let mut machine = Machine::with_initialised_module(with_leaf()).unwrap();
+    let mut machine = Machine::with_initialized_module(with_leaf()).unwrap();
     configure(&mut machine, 1);
     tdmr_init(&mut machine, CPU, 256);
     let create = |page: u64| Registers::call(Leaf::MNG_CREATE).rcx(page).rdx(u64::from(GLOBAL) + 1);
@@ -79,7 +79,7 @@ fn it_says_no_when_it_is_not_known_not_ready_busy_or_shut_down() {
     let mut old = ready(CpuModel::SAPPHIRE_RAPIDS, 1);
     assert_eq!(disable(&mut old), StatusCode::OPERAND_INVALID.operand(Operand::RAX));
 
-    let mut machine = Machine::with_initialised_module(with_leaf()).unwrap();
+    let mut machine = Machine::with_initialized_module(with_leaf()).unwrap();
     assert_eq!(disable(&mut machine).code(), StatusCode::SYS_NOT_READY);
     configure(&mut machine, 2);
     tdmr_init(&mut machine, CPU, 300);

@@ -108,7 +108,7 @@ fn evidence_is_of_the_input(found: &LogFinding, lines: &[Vec<u8>]) -> Result<(),
         let forms = shown(lines, line.line);
         let wanted = plain(&line.text);
         let words = wanted.split_whitespace().collect::<Vec<_>>().join(" ");
-        // Colour is taken out, and `=3D` decoded: then the words are there one by one.
+        // Color is taken out, and `=3D` decoded: then the words are there one by one.
         let by_word = || {
             let rare = |word: &&str| word.len() > 3 && !word.contains('\\');
             wanted.split_whitespace().filter(rare).all(|word| {

@@ -190,7 +190,7 @@ fn next_kernel(out: &mut impl Write, next: &NextKernelReport) -> io::Result<()> 
         }
     }
     if let Some(tdx) = &next.tdx {
-        line(out, "its TDX", tdx)?;
+        line(out, "then", tdx)?;
     }
     writeln!(out)
 }

@@ -54,7 +54,7 @@ fn wrapped(out: &mut impl Write, head: &str, indent: usize, text: &str) -> io::R
     Ok(())
 }
 
-/// `verdict: text`, the verdict coloured.
+/// `verdict: text`, the verdict colored.
 fn last_line(out: &mut impl Write, style: Style, verdict: &str, text: &str) -> io::Result<()> {
     wrapped(out, &format!("{style}{verdict}{style:#}: "), verdict.len() + 2, text)
 }

@@ -120,7 +120,7 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "summary-after-give",
-        what: "the summary bit of 2 MiB is set when the SEAMCALL has come back, so a reader passes over the first page there (modelled as: that page is not seen)",
+        what: "the summary bit of 2 MiB is set when the SEAMCALL has come back, so a reader passes over the first page there (modeled as: that page is not seen)",
         origin: "invariant 1: summary before leaf, both before the call",
         scenarios: LIFE,
         forgets: Some(|past, page| {
@@ -131,7 +131,7 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "lost-mark",
-        what: "the ledger is changed by load and store: of two CPUs that mark in one word, one loses (modelled as: the word is loaded at the flush before, and stored at the call)",
+        what: "the ledger is changed by load and store: of two CPUs that mark in one word, one loses (modeled as: the word is loaded at the flush before, and stored at the call)",
         origin: "plausible: |= where an atomic OR was meant",
         scenarios: &["two-cpus"],
         forgets: Some(|past, page| past.history.lost.contains(&page.index())),

@@ -112,7 +112,7 @@ fn contents(out: &mut String, report: &ExploreReport) -> fmt::Result {
         ("sequences", "Short sequences", report.short_sequences.len()),
         ("bugs", "Bugs", report.catalogue.len()),
         ("coverage", "Coverage", report.coverage.len()),
-        ("limits", "What is not modelled", report.limits.len()),
+        ("limits", "What is not modeled", report.limits.len()),
     ];
     writeln!(out, "<nav aria-label=\"Parts\">\n<ul>")?;
     for (id, title, _) in parts.iter().filter(|(.., size)| *size > 0) {
@@ -127,7 +127,7 @@ fn limits(out: &mut String, limits: &[&str]) -> fmt::Result {
     }
     writeln!(
         out,
-        "<section aria-labelledby=\"limits\">\n<h2 id=\"limits\">What is not modelled</h2>\n\
+        "<section aria-labelledby=\"limits\">\n<h2 id=\"limits\">What is not modeled</h2>\n\
          <p class=\"soft\">The software machine stands in for CPU, memory and TDX module. What is said above holds as far as it goes.</p>\n\
          <ul class=\"prose\">"
     )?;

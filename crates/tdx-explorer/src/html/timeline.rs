@@ -1,5 +1,5 @@
 //! The instants of a scenario from left to right: how many each step has, where a rule was broken,
-//! and a link from there to the story. Neighbours that are alike are drawn as one, so a page stays
+//! and a link from there to the story. Neighbors that are alike are drawn as one, so a page stays
 //! small.
 
 use core::fmt::{self, Write};
@@ -9,7 +9,7 @@ use super::text::{Count, Text, counted};
 use crate::report::{ScenarioRun, TimePointReport};
 
 /// A step narrower than this has no number under it, in percent.
-const LABELLED: f64 = 3.5;
+const LABELED: f64 = 3.5;
 
 /// Instants next to each other that are alike.
 struct Run<'a> {
@@ -103,7 +103,7 @@ fn strip(out: &mut String, of: &str, scenario: &ScenarioRun, runs: &[Run<'_>]) -
         if at > 0.0 {
             writeln!(out, "<line x1=\"{at:.2}%\" x2=\"{at:.2}%\" y1=\"8\" y2=\"26\"/>")?;
         }
-        if let Some(point) = points.first().filter(|_| width >= LABELLED) {
+        if let Some(point) = points.first().filter(|_| width >= LABELED) {
             writeln!(out, "<text x=\"{:.2}%\" y=\"46\">{}</text>", at + width / 2.0, point.step)?;
         }
         at += width;

@@ -78,7 +78,7 @@ static void test_arguments(void)
 	CHECK_IS(tdxh_host_init(NULL, &bad, NULL, kernel->slots, CPUS, NULL, 0), TDXH_NULL);
 	CHECK_IS(tdxh_host_init((struct tdxh_host *)((char *)&fresh + 8), &bad, NULL, kernel->slots, CPUS, NULL, 0),
 		 TDXH_MISALIGNED);
-	CHECK_IS(tdxh_host_init(&kernel->host, &bad, NULL, kernel->slots, CPUS, NULL, 0), TDXH_ALREADY_INITIALISED);
+	CHECK_IS(tdxh_host_init(&kernel->host, &bad, NULL, kernel->slots, CPUS, NULL, 0), TDXH_ALREADY_INITIALIZED);
 	CHECK_IS(tdxh_host_init(&fresh, &bad, NULL, NULL, CPUS, NULL, 0), TDXH_NULL);
 	CHECK_IS(tdxh_host_init(&fresh, &bad, NULL, other->slots, 0, NULL, 0), TDXH_BAD_VALUE);
 	CHECK_IS(tdxh_host_init(&fresh, &bad, NULL, other->slots, CPUS, five, 5), TDXH_BAD_VALUE);
@@ -93,14 +93,14 @@ static void test_arguments(void)
 	bad.frames.free = NULL;
 	CHECK_IS(tdxh_host_init(&fresh, &bad, NULL, other->slots, CPUS, NULL, 0), TDXH_BAD_KERNEL);
 	/* After all these the object is as it was. */
-	CHECK_IS(tdxh_seamcall(&fresh, &registers, NULL), TDXH_NOT_INITIALISED);
-	CHECK_IS(tdxh_crash(&fresh, TDXH_POLICY_TRACKED, NULL), TDXH_NOT_INITIALISED);
+	CHECK_IS(tdxh_seamcall(&fresh, &registers, NULL), TDXH_NOT_INITIALIZED);
+	CHECK_IS(tdxh_crash(&fresh, TDXH_POLICY_TRACKED, NULL), TDXH_NOT_INITIALIZED);
 	CHECK_IS(tdxh_host_init(&fresh, &kernel->functions, NULL, other->slots, CPUS, NULL, 0), TDXH_OK);
 	memset(&fresh, 0x5a, sizeof(fresh));
-	CHECK_IS(tdxh_seamcall(&fresh, &registers, NULL), TDXH_NOT_INITIALISED);
+	CHECK_IS(tdxh_seamcall(&fresh, &registers, NULL), TDXH_NOT_INITIALIZED);
 	CHECK_IS(tdxh_seamcall(&kernel->host, NULL, NULL), TDXH_NULL);
 
-	CHECK_IS(tdxh_layout_get(&empty, &info), TDXH_NOT_INITIALISED);
+	CHECK_IS(tdxh_layout_get(&empty, &info), TDXH_NOT_INITIALIZED);
 	CHECK_IS(tdxh_layout_build(&empty, 2, kernel->map, MAP_COUNT, NULL, 0, &limits, &kernel->functions.frames, NULL),
 		 TDXH_BAD_VALUE);
 	CHECK_IS(tdxh_layout_build(&empty, TDXH_FIT, kernel->map, SIZE_MAX, NULL, 0, &limits,
@@ -109,7 +109,7 @@ static void test_arguments(void)
 	CHECK_IS(tdxh_node_range_set(&kernel->map[0], reversed.start, reversed.end, 0), TDXH_BAD_RANGE);
 	CHECK_IS(tdxh_node_range_set(&kernel->map[0], high.start, high.end, 0), TDXH_BAD_RANGE);
 
-	CHECK_IS(tdxh_ledger_words(&kernel->layout, &words), TDXH_NOT_INITIALISED);
+	CHECK_IS(tdxh_ledger_words(&kernel->layout, &words), TDXH_NOT_INITIALIZED);
 	CHECK_IS(tdxh_page_state(&kernel->host, 0, &state), TDXH_NO_LEDGER);
 	CHECK_IS(tdxh_give(&kernel->host, 0, PAGE, NULL), TDXH_NO_LEDGER);
 	CHECK_IS(tdxh_give(&kernel->host, PAGE, PAGE, NULL), TDXH_BAD_RANGE);
@@ -148,7 +148,7 @@ static void test_no_tdx(void)
 	CHECK_IS(tdxh_detect(&processor, &platform, &kernel->error), TDXH_NO_TDX);
 	CHECK_IS(kernel->error.result, TDXH_NO_TDX);
 	CHECK(strstr(kernel->error.text, "MSR 0x87"));
-	CHECK_IS(tdxh_platform_get(&platform, &info), TDXH_NOT_INITIALISED);
+	CHECK_IS(tdxh_platform_get(&platform, &info), TDXH_NOT_INITIALIZED);
 	processor.rdmsr = NULL;
 	CHECK_IS(tdxh_detect(&processor, &platform, NULL), TDXH_BAD_KERNEL);
 
@@ -326,7 +326,7 @@ static void test_pages(void)
 	CHECK_IS(tdxh_returning_begin(host, &returning), TDXH_BUSY);
 	CHECK_IS(tdxh_reclaim(host, page, end, NULL), TDXH_OK);
 	CHECK_IS(tdxh_returning_settle(&returning), TDXH_OK);
-	CHECK_IS(tdxh_returning_settle(&returning), TDXH_NOT_INITIALISED);
+	CHECK_IS(tdxh_returning_settle(&returning), TDXH_NOT_INITIALIZED);
 	CHECK_IS(state_of(kernel, page), TDXH_PAGE_RETURNED);
 	CHECK_IS(tdxh_reset(host, page, end, NULL), TDXH_OK);
 	CHECK_IS(state_of(kernel, page), TDXH_PAGE_SHARED);

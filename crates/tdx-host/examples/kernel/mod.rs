@@ -72,12 +72,12 @@ impl Hardware {
 impl Processor for Hardware {
     fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidOutput {
         let output =
-            self.machine().cpuid(tdx_machine::CpuId(0), leaf, subleaf).expect("detection reads modelled leaves");
+            self.machine().cpuid(tdx_machine::CpuId(0), leaf, subleaf).expect("detection reads modeled leaves");
         CpuidOutput { eax: output.eax, ebx: output.ebx, ecx: output.ecx, edx: output.edx }
     }
 
     fn rdmsr(&self, msr: Msr) -> Option<u64> {
-        match self.machine().rdmsr(tdx_machine::CpuId(0), msr.0).expect("detection reads modelled MSRs") {
+        match self.machine().rdmsr(tdx_machine::CpuId(0), msr.0).expect("detection reads modeled MSRs") {
             MsrRead::Value(value) => Some(value),
             MsrRead::GeneralProtection => None,
         }

@@ -46,7 +46,7 @@ pub trait Places {
 /// The kernel's allocator of contiguous page ranges, e.g. `alloc_contig_range` in Linux.
 ///
 /// # Safety
-/// * What [`FrameSource::allocate`] returns fulfils [`OwnedPages::new`]: nothing else uses the
+/// * What [`FrameSource::allocate`] returns fulfills [`OwnedPages::new`]: nothing else uses the
 ///   pages until [`FrameSource::free`] takes them back. They are no pages of firmware, of this
 ///   kernel's image or of the crash kernel.
 /// * [`FrameSource::free`] accepts any [`OwnedPages`] of this machine. Pages that it did not hand

@@ -1,5 +1,5 @@
 //! Hosts at random: fragmented, tiny and huge, on many nodes, with CMRs that follow the memory map
-//! or have nothing to do with it. Everything shrinks towards few, small, low ranges.
+//! or have nothing to do with it. Everything shrinks toward few, small, low ranges.
 
 use std::num::NonZero;
 

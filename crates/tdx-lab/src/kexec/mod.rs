@@ -227,7 +227,7 @@ fn tdx_again(lab: &Lab<'_>, host: &Host, options: KexecOptions) -> Result<String
     let mut kernel = LabKernel::new(&again, &tdx, host);
     let result = bring_up(&again, &tdx, &mut kernel, host, options.layout, &mut Vec::new(), &mut Plan::default());
     Ok(match result {
-        Ok(_) => "brought up again".to_owned(),
+        Ok(_) => "TDX brought up again".to_owned(),
         Err(error) => error.to_string(),
     })
 }

@@ -36,7 +36,7 @@ pub(super) fn play(
     let Some(module) = profile(&case.platform.module) else { return Ok(Outcome::Skipped) };
     let config = config(&case.platform, module)?;
     let machine = match case.platform.start {
-        None => Machine::with_initialised_module(config).map_err(|error| error.to_string())?,
+        None => Machine::with_initialized_module(config).map_err(|error| error.to_string())?,
         Some(Start::Loaded) => loaded(config)?,
     };
     let mut player = Player { machine, case: &case.id, step: 0, differences: 0, observer, report };

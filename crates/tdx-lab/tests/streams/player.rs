@@ -34,7 +34,7 @@ impl Player {
                 [PageRange::inside(PhysAddr::new(0x100_0000), PhysAddr::new(0xa_0000_0000))],
             )
         };
-        let machine = Machine::with_initialised_module(config).unwrap();
+        let machine = Machine::with_initialized_module(config).unwrap();
         let mut followed = Followed::new(MEMORY);
         followed.start(&machine);
         Self { machine, followed }

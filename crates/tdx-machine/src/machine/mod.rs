@@ -52,7 +52,7 @@ impl Machine {
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub fn with_initialised_module(config: MachineConfig) -> Result<Self, ConfigError> {
+    pub fn with_initialized_module(config: MachineConfig) -> Result<Self, ConfigError> {
         let mut machine = Self::new(config)?;
         for cpu in &mut machine.hardware.cpus {
             cpu.vmx = true;
@@ -173,7 +173,7 @@ impl Machine {
     fn call(&mut self, cpu: CpuId, registers: Registers, in_flight: bool) -> Result<Outcome, Refusal> {
         self.hardware.check_cpu(cpu)?;
         if registers.rax >> 63 == 1 {
-            return Err(Refusal::SeamldrNotModelled);
+            return Err(Refusal::SeamldrNotModeled);
         }
         self.hardware.next_step();
         self.execute(cpu, registers, in_flight)

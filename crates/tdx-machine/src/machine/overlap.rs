@@ -26,7 +26,7 @@ impl Machine {
     pub fn begin_seamcall(&mut self, cpu: CpuId, registers: Registers) -> Result<Begun, Refusal> {
         let leaf = registers.leaf_call().leaf();
         if leaf == Leaf::VP_ENTER {
-            return Err(Refusal::LeafNotModelled { leaf });
+            return Err(Refusal::LeafNotModeled { leaf });
         }
         match self.call(cpu, registers, true)? {
             Outcome::InFlight => {

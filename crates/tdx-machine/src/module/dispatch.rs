@@ -141,6 +141,6 @@ impl Module {
         let out = call.out;
         self.find_tdr(call, address, name, crate::LockMode::Shared)?;
         call.out = out;
-        Err(Stop::Refused(Refusal::LeafNotModelled { leaf }))
+        Err(Stop::Refused(Refusal::LeafNotModeled { leaf }))
     }
 }

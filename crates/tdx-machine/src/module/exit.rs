@@ -122,7 +122,7 @@ impl Module {
         interrupt: bool,
     ) -> Result<AfterExit, Refusal> {
         let running = self.running(cpu)?;
-        let not_modeled = Refusal::ExitNotModelled { reason: exit.reason };
+        let not_modeled = Refusal::ExitNotModeled { reason: exit.reason };
         let plain = TdExit { interruption: 0, ..exit };
         if exit.reason & ENTRY_FAILED != 0 {
             return self.exit_fatal(hardware, cpu, StatusCode::NON_RECOVERABLE_TD, &TdExit { interruption: 0, ..exit });

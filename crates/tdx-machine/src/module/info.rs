@@ -100,7 +100,7 @@ impl Module {
                 return Err(StatusCode::METADATA_FIELD_ID_INCORRECT.into());
             }
             // A list that begins in the middle.
-            return Err(Stop::Refused(crate::Refusal::LeafNotModelled { leaf }));
+            return Err(Stop::Refused(crate::Refusal::LeafNotModeled { leaf }));
         }
         let list = self.list(call)?;
         for (index, word) in list.iter().enumerate() {
@@ -142,7 +142,7 @@ impl Module {
             HANDOFF_DATA_VALID => handoff,
             HANDOFF_DATA_HV => handoff * self.traits.handoff_versions.end(),
             HANDOFF_DATA_SIZE if handoff == 1 => {
-                let refusal = crate::Refusal::FieldNotModelled { field: FieldId(id) };
+                let refusal = crate::Refusal::FieldNotModeled { field: FieldId(id) };
                 self.traits.handoff_bytes.ok_or(Stop::Refused(refusal))?
             }
             id => read(&call.hardware.config, id, index, values),

@@ -52,7 +52,7 @@ impl Module {
         if guest.rax >> 24 != 0 || (version > 0 && !versioned) || !TDCALLS.contains(&leaf) {
             return status(StatusCode::OPERAND_INVALID.operand(Operand::RAX));
         }
-        let not_modeled = Refusal::TdcallNotModelled { leaf };
+        let not_modeled = Refusal::TdcallNotModeled { leaf };
         match leaf {
             VP_VMCALL => match self.vmcall(running, guest) {
                 Some(answer) => self.exit(hardware, cpu, answer),

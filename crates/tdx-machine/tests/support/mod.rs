@@ -25,7 +25,7 @@ pub fn config(model: CpuModel) -> MachineConfig {
 
 /// After SYS.INIT and SYS.LP.INIT.
 pub fn machine(model: CpuModel) -> Machine {
-    Machine::with_initialised_module(config(model)).unwrap()
+    Machine::with_initialized_module(config(model)).unwrap()
 }
 
 pub fn call(machine: &mut Machine, cpu: CpuId, registers: Registers) -> Status {

@@ -29,7 +29,7 @@ impl Td {
         let mut machine_config = config(CpuModel::SAPPHIRE_RAPIDS);
         machine_config.module = Some(ModuleProfile::V1_5_25);
         machine_config.td_cpu = TdCpu::SapphireRapids;
-        let mut machine = Machine::with_initialised_module(machine_config).unwrap();
+        let mut machine = Machine::with_initialized_module(machine_config).unwrap();
         configure(&mut machine, 1);
         tdmr_init(&mut machine, CPU, 256);
         let mut td = Self { machine, pages: TDMR };

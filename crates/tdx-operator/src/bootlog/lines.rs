@@ -38,7 +38,7 @@ impl Fold {
 pub(crate) struct Line<'a> {
     /// From 1.
     pub(crate) number: u64,
-    /// Without the line end (LF or CRLF) and without colours, at most [`LINE_LIMIT`] bytes.
+    /// Without the line end (LF or CRLF) and without colors, at most [`LINE_LIMIT`] bytes.
     pub(crate) bytes: &'a [u8],
     /// The line was longer.
     pub(crate) too_long: bool,
@@ -92,7 +92,7 @@ impl<R: BufRead> Lines<R> {
             self.reader.skip_until(b'\n')?;
             last_without_end = false;
         }
-        remove_colours(&mut self.buffer);
+        remove_colors(&mut self.buffer);
         Ok(Some(Line { number: self.number, bytes: &self.buffer, too_long, last_without_end, fold: None }))
     }
 
@@ -111,7 +111,7 @@ const ESCAPE: u8 = 0x1b;
 
 /// Takes out the control sequences of `dmesg --color=always` and `journalctl`. Any other escape
 /// stays, for an error to show.
-fn remove_colours(line: &mut Vec<u8>) {
+fn remove_colors(line: &mut Vec<u8>) {
     if !line.contains(&ESCAPE) {
         return;
     }
@@ -119,7 +119,7 @@ fn remove_colours(line: &mut Vec<u8>) {
     let mut rest = line.as_slice();
     while let Some((before, from)) = rest.iter().position(|byte| *byte == ESCAPE).map(|at| rest.split_at(at)) {
         plain.extend_from_slice(before);
-        rest = after_colour(from).unwrap_or_else(|| {
+        rest = after_color(from).unwrap_or_else(|| {
             plain.push(ESCAPE);
             from.get(1..).unwrap_or_default()
         });
@@ -128,9 +128,9 @@ fn remove_colours(line: &mut Vec<u8>) {
     *line = plain;
 }
 
-/// What follows ESC, `[`, digits and semicolons, and the letter of a colour (`m`) or of an erasure
+/// What follows ESC, `[`, digits and semicolons, and the letter of a color (`m`) or of an erasure
 /// (`K`).
-fn after_colour(from: &[u8]) -> Option<&[u8]> {
+fn after_color(from: &[u8]) -> Option<&[u8]> {
     let inside = from.strip_prefix(&[ESCAPE, b'['])?;
     let end = inside.iter().position(|byte| !byte.is_ascii_digit() && *byte != b';')?;
     inside.get(end..)?.strip_prefix(b"m").or_else(|| inside.get(end..)?.strip_prefix(b"K"))
@@ -164,10 +164,10 @@ mod tests {
     }
 
     #[test]
-    fn colours_are_taken_out() {
+    fn colors_are_taken_out() {
         let text = |bytes: &[u8]| all(bytes).remove(0).1;
-        let coloured = b"\x1b[32m[    0.000000] \x1b[0m\x1b[33mBIOS-e820: \x1b[0m[mem 0x0-0x1]\x1b[K\n";
-        assert_eq!(text(coloured), b"[    0.000000] BIOS-e820: [mem 0x0-0x1]");
+        let colored = b"\x1b[32m[    0.000000] \x1b[0m\x1b[33mBIOS-e820: \x1b[0m[mem 0x0-0x1]\x1b[K\n";
+        assert_eq!(text(colored), b"[    0.000000] BIOS-e820: [mem 0x0-0x1]");
         assert_eq!(text(b"\x1b[0;1;38;5;185mtdx\x1b[m: x\n"), b"tdx: x");
         for other in [&b"\x1b"[..], b"a\x1b[", b"\x1b[12", b"\x1b[2Jx", b"\x1b]0;x\x07", b"\x1b\x1b[31"] {
             assert_eq!(text(other), other);

@@ -167,8 +167,8 @@ impl<'a> Facts<'a> {
         }
     }
 
-    /// The line on which the module says that another kernel has initialised it.
-    pub(super) fn initialised_before(&self) -> Option<u64> {
+    /// The line on which the module says that another kernel has initialized it.
+    pub(super) fn initialized_before(&self) -> Option<u64> {
         let failure = self.failure()?;
         let Failure::Seamcall(leaf, status) = failure.value.0 else { return None };
         let before = leaf == Leaf::SYS_INIT && status.code() == StatusCode::SYS_INIT_NOT_PENDING
@@ -308,7 +308,7 @@ impl<'a> Facts<'a> {
             if log.initialized.is_some() || log.later.is_some() || log.not_disabled.is_some() {
                 return Private::Yes;
             }
-            if self.initialised_before().is_some() {
+            if self.initialized_before().is_some() {
                 return Private::Yes;
             }
             if log.failure.is_some() && self.log_is_whole {

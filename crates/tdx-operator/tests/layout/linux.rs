@@ -48,7 +48,7 @@ struct Tdmr {
     reserved: Vec<(u64, u64)>,
 }
 
-/// memblock joins neighbours of one node that touch; `build_tdx_memlist` clips to 1 MiB.
+/// memblock joins neighbors of one node that touch; `build_tdx_memlist` clips to 1 MiB.
 fn build_tdx_memlist(host: &Host) -> Vec<Block> {
     let mut blocks: Vec<Block> = Vec::new();
     for part in &host.memory {

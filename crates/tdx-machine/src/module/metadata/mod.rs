@@ -39,7 +39,7 @@ const L2_VP: [u64; 9] =
 const HIGH_HALF: u64 = 1;
 
 fn not_modeled<T>(field: u64) -> Result<T, Stop> {
-    Err(Stop::Refused(Refusal::FieldNotModelled { field: FieldId(field) }))
+    Err(Stop::Refused(Refusal::FieldNotModeled { field: FieldId(field) }))
 }
 
 impl Module {

@@ -477,7 +477,7 @@ fn left_over(facts: &Facts<'_>) -> Finding {
     if facts.no_tdx() {
         return Finding::pass("there is no TDX").evidence(facts.why_not());
     }
-    if let Some(line) = facts.initialised_before() {
+    if let Some(line) = facts.initialized_before() {
         let text = "yes: another kernel initialized the module, and this one does not know which memory is private";
         let finding = match facts.erratum() {
             Some(false) => Finding::warn(format!("{text}; harmless without the erratum, but TDX is unavailable")),

@@ -58,7 +58,7 @@ fn bring_up(facts: &Facts<'_>) -> Finding {
         let finding = Finding::fail(format!("no: {}", bootlog::message(text)))
             .evidence(format!("boot.log:{}: {text}", failure.line))
             .note(format!("`explain` by rule {}: {}", cause.rule, cause.text));
-        return finding.hint(if facts.initialised_before().is_some() {
+        return finding.hint(if facts.initialized_before().is_some() {
             "reset the machine through the firmware: see `kexec.left-over`".to_owned()
         } else {
             cause.remedy
