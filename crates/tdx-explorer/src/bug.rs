@@ -41,6 +41,8 @@ pub(super) enum Special {
     WritesBackLate,
     /// A SEAMCALL is made after the reset.
     CallsAfterReset,
+    /// Marked pages have no reference: whoever frees one frees it.
+    TakesNoReference,
     /// CPUs go on after their stop, and the gate is open.
     DoesNotStop,
 }

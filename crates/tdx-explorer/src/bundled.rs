@@ -11,7 +11,7 @@ macro_rules! bundled {
 }
 
 /// Names and texts, in the order in which they are run.
-const FILES: [(&str, &str); 37] = bundled![
+const FILES: [(&str, &str); 38] = bundled![
     "bring-up",
     "two-tdmrs",
     "key-config-fails",
@@ -34,6 +34,7 @@ const FILES: [(&str, &str); 37] = bundled![
     "module-update",
     "td-fatal",
     "l2-tables",
+    "guest-memory-freed",
     "dynamic-pamt",
     "dynamic-pamt-large",
     "pamt-add-fails",

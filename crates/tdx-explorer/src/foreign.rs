@@ -7,6 +7,7 @@ use tdx_abi::{KeyId, KeyIdPartition, Leaf, LeafCall, PageRange, PageSize, Regist
 use tdx_host::ledger::PageState;
 use tdx_host::page::SharedPage;
 use tdx_host::platform::Cpu;
+use tdx_lab::platform::promise::Refs;
 use tdx_lab::platform::{Lab, LabCpu, promise};
 use tdx_lab::tds::World;
 
@@ -25,13 +26,23 @@ struct Foreign<'a, 'w, 'h> {
     tdr: u64,
     /// All pages that it has, with their size.
     pages: Vec<PageRange>,
+    /// Of them, the guest's memory.
+    guest: Option<PageRange>,
+    refs: &'a Refs<'a>,
 }
 
-/// Builds the TD, splits and joins a page of it, and tears it down. Where a call fails it ends, and
-/// what it has stays marked.
-pub(super) fn live<'w>(lab: &Lab<'w>, world: &World<'w, '_>, cpu: LabCpu<'w>, key: KeyId) {
-    let mut td = Foreign { lab, world, cpu, tdr: 0, pages: Vec::new() };
-    let _ = td.live(key);
+/// Builds the TD, splits and joins a page of it, and tears it down. Where a call fails it ends: it
+/// frees the guest's memory, as guest_memfd of Linux 7.3 does, and leaks the rest. What the module
+/// had stays marked, and the observer's references keep it, if it takes any.
+pub(super) fn live<'w>(lab: &Lab<'w>, world: &World<'w, '_>, cpu: LabCpu<'w>, key: KeyId, takes_references: bool) {
+    let free = |pages| world.free_as_it_is(pages);
+    let refs = Refs::new(takes_references, &free);
+    let mut td = Foreign { lab, world, cpu, tdr: 0, pages: Vec::new(), guest: None, refs: &refs };
+    if td.live(key).is_none()
+        && let Some(guest) = td.guest
+    {
+        refs.put(guest);
+    }
 }
 
 impl Foreign<'_, '_, '_> {
@@ -39,6 +50,7 @@ impl Foreign<'_, '_, '_> {
     fn page(&mut self, size: PageSize) -> Option<u64> {
         let range = self.world.page(size)?.release().into_range();
         self.pages.push(range);
+        self.refs.allocate(range);
         promise::flush(&self.cpu, range.lines());
         Some(range.base().get())
     }
@@ -48,7 +60,7 @@ impl Foreign<'_, '_, '_> {
     }
 
     fn call(&self, call: Registers) -> Option<Registers> {
-        promise::observed(&self.cpu, self.world.tds().ledger(), call).ok()
+        promise::observed(&self.cpu, self.world.tds().ledger(), self.refs, call).ok()
     }
 
     fn live(&mut self, key: KeyId) -> Option<()> {
@@ -85,6 +97,7 @@ impl Foreign<'_, '_, '_> {
 
     fn split_and_join(&mut self) -> Option<()> {
         let large = self.page(PageSize::Size2M)?;
+        self.guest = self.pages.last().copied();
         let of_page = |leaf: LeafCall, tdr: u64| Registers::call(leaf).rcx(LARGE).rdx(tdr);
         self.call(of_page(Leaf::MEM_PAGE_AUG.into(), self.tdr).r8(large))?;
         let (own, l2) = (self.small()?, self.small()?);
@@ -113,7 +126,8 @@ impl Foreign<'_, '_, '_> {
         // TDR is dirty under the global KeyID; all calls were made here.
         self.cpu.write_back_caches();
         for range in pages {
-            promise::observed_reset(&self.cpu, ledger, range).ok()?;
+            promise::observed_reset(&self.cpu, ledger, self.refs, range).ok()?;
+            self.refs.forget(range);
             self.world.free(SharedPage::take(ledger, promise::owned(range)).ok()?);
         }
         Some(())

@@ -279,7 +279,8 @@ fn make<'w>(
         What::Update => update(lab, scenario, cpus),
         What::Foreign => {
             if let Some(world) = world {
-                foreign::live(lab, world, cpus.this_cpu(), foreign::last_key(live.platform.key_ids()));
+                let key = foreign::last_key(live.platform.key_ids());
+                foreign::live(lab, world, cpus.this_cpu(), key, !explorer.has(Special::TakesNoReference));
             }
         }
         What::MakeFatal(td) => {

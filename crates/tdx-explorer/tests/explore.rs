@@ -68,6 +68,7 @@ fn a_life_is_clean_with_every_module_and_policy() {
         "dynamic-pamt-large",
         "td-fatal",
         "l2-tables",
+        "guest-memory-freed",
         "module-update",
         "shutdown-refused",
         "module-policy",

@@ -1,6 +1,6 @@
 //! Bugs of the life of TDs: pages that come, go, or fail to.
 
-use super::super::bug::Bug;
+use super::super::bug::{Bug, Special};
 use super::super::history::{Given, Part};
 use super::{given_as, given_by, is_fence, is_write_back, leaf, no_reset_after, pretend, reset, skip_if};
 use tdx_abi::{Leaf, LineRange, PageRange, PageSize};
@@ -170,6 +170,14 @@ pub(super) const BUGS: &[Bug] = &[
         origin: "KVM before tdx_clear_page() on the reclaim path; the 2025 patch that skips it without the erratum",
         scenarios: LIFE,
         deed: |moment| skip_if(reset(moment).is_some() && !moment.hands_over() && !moment.history().unwinding),
+        ..Bug::NONE
+    },
+    Bug {
+        name: "private-page-freed",
+        what: "an allocator gets a page that is private, because nobody has a reference to marked pages",
+        origin: "cleanslate.ko beside KVM of Linux 7.3: guest_memfd frees its pages when the module is dead",
+        scenarios: &["guest-memory-freed"],
+        special: Some(Special::TakesNoReference),
         ..Bug::NONE
     },
     Bug {

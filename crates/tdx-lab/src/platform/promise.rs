@@ -8,6 +8,8 @@
 // UNSAFETY: each block rests on the paragraph above.
 #![allow(unsafe_code)]
 
+use std::cell::RefCell;
+
 use first_kernel::{AnyPolicy, Handed, NotHandedOver};
 use tdx_abi::{LineRange, Page, PageRange, Registers};
 use tdx_host::{
@@ -62,16 +64,63 @@ pub fn call_any<C: Cpu>(cpu: &C, input: Registers) -> Result<Registers, Seamcall
     unsafe { call_unchecked(cpu, input) }
 }
 
-/// Pages of code that frees none before its reset.
-struct NeverFreed;
+/// Reference counts of the pages of code that may free them while they are private: what it has
+/// allocated, with the number of references to it. The allocator gets it back with the last one.
+pub struct Refs<'f> {
+    allocated: RefCell<Vec<(PageRange, u32)>>,
+    are_taken: bool,
+    free: &'f dyn Fn(PageRange),
+}
 
-// SAFETY: no allocator of the software machine gets these pages while they are marked.
-unsafe impl PageRefs for NeverFreed {
-    fn hold(&self, _page: Page) -> bool {
+impl<'f> Refs<'f> {
+    /// Nothing is allocated yet. If not `are_taken`, this kernel's observer takes no reference, and
+    /// what its owner frees is free. `free` is the allocator.
+    pub fn new(are_taken: bool, free: &'f dyn Fn(PageRange)) -> Self {
+        Self { allocated: RefCell::new(Vec::new()), are_taken, free }
+    }
+
+    /// The owner's reference to what it has just allocated.
+    pub fn allocate(&self, range: PageRange) {
+        self.allocated.borrow_mut().push((range, 1));
+    }
+
+    /// The owner drops its reference, whatever the range is used for.
+    pub fn put(&self, range: PageRange) {
+        self.drop_reference(range.start());
+    }
+
+    /// The owner has the range back and uses it: it is counted no more.
+    pub fn forget(&self, range: PageRange) {
+        self.allocated.borrow_mut().retain(|(other, _)| *other != range);
+    }
+
+    fn drop_reference(&self, page: Page) {
+        let mut allocated = self.allocated.borrow_mut();
+        let Some(place) = allocated.iter().position(|(range, _)| range.contains(page)) else { return };
+        allocated[place].1 -= 1;
+        if allocated[place].1 == 0 {
+            let (range, _) = allocated.swap_remove(place);
+            drop(allocated);
+            (self.free)(range);
+        }
+    }
+}
+
+// SAFETY: memory of the software machine. With `are_taken` the contract holds as it is: a range has
+// a reference of each page of it that is held, and is freed with the last one.
+unsafe impl PageRefs for Refs<'_> {
+    fn hold(&self, page: Page) -> bool {
+        let mut allocated = self.allocated.borrow_mut();
+        let Some((_, count)) = allocated.iter_mut().find(|(range, _)| range.contains(page)) else { return false };
+        *count += u32::from(self.are_taken);
         true
     }
 
-    unsafe fn release(&self, _page: Page) {}
+    unsafe fn release(&self, page: Page) {
+        if self.are_taken {
+            self.drop_reference(page);
+        }
+    }
 }
 
 /// A SEAMCALL of code that is not the product's, whose pages [`Moves`] enters into the ledger. With
@@ -79,13 +128,18 @@ unsafe impl PageRefs for NeverFreed {
 ///
 /// # Errors
 /// As [`call_unchecked`]. A call that [`Moves`] does not know is not made.
-pub fn observed<C: Cpu>(cpu: &C, ledger: &Ledger<'_>, input: Registers) -> Result<Registers, SeamcallError> {
+pub fn observed<C: Cpu>(
+    cpu: &C,
+    ledger: &Ledger<'_>,
+    refs: &Refs<'_>,
+    input: Registers,
+) -> Result<Registers, SeamcallError> {
     let Ok(moves) = Moves::of(&input, false) else {
         let (call, cpu) = (input.leaf_call(), cpu.id());
         return Err(SeamcallError { call, cpu, input, registers: input, attempts: 0 });
     };
     // SAFETY: memory of the software machine; the call follows, and then its answer.
-    let marked = unsafe { moves.before(ledger, &NeverFreed) };
+    let marked = unsafe { moves.before(ledger, refs) };
     let result = call_any(cpu, input);
     let answer = result.as_ref().unwrap_or_else(|error| &error.registers);
     // SAFETY: as above.
@@ -98,12 +152,17 @@ pub fn observed<C: Cpu>(cpu: &C, ledger: &Ledger<'_>, input: Registers) -> Resul
 ///
 /// # Errors
 /// As [`follow::reset`].
-pub fn observed_reset<C: Cpu>(cpu: &C, ledger: &Ledger<'_>, range: PageRange) -> Result<(), NotFollowed> {
+pub fn observed_reset<C: Cpu>(
+    cpu: &C,
+    ledger: &Ledger<'_>,
+    refs: &Refs<'_>,
+    range: PageRange,
+) -> Result<(), NotFollowed> {
     // SAFETY: memory of the software machine.
     unsafe { cpu.reset_lines(range.lines()) };
     cpu.fence();
     // SAFETY: as above; reset and fenced.
-    unsafe { follow::reset(ledger, range, &NeverFreed) }
+    unsafe { follow::reset(ledger, range, refs) }
 }
 
 /// Writes back and drops the host's own lines.

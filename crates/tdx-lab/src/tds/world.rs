@@ -105,6 +105,14 @@ impl<'w, 'h> World<'w, 'h> {
         self.kernel.free(page);
     }
 
+    /// Pages are free as they are, whoever may still have them: what an allocator does whose own
+    /// count says so.
+    pub fn free_as_it_is(&self, pages: PageRange) {
+        let size = PageSize::ALL.into_iter().find(|size| size.pages() == pages.pages()).unwrap_or(PageSize::Size4K);
+        let cpu = self.kernel.cpus.this_cpu();
+        cpu.operate(Operation::Free(pages), |_| self.kernel.custody.put(pages, size));
+    }
+
     /// Makes a move for the TD in a slot. A move that its TD is not ready for, or that fails,
     /// changes nothing but what the product says it changes.
     pub fn make(&mut self, slot: usize, what: Move) {
