@@ -139,6 +139,10 @@ fn live(boot: &Boot) -> Result<core::convert::Infallible, Failure> {
         hostile::on_private_memory(TDX.ledger());
         exit::exit(exit::SUCCESS)
     }
+    if boot.option("role") == Some("hostile-td") {
+        hostile::in_td(&mut kernel);
+        exit::exit(exit::SUCCESS)
+    }
     let own = kernel.own().iter().copied().chain([KERNEL_PLACE]);
     let mut own: arrayvec::ArrayVec<PageRange, 64> = own.collect();
     own.sort_unstable_by_key(|range| range.start());

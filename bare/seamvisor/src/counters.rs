@@ -9,6 +9,9 @@ const EXIT_CODES: usize = 0x410;
 /// VM exits by code, up to 0x40f; the last element counts all others.
 pub static EXITS: [AtomicU64; EXIT_CODES + 1] = [const { AtomicU64::new(0) }; EXIT_CODES + 1];
 
+/// VM exits of TDs.
+pub static TD_EXITS: AtomicU64 = AtomicU64::new(0);
+
 /// Guest accesses to hypervisor memory: reads returned ones, writes were dropped.
 pub static HIDDEN_ACCESSES: AtomicU64 = AtomicU64::new(0);
 
@@ -39,6 +42,11 @@ const MAX_INSTRUCTIONS: usize = 256;
 /// Counts a VM exit.
 pub fn count_exit(code: u64) {
     EXITS[(code as usize).min(EXIT_CODES)].fetch_add(1, Ordering::Relaxed);
+}
+
+/// Counts a VM exit of a TD.
+pub fn count_td_exit() {
+    TD_EXITS.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Counts a guest access to hypervisor memory.

@@ -4,6 +4,7 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
+use core::sync::atomic::{AtomicU64, Ordering};
 use spin::Once;
 
 use crate::ranges;
@@ -25,6 +26,11 @@ pub fn ram() -> &'static [Range<u64>] {
 fn holds(address: u64, length: usize) -> bool {
     let Some(end) = address.checked_add(length as u64) else { return false };
     ram().iter().any(|range| range.start <= address && end <= range.end)
+}
+
+/// True if all of it is the guest's RAM.
+pub fn is_ram(address: u64, bytes: u64) -> bool {
+    holds(address, bytes as usize)
 }
 
 /// Reads guest memory. False if some of it is not the guest's RAM.
@@ -50,6 +56,19 @@ pub fn write(address: u64, bytes: &[u8]) -> bool {
     // SAFETY: as above.
     unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
     true
+}
+
+/// Replaces an aligned word if it is `old`. False if it is not, or is not the guest's RAM.
+#[must_use]
+pub fn compare_exchange(address: u64, old: u64, new: u64) -> bool {
+    if !address.is_multiple_of(8) || !holds(address, 8) {
+        return false;
+    }
+    let word = with_exposed_provenance_mut::<u64>(address as usize);
+    // SAFETY: RAM of the guest, mapped one to one, aligned, and never memory of this program; all
+    // accesses that race with this one are the guest's.
+    let word = unsafe { AtomicU64::from_ptr(word) };
+    word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).is_ok()
 }
 
 /// Zeroes guest memory. Does nothing if some of it is not the guest's RAM.

@@ -5,7 +5,7 @@
 //! until their next VM exit. Every physical NMI of this machine is a kick: NMIs of the guest are
 //! requests in a [`Mailbox`], which the run loop injects.
 
-use core::arch::naked_asm;
+use core::arch::{asm, naked_asm};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use metal::interrupts::Frame;
 use metal::lapic::{self, Ipi};
@@ -113,6 +113,13 @@ pub fn handle_nmi(frame: &mut Frame) {
     if frame.rip == (&raw const seamvisor_halt).addr() as u64 {
         frame.rip += HLT_BYTES;
     }
+}
+
+/// Drains a pending kick NMI, which would otherwise end the next VMRUN at once.
+pub fn drain() {
+    // SAFETY: with GIF 1 a pending NMI is taken, on its IST stack, by a handler that returns here;
+    // interrupts stay masked by IF.
+    unsafe { asm!("stgi", "nop", "clgi", options(nostack)) }
 }
 
 /// Flushes the TLBs of all other CPUs: returns when each has left the guest once since the call, or

@@ -1,7 +1,6 @@
 //! Run loop of a virtual CPU: VM entry, VM exit, dispatch to the exit handlers.
 
 use alloc::boxed::Box;
-use core::arch::asm;
 use core::sync::atomic::Ordering;
 use metal::interrupts::INVALID_OPCODE;
 use metal::lapic::{self, Ipi};
@@ -10,10 +9,11 @@ use crate::handlers::{control_registers, cpuid, invalid_opcode, io, msr, page_fa
 use crate::hidden::is_hidden;
 use crate::vcpu::{Tables, Vcpu};
 use crate::vmcb::{self, Vmcb, exit};
-use crate::{counters, kick, summary, tdx, world_switch};
+use crate::{counters, kick, summary, td, tdx, world_switch};
 
 /// Creates the virtual CPU of this CPU.
 pub fn new_vcpu(number: usize) -> Vcpu {
+    td::enable_extended_state();
     let nested_root = tdx::lock().map().root();
     Vcpu::new(number, Tables { nested_root, io_permissions: io::permissions(), msr_permissions: msr::permissions() })
 }
@@ -26,6 +26,9 @@ pub fn run(mut vcpu: Vcpu) -> ! {
         deliver_pending(&mut vcpu);
         if enter(&mut vcpu, &mut host) {
             handle_exit(&mut vcpu);
+        }
+        if let Some(length) = vcpu.enters_td.take() {
+            td::run(&mut vcpu, &mut host, length);
         }
     }
 }
@@ -126,7 +129,7 @@ fn handle_exit(vcpu: &mut Vcpu) {
     if !vcpu.is_stepping() {
         vcpu.clear_last_step();
     } else if code == exit::NMI && !vcpu.is_delivering() {
-        drain_pending_nmi();
+        kick::drain();
         return;
     } else {
         let guest_traps = vcpu.finish_step();
@@ -137,7 +140,7 @@ fn handle_exit(vcpu: &mut Vcpu) {
     }
     const UNDEFINED: u64 = exit::EXCEPTION + INVALID_OPCODE as u64;
     match code {
-        exit::NMI => drain_pending_nmi(),
+        exit::NMI => kick::drain(),
         exit::CPUID => cpuid::handle_exit(vcpu),
         exit::MSR => msr::handle_exit(vcpu),
         exit::CR4_READ | exit::CR4_WRITE => control_registers::handle_exit(vcpu),
@@ -177,11 +180,4 @@ fn handle_exception_in_step(vcpu: &mut Vcpu, vector: u8, guest_traps: bool) {
             };
         }
     }
-}
-
-/// Drains a pending kick NMI, which would otherwise end the next VMRUN at once.
-fn drain_pending_nmi() {
-    // SAFETY: with GIF 1 a pending NMI is taken, on its IST stack, by a handler that returns here;
-    // interrupts stay masked by IF.
-    unsafe { asm!("stgi", "nop", "clgi", options(nostack)) }
 }

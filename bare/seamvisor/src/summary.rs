@@ -7,7 +7,7 @@ use core::fmt::Write;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use metal::{clock, exit, heap, println, smp};
 
-use crate::tdx::{self, LIMITS, Tdx};
+use crate::tdx::{self, LIMITS, MachineCheckRecord, Tdx};
 use crate::{counters, kick};
 
 static REPORTED: AtomicBool = AtomicBool::new(false);
@@ -62,7 +62,7 @@ fn json(tdx: &Tdx, end: &str) -> String {
     let seamcalls = list(&counters.seamcalls, |text, ((leaf, status), count)| {
         let _ = write!(text, r#"{{"leaf":"{leaf}","status":"{}","count":{count}}}"#, status.with(0));
     });
-    let checks = list(&tdx.checks, |text, record| {
+    let check = |text: &mut String, record: &MachineCheckRecord| {
         let _ = write!(
             text,
             r#"{{"cpu":{},"address":"{}","kind":"{}","reason":"{}","rip":"{:#x}","instruction":"{}","bank":{},"status":"{:#x}","private_then":{}}}"#,
@@ -76,7 +76,8 @@ fn json(tdx: &Tdx, end: &str) -> String {
             record.check.status,
             record.private_then
         );
-    });
+    };
+    let (checks, td_checks) = (list(&tdx.checks, check), list(&tdx.td_checks, check));
     let instructions = list(counters::INSTRUCTIONS.lock().iter(), |text, (bytes, (length, count))| {
         text.push_str(r#"{"bytes":""#);
         for byte in &bytes[..*length] {
@@ -100,7 +101,7 @@ fn json(tdx: &Tdx, end: &str) -> String {
     let poisoned: u64 = tdx.machine.all_poisoned_runs().iter().map(|run| run.lines.len()).sum();
     let (heap_used, heap_size) = heap::usage();
     format!(
-        r#"{{"schema":"cleanslate/seamvisor","version":1,"end":"{end}","cpus":{},"microseconds":{},"seamcalls":{seamcalls},"seamcalls_refused":{},"pages":{pages},"lines":{{"private":{},"dirty_private":{},"poisoned":{poisoned},"poisoned_ever":{},"direct_stored":{},"overwritten":{},"partially_written":{},"late_private":{},"late_shared":{}}},"machine_checks":{checks},"instructions":{instructions},"exits":{exits},"hidden_accesses":{},"kicks":{},"kicks_unanswered":{},"heap":{{"used":{heap_used},"size":{heap_size}}},"limits":{limits}}}"#,
+        r#"{{"schema":"cleanslate/seamvisor","version":1,"end":"{end}","cpus":{},"microseconds":{},"seamcalls":{seamcalls},"seamcalls_refused":{},"pages":{pages},"lines":{{"private":{},"dirty_private":{},"poisoned":{poisoned},"poisoned_ever":{},"direct_stored":{},"overwritten":{},"partially_written":{},"late_private":{},"late_shared":{}}},"machine_checks":{checks},"td_machine_checks":{td_checks},"td_exits":{},"instructions":{instructions},"exits":{exits},"hidden_accesses":{},"kicks":{},"kicks_unanswered":{},"heap":{{"used":{heap_used},"size":{heap_size}}},"limits":{limits}}}"#,
         smp::cpu_count(),
         clock::micros() - load(&counters::STARTED),
         tdx.refused,
@@ -112,6 +113,7 @@ fn json(tdx: &Tdx, end: &str) -> String {
         counters.lines_partially_written,
         counters.lines_late_private,
         counters.lines_late_shared,
+        load(&counters::TD_EXITS),
         load(&counters::HIDDEN_ACCESSES),
         load(&kick::KICKS),
         load(&kick::UNANSWERED),

@@ -66,7 +66,12 @@ pub struct Vmcb {
     pub rsp: u64,
     pad_5e0: [u8; 0x5f8 - 0x5e0],
     pub rax: u64,
-    pad_600: [u8; 0x640 - 0x600],
+    pub star: u64,
+    pub lstar: u64,
+    pub cstar: u64,
+    pub fmask: u64,
+    pub kernel_gs_base: u64,
+    pad_628: [u8; 0x640 - 0x628],
     pub cr2: u64,
     pad_648: [u8; 0x668 - 0x648],
     pub pat: u64,
@@ -103,6 +108,7 @@ const _: () = {
     assert!(offset_of!(Vmcb, rip) == 0x578);
     assert!(offset_of!(Vmcb, rsp) == 0x5d8);
     assert!(offset_of!(Vmcb, rax) == 0x5f8);
+    assert!(offset_of!(Vmcb, star) == 0x600);
     assert!(offset_of!(Vmcb, cr2) == 0x640);
     assert!(offset_of!(Vmcb, pat) == 0x668);
     assert!(size_of::<Vmcb>() == 4096);
@@ -114,18 +120,26 @@ pub mod exit {
     pub const CR4_WRITE: u64 = 0x14;
     pub const EXCEPTION: u64 = 0x40;
     pub const EXCEPTION_LAST: u64 = 0x5f;
+    pub const INTR: u64 = 0x60;
     pub const NMI: u64 = 0x61;
+    pub const RDPMC: u64 = 0x6f;
     pub const CPUID: u64 = 0x72;
     pub const IRET: u64 = 0x74;
     pub const INVD: u64 = 0x76;
+    pub const HLT: u64 = 0x78;
     /// INVLPGA takes an ASID, so it belongs to SVM.
     pub const INVLPGA: u64 = 0x7a;
     pub const IOIO: u64 = 0x7b;
     pub const MSR: u64 = 0x7c;
+    pub const TASK_SWITCH: u64 = 0x7d;
     pub const SHUTDOWN: u64 = 0x7f;
     pub const VMRUN: u64 = 0x80;
     pub const SKINIT: u64 = 0x86;
     pub const WBINVD: u64 = 0x89;
+    pub const MONITOR: u64 = 0x8a;
+    pub const MWAIT: u64 = 0x8b;
+    pub const MWAIT_ARMED: u64 = 0x8c;
+    pub const XSETBV: u64 = 0x8d;
     pub const NESTED_PAGE_FAULT: u64 = 0x400;
     pub const INVALID: u64 = u64::MAX;
 }

@@ -28,8 +28,9 @@ const CPU: &str = "max,la57=off";
 /// address with reserved bits.
 const PHYS_BITS: u32 = 46;
 /// Where KVM runs TDs. Bit 47 of a TD's address says that it is shared, and QEMU would take it for
-/// a reserved bit of the TD's page tables.
-const PHYS_BITS_WITH_TDS: u32 = 52;
+/// a reserved bit of the TD's page tables. Higher ones stay reserved: the nested page tables have
+/// four levels, and QEMU would ignore them. Every private KeyID has one of them.
+const PHYS_BITS_WITH_TDS: u32 = 48;
 /// Parameter of Linux with which KVM runs TDs.
 const RUNS_TDS: &str = "kvm_intel.tdx=1";
 

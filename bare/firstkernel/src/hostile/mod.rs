@@ -7,9 +7,12 @@ mod paging;
 mod private_memory;
 mod registers;
 mod seamcalls;
+mod td;
+mod td_code;
 
 pub use interrupts::handle;
 pub use private_memory::run as on_private_memory;
+pub use td::run as in_td;
 
 use metal::println;
 

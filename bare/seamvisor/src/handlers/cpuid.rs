@@ -15,6 +15,11 @@ pub fn set_model(model: tdx_machine::CpuModel) {
     SIGNATURE.call_once(|| stepping | (number & 0xf) << 4 | family << 8 | (number >> 4) << 16);
 }
 
+/// EAX of leaf 1, as the guest sees it.
+pub fn signature() -> u32 {
+    SIGNATURE.get().copied().unwrap_or(0)
+}
+
 const CR4_OSXSAVE: u64 = 1 << 18;
 const CR4_PKE: u64 = 1 << 22;
 

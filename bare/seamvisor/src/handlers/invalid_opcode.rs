@@ -2,7 +2,7 @@
 
 use iced_x86::{Instruction, Mnemonic};
 use metal::interrupts;
-use tdx_abi::{Registers, Status};
+use tdx_abi::{Leaf, Registers, Status};
 
 use super::{instruction, movdir64b, vmx};
 use crate::vcpu::Vcpu;
@@ -41,14 +41,18 @@ fn seamcall(vcpu: &mut Vcpu, instruction: &Instruction) {
     match output.status() {
         Status::UNDEFINED_OPCODE => vcpu.inject_exception(interrupts::INVALID_OPCODE),
         Status::GENERAL_PROTECTION => vcpu.inject_general_protection(),
-        Status::VMFAIL_INVALID => vmx::fail_invalid(vcpu, instruction),
+        Status::VMFAIL_INVALID => vmx::fail_invalid(vcpu, instruction.len() as u64),
+        // The registers are those of the exit.
+        Status::SUCCESS if input.leaf_call().leaf() == Leaf::VP_ENTER => {
+            vcpu.enters_td = Some(instruction.len() as u64);
+        }
         _ => {
             vcpu.vmcb.rax = output.rax;
             let guest = &mut vcpu.registers;
             (guest.rcx, guest.rdx) = (output.rcx, output.rdx);
             (guest.r8, guest.r9, guest.r10) = (output.r8, output.r9, output.r10);
             (guest.r11, guest.r12, guest.r13) = (output.r11, output.r12, output.r13);
-            vmx::succeed(vcpu, instruction);
+            vmx::succeed(vcpu, instruction.len() as u64);
         }
     }
 }

@@ -7,7 +7,7 @@ use metal::{interrupts, println};
 use super::control_registers::VMXE;
 use super::{instruction, vmx_capabilities};
 use crate::vcpu::Vcpu;
-use crate::{guest_memory, tdx};
+use crate::{guest_memory, tdx, translations};
 
 const CARRY: u64 = 1;
 /// CF, PF, AF, ZF, SF, OF.
@@ -20,12 +20,12 @@ pub fn emulate(vcpu: &mut Vcpu, instruction: &Instruction, mnemonic: Mnemonic) -
         Mnemonic::Vmxon => vmxon(vcpu, instruction),
         Mnemonic::Vmxoff if in_vmx(vcpu) => {
             tdx::lock().set_vmx_operation(vcpu.number, false);
-            succeed(vcpu, instruction);
+            succeed(vcpu, instruction.len() as u64);
         }
         Mnemonic::Invept if in_vmx(vcpu) => invept(vcpu, instruction),
         _ if is_vmx(mnemonic) && in_vmx(vcpu) => {
             println!("cpu={} {mnemonic:?}: VM entry is not supported", vcpu.number);
-            fail_invalid(vcpu, instruction);
+            fail_invalid(vcpu, instruction.len() as u64);
         }
         _ => return false,
     }
@@ -50,16 +50,16 @@ const fn is_vmx(mnemonic: Mnemonic) -> bool {
     )
 }
 
-/// VMsucceed: clears the arithmetic flags.
-pub fn succeed(vcpu: &mut Vcpu, instruction: &Instruction) {
+/// VMsucceed of an instruction of this length: clears the arithmetic flags.
+pub fn succeed(vcpu: &mut Vcpu, length: u64) {
     vcpu.vmcb.rflags &= !ARITHMETIC_FLAGS;
-    vcpu.skip(instruction.len() as u64);
+    vcpu.skip(length);
 }
 
-/// VMfailInvalid: sets CF.
-pub fn fail_invalid(vcpu: &mut Vcpu, instruction: &Instruction) {
+/// VMfailInvalid of an instruction of this length: sets CF.
+pub fn fail_invalid(vcpu: &mut Vcpu, length: u64) {
     vcpu.vmcb.rflags = vcpu.vmcb.rflags & !ARITHMETIC_FLAGS | CARRY;
-    vcpu.skip(instruction.len() as u64);
+    vcpu.skip(length);
 }
 
 fn vmxon(vcpu: &mut Vcpu, instruction: &Instruction) {
@@ -82,15 +82,15 @@ fn vmxon(vcpu: &mut Vcpu, instruction: &Instruction) {
         region.is_multiple_of(PAGE) && guest_memory::read(region, &mut revision)
     };
     if !is_region || u32::from_le_bytes(revision) != vmx_capabilities::REVISION || in_vmx(vcpu) {
-        fail_invalid(vcpu, instruction);
+        fail_invalid(vcpu, instruction.len() as u64);
         return;
     }
     tdx::lock().set_vmx_operation(vcpu.number, true);
-    succeed(vcpu, instruction);
+    succeed(vcpu, instruction.len() as u64);
 }
 
-/// INVEPT of one context or of all. No translation of an EPT is kept, so that nothing is to be
-/// done. There is no current VMCS: every failure is VMfailInvalid.
+/// INVEPT of one context or of all: no virtual CPU of a TD keeps a translation over its next VM
+/// entry. There is no current VMCS: every failure is VMfailInvalid.
 fn invept(vcpu: &mut Vcpu, instruction: &Instruction) {
     const ONE: u64 = 1;
     const ALL: u64 = 2;
@@ -114,9 +114,10 @@ fn invept(vcpu: &mut Vcpu, instruction: &Instruction) {
         _ => false,
     };
     if is_read && reserved == 0 && is_valid {
-        succeed(vcpu, instruction);
+        translations::invalidate();
+        succeed(vcpu, instruction.len() as u64);
     } else {
-        fail_invalid(vcpu, instruction);
+        fail_invalid(vcpu, instruction.len() as u64);
     }
 }
 

@@ -8,6 +8,8 @@ pub const LIMITS: &[&str] = &[
     "Non-temporal stores are checked one by one; write combining to a full line is not modelled.",
     "Addresses with a KeyID other than 0 fault in the guest's page walk; shared (MKTME) KeyIDs cannot be used.",
     "WBINVD on one CPU writes back the lines that SEAMCALLs on that CPU left dirty; the shared last-level cache of hardware is not modelled.",
-    "No nested guests: VM entry and TDH.VP.ENTER do not run code.",
+    "VM entry does not run code: of nested guests only TDs run (TDH.VP.ENTER).",
+    "TDs: no interrupt is delivered to a TD (posted interrupts, virtual APIC), the TSC is the host's, single and zero stepping and busy answers of VP.ENTER do not occur. CPUID has the values of TDs with XFAM 7; MSRs other than those of SYSCALL, SYSENTER, FS, GS, EFER, PAT and TSC_AUX are #VE; CR0 and CR4 are not enforced. TDs with five levels of EPT, or with a shared page that is private memory, are stopped.",
+    "A TD's own stores do not reach the machine's caches. A TD that touches a page of which the host has taken or poisoned a line gets the machine check whichever line it touches. Instructions can be fetched from shared memory.",
     "DMA by devices is not checked, and can reach the hypervisor's own memory: devices are passed through, and there is no IOMMU.",
 ];

@@ -7,7 +7,7 @@ use tdx_abi::{LINE_SIZE, LINES_PER_PAGE, Line, LineRange, Page};
 use super::Tdx;
 use crate::nested::Rights;
 use crate::ranges::{self, Ranges};
-use crate::{guest_memory, kick};
+use crate::{guest_memory, kick, translations};
 
 /// Pages that a range of line numbers touches.
 fn pages(lines: &Range<u64>) -> Range<u64> {
@@ -42,6 +42,8 @@ impl Tdx {
             self.map.set(page, Rights::All);
         }
         if !newly_trapped.is_empty() || !newly_unmapped.is_empty() {
+            // A TD may have mapped one as a shared page.
+            translations::invalidate();
             kick::flush_others(cpu);
         }
         // A read with KeyID 0 of a line that has just become private returns zeros.

@@ -4,6 +4,7 @@
 //! Not covered: see [`LIMITS`].
 
 mod access;
+mod frames;
 mod limits;
 mod map;
 mod pamt;
@@ -23,6 +24,7 @@ pub use limits::LIMITS;
 
 use crate::nested::{Nested, Rights};
 use crate::ranges::{self, Ranges};
+use frames::Frames;
 use pamt::Pamt;
 
 /// A machine check of the guest, for the summary.
@@ -57,8 +59,16 @@ pub struct Tdx {
     pamts: Vec<Pamt>,
     /// What each page was when it became private. Kept when the module forgets the page.
     kinds: BTreeMap<u64, &'static str>,
-    /// Machine checks so far.
+    /// Machine checks of the host so far.
     pub checks: Vec<MachineCheckRecord>,
+    /// Machine checks of TDs so far.
+    pub td_checks: Vec<MachineCheckRecord>,
+    /// Contents of private pages of TDs.
+    pub frames: Frames,
+    /// Virtual CPUs of TDs, by TDVPR page: which VP.INIT they come from.
+    births: BTreeMap<u64, u64>,
+    /// VP.INITs so far.
+    inits: u64,
     /// SEAMCALLs that the machine does not model.
     pub refused: u64,
     /// CPUs in VMX operation, one bit each.
@@ -85,6 +95,10 @@ pub fn init(config: MachineConfig, hidden: &[Range<u64>]) -> Result<(), ConfigEr
             pamts: Vec::new(),
             kinds: BTreeMap::new(),
             checks: Vec::new(),
+            td_checks: Vec::new(),
+            frames: Frames::new(),
+            births: BTreeMap::new(),
+            inits: 0,
             refused: 0,
             vmx: 0,
         })
@@ -130,6 +144,11 @@ impl Tdx {
     /// lines.
     pub fn is_trapped(&self, page: u64) -> bool {
         ranges::contains(&self.trapped, page)
+    }
+
+    /// Which VP.INIT the virtual CPU at this TDVPR page comes from. `None`: from none.
+    pub fn vcpu_birth(&self, tdvpr: u64) -> Option<u64> {
+        self.births.get(&tdvpr).copied()
     }
 
     /// What the page of a line was when it became private.

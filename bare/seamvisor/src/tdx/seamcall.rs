@@ -3,11 +3,15 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use metal::println;
-use tdx_abi::{KeyId, LINE_SIZE, Leaf, MAX_TDMRS, PhysAddr, Registers, STRUCTURE_ALIGN, Status};
+use tdx_abi::{KeyId, LINE_SIZE, Leaf, MAX_TDMRS, PAGE_SIZE, PhysAddr, Registers, STRUCTURE_ALIGN, Status};
 use tdx_machine::{CpuId, DeviceId};
 
 use super::{Tdx, touched};
-use crate::guest_memory;
+use crate::{guest_memory, translations};
+
+/// Address bits of a physical address, without those of the hint of Dynamic PAMT and the page
+/// offset.
+const PHYSICAL: u64 = 0x000f_ffff_ffff_f000;
 
 /// Number of SEAMCALLs so far, for the log.
 static CALLS: AtomicU64 = AtomicU64::new(0);
@@ -27,9 +31,15 @@ impl Tdx {
             }
         };
         let number = CALLS.fetch_add(1, Ordering::Relaxed);
+        let enters = leaf == Leaf::VP_ENTER && !output.status().is_error();
+        if enters {
+            // Lines that are stored to are private already.
+            return output;
+        }
         println!("seamcall {number} cpu={cpu} {leaf} -> {:#018x} {}", output.rax, output.status());
         if !output.status().is_error() {
             self.complete(id, leaf, &input);
+            self.follow_tds(leaf, &input, &output);
         }
         self.sync_map(cpu);
         output
@@ -80,6 +90,45 @@ impl Tdx {
             }
             Leaf::SYS_CONFIG => self.learn_pamts(cpu, input),
             _ => {}
+        }
+    }
+
+    /// Follows contents of private pages, virtual CPUs and translations of TDs over a successful
+    /// call.
+    fn follow_tds(&mut self, leaf: Leaf, input: &Registers, output: &Registers) {
+        let page = |address: u64| (address & PHYSICAL) / PAGE_SIZE;
+        // Level in bits 2:0.
+        let pages = |first: u64, level: u64| first..first + (1 << (9 * level.min(2)));
+        match leaf {
+            Leaf::MEM_PAGE_ADD if !self.frames.fill(page(input.r8), input.r9) => {
+                println!("no room for the contents of {:#x}: its TD is fatal", input.r8);
+                self.machine.make_td_fatal(PhysAddr::new(input.rdx).page());
+            }
+            Leaf::MEM_PAGE_AUG => self.frames.remove(pages(page(input.r8), input.rcx & 0b111)),
+            Leaf::MEM_PAGE_REMOVE => self.frames.remove(pages(page(output.rcx), input.rcx & 0b111)),
+            Leaf::MEM_PAGE_RELOCATE => self.frames.relocate(page(output.rcx), page(input.r8)),
+            Leaf::PHYMEM_PAGE_RECLAIM => {
+                let first = page(input.rcx);
+                self.frames.remove(pages(first, output.r8 & 0b111));
+                self.births.remove(&first);
+            }
+            Leaf::VP_INIT => {
+                self.inits += 1;
+                self.births.insert(page(input.rcx), self.inits);
+            }
+            _ => {}
+        }
+        if matches!(
+            leaf,
+            Leaf::MEM_RANGE_BLOCK
+                | Leaf::MEM_PAGE_REMOVE
+                | Leaf::MEM_PAGE_RELOCATE
+                | Leaf::MEM_PAGE_PROMOTE
+                | Leaf::MEM_PAGE_DEMOTE
+                | Leaf::PHYMEM_PAGE_RECLAIM
+                | Leaf::VP_WR
+        ) {
+            translations::invalidate();
         }
     }
 

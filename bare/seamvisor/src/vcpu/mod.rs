@@ -34,6 +34,8 @@ pub struct Vcpu {
     pub vmxe: bool,
     /// Physical address of a page that stands for memory that does not exist.
     pub absent_frame: u64,
+    /// TDH.VP.ENTER has been granted by a SEAMCALL of this length: a TD runs next on this CPU.
+    pub enters_td: Option<u64>,
     /// Root of the nested page tables that all CPUs share.
     root: u64,
     step_tables: StepTables,
@@ -99,6 +101,7 @@ impl Vcpu {
             registers: Box::default(),
             vmxe: false,
             absent_frame: address(Box::leak(zeroed_page())),
+            enters_td: None,
             root: tables.nested_root,
             step_tables: StepTables::new(),
             step: None,
@@ -165,6 +168,14 @@ impl Vcpu {
         self.vmcb.intercept_1 |= vmcb::INTERCEPT_IRET;
         self.vmcb.inject = vmcb::NMI;
         true
+    }
+
+    /// An NMI of the guest is a VM exit of the TD that it runs, which blocks further ones until
+    /// IRET.
+    pub fn block_nmi_by_exit(&mut self) {
+        self.nmi_return = None;
+        self.in_nmi = true;
+        self.vmcb.intercept_1 |= vmcb::INTERCEPT_IRET;
     }
 
     /// The guest has reached the IRET of its NMI handler: NMIs are unblocked once it has executed.

@@ -121,6 +121,17 @@ impl Machine {
         module.convertible_ept_violation(&mut self.hardware, cpu, exit)
     }
 
+    /// #VE, for an exit that [`Self::td_exit`] refuses and that the module turns into one: CPUID,
+    /// RDMSR, WRMSR.
+    ///
+    /// # Errors
+    /// No VCPU is on this CPU.
+    pub fn guest_virtualization_exception(&mut self, cpu: CpuId, exit: TdExit) -> Result<AfterExit, Refusal> {
+        self.hardware.next_step();
+        let module = self.module.as_mut().ok_or(Refusal::NoGuestOnCpu { cpu })?;
+        module.guest_virtualization_exception(cpu, exit)
+    }
+
     /// What CPUID answers in the guest on this CPU: EAX and EBX, ECX and EDX, without what depends
     /// on the VCPU (APIC id, OSXSAVE, OSPKE, the size of the XSAVE area). `None`: #VE, which is
     /// also the answer where the values are not known.

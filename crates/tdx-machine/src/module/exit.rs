@@ -229,6 +229,11 @@ impl Module {
         inject(exit.guest, GuestEvent::VirtualizationException)
     }
 
+    pub(crate) fn guest_virtualization_exception(&mut self, cpu: CpuId, exit: TdExit) -> Result<AfterExit, Refusal> {
+        let running = self.running(cpu)?;
+        Ok(self.virtualization_exception(running, &exit))
+    }
+
     /// The CPU turns an EPT violation of the guest on it into #VE, as the entry of the shared EPT
     /// asks for. It is an exit all the same while the cause of the last #VE has not been read.
     pub(crate) fn convertible_ept_violation(

@@ -1,0 +1,231 @@
+//! A hostile TD: instructions of its code must raise the exceptions of a TD, and nothing of it must
+//! reach the hypervisor. Built by raw SEAMCALLs.
+
+use core::arch::{asm, naked_asm};
+use core::ptr::with_exposed_provenance_mut;
+use metal::println;
+use tdx_abi::{Leaf, LeafCall, PAGE_SIZE, Registers, Status};
+use tdx_host::arch;
+
+use super::td_code::{ATTEMPTS, DATA, END, GIGABYTES, PLACE, ROOT, page};
+use crate::memory::Kernel;
+
+/// KeyIDs that no TD of this kernel has: of the TD that makes attempts, and of those that lose a
+/// line.
+const KEY: u64 = 56;
+const KEYS_OF_LOST: [u64; 2] = [57, 58];
+/// Exit reasons.
+const INTERRUPT: u64 = 1;
+const TDCALL: u64 = 77;
+const TRIPLE_FAULT: u64 = 0x4000_0001_0000_0002;
+/// TDX_NON_RECOVERABLE_TD_NON_ACCESSIBLE: a machine check in the guest.
+const MACHINE_CHECK: u64 = 0x6000_0005_0000_0000;
+const TD_FATAL: u64 = 0xe000_0604_0000_0000;
+/// Present, writable; a large page.
+const TABLE: u64 = 0b11;
+const LARGE: u64 = 0x83;
+/// The guest address is shared.
+const SHARED: u64 = 1 << 47;
+
+fn call(registers: Registers) -> Registers {
+    let mut registers = registers;
+    // SAFETY: ring 0, with fix-ups. The pages that the module takes or writes are those of
+    // `Pages`, which this kernel has allocated and does not use.
+    unsafe { arch::seamcall(&mut registers) };
+    registers
+}
+
+fn succeed(registers: Registers) -> Registers {
+    let out = call(registers);
+    assert!(out.status() == Status::SUCCESS, "{registers:x?}: {}", out.status());
+    out
+}
+
+/// VP.ENTER, with RCX to R13 in this order in `registers`, RAX first. It changes every register
+/// but RBP and RSP.
+#[unsafe(naked)]
+unsafe extern "sysv64" fn enter(registers: *mut [u64; 9]) {
+    naked_asm!(
+        "push rbx",
+        "push rbp",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
+        "push rdi",
+        "mov rax, [rdi]",
+        "mov rcx, [rdi + 8]",
+        "mov rdx, [rdi + 16]",
+        "mov r8, [rdi + 24]",
+        "mov r9, [rdi + 32]",
+        "mov r10, [rdi + 40]",
+        "mov r11, [rdi + 48]",
+        "mov r12, [rdi + 56]",
+        "mov r13, [rdi + 64]",
+        ".byte 0x66, 0x0f, 0x01, 0xcf",
+        "pop rdi",
+        "mov [rdi], rax",
+        "mov [rdi + 8], rcx",
+        "mov [rdi + 16], rdx",
+        "mov [rdi + 24], r8",
+        "mov [rdi + 32], r9",
+        "mov [rdi + 40], r10",
+        "mov [rdi + 48], r11",
+        "mov [rdi + 56], r12",
+        "mov [rdi + 64], r13",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbp",
+        "pop rbx",
+        "ret",
+    )
+}
+
+/// Pages of this kernel that are given to the module.
+struct Pages {
+    next: u64,
+}
+
+impl Pages {
+    fn take(&mut self) -> u64 {
+        self.next += PAGE_SIZE;
+        self.next - PAGE_SIZE
+    }
+}
+
+fn store(page: u64, bytes: &[u8]) {
+    let to = with_exposed_provenance_mut::<u8>(page as usize);
+    // SAFETY: a page of `Pages` that nothing uses.
+    unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+}
+
+/// A TD of the pages of its code.
+struct Td {
+    tdvpr: u64,
+    /// Its page of data, as this kernel sees it.
+    data: u64,
+}
+
+fn build(pages: &mut Pages, key: u64) -> Td {
+    let tdr = pages.take();
+    succeed(Registers::call(Leaf::MNG_CREATE).rcx(tdr).rdx(key));
+    succeed(Registers::call(Leaf::MNG_KEY_CONFIG).rcx(tdr));
+    for _ in 0..6 {
+        succeed(Registers::call(Leaf::MNG_ADDCX).rcx(pages.take()).rdx(tdr));
+    }
+    let source = pages.take();
+    let mut params = [0; 1024];
+    // XFAM, one VCPU, four levels, 1 GHz.
+    for (offset, value) in [(8, 3), (16, 1), (24, 0x1e), (40, 40)] {
+        params[offset] = value;
+    }
+    store(source, &params);
+    succeed(Registers::call(Leaf::MNG_INIT).rcx(tdr).rdx(source));
+    let tdvpr = pages.take();
+    succeed(Registers::call(Leaf::VP_CREATE).rcx(tdvpr).rdx(tdr));
+    for _ in 0..5 {
+        succeed(Registers::call(Leaf::VP_ADDCX).rcx(pages.take()).rdx(tdvpr));
+    }
+    succeed(Registers::call(LeafCall::with_version(Leaf::VP_INIT, 0)).rcx(tdvpr).rdx(0));
+    for level in [3, 2, 1] {
+        let gpa = PLACE & !((1 << (12 + 9 * level)) - 1);
+        succeed(Registers::call(Leaf::MEM_SEPT_ADD).rcx(gpa | level).rdx(tdr).r8(pages.take()));
+    }
+    let table = |words: &[(usize, u64)]| {
+        let mut bytes = [0; PAGE_SIZE as usize];
+        for (index, word) in words {
+            bytes[8 * index..][..8].copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    };
+    let contents = [
+        (PLACE, *page()),
+        (ROOT, table(&[(0, GIGABYTES | TABLE)])),
+        (GIGABYTES, table(&[(3, 0xc000_0000 | LARGE), (1, SHARED | LARGE)])),
+        (DATA, table(&[])),
+    ];
+    let mut data = 0;
+    for (gpa, content) in contents {
+        store(source, &content);
+        data = pages.take();
+        succeed(Registers::call(Leaf::MEM_PAGE_ADD).rcx(gpa).rdx(tdr).r8(data).r9(source));
+    }
+    succeed(Registers::call(Leaf::MR_FINALIZE).rcx(tdr));
+    Td { tdvpr, data }
+}
+
+impl Td {
+    /// VP.ENTER, until an exit that is no interrupt. RAX, RCX, RDX, R8 to R13.
+    fn enter(&self) -> [u64; 9] {
+        loop {
+            let mut registers = [u64::from(Leaf::VP_ENTER.0), self.tdvpr, 0, 0, 0, 0, 0, 0, 0];
+            // SAFETY: the TD has nothing of this kernel's memory but the pages it was given.
+            unsafe { enter(&raw mut registers) };
+            if registers[0] != INTERRUPT {
+                return registers;
+            }
+        }
+    }
+}
+
+/// Runs the TDs.
+pub fn run(kernel: &mut Kernel<'_>) {
+    let Some(range) = kernel.pages(128 * PAGE_SIZE) else { panic!("no memory") };
+    let mut pages = Pages { next: range.base().get() };
+    let attempts = make_attempts(&build(&mut pages, KEY));
+    let [partial, full] = KEYS_OF_LOST.map(|key| build(&mut pages, key));
+    lose_a_line(&partial, |line| {
+        // SAFETY: a line of the TD, which this kernel does not use.
+        unsafe { asm!("movnti [{}], {}", in(reg) line, in(reg) 0u64, options(nostack)) }
+    });
+    lose_a_line(&full, |line| {
+        // SAFETY: as above.
+        unsafe { with_exposed_provenance_mut::<u64>(line as usize).write_volatile(0) }
+    });
+    println!("@ {{\"event\":\"hostile\",\"td_attempts\":{attempts}}}");
+}
+
+/// Runs a TD until its triple fault. Returns how many attempts it has made.
+fn make_attempts(td: &Td) -> usize {
+    let mut attempts = 0;
+    loop {
+        let registers = td.enter();
+        let [status, .., number, exception] = registers;
+        match status {
+            TDCALL if number == END => {
+                let dr0: u64;
+                let mut x87 = 0u16;
+                // SAFETY: stores the status word and reads DR0.
+                unsafe {
+                    asm!("mov {}, dr0", out(reg) dr0, options(nostack, nomem));
+                    asm!("fnstsw [{}]", in(reg) &raw mut x87, options(nostack));
+                }
+                assert!((dr0, x87) == (0, 0), "the TD's state is left: DR0 {dr0:#x}, x87 status {x87:#x}");
+            }
+            TDCALL => {
+                let (what, expected) = ATTEMPTS[number as usize];
+                assert!(exception == expected, "TD: {what}: exception {exception}, not {expected}");
+                attempts += 1;
+            }
+            TRIPLE_FAULT => break,
+            other => panic!("TD: VP.ENTER returns {other:#x} {registers:x?}"),
+        }
+    }
+    assert!(attempts == ATTEMPTS.len(), "{attempts} attempts");
+    attempts
+}
+
+/// This kernel stores to a line of a TD that runs: the TD's next access is a machine check, which is
+/// the end of the TD and of nothing else.
+fn lose_a_line(td: &Td, store: impl FnOnce(u64)) {
+    let [status, ..] = td.enter();
+    assert!(status == TDCALL, "TD: VP.ENTER returns {status:#x}");
+    store(td.data);
+    let [status, ..] = td.enter();
+    assert!(status == MACHINE_CHECK, "TD that has lost a line: VP.ENTER returns {status:#x}");
+    let status = call(Registers::call(Leaf::VP_ENTER).rcx(td.tdvpr)).rax;
+    assert!(status == TD_FATAL, "TD that was lost: VP.ENTER returns {status:#x}");
+    succeed(Registers::call(Leaf::VP_FLUSH).rcx(td.tdvpr));
+}

@@ -1,0 +1,170 @@
+//! State of a TD's virtual CPU that VMRUN, VMLOAD and VMSAVE do not switch: XSAVE components,
+//! XCR0, DR0 to DR3, TSC_AUX. The host finds what the module leaves: all of it in its initial state,
+//! and XCR0 as the TD's XFAM.
+//!
+//! Source of what is left: how Linux restores its own state after VP.ENTER.
+
+use alloc::boxed::Box;
+use core::arch::asm;
+use core::arch::x86_64::{__cpuid, __cpuid_count};
+use metal::registers::{cr4, rdmsr, set_cr4, wrmsr};
+
+const TSC_AUX: u32 = 0xc000_0103;
+const CR4_OSXSAVE: u64 = 1 << 18;
+/// CPUID leaf 1, ECX.
+const XSAVE: u32 = 1 << 26;
+/// XCR0: x87, SSE, AVX, AVX-512, PKRU. With these the standard form of the area takes 2696 bytes.
+const COMPONENTS: u64 = 0b11 | X_AVX | X_AVX_512 | 1 << 9;
+const X87: u64 = 1 << 0;
+const X_SSE: u64 = 1 << 1;
+const X_AVX: u64 = 1 << 2;
+const X_AVX_512: u64 = 0b111 << 5;
+/// MXCSR of a reset CPU, and where it is in the area.
+const MXCSR: [u8; 4] = 0x1f80_u32.to_le_bytes();
+const MXCSR_OFFSET: usize = 24;
+
+#[repr(C, align(64))]
+struct Area([u8; 4096]);
+
+impl Area {
+    fn initial() -> Self {
+        let mut area = Self([0; 4096]);
+        area.0[MXCSR_OFFSET..][..4].copy_from_slice(&MXCSR);
+        area
+    }
+}
+
+/// Extended state of a virtual CPU that does not run.
+pub struct ExtendedState {
+    area: Box<Area>,
+    /// Components that the TD may have and this CPU has.
+    allowed: u64,
+    xcr0: u64,
+    debug: [u64; 4],
+    tsc_aux: u64,
+}
+
+/// Lets this program use XSAVE on this CPU.
+pub fn enable() {
+    if __cpuid(1).ecx & XSAVE != 0 {
+        // SAFETY: the CPU supports the bit, and the others stay as they are.
+        unsafe { set_cr4(cr4() | CR4_OSXSAVE) };
+    }
+}
+
+/// XCR0 bits of this CPU among [`COMPONENTS`].
+fn supported() -> u64 {
+    if __cpuid(1).ecx & XSAVE == 0 { 0 } else { u64::from(__cpuid_count(0xd, 0).eax) & COMPONENTS }
+}
+
+fn set_xcr0(value: u64) {
+    // SAFETY: CR4.OSXSAVE is set and the value is one that `is_valid` takes: the CPU has each
+    // component, and what it builds on. Rust code here uses x87 and SSE at most.
+    unsafe {
+        asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack, nomem))
+    }
+}
+
+fn xcr0() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: CR4.OSXSAVE is set. Reads only.
+    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nostack, nomem)) }
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Loads all components from the area.
+#[unsafe(naked)]
+unsafe extern "sysv64" fn xrstor(area: *const Area) {
+    core::arch::naked_asm!("mov eax, -1", "mov edx, -1", "xrstor64 [rdi]", "ret")
+}
+
+/// Saves all components to the area.
+#[unsafe(naked)]
+unsafe extern "sysv64" fn xsave(area: *mut Area) {
+    core::arch::naked_asm!("mov eax, -1", "mov edx, -1", "xsave64 [rdi]", "ret")
+}
+
+fn swap_debug_registers(new: [u64; 4]) -> [u64; 4] {
+    let mut old = [0; 4];
+    // SAFETY: breakpoint addresses have no effect in this program: DR7 enables none of them while
+    // it runs, because VMEXIT clears DR7.
+    unsafe {
+        asm!("mov {}, dr0", out(reg) old[0], options(nostack, nomem));
+        asm!("mov {}, dr1", out(reg) old[1], options(nostack, nomem));
+        asm!("mov {}, dr2", out(reg) old[2], options(nostack, nomem));
+        asm!("mov {}, dr3", out(reg) old[3], options(nostack, nomem));
+        asm!("mov dr0, {}", in(reg) new[0], options(nostack, nomem));
+        asm!("mov dr1, {}", in(reg) new[1], options(nostack, nomem));
+        asm!("mov dr2, {}", in(reg) new[2], options(nostack, nomem));
+        asm!("mov dr3, {}", in(reg) new[3], options(nostack, nomem));
+    }
+    old
+}
+
+/// A value of XCR0 that loads on a CPU with these components.
+const fn is_valid(value: u64, allowed: u64) -> bool {
+    value & !allowed == 0
+        && value & X87 != 0
+        && (value & X_AVX == 0 || value & X_SSE != 0)
+        && (value & X_AVX_512 == 0 || value & X_AVX_512 == X_AVX_512 && value & X_AVX != 0)
+}
+
+impl ExtendedState {
+    /// Initial state of a virtual CPU whose TD has this XFAM. `None` if this CPU has no XSAVE.
+    pub fn new(xfam: u64) -> Option<Self> {
+        let supported = supported();
+        let allowed = xfam & supported;
+        is_valid(allowed, supported).then(|| Self {
+            area: Box::new(Area::initial()),
+            allowed,
+            xcr0: X87,
+            debug: [0; 4],
+            tsc_aux: 0,
+        })
+    }
+
+    /// Loads the state: the TD runs next.
+    pub fn load(&mut self) {
+        set_xcr0(self.allowed);
+        // SAFETY: the area is aligned, large enough for the components of XCR0, and was written by
+        // XSAVE or is an initial one. Only x87, SSE and wider registers change, which Rust code
+        // does not keep over a call.
+        unsafe { xrstor(&raw const *self.area) };
+        set_xcr0(self.xcr0);
+        self.debug = swap_debug_registers(self.debug);
+        // SAFETY: a register that only RDTSCP and RDPID read.
+        self.tsc_aux = unsafe {
+            let host = rdmsr(TSC_AUX);
+            wrmsr(TSC_AUX, self.tsc_aux);
+            host
+        };
+    }
+
+    /// Saves the state, and leaves what the host finds after VP.ENTER.
+    pub fn save(&mut self) {
+        self.xcr0 = xcr0();
+        set_xcr0(self.allowed);
+        let initial = Area::initial();
+        // SAFETY: as in `load`; the area belongs to this state alone.
+        unsafe {
+            xsave(&raw mut *self.area);
+            xrstor(&raw const initial);
+        }
+        self.debug = swap_debug_registers([0; 4]);
+        // SAFETY: as in `load`.
+        self.tsc_aux = unsafe {
+            let guest = rdmsr(TSC_AUX);
+            wrmsr(TSC_AUX, 0);
+            guest
+        };
+    }
+
+    /// XSETBV by the TD that runs here. False if it raises #GP.
+    pub fn set_xcr0(&self, value: u64) -> bool {
+        let valid = is_valid(value, self.allowed);
+        if valid {
+            set_xcr0(value);
+        }
+        valid
+    }
+}

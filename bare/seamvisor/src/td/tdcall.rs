@@ -1,0 +1,62 @@
+//! TDCALL, and VMCALL: both raise #UD on this processor.
+
+use tdx_machine::TdExit;
+
+use super::exits::{self, Next, reason};
+use super::read_memory;
+use super::vcpu::TdVcpu;
+use crate::tdx::Tdx;
+
+const TDCALL: [u8; 4] = [0x66, 0x0f, 0x01, 0xcc];
+const VMCALL: [u8; 3] = [0x0f, 0x01, 0xc1];
+const LONG_MODE_ACTIVE: u64 = 1 << 10;
+const CS_LONG: u16 = 0x200;
+
+const VP_VMCALL: u64 = 0;
+const MEM_PAGE_ACCEPT: u64 = 6;
+
+/// Handles #UD.
+pub fn handle(tdx: &mut Tdx, cpu: usize, td: &mut TdVcpu) -> Next {
+    let long = td.vmcb.efer & LONG_MODE_ACTIVE != 0 && td.vmcb.cs.attributes & CS_LONG != 0;
+    let mut bytes = [0; TDCALL.len()];
+    let rip = td.vmcb.rip;
+    let readable = read_memory::read(tdx, cpu, &td.vmcb, rip, &mut bytes);
+    if readable && long && bytes == TDCALL {
+        if td.vmcb.cpl == 0 {
+            return tdcall(tdx, cpu, td);
+        }
+        td.inject_general_protection();
+        return Next::Resume;
+    }
+    if readable && bytes[..VMCALL.len()] == VMCALL {
+        let length = VMCALL.len() as u64;
+        let exit = TdExit { reason: reason::VMCALL, instruction_length: length, ..TdExit::default() };
+        return exits::report(tdx, cpu, td, exit);
+    }
+    td.inject(metal::interrupts::INVALID_OPCODE);
+    Next::Resume
+}
+
+fn tdcall(tdx: &mut Tdx, cpu: usize, td: &mut TdVcpu) -> Next {
+    let length = TDCALL.len() as u64;
+    let before = exits::guest_registers(td);
+    let leaf = before.rax & 0xffff;
+    let exit = TdExit { reason: reason::TDCALL, instruction_length: length, ..TdExit::default() };
+    let next = exits::report(tdx, cpu, td, exit);
+    if leaf == MEM_PAGE_ACCEPT {
+        // Lines may be private that were not.
+        tdx.sync_map(cpu);
+    }
+    match next {
+        // An interrupted ACCEPT is repeated, and so is a call that has faulted.
+        Next::Resume if td.vmcb.inject == 0 && exits::guest_registers(td) != before => {
+            td.skip(length);
+            Next::Resume
+        }
+        Next::Host { answer, .. } if leaf == VP_VMCALL && answer.rax == reason::TDCALL => {
+            td.skip(length);
+            Next::Host { answer, vmcall: Some(before.rcx) }
+        }
+        next => next,
+    }
+}

@@ -1,0 +1,121 @@
+//! State of a TD's virtual CPU: VMCB, registers, nested page tables. Its initial state is that of
+//! VP.INIT.
+
+use alloc::boxed::Box;
+use tdx_machine::VcpuOnCpu;
+
+use super::extended_state::ExtendedState;
+use super::nested::Tables;
+use super::{io, msr};
+use crate::vmcb::{self, GuestRegisters, Segment, Vmcb};
+
+/// Another one than the host's.
+const ADDRESS_SPACE: u32 = 2;
+const V_INTR_MASKING: u64 = 1 << 24;
+const EFER_SVME: u64 = 1 << 12;
+/// SCE, LME, NXE.
+const EFER: u64 = 0x901;
+/// PE and NE; MCE.
+const CR0: u64 = 0x21;
+const CR4: u64 = 0x40;
+const RESET_VECTOR: u64 = 0xffff_fff0;
+const PAT: u64 = 0x0007_0406_0007_0406;
+/// INTR, NMI, RDPMC, CPUID, INVD, HLT, INVLPGA, I/O, MSRs, task switch, shutdown.
+const INTERCEPT_1: u32 = vmcb::INTERCEPT_1 | 1 << 0 | 1 << 15 | 1 << 24 | 1 << 29;
+/// Those of the host; MONITOR, MWAIT, XSETBV.
+const INTERCEPT_2: u32 = vmcb::INTERCEPT_2 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13;
+
+/// How the last VP.ENTER ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LastExit {
+    /// By an exit that the guest does not know of.
+    Asynchronous,
+    /// By TDG.VP.VMCALL with this RCX: the next VP.ENTER passes the registers that it selects.
+    Vmcall(u64),
+}
+
+/// A virtual CPU of a TD.
+pub struct TdVcpu {
+    /// Of [`crate::tdx::Tdx::vcpu_birth`].
+    pub birth: u64,
+    /// VMCB.
+    pub vmcb: Box<Vmcb>,
+    /// General registers that VMRUN does not load.
+    pub registers: Box<GuestRegisters>,
+    /// What else VMRUN does not load.
+    pub extended: ExtendedState,
+    /// Nested page tables.
+    pub tables: Tables,
+    /// How the last VP.ENTER ended.
+    pub last_exit: LastExit,
+    /// The guest is in its NMI handler: the host's next NMI for it waits for IRET.
+    pub in_nmi: bool,
+}
+
+impl TdVcpu {
+    /// State after VP.INIT. `None` if there is no memory, or this CPU has no XSAVE.
+    pub fn new(on: &VcpuOnCpu, birth: u64, signature: u32) -> Option<Box<Self>> {
+        let (tables, extended) = (Tables::new()?, ExtendedState::new(on.xfam)?);
+        // SAFETY: a VMCB consists of integers, for which zero is valid.
+        let mut vmcb = unsafe { Box::<Vmcb>::new_zeroed().assume_init() };
+        vmcb.intercept_exceptions = 1 << metal::interrupts::INVALID_OPCODE;
+        vmcb.intercept_1 = INTERCEPT_1;
+        vmcb.intercept_2 = INTERCEPT_2;
+        vmcb.io_permissions = io::permissions();
+        vmcb.msr_permissions = msr::permissions();
+        vmcb.asid = ADDRESS_SPACE;
+        vmcb.virtual_interrupt = V_INTR_MASKING;
+        vmcb.nested_paging = 1;
+        vmcb.nested_cr3 = tables.root();
+        let data = Segment { selector: 0, attributes: 0xc93, limit: u32::MAX, base: 0 };
+        (vmcb.es, vmcb.ss, vmcb.ds, vmcb.fs, vmcb.gs) = (data, data, data, data, data);
+        vmcb.cs = Segment { attributes: 0xc9b, ..data };
+        vmcb.gdtr = Segment { limit: 0xffff, ..Segment::default() };
+        vmcb.ldtr = Segment { attributes: 0x82, limit: 0xffff, ..Segment::default() };
+        vmcb.tr = Segment { attributes: 0x8b, limit: 0xffff, ..Segment::default() };
+        (vmcb.cr0, vmcb.cr4, vmcb.efer) = (CR0, CR4, EFER | EFER_SVME);
+        (vmcb.rip, vmcb.rflags, vmcb.pat) = (RESET_VECTOR, 2, PAT);
+        (vmcb.dr6, vmcb.dr7) = (0xffff_0ff0, 0x400);
+        let registers = GuestRegisters {
+            // The width of guest addresses.
+            rbx: u64::from(on.shared_bit.trailing_zeros()) + 1,
+            rcx: on.initial_rcx,
+            rdx: u64::from(signature),
+            rsi: u64::from(on.index),
+            r8: on.initial_rcx,
+            ..GuestRegisters::default()
+        };
+        let registers = Box::new(registers);
+        let last_exit = LastExit::Asynchronous;
+        Some(Box::new(Self { birth, vmcb, registers, extended, tables, last_exit, in_nmi: false }))
+    }
+
+    /// Advances RIP past the emulated instruction and ends its interrupt shadow.
+    pub fn skip(&mut self, bytes: u64) {
+        self.vmcb.rip = self.vmcb.rip.wrapping_add(bytes);
+        self.vmcb.interrupt_shadow = 0;
+    }
+
+    /// Injects an exception without error code.
+    pub fn inject(&mut self, vector: u8) {
+        self.vmcb.inject = vmcb::exception(vector);
+    }
+
+    /// Injects #GP(0).
+    pub fn inject_general_protection(&mut self) {
+        self.vmcb.inject = vmcb::exception_with_code(metal::interrupts::GENERAL_PROTECTION, 0);
+    }
+
+    /// Injects an NMI and blocks further ones until IRET.
+    pub fn inject_nmi(&mut self) {
+        self.vmcb.inject = vmcb::NMI;
+        self.in_nmi = true;
+        self.vmcb.intercept_1 |= vmcb::INTERCEPT_IRET;
+    }
+
+    /// The guest has reached the IRET of its NMI handler.
+    pub fn unblock_nmi_at_iret(&mut self) {
+        self.in_nmi = false;
+        self.vmcb.intercept_1 &= !vmcb::INTERCEPT_IRET;
+    }
+}
