@@ -5,9 +5,9 @@ use core::sync::atomic::Ordering;
 use tdx_abi::{Registers, Status};
 use tdx_machine::{CpuId, TdExit};
 
-use super::exits::{self, Next, reason};
+use super::outcome::{self, Next, reason};
 use super::vcpu::{LastExit, TdVcpu};
-use super::{interrupts, registers, vcpus};
+use super::{exits, interrupts, registers, vcpus};
 use crate::handlers::{cpuid, vmx};
 use crate::tdx::{self, Tdx};
 use crate::vcpu::Vcpu;
@@ -59,7 +59,7 @@ pub fn run(vcpu: &mut Vcpu, host: &mut Vmcb, length: u64) {
 /// Takes the virtual CPU that is on this CPU. Otherwise what VP.ENTER returns.
 fn take(cpu: usize) -> Result<(u64, alloc::boxed::Box<TdVcpu>), Registers> {
     let mut tdx = tdx::lock();
-    let refuse = |tdx: &mut Tdx, why: &str| match exits::stop(tdx, cpu, 0, &why) {
+    let refuse = |tdx: &mut Tdx, why: &str| match outcome::stop(tdx, cpu, 0, &why) {
         Next::Host { answer, .. } => Err(answer),
         Next::Resume => Err(Registers { rax: Status::VMFAIL_INVALID.raw(), ..Registers::default() }),
     };
@@ -69,7 +69,7 @@ fn take(cpu: usize) -> Result<(u64, alloc::boxed::Box<TdVcpu>), Registers> {
     }
     match vcpus::take(&tdx, &on, cpuid::signature()) {
         Some(mut td) => {
-            exits::deliver_nmi(&mut tdx, cpu, &mut td);
+            outcome::deliver_nmi(&mut tdx, cpu, &mut td);
             Ok((on.tdvpr.index(), td))
         }
         None => refuse(&mut tdx, "no room for another virtual CPU"),
@@ -96,7 +96,7 @@ fn run_until_exit(vcpu: &mut Vcpu, host: &mut Vmcb, td: &mut TdVcpu) -> (Registe
 fn run_once(vcpu: &mut Vcpu, host: &mut Vmcb, td: &mut TdVcpu) -> Next {
     let cpu = vcpu.number;
     if let Some(exit) = event_of_host(vcpu) {
-        return exits::report(&mut tdx::lock(), cpu, td, exit);
+        return outcome::report(&mut tdx::lock(), cpu, td, exit);
     }
     kick::enter_guest(cpu);
     if has_event(vcpu) {
@@ -123,7 +123,7 @@ fn run_once(vcpu: &mut Vcpu, host: &mut Vmcb, td: &mut TdVcpu) -> Next {
             Some(vector) => {
                 let interruption = VALID | u64::from(vector);
                 let exit = TdExit { reason: reason::EXTERNAL_INTERRUPT, interruption, ..TdExit::default() };
-                exits::report(&mut tdx::lock(), cpu, td, exit)
+                outcome::report(&mut tdx::lock(), cpu, td, exit)
             }
             None => Next::Resume,
         },
@@ -135,7 +135,7 @@ fn run_once(vcpu: &mut Vcpu, host: &mut Vmcb, td: &mut TdVcpu) -> Next {
             let mut tdx = tdx::lock();
             match tdx.machine.vcpu_on(CpuId(cpu as u32)) {
                 Some(on) => exits::handle(&mut tdx, cpu, td, &on),
-                None => exits::stop(&mut tdx, cpu, td.vmcb.rip, &"the module has lost it"),
+                None => outcome::stop(&mut tdx, cpu, td.vmcb.rip, &"the module has lost it"),
             }
         }
     }

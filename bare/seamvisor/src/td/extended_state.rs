@@ -58,6 +58,7 @@ fn supported() -> u64 {
 }
 
 fn set_xcr0(value: u64) {
+    let (low, high) = (value as u32, (value >> 32) as u32);
     // SAFETY: CR4.OSXSAVE is set and the value is one that `is_valid` takes: the CPU has each
     // component, and what it builds on. Rust code here uses x87 and SSE at most.
     unsafe {

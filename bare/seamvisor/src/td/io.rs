@@ -1,20 +1,6 @@
 //! I/O instructions of a TD: #VE, with the exit qualification of VMX.
 
-use alloc::boxed::Box;
-use spin::Once;
-
 use super::vcpu::TdVcpu;
-
-#[repr(C, align(4096))]
-struct Bitmap([u8; 3 * 4096]);
-
-static PERMISSIONS: Once<Box<Bitmap>> = Once::new();
-
-/// Physical address of the I/O permission map of all TDs: every port is intercepted.
-pub fn permissions() -> u64 {
-    let map = PERMISSIONS.call_once(|| Box::new(Bitmap([0xff; 3 * 4096])));
-    core::ptr::from_ref::<Bitmap>(map).expose_provenance() as u64
-}
 
 /// Exit qualification and length of the instruction that has exited.
 pub fn qualification(td: &TdVcpu) -> (u64, u64) {

@@ -4,7 +4,7 @@
 //!
 //! Trust boundary: neither the host nor a TD is trusted. Every table is bounded, every allocation
 //! that they can cause is counted, and what is not modelled stops the virtual CPU
-//! ([`exits::Next::Stop`]), never this program.
+//! ([`outcome::stop`]), never this program.
 
 mod cpuid;
 mod enter;
@@ -14,7 +14,9 @@ mod interrupts;
 mod io;
 mod msr;
 mod nested;
+mod outcome;
 mod page_faults;
+mod permissions;
 mod read_memory;
 mod registers;
 mod shared_ept;

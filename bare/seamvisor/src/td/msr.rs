@@ -1,51 +1,15 @@
-//! RDMSR and WRMSR of a TD. MSRs that VMLOAD and VMSAVE switch, and TSC_AUX, are its own; EFER and
-//! PAT are emulated; every other one is #VE, also those that the module virtualizes.
-
-use alloc::boxed::Box;
-use spin::Once;
+//! RDMSR and WRMSR of a TD that exit: EFER and PAT are emulated; every other one is #VE, also those that the module virtualizes.
 
 use super::vcpu::TdVcpu;
 
 const PAT: u32 = 0x277;
 const EFER: u32 = 0xc000_0080;
-/// SYSENTER_CS, ESP, EIP; STAR, LSTAR, CSTAR, FMASK; FS, GS and kernel GS base; TSC_AUX.
-const OWN: [u32; 11] = [
-    0x174,
-    0x175,
-    0x176,
-    0xc000_0081,
-    0xc000_0082,
-    0xc000_0083,
-    0xc000_0084,
-    0xc000_0100,
-    0xc000_0101,
-    0xc000_0102,
-    0xc000_0103,
-];
 
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 const EFER_SVME: u64 = 1 << 12;
 /// SCE, LME, LMA, NXE.
 const EFER_ALLOWED: u64 = 1 | EFER_LME | EFER_LMA | 1 << 11;
-
-#[repr(C, align(4096))]
-struct Bitmap([u8; 8192]);
-
-static PERMISSIONS: Once<Box<Bitmap>> = Once::new();
-
-/// Physical address of the MSR permission map of all TDs.
-pub fn permissions() -> u64 {
-    let map = PERMISSIONS.call_once(|| {
-        let mut map = Box::new(Bitmap([0xff; 8192]));
-        for msr in OWN {
-            let (range, index) = if msr < 0x2000 { (0, msr) } else { (0x800, msr - 0xc000_0000) };
-            map.0[range + index as usize / 4] &= !(0b11 << (2 * (index % 4)));
-        }
-        map
-    });
-    core::ptr::from_ref::<Bitmap>(map).expose_provenance() as u64
-}
 
 /// What an access to an MSR comes to.
 pub enum Done {

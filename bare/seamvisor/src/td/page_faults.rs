@@ -3,7 +3,7 @@
 use tdx_abi::{LINE_SIZE, PAGE_SIZE};
 use tdx_machine::{CpuId, GuestOutcome, TdExit, VcpuOnCpu};
 
-use super::exits::{self, Next, reason};
+use super::outcome::{self, Next, reason};
 use super::shared_ept::{self, Found};
 use super::vcpu::TdVcpu;
 use crate::handlers::machine_check;
@@ -44,14 +44,14 @@ fn map(tdx: &mut Tdx, cpu: usize, td: &mut TdVcpu, gpa: u64, frame: u64, writabl
         return Next::Resume;
     }
     let rip = td.vmcb.rip;
-    exits::stop(tdx, cpu, rip, &"no memory for its page tables")
+    outcome::stop(tdx, cpu, rip, &"no memory for its page tables")
 }
 
 fn private(tdx: &mut Tdx, cpu: usize, td: &mut TdVcpu, on: &VcpuOnCpu, gpa: u64, access: u64) -> Next {
     let id = CpuId(cpu as u32);
     let page = match tdx.machine.guest_mapping(id, gpa) {
         Some(mapping) if !mapping.pending => mapping.page.index(),
-        _ => return exits::report(tdx, cpu, td, violation(gpa, access)),
+        _ => return outcome::report(tdx, cpu, td, violation(gpa, access)),
     };
     // A page with a line that is not the TD's any more is judged as if the access had met it.
     for line in tdx.lines_not_of(page, on.key) {
@@ -60,13 +60,13 @@ fn private(tdx: &mut Tdx, cpu: usize, td: &mut TdVcpu, on: &VcpuOnCpu, gpa: u64,
                 machine_check::raise_in_td(cpu, tdx, check, td.vmcb.rip);
                 let reason = reason::EXCEPTION_OR_NMI;
                 let exit = TdExit { reason, interruption: MACHINE_CHECK, ..TdExit::default() };
-                return exits::report(tdx, cpu, td, exit);
+                return outcome::report(tdx, cpu, td, exit);
             }
             Ok(GuestOutcome::Done) => {}
-            Ok(_) => return exits::report(tdx, cpu, td, violation(gpa, access)),
+            Ok(_) => return outcome::report(tdx, cpu, td, violation(gpa, access)),
             Err(refusal) => {
                 let rip = td.vmcb.rip;
-                return exits::stop(tdx, cpu, rip, &refusal);
+                return outcome::stop(tdx, cpu, rip, &refusal);
             }
         }
     }
@@ -79,7 +79,7 @@ fn map_frame(tdx: &mut Tdx, cpu: usize, td: &mut TdVcpu, gpa: u64, page: u64) ->
         return map(tdx, cpu, td, gpa, frame, true);
     }
     let rip = td.vmcb.rip;
-    exits::stop(tdx, cpu, rip, &"no room for the contents of its pages")
+    outcome::stop(tdx, cpu, rip, &"no room for the contents of its pages")
 }
 
 fn shared(tdx: &mut Tdx, cpu: usize, td: &mut TdVcpu, on: &VcpuOnCpu, gpa: u64, access: u64) -> Next {
@@ -91,9 +91,9 @@ fn shared(tdx: &mut Tdx, cpu: usize, td: &mut TdVcpu, on: &VcpuOnCpu, gpa: u64, 
         Found::Page { page, writable } => {
             let rip = td.vmcb.rip;
             if hidden::is_hidden(page) || !guest_memory::is_ram(page * PAGE_SIZE, PAGE_SIZE) {
-                exits::stop(tdx, cpu, rip, &format_args!("shared page {page:#x} is no memory of the host"))
+                outcome::stop(tdx, cpu, rip, &format_args!("shared page {page:#x} is no memory of the host"))
             } else if tdx.is_trapped(page) {
-                exits::stop(tdx, cpu, rip, &format_args!("shared page {page:#x} has private lines"))
+                outcome::stop(tdx, cpu, rip, &format_args!("shared page {page:#x} has private lines"))
             } else {
                 map(tdx, cpu, td, gpa, page * PAGE_SIZE, writable)
             }
@@ -101,15 +101,15 @@ fn shared(tdx: &mut Tdx, cpu: usize, td: &mut TdVcpu, on: &VcpuOnCpu, gpa: u64, 
         Found::Violation { rights, convertible } => {
             let exit = violation(gpa, access | rights << 3);
             if !convertible {
-                return exits::report(tdx, cpu, td, exit);
+                return outcome::report(tdx, cpu, td, exit);
             }
-            let exit = exits::with_guest(td, exit);
+            let exit = outcome::with_guest(td, exit);
             let after = tdx.machine.convertible_ept_violation(CpuId(cpu as u32), exit);
-            exits::conclude(tdx, cpu, td, after)
+            outcome::conclude(tdx, cpu, td, after)
         }
         Found::Misconfiguration => {
             let exit = TdExit { reason: reason::EPT_MISCONFIGURATION, ..violation(gpa, 0) };
-            exits::report(tdx, cpu, td, exit)
+            outcome::report(tdx, cpu, td, exit)
         }
     }
 }

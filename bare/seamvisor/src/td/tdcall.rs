@@ -2,7 +2,7 @@
 
 use tdx_machine::TdExit;
 
-use super::exits::{self, Next, reason};
+use super::outcome::{self, Next, reason};
 use super::read_memory;
 use super::vcpu::TdVcpu;
 use crate::tdx::Tdx;
@@ -31,7 +31,7 @@ pub fn handle(tdx: &mut Tdx, cpu: usize, td: &mut TdVcpu) -> Next {
     if readable && bytes[..VMCALL.len()] == VMCALL {
         let length = VMCALL.len() as u64;
         let exit = TdExit { reason: reason::VMCALL, instruction_length: length, ..TdExit::default() };
-        return exits::report(tdx, cpu, td, exit);
+        return outcome::report(tdx, cpu, td, exit);
     }
     td.inject(metal::interrupts::INVALID_OPCODE);
     Next::Resume
@@ -39,17 +39,17 @@ pub fn handle(tdx: &mut Tdx, cpu: usize, td: &mut TdVcpu) -> Next {
 
 fn tdcall(tdx: &mut Tdx, cpu: usize, td: &mut TdVcpu) -> Next {
     let length = TDCALL.len() as u64;
-    let before = exits::guest_registers(td);
+    let before = outcome::guest_registers(td);
     let leaf = before.rax & 0xffff;
     let exit = TdExit { reason: reason::TDCALL, instruction_length: length, ..TdExit::default() };
-    let next = exits::report(tdx, cpu, td, exit);
+    let next = outcome::report(tdx, cpu, td, exit);
     if leaf == MEM_PAGE_ACCEPT {
         // Lines may be private that were not.
         tdx.sync_map(cpu);
     }
     match next {
         // An interrupted ACCEPT is repeated, and so is a call that has faulted.
-        Next::Resume if td.vmcb.inject == 0 && exits::guest_registers(td) != before => {
+        Next::Resume if td.vmcb.inject == 0 && outcome::guest_registers(td) != before => {
             td.skip(length);
             Next::Resume
         }

@@ -6,7 +6,7 @@ use tdx_machine::VcpuOnCpu;
 
 use super::extended_state::ExtendedState;
 use super::nested::Tables;
-use super::{io, msr};
+use super::permissions;
 use crate::vmcb::{self, GuestRegisters, Segment, Vmcb};
 
 /// Another one than the host's.
@@ -61,8 +61,8 @@ impl TdVcpu {
         vmcb.intercept_exceptions = 1 << metal::interrupts::INVALID_OPCODE;
         vmcb.intercept_1 = INTERCEPT_1;
         vmcb.intercept_2 = INTERCEPT_2;
-        vmcb.io_permissions = io::permissions();
-        vmcb.msr_permissions = msr::permissions();
+        vmcb.io_permissions = permissions::ports();
+        vmcb.msr_permissions = permissions::msrs();
         vmcb.asid = ADDRESS_SPACE;
         vmcb.virtual_interrupt = V_INTR_MASKING;
         vmcb.nested_paging = 1;
