@@ -105,6 +105,8 @@ pub const NMI: u8 = 2;
 pub const INVALID_OPCODE: u8 = 6;
 /// #GP.
 pub const GENERAL_PROTECTION: u8 = 13;
+/// #PF.
+pub const PAGE_FAULT: u8 = 14;
 /// #MC.
 pub const MACHINE_CHECK: u8 = 18;
 /// Vector of the interrupt that wakes a CPU from HLT.

@@ -127,6 +127,11 @@ pub fn translate(vmcb: &Vmcb, linear: u64) -> Option<Mapping> {
     None
 }
 
+/// Linear address of CS:RIP.
+pub fn linear_rip(vmcb: &Vmcb) -> u64 {
+    if bitness(vmcb) == 64 { vmcb.rip } else { vmcb.cs.base.wrapping_add(vmcb.rip) & 0xffff_ffff }
+}
+
 /// Maximum instruction length in bytes.
 pub const MAX_INSTRUCTION: usize = 15;
 
@@ -134,11 +139,7 @@ pub const MAX_INSTRUCTION: usize = 15;
 /// before an unmapped page.
 pub fn instruction(vmcb: &Vmcb) -> ([u8; MAX_INSTRUCTION], usize) {
     let mut bytes = [0; MAX_INSTRUCTION];
-    let linear = if vmcb.efer & LONG_MODE_ACTIVE != 0 && vmcb.cs.attributes & 0x200 != 0 {
-        vmcb.rip
-    } else {
-        vmcb.cs.base.wrapping_add(vmcb.rip) & 0xffff_ffff
-    };
+    let linear = linear_rip(vmcb);
     let mut length = 0;
     while length < MAX_INSTRUCTION {
         let at = linear.wrapping_add(length as u64);

@@ -22,17 +22,10 @@ const QEMU: &str = "qemu-system-x86_64";
 const ATTEMPTS: usize = 3;
 
 /// Emulated in software everywhere. EPYC would do as well; `max` has what newer kernels want. No
-/// 57-bit addresses: they are not needed here.
-const CPU: &str = "max,la57=off";
-/// Bits of a physical address: what the KeyID leaves of 52. An address with a KeyID is then an
-/// address with reserved bits.
-const PHYS_BITS: u32 = 46;
-/// Where KVM runs TDs. Bit 47 of a TD's address says that it is shared, and QEMU would take it for
-/// a reserved bit of the TD's page tables. Higher ones stay reserved: the nested page tables have
-/// four levels, and QEMU would ignore them. Every private KeyID has one of them.
-const PHYS_BITS_WITH_TDS: u32 = 48;
-/// Parameter of Linux with which KVM runs TDs.
-const RUNS_TDS: &str = "kvm_intel.tdx=1";
+/// 57-bit addresses: they are not needed here. 48 bits of physical address: bit 47 of a TD's address
+/// says that it is shared; higher bits are reserved for QEMU, because the nested page tables have
+/// four levels, and each private KeyID has one of them.
+const CPU: &str = "max,la57=off,phys-bits=48";
 
 /// Is QEMU installed?
 pub fn is_there() -> bool {
@@ -71,14 +64,13 @@ pub(crate) fn run(args: &BootArgs, messages: &Messages) -> Result<Report> {
     }
 
     let mut command = Command::new(QEMU);
-    command.args(["-accel", "tcg", "-machine", "q35", "-display", "none", "-nodefaults", "-no-reboot"]);
+    command.args(["-accel", "tcg", "-machine", "q35", "-cpu", CPU, "-display", "none", "-nodefaults", "-no-reboot"]);
     command.args(["-m", &format!("{}M", args.memory), "-smp", &args.cpus.to_string()]);
     command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
     command.args(["-chardev", &format!("file,id=serial,path={}", serial.display()), "-serial", "chardev:serial"]);
     command.args(["-chardev", &format!("file,id=log,path={}", seamvisor.display())]);
     command.args(["-device", "isa-debugcon,iobase=0xe9,chardev=log"]);
     let (image, words) = guest(args, &mut command)?;
-    command.args(["-cpu", &format!("{CPU},phys-bits={}", phys_bits(&words))]);
     if args.plain {
         if args.guest == Guest::Linux {
             command.arg("-initrd").arg(kernels::first(args)?.initrd);
@@ -127,10 +119,6 @@ pub(crate) fn run(args: &BootArgs, messages: &Messages) -> Result<Report> {
         discarded.push(format!("{fault} (see bare/README.md)"));
         eprintln!("{fault} (see bare/README.md): run {} of {ATTEMPTS} does not count", discarded.len());
     }
-}
-
-fn phys_bits(words: &str) -> u32 {
-    if words.split_whitespace().any(|word| word == RUNS_TDS) { PHYS_BITS_WITH_TDS } else { PHYS_BITS }
 }
 
 /// The guest's image and command line; other files are passed by fw_cfg.

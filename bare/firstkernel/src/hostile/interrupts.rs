@@ -6,6 +6,7 @@ use metal::interrupts::{self, Frame};
 use metal::lapic::{self, Ipi};
 use metal::{clock, println};
 
+use super::key_ids;
 use crate::cpus::AllCpus;
 use crate::vmx;
 
@@ -14,12 +15,14 @@ const STORM: u64 = 2_000;
 
 static NMIS: AtomicU64 = AtomicU64::new(0);
 
-/// Handler for exceptions and interrupts: counts NMIs.
+/// Handler for exceptions and interrupts: counts NMIs, and keeps page faults
+/// of the test of KeyIDs.
 pub fn handle(frame: &mut Frame) {
     match frame.vector as u8 {
         interrupts::NMI => drop(NMIS.fetch_add(1, Ordering::Relaxed)),
         interrupts::WAKE => lapic::end_of_interrupt(),
         lapic::SPURIOUS_VECTOR => {}
+        interrupts::PAGE_FAULT => key_ids::handle_page_fault(frame),
         _ => interrupts::unexpected(frame),
     }
 }

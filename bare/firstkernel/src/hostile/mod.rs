@@ -2,6 +2,7 @@
 //! it may end the hypervisor or reach its memory. An attempt that succeeds fails the run.
 
 mod interrupts;
+mod key_ids;
 mod memory;
 mod paging;
 mod private_memory;
@@ -25,6 +26,7 @@ pub fn run() {
     seamcalls::random();
     registers::svm_instructions();
     memory::beyond_the_map();
+    key_ids::raise_page_faults();
     interrupts::store_across_apic_command();
     registers::reserved_cr4_bits();
     registers::apic_base();

@@ -6,7 +6,7 @@ use metal::lapic;
 use tdx_machine::MachineCheck;
 
 use super::instruction::{self, Operand};
-use super::{apic, machine_check, store_kind, string_store};
+use super::{apic, machine_check, reserved_bits, store_kind, string_store};
 use crate::guest_memory::{self, Mapping};
 use crate::hidden::{self, APIC_PAGE};
 use crate::nested::StepPages;
@@ -40,6 +40,18 @@ pub fn handle_exit(vcpu: &mut Vcpu) {
         return;
     }
     let mut tdx = tdx::lock();
+    if !tdx.is_memory_address(address) {
+        drop(tdx);
+        let write = info & WRITE != 0;
+        let access = match (vmcb::is_event(vcpu.vmcb.exit_interrupt), info & FETCH != 0, info & WALK != 0) {
+            (true, ..) => reserved_bits::Access::Delivery,
+            (_, true, _) => reserved_bits::Access::Fetch,
+            (_, _, true) => reserved_bits::Access::Walk,
+            _ => reserved_bits::Access::Operand { write },
+        };
+        reserved_bits::raise(vcpu, address, access);
+        return;
+    }
     let is_hidden = hidden::is_hidden(page);
     if !tdx.is_trapped(page) && !is_hidden {
         // Another CPU has mapped the page meanwhile.

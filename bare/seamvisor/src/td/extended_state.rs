@@ -61,9 +61,7 @@ fn set_xcr0(value: u64) {
     let (low, high) = (value as u32, (value >> 32) as u32);
     // SAFETY: CR4.OSXSAVE is set and the value is one that `is_valid` takes: the CPU has each
     // component, and what it builds on. Rust code here uses x87 and SSE at most.
-    unsafe {
-        asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack, nomem))
-    }
+    unsafe { asm!("xsetbv", in("ecx") 0, in("eax") low, in("edx") high, options(nostack, nomem)) }
 }
 
 fn xcr0() -> u64 {

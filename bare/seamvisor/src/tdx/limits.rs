@@ -6,7 +6,7 @@ pub const LIMITS: &[&str] = &[
     "A cached store to a trapped page is written back at once: it stays in no cache.",
     "MFENCE cannot be intercepted: a MOVDIR64B is visible at once, and a missing fence is not detected.",
     "Non-temporal stores are checked one by one; write combining to a full line is not modelled.",
-    "Addresses with a KeyID other than 0 fault in the guest's page walk; shared (MKTME) KeyIDs cannot be used.",
+    "An address with a KeyID other than 0 is #PF with the reserved-bit error, also with a shared (MKTME) KeyID, which hardware accepts; a delivery of an event that meets one is a double fault.",
     "WBINVD on one CPU writes back the lines that SEAMCALLs on that CPU left dirty; the shared last-level cache of hardware is not modelled.",
     "VM entry does not run code: of nested guests only TDs run (TDH.VP.ENTER).",
     "TDs: no interrupt is delivered to a TD (posted interrupts, virtual APIC), the TSC is the host's, single and zero stepping and busy answers of VP.ENTER do not occur. CPUID has the values of TDs with XFAM 7; MSRs other than those of SYSCALL, SYSENTER, FS, GS, EFER, PAT and TSC_AUX are #VE; CR0 and CR4 are not enforced. TDs with five levels of EPT, or with a shared page that is private memory, are stopped.",

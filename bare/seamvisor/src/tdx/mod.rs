@@ -140,6 +140,11 @@ impl Tdx {
         }
     }
 
+    /// True if the address has no KeyID.
+    pub fn is_memory_address(&self, address: u64) -> bool {
+        address & !self.machine.config().key_id_field.memory_mask() == 0
+    }
+
     /// True if writes to this page, and possibly reads, exit because of its private or poisoned
     /// lines.
     pub fn is_trapped(&self, page: u64) -> bool {
