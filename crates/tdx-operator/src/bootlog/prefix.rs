@@ -89,6 +89,10 @@ fn unquoted(mut line: &str) -> &str {
 /// `node7 kernel: text` or `node7 mcelog[912]: text` after the stamp of `journalctl -o
 /// short-monotonic`.
 fn host(text: &str) -> Option<(&str, &str)> {
+    // `journalctl --no-hostname`.
+    if let Some(after) = text.strip_prefix("kernel: ") {
+        return Some(("kernel", after.trim_start()));
+    }
     let (name, rest) = text.split_once(' ')?;
     if name.is_empty() || name.ends_with(':') {
         return None;
@@ -296,6 +300,7 @@ mod tests {
             "[<    0.000012>] ",
             "[Mar21 09:40] ",
             "[    0.000000] node7 kernel: ",
+            "[    0.000000] kernel: ",
             "[    9.360001] node-7.example.org kernel: ",
             "[    9.360001 <    0.000012 >] node7 kernel: ",
             "Tue 2026-11-24 05:10:00 UTC node7 kernel: ",
