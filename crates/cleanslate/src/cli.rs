@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, check, explain, explore, kexec, linux, packaging, plan};
+use crate::commands::{bench, check, explain, explore, fleet, kexec, linux, packaging, plan};
 
 /// Initializes TDX on the memory map of a real host, in software, and shows what the next kernel
 /// finds after a kexec.
@@ -59,6 +59,7 @@ pub(crate) enum Command {
     Collect(check::CollectArgs),
     Explain(explain::ExplainArgs),
     Explore(explore::ExploreArgs),
+    Fleet(fleet::FleetArgs),
     Kexec(kexec::KexecArgs),
     Linux(linux::LinuxArgs),
     #[command(hide = true)]

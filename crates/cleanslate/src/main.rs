@@ -18,7 +18,7 @@ use std::{
 use clap::{CommandFactory, FromArgMatches};
 
 use cli::{Cli, Command};
-use commands::{bench, check, explain, explore, kexec, linux, packaging, plan};
+use commands::{bench, check, explain, explore, fleet, kexec, linux, packaging, plan};
 use exit::Exit;
 use output::{report_error, unless_closed};
 use stop::Stop;
@@ -54,6 +54,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Stop> {
         Command::Check(args) => return check::run(args, &mut out),
         Command::Collect(args) => return check::collect(args, &mut out),
         Command::Explain(args) => return explain::run(args, &mut out),
+        Command::Fleet(args) => return fleet::run(args, &mut out),
         Command::Kexec(args) => kexec::run(args, &mut out)?,
         Command::Explore(args) => explore::run(args, &mut out)?,
         Command::Plan(args) => plan::run(args, &mut out)?,

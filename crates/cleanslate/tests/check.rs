@@ -136,7 +136,7 @@ fn tap_is_tap() {
 #[test]
 fn verbose_shows_evidence_and_source_of_all() {
     let out = run(&["check", "--from", &machine("gnr-7.2"), "--verbose"]).stdout;
-    assert_eq!(out.matches("source: ").count(), 25, "{out}");
+    assert_eq!(out.matches("source: ").count(), 29, "{out}");
     assert!(out.contains("seen: MSR 0x87 = 0x200000001f"), "{out}");
     assert!(!run(&["check", "--from", &machine("gnr-7.2")]).stdout.contains("0x200000001f"));
 }

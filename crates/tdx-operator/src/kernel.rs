@@ -53,6 +53,11 @@ impl Kernel {
         Ok(Self { text: excerpt(text), numbers })
     }
 
+    /// True for this major and minor version.
+    pub(crate) fn is(&self, version: (u16, u16)) -> bool {
+        self.numbers == version
+    }
+
     /// What mainline of this version does.
     pub(crate) fn era(&self) -> Era {
         match self.numbers {

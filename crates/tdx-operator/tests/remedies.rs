@@ -35,6 +35,8 @@ const COMMANDS: &[(&str, Output)] = &[
         Text("[   41.777001] kexec: Not allowed on platform with tdx_pw_mce bug\n", "kexec-refused-by-erratum"),
     ),
     ("journalctl -k -b", Text("Nov 23 05:10:00 node7 kernel: virt/tdx: module not loaded\n", "module-not-loaded")),
+    // Read by `check --log` and `collect --log`: crates/cleanslate/tests/fleet.rs.
+    ("journalctl -k -b > FILE", Ours),
     ("journalctl -u mcelog", Log("field/07-mcelog-by-journal-spr.log", "controller-names-ecc")),
     (
         "journalctl -u rasdaemon",

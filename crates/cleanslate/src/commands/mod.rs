@@ -5,6 +5,7 @@ pub(crate) mod bench;
 pub(crate) mod check;
 pub(crate) mod explain;
 pub(crate) mod explore;
+pub(crate) mod fleet;
 pub(crate) mod kexec;
 pub(crate) mod linux;
 pub(crate) mod packaging;

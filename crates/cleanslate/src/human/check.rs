@@ -8,7 +8,7 @@ use std::{
 use clap::builder::styling::{AnsiColor, Style};
 use tdx_operator::{
     check::{Item, Snapshot, Unseen},
-    report::{Basis, CheckFinding, CheckReport, Status},
+    report::{Basis, CheckFinding, CheckReport, CheckVerdict, Remedy, Status},
 };
 
 use super::{BAD, GOOD, count, line, wrapped};
@@ -20,7 +20,7 @@ const PLAIN: Style = Style::new();
 const NAME: usize = 11;
 const TEXT: usize = 32;
 
-fn style(status: Status) -> Style {
+pub(super) fn style(status: Status) -> Style {
     match status {
         Status::Pass => GOOD,
         Status::Warn => CARE,
@@ -58,7 +58,21 @@ pub(crate) fn print(out: &mut impl Write, report: &CheckReport, verbose: bool) -
         "not-ready" => "not ready: no dump after a panic",
         _ => "unknown",
     };
+    let kexec = match verdict.kexec {
+        "safe" => "safe",
+        "refused" => "refused: no image can be loaded",
+        "unsafe" => "not safe: private memory stays private",
+        _ => "unknown",
+    };
+    let reset = match verdict.power_cycle {
+        "no" => "not needed",
+        "planned" => "at the next maintenance; the host is safe until then",
+        "now" => "now: private memory may be in use",
+        _ => "unknown",
+    };
+    line(out, "kexec", kexec)?;
     line(out, "kdump", kdump)?;
+    line(out, "reset", reset)?;
     let name = verdict.status.name();
     wrapped(out, &format!("{:<10}{style}{name:<8}{style:#}", "verdict"), 18, &verdict.text)
 }
@@ -88,21 +102,40 @@ fn finding(out: &mut impl Write, check: &CheckFinding, verbose: bool) -> io::Res
     if verbose {
         note(out, "source", check.source)?;
     }
-    match &check.hint {
-        Some(hint) => note(out, "fix", hint),
-        None => Ok(()),
+    if let Some(hint) = &check.hint {
+        note(out, "fix", hint)?;
     }
+    for remedy in &check.remedies {
+        note(out, "helps", &remedy_text(remedy))?;
+    }
+    Ok(())
+}
+
+/// What to do, what it gives and what it costs.
+pub(super) fn remedy_text(remedy: &Remedy) -> String {
+    format!("{}. Gives: {}. Costs: {}", remedy.what, remedy.gives, remedy.costs)
+}
+
+/// One line for a machine.
+pub(crate) fn short(out: &mut impl Write, machine: &str, verdict: &CheckVerdict) -> io::Result<()> {
+    let CheckVerdict { status, tdx, kexec, kdump, power_cycle, text, .. } = verdict;
+    let status = status.name();
+    writeln!(out, "{machine} {status} tdx={tdx} kexec={kexec} kdump={kdump} power-cycle={power_cycle} {text}")
 }
 
 /// Test Anything Protocol, version 13. WARN passes with a note, UNKNOWN is skipped.
-pub(crate) fn tap(out: &mut impl Write, report: &CheckReport) -> io::Result<()> {
-    writeln!(out, "TAP version 13\n1..{}", report.checks().count())?;
-    for (number, check) in (1..).zip(report.checks()) {
+pub(crate) fn tap(out: &mut impl Write, reports: &[CheckReport]) -> io::Result<()> {
+    let several = reports.len() > 1;
+    let checks = reports.iter().flat_map(|report| report.checks().map(move |check| (report, check)));
+    let checks: Vec<_> = checks.collect();
+    writeln!(out, "TAP version 13\n1..{}", checks.len())?;
+    for (number, (report, check)) in (1..).zip(checks) {
+        let machine = if several { format!("{} ", report.machine.replace('#', "\\#")) } else { String::new() };
         let ok = if check.status == Status::Fail { "not ok" } else { "ok" };
         // `#` begins a directive.
         let text = check.text.replace('#', "\\#");
         let skip = if check.status == Status::Unknown { " # SKIP unknown" } else { "" };
-        writeln!(out, "{ok} {number} - {}: {text}{skip}", check.id)?;
+        writeln!(out, "{ok} {number} - {machine}{}: {text}{skip}", check.id)?;
         if check.status != Status::Pass {
             writeln!(out, "# {}, {}", check.status.name(), check.basis.name())?;
             for note in check.evidence.iter().chain(&check.notes).chain(&check.hint) {
@@ -110,7 +143,7 @@ pub(crate) fn tap(out: &mut impl Write, report: &CheckReport) -> io::Result<()> 
             }
         }
     }
-    for unseen in &report.unseen {
+    for unseen in reports.iter().flat_map(|report| &report.unseen) {
         writeln!(out, "# not seen: {} {}; {}", unseen.place, unseen.text, unseen.hint)?;
     }
     Ok(())

@@ -4,6 +4,7 @@
 pub(crate) mod check;
 pub(crate) mod explain;
 pub(crate) mod explore;
+pub(crate) mod fleet;
 pub(crate) mod kexec;
 pub(crate) mod plan;
 mod table;

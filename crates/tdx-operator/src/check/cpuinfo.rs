@@ -24,6 +24,8 @@ pub(super) struct Cpus {
     pub(super) packages: usize,
     /// Another CPU has another model or stepping.
     pub(super) mixed: bool,
+    /// Revisions of the microcode, each once; empty if the file does not say.
+    pub(super) microcode: BTreeSet<String>,
     flags: Option<String>,
     bugs: String,
 }
@@ -33,6 +35,7 @@ impl Cpus {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let mut first: Option<Self> = None;
         let (mut count, mut packages, mut mixed) = (0, BTreeSet::new(), false);
+        let mut microcode = BTreeSet::new();
         for block in text.split("\n\n").filter(|block| !block.trim().is_empty()) {
             let value = |key: &str| {
                 let mut fields = block.lines().filter_map(|line| line.split_once(':'));
@@ -50,6 +53,7 @@ impl Cpus {
             let stepping = number("stepping").unwrap_or(0);
             let model = CpuModel { intel: vendor == "GenuineIntel", family, model, stepping };
             packages.extend(number("physical id"));
+            microcode.extend(value("microcode").map(excerpt));
             if let Some(first) = &first {
                 mixed |= first.model != model;
                 continue;
@@ -61,12 +65,19 @@ impl Cpus {
                 count: 0,
                 packages: 0,
                 mixed: false,
+                microcode: BTreeSet::new(),
                 flags: value("flags").map(str::to_owned),
                 bugs: value("bugs").unwrap_or_default().to_owned(),
             });
         }
         let first = first.ok_or("holds no CPU")?;
-        Ok(Self { count, packages: packages.len(), mixed, ..first })
+        Ok(Self { count, packages: packages.len(), mixed, microcode, ..first })
+    }
+
+    /// The revisions of the microcode; `None` if the file does not say.
+    pub(super) fn revisions(&self) -> Option<String> {
+        let all: Vec<&str> = self.microcode.iter().take(4).map(String::as_str).collect();
+        (!all.is_empty()).then(|| all.join(", "))
     }
 
     /// Whether the first CPU has a flag; `None` if the file has no flags.

@@ -17,7 +17,8 @@ use super::{
     sys_disable::{self, SysDisable},
 };
 use crate::{
-    bootlog::{self, BootLog, Failure, Words},
+    bootlog::{self, BootLog, Failure, Words, call},
+    explain::calls::{Calls, Left},
     input::{At, Rule, excerpt},
 };
 
@@ -81,6 +82,8 @@ pub(super) struct Facts<'a> {
     pub(super) tdx: Tdx,
     pub(super) private: Private,
     pub(super) ko: Ko,
+    /// What failed calls have left behind.
+    pub(super) left: Left,
 }
 
 impl<'a> Facts<'a> {
@@ -109,6 +112,7 @@ impl<'a> Facts<'a> {
             tdx: Tdx::Unknown,
             private: Private::Perhaps,
             ko: Ko::of(snapshot),
+            left: left(raw_log),
         };
         facts.tdx = facts.look_for_tdx(guest);
         facts.private = facts.look_for_private();
@@ -123,6 +127,16 @@ impl<'a> Facts<'a> {
     /// What mainline of the kernel's version does; `None` if the version was not seen.
     pub(super) fn era(&self) -> Option<Era> {
         self.kernel.as_ref().ok().map(Kernel::era)
+    }
+
+    /// Version and date of the BIOS, as far as it was seen.
+    pub(super) fn bios(&self) -> Option<String> {
+        let part = |item| self.snapshot.get(item).ok().map(str::trim).filter(|text| !text.is_empty()).map(excerpt);
+        match (part(Item::BiosVersion), part(Item::BiosDate)) {
+            (Some(version), Some(date)) => Some(format!("{version} of {date}")),
+            (Some(version), None) => Some(version),
+            (None, date) => date.map(|date| format!("of {date}")),
+        }
     }
 
     /// True if TDX is certainly not in use here.
@@ -326,6 +340,24 @@ impl<'a> Facts<'a> {
         }
         Private::Perhaps
     }
+}
+
+/// What the failed calls of a log have left behind, those of the initialization apart.
+fn left(log: &str) -> Left {
+    let mut calls = Calls::default();
+    for (number, line) in (1..).zip(log.lines()) {
+        let message = bootlog::message(line);
+        if calls.warning(number, message) {
+            continue;
+        }
+        if let Some(call) = call::of(message)
+            && !call.leaf.is_some_and(bootlog::is_bring_up)
+        {
+            calls.take(number, message, call);
+        }
+    }
+    calls.end_of_warning();
+    calls.left()
 }
 
 /// Asks the product's own detection.

@@ -34,13 +34,17 @@ pub enum Item {
     KoMode,
     /// What cleanslate.ko does at a kexec.
     KoPolicy,
+    /// Version of the BIOS.
+    BiosVersion,
+    /// Date of the BIOS.
+    BiosDate,
     /// What the kernel said about memory, CPUs and TDX when it booted.
     BootLog,
 }
 
 impl Item {
     /// Every item, in the order in which reports name them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Cpuinfo,
         Self::Msr,
         Self::Osrelease,
@@ -55,6 +59,8 @@ impl Item {
         Self::MemSleep,
         Self::KoMode,
         Self::KoPolicy,
+        Self::BiosVersion,
+        Self::BiosDate,
         Self::BootLog,
     ];
 
@@ -75,6 +81,8 @@ impl Item {
             Self::MemSleep => "mem_sleep",
             Self::KoMode => "cleanslate-mode",
             Self::KoPolicy => "cleanslate-policy",
+            Self::BiosVersion => "bios_version",
+            Self::BiosDate => "bios_date",
             Self::BootLog => "boot.log",
         }
     }
@@ -96,6 +104,8 @@ impl Item {
             Self::MemSleep => "/sys/power/mem_sleep",
             Self::KoMode => "/sys/kernel/cleanslate/mode",
             Self::KoPolicy => "/sys/module/cleanslate/parameters/policy",
+            Self::BiosVersion => "/sys/class/dmi/id/bios_version",
+            Self::BiosDate => "/sys/class/dmi/id/bios_date",
             Self::BootLog => "/dev/kmsg",
         }
     }
@@ -123,6 +133,8 @@ impl Item {
                 | Self::MemSleep
                 | Self::KoMode
                 | Self::KoPolicy
+                | Self::BiosVersion
+                | Self::BiosDate
         )
     }
 

@@ -1,14 +1,16 @@
 //! Allow-list of what is kept of the items read: named lines, keys, options and words. No serial
 //! number, host name, network address or disk UUID enters a report or a collected machine.
 
+use core::fmt::Write;
+
 use super::{
     cleanslate_ko::{MODES, POLICIES},
     item::Item,
 };
-use crate::bootlog;
+use crate::bootlog::{self, call};
 
 /// Keys of a /proc/cpuinfo block that are kept for every CPU.
-const EVERY_CPU: [&str; 6] = ["processor", "vendor_id", "cpu family", "model", "stepping", "physical id"];
+const EVERY_CPU: [&str; 7] = ["processor", "vendor_id", "cpu family", "model", "stepping", "microcode", "physical id"];
 /// Keys that are kept for the first CPU only.
 const FIRST_CPU: [&str; 3] = ["model name", "flags", "bugs"];
 
@@ -55,8 +57,9 @@ pub(super) fn kept(item: Item, raw: &str) -> String {
         // The module says why it is lost in words of its own.
         Item::KoMode => first_line(raw, |line| MODES.contains(&line.split(':').next().unwrap_or_default().trim())),
         Item::KoPolicy => first_line(raw, |line| POLICIES.contains(&line.trim())),
-        Item::Osrelease
-        | Item::KexecLoaded
+        Item::Osrelease => release(raw.lines().next().unwrap_or_default().trim()) + "\n",
+        Item::BiosVersion | Item::BiosDate => first_line(raw, is_of_bios),
+        Item::KexecLoaded
         | Item::CrashLoaded
         | Item::CrashSize
         | Item::PowerState
@@ -116,18 +119,133 @@ fn cmdline(raw: &str) -> String {
     words.join(" ") + "\n"
 }
 
-fn boot_log(raw: &str) -> String {
+/// A version or a date of a BIOS; anything else may be a number of this machine.
+fn is_of_bios(line: &str) -> bool {
+    line.len() <= 48 && line.bytes().all(|b| b.is_ascii_alphanumeric() || b" ._-/()+".contains(&b))
+}
+
+/// Words of a kernel release that name a distribution, a flavour or an architecture.
+const RELEASE: [&str; 34] = [
+    "amd",
+    "arch",
+    "aws",
+    "azure",
+    "bpo",
+    "cloud",
+    "debug",
+    "default",
+    "fc",
+    "gcp",
+    "generic",
+    "hwe",
+    "intel",
+    "kvm",
+    "lowlatency",
+    "lp",
+    "lts",
+    "longterm",
+    "ml",
+    "oem",
+    "opt",
+    "pve",
+    "rc",
+    "realtime",
+    "rpi",
+    "rt",
+    "server",
+    "stable",
+    "trunk",
+    "uek",
+    "unsigned",
+    "vanilla",
+    "x86",
+    "zen",
+];
+
+/// A kernel release without words that may name who built it: `6.12.0-acme1+` is `6.12.0-x1+`.
+pub(super) fn release(text: &str) -> String {
     let mut out = String::new();
-    for line in raw.lines() {
-        let message = bootlog::message(line);
-        if let Some(version) = message.strip_prefix("Linux version ") {
-            // What follows names who built the kernel, and on which machine.
-            out.extend(["Linux version ", version.split(' ').next().unwrap_or_default(), "\n"]);
-        } else if bootlog::is_fact(line) || encryption(message) {
-            out.extend([line, "\n"]);
+    let mut word = String::new();
+    let flush = |word: &mut String, out: &mut String| {
+        let lower = word.to_ascii_lowercase();
+        let known = RELEASE.contains(&lower.as_str()) || ["deb", "el", "git", "ubuntu", "v"].contains(&lower.as_str());
+        // One letter names nobody: `el9_4`, `g0123abcd`.
+        out.push_str(if known || word.len() <= 1 { word } else { "x" });
+        word.clear();
+    };
+    for c in text.chars().take(96) {
+        if c.is_ascii_alphabetic() {
+            word.push(c);
+            continue;
+        }
+        flush(&mut word, &mut out);
+        if c.is_ascii_digit() || ".-+_~".contains(c) {
+            out.push(c);
         }
     }
+    flush(&mut word, &mut out);
     out
+}
+
+fn boot_log(raw: &str) -> String {
+    let mut lines = BootLines::default();
+    raw.lines().for_each(|line| lines.line(line));
+    lines.out
+}
+
+/// Takes the lines of a log that are kept.
+#[derive(Debug, Default)]
+pub(super) struct BootLines {
+    /// The lines so far.
+    pub(super) out: String,
+    /// Inside of a warning of the kernel's TDX code.
+    in_warning: bool,
+}
+
+impl BootLines {
+    /// Takes a line. Its prefix may name a host: only the time since boot is kept.
+    pub(super) fn line(&mut self, line: &str) {
+        let split = bootlog::split(line);
+        if split.source != bootlog::Source::Kernel {
+            return;
+        }
+        let message = split.text;
+        if let Some(version) = message.strip_prefix("Linux version ") {
+            // What follows names who built the kernel, and on which machine.
+            let version = release(version.split(' ').next().unwrap_or_default());
+            self.out.extend(["Linux version ", &version, "\n"]);
+            return;
+        }
+        let Some(message) = self.kept(line, message) else { return };
+        if let Some(time) = split.since_boot {
+            let _ = write!(self.out, "[{:5}.{:06}] ", time / 1_000_000, time % 1_000_000);
+        }
+        self.out.extend([message, "\n"]);
+    }
+
+    /// The part of a message that is kept.
+    fn kept<'a>(&mut self, line: &str, message: &'a str) -> Option<&'a str> {
+        if message.starts_with("WARNING: ") {
+            self.in_warning =
+                ["arch/x86/kvm/vmx/tdx", "arch/x86/virt/vmx/tdx"].iter().any(|path| message.contains(path));
+            // Newer kernels name the program.
+            return self.in_warning.then(|| message.split(", CPU").next().unwrap_or(message));
+        }
+        if self.in_warning {
+            if message.starts_with("---[ end trace") {
+                self.in_warning = false;
+                return Some(message);
+            }
+            if message.starts_with("RIP: ") {
+                return Some(message);
+            }
+            // The other registers may hold anything.
+            if call::rax(message).is_some() {
+                return message.split(" RBX").next();
+            }
+        }
+        (bootlog::is_fact(line) || encryption(message) || call::of(message).is_some()).then_some(message)
+    }
 }
 
 /// A line of the kernel's memory-encryption code.
@@ -145,7 +263,7 @@ mod tests {
                    processor\t: 1\nmodel name\t: Xeon\nflags\t: fpu\n";
         assert_eq!(
             kept(Item::Cpuinfo, raw),
-            "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: Xeon\n\nprocessor\t: 1\n"
+            "processor\t: 0\nvendor_id\t: GenuineIntel\nmicrocode\t: 0x2b\nmodel name\t: Xeon\n\nprocessor\t: 1\n"
         );
     }
 
@@ -171,14 +289,62 @@ mod tests {
                    # cpu: a comment\n";
         assert_eq!(
             kept(Item::BootLog, raw),
-            "Linux version 7.2.0-1\n[ 1.0] virt/tdx: module initialized\n[ 1.1] x86/tme: enabled by BIOS\n"
+            "Linux version 7.2.0-1\n[    1.000000] virt/tdx: module initialized\n[    1.100000] x86/tme: enabled by BIOS\n"
+        );
+    }
+
+    #[test]
+    fn failed_calls_and_no_names() {
+        let raw = "Nov 29 10:00:00 node7.acme.example kernel: kvm_intel: SEAMCALL TDH_PHYMEM_PAGE_RECLAIM failed: \
+                   0xc000030000000001\n\
+                   Nov 29 10:00:01 node7 kernel: [ 7.5] WARNING: arch/x86/kvm/vmx/tdx.c:357 at __tdx_reclaim_page+0x1/0x2 \
+                   [kvm_intel], CPU#3: acmevisor/77\n\
+                   Nov 29 10:00:01 node7 kernel: Hardware name: ACME Corp Rack 7\n\
+                   Nov 29 10:00:01 node7 kernel: RIP: 0010:__tdx_reclaim_page+0x1/0x2 [kvm_intel]\n\
+                   Nov 29 10:00:01 node7 kernel: RAX: c000030000000001 RBX: 6578616d706c6531 RCX: 0\n\
+                   Nov 29 10:00:01 node7 kernel: ---[ end trace 0000000000000000 ]---\n\
+                   Nov 29 10:00:02 node7 kernel: RAX: c000030000000001 RBX: 0\n\
+                   Nov 29 10:00:03 node7 sudo[1]: alice : virt/tdx: x SEAMCALL (0x1c) failed\n";
+        assert_eq!(
+            kept(Item::BootLog, raw),
+            "kvm_intel: SEAMCALL TDH_PHYMEM_PAGE_RECLAIM failed: 0xc000030000000001\n\
+             [    7.500000] WARNING: arch/x86/kvm/vmx/tdx.c:357 at __tdx_reclaim_page+0x1/0x2 [kvm_intel]\n\
+             RIP: 0010:__tdx_reclaim_page+0x1/0x2 [kvm_intel]\nRAX: c000030000000001\n\
+             ---[ end trace 0000000000000000 ]---\n"
+        );
+    }
+
+    #[test]
+    fn a_release_names_nobody() {
+        for (is, kept_as) in [
+            ("6.12.57+deb13-amd64", "6.12.57+deb13-amd64"),
+            ("7.1.3+deb13-cloud-amd64", "7.1.3+deb13-cloud-amd64"),
+            ("7.0.0-14-generic", "7.0.0-14-generic"),
+            ("6.4.0-150700.53-default", "6.4.0-150700.53-default"),
+            ("6.18.3-200.fc43.x86_64", "6.18.3-200.fc43.x86_64"),
+            ("5.14.0-611.el9_7.x86_64", "5.14.0-611.el9_7.x86_64"),
+            ("6.18.44-fc-v669", "6.18.44-fc-v669"),
+            ("7.2.0-rc1-g0123abc+", "7.2.0-rc1-g0123x+"),
+            ("6.12.0-acmecorp7.example.com", "6.12.0-x7.x.x"),
+        ] {
+            assert_eq!(release(is), kept_as, "{is}");
+        }
+    }
+
+    #[test]
+    fn bios() {
+        assert_eq!(kept(Item::BiosVersion, "SE5C7411.86B.9525.D13.2302071333\n"), "SE5C7411.86B.9525.D13.2302071333\n");
+        assert_eq!(kept(Item::BiosVersion, "U54 v2.30 (06/01/2026)\n"), "U54 v2.30 (06/01/2026)\n");
+        assert_eq!(
+            (kept(Item::BiosDate, "06/01/2026\n").as_str(), kept(Item::BiosVersion, "asset#7@acme\n").as_str()),
+            ("06/01/2026\n", "")
         );
     }
 
     #[test]
     fn one_line_files() {
         assert_eq!(kept(Item::KexecLoaded, "1\nmore\n"), "1\n");
-        assert_eq!(kept(Item::Osrelease, ""), "");
+        assert_eq!(kept(Item::PowerState, ""), "");
         assert_eq!(kept(Item::KoMode, "unknown: this kernel builds TDs\nmore\n"), "unknown: this kernel builds TDs\n");
         assert_eq!(kept(Item::KoMode, "node7.example.org\n"), "");
         assert_eq!(

@@ -12,6 +12,7 @@ mod item;
 mod keep;
 mod kernel;
 mod live;
+mod log_file;
 mod msrs;
 mod rules;
 mod snapshot;
@@ -24,10 +25,13 @@ pub use folder::{load, save};
 pub use item::{Item, Unseen};
 pub use kernel::Era;
 pub use live::Live;
+pub use log_file::use_log;
 pub use snapshot::{Seen, Snapshot};
 
 /// The check that says what a kexec does to the next kernel.
 const JUMP: &str = "kexec.jump";
+/// The check that says whether the host must be power-cycled.
+const STILL_SAFE: &str = "kexec.still-safe";
 
 /// Checks a machine; `name` stands for it in the report: `live`, or the folder.
 pub fn check(name: &str, snapshot: &Snapshot) -> CheckReport {
@@ -45,6 +49,8 @@ pub fn check(name: &str, snapshot: &Snapshot) -> CheckReport {
                 Tdx::Broken(_) => "broken",
                 Tdx::Unknown => "unknown",
             },
+            kexec: rules::outcome(&facts),
+            power_cycle: rules::power_cycle(&facts).name(),
             kdump: match rules::can_dump(&facts) {
                 Some(true) => "ready",
                 Some(false) => "not-ready",
@@ -75,6 +81,9 @@ fn verdict(facts: &Facts<'_>, report: &CheckReport) -> (Status, String) {
     // What the next kernel finds is what people came for.
     let first =
         |status| gravest(status).find(|check| check.id.starts_with("kexec.")).or_else(|| gravest(status).next());
+    // Memory that is private in the hands of others does not wait for a kexec.
+    let now = rules::power_cycle(facts) == rules::PowerCycle::Now;
+    let first = |status| gravest(status).find(|check| now && check.id == STILL_SAFE).or_else(|| first(status));
     if let Some(check) = first(Status::Fail) {
         return (Status::Fail, says(check));
     }
@@ -115,10 +124,14 @@ fn summary(facts: &Facts<'_>) -> CheckFacts {
         cpu_model: facts.cpus.as_ref().ok().map(|cpus| cpus.model.to_string()),
         partial_write_erratum: facts.erratum(),
         key_ids,
+        microcode: facts.cpus.as_ref().ok().and_then(cpuinfo::Cpus::revisions),
+        bios: facts.bios(),
         kernel: facts.kernel.as_ref().ok().map(|kernel| kernel.text.clone()),
         era: facts.era().map(Era::name),
         module: log.and_then(|log| log.module).map(|module| module.value.to_string()),
         pamt_kb: log.and_then(|log| log.pamt_kb).map(|kb| kb.value),
+        leaked_pages: log.map(|_| facts.left.leaked + facts.left.freed),
+        lost_key_ids: log.map(|_| facts.left.key_ids.len() as u64),
         kexec_loaded: rules::loaded(facts, Item::KexecLoaded),
         crash_loaded: rules::loaded(facts, Item::CrashLoaded),
     }

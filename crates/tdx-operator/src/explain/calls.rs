@@ -1,6 +1,8 @@
 //! SEAMCALLs that failed after the initialization, exits from a TD, and warnings in TDX code: what
 //! each status means, what it leaves private, and what that means for a kexec.
 
+use std::collections::BTreeSet;
+
 use tdx_abi::{Leaf, Status, StatusCode};
 
 use super::status;
@@ -37,9 +39,54 @@ struct Warning {
     evidence: Vec<LogLine>,
 }
 
+/// What a failed call does to its page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stays {
+    /// Private, and Linux keeps it away from everybody.
+    Leaked,
+    /// Private, or with dirty lines of a TD's KeyID in a cache, and Linux may give it to somebody.
+    Freed,
+    /// All pages of a TD, leaked.
+    OfTd,
+}
+
+/// What failed calls have left behind since boot.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Left {
+    /// Pages that stay private and that nobody gets.
+    pub(crate) leaked: u64,
+    /// Calls whose page may be private in the hands of somebody else.
+    pub(crate) freed: u64,
+    /// Calls by which all pages of a TD were leaked.
+    pub(crate) tds: u64,
+    /// KeyIDs that no TD can have again.
+    pub(crate) key_ids: BTreeSet<u64>,
+    /// The module has shut down.
+    pub(crate) dead: bool,
+    /// The first line of each kind.
+    pub(crate) lines: Vec<LogLine>,
+}
+
+/// What a failed leaf does to its page; `None` if it leaves nothing behind.
+fn stays(leaf: Leaf) -> Option<Stays> {
+    match leaf {
+        Leaf::PHYMEM_PAGE_RECLAIM => Some(Stays::Leaked),
+        Leaf::MNG_VPFLUSHDONE | Leaf::MNG_KEY_FREEID => Some(Stays::OfTd),
+        Leaf::MEM_PAGE_REMOVE
+        | Leaf::MEM_RANGE_BLOCK
+        | Leaf::PHYMEM_PAGE_WBINVD
+        | Leaf::PHYMEM_CACHE_WB
+        | Leaf::MNG_CREATE
+        | Leaf::MNG_ADDCX
+        | Leaf::VP_CREATE
+        | Leaf::VP_ADDCX => Some(Stays::Freed),
+        _ => None,
+    }
+}
+
 /// The failed calls of one boot.
 #[derive(Debug, Default)]
-pub(super) struct Calls {
+pub(crate) struct Calls {
     groups: Vec<Group>,
     left_out: u64,
     warning: Option<Warning>,
@@ -49,7 +96,7 @@ pub(super) struct Calls {
 
 impl Calls {
     /// Takes a line about a call.
-    pub(super) fn take(&mut self, line: u64, message: &str, call: Call) {
+    pub(crate) fn take(&mut self, line: u64, message: &str, call: Call) {
         self.add(call, LogLine { line, text: excerpt(message) }, false);
     }
 
@@ -72,7 +119,7 @@ impl Calls {
     }
 
     /// Takes a line of a warning in TDX code; false if it belongs to none.
-    pub(super) fn warning(&mut self, line: u64, message: &str) -> bool {
+    pub(crate) fn warning(&mut self, line: u64, message: &str) -> bool {
         let code = ["arch/x86/kvm/vmx/tdx", "arch/x86/virt/vmx/tdx"];
         if message.starts_with("WARNING: ") {
             self.end_of_warning();
@@ -103,7 +150,7 @@ impl Calls {
     }
 
     /// The warning is over: RAX counts if it is a status that is known.
-    pub(super) fn end_of_warning(&mut self) {
+    pub(crate) fn end_of_warning(&mut self) {
         let Some(warning) = self.warning.take() else { return };
         let known = warning.status.filter(|status| {
             status.raw() > u64::from(u32::MAX)
@@ -157,6 +204,31 @@ impl Calls {
             });
         }
         findings
+    }
+
+    /// What the calls have left behind.
+    pub(crate) fn left(&self) -> Left {
+        let mut left = Left::default();
+        for Group { call, count, evidence, .. } in &self.groups {
+            let code = call.status.map(Status::code);
+            let Some(line) = evidence.first() else { continue };
+            left.key_ids.extend(call.leaked);
+            let dead = code == Some(StatusCode::SYS_SHUTDOWN);
+            left.dead |= dead;
+            let stays = call.leaf.filter(|_| code != Some(StatusCode::PAGE_ALREADY_FREE)).and_then(stays);
+            match stays {
+                Some(Stays::Leaked) => left.leaked += count,
+                Some(Stays::Freed) => left.freed += count,
+                // The kernel's line on the KeyID is about the call of the line before.
+                Some(Stays::OfTd) if call.leaked.is_none() => left.tds += count,
+                Some(Stays::OfTd) | None => {}
+            }
+            if dead || stays.is_some() || call.leaked.is_some() {
+                left.lines.push(line.clone());
+            }
+        }
+        left.tds = left.tds.max(left.key_ids.len() as u64);
+        left
     }
 
     /// Calls that were not kept.
@@ -272,5 +344,39 @@ fn at_kexec(log: &BootLog) -> &'static str {
              cleanslate.ko resets it: on a CPU with the partial-write erratum (Sapphire Rapids, Emerald \
              Rapids) a write of less than 64 bytes to it ends in a machine check of the next kernel"
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `explain` tells of a page that stays for the same leaves for which `check` counts one.
+    #[test]
+    fn one_rule_for_what_stays() {
+        for leaf in Leaf::KNOWN {
+            let told = left_behind(Some(*leaf), None, None, 1).is_some();
+            assert_eq!(told, stays(*leaf).is_some(), "{leaf}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_counted() {
+        let mut calls = Calls::default();
+        for (number, line) in (1..).zip([
+            "SEAMCALL TDH_PHYMEM_PAGE_RECLAIM failed: 0xc000030000000001, rcx 0x0",
+            "SEAMCALL TDH_PHYMEM_PAGE_RECLAIM failed: 0xc000030000000001, rcx 0x0",
+            "SEAMCALL (0x1c) failed: 0x0000030100000000",
+            "SEAMCALL (0x29) failed: 0x8000020000000092",
+            "SEAMCALL TDH_MNG_KEY_FREEID failed: 0xc000061000000000",
+            "tdh_mng_key_freeid() failed. HKID 33 is leaked.",
+            "SEAMCALL TDH_MEM_RD failed: 0xc000010000000000",
+        ]) {
+            calls.take(number, line, call::of(line).unwrap_or_else(|| panic!("{line}")));
+        }
+        let left = calls.left();
+        assert_eq!((left.leaked, left.freed, left.tds, left.dead), (2, 1, 1, false));
+        assert_eq!(left.key_ids, BTreeSet::from([33]));
+        assert_eq!(left.lines.iter().map(|line| line.line).collect::<Vec<_>>(), [1, 4, 5, 6]);
     }
 }

@@ -5,7 +5,7 @@
 mod bank;
 mod boot;
 mod boot_facts;
-mod calls;
+pub(crate) mod calls;
 pub(crate) mod causes;
 mod errno;
 mod handover;

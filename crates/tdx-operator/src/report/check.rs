@@ -89,6 +89,12 @@ pub struct CheckVerdict {
     pub status: Status,
     /// `on`, `off`, `broken` (on, and cannot work) or `unknown`.
     pub tdx: &'static str,
+    /// What a kexec does: `safe`, `refused` (no image can be loaded), `unsafe` (private memory stays)
+    /// or `unknown`.
+    pub kexec: &'static str,
+    /// Whether failed calls since boot ask for a reset through the firmware: `no`, `planned` (safe
+    /// until then), `now` or `unknown`.
+    pub power_cycle: &'static str,
     /// Whether a panic gives a dump: `ready` (an image is loaded), `not-ready` or `unknown`.
     pub kdump: &'static str,
     /// One sentence.
@@ -112,6 +118,10 @@ pub struct CheckFacts {
     pub partial_write_erratum: Option<bool>,
     /// Private KeyIDs.
     pub key_ids: Option<KeyIdReport>,
+    /// Revision of the microcode; several with commas.
+    pub microcode: Option<String>,
+    /// Version and date of the BIOS.
+    pub bios: Option<String>,
     /// Kernel version.
     pub kernel: Option<String>,
     /// What mainline of this version does: no-tdx-host, excluded, refused, asks-module, newer.
@@ -120,6 +130,10 @@ pub struct CheckFacts {
     pub module: Option<String>,
     /// KiB of PAMT that the kernel allocated.
     pub pamt_kb: Option<u64>,
+    /// Private pages that were leaked since boot, and those that Linux may have freed private.
+    pub leaked_pages: Option<u64>,
+    /// KeyIDs that were lost since boot.
+    pub lost_key_ids: Option<u64>,
     /// An image for a kexec is loaded.
     pub kexec_loaded: Option<bool>,
     /// An image for a crash is loaded.
@@ -160,6 +174,19 @@ pub struct CheckFinding {
     pub notes: Vec<String>,
     /// What to do, if there is something to do.
     pub hint: Option<String>,
+    /// What helps, what it gives and what it costs.
+    pub remedies: Vec<Remedy>,
+}
+
+/// One way out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct Remedy {
+    /// What to do.
+    pub what: &'static str,
+    /// What is better then.
+    pub gives: &'static str,
+    /// What is lost.
+    pub costs: &'static str,
 }
 
 /// Something that could not be seen.

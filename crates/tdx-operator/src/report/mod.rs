@@ -3,8 +3,10 @@
 
 mod check;
 mod explain;
+mod fleet;
 mod host;
 mod plan;
+pub mod prometheus;
 pub mod svg;
 
 use core::fmt;
@@ -12,11 +14,14 @@ use core::fmt;
 use serde::{Serialize, Serializer};
 use tdx_abi::{PageRange, PhysAddr};
 
-pub use check::{Basis, CheckCategory, CheckFacts, CheckFinding, CheckReport, CheckVerdict, Status, UnseenReport};
+pub use check::{
+    Basis, CheckCategory, CheckFacts, CheckFinding, CheckReport, CheckVerdict, Remedy, Status, UnseenReport,
+};
 pub use explain::{
     ErrnoCause, ErrnoReport, ExplainReport, Given, Judgement, LogFinding, LogLine, LogReport, MsrField, MsrReport,
     Retry, StatusReport, Subject, Topic,
 };
+pub use fleet::{FleetCounts, FleetMachine, FleetReason, FleetReport, FleetUnreadable};
 pub use host::{AssumptionReport, CpuReport, HostReport, KeyIdReport, LoggedReport};
 pub use plan::{
     BootCost, CostReport, GivenUpReport, KexecCost, LayoutReport, LinuxReport, PamtCost, PamtReport, PlanReport,

@@ -3,14 +3,20 @@
 use super::{Finding, Rule};
 use crate::{
     check::{
-        facts::{Facts, Tdx},
+        facts::{Facts, Private, Tdx},
         item::{Item, Unseen},
     },
     cpu_model,
 };
 
-pub(super) const RULES: [Rule; 3] = [
+pub(super) const RULES: [Rule; 4] = [
     Rule { id: "cpu.model", title: "Which processor is it?", source: "/proc/cpuinfo", look: model },
+    Rule {
+        id: "cpu.microcode",
+        title: "Which microcode, and the same on all CPUs?",
+        source: "/proc/cpuinfo",
+        look: microcode,
+    },
     Rule {
         id: "cpu.erratum",
         title: "Is the CPU affected by the partial-write erratum?",
@@ -53,6 +59,25 @@ fn model(facts: &Facts<'_>) -> Finding {
     }
 }
 
+fn microcode(facts: &Facts<'_>) -> Finding {
+    let cpus = match &facts.cpus {
+        Ok(cpus) => cpus,
+        Err(why) => return unseen(format!("/proc/cpuinfo {why}"), why),
+    };
+    let Some(revisions) = cpus.revisions() else {
+        return Finding::unknown("/proc/cpuinfo does not name a revision")
+            .hint("collect the machine again: older versions of `cleanslate collect` did not save it");
+    };
+    let finding = if cpus.microcode.len() > 1 {
+        Finding::warn(format!("{revisions}: the CPUs do not have the same revision"))
+            .unverified()
+            .hint("load the same microcode on all CPUs: update the BIOS and the microcode package, then reboot")
+    } else {
+        Finding::pass(revisions)
+    };
+    finding.evidence(format!("`microcode` in {}", Item::Cpuinfo.place()))
+}
+
 fn erratum(facts: &Facts<'_>) -> Finding {
     let cpus = match &facts.cpus {
         Ok(cpus) => cpus,
@@ -64,6 +89,8 @@ fn erratum(facts: &Facts<'_>) -> Finding {
     }
     let finding = if facts.no_tdx() {
         Finding::pass("yes, but irrelevant: TDX is not enabled, there is no private memory")
+    } else if let Private::No(why) = facts.private {
+        Finding::pass(format!("yes, but irrelevant now: {why}")).deduced()
     } else {
         Finding::warn(
             "yes: a write of less than 64 bytes to private memory poisons the line; a later read raises a \

@@ -6,12 +6,13 @@ use tdx_host::platform::Msr;
 use super::{Finding, Rule};
 use crate::check::{
     facts::{Facts, Sure, Tdx},
-    item::Item,
+    item::{Item, Unseen},
     msrs::{Reading, SEAMRR_BASE, SEAMRR_MASK, TME_CAPABILITY},
 };
 use crate::{cpu_model, report::Basis};
 
-pub(super) const RULES: [Rule; 5] = [
+pub(super) const RULES: [Rule; 6] = [
+    Rule { id: "firmware.bios", title: "Which BIOS is it?", source: "/sys/class/dmi/id", look: bios },
     Rule {
         id: "firmware.tdx",
         title: "Is TDX on?",
@@ -43,6 +44,20 @@ pub(super) const RULES: [Rule; 5] = [
         look: same,
     },
 ];
+
+fn bios(facts: &Facts<'_>) -> Finding {
+    match (facts.bios(), facts.snapshot.get(Item::BiosVersion)) {
+        (Some(bios), _) => Finding::pass(bios).evidence(Item::BiosVersion.place()),
+        (None, Err(Unseen::Absent)) => {
+            Finding::pass("not available: no DMI data here").evidence(format!("no {}", Item::BiosVersion.place()))
+        }
+        (None, Err(why)) => {
+            Finding::unknown(format!("{} {why}", Item::BiosVersion.place())).hint(Item::BiosVersion.how(why))
+        }
+        (None, Ok(_)) => Finding::pass("the BIOS does not name a version")
+            .evidence(format!("{} is empty", Item::BiosVersion.place())),
+    }
+}
 
 /// How to see the registers.
 fn msr_hint(facts: &Facts<'_>) -> &'static str {

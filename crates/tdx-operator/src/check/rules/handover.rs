@@ -1,7 +1,7 @@
 //! Handover checks: what the next kernel finds after a kexec and after a crash, and whether it can
 //! use TDX again. The behavior is that of mainline.
 
-use super::{Finding, Rule};
+use super::{Finding, Rule, remedy};
 use crate::{
     bootlog,
     check::{
@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-pub(super) const RULES: [Rule; 7] = [
+pub(super) const RULES: [Rule; 8] = [
     Rule {
         id: "kexec.jump",
         title: "What happens to the next kernel after a kexec?",
@@ -54,6 +54,7 @@ pub(super) const RULES: [Rule; 7] = [
             after a failed update",
         look: left_over,
     },
+    super::since_boot::RULE,
 ];
 
 /// What happens at a kexec.
@@ -125,6 +126,17 @@ fn way(facts: &Facts<'_>) -> Way {
     }
 }
 
+/// What a kexec does, in one word: `safe`, `refused` (no image can be loaded), `unsafe` (private
+/// memory stays) or `unknown`.
+pub(in crate::check) fn outcome(facts: &Facts<'_>) -> &'static str {
+    match way(facts) {
+        Way::Harmless(_) | Way::NoErratum | Way::Reset => "safe",
+        Way::NotBuilt | Way::Refused | Way::RefusedByKo | Way::KoLost(_) => "refused",
+        Way::NoAnswer | Way::KoLeaves => "unsafe",
+        Way::NotMainline | Way::PerhapsAnswer | Way::Unseen(_) | Way::Newer => "unknown",
+    }
+}
+
 /// The kernel's own line on an image that it refused because of the erratum.
 fn said_refused(facts: &Facts<'_>) -> Option<String> {
     let refused = facts.log.as_ref().ok()?.kexec_refused.as_ref()?;
@@ -158,6 +170,15 @@ const NOT_TRIED: &str = "cleanslate.ko was tested with an emulated module only, 
 const SET_POLICY: &str = "as root: `echo tracked > /sys/module/cleanslate/parameters/policy`";
 
 fn jump(facts: &Facts<'_>) -> Finding {
+    let finding = jump_of(facts);
+    let helps = match outcome(facts) {
+        "safe" => Vec::new(),
+        _ => remedy::at_kexec(facts),
+    };
+    finding.remedies(helps)
+}
+
+fn jump_of(facts: &Facts<'_>) -> Finding {
     match way(facts) {
         Way::Harmless(why) => harmless(facts, format!("nothing: {why}")),
         Way::NotBuilt if facts.era() == Some(Era::Excluded) => {
@@ -255,6 +276,15 @@ fn ko_seen(facts: &Facts<'_>) -> String {
 }
 
 fn crash(facts: &Facts<'_>) -> Finding {
+    let finding = crash_of(facts);
+    let helps = match way(facts) {
+        Way::NotBuilt | Way::Refused => remedy::at_crash(facts),
+        _ => Vec::new(),
+    };
+    finding.remedies(helps)
+}
+
+fn crash_of(facts: &Facts<'_>) -> Finding {
     let way = way(facts);
     if !matches!(way, Way::Harmless(_)) && facts.option("CRASH_DUMP") == Some(false) {
         return Finding::warn("no dump: this kernel is built without CONFIG_CRASH_DUMP")
@@ -366,7 +396,10 @@ fn image(facts: &Facts<'_>) -> Finding {
     let finding = match (loaded, way(facts)) {
         (false, _) => Finding::pass("no"),
         (true, Way::Harmless(_) | Way::NoErratum | Way::Reset) => Finding::pass("yes"),
-        (true, Way::NoAnswer) => Finding::fail("yes: see `kexec.jump` for its effect").deduced().hint(UNLOAD),
+        (true, Way::NoAnswer) => Finding::fail("yes: see `kexec.jump` for its effect")
+            .deduced()
+            .hint(UNLOAD)
+            .remedies(remedy::of_loaded_image()),
         (true, Way::Refused) => {
             Finding::warn("yes, although mainline of this version refuses it: this is not a mainline kernel")
                 .deduced()

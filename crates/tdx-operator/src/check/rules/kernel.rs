@@ -1,6 +1,6 @@
 //! Kernel checks: version, options, features that conflict with TDX.
 
-use super::{Finding, Rule};
+use super::{Finding, Rule, remedy};
 use crate::bootlog::Words;
 use crate::check::{
     facts::{Facts, Tdx},
@@ -153,6 +153,15 @@ fn crash_dump(facts: &Facts<'_>) -> Finding {
     finding.evidence(config.say("CRASH_DUMP")).evidence(config.say("PROC_VMCORE"))
 }
 
+/// The kernel's own advice, and what it takes away where images are refused by the erratum.
+fn nohibernate(facts: &Facts<'_>) -> String {
+    if facts.era() == Some(Era::Refused) && facts.erratum() == Some(true) {
+        format!("{NOHIBERNATE}; on this kernel and CPU that gives up kexec and kdump, see below")
+    } else {
+        NOHIBERNATE.to_owned()
+    }
+}
+
 const NOHIBERNATE: &str = "add `nohibernate` to the kernel command line, or use a kernel without CONFIG_HIBERNATION";
 
 fn hibernation(facts: &Facts<'_>) -> Finding {
@@ -165,7 +174,8 @@ fn hibernation(facts: &Facts<'_>) -> Finding {
     if let (Some(Words::Hibernation), Some(failure)) = (facts.said(), facts.failure()) {
         return Finding::fail("yes: the kernel disables TDX while hibernation is available, and logs it")
             .evidence(format!("boot.log:{}: {}", failure.line, failure.value.1))
-            .hint(NOHIBERNATE);
+            .hint(nohibernate(facts))
+            .remedies(remedy::of_hibernation(facts));
     }
     if facts.log.as_ref().is_ok_and(|log| log.initialized.is_some()) {
         return Finding::pass("no: TDX came up").evidence("the boot log says `module initialized`");
@@ -193,7 +203,8 @@ fn hibernation(facts: &Facts<'_>) -> Finding {
         Finding::fail("yes: the kernel disables TDX while hibernation is available")
             .evidence("the kernel is built with hibernation and it is not disabled")
             .deduced()
-            .hint(NOHIBERNATE)
+            .hint(nohibernate(facts))
+            .remedies(remedy::of_hibernation(facts))
     } else {
         Finding::unknown("the kernel configuration is not available").hint(
             "provide the kernel \

@@ -1,14 +1,19 @@
 //! The checks, each a function of the facts. A check never guesses: missing data is UNKNOWN, and a
 //! conclusion or an unverified fact is marked as such.
 
+mod agree;
 mod cpu;
 mod firmware;
 mod handover;
 mod kernel;
 mod module;
+mod remedy;
+mod since_boot;
 
 use super::{facts::Facts, item::Item};
-use crate::report::{Basis, CheckCategory, CheckFinding, Status};
+use crate::report::{Basis, CheckCategory, CheckFinding, Remedy, Status};
+pub(super) use handover::outcome;
+pub(super) use since_boot::{PowerCycle, power_cycle};
 
 /// A question.
 struct Rule {
@@ -25,12 +30,13 @@ struct Category {
     rules: &'static [Rule],
 }
 
-const CATEGORIES: [Category; 5] = [
+const CATEGORIES: [Category; 6] = [
     Category { name: "cpu", title: "The processor", rules: &cpu::RULES },
     Category { name: "firmware", title: "What the BIOS set up", rules: &firmware::RULES },
     Category { name: "kernel", title: "The kernel", rules: &kernel::RULES },
     Category { name: "module", title: "The TDX module", rules: &module::RULES },
     Category { name: "kexec", title: "What the next kernel finds", rules: &handover::RULES },
+    Category { name: "data", title: "The data of this report", rules: &agree::RULES },
 ];
 
 /// An answer.
@@ -41,11 +47,20 @@ struct Finding {
     evidence: Vec<String>,
     notes: Vec<String>,
     hint: Option<String>,
+    remedies: Vec<Remedy>,
 }
 
 impl Finding {
     fn new(status: Status, text: impl Into<String>) -> Self {
-        Self { status, text: text.into(), basis: Basis::Sourced, evidence: Vec::new(), notes: Vec::new(), hint: None }
+        Self {
+            status,
+            text: text.into(),
+            basis: Basis::Sourced,
+            evidence: Vec::new(),
+            notes: Vec::new(),
+            hint: None,
+            remedies: Vec::new(),
+        }
     }
 
     fn pass(text: impl Into<String>) -> Self {
@@ -94,6 +109,12 @@ impl Finding {
         self
     }
 
+    /// What helps, what it gives and what it costs.
+    fn remedies(mut self, remedies: Vec<Remedy>) -> Self {
+        self.remedies = remedies;
+        self
+    }
+
     fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
@@ -103,8 +124,9 @@ impl Finding {
 /// Asks every question, in a fixed order.
 pub(super) fn ask(facts: &Facts<'_>) -> Vec<CheckCategory> {
     let answer = |rule: &Rule| {
-        let Finding { status, text, basis, evidence, notes, hint } = (rule.look)(facts);
-        CheckFinding { id: rule.id, title: rule.title, status, text, basis, source: rule.source, evidence, notes, hint }
+        let Finding { status, text, basis, evidence, notes, hint, remedies } = (rule.look)(facts);
+        let (id, title, source) = (rule.id, rule.title, rule.source);
+        CheckFinding { id, title, status, text, basis, source, evidence, notes, hint, remedies }
     };
     let category = |category: &Category| {
         let checks: Vec<CheckFinding> = category.rules.iter().map(answer).collect();

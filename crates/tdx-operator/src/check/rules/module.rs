@@ -72,7 +72,7 @@ fn bring_up(facts: &Facts<'_>) -> Finding {
     }
     if !facts.log_is_whole {
         return Finding::unknown("the start of the boot log is missing")
-            .hint("collect the machine soon after boot, or increase the log buffer (`log_buf_len=`, unverified)");
+            .hint("save the log where the journal still has it, `journalctl -k -b > FILE`, and run `cleanslate check --log FILE`");
     }
     match facts.era() {
         Some(Era::AsksModule | Era::Newer) => {
@@ -136,6 +136,13 @@ fn sys_disable(facts: &Facts<'_>) -> Finding {
     }
 }
 
+/// MemTotal.
+pub(super) fn mem_total_kb(facts: &Facts<'_>) -> Option<u64> {
+    let text = facts.snapshot.get(Item::Meminfo).ok()?;
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    total.trim().strip_suffix(" kB")?.trim().parse().ok()
+}
+
 fn pamt(facts: &Facts<'_>) -> Finding {
     if facts.no_tdx() {
         return Finding::pass("none, without TDX").evidence(facts.why_not());
@@ -170,10 +177,7 @@ fn pamt(facts: &Facts<'_>) -> Finding {
         .deduced()
         .evidence("the layout Linux computes from the boot log's memory map");
     }
-    let meminfo = facts.snapshot.get(Item::Meminfo).ok();
-    let total = meminfo.and_then(|text| text.lines().find_map(|line| line.strip_prefix("MemTotal:")));
-    let kb = total.and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-    match kb {
+    match mem_total_kb(facts) {
         // 4 MiB and 8 KiB for each GiB.
         Some(kb) => {
             let pamt = (u128::from(kb) * 4104) >> 20;

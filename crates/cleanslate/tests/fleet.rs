@@ -1,0 +1,350 @@
+//! `fleet`, `check --log`, several `--from`, `--format short` and `prometheus`, and every file of
+//! `docs/operators`.
+
+#[path = "common/schema.rs"]
+mod schema;
+
+mod common;
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use common::{fixture, run, run_with_input};
+use schema::Schema;
+use serde_json::Value;
+
+fn machine(name: &str) -> String {
+    fixture(&format!("machines/{name}"))
+}
+
+fn operators(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operators").join(name)
+}
+
+/// A folder that does not exist yet, gone when dropped.
+struct Temp(PathBuf);
+
+impl Temp {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("cleanslate-fleet-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn copy(from: &str, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+#[test]
+fn one_table_and_one_json() {
+    let folder = fixture("machines");
+    let out = run(&["fleet", &folder]);
+    assert_eq!((out.code, out.stderr.as_str()), (1, ""));
+    let machines = fs::read_dir(&folder).unwrap().count();
+    assert!(out.stdout.starts_with(&format!("fleet     {machines} machines: ")), "{}", out.stdout);
+    assert!(out.stdout.contains("reset now sid-7.3-freed\n"), "{}", out.stdout);
+    assert!(out.stdout.lines().all(|line| line.len() <= 110), "{}", out.stdout);
+    for name in ["debian13-backports", "ubuntu2604", "sles16", "fedora43", "centos-stream10"] {
+        let rows = out.stdout.lines().filter(|line| line.starts_with(&format!("  {name} "))).count();
+        assert_eq!(rows, 1, "{name}: {}", out.stdout);
+    }
+    let report = run(&["fleet", &folder, "--format", "json"]).json();
+    assert_eq!(Schema::published("fleet.schema.json").problems(&report), [""; 0]);
+    assert_eq!(report["machines"].as_array().unwrap().len(), machines);
+    // The same answers as `check` gives, the worst first.
+    let order = ["FAIL", "WARN", "UNKNOWN", "PASS"];
+    let mut last = 0;
+    for one in report["machines"].as_array().unwrap() {
+        let name = one["name"].as_str().unwrap();
+        let alone = run(&["check", "--from", &machine(name), "--format", "json"]).json();
+        assert_eq!((&one["verdict"], &one["facts"]), (&alone["verdict"], &alone["facts"]), "{name}");
+        let place = order.iter().position(|status| one["verdict"]["status"] == **status).unwrap();
+        assert!(place >= last, "{name}");
+        last = place;
+    }
+    let counted = |key: &str| report["counts"][key].as_u64().unwrap();
+    assert_eq!(counted("pass") + counted("warn") + counted("fail") + counted("unknown"), counted("machines"));
+}
+
+#[test]
+fn a_folder_that_cannot_be_used_is_named() {
+    let temp = Temp::new("unusable");
+    copy(&machine("icelake"), &temp.0.join("good"));
+    fs::create_dir(temp.0.join("half")).unwrap();
+    fs::write(temp.0.join("notes.txt"), "no machine").unwrap();
+    let out = run(&["fleet", &temp.0.display().to_string()]);
+    assert_eq!(out.code, 3, "{}", out.stdout);
+    assert!(out.stdout.contains("1 machine: 0 fail, 0 unknown, 0 warn, 1 pass, 1 not read"), "{}", out.stdout);
+    assert!(out.stdout.contains("half"), "{}", out.stdout);
+    let out = run(&["fleet", &temp.path("half")]);
+    assert!(out.code == 3 && out.stderr.contains("machine.toml"), "{}", out.stderr);
+    // Two machines of one name are told apart.
+    copy(&machine("icelake"), &temp.0.join("a/node1"));
+    copy(&machine("icelake"), &temp.0.join("b/node1"));
+    let out = run(&["fleet", &temp.path("a"), &temp.path("b"), "--format", "short"]);
+    let names: BTreeSet<_> = out.stdout.lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect();
+    assert_eq!((out.code, names.len()), (0, 2), "{}", out.stdout);
+}
+
+#[test]
+fn requirements_of_a_fleet() {
+    let (icelake, refused) = (machine("icelake"), machine("debian13-backports"));
+    assert_eq!(run(&["fleet", &icelake, "--require", "kdump"]).code, 0);
+    assert_eq!(run(&["fleet", &icelake, &refused]).code, 0);
+    assert_eq!(run(&["fleet", &icelake, &refused, "--require", "kdump"]).code, 1);
+    assert_eq!(run(&["check", "--from", &icelake, "--from", &refused, "--require", "kexec"]).code, 1);
+    assert_eq!(run(&["check", "--from", &icelake, "--from", &machine("sles16")]).code, 3);
+}
+
+#[test]
+fn several_machines_and_one_line_each() {
+    let (first, second) = (machine("icelake"), machine("sid-7.3-freed"));
+    let out = run(&["check", "--from", &first, "--from", &second, "--format", "short"]);
+    let lines: Vec<&str> = out.stdout.lines().collect();
+    assert_eq!((out.code, lines.len()), (1, 2));
+    assert!(
+        lines[0].starts_with(&format!("{first} PASS tdx=off kexec=safe kdump=ready power-cycle=no ")),
+        "{}",
+        lines[0]
+    );
+    let says = " FAIL tdx=on kexec=unsafe kdump=ready power-cycle=now kexec.still-safe: no: ";
+    assert!(lines[1].starts_with(&format!("{second}{says}")), "{}", lines[1]);
+    let all = run(&["check", "--from", &first, "--from", &second, "--format", "json"]).json();
+    let schema = Schema::published("check.schema.json");
+    assert_eq!(all.as_array().unwrap().len(), 2);
+    assert!(all.as_array().unwrap().iter().all(|report| schema.problems(report).is_empty()));
+    let tap = run(&["check", "--from", &first, "--from", &second, "--format", "tap"]).stdout;
+    let plan: usize = tap.lines().nth(1).unwrap().strip_prefix("1..").unwrap().parse().unwrap();
+    assert_eq!(tap.lines().filter(|line| line.starts_with("ok ") || line.starts_with("not ok ")).count(), plan);
+}
+
+/// The journal's log of the boot gives what the ring buffer has lost.
+#[test]
+fn the_log_of_the_boot_from_a_file() {
+    let lost = machine("long-uptime");
+    let status = |args: &[&str], id: &str| {
+        let report = run(args).json();
+        let categories = report["categories"].as_array().unwrap().clone();
+        let checks = categories.iter().flat_map(|category| category["checks"].as_array().unwrap());
+        let check = checks.into_iter().find(|check| check["id"] == id).unwrap();
+        (check["status"].as_str().unwrap().to_owned(), check["hint"].as_str().unwrap_or_default().to_owned())
+    };
+    let before = ["check", "--from", &lost, "--format", "json"];
+    let (unknown, hint) = status(&before, "kexec.still-safe");
+    assert!(unknown == "UNKNOWN" && hint.contains("journalctl -k -b > FILE"), "{unknown} {hint}");
+    let temp = Temp::new("log");
+    let whole = fs::read_to_string(fixture("machines/sid-7.3-freed/boot.log")).unwrap();
+    let earlier = "Nov 01 09:00:00 node7.acme.example kernel: Linux version 6.1.0 (builder@farm)\n\
+                   Nov 01 09:00:00 node7.acme.example kernel: virt/tdx: module not loaded\n";
+    let journal: String =
+        whole.lines().flat_map(|line| ["Nov 20 10:00:00 node7.acme.example kernel: ", line, "\n"]).collect();
+    fs::write(temp.0.join("kernel.log"), format!("{earlier}{journal}")).unwrap();
+    let log = temp.path("kernel.log");
+    let args = ["check", "--from", &lost, "--log", &log, "--format", "json"];
+    assert_eq!(status(&args, "kexec.still-safe").0, "FAIL");
+    assert_eq!(status(&args, "module.bring-up").0, "PASS", "the last boot counts");
+    assert_eq!(status(&args, "data.agree").0, "PASS");
+    let by_pipe = run_with_input(&["check", "--from", &lost, "--log", "-", "--format", "short"], journal.as_bytes());
+    assert!(by_pipe.stdout.contains("power-cycle=now"), "{}", by_pipe.stdout);
+    // The log of another machine is noticed, and no name of a host is saved with one.
+    let other = run_with_input(
+        &["check", "--from", &machine("sid-7.3-freed"), "--log", "-"],
+        journal.replace("7.3.1-amd64", "7.2.9-amd64").as_bytes(),
+    );
+    assert!(other.stdout.contains("the boot log is of Linux 7.2.9-amd64"), "{}", other.stdout);
+    let saved = run(&["collect", &temp.path("saved"), "--log", &log]);
+    assert_eq!(saved.code, 0, "{}", saved.stderr);
+    for entry in fs::read_dir(temp.0.join("saved")).unwrap() {
+        let text = fs::read_to_string(entry.unwrap().path()).unwrap();
+        assert!(!text.contains("acme") && !text.contains("node7") && !text.contains("builder"), "{text}");
+    }
+    let bad = run_with_input(&["check", "--from", &lost, "--log", "-"], b"once upon a time\n");
+    assert!(bad.code == 3 && bad.stderr.contains("journalctl -k -b"), "{}", bad.stderr);
+    assert_eq!(run(&["check", "--from", &lost, "--from", &lost, "--log", &log]).code, 2);
+}
+
+#[test]
+fn an_output_file_is_whole_or_not_there() {
+    let temp = Temp::new("output");
+    let path = temp.path("cleanslate.prom");
+    let out = run(&["check", "--from", &machine("spr-7.2"), "--format", "prometheus", "--output", &path]);
+    assert_eq!((out.code, out.stdout.as_str()), (1, ""));
+    assert!(fs::read_to_string(&path).unwrap().contains("cleanslate_kexec_safe{machine=\"spr-7.2\"} 0\n"));
+    assert_eq!(fs::read_dir(&temp.0).unwrap().count(), 1);
+    let out = run(&["check", "--from", &machine("spr-7.2"), "--output", "/no/such/folder/x"]);
+    assert_eq!((out.code, out.stdout.as_str()), (70, ""));
+    let out = run(&["fleet", &machine("spr-7.2"), "--output", &temp.path("table")]);
+    assert!(out.code == 1 && fs::read_to_string(temp.0.join("table")).unwrap().contains("spr-7.2"));
+}
+
+fn metrics() -> String {
+    run(&["fleet", &fixture("machines"), "--format", "prometheus"]).stdout
+}
+
+/// The text format by our own reading: HELP, TYPE, then the samples of one metric without a gap,
+/// no label set twice.
+#[test]
+fn metrics_have_the_form_of_prometheus() {
+    let text = metrics();
+    let live = run(&["check", "--format", "prometheus"]).stdout;
+    assert!(!live.contains("machine="), "the scraper names a live host: {live}");
+    for text in [&text, &live] {
+        let (mut current, mut done, mut seen) = (String::new(), BTreeSet::new(), BTreeSet::new());
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# HELP ") {
+                current = rest.split(' ').next().unwrap().to_owned();
+                assert!(done.insert(current.clone()), "{current} comes twice");
+                assert!(rest.len() > current.len() + 10 && rest.ends_with('.'), "{line}");
+            } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+                assert_eq!(rest, format!("{current} gauge"));
+            } else {
+                let (series, value) = line.rsplit_once(' ').unwrap();
+                assert!(value.parse::<u64>().is_ok(), "{line}");
+                assert_eq!(series.split('{').next().unwrap(), current, "{line}");
+                assert!(seen.insert(series.to_owned()), "{series} comes twice");
+            }
+        }
+        assert!(done.contains("cleanslate_verdict_status") && seen.len() > 30, "{text}");
+        assert!(text.ends_with('\n'));
+    }
+    assert!(text.contains("cleanslate_power_cycle_needed{machine=\"sid-7.3-freed\"} 2\n"));
+    assert!(text.contains("cleanslate_leaked_pages{machine=\"fedora44-reclaim\"} 2\n"));
+    assert!(text.contains("cleanslate_check_status{machine=\"spr-7.2\",check=\"kexec.jump\"} 3\n"));
+    // What is not known has no sample.
+    assert!(!text.contains("cleanslate_power_cycle_needed{machine=\"long-uptime\"}"));
+    assert!(text.contains("cleanslate_verdict_status{machine=\"long-uptime\"} 1\n"));
+}
+
+/// A program of a package, or `None` if it is not installed outside of CI.
+fn program(check: &str, name: &str, package: &str) -> Option<Command> {
+    let there = Command::new(name).arg("--version").output().is_ok();
+    if !there {
+        skip::test(check, name, &format!("apt-get install {package}"));
+    }
+    there.then(|| Command::new(name))
+}
+
+#[test]
+fn promtool_accepts_metrics_and_alerts() {
+    let Some(mut promtool) = program("metrics by promtool", "promtool", "prometheus") else { return };
+    let mut child = promtool.args(["check", "metrics"]).stdin(std::process::Stdio::piped());
+    child = child.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let mut child = child.spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), metrics().as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.trim().is_empty(), "{said}");
+    let rules = Command::new("promtool").args(["check", "rules"]).arg(operators("alerts.yml")).output().unwrap();
+    let said = String::from_utf8_lossy(&rules.stdout);
+    assert!(rules.status.success() && said.contains("3 rules found"), "{said}");
+}
+
+/// Names of our metrics in a query.
+fn queried(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    words.filter(|word| word.starts_with("cleanslate_")).map(str::to_owned).collect()
+}
+
+fn expressions(value: &Value, into: &mut Vec<String>) {
+    match value {
+        Value::Object(object) => {
+            into.extend(object.get("expr").and_then(Value::as_str).map(str::to_owned));
+            object.values().for_each(|value| expressions(value, into));
+        }
+        Value::Array(list) => list.iter().for_each(|value| expressions(value, into)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_dashboard_queries_what_there_is() {
+    let text = metrics();
+    let exists = |name: &String| text.contains(&format!("# TYPE {name} gauge\n"));
+    let board: Value = serde_json::from_str(&fs::read_to_string(operators("grafana.json")).unwrap()).unwrap();
+    let mut all = Vec::new();
+    expressions(&board, &mut all);
+    assert!(all.len() >= 10, "{all:?}");
+    for expression in &all {
+        let names = queried(expression);
+        assert!(!names.is_empty() && names.iter().all(exists), "{expression}");
+    }
+    let alerts = queried(&fs::read_to_string(operators("alerts.yml")).unwrap());
+    assert!(alerts.len() >= 4 && alerts.iter().all(exists), "{alerts:?}");
+    // What Grafana needs of a panel, and panels that do not cover each other.
+    let mut ids = BTreeSet::new();
+    let mut cells = BTreeSet::new();
+    for panel in board["panels"].as_array().unwrap() {
+        assert!(ids.insert(panel["id"].as_u64().unwrap()));
+        assert!(!panel["title"].as_str().unwrap().is_empty() && panel["type"].is_string());
+        let place = |key: &str| panel["gridPos"][key].as_u64().unwrap();
+        assert!(place("x") + place("w") <= 24);
+        for x in place("x")..place("x") + place("w") {
+            for y in place("y")..place("y") + place("h") {
+                assert!(cells.insert((x, y)), "{} covers another panel", panel["title"]);
+            }
+        }
+        for target in panel["targets"].as_array().unwrap() {
+            assert_eq!(target["datasource"]["uid"], "${datasource}");
+        }
+    }
+    assert_eq!(board["templating"]["list"][0]["name"], "datasource");
+    assert!(board["schemaVersion"].is_u64() && board["uid"].is_string());
+    // The table of the page names every metric.
+    let page = queried(&fs::read_to_string(operators("README.md")).unwrap());
+    let missing = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    let missing: Vec<_> = missing.filter(|name| !page.contains(*name)).collect();
+    assert!(missing.is_empty(), "docs/operators/README.md does not name {missing:?}");
+}
+
+#[test]
+fn ansible_understands_the_playbook() {
+    let Some(mut ansible) = program("the playbook by ansible", "ansible-playbook", "ansible-core") else { return };
+    let temp = Temp::new("ansible");
+    let output = ansible
+        .args(["--syntax-check", "-i", "localhost,"])
+        .arg(operators("collect.yml"))
+        .env("HOME", &temp.0)
+        .env("ANSIBLE_LOCAL_TEMP", &temp.0)
+        .env("LC_ALL", "C.UTF-8")
+        .output()
+        .unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}");
+}
+
+/// The command of the service is one of this program, and the unit's paths belong together.
+#[test]
+fn the_service_runs_a_command_of_this_version() {
+    let unit = fs::read_to_string(operators("cleanslate.service")).unwrap();
+    let command = unit.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/bin/cleanslate ")).unwrap();
+    let temp = Temp::new("unit");
+    let args: Vec<String> = command
+        .split(' ')
+        .map(|word| if word.starts_with('/') { temp.path("x.prom") } else { word.to_owned() })
+        .collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let out = run(&args);
+    assert!([0, 1, 3].contains(&out.code), "{}: {}", out.code, out.stderr);
+    assert!(fs::read_to_string(temp.0.join("x.prom")).unwrap().contains("cleanslate_verdict_status "));
+    assert!(fs::read_to_string(operators("cleanslate.timer")).unwrap().contains("[Timer]"));
+}
