@@ -5,7 +5,7 @@
 //! knows of no private memory, `pamt` of no page of a TD, `module-only` asks the module and knows
 //! of nothing else. The account of it ([`Handed`]) is made from what there is.
 
-// UNSAFETY: a comparison breaks the contract of `HostMemory::new` on purpose; other blocks pass a
+// UNSAFETY: a comparison leaves private memory to the next kernel on purpose; other blocks pass a
 // promise on.
 #![allow(unsafe_code)]
 
@@ -14,17 +14,13 @@ use core::fmt;
 use tdx_abi::{PageRange, intersect};
 use tdx_host::{
     handover::{
-        HandoverKind, HandoverReport, HostMemory, HostParts, Kexec, KexecKind, LedgerRef, LeftPrivate, Leftover,
-        LeftoverKind, LeftoverReason, LeftoverTable, ModuleAnswer, NmiStop, NothingToDo, Outcome, Policy, Refused,
-        StopCause, StopCpus, TableError, Written, hand_over_crash,
+        HandoverKind, HandoverReport, HostMemory, Kexec, KexecKind, LeftPrivate, Leftover, LeftoverKind,
+        LeftoverReason, LeftoverTable, ModuleAnswer, NmiStop, NothingToDo, Outcome, Policy, Refused, StopCause,
+        StopCpus, TableError, Written, hand_over_crash,
     },
     ledger::Ledger,
     platform::{Cpu, CpuTask, Step},
-    private_memory::PrivateMemory,
 };
-
-/// The record of a kernel that has none.
-static NO_RECORD: PrivateMemory = PrivateMemory::new();
 
 /// What a kernel does that does not use this product's policies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -111,20 +107,19 @@ impl AnyPolicy {
 
     /// What the kernel knows of its memory.
     fn known(self, memory: HostMemory<'_>) -> HostMemory<'_> {
-        let parts = memory.parts();
-        let nothing = HostParts { record: &NO_RECORD, ledger: LedgerRef::Fixed(None), ..parts };
-        let parts = match self {
-            Self::Product(_) => return memory,
-            Self::Compared(Comparison::None) => nothing,
-            Self::Compared(Comparison::Pamt) => HostParts { ledger: LedgerRef::Fixed(None), ..parts },
-            Self::Compared(Comparison::ModuleOnly) => {
-                HostParts { features: Some(parts.features.unwrap_or_default().with_sys_disable()), ..nothing }
-            }
+        let Self::Compared(comparison) = self else { return memory };
+        // SAFETY: not what the contracts ask for: no one answers for what is left out. A handover of
+        // less memory resets less and overwrites nothing else; what it leaves private, the next
+        // kernel meets. No report of it opens the gate again ([`Handed`]).
+        let (pamts_alone, nothing) = unsafe {
+            let pamts_alone = memory.with_ledger(None);
+            (pamts_alone, pamts_alone.without_pamts())
         };
-        // SAFETY: not what the contract asks for: parts are left out. A handover of less memory
-        // resets less and overwrites nothing else; what it leaves private, the next kernel meets.
-        // The gate is the kernel's one, and no report of it opens the gate again ([`Handed`]).
-        unsafe { HostMemory::new(parts) }
+        match comparison {
+            Comparison::None => nothing,
+            Comparison::Pamt => pamts_alone,
+            Comparison::ModuleOnly => nothing.with_features(memory.features().unwrap_or_default().with_sys_disable()),
+        }
     }
 }
 
@@ -232,7 +227,7 @@ impl<'h> Handed<'h> {
 
 /// Why there is nothing to reset, if there is nothing.
 fn nothing_to_do(memory: &HostMemory<'_>) -> Option<NothingToDo> {
-    let private = memory.record().may_have_private_memory() || memory.private_ranges().next().is_some();
+    let private = memory.may_have_private_memory();
     match memory.platform() {
         None if !private => Some(NothingToDo::NoTdx),
         _ if !private => Some(NothingToDo::NoPrivateMemory),

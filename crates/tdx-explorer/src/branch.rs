@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 
 use tdx_abi::{KeyId, Leaf, LineRange, Page, PageRange, Registers, Status};
 use tdx_host::{
-    gate::{CpuSlot, Gate, GateHandle},
+    gate::{CpuSlot, GateHandle},
     handover::{HandoverReport, HostMemory, Kexec, KexecKind, Outcome, Policy, hand_over_crash},
     platform::CpuId,
 };
@@ -214,18 +214,18 @@ impl Branch<'_, '_, '_> {
         let owned = machine.all_owner_runs();
         let hands = Hands::new(&self, &machine);
         let lab = Lab::taken_over(machine, slots, &(), &hands);
-        let gate = Gate::new(lab.slots());
+        let copy = tdx_host::Host::new(lab.slots());
         if self.live.tdx.gate().is_closed() {
-            gate.handle().close();
+            copy.gate().close();
         }
         let mut words: Vec<AtomicU64> = Vec::new();
         let between = self.marks.and_then(|marks| self.live.ledger_with(marks, &mut words));
-        let memory = promise::memory_of_copy(self.live.tdx.memory(), gate.handle(), between.as_ref());
+        let memory = promise::memory_of_copy(self.live.tdx.memory(), copy.gate(), between.as_ref());
         let silent = self.silent_cpu().is_some();
         let Some(report) = self.hand_over(&lab, memory) else {
             lab.check()?;
             let unchanged = lock(&hands.resets).is_empty() && lab.ask(Machine::all_owner_runs) == owned;
-            return Ok(self.put_off(gate.handle(), silent && unchanged));
+            return Ok(self.put_off(copy.gate(), silent && unchanged));
         };
         let clean = report.is_clean(&memory);
         let late_before = lab.ask(|machine| machine.counters().lines_late_private);

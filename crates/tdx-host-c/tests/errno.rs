@@ -2,9 +2,9 @@
 
 use tdx_abi::{LeafCall, Page, PageRange, PageSize, Registers, Status};
 use tdx_host::bringup::{BringupCause, BringupError, BringupStep, ModuleInfoError, Unwound};
+use tdx_host::host::PublishError;
 use tdx_host::layout::{InputList, LayoutError};
 use tdx_host::platform::{CpuId, NodeId};
-use tdx_host::private_memory::PublishError;
 use tdx_host::seamcall::SeamcallError;
 use tdx_host_c::TdxhResult;
 

@@ -24,24 +24,24 @@
 //! A kernel's own SEAMCALLs, VP.ENTER above all, pass the gate as those of this crate do.
 //!
 //! ```
-//! use tdx_abi::Leaf;
-//! use tdx_host::gate::{CpuSlot, Gate};
-//! use tdx_host::platform::CpuId;
+//! use tdx_host::{CpuId, CpuSlot, Host, Leaf};
 //!
-//! static GATE: Gate<[CpuSlot; 4]> = Gate::new([const { CpuSlot::new() }; 4]);
+//! static SLOTS: [CpuSlot; 4] = [const { CpuSlot::new() }; 4];
+//! static TDX: Host = Host::new(&SLOTS);
 //!
+//! let gate = TDX.gate();
 //! // SAFETY: this thread is the only one here, so it is every CPU.
-//! let (cpu1, cpu2) = unsafe { (GATE.cpu_gate(CpuId(1)), GATE.cpu_gate(CpuId(2))) };
+//! let (cpu1, cpu2) = unsafe { (gate.cpu_gate(CpuId(1)), gate.cpu_gate(CpuId(2))) };
 //! let guard = cpu1.enter(Leaf::VP_ENTER)?;
 //! // ... here comes the instruction. A panic elsewhere sees where this CPU is:
-//! let cpu1 = GATE.handle().activity().nth(1).expect("a slot for each CPU");
+//! let cpu1 = gate.activity().nth(1).expect("a slot for each CPU");
 //! assert_eq!((cpu1.in_seamcall, cpu1.may_hold_private_lines), (Some(Leaf::VP_ENTER), Some(Leaf::VP_ENTER)));
 //! drop(guard);
 //!
 //! // A handover closes the gate: no CPU enters any more, and CPU 1 is known to need a WBINVD.
-//! assert!(GATE.handle().close());
+//! assert!(gate.close());
 //! assert!(cpu2.enter(Leaf::VP_ENTER).is_err());
-//! let cpu1 = GATE.handle().activity().nth(1).expect("a slot for each CPU");
+//! let cpu1 = gate.activity().nth(1).expect("a slot for each CPU");
 //! assert_eq!(cpu1.to_string(), "CPU 1 may hold private lines since TDH.VP.ENTER");
 //! # Ok::<(), tdx_host::gate::Closed>(())
 //! ```
@@ -150,45 +150,33 @@ impl fmt::Display for CpuActivity {
     }
 }
 
-/// One per machine, usually a `static Gate<[CpuSlot; N]>`. `S` holds one slot for each CPU number;
-/// a CPU whose number is not below their count can make no SEAMCALL.
+/// One per host. A CPU whose number is not below the count of slots can make no SEAMCALL.
 #[derive(Debug)]
-pub struct Gate<S> {
+pub(crate) struct Gate<'m> {
     state: AtomicU64,
-    slots: S,
+    slots: &'m [CpuSlot],
 }
 
-impl<S> Gate<S> {
+impl<'m> Gate<'m> {
     /// Open.
     #[cfg(not(loom))]
-    pub const fn new(slots: S) -> Self {
+    pub(crate) const fn new(slots: &'m [CpuSlot]) -> Self {
         Self { state: AtomicU64::new(0), slots }
     }
 
     /// Open. (loom's atomics cannot be made in a constant.)
     #[cfg(loom)]
-    pub fn new(slots: S) -> Self {
+    pub(crate) fn new(slots: &'m [CpuSlot]) -> Self {
         Self { state: AtomicU64::new(0), slots }
     }
-}
 
-impl<S: AsRef<[CpuSlot]>> Gate<S> {
-    /// The gate without the type of its memory.
-    pub fn handle(&self) -> GateHandle<'_> {
-        GateHandle { state: &self.state, slots: self.slots.as_ref() }
-    }
-
-    /// As [`GateHandle::cpu_gate`].
-    ///
-    /// # Safety
-    /// As [`GateHandle::cpu_gate`].
-    pub unsafe fn cpu_gate(&self, cpu: CpuId) -> CpuGate<'_> {
-        // SAFETY: the caller's promise.
-        unsafe { self.handle().cpu_gate(cpu) }
+    /// By reference.
+    pub(crate) fn handle(&self) -> GateHandle<'_> {
+        GateHandle { state: &self.state, slots: self.slots }
     }
 }
 
-/// A gate, by reference.
+/// The gate of a [`Host`](crate::Host), by reference.
 #[derive(Clone, Copy, Debug)]
 pub struct GateHandle<'g> {
     state: &'g AtomicU64,

@@ -22,7 +22,7 @@
 //!
 //! | record | says | written |
 //! | --- | --- | --- |
-//! | [`private_memory`] | which ranges are PAMT, and a flag "there may be private memory" | by bring-up, once |
+//! | PAMTs ([`Host::pamt_ranges`]) | which ranges are PAMT, and a flag "there may be private memory" | by bring-up, once |
 //! | [`ledger`] | of each 4 KiB page: shared, in flight to the module, private, or returned and not reset | by every page that moves |
 //! | [`gate`] | of each CPU: is it inside a SEAMCALL, may its caches hold private lines; and whether SEAMCALLs are allowed at all | before every SEAMCALL |
 //! | [`key_ids`] | which private KeyIDs are in use | by each TD |
@@ -132,7 +132,7 @@
 //!    Where a kernel builds TDs by code of its own, [`follow`] keeps the ledger.
 //! 5. [`handover`]: kexec, crash, what the next kernel is told, whose the address of a machine
 //!    check is.
-//! 6. Below all of them: [`seamcall`], [`effect`], [`gate`], [`private_memory`], [`reset`],
+//! 6. Below all of them: [`seamcall`], [`effect`], [`gate`], [`reset`],
 //!    [`arch`].
 //!
 //! Programs that run to their end stand in `examples/`: `skeleton`, `hypervisor`, `kexec`, `kdump`.
@@ -171,7 +171,7 @@ pub mod ledger;
 mod once;
 pub mod page;
 pub mod platform;
-pub mod private_memory;
+mod private_memory;
 pub mod reset;
 pub mod seamcall;
 mod sync;

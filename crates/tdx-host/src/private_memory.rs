@@ -18,28 +18,6 @@
 //!    lines that are private or already reset.
 //!
 //! loom runs this file against its weakened twin: `tests/loom_publication.rs`.
-//!
-//! # Example
-//!
-//! Bring-up does this for a kernel; a handover reads it.
-//!
-//! ```
-//! use tdx_abi::{Page, PageRange};
-//! use tdx_host::private_memory::{PrivateMemory, PublishError};
-//!
-//! static RECORD: PrivateMemory = PrivateMemory::new();
-//!
-//! let pamt = PageRange::new(Page::new(0x1000), Page::new(0x2000));
-//! // SAFETY: an example; no handover looks at this record.
-//! unsafe { RECORD.publish([pamt].into_iter()) }?;
-//! // From here on a SEAMCALL may turn lines of it private, and a CPU that panics knows.
-//! assert!(RECORD.may_have_private_memory());
-//! assert_eq!(RECORD.pamt_ranges().collect::<Vec<_>>(), [pamt]);
-//! // While the flag is up nothing is forgotten.
-//! // SAFETY: as above.
-//! assert_eq!(unsafe { RECORD.publish([].into_iter()) }, Err(PublishError::FlagUp));
-//! # Ok::<(), PublishError>(())
-//! ```
 
 use tdx_abi::{Page, PageRange};
 
@@ -58,11 +36,10 @@ struct Slot {
     end: AtomicU64,
 }
 
-/// The host's record of private memory. One per machine, usually a `static`; it outlives every
-/// bring-up.
+/// The host's record of private memory. One per host; it outlives every bring-up.
 #[derive(Debug)]
 #[expect(clippy::struct_field_names, reason = "the flag has the name it has in Linux")]
-pub struct PrivateMemory {
+pub(crate) struct PrivateMemory {
     claimed: AtomicBool,
     may_have_private_memory: AtomicBool,
     count: AtomicU32,
@@ -95,7 +72,7 @@ pub enum PublishError {
 impl PrivateMemory {
     /// Nothing is private.
     #[cfg(not(loom))]
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             claimed: AtomicBool::new(false),
             may_have_private_memory: AtomicBool::new(false),
@@ -106,7 +83,7 @@ impl PrivateMemory {
 
     /// Nothing is private. (loom's atomics cannot be made in a constant.)
     #[cfg(loom)]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let slots = core::array::from_fn(|_| Slot { start: AtomicU64::new(0), end: AtomicU64::new(0) });
         Self {
             claimed: AtomicBool::new(false),
@@ -137,7 +114,7 @@ impl PrivateMemory {
     /// # Safety
     /// The ranges are memory that was taken for PAMT and holds nothing that anyone needs: from here
     /// on a handover may overwrite them.
-    pub unsafe fn publish(&self, ranges: impl Iterator<Item = PageRange> + Clone) -> Result<(), PublishError> {
+    pub(crate) unsafe fn publish(&self, ranges: impl Iterator<Item = PageRange> + Clone) -> Result<(), PublishError> {
         let count = ranges.clone().count();
         if count > SLOTS {
             return Err(PublishError::Full { room: SLOTS, count });
@@ -170,7 +147,7 @@ impl PrivateMemory {
     /// # Safety
     /// Every line of every range is normal memory again (reset and fenced, or never private), and
     /// no SEAMCALL makes one private before the next [`PrivateMemory::publish`].
-    pub unsafe fn withdraw(&self) {
+    pub(crate) unsafe fn withdraw(&self) {
         self.may_have_private_memory.store(false, Ordering::Release);
         fence(Ordering::SeqCst);
         self.count.store(0, Ordering::Relaxed);
@@ -178,24 +155,18 @@ impl PrivateMemory {
 
     /// True from before the first line can be private until after the last reset of a failed
     /// bring-up.
-    pub fn may_have_private_memory(&self) -> bool {
+    pub(crate) fn may_have_private_memory(&self) -> bool {
         fence(Ordering::SeqCst);
         self.may_have_private_memory.load(Ordering::Acquire)
     }
 
     /// The PAMT ranges, if the flag is up; none otherwise. Meant for a CPU that has stopped all
     /// others.
-    pub fn pamt_ranges(&self) -> impl Iterator<Item = PageRange> + Clone + '_ {
+    pub(crate) fn pamt_ranges(&self) -> impl Iterator<Item = PageRange> + Clone + '_ {
         let count = if self.may_have_private_memory() { self.count.load(Ordering::Acquire) as usize } else { 0 };
         self.slots.iter().take(count).map(|slot| {
             PageRange::new(Page::new(slot.start.load(Ordering::Relaxed)), Page::new(slot.end.load(Ordering::Relaxed)))
         })
-    }
-}
-
-impl Default for PrivateMemory {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -19,7 +19,7 @@ impl<'h> TdHost<'h> {
     ///
     /// # Safety
     /// `ledger` is the one that every handover of this kernel looks at
-    /// ([`crate::handover::HostMemory::new`]), from before this call on. `key_ids` is the machine's
+    /// ([`crate::Host::memory`]), from before this call on. `key_ids` is the machine's
     /// one list of KeyIDs, and `platform` is the machine's.
     pub unsafe fn new(platform: &'h TdxPlatform, ledger: &'h Ledger<'h>, key_ids: &'h KeyIds<'h>) -> Self {
         Self { platform, ledger, key_ids }

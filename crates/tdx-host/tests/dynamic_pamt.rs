@@ -357,7 +357,7 @@ fn a_closed_gate_loses_no_spare_page() {
     let cpu = Module::with(ledger);
     let page = TDMRS[0].start();
     let mut spare = spares(ledger, 0);
-    cpu.recorder.gate.0.handle().close();
+    cpu.recorder.host.0.gate().close();
     let error = pamt.get(&cpu, page, &mut spare).unwrap_err();
     assert_eq!((error.cause.status(), error.lost_pages), (Some(Status::GATE_CLOSED), 0));
     assert_eq!((spare.len(), ledger.marked_pages(), pamt.counted(page)), (2, 0, Some(0)));

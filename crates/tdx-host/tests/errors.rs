@@ -45,7 +45,7 @@ owned!(
     platform::NoTdx,
     platform::OutOfPages,
     tdx_host::HostError,
-    tdx_host::private_memory::PublishError,
+    tdx_host::host::PublishError,
     tdx_host::seamcall::CallError,
     tdx_host::seamcall::LeafRefused,
     tdx_host::seamcall::SeamcallError,

@@ -21,11 +21,11 @@ use loom::thread;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool as Truth, Ordering::SeqCst};
 use tdx_abi::{Leaf, LineRange, Page, PageRange, PageSize, Registers, Status};
-use tdx_host::gate::{CpuGate, CpuSlot, Gate};
-use tdx_host::handover::{HostParts, LedgerRef, LiveLedger, NmiStop, Policy, hand_over_crash, stop_this_cpu_at_crash};
+use tdx_host::Host;
+use tdx_host::gate::CpuGate;
+use tdx_host::handover::{NmiStop, Policy, stop_this_cpu_at_crash};
 use tdx_host::ledger::Ledger;
 use tdx_host::platform::{Cpu, CpuId, LineReset, PackageId};
-use tdx_host::private_memory::PrivateMemory;
 use tdx_host::seamcall::Seamcall;
 
 const SEGMENT: PageRange = PageRange::new(Page::new(512), Page::new(1024));
@@ -42,9 +42,7 @@ enum Other {
 
 /// One page, as the hardware has it.
 struct Machine {
-    gate: Gate<[CpuSlot; 2]>,
-    record: PrivateMemory,
-    ledger: Ledger<'static>,
+    host: Box<Host<'static>>,
     private: Truth,
     /// Private, in the other CPU's cache, not in memory yet.
     dirty: Truth,
@@ -63,10 +61,11 @@ impl Machine {
     fn new() -> Self {
         // loom's atomics live for one run; the few words of each run are leaked.
         let words = (0..Ledger::words_needed([SEGMENT])).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
+        let host = promise::host(2);
+        host.follow([SEGMENT], words.leak()).unwrap();
+        promise::observe_pamts(&host, []).unwrap();
         Self {
-            gate: Gate::new([CpuSlot::new(), CpuSlot::new()]),
-            record: PrivateMemory::new(),
-            ledger: Ledger::new([SEGMENT], words.leak()).unwrap(),
+            host,
             private: Truth::default(),
             dirty: Truth::default(),
             in_use: Truth::default(),
@@ -154,14 +153,15 @@ unsafe impl Cpu for FakeCpu {
     unsafe fn flush_lines(&self, _lines: LineRange) {}
 
     fn cpu_gate(&self) -> CpuGate<'_> {
-        promise::cpu_gate(&self.machine.gate, self.id())
+        promise::cpu_gate(self.machine.host.gate(), self.id())
     }
 }
 
 /// From the allocator to the module and back.
 fn life(cpu: &FakeCpu) {
     let machine = &cpu.machine;
-    let giving = promise::take(&machine.ledger, PAGE, PageSize::Size4K).unwrap().give(cpu).unwrap();
+    let ledger = machine.host.ledger().unwrap();
+    let giving = promise::take(ledger, PAGE, PageSize::Size4K).unwrap().give(cpu).unwrap();
     cpu.instant();
     if promise::call_any(cpu, Registers::call(Leaf::MEM_PAGE_AUG)).is_err() {
         // The gate is closed. The page stays marked, and the crash handover resets it.
@@ -175,22 +175,16 @@ fn life(cpu: &FakeCpu) {
         return;
     }
     cpu.instant();
-    let page = promise::find(&machine.ledger, PAGE, PageSize::Size4K).unwrap();
+    let page = promise::find(ledger, PAGE, PageSize::Size4K).unwrap();
     std::mem::forget(promise::reclaim(page).unwrap());
     cpu.instant();
     // The rest of the way as `td` and the reset pass take it, in their order.
     cpu.write_back_caches();
     promise::reset_ranges(cpu, [RANGE]);
-    machine.ledger.mark_shared(RANGE).unwrap();
+    ledger.mark_shared(RANGE).unwrap();
     cpu.instant();
     machine.in_use.store(true, SeqCst);
     cpu.instant();
-}
-
-impl LiveLedger for Machine {
-    fn ledger(&self) -> Option<&Ledger<'_>> {
-        Some(&self.ledger)
-    }
 }
 
 struct Nmi(Arc<Machine>, Other);
@@ -215,7 +209,6 @@ fn panic_at_any_operation(other: Other) {
     model.max_branches = 20_000;
     model.check(move || {
         let machine = Arc::new(Machine::new());
-        promise::publish(&machine.record, std::iter::empty()).unwrap();
         let life = {
             let machine = Arc::clone(&machine);
             thread::spawn(move || {
@@ -231,16 +224,8 @@ fn panic_at_any_operation(other: Other) {
             })
         };
         let cpu = FakeCpu { machine: Arc::clone(&machine), id: 0, listens: false };
-        let memory = promise::host_memory(HostParts {
-            platform: None,
-            features: None,
-            record: &machine.record,
-            ledger: LedgerRef::Live(&*machine),
-            gate: machine.gate.handle(),
-            reserved: &[],
-        });
         let nmi = Nmi(Arc::clone(&machine), other);
-        let report = hand_over_crash(Policy::Tracked, &cpu, &nmi, &memory);
+        let report = machine.host.crash(Policy::Tracked, &cpu, &nmi);
         let left = machine.private.load(SeqCst) || machine.dirty.load(SeqCst);
         let harmed = machine.harmed.load(SeqCst);
         machine.jumped.store(true, SeqCst);

@@ -1,5 +1,5 @@
 //! loom: a CPU on its way into a SEAMCALL against the CPU that closes the gate, over the real
-//! `Gate` and over twins that are too weak.
+//! gate of a `Host` and over twins that are too weak.
 //!
 //! Run with `RUSTFLAGS="--cfg loom" cargo test -p tdx-host --release --test loom_gate`
 //! (`cargo xtask test` does).
@@ -17,8 +17,7 @@ use loom::sync::atomic::{
 use loom::thread;
 use std::sync::atomic::{AtomicBool as Truth, Ordering};
 use tdx_abi::Leaf;
-use tdx_host::gate::{CpuSlot, Gate};
-use tdx_host::platform::CpuId;
+use tdx_host::{CpuId, Host};
 
 const CPU: CpuId = CpuId(0);
 
@@ -32,22 +31,22 @@ trait Door: Send + Sync + 'static {
     fn close_and_find_idle(&self) -> bool;
 }
 
-struct Product(Gate<[CpuSlot; 1]>);
+struct Product(Box<Host<'static>>);
 
 impl Door for Product {
     fn new() -> Self {
-        Self(Gate::new([CpuSlot::new()]))
+        Self(promise::host(1))
     }
 
     fn pass(&self, seamcall: impl FnOnce()) {
-        if let Ok(_inside) = promise::cpu_gate(&self.0, CPU).enter(Leaf::MEM_PAGE_AUG) {
+        if let Ok(_inside) = promise::cpu_gate(self.0.gate(), CPU).enter(Leaf::MEM_PAGE_AUG) {
             seamcall();
         }
     }
 
     fn close_and_find_idle(&self) -> bool {
-        assert!(self.0.handle().close());
-        self.0.handle().activity().all(|activity| activity.may_hold_private_lines.is_none())
+        assert!(self.0.gate().close());
+        self.0.gate().activity().all(|activity| activity.may_hold_private_lines.is_none())
     }
 }
 
@@ -84,8 +83,8 @@ impl<const FENCED: bool, const LOOKS_FIRST: bool> Door for Twin<FENCED, LOOKS_FI
     }
 }
 
-/// Nobody makes a SEAMCALL who was found idle behind a closed gate.
-fn nobody_slips_through<D: Door>() {
+/// A CPU that was found idle behind a closed gate makes no SEAMCALL.
+fn no_seamcall_after_close<D: Door>() {
     loom::model(|| {
         let shared = Arc::new((D::new(), Truth::new(false)));
         let other = {
@@ -99,37 +98,37 @@ fn nobody_slips_through<D: Door>() {
 }
 
 #[test]
-fn product_lets_nobody_slip_through() {
-    nobody_slips_through::<Product>();
+fn product_no_seamcall_after_close() {
+    no_seamcall_after_close::<Product>();
 }
 
 #[test]
-fn a_twin_with_everything_lets_nobody_slip_through() {
-    nobody_slips_through::<Twin<true, false>>();
+fn full_twin_no_seamcall_after_close() {
+    no_seamcall_after_close::<Twin<true, false>>();
 }
 
 #[test]
 #[should_panic(expected = "behind a closed gate")]
 fn loom_rejects_a_gate_without_fences() {
-    nobody_slips_through::<Twin<false, false>>();
+    no_seamcall_after_close::<Twin<false, false>>();
 }
 
 #[test]
 #[should_panic(expected = "behind a closed gate")]
 fn loom_rejects_a_look_before_the_slot_is_written() {
-    nobody_slips_through::<Twin<true, true>>();
+    no_seamcall_after_close::<Twin<true, true>>();
 }
 
 /// Of two CPUs that hand over at once one is the first.
 #[test]
 fn a_gate_is_closed_once() {
     loom::model(|| {
-        let gate = Arc::new(Gate::new([CpuSlot::new()]));
+        let host = Arc::new(promise::host(1));
         let other = {
-            let gate = Arc::clone(&gate);
-            thread::spawn(move || gate.handle().close())
+            let host = Arc::clone(&host);
+            thread::spawn(move || host.gate().close())
         };
-        let mine = gate.handle().close();
+        let mine = host.gate().close();
         assert!(mine ^ other.join().unwrap());
     });
 }

@@ -11,6 +11,8 @@
 // without a SEAMCALL.
 #![allow(unsafe_code)]
 
+mod promise;
+
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering, Ordering::Relaxed, fence};
@@ -50,13 +52,11 @@ trait Front: Send + Sync + 'static {
     fn private(&self) -> Vec<PageRange>;
 }
 
-/// Larger than the stack of a loom thread, so it is made on a larger one.
 struct Product(Box<Host<'static>>);
 
 impl Front for Product {
     fn new() -> Self {
-        let host = thread::Builder::new().stack_size(64 << 10).spawn(|| Box::new(Host::new(&[])));
-        Self(host.unwrap().join().unwrap())
+        Self(promise::host(0))
     }
 
     fn publish(&self, give: impl FnOnce(&Ledger<'static>)) {

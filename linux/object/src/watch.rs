@@ -12,7 +12,7 @@ use tdx_host::{
     follow::{self, ModuleEvent, Moves, NotFollowed, PageRefs},
     ledger::Ledger,
     platform::{CpuId, LineReset},
-    private_memory::MAX_PAMT_RANGES,
+    host::MAX_PAMT_RANGES,
 };
 
 use crate::cpu::ThisCpu;

@@ -74,7 +74,7 @@ pub enum BringupCause {
     },
     /// The record is too small for the layout.
     #[error("{0}")]
-    Record(crate::private_memory::PublishError),
+    Record(crate::host::PublishError),
 }
 
 /// What the way back did.

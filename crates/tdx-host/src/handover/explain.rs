@@ -59,7 +59,7 @@ pub fn explain(memory: &HostMemory<'_>, layout: Option<&Layout>, address: PhysAd
     };
     let page = address.page();
     let tdmrs = || layout.into_iter().flat_map(|layout| layout.tdmrs().iter().enumerate());
-    if memory.record().pamt_ranges().any(|range| range.contains(page)) {
+    if memory.pamts().any(|range| range.contains(page)) {
         let level_of = |(index, tdmr): (usize, &crate::layout::Tdmr)| {
             let level = PageSize::ALL.into_iter().find(|level| tdmr.pamt(*level).contains(page))?;
             Some((level, (index, tdmr.range())))

@@ -10,8 +10,9 @@ use crate::ledger::{Ledger, MarkedRanges};
 use crate::platform::TdxPlatform;
 use crate::private_memory::PrivateMemory;
 
-/// Where the ledger in use is published: looked up when a handover has closed the gate.
-pub trait LiveLedger: Sync {
+/// Where the ledger in use is published: looked up when a handover has closed the gate. A trait,
+/// because a host has two lifetimes and a [`HostMemory`] one.
+pub(crate) trait LiveLedger: Sync {
     /// The ledger in use; `None` as long as no TD can have been built. Called from any context: it
     /// takes no lock and does not wait.
     fn ledger(&self) -> Option<&Ledger<'_>>;
@@ -19,120 +20,143 @@ pub trait LiveLedger: Sync {
 
 /// The ledger of a host.
 #[derive(Clone, Copy)]
-pub enum LedgerRef<'h> {
-    /// This one, or none: no other ledger comes into use as long as the value exists.
+enum LedgerRef<'h> {
+    /// This one, or none.
     Fixed(Option<&'h Ledger<'h>>),
     /// The one that is published when it is looked up.
     Live(&'h dyn LiveLedger),
 }
 
-impl<'h> LedgerRef<'h> {
-    fn get(self) -> Option<&'h Ledger<'h>> {
-        match self {
-            Self::Fixed(ledger) => ledger,
-            Self::Live(live) => live.ledger(),
-        }
-    }
-}
-
-impl<'h> From<Option<&'h Ledger<'h>>> for LedgerRef<'h> {
-    fn from(ledger: Option<&'h Ledger<'h>>) -> Self {
-        Self::Fixed(ledger)
-    }
-}
-
-impl<'h> From<&'h Ledger<'h>> for LedgerRef<'h> {
-    fn from(ledger: &'h Ledger<'h>) -> Self {
-        Self::Fixed(Some(ledger))
-    }
-}
-
-impl fmt::Debug for LedgerRef<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.get().fmt(f)
-    }
-}
-
-/// The parts of a [`HostMemory`].
-#[derive(Clone, Copy, Debug)]
-pub struct HostParts<'h> {
-    /// The platform, or `None` on a machine without TDX.
-    pub platform: Option<&'h TdxPlatform>,
-    /// TDX_FEATURES0, or `None` before it was read.
-    pub features: Option<TdxFeatures0>,
-    /// Which PAMTs there are.
-    pub record: &'h PrivateMemory,
-    /// Which pages of TDs there are.
-    pub ledger: LedgerRef<'h>,
-    /// The gate of every SEAMCALL.
-    pub gate: GateHandle<'h>,
-    /// Reserved memory, which is never written, whatever it holds: the crash kernel's. In any
-    /// order.
-    pub reserved: &'h [PageRange],
-}
-
 /// What a host knows of its private memory: the proof that a handover looks at the right records.
-#[derive(Clone, Copy, Debug)]
-pub struct HostMemory<'h>(HostParts<'h>);
+/// Made by [`Host::memory`](crate::Host::memory).
+#[derive(Clone, Copy)]
+pub struct HostMemory<'h> {
+    platform: Option<&'h TdxPlatform>,
+    features: Option<TdxFeatures0>,
+    record: Option<&'h PrivateMemory>,
+    ledger: LedgerRef<'h>,
+    gate: GateHandle<'h>,
+    reserved: &'h [PageRange],
+}
+
+impl fmt::Debug for HostMemory<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostMemory")
+            .field("platform", &self.platform)
+            .field("features", &self.features)
+            .field("record", &self.record)
+            .field("ledger", &self.ledger())
+            .field("gate", &self.gate)
+            .field("reserved", &self.reserved)
+            .finish()
+    }
+}
 
 impl<'h> HostMemory<'h> {
-    /// The host's memory.
-    ///
-    /// # Safety
-    /// The parts are those of this machine, and there are no others: `platform` was detected on it,
-    /// `record` is that of its bring-up, `ledger` is or finds the one by which its pages are given
-    /// (published before the first page is given), and `gate` is the one of [`Cpu::cpu_gate`].
-    /// `reserved` is the memory that is kept for the crash kernel.
-    ///
-    /// [`Cpu::cpu_gate`]: crate::platform::Cpu::cpu_gate
-    pub const unsafe fn new(parts: HostParts<'h>) -> Self {
-        Self(parts)
+    /// The memory of a host: its platform, its record of PAMTs, where it publishes its ledger, its
+    /// gate, and what it never gives to TDX.
+    pub(crate) fn of_host(
+        platform: Option<&'h TdxPlatform>,
+        features: Option<TdxFeatures0>,
+        record: &'h PrivateMemory,
+        ledger: &'h dyn LiveLedger,
+        gate: GateHandle<'h>,
+        reserved: &'h [PageRange],
+    ) -> Self {
+        Self { platform, features, record: Some(record), ledger: LedgerRef::Live(ledger), gate, reserved }
     }
 
-    /// The parts, e.g. to make another value of most of them.
-    pub const fn parts(&self) -> HostParts<'h> {
-        self.0
+    /// As if the module had said this of itself: whether a kexec asks it for SYS.DISABLE. What it
+    /// does not clear is reset, whatever it answers.
+    #[must_use]
+    pub const fn with_features(self, features: TdxFeatures0) -> Self {
+        Self { features: Some(features), ..self }
+    }
+
+    /// With this ledger, or none, in place of the host's: for a copy of a machine, or to compare
+    /// with a kernel that keeps no ledger.
+    ///
+    /// # Safety
+    /// A handover resets the pages that this ledger marks, and no others; its report says nothing
+    /// of them. Those hold nothing that anyone needs, and the caller answers for those of the host's
+    /// own ledger.
+    #[must_use]
+    pub const unsafe fn with_ledger(self, ledger: Option<&'h Ledger<'h>>) -> Self {
+        Self { ledger: LedgerRef::Fixed(ledger), ..self }
+    }
+
+    /// As if no PAMT had been handed to the module: to compare with a kernel that keeps no record.
+    ///
+    /// # Safety
+    /// A handover leaves the PAMTs private, and its report says nothing of them: the caller answers
+    /// for them.
+    #[must_use]
+    pub const unsafe fn without_pamts(self) -> Self {
+        Self { record: None, ..self }
+    }
+
+    /// With this gate in place of the host's: for a copy of a machine, whose CPUs pass a gate of
+    /// their own.
+    ///
+    /// # Safety
+    /// `gate` is that of the CPUs of the machine that is handed over ([`Cpu::cpu_gate`]), and no
+    /// SEAMCALL there passes another one.
+    ///
+    /// [`Cpu::cpu_gate`]: crate::platform::Cpu::cpu_gate
+    #[must_use]
+    pub const unsafe fn with_gate(self, gate: GateHandle<'h>) -> Self {
+        Self { gate, ..self }
     }
 
     /// The platform, or `None` on a machine without TDX.
     pub const fn platform(&self) -> Option<&'h TdxPlatform> {
-        self.0.platform
+        self.platform
     }
 
     /// TDX_FEATURES0, or `None` before it was read.
     pub const fn features(&self) -> Option<TdxFeatures0> {
-        self.0.features
+        self.features
     }
 
-    /// Which PAMTs there are.
-    pub const fn record(&self) -> &'h PrivateMemory {
-        self.0.record
+    /// Forgets the PAMTs: the host can bring TDX up again.
+    ///
+    /// # Safety
+    /// As [`PrivateMemory::withdraw`].
+    pub(super) unsafe fn withdraw_pamts(&self) {
+        if let Some(record) = self.record {
+            // SAFETY: by the contract of this function.
+            unsafe { record.withdraw() };
+            record.release_claim();
+        }
     }
 
     /// Which pages of TDs there are; `None` as long as no TD can have been built.
     pub fn ledger(&self) -> Option<&'h Ledger<'h>> {
-        self.0.ledger.get()
+        match self.ledger {
+            LedgerRef::Fixed(ledger) => ledger,
+            LedgerRef::Live(live) => live.ledger(),
+        }
     }
 
     /// The gate of every SEAMCALL.
     pub const fn gate(&self) -> GateHandle<'h> {
-        self.0.gate
+        self.gate
     }
 
     /// Reserved memory, which is never written.
     pub const fn reserved(&self) -> &'h [PageRange] {
-        self.0.reserved
+        self.reserved
     }
 
     /// There is memory that may be private: from before the first line can be until after the last
     /// reset of a failed bring-up, and as long as a page is marked.
     pub fn may_have_private_memory(&self) -> bool {
-        self.record().may_have_private_memory() || self.marked().next().is_some()
+        self.record.is_some_and(PrivateMemory::may_have_private_memory) || self.marked().next().is_some()
     }
 
     /// PAMTs, ascending; those that touch are one range.
     pub(super) fn pamts(&self) -> impl Iterator<Item = PageRange> + Clone + use<'h> {
-        union(self.record().pamt_ranges(), empty())
+        union(self.record.into_iter().flat_map(PrivateMemory::pamt_ranges), empty())
     }
 
     /// Pages that are not shared, ascending.

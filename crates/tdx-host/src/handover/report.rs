@@ -146,8 +146,7 @@ impl HandoverReport {
             ReturnRight::BringUpAgain(closing) if memory.gate().reopen(closing) => {
                 // SAFETY: the handover that closed the gate has found everything clean, and the
                 // module has no PAMT any more.
-                unsafe { memory.record().withdraw() };
-                memory.record().release_claim();
+                unsafe { memory.withdraw_pamts() };
                 CameBack::CanBringUpAgain
             }
             _ => CameBack::TdxIsGone,

@@ -2,7 +2,7 @@
 
 use crate::key_ids::KeyIdsError;
 use crate::ledger::{LedgerError, MAX_RESERVED};
-use crate::private_memory::PublishError;
+pub use crate::private_memory::PublishError;
 
 /// Why a [`Host`](super::Host) did not change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]

@@ -45,7 +45,7 @@
 //!    passes a fence, and makes the SEAMCALL.
 //! 3. The CPU that hands over passes a fence in [`Host::memory`], and then looks for the ledger. If
 //!    it can see any effect of the SEAMCALL it sees the ledger and the mark: the argument of
-//!    [`crate::private_memory`].
+//!    the record of PAMTs (`private_memory.rs`).
 //!
 //! loom runs this module against weakened twins: `tests/loom_host.rs`.
 
@@ -59,7 +59,7 @@ use tdx_abi::PageRange;
 
 use crate::bringup::{self, Bringup, BringupError, Kernel, ModuleInfo, Ready, Started, Up};
 use crate::gate::{CpuSlot, Gate, GateHandle};
-use crate::handover::{HostMemory, HostParts, LedgerRef, LiveLedger};
+use crate::handover::{HostMemory, LiveLedger};
 use crate::key_ids::KeyIds;
 use crate::layout::Layout;
 use crate::ledger::{Ledger, MAX_RESERVED};
@@ -69,7 +69,8 @@ use crate::private_memory::PrivateMemory;
 use crate::sync::{AtomicU64, Ordering, fence};
 use crate::td::TdHost;
 
-pub use error::HostError;
+pub use crate::private_memory::MAX_PAMT_RANGES;
+pub use error::{HostError, PublishError};
 
 /// What a host knows of its machine's TDX: platform, PAMTs, gate, layout, ledger, KeyIDs and
 /// module. One per machine.
@@ -79,7 +80,7 @@ pub use error::HostError;
 pub struct Host<'m> {
     platform: Once<Option<TdxPlatform>>,
     reserved: Once<ArrayVec<PageRange, MAX_RESERVED>>,
-    gate: Gate<&'m [CpuSlot]>,
+    gate: Gate<'m>,
     record: PrivateMemory,
     up: Up,
     ledger: Once<Option<Ledger<'m>>>,
@@ -319,19 +320,11 @@ impl<'m> Host<'m> {
         // A CPU that has closed the gate and then looks sees the ledger of every CPU that passed
         // the gate before.
         fence(Ordering::SeqCst);
-        let parts = HostParts {
-            platform: self.platform(),
-            features: self.up.features(),
-            record: &self.record,
-            ledger: LedgerRef::Live(self),
-            gate: self.gate(),
-            reserved: self.reserved(),
-        };
-        // SAFETY: the parts are this host's, which publishes its ledger before any page can be
-        // given by it. If it is the machine's one host, these are all records there are. If it is
-        // not, the CPUs do not pass its gate (`Cpu::cpu_gate`): a handover with this value then
-        // resets nothing and calls nothing clean, and no bring-up of this host begins.
-        unsafe { HostMemory::new(parts) }
+        // The parts are this host's, which publishes its ledger before any page can be given by it.
+        // If it is the machine's one host, these are all records there are. If it is not, the CPUs
+        // do not pass its gate (`Cpu::cpu_gate`): a handover with this value then resets nothing and
+        // calls nothing clean, and no bring-up of this host begins.
+        HostMemory::of_host(self.platform(), self.up.features(), &self.record, self, self.gate(), self.reserved())
     }
 }
 

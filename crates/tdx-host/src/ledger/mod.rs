@@ -7,7 +7,7 @@
 //!
 //! * **Mark before give.** [`Ledger::give`] ends with a sequentially consistent fence; the SEAMCALL
 //!   that may make the page private comes after it. A reader passes a fence first. If it can see
-//!   any effect of the SEAMCALL it sees the mark: the argument of [`crate::private_memory`], with a
+//!   any effect of the SEAMCALL it sees the mark: the argument of `private_memory.rs`, with a
 //!   page in place of the flag.
 //! * **Summary before leaf.** Both summary bits are set before the first leaf bit under them, and
 //!   are never cleared while CPUs run: a stale 1 costs a look at 128 bytes, a missing one

@@ -12,11 +12,12 @@
 //! use core::ptr::with_exposed_provenance_mut as at;
 //! use tdx_abi::{LineRange, Registers};
 //! use tdx_host::arch;
-//! use tdx_host::gate::{CpuGate, CpuSlot, Gate};
 //! use tdx_host::platform::{Cpu, CpuId, LineReset, PackageId};
 //! use tdx_host::seamcall::Seamcall;
+//! use tdx_host::{CpuGate, CpuSlot, Host};
 //!
-//! static GATE: Gate<[CpuSlot; 64]> = Gate::new([const { CpuSlot::new() }; 64]);
+//! static SLOTS: [CpuSlot; 64] = [const { CpuSlot::new() }; 64];
+//! static TDX: Host = Host::new(&SLOTS);
 //! const DIRECT_MAP: usize = 0xffff_8880_0000_0000;
 //!
 //! struct ThisCpu(CpuId, PackageId, PhantomData<*const ()>);
@@ -66,7 +67,7 @@
 //!
 //!     fn cpu_gate(&self) -> CpuGate<'_> {
 //!         // SAFETY: this code runs on that CPU and stays there.
-//!         unsafe { GATE.cpu_gate(self.0) }
+//!         unsafe { TDX.gate().cpu_gate(self.0) }
 //!     }
 //! }
 //! ```
@@ -117,8 +118,9 @@ pub unsafe trait LineReset {
 ///   this CPU's caches held when it was called.
 /// * [`Cpu::flush_lines`] has started to write back every dirty line of the range under KeyID 0,
 ///   and the next [`LineReset::fence`] waits for it.
-/// * [`Cpu::cpu_gate`] is that of [`Cpu::id`] in the machine's one [`crate::gate::Gate`]: that
-///   of the [`crate::Host`] which the kernel keeps until the handover, and replaces by no other.
+/// * [`Cpu::cpu_gate`] is that of [`Cpu::id`] in the machine's one gate ([`crate::Host::gate`]):
+///   that of the [`crate::Host`] which the kernel keeps until the handover, and replaces by no
+///   other.
 pub unsafe trait Cpu: Seamcall + LineReset {
     /// Which CPU this is.
     fn id(&self) -> CpuId;
@@ -138,8 +140,8 @@ pub unsafe trait Cpu: Seamcall + LineReset {
     /// is mapped.)
     unsafe fn flush_lines(&self, lines: LineRange);
 
-    /// This CPU's part of the machine's one [`crate::gate::Gate`]. Every SEAMCALL of this crate
-    /// passes it; a kernel's own SEAMCALLs (VP.ENTER) do the same.
+    /// This CPU's part of the machine's one gate ([`crate::Host::gate`]). Every SEAMCALL of this
+    /// crate passes it; a kernel's own SEAMCALLs (VP.ENTER) do the same.
     fn cpu_gate(&self) -> CpuGate<'_>;
 }
 

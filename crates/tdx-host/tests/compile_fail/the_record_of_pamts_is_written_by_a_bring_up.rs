@@ -1,16 +1,17 @@
 #![forbid(unsafe_code)]
 
 use tdx_abi::PageRange;
-use tdx_host::private_memory::PrivateMemory;
+use tdx_host::Host;
+use tdx_host::handover::HostMemory;
 
 /// A handover overwrites what is published.
-fn published(record: &PrivateMemory, image: PageRange) {
-    let _ = record.publish([image].into_iter());
+fn published(host: &Host<'_>, image: PageRange) {
+    let _ = host.observe_pamts([image].into_iter());
 }
 
-/// A handover does not reset what is withdrawn.
-fn withdrawn(record: &PrivateMemory) {
-    record.withdraw();
+/// A handover does not reset what is left out.
+fn left_out(memory: HostMemory<'_>) -> HostMemory<'_> {
+    memory.without_pamts()
 }
 
 fn main() {}

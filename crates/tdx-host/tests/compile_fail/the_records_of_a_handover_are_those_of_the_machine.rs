@@ -1,18 +1,20 @@
 #![forbid(unsafe_code)]
 
-use tdx_host::handover::{HostMemory, HostParts};
+use tdx_host::gate::GateHandle;
+use tdx_host::handover::HostMemory;
 use tdx_host::key_ids::KeyIds;
 use tdx_host::ledger::Ledger;
 use tdx_host::platform::TdxPlatform;
 use tdx_host::td::TdHost;
 
 /// A handover that looks at an empty ledger.
-fn foreign_ledger<'h>(memory: &HostMemory<'h>, empty: &'h Ledger<'h>) -> HostMemory<'h> {
-    HostMemory::new(HostParts { ledger: empty.into(), ..memory.parts() })
+fn foreign_ledger<'h>(memory: HostMemory<'h>, empty: &'h Ledger<'h>) -> HostMemory<'h> {
+    memory.with_ledger(Some(empty))
 }
 
-fn made_of_parts(memory: HostMemory<'_>) -> HostMemory<'_> {
-    HostMemory(memory.parts())
+/// A handover that closes a gate which no CPU passes.
+fn foreign_gate<'h>(memory: HostMemory<'h>, gate: GateHandle<'h>) -> HostMemory<'h> {
+    memory.with_gate(gate)
 }
 
 /// TDs whose pages are in a ledger that no handover looks at.

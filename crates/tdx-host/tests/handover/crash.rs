@@ -1,21 +1,18 @@
 //! A panic: what each CPU does, in which order, and what is said of a CPU that does not answer.
 
-use crate::promise;
+use crate::promise::{self, Mark as _};
 use crate::world::{Event, GRANITE_RAPIDS, WITH_DISABLE, World, pages};
+use std::sync::atomic::AtomicU64;
 use tdx_abi::Leaf;
-use tdx_host::gate::GateHandle;
-use tdx_host::handover::{
-    HandoverKind, HostParts, Kexec, KexecKind, LedgerRef, LeftoverReason, LiveLedger, NothingToDo, Outcome, Policy,
-};
+use tdx_host::handover::{HandoverKind, Kexec, KexecKind, LeftoverReason, NmiStop, NothingToDo, Outcome, Policy};
 use tdx_host::ledger::Ledger;
-use tdx_host::platform::{CpuId, detect};
-use tdx_host::private_memory::PrivateMemory;
+use tdx_host::platform::CpuId;
 use tdx_host::reset::ResetCount;
 
 const ALL: Outcome = Outcome::Reset(ResetCount { lines: 82 * 64, ranges: 3 });
 
 fn enter(world: &World, cpu: u32, leaf: Leaf) -> tdx_host::gate::SeamcallGuard<'_> {
-    promise::cpu_gate(&world.gate, CpuId(cpu)).enter(leaf).unwrap()
+    promise::cpu_gate(world.gate(), CpuId(cpu)).enter(leaf).unwrap()
 }
 
 #[test]
@@ -30,7 +27,7 @@ fn only_cpus_with_a_reason_write_back_and_the_crash_cpu_resets_alone() {
     assert!(events[3..].iter().all(|(cpu, event)| *cpu == 0 && matches!(event, Event::Reset(_) | Event::Fence)));
     assert_eq!(events.last(), Some(&(0, Event::Fence)));
     assert!(report.is_clean(&world.memory()));
-    assert!(promise::cpu_gate(&world.gate, CpuId(1)).enter(Leaf::VP_ENTER).is_err(), "no SEAMCALL after a crash");
+    assert!(promise::cpu_gate(world.gate(), CpuId(1)).enter(Leaf::VP_ENTER).is_err(), "no SEAMCALL after a crash");
 }
 
 #[test]
@@ -81,12 +78,12 @@ fn more_suspects_than_names_are_counted() {
 
 #[test]
 fn the_crash_kernel_s_memory_is_never_written() {
-    let mut world = World::new(1).with_pages();
-    world.reserved = vec![pages(1024, 1030), pages(0, 17)];
+    let reserved = [pages(1024, 1030), pages(0, 17)];
+    let world = World::new(1).with_pages().reserving(&reserved);
     let report = world.crash(Policy::Everything);
     for event in world.take_alone() {
         if let Event::Reset(lines) = event {
-            assert!(!world.reserved.iter().any(|range| range.overlaps(lines.pages())), "{lines}");
+            assert!(!reserved.iter().any(|range| range.overlaps(lines.pages())), "{lines}");
         }
     }
     let left: Vec<_> = report.leftovers(&world.memory()).map(|left| (left.range, left.reason)).collect();
@@ -106,12 +103,10 @@ fn a_panic_in_the_middle_of_a_kexec_begins_anew() {
 
 #[test]
 fn without_tdx_a_crash_costs_nothing() {
-    let mut world = World::new(2);
-    (world.platform, world.record) = (None, PrivateMemory::new());
+    let world = World::without_pamts(None, 2);
     assert_eq!(world.crash(Policy::Module).outcome, Outcome::NothingToDo(NothingToDo::NoTdx));
     assert_eq!(world.take(), []);
-    let mut world = World::new(2).with_pages();
-    world.platform = Some(detect(&GRANITE_RAPIDS).unwrap());
+    let world = World::on(Some(&GRANITE_RAPIDS), 2).with_pages();
     drop(enter(&world, 1, Leaf::VP_ENTER));
     assert_eq!(world.crash(Policy::Tracked).outcome, Outcome::NothingToDo(NothingToDo::NoErratum));
     assert_eq!(world.take(), [(1, Event::WriteBack), (0, Event::WriteBack)], "old lines must not land on new data");
@@ -119,20 +114,26 @@ fn without_tdx_a_crash_costs_nothing() {
 
 #[test]
 fn the_ledger_is_looked_up_after_the_others_have_stopped() {
-    /// Published between the NMI and the reset.
-    struct Late<'w>(&'w Ledger<'static>, GateHandle<'w>);
+    /// Publishes the ledger when the others have stopped, and gives a page.
+    struct Late<'w>(&'w World);
 
-    impl LiveLedger for Late<'_> {
-        fn ledger(&self) -> Option<&Ledger<'_>> {
-            assert!(self.1.is_closed() && self.1.activity().nth(1).unwrap().stopped);
-            Some(self.0)
+    // SAFETY: a model: no memory of this program is behind it.
+    unsafe impl NmiStop for Late<'_> {
+        fn stop_other_cpus(&self) {
+            NmiStop::stop_other_cpus(self.0);
+            let gate = self.0.gate();
+            assert!(gate.is_closed() && gate.activity().nth(1).unwrap().stopped);
+            let words: Vec<_> = (0..Ledger::words_needed([pages(512, 1536)])).map(|_| AtomicU64::new(0)).collect();
+            let ledger = self.0.host.follow([pages(512, 1536)], words.leak()).unwrap();
+            ledger.mark_in_flight(pages(600, 602)).unwrap();
+        }
+
+        fn is_online(&self, _cpu: CpuId) -> bool {
+            true
         }
     }
 
-    let world = World::new(2).with_pages();
-    let late = Late(world.ledger.as_ref().unwrap(), world.gate.handle());
-    let parts = HostParts { ledger: LedgerRef::Live(&late), ..world.memory().parts() };
-    let memory = promise::host_memory(parts);
-    let report = tdx_host::handover::hand_over_crash(Policy::Tracked, &world.cpu(0), &world, &memory);
-    assert_eq!(report.outcome, ALL);
+    let world = World::new(2);
+    let report = world.host.crash(Policy::Tracked, &world.cpu(0), &Late(&world));
+    assert_eq!(report.outcome, Outcome::Reset(ResetCount { lines: (4 + 2) * 64, ranges: 2 }));
 }

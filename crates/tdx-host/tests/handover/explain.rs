@@ -2,21 +2,20 @@
 
 use crate::promise;
 use crate::promise::Mark as _;
-use crate::world::{World, pages};
+use crate::world::{SAPPHIRE_RAPIDS, World, pages};
 use std::sync::atomic::AtomicU64;
 use tdx_abi::{KeyId, Page, PageRange, PageSize, PhysAddr};
 use tdx_host::handover::{AddressKind, explain};
 use tdx_host::layout::{self, Layout, Limits, MapFrames, Tdmr};
 use tdx_host::ledger::{Ledger, PageState};
 use tdx_host::platform::{NodeId, NodeRange};
-use tdx_host::private_memory::PrivateMemory;
 
 const GIB: u64 = 1 << 18;
 
 /// TDX is up on [1 GiB, 3 GiB) with a hole at [0x80000000, 0x81000000). The last page below 3 GiB
 /// was given; of the two before it one is on its way and one came back; the crash kernel has the
-/// page at 0x90000000.
-fn host() -> (World, Box<Layout>) {
+/// page at 0x90000000. Without `up` the PAMTs are not the module's.
+fn host(up: bool) -> (World, Box<Layout>) {
     let node = NodeId(0);
     let memory =
         [NodeRange { range: pages(GIB, 2 * GIB), node }, NodeRange { range: pages(2 * GIB + 0x1000, 3 * GIB), node }];
@@ -25,9 +24,10 @@ fn host() -> (World, Box<Layout>) {
     let mut frames = MapFrames::new(&memory);
     layout::build(&memory, &cmrs, &Limits::MODULE_1_5, &mut frames, &mut layout).unwrap();
 
-    let mut world = World::new(1);
-    world.record = PrivateMemory::new();
-    promise::publish(&world.record, layout.pamt_ranges()).unwrap();
+    let mut world = World::without_pamts(Some(&SAPPHIRE_RAPIDS), 1).reserving(&[pages(0x90000, 0x90001)]);
+    if up {
+        promise::observe_pamts(&world.host, layout.pamt_ranges()).unwrap();
+    }
     let tdmrs: Vec<PageRange> = layout.tdmrs().iter().map(Tdmr::range).collect();
     let words: Vec<_> = (0..Ledger::words_needed(tdmrs.iter().copied())).map(|_| AtomicU64::new(0)).collect();
     let ledger = Ledger::new(tdmrs, words.leak()).unwrap();
@@ -35,7 +35,6 @@ fn host() -> (World, Box<Layout>) {
     ledger.mark_private(pages(3 * GIB - 2, 3 * GIB)).unwrap();
     ledger.mark_returned(pages(3 * GIB - 2, 3 * GIB - 1)).unwrap();
     world.ledger = Some(ledger);
-    world.reserved = vec![pages(0x90000, 0x90001)];
     (world, layout)
 }
 
@@ -45,7 +44,7 @@ fn kind(world: &World, layout: Option<&Layout>, address: u64) -> AddressKind {
 
 #[test]
 fn every_kind_of_page() {
-    let (world, layout) = host();
+    let (world, layout) = host(true);
     let top = 3 << 30;
     for (address, expected) in [
         (top - 1, AddressKind::Page(PageState::Private)),
@@ -77,7 +76,7 @@ fn every_kind_of_page() {
 
 #[test]
 fn without_a_layout_it_says_what_it_knows() {
-    let (world, layout) = host();
+    let (world, layout) = host(true);
     let pamt = layout.tdmrs()[0].pamt(PageSize::Size2M).base().get();
     assert_eq!(kind(&world, None, pamt), AddressKind::Pamt(None));
     assert_eq!(kind(&world, None, (3 << 30) - 1), AddressKind::Page(PageState::Private));
@@ -86,17 +85,16 @@ fn without_a_layout_it_says_what_it_knows() {
 }
 
 #[test]
-fn after_a_bring_up_was_undone_pamt_is_pamt_no_more() {
-    let (world, layout) = host();
-    promise::withdraw(&world.record);
+fn pamt_that_the_module_does_not_have_is_a_reserved_area() {
+    let (world, layout) = host(false);
     let pamt = layout.tdmrs()[0].pamt(PageSize::Size4K).base().get();
     assert_eq!(kind(&world, Some(&layout), pamt), AddressKind::ReservedArea);
 }
 
 #[test]
 fn key_id_bits_are_told_apart_from_the_address() {
-    let (world, layout) = host();
-    let field = world.platform.unwrap().key_id_field();
+    let (world, layout) = host(true);
+    let field = world.platform().unwrap().key_id_field();
     let tagged = field.tag(PhysAddr::new((3 << 30) - 64), KeyId::new(35));
     let found = explain(&world.memory(), Some(&layout), tagged);
     assert_eq!((found.address, found.key_id), (PhysAddr::new((3 << 30) - 64), KeyId::new(35)));
@@ -105,7 +103,7 @@ fn key_id_bits_are_told_apart_from_the_address() {
 
 #[test]
 fn the_words() {
-    let (world, layout) = host();
+    let (world, layout) = host(true);
     let words = |address| explain(&world.memory(), Some(&layout), PhysAddr::new(address)).to_string();
     assert_eq!(
         words(((3 << 30) - 64) | (35 << 46)),

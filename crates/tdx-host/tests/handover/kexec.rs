@@ -1,14 +1,13 @@
 //! Orderly kexec: each policy's events, exactly.
 
 use crate::promise;
-use crate::world::{Event, GRANITE_RAPIDS, TestCpu, World, pages};
+use crate::world::{Event, GRANITE_RAPIDS, SAPPHIRE_RAPIDS, TestCpu, World, pages};
 use tdx_abi::Leaf;
 use tdx_host::handover::{
     CameBack, HandoverReport, Kexec, KexecKind, LeftPrivate, Leftover, LeftoverKind, LeftoverReason, NothingToDo,
     Outcome, Policy, Refused, StopCause, StopCpus, Suspects, check_crash_image, check_image_load, offline_this_cpu,
 };
-use tdx_host::platform::{Cpu, CpuId, CpuTask, Step, detect};
-use tdx_host::private_memory::PrivateMemory;
+use tdx_host::platform::{Cpu, CpuId, CpuTask, Step};
 use tdx_host::reset::ResetCount;
 
 /// A kexec on the only CPU; the report and what the CPU did.
@@ -63,8 +62,7 @@ fn everything_resets_what_the_caller_names_and_what_is_private_besides() {
 
 #[test]
 fn a_caller_that_forgets_the_platform_gets_a_reset_all_the_same() {
-    let mut world = World::new(1);
-    world.platform = None;
+    let world = World::on(None, 1);
     let (report, events) = alone(&world, Policy::Tracked);
     assert_eq!(report.outcome, reset(4 * 64, 1));
     assert_eq!(events[0], Event::WriteBack, "this CPU's caches are written back");
@@ -87,7 +85,7 @@ fn after_a_kexec_that_reset_pamt_the_gate_stays_closed() {
     let world = World::new(1);
     let report = world.kexec(Policy::Tracked, KexecKind::Normal);
     assert_eq!(report.came_back(&world.memory()), CameBack::TdxIsGone);
-    assert!(world.record.may_have_private_memory() && world.gate.handle().is_closed());
+    assert!(world.memory().may_have_private_memory() && world.gate().is_closed());
 }
 
 #[test]
@@ -98,23 +96,18 @@ fn without_erratum_or_private_memory_there_is_nothing_to_reset() {
         assert!(report.is_clean(&world.memory()));
         report.outcome
     };
-    let mut world = World::new(1).with_pages();
-    world.platform = Some(detect(&GRANITE_RAPIDS).unwrap());
+    let world = World::on(Some(&GRANITE_RAPIDS), 1).with_pages();
     assert_eq!(nothing(&world), Outcome::NothingToDo(NothingToDo::NoErratum));
     // Memory that is never written may stay private as well: nothing there can harm anyone.
-    let mut world = World::new(1).with_pages();
-    world.platform = Some(detect(&GRANITE_RAPIDS).unwrap());
-    world.reserved = vec![pages(600, 700)];
+    let world = World::on(Some(&GRANITE_RAPIDS), 1).with_pages().reserving(&[pages(600, 700)]);
     assert_eq!(nothing(&world), Outcome::NothingToDo(NothingToDo::NoErratum));
-    let mut world = World::new(1);
-    world.record = PrivateMemory::new();
+    let world = World::without_pamts(Some(&SAPPHIRE_RAPIDS), 1);
     assert_eq!(nothing(&world), Outcome::NothingToDo(NothingToDo::NoPrivateMemory));
 }
 
 #[test]
 fn a_kernel_without_tdx_makes_the_same_calls_and_nothing_happens() {
-    let mut world = World::new(2);
-    (world.platform, world.record) = (None, PrivateMemory::new());
+    let world = World::without_pamts(None, 2);
     let report = world.kexec(Policy::Module, KexecKind::Normal);
     assert_eq!(report.outcome, Outcome::NothingToDo(NothingToDo::NoTdx));
     assert_eq!(world.take(), [], "no WBINVD and no SEAMCALL on a machine that needs none");
@@ -182,28 +175,23 @@ unsafe impl<'w> tdx_host::handover::StopCpus for Parked<'w> {
 #[test]
 fn refuse_refuses_at_load_and_only_with_private_memory() {
     let load = |world: &World| check_image_load(Policy::Refuse, KexecKind::Normal, &world.memory(), &[]);
-    let mut world = World::new(1);
-    let refused = Err(Refused::PrivateMemory { model: world.platform.unwrap().model() });
+    let world = World::new(1);
+    let refused = Err(Refused::PrivateMemory { model: world.platform().unwrap().model() });
     assert_eq!(load(&world), refused);
     assert!(Kexec::begin(Policy::Refuse, KexecKind::Normal, world.memory()).is_err());
     for policy in [Policy::Tracked, Policy::Module, Policy::Everything] {
         assert_eq!(check_image_load(policy, KexecKind::Normal, &world.memory(), &[pages(0, 100)]), Ok(()));
     }
-    world.platform = Some(detect(&GRANITE_RAPIDS).unwrap());
-    assert_eq!(load(&world), Ok(()));
-    world.platform = None;
-    assert_eq!(load(&world), Ok(()));
-    let mut world = World::new(1);
-    world.record = PrivateMemory::new();
-    assert_eq!(load(&world), Ok(()));
+    assert_eq!(load(&World::on(Some(&GRANITE_RAPIDS), 1)), Ok(()));
+    assert_eq!(load(&World::on(None, 1)), Ok(()));
+    assert_eq!(load(&World::without_pamts(Some(&SAPPHIRE_RAPIDS), 1)), Ok(()));
 }
 
 #[test]
 fn tdx_brought_up_after_a_refusing_load_is_cleaned() {
-    let mut world = World::new(1);
-    world.record = PrivateMemory::new();
+    let world = World::without_pamts(Some(&SAPPHIRE_RAPIDS), 1);
     let kexec = Kexec::begin(Policy::Refuse, KexecKind::Normal, world.memory()).unwrap();
-    promise::publish(&world.record, [pages(1, 2)]).unwrap();
+    promise::observe_pamts(&world.host, [pages(1, 2)]).unwrap();
     let report = kexec.stop_other_cpus(&&world).unwrap().ask_module(|_| ()).write_back_caches().reset();
     assert_eq!(report.outcome, reset(64, 1));
 }
@@ -221,8 +209,7 @@ fn a_jump_must_not_land_on_private_memory() {
 
 #[test]
 fn a_crash_image_lives_in_reserved_memory_that_tdx_does_not_have() {
-    let mut world = World::new(1).with_pages();
-    world.reserved = vec![pages(550, 610), pages(100, 200)];
+    let world = World::new(1).with_pages().reserving(&[pages(550, 610), pages(100, 200)]);
     let load = |segment| check_crash_image(&world.memory(), &[pages(100, 200), segment]);
     assert_eq!(load(pages(550, 600)), Ok(()));
     assert_eq!(load(pages(540, 560)), Err(Refused::CrashSegmentOutside { segment: pages(540, 560) }));
@@ -232,14 +219,14 @@ fn a_crash_image_lives_in_reserved_memory_that_tdx_does_not_have() {
 
 #[test]
 fn memory_that_must_not_be_touched_is_spared_and_named() {
-    let mut world = World::new(1).with_pages();
     // In no order, and one of them cuts a marked range in three.
-    world.reserved = vec![pages(1050, 1060), pages(17, 18), pages(601, 700)];
+    let reserved = [pages(1050, 1060), pages(17, 18), pages(601, 700)];
+    let world = World::new(1).with_pages().reserving(&reserved);
     let (report, events) = alone(&world, Policy::Tracked);
     assert_eq!(report.outcome, reset((82 - 1 - 1 - 10) * 64, 5));
     for event in events {
         if let Event::Reset(lines) = event {
-            assert!(!world.reserved.iter().any(|range| range.overlaps(lines.pages())), "{lines}");
+            assert!(!reserved.iter().any(|range| range.overlaps(lines.pages())), "{lines}");
         }
     }
     let mut leftovers: Vec<_> = report.leftovers(&world.memory()).collect();
@@ -258,13 +245,13 @@ fn a_cpu_that_does_not_stop_puts_the_kexec_off_and_the_host_goes_on() {
     let mut world = World::new(3).with_pages();
     world.features = Some(crate::world::WITH_DISABLE);
     world.stuck = vec![2];
-    let inside = promise::cpu_gate(&world.gate, CpuId(2)).enter(Leaf::VP_ENTER).unwrap();
+    let inside = promise::cpu_gate(world.gate(), CpuId(2)).enter(Leaf::VP_ENTER).unwrap();
     let kexec = Kexec::begin(Policy::Module, KexecKind::Normal, world.memory()).unwrap();
     let error = kexec.stop_other_cpus(&&world).unwrap_err();
     let text = "kexec put off: 1 CPU did not stop, 1 may hold private lines: CPU 2 in TDH.VP.ENTER";
     assert_eq!(error.to_string(), text);
     assert!(matches!(&error.cause, StopCause::NotAlone(not) if not.not_stopped == 1 && not.named.len() == 1));
-    assert!(*world.resumed.borrow() && !world.gate.handle().is_closed());
+    assert!(*world.resumed.borrow() && !world.gate().is_closed());
     assert_eq!(world.take(), [(1, Event::WriteBack)], "no SYS.DISABLE, no reset");
     drop(inside);
     // It stops after all: the same kexec goes through.
@@ -278,8 +265,8 @@ fn a_cpu_that_does_not_stop_puts_the_kexec_off_and_the_host_goes_on() {
 fn only_cpus_that_could_do_harm_are_named() {
     let mut world = World::new(4).with_pages();
     world.stuck = vec![2, 3];
-    drop(promise::cpu_gate(&world.gate, CpuId(0)).enter(Leaf::VP_ENTER).unwrap());
-    drop(promise::cpu_gate(&world.gate, CpuId(2)).enter(Leaf::VP_ENTER).unwrap());
+    drop(promise::cpu_gate(world.gate(), CpuId(0)).enter(Leaf::VP_ENTER).unwrap());
+    drop(promise::cpu_gate(world.gate(), CpuId(2)).enter(Leaf::VP_ENTER).unwrap());
     let kexec = Kexec::begin(Policy::Tracked, KexecKind::Normal, world.memory()).unwrap();
     let StopCause::NotAlone(suspects) = kexec.stop_other_cpus(&&world).unwrap_err().cause else { panic!() };
     assert_eq!((suspects.not_stopped, suspects.may_hold_private_lines), (2, 1));
@@ -313,9 +300,9 @@ unsafe impl<'w> StopCpus for Deaf<'w> {
 
     fn stop_other_cpus(&self) -> u32 {
         // It was on its way into SEAM, and found the gate closed after all of it.
-        promise::open(&self.0.gate);
-        drop(promise::cpu_gate(&self.0.gate, CpuId(1)).enter(Leaf::VP_ENTER));
-        self.0.gate.handle().close();
+        promise::open(self.0.gate());
+        drop(promise::cpu_gate(self.0.gate(), CpuId(1)).enter(Leaf::VP_ENTER));
+        self.0.gate().close();
         1
     }
 
@@ -334,7 +321,7 @@ fn of_two_handovers_the_second_is_refused() {
     let cpus = &world;
     let first = begin().stop_other_cpus(&cpus).unwrap();
     assert_eq!(begin().stop_other_cpus(&&world).unwrap_err().cause, StopCause::HandoverUnderWay);
-    assert!(world.gate.handle().is_closed(), "the first one's gate is not opened by the second");
+    assert!(world.gate().is_closed(), "the first one's gate is not opened by the second");
     let _ = first.ask_module(|_| ()).write_back_caches().reset();
 }
 
@@ -344,5 +331,5 @@ fn a_cpu_that_goes_offline_writes_back_and_is_not_waited_for() {
     drop(world.cpu(1).cpu_gate().enter(Leaf::SYS_LP_INIT));
     offline_this_cpu(world.cpu(1), None);
     assert_eq!(world.take(), [(1, Event::WriteBack)]);
-    assert!(world.gate.handle().activity().nth(1).unwrap().stopped);
+    assert!(world.gate().activity().nth(1).unwrap().stopped);
 }

@@ -43,8 +43,7 @@ fn what_was_left_is_read_back() {
 /// What lies in memory that is never written is left as well, and says so.
 #[test]
 fn untouched_memory_is_listed_with_its_reason() {
-    let mut world = World::new(1).with_pages();
-    world.reserved = vec![pages(1030, 1040)];
+    let world = World::new(1).with_pages().reserving(&[pages(1030, 1040)]);
     let report = world.crash(Policy::Tracked);
     let mut table = vec![0; 200];
     LeftoverTable::write(&mut table, &report, &world.memory()).unwrap();
@@ -76,7 +75,7 @@ fn a_clean_handover_leaves_an_empty_list() {
 fn a_cpu_that_did_not_stop_is_counted_in_the_header() {
     let mut world = World::new(3).with_pages();
     world.stuck = vec![1, 2];
-    drop(promise::cpu_gate(&world.gate, CpuId(2)).enter(Leaf::VP_ENTER).unwrap());
+    drop(promise::cpu_gate(world.gate(), CpuId(2)).enter(Leaf::VP_ENTER).unwrap());
     let report = world.crash(Policy::Tracked);
     let mut table = [0; 200];
     LeftoverTable::write(&mut table, &report, &world.memory()).unwrap();

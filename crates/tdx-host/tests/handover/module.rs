@@ -4,12 +4,12 @@ use crate::promise;
 use crate::world::{Event, GRANITE_RAPIDS, WITH_DISABLE, World, pages};
 use std::cell::Cell;
 use tdx_abi::{Leaf, LineRange, Operand, Registers, Status, StatusCode};
-use tdx_host::gate::{CpuGate, CpuSlot, Gate};
+use tdx_host::Host;
+use tdx_host::gate::CpuGate;
 use tdx_host::handover::{
-    CameBack, DISABLE_CALLS, HandoverReport, HostParts, Kexec, KexecKind, ModuleAnswer, NothingToDo, Outcome, Policy,
-    StopCpus,
+    CameBack, DISABLE_CALLS, HandoverReport, Kexec, KexecKind, ModuleAnswer, NothingToDo, Outcome, Policy, StopCpus,
 };
-use tdx_host::platform::{Cpu, CpuId, CpuTask, LineReset, PackageId, Step, detect};
+use tdx_host::platform::{Cpu, CpuId, CpuTask, LineReset, PackageId, Step};
 use tdx_host::reset::ResetCount;
 use tdx_host::seamcall::Seamcall;
 
@@ -43,17 +43,16 @@ fn a_kexec_that_was_not_made_leaves_a_kernel_that_can_bring_tdx_up_again() {
     let world = world([]);
     let (report, _) = kexec(&world, Policy::Module);
     assert_eq!(report.came_back(&world.memory()), CameBack::CanBringUpAgain);
-    assert!(!world.record.may_have_private_memory() && !world.gate.handle().is_closed());
-    promise::publish(&world.record, [pages(30, 31)]).unwrap();
+    assert!(world.host.pamt_ranges().next().is_none() && !world.gate().is_closed());
+    promise::observe_pamts(&world.host, [pages(30, 31)]).unwrap();
 }
 
 #[test]
 fn a_module_that_was_disabled_is_no_use_while_something_is_left() {
-    let mut world = world([]);
-    world.reserved = vec![pages(601, 602)];
+    let world = world([]).reserving(&[pages(601, 602)]);
     let (report, _) = kexec(&world, Policy::Module);
     assert_eq!(report.came_back(&world.memory()), CameBack::TdxIsGone);
-    assert!(world.record.may_have_private_memory() && world.gate.handle().is_closed());
+    assert!(world.memory().may_have_private_memory() && world.gate().is_closed());
 }
 
 /// A CPU was stopped between PHYMEM.PAGE.RECLAIM and the ledger: 600 still looks given, and the
@@ -126,8 +125,8 @@ fn whatever_the_module_says_the_host_cleans_up() {
 
 #[test]
 fn the_module_is_asked_without_the_erratum_too() {
-    let mut world = world([]);
-    world.platform = Some(detect(&GRANITE_RAPIDS).unwrap());
+    let mut world = World::on(Some(&GRANITE_RAPIDS), 1).with_pages();
+    world.features = Some(WITH_DISABLE);
     let (report, events) = kexec(&world, Policy::Module);
     assert_eq!(report.outcome, Outcome::NothingToDo(NothingToDo::NoErratum));
     assert!(report.next_kernel_can_use_tdx());
@@ -148,7 +147,7 @@ fn a_cpu_without_a_slot_asks_nobody() {
 
 /// A module that is interrupted for ever. Counts, because a list of all calls would not fit.
 struct Endless {
-    gate: Gate<[CpuSlot; 1]>,
+    host: Box<Host<'static>>,
     calls: Cell<u32>,
     reset: Cell<bool>,
 }
@@ -188,7 +187,7 @@ unsafe impl Cpu for EndlessCpu<'_> {
     unsafe fn flush_lines(&self, _lines: LineRange) {}
 
     fn cpu_gate(&self) -> CpuGate<'_> {
-        promise::cpu_gate(&self.0.gate, self.id())
+        promise::cpu_gate(self.0.host.gate(), self.id())
     }
 }
 
@@ -214,10 +213,9 @@ unsafe impl<'w> StopCpus for &'w Endless {
 
 #[test]
 fn a_module_that_never_comes_to_an_end_is_given_up() {
-    let endless = Endless { gate: Gate::new([CpuSlot::new()]), calls: Cell::new(0), reset: Cell::new(false) };
+    let endless = Endless { host: promise::host(1), calls: Cell::new(0), reset: Cell::new(false) };
     let world = World::new(1);
-    let parts = HostParts { features: Some(WITH_DISABLE), gate: endless.gate.handle(), ..world.memory().parts() };
-    let memory = promise::host_memory(parts);
+    let memory = promise::with_gate(world.memory(), endless.host.gate()).with_features(WITH_DISABLE);
     let mut heard = 0;
     let cpus = &endless;
     let report = Kexec::begin(Policy::Module, KexecKind::Normal, memory)

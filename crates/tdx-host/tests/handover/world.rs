@@ -6,16 +6,16 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicU64;
 use tdx_abi::{LineRange, Page, PageRange, Registers, Status, TdxFeatures0};
-use tdx_host::gate::{CpuGate, CpuSlot, Gate};
+use tdx_host::Host;
+use tdx_host::gate::{CpuGate, GateHandle};
 use tdx_host::handover::{
-    HandoverReport, HostMemory, HostParts, Kexec, KexecKind, NmiStop, Policy, StopCpus, hand_over_crash, stop_this_cpu,
+    HandoverReport, HostMemory, Kexec, KexecKind, NmiStop, Policy, StopCpus, hand_over_crash, stop_this_cpu,
     stop_this_cpu_at_crash,
 };
 use tdx_host::ledger::Ledger;
 use tdx_host::platform::{
     Cpu, CpuId, CpuTask, CpuidOutput, LineReset, Msr, PackageId, Processor, Step, TdxPlatform, detect,
 };
-use tdx_host::private_memory::PrivateMemory;
 use tdx_host::seamcall::Seamcall;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,12 +28,10 @@ pub(crate) enum Event {
 
 /// CPUs in VMX operation; 0 is the one that hands over.
 pub(crate) struct World {
-    pub(crate) gate: Gate<Vec<CpuSlot>>,
-    pub(crate) platform: Option<TdxPlatform>,
+    pub(crate) host: Box<Host<'static>>,
     pub(crate) features: Option<TdxFeatures0>,
-    pub(crate) record: PrivateMemory,
+    /// In place of one of the host's, so that a page of it can lie in reserved memory.
     pub(crate) ledger: Option<Ledger<'static>>,
-    pub(crate) reserved: Vec<PageRange>,
     events: RefCell<Vec<(u32, Event)>>,
     answers: RefCell<VecDeque<Status>>,
     /// CPUs that ignore every request to stop.
@@ -51,15 +49,26 @@ pub(crate) const WITH_DISABLE: TdxFeatures0 = TdxFeatures0::new(1 << 53);
 impl World {
     /// A Sapphire Rapids host on which TDX is up, with PAMTs at pages 16 to 20 and no ledger.
     pub(crate) fn new(cpus: usize) -> Self {
-        let record = PrivateMemory::new();
-        promise::publish(&record, [pages(16, 18), pages(18, 19), pages(19, 20)]).unwrap();
+        Self::on(Some(&SAPPHIRE_RAPIDS), cpus)
+    }
+
+    /// The same on another platform, or on one that was not detected.
+    pub(crate) fn on(model: Option<&Model>, cpus: usize) -> Self {
+        let world = Self::without_pamts(model, cpus);
+        promise::observe_pamts(&world.host, [pages(16, 18), pages(18, 19), pages(19, 20)]).unwrap();
+        world
+    }
+
+    /// Nothing was handed to the module.
+    pub(crate) fn without_pamts(model: Option<&Model>, cpus: usize) -> Self {
+        let host = promise::host(cpus);
+        if let Some(model) = model {
+            promise::set_platform(&host, detect(model).unwrap());
+        }
         Self {
-            gate: Gate::new((0..cpus).map(|_| CpuSlot::new()).collect()),
-            platform: Some(detect(&SAPPHIRE_RAPIDS).unwrap()),
+            host,
             features: Some(TdxFeatures0::MODULE_1_5_01),
-            record,
             ledger: None,
-            reserved: Vec::new(),
             events: RefCell::default(),
             answers: RefCell::default(),
             stuck: Vec::new(),
@@ -86,15 +95,23 @@ impl World {
         self
     }
 
+    /// Memory that is never touched.
+    pub(crate) fn reserving(self, ranges: &[PageRange]) -> Self {
+        self.host.reserve(ranges).unwrap();
+        self
+    }
+
+    pub(crate) fn gate(&self) -> GateHandle<'_> {
+        self.host.gate()
+    }
+
+    pub(crate) fn platform(&self) -> Option<&TdxPlatform> {
+        self.host.platform()
+    }
+
     pub(crate) fn memory(&self) -> HostMemory<'_> {
-        promise::host_memory(HostParts {
-            platform: self.platform.as_ref(),
-            features: self.features,
-            record: &self.record,
-            ledger: (self.ledger.as_ref()).into(),
-            gate: self.gate.handle(),
-            reserved: &self.reserved,
-        })
+        let memory = promise::with_ledger(self.host.memory(), self.ledger.as_ref());
+        self.features.map_or(memory, |features| memory.with_features(features))
     }
 
     pub(crate) fn cpu(&self, id: u32) -> TestCpu<'_> {
@@ -102,7 +119,7 @@ impl World {
     }
 
     fn cpus(&self) -> impl Iterator<Item = TestCpu<'_>> {
-        self.gate.handle().activity().map(|activity| self.cpu(activity.cpu.0))
+        self.gate().activity().map(|activity| self.cpu(activity.cpu.0))
     }
 
     pub(crate) fn take(&self) -> Vec<(u32, Event)> {
@@ -140,7 +157,7 @@ unsafe impl<'w> StopCpus for &'w World {
 
     fn stop_other_cpus(&self) -> u32 {
         let obeying = self.cpus().skip(1).filter(|cpu| !self.stuck.contains(&cpu.id));
-        obeying.for_each(|cpu| stop_this_cpu(cpu, self.platform.as_ref()));
+        obeying.for_each(|cpu| stop_this_cpu(cpu, self.platform()));
         1 + self.stuck.len() as u32
     }
 
@@ -206,7 +223,7 @@ unsafe impl Cpu for TestCpu<'_> {
     unsafe fn flush_lines(&self, _lines: LineRange) {}
 
     fn cpu_gate(&self) -> CpuGate<'_> {
-        promise::cpu_gate(&self.world.gate, self.id())
+        promise::cpu_gate(self.world.gate(), self.id())
     }
 }
 

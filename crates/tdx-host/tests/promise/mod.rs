@@ -10,16 +10,16 @@ use std::sync::Mutex;
 
 use tdx_abi::{Page, PageRange, PageSize, Registers};
 use tdx_host::follow::{Moved, Moves, NotFollowed, PageRefs};
-use tdx_host::gate::{CpuGate, CpuSlot, Gate};
-use tdx_host::handover::{HandoverReport, HostMemory, HostParts, Kexec, StopCpus, WrittenBack};
+use tdx_host::gate::{CpuGate, CpuSlot, GateHandle};
+use tdx_host::handover::{HandoverReport, HostMemory, Kexec, StopCpus, WrittenBack};
+use tdx_host::host::HostError;
 use tdx_host::key_ids::KeyIds;
 use tdx_host::ledger::{Ledger, MarkError};
 use tdx_host::page::{InFlightPage, PrivatePage, ReturnedPage, SharedPage, TakeError, TokenError};
 use tdx_host::platform::{Cpu, CpuId, LineReset, OwnedPages, TdxPlatform};
-use tdx_host::private_memory::{PrivateMemory, PublishError};
 use tdx_host::reset::{ParallelReset, ResetCount};
 use tdx_host::seamcall::SeamcallError;
-use tdx_host::td::TdHost;
+use tdx_host::{Host, td::TdHost};
 
 pub(crate) fn owned(range: PageRange) -> OwnedPages {
     // SAFETY: no memory of the test.
@@ -30,27 +30,49 @@ pub(crate) fn take<'l>(ledger: &'l Ledger<'l>, page: Page, size: PageSize) -> Re
     SharedPage::take(ledger, owned(PageRange::new(page, Page::new(page.index() + size.pages()))))
 }
 
-pub(crate) fn host_memory(parts: HostParts<'_>) -> HostMemory<'_> {
+/// A host of `cpus` CPUs, leaked slots and all.
+#[cfg(not(loom))]
+pub(crate) fn host(cpus: usize) -> Box<Host<'static>> {
+    let slots: Vec<CpuSlot> = (0..cpus).map(|_| CpuSlot::new()).collect();
+    Box::new(Host::new(slots.leak()))
+}
+
+/// The same. Larger than the stack of a loom thread, so it is made on a larger one.
+#[cfg(loom)]
+pub(crate) fn host(cpus: usize) -> Box<Host<'static>> {
+    let made = loom::thread::Builder::new().stack_size(64 << 10).spawn(move || {
+        let slots: Vec<CpuSlot> = (0..cpus).map(|_| CpuSlot::new()).collect();
+        Box::new(Host::new(slots.leak()))
+    });
+    made.unwrap().join().unwrap()
+}
+
+pub(crate) fn set_platform(host: &Host<'_>, platform: TdxPlatform) {
     // SAFETY: no memory of the test.
-    unsafe { HostMemory::new(parts) }
+    unsafe { host.set_platform(platform) }.unwrap();
+}
+
+pub(crate) fn observe_pamts(
+    host: &Host<'_>,
+    pamts: impl IntoIterator<Item = PageRange, IntoIter: Clone>,
+) -> Result<(), HostError> {
+    // SAFETY: no memory of the test.
+    unsafe { host.observe_pamts(pamts.into_iter()) }
+}
+
+pub(crate) fn with_ledger<'h>(memory: HostMemory<'h>, ledger: Option<&'h Ledger<'h>>) -> HostMemory<'h> {
+    // SAFETY: no memory of the test.
+    unsafe { memory.with_ledger(ledger) }
+}
+
+pub(crate) fn with_gate<'h>(memory: HostMemory<'h>, gate: GateHandle<'h>) -> HostMemory<'h> {
+    // SAFETY: no memory of the test.
+    unsafe { memory.with_gate(gate) }
 }
 
 pub(crate) fn td_host<'h>(platform: &'h TdxPlatform, ledger: &'h Ledger<'h>, key_ids: &'h KeyIds<'h>) -> TdHost<'h> {
     // SAFETY: no memory of the test.
     unsafe { TdHost::new(platform, ledger, key_ids) }
-}
-
-pub(crate) fn publish(
-    record: &PrivateMemory,
-    ranges: impl IntoIterator<Item = PageRange, IntoIter: Clone>,
-) -> Result<(), PublishError> {
-    // SAFETY: no memory of the test.
-    unsafe { record.publish(ranges.into_iter()) }
-}
-
-pub(crate) fn withdraw(record: &PrivateMemory) {
-    // SAFETY: no memory of the test.
-    unsafe { record.withdraw() };
 }
 
 pub(crate) fn reset_ranges<R: LineReset + ?Sized>(cpu: &R, ranges: impl IntoIterator<Item = PageRange>) -> ResetCount {
@@ -73,14 +95,14 @@ pub(crate) fn reset<P: StopCpus>(
     unsafe { kexec.reset_everything(all_memory) }
 }
 
-pub(crate) fn cpu_gate<S: AsRef<[CpuSlot]>>(gate: &Gate<S>, cpu: CpuId) -> CpuGate<'_> {
+pub(crate) fn cpu_gate(gate: GateHandle<'_>, cpu: CpuId) -> CpuGate<'_> {
     // SAFETY: the test is on one CPU at a time, or says so by one thread for each.
     unsafe { gate.cpu_gate(cpu) }
 }
 
-pub(crate) fn open<S: AsRef<[CpuSlot]>>(gate: &Gate<S>) {
+pub(crate) fn open(gate: GateHandle<'_>) {
     // SAFETY: no memory of the test.
-    unsafe { gate.handle().open() };
+    unsafe { gate.open() };
 }
 
 pub(crate) fn call_any<C: Cpu>(cpu: &C, input: Registers) -> Result<Registers, SeamcallError> {

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use tdx_abi::{LineRange, Registers, Status};
-use tdx_host::gate::{CpuGate, CpuSlot, Gate};
+use tdx_host::gate::CpuGate;
 use tdx_host::platform::{Cpu, CpuId, CpuidOutput, LineReset, Msr, PackageId, Processor};
 use tdx_host::seamcall::Seamcall;
 
@@ -26,14 +26,15 @@ pub(crate) enum Event {
 pub(crate) struct Recorder {
     pub(crate) events: Rc<RefCell<Vec<Event>>>,
     pub(crate) answers: Rc<RefCell<VecDeque<Status>>>,
-    pub(crate) gate: Rc<TestGate>,
+    pub(crate) host: Rc<TestHost>,
 }
 
-pub(crate) struct TestGate(pub(crate) Gate<[CpuSlot; 8]>);
+/// Of 8 CPUs.
+pub(crate) struct TestHost(pub(crate) Box<tdx_host::Host<'static>>);
 
-impl Default for TestGate {
+impl Default for TestHost {
     fn default() -> Self {
-        Self(Gate::new(std::array::from_fn(|_| CpuSlot::new())))
+        Self(crate::promise::host(8))
     }
 }
 
@@ -92,7 +93,7 @@ unsafe impl Cpu for Recorder {
     }
 
     fn cpu_gate(&self) -> CpuGate<'_> {
-        crate::promise::cpu_gate(&self.gate.0, self.id())
+        crate::promise::cpu_gate(self.host.0.gate(), self.id())
     }
 }
 

@@ -16,7 +16,7 @@ use tdx_host::{
     HostError,
     follow::{self, Moves, NotFollowed, PageRefs},
     gate::GateHandle,
-    handover::{HandoverReport, HostMemory, HostParts, Kexec, LedgerRef, StopCpus, WrittenBack},
+    handover::{HandoverReport, HostMemory, Kexec, StopCpus, WrittenBack},
     ledger::{Ledger, MarkError},
     platform::{Cpu, OwnedPages},
     reset::reset_ranges,
@@ -40,10 +40,10 @@ pub fn memory_of_copy<'h>(
     gate: GateHandle<'h>,
     ledger: Option<&'h Ledger<'h>>,
 ) -> HostMemory<'h> {
-    let parts = memory.parts();
-    let ledger = ledger.map_or(parts.ledger, LedgerRef::from);
     // SAFETY: memory of the software machine.
-    unsafe { HostMemory::new(HostParts { gate, ledger, ..parts }) }
+    let memory = unsafe { memory.with_gate(gate) };
+    // SAFETY: as above.
+    ledger.map_or(memory, |ledger| unsafe { memory.with_ledger(Some(ledger)) })
 }
 
 /// A kernel of a copy of the machine takes over what another has brought up there.
