@@ -21,6 +21,7 @@ pub mod watch;
 
 use arrayvec::ArrayString;
 use core::fmt::{Arguments, Write as _};
+use core::panic::PanicInfo;
 use tdx_host::{CpuSlot, Host, PageRange};
 
 /// Supported `nr_cpu_ids`: slots of the gate.
@@ -41,6 +42,11 @@ pub const ENOMEM: i32 = 12;
 pub const ENODEV: i32 = 19;
 /// Invalid argument.
 pub const EINVAL: i32 = 22;
+
+#[panic_handler]
+fn panic(_info: &PanicInfo<'_>) -> ! {
+    shim::panic()
+}
 
 /// Prints a line to the kernel log, cut after 256 bytes.
 pub fn log(arguments: Arguments<'_>) {

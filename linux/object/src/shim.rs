@@ -1,7 +1,6 @@
 //! Functions of the C files that this object calls: `linux/object.h`.
 
 use core::ffi::{CStr, c_char, c_void};
-use core::panic::PanicInfo;
 use tdx_abi::{Page, PageRange, PhysAddr};
 use tdx_host::{layout::FrameRequest, platform::OwnedPages};
 
@@ -38,7 +37,10 @@ mod raw {
     }
 }
 
-pub use raw::{cleanslate_cond_resched as cond_resched, cleanslate_keep as keep, cleanslate_this_cpu as this_cpu};
+pub use raw::{
+    cleanslate_cond_resched as cond_resched, cleanslate_keep as keep, cleanslate_panic as panic,
+    cleanslate_this_cpu as this_cpu,
+};
 
 /// The physical package of a CPU.
 ///
@@ -54,11 +56,6 @@ pub fn rdmsr(msr: u32) -> Option<u64> {
     let mut value = 0;
     // SAFETY: the function writes one value, or nothing.
     unsafe { raw::cleanslate_rdmsr(msr, &raw mut value) }.then_some(value)
-}
-
-#[panic_handler]
-fn panic(_info: &PanicInfo<'_>) -> ! {
-    raw::cleanslate_panic()
 }
 
 /// Prints a line to the kernel log.

@@ -1,0 +1,219 @@
+//! The Rust object of cleanslate.ko in a program: its files as they are, with a page allocator that
+//! writes down what it is given, and no TDX. And what its sources and the C files must not do.
+
+// UNSAFETY: the object's own; and functions that the C files call.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, c_void};
+use std::fs;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use tdx_abi::{Page, PageRange};
+use tdx_host::layout::{FrameRequest, FrameSource, MapFrames};
+use tdx_host::platform::{NodeId, NodeRange, OwnedPages};
+use tdx_host::{CpuSlot, Host};
+
+#[allow(dead_code)]
+#[path = "../../object/src/cpu.rs"]
+mod cpu;
+#[allow(dead_code, missing_debug_implementations)]
+#[path = "../../object/src/handover.rs"]
+mod handover;
+#[allow(dead_code, missing_debug_implementations)]
+#[path = "../../object/src/kernel.rs"]
+mod kernel;
+#[path = "../../object/src/pool.rs"]
+mod pool;
+#[allow(dead_code, unused_imports)]
+#[path = "../../object/src/shim.rs"]
+mod shim;
+
+use handover::{CLEANSLATE_POLICY_TRACKED, Handover, cleanslate_hand_over};
+use kernel::Linux;
+
+const EPERM: i32 = 1;
+static SLOTS: [CpuSlot; 4] = [const { CpuSlot::new() }; 4];
+static HOST: Host<'static> = Host::new(&SLOTS);
+
+/// What went back to the page allocator: first byte and pages.
+static FREED: Mutex<Vec<(u64, u64)>> = Mutex::new(Vec::new());
+
+fn freed() -> Vec<(u64, u64)> {
+    std::mem::take(&mut FREED.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// The functions of the C files that a program can stand in for.
+mod c {
+    use super::{FREED, PoisonError, c_void};
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cleanslate_free(address: u64, pages: u64) {
+        FREED.lock().unwrap_or_else(PoisonError::into_inner).push((address, pages));
+    }
+
+    /// At 1 GiB, whatever is asked for.
+    #[unsafe(no_mangle)]
+    extern "C" fn cleanslate_allocate(_pages: u64, _node: u32, _first: u64, _end: u64) -> u64 {
+        1 << 30
+    }
+
+    macro_rules! never {
+        ($($name:ident($($argument:ty),*) $(-> $result:ty)?;)*) => {$(
+            #[unsafe(no_mangle)]
+            extern "C" fn $name($(_: $argument),*) $(-> $result)? {
+                panic!(concat!(stringify!($name), " is not for a program"))
+            }
+        )*};
+    }
+    never! {
+        cleanslate_rdmsr(u32, *mut u64) -> bool;
+        cleanslate_panic();
+        cleanslate_log(*const u8, usize);
+        cleanslate_lost(*const u8);
+        cleanslate_keep();
+        cleanslate_map(u64) -> *mut c_void;
+        cleanslate_on_all(*const c_void, *mut c_void);
+        cleanslate_on_each_package(*const c_void, *mut c_void);
+        cleanslate_pin() -> u32;
+        cleanslate_unpin();
+        cleanslate_this_cpu() -> u32;
+        cleanslate_package(u32) -> u32;
+        cleanslate_cond_resched();
+        cleanslate_hold(u64) -> bool;
+        cleanslate_release(u64);
+        cleanslate_only_held(u64) -> bool;
+    }
+}
+
+fn pages(start: u64, end: u64) -> PageRange {
+    PageRange::new(Page::new(start), Page::new(end))
+}
+
+fn owned(range: PageRange) -> OwnedPages {
+    // SAFETY: no memory of this program: nothing reads or writes these pages.
+    unsafe { OwnedPages::new(range) }
+}
+
+/// One test, because the pool is one for the whole object.
+#[test]
+fn pages_of_the_pool_never_reach_the_page_allocator() {
+    const POOL: (u64, u64) = (0x1000, 0x2000);
+    pool::set(pages(POOL.0, POOL.1));
+
+    // Nobody has the pool at hand: leaked.
+    shim::free(owned(pages(0x1800, 0x1801)));
+    Linux::without_pool().free(owned(pages(0x1000, 0x1010)));
+    // A part of it is enough.
+    shim::free(owned(pages(0xff0, 0x1001)));
+    assert_eq!(freed(), []);
+
+    let map = [NodeRange { range: pages(POOL.0, POOL.1), node: NodeId(0) }];
+    let mut frames = MapFrames::new(&map);
+    // SAFETY: the range of `pool::set`, and the only frames of it.
+    let mut linux = unsafe { Linux::with_pool(Some(&mut frames)) };
+    let whole = linux.allocate(FrameRequest::anywhere(0x1000, None)).unwrap();
+    assert!(linux.allocate(FrameRequest::anywhere(1, None)).is_none(), "the pool is used up");
+    linux.free(whole);
+    assert!(linux.allocate(FrameRequest::anywhere(1, None)).is_some(), "it has its pages back");
+    assert_eq!(freed(), []);
+
+    // Pages of the page allocator go back there, also past a kernel that has a pool.
+    linux.free(owned(pages(0x3000, 0x3004)));
+    let mut other = Linux::without_pool();
+    let allocated = other.allocate(FrameRequest::anywhere(4, None)).unwrap();
+    other.free(allocated);
+    assert_eq!(freed(), [(0x3000 << 12, 4), (1 << 30, 4)]);
+}
+
+#[test]
+fn no_page_and_more_pages_than_addresses_are_refused_before_c_sees_them() {
+    for count in [0, (1 << 40) + 1, u64::MAX] {
+        assert!(shim::allocate(count, None, FrameRequest::ANYWHERE).is_none(), "{count} pages");
+    }
+}
+
+fn text(handover: &Handover) -> Option<&str> {
+    // SAFETY: null, or a string constant.
+    (!handover.forced.is_null()).then(|| unsafe { CStr::from_ptr(handover.forced) }.to_str().unwrap())
+}
+
+/// The count is that of the others, and each cause has its words. In this order, because a crash
+/// closes the gate of the object's one host.
+#[test]
+fn a_forced_reset_says_how_many_others_run_or_why() {
+    // SAFETY: no memory is private, so that nothing is written and no instruction is executed that
+    // a program may not.
+    let hand_over = |online| unsafe { cleanslate_hand_over(CLEANSLATE_POLICY_TRACKED, 0, online, 4, false) };
+    let done = hand_over(3);
+    assert_eq!((done.running, text(&done), done.clean), (2, Some("other CPUs are still running"), false));
+    let done = hand_over(1);
+    assert_eq!((done.running, text(&done), done.clean), (0, Some("another handover was under way"), false));
+}
+
+fn sources(folder: &str, extension: &str) -> Vec<(String, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder);
+    let mut found: Vec<_> = fs::read_dir(&folder)
+        .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|other| other == extension))
+        .map(|path| (path.display().to_string(), fs::read_to_string(&path).unwrap()))
+        .collect();
+    found.sort();
+    assert!(!found.is_empty());
+    found
+}
+
+/// Which CPU runs the code is a promise: a slot of the gate is written by its own CPU alone.
+#[test]
+fn what_takes_a_cpu_by_number_is_unsafe() {
+    let mut seen = 0;
+    for (path, source) in sources("object/src", "rs") {
+        for (at, _) in source.match_indices("fn ") {
+            let arguments = source[at..].split(')').next().unwrap_or_default();
+            if !arguments.contains("cpu: u32") {
+                continue;
+            }
+            let head = source[..at].rsplit('\n').next().unwrap_or_default();
+            // A declaration of a C function is unsafe unless it says that it is not.
+            let declared = arguments.starts_with("fn cleanslate_")
+                && source[at..].split(['{', ';']).next() == source[at..].split(';').next();
+            let is_unsafe = if declared { !head.contains("safe fn") } else { head.contains("unsafe ") };
+            assert!(is_unsafe, "{path}: {head}{arguments})");
+            seen += 1;
+        }
+    }
+    assert!(seen >= 6, "{seen} functions only");
+}
+
+/// The C side of it. A CPU's hotplug callbacks run on that CPU.
+#[test]
+fn the_c_files_act_on_a_cpu_from_that_cpu_alone() {
+    const CALLS: [&str; 3] =
+        ["cleanslate_cpu_may_hold(", "cleanslate_stop_this_cpu(", "cleanslate_stop_this_cpu_at_crash("];
+    let mut seen = 0;
+    for (path, source) in sources(".", "c") {
+        for (at, call) in CALLS.iter().flat_map(|call| source.match_indices(call)) {
+            let argument = source[at + call.len()..].split_once(");").map_or("", |(argument, _)| argument);
+            let body = source[..at].rfind("\n{\n").unwrap_or_default();
+            let signature = source[..body].rsplit("\n\n").next().unwrap_or_default();
+            let before = &source[body..at];
+            match argument {
+                "smp_processor_id()" | "raw_smp_processor_id()" => {}
+                "cpu" => {
+                    let is_callback = ["cleanslate_cpu_online(", "cleanslate_cpu_offline("]
+                        .iter()
+                        .any(|name| signature.contains(&format!("{name}unsigned int cpu)")));
+                    assert!(is_callback, "{path}: {call}{argument}) in {signature}");
+                }
+                _ => panic!("{path}: {call}{argument})"),
+            }
+            assert!(!before.contains("for_each"), "{path}: {call}{argument}) in a loop over CPUs");
+            let goes_offline = signature.contains("cleanslate_cpu_offline(");
+            let irqs_off = before.contains("local_irq_save(") && !before.contains("local_irq_restore(");
+            assert!(!goes_offline || irqs_off, "{path}: a SEAMCALL after the write-back would be forgotten");
+            seen += 1;
+        }
+    }
+    assert!(seen >= 6, "{seen} calls only");
+}
