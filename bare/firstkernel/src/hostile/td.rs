@@ -7,15 +7,20 @@ use metal::println;
 use tdx_abi::{Leaf, LeafCall, PAGE_SIZE, Registers, Status};
 use tdx_host::arch;
 
-use super::td_code::{ATTEMPTS, DATA, END, GIGABYTES, PLACE, ROOT, page};
+use super::memory::SLICE;
+use super::td_code::{ATTEMPTS, DATA, END, GIGABYTES, PLACE, ROOT, SHARED_READ, SHARED_WORD, page};
 use crate::memory::Kernel;
 
 /// KeyIDs that no TD of this kernel has: of the TD that makes attempts, and of those that lose a
 /// line.
 const KEY: u64 = 56;
 const KEYS_OF_LOST: [u64; 2] = [57, 58];
+/// And of those that have shared memory: the first of them.
+const KEYS_WITH_SHARED: u64 = 50;
 /// Exit reasons.
 const INTERRUPT: u64 = 1;
+const EPT_VIOLATION: u64 = 48;
+const EPT_MISCONFIGURATION: u64 = 49;
 const TDCALL: u64 = 77;
 const TRIPLE_FAULT: u64 = 0x4000_0001_0000_0002;
 /// TDX_NON_RECOVERABLE_TD_NON_ACCESSIBLE: a machine check in the guest.
@@ -108,7 +113,8 @@ struct Td {
     data: u64,
 }
 
-fn build(pages: &mut Pages, key: u64) -> Td {
+/// Builds a TD. `first_rcx` says what its code does.
+fn build(pages: &mut Pages, key: u64, first_rcx: u64) -> Td {
     let tdr = pages.take();
     succeed(Registers::call(Leaf::MNG_CREATE).rcx(tdr).rdx(key));
     succeed(Registers::call(Leaf::MNG_KEY_CONFIG).rcx(tdr));
@@ -128,7 +134,7 @@ fn build(pages: &mut Pages, key: u64) -> Td {
     for _ in 0..5 {
         succeed(Registers::call(Leaf::VP_ADDCX).rcx(pages.take()).rdx(tdvpr));
     }
-    succeed(Registers::call(LeafCall::with_version(Leaf::VP_INIT, 0)).rcx(tdvpr).rdx(0));
+    succeed(Registers::call(LeafCall::with_version(Leaf::VP_INIT, 0)).rcx(tdvpr).rdx(first_rcx));
     for level in [3, 2, 1] {
         let gpa = PLACE & !((1 << (12 + 9 * level)) - 1);
         succeed(Registers::call(Leaf::MEM_SEPT_ADD).rcx(gpa | level).rdx(tdr).r8(pages.take()));
@@ -172,10 +178,10 @@ impl Td {
 
 /// Runs the TDs.
 pub fn run(kernel: &mut Kernel<'_>) {
-    let Some(range) = kernel.pages(128 * PAGE_SIZE) else { panic!("no memory") };
+    let Some(range) = kernel.pages(256 * PAGE_SIZE) else { panic!("no memory") };
     let mut pages = Pages { next: range.base().get() };
-    let attempts = make_attempts(&build(&mut pages, KEY));
-    let [partial, full] = KEYS_OF_LOST.map(|key| build(&mut pages, key));
+    let attempts = make_attempts(&build(&mut pages, KEY, 0));
+    let [partial, full] = KEYS_OF_LOST.map(|key| build(&mut pages, key, 0));
     lose_a_line(&partial, |line| {
         // SAFETY: a line of the TD, which this kernel does not use.
         unsafe { asm!("movnti [{}], {}", in(reg) line, in(reg) 0u64, options(nostack)) }
@@ -184,6 +190,7 @@ pub fn run(kernel: &mut Kernel<'_>) {
         // SAFETY: as above.
         unsafe { with_exposed_provenance_mut::<u64>(line as usize).write_volatile(0) }
     });
+    share_memory(&mut pages);
     println!("@ {{\"event\":\"hostile\",\"td_attempts\":{attempts}}}");
 }
 
@@ -228,4 +235,51 @@ fn lose_a_line(td: &Td, store: impl FnOnce(u64)) {
     let status = call(Registers::call(Leaf::VP_ENTER).rcx(td.tdvpr)).rax;
     assert!(status == TD_FATAL, "TD that was lost: VP.ENTER returns {status:#x}");
     succeed(Registers::call(Leaf::VP_FLUSH).rcx(td.tdvpr));
+}
+
+/// Entries of an EPT: read, write, execute; write-back memory of 4 KiB.
+const EPT_TABLE: u64 = 0b111;
+const EPT_PAGE: u64 = 0b111 | 6 << 3;
+const EPT_READ_ONLY: u64 = 0b101 | 6 << 3;
+const SUPPRESS_VE: u64 = 1 << 63;
+
+/// The EPT for shared addresses is data of this kernel: whatever it says, the TD reaches memory of
+/// this kernel alone.
+fn share_memory(pages: &mut Pages) {
+    let [root, third, second, first, word] = core::array::from_fn(|_| pages.take());
+    let entry = |table: u64, index: usize, value: u64| store(table + 8 * index as u64, &value.to_le_bytes());
+    // Shared address 0: bit 47 is index 256 of the root.
+    entry(root, 256, third | EPT_TABLE);
+    entry(third, 0, second | EPT_TABLE);
+    entry(second, 0, first | EPT_TABLE);
+    store(word, &0x1122_3344u64.to_le_bytes());
+    let mut number = 0;
+    // What VP.ENTER returns at the read; then at the store.
+    let mut run = |root: u64, leaf: u64, read: u64, write: u64| {
+        entry(first, 0, leaf);
+        let td = build(pages, KEYS_WITH_SHARED + number, SHARED_WORD);
+        number += 1;
+        // Class and code of SHARED_EPTP; all bits that a host may write.
+        let field = Registers::call(Leaf::VP_WR).rcx(td.tdvpr).rdx(0x0024_0003_0000_203c);
+        succeed(field.r8(root).r9(0x000f_ffff_ffff_f000));
+        let out = td.enter();
+        assert!(out[0] == read, "TD with a shared page {leaf:#x}: VP.ENTER returns {out:x?}");
+        if read != TDCALL {
+            return;
+        }
+        assert!((out[7], out[8]) == (SHARED_READ, 0x1122_3344), "the TD reads {:#x} {:#x}", out[7], out[8]);
+        let out = td.enter();
+        assert!(out[0] == write, "TD that stores to a shared page {leaf:#x}: VP.ENTER returns {out:x?}");
+    };
+    run(root, word | EPT_READ_ONLY | SUPPRESS_VE, TDCALL, EPT_VIOLATION);
+    run(root, word | EPT_PAGE, TDCALL, TDCALL);
+    // SAFETY: the page of this kernel that the TD has stored to.
+    let stored = unsafe { with_exposed_provenance_mut::<u64>(word as usize).read_volatile() };
+    assert!(stored == 0x0bad, "the TD has stored {stored:#x}");
+    run(root, SUPPRESS_VE, EPT_VIOLATION, 0);
+    // Write-only is a misconfiguration; so is a table that is no memory.
+    run(root, word | 0b010, EPT_MISCONFIGURATION, 0);
+    run(SLICE.start, word | EPT_PAGE, EPT_MISCONFIGURATION, 0);
+    // The hypervisor's memory: its virtual CPU is stopped.
+    run(root, SLICE.start | EPT_PAGE, TRIPLE_FAULT, 0);
 }

@@ -35,6 +35,10 @@ pub const ATTEMPTS: [(&str, u64); 15] = [
 ];
 /// R12 of the report after the last attempt; the guest then triple-faults.
 pub const END: u64 = 0xff;
+/// RCX at the start of a TD that reads a shared address instead, and then stores to it: the linear
+/// address. R12 of the report between the two, with the word in R13.
+pub const SHARED_WORD: u64 = 0x4000_0000;
+pub const SHARED_READ: u64 = 0xfe;
 
 global_asm!(
     r#"
@@ -67,6 +71,7 @@ hostile_td_code:
 
     .code32
 hostile_td_32:
+    mov ebp, ecx                # what VP.INIT was given
     mov eax, 0xffffe000
     mov cr3, eax
     mov eax, cr4
@@ -102,6 +107,8 @@ hostile_td_64:
     mov word ptr [rsp], 0x1ff
     lidt [rsp]
     add rsp, 10
+    test ebp, ebp
+    jnz hostile_td_shared
     HOSTILE_BEGIN
     mov eax, 0x200000
     .byte 0x0f, 0x01, 0xd8      # vmrun
@@ -170,6 +177,14 @@ hostile_td_64:
     push 0
     push 0
     lidt [rsp]
+    ud2
+
+hostile_td_shared:              # R13: what is read at a shared address
+    mov rax, [rbp]
+    mov r13, rax
+    HOSTILE_REPORT 0xfe
+    mov qword ptr [rbp], 0x0bad
+    HOSTILE_REPORT 0xff
     ud2
 
 hostile_td_gate:                # rsi: handler, rbx: gate
