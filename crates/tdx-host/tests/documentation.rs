@@ -1,6 +1,7 @@
 //! Every public function that makes a SEAMCALL says so under `# SEAMCALL`, and none does that makes
-//! none; the table of names in `docs/NAMES.md` names what exists, and every leaf. Reads the sources
-//! as text: clippy checks `# Errors` and `# Safety`, no tool checks this.
+//! none; the table of names in `docs/NAMES.md` names what exists, and every leaf; each model of loom
+//! has a twin that loom must reject. Reads the sources as text: clippy checks `# Errors` and
+//! `# Safety`, no tool checks this.
 #![cfg(not(loom))]
 
 use std::fs;
@@ -178,4 +179,20 @@ fn the_table_of_names_has_every_leaf() {
         }
     }
     assert!(seen > 30, "{seen} leaves only");
+}
+
+/// A model that accepts everything would pass as well.
+#[test]
+fn every_loom_model_rejects_a_twin() {
+    let mut models = 0;
+    for entry in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("loom_")) {
+            let text = fs::read_to_string(&path).unwrap();
+            let twins = text.matches("\nfn loom_rejects_").count();
+            assert!(twins > 0 && text.matches("#[should_panic(expected").count() == twins, "{}", path.display());
+            models += 1;
+        }
+    }
+    assert!(models >= 10, "{models} models only");
 }

@@ -1,5 +1,6 @@
 //! loom: the real bring-up on one CPU, the real kexec or crash on another that stops it at any
-//! operation on the platform.
+//! operation on the platform; and a module that takes PAMT before the record says so, which loom
+//! must reject.
 //!
 //! The stop is an NMI: the CPU freezes where it is, and its acknowledgement orders nothing. What is
 //! private, reset or freed is kept beside the model (std atomics, which loom does not see), so it
@@ -70,6 +71,16 @@ impl Machine {
     }
 }
 
+/// How the module behaves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Module {
+    Succeeds,
+    /// TDMR.INIT fails, so that bring-up unwinds.
+    TdmrInitFails,
+    /// SYS.CONFIG makes PAMT private: the record comes too late. The twin.
+    EarlyPrivate,
+}
+
 struct Frozen;
 
 /// A CPU. The one that brings up obeys the stop at each of its operations; the one that kexecs does
@@ -78,8 +89,7 @@ struct Frozen;
 struct FakeCpu {
     machine: Arc<Machine>,
     obeys: bool,
-    /// TDMR.INIT fails, so that bring-up unwinds.
-    tdmr_init_fails: bool,
+    module: Module,
 }
 
 impl FakeCpu {
@@ -106,6 +116,10 @@ unsafe impl Seamcall for FakeCpu {
                 };
                 Status::SUCCESS
             }
+            Leaf::SYS_CONFIG if self.module == Module::EarlyPrivate => {
+                self.machine.private.store(true, SeqCst);
+                Status::SUCCESS
+            }
             // From KEY.CONFIG on the module may write with the global KeyID: the earliest instant
             // that counts.
             Leaf::SYS_KEY_CONFIG => {
@@ -115,7 +129,7 @@ unsafe impl Seamcall for FakeCpu {
             Leaf::SYS_TDMR_INIT => {
                 self.machine.private.store(true, SeqCst);
                 registers.rdx = MEMORY[0].range.limit().get();
-                if self.tdmr_init_fails { StatusCode::SYS_NOT_READY.with(0) } else { Status::SUCCESS }
+                if self.module == Module::TdmrInitFails { StatusCode::SYS_NOT_READY.with(0) } else { Status::SUCCESS }
             }
             _ => Status::SUCCESS,
         };
@@ -286,7 +300,7 @@ enum Ends {
     InCrash,
 }
 
-fn bring_up_races(ends: Ends, tdmr_init_fails: bool) {
+fn bring_up_races(ends: Ends, module: Module) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(2);
     model.max_branches = 20_000;
@@ -295,14 +309,14 @@ fn bring_up_races(ends: Ends, tdmr_init_fails: bool) {
         let bringup = {
             let machine = Arc::clone(&machine);
             thread::spawn(move || {
-                let cpu = FakeCpu { machine: Arc::clone(&machine), obeys: true, tdmr_init_fails };
+                let cpu = FakeCpu { machine: Arc::clone(&machine), obeys: true, module };
                 let run = AssertUnwindSafe(|| {
                     let mut kernel = Kernel(cpu);
                     let result = machine.tdx.bring_up(&mut kernel, &MEMORY);
                     // A bring-up that finds the gate closed fails as well, and unwinds while it is
                     // being stopped.
                     let closed = machine.tdx.gate().is_closed();
-                    assert!(if tdmr_init_fails { result.is_err() } else { result.is_ok() || closed });
+                    assert!(if module == Module::TdmrInitFails { result.is_err() } else { result.is_ok() || closed });
                     assert_eq!(machine.tdx.layout().is_some(), result.is_ok());
                 });
                 if let Err(payload) = catch_unwind(run) {
@@ -313,7 +327,7 @@ fn bring_up_races(ends: Ends, tdmr_init_fails: bool) {
                 machine.stopped.store(true, Relaxed);
             })
         };
-        let cpu = FakeCpu { machine: Arc::clone(&machine), obeys: false, tdmr_init_fails };
+        let cpu = FakeCpu { machine: Arc::clone(&machine), obeys: false, module };
         let tdx = &machine.tdx;
         let report = match ends {
             Ends::InKexec => tdx
@@ -337,20 +351,26 @@ fn bring_up_races(ends: Ends, tdmr_init_fails: bool) {
 
 #[test]
 fn kexec_at_any_operation_of_a_bring_up_that_succeeds() {
-    bring_up_races(Ends::InKexec, false);
+    bring_up_races(Ends::InKexec, Module::Succeeds);
 }
 
 #[test]
 fn kexec_at_any_operation_of_a_bring_up_that_fails() {
-    bring_up_races(Ends::InKexec, true);
+    bring_up_races(Ends::InKexec, Module::TdmrInitFails);
 }
 
 #[test]
 fn panic_at_any_operation_of_a_bring_up_that_succeeds() {
-    bring_up_races(Ends::InCrash, false);
+    bring_up_races(Ends::InCrash, Module::Succeeds);
 }
 
 #[test]
 fn panic_at_any_operation_of_a_bring_up_that_fails() {
-    bring_up_races(Ends::InCrash, true);
+    bring_up_races(Ends::InCrash, Module::TdmrInitFails);
+}
+
+#[test]
+#[should_panic(expected = "private lines are left")]
+fn loom_rejects_pamt_that_is_private_before_the_record() {
+    bring_up_races(Ends::InCrash, Module::EarlyPrivate);
 }

@@ -1,5 +1,5 @@
 //! loom: a page's whole life on one CPU, from the mark to the allocator, and a panic on another at
-//! any operation.
+//! any operation; and the same life in a wrong order, which loom must reject.
 //!
 //! The NMI freezes the CPU where it is, and its acknowledgement orders nothing. What is private,
 //! dirty, reset or in use is kept beside the model (std atomics, which loom does not see), so it is
@@ -157,10 +157,23 @@ unsafe impl Cpu for FakeCpu {
     }
 }
 
+/// In which order a page lives.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Life {
+    Product,
+    /// The SEAMCALL comes before the mark.
+    MarkedLate,
+    /// The page is somebody else's before the mark is taken off.
+    UnmarkedLate,
+}
+
 /// From the allocator to the module and back.
-fn life(cpu: &FakeCpu) {
+fn life(cpu: &FakeCpu, order: Life) {
     let machine = &cpu.machine;
     let ledger = machine.host.ledger().unwrap();
+    if order == Life::MarkedLate && promise::call_any(cpu, Registers::call(Leaf::MEM_PAGE_AUG)).is_err() {
+        return;
+    }
     let giving = promise::take(ledger, PAGE, PageSize::Size4K).unwrap().give(cpu).unwrap();
     cpu.instant();
     if promise::call_any(cpu, Registers::call(Leaf::MEM_PAGE_AUG)).is_err() {
@@ -181,6 +194,10 @@ fn life(cpu: &FakeCpu) {
     // The rest of the way as `td` and the reset pass take it, in their order.
     cpu.write_back_caches();
     promise::reset_ranges(cpu, [RANGE]);
+    if order == Life::UnmarkedLate {
+        machine.in_use.store(true, SeqCst);
+        cpu.instant();
+    }
     ledger.mark_shared(RANGE).unwrap();
     cpu.instant();
     machine.in_use.store(true, SeqCst);
@@ -203,7 +220,7 @@ unsafe impl NmiStop for Nmi {
     }
 }
 
-fn panic_at_any_operation(other: Other) {
+fn panic_at_any_operation(other: Other, order: Life) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(3);
     model.max_branches = 20_000;
@@ -213,7 +230,7 @@ fn panic_at_any_operation(other: Other) {
             let machine = Arc::clone(&machine);
             thread::spawn(move || {
                 let cpu = FakeCpu { machine: Arc::clone(&machine), id: 1, listens: other == Other::Answers };
-                match catch_unwind(AssertUnwindSafe(|| life(&cpu))) {
+                match catch_unwind(AssertUnwindSafe(|| life(&cpu, order))) {
                     Err(payload) if !payload.is::<Frozen>() => resume_unwind(payload),
                     _ if other == Other::Answers => {
                         stop_this_cpu_at_crash(&FakeCpu { listens: false, ..cpu });
@@ -247,10 +264,22 @@ fn panic_at_any_operation(other: Other) {
 
 #[test]
 fn a_panic_at_any_operation_of_a_page_s_life() {
-    panic_at_any_operation(Other::Answers);
+    panic_at_any_operation(Other::Answers, Life::Product);
 }
 
 #[test]
 fn a_cpu_that_hangs_is_clean_or_named() {
-    panic_at_any_operation(Other::Hangs);
+    panic_at_any_operation(Other::Hangs, Life::Product);
+}
+
+#[test]
+#[should_panic(expected = "a private line is left")]
+fn loom_rejects_a_mark_after_the_seamcall() {
+    panic_at_any_operation(Other::Answers, Life::MarkedLate);
+}
+
+#[test]
+#[should_panic(expected = "memory that is in use")]
+fn loom_rejects_a_mark_that_outlives_the_reset() {
+    panic_at_any_operation(Other::Answers, Life::UnmarkedLate);
 }

@@ -1,4 +1,5 @@
-//! loom: two CPUs share a reset; each page is written once, and the count is complete.
+//! loom: two CPUs share a reset; each page is written once, and the count is complete. And a twin
+//! that takes its chunks without an atomic addition, which loom must reject.
 //!
 //! Run with `RUSTFLAGS="--cfg loom" cargo test -p tdx-host --release --test loom_reset`
 //! (`cargo xtask test` does).
@@ -10,11 +11,12 @@
 mod promise;
 
 use loom::sync::Arc;
+use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use tdx_abi::{LineRange, Page, PageRange};
 use tdx_host::platform::LineReset;
-use tdx_host::reset::ResetCount;
+use tdx_host::reset::{ParallelReset, ResetCount};
 
 /// Three chunks of 16 pages and one of 2; one chunk spans three ranges.
 const RANGES: [PageRange; 4] = [range(0, 40), range(50, 51), range(60, 61), range(70, 78)];
@@ -41,10 +43,57 @@ unsafe impl LineReset for Counts {
     }
 }
 
-#[test]
-fn each_page_is_written_once() {
+/// What each CPU runs, so that a twin can stand in for it.
+trait Shared: Send + Sync + 'static {
+    fn new() -> Self;
+    fn run_alone(&self, cpu: &Counts);
+    fn count(&self) -> ResetCount;
+}
+
+struct Product(ParallelReset<std::array::IntoIter<PageRange, 4>>);
+
+impl Shared for Product {
+    fn new() -> Self {
+        Self(promise::parallel(RANGES))
+    }
+
+    fn run_alone(&self, cpu: &Counts) {
+        self.0.run_alone(cpu);
+    }
+
+    fn count(&self) -> ResetCount {
+        self.0.count()
+    }
+}
+
+/// Takes the next range by load and store.
+struct LoadAndStore {
+    next: AtomicU64,
+}
+
+impl Shared for LoadAndStore {
+    fn new() -> Self {
+        Self { next: AtomicU64::new(0) }
+    }
+
+    fn run_alone(&self, cpu: &Counts) {
+        loop {
+            let next = self.next.load(Ordering::Relaxed);
+            self.next.store(next + 1, Ordering::Relaxed);
+            let Some(range) = RANGES.get(next as usize) else { return };
+            // SAFETY: a model.
+            unsafe { cpu.reset_lines(range.lines()) };
+        }
+    }
+
+    fn count(&self) -> ResetCount {
+        ResetCount { lines: 50 * 64, ranges: 4 }
+    }
+}
+
+fn each_page_is_written_once<S: Shared>() {
     loom::model(|| {
-        let work = Arc::new(promise::parallel(RANGES));
+        let work = Arc::new(S::new());
         let counts = Counts(std::sync::Arc::new(std::array::from_fn(|_| AtomicU32::new(0))));
         let other = {
             let (work, counts) = (Arc::clone(&work), counts.clone());
@@ -58,4 +107,15 @@ fn each_page_is_written_once() {
         }
         assert_eq!(work.count(), ResetCount { lines: 50 * 64, ranges: 4 });
     });
+}
+
+#[test]
+fn product_each_page_is_written_once() {
+    each_page_is_written_once::<Product>();
+}
+
+#[test]
+#[should_panic(expected = "page 0")]
+fn loom_rejects_chunks_taken_by_load_and_store() {
+    each_page_is_written_once::<LoadAndStore>();
 }
