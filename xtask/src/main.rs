@@ -54,6 +54,10 @@ enum Task {
     /// Runs all boots that are tests. Part of `test`.
     #[command(disable_help_flag = true)]
     Boots(Forwarded),
+    /// Fails every SEAMCALL of a TD's life under KVM once in each way, ends the VMM and jumps. Hours;
+    /// resumes where it left off.
+    #[command(disable_help_flag = true)]
+    KvmSweep(Forwarded),
     /// Fetches or builds a Linux for `boot`.
     #[command(disable_help_flag = true)]
     Linux(Forwarded),
@@ -93,6 +97,7 @@ fn main() -> ExitCode {
         Task::Explore => tests::explore().map(|counts| counts.failed == 0),
         Task::Boot(args) => return tests::boot("boot", &args.arguments),
         Task::Boots(args) => return tests::boot("boots", &args.arguments),
+        Task::KvmSweep(args) => return tests::boot("kvm-sweep", &args.arguments),
         Task::Linux(args) => return tests::boot("linux", &args.arguments),
         Task::LinuxModule(args) => return tests::boot("linux-module", &args.arguments),
         Task::Crates => crates::check().map(|counts| counts.failed == 0),

@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use core::sync::atomic::Ordering;
 use metal::interrupts::INVALID_OPCODE;
 use metal::lapic::{self, Ipi};
+use metal::println;
 
 use crate::handlers::{control_registers, cpuid, invalid_opcode, io, msr, page_fault};
 use crate::hidden::is_hidden;
@@ -154,7 +155,10 @@ fn handle_exit(vcpu: &mut Vcpu) {
         // The guest's CPUID has no SVM.
         exit::VMRUN..=exit::SKINIT | exit::INVLPGA => vcpu.inject_exception(INVALID_OPCODE),
         exit::IRET => vcpu.unblock_nmi_at_iret(),
-        exit::SHUTDOWN => summary::report_and_exit("shutdown", metal::exit::PANIC),
+        exit::SHUTDOWN => {
+            println!("cpu={} shutdown: {:#x?}", vcpu.number, vcpu.state());
+            summary::report_and_exit("shutdown", metal::exit::PANIC)
+        }
         exit::INVALID => panic!("VMRUN refused the guest state: {:#x?}", vcpu.state()),
         other => panic!("unexpected VM exit {other:#x}: {:#x?}", vcpu.state()),
     }

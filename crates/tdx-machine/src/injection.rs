@@ -35,9 +35,12 @@ pub struct Injection {
 const STATUSES: [(&str, Status); 4] = [
     ("busy", StatusCode::OPERAND_BUSY.with(0)),
     ("entropy", StatusCode::RND_NO_ENTROPY.with(0)),
-    ("non-recoverable", StatusCode::NON_RECOVERABLE_TD.with(0)),
+    (NON_RECOVERABLE, StatusCode::TD_FATAL.with(0)),
     ("interrupted", StatusCode::INTERRUPTED_RESUMABLE.with(0)),
 ];
+
+/// TD_FATAL; of VP.ENTER NON_RECOVERABLE_TD, which has bit 63 clear.
+const NON_RECOVERABLE: &str = "non-recoverable";
 
 const DIES: &str = "dies";
 
@@ -92,7 +95,10 @@ fn leaf(word: &str) -> Option<Leaf> {
 
 /// A status that a host takes for a failure: an error, or one that says that the same call cannot
 /// succeed.
-fn status(word: &str) -> Option<Status> {
+fn status(leaf: Leaf, word: &str) -> Option<Status> {
+    if leaf == Leaf::VP_ENTER && word == NON_RECOVERABLE {
+        return Some(StatusCode::NON_RECOVERABLE_TD.with(0));
+    }
     let short = STATUSES.iter().find(|(name, _)| *name == word).map(|(_, status)| *status);
     let named = || StatusCode::KNOWN.iter().find(|code| code.name() == Some(word)).map(|code| code.with(0));
     let status = short.or_else(named).or_else(|| number(word).map(Status::new))?;
@@ -108,14 +114,13 @@ impl FromStr for Injection {
         else {
             return Err(InjectionError::Form(words.to_owned()));
         };
-        Ok(Self {
-            leaf: leaf(which).ok_or_else(|| InjectionError::Leaf(which.to_owned()))?,
-            call: number(call).filter(|call| *call > 0).ok_or_else(|| InjectionError::Call(call.to_owned()))?,
-            fault: match what {
-                DIES => Fault::Crash,
-                _ => Fault::Answer(status(what).ok_or_else(|| InjectionError::Status(what.to_owned()))?),
-            },
-        })
+        let leaf = leaf(which).ok_or_else(|| InjectionError::Leaf(which.to_owned()))?;
+        let call = number(call).filter(|call| *call > 0).ok_or_else(|| InjectionError::Call(call.to_owned()))?;
+        let fault = match what {
+            DIES => Fault::Crash,
+            _ => Fault::Answer(status(leaf, what).ok_or_else(|| InjectionError::Status(what.to_owned()))?),
+        };
+        Ok(Self { leaf, call, fault })
     }
 }
 
@@ -151,6 +156,7 @@ mod tests {
         }
         assert_eq!(parse("29:1:dies").unwrap().fault, Fault::Crash);
         // VP.ENTER answers these with bit 63 clear.
+        assert_eq!(parse("0:1:non-recoverable").unwrap().fault, Fault::Answer(StatusCode::NON_RECOVERABLE_TD.with(0)));
         let vcpu = StatusCode::NON_RECOVERABLE_VCPU.with(2);
         assert_eq!(parse("0:1:0x4000000100000002").unwrap().fault, Fault::Answer(vcpu));
     }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::{Args, FromArgMatches as _, ValueEnum};
+use tdx_machine::{Injection, InjectionError};
 
 /// What runs first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -12,6 +13,91 @@ pub enum Guest {
     Firstkernel,
     /// Linux, as `cargo xtask linux` provides it.
     Linux,
+    /// Linux 7.3 whose KVM builds TDs and runs them, for the VMM of `bare/linux/vmm.c`.
+    Kvm,
+}
+
+/// Where the VMM of `bare/linux/vmm.c` ends, or stays: behind which step of a TD's life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Stop {
+    /// KVM_CREATE_VM: nothing is private yet.
+    CreateVm,
+    /// KVM_TDX_INIT_VM: TDR, TDCS.
+    InitVm,
+    /// KVM_TDX_INIT_VCPU of each VCPU.
+    InitVcpu,
+    /// KVM_TDX_INIT_MEM_REGION: eight guest pages, Secure EPT.
+    InitMemRegion,
+    /// KVM_TDX_FINALIZE_VM.
+    Finalize,
+    /// The TD has run.
+    Run,
+    /// The TD has accepted a page that KVM has given it.
+    Aug,
+    /// The TD has made that page shared.
+    Shared,
+    /// And private again.
+    Private,
+    /// The VMM has punched a hole into the TD's memory.
+    PunchHole,
+    /// KVM has torn the TD down.
+    Gone,
+}
+
+impl Stop {
+    /// All of them, in the order of a TD's life.
+    pub const ALL: [Self; 11] = [
+        Self::CreateVm,
+        Self::InitVm,
+        Self::InitVcpu,
+        Self::InitMemRegion,
+        Self::Finalize,
+        Self::Run,
+        Self::Aug,
+        Self::Shared,
+        Self::Private,
+        Self::PunchHole,
+        Self::Gone,
+    ];
+
+    /// As on the command line and in events.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::CreateVm => "create-vm",
+            Self::InitVm => "init-vm",
+            Self::InitVcpu => "init-vcpu",
+            Self::InitMemRegion => "init-mem-region",
+            Self::Finalize => "finalize",
+            Self::Run => "run",
+            Self::Aug => "aug",
+            Self::Shared => "shared",
+            Self::Private => "private",
+            Self::PunchHole => "punch-hole",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+/// How the VMM ends, at its stop or when an ioctl has failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum End {
+    /// It does not: it and its TD are there when Linux kexecs or crashes.
+    Stay,
+    /// It exits.
+    Exit,
+    /// SIGKILL.
+    Kill,
+}
+
+impl End {
+    /// As on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stay => "stay",
+            Self::Exit => "exit",
+            Self::Kill => "kill",
+        }
+    }
 }
 
 /// The next kernel.
@@ -147,9 +233,13 @@ Examples:
   cargo xtask boot linux --kernel stock-6.12 --module --tds 4 --crash
                                                         Debian's kernel, TDX by the module, a crash, the dump is read
 
+  cargo xtask boot kvm --module --cpus 2                Linux 7.3's KVM runs a TD, kexec meanwhile: clean
+  cargo xtask boot kvm                                  the same without cleanslate.ko: a machine check
+  cargo xtask boot kvm --module --fail 6:3:dies         the TDX module dies in the third PAGE.AUG, the VMM exits, kexec
+
   cargo xtask boot linux --image arch/x86/boot/bzImage  a kernel of your own, which kexecs into itself
 
-Exit codes: 0 clean, 1 machine check or failed, 70 the tool itself failed (no QEMU, for example).")]
+Exit codes: 0 clean, 1 machine check, memory in use overwritten, or failed, 70 the tool itself failed (no QEMU, for example).")]
 pub struct BootArgs {
     /// What runs first.
     #[arg(value_enum)]
@@ -167,7 +257,7 @@ pub struct BootArgs {
     pub policy: String,
     /// TDs that are built, in turn: runnable, half built, gone, half gone. By firstkernel,
     /// by a test module in Linux 7.3, by the test variant of `cleanslate.ko` in a Linux without TDX
-    /// host code (0: the shipped `cleanslate.ko`).
+    /// host code (0: the shipped `cleanslate.ko`). With kvm: VMMs, each with one TD.
     #[arg(long, default_value_t = 1)]
     pub tds: u32,
     /// The next kernel.
@@ -180,9 +270,31 @@ pub struct BootArgs {
     /// Linux must refuse to load the next kernel; it then powers off.
     #[arg(long)]
     pub refused: bool,
-    /// Which Linux.
-    #[arg(long, value_enum, default_value = "stock")]
-    pub kernel: Kernel,
+    /// The n-th call of a SEAMCALL leaf answers an error and does nothing (`6:3:busy`), or the TDX
+    /// module dies in it (`6:3:dies`). Leaves by name or number; statuses: busy, entropy,
+    /// non-recoverable, interrupted, a name, a number. Several with commas.
+    #[arg(long, value_name = "LEAF:N:STATUS", default_value = "", hide_default_value = true, value_parser = injections)]
+    pub fail: String,
+    /// With kvm: the VMM ends here. Without: its TD lives its whole life, and then runs on.
+    #[arg(long, value_enum)]
+    pub stop: Option<Stop>,
+    /// With kvm: how the VMM ends, at its stop or when an ioctl fails. Without: exit with --fail,
+    /// else stay.
+    #[arg(long, value_enum)]
+    pub end: Option<End>,
+    /// With kvm: VCPUs of each TD.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
+    pub vcpus: u32,
+    /// With kvm: more words for the VMM, with commas (bare/linux/vmm.c).
+    #[arg(long, default_value = "")]
+    pub vmm: String,
+    /// With kvm: random traffic of this seed beside the TDs: conversions, holes, VCPUs that move,
+    /// TDs that come and go, CPUs off and on, memory pressure.
+    #[arg(long, value_name = "SEED")]
+    pub traffic: Option<u64>,
+    /// Which Linux. Without: stock, with kvm tdx-7.3.
+    #[arg(long, value_enum)]
+    pub kernel: Option<Kernel>,
     /// A kernel of your own instead: a bzImage.
     #[arg(long, value_name = "BZIMAGE", conflicts_with_all = ["kernel", "module"])]
     pub image: Option<PathBuf>,
@@ -215,7 +327,31 @@ pub struct BootArgs {
     pub format: Format,
 }
 
+/// `--fail`: words that seamvisor takes.
+fn injections(words: &str) -> Result<String, InjectionError> {
+    for one in words.split(',').filter(|_| !words.is_empty()) {
+        one.parse::<Injection>()?;
+    }
+    Ok(words.to_owned())
+}
+
 impl BootArgs {
+    /// The Linux that is booted.
+    pub fn kernel(&self) -> Kernel {
+        let default = if self.guest == Guest::Kvm { Kernel::Tdx73 } else { Kernel::Stock };
+        self.kernel.unwrap_or(default)
+    }
+
+    /// Is a Linux first?
+    pub fn linux_is_first(&self) -> bool {
+        matches!(self.guest, Guest::Linux | Guest::Kvm)
+    }
+
+    /// How the VMM ends.
+    pub fn end(&self) -> End {
+        self.end.unwrap_or(if self.fail.is_empty() { End::Stay } else { End::Exit })
+    }
+
     /// Parses the arguments of `cargo xtask boot`.
     ///
     /// # Errors

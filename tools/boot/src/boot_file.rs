@@ -29,8 +29,8 @@ pub(crate) struct Boot {
 impl Boot {
     /// Boots the kernel of the user's in place of the one it replaces.
     pub(crate) fn use_own_kernel(&mut self) {
-        if let Some(own) = self.args.kernel.own() {
-            self.args.kernel = own;
+        if let Some(own) = self.args.kernel().own() {
+            self.args.kernel = Some(own);
             self.words.retain(|word| !word.starts_with("--kernel="));
             self.words.push(format!("--kernel={}", own.name()));
         }
@@ -182,6 +182,7 @@ impl Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::args::Guest;
 
     fn boots() -> Vec<Boot> {
         load_all(&messages::load().unwrap()).unwrap()
@@ -213,7 +214,7 @@ mod tests {
         option("policy", args.policy.clone(), "tracked");
         option("tds", args.tds.to_string(), "1");
         option("next", name(args.next.to_possible_value()).unwrap_or_default(), "self");
-        option("kernel", args.kernel.name().to_owned(), "stock");
+        option("kernel", args.kernel().name().to_owned(), if args.guest == Guest::Kvm { "tdx-7.3" } else { "stock" });
         option("memory", args.memory.to_string(), "1024");
         option("append", args.append.clone(), "");
         option("seamvisor", args.seamvisor.clone(), "");
@@ -225,7 +226,7 @@ mod tests {
 
     #[test]
     fn every_shared_expectation_is_used() {
-        for file in ["firstkernel", "linux-stock-6.12", "linux-tdx", "linux-tdx-7.3", "linux-debug"] {
+        for file in ["firstkernel", "linux-stock-6.12", "linux-tdx", "linux-tdx-7.3", "linux-debug", "kvm"] {
             let text = std::fs::read_to_string(root().join(format!("bare/boots/{file}.toml"))).unwrap();
             for name in text.lines().filter_map(|line| line.strip_prefix("[expect.")?.strip_suffix(']')) {
                 assert!(text.matches(&format!("\"{name}\"")).count() > 0, "{file}: {name}");

@@ -26,6 +26,9 @@ pub(crate) struct Expect {
     lines_reset: Option<u64>,
     /// Pages of TDs by kind in sysfs are those that seamvisor counts.
     pages_match: bool,
+    /// At these stops of a VMM (`end`: when all have ended) pages of TDs by kind in sysfs are those
+    /// that seamvisor counted at that moment; at every other stop that was told, too.
+    pages_at: Vec<String>,
     kernel_log: Option<KernelLog>,
     events: Vec<Pattern>,
     no_events: Vec<Pattern>,
@@ -66,6 +69,7 @@ impl Expect {
         self.memory = self.memory.or(other.memory);
         self.lines_reset = self.lines_reset.or(other.lines_reset);
         self.pages_match |= other.pages_match;
+        self.pages_at.extend(other.pages_at);
         self.kernel_log = self.kernel_log.or(other.kernel_log);
         self.events.extend(other.events);
         self.no_events.extend(other.no_events);
@@ -81,6 +85,7 @@ impl Expect {
             .or_else(|| self.events(report))
             .or_else(|| self.seamcalls(report))
             .or_else(|| if self.pages_match { different_pages(report) } else { None })
+            .or_else(|| different_pages_at(&self.pages_at, report.events()))
             .or_else(|| self.messages(report, messages))
     }
 
@@ -171,6 +176,30 @@ fn matches_object(pattern: &Value, event: &Value) -> bool {
     pattern.as_object().is_some_and(|pattern| matches(pattern, event))
 }
 
+/// Kinds in an event `pages`, each with the count of sysfs and that of seamvisor.
+const KINDS: [&str; 5] = ["tdr", "tdcx", "tdvpr", "sept", "guest"];
+
+/// Where the counts of an event `pages` differ, or one of them is not known.
+pub(crate) fn different_counts(event: &Value) -> Option<String> {
+    KINDS.into_iter().find_map(|kind| {
+        let (sysfs, seamvisor) = (event[kind][0].as_i64(), event[kind][1].as_i64());
+        let same = sysfs.is_some_and(|count| count >= 0) && sysfs == seamvisor;
+        (!same).then(|| format!("{kind} at {}: sysfs has {sysfs:?}, seamvisor {seamvisor:?}", event["when"]))
+    })
+}
+
+/// Where counts differ, or a stop at which nothing was told.
+fn different_pages_at(stops: &[String], events: &[Value]) -> Option<String> {
+    if stops.is_empty() {
+        return None;
+    }
+    let told: Vec<&Value> = events.iter().filter(|event| event["event"] == "pages").collect();
+    let silent = stops.iter().find(|stop| told.iter().all(|event| event["when"] != stop.as_str()));
+    silent
+        .map(|stop| format!("no pages were counted at {stop}"))
+        .or_else(|| told.into_iter().find_map(different_counts))
+}
+
 /// Where the module's counts of pages, in sysfs, are not seamvisor's.
 fn different_pages(report: &Report) -> Option<String> {
     let kinds = [("tdr", "TDR"), ("tdcx", "TDCX"), ("tdvpr", "TDVPR"), ("sept", "SEPT"), ("guest", "guest page")];
@@ -183,4 +212,29 @@ fn different_pages(report: &Report) -> Option<String> {
         let same = told.is_some_and(|told| told > 0) && told == counted;
         (!same).then(|| format!("{kind}: sysfs has {told:?}, seamvisor {counted:?}"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pages(when: &str, guest: [i64; 2]) -> Value {
+        let two = [2, 2];
+        serde_json::json!({ "event": "pages", "when": when, "tdr": two, "tdcx": two, "tdvpr": two, "sept": two, "guest": guest })
+    }
+
+    #[test]
+    fn pages_differ_where_a_count_differs_or_is_missing() {
+        let stops = ["aug".to_owned(), "gone".to_owned()];
+        let differ = |events: &[Value]| different_pages_at(&stops, events);
+        assert_eq!(differ(&[pages("aug", [9, 9]), pages("gone", [0, 0])]), None);
+        let missing = differ(&[pages("aug", [9, 9])]);
+        assert_eq!(missing.as_deref(), Some("no pages were counted at gone"));
+        let wrong = differ(&[pages("aug", [9, 9]), pages("gone", [1, 0])]).unwrap();
+        assert!(wrong.starts_with("guest at \"gone\""), "{wrong}");
+        // Neither sysfs nor seamvisor there: equal, and not known.
+        assert!(differ(&[pages("aug", [-1, -1]), pages("gone", [0, 0])]).is_some());
+        assert!(differ(&[serde_json::json!({ "event": "pages", "when": "aug" }), pages("gone", [0, 0])]).is_some());
+        assert_eq!(different_pages_at(&[], &[]), None);
+    }
 }

@@ -8,9 +8,9 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::args::{BootArgs, Kernel, NextKernel};
+use crate::args::{BootArgs, Guest, Kernel, NextKernel};
 use crate::fetch::newest;
-use crate::pack::{finish, modules, own_initrd, pack_stock, pack_with_module, test_modules};
+use crate::pack::{finish, modules, own_initrd, pack_stock, pack_with_module};
 use crate::place::{Linux, find, folder, initrd_with_module};
 use crate::root;
 
@@ -23,7 +23,16 @@ pub(crate) fn command_line(args: &BootArgs) -> String {
     // whole-word stores make every private line a shared one, and a line that was not reset would
     // pass for clean.
     line.push_str(" cleanslate.next=init_on_alloc=0");
-    match args.kernel.reference() {
+    match args.kernel().reference() {
+        Kernel::Tdx73 if args.guest == Guest::Kvm => {
+            let _ = write!(line, " kvm_intel.tdx=1 cleanslate.kvm={} cleanslate.vmm={}", args.tds, vmm_words(args));
+            if args.module {
+                line.push_str(" cleanslate.canary");
+            }
+            if let Some(seed) = args.traffic {
+                let _ = write!(line, " cleanslate.traffic={seed}");
+            }
+        }
         Kernel::Tdx73 => {
             let _ = write!(line, " cleanslate.cleanslate_tds=tds={}", args.tds);
         }
@@ -39,7 +48,7 @@ pub(crate) fn command_line(args: &BootArgs) -> String {
     }
     if args.crash {
         // KASAN takes an eighth of a crash kernel's memory, lockdep its tables.
-        let reserved = if args.kernel.debugs() { 448 } else { 256 };
+        let reserved = if args.kernel().debugs() { 448 } else { 256 };
         let _ = write!(line, " crashkernel={reserved}M cleanslate.crash cleanslate.wild");
     } else if let Some(next) = match args.next {
         NextKernel::None => None,
@@ -52,11 +61,29 @@ pub(crate) fn command_line(args: &BootArgs) -> String {
     line
 }
 
+/// Words of `bare/linux/vmm.c`.
+fn vmm_words(args: &BootArgs) -> String {
+    let mut words = format!("vcpus={},end={}", args.vcpus, args.end().name());
+    if let Some(stop) = args.stop {
+        let _ = write!(words, ",stop={}", stop.name());
+    }
+    if !args.vmm.is_empty() {
+        let _ = write!(words, ",{}", args.vmm);
+    }
+    words
+}
+
 /// The Linux that runs first: one of `provide`, or the user's own.
 pub(crate) fn first(args: &BootArgs) -> Result<Linux> {
+    let kernel = args.kernel();
+    ensure!(
+        args.guest != Guest::Kvm || kernel.reference() == Kernel::Tdx73 && args.image.is_none(),
+        "kvm is tdx-7.3 or tdx-7.3-own, not {}",
+        if args.image.is_some() { "--image" } else { kernel.name() }
+    );
     let Some(image) = &args.image else {
-        let linux = current(args.kernel)?;
-        return Ok(if args.module { Linux { initrd: initrd_with_module(args.kernel)?, ..linux } } else { linux });
+        let linux = current(args.kernel())?;
+        return Ok(if args.module { Linux { initrd: initrd_with_module(args.kernel())?, ..linux } } else { linux });
     };
     ensure!(image.is_file(), "--image: there is no file {}", image.display());
     let initrd = match &args.initrd {
@@ -95,12 +122,12 @@ pub(crate) fn current(kernel: Kernel) -> Result<Linux> {
         // The part that architectures share sorts after the one of this architecture.
         let common = newest(&folder.join("root/usr/src"), "linux-headers-")?.display().to_string();
         let headers = PathBuf::from(common.replace("-common", "-amd64"));
-        pack_stock(&modules(&folder, &headers, test_modules(kernel))?)?;
+        pack_stock(&modules(kernel, &headers)?)?;
     } else {
         // Part of this one's initrd.
         let _ = current(Kernel::Stock);
         let build = folder.join("build").canonicalize()?;
-        finish(kernel, &modules(&folder, &build, test_modules(kernel))?)?;
+        finish(kernel, &modules(kernel, &build)?)?;
         let module = folder.join("cleanslate/cleanslate.ko");
         if module.exists() {
             let test = Some(folder.join("cleanslate-test/cleanslate.ko")).filter(|test| test.exists());

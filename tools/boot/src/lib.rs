@@ -19,6 +19,7 @@ mod qemu;
 mod report;
 mod set;
 mod source;
+mod sweep;
 mod toml_file;
 
 use std::path::{Path, PathBuf};
@@ -35,6 +36,7 @@ pub use pack::make_modules;
 pub use place::some_headers;
 pub use provide::{LinuxArgs, provide};
 pub use set::{BootsArgs, run_all};
+pub use sweep::{SweepArgs, sweep};
 
 /// The root of the repository.
 pub(crate) fn root() -> PathBuf {
@@ -84,17 +86,20 @@ fn boot_often(args: &BootArgs, messages: &Messages) -> Result<bool> {
         }
         reports.push(report);
     }
+    let discarded: usize = reports.iter().map(|report| report.discarded().len()).sum();
     let clean = reports.iter().filter(|report| report.verdict() == report::Verdict::Clean).count();
     let (min, median, max) = spread(reports.iter().map(|report| report.elapsed().as_secs_f64()).collect());
     match args.format {
         Format::Human => {
             println!("{clean} of {} clean; min {min:.1} s, median {median:.1} s, max {max:.1} s", reports.len());
+            println!("runs discarded: {discarded}");
         }
         Format::Json => {
             let object = serde_json::json!({
                 "schema": "cleanslate/boot-runs",
                 "version": 1,
                 "clean": clean,
+                "discarded_runs": discarded,
                 "seconds": { "min": min, "median": median, "max": max },
                 "runs": reports.iter().map(report::Report::json).collect::<Vec<_>>(),
             });

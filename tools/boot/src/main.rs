@@ -18,6 +18,8 @@ enum Command {
     Boot(boot::BootArgs),
     /// Runs all boots that are tests. Prints the Test Anything Protocol.
     Boots(boot::BootsArgs),
+    /// Fails every SEAMCALL of a TD's life under KVM once in each way, and jumps.
+    KvmSweep(boot::SweepArgs),
     /// Fetches or builds a Linux for `boot`.
     Linux(boot::LinuxArgs),
     /// Builds the Linux module for the kernels of `linux`, or for a kernel whose headers are
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Boot(args) => boot::boot(&args),
         Command::Boots(args) => boot::run_all(&args),
+        Command::KvmSweep(args) => boot::sweep(&args),
         Command::Linux(args) => boot::provide(&args),
         Command::LinuxModule(args) => boot::build_module(&args),
     };

@@ -11,7 +11,7 @@ use clap::Args;
 use cleanslate_kbuild::{Input, header};
 
 use crate::args::Kernel;
-use crate::pack::{make_modules, modules, pack, pack_next, pack_with_module, programs, test_modules};
+use crate::pack::{make_modules, modules, pack, pack_next, pack_with_module, programs};
 use crate::place::{folder, is_there};
 use crate::root;
 
@@ -174,7 +174,7 @@ pub fn build_module(args: &ModuleArgs) -> Result<bool> {
             None
         };
         // The test modules may be newer than the Linux that was provided.
-        programs(&modules(&folder, &build, test_modules(kernel))?)?;
+        programs(&modules(kernel, &build)?)?;
         pack_next(kernel)?;
         pack(kernel, &[], "initrd")?;
         pack_with_module(kernel, &module, test.as_deref())?;

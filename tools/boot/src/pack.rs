@@ -37,9 +37,10 @@ pub(crate) fn test_modules(kernel: Kernel) -> &'static [&'static str] {
     }
 }
 
-/// Builds test modules for a Linux.
-pub(crate) fn modules(folder: &Path, build: &Path, names: &[&str]) -> Result<PathBuf> {
-    let place = folder.join("modules");
+/// Builds test modules for a Linux, and the VMM for one whose KVM builds TDs.
+pub(crate) fn modules(kernel: Kernel, build: &Path) -> Result<PathBuf> {
+    let names = test_modules(kernel);
+    let place = folder(kernel).join("modules");
     fs::create_dir_all(&place)?;
     for file in names.iter().chain(&PROGRAMS).map(|name| format!("{name}.c")) {
         fs::copy(root().join("bare/linux").join(&file), place.join(&file)).with_context(|| file.clone())?;
@@ -48,7 +49,23 @@ pub(crate) fn modules(folder: &Path, build: &Path, names: &[&str]) -> Result<Pat
     fs::write(place.join("Kbuild"), format!("obj-m := {}\n", objects.join(" ")))?;
     let place = place.canonicalize()?;
     run(&mut make_modules(build, &place))?;
+    if kernel.reference() == Kernel::Tdx73 {
+        vmm(build, &place)?;
+    }
     Ok(place)
+}
+
+/// Builds the VMM of TDs against the headers of this kernel: Debian's own do not know TDX.
+fn vmm(build: &Path, place: &Path) -> Result<()> {
+    let headers = build.join("usr/include");
+    if !headers.join("linux/kvm.h").exists() {
+        run(Command::new("make").arg("-s").arg("-C").arg(build).arg("headers"))?;
+    }
+    let source = root().join("bare/linux");
+    let mut cc = Command::new("cc");
+    cc.args(["-O2", "-static", "-pthread", "-Wall", "-Wextra", "-Werror", "-isystem"]).arg(&headers);
+    run(cc.arg("-o").arg(place.join("vmm")).arg(source.join("vmm.c")).arg(source.join("guest.S")))?;
+    Ok(())
 }
 
 /// The command that builds the modules in `place` against the build folder or headers `kernel`.
@@ -91,7 +108,7 @@ pub(crate) fn pack(kernel: Kernel, more: &[initrd::Entry<'_>], name: &str) -> Re
         ("next/self/bzImage", &image),
         ("next/self/initrd", &next),
     ];
-    let starve = place.join("starve");
+    let (starve, vmm) = (place.join("starve"), place.join("vmm"));
     if kernel.debugs() {
         files.push(("next/starve", &starve));
     }
@@ -100,6 +117,7 @@ pub(crate) fn pack(kernel: Kernel, more: &[initrd::Entry<'_>], name: &str) -> Re
         // After cleanslate.ko, which must be there before the first TD.
         Kernel::Tdx73 | Kernel::Tdx73Own => {
             files.extend([("modules/last/cleanslate_tds.ko", tds.as_path()), ("next/cleanslate_canary.ko", &canary)]);
+            files.push(("bin/vmm", &vmm));
         }
         Kernel::Stock | Kernel::Stock612 | Kernel::HostDebug | Kernel::TdxOwn => {}
     }

@@ -10,7 +10,7 @@ use clap::Args;
 
 use crate::args::Kernel;
 use crate::fetch::{fetch, newest, run};
-use crate::pack::{finish, modules, pack_stock, test_modules};
+use crate::pack::{finish, modules, pack_stock};
 use crate::place::{find, folder};
 use crate::source::{from_source, patched, source_6_12, source_7_3};
 
@@ -104,7 +104,7 @@ pub(crate) fn with_headers(folder: &Path, meta_package: &str) -> Result<PathBuf>
 pub(crate) fn stock() -> Result<()> {
     let folder = folder(Kernel::Stock);
     let headers = with_headers(&folder, "linux-image-amd64")?;
-    pack_stock(&modules(&folder, &headers, test_modules(Kernel::Stock))?)
+    pack_stock(&modules(Kernel::Stock, &headers)?)
 }
 
 pub(crate) fn stock_6_12() -> Result<()> {
@@ -115,6 +115,6 @@ pub(crate) fn stock_6_12() -> Result<()> {
         fs::remove_file(&link)?;
     }
     std::os::unix::fs::symlink(&headers, &link)?;
-    let place = modules(&folder, &headers, test_modules(Kernel::Stock612))?;
+    let place = modules(Kernel::Stock612, &headers)?;
     finish(Kernel::Stock612, &place)
 }

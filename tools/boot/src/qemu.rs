@@ -1,5 +1,6 @@
 //! QEMU: command line, timeout, logs.
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::args::{BootArgs, Cpu, Guest, Kernel, NextKernel};
+use crate::args::{BootArgs, Cpu, Guest, Kernel, NextKernel, Stop};
 use crate::kernels;
 use crate::messages::Messages;
 use crate::report::Report;
@@ -72,7 +73,7 @@ pub(crate) fn run(args: &BootArgs, messages: &Messages) -> Result<Report> {
     command.args(["-device", "isa-debugcon,iobase=0xe9,chardev=log"]);
     let (image, words) = guest(args, &mut command)?;
     if args.plain {
-        if args.guest == Guest::Linux {
+        if args.linux_is_first() {
             command.arg("-initrd").arg(kernels::first(args)?.initrd);
         }
         command.arg("-kernel").arg(image).args(["-append", &words]);
@@ -85,8 +86,12 @@ pub(crate) fn run(args: &BootArgs, messages: &Messages) -> Result<Report> {
         command.arg("-kernel").arg(binary("seamvisor")).arg("-initrd").arg(image);
         // These Linuxes read fields whose values were not recorded on a real machine.
         let assumed =
-            if args.kernel.reference() == Kernel::Tdx73 || args.image.is_some() { "max-vcpus-field=on " } else { "" };
-        command.args(["-append", &format!("cpu={cpu} {assumed}{} -- {words}", args.seamvisor)]);
+            if args.kernel().reference() == Kernel::Tdx73 || args.image.is_some() { "max-vcpus-field=on " } else { "" };
+        let fail = if args.fail.is_empty() { String::new() } else { format!("fail={} ", args.fail) };
+        // KVM asks for more than module 1.5.01 has.
+        let module =
+            if args.guest == Guest::Kvm && !args.seamvisor.contains("module=") { "module=1.5.25 " } else { "" };
+        command.args(["-append", &format!("cpu={cpu} {assumed}{module}{fail}{} -- {words}", args.seamvisor)]);
     }
     let line = format!("{command:?}");
     // The path of a socket is at most 107 bytes long: too short for the folder of the logs.
@@ -126,7 +131,7 @@ fn guest(args: &BootArgs, command: &mut Command) -> Result<(PathBuf, String)> {
     let mut give = |name: &str, path: &PathBuf| {
         command.args(["-fw_cfg", &format!("name=opt/cleanslate/{name},file={}", path.display())]);
     };
-    if args.guest == Guest::Linux {
+    if args.linux_is_first() {
         let linux = kernels::first(args)?;
         give("initrd", &linux.initrd);
         return Ok((linux.image, kernels::command_line(args)));
@@ -134,7 +139,7 @@ fn guest(args: &BootArgs, command: &mut Command) -> Result<(PathBuf, String)> {
     match args.next {
         NextKernel::Own => give("next", &binary("firstkernel")),
         NextKernel::Linux | NextKernel::Stock => {
-            let linux = kernels::current(args.kernel)?;
+            let linux = kernels::current(args.kernel())?;
             give("next", &linux.image);
             give("initrd", &linux.initrd);
         }
@@ -153,7 +158,7 @@ fn name(args: &BootArgs) -> String {
         args.policy,
         args.tds,
         args.next,
-        args.kernel,
+        args.kernel(),
         if args.plain { "-plain" } else { "" }
     );
     for (word, is_so) in
@@ -161,7 +166,13 @@ fn name(args: &BootArgs) -> String {
     {
         name.push_str(if is_so { word } else { "" });
     }
-    for words in [&args.append, &args.seamvisor] {
+    if args.guest == Guest::Kvm {
+        let stop = args.stop.map_or("", Stop::name);
+        // Writing to a string never fails.
+        let _ = write!(name, "-{}vcpus-{stop}-{}", args.vcpus, args.end().name());
+    }
+    let traffic = args.traffic.map(|seed| seed.to_string()).unwrap_or_default();
+    for words in [&args.append, &args.seamvisor, &args.fail, &args.vmm, &traffic] {
         name.extend(words.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }));
     }
     name.to_lowercase()

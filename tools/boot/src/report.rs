@@ -67,10 +67,18 @@ fn text(path: &Path) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// Where seamvisor panicked, and why, which is the line after it; or the line of a forged summary.
+fn panic(logged: &str) -> Option<String> {
+    let mut lines = logged.lines();
+    let line = lines.find(|line| line.contains("panicked") || line.contains("\"forged\""))?;
+    let why = if line.contains("panicked") { lines.next() } else { None };
+    Some(why.map_or_else(|| line.to_owned(), |why| format!("{line} {}", why.trim())))
+}
+
 /// Why a run is not clean although its guest reports that it finished: what seamvisor recorded.
 fn doubt(args: &BootArgs, summary: Option<&Value>) -> Option<String> {
     let Some(summary) = summary else { return Some("seamvisor has left no summary".to_owned()) };
-    let end = if args.guest == Guest::Linux || matches!(args.next, NextKernel::Linux | NextKernel::Stock) {
+    let end = if args.linux_is_first() || matches!(args.next, NextKernel::Linux | NextKernel::Stock) {
         "power-off"
     } else {
         "guest-ended"
@@ -124,9 +132,9 @@ impl Report {
         };
         // A Linux that kexecs into Linux must come to user space twice.
         let linuxes = match (args.guest, args.next) {
-            (Guest::Linux, NextKernel::None) if !args.crash => 1,
-            (Guest::Linux, _) if args.refused => 1,
-            (Guest::Linux, _) => 2,
+            (Guest::Linux | Guest::Kvm, NextKernel::None) if !args.crash => 1,
+            (Guest::Linux | Guest::Kvm, _) if args.refused => 1,
+            (Guest::Linux | Guest::Kvm, _) => 2,
             (Guest::Firstkernel, NextKernel::Linux | NextKernel::Stock) => 1,
             (Guest::Firstkernel, _) => 0,
         };
@@ -147,7 +155,7 @@ impl Report {
         let doubt = if args.plain { None } else { doubt(args, summary.as_ref()) };
         let doubt =
             doubt.or((wanted && checks.is_empty()).then(|| "the first kernel did not consume poison".to_owned()));
-        let panic = logged.lines().find(|line| line.contains("panicked") || line.contains("\"forged\""));
+        let panic = panic(&logged);
         // A kernel that panics prints more after the reason.
         let panicked = said.lines().rfind(|line| line.contains(messages.text("linux-panic")));
         let last = panicked.or_else(|| said.lines().rev().find(|line| !line.trim().is_empty()));

@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 use skip::Missing;
 
-use crate::args::{BootArgs, Guest, Kernel, NextKernel};
+use crate::args::{BootArgs, Kernel, NextKernel};
 use crate::boot_file::{self, Boot};
 use crate::messages::{self, Messages};
 use crate::{compare, place, qemu};
@@ -32,18 +32,18 @@ pub struct BootsArgs {
 
 /// What is missing on this machine for a boot of these options.
 fn missing(args: &BootArgs) -> Option<Missing> {
-    let needs_linux = args.guest == Guest::Linux || args.next != NextKernel::Own;
+    let needs_linux = args.linux_is_first() || args.next != NextKernel::Own;
     if !needs_linux || args.image.is_some() {
         return None;
     }
     let stock = (args.next == NextKernel::Stock).then_some(Kernel::Stock);
-    if let Some(kernel) = [Some(args.kernel), stock].into_iter().flatten().find(|kernel| !place::is_there(*kernel)) {
+    if let Some(kernel) = [Some(args.kernel()), stock].into_iter().flatten().find(|kernel| !place::is_there(*kernel)) {
         return Some(no_kernel(kernel, kernel.name(), &kernel.how()));
     }
-    let no_module = args.module && place::initrd_with_module(args.kernel).is_err();
-    let name = args.kernel.name();
+    let no_module = args.module && place::initrd_with_module(args.kernel()).is_err();
+    let name = args.kernel().name();
     no_module
-        .then(|| no_kernel(args.kernel, &format!("cleanslate.ko for {name}"), "run `cargo xtask linux-module` once"))
+        .then(|| no_kernel(args.kernel(), &format!("cleanslate.ko for {name}"), "run `cargo xtask linux-module` once"))
 }
 
 /// `.ci/run` provides some kernels; the others take too long to build.
@@ -105,7 +105,7 @@ pub fn run_all(args: &BootsArgs) -> Result<bool> {
         if args.file.is_empty() { boot_file::load_all(&messages)? } else { boot_file::load(&args.file, &messages)? };
     let mut boots = boots;
     if args.own {
-        boots.retain(|boot| boot.args.guest == Guest::Linux && boot.args.kernel.own().is_some());
+        boots.retain(|boot| boot.args.linux_is_first() && boot.args.kernel().own().is_some());
         boots.iter_mut().for_each(Boot::use_own_kernel);
     }
     let wanted = boots.iter().filter(|boot| boot.name.contains(&args.only));

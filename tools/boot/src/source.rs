@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::args::Kernel;
 use crate::fetch::{fetch, newest, run};
-use crate::pack::{finish, modules, test_modules};
+use crate::pack::{finish, modules};
 use crate::place::folder;
 use crate::root;
 
@@ -137,6 +137,6 @@ pub(crate) fn from_source(kernel: Kernel, source: &Path) -> Result<()> {
     ensure!(status.success(), "Linux does not build");
     fs::copy(build.join("arch/x86/boot/bzImage"), folder.join("bzImage"))?;
     fetch(&folder, &["busybox-static"])?;
-    let place = modules(&folder, &build, test_modules(kernel))?;
+    let place = modules(kernel, &build.canonicalize()?)?;
     finish(kernel, &place)
 }

@@ -3,7 +3,9 @@
 
 use core::arch::x86_64::__cpuid_count;
 use spin::Once;
+use tdx_machine::AssignedKind;
 
+use crate::tdx;
 use crate::vcpu::Vcpu;
 
 /// EAX of leaf 1.
@@ -18,6 +20,20 @@ pub fn set_model(model: tdx_machine::CpuModel) {
 /// EAX of leaf 1, as the guest sees it.
 pub fn signature() -> u32 {
     SIGNATURE.get().copied().unwrap_or(0)
+}
+
+/// Leaf of this hypervisor: EAX is how many pages TDs have of the kind that the subleaf names, as
+/// the emulated module counts them; ECX and EDX are "cleansla". For a guest that compares its own
+/// counts while a TD is running. Not a multiple of 0x100, where kernels look for hypervisors.
+const PAGE_COUNTS: u32 = 0x4000_0010;
+/// By subleaf. As in bare/linux/vmm.c.
+const KINDS: [AssignedKind; 5] =
+    [AssignedKind::Tdr, AssignedKind::Tdcx, AssignedKind::Tdvpr, AssignedKind::Sept, AssignedKind::Guest];
+
+fn page_count(subleaf: u32) -> u32 {
+    let Some(kind) = KINDS.get(subleaf as usize) else { return 0 };
+    let runs = tdx::lock().machine.assigned_pages();
+    runs.iter().filter(|run| run.kind == *kind).map(|run| run.pages.pages()).sum::<u64>() as u32
 }
 
 const CR4_OSXSAVE: u64 = 1 << 18;
@@ -47,6 +63,10 @@ pub fn handle_exit(vcpu: &mut Vcpu) {
         // whose values would be wrong here; SVM and SEV.
         0x2 | 0x5 | 0x6 | 0x9 | 0xa | 0xe..=0x16 | 0x8000_000a | 0x8000_001f => {
             (real.eax, real.ebx, real.ecx, real.edx) = (0, 0, 0, 0);
+        }
+        PAGE_COUNTS => {
+            (real.eax, real.ebx) = (page_count(subleaf), 0);
+            (real.ecx, real.edx) = (u32::from_le_bytes(*b"clea"), u32::from_le_bytes(*b"nsla"));
         }
         0x8000_0001 => real.ecx &= !(1 << 2),
         // 52 physical address bits, of which six are the KeyID. Kernels subtract those themselves,
