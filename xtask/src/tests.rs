@@ -34,6 +34,7 @@ pub(crate) fn test() -> Result<bool> {
     parts.run("tests of every crate", || {
         run_tests("tests of every crate", &mut cargo(&["test", "--workspace", "--no-fail-fast"]))
     })?;
+    parts.run("tests of bare/vmx", bare)?;
     parts.run("explorer", explore)?;
     parts.run("interleavings (loom)", loom)?;
     parts.run("no panic", no_panic)?;
@@ -55,6 +56,13 @@ pub(crate) fn explore() -> Result<Counts> {
     let mut bugs = cargo(&explorer);
     counts.add(run_tests("every bug of the catalogue is found", bugs.args(["--bug", "all"]))?);
     Ok(counts)
+}
+
+/// What seamvisor does with numbers; all else of it is tested by boots.
+fn bare() -> Result<Counts> {
+    let mut command = cargo(&["test", "--manifest-path", "bare/Cargo.toml", "--package", "vmx", "--no-fail-fast"]);
+    command.env("CARGO_TARGET_DIR", crate::root().join("target/bare"));
+    run_tests("tests of bare/vmx", &mut command)
 }
 
 /// loom replaces the atomics, so it needs a build of its own.

@@ -68,7 +68,7 @@ pub struct Vmcb {
     pub rax: u64,
     pub star: u64,
     pub lstar: u64,
-    pub cstar: u64,
+    pad_610: u64,
     pub fmask: u64,
     pub kernel_gs_base: u64,
     pad_628: [u8; 0x640 - 0x628],

@@ -46,7 +46,7 @@ pub fn run(vcpu: &mut Vcpu, host: &mut Vmcb, length: u64) {
     (it.rcx, it.rdx, it.r8, it.r9) = (answer.rcx, answer.rdx, answer.r8, answer.r9);
     (it.r10, it.r11, it.r12, it.r13) = (answer.r10, answer.r11, answer.r12, answer.r13);
     let left = &mut vcpu.vmcb;
-    (left.star, left.lstar, left.cstar, left.fmask, left.kernel_gs_base) = (0, 0, 0, FMASK_LEFT, 0);
+    (left.star, left.lstar, left.fmask, left.kernel_gs_base) = (0, 0, FMASK_LEFT, 0);
     (left.dr6, left.dr7) = (0xffff_0ff0, 0x400);
     if Status::new(answer.rax) == Status::VMFAIL_INVALID {
         vmx::fail_invalid(vcpu, length);

@@ -5,7 +5,7 @@ use tdx_machine::{CpuId, TdExit, VcpuOnCpu};
 use super::msr::Done;
 use super::outcome::{Next, conclude, reason, report, stop, with_guest};
 use super::vcpu::TdVcpu;
-use super::{cpuid, io, msr, page_faults, tdcall};
+use super::{cpuid, msr, page_faults, tdcall};
 use crate::tdx::Tdx;
 use crate::vmcb::exit;
 
@@ -37,7 +37,8 @@ pub fn handle(tdx: &mut Tdx, cpu: usize, td: &mut TdVcpu, on: &VcpuOnCpu) -> Nex
             Next::Resume
         }
         exit::IOIO => {
-            let (qualification, length) = io::qualification(td);
+            let qualification = vmx::io::qualification(td.vmcb.exit_info_1);
+            let length = td.vmcb.exit_info_2.wrapping_sub(td.vmcb.rip) & 0xf;
             report(tdx, cpu, td, TdExit { qualification, ..plain(reason::IO, length) })
         }
         exit::HLT => report(tdx, cpu, td, plain(reason::HLT, 1)),

@@ -8,17 +8,12 @@ use alloc::boxed::Box;
 use core::arch::asm;
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 use metal::registers::{cr4, rdmsr, set_cr4, wrmsr};
+use vmx::xcr0::{COMPONENTS, X87, is_valid};
 
 const TSC_AUX: u32 = 0xc000_0103;
 const CR4_OSXSAVE: u64 = 1 << 18;
 /// CPUID leaf 1, ECX.
 const XSAVE: u32 = 1 << 26;
-/// XCR0: x87, SSE, AVX, AVX-512, PKRU. With these the standard form of the area takes 2696 bytes.
-const COMPONENTS: u64 = 0b11 | X_AVX | X_AVX_512 | 1 << 9;
-const X87: u64 = 1 << 0;
-const X_SSE: u64 = 1 << 1;
-const X_AVX: u64 = 1 << 2;
-const X_AVX_512: u64 = 0b111 << 5;
 /// MXCSR of a reset CPU, and where it is in the area.
 const MXCSR: [u8; 4] = 0x1f80_u32.to_le_bytes();
 const MXCSR_OFFSET: usize = 24;
@@ -37,7 +32,10 @@ impl Area {
 /// Extended state of a virtual CPU that does not run.
 pub struct ExtendedState {
     area: Box<Area>,
-    /// Components that the TD may have and this CPU has.
+    /// Components that this CPU has. All of them are switched, also those that the TD cannot
+    /// switch on: CR4.PKE gives it PKRU.
+    supported: u64,
+    /// Those that the TD may have.
     allowed: u64,
     xcr0: u64,
     debug: [u64; 4],
@@ -52,7 +50,7 @@ pub fn enable() {
     }
 }
 
-/// XCR0 bits of this CPU among [`COMPONENTS`].
+/// XCR0 bits of this CPU among [`COMPONENTS`], whose standard area takes 2696 bytes.
 fn supported() -> u64 {
     if __cpuid(1).ecx & XSAVE == 0 { 0 } else { u64::from(__cpuid_count(0xd, 0).eax) & COMPONENTS }
 }
@@ -100,14 +98,6 @@ fn swap_debug_registers(new: [u64; 4]) -> [u64; 4] {
     old
 }
 
-/// A value of XCR0 that loads on a CPU with these components.
-const fn is_valid(value: u64, allowed: u64) -> bool {
-    value & !allowed == 0
-        && value & X87 != 0
-        && (value & X_AVX == 0 || value & X_SSE != 0)
-        && (value & X_AVX_512 == 0 || value & X_AVX_512 == X_AVX_512 && value & X_AVX != 0)
-}
-
 impl ExtendedState {
     /// Initial state of a virtual CPU whose TD has this XFAM. `None` if this CPU has no XSAVE.
     pub fn new(xfam: u64) -> Option<Self> {
@@ -115,6 +105,7 @@ impl ExtendedState {
         let allowed = xfam & supported;
         is_valid(allowed, supported).then(|| Self {
             area: Box::new(Area::initial()),
+            supported,
             allowed,
             xcr0: X87,
             debug: [0; 4],
@@ -124,7 +115,7 @@ impl ExtendedState {
 
     /// Loads the state: the TD runs next.
     pub fn load(&mut self) {
-        set_xcr0(self.allowed);
+        set_xcr0(self.supported);
         // SAFETY: the area is aligned, large enough for the components of XCR0, and was written by
         // XSAVE or is an initial one. Only x87, SSE and wider registers change, which Rust code
         // does not keep over a call.
@@ -142,13 +133,14 @@ impl ExtendedState {
     /// Saves the state, and leaves what the host finds after VP.ENTER.
     pub fn save(&mut self) {
         self.xcr0 = xcr0();
-        set_xcr0(self.allowed);
+        set_xcr0(self.supported);
         let initial = Area::initial();
         // SAFETY: as in `load`; the area belongs to this state alone.
         unsafe {
             xsave(&raw mut *self.area);
             xrstor(&raw const initial);
         }
+        set_xcr0(self.allowed);
         self.debug = swap_debug_registers([0; 4]);
         // SAFETY: as in `load`.
         self.tsc_aux = unsafe {

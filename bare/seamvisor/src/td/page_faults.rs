@@ -2,9 +2,9 @@
 
 use tdx_abi::{LINE_SIZE, PAGE_SIZE};
 use tdx_machine::{CpuId, GuestOutcome, TdExit, VcpuOnCpu};
+use vmx::ept::{self, Found};
 
 use super::outcome::{self, Next, reason};
-use super::shared_ept::{self, Found};
 use super::vcpu::TdVcpu;
 use crate::handlers::machine_check;
 use crate::tdx::Tdx;
@@ -13,10 +13,6 @@ use crate::{guest_memory, hidden};
 /// EXITINFO1: write, instruction fetch.
 const INFO_WRITE: u64 = 1 << 1;
 const INFO_FETCH: u64 = 1 << 4;
-/// Exit qualification: read, write, fetch.
-const READ: u64 = 1 << 0;
-const WRITE: u64 = 1 << 1;
-const FETCH: u64 = 1 << 2;
 /// Valid, hardware exception, #MC.
 const MACHINE_CHECK: u64 = 1 << 31 | 3 << 8 | 0x12;
 
@@ -24,9 +20,9 @@ const MACHINE_CHECK: u64 = 1 << 31 | 3 << 8 | 0x12;
 pub fn handle(tdx: &mut Tdx, cpu: usize, td: &mut TdVcpu, on: &VcpuOnCpu) -> Next {
     let (info, gpa) = (td.vmcb.exit_info_1, td.vmcb.exit_info_2);
     let access = match (info & INFO_WRITE != 0, info & INFO_FETCH != 0) {
-        (true, _) => WRITE,
-        (_, true) => FETCH,
-        _ => READ,
+        (true, _) => ept::WRITE,
+        (_, true) => ept::EXECUTE,
+        _ => ept::READ,
     };
     if gpa & on.shared_bit == 0 {
         private(tdx, cpu, td, on, gpa, access)
@@ -82,9 +78,23 @@ fn map_frame(tdx: &mut Tdx, cpu: usize, td: &mut TdVcpu, gpa: u64, page: u64) ->
     outcome::stop(tdx, cpu, rip, &"no room for the contents of its pages")
 }
 
+/// RAM of the host, for the walk of its EPT.
+struct HostMemory;
+
+impl ept::Memory for HostMemory {
+    fn read(&self, address: u64) -> Option<u64> {
+        let mut bytes = [0; 8];
+        guest_memory::read(address, &mut bytes).then(|| u64::from_le_bytes(bytes))
+    }
+
+    fn compare_exchange(&self, address: u64, old: u64, new: u64) -> bool {
+        guest_memory::compare_exchange(address, old, new)
+    }
+}
+
 fn shared(tdx: &mut Tdx, cpu: usize, td: &mut TdVcpu, on: &VcpuOnCpu, gpa: u64, access: u64) -> Next {
     let found = match on.shared_ept {
-        Some(root) => shared_ept::walk(root.get(), gpa, access),
+        Some(root) => ept::walk(&HostMemory, root.get(), gpa, access),
         None => Found::Violation { rights: 0, convertible: false },
     };
     match found {

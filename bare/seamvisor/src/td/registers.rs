@@ -1,12 +1,8 @@
-//! Which registers TDG.VP.VMCALL and the VP.ENTER that follows pass, by the mask in the guest's
-//! RCX: bit n is general register n, bit 16 + n is XMM n.
+//! Registers that TDG.VP.VMCALL and the VP.ENTER that follows pass.
+
+use vmx::vmcall;
 
 use crate::vmcb::GuestRegisters;
-
-/// General registers that a mask can select: all but RAX, RCX and RSP.
-const SELECTABLE: [u32; 13] = [2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
-/// RBP: kept where it is not selected.
-const RBP: u32 = 5;
 
 fn general(registers: &mut GuestRegisters, number: u32) -> Option<&mut u64> {
     Some(match number {
@@ -27,31 +23,23 @@ fn general(registers: &mut GuestRegisters, number: u32) -> Option<&mut u64> {
     })
 }
 
-const fn selects(mask: u64, bit: u32) -> bool {
-    mask >> bit & 1 == 1
-}
-
-/// Copies the selected registers.
+/// Copies the registers that the mask selects.
 pub fn pass(from: &GuestRegisters, to: &mut GuestRegisters, mask: u64) {
     let mut source = *from;
-    for number in SELECTABLE {
-        if selects(mask, number)
-            && let (Some(to), Some(from)) = (general(to, number), general(&mut source, number))
-        {
+    for number in vmcall::general(mask) {
+        if let (Some(to), Some(from)) = (general(to, number), general(&mut source, number)) {
             *to = *from;
         }
     }
-    for (number, (to, from)) in to.xmm.iter_mut().zip(from.xmm).enumerate() {
-        if selects(mask, 16 + number as u32) {
-            *to = from;
-        }
+    for number in vmcall::xmm(mask) {
+        to.xmm[number as usize] = from.xmm[number as usize];
     }
 }
 
 /// Clears what a TD has left in registers, except RBP, RAX, RCX and RSP.
 pub fn clear(registers: &mut GuestRegisters) {
-    for number in SELECTABLE {
-        if number != RBP
+    for number in vmcall::SELECTABLE {
+        if number != vmcall::RBP
             && let Some(register) = general(registers, number)
         {
             *register = 0;
