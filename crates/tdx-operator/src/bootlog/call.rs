@@ -28,6 +28,9 @@ pub(crate) fn of(message: &str) -> Option<Call> {
     if let Some(exit) = text.strip_prefix("TD exit ").or_else(|| text.strip_prefix("TD vp_enter_ret ")) {
         return Some(exit_of(exit));
     }
+    if let Some((_, exit)) = text.split_once("vp_enter_ret ").filter(|(before, _)| before.len() < 40) {
+        return Some(exit_of(exit));
+    }
     if let Some(rest) = text.strip_prefix("TDX ioctl ") {
         let (_, status) = rest.split_once("hw_errors: ")?;
         return Some(Call { status: whole(status), ..Call::default() });
@@ -57,8 +60,9 @@ fn without_tags(message: &str) -> &str {
     for _ in 0..4 {
         let Some((tag, after)) = rest.split_once(": ") else { break };
         let name = tag.split(' ').next().unwrap_or_default();
-        let known =
-            ["kvm_intel", "kvm", "virt/tdx", "tdx", "seamldr", "kvm-intel"].contains(&name) || name.starts_with("qemu");
+        let known = ["kvm_intel", "kvm", "virt/tdx", "tdx", "seamldr", "kvm-intel"].contains(&name)
+            || tag == "TDX"
+            || name.starts_with("qemu");
         if !known || tag.len() > 40 {
             break;
         }
@@ -147,9 +151,11 @@ fn status(text: &str) -> Option<Status> {
     named.map(|code| code.with(0))
 }
 
-/// A number that can be a whole completion status: more than 32 bits.
+/// A number that can be a whole completion status: more than 32 bits, with `0x` or of 16 digits.
 fn whole(word: &str) -> Option<Status> {
-    hex(word_of(word)).filter(|raw| *raw > u64::from(u32::MAX)).map(Status::new)
+    let word = word_of(word);
+    let bare = || bare_hex(word).filter(|_| word.len() == 16);
+    hex(word).or_else(bare).filter(|raw| *raw > u64::from(u32::MAX)).map(Status::new)
 }
 
 /// The first number, decimal or hex.
@@ -249,6 +255,12 @@ mod tests {
             (
                 "qemu-system-x86_64: TDX ioctl 2 return with -5, hw_errors: 0xc000010000000040",
                 (None, Some(0xc000_0100_0000_0040)),
+            ),
+            ("kvm_intel: tdh_phymem_page_reclaim() failed: c000030000000001", reclaim),
+            ("kvm: TDX: tdh_phymem_page_reclaim returned 0xC000030000000001", reclaim),
+            (
+                "kvm_intel: Unexpected exit: vp_enter_ret 0x6000000500000006",
+                (Some(Leaf::VP_ENTER), Some(0x6000_0005_0000_0006)),
             ),
             // Cut: the status is not whole.
             ("SEAMCALL TDH_PHYMEM_PAGE_RECLAIM failed: 0xc00003", (Some(Leaf::PHYMEM_PAGE_RECLAIM), None)),

@@ -1,6 +1,8 @@
 //! Where one boot ends and the next begins in a file: at `Linux version`, at the marks of
 //! `journalctl`, and where the time since boot falls back.
 
+use std::hash::{Hash, Hasher};
+
 use super::prefix::Split;
 
 /// Microseconds by which lines of one boot may be out of order: several CPUs write at once.
@@ -16,17 +18,27 @@ pub(crate) struct Cut {
     anything: bool,
     latest: u64,
     plain: u64,
+    /// The line before was the same `Linux version`: a console that prints each line twice.
+    before: Option<u64>,
 }
 
 impl Cut {
     /// True if this line is the first of a new boot. Marks of `journalctl` belong to none.
     pub(crate) fn begins(&mut self, line: &Split<'_>) -> bool {
         let version = line.text.starts_with("Linux version ");
+        let hash = version.then(|| {
+            let mut hasher = std::hash::DefaultHasher::new();
+            (line.text, line.since_boot).hash(&mut hasher);
+            hasher.finish()
+        });
+        let before = std::mem::replace(&mut self.before, hash);
+        let again = version && before == hash;
+        let version = version && !again;
         let mark = line.text.starts_with("-- Boot ") || line.text.starts_with("-- Reboot --");
         let fell_back = line.since_boot.is_some_and(|now| now.saturating_add(DISORDER) < self.latest);
         let begins = self.anything && (version && self.version || mark || fell_back);
         if begins {
-            *self = Self { plain: self.plain, ..Self::default() };
+            *self = Self { plain: self.plain, before: self.before, ..Self::default() };
         }
         self.plain = if line.stamped { 0 } else { self.plain + 1 };
         self.version |= version;
@@ -62,6 +74,8 @@ mod tests {
         assert_eq!(cuts(&["x", "-- Boot 0123 --", "y", "-- Reboot --", "z"]), [1, 3]);
         assert_eq!(cuts(&["[ 9.0] a", "[ 8.6] b", "[ 9.1] c"]), [0usize; 0], "out of order");
         assert_eq!(cuts(&["-- Boot 0123 --", "y"]), [0usize; 0]);
+        assert_eq!(cuts(&["Linux version 6.1", "Linux version 6.1", "x", "x"]), [0usize; 0], "doubled");
+        assert_eq!(cuts(&["Linux version 6.1", "x", "Linux version 6.1"]), [2]);
         let mut endless = Cut { plain: PLAIN_LIMIT - 1, ..Cut::default() };
         assert!(!endless.begins(&split("[ 1.0] x")) && endless.plain == 0);
         endless.plain = PLAIN_LIMIT - 1;

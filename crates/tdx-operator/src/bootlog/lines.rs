@@ -1,7 +1,7 @@
 //! Line reader for files of any size and content, in bounded memory: a line is cut at
 //! [`LINE_LIMIT`], a file at [`FILE_LIMIT`]. Strips terminal color sequences.
 
-use std::io::{self, BufRead, Read, Take};
+use std::io::{self, BufRead, Take};
 
 use crate::input::Rule;
 
@@ -54,12 +54,14 @@ pub(crate) struct Lines<R> {
     reader: Take<R>,
     buffer: Vec<u8>,
     number: u64,
+    /// Line feeds so far: a lone CR ends a line, but editors count no line there.
+    feeds: u64,
 }
 
 impl<R: BufRead> Lines<R> {
     /// Starts at the reader's place.
     pub(crate) fn new(reader: R) -> Self {
-        Self { reader: reader.take(FILE_LIMIT), buffer: Vec::with_capacity(LINE_LIMIT + 1), number: 0 }
+        Self { reader: reader.take(FILE_LIMIT), buffer: Vec::with_capacity(LINE_LIMIT + 1), number: 0, feeds: 0 }
     }
 
     /// The next line, or `None` at the end or at a limit; then [`Self::limit`] says
@@ -69,38 +71,60 @@ impl<R: BufRead> Lines<R> {
     /// What the reader says.
     pub(crate) fn next_line(&mut self) -> io::Result<Option<Line<'_>>> {
         self.buffer.clear();
-        if self.number >= LINES_LIMIT {
+        if self.feeds >= LINES_LIMIT {
             return Ok(None);
         }
-        let limit = LINE_LIMIT as u64 + 1;
-        let read = (&mut self.reader).take(limit).read_until(b'\n', &mut self.buffer)?;
-        if read == 0 {
+        let number = self.feeds + 1;
+        let (ended, too_long) = self.fill()?;
+        if self.buffer.is_empty() && !ended {
             return Ok(None);
         }
-        self.number += 1;
-        let ended = self.buffer.last() == Some(&b'\n');
-        let mut too_long = false;
-        let mut last_without_end = !ended;
-        if ended {
-            self.buffer.pop();
-            if self.buffer.last() == Some(&b'\r') {
-                self.buffer.pop();
-            }
-        } else if self.buffer.len() > LINE_LIMIT {
-            too_long = true;
-            self.buffer.truncate(LINE_LIMIT);
-            self.reader.skip_until(b'\n')?;
-            last_without_end = false;
-        }
+        self.number = number;
+        let last_without_end = !ended && !too_long;
         remove_colors(&mut self.buffer);
         Ok(Some(Line { number: self.number, bytes: &self.buffer, too_long, last_without_end, fold: None }))
+    }
+
+    /// Reads up to a line end: LF, CRLF or, as serial consoles write it, a lone CR. Returns whether there
+    /// was one, and whether the line was longer than is kept.
+    fn fill(&mut self) -> io::Result<(bool, bool)> {
+        let mut too_long = false;
+        loop {
+            let bytes = self.reader.fill_buf()?;
+            if bytes.is_empty() {
+                return Ok((too_long, too_long));
+            }
+            let end = bytes.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+            let part = bytes.get(..end.unwrap_or(bytes.len())).unwrap_or_default();
+            let room = LINE_LIMIT.saturating_sub(self.buffer.len());
+            too_long |= part.len() > room;
+            self.buffer.extend_from_slice(part.get(..room).unwrap_or(part));
+            let Some(end) = end else {
+                let all = bytes.len();
+                self.reader.consume(all);
+                continue;
+            };
+            let carriage_return = bytes.get(end) == Some(&b'\r');
+            self.reader.consume(end + 1);
+            self.feeds += u64::from(!carriage_return);
+            if carriage_return {
+                while self.reader.fill_buf()?.first() == Some(&b'\r') {
+                    self.reader.consume(1);
+                }
+                if self.reader.fill_buf()?.first() == Some(&b'\n') {
+                    self.reader.consume(1);
+                    self.feeds += 1;
+                }
+            }
+            return Ok((true, too_long));
+        }
     }
 
     /// The limit that the file went past, if it did; asks the reader, so only after the last line.
     pub(crate) fn limit(&mut self) -> Option<Rule> {
         let more = self.reader.get_mut().fill_buf().is_ok_and(|rest| !rest.is_empty());
         match () {
-            () if more && self.number >= LINES_LIMIT => Some(Rule::TooManyLines { limit: LINES_LIMIT }),
+            () if more && self.feeds >= LINES_LIMIT => Some(Rule::TooManyLines { limit: LINES_LIMIT }),
             () if more && self.reader.limit() == 0 => Some(Rule::TooLarge { limit: FILE_LIMIT }),
             () => None,
         }
@@ -138,6 +162,8 @@ fn after_color(from: &[u8]) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
 
     fn all(bytes: &[u8]) -> Vec<(u64, Vec<u8>, bool, bool)> {
@@ -161,6 +187,9 @@ mod tests {
             ]
         );
         assert!(all(b"").is_empty());
+        let texts = |bytes| all(bytes).into_iter().map(|line| line.1).collect::<Vec<_>>();
+        assert_eq!(texts(b"a\rb\r\r\nc\r"), [b"a", b"b", b"c"]);
+        assert_eq!(all(b"a\rb\nc").iter().map(|line| line.0).collect::<Vec<_>>(), [1, 1, 2]);
     }
 
     #[test]
@@ -195,7 +224,7 @@ mod tests {
         while lines.next_line().unwrap().is_some() {}
         assert_eq!(lines.number, 10);
         assert_eq!(lines.limit(), Some(Rule::TooLarge { limit: FILE_LIMIT }));
-        lines.number = LINES_LIMIT;
+        lines.feeds = LINES_LIMIT;
         assert!(lines.next_line().unwrap().is_none());
         assert_eq!(lines.limit(), Some(Rule::TooManyLines { limit: LINES_LIMIT }));
         let mut short = Lines::new(&b"one\n"[..]);

@@ -15,6 +15,7 @@ mod numa;
 mod number;
 mod prefix;
 mod speaker;
+mod structured;
 mod tdx;
 mod unfold;
 mod words;

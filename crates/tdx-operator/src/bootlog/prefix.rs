@@ -47,11 +47,20 @@ pub(crate) fn split(line: &str) -> Split<'_> {
             if ident != "kernel" {
                 return Split { source: Source::Program(ident), text: rest, since_boot: None, stamped };
             }
+        } else if rfc5424(rest).is_some() {
+            // Below.
         } else if let Some(after) = syslog(rest) {
             stamped = true;
             rest = after;
         } else if let Some(after) = console(rest) {
             rest = after;
+        }
+    }
+    if let Some((ident, after)) = rfc5424(rest) {
+        stamped = true;
+        rest = after;
+        if ident != "kernel" {
+            return Split { source: Source::Program(ident), text: rest, since_boot: None, stamped };
         }
     }
     let mut since_boot = None;
@@ -198,6 +207,10 @@ fn syslog(line: &str) -> Option<&str> {
         return None;
     }
     let (before, after) = line.split_once("kernel: ")?;
+    // `Cannot load kdump kernel: ..` is a message.
+    if ["kdump", "crash", "capture", "panic", "new"].iter().any(|word| before.trim_end().ends_with(word)) {
+        return None;
+    }
     (before.is_empty() || before.ends_with(' ')).then_some(after.trim_start())
 }
 
@@ -251,6 +264,15 @@ fn iso(line: &str) -> Option<&str> {
     let between = [(4, b'-'), (7, b'-'), (10, b'T')].iter().all(|(at, byte)| stamp.as_bytes().get(*at) == Some(byte));
     let time = stamp.get(11..).is_some_and(|time| time.bytes().all(|b| b.is_ascii_digit() || b":.,+-Z".contains(&b)));
     (date && between && time).then_some(after)
+}
+
+/// `<6>1 2026-11-29T10:00:00.123456+01:00 node7 kernel - - - text` of RFC 5424.
+fn rfc5424(line: &str) -> Option<(&str, &str)> {
+    let rest = iso(level(line).unwrap_or(line).strip_prefix("1 ")?)?;
+    let mut fields = rest.splitn(6, ' ');
+    let (_host, ident) = (fields.next()?, fields.next()?);
+    let (_pid, _id, data) = (fields.next()?, fields.next()?, fields.next()?);
+    (data == "-").then(|| fields.next()).flatten().map(|text| (ident, text.trim_start()))
 }
 
 /// `<6>` of a raw kernel buffer.
@@ -313,6 +335,8 @@ mod tests {
             "ttyS0 | [    9.360001] ",
             "> > [    9.360001] ",
             ">> [    9.360001] ",
+            "<6>1 2026-11-29T10:00:00.123456+01:00 node7 kernel - - - ",
+            "<6>1 2026-11-29T10:00:00Z node7 kernel - - - [    9.360001] ",
         ] {
             let line = format!("{prefix}virt/tdx: module initialized\r");
             assert_eq!(message(&line), "virt/tdx: module initialized", "{prefix:?}");
@@ -330,6 +354,7 @@ mod tests {
             ("[ 9031.220417] systemd[1]: Started x", "systemd", "Started x"),
             ("févr. 03 04:05:06 node5 libvirtd[7]: internal error: x", "libvirtd", "internal error: x"),
             ("Mar 21 09:40:00 node5 kdump-tools: x", "kdump-tools", "x"),
+            ("<29>1 2026-11-29T10:00:00Z node5 kdumpctl 77 - - x y", "kdumpctl", "x y"),
         ] {
             let split = split(line);
             assert_eq!((split.source, split.text), (Source::Program(ident), text), "{line}");
@@ -369,6 +394,8 @@ mod tests {
             "[<ffffffff81234567>] tdx_enable+0x12/0x340",
             "2026-11-23 virt/tdx: x",
             "2026-11-23Tea virt/tdx: x",
+            "Cannot load kdump kernel: Operation not supported",
+            "failed to load crash kernel: x",
         ] {
             assert_eq!(message(line), line);
         }

@@ -7,7 +7,7 @@ use std::io::{self, BufRead};
 use super::{
     complete,
     lines::{Fold, LINE_LIMIT, Line, Lines},
-    prefix,
+    prefix, structured,
 };
 use crate::input::Rule;
 
@@ -92,7 +92,7 @@ impl<R: BufRead> Unfolded<R> {
         let line = self.lines.next_line()?;
         Ok(line.map(|line| Owned {
             number: line.number,
-            bytes: line.bytes.to_vec(),
+            bytes: plain(line.bytes),
             too_long: line.too_long,
             last_without_end: line.last_without_end,
         }))
@@ -103,6 +103,14 @@ impl<R: BufRead> Unfolded<R> {
         let short = line.bytes.len() <= *SOFT_BREAK_AT.end();
         width && short && line.bytes.ends_with(b"=") && !line.bytes.ends_with(b"==") && !starts_a_line(&next.bytes)
     }
+}
+
+/// The line without the JSON or the key around its message.
+fn plain(bytes: &[u8]) -> Vec<u8> {
+    let start = bytes.trim_ascii_start();
+    let structured = start.starts_with(b"{") || start.starts_with(b"\"") || start.starts_with(b"MESSAGE=");
+    let text = core::str::from_utf8(bytes).ok().filter(|_| structured);
+    text.and_then(structured::plain).map_or_else(|| bytes.to_vec(), String::into_bytes)
 }
 
 /// True if the line has a time stamp or a header of its own, or is empty.

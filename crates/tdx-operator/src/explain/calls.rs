@@ -18,6 +18,8 @@ use crate::{
 
 /// Different calls that are kept for each boot.
 const MAX_GROUPS: usize = 32;
+/// Lines between the message of a call and its warning.
+const NEAR: u64 = 3;
 /// Lines of one call that are kept.
 const MAX_EVIDENCE: usize = 12;
 
@@ -37,6 +39,8 @@ struct Warning {
     leaf: Option<Leaf>,
     status: Option<Status>,
     evidence: Vec<LogLine>,
+    /// The message of a call stands right before it: the warning is about that call.
+    of_call: bool,
 }
 
 /// What a failed call does to its page.
@@ -92,11 +96,14 @@ pub(crate) struct Calls {
     warning: Option<Warning>,
     /// Warnings whose registers show no status.
     warned: Vec<LogLine>,
+    /// The line of the last call by message.
+    last: Option<u64>,
 }
 
 impl Calls {
     /// Takes a line about a call.
     pub(crate) fn take(&mut self, line: u64, message: &str, call: Call) {
+        self.last = Some(line);
         self.add(call, LogLine { line, text: excerpt(message) }, false);
     }
 
@@ -129,7 +136,8 @@ impl Calls {
             let mut functions = message.split(' ').filter(|word| word.contains("+0x"));
             let leaf = functions.find_map(call::of_function);
             let evidence = vec![LogLine { line, text: excerpt(message) }];
-            self.warning = Some(Warning { leaf, status: None, evidence });
+            let of_call = self.last.is_some_and(|last| line.saturating_sub(last) <= NEAR);
+            self.warning = Some(Warning { leaf, status: None, evidence, of_call });
             return true;
         }
         let Some(warning) = &mut self.warning else { return false };
@@ -163,6 +171,7 @@ impl Calls {
                     self.add(call, line, true);
                 }
             }
+            None if warning.of_call => {}
             None if self.warned.len() < MAX_EVIDENCE => self.warned.extend(warning.evidence),
             None => {}
         }

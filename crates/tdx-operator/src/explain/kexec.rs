@@ -27,7 +27,7 @@ pub(super) struct Refusals {
 }
 
 /// Reasons as `strerror` prints them.
-const REASONS: [(&str, &str); 12] = [
+const REASONS: [(&str, &str); 13] = [
     (
         "Operation not permitted",
         "EPERM: kexec is disabled (`kernel.kexec_load_disabled`), or the kernel is locked down",
@@ -42,6 +42,7 @@ const REASONS: [(&str, &str); 12] = [
     ("Key was rejected by service", "EKEYREJECTED: the signature of the image is not accepted"),
     ("No such file or directory", "ENOENT"),
     ("Function not implemented", "ENOSYS: a kernel without kexec"),
+    ("load not available", "the kernel was built without this system call"),
     ("Memory for crashkernel is not reserved", "no `crashkernel=` on the kernel command line"),
 ];
 
@@ -55,7 +56,16 @@ impl Refusals {
         let speaks = ["kexec", "kdump"]
             .iter()
             .any(|word| lower.contains(word) || ident.is_some_and(|ident| ident.to_ascii_lowercase().contains(word)));
-        let fails = ["fail", "not supported", "eopnotsupp", "errno 95", "not permitted", "not reserved", "errno=95"];
+        let fails = [
+            "fail",
+            "not supported",
+            "eopnotsupp",
+            "errno 95",
+            "not permitted",
+            "not reserved",
+            "errno=95",
+            "load not available",
+        ];
         let success = lower.contains("loaded kdump kernel") && !lower.contains("fail");
         if !(by_erratum || cleanslate || speaks && !success && fails.iter().any(|word| lower.contains(word))) {
             return false;

@@ -16,6 +16,7 @@ mod log;
 mod machine_check;
 mod meanings;
 mod msr;
+mod odd;
 mod record;
 mod registers;
 mod status;
@@ -37,6 +38,8 @@ pub use leaves::may_return;
 pub use log::{from_reader, from_reader_of_boot};
 pub use msr::msr;
 
+/// Longest line that is given as an argument.
+const LINE: usize = 4096;
 /// Longest name of a file in an error.
 const NAME_LIMIT: usize = 512;
 
@@ -57,8 +60,8 @@ pub fn subject_of_boot(text: &str, boot: Option<u64>, progress: &dyn Progress) -
     if text == "-" {
         return from_reader_of_boot("<stdin>", watched::stdin(progress), boot);
     }
-    if let Some(number) = errno::named(text) {
-        return Ok(ExplainReport::new(text, Subject::Errno(errno::explain(number))));
+    if let Some(subject) = value(text) {
+        return Ok(ExplainReport::new(text, subject));
     }
     if let Some(errno) = small(text) {
         let rule = format!(
@@ -66,17 +69,44 @@ pub fn subject_of_boot(text: &str, boot: Option<u64>, progress: &dyn Progress) -
         );
         return Err(InputError::of_file(text.trim(), Rule::NotAValue(rule)));
     }
-    if let Some(value) = status::number(text) {
-        if bank::is_bank_status(value) {
-            return Ok(ExplainReport::new(text, Subject::Msr(bank::explain(value))));
+    if !Path::new(text).exists() {
+        if let Some(subject) = odd::value(text) {
+            return Ok(ExplainReport::new(text, subject));
         }
-        let (found, given) = status::from_bits(value);
-        return Ok(ExplainReport::new(text, Subject::Status(status::explain(found, given))));
-    }
-    if let Some(found) = status::named(text) {
-        return Ok(ExplainReport::new(text, Subject::Status(status::explain(found, Given::Name))));
+        // A line of a log.
+        if text.len() <= LINE && text.trim().contains([' ', '=']) {
+            let report = from_reader(text, text.as_bytes()).ok().filter(ExplainReport::is_known);
+            if let Some(subject) = report.map(|report| report.subject).or_else(|| odd::word(text)) {
+                return Ok(ExplainReport::new(text, subject));
+            }
+        }
+        if odd::is_command(text) {
+            let rule = "is a command, not its output: run it and pipe it in, `dmesg | cleanslate explain -`";
+            return Err(InputError::of_file(&crate::input::excerpt(text), Rule::NotAValue(rule.to_owned())));
+        }
     }
     file(text, boot, progress)
+}
+
+/// A value in its usual writing: an errno, the status of a bank, a completion status.
+fn value(text: &str) -> Option<Subject> {
+    if let Some(number) = errno::named(text) {
+        return Some(Subject::Errno(errno::explain(number)));
+    }
+    if small(text).is_some() {
+        return None;
+    }
+    if let Some(value) = status::number(text) {
+        if let Some(number) = odd::negative(value) {
+            return Some(Subject::Errno(errno::explain(number)));
+        }
+        if bank::is_bank_status(value) {
+            return Some(Subject::Msr(bank::explain(value)));
+        }
+        let (found, given) = status::from_bits(value);
+        return Some(Subject::Status(status::explain(found, given)));
+    }
+    Some(Subject::Status(status::explain(status::named(text)?, Given::Name)))
 }
 
 /// A decimal number from 1 to 4095: an errno without its sign.

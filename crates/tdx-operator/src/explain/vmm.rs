@@ -24,7 +24,7 @@ struct Known {
 }
 
 #[rustfmt::skip]
-const KNOWN: [Known; 10] = [
+const KNOWN: [Known; 17] = [
     Known {
         words: &["vm-type", "tdx", "not supported by KVM"], judgement: Judgement::Undecidable, rule: "kvm-without-tdx", basis: Basis::Sourced,
         cause: "KVM of this host offers no TDs. Known causes: TDX was not requested of KVM (`kvm_intel.tdx=1`), TDX did not come up (BIOS, \
@@ -66,6 +66,41 @@ const KNOWN: [Known; 10] = [
         words: &["Invalid XFAM", "TDX VM"], judgement: Judgement::Failed, rule: "td-configuration", basis: Basis::Sourced,
         cause: "the CPU model of the TD asks for features (XFAM) that this module and KVM do not support",
         remedy: "use `-cpu host`, or a model without those features",
+    },
+    Known {
+        words: &["unsupported TD attribute bits"], judgement: Judgement::Failed, rule: "td-configuration", basis: Basis::Sourced,
+        cause: "this QEMU does not support an attribute that was asked of the TD",
+        remedy: "remove the attribute from the QEMU command line, or use a newer QEMU",
+    },
+    Known {
+        words: &["TDX VM requires kernel_irqchip"], judgement: Judgement::Failed, rule: "td-configuration", basis: Basis::Sourced,
+        cause: "a TD needs the interrupt controller split between KVM and QEMU",
+        remedy: "use `-machine kernel_irqchip=split`, or leave the option out",
+    },
+    Known {
+        words: &["TDX VM doesn't support"], judgement: Judgement::Failed, rule: "td-configuration", basis: Basis::Sourced,
+        cause: "the virtual machine has a device or feature that a TD cannot have; the line names it (SMM, PIC)",
+        remedy: "turn it off on the QEMU command line (`smm=off`, `pic=off`)",
+    },
+    Known {
+        words: &["Named cpu model is not supported for TDX"], judgement: Judgement::Failed, rule: "td-configuration", basis: Basis::Sourced,
+        cause: "this QEMU runs TDs with the host's CPU model only",
+        remedy: "use `-cpu host`",
+    },
+    Known {
+        words: &["TDX requires guest CPU physical bits"], judgement: Judgement::Failed, rule: "td-configuration", basis: Basis::Sourced,
+        cause: "a TD has the width of physical addresses of its host",
+        remedy: "use `-cpu host` without `phys-bits=`",
+    },
+    Known {
+        words: &["Invalid TSC", "KHz"], judgement: Judgement::Failed, rule: "td-configuration", basis: Basis::Sourced,
+        cause: "the TSC frequency asked of the TD is not one that the module takes: a multiple of 25 MHz within limits",
+        remedy: "remove `tsc-freq=`, or give a multiple of 25 MHz",
+    },
+    Known {
+        words: &["KVM_CAP_X86_APIC_BUS_CYCLES_NS"], judgement: Judgement::Failed, rule: "kvm-without-tdx", basis: Basis::Sourced,
+        cause: "KVM lacks a capability that QEMU needs for TDs: kernel and QEMU do not match",
+        remedy: SEE_HOST,
     },
     Known {
         words: &["Guest access before accepting"], judgement: Judgement::Failed, rule: "guest-access-before-accept", basis: Basis::Sourced,
@@ -211,6 +246,16 @@ mod tests {
             ("qemu-system-x86_64: KVM_TDX_INIT_VM failed: Invalid argument", "kvm-command-failed"),
             ("qemu-system-x86_64: KVM_TDX_FINALIZE_VM failed Input/output error", "kvm-command-failed"),
             ("qemu-system-x86_64: Invalid attributes 0x1 for TDX VM (supported: 0x10000000)", "td-configuration"),
+            ("qemu-system-x86_64: TDX VM requires kernel_irqchip to be split", "td-configuration"),
+            ("qemu-system-x86_64: -machine q35,smm=on: TDX VM doesn't support SMM", "td-configuration"),
+            ("qemu-system-x86_64: Named cpu model is not supported for TDX yet!", "td-configuration"),
+            (
+                "qemu: TDX requires guest CPU physical bits (46) to match host CPU physical bits (52)",
+                "td-configuration",
+            ),
+            ("Invalid TSC 1234 KHz, it must be multiple of 25MHz", "td-configuration"),
+            ("Some QEMU unsupported TD attribute bits being requested: 0x1 (QEMU supported: 0x2)", "td-configuration"),
+            ("KVM doesn't support KVM_CAP_X86_APIC_BUS_CYCLES_NS", "kvm-without-tdx"),
             ("KVM: unknown exit, hardware reason e0000091", "vcpu-unknown-exit"),
         ] {
             let mut errors = Errors::default();
