@@ -139,7 +139,7 @@ fn names_that_do_not_exist_are_said_with_those_that_do() {
 /// Whoever waits no longer hears how far it came.
 #[test]
 #[cfg(unix)]
-fn an_interrupt_says_how_far_it_came() {
+fn an_interrupt_prints_the_progress() {
     use std::process::{Command, Stdio};
     let mut child = Command::new(env!("CARGO_BIN_EXE_cleanslate"))
         .args(["explore", "--random", "1000000"])

@@ -24,7 +24,7 @@ fn verdict(host: &str, more: &[&str]) -> Value {
 }
 
 #[test]
-fn tds_in_every_phase_leave_nothing_under_tracked_and_module_and_kill_under_pamt() {
+fn tds_in_every_phase_are_clean_under_tracked_and_module_and_fatal_under_pamt() {
     for host in HOSTS {
         for crash in [&[][..], &["--crash"][..]] {
             for policy in ["tracked", "module"] {

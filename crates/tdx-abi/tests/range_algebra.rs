@@ -91,7 +91,7 @@ proptest! {
     /// Lists that break the rules: no panic, no endless loop, no page twice, none that is in
     /// neither list.
     #[test]
-    fn disorder_does_no_harm(left in disorder(), right in disorder()) {
+    fn unordered_lists_neither_panic_nor_invent_pages(left in disorder(), right in disorder()) {
         let mut either = oracle(&left);
         either.extend(oracle(&right).iter().cloned());
         let pieces: Vec<_> = walk(left.iter().copied(), right.iter().copied()).map(|(piece, _)| piece).collect();

@@ -404,7 +404,7 @@ fn constants_are_the_same() {
 
 /// Each function has its words right above it.
 #[test]
-fn the_header_teaches_every_function() {
+fn the_header_documents_every_function() {
     let header = header();
     for name in header.functions.keys() {
         let at = header.text.find(&format!("{name}(")).unwrap();

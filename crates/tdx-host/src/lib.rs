@@ -56,23 +56,26 @@
 //!
 //! # What always holds
 //!
+//! By the numbers of `docs/design.md` in the repository.
+//!
 //! 1. **Superset.** Every private line lies in a marked page or in a recorded PAMT range. A page is
 //!    marked *before* the SEAMCALL that gives it, and unmarked *after* the fence of its reset.
 //! 2. **No harm.** A marked page holds nothing that anyone needs. So a handover may overwrite every
 //!    marked page, and overwrites nothing else.
-//! 3. **A failed SEAMCALL may have converted its page.** The page stays marked until it was written
-//!    back and reset.
+//! 3. **The crash path never waits.** No lock, no allocation, no panic, no SEAMCALL.
 //! 4. **Order.** Last SEAMCALL, then private lines out of the caches of every CPU that may hold
 //!    them, then MOVDIR64B, then a fence, then reuse. When giving: the host's own dirty lines
 //!    first.
-//! 5. **No SEAMCALL after a reset has begun.** It would make PAMT dirty again. The types of
+//! 5. **Visibility.** The flag "there may be private memory" is up before the first line can turn
+//!    private, and falls after the last reset of a failed bring-up has fenced.
+//! 6. **A failed SEAMCALL may have converted its page.** The page stays marked until it was written
+//!    back and reset.
+//! 7. **No SEAMCALL after a reset has begun.** It would make PAMT private again. The types of
 //!    [`handover`] offer none, and the gate is closed.
-//! 6. **The crash path never waits.** No lock, no allocation, no panic, no SEAMCALL that it
-//!    needs.
-//! 7. **Leaks are counted, never silent.** A private token that is dropped, a TD that is dropped, a
-//!    page that could not be cleaned: all stay marked, and the next handover resets them.
 //! 8. **The report is honest.** What could not be cleaned is named
-//!    ([`handover::HandoverReport::leftovers`]), never assumed clean.
+//!    ([`handover::HandoverReport::leftovers`]), never assumed clean. A private token or a TD that
+//!    is dropped, and a page that could not be cleaned, are counted, stay marked, and are reset by
+//!    the next handover.
 //!
 //! # What a kernel brings
 //!

@@ -313,7 +313,7 @@ fn a_refused_remove_can_be_tried_again() {
 /// A module that names pages which are not its: none of them is touched, and the ledger goes on
 /// saying that two are lost.
 #[test]
-fn a_pair_that_nobody_gave() {
+fn pages_that_the_kernel_did_not_give_are_not_touched() {
     let (_, ledger, pamt) = world();
     let cpu = Module::with(ledger);
     let page = TDMRS[1].start();

@@ -17,7 +17,7 @@ use tdx_host::{Host, HostError, KexecKind, Leaf, OwnedPages, Page, PageRange, Po
 use tdx_machine::{Fault, ModuleProfile, When};
 
 #[test]
-fn nothing_before_its_transition() {
+fn each_part_is_none_before_its_transition() {
     let hardware = Hardware::new();
     let tdx = Host::new(hardware.slots());
     let mut kernel = Kernel::boot(&hardware, &tdx);

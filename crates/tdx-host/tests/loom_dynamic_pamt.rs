@@ -166,7 +166,7 @@ fn loom_rejects_a_count_without_turns() {
 
 /// Of two CPUs that both want the first page one adds the pair; the other one waits for nobody.
 #[test]
-fn nobody_waits() {
+fn no_cpu_waits_for_another() {
     loom::model(|| {
         let shared = Arc::new((Product::new(), Pair(AtomicBool::new(false))));
         let other = {

@@ -263,7 +263,7 @@ impl<C: Cpu> CpuTask<C> for Storm<'_, '_> {
 }
 
 #[test]
-fn storms_leave_nothing_behind() {
+fn concurrent_traffic_leaves_no_pair_and_no_mark() {
     let host = small_host();
     for seed in 1..=5u64 {
         let lab = Lab::with_module(&host, ModuleProfile::V1_5_25, &()).unwrap();
@@ -439,7 +439,7 @@ fn td_params() -> [u8; 1024] {
 /// A TD whose pages of 4 KiB are all covered before they are given, and uncovered when they are
 /// back. The page of 2 MiB needs no pair.
 #[test]
-fn a_td_lives_and_dies() {
+fn a_td_of_small_pages_has_a_pair_for_each_2_mib() {
     let host = small_host();
     let lab = Lab::with_module(&host, ModuleProfile::V1_5_25, &()).unwrap();
     let mut world = World::new(&host, &lab);

@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn uniform_again_costs_nothing() {
+    fn pieces_of_one_value_are_one_node() {
         let mut tree = Tree::new(0u8);
         tree.set(5, LIMIT, 1);
         tree.set(0, 5, 1);

@@ -185,7 +185,7 @@ fn add_writes_its_pair_and_remove_leaves_it_as_it_is() {
 }
 
 #[test]
-fn a_page_of_a_pair_is_nobody_elses() {
+fn a_page_of_a_pair_has_no_other_owner() {
     let mut machine = ready();
     assert_eq!(call(&mut machine, CPU, add(LARGE_AND_LEVEL, page(0), page(1))), Status::SUCCESS);
     let other = LARGE_AND_LEVEL + 2 * MIB;

@@ -182,7 +182,7 @@ fn poison_in_tdvps_kills_the_module_at_the_exit() {
 }
 
 #[test]
-fn nothing_runs_on_in_a_fatal_td_or_without_its_module() {
+fn no_vcpu_runs_in_a_fatal_td_or_without_its_module() {
     let mut machine = td();
     enter(&mut machine, CPU);
     assert_eq!(machine.guest_store(CPU, GPA_ADDED), Ok(GuestOutcome::Done));

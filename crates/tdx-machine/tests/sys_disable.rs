@@ -41,7 +41,7 @@ fn wbinvd_all(machine: &mut Machine) {
 }
 
 #[test]
-fn it_gives_back_all_that_pamt_knows_and_nothing_else() {
+fn it_returns_every_page_in_pamt_and_no_other() {
     let mut machine = used();
     let assigned = machine.assigned_pages();
     assert_eq!(assigned.len(), 1);
@@ -75,7 +75,7 @@ fn interrupted_it_goes_on_where_it_was_and_locks_others_out() {
 }
 
 #[test]
-fn it_says_no_when_it_is_not_known_not_ready_busy_or_shut_down() {
+fn it_fails_when_not_known_not_ready_busy_or_shut_down() {
     let mut old = ready(CpuModel::SAPPHIRE_RAPIDS, 1);
     assert_eq!(disable(&mut old), StatusCode::OPERAND_INVALID.operand(Operand::RAX));
 

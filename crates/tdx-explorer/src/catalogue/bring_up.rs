@@ -10,7 +10,7 @@ pub(super) const BUGS: &[Bug] = &[
     Bug {
         name: "flag-after-key-config",
         what: "the flag \"there may be private memory\" is raised after SYS.KEY.CONFIG",
-        origin: "invariant 5; the order that the 2023 series argued about (v15 to v17 of the TDX host series)",
+        origin: "design.md, invariant 5; the order that the 2023 series argued about (v15 to v17 of the TDX host series)",
         scenarios: &["bring-up"],
         forgets: Some(|past, page| past.table(page).is_some() && past.history.tdmr_inits == 0),
         ..Bug::NONE
@@ -18,7 +18,7 @@ pub(super) const BUGS: &[Bug] = &[
     Bug {
         name: "flag-after-tdmr-init",
         what: "the flag is raised when the bring-up has succeeded",
-        origin: "invariant 5; hole 2: a crash during the bring-up",
+        origin: "design.md, invariant 5; a crash during the bring-up (kexec --hole bring-up)",
         scenarios: &["bring-up"],
         forgets: Some(|past, page| {
             let last = past.history.last.map(|(leaf, _)| leaf);
@@ -72,7 +72,7 @@ pub(super) const BUGS: &[Bug] = &[
     Bug {
         name: "flag-cleared-before-reset",
         what: "a failed bring-up lowers the flag before it resets PAMT",
-        origin: "invariant 5: cleared only after the last reset has fenced",
+        origin: "design.md, invariant 5: cleared only after the last reset has fenced",
         scenarios: FAILED,
         forgets: Some(|past, page| past.table(page).is_some() && past.history.unwinding),
         ..Bug::NONE
@@ -80,7 +80,7 @@ pub(super) const BUGS: &[Bug] = &[
     Bug {
         name: "list-withdrawn-late",
         what: "a failed bring-up frees PAMT and leaves its ranges in the list that a handover resets",
-        origin: "invariant 2: no harm; the order flag, list, memory in the way back",
+        origin: "design.md, invariant 2: no harm; the order flag, list, memory in the way back",
         scenarios: FAILED,
         also_resets: |past| if past.history.unwinding { past.history.given_up.clone() } else { Vec::new() },
         ..Bug::NONE

@@ -20,7 +20,7 @@ pub(super) const BUGS: &[Bug] = &[
     Bug {
         name: "pamt-1g-forgotten",
         what: "PAMT_1G is not reset",
-        origin: "as above; one page for a TDMR, so it is easily lost",
+        origin: "plausible: PAMT_1G has one page for a TDMR, and is easily left out",
         scenarios: &["bring-up"],
         forgets: Some(|past, page| past.table(page) == Some(PageSize::Size1G)),
         ..Bug::NONE
@@ -78,7 +78,7 @@ pub(super) const BUGS: &[Bug] = &[
     Bug {
         name: "no-wbinvd-before-reset",
         what: "the CPU that runs the kexec does not write back its caches before the reset",
-        origin: "invariant 4",
+        origin: "design.md, invariant 4",
         scenarios: LIFE,
         deed: |moment| skip_if(is_write_back(moment) && moment.in_kexec() == Some(moment.act.cpu)),
         ..Bug::NONE
@@ -118,14 +118,14 @@ pub(super) const BUGS: &[Bug] = &[
     Bug {
         name: "call-after-reset",
         what: "a SEAMCALL is made after PAMT was reset",
-        origin: "invariant 7: any SEAMCALL after a PAMT reset re-dirties PAMT",
+        origin: "design.md, invariant 7: any SEAMCALL after a PAMT reset makes PAMT private again",
         scenarios: &["bring-up"],
         special: Some(Special::CallsAfterReset),
         ..Bug::NONE
     },
     Bug {
         name: "other-cpus-go-on",
-        what: "a kexec counts CPUs as stopped that are not, and the gate is open: they go on calling",
+        what: "a kexec counts CPUs as stopped that are not, and the gate is open: they continue to make SEAMCALLs",
         origin: "smp_send_stop() gives up after a second (linux.md 2); counting online bits",
         scenarios: &["kexec-beside"],
         special: Some(Special::DoesNotStop),
@@ -141,8 +141,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "slot-after-call",
-        what: "a CPU says that it may hold private lines when its SEAMCALL has come back, so one that is inside counts as harmless",
-        origin: "invariant 8; Linux 2025: the per-CPU flag \"cache may be incoherent\" is set before the SEAMCALL",
+        what: "a CPU is recorded as holding private lines after its SEAMCALL has returned, so that one inside a SEAMCALL counts as clean",
+        origin: "design.md, invariant 8; Linux 2025: the per-CPU flag \"cache may be incoherent\" is set before the SEAMCALL",
         scenarios: LIFE,
         special: Some(Special::SlotAfterCall),
         ..Bug::NONE
@@ -157,7 +157,7 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "kexec-jump-resets",
-        what: "a kexec jump resets private memory, and the old kernel comes back to nothing",
+        what: "a kexec jump resets private memory, which the old kernel needs when it returns",
         origin: "linux.md 2: preserve_context must not reset",
         scenarios: &["kexec-jump"],
         special: Some(Special::JumpResets),
@@ -166,7 +166,7 @@ pub(super) const BUGS: &[Bug] = &[
     Bug {
         name: "sys-disable-taken-as-success",
         what: "whatever TDH.SYS.DISABLE answers, the module counts as having cleared its memory",
-        origin: "Linux 7.2: best effort, the kernel jumps anyway (hole 2)",
+        origin: "Linux 7.2: best effort, the kernel jumps anyway (kexec --hole bring-up)",
         scenarios: &["module-policy", "module-policy-bring-up"],
         answer: |moment, answer| {
             if leaf(moment) == Some(Leaf::SYS_DISABLE) {
@@ -177,8 +177,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "module-trusted-with-returned-pages",
-        what: "after TDH.SYS.DISABLE nothing is reset, pages that the module had returned neither",
-        origin: "hole 3",
+        what: "after TDH.SYS.DISABLE nothing is reset, not even pages that the module had returned before",
+        origin: "pages returned and not yet reset are unknown to the module (kexec --hole returned)",
         scenarios: &["module-policy"],
         forgets: Some(|past, _| past.history.disables > 0 && past.history.phase != Phase::Life),
         ..Bug::NONE

@@ -65,7 +65,7 @@ pub(super) const BUGS: &[Bug] = &[
     Bug {
         name: "leaf-version-ignored",
         what: "version 1 of MEM.SEPT.ADD is taken for version 0: pages of L2 VMs are not in the ledger",
-        origin: "this project's own observer until 1.5.25 was looked at (linux_2026.md: follow.rs misses pages)",
+        origin: "this project's own observer before module 1.5.25 was examined (linux_2026.md: follow.rs misses pages)",
         scenarios: L2,
         forgets: Some(|past, page| given_as(past, page, Leaf::MEM_SEPT_ADD, Part::L2)),
         ..Bug::NONE
@@ -73,7 +73,7 @@ pub(super) const BUGS: &[Bug] = &[
     Bug {
         name: "demote-l2-page-forgotten",
         what: "of the Secure-EPT pages that DEMOTE takes only that of the TD itself is in the ledger",
-        origin: "as above: R9 to R11, in version 0 too",
+        origin: "an observer that takes R8 of MEM.PAGE.DEMOTE for its only page; R9 to R11 are pages too, in version 0 as well",
         scenarios: L2,
         forgets: Some(|past, page| given_as(past, page, Leaf::MEM_PAGE_DEMOTE, Part::L2)),
         ..Bug::NONE
@@ -112,16 +112,16 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "mark-after-give",
-        what: "a page is marked when the SEAMCALL that gives it has come back",
-        origin: "invariant 1: mark before give",
+        what: "a page is marked after the SEAMCALL that gives it has returned",
+        origin: "design.md, invariant 1: mark before give",
         scenarios: LIFE,
         forgets: Some(|past, page| past.history.is_being_given(page)),
         ..Bug::NONE
     },
     Bug {
         name: "summary-after-give",
-        what: "the summary bit of 2 MiB is set when the SEAMCALL has come back, so a reader passes over the first page there (modeled as: that page is not seen)",
-        origin: "invariant 1: summary before leaf, both before the call",
+        what: "the summary bit of 2 MiB is set when the SEAMCALL has returned, so a reader skips the first page there (modeled as: that page is not seen)",
+        origin: "design.md, invariant 1: summary before leaf, both before the call",
         scenarios: LIFE,
         forgets: Some(|past, page| {
             let block = page.index() / PageSize::Size2M.pages();
@@ -140,7 +140,7 @@ pub(super) const BUGS: &[Bug] = &[
     Bug {
         name: "unmark-at-return",
         what: "a page is unmarked when the module has returned it, before its reset",
-        origin: "hole 3: returned by the module, not yet rewritten",
+        origin: "returned by the module, not yet reset (kexec --hole returned)",
         scenarios: LIFE,
         forgets: Some(|past, page| past.history.of(page).is_some_and(|given| given.returned.is_some())),
         ..Bug::NONE
@@ -148,7 +148,7 @@ pub(super) const BUGS: &[Bug] = &[
     Bug {
         name: "unmark-before-fence",
         what: "a page is unmarked after its reset and before the fence",
-        origin: "invariant 1: unmark only after the reset has fenced",
+        origin: "design.md, invariant 1: unmark only after the reset has fenced",
         scenarios: LIFE,
         forgets: Some(|past, page| past.history.is_unfenced(page)),
         ..Bug::NONE
@@ -156,7 +156,7 @@ pub(super) const BUGS: &[Bug] = &[
     Bug {
         name: "stale-mark",
         what: "a page goes back to the allocator and stays marked",
-        origin: "invariant 2: no harm",
+        origin: "design.md, invariant 2: no harm",
         scenarios: LIFE,
         also_resets: |past| {
             let given = |page: &PageRange| past.history.of(page.start()).is_some();
@@ -208,7 +208,7 @@ pub(super) const BUGS: &[Bug] = &[
     Bug {
         name: "failed-create-frees-page",
         what: "the page of a failed MNG.CREATE goes back as it is",
-        origin: "invariant 6: without entropy MNG.CREATE has filled the page (tdx_abi.md 7)",
+        origin: "design.md, invariant 6: without entropy MNG.CREATE has filled the page (tdx_abi.md 7)",
         scenarios: &["create-fails"],
         deed: |moment| no_reset_after(moment, Leaf::MNG_CREATE),
         ..Bug::NONE
@@ -216,7 +216,7 @@ pub(super) const BUGS: &[Bug] = &[
     Bug {
         name: "failed-addcx-frees-page",
         what: "the page of a failed MNG.ADDCX goes back as it is",
-        origin: "invariant 6: without entropy the last MNG.ADDCX has filled its page (tdx_abi.md 7)",
+        origin: "design.md, invariant 6: without entropy the last MNG.ADDCX has filled its page (tdx_abi.md 7)",
         scenarios: &["addcx-fails"],
         deed: |moment| no_reset_after(moment, Leaf::MNG_ADDCX),
         ..Bug::NONE
@@ -224,7 +224,7 @@ pub(super) const BUGS: &[Bug] = &[
     Bug {
         name: "failed-demote-frees-page",
         what: "the page of an interrupted MEM.PAGE.DEMOTE goes back as it is",
-        origin: "invariant 6: an interrupted DEMOTE has filled the page",
+        origin: "design.md, invariant 6: an interrupted DEMOTE has filled the page",
         scenarios: &["demote-interrupted"],
         deed: |moment| no_reset_after(moment, Leaf::MEM_PAGE_DEMOTE),
         ..Bug::NONE
@@ -232,7 +232,7 @@ pub(super) const BUGS: &[Bug] = &[
     Bug {
         name: "failed-pamt-add-frees-pages",
         what: "the pages of a failed PHYMEM.PAMT.ADD go back as they are",
-        origin: "Linux's dynamic PAMT series resets them on its error path; invariant 6",
+        origin: "Linux's dynamic PAMT series resets them on its error path; design.md, invariant 6",
         scenarios: &["pamt-add-fails"],
         deed: |moment| no_reset_after(moment, Leaf::PHYMEM_PAMT_ADD),
         ..Bug::NONE
@@ -240,7 +240,7 @@ pub(super) const BUGS: &[Bug] = &[
     Bug {
         name: "no-page-wbinvd",
         what: "PHYMEM.PAGE.WBINVD is left out before a page is reset",
-        origin: "invariant 4: order of release",
+        origin: "design.md, invariant 4: order of release",
         scenarios: LIFE,
         deed: |moment| match moment.act.operation {
             Operation::Seamcall(registers) if leaf(moment) == Some(Leaf::PHYMEM_PAGE_WBINVD) => pretend(registers),
@@ -286,8 +286,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "reclaimed-page-trusted",
-        what: "a page that the module has reclaimed counts as clean, one it has refused too",
-        origin: "hole 3; \"nothing on the module's release path writes the page\"",
+        what: "a page that the module has returned counts as clean, and so does one that it has refused",
+        origin: "kexec --hole returned; \"nothing on the module's release path writes the page\"",
         scenarios: LIFE,
         deed: |moment| {
             let reclaimed = |lines: LineRange| {

@@ -57,7 +57,7 @@ fn a_cpu_that_never_answers_is_named_with_what_it_was_doing() {
 }
 
 #[test]
-fn a_cpu_that_never_answers_but_holds_nothing_does_no_harm() {
+fn a_silent_cpu_without_private_lines_leaves_the_report_clean() {
     let mut world = World::new(2).with_pages();
     world.stuck = vec![1];
     let report = world.crash(Policy::Tracked);
@@ -102,7 +102,7 @@ fn a_panic_in_the_middle_of_a_kexec_begins_anew() {
 }
 
 #[test]
-fn without_tdx_a_crash_costs_nothing() {
+fn without_tdx_a_crash_makes_no_wbinvd_and_no_reset() {
     let world = World::without_pamts(None, 2);
     assert_eq!(world.crash(Policy::Module).outcome, Outcome::NothingToDo(NothingToDo::NoTdx));
     assert_eq!(world.take(), []);

@@ -75,7 +75,7 @@ fn every_kind_of_page() {
 }
 
 #[test]
-fn without_a_layout_it_says_what_it_knows() {
+fn without_a_layout_record_and_ledger_decide() {
     let (world, layout) = host(true);
     let pamt = layout.tdmrs()[0].pamt(PageSize::Size2M).base().get();
     assert_eq!(kind(&world, None, pamt), AddressKind::Pamt(None));
@@ -92,7 +92,7 @@ fn pamt_that_the_module_does_not_have_is_a_reserved_area() {
 }
 
 #[test]
-fn key_id_bits_are_told_apart_from_the_address() {
+fn key_id_bits_are_separated_from_the_address() {
     let (world, layout) = host(true);
     let field = world.platform().unwrap().key_id_field();
     let tagged = field.tag(PhysAddr::new((3 << 30) - 64), KeyId::new(35));
@@ -102,7 +102,7 @@ fn key_id_bits_are_told_apart_from_the_address() {
 }
 
 #[test]
-fn the_words() {
+fn the_text_of_an_explanation() {
     let (world, layout) = host(true);
     let words = |address| explain(&world.memory(), Some(&layout), PhysAddr::new(address)).to_string();
     assert_eq!(

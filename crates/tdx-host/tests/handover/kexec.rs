@@ -61,7 +61,7 @@ fn everything_resets_what_the_caller_names_and_what_is_private_besides() {
 }
 
 #[test]
-fn a_caller_that_forgets_the_platform_gets_a_reset_all_the_same() {
+fn without_a_platform_private_memory_is_reset() {
     let world = World::on(None, 1);
     let (report, events) = alone(&world, Policy::Tracked);
     assert_eq!(report.outcome, reset(4 * 64, 1));
@@ -106,7 +106,7 @@ fn without_erratum_or_private_memory_there_is_nothing_to_reset() {
 }
 
 #[test]
-fn a_kernel_without_tdx_makes_the_same_calls_and_nothing_happens() {
+fn without_tdx_a_kexec_makes_no_wbinvd_and_no_seamcall() {
     let world = World::without_pamts(None, 2);
     let report = world.kexec(Policy::Module, KexecKind::Normal);
     assert_eq!(report.outcome, Outcome::NothingToDo(NothingToDo::NoTdx));
@@ -218,7 +218,7 @@ fn a_crash_image_lives_in_reserved_memory_that_tdx_does_not_have() {
 }
 
 #[test]
-fn memory_that_must_not_be_touched_is_spared_and_named() {
+fn reserved_memory_is_not_reset_and_is_listed() {
     // In no order, and one of them cuts a marked range in three.
     let reserved = [pages(1050, 1060), pages(17, 18), pages(601, 700)];
     let world = World::new(1).with_pages().reserving(&reserved);
@@ -262,7 +262,7 @@ fn a_cpu_that_does_not_stop_puts_the_kexec_off_and_the_host_goes_on() {
 /// Of CPUs that did not stop, those are named that could do harm: not the one that asks, which has
 /// called the module as well, and not one that never did.
 #[test]
-fn only_cpus_that_could_do_harm_are_named() {
+fn only_cpus_that_may_hold_private_lines_are_named() {
     let mut world = World::new(4).with_pages();
     world.stuck = vec![2, 3];
     drop(promise::cpu_gate(world.gate(), CpuId(0)).enter(Leaf::VP_ENTER).unwrap());

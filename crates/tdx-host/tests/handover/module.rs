@@ -48,7 +48,7 @@ fn a_kexec_that_was_not_made_leaves_a_kernel_that_can_bring_tdx_up_again() {
 }
 
 #[test]
-fn a_module_that_was_disabled_is_no_use_while_something_is_left() {
+fn after_sys_disable_with_a_leftover_tdx_is_gone() {
     let world = world([]).reserving(&[pages(601, 602)]);
     let (report, _) = kexec(&world, Policy::Module);
     assert_eq!(report.came_back(&world.memory()), CameBack::TdxIsGone);
@@ -58,7 +58,7 @@ fn a_module_that_was_disabled_is_no_use_while_something_is_left() {
 /// A CPU was stopped between PHYMEM.PAGE.RECLAIM and the ledger: 600 still looks given, and the
 /// module does not know it.
 #[test]
-fn while_a_page_is_on_its_way_back_the_module_s_knowledge_is_worth_nothing() {
+fn while_a_page_is_being_returned_every_marked_page_is_reset() {
     let world = world([]);
     let returning = world.ledger.as_ref().unwrap().returning();
     let (report, _) = kexec(&world, Policy::Module);
@@ -103,13 +103,13 @@ fn a_module_without_the_leaf_is_not_asked_and_everything_is_reset() {
 }
 
 #[test]
-fn whatever_the_module_says_the_host_cleans_up() {
+fn after_any_failure_of_sys_disable_all_is_reset() {
     for status in [
         StatusCode::OPERAND_INVALID.operand(Operand::RAX),
-        StatusCode::SYS_NOT_READY.with(0),  // hole 2: bring-up is half-way
+        StatusCode::SYS_NOT_READY.with(0),  // bring-up is half-way
         StatusCode::SYS_SHUTDOWN.with(0),   // a runtime update has failed
-        Status::VMFAIL_INVALID,             // hole 4: the module is dead
-        Status::UNDEFINED_OPCODE,           // hole 4: VMX is off
+        Status::VMFAIL_INVALID,             // the module is dead
+        Status::UNDEFINED_OPCODE,           // VMX is off
         StatusCode::KEY_CONFIGURED.with(0), // a success that is not the one
         Status::new(0xc0ff_eeee_0000_0000),
     ] {
@@ -135,7 +135,7 @@ fn the_module_is_asked_without_the_erratum_too() {
 
 /// Nobody would know what it does: the CPU makes no call, says why, and resets all by itself.
 #[test]
-fn a_cpu_without_a_slot_asks_nobody() {
+fn a_cpu_without_a_slot_makes_no_sys_disable() {
     let mut world = World::new(0).with_pages();
     world.features = Some(WITH_DISABLE);
     let report = world.kexec(Policy::Module, KexecKind::Normal);
@@ -212,7 +212,7 @@ unsafe impl<'w> StopCpus for &'w Endless {
 }
 
 #[test]
-fn a_module_that_never_comes_to_an_end_is_given_up() {
+fn sys_disable_is_given_up_after_its_last_call() {
     let endless = Endless { host: promise::host(1), calls: Cell::new(0), reset: Cell::new(false) };
     let world = World::new(1);
     let memory = promise::with_gate(world.memory(), endless.host.gate()).with_features(WITH_DISABLE);

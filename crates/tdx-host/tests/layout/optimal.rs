@@ -129,7 +129,7 @@ fn splits_where_the_areas_run_out() {
 
 /// Firmware ranges between two holes: the two become one area before anything is split or given up.
 #[test]
-fn areas_join_over_memory_that_nobody_can_use() {
+fn areas_join_over_unusable_memory() {
     let host = Host {
         memory: memory(&[(4 * GIB, 4 * GIB + 0x1000_0000), (4 * GIB + 0x1100_0000, 5 * GIB)]),
         cmrs: vec![
