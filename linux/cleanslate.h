@@ -86,6 +86,7 @@ struct cleanslate_hook {
 };
 
 int cleanslate_arm(struct cleanslate_hook *hooks, int count);
+void cleanslate_after_probe(struct kprobe *probe, struct pt_regs *regs, unsigned long flags);
 void cleanslate_disarm(struct cleanslate_hook *hooks, int count);
 bool cleanslate_hook_missed(const struct cleanslate_hook *hooks, int count);
 

@@ -84,6 +84,34 @@ static int cleanslate_on_return(struct kretprobe_instance *instance, struct pt_r
 }
 NOKPROBE_SYMBOL(cleanslate_on_return);
 
+#ifdef CONFIG_KRETPROBE_ON_RETHOOK
+/*
+ * Called in place of the kernel's handler, which calls cleanslate_on_return() with interrupts on
+ * and this CPU's current kprobe set: a SEAMCALL made by an IPI in between (KVM's VP.FLUSH, when a
+ * VCPU moves) would be a missed hit.
+ */
+static void cleanslate_on_rethook(struct rethook_node *node, void *data, unsigned long address,
+				  struct pt_regs *regs)
+{
+	unsigned long flags;
+
+	local_irq_save(flags);
+	cleanslate_on_return(container_of(node, struct kretprobe_instance, node), regs);
+	local_irq_restore(flags);
+}
+NOKPROBE_SYMBOL(cleanslate_on_rethook);
+
+static void cleanslate_take_returns(struct kretprobe *probe)
+{
+	/* Unregistering sets it to NULL. */
+	WRITE_ONCE(probe->rh->handler, (typeof(probe->rh->handler))cleanslate_on_rethook);
+}
+#else
+static void cleanslate_take_returns(struct kretprobe *probe)
+{
+}
+#endif
+
 #define RETURN_OF(name) {						\
 	.kp.symbol_name = (name),					\
 	.entry_handler = cleanslate_on_entry,				\
@@ -150,6 +178,7 @@ int cleanslate_follow_init(void)
 			       probe->kp.symbol_name, ret);
 			goto exit;
 		}
+		cleanslate_take_returns(probe);
 	}
 	ret = cleanslate_arm(&reset, 1);
 	if (!ret)

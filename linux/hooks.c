@@ -88,19 +88,24 @@ static int cleanslate_on_probe(struct kprobe *probe, struct pt_regs *regs)
 }
 NOKPROBE_SYMBOL(cleanslate_on_probe);
 
-/* A kprobe with a post-handler is not optimized into a jump, which could not change regs->ip. */
-static void cleanslate_after_probe(struct kprobe *probe, struct pt_regs *regs, unsigned long flags)
+/*
+ * Does nothing. A kprobe with a post-handler stays a breakpoint, of which two things are needed:
+ * that interrupts are off until it is over, and that its handler can change regs->ip. A jump, which
+ * the kernel makes of a kprobe without one, calls the handler with interrupts on: a SEAMCALL made
+ * by an IPI in between (KVM's VP.FLUSH, when a VCPU moves) would be a missed hit.
+ */
+void cleanslate_after_probe(struct kprobe *probe, struct pt_regs *regs, unsigned long flags)
 {
 }
+NOKPROBE_SYMBOL(cleanslate_after_probe);
 
 static int cleanslate_arm_kprobe(struct cleanslate_hook *hook)
 {
 	hook->probe = (struct kprobe){
 		.symbol_name = hook->name,
 		.pre_handler = cleanslate_on_probe,
+		.post_handler = cleanslate_after_probe,
 	};
-	if (hook->may_skip)
-		hook->probe.post_handler = cleanslate_after_probe;
 	return register_kprobe(&hook->probe);
 }
 

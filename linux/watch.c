@@ -65,15 +65,21 @@ static int cleanslate_before_seamcall(struct kprobe *probe, struct pt_regs *regs
 	return 0;
 }
 
+#define BEFORE(name) {							\
+	.symbol_name = (name),						\
+	.pre_handler = cleanslate_before_seamcall,			\
+	.post_handler = cleanslate_after_probe,				\
+}
+
 /* kprobes, because functions in assembly have no call to ftrace. */
 static struct kprobe probes[] = {
-	{ .symbol_name = "__seamcall", .pre_handler = cleanslate_before_seamcall },
-	{ .symbol_name = "__seamcall_ret", .pre_handler = cleanslate_before_seamcall },
+	BEFORE("__seamcall"),
+	BEFORE("__seamcall_ret"),
 	/*
 	 * The wrapper of VP.ENTER, optional: newer kernels do not allow a probe there. It gives no
 	 * page, and the CPU is marked since the initialization.
 	 */
-	{ .symbol_name = "__seamcall_saved_ret", .pre_handler = cleanslate_before_seamcall },
+	BEFORE("__seamcall_saved_ret"),
 };
 
 #define NEEDED 2
