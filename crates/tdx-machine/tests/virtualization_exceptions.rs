@@ -1,11 +1,12 @@
-//! #VE: why it is injected, what TDG.VP.VEINFO.GET says, and CPUID in a guest.
+//! #VE: why it is injected, what TDG.VP.VEINFO.GET says; CPUID in a guest; exits after the module
+//! has died.
 
 mod support;
 
 use support::CPU;
 use support::td::{TDR, TDVPR, Td};
-use tdx_abi::{Leaf, Registers};
-use tdx_machine::{AfterExit, CpuidOutput, GuestEvent, TdExit};
+use tdx_abi::{Leaf, Registers, Status};
+use tdx_machine::{AfterExit, CpuId, CpuidOutput, Fault, GuestEvent, TdExit, When};
 
 const HLT: u64 = 12;
 const EPT_VIOLATION: u64 = 48;
@@ -94,4 +95,16 @@ fn a_pending_page_is_an_exception() {
     assert_eq!(event(exit(&mut td, access)), Some(GuestEvent::VirtualizationException));
     let info = td.tdcall(VEINFO_GET, Registers::default());
     assert_eq!((info.rcx, info.r9), (EPT_VIOLATION, pending));
+}
+
+#[test]
+fn a_module_that_died_meanwhile_handles_no_exit() {
+    let mut td = inside();
+    td.machine.inject(Fault::Crash, When::Call(1));
+    let other = support::call(&mut td.machine, CpuId(1), Registers::call(Leaf::SYS_RD));
+    assert_eq!(other, Status::VMFAIL_INVALID);
+    let after = exit(&mut td, TdExit { reason: HLT, ..TdExit::default() });
+    let AfterExit::Host(out) = after else { panic!("{after:?}") };
+    assert_eq!(out.status(), Status::VMFAIL_INVALID);
+    assert_eq!(td.machine.vcpu_on(CPU), None);
 }

@@ -4,7 +4,7 @@
 //! meaning "inside"), a scenario says what the guest does, and [`Machine::leave_vcpu`] gives what
 //! VP.ENTER returns.
 
-use tdx_abi::{Page, PageSize, Status};
+use tdx_abi::{Page, PageSize, Registers, Status};
 
 use super::Machine;
 use crate::events::Event;
@@ -99,11 +99,17 @@ impl Machine {
         self.module.as_mut().is_some_and(|module| module.take_pending_nmi(cpu))
     }
 
-    /// The guest on this CPU exits, and the module handles the exit.
+    /// The guest on this CPU exits, and the module handles the exit. A module that has died
+    /// handles none: VP.ENTER ends with the software status of a dead module, as in
+    /// [`Self::leave_vcpu`].
     ///
     /// # Errors
     /// No VCPU is on this CPU, or an exit that is not modeled.
     pub fn td_exit(&mut self, cpu: CpuId, exit: TdExit) -> Result<AfterExit, Refusal> {
+        if self.module.as_ref().is_some_and(crate::module::Module::is_dead) {
+            let status = self.leave_vcpu(cpu)?;
+            return Ok(AfterExit::Host(Registers { rax: status.raw(), ..Registers::default() }));
+        }
         self.hardware.next_step();
         let module = self.module.as_mut().ok_or(Refusal::NoGuestOnCpu { cpu })?;
         let interrupt = self.faults.is_interrupt_pending();
