@@ -151,3 +151,45 @@ fn an_interrupt_ends_it_and_leaves_nothing() {
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
     fs::remove_dir_all(folder).unwrap();
 }
+
+/// A label and the text behind it, or two parts of a sentence, begin and end with the same word.
+#[test]
+fn no_word_stands_twice_in_a_row() {
+    let hosts = fs::read_dir(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/hosts")).unwrap();
+    let mut hosts: Vec<String> = hosts.map(|entry| entry.unwrap().path().display().to_string()).collect();
+    hosts.retain(|host| host.ends_with(".log"));
+    hosts.sort();
+    let small = host("06-canonical-pr188-256gib.log");
+    let mut commands: Vec<Vec<&str>> = vec![
+        vec!["--help"],
+        vec!["explain", "0xc000020700000000"],
+        vec!["explain", "0x8000020300000000"],
+        vec!["explain", "ENOSPC"],
+        vec!["explore", "--help"],
+        vec!["kexec", "--help"],
+        vec!["plan", "--help"],
+        vec!["check", "--help"],
+    ];
+    for policy in ["tracked", "module", "module-only", "pamt", "none", "everything", "refuse"] {
+        commands.push(vec!["kexec", "--host", &small, "--policy", policy, "--tds", "1"]);
+        commands.push(vec!["kexec", "--host", &small, "--policy", policy, "--crash"]);
+        for hole in ["old-module", "bring-up", "returned", "dead-module"] {
+            commands.push(vec!["kexec", "--host", &small, "--policy", policy, "--hole", hole]);
+        }
+    }
+    for host in &hosts {
+        commands.push(vec!["plan", "--host", host]);
+        commands.push(vec!["explain", host]);
+    }
+    for words in commands {
+        let output = run(&words);
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        for line in text.lines() {
+            let tokens: Vec<&str> = line.split_whitespace().collect();
+            for pair in tokens.windows(2) {
+                let is_word = pair[0].len() > 1 && pair[0].chars().all(char::is_alphabetic);
+                assert!(!is_word || !pair[0].eq_ignore_ascii_case(pair[1]), "{words:?}: {line}");
+            }
+        }
+    }
+}
