@@ -306,25 +306,21 @@ impl TryFrom<RawStep> for Step {
 
     fn try_from(raw: RawStep) -> Result<Self, String> {
         let kinds = [
-            raw.write.is_some(),
-            raw.seamcall.is_some(),
-            raw.inject.is_some(),
-            raw.hold.is_some(),
-            raw.release.is_some(),
-            raw.host_reset.is_some(),
-            raw.expect_owner.is_some(),
-            raw.expect_page.is_some(),
-            raw.td_exit.is_some(),
-            raw.expect_memory.is_some(),
-            raw.msr.is_some(),
-            raw.module_update.is_some(),
+            ("write", raw.write.is_some()),
+            ("seamcall", raw.seamcall.is_some()),
+            ("inject", raw.inject.is_some()),
+            ("hold", raw.hold.is_some()),
+            ("release", raw.release.is_some()),
+            ("host_reset", raw.host_reset.is_some()),
+            ("expect_owner", raw.expect_owner.is_some()),
+            ("expect_page", raw.expect_page.is_some()),
+            ("td_exit", raw.td_exit.is_some()),
+            ("expect_memory", raw.expect_memory.is_some()),
+            ("msr", raw.msr.is_some()),
+            ("module_update", raw.module_update.is_some()),
         ];
-        if kinds.iter().filter(|there| **there).count() != 1 {
-            return Err(
-                "a step is one of write, seamcall, inject, hold, release, host_reset, expect_owner, expect_page, \
-                 td_exit, expect_memory, msr, module_update"
-                    .into(),
-            );
+        if kinds.iter().filter(|(_, there)| *there).count() != 1 {
+            return Err(format!("a step is one of {}", kinds.map(|(name, _)| name).join(", ")));
         }
         if let Some(address) = raw.write {
             return Ok(Self::Write(address.0, content(raw)?));
