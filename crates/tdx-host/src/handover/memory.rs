@@ -186,7 +186,8 @@ impl<'h> HostMemory<'h> {
         I: Iterator<Item = PageRange> + Clone,
     {
         let own = self.reserved();
-        let listed = self.ledger().map_or(&[][..], Ledger::reserved);
+        // A ledger of this host has the same ones.
+        let listed = self.ledger().map_or(&[][..], Ledger::reserved).iter().filter(|range| !own.contains(range));
         own.iter().chain(listed).flat_map(move |reserved| {
             ranges.clone().map(|range| range.intersection(*reserved)).filter(|common| !common.is_empty())
         })

@@ -4,10 +4,12 @@
 use crate::promise;
 use crate::world::{World, pages};
 use proptest::prelude::*;
+use std::sync::atomic::AtomicU64;
 use tdx_abi::Leaf;
 use tdx_host::handover::{
     KexecKind, Leftover, LeftoverKind, LeftoverReason, LeftoverTable, OldMemory, Policy, TableError, Written,
 };
+use tdx_host::ledger::Ledger;
 use tdx_host::platform::CpuId;
 
 const HEADER: usize = 32;
@@ -49,6 +51,18 @@ fn untouched_memory_is_listed_with_its_reason() {
     LeftoverTable::write(&mut table, &report, &world.memory()).unwrap();
     let reason = LeftoverReason::Reserved;
     assert_eq!(listed(&table), [Leftover { range: pages(1030, 1040), kind: LeftoverKind::Page, reason }]);
+}
+
+/// The ledger of a host has the host's reserved memory, too.
+#[test]
+fn reserved_memory_is_listed_once() {
+    let world = World::new(1).reserving(&[pages(17, 18)]);
+    let words: Vec<_> = (0..Ledger::words_needed([pages(512, 1536)])).map(|_| AtomicU64::new(0)).collect();
+    world.host.follow([pages(512, 1536)], words.leak()).unwrap();
+    let report = world.host.crash(Policy::Tracked, &world.cpu(0), &world);
+    let left: Vec<_> = report.leftovers(&world.host.memory()).collect();
+    let reason = LeftoverReason::Reserved;
+    assert_eq!(left, [Leftover { range: pages(17, 18), kind: LeftoverKind::Pamt, reason }]);
 }
 
 /// Every byte by hand, from the description of the layout.
