@@ -224,8 +224,8 @@ fn make_attempts(td: &Td) -> usize {
     attempts
 }
 
-/// This kernel stores to a line of a TD that runs: the TD's next access is a machine check, which is
-/// the end of the TD and of nothing else.
+/// This kernel stores to a line of a TD that runs: the TD's next access is a machine check, which
+/// is the end of the TD and of nothing else.
 fn lose_a_line(td: &Td, store: impl FnOnce(u64)) {
     let [status, ..] = td.enter();
     assert!(status == TDCALL, "TD: VP.ENTER returns {status:#x}");

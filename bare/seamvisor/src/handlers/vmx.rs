@@ -121,7 +121,8 @@ fn invept(vcpu: &mut Vcpu, instruction: &Instruction) {
     }
 }
 
-/// An EPT pointer that VM entry would take: uncacheable or write-back, four levels, no reserved bit.
+/// An EPT pointer that VM entry would take: uncacheable or write-back, four levels, no reserved
+/// bit.
 const fn is_ept_pointer(pointer: u64) -> bool {
     const UNCACHEABLE: u64 = 0;
     const WRITE_BACK: u64 = 6;

@@ -1,6 +1,6 @@
 //! State of a TD's virtual CPU that VMRUN, VMLOAD and VMSAVE do not switch: XSAVE components,
-//! XCR0, DR0 to DR3, TSC_AUX. The host finds what the module leaves: all of it in its initial state,
-//! and XCR0 as the TD's XFAM.
+//! XCR0, DR0 to DR3, TSC_AUX. The host finds what the module leaves: all of it in its initial
+//! state, and XCR0 as the TD's XFAM.
 //!
 //! Source of what is left: how Linux restores its own state after VP.ENTER.
 

@@ -70,8 +70,8 @@ pub fn acknowledge() -> Option<u8> {
     let mut vector = NOTHING;
     // SAFETY: IF and GIF are 1 between the two pairs alone, and are 0 afterwards as they were; the
     // instructions between them raise no exception. What arrives is taken on an IST stack, which
-    // is free here, by an entry that changes EAX and the IF that its IRET restores, or nothing if it
-    // is a kick. The ordinary table is in force again afterwards.
+    // is free here, by an entry that changes EAX and the IF that its IRET restores, or nothing if
+    // it is a kick. The ordinary table is in force again afterwards.
     unsafe {
         asm!(
             "sidt [{ordinary}]",

@@ -1,4 +1,5 @@
-//! RDMSR and WRMSR of a TD that exit: EFER and PAT are emulated; every other one is #VE, also those that the module virtualizes.
+//! RDMSR and WRMSR of a TD that exit: EFER and PAT are emulated; every other one is #VE, also those
+//! that the module virtualizes.
 
 use super::vcpu::TdVcpu;
 

@@ -1,5 +1,5 @@
-//! What the emulated module makes of a VM exit of a TD: the guest goes on, perhaps with an exception,
-//! or VP.ENTER returns to the host.
+//! What the emulated module makes of a VM exit of a TD: the guest goes on, perhaps with an
+//! exception, or VP.ENTER returns to the host.
 
 use metal::println;
 use tdx_abi::{Registers, Status};

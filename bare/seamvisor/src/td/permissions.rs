@@ -1,5 +1,5 @@
-//! Permission maps of all TDs: every I/O port is intercepted, and every MSR but those that VMLOAD and
-//! VMSAVE switch, and TSC_AUX.
+//! Permission maps of all TDs: every I/O port is intercepted, and every MSR but those that VMLOAD
+//! and VMSAVE switch, and TSC_AUX.
 
 use alloc::boxed::Box;
 use spin::Once;
