@@ -106,6 +106,24 @@ pub fn tdmrs(layout: &Layout) -> Vec<TdmrReport> {
     layout.tdmrs().iter().enumerate().map(row).collect()
 }
 
+/// What is no usable memory in a range.
+fn holes(host: &Host, range: PageRange) -> Vec<Span> {
+    let mut at = range.start();
+    let mut out = Vec::new();
+    for piece in host.memory().iter().map(|piece| piece.range).filter(|piece| piece.overlaps(range)) {
+        let hole = PageRange::new(at, piece.start());
+        if !hole.is_empty() {
+            out.push(hole.into());
+        }
+        at = piece.end().max(at);
+    }
+    let last = PageRange::new(at, range.end());
+    if !last.is_empty() {
+        out.push(last.into());
+    }
+    out
+}
+
 /// What Linux would print. Its layout may still be refused by SYS.CONFIG, because Linux does not
 /// look at CMRs.
 fn predict(host: &Host, linux: &Result<Box<Layout>, LayoutError>) -> LinuxReport {
@@ -113,6 +131,7 @@ fn predict(host: &Host, linux: &Result<Box<Layout>, LayoutError>) -> LinuxReport
         result: "ok".to_owned(),
         error: None,
         tdmr: None,
+        holes: Vec::new(),
         needed: None,
         allowed: None,
         tdmrs: None,
@@ -128,6 +147,7 @@ fn predict(host: &Host, linux: &Result<Box<Layout>, LayoutError>) -> LinuxReport
             | LayoutError::TdmrsExhausted { tdmr, needed, allowed } = error
             {
                 report.tdmr = Some((*tdmr).into());
+                report.holes = holes(host, *tdmr);
                 (report.needed, report.allowed) = (Some(*needed), Some(*allowed));
                 report.equals_log = match host.logged().failure.as_ref().map(|at| at.value.0) {
                     Some(Failure::ReservedAreasExhausted(logged)) => Some(logged == *tdmr),

@@ -165,6 +165,63 @@ fn a_picture_of_every_host() {
     }
 }
 
+/// Where Linux gives -28, the TDMR and every hole in it are drawn, whatever layout was asked for.
+#[test]
+fn the_tdmr_at_which_linux_fails_is_drawn() {
+    for layout in [LayoutName::Fit, LayoutName::Linux] {
+        let report = planned("hosts/02-canonical-135-emr-fail28.log", layout, &[]);
+        let (tdmr, holes) = (report.linux.tdmr.unwrap(), &report.linux.holes);
+        let needed = report.linux.needed.unwrap();
+        assert!(holes.len() as u64 <= needed && needed > report.linux.allowed.unwrap(), "{}", holes.len());
+        let svg = svg::memory_map(&report);
+        assert_well_formed(&svg);
+        assert!(svg.contains(&format!("Linux fails here (-28): {tdmr}")), "{svg}");
+        assert_eq!(svg.matches("class=\"hole\"").count(), holes.len());
+        assert!(holes.iter().all(|hole| svg.contains(&hole.to_string())));
+        for pair in holes.windows(2) {
+            assert!(pair[0].end.0 <= pair[1].base.0);
+        }
+    }
+    let good = planned("hosts/01-canonical-385-2tib.log", LayoutName::Linux, &[]);
+    assert!(good.linux.holes.is_empty() && !svg::memory_map(&good).contains("Linux fails"));
+}
+
+/// Labels that stand in one row, on a phone and on a desk: each has room in its own block, also with
+/// the 17 TDMRs of a host with 16 nodes.
+#[test]
+fn labels_never_collide() {
+    for name in [
+        "e820/01-hpe-uv-16node-4tib.log",
+        "e820/02-hp-superdome2-16s-12tib.log",
+        "hosts/02-canonical-135-emr-fail28.log",
+    ] {
+        let svg = svg::memory_map(&planned(name, LayoutName::Fit, &[]));
+        for width in [380.0, 780.0, 1160.0] {
+            let mut rows: std::collections::BTreeMap<String, Vec<(f64, f64)>> = std::collections::BTreeMap::new();
+            for tag in svg.split("<text class=\"in").skip(1) {
+                if tag.starts_with(" wide") && width < 780.0 {
+                    continue;
+                }
+                let value = |name: &str| {
+                    tag.split_once(&format!(" {name}=\"")).unwrap().1.split('"').next().unwrap().to_owned()
+                };
+                let x: f64 = value("x").trim_end_matches('%').parse().unwrap();
+                let text = tag.split_once('>').unwrap().1.split('<').next().unwrap();
+                // 12 pixels of a sans-serif font: less than 7.5 for a character.
+                let half = text.chars().count() as f64 * 7.5 / 2.0;
+                let middle = x / 100.0 * width;
+                rows.entry(value("y")).or_default().push((middle - half, middle + half));
+            }
+            assert!(!rows.is_empty(), "{name}");
+            for (y, mut labels) in rows {
+                labels.sort_by(|a, b| a.0.total_cmp(&b.0));
+                assert!(labels.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{name} at {width}, row {y}: {labels:?}");
+                assert!(labels.first().is_none_or(|label| label.0 >= -4.0), "{name}: {labels:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_name_cannot_leave_its_text() {
     let mut report = planned("hosts/01-canonical-385-2tib.log", LayoutName::Fit, &[]);

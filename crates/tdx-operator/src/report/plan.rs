@@ -104,6 +104,8 @@ pub struct LinuxReport {
     pub error: Option<String>,
     /// The TDMR at which it fails, if it is one.
     pub tdmr: Option<Span>,
+    /// What is no usable memory in that TDMR: each hole takes a reserved area. Empty if it is none.
+    pub holes: Vec<Span>,
     /// What was needed there: TDMRs or reserved areas.
     pub needed: Option<u64>,
     /// What the module allows.

@@ -1,65 +1,123 @@
-//! SVG memory map of a plan: an overview of all addresses, then a row for each TDMR. One file
-//! without script, for light and dark pages.
+//! SVG memory map of a plan: an overview of all addresses, the TDMR at which Linux fails, then a row
+//! for each TDMR. One file without script, for light and dark pages, wide and narrow: places are in
+//! percent of the width, texts keep their size.
 
 use std::fmt::Write;
 
 use super::{PlanReport, Span, TdmrReport};
 use crate::{size, words};
 
-const WIDTH: f64 = 1160.0;
-const LEFT: f64 = 20.0;
-const LABEL: f64 = 250.0;
-const ROW: f64 = 34.0;
+/// Width that a page without one of its own gives the picture.
+const WIDTH: u32 = 1160;
+/// Pixels of the widest row of a narrow picture, and of a wide one; a label is shown only where it
+/// has room, so that none covers another.
+const NARROW: f64 = 360.0;
+const WIDE: f64 = 760.0;
+/// Pixels of a character of a label, at most.
+const CHARACTER: f64 = 7.5;
+const ROW: f64 = 62.0;
 const BAR: f64 = 20.0;
 /// Rows at most; a host with more TDMRs gets the rest in words.
 const ROWS: usize = 64;
+/// Characters of a line of text that fit a phone.
+const LINE: usize = 52;
 
 const STYLE: &str = "\
-svg{font:13px system-ui,sans-serif;background:#fff}\
-text{fill:#1a1a1a}.dim{fill:#666}\
+svg{font:12px system-ui,sans-serif;background:#fff}.root{width:100%;max-width:1160px;display:block;margin:0 auto}\
+text{fill:#1a1a1a}.dim{fill:#5c5c5c}.head{font-weight:600}.bad{fill:#a8231b;font-weight:600}\
+.in{text-anchor:middle;fill:#10202e;pointer-events:none}.end{text-anchor:end}\
 .cmr{fill:#dfe7ef}.memory{fill:#8fb3d9}.tdmr{fill:none;stroke:#1a1a1a;stroke-width:1}\
-.reserved{fill:#c9c9c9}.pamt{fill:#7a4fb5}.given{fill:#d1495b}\
-@media(prefers-color-scheme:dark){svg{background:#161616}text{fill:#eee}.dim{fill:#aaa}\
-.cmr{fill:#26333f}.memory{fill:#4775a3}.tdmr{stroke:#eee}.reserved{fill:#5a5a5a}.pamt{fill:#b08ae6}.given{fill:#ef6f7f}}";
+.reserved{fill:#c9c9c9}.pamt{fill:#7a4fb5}.given{fill:#d1495b}.hole{fill:#d1495b}.wide{display:none}\
+@media(min-width:800px){.wide{display:inline}}\
+@media(prefers-color-scheme:dark){svg{background:#161616}text{fill:#eee}.dim{fill:#aaa}.bad{fill:#ff8f84}.in{fill:#fff}\
+.cmr{fill:#26333f}.memory{fill:#3f6d9b}.tdmr{stroke:#eee}.reserved{fill:#5a5a5a}.pamt{fill:#b08ae6}.given,.hole{fill:#ef6f7f}}";
 
 /// Text that XML takes.
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// A stretch of addresses drawn over a stretch of the picture.
+/// A stretch of addresses drawn over the whole width.
 struct Scale {
     base: u64,
     bytes: f64,
-    x: f64,
-    width: f64,
 }
 
 impl Scale {
-    fn x(&self, address: u64) -> f64 {
-        self.x + (address.saturating_sub(self.base) as f64 / self.bytes).min(1.0) * self.width
+    fn of(base: u64, bytes: u64) -> Self {
+        Self { base, bytes: bytes.max(1) as f64 }
     }
 
-    /// A bar for the part of `[start, end)` that is in sight, one pixel wide at least. Its title is
-    /// shown where the mouse is.
+    /// Percent of the width.
+    fn at(&self, address: u64) -> f64 {
+        (address.saturating_sub(self.base) as f64 / self.bytes).min(1.0) * 100.0
+    }
+
+    /// Start and end of the part that is in sight, in percent.
+    fn seen(&self, (start, end): (u64, u64)) -> Option<(f64, f64)> {
+        let out = end <= self.base || start as f64 >= self.base as f64 + self.bytes;
+        (!out).then(|| (self.at(start), self.at(end)))
+    }
+
+    /// A bar for the part of `[start, end)` that is in sight, a little of the width at least. Its title
+    /// is shown where the mouse is.
     fn bar(&self, out: &mut String, class: &str, y: f64, height: f64, range: (u64, u64), title: &str) {
-        let end_of_sight = self.base as f64 + self.bytes;
-        if range.1 <= self.base || range.0 as f64 >= end_of_sight {
-            return;
-        }
-        let (from, to) = (self.x(range.0), self.x(range.1));
+        let Some((from, to)) = self.seen(range) else { return };
         // Writing to a string never fails.
         let _ = writeln!(
             out,
-            r#"<rect class="{class}" x="{from:.2}" y="{y:.1}" width="{:.2}" height="{height:.1}"><title>{}</title></rect>"#,
-            (to - from).max(1.0),
+            r#"<rect class="{class}" x="{from:.3}%" y="{y:.1}" width="{:.3}%" height="{height:.1}"><title>{}</title></rect>"#,
+            (to - from).max(0.12),
             escape(title)
         );
     }
+
+    /// A label in the middle of a bar, where it has room.
+    fn label(&self, out: &mut String, y: f64, range: (u64, u64), texts: &[&str]) {
+        let Some((from, to)) = self.seen(range) else { return };
+        let fits =
+            |text: &str, width: f64| (to - from) / 100.0 * width >= text.chars().count() as f64 * CHARACTER + 6.0;
+        let narrow = texts.iter().find(|text| fits(text, NARROW));
+        let wide = texts.iter().find(|text| fits(text, WIDE));
+        let mut put = |class: &str, text: &str| {
+            let _ = writeln!(
+                out,
+                r#"<text class="{class}" x="{:.3}%" y="{y:.1}">{}</text>"#,
+                f64::midpoint(from, to),
+                escape(text)
+            );
+        };
+        match (narrow, wide) {
+            (Some(narrow), _) => put("in", narrow),
+            (None, Some(wide)) => put("in wide", wide),
+            (None, None) => {}
+        }
+    }
 }
 
-fn text(out: &mut String, class: &str, x: f64, y: f64, content: &str) {
-    let _ = writeln!(out, r#"<text class="{class}" x="{x:.1}" y="{y:.1}">{}</text>"#, escape(content));
+fn text(out: &mut String, class: &str, x: &str, y: f64, content: &str) {
+    let _ = writeln!(out, r#"<text class="{class}" x="{x}" y="{y:.1}">{}</text>"#, escape(content));
+}
+
+/// A text in lines that fit a phone; the place of the line after it.
+fn lines(out: &mut String, class: &str, mut y: f64, content: &str) -> f64 {
+    let mut row = String::new();
+    let mut rows = Vec::new();
+    for word in content.split(' ') {
+        if !row.is_empty() && row.chars().count() + 1 + word.chars().count() > LINE {
+            rows.push(std::mem::take(&mut row));
+        }
+        if !row.is_empty() {
+            row.push(' ');
+        }
+        row.push_str(word);
+    }
+    rows.push(row);
+    for row in rows {
+        text(out, class, "0", y, &row);
+        y += 17.0;
+    }
+    y
 }
 
 fn ends(span: &Span) -> (u64, u64) {
@@ -77,64 +135,66 @@ fn pamts(tdmr: &TdmrReport) -> [(&'static str, &Span); 3] {
 /// Draws the map.
 pub fn memory_map(report: &PlanReport) -> String {
     let tdmrs = &report.layout.tdmrs;
-    let rows = tdmrs.len().min(ROWS);
-    let height = 150.0 + ROW * rows as f64 + 40.0;
-    let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 1200 {height:.0}\" role=\"img\">\n<title>{}</title>\n<style>{STYLE}</style>\n",
-        escape(&format!("TDX memory of {}", report.host.name))
-    );
-    let pamt = report.layout.pamt_kb.map_or("no layout".to_owned(), |kb| format!("{kb} KB for PAMT"));
-    let given_up = size::human(report.layout.given_up_bytes);
-    text(
-        &mut out,
-        "head",
-        LEFT,
-        24.0,
-        &format!(
-            "{}: {} usable, {} (`{}`), {pamt}, {given_up} given up",
-            report.host.name,
-            size::human(report.host.memory_bytes),
-            words::count(tdmrs.len() as u64, "TDMR"),
-            report.layout.layout
-        ),
-    );
-    legend(&mut out, 46.0);
-    overview(&mut out, report, 66.0);
-    let mut y = 150.0;
-    for tdmr in &tdmrs[..rows] {
-        row(&mut out, report, tdmr, y);
+    let rows = tdmrs.get(..ROWS).unwrap_or(tdmrs);
+    let mut body = String::new();
+    let mut y = head(&mut body, report, 20.0);
+    y = legend(&mut body, y + 4.0);
+    y = overview(&mut body, report, y + 6.0);
+    y = failure(&mut body, report, y + 12.0);
+    for tdmr in rows {
+        row(&mut body, report, tdmr, y);
         y += ROW;
     }
-    if tdmrs.len() > rows {
-        text(&mut out, "dim", LEFT, y + 15.0, &format!("and {} more TDMRs", tdmrs.len() - rows));
+    if tdmrs.len() > rows.len() {
+        text(&mut body, "dim", "0", y, &format!("and {} more TDMRs", tdmrs.len() - rows.len()));
+        y += 17.0;
     } else if let Some(error) = &report.layout.error {
-        text(&mut out, "dim", LEFT, y + 15.0, error);
+        y = lines(&mut body, "dim", y, error);
     }
-    out.push_str("</svg>\n");
-    out
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"root\" width=\"{WIDTH}\" height=\"{:.0}\" role=\"img\">\n<title>{}</title>\n\
+         <style>{STYLE}</style>\n<svg x=\"1%\" width=\"98%\" overflow=\"visible\">\n{body}</svg>\n</svg>\n",
+        y + 12.0,
+        escape(&format!("TDX memory of {}", report.host.name))
+    )
 }
 
-fn legend(out: &mut String, y: f64) {
-    let entries = [
-        ("cmr", "CMR"),
-        ("memory", "usable memory in a TDMR"),
-        ("reserved", "reserved area"),
-        ("pamt", "PAMT"),
-        ("given", "given up"),
+/// The host's name, and what the plan comes to.
+fn head(out: &mut String, report: &PlanReport, y: f64) -> f64 {
+    let pamt = report.layout.pamt_kb.map_or("no layout".to_owned(), |kb| format!("{kb} KB for PAMT"));
+    let given_up = size::human(report.layout.given_up_bytes);
+    let y = lines(out, "head", y, &report.host.name);
+    let facts = format!(
+        "{} usable, {} (`{}`), {pamt}, {given_up} given up",
+        size::human(report.host.memory_bytes),
+        words::count(report.layout.tdmrs.len() as u64, "TDMR"),
+        report.layout.layout
+    );
+    lines(out, "dim", y, &facts)
+}
+
+fn legend(out: &mut String, mut y: f64) -> f64 {
+    let rows: [&[(&str, &str)]; 2] = [
+        &[("cmr", "CMR"), ("memory", "usable memory in a TDMR")],
+        &[("reserved", "reserved area"), ("pamt", "PAMT"), ("given", "given up, or a hole")],
     ];
-    let mut x = LEFT;
-    for (class, name) in entries {
-        let _ = writeln!(out, r#"<rect class="{class}" x="{x:.1}" y="{:.1}" width="12" height="12"/>"#, y - 10.0);
-        text(out, "dim", x + 17.0, y, name);
-        x += 40.0 + 7.5 * name.len() as f64;
+    for entries in rows {
+        let mut x = 0.0;
+        for (class, name) in entries {
+            let _ = writeln!(out, r#"<rect class="{class}" x="{x:.1}" y="{:.1}" width="12" height="12"/>"#, y - 10.0);
+            text(out, "dim", &format!("{:.1}", x + 17.0), y, name);
+            x += 34.0 + 6.8 * name.len() as f64;
+        }
+        y += 18.0;
     }
+    y
 }
 
 /// All addresses in one bar.
-fn overview(out: &mut String, report: &PlanReport, y: f64) {
+fn overview(out: &mut String, report: &PlanReport, y: f64) -> f64 {
     let spans = report.host.cmrs.iter().chain(report.layout.tdmrs.iter().map(|tdmr| &tdmr.range));
     let end = spans.map(|span| span.end.0.get()).max().unwrap_or(1);
-    let scale = Scale { base: 0, bytes: end.max(1) as f64, x: LEFT, width: WIDTH };
+    let scale = Scale::of(0, end);
     for cmr in &report.host.cmrs {
         scale.bar(out, "cmr", y, 36.0, ends(cmr), &titled("CMR", cmr));
     }
@@ -150,32 +210,62 @@ fn overview(out: &mut String, report: &PlanReport, y: f64) {
         scale.bar(out, "tdmr", y + 8.0, BAR, ends(&tdmr.range), &title);
     }
     for given in &report.layout.given_up {
-        scale.bar(
-            out,
-            "given",
-            y,
-            36.0,
-            ends(&given.range),
-            &titled(&format!("given up ({})", given.reason), &given.range),
-        );
+        let title = titled(&format!("given up ({})", given.reason), &given.range);
+        scale.bar(out, "given", y, 36.0, ends(&given.range), &title);
     }
-    text(out, "dim", LEFT, y + 52.0, "0");
-    let last = size::human(end);
-    text(out, "dim", LEFT + WIDTH - 8.0 * last.len() as f64, y + 52.0, &last);
+    if report.layout.tdmrs.is_empty() {
+        for cmr in &report.host.cmrs {
+            scale.label(out, y + 22.0, ends(cmr), &[&size::human(cmr.size)]);
+        }
+    }
+    for tdmr in &report.layout.tdmrs {
+        let size = size::human(tdmr.range.size);
+        let long = format!("TDMR {}: {size}", tdmr.index);
+        scale.label(out, y + 22.0, ends(&tdmr.range), &[&long, &size, &tdmr.index.to_string()]);
+    }
+    text(out, "dim", "0", y + 51.0, "0");
+    text(out, "dim end", "100%", y + 51.0, &size::human(end));
+    y + 62.0
+}
+
+/// The TDMR at which Linux fails, with what needs a reserved area in it.
+fn failure(out: &mut String, report: &PlanReport, y: f64) -> f64 {
+    let linux = &report.linux;
+    let Some(tdmr) = linux.tdmr.filter(|_| !linux.holes.is_empty()) else { return y };
+    let head = format!("Linux fails here ({}): {tdmr}", linux.result);
+    let mut y = lines(out, "bad", y + 6.0, &head);
+    if let (Some(needed), Some(allowed)) = (linux.needed, linux.allowed) {
+        let holes = words::count(linux.holes.len() as u64, "hole");
+        let facts =
+            format!("{holes} in it, {needed} reserved areas needed, {allowed} allowed, {}", size::human(tdmr.size));
+        y = lines(out, "dim", y, &facts);
+    }
+    let y = y - 8.0;
+    let scale = Scale::of(tdmr.base.0.get(), tdmr.size);
+    scale.bar(out, "memory", y, BAR, ends(&tdmr), &titled("TDMR", &tdmr));
+    for (number, hole) in (1..).zip(&linux.holes) {
+        scale.bar(out, "hole", y, BAR, ends(hole), &titled(&format!("hole {number}"), hole));
+    }
+    scale.bar(out, "tdmr", y, BAR, ends(&tdmr), &titled("TDMR", &tdmr));
+    for hole in &linux.holes {
+        scale.label(out, y + 14.0, ends(hole), &[&size::human(hole.size)]);
+    }
+    y + BAR + 26.0
 }
 
 /// One TDMR, its whole range over the width.
 fn row(out: &mut String, report: &PlanReport, tdmr: &TdmrReport, y: f64) {
     let name = format!("{} {} node {}", tdmr.index, tdmr.range, tdmr.node);
-    text(out, "head", LEFT, y + 9.0, &name);
-    let facts = format!("{}, {} reserved", size::human(tdmr.range.size), tdmr.reserved_count);
-    text(out, "dim", LEFT, y + 22.0, &facts);
-    let scale = Scale {
-        base: tdmr.range.base.0.get(),
-        bytes: tdmr.range.size.max(1) as f64,
-        x: LEFT + LABEL + 60.0,
-        width: WIDTH - LABEL - 60.0,
-    };
+    text(out, "head", "0", y, &name);
+    let facts = format!(
+        "{}, {} reserved, {} of PAMT",
+        size::human(tdmr.range.size),
+        tdmr.reserved_count,
+        size::human(tdmr.pamt_bytes)
+    );
+    text(out, "dim", "0", y + 15.0, &facts);
+    let y = y + 21.0;
+    let scale = Scale::of(tdmr.range.base.0.get(), tdmr.range.size);
     scale.bar(out, "memory", y, BAR, ends(&tdmr.range), &titled("TDMR", &tdmr.range));
     for reserved in &tdmr.reserved {
         scale.bar(out, "reserved", y, BAR, ends(reserved), &titled("reserved", reserved));
@@ -186,14 +276,11 @@ fn row(out: &mut String, report: &PlanReport, tdmr: &TdmrReport, y: f64) {
         }
     }
     for given in &report.layout.given_up {
-        scale.bar(
-            out,
-            "given",
-            y,
-            BAR,
-            ends(&given.range),
-            &titled(&format!("given up ({})", given.reason), &given.range),
-        );
+        let title = titled(&format!("given up ({})", given.reason), &given.range);
+        scale.bar(out, "given", y, BAR, ends(&given.range), &title);
     }
     scale.bar(out, "tdmr", y, BAR, ends(&tdmr.range), &titled("TDMR", &tdmr.range));
+    for reserved in &tdmr.reserved {
+        scale.label(out, y + 14.0, ends(reserved), &[&size::human(reserved.size)]);
+    }
 }
