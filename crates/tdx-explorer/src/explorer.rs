@@ -78,6 +78,11 @@ pub(super) struct TimePoint {
     pub(super) instant: u64,
     pub(super) step: usize,
     pub(super) kind: InstantKind,
+    pub(super) cpu: u32,
+    /// Private lines of memory.
+    pub(super) private: u64,
+    /// Lines that the kernel has marked.
+    pub(super) marked: u64,
     pub(super) text: String,
     pub(super) branches: u64,
     pub(super) broken: Option<Rule>,
@@ -394,7 +399,11 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
                 inner.tally.peak = held;
             }
             let text = describe(act, inner.history.last, kind);
-            inner.tally.timeline.push(TimePoint { instant, step, kind, text, branches, broken });
+            let private = machine.private_lines();
+            let marked = union(self.live.tdx.pamt_ranges(), self.live.marks().marked);
+            let marked = marked.map(|range| range.bytes() / tdx_abi::LINE_SIZE).sum();
+            let cpu = act.cpu.0;
+            inner.tally.timeline.push(TimePoint { instant, step, kind, cpu, private, marked, text, branches, broken });
         }
     }
 

@@ -101,6 +101,12 @@ pub struct TimePointReport {
     pub step: usize,
     /// `between operations`, `ledger store` or `inside a SEAMCALL`.
     pub kind: &'static str,
+    /// The CPU that acts.
+    pub cpu: u32,
+    /// Lines that are private in memory.
+    pub private_lines: u64,
+    /// Lines that the kernel has marked, those of PAMTs included.
+    pub marked_lines: u64,
     /// The operation.
     pub operation: String,
     /// Handovers that were run from it.

@@ -107,6 +107,34 @@ fn pages_say_what_was_found() {
     assert!(broken.contains("<a href=\"#s0-f0\"><rect class=\"broken\""));
 }
 
+/// The page opens on a picture: what broke step by step with the bug in its first line, or private
+/// and marked lines over time; a row for each CPU.
+#[test]
+fn the_page_opens_on_a_picture() {
+    let [clean, broken, catalogue] = reports();
+    for (report, words) in [
+        (&broken, "Bug that was put in: <b>page-freed-before-reset</b>"),
+        (&catalogue, "Bug that was put in: <b>"),
+        (&clean, "lines that are private, and lines that the kernel has marked"),
+    ] {
+        let page = html::page(report);
+        let (before, picture) = page.split_once("<figure class=\"lead\">").unwrap();
+        let picture = picture.split("</figure>").next().unwrap();
+        assert!(!before.contains("class=\"verdict"), "the picture comes first");
+        let first = picture.split("<p").nth(1).unwrap().split("</p>").next().unwrap();
+        assert!(first.contains(words), "{first}");
+        assert!(picture.contains("<li>CPU 0</li>"), "{picture}");
+        let story = report.scenarios.iter().find_map(|run| run.findings.first());
+        if let Some(found) = story {
+            assert!(found.story.iter().all(|line| picture.matches(line.split('<').next().unwrap()).count() >= 1));
+        }
+    }
+    let run = &clean.scenarios[0];
+    assert!(run.timeline.iter().all(|point| point.private_lines <= point.marked_lines), "what is private is marked");
+    assert!(run.timeline.iter().any(|point| point.private_lines > 0));
+    assert!(run.timeline.iter().all(|point| point.cpu < run.cpus));
+}
+
 #[test]
 fn a_clean_time_line_does_not_hide_what_other_schedules_broke() {
     let bug = bugs().find(|bug| bug.name == "lost-mark").unwrap();

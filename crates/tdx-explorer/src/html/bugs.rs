@@ -24,8 +24,9 @@ pub(super) fn draw(out: &mut String, runs: &[BugRun]) -> fmt::Result {
         let found = run.found_by.map_or("<span class=\"bad\">not found</span>".to_owned(), |by| Text(by).to_string());
         writeln!(
             out,
-            "<tr><th scope=\"row\"><a href=\"#b{index}\">{}</a></th><td class=\"wide\">{}</td><td>{found}</td><td class=\"name\">{}</td>\
-             <td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
+            "<tr><th scope=\"row\"><a href=\"#b{index}\">{}</a></th><td class=\"wide\">{}</td><td data-of=\"found by\">{found}</td>\
+             <td class=\"name\" data-of=\"scenario\">{}</td><td class=\"n\" data-of=\"crash points\">{}</td>\
+             <td class=\"n\" data-of=\"steps\">{}</td><td class=\"n\" data-of=\"operations\">{}</td></tr>",
             Text(run.name),
             Text(run.what),
             Text(run.scenario.as_deref().unwrap_or("-")),

@@ -29,7 +29,8 @@ pub(super) fn draw(out: &mut String, rows: &[Covered]) -> fmt::Result {
             };
             writeln!(
                 out,
-                "<tr>{leaf}<td class=\"name mono\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
+                "<tr>{leaf}<td class=\"name mono\">{}</td><td class=\"n\" data-of=\"after\">{}</td>\
+                 <td class=\"n\" data-of=\"inside\">{}</td></tr>",
                 Text(&row.status),
                 Count(row.after),
                 Count(row.inside)

@@ -5,6 +5,7 @@
 mod bugs;
 mod coverage;
 mod map;
+mod picture;
 mod scenario;
 mod sequences;
 mod story;
@@ -39,6 +40,7 @@ fn write_page(out: &mut String, report: &ExploreReport) -> fmt::Result {
          <title>{title} - cleanslate explore</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<header>\n\
          <p class=\"soft\">cleanslate explore</p>\n<h1>{title}</h1>"
     )?;
+    picture::draw(out, report)?;
     verdict(out, report)?;
     contents(out, report)?;
     writeln!(out, "</header>\n<main>")?;

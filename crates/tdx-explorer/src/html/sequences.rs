@@ -26,8 +26,9 @@ pub(super) fn draw(out: &mut String, runs: &[SequenceRun]) -> fmt::Result {
         };
         writeln!(
             out,
-            "<tr><td class=\"name\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
-             <td class=\"n\">{}</td><td class=\"name\">{verdict}</td></tr>",
+            "<tr><td class=\"name\" data-of=\"begins with\">{}</td><td class=\"n\" data-of=\"operations\">{}</td>\
+             <td class=\"n\" data-of=\"sequences\">{}</td><td class=\"n\" data-of=\"instants\">{}</td>\
+             <td class=\"n\" data-of=\"crash points\">{}</td><td class=\"name\">{verdict}</td></tr>",
             Text(run.start),
             run.length,
             Count(run.sequences),

@@ -143,10 +143,17 @@ fn table(out: &mut String, scenario: &ScenarioRun) -> fmt::Result {
                 _ => {}
             }
         }
-        write!(out, "<tr><td class=\"n\">{number}</td><td class=\"wide\">{}</td>", Text(step))?;
-        for count in [sum.instants, sum.between, sum.stores, sum.inside, sum.crash_points] {
+        write!(out, "<tr><td class=\"n\" data-of=\"step\">{number}</td><td class=\"wide\">{}</td>", Text(step))?;
+        let counts = [
+            ("instants", sum.instants),
+            ("between operations", sum.between),
+            ("ledger stores", sum.stores),
+            ("inside a SEAMCALL", sum.inside),
+            ("crash points", sum.crash_points),
+        ];
+        for (of, count) in counts {
             let count = if count == 0 { "-".to_owned() } else { Count(count).to_string() };
-            write!(out, "<td class=\"n\">{count}</td>")?;
+            write!(out, "<td class=\"n\" data-of=\"{of}\">{count}</td>")?;
         }
         let verdict = match (sum.instants, sum.broken) {
             (0, _) => "<span class=\"soft\">no instant</span>".to_owned(),
