@@ -1,5 +1,5 @@
-//! One boot in every form in which logs are passed on gives the same findings; values in odd writing
-//! mean what they mean; further wordings of each kind of `fixtures/field`.
+//! One boot in every form in which logs are passed on gives the same findings; values in odd
+//! writing mean what they mean; further wordings of each kind of `fixtures/field`.
 
 use serde_json::json;
 use tdx_operator::{
@@ -94,7 +94,8 @@ fn one_boot_in_every_form() {
     }
 }
 
-/// A console that prints each line twice is one boot; a call that is printed twice is counted twice.
+/// A console that prints each line twice is one boot; a call that is printed twice is counted
+/// twice.
 #[test]
 fn doubled_lines_are_one_boot() {
     let text = lines(|index, m| format!("[{index:5}.123456] {m}\r\n[{index:5}.123456] {m}\r\n"));

@@ -186,8 +186,8 @@ fn the_tdmr_at_which_linux_fails_is_drawn() {
     assert!(good.linux.holes.is_empty() && !svg::memory_map(&good).contains("Linux fails"));
 }
 
-/// Labels that stand in one row, on a phone and on a desk: each has room in its own block, also with
-/// the 17 TDMRs of a host with 16 nodes.
+/// Labels that stand in one row, on a phone and on a desk: each has room in its own block, also
+/// with the 17 TDMRs of a host with 16 nodes.
 #[test]
 fn labels_never_collide() {
     for name in [

@@ -1,5 +1,5 @@
-//! The picture on which the page opens: the first broken rule step by step, a row for each CPU; of a
-//! clean exploration, private and marked lines over time above a row for each CPU.
+//! The picture on which the page opens: the first broken rule step by step, a row for each CPU; of
+//! a clean exploration, private and marked lines over time above a row for each CPU.
 
 use core::fmt::{self, Write};
 

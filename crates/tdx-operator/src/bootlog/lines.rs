@@ -85,8 +85,8 @@ impl<R: BufRead> Lines<R> {
         Ok(Some(Line { number: self.number, bytes: &self.buffer, too_long, last_without_end, fold: None }))
     }
 
-    /// Reads up to a line end: LF, CRLF or, as serial consoles write it, a lone CR. Returns whether there
-    /// was one, and whether the line was longer than is kept.
+    /// Reads up to a line end: LF, CRLF or, as serial consoles write it, a lone CR. Returns whether
+    /// there was one, and whether the line was longer than is kept.
     fn fill(&mut self) -> io::Result<(bool, bool)> {
         let mut too_long = false;
         loop {

@@ -25,7 +25,8 @@ pub(super) fn plain(line: &str) -> Option<String> {
     let stamp = micros.map_or_else(String::new, |at| format!("[{:5}.{:06}] ", at / 1_000_000, at % 1_000_000));
     let ident = string(text, "SYSLOG_IDENTIFIER").filter(|ident| ident != "kernel" && !ident.contains(' '));
     Some(match ident {
-        // As `journalctl -o short-monotonic --no-hostname` writes it; a program has a process id there.
+        // As `journalctl -o short-monotonic --no-hostname` writes it; a program has a process id
+        // there.
         Some(ident) if stamp.is_empty() => format!("[..] {ident}[1]: {message}"),
         Some(ident) => format!("{stamp}{ident}[1]: {message}"),
         None => format!("{stamp}{message}"),

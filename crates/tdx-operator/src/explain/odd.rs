@@ -1,5 +1,6 @@
-//! Values in the writing of people and of other programs: quotes, punctuation, C suffixes, groups of
-//! digits, an errno as an unsigned number or as `strerror` says it, a value in the middle of a line.
+//! Values in the writing of people and of other programs: quotes, punctuation, C suffixes, groups
+//! of digits, an errno as an unsigned number or as `strerror` says it, a value in the middle of a
+//! line.
 
 use super::value as usual;
 use crate::report::Subject;

@@ -89,8 +89,8 @@ pub struct CheckVerdict {
     pub status: Status,
     /// `on`, `off`, `broken` (on, and cannot work) or `unknown`.
     pub tdx: &'static str,
-    /// What a kexec does: `safe`, `refused` (no image can be loaded), `unsafe` (private memory stays)
-    /// or `unknown`.
+    /// What a kexec does: `safe`, `refused` (no image can be loaded), `unsafe` (private memory
+    /// stays) or `unknown`.
     pub kexec: &'static str,
     /// Whether failed calls since boot ask for a reset through the firmware: `no`, `planned` (safe
     /// until then), `now` or `unknown`.

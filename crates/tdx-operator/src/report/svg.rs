@@ -1,6 +1,6 @@
-//! SVG memory map of a plan: an overview of all addresses, the TDMR at which Linux fails, then a row
-//! for each TDMR. One file without script, for light and dark pages, wide and narrow: places are in
-//! percent of the width, texts keep their size.
+//! SVG memory map of a plan: an overview of all addresses, the TDMR at which Linux fails, then a
+//! row for each TDMR. One file without script, for light and dark pages, wide and narrow: places
+//! are in percent of the width, texts keep their size.
 
 use std::fmt::Write;
 
@@ -59,8 +59,8 @@ impl Scale {
         (!out).then(|| (self.at(start), self.at(end)))
     }
 
-    /// A bar for the part of `[start, end)` that is in sight, a little of the width at least. Its title
-    /// is shown where the mouse is.
+    /// A bar for the part of `[start, end)` that is in sight, a little of the width at least. Its
+    /// title is shown where the mouse is.
     fn bar(&self, out: &mut String, class: &str, y: f64, height: f64, range: (u64, u64), title: &str) {
         let Some((from, to)) = self.seen(range) else { return };
         // Writing to a string never fails.

@@ -1,5 +1,5 @@
-//! What failed SEAMCALLs have left behind since boot: is the host still safe, may it be kexeced, must
-//! it be power-cycled.
+//! What failed SEAMCALLs have left behind since boot: is the host still safe, may it be kexeced,
+//! must it be power-cycled.
 
 use super::{Finding, Rule, handover};
 use crate::{
