@@ -15,8 +15,8 @@ use crate::root;
 
 /// Test modules: `enable` calls `tdx_enable()`, which has no caller in 6.12; `tds` builds TDs as
 /// KVM does; `use` uses free memory as a driver may; `wild` stores through a wild pointer; `stuck`
-/// keeps a CPU from stopping; `poison_td` stores to memory of a TD that runs; `noreset` keeps `cleanslate.ko` from resetting; `canary` fills
-/// free memory, which a reset must not overwrite.
+/// keeps a CPU from stopping; `poison_td` stores to memory of a TD that runs; `noreset` keeps
+/// `cleanslate.ko` from resetting; `canary` fills free memory, which a reset must not overwrite.
 pub(crate) fn test_modules(kernel: Kernel) -> &'static [&'static str] {
     match kernel.reference() {
         Kernel::Stock => &["cleanslate_use"],
