@@ -45,6 +45,7 @@ struct cleanslate_args {
 };
 
 unsigned long cleanslate_symbol(const char *name);
+unsigned long cleanslate_function(const char *name, unsigned long *size);
 
 /**
  * cleanslate_call() - call a function of the kernel by its address
@@ -101,8 +102,6 @@ int cleanslate_follow_init(void);
 void cleanslate_follow_exit(void);
 void cleanslate_follow_free(void);
 bool cleanslate_follow_missed(void);
-void cleanslate_read_registers(struct cleanslate_registers *registers, u64 rax,
-			       const struct cleanslate_args *args);
 bool cleanslate_handover_missed(void);
 int cleanslate_verdict(char *buffer);
 int cleanslate_handover_init(void);

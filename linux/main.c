@@ -84,17 +84,44 @@ void cleanslate_tracking_on(u64 cet)
 	preempt_enable();
 }
 
+static unsigned long (*find_symbol)(const char *name);
+static int (*find_size)(unsigned long address, unsigned long *size, unsigned long *offset);
+
+/* Without the symbol table, "no such symbol" would be taken for "no such code in this kernel". */
+static int __init cleanslate_find_symbol_table(void)
+{
+	struct kprobe lookup = { .symbol_name = "kallsyms_lookup_name" };
+	int ret = register_kprobe(&lookup);
+
+	if (ret) {
+		pr_err("failed to find the symbol table: %d (CONFIG_KPROBES, CONFIG_KALLSYMS?)\n",
+		       ret);
+		return ret;
+	}
+	find_symbol = (void *)lookup.addr;
+	unregister_kprobe(&lookup);
+	find_size = (void *)cleanslate_symbol("kallsyms_lookup_size_offset");
+	if (!find_size || !cleanslate_symbol("machine_kexec")) {
+		pr_err("symbol table of this kernel is not complete (CONFIG_KALLSYMS?)\n");
+		return -ENOENT;
+	}
+	return 0;
+}
+
 /* Address of a symbol, exported or not; 0 if there is none. */
 unsigned long cleanslate_symbol(const char *name)
 {
-	struct kprobe lookup = { .symbol_name = "kallsyms_lookup_name" };
-	unsigned long (*find)(const char *name);
+	return cleanslate_call(find_symbol, name);
+}
 
-	if (register_kprobe(&lookup))
+/* Address and size of a function; 0 if there is none. */
+unsigned long cleanslate_function(const char *name, unsigned long *size)
+{
+	unsigned long address = cleanslate_symbol(name), offset;
+
+	if (!address || !cleanslate_call(find_size, address, size, &offset) || offset)
 		return 0;
-	find = (void *)lookup.addr;
-	unregister_kprobe(&lookup);
-	return cleanslate_call(find, name);
+	return address;
 }
 
 void cleanslate_lost(const char *why)
@@ -148,6 +175,9 @@ static int __init cleanslate_init(void)
 		       cleanslate_max_cpus());
 		return -E2BIG;
 	}
+	ret = cleanslate_find_symbol_table();
+	if (ret)
+		return ret;
 	ret = cleanslate_handover_init();
 	if (ret)
 		return ret;

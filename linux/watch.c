@@ -10,9 +10,12 @@
 
 #include <linux/cpu.h>
 #include <linux/cpuhotplug.h>
+#include <linux/extable.h>
 #include <linux/idr.h>
 #include <linux/mm.h>
 #include <linux/smp.h>
+#include <linux/string.h>
+#include <asm/processor-flags.h>
 
 #include "cleanslate.h"
 
@@ -56,6 +59,22 @@ bool cleanslate_watch_in_vmx(void)
 	return cleanslate_follows() && module_initialized && READ_ONCE(*module_initialized);
 }
 
+static void cleanslate_read_registers(struct cleanslate_registers *registers, u64 rax,
+				      const struct cleanslate_args *args)
+{
+	*registers = (struct cleanslate_registers){
+		.rax = rax,
+		.rcx = args->rcx,
+		.rdx = args->rdx,
+		.r8 = args->r8,
+		.r9 = args->r9,
+		.r10 = args->r10,
+		.r11 = args->r11,
+		.r12 = args->r12,
+		.r13 = args->r13,
+	};
+}
+
 static int cleanslate_before_seamcall(struct kprobe *probe, struct pt_regs *regs)
 {
 	struct cleanslate_registers call;
@@ -64,57 +83,187 @@ static int cleanslate_before_seamcall(struct kprobe *probe, struct pt_regs *regs
 	cleanslate_observe_seamcall(raw_smp_processor_id(), &call);
 	return 0;
 }
+NOKPROBE_SYMBOL(cleanslate_before_seamcall);
 
-#define BEFORE(name) {							\
-	.symbol_name = (name),						\
-	.pre_handler = cleanslate_before_seamcall,			\
-	.post_handler = cleanslate_after_probe,				\
+/* SEAMCALL has left its results in registers; its operands are still in memory. */
+static void cleanslate_note_answer(const struct pt_regs *regs, u64 rax)
+{
+	const struct cleanslate_registers answer = {
+		.rax = rax,
+		.rcx = regs->cx,
+		.rdx = regs->dx,
+		.r8 = regs->r8,
+		.r9 = regs->r9,
+		.r10 = regs->r10,
+		.r11 = regs->r11,
+		.r12 = regs->r12,
+		.r13 = regs->r13,
+	};
+	struct cleanslate_registers call;
+
+	cleanslate_read_registers(&call, regs->di, (const void *)regs->si);
+	cleanslate_observe_return(&call, &answer);
 }
+NOKPROBE_SYMBOL(cleanslate_note_answer);
 
-/* kprobes, because functions in assembly have no call to ftrace. */
-static struct kprobe probes[] = {
-	BEFORE("__seamcall"),
-	BEFORE("__seamcall_ret"),
-	/*
-	 * The wrapper of VP.ENTER, optional: newer kernels do not allow a probe there. It gives no
-	 * page, and the CPU is marked since the initialization.
-	 */
-	BEFORE("__seamcall_saved_ret"),
+/* The kernel's status of a SEAMCALL that sets CF, and of one that faults: beside the vector. */
+#define SEAMCALL_VMFAILINVALID	0x8000ff00ffff0000ull
+#define SEAMCALL_FAULT		0x8000ff0000000000ull
+
+static int cleanslate_behind_seamcall(struct kprobe *probe, struct pt_regs *regs)
+{
+	cleanslate_note_answer(regs, regs->flags & X86_EFLAGS_CF ? SEAMCALL_VMFAILINVALID : regs->ax);
+	return 0;
+}
+NOKPROBE_SYMBOL(cleanslate_behind_seamcall);
+
+/* Where the kernel continues after a SEAMCALL that has raised #UD or #GP. */
+static int cleanslate_after_fault(struct kprobe *probe, struct pt_regs *regs)
+{
+	cleanslate_note_answer(regs, SEAMCALL_FAULT | regs->ax);
+	return 0;
+}
+NOKPROBE_SYMBOL(cleanslate_after_fault);
+
+/*
+ * The kernel's wrappers of SEAMCALL. kprobes, because functions in assembly have no call to ftrace.
+ *
+ * No return probes: the handler of one runs with interrupts on, and a SEAMCALL that an interrupt
+ * makes meanwhile (KVM flushes VCPUs by IPI) hits probes that the kernel does not run, because this
+ * CPU is in a probe already. The handlers here run with interrupts off: cleanslate_after_probe().
+ */
+struct cleanslate_wrapper {
+	const char *name;
+	/* VP.ENTER's: it gives no page, and the CPU is marked since the initialization. */
+	bool optional;
+	struct kprobe answer, fault, entry;
 };
 
-#define NEEDED 2
-static int armed;
+static struct cleanslate_wrapper wrappers[] = {
+	{ .name = "__seamcall" },
+	{ .name = "__seamcall_ret" },
+	/* Linux 6.17 and later do not allow a probe there. */
+	{ .name = "__seamcall_saved_ret", .optional = true },
+};
+
 static const bool *all_disarmed;
 
-static int cleanslate_arm_probes(void)
+/* Address of SEAMCALL in a wrapper, or NULL. */
+static u8 *cleanslate_find_seamcall(const char *wrapper)
+{
+	static const u8 seamcall[] = { 0x66, 0x0f, 0x01, 0xcf };
+	unsigned long size;
+	u8 *code = (u8 *)cleanslate_function(wrapper, &size);
+	u8 *end = code + size - sizeof(seamcall);
+
+	for (; code && code < end; code++)
+		if (!memcmp(code, seamcall, sizeof(seamcall)))
+			return code;
+	return NULL;
+}
+
+/* Address at which the kernel continues if the instruction faults, or NULL. */
+static void *cleanslate_find_fixup(const u8 *instruction)
+{
+	const struct exception_table_entry *(*search)(unsigned long address);
+	const struct exception_table_entry *entry;
+
+	search = (void *)cleanslate_symbol("search_exception_tables");
+	entry = search ? cleanslate_call(search, (unsigned long)instruction) : NULL;
+	return entry ? (void *)&entry->fixup + entry->fixup : NULL;
+}
+
+static int cleanslate_arm_probe(struct kprobe *probe, void *address, kprobe_pre_handler_t handler)
 {
 	int ret;
 
-	for (armed = 0; armed < ARRAY_SIZE(probes); armed++) {
-		ret = register_kprobe(&probes[armed]);
-		if (ret && armed < NEEDED) {
-			pr_err("failed to hook %s: %d (unsupported kernel?)\n",
-			       probes[armed].symbol_name, ret);
+	*probe = (struct kprobe){
+		.addr = address,
+		.pre_handler = handler,
+		.post_handler = cleanslate_after_probe,
+	};
+	ret = address ? register_kprobe(probe) : -ENOENT;
+	if (ret)
+		probe->addr = NULL;
+	return ret;
+}
+
+/* The entry last: each SEAMCALL that it observes returns through the other two. */
+static int cleanslate_arm_wrapper(struct cleanslate_wrapper *wrapper)
+{
+	u8 *seamcall;
+	int ret;
+
+	if (!wrapper->optional) {
+		seamcall = cleanslate_find_seamcall(wrapper->name);
+		if (!seamcall)
+			return -ENOENT;
+		ret = cleanslate_arm_probe(&wrapper->answer, seamcall + 4,
+					   cleanslate_behind_seamcall);
+		if (!ret)
+			ret = cleanslate_arm_probe(&wrapper->fault,
+						   cleanslate_find_fixup(seamcall),
+						   cleanslate_after_fault);
+		if (ret)
+			return ret;
+	}
+	return cleanslate_arm_probe(&wrapper->entry, (void *)cleanslate_symbol(wrapper->name),
+				    cleanslate_before_seamcall);
+}
+
+static void cleanslate_disarm_probe(struct kprobe *probe)
+{
+	if (probe->addr)
+		unregister_kprobe(probe);
+	probe->addr = NULL;
+}
+
+static int cleanslate_arm_probes(void)
+{
+	struct cleanslate_wrapper *wrapper;
+	int ret;
+
+	for (wrapper = wrappers; wrapper < wrappers + ARRAY_SIZE(wrappers); wrapper++) {
+		ret = cleanslate_arm_wrapper(wrapper);
+		if (ret && !wrapper->optional) {
+			pr_err("failed to hook %s: %d (unsupported kernel?)\n", wrapper->name, ret);
 			return ret;
 		}
-		if (ret)
-			break;
 	}
 	return 0;
+}
+
+static void cleanslate_disarm_probes(void)
+{
+	struct cleanslate_wrapper *wrapper;
+
+	for (wrapper = wrappers; wrapper < wrappers + ARRAY_SIZE(wrappers); wrapper++) {
+		cleanslate_disarm_probe(&wrapper->entry);
+		cleanslate_disarm_probe(&wrapper->fault);
+		cleanslate_disarm_probe(&wrapper->answer);
+	}
+}
+
+/* Did a probe miss a hit? Counts of probes that are not armed are 0. */
+static bool cleanslate_probes_missed(void)
+{
+	const struct cleanslate_wrapper *wrapper;
+
+	for (wrapper = wrappers; wrapper < wrappers + ARRAY_SIZE(wrappers); wrapper++)
+		if (wrapper->entry.nmissed || wrapper->answer.nmissed || wrapper->fault.nmissed)
+			return true;
+	return false;
 }
 
 /* Were all SEAMCALLs, resets and stops observed? */
 void cleanslate_watch_check(void)
 {
-	int index;
-
 	if (cleanslate_mode != CLEANSLATE_WATCH || never_up)
 		return;
-	for (index = 0; index < armed; index++)
-		if (probes[index].nmissed)
-			cleanslate_lost("missed SEAMCALLs (kprobe nmissed)");
+	if (cleanslate_probes_missed())
+		cleanslate_lost("missed SEAMCALLs (kprobe nmissed)");
 	if (cleanslate_follow_missed() || cleanslate_handover_missed())
-		cleanslate_lost("missed SEAMCALL returns, resets or CPU stops (kprobe nmissed)");
+		cleanslate_lost("missed resets or CPU stops (kprobe nmissed)");
 	if (all_disarmed && READ_ONCE(*all_disarmed))
 		cleanslate_lost("kprobes are disabled (debugfs kprobes/enabled)");
 	if (!cleanslate_unknown && !cleanslate_watch_failed() && cleanslate_tdx_is_up() &&
@@ -222,8 +371,7 @@ follow:
 
 void cleanslate_watch_exit(void)
 {
-	while (armed)
-		unregister_kprobe(&probes[--armed]);
+	cleanslate_disarm_probes();
 	cpuhp_remove_state_nocalls(hotplug);
 	cleanslate_follow_exit();
 }

@@ -16,7 +16,8 @@ use crate::root;
 /// Test modules: `enable` calls `tdx_enable()`, which has no caller in 6.12; `tds` builds TDs as
 /// KVM does; `use` uses free memory as a driver may; `wild` stores through a wild pointer; `stuck`
 /// keeps a CPU from stopping; `poison_td` stores to memory of a TD that runs; `noreset` keeps
-/// `cleanslate.ko` from resetting; `canary` fills free memory, which a reset must not overwrite.
+/// `cleanslate.ko` from resetting; `canary` fills free memory, which a reset must not overwrite;
+/// `storm` makes SEAMCALLs in interrupts.
 pub(crate) fn test_modules(kernel: Kernel) -> &'static [&'static str] {
     match kernel.reference() {
         Kernel::Stock => &["cleanslate_use"],
@@ -30,6 +31,7 @@ pub(crate) fn test_modules(kernel: Kernel) -> &'static [&'static str] {
             "cleanslate_canary",
             "cleanslate_noreset",
             "cleanslate_poison_td",
+            "cleanslate_storm",
             "cleanslate_tds",
             "cleanslate_use",
             "cleanslate_wild",
@@ -99,6 +101,7 @@ pub(crate) fn pack(kernel: Kernel, more: &[initrd::Entry<'_>], name: &str) -> Re
     let (tds, wild) = (place.join("cleanslate_tds.ko"), place.join("cleanslate_wild.ko"));
     let (stuck, noreset) = (place.join("cleanslate_stuck.ko"), place.join("cleanslate_noreset.ko"));
     let (canary, poison) = (place.join("cleanslate_canary.ko"), place.join("cleanslate_poison_td.ko"));
+    let storm = place.join("cleanslate_storm.ko");
     let (image, next) = (folder.join("bzImage"), folder.join("next-initrd"));
     let stock = find(Kernel::Stock).ok();
     let mut files: Vec<initrd::Entry<'_>> = vec![
@@ -119,6 +122,7 @@ pub(crate) fn pack(kernel: Kernel, more: &[initrd::Entry<'_>], name: &str) -> Re
         Kernel::Tdx73 | Kernel::Tdx73Own => {
             files.extend([("modules/last/cleanslate_tds.ko", tds.as_path()), ("next/cleanslate_canary.ko", &canary)]);
             files.extend([("next/cleanslate_poison_td.ko", poison.as_path()), ("bin/vmm", &vmm)]);
+            files.push(("next/cleanslate_storm.ko", &storm));
         }
         Kernel::Stock | Kernel::Stock612 | Kernel::HostDebug | Kernel::TdxOwn => {}
     }

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A storm of SEAMCALLs: CPU 1 makes them in a loop, and CPU 0 interrupts it to make more, as KVM
+ * flushes VCPUs by IPI. Each asks for the owner of a page that no TD has, and changes nothing. A
+ * test module for a guest of seamvisor, where every CPU is in VMX operation.
+ */
+#define pr_fmt(fmt) "cleanslate_storm: " fmt
+
+#include <linux/gfp.h>
+#include <linux/kprobes.h>
+#include <linux/kthread.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/smp.h>
+#include <asm/tdx.h>
+
+static uint ipis = 1000;
+module_param(ipis, uint, 0444);
+MODULE_PARM_DESC(ipis, "interrupts that make a SEAMCALL");
+
+#define TDH_PHYMEM_PAGE_RDMD	24
+#define STORM_CPU		1
+
+static u64 (*cleanslate_call_seamcall)(u64 leaf, struct tdx_module_args *args);
+static struct page *page;
+
+static void cleanslate_storm_once(void *unused)
+{
+	struct tdx_module_args args = { .rcx = page_to_phys(page) };
+
+	cleanslate_call_seamcall(TDH_PHYMEM_PAGE_RDMD, &args);
+}
+
+static int cleanslate_storm_loop(void *calls)
+{
+	while (!kthread_should_stop()) {
+		preempt_disable();
+		cleanslate_storm_once(NULL);
+		preempt_enable();
+		++*(u64 *)calls;
+		cond_resched();
+	}
+	return 0;
+}
+
+static int __init cleanslate_storm_init(void)
+{
+	struct kprobe wrapper = { .symbol_name = "__seamcall_ret" };
+	struct task_struct *task;
+	uint sent;
+	u64 calls = 0;
+	int ret;
+
+	if (!cpu_online(STORM_CPU))
+		return -ENODEV;
+	ret = register_kprobe(&wrapper);
+	if (ret)
+		return ret;
+	cleanslate_call_seamcall = (void *)wrapper.addr;
+	unregister_kprobe(&wrapper);
+	page = alloc_page(GFP_KERNEL);
+	if (!page)
+		return -ENOMEM;
+	task = kthread_create_on_cpu(cleanslate_storm_loop, &calls, STORM_CPU, "storm/%u");
+	if (IS_ERR(task)) {
+		__free_page(page);
+		return PTR_ERR(task);
+	}
+	wake_up_process(task);
+	for (sent = 0; sent < ipis; sent++) {
+		smp_call_function_single(STORM_CPU, cleanslate_storm_once, NULL, 1);
+		cond_resched();
+	}
+	kthread_stop(task);
+	__free_page(page);
+	pr_info("%u SEAMCALLs in interrupts, %llu outside of them\n", sent, calls);
+	printk(KERN_INFO "@ {\"event\":\"storm\",\"ipis\":%u}\n", sent);
+	return 0;
+}
+module_init(cleanslate_storm_init);
+MODULE_DESCRIPTION("Makes SEAMCALLs in interrupts, for tests under seamvisor");
+MODULE_LICENSE("GPL");
