@@ -92,6 +92,8 @@ void cleanslate_disarm(struct cleanslate_hook *hooks, int count);
 bool cleanslate_hook_missed(const struct cleanslate_hook *hooks, int count);
 
 const struct cleanslate_memory *cleanslate_memory_map(u32 *count);
+int cleanslate_memory_init(void);
+void cleanslate_memory_exit(void);
 
 int cleanslate_watch_init(void);
 void cleanslate_watch_exit(void);

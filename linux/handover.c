@@ -100,6 +100,9 @@ static void cleanslate_log_handover(const struct cleanslate_handover *done, u64 
 	if (done->running)
 		pr_emerg("reset %llu private lines, but %u other CPUs are still running\n",
 			 done->lines, done->running);
+	else if (done->left)
+		pr_emerg("reset %llu private lines, but %llu could not be written\n",
+			 done->lines, done->left);
 	else if (done->forced)
 		pr_emerg("reset %llu private lines, but %s\n", done->lines, done->forced);
 	else if (done->suspects)

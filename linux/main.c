@@ -151,11 +151,12 @@ static bool cleanslate_kernel_is_host(void)
 }
 
 /* The end of a load that failed, and of an unload: no probe runs any more. */
-static void cleanslate_free_ledger(void)
+static void cleanslate_free_all(void)
 {
 	if (cleanslate_is_private())
 		pr_emerg("memory became private during unload and will not be reset\n");
 	cleanslate_follow_free();
+	cleanslate_memory_exit();
 }
 
 static int __init cleanslate_init(void)
@@ -178,13 +179,18 @@ static int __init cleanslate_init(void)
 	ret = cleanslate_find_symbol_table();
 	if (ret)
 		return ret;
-	ret = cleanslate_handover_init();
+	ret = cleanslate_memory_init();
 	if (ret)
 		return ret;
+	ret = cleanslate_handover_init();
+	if (ret) {
+		cleanslate_memory_exit();
+		return ret;
+	}
 	ret = cleanslate_kernel_is_host() ? cleanslate_watch_init() : cleanslate_host_init();
 	if (ret) {
 		cleanslate_handover_exit();
-		cleanslate_free_ledger();
+		cleanslate_free_all();
 		return ret;
 	}
 	/* A reset at kexec matters more than sysfs. The device is last: it can initialize TDX. */
@@ -212,7 +218,7 @@ static void __exit cleanslate_exit(void)
 		cleanslate_watch_exit();
 	else
 		cleanslate_host_exit();
-	cleanslate_free_ledger();
+	cleanslate_free_all();
 }
 
 module_init(cleanslate_init);

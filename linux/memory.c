@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The kernel's memory: ranges with their NUMA nodes, and contiguous pages. Each call of
- * cleanslate_memory_map() reads the ranges again.
+ * The kernel's memory: ranges with their NUMA nodes, contiguous pages, and mappings of pages that
+ * are not in the direct map. Each call of cleanslate_memory_map() reads the ranges again.
  */
 #define pr_fmt(fmt) "cleanslate: " fmt
 
@@ -10,13 +10,16 @@
 #include <linux/ioport.h>
 #include <linux/memory_hotplug.h>
 #include <linux/mm.h>
-#include <linux/version.h>
+#include <linux/slab.h>
+#include <linux/vmalloc.h>
+#include <asm/pgtable.h>
 
 #include "cleanslate.h"
 
 #define MAX_MEMORY 128
 
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 16, 0)
+/* The last but one argument of alloc_contig_range() before Linux 6.16. */
+#ifndef ACR_FLAGS_NONE
 #define ACR_FLAGS_NONE MIGRATE_MOVABLE
 #endif
 
@@ -70,6 +73,77 @@ const struct cleanslate_memory *cleanslate_memory_map(u32 *count)
 		return memory;
 	pr_err("more than %u memory ranges\n", MAX_MEMORY);
 	return NULL;
+}
+
+/*
+ * Linux takes a page with a memory error out of its direct map (set_mce_nospec()). Such a page may
+ * be private, and the reset must write it all the same. Each CPU has an address of its own for
+ * that, whose page table entry is found here in advance: no lock and no allocation at a crash.
+ */
+static void *slots;
+static pte_t **slot_entries;
+
+void *cleanslate_map_page(u32 cpu, u64 page)
+{
+	void *address;
+
+	if (!slot_entries || cpu >= nr_cpu_ids)
+		return NULL;
+	address = slots + cpu * PAGE_SIZE;
+	set_pte(slot_entries[cpu], pfn_pte(page, PAGE_KERNEL));
+	/* No other CPU uses this address. */
+	asm volatile("invlpg (%0)" : : "r"(address) : "memory");
+	return address;
+}
+
+void cleanslate_unmap_page(u32 cpu)
+{
+	set_pte(slot_entries[cpu], __pte(0));
+	asm volatile("invlpg (%0)" : : "r"(slots + cpu * PAGE_SIZE) : "memory");
+}
+
+static int cleanslate_find_slot_entries(void)
+{
+	unsigned int cpu, level;
+
+	for (cpu = 0; cpu < nr_cpu_ids; cpu++) {
+		slot_entries[cpu] = lookup_address((unsigned long)slots + cpu * PAGE_SIZE, &level);
+		if (!slot_entries[cpu] || level != PG_LEVEL_4K)
+			return -EFAULT;
+	}
+	return 0;
+}
+
+int cleanslate_memory_init(void)
+{
+	struct page **pages = kcalloc(nr_cpu_ids, sizeof(*pages), GFP_KERNEL);
+	int ret = -ENOMEM;
+	u32 cpu;
+
+	slot_entries = kcalloc(nr_cpu_ids, sizeof(*slot_entries), GFP_KERNEL);
+	if (!pages || !slot_entries)
+		goto exit;
+	/* vmap() makes the page tables; what they map at first does not matter. */
+	for (cpu = 0; cpu < nr_cpu_ids; cpu++)
+		pages[cpu] = ZERO_PAGE(0);
+	slots = vmap(pages, nr_cpu_ids, VM_MAP, PAGE_KERNEL_RO);
+	if (slots)
+		ret = cleanslate_find_slot_entries();
+exit:
+	kfree(pages);
+	if (ret)
+		cleanslate_memory_exit();
+	return ret;
+}
+
+/* When no hook can run any more. */
+void cleanslate_memory_exit(void)
+{
+	if (slots)
+		vunmap(slots);
+	kfree(slot_entries);
+	slots = NULL;
+	slot_entries = NULL;
 }
 
 /* Contiguous pages in [first, end), freed by migration: the buddy allocator has at most 4 MiB. */

@@ -48,6 +48,7 @@ struct cleanslate_memory {
  * @clean: no private memory is left, as far as it is tracked
  * @running: other CPUs that were still running
  * @forced: why the reset was done without the steps of a kexec, or NULL
+ * @left: 64-byte lines that could not be written
  */
 struct cleanslate_handover {
 	u64 lines;
@@ -55,6 +56,7 @@ struct cleanslate_handover {
 	bool clean;
 	u32 running;
 	const char *forced;
+	u64 left;
 };
 
 /**
@@ -154,7 +156,8 @@ void cleanslate_observe_return(const struct cleanslate_registers *call,
  * @base: physical address of the first page
  * @bytes: size
  *
- * Drops the references to pages whose mark it clears (cleanslate_release()).
+ * Drops the references to pages whose mark it clears (cleanslate_release()). Marks are kept if a
+ * line could not be written.
  */
 void cleanslate_reset_pages(u32 cpu, u64 base, u64 bytes);
 
@@ -380,6 +383,24 @@ void cleanslate_keep(void);
  * Return: the address in the direct map, or in the mapping of the pool.
  */
 void *cleanslate_map(u64 address);
+
+/**
+ * cleanslate_map_page() - map a page that the kernel has taken out of its direct map
+ * @cpu: current CPU, on which the caller stays
+ * @page: page frame number
+ *
+ * From any context. Each CPU has one such mapping, and one user of it at a time; a crash takes it
+ * from whoever has it.
+ *
+ * Return: the address, or NULL.
+ */
+void *cleanslate_map_page(u32 cpu, u64 page);
+
+/**
+ * cleanslate_unmap_page() - undo cleanslate_map_page()
+ * @cpu: current CPU
+ */
+void cleanslate_unmap_page(u32 cpu);
 
 /**
  * cleanslate_on_all() - run a function on every online CPU, in a kthread bound to it

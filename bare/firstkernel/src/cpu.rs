@@ -59,7 +59,8 @@ unsafe impl LineReset for HardwareCpu {
         let first = with_exposed_provenance_mut(lines.start().start().get() as usize);
         // SAFETY: detection has found MOVDIR64B, or nothing was ever private and nothing is reset.
         // The lines are mapped one to one and writable, and the caller's to overwrite.
-        unsafe { arch::movdir64b_zero(first, lines.len()) };
+        let left = unsafe { arch::movdir64b_zero(first, lines.len()) };
+        assert_eq!(left, 0, "all memory is mapped");
     }
 
     fn fence(&self) {
@@ -87,7 +88,8 @@ unsafe impl Cpu for HardwareCpu {
         let first = with_exposed_provenance(lines.start().start().get() as usize);
         // SAFETY: every CPU with TDX has CLFLUSHOPT, and pages are given to the module only if
         // TDX is available; the lines are mapped.
-        unsafe { arch::clflushopt(first, lines.len()) };
+        let left = unsafe { arch::clflushopt(first, lines.len()) };
+        assert_eq!(left, 0, "all memory is mapped");
     }
 
     fn cpu_gate(&self) -> CpuGate<'_> {

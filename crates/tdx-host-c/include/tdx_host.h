@@ -1095,14 +1095,16 @@ void tdxh_x86_seamcall_saved(struct tdxh_saved_registers *registers);
 
 /*
  * MOVDIR64B of zeros to `lines` lines of 64 bytes from the aligned address `first` on. Not ordered:
- * tdxh_x86_fence().
+ * tdxh_x86_fence(). Returns the lines that are left: not 0 if a store raised #PF and the handler
+ * applied the fix-ups.
  */
-void tdxh_x86_reset_lines(uint8_t *first, uint64_t lines);
+uint64_t tdxh_x86_reset_lines(uint8_t *first, uint64_t lines);
 
 /*
  * CLFLUSHOPT of `lines` lines from the aligned address `first` on. Not ordered: tdxh_x86_fence().
+ * Returns the lines that are left, as tdxh_x86_reset_lines().
  */
-void tdxh_x86_flush_lines(const uint8_t *first, uint64_t lines);
+uint64_t tdxh_x86_flush_lines(const uint8_t *first, uint64_t lines);
 
 /* MFENCE. */
 void tdxh_x86_fence(void);

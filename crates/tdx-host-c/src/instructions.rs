@@ -58,7 +58,7 @@ pub unsafe extern "C" fn tdxh_x86_seamcall_saved(registers: *mut SavedRegisters)
 /// # Safety
 /// As [`arch::movdir64b_zero`].
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn tdxh_x86_reset_lines(first: *mut u8, lines: u64) {
+pub unsafe extern "C" fn tdxh_x86_reset_lines(first: *mut u8, lines: u64) -> u64 {
     // SAFETY: the contract is the same.
     unsafe { arch::movdir64b_zero(first, lines) }
 }
@@ -68,7 +68,7 @@ pub unsafe extern "C" fn tdxh_x86_reset_lines(first: *mut u8, lines: u64) {
 /// # Safety
 /// As [`arch::clflushopt`].
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn tdxh_x86_flush_lines(first: *const u8, lines: u64) {
+pub unsafe extern "C" fn tdxh_x86_flush_lines(first: *const u8, lines: u64) -> u64 {
     // SAFETY: the contract is the same.
     unsafe { arch::clflushopt(first, lines) }
 }

@@ -50,7 +50,8 @@ mod x86 {
         if movdir64b {
             // SAFETY: the CPU has the instruction; the caller's range lies in the buffer, which is
             // ordinary memory.
-            unsafe { tdx_host::arch::movdir64b_zero(start, lines) };
+            let left = unsafe { tdx_host::arch::movdir64b_zero(start, lines) };
+            assert_eq!(left, 0, "the memory is mapped");
         } else {
             // SAFETY: the CPU has AVX-512 (checked in `main`); the range lies in the buffer and is
             // 64-byte aligned.

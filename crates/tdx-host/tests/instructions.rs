@@ -43,8 +43,8 @@ fn instruction_bytes_are_the_golden_ones() {
     let _ = std::hint::black_box((
         tdx_host::arch::seamcall as unsafe fn(&mut _),
         tdx_host::arch::seamcall_saved as unsafe fn(&mut _),
-        tdx_host::arch::movdir64b_zero as unsafe fn(_, _),
-        tdx_host::arch::clflushopt as unsafe fn(_, _),
+        tdx_host::arch::movdir64b_zero as unsafe fn(_, _) -> _,
+        tdx_host::arch::clflushopt as unsafe fn(_, _) -> _,
     ));
     let executable = std::fs::read(std::env::current_exe().unwrap()).unwrap();
     let file = object::File::parse(&*executable).unwrap();

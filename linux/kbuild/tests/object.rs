@@ -73,6 +73,8 @@ mod c {
         cleanslate_lost(*const u8);
         cleanslate_keep();
         cleanslate_map(u64) -> *mut c_void;
+        cleanslate_map_page(u32, u64) -> *mut c_void;
+        cleanslate_unmap_page(u32);
         cleanslate_on_all(*const c_void, *mut c_void);
         cleanslate_on_each_package(*const c_void, *mut c_void);
         cleanslate_pin() -> u32;

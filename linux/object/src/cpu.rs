@@ -1,7 +1,8 @@
 //! This CPU under the traits of `tdx-host`. Callers stay on the CPU while they use it.
 
 use core::marker::PhantomData;
-use tdx_abi::{Line, LineRange, Registers};
+use core::sync::atomic::{AtomicU64, Ordering};
+use tdx_abi::{LINE_SIZE, Line, LineRange, Page, Registers};
 use tdx_host::{
     arch,
     gate::CpuGate,
@@ -53,15 +54,59 @@ fn mapped(lines: LineRange) -> impl Iterator<Item = LineRange> {
     parts.into_iter().filter(|part| !part.is_empty())
 }
 
-// SAFETY: MOVDIR64B of write-back mappings with KeyID 0, and MFENCE.
+/// Lines that no MOVDIR64B could write: [`lines_left`].
+static LEFT: AtomicU64 = AtomicU64::new(0);
+
+/// Lines that were to be reset since the module was loaded, and are in no mapping. The next kernel
+/// finds them as they are.
+pub fn lines_left() -> u64 {
+    LEFT.load(Ordering::Relaxed)
+}
+
+/// Runs an instruction on each line of one mapping; on the lines of a page that the kernel has
+/// taken out of its direct map, because of a memory error, through a mapping of this CPU's own.
+/// `instruction` gets an address and a number of lines, and returns how many of them are left
+/// because they are not mapped. Returns how many lines are in no mapping.
+fn on_lines(cpu: &ThisCpu, lines: LineRange, instruction: impl Fn(*mut u8, u64) -> u64) -> u64 {
+    let (mut rest, mut left) = (lines, 0);
+    while !rest.is_empty() {
+        // SAFETY: the lines are in one mapping, or in none: the instruction says so.
+        let missing = instruction(unsafe { shim::map(rest.start().start()) }, rest.len());
+        if missing == 0 {
+            break;
+        }
+        let first = Line::new(rest.end().index() - missing);
+        let page_end = Page::new(first.page().index() + 1).first_line();
+        let part = LineRange::new(first, page_end.min(rest.end()));
+        let at = ((first.index() - first.page().first_line().index()) * LINE_SIZE) as usize;
+        let through = |page: *mut u8| instruction(page.wrapping_add(at), part.len());
+        // SAFETY: the code stays on this CPU; the lines are the caller's for this instruction.
+        left += unsafe { shim::mapped_page(cpu.id.0, first.page(), through) }.unwrap_or(part.len());
+        rest = LineRange::new(part.end(), rest.end());
+    }
+    left
+}
+
+impl ThisCpu {
+    /// As [`LineReset::reset_lines`]. Returns how many lines are in no mapping and not reset.
+    ///
+    /// # Safety
+    /// As [`LineReset::reset_lines`].
+    pub unsafe fn try_reset_lines(&self, lines: LineRange) -> u64 {
+        // SAFETY: the lines are the caller's to overwrite. The direct map, the mapping of the pool
+        // or a mapping for this call has them, writable and write-back; if none has, the kernel's
+        // exception table has the fix-up. A CPU with TDX has MOVDIR64B.
+        let reset = |first, lines| unsafe { arch::movdir64b_zero(first, lines) };
+        mapped(lines).map(|lines| on_lines(self, lines, reset)).sum()
+    }
+}
+
+// SAFETY: MOVDIR64B of write-back mappings with KeyID 0, and MFENCE. A line in no mapping is not
+// written; whoever reports a reset looks at `lines_left`.
 unsafe impl LineReset for ThisCpu {
     unsafe fn reset_lines(&self, lines: LineRange) {
-        for lines in mapped(lines) {
-            // SAFETY: the lines are the caller's to overwrite. The direct map and the mapping of
-            // the pool cover them, writable, and the lines are in one of the two. A CPU with TDX
-            // has MOVDIR64B.
-            unsafe { arch::movdir64b_zero(shim::map(lines.start().start()), lines.len()) };
-        }
+        // SAFETY: the caller's.
+        LEFT.fetch_add(unsafe { self.try_reset_lines(lines) }, Ordering::Relaxed);
     }
 
     fn fence(&self) {
@@ -87,9 +132,11 @@ unsafe impl Cpu for ThisCpu {
 
     unsafe fn flush_lines(&self, lines: LineRange) {
         for lines in mapped(lines) {
-            // SAFETY: every CPU with TDX has CLFLUSHOPT; the lines are mapped, and are in one
-            // mapping.
-            unsafe { arch::clflushopt(shim::map(lines.start().start()), lines.len()) };
+            // SAFETY: every CPU with TDX has CLFLUSHOPT, and the kernel's exception table has the
+            // fix-up.
+            let flush = |first: *mut u8, lines| unsafe { arch::clflushopt(first, lines) };
+            // What is in no mapping cannot be flushed, nor used by anyone.
+            on_lines(self, lines, flush);
         }
     }
 

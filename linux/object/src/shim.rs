@@ -22,6 +22,8 @@ mod raw {
         pub fn cleanslate_lost(why: *const c_char);
         pub safe fn cleanslate_keep();
         pub fn cleanslate_map(address: u64) -> *mut c_void;
+        pub fn cleanslate_map_page(cpu: u32, page: u64) -> *mut c_void;
+        pub fn cleanslate_unmap_page(cpu: u32);
         pub fn cleanslate_on_all(run: Work, task: *mut c_void);
         pub fn cleanslate_on_each_package(run: Work, task: *mut c_void);
         pub safe fn cleanslate_pin() -> u32;
@@ -79,6 +81,24 @@ pub fn lost(why: &'static CStr) {
 pub unsafe fn map(address: PhysAddr) -> *mut u8 {
     // SAFETY: the caller's.
     unsafe { raw::cleanslate_map(address.get()) }.cast()
+}
+
+/// Maps a page for this CPU alone, writable and write-back, while `function` runs; it gets the
+/// address. `None`: there is no room for the mapping. Lock-free.
+///
+/// # Safety
+/// `cpu` is this CPU, and the caller stays on it. What `function` reads or writes there is for the
+/// caller to answer.
+pub unsafe fn mapped_page<R>(cpu: u32, page: Page, function: impl FnOnce(*mut u8) -> R) -> Option<R> {
+    // SAFETY: the caller's: the mapping is this CPU's.
+    let address = unsafe { raw::cleanslate_map_page(cpu, page.index()) };
+    if address.is_null() {
+        return None;
+    }
+    let result = function(address.cast());
+    // SAFETY: the mapping of above, which nobody uses any more.
+    unsafe { raw::cleanslate_unmap_page(cpu) };
+    Some(result)
 }
 
 /// Runs `run` on every online CPU, in a kthread bound to it, and waits for all. CPU hotplug is

@@ -17,12 +17,12 @@ use crate::root;
 /// KVM does; `use` uses free memory as a driver may; `wild` stores through a wild pointer; `stuck`
 /// keeps a CPU from stopping; `poison_td` stores to memory of a TD that runs; `noreset` keeps
 /// `cleanslate.ko` from resetting; `canary` fills free memory, which a reset must not overwrite;
-/// `storm` makes SEAMCALLs in interrupts.
+/// `storm` makes SEAMCALLs in interrupts; `poison` takes a page out of the direct map.
 pub(crate) fn test_modules(kernel: Kernel) -> &'static [&'static str] {
     match kernel.reference() {
         Kernel::Stock => &["cleanslate_use"],
         Kernel::Stock612 | Kernel::HostDebug => {
-            &["cleanslate_noreset", "cleanslate_use", "cleanslate_wild", "cleanslate_stuck"]
+            &["cleanslate_noreset", "cleanslate_poison", "cleanslate_use", "cleanslate_wild", "cleanslate_stuck"]
         }
         Kernel::Tdx | Kernel::TdxDebug | Kernel::TdxOwn => {
             &["cleanslate_enable", "cleanslate_noreset", "cleanslate_use", "cleanslate_wild", "cleanslate_stuck"]
@@ -30,6 +30,7 @@ pub(crate) fn test_modules(kernel: Kernel) -> &'static [&'static str] {
         Kernel::Tdx73 | Kernel::Tdx73Own => &[
             "cleanslate_canary",
             "cleanslate_noreset",
+            "cleanslate_poison",
             "cleanslate_poison_td",
             "cleanslate_storm",
             "cleanslate_tds",
@@ -104,6 +105,7 @@ pub(crate) fn pack(kernel: Kernel, more: &[initrd::Entry<'_>], name: &str) -> Re
     let storm = place.join("cleanslate_storm.ko");
     let (image, next) = (folder.join("bzImage"), folder.join("next-initrd"));
     let stock = find(Kernel::Stock).ok();
+    let unmapped = place.join("cleanslate_poison.ko");
     let mut files: Vec<initrd::Entry<'_>> = vec![
         ("next/jump", &jump),
         ("next/cleanslate_wild.ko", &wild),
@@ -115,6 +117,9 @@ pub(crate) fn pack(kernel: Kernel, more: &[initrd::Entry<'_>], name: &str) -> Re
     let (starve, vmm) = (place.join("starve"), place.join("vmm"));
     if kernel.debugs() {
         files.push(("next/starve", &starve));
+    }
+    if test_modules(kernel).contains(&"cleanslate_poison") {
+        files.push(("next/cleanslate_poison.ko", &unmapped));
     }
     match kernel.reference() {
         Kernel::Tdx | Kernel::TdxDebug => files.push(("modules/cleanslate_enable.ko", &enable)),

@@ -34,9 +34,9 @@ pub struct SavedRegisters {
 
 /// An instruction of this file that may fault, and where to go on.
 ///
-/// A kernel's #UD and #GP handlers look the faulting RIP up in [`fault_fixups`]. On a hit they set
-/// RAX to `0x8000_FF00_0000_0000 | vector` (for RDMSR: to anything) and return to the fix-up
-/// address.
+/// A kernel's #UD, #GP and #PF handlers look the faulting RIP up in [`fault_fixups`]. On a hit they
+/// set RAX to `0x8000_FF00_0000_0000 | vector` (for all but SEAMCALL: to anything) and return to the
+/// fix-up address.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct FaultFixup {
@@ -257,37 +257,64 @@ unsafe extern "sysv64" fn seamcall_saved_naked(registers: *mut SavedRegisters) {
 struct ZeroLine([u8; 64]);
 static ZERO: ZeroLine = ZeroLine([0; 64]);
 
-/// Writes zeros to `lines` lines from `first` on, one MOVDIR64B each. Not ordered: call [`mfence`]
-/// after the last range.
+/// Writes zeros to `lines` lines from `first` on, one MOVDIR64B each, up to the first that is not
+/// mapped. Not ordered: call [`mfence`] after the last range. Returns the lines that are left: not 0
+/// if a store raised #PF and the kernel's handler applied [`fault_fixups`]. A kernel takes a page
+/// with a memory error out of its direct map.
 ///
 /// # Safety
 /// * The CPU has MOVDIR64B (CPUID.7.0:ECX bit 28), or this raises #UD.
-/// * `first` is 64-byte aligned and `lines * 64` bytes from it on are mapped writable, write-back,
-///   with KeyID 0, and hold nothing that is in use.
-pub unsafe fn movdir64b_zero(first: *mut u8, lines: u64) {
+/// * `first` is 64-byte aligned. `lines * 64` bytes from it on are the caller's to overwrite, and
+///   hold nothing that is in use. They are mapped writable, write-back, with KeyID 0; or they are
+///   not mapped, and the #PF handler applies [`fault_fixups`].
+#[must_use = "lines that are left keep what they hold"]
+pub unsafe fn movdir64b_zero(first: *mut u8, lines: u64) -> u64 {
     // SAFETY: the caller answers for the destination; the source is 64 readable bytes.
     unsafe { movdir64b_naked(first, lines, ZERO.0.as_ptr()) }
 }
 
 #[unsafe(naked)]
-unsafe extern "sysv64" fn movdir64b_naked(first: *mut u8, lines: u64, source: *const u8) {
-    naked_asm!("test rsi, rsi", "je 3f", "2: movdir64b rdi, [rdx]", "add rdi, 64", "dec rsi", "jne 2b", "3: ret",)
+unsafe extern "sysv64" fn movdir64b_naked(first: *mut u8, lines: u64, source: *const u8) -> u64 {
+    naked_asm!(
+        "test rsi, rsi",
+        "je 3f",
+        "2: movdir64b rdi, [rdx]",
+        "add rdi, 64",
+        "dec rsi",
+        "jne 2b",
+        "3: mov rax, rsi",
+        "ret",
+        fixup!("2b", "3b"),
+    )
 }
 
-/// CLFLUSHOPT of `lines` lines from `first` on. Not ordered: call [`mfence`] after the last range.
+/// CLFLUSHOPT of `lines` lines from `first` on, up to the first that is not mapped. Not ordered:
+/// call [`mfence`] after the last range. Returns the lines that are left, as [`movdir64b_zero`].
 ///
 /// # Safety
 /// * The CPU has CLFLUSHOPT (CPUID.7.0:EBX bit 23; every CPU with TDX has), or this raises #UD.
-/// * `first` is 64-byte aligned and `lines * 64` bytes from it on are mapped.
-pub unsafe fn clflushopt(first: *const u8, lines: u64) {
+/// * `first` is 64-byte aligned. `lines * 64` bytes from it on are mapped, or the #PF handler
+///   applies [`fault_fixups`].
+#[must_use = "lines that are left may be in a cache"]
+pub unsafe fn clflushopt(first: *const u8, lines: u64) -> u64 {
     // SAFETY: CLFLUSHOPT changes no memory that a program can observe; the caller answers for the
     // mapping.
     unsafe { clflushopt_naked(first, lines) }
 }
 
 #[unsafe(naked)]
-unsafe extern "sysv64" fn clflushopt_naked(first: *const u8, lines: u64) {
-    naked_asm!("test rsi, rsi", "je 3f", "2: clflushopt [rdi]", "add rdi, 64", "dec rsi", "jne 2b", "3: ret",)
+unsafe extern "sysv64" fn clflushopt_naked(first: *const u8, lines: u64) -> u64 {
+    naked_asm!(
+        "test rsi, rsi",
+        "je 3f",
+        "2: clflushopt [rdi]",
+        "add rdi, 64",
+        "dec rsi",
+        "jne 2b",
+        "3: mov rax, rsi",
+        "ret",
+        fixup!("2b", "3b"),
+    )
 }
 
 /// MFENCE: orders every earlier store of this CPU, the weakly ordered ones of MOVDIR64B included,

@@ -36,7 +36,8 @@
 //!     unsafe fn reset_lines(&self, lines: LineRange) {
 //!         let first = DIRECT_MAP + lines.start().start().get() as usize;
 //!         // SAFETY: `detect` has found MOVDIR64B; the lines are RAM, mapped there, and the caller's to overwrite.
-//!         unsafe { arch::movdir64b_zero(at(first), lines.len()) };
+//!         let left = unsafe { arch::movdir64b_zero(at(first), lines.len()) };
+//!         assert_eq!(left, 0, "all memory is mapped");
 //!     }
 //!
 //!     fn fence(&self) {
@@ -62,7 +63,8 @@
 //!     unsafe fn flush_lines(&self, lines: LineRange) {
 //!         let first = DIRECT_MAP + lines.start().start().get() as usize;
 //!         // SAFETY: every CPU with TDX has CLFLUSHOPT; the lines are RAM, mapped there.
-//!         unsafe { arch::clflushopt(at(first), lines.len()) };
+//!         let left = unsafe { arch::clflushopt(at(first), lines.len()) };
+//!         assert_eq!(left, 0, "all memory is mapped");
 //!     }
 //!
 //!     fn cpu_gate(&self) -> CpuGate<'_> {
