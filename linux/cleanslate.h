@@ -98,7 +98,6 @@ void cleanslate_memory_exit(void);
 int cleanslate_watch_init(void);
 void cleanslate_watch_exit(void);
 bool cleanslate_watch_failed(void);
-bool cleanslate_watch_in_vmx(void);
 void cleanslate_watch_check(void);
 int cleanslate_follow_init(void);
 void cleanslate_follow_exit(void);

@@ -213,10 +213,8 @@ void cleanslate_on_each_package(void (*run)(void *task), void *task)
 
 /*
  * Not preempt_disable(), because callers ask the TDX module about many pages. CpuGate of the Rust
- * object wants no other SEAMCALL on this CPU between its note and the instruction. As host,
- * host_lock excludes all others. Beside a kernel that is the host, one of the kernel's may come in
- * between while pages are counted for sysfs. The CPU stays marked then, unless a crash closes the
- * gate in that instant, which takes back the note of both. At a kexec every CPU writes back.
+ * object wants no other SEAMCALL on this CPU between its note and the instruction: only the host
+ * makes SEAMCALLs, and host_lock excludes all others.
  */
 u32 cleanslate_pin(void)
 {
@@ -410,7 +408,7 @@ int cleanslate_host_run(int (*function)(void *argument), void *argument)
 
 	mutex_lock(&host_lock);
 	cpus_read_lock();
-	if (is_up || cleanslate_watch_in_vmx())
+	if (is_up)
 		ret = function(argument);
 	cpus_read_unlock();
 	mutex_unlock(&host_lock);

@@ -320,11 +320,20 @@ bool cleanslate_pamt_range(u32 index, u64 *base, u64 *end);
  * cleanslate_pages() - ask the TDX module what it uses each marked page for
  * @pages: result
  *
- * In VMX operation, with migration off, excluded against users of TDX pages.
+ * Sleeps. As host only, in VMX operation, with migration off, excluded against users of TDX pages:
+ * a SEAMCALL about a page locks it in the TDX module, which makes other calls fail.
  *
  * Return: 0 or a negative errno.
  */
 int cleanslate_pages(struct cleanslate_pages *pages);
+
+/**
+ * cleanslate_observed_pages() - count the pages of the kernel's TDs, as its SEAMCALLs name them
+ * @pages: result
+ *
+ * From any context. Makes no SEAMCALL.
+ */
+void cleanslate_observed_pages(struct cleanslate_pages *pages);
 
 /**
  * cleanslate_explain() - describe a physical address, for a machine check

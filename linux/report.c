@@ -117,7 +117,10 @@ static struct attribute *attributes[] = {
 
 static const struct attribute_group group = { .attrs = attributes };
 
-/* Pages of TDs by kind, from the TDX module, where it can be asked. */
+/*
+ * Pages of TDs by kind. As host from the TDX module. Beside a kernel that builds TDs it must not be
+ * asked: its answer locks the page, and a SEAMCALL of KVM's fails that does not expect it.
+ */
 struct cleanslate_kind {
 	struct kobj_attribute attribute;
 	int kind;
@@ -138,8 +141,12 @@ static ssize_t cleanslate_show_kind(struct kobject *kobj, struct kobj_attribute 
 {
 	int kind = container_of(attribute, struct cleanslate_kind, attribute)->kind;
 	struct cleanslate_pages pages = {};
-	int ret = cleanslate_host_run(cleanslate_count_pages, &pages);
+	int ret = 0;
 
+	if (cleanslate_mode == CLEANSLATE_WATCH)
+		cleanslate_observed_pages(&pages);
+	else
+		ret = cleanslate_host_run(cleanslate_count_pages, &pages);
 	/* TDX is not initialized: no pages. */
 	if (ret && ret != -ENODEV)
 		return ret;
@@ -214,7 +221,7 @@ int cleanslate_report_init(void)
 	folder = kobject_create_and_add("cleanslate", kernel_kobj);
 	if (folder)
 		ret = sysfs_create_group(folder, &group);
-	if (!ret && (cleanslate_mode == CLEANSLATE_HOST || cleanslate_watch_in_vmx()))
+	if (!ret && (cleanslate_mode == CLEANSLATE_HOST || cleanslate_follows()))
 		ret = sysfs_create_group(folder, &kinds);
 	if (ret) {
 		kobject_put(folder);

@@ -53,12 +53,6 @@ static bool cleanslate_tdx_is_up(void)
 	       (module_initialized && READ_ONCE(*module_initialized));
 }
 
-/* A kernel that initializes TDX at boot keeps every CPU in VMX operation. */
-bool cleanslate_watch_in_vmx(void)
-{
-	return cleanslate_follows() && module_initialized && READ_ONCE(*module_initialized);
-}
-
 static void cleanslate_read_registers(struct cleanslate_registers *registers, u64 rax,
 				      const struct cleanslate_args *args)
 {

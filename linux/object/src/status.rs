@@ -84,7 +84,7 @@ pub struct Pages {
 }
 
 /// Index of a page in [`Pages`].
-fn kind(page: PamtPageType) -> Option<usize> {
+pub(crate) fn kind(page: PamtPageType) -> Option<usize> {
     match page {
         PamtPageType::TDR => Some(CLEANSLATE_PAGES_TDR),
         PamtPageType::TDCX => Some(CLEANSLATE_PAGES_TDCX),
@@ -108,6 +108,7 @@ pub unsafe extern "C" fn cleanslate_pages(pages: *mut Pages) -> i32 {
     for range in ledger.marked() {
         let mut page = range.start();
         while page < range.end() {
+            shim::cond_resched();
             let Ok(held) = page_held(&cpu, page) else { return -EIO };
             if let Some(count) = kind(held.page_type).and_then(|kind| found.count.get_mut(kind)) {
                 *count += held.size.pages();

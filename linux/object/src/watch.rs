@@ -3,7 +3,7 @@
 
 use arrayvec::ArrayVec;
 use core::ffi::{CStr, c_char, c_void};
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use tdx_abi::{
     Leaf, MAX_TDMRS, Page, PageRange, PageSize, PamtEntry, PamtPageType, PhysAddr, Registers, TDMR_GRANULARITY,
     TdmrInfo, pamt_bytes,
@@ -17,6 +17,10 @@ use tdx_host::{
 
 use crate::cpu::ThisCpu;
 use crate::host::Memory;
+use crate::status::{
+    CLEANSLATE_PAGES_GUEST, CLEANSLATE_PAGES_KINDS, CLEANSLATE_PAGES_SEPT, CLEANSLATE_PAGES_TDCX, CLEANSLATE_PAGES_TDR,
+    CLEANSLATE_PAGES_TDVPR, Pages, kind,
+};
 use crate::{EINVAL, HOST, cleanslate_is_private, log, pamt_kb, shim};
 
 /// PAMTs that the kernel is about to give to the TDX module, before they are published.
@@ -166,6 +170,58 @@ static DYNAMIC_PAMT: AtomicBool = AtomicBool::new(false);
 /// TDs of the kernel.
 pub fn tds() -> u32 {
     TDS.load(Ordering::Relaxed)
+}
+
+/// 4 KiB pages of the kernel's TDs, by kind. Signed: a page that was given before this module was
+/// loaded may come back.
+static PAGES: [AtomicI64; CLEANSLATE_PAGES_KINDS] = [const { AtomicI64::new(0) }; CLEANSLATE_PAGES_KINDS];
+
+/// Kind of the pages that a leaf gives or returns, or `None` for pages of no TD. Of RECLAIM the
+/// answer says it.
+fn kind_of(leaf: Leaf, answer: &Registers) -> Option<usize> {
+    match leaf {
+        Leaf::MNG_CREATE => Some(CLEANSLATE_PAGES_TDR),
+        Leaf::MNG_ADDCX | Leaf::VP_ADDCX => Some(CLEANSLATE_PAGES_TDCX),
+        Leaf::VP_CREATE => Some(CLEANSLATE_PAGES_TDVPR),
+        Leaf::MEM_SEPT_ADD | Leaf::MEM_SEPT_REMOVE | Leaf::MEM_PAGE_DEMOTE | Leaf::MEM_PAGE_PROMOTE => {
+            Some(CLEANSLATE_PAGES_SEPT)
+        }
+        Leaf::MEM_PAGE_ADD | Leaf::MEM_PAGE_AUG | Leaf::MEM_PAGE_REMOVE | Leaf::MEM_PAGE_RELOCATE => {
+            Some(CLEANSLATE_PAGES_GUEST)
+        }
+        Leaf::PHYMEM_PAGE_RECLAIM => kind(PamtPageType(answer.rcx as u8)),
+        _ => None,
+    }
+}
+
+/// Counts the pages that a call has given and returned.
+fn count_pages(call: &Registers, answer: &Registers, moves: &Moves, returned: &[PageRange]) {
+    let leaf = call.leaf_call().leaf();
+    let Some(count) = kind_of(leaf, answer).and_then(|kind| PAGES.get(kind)) else { return };
+    // DEMOTE and PROMOTE move pairs of Dynamic PAMT, too: by these registers.
+    let pairs = match leaf {
+        Leaf::MEM_PAGE_DEMOTE => [call.r12, call.r13],
+        Leaf::MEM_PAGE_PROMOTE => [answer.r12, answer.r13],
+        _ => [u64::MAX; 2],
+    };
+    let pages = |range: PageRange| {
+        if pairs.contains(&range.base().get()) { 0 } else { range.pages().cast_signed() }
+    };
+    let given: i64 = moves.kept(answer).filter(|(_, kept)| *kept).map(|(range, _)| pages(range)).sum();
+    let returned: i64 = returned.iter().map(|range| pages(*range)).sum();
+    count.fetch_add(given - returned, Ordering::Relaxed);
+}
+
+/// 4 KiB pages of the kernel's TDs by kind, as its SEAMCALLs have given and returned them. Makes no
+/// SEAMCALL.
+///
+/// # Safety
+/// `pages` can be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cleanslate_observed_pages(pages: *mut Pages) {
+    let count = PAGES.each_ref().map(|count| count.load(Ordering::Relaxed).max(0).cast_unsigned());
+    // SAFETY: the caller's.
+    unsafe { pages.write(Pages { count }) };
 }
 
 /// Ranges that contain every TDMR that the kernel can make of this memory: whole GiB, joined where
@@ -343,7 +399,7 @@ pub unsafe extern "C" fn cleanslate_observe_return(call: *const Registers, answe
         _ => {}
     }
     // SAFETY: the answer of the call that `cleanslate_observe_seamcall` was called for.
-    check(unsafe { moves.after(ledger, answer) }.map(drop));
+    check(unsafe { moves.after(ledger, answer) }.map(|returned| count_pages(call, answer, &moves, &returned)));
 }
 
 /// Does the kernel's reset of pages: resets and fences them and clears their marks.

@@ -34,6 +34,7 @@ pub(crate) struct Expect {
     no_events: Vec<Pattern>,
     /// SEAMCALLs with their status, as in seamvisor's summary.
     seamcalls: Vec<Pattern>,
+    no_seamcalls: Vec<Pattern>,
     /// Names of messages.
     pub(crate) messages: Vec<String>,
     pub(crate) no_messages: Vec<String>,
@@ -74,6 +75,7 @@ impl Expect {
         self.events.extend(other.events);
         self.no_events.extend(other.no_events);
         self.seamcalls.extend(other.seamcalls);
+        self.no_seamcalls.extend(other.no_seamcalls);
         self.messages.extend(other.messages);
         self.no_messages.extend(other.no_messages);
     }
@@ -135,11 +137,13 @@ impl Expect {
     fn seamcalls(&self, report: &Report) -> Option<String> {
         let made = report.summary()["seamcalls"].as_array().map_or(&[][..], Vec::as_slice);
         let missing = self.seamcalls.iter().find(|pattern| !made.iter().any(|call| matches(pattern, call)));
-        missing.map(|pattern| {
+        let unwanted = made.iter().find(|call| self.no_seamcalls.iter().any(|pattern| matches(pattern, call)));
+        let missing = missing.map(|pattern| {
             let same_leaf: Vec<&Value> =
                 made.iter().filter(|call| Some(&call["leaf"]) == pattern.get("leaf")).collect();
             format!("no SEAMCALL {}, of this leaf {same_leaf:?}", Value::Object(pattern.clone()))
-        })
+        });
+        missing.or_else(|| unwanted.map(|call| format!("a SEAMCALL {call}")))
     }
 
     fn messages(&self, report: &Report, messages: &Messages) -> Option<String> {

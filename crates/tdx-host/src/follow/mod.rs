@@ -129,7 +129,7 @@ impl Moves {
 
     /// The pages that the call gave, each with whether the module has it after this answer. Lines
     /// of a page that it does not have may still be private.
-    fn kept<'m>(&'m self, answer: &'m Registers) -> impl Iterator<Item = (PageRange, bool)> + 'm {
+    pub fn kept<'m>(&'m self, answer: &'m Registers) -> impl Iterator<Item = (PageRange, bool)> + 'm {
         let failed = answer.status().is_error();
         let kept = move |take: &Take| match take.kept {
             Kept::OnSuccess => !failed,
