@@ -20,7 +20,7 @@
 #include <linux/mutex.h>
 #include <linux/slab.h>
 #include <linux/suspend.h>
-#include <linux/version.h>
+#include <linux/sysfs.h>
 #include <linux/vmalloc.h>
 #include <linux/workqueue.h>
 #include <asm/msr.h>
@@ -43,51 +43,45 @@ static cpumask_t in_vmx, initialized;
 static struct page *vmx_regions[NR_CPUS];
 static enum cpuhp_state hotplug;
 
-/* Linux 7.2 and later count the users of VMX operation. */
-
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 2, 0)
-
-#define CLEANSLATE_VMX_COUNTED true
-
+/*
+ * VMX operation. Linux 7.1 and later count its users: both functions, or none. Distributions move
+ * code between versions, so that the symbol table decides.
+ */
 static int (*get_vmx)(int feature);
 static void (*put_vmx)(int feature);
+
+/* What cr4_set_bits() is made of. Linux 6.19 and later export it to KVM alone. */
+static void (*update_cr4)(unsigned long set, unsigned long clear);
 
 static int cleanslate_find_vmx(void)
 {
 	get_vmx = (void *)cleanslate_symbol("x86_virt_get_ref");
 	put_vmx = (void *)cleanslate_symbol("x86_virt_put_ref");
-	return get_vmx && put_vmx ? 0 : -ENOENT;
+	update_cr4 = (void *)cleanslate_symbol("cr4_update_irqsoff");
+	if (!get_vmx != !put_vmx)
+		return -ENOENT;
+	return get_vmx || update_cr4 ? 0 : -ENOENT;
 }
 
-static int cleanslate_enter_vmx(void)
+int cleanslate_vmx_state(char *buffer, int at)
 {
-	int ret = cleanslate_call(get_vmx, X86_FEATURE_VMX);
-
-	if (!ret)
-		cpumask_set_cpu(smp_processor_id(), &in_vmx);
-	return ret;
+	return at + sysfs_emit_at(buffer, at, "vmx %s\n", get_vmx ? "x86_virt_get_ref" : "vmxon");
 }
 
-static void cleanslate_leave_vmx(void)
+static void cleanslate_change_cr4(unsigned long set, unsigned long clear)
 {
-	u64 cet = cleanslate_tracking_off();
+	unsigned long flags;
+	u64 cet;
 
-	put_vmx(X86_FEATURE_VMX);
+	local_irq_save(flags);
+	cet = cleanslate_tracking_off();
+	update_cr4(set, clear);
 	cleanslate_tracking_on(cet);
+	local_irq_restore(flags);
 }
 
-#else
-
-#define CLEANSLATE_VMX_COUNTED false
-
-static int cleanslate_find_vmx(void)
+static int cleanslate_enter_vmx_itself(unsigned int cpu)
 {
-	return 0;
-}
-
-static int cleanslate_enter_vmx(void)
-{
-	unsigned int cpu = smp_processor_id();
 	u64 control, basic, address;
 
 	if (__read_cr4() & X86_CR4_VMXE)
@@ -98,7 +92,7 @@ static int cleanslate_enter_vmx(void)
 	rdmsrq(MSR_IA32_VMX_BASIC, basic);
 	address = page_to_phys(vmx_regions[cpu]);
 	*(u32 *)page_address(vmx_regions[cpu]) = (u32)basic & 0x7fffffff;
-	cr4_set_bits(X86_CR4_VMXE);
+	cleanslate_change_cr4(X86_CR4_VMXE, 0);
 	/* Before VMXON: an NMI that stops this CPU does VMXOFF, whose fault is handled. */
 	cpumask_set_cpu(cpu, &in_vmx);
 	asm goto("1: vmxon %[address]\n\t"
@@ -108,20 +102,39 @@ static int cleanslate_enter_vmx(void)
 	return 0;
 fault:
 	cpumask_clear_cpu(cpu, &in_vmx);
-	cr4_clear_bits(X86_CR4_VMXE);
+	cleanslate_change_cr4(0, X86_CR4_VMXE);
 	return -EIO;
+}
+
+static int cleanslate_enter_vmx(void)
+{
+	unsigned int cpu = smp_processor_id();
+	int ret;
+
+	if (!get_vmx)
+		return cleanslate_enter_vmx_itself(cpu);
+	ret = cleanslate_call(get_vmx, X86_FEATURE_VMX);
+	if (!ret)
+		cpumask_set_cpu(cpu, &in_vmx);
+	return ret;
 }
 
 static void cleanslate_leave_vmx(void)
 {
+	u64 cet;
+
+	if (put_vmx) {
+		cet = cleanslate_tracking_off();
+		put_vmx(X86_FEATURE_VMX);
+		cleanslate_tracking_on(cet);
+		return;
+	}
 	asm goto("1: vmxoff\n\t"
 		 _ASM_EXTABLE(1b, %l[fault])
 		 : : : "cc", "memory" : fault);
 fault:
-	cr4_clear_bits(X86_CR4_VMXE);
+	cleanslate_change_cr4(0, X86_CR4_VMXE);
 }
-
-#endif
 
 /*
  * Leaves VMX operation on a CPU that stops or jumps. From any context. At a crash, a kernel that
@@ -131,7 +144,7 @@ void cleanslate_host_leave(bool crash)
 {
 	if (!cpumask_test_and_clear_cpu(raw_smp_processor_id(), &in_vmx))
 		return;
-	if (!crash || !CLEANSLATE_VMX_COUNTED)
+	if (!crash || !put_vmx)
 		cleanslate_leave_vmx();
 }
 
@@ -436,7 +449,7 @@ int cleanslate_host_init(void)
 
 	ret = cleanslate_find_vmx();
 	if (ret) {
-		pr_err("x86_virt_get_ref or x86_virt_put_ref not found (unsupported kernel?)\n");
+		pr_err("x86_virt_get_ref, x86_virt_put_ref or cr4_update_irqsoff not found (unsupported kernel?)\n");
 		return ret;
 	}
 	ret = cleanslate_map_pool();
