@@ -18,6 +18,7 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
+#include <linux/reboot.h>
 #include <linux/slab.h>
 #include <linux/suspend.h>
 #include <linux/sysfs.h>
@@ -326,6 +327,25 @@ static int cleanslate_before_suspend(struct notifier_block *block, unsigned long
 	return notifier_from_errno(-EBUSY);
 }
 
+/*
+ * A CPU in VMX operation ignores INIT, by which some machines reset. A kexec leaves VMX operation
+ * after its reset (cleanslate_host_leave()).
+ */
+static int cleanslate_before_reboot(struct notifier_block *block, unsigned long action,
+				    void *argument)
+{
+	const bool *is_kexec = (const bool *)cleanslate_symbol("kexec_in_progress");
+
+	if (is_kexec && READ_ONCE(*is_kexec))
+		return NOTIFY_DONE;
+	cpus_read_lock();
+	on_each_cpu(cleanslate_leave_vmx_here, NULL, 1);
+	cpus_read_unlock();
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block reboot_notifier = { .notifier_call = cleanslate_before_reboot };
+
 static struct notifier_block suspend_notifier = { .notifier_call = cleanslate_before_suspend };
 
 static int cleanslate_call_bring_up(const struct cleanslate_memory *memory, u32 count)
@@ -472,9 +492,14 @@ int cleanslate_host_init(void)
 	ret = register_memory_notifier(&memory_notifier);
 	if (ret)
 		goto suspend;
+	ret = register_reboot_notifier(&reboot_notifier);
+	if (ret)
+		goto memory;
 	cleanslate_mode = CLEANSLATE_HOST;
 	pr_info("kernel has no TDX host support; write \"up\" to /dev/cleanslate to initialize TDX\n");
 	return 0;
+memory:
+	unregister_memory_notifier(&memory_notifier);
 suspend:
 	unregister_pm_notifier(&suspend_notifier);
 cpus:
@@ -493,6 +518,7 @@ void cleanslate_host_exit(void)
 {
 	int cpu;
 
+	unregister_reboot_notifier(&reboot_notifier);
 	unregister_memory_notifier(&memory_notifier);
 	unregister_pm_notifier(&suspend_notifier);
 	cpuhp_remove_state_nocalls(hotplug);
