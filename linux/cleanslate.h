@@ -99,6 +99,8 @@ int cleanslate_watch_init(void);
 void cleanslate_watch_exit(void);
 bool cleanslate_watch_failed(void);
 void cleanslate_watch_check(void);
+bool cleanslate_watch_caches_are_clean(void);
+bool cleanslate_watch_may_migrate(void);
 int cleanslate_follow_init(void);
 void cleanslate_follow_exit(void);
 void cleanslate_follow_free(void);

@@ -9,6 +9,7 @@
  */
 #define pr_fmt(fmt) "cleanslate: " fmt
 
+#include <linux/delay.h>
 #include <linux/kexec.h>
 #include <linux/ktime.h>
 #include <linux/math64.h>
@@ -83,11 +84,27 @@ static bool cleanslate_before_load(struct pt_regs *regs)
 	return true;
 }
 
+/* The image of kexec -e. NULL in a kernel without the symbol. */
+static struct kimage *const *loaded_image;
+
+static bool cleanslate_jump_is_loaded(void)
+{
+	const struct kimage *image;
+
+	if (!IS_ENABLED(CONFIG_KEXEC_JUMP))
+		return false;
+	image = loaded_image ? READ_ONCE(*loaded_image) : NULL;
+	return !image || image->preserve_context;
+}
+
 /* The state may have changed since the image was loaded. */
 static bool cleanslate_before_kexec(struct pt_regs *regs)
 {
 	const char *why = cleanslate_refusal();
 
+	/* This kernel would come back to a TDX module whose PAMTs were reset. */
+	if (!why && cleanslate_affected() && cleanslate_jump_is_loaded())
+		why = "preserve_context kexec is not supported with TDX enabled";
 	if (!why)
 		return false;
 	cleanslate_decide("kexec refused", why);
@@ -114,6 +131,20 @@ static void cleanslate_log_handover(const struct cleanslate_handover *done, u64 
 			 done->clean && !cleanslate_unknown ? "" : ", but some may be left");
 }
 
+/*
+ * Linux waits one second for the NMIs at a crash. A CPU may be in its WBINVD then, and its lines
+ * would land on what is reset. WBINVD of the largest caches takes less than this.
+ */
+#define WRITE_BACK_MS	1000
+
+static void cleanslate_wait_for_write_backs(void)
+{
+	int ms;
+
+	for (ms = 0; ms < WRITE_BACK_MS && cleanslate_writing_back(); ms++)
+		mdelay(1);
+}
+
 static bool cleanslate_before_jump(struct pt_regs *regs)
 {
 	const struct kimage *image = (const void *)regs->di;
@@ -128,6 +159,8 @@ static bool cleanslate_before_jump(struct pt_regs *regs)
 	}
 	/* As machine_kexec() does next: nothing may run between the reset and the jump. */
 	local_irq_disable();
+	if (crash)
+		cleanslate_wait_for_write_backs();
 	start = ktime_get_mono_fast_ns();
 	done = cleanslate_hand_over(cleanslate_policy, smp_processor_id(), num_online_cpus(),
 				    nr_cpu_ids, crash);
@@ -142,14 +175,20 @@ static bool cleanslate_before_jump(struct pt_regs *regs)
  */
 static bool cleanslate_before_stop(struct pt_regs *regs)
 {
-	if (cleanslate_affected())
-		cleanslate_stop_this_cpu(raw_smp_processor_id());
+	if (cleanslate_affected()) {
+		if (cleanslate_watch_caches_are_clean())
+			cleanslate_cpu_is_clean(raw_smp_processor_id());
+		else
+			cleanslate_stop_this_cpu(raw_smp_processor_id());
+	}
 	cleanslate_host_leave(false);
 	return false;
 }
 
 static bool cleanslate_before_crash_stop(struct pt_regs *regs)
 {
+	if (cleanslate_watch_may_migrate() && cleanslate_is_private())
+		cleanslate_cpu_may_hold(raw_smp_processor_id());
 	cleanslate_stop_this_cpu_at_crash(raw_smp_processor_id());
 	cleanslate_host_leave(true);
 	return false;
@@ -170,6 +209,7 @@ bool cleanslate_handover_missed(void)
 
 int cleanslate_handover_init(void)
 {
+	loaded_image = (struct kimage *const *)cleanslate_symbol("kexec_image");
 	return cleanslate_arm(hooks, ARRAY_SIZE(hooks));
 }
 

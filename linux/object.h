@@ -142,12 +142,13 @@ void cleanslate_observe_seamcall(u32 cpu, const struct cleanslate_registers *cal
 
 /**
  * cleanslate_observe_return() - track the result of a SEAMCALL
+ * @cpu: current CPU, which has made it
  * @call: leaf and operands
  * @answer: completion status and results
  *
  * The pages of a failed call stay marked.
  */
-void cleanslate_observe_return(const struct cleanslate_registers *call,
+void cleanslate_observe_return(u32 cpu, const struct cleanslate_registers *call,
 			       const struct cleanslate_registers *answer);
 
 /**
@@ -275,6 +276,21 @@ void cleanslate_stop_this_cpu(u32 cpu);
  * For NMI context. Does nothing if the caches cannot hold private lines.
  */
 void cleanslate_stop_this_cpu_at_crash(u32 cpu);
+
+/**
+ * cleanslate_writing_back() - CPUs that are in cleanslate_stop_this_cpu_at_crash()
+ *
+ * From any context.
+ *
+ * Return: number of CPUs.
+ */
+u32 cleanslate_writing_back(void);
+
+/**
+ * cleanslate_cpu_is_clean() - note that the caches of a CPU hold no private lines
+ * @cpu: CPU that stops or is offline; it has made no SEAMCALL since its caches were written back
+ */
+void cleanslate_cpu_is_clean(u32 cpu);
 
 /**
  * cleanslate_hand_over() - reset private memory right before the jump into the next kernel

@@ -28,13 +28,35 @@ struct cleanslate_tdmr_list {
 };
 
 /*
- * tdx_module_status of Linux 6.8 and later: 0 is not yet, 1 is initialized. Its successor
- * tdx_module_state begins with a bool: is TDX initialized?
+ * tdx_module_status of Linux 6.8 and later: 0 is not yet, 1 is initialized. Its successors
+ * tdx_module_initialized (7.1) and tdx_module_state are, or begin with, a bool: is TDX initialized?
  */
 #define MODULE_STATUS_ERROR	2
 
 static const int *module_status;
 static const bool *module_initialized;
+
+/* Per CPU, since Linux 6.18: caches may hold lines of a private KeyID. Offset of the variable. */
+static bool __percpu *cache_incoherent;
+
+/*
+ * Has the kernel written back the caches of this CPU since its last SEAMCALL? Linux 7.2 does before
+ * it stops CPUs, and not then, because WBINVD delays the stop.
+ */
+bool cleanslate_watch_caches_are_clean(void)
+{
+	return cleanslate_mode == CLEANSLATE_WATCH && cache_incoherent &&
+	       !this_cpu_read(*cache_incoherent);
+}
+
+/*
+ * Linux before 6.18 makes SEAMCALLs with preemption on: the task may move to another CPU between
+ * the probe, which marks its CPU, and the instruction.
+ */
+bool cleanslate_watch_may_migrate(void)
+{
+	return cleanslate_mode == CLEANSLATE_WATCH && !cache_incoherent;
+}
 
 /*
  * The kernel's initialization failed: it has reset the PAMTs and freed them, and they must not be
@@ -96,7 +118,7 @@ static void cleanslate_note_answer(const struct pt_regs *regs, u64 rax)
 	struct cleanslate_registers call;
 
 	cleanslate_read_registers(&call, regs->di, (const void *)regs->si);
-	cleanslate_observe_return(&call, &answer);
+	cleanslate_observe_return(raw_smp_processor_id(), &call, &answer);
 }
 NOKPROBE_SYMBOL(cleanslate_note_answer);
 
@@ -287,7 +309,17 @@ static int cleanslate_cpu_offline(unsigned int cpu)
 	return 0;
 }
 
-static enum cpuhp_state hotplug;
+/*
+ * KVM makes a SEAMCALL on the CPU after cleanslate_cpu_offline(), and Linux writes back its caches
+ * once it is dead. This runs on another CPU after that.
+ */
+static int cleanslate_cpu_dead(unsigned int cpu)
+{
+	cleanslate_cpu_is_clean(cpu);
+	return 0;
+}
+
+static enum cpuhp_state hotplug, dead;
 
 static void cleanslate_note_this_cpu(void *unused)
 {
@@ -332,6 +364,14 @@ int cleanslate_watch_init(void)
 	if (ret < 0)
 		goto follow;
 	hotplug = ret;
+	ret = cpuhp_setup_state_nocalls(CPUHP_BP_PREPARE_DYN, "cleanslate:dead", NULL,
+					cleanslate_cpu_dead);
+	if (ret < 0) {
+		cpuhp_remove_state_nocalls(hotplug);
+		goto follow;
+	}
+	dead = ret;
+	cache_incoherent = (bool __percpu *)cleanslate_symbol("cache_state_incoherent");
 	ret = cleanslate_arm_probes();
 	if (ret) {
 		cleanslate_watch_exit();
@@ -340,6 +380,8 @@ int cleanslate_watch_init(void)
 	all_disarmed = (const bool *)cleanslate_symbol("kprobes_all_disarmed");
 	module_status = (const int *)cleanslate_symbol("tdx_module_status");
 	if (!module_status)
+		module_initialized = (const bool *)cleanslate_symbol("tdx_module_initialized");
+	if (!module_status && !module_initialized)
 		module_initialized = (const bool *)cleanslate_symbol("tdx_module_state");
 	cleanslate_mode = CLEANSLATE_WATCH;
 	never_up = module_initialized && !READ_ONCE(*module_initialized);
@@ -366,6 +408,7 @@ follow:
 void cleanslate_watch_exit(void)
 {
 	cleanslate_disarm_probes();
+	cpuhp_remove_state_nocalls(dead);
 	cpuhp_remove_state_nocalls(hotplug);
 	cleanslate_follow_exit();
 }

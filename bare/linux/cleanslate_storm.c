@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A storm of SEAMCALLs: CPU 1 makes them in a loop, and CPU 0 interrupts it to make more, as KVM
- * flushes VCPUs by IPI. Each asks for the owner of a page that no TD has, and changes nothing. A
+ * SEAMCALLs where KVM makes them to flush VCPUs: in interrupts that CPU 0 sends to CPU 1, which
+ * makes others in a loop; with `offline=1` on a CPU that goes offline, as late as those of a module
+ * that was loaded first. Each asks for the owner of a page that no TD has, and changes nothing. A
  * test module for a guest of seamvisor, where every CPU is in VMX operation.
  */
 #define pr_fmt(fmt) "cleanslate_storm: " fmt
 
+#include <linux/cpuhotplug.h>
 #include <linux/gfp.h>
 #include <linux/kprobes.h>
 #include <linux/kthread.h>
@@ -17,6 +19,10 @@
 static uint ipis = 1000;
 module_param(ipis, uint, 0444);
 MODULE_PARM_DESC(ipis, "interrupts that make a SEAMCALL");
+
+static bool offline;
+module_param(offline, bool, 0444);
+MODULE_PARM_DESC(offline, "make one on each CPU that goes offline, and no others");
 
 #define TDH_PHYMEM_PAGE_RDMD	24
 #define STORM_CPU		1
@@ -43,6 +49,14 @@ static int cleanslate_storm_loop(void *calls)
 	return 0;
 }
 
+static int cleanslate_storm_offline(unsigned int cpu)
+{
+	preempt_disable();
+	cleanslate_storm_once(NULL);
+	preempt_enable();
+	return 0;
+}
+
 static int __init cleanslate_storm_init(void)
 {
 	struct kprobe wrapper = { .symbol_name = "__seamcall_ret" };
@@ -61,6 +75,11 @@ static int __init cleanslate_storm_init(void)
 	page = alloc_page(GFP_KERNEL);
 	if (!page)
 		return -ENOMEM;
+	if (offline) {
+		ret = cpuhp_setup_state_nocalls(CPUHP_AP_ONLINE_DYN, "cleanslate_storm", NULL,
+						cleanslate_storm_offline);
+		return min(ret, 0);
+	}
 	task = kthread_create_on_cpu(cleanslate_storm_loop, &calls, STORM_CPU, "storm/%u");
 	if (IS_ERR(task)) {
 		__free_page(page);

@@ -239,6 +239,20 @@ impl<'g> GateHandle<'g> {
         self.state.store((before & !(CLOSED | FOR_GOOD)).wrapping_add(OPENED_AGAIN), Ordering::SeqCst);
     }
 
+    /// Other code has written back the caches of a CPU: of one that has stopped or is offline.
+    ///
+    /// # Safety
+    /// The CPU has made no SEAMCALL since its caches were written back, and makes none before it
+    /// calls [`CpuGate::enter`] or [`CpuGate::observed`] again. Nobody else changes its slot
+    /// meanwhile.
+    pub unsafe fn cpu_is_clean(self, cpu: CpuId) {
+        if let Some(slot) = self.slots.get(cpu.0 as usize) {
+            let word = slot.0.load(Ordering::Acquire);
+            slot.0.store((word & !(MAY_HOLD | IN_SEAMCALL)) | STOPPED, Ordering::Release);
+            fence(Ordering::SeqCst);
+        }
+    }
+
     /// No SEAMCALL begins any more.
     pub fn is_closed(self) -> bool {
         self.state.load(Ordering::SeqCst) & CLOSED != 0

@@ -1,6 +1,7 @@
 //! Kexec and crash: checks at image load, caches of CPUs that stop, the reset before the jump.
 
 use core::ffi::c_char;
+use core::sync::atomic::{AtomicU32, Ordering};
 use tdx_host::{
     handover::{HandoverReport, KexecKind, NmiStop, Outcome, Policy, StopCause, StopCpus, stop_this_cpu_at_crash},
     platform::{CpuId, CpuTask, Step},
@@ -121,14 +122,35 @@ pub unsafe extern "C" fn cleanslate_stop_this_cpu(cpu: u32) {
     HOST.stop_this_cpu(unsafe { ThisCpu::pinned_to(cpu) });
 }
 
+/// CPUs in [`cleanslate_stop_this_cpu_at_crash`].
+static WRITING_BACK: AtomicU32 = AtomicU32::new(0);
+
 /// Writes back the caches of a CPU that an NMI stops at a crash, if they may hold private lines.
 ///
 /// # Safety
 /// `cpu` is this CPU, in an NMI.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleanslate_stop_this_cpu_at_crash(cpu: u32) {
+    WRITING_BACK.fetch_add(1, Ordering::SeqCst);
     // SAFETY: the caller's.
     stop_this_cpu_at_crash(&unsafe { ThisCpu::pinned_to(cpu) });
+    WRITING_BACK.fetch_sub(1, Ordering::SeqCst);
+}
+
+/// CPUs that are writing back their caches at a crash.
+#[unsafe(no_mangle)]
+pub extern "C" fn cleanslate_writing_back() -> u32 {
+    WRITING_BACK.load(Ordering::SeqCst)
+}
+
+/// Notes that other code has written back the caches of a CPU that stops, or is offline.
+///
+/// # Safety
+/// The CPU has made no SEAMCALL since, and makes none before it calls this object again.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cleanslate_cpu_is_clean(cpu: u32) {
+    // SAFETY: the caller's.
+    unsafe { HOST.gate().cpu_is_clean(CpuId(cpu)) };
 }
 
 /// Resets all memory that may be private. `cpu` is this CPU, `online` counts running CPUs,

@@ -366,15 +366,19 @@ pub unsafe extern "C" fn cleanslate_observe_seamcall(cpu: u32, call: *const Regi
     }));
 }
 
-/// The kernel has made this SEAMCALL.
+/// The kernel has made this SEAMCALL on this CPU.
 ///
 /// # Safety
 /// Both can be read.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cleanslate_observe_return(call: *const Registers, answer: *const Registers) {
-    let Some(ledger) = HOST.ledger() else { return };
+pub unsafe extern "C" fn cleanslate_observe_return(cpu: u32, call: *const Registers, answer: *const Registers) {
     // SAFETY: the caller's.
     let (call, answer) = unsafe { (&*call, &*answer) };
+    // It may be another CPU than the one on which the call was observed: Linux before 6.18 makes
+    // SEAMCALLs with preemption on.
+    // SAFETY: in a probe on that CPU.
+    unsafe { HOST.gate().cpu_gate(CpuId(cpu)) }.observed(call.leaf_call().leaf());
+    let Some(ledger) = HOST.ledger() else { return };
     match ModuleEvent::of(call, answer, cleanslate_is_private()) {
         Some(ModuleEvent::ShutDown) => log(format_args!("TDX module shut down, private memory stays tracked")),
         Some(ModuleEvent::Resumed) => log(format_args!("TDX module updated, private memory stays tracked")),
