@@ -12,6 +12,7 @@
 #include <linux/mm.h>
 #include <linux/slab.h>
 #include <linux/vmalloc.h>
+#include <linux/workqueue.h>
 #include <asm/pgtable.h>
 
 #include "cleanslate.h"
@@ -173,7 +174,7 @@ static u64 cleanslate_allocate_range(u64 pages, u32 node, u64 first, u64 end)
 	return 0;
 }
 
-u64 cleanslate_allocate(u64 pages, u32 node, u64 first, u64 end)
+static u64 cleanslate_allocate_here(u64 pages, u32 node, u64 first, u64 end)
 {
 	struct page *page;
 
@@ -188,6 +189,41 @@ u64 cleanslate_allocate(u64 pages, u32 node, u64 first, u64 end)
 		return 0;
 	split_page(page, ilog2(pages));
 	return page_to_phys(page);
+}
+
+struct cleanslate_allocation {
+	struct work_struct work;
+	u64 pages, first, end, address;
+	u32 node;
+};
+
+static void cleanslate_do_allocation(struct work_struct *work)
+{
+	struct cleanslate_allocation *wanted =
+		container_of(work, struct cleanslate_allocation, work);
+
+	wanted->address = cleanslate_allocate_here(wanted->pages, wanted->node, wanted->first,
+						   wanted->end);
+}
+
+/*
+ * On the stack of a worker: the callers in the Rust object are 8 KiB deep in theirs, and migration
+ * and reclaim through file systems take several KiB more.
+ */
+u64 cleanslate_allocate(u64 pages, u32 node, u64 first, u64 end)
+{
+	struct cleanslate_allocation wanted = {
+		.pages = pages,
+		.node = node,
+		.first = first,
+		.end = end,
+	};
+
+	INIT_WORK_ONSTACK(&wanted.work, cleanslate_do_allocation);
+	schedule_work(&wanted.work);
+	flush_work(&wanted.work);
+	destroy_work_on_stack(&wanted.work);
+	return wanted.address;
 }
 
 void cleanslate_free(u64 address, u64 pages)
