@@ -14,9 +14,11 @@
  */
 #define pr_fmt(fmt) "cleanslate: " fmt
 
+#include <linux/io.h>
 #include <linux/mm.h>
 #include <linux/slab.h>
 #include <linux/smp.h>
+#include <linux/sysfs.h>
 #include <linux/vmalloc.h>
 
 #include "cleanslate.h"
@@ -42,19 +44,31 @@ bool cleanslate_only_held(u64 page)
 	return !folio_test_large(folio) && folio_ref_count(folio) == 1;
 }
 
-/* The kernel's reset of returned pages. Done here, so that reset and mark change together. */
+/*
+ * The kernel's reset of returned pages. Done here, so that reset and mark change together. The CPU
+ * that stores is the one that fences.
+ */
 static bool cleanslate_on_reset(struct pt_regs *regs)
 {
-	/* The CPU that stores is the one that fences. */
 	cleanslate_reset_pages(get_cpu(), regs->di, regs->si);
 	put_cpu();
 	return true;
 }
 
-static struct cleanslate_hook reset = {
-	.name = "tdx_quirk_reset_paddr",
-	.enter = cleanslate_on_reset,
-	.may_skip = true,
+static bool cleanslate_on_page_reset(struct pt_regs *regs)
+{
+	cleanslate_reset_pages(get_cpu(), page_to_phys((struct page *)regs->di), PAGE_SIZE);
+	put_cpu();
+	return true;
+}
+
+/*
+ * Linux 6.18 to 7.1 have the first for one page, which calls the second, which is static there: the
+ * compiler may leave nothing of it to hook. Later ones have the second alone.
+ */
+static struct cleanslate_hook resets[] = {
+	{ .name = "tdx_quirk_reset_page", .enter = cleanslate_on_page_reset, .may_skip = true },
+	{ .name = "tdx_quirk_reset_paddr", .enter = cleanslate_on_reset, .may_skip = true },
 };
 
 static u64 *words;
@@ -62,15 +76,31 @@ static u64 *words;
 /* Did the hook miss a reset? */
 bool cleanslate_follow_missed(void)
 {
-	return cleanslate_hook_missed(&reset, 1);
+	return cleanslate_hook_missed(resets, ARRAY_SIZE(resets));
+}
+
+/* Arms the hooks that this kernel has functions for. */
+static int cleanslate_arm_resets(void)
+{
+	int index, ret;
+
+	for (index = 0; index < ARRAY_SIZE(resets); index++) {
+		if (!cleanslate_symbol(resets[index].name))
+			continue;
+		ret = cleanslate_arm(&resets[index], 1);
+		if (ret)
+			return ret;
+	}
+	return 0;
 }
 
 int cleanslate_follow_init(void)
 {
 	const struct cleanslate_memory *memory;
 	u32 count;
+	int ret;
 
-	if (!cleanslate_symbol(reset.name))
+	if (!cleanslate_symbol(resets[0].name) && !cleanslate_symbol(resets[1].name))
 		return 0;
 	memory = cleanslate_memory_map(&count);
 	if (!memory)
@@ -80,12 +110,26 @@ int cleanslate_follow_init(void)
 		pr_err("failed to allocate the page ledger (64 KB per GiB of memory)\n");
 		return -ENOMEM;
 	}
-	return cleanslate_arm(&reset, 1);
+	ret = cleanslate_arm_resets();
+	if (ret)
+		cleanslate_follow_exit();
+	return ret;
+}
+
+int cleanslate_follow_state(char *buffer, int at)
+{
+	int index;
+
+	for (index = 0; index < ARRAY_SIZE(resets); index++)
+		at += sysfs_emit_at(buffer, at, "%s %s\n", resets[index].name,
+				    !resets[index].armed ? "none" :
+				    resets[index].by_ftrace ? "ftrace" : "kprobe");
+	return at;
 }
 
 void cleanslate_follow_exit(void)
 {
-	cleanslate_disarm(&reset, 1);
+	cleanslate_disarm(resets, ARRAY_SIZE(resets));
 }
 
 /*

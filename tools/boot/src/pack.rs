@@ -17,7 +17,8 @@ use crate::root;
 /// KVM does; `use` uses free memory as a driver may; `wild` stores through a wild pointer; `stuck`
 /// keeps a CPU from stopping; `poison_td` stores to memory of a TD that runs; `noreset` keeps
 /// `cleanslate.ko` from resetting; `canary` fills free memory, which a reset must not overwrite;
-/// `storm` makes SEAMCALLs in interrupts; `poison` takes a page out of the direct map.
+/// `storm` makes SEAMCALLs in interrupts and on CPUs that go offline; `poison` takes a page out of
+/// the direct map.
 pub(crate) fn test_modules(kernel: Kernel) -> &'static [&'static str] {
     match kernel.reference() {
         Kernel::Stock => &["cleanslate_use"],
