@@ -115,12 +115,16 @@ int cleanslate_arm(struct cleanslate_hook *hooks, int count)
 
 	for (index = 0; index < count; index++) {
 		ret = cleanslate_arm_ftrace(&hooks[index]);
-		/* Busy: ftrace is disabled, and a kprobe on a call to it would be, too. */
+		/*
+		 * Busy: ftrace is disabled, and a kprobe on a call to it would be, too; or a live
+		 * patch or a BPF trampoline has the function.
+		 */
 		if (ret && ret != -EBUSY)
 			ret = cleanslate_arm_kprobe(&hooks[index]);
 		if (ret) {
 			pr_err("failed to hook %s: %d (%s?)\n", hooks[index].name, ret,
-			       ret == -EBUSY ? "kernel.ftrace_enabled=0" : "unsupported kernel");
+			       ret == -EBUSY ? "kernel.ftrace_enabled=0, livepatch or BPF" :
+					       "unsupported kernel");
 			cleanslate_disarm(hooks, index);
 			return ret;
 		}
