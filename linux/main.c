@@ -17,6 +17,14 @@
 
 #include "cleanslate.h"
 
+/*
+ * Such a kernel checks the type of a function before each indirect call. The functions of the Rust
+ * object have no type, and neither have functions of the kernel whose address is not taken.
+ */
+#if defined(CONFIG_CFI_CLANG) || defined(CONFIG_CFI)
+#error "cleanslate: kernels with control flow integrity (CFI) are not supported"
+#endif
+
 enum cleanslate_mode cleanslate_mode = CLEANSLATE_IDLE;
 const char *cleanslate_unknown;
 u32 cleanslate_policy;
