@@ -78,7 +78,10 @@ fn relocate(root: &Path, abi: &str) -> Result<PathBuf> {
     let headers = root.join("usr/src").join(format!("linux-headers-{abi}"));
     let makefile = headers.join("Makefile");
     let text = fs::read_to_string(&makefile)?;
-    let moved = text.replace("include /usr/src/", &format!("include {}/usr/src/", root.display()));
+    // 7.x and later set KBUILD_OUTPUT, too.
+    let moved = text
+        .replace("include /usr/src/", &format!("include {}/usr/src/", root.display()))
+        .replace("KBUILD_OUTPUT=/usr/src/", &format!("KBUILD_OUTPUT={}/usr/src/", root.display()));
     fs::write(&makefile, moved)?;
     Ok(headers)
 }
