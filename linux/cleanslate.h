@@ -68,8 +68,9 @@ void cleanslate_tracking_on(u64 cet);
 /**
  * struct cleanslate_hook - a callback before a function of the kernel
  * @name: the function
- * @enter: callback; if it returns true, the function returns regs->ax at once
- * @may_skip: can @enter return true?
+ * @enter: callback; if it returns true, the function returns regs->ax at once; another function
+ *	   takes its place if it sets regs->ip
+ * @may_skip: can @enter do either?
  * @armed: the hook is in place (hooks.c)
  * @by_ftrace: by ftrace, not by a kprobe (hooks.c)
  * @ops: ftrace (hooks.c)

@@ -13,9 +13,13 @@
 #include <linux/kexec.h>
 #include <linux/ktime.h>
 #include <linux/math64.h>
+#include <linux/module.h>
+#include <linux/sched.h>
 #include <linux/smp.h>
 #include <linux/spinlock.h>
 #include <linux/sysfs.h>
+#include <asm/cpufeature.h>
+#include <asm/processor.h>
 
 #include "cleanslate.h"
 
@@ -66,22 +70,98 @@ static const char *cleanslate_refusal(void)
 	return NULL;
 }
 
+/*
+ * Linux 6.18 to 7.1 with TDX host support refuse every image on a CPU with the erratum, because
+ * they reset nothing. This module does, so that an operator can ask it to lift that refusal.
+ */
+static bool lift_refusal;
+module_param(lift_refusal, bool, 0644);
+MODULE_PARM_DESC(lift_refusal,
+		 "accept kexec and crash images that this kernel refuses because of the partial-write erratum (default: N)");
+
+static int (*machine_kexec_prepare_function)(struct kimage *image);
+static const struct task_struct *lifting;
+static bool was_lifted;
+
+/* The module must outlive what it has let in: one reference, never dropped. */
+static bool cleanslate_may_lift(void)
+{
+	if (!READ_ONCE(lift_refusal) || cleanslate_unknown)
+		return false;
+	if (!was_lifted && !try_module_get(THIS_MODULE))
+		return false;
+	was_lifted = true;
+	return true;
+}
+
+/* It sleeps. Indirect branch tracking is off on this CPU meanwhile, as in cleanslate_call(). */
+static int cleanslate_call_prepare(struct kimage *image)
+{
+	u64 cet;
+	int ret;
+
+	migrate_disable();
+	cet = cleanslate_tracking_off();
+	preempt_enable();
+	ret = machine_kexec_prepare_function(image);
+	preempt_disable();
+	cleanslate_tracking_on(cet);
+	migrate_enable();
+	return ret;
+}
+
+/*
+ * In the place of machine_kexec_prepare(). If that refuses the image, it is called again, and does
+ * not see the erratum. Callers hold kexec's lock, so that there is one at a time; the kernel's
+ * other use of the bit is the reset of TD pages, which this module does in its place.
+ */
+static int cleanslate_prepare(struct kimage *image)
+{
+	unsigned long *capabilities = (unsigned long *)boot_cpu_data.x86_capability;
+	int ret;
+
+	WRITE_ONCE(lifting, current);
+	ret = cleanslate_call_prepare(image);
+	if (ret == -EOPNOTSUPP && boot_cpu_has_bug(X86_BUG_TDX_PW_MCE) && cleanslate_may_lift()) {
+		clear_bit(X86_BUG_TDX_PW_MCE, capabilities);
+		ret = cleanslate_call_prepare(image);
+		set_bit(X86_BUG_TDX_PW_MCE, capabilities);
+		if (!ret)
+			pr_info("accepted a kexec image that the kernel refuses on this CPU\n");
+	}
+	WRITE_ONCE(lifting, NULL);
+	return ret;
+}
+
+int cleanslate_lift_state(char *buffer, int at)
+{
+	return at + sysfs_emit_at(buffer, at, "kexec-refusal %s\n",
+			     was_lifted ? "lifted" : lift_refusal ? "may be lifted" : "kept");
+}
+
 static bool cleanslate_before_load(struct pt_regs *regs)
 {
 	const struct kimage *image = (const void *)regs->di;
-	const char *why;
+	const char *why = NULL;
 
+	/* From cleanslate_prepare(). */
+	if (READ_ONCE(lifting) == current)
+		return false;
 	/* A crash kernel runs in memory that was never private, and is needed for a dump. */
-	if (image->type == KEXEC_TYPE_CRASH)
-		return false;
-	why = cleanslate_refusal();
-	if (!why && image->preserve_context && cleanslate_affected())
-		why = "preserve_context kexec is not supported with TDX enabled";
-	cleanslate_decide(why ? "kexec image refused" : "kexec image accepted", why);
-	if (!why)
-		return false;
-	regs->ax = -EPERM;
-	return true;
+	if (image->type != KEXEC_TYPE_CRASH) {
+		why = cleanslate_refusal();
+		if (!why && image->preserve_context && cleanslate_affected())
+			why = "preserve_context kexec is not supported with TDX enabled";
+		cleanslate_decide(why ? "kexec image refused" : "kexec image accepted", why);
+	}
+	if (why) {
+		regs->ax = -EPERM;
+		return true;
+	}
+	cleanslate_watch_check();
+	if (READ_ONCE(lift_refusal) && machine_kexec_prepare_function)
+		regs->ip = (unsigned long)cleanslate_prepare;
+	return false;
 }
 
 /* The image of kexec -e. NULL in a kernel without the symbol. */
@@ -207,8 +287,19 @@ bool cleanslate_handover_missed(void)
 	return cleanslate_hook_missed(hooks, ARRAY_SIZE(hooks));
 }
 
+int cleanslate_hooks_state(char *buffer, int at)
+{
+	int index;
+
+	for (index = 0; index < ARRAY_SIZE(hooks); index++)
+		at += sysfs_emit_at(buffer, at, "%s %s\n", hooks[index].name,
+				    hooks[index].by_ftrace ? "ftrace" : "kprobe");
+	return at;
+}
+
 int cleanslate_handover_init(void)
 {
+	machine_kexec_prepare_function = (void *)cleanslate_symbol("machine_kexec_prepare");
 	loaded_image = (struct kimage *const *)cleanslate_symbol("kexec_image");
 	return cleanslate_arm(hooks, ARRAY_SIZE(hooks));
 }

@@ -81,10 +81,11 @@ static void cleanslate_disarm_ftrace(struct cleanslate_hook *hook)
 
 static int cleanslate_on_probe(struct kprobe *probe, struct pt_regs *regs)
 {
-	if (!container_of(probe, struct cleanslate_hook, probe)->enter(regs))
-		return 0;
-	regs->ip = (unsigned long)cleanslate_return;
-	return 1;
+	unsigned long ip = regs->ip;
+
+	if (container_of(probe, struct cleanslate_hook, probe)->enter(regs))
+		regs->ip = (unsigned long)cleanslate_return;
+	return regs->ip != ip;
 }
 NOKPROBE_SYMBOL(cleanslate_on_probe);
 

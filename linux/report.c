@@ -102,6 +102,24 @@ static ssize_t cleanslate_show_pamt(struct kobject *kobj, struct kobj_attribute 
 
 static struct kobj_attribute pamt_attribute = __ATTR(pamt, 0400, cleanslate_show_pamt, NULL);
 
+/* What this kernel has, and by what means the module uses it: a name and a value per line. */
+static ssize_t cleanslate_show_capabilities(struct kobject *kobj, struct kobj_attribute *attribute,
+					    char *buffer)
+{
+	int at = cleanslate_hooks_state(buffer, 0);
+
+	if (cleanslate_mode == CLEANSLATE_WATCH) {
+		at = cleanslate_watch_state(buffer, at);
+		at = cleanslate_follow_state(buffer, at);
+	} else {
+		at = cleanslate_vmx_state(buffer, at);
+	}
+	return cleanslate_lift_state(buffer, at);
+}
+
+static struct kobj_attribute capabilities_attribute =
+	__ATTR(capabilities, 0444, cleanslate_show_capabilities, NULL);
+
 static struct attribute *attributes[] = {
 	&mode_attribute.attr,
 	&pamt_kb_value.attribute.attr,
@@ -111,6 +129,7 @@ static struct attribute *attributes[] = {
 	&tds_value.attribute.attr,
 	&held_attribute.attr,
 	&pamt_attribute.attr,
+	&capabilities_attribute.attr,
 	&verdict_attribute.attr,
 	NULL,
 };

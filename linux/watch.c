@@ -15,6 +15,7 @@
 #include <linux/mm.h>
 #include <linux/smp.h>
 #include <linux/string.h>
+#include <linux/sysfs.h>
 #include <asm/processor-flags.h>
 
 #include "cleanslate.h"
@@ -35,6 +36,7 @@ struct cleanslate_tdmr_list {
 
 static const int *module_status;
 static const bool *module_initialized;
+static const char *state_name;
 
 /* Per CPU, since Linux 6.18: caches may hold lines of a private KeyID. Offset of the variable. */
 static bool __percpu *cache_incoherent;
@@ -353,6 +355,34 @@ static const char *cleanslate_learn_state(void)
 	return NULL;
 }
 
+int cleanslate_watch_state(char *buffer, int at)
+{
+	const struct cleanslate_wrapper *wrapper;
+
+	for (wrapper = wrappers; wrapper < wrappers + ARRAY_SIZE(wrappers); wrapper++)
+		at += sysfs_emit_at(buffer, at, "%s %s\n", wrapper->name,
+				    wrapper->entry.addr ? "kprobe" : "none");
+	at += sysfs_emit_at(buffer, at, "tdx-state %s\n", module_status || module_initialized ?
+			    state_name : "none");
+	return at + sysfs_emit_at(buffer, at, "cache-state %s\n",
+				  cache_incoherent ? "cache_state_incoherent" : "none");
+}
+
+/* The first of these symbols that the kernel has. */
+static void cleanslate_find_state(void)
+{
+	module_status = (const int *)cleanslate_symbol("tdx_module_status");
+	state_name = "tdx_module_status";
+	if (module_status)
+		return;
+	module_initialized = (const bool *)cleanslate_symbol("tdx_module_initialized");
+	state_name = "tdx_module_initialized";
+	if (module_initialized)
+		return;
+	module_initialized = (const bool *)cleanslate_symbol("tdx_module_state");
+	state_name = "tdx_module_state";
+}
+
 int cleanslate_watch_init(void)
 {
 	int ret = cleanslate_follow_init();
@@ -378,11 +408,7 @@ int cleanslate_watch_init(void)
 		return ret;
 	}
 	all_disarmed = (const bool *)cleanslate_symbol("kprobes_all_disarmed");
-	module_status = (const int *)cleanslate_symbol("tdx_module_status");
-	if (!module_status)
-		module_initialized = (const bool *)cleanslate_symbol("tdx_module_initialized");
-	if (!module_status && !module_initialized)
-		module_initialized = (const bool *)cleanslate_symbol("tdx_module_state");
+	cleanslate_find_state();
 	cleanslate_mode = CLEANSLATE_WATCH;
 	never_up = module_initialized && !READ_ONCE(*module_initialized);
 	if (!module_status && !module_initialized) {

@@ -18,7 +18,7 @@ use crate::root;
 /// keeps a CPU from stopping; `poison_td` stores to memory of a TD that runs; `noreset` keeps
 /// `cleanslate.ko` from resetting; `canary` fills free memory, which a reset must not overwrite;
 /// `storm` makes SEAMCALLs in interrupts and on CPUs that go offline; `poison` takes a page out of
-/// the direct map.
+/// the direct map; `refuse` refuses images as Linux 6.18 does.
 pub(crate) fn test_modules(kernel: Kernel) -> &'static [&'static str] {
     match kernel.reference() {
         Kernel::Stock => &["cleanslate_use"],
@@ -33,6 +33,7 @@ pub(crate) fn test_modules(kernel: Kernel) -> &'static [&'static str] {
             "cleanslate_noreset",
             "cleanslate_poison",
             "cleanslate_poison_td",
+            "cleanslate_refuse",
             "cleanslate_storm",
             "cleanslate_tds",
             "cleanslate_use",
@@ -104,6 +105,7 @@ pub(crate) fn pack(kernel: Kernel, more: &[initrd::Entry<'_>], name: &str) -> Re
     let (stuck, noreset) = (place.join("cleanslate_stuck.ko"), place.join("cleanslate_noreset.ko"));
     let (canary, poison) = (place.join("cleanslate_canary.ko"), place.join("cleanslate_poison_td.ko"));
     let storm = place.join("cleanslate_storm.ko");
+    let refuse = place.join("cleanslate_refuse.ko");
     let (image, next) = (folder.join("bzImage"), folder.join("next-initrd"));
     let stock = find(Kernel::Stock).ok();
     let unmapped = place.join("cleanslate_poison.ko");
@@ -128,6 +130,7 @@ pub(crate) fn pack(kernel: Kernel, more: &[initrd::Entry<'_>], name: &str) -> Re
         Kernel::Tdx73 | Kernel::Tdx73Own => {
             files.extend([("modules/last/cleanslate_tds.ko", tds.as_path()), ("next/cleanslate_canary.ko", &canary)]);
             files.extend([("next/cleanslate_poison_td.ko", poison.as_path()), ("bin/vmm", &vmm)]);
+            files.push(("next/cleanslate_refuse.ko", &refuse));
             files.push(("next/cleanslate_storm.ko", &storm));
         }
         Kernel::Stock | Kernel::Stock612 | Kernel::HostDebug | Kernel::TdxOwn => {}
