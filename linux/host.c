@@ -24,6 +24,7 @@
 #include <linux/sysfs.h>
 #include <linux/vmalloc.h>
 #include <linux/workqueue.h>
+#include <asm/e820/api.h>
 #include <asm/msr.h>
 #include <asm/tlbflush.h>
 
@@ -448,19 +449,77 @@ int cleanslate_host_run(int (*function)(void *argument), void *argument)
 	return ret;
 }
 
+static int cleanslate_add_bytes(struct resource *resource, void *bytes)
+{
+	*(u64 *)bytes += resource_size(resource);
+	return 0;
+}
+
+/*
+ * Is all of it memory, by the firmware's map, which memmap= does not change? By address, because
+ * Linux 7.2 and later export the function to KVM alone.
+ */
+static bool cleanslate_pool_is_ram(void)
+{
+	typeof(e820__mapped_raw_any) *is_mapped =
+		(void *)cleanslate_symbol("e820__mapped_raw_any");
+	u64 address;
+
+	if (!is_mapped)
+		return false;
+	for (address = pool_base; address < pool_base + pool_bytes; address += PAGE_SIZE)
+		if (!cleanslate_call(is_mapped, address, address + PAGE_SIZE, E820_TYPE_RAM))
+			return false;
+	return true;
+}
+
+/*
+ * The pool is written to, at the latest by the reset before the next kernel starts. It must be
+ * memory that this kernel does not use and knows as reserved, all of it: not device memory, and not
+ * what a driver has claimed.
+ */
+static const char *cleanslate_check_pool(void)
+{
+	u64 reserved = 0;
+
+	if (pool_base & ~PAGE_MASK || pool_bytes & ~PAGE_MASK ||
+	    pool_base + pool_bytes < pool_base)
+		return "not a range of pages";
+	walk_iomem_res_desc(IORES_DESC_RESERVED, IORESOURCE_MEM, pool_base,
+			    pool_base + pool_bytes - 1, &reserved, cleanslate_add_bytes);
+	if (reserved != pool_bytes)
+		return "not reserved at boot (memmap=SIZE$BASE)";
+	return cleanslate_pool_is_ram() ? NULL : "not memory by the firmware's map";
+}
+
+static void cleanslate_unmap_pool(void)
+{
+	if (!pool)
+		return;
+	memunmap(pool);
+	pool = NULL;
+	release_mem_region(pool_base, pool_bytes);
+}
+
 static int cleanslate_map_pool(void)
 {
+	const char *why;
+
 	if (!pool_bytes)
 		return 0;
-	if (pool_base & ~PAGE_MASK || pool_bytes & ~PAGE_MASK ||
-	    pool_base + pool_bytes < pool_base ||
-	    region_intersects(pool_base, pool_bytes, IORESOURCE_SYSTEM_RAM, IORES_DESC_NONE) !=
-	    REGION_DISJOINT) {
-		pr_err("pool_base and pool_bytes do not name memory reserved at boot (memmap=SIZE$BASE)\n");
+	why = cleanslate_check_pool();
+	if (!why && !request_mem_region(pool_base, pool_bytes, "cleanslate"))
+		why = "in use (/proc/iomem)";
+	if (why) {
+		pr_err("pool_base and pool_bytes: [%#llx, %#llx) is %s\n", pool_base,
+		       pool_base + pool_bytes, why);
 		return -EINVAL;
 	}
 	pool = memremap(pool_base, pool_bytes, MEMREMAP_WB);
-	return pool ? 0 : -ENOMEM;
+	if (pool)
+		return 0;
+	release_mem_region(pool_base, pool_bytes);
+	return -ENOMEM;
 }
 
 int cleanslate_host_init(void)
@@ -508,8 +567,7 @@ pages:
 	for_each_possible_cpu(cpu)
 		if (vmx_regions[cpu])
 			__free_page(vmx_regions[cpu]);
-	if (pool)
-		memunmap(pool);
+	cleanslate_unmap_pool();
 	return ret;
 }
 
@@ -524,6 +582,5 @@ void cleanslate_host_exit(void)
 	cpuhp_remove_state_nocalls(hotplug);
 	for_each_possible_cpu(cpu)
 		__free_page(vmx_regions[cpu]);
-	if (pool)
-		memunmap(pool);
+	cleanslate_unmap_pool();
 }
