@@ -70,6 +70,11 @@ fn module_update() {
 }
 
 #[test]
+fn neighbors() {
+    all_pass("neighbors.jsonl.gz", 701);
+}
+
+#[test]
 fn old_steps_random_walk() {
     all_pass("old_steps_random_walk.jsonl.gz", 250);
 }

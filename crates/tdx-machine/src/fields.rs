@@ -160,3 +160,58 @@ pub(crate) const CPUID_CONFIG_1_5_25: &[CpuidRow] = &[
     (0x7_0000_0018, 0, 0x3ff_c000_0000_0000),
     (0x8_0000_0018, 0, 0x3ff_c000_0000_0000),
 ];
+
+/// What MNG.INIT takes of a CPUID leaf: its place in CPUID_CONFIG, the leaf as in [`CpuidRow`], and
+/// bits of EAX and EBX, ECX and EDX. Some are of features that the CPU does not have, and stay 0 in
+/// the TD.
+pub(crate) type AcceptedCpuid = (usize, u64, u64, u64);
+
+/// 1.5.01, in the order in which MNG.INIT looks. Source: the module's table of configurable leafs.
+#[rustfmt::skip]
+pub(crate) const ACCEPTED_CPUID_1_5_01: &[AcceptedCpuid] = &[
+    (0, 0xffff_ffff_0000_0001, 0xff_0000_0fff_3fff, 0xb844_0000_3104_4d88),
+    (1, 4, 0xffff_f000_ffff_c3ff, 0xffff_fffb_ffff_ffff),
+    (2, 0x1_0000_0004, 0xffff_f000_ffff_c3ff, 0xffff_fffb_ffff_ffff),
+    (3, 0x2_0000_0004, 0xffff_f000_ffff_c3ff, 0xffff_fffb_ffff_ffff),
+    (4, 0x3_0000_0004, 0xffff_f000_ffff_c3ff, 0x7_ffff_ffff),
+    (5, 7, 0xdc2b_9b18_0000_0000, 0x5_411c_0241_7f65),
+    (6, 0x1_0000_0007, 0x1d30, 0),
+    (7, 0xffff_ffff_0000_000a, 0, 0),
+    (8, 0xffff_ffff_0000_001c, 0xff, 0),
+    (9, 0xffff_ffff_8000_0008, 0x200_0000_0000, 0),
+    (10, 0x2_0000_0007, 0, 0x28_0000_0000),
+    (11, 0x23, 0xf, 0),
+];
+
+/// 1.5.25, likewise.
+#[rustfmt::skip]
+pub(crate) const ACCEPTED_CPUID_1_5_25: &[AcceptedCpuid] = &[
+    (0, 0xffff_ffff_0000_0001, 0xff_0000_0fff_3fff, 0xb844_5080_3104_4d88),
+    (1, 4, 0xffff_f000_ffff_c3ff, 0x7_ffff_ffff),
+    (2, 0x1_0000_0004, 0xffff_f000_ffff_c3ff, 0x7_ffff_ffff),
+    (3, 0x2_0000_0004, 0xffff_f000_ffff_c3ff, 0x7_ffff_ffff),
+    (4, 0x3_0000_0004, 0xffff_f000_ffff_c3ff, 0x7_ffff_ffff),
+    (5, 7, 0xdc2b_9b18_0000_0000, 0x4005_411c_0241_7f65),
+    (6, 0x1_0000_0007, 0x488_1db0, 0x2_4430_0000_0000),
+    (7, 0xffff_ffff_0000_000a, 0, 0),
+    (8, 0xffff_ffff_0000_001c, 0xff, 0),
+    (9, 0xffff_ffff_8000_0008, 0x200_0000_00ff, 0),
+    (10, 0x2_0000_0007, 0, 0x28_0000_0000),
+    (18, 0xffff_ffff_0000_0019, 0, 0),
+    (12, 0x1f, 0xffff_0000_001f, 0xffff),
+    (13, 0x1_0000_001f, 0xffff_0000_001f, 0xffff),
+    (14, 0x2_0000_001f, 0xffff_0000_001f, 0xffff),
+    (15, 0x3_0000_001f, 0xffff_0000_001f, 0xffff),
+    (16, 0x4_0000_001f, 0xffff_0000_001f, 0xffff),
+    (17, 0x5_0000_001f, 0xffff_0000_001f, 0xffff),
+    (11, 0x23, 0xf, 0),
+    (19, 0x18, 0, 0x3ff_c000_0000_0000),
+    (20, 0x1_0000_0018, 0, 0x3ff_c000_0000_0000),
+    (21, 0x2_0000_0018, 0, 0x3ff_c000_0000_0000),
+    (22, 0x3_0000_0018, 0, 0x3ff_c000_0000_0000),
+    (23, 0x4_0000_0018, 0, 0x3ff_c000_0000_0000),
+    (24, 0x5_0000_0018, 0, 0x3ff_c000_0000_0000),
+    (25, 0x6_0000_0018, 0, 0x3ff_c000_0000_0000),
+    (26, 0x7_0000_0018, 0, 0x3ff_c000_0000_0000),
+    (27, 0x8_0000_0018, 0, 0x3ff_c000_0000_0000),
+];

@@ -5,7 +5,7 @@
 
 use tdx_abi::TdxFeatures0;
 
-use crate::fields::{self, CpuidRow, Edition, Row};
+use crate::fields::{self, AcceptedCpuid, CpuidRow, Edition, Row};
 
 /// Which module is loaded: a version, and leaves that no observed module has.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -57,6 +57,8 @@ pub(crate) struct Traits {
     pub(crate) config_flags: u64,
     /// CPUID leafs that can be configured.
     pub(crate) cpuid_config: &'static [CpuidRow],
+    /// What MNG.INIT takes of them.
+    pub(crate) accepted_cpuid: &'static [AcceptedCpuid],
     /// Most VCPUs of a TD.
     pub(crate) max_vcpus: u64,
     /// SYS.LP.INIT needs a random number.
@@ -86,6 +88,7 @@ const V1_5_01: Traits = Traits {
     attributes: 0x8000_0000_7000_0001,
     config_flags: 0b111,
     cpuid_config: fields::CPUID_CONFIG_1_5_01,
+    accepted_cpuid: fields::ACCEPTED_CPUID_1_5_01,
     max_vcpus: 0xffff,
     lp_init_needs_entropy: true,
     vp_init_checks_tsc_first: false,
@@ -110,6 +113,7 @@ const V1_5_25: Traits = Traits {
     attributes: 0x8000_0000_7001_0001,
     config_flags: 0b1_1111,
     cpuid_config: fields::CPUID_CONFIG_1_5_25,
+    accepted_cpuid: fields::ACCEPTED_CPUID_1_5_25,
     max_vcpus: 576,
     lp_init_needs_entropy: false,
     vp_init_checks_tsc_first: true,

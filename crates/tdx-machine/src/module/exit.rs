@@ -90,6 +90,8 @@ mod reason {
     pub(super) const INVALID_OPCODE: &[u64] =
         &[11, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 50, 53, 59, 60, 70, 72, 73, 76, 36, 39];
 }
+/// Bit of ATTRIBUTES.
+const PERFMON: u64 = 1 << 63;
 /// Bits of an interruption information field.
 const TYPE_NMI: u64 = 2;
 const VECTOR_MC: u64 = 18;
@@ -135,8 +137,6 @@ impl Module {
             reason::EXCEPTION_OR_NMI if exit.interruption & 0xff == VECTOR_MC => {
                 self.exit_fatal(hardware, cpu, StatusCode::NON_RECOVERABLE_TD_NON_ACCESSIBLE, &exit)
             }
-            // Any other exception is a bug of the module, which then shuts itself down.
-            reason::EXCEPTION_OR_NMI => Err(not_modeled),
             reason::INIT | reason::TASK_SWITCH | reason::BUS_LOCK => {
                 self.exit(hardware, cpu, to_host(Status::SUCCESS, &plain))
             }
@@ -161,10 +161,19 @@ impl Module {
                 self.exit(hardware, cpu, answer)
             }
             reason::TDCALL => self.tdcall(hardware, cpu, running, &exit, interrupt),
-            reason::CPUID | reason::RDPMC | reason::CR_ACCESS | reason::RDMSR | reason::WRMSR | reason::XSETBV => {
-                Err(not_modeled)
+            // #GP, or a new XCR0: neither is modeled. After an NMI window nothing is injected.
+            reason::XSETBV | reason::NMI_WINDOW => Ok(resume(exit.guest)),
+            // #GP, which is not modeled, in a TD without PERFMON.
+            reason::RDPMC if self.td(running.tdr).is_ok_and(|td| td.attributes & PERFMON == 0) => {
+                Ok(resume(exit.guest))
             }
-            reason::NMI_WINDOW => Ok(resume(exit.guest)),
+            // Any other exception is a bug of the module, which then shuts itself down.
+            reason::EXCEPTION_OR_NMI
+            | reason::CPUID
+            | reason::RDPMC
+            | reason::CR_ACCESS
+            | reason::RDMSR
+            | reason::WRMSR => Err(not_modeled),
             other if reason::INVALID_OPCODE.contains(&other) => Ok(inject(exit.guest, GuestEvent::InvalidOpcode)),
             other if reason::VIRTUALIZATION_EXCEPTION.contains(&other) => {
                 Ok(self.virtualization_exception(running, &exit))

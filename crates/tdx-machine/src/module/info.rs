@@ -1,7 +1,7 @@
 //! What the module says about itself: SYS.INFO and SYS.RD, from the tables in `fields.rs`.
 
 use alloc::vec::Vec;
-use tdx_abi::{FieldId, MAX_CMRS, MAX_RESERVED_AREAS, MAX_TDMRS, Operand, PhysAddr, Status, StatusCode};
+use tdx_abi::{FieldId, MAX_CMRS, MAX_RESERVED_AREAS, MAX_TDMRS, Operand, PhysAddr, Registers, Status, StatusCode};
 
 use super::Module;
 use super::call::{Call, Leaf, Stop, operand};
@@ -25,6 +25,26 @@ const HANDOFF_DATA_SIZE: u64 = 0x8900_0002_0000_0006;
 const MAX_VCPUS_PER_TD: u64 = 0x9900_0001_0000_0008;
 const CPUID_CONFIG_LEAVES: u64 = 0x9900_0003_0000_0400;
 const CPUID_CONFIG_VALUES: u64 = 0x9900_0003_0000_0500;
+const CPUID_CONFIG_ELEMENTS: u64 = 64;
+/// Rows of fewer are fields beside each other.
+const SHORTEST_ARRAY: u64 = 9;
+/// Bits of a field id that say what it is a field of: of the module, whatever they are.
+const CONTEXT: u64 = 0b111 << 52;
+/// Fields that a guest may read: VENDOR_ID, versions, features, what VP.INFO does not say.
+const GUEST_READABLE: [u64; 12] = [
+    0x0800_0002_0000_0000,
+    0x0800_0001_0000_0003,
+    0x0800_0001_0000_0004,
+    0x0A00_0002_0000_0000,
+    0x0A00_0000_0000_0001,
+    0x0A00_0003_0000_0008,
+    0xA000_0003_0000_0000,
+    0x2000_0001_0000_0001,
+    0x2000_0001_0000_0002,
+    0x2000_0001_0000_0003,
+    0x2000_0001_0000_0004,
+    0xA200_0001_0000_0000,
+];
 pub(super) const ARCH_CAPABILITIES_CONFIG_MASK: u64 = 0x9900_0003_0000_0600;
 
 impl Module {
@@ -69,66 +89,103 @@ impl Module {
         self.check_lp_init(call)?;
         let field = FieldId(call.input.rdx);
         if field == FieldId::NONE {
-            call.out.rdx = self.fields(call).next().map_or(FieldId::NONE.0, |first| first.0);
+            call.out.rdx = self.fields(&call.hardware.config).next().map_or(FieldId::NONE.0, |first| first.0);
             return Ok(StatusCode::METADATA_FIRST_FIELD_ID_IN_CONTEXT.with(0));
         }
         let wanted = single(field.0)?;
         let is_here = |first: u64, count: u64| (first & IDENTITY..(first & IDENTITY) + count).contains(&wanted);
-        let mut from = self.fields(call).skip_while(|(first, count, _)| !is_here(*first, *count));
+        let mut from = self.fields(&call.hardware.config).skip_while(|(first, count, _)| !is_here(*first, *count));
         let Some((first, count, values)) = from.next() else {
             return Err(StatusCode::METADATA_FIELD_ID_INCORRECT.into());
         };
         let index = wanted - (first & IDENTITY);
-        let next = if index + 1 < count { first + index + 1 } else { from.next().map_or(FieldId::NONE.0, |row| row.0) };
+        let next = if index + 1 < count {
+            // The next element of an array keeps the bits of the id that are not looked at.
+            let is_array = count >= SHORTEST_ARRAY && first + index != NUM_PKGS;
+            if is_array { (field.0 & !CONTEXT) + 1 } else { first + index + 1 }
+        } else {
+            from.next().map_or(FieldId::NONE.0, |row| row.0)
+        };
         drop(from);
-        call.out.r8 = self.value(call, first + index, index, values)?;
+        call.out.r8 = self.value(&call.hardware.config, first + index, index, values)?;
         call.out.rdx = next;
         Ok(Status::SUCCESS)
     }
 
-    /// Every field, as a list.
+    /// TDG.SYS.RD: what a guest may read of it.
+    pub(super) fn guest_sys_rd(&self, config: &MachineConfig, guest: &mut Registers) -> Leaf {
+        let field = FieldId(guest.rdx);
+        (guest.rdx, guest.r8) = (FieldId::NONE.0, 0);
+        let readable = |from: Option<u64>| {
+            let all = self.fields(config).flat_map(|(first, count, _)| first..first + count);
+            let mut behind = all.skip_while(move |id| from.is_some_and(|from| id & IDENTITY != from));
+            if from.is_some() {
+                behind.next();
+            }
+            behind.find(|id| GUEST_READABLE.contains(id)).unwrap_or(FieldId::NONE.0)
+        };
+        if field == FieldId::NONE {
+            guest.rdx = readable(None);
+            return Ok(StatusCode::METADATA_FIRST_FIELD_ID_IN_CONTEXT.with(0));
+        }
+        let wanted = single(field.0)?;
+        let is_here = |first: u64, count: u64| (first & IDENTITY..(first & IDENTITY) + count).contains(&wanted);
+        let Some((first, _, values)) = self.fields(config).find(|row| is_here(row.0, row.1)) else {
+            return Err(StatusCode::METADATA_FIELD_ID_INCORRECT.into());
+        };
+        let index = wanted - (first & IDENTITY);
+        if !GUEST_READABLE.contains(&(first + index)) {
+            return Err(StatusCode::METADATA_FIELD_NOT_READABLE.into());
+        }
+        guest.r8 = self.value(config, first + index, index, values)?;
+        guest.rdx = readable(Some(wanted));
+        Ok(Status::SUCCESS)
+    }
+
+    /// Every field from the one in R8 on, as a list.
     pub(super) fn sys_rdall(&mut self, call: &mut Call) -> Leaf {
-        let leaf = call.input.leaf_call().leaf();
         let from = call.input.r8;
         call.out.r8 = FieldId::NONE.0;
         self.check_lp_init(call)?;
         if !call.is_shared_buffer(PhysAddr::new(call.input.rdx), tdx_abi::PAGE_SIZE, tdx_abi::PAGE_SIZE) {
             return operand(StatusCode::OPERAND_INVALID, Operand::RDX);
         }
-        if from != FieldId::NONE.0 {
-            if !self.fields(call).any(|(first, count, _)| (first..first + count).contains(&from)) {
-                return Err(StatusCode::METADATA_FIELD_ID_INCORRECT.into());
-            }
-            // A list that begins in the middle.
-            return Err(Stop::Refused(crate::Refusal::LeafNotModeled { leaf }));
+        let from = (from != FieldId::NONE.0).then_some(from & (IDENTITY | SIZE));
+        if from
+            .is_some_and(|from| !self.fields(&call.hardware.config).any(|(first, count, _)| begins(first, count, from)))
+        {
+            return Err(StatusCode::METADATA_FIELD_ID_INCORRECT.into());
         }
-        let list = self.list(call)?;
+        let list = self.list(call, from)?;
         for (index, word) in list.iter().enumerate() {
             call.write_bytes(PhysAddr::new(call.input.rdx + 8 * index as u64), &word.to_le_bytes());
         }
         Ok(Status::SUCCESS)
     }
 
-    /// All fields as a metadata list: its header, then sequences of fields of one size with
-    /// adjacent codes, each with a header of its own.
-    fn list(&self, call: &Call) -> Result<Vec<u64>, Stop> {
+    /// All fields from this one on as a metadata list: its header, then sequences of fields of one
+    /// size with adjacent codes, each with a header of its own.
+    fn list(&self, call: &Call, from: Option<u64>) -> Result<Vec<u64>, Stop> {
         let mut sequences: Vec<(u64, Vec<u64>)> = Vec::new();
-        for (first, count, values) in self.fields(call) {
+        let here = |first: u64, count: u64| from.is_none_or(|from| begins(first, count, from));
+        for (place, (first, count, values)) in
+            self.fields(&call.hardware.config).skip_while(|row| !here(row.0, row.1)).enumerate()
+        {
             let id = first & (IDENTITY | SIZE);
+            let skipped = from.filter(|_| place == 0).map_or(0, |from| from - id);
             let mut row: Vec<u64> = Vec::new();
-            for index in 0..count {
-                row.push(self.value(call, first + index, index, values)?);
+            for index in skipped..count {
+                row.push(self.value(&call.hardware.config, first + index, index, values)?);
             }
             match sequences.last_mut() {
                 Some((start, all)) if (*start & (IDENTITY | SIZE)) + all.len() as u64 == id => all.extend(row),
-                _ => sequences.push((first, row)),
+                _ => sequences.push((first + skipped, row)),
             }
         }
         let words: usize = 1 + sequences.iter().map(|(_, values)| 1 + values.len()).sum::<usize>();
         let mut list = alloc::vec![(8 * words as u64) | (sequences.len() as u64) << 16];
         for (first, values) in sequences {
-            // CPUID_CONFIG_VALUES has two elements in a field, every other field one.
-            let elements = if first == CPUID_CONFIG_VALUES { 2 } else { 1 };
+            let elements = elements(first);
             list.push(first | ((elements - 1) << 34) | ((values.len() as u64 / elements - 1) << 38));
             list.extend(values);
         }
@@ -136,7 +193,7 @@ impl Module {
     }
 
     /// The value of a field.
-    fn value(&self, call: &Call, id: u64, index: u64, values: &[u64]) -> Result<u64, Stop> {
+    fn value(&self, config: &MachineConfig, id: u64, index: u64, values: &[u64]) -> Result<u64, Stop> {
         let handoff = u64::from(self.has_handoff_data());
         Ok(match id {
             HANDOFF_DATA_VALID => handoff,
@@ -145,13 +202,13 @@ impl Module {
                 let refusal = crate::Refusal::FieldNotModeled { field: FieldId(id) };
                 self.traits.handoff_bytes.ok_or(Stop::Refused(refusal))?
             }
-            id => read(&call.hardware.config, id, index, values),
+            id => read(config, id, index, values),
         })
     }
 
     /// The rows of this module's fields.
-    fn fields(&self, call: &Call) -> impl Iterator<Item = Row> + use<> {
-        let added = call.hardware.config.has_max_vcpus_field.then_some((MAX_VCPUS_PER_TD, 1, &[][..]));
+    fn fields(&self, config: &MachineConfig) -> impl Iterator<Item = Row> + use<> {
+        let added = config.has_max_vcpus_field.then_some((MAX_VCPUS_PER_TD, 1, &[][..]));
         let rows = self.traits.fields;
         let added = added.filter(|added| rows.iter().all(|row| row.0 != added.0));
         // Before CPUID_CONFIG_LEAVES, where later modules have it.
@@ -171,6 +228,17 @@ impl Module {
             _ => Err(StatusCode::SYS_LP_INIT_NOT_DONE.into()),
         }
     }
+}
+
+/// Elements of a field: CPUID_CONFIG_VALUES has two, every other field one.
+fn elements(first: u64) -> u64 {
+    if (CPUID_CONFIG_VALUES..CPUID_CONFIG_VALUES + CPUID_CONFIG_ELEMENTS).contains(&first) { 2 } else { 1 }
+}
+
+/// A field of this row begins at this class, code and size.
+fn begins(first: u64, count: u64, wanted: u64) -> bool {
+    let id = first & (IDENTITY | SIZE);
+    (id..id + count).contains(&wanted) && (wanted - id).is_multiple_of(elements(first))
 }
 
 /// The value of a field on this machine.

@@ -29,19 +29,13 @@ impl Module {
             return operand(StatusCode::OPERAND_INVALID, Operand::RCX);
         }
         let (level, entry) = self.sept_find(tdr, GuestPage { level: 0, number: gpa / PAGE_SIZE })?;
-        if entry.state.is_leaf() {
-            let guest = GuestPage { level, number: gpa / (PAGE_SIZE << (9 * level)) };
-            self.lock_sept_entry(call, tdr, guest, entry)?;
-        }
+        // The walk goes on only through what is mapped, so no other state gets as far as its lock.
         if entry.state != State::Mapped {
             call.show(level, entry);
-            let code = if entry.state.is_leaf() {
-                StatusCode::EPT_ENTRY_STATE_INCORRECT
-            } else {
-                StatusCode::EPT_ENTRY_NOT_PRESENT
-            };
-            return operand(code, Operand::RCX);
+            return operand(StatusCode::EPT_ENTRY_NOT_PRESENT, Operand::RCX);
         }
+        let guest = GuestPage { level, number: gpa / (PAGE_SIZE << (9 * level)) };
+        self.lock_sept_entry(call, tdr, guest, entry)?;
         let size = PAGE_SIZE << (9 * level);
         let line = LineRange::single(PhysAddr::new(entry.page.start().get() + gpa % size).line());
         call.out.r8 = self.td(tdr)?.debug_memory.get(gpa);

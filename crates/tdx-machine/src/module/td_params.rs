@@ -51,11 +51,19 @@ const OPERAND_TSC_FREQUENCY: Operand = Operand(70);
 const OPERAND_NUM_L2_VMS: Operand = Operand(71);
 const OPERAND_ARCH_CAPABILITIES: Operand = Operand(72);
 
-/// CPUID leaf 1 and leaf 7 in a CPUID_CONFIG id: leaf in bits 31:0, sub-leaf above.
+/// CPUID leafs 1 and 0x80000008 in a CPUID_CONFIG id: leaf in bits 31:0, sub-leaf above.
 const LEAF_1: u64 = 0xffff_ffff_0000_0001;
-const LEAF_7: u64 = 0x7;
-/// HLE and RTM in EBX of leaf 7: a TD has both or neither.
-const HLE_AND_RTM: u64 = 1 << 4 | 1 << 11;
+const ADDRESS_WIDTHS: u64 = 0xffff_ffff_8000_0008;
+/// CPUID leaf 0x1f, and types of its levels.
+const TOPOLOGY: u64 = 0x1f;
+const SMT: u64 = 1;
+const CORE: u64 = 2;
+const MAX_LEVEL_TYPE: u64 = 5;
+/// MAXPA_VIRT of CONFIG_FLAGS; the field with the least configured width; the most of a TD whose
+/// guest addresses are not wide.
+const MAXPA_VIRT: u64 = 1 << 3;
+const MIN_VIRT_MAXPA: u64 = 0x9900_0000_0000_0009;
+const NARROW_PHYS_BITS: u64 = 48;
 
 /// What the module keeps of it.
 pub(super) struct TdParams {
@@ -159,31 +167,68 @@ impl Module {
         Ok(TdParams { attributes, xfam, config_flags, five_levels, max_vcpus, l2_vms, config })
     }
 
-    /// Each configurable leaf has only bits that can be configured, in ascending order of leafs;
-    /// behind the last one all is 0.
+    /// Each configurable leaf has only bits that can be configured, the topology is one, and behind
+    /// the last leaf all is 0.
     fn check_cpuid_config(&self, call: &mut Call, bytes: &Bytes) -> Result<(), Stop> {
         let count = self.traits.cpuid_config.len();
-        let mut order: Vec<_> = self.traits.cpuid_config.iter().zip(0..).collect();
-        order.sort_by_key(|((leaf, ..), _)| (leaf & 0xffff_ffff, leaf >> 32));
-        for ((leaf, allowed_low, allowed_high), index) in order {
-            let at = CPUID_CONFIG + 16 * index;
-            let (low, high) = (number(bytes, at, 8), number(bytes, at + 8, 8));
-            let family = low & 0xffff_ffff;
-            let tsx = low >> 32 & HLE_AND_RTM;
-            let wrong = low & !allowed_low != 0
-                || high & !allowed_high != 0
-                || (*leaf == LEAF_1 && family != 0 && family != self.constant(PLATFORM_FMS))
-                || (*leaf == LEAF_7 && tsx != 0 && tsx != HLE_AND_RTM);
-            if wrong {
+        let invalid = || operand(StatusCode::OPERAND_INVALID, OPERAND_CPUID_CONFIG);
+        let at = |place: usize| {
+            (number(bytes, CPUID_CONFIG + 16 * place, 8), number(bytes, CPUID_CONFIG + 16 * place + 8, 8))
+        };
+        for (place, leaf, accepted_low, accepted_high) in self.traits.accepted_cpuid {
+            let (low, high) = at(*place);
+            let excess = low & !accepted_low != 0 || high & !accepted_high != 0;
+            let family = *leaf == LEAF_1 && !self.is_family(low & 0xffff_ffff, number(bytes, ATTRIBUTES, 8));
+            if excess || family {
                 call.out.rcx = *leaf;
-                return operand(StatusCode::OPERAND_INVALID, OPERAND_CPUID_CONFIG);
+                return invalid();
             }
+            let width = low & 0xff;
+            let flags = number(bytes, CONFIG_FLAGS, 8);
+            if *leaf == ADDRESS_WIDTHS && width != 0 && flags & GPA_AND_PA_WIDTH == MAXPA_VIRT {
+                let most = if flags & GPAW == 0 { NARROW_PHYS_BITS } else { tdx_abi::MAX_PHYS_BITS.into() };
+                if !(self.constant(MIN_VIRT_MAXPA)..=most).contains(&width) {
+                    return invalid();
+                }
+            }
+        }
+        let levels = self.traits.cpuid_config.iter().zip(0..).filter(|(row, _)| row.0 & 0xffff_ffff == TOPOLOGY);
+        let levels: Vec<_> = levels.map(|(_, place)| at(place)).collect();
+        if !is_topology(&levels) {
+            return Err(StatusCode::CPUID_LEAF_1F_FORMAT_UNRECOGNIZED.with(0).into());
         }
         if !is_zero(bytes, CPUID_CONFIG + 16 * count, TD_PARAMS_BYTES) {
             return operand(StatusCode::OPERAND_INVALID, Operand::RDX);
         }
         Ok(())
     }
+
+    /// EAX of leaf 1 may be 0, or the platform's; in a migratable TD an older stepping of it.
+    fn is_family(&self, family: u64, attributes: u64) -> bool {
+        let platform = self.constant(PLATFORM_FMS);
+        let migratable = attributes & MIGRATABLE != 0;
+        family == 0 || family == platform || (migratable && family >> 4 == platform >> 4 && family < platform)
+    }
+}
+
+/// Sub-leafs of CPUID leaf 0x1f, EAX and EBX, ECX and EDX: all 0, which means those of the CPU, or
+/// levels of ascending type from 1 (SMT, only in the first one) to 5, with one of type 2 (core), then
+/// sub-leafs of type 0.
+fn is_topology(levels: &[(u64, u64)]) -> bool {
+    if levels.first().is_none_or(|first| *first == (0, 0)) {
+        return levels.iter().all(|level| *level == (0, 0));
+    }
+    let (mut last, mut has_cores) = (0, false);
+    for ((_, high), place) in levels.iter().zip(0_u64..) {
+        let (number, kind) = (high & 0xff, high >> 8 & 0xff);
+        let is_level = kind > last && kind <= MAX_LEVEL_TYPE && number == place && (kind != SMT || place == 0);
+        let is_end = kind == 0 && place > 0 && has_cores;
+        if !is_level && !is_end {
+            return false;
+        }
+        (last, has_cores) = (kind, has_cores || kind == CORE);
+    }
+    true
 }
 
 /// PKG_FMS of package 0: family, model and stepping as CPUID leaf 1 has them.

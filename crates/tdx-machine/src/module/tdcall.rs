@@ -1,6 +1,6 @@
 //! TDCALL: what a guest asks the module for.
 
-use tdx_abi::{Operand, Registers, Status, StatusCode};
+use tdx_abi::{FieldId, Operand, PAGE_SIZE, Registers, Status, StatusCode};
 
 use super::Module;
 use super::accept::Accepted;
@@ -32,6 +32,15 @@ const VM_RD: u64 = 7;
 const VM_WR: u64 = 8;
 const VP_RD: u64 = 9;
 const VP_WR: u64 = 10;
+const SYS_RD: u64 = 11;
+const SYS_RDALL: u64 = 12;
+const SERVTD_RD: u64 = 18;
+const SERVTD_WR: u64 = 20;
+const VP_ENTER: u64 = 25;
+const VP_INVEPT: u64 = 26;
+const VP_INVGLA: u64 = 27;
+/// Bytes of the structure with the registers of an L2 VM.
+const L2_REGISTERS: u64 = 256;
 /// Runtime measurement registers.
 const RTMRS: u64 = 4;
 
@@ -61,7 +70,10 @@ impl Module {
             VP_INFO => Ok(resume(self.vp_info(running, guest))),
             MR_RTMR_EXTEND => self.rtmr_extend(hardware, cpu, running, guest),
             VP_VEINFO_GET => match self.vcpu_mut(running.tdr, running.tdvpr) {
-                Ok(vcpu) if vcpu.ve_info.is_none() => status(StatusCode::NO_VALID_VE_INFO.with(0)),
+                Ok(vcpu) if vcpu.ve_info.is_none() => {
+                    (guest.rcx, guest.rdx, guest.r8, guest.r9, guest.r10) = (0, 0, 0, 0, 0);
+                    Ok(resume(Registers { rax: StatusCode::NO_VALID_VE_INFO.with(0).raw(), ..guest }))
+                }
                 Ok(vcpu) if version == 0 => Ok(resume(ve_info(vcpu.ve_info.take().as_ref(), guest))),
                 _ => Err(not_modeled),
             },
@@ -99,8 +111,53 @@ impl Module {
                 let done = self.guest_vp_rd_wr(hardware, running, leaf == VP_WR, &mut guest);
                 metadata(done, guest, not_modeled)
             }
+            SYS_RD => {
+                let done = self.guest_sys_rd(&hardware.config, &mut guest);
+                metadata(done, guest, not_modeled)
+            }
+            // Without a page that is aligned; the list itself is not modeled.
+            SYS_RDALL if !guest.rdx.is_multiple_of(PAGE_SIZE) => {
+                guest.r8 = FieldId::NONE.0;
+                Ok(resume(Registers { rax: StatusCode::OPERAND_INVALID.operand(Operand::RDX).raw(), ..guest }))
+            }
+            // No service TD is bound.
+            SERVTD_RD | SERVTD_WR => {
+                guest.rdx = if leaf == SERVTD_RD { FieldId::NONE.0 } else { guest.rdx };
+                guest.r8 = 0;
+                Ok(resume(Registers { rax: StatusCode::OPERAND_INVALID.operand(Operand::RCX).raw(), ..guest }))
+            }
+            VP_ENTER | VP_INVEPT | VP_INVGLA => match self.check_l2_call(running, leaf, guest) {
+                Ok(answer) => status(answer),
+                Err(()) => Err(not_modeled),
+            },
             _ => Err(not_modeled),
         }
+    }
+
+    /// TDG.VP.ENTER, INVEPT and INVGLA of an L2 VM, as far as no L2 VM runs and none has a page.
+    fn check_l2_call(&self, running: Running, leaf: u64, guest: Registers) -> Result<Status, ()> {
+        let td = self.td(running.tdr).map_err(|_| ())?;
+        let invalid = |name: Operand| Ok(StatusCode::OPERAND_INVALID.operand(name));
+        let (shared, l2_vms) = (td.shared_gpa(), u64::from(td.l2_vms));
+        let page = GuestPage { level: 0, number: guest.rdx >> 12 };
+        if leaf == VP_ENTER && (!guest.rdx.is_multiple_of(L2_REGISTERS) || page.check_private(shared).is_err()) {
+            return invalid(Operand::RDX);
+        }
+        if leaf == VP_INVEPT {
+            // A mask of VMs without L1.
+            let mask = guest.rcx;
+            return if mask & 1 != 0 || mask >> (l2_vms + 1) != 0 {
+                invalid(Operand::RCX)
+            } else {
+                Ok(Status::SUCCESS)
+            };
+        }
+        let vm = guest.rcx >> 52 & 0b11;
+        let flags = if leaf == VP_ENTER { 0b11 } else { 0b01 };
+        if vm == 0 || vm > l2_vms || guest.rcx & !(0b11 << 52 | flags) != 0 {
+            return invalid(Operand::RCX);
+        }
+        Err(())
     }
 
     /// TDG.VP.INFO: what the TD is.

@@ -24,6 +24,11 @@ const MONITOR: u64 = 1 << 3;
 /// Bits of CONFIG_FLAGS that change the width of addresses.
 const WIDTHS: u64 = 0b11 << 3;
 
+/// Sub-leafs of leaf 0x1f, and types of its levels.
+const TOPOLOGY_LEVELS: u32 = 6;
+const SMT: u64 = 1;
+const CORE: u64 = 2;
+
 /// One leaf: number, sub-leaf or [`NA`], EAX and EBX, ECX and EDX, as 1.5.25 has them.
 type Row = (u32, u32, u64, u64);
 
@@ -204,11 +209,32 @@ pub(super) fn next_code(code: u64, edition: Edition) -> Option<u64> {
     leaves(edition).get(index + 1).map(code_of)
 }
 
-/// Configured registers of a leaf: its place in CPUID_CONFIG, and EAX and EBX, ECX and EDX.
+/// Configured registers of a leaf: EAX and EBX, ECX and EDX, without what the CPU does not have.
 fn configured(td: &Td, config: &[CpuidRow], leaf: u32, sub_leaf: u32) -> (u64, u64) {
     let name = u64::from(leaf) | u64::from(sub_leaf) << 32;
-    let place = config.iter().position(|row| row.0 == name);
-    place.and_then(|place| td.config.cpuid.get(place)).copied().unwrap_or((0, 0))
+    let mut rows = config.iter().zip(&td.config.cpuid);
+    rows.find(|(row, _)| row.0 == name).map_or((0, 0), |(row, (low, high))| (low & row.1, high & row.2))
+}
+
+/// Leaf 0x1f of a TD whose TD_PARAMS configure it, by sub-leaf.
+fn topology(td: &Td, config: &[CpuidRow]) -> Option<[(u64, u64); TOPOLOGY_LEVELS as usize]> {
+    let levels = core::array::from_fn(|level| configured(td, config, 0x1f, level as u32));
+    levels.iter().any(|level| *level != (0, 0)).then_some(levels)
+}
+
+/// Leaf 0xb of such a TD: the SMT level, if there is one, then all other levels as cores.
+fn extended_topology(levels: &[(u64, u64)], sub_leaf: u32) -> (u64, u64) {
+    let kind = |level: &(u64, u64)| level.1 >> 8 & 0xff;
+    let smt = levels.first().filter(|level| kind(level) == SMT);
+    let cores = u32::from(smt.is_some());
+    match (sub_leaf, smt) {
+        (0, Some(smt)) => *smt,
+        _ if sub_leaf == cores => {
+            let last = levels.iter().rfind(|level| kind(level) != 0).map_or(0, |level| level.0);
+            (last, u64::from(cores) | CORE << 8)
+        }
+        _ => (0, u64::from(sub_leaf)),
+    }
 }
 
 /// The half of a leaf that this field code names. 1.5.25 answers a read of a leaf that it does not
@@ -234,10 +260,17 @@ pub(super) fn value(td: &Td, config: &[CpuidRow], edition: Edition, field: u64, 
         return not_modeled(field);
     }
     let (mut low, mut high) = (low, high);
+    let levels = topology(td, config);
     let (config_low, config_high) = configured(td, config, leaf, sub_leaf);
     match leaf {
         // Family, model and stepping are those of the platform whether they are configured or not.
         0x1 => (low, high) = (low | config_low & !0xffff_ffff, high | config_high),
+        0x1f if levels.is_some() => (low, high) = (config_low, config_high),
+        0xb => {
+            if let Some(levels) = levels {
+                (low, high) = extended_topology(&levels, sub_leaf);
+            }
+        }
         0x15 => low = low & 0xffff_ffff | u64::from(td.config.tsc_frequency) << 32,
         _ => (low, high) = (low | config_low, high | config_high),
     }
@@ -260,14 +293,8 @@ pub(in crate::module) fn in_guest(td: &Td, traits: &Traits, leaf: u32, sub_leaf:
 /// The TD has something that changes this leaf in a way that was not observed.
 fn depends_on_the_unobserved(td: &Td, config: &[CpuidRow], leaf: u32) -> bool {
     let features = td.xfam != OBSERVED_XFAM || td.attributes & !WITHOUT_CPUID != 0;
-    let is_configured = |leaf: u32| {
-        let leafs = config.iter().zip(&td.config.cpuid);
-        leafs.filter(|(row, _)| row.0 as u32 == leaf).any(|(_, value)| *value != (0, 0))
-    };
     match leaf {
         0x5 => configured(td, config, 0x1, NA).1 & MONITOR != 0,
-        // Derived from each other, and completed from the native values.
-        0x4 | 0xb | 0x1f => is_configured(0x4) || is_configured(0x1f),
         0x8000_0008 => td.config_flags & WIDTHS != 0 || configured(td, config, leaf, NA).0 & 0xff != 0,
         leaf => features && DEPEND_ON_FEATURES.contains(&leaf),
     }

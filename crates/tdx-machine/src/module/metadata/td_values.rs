@@ -62,17 +62,23 @@ const XFAM_KNOWN: u64 = 0b111;
 /// Fields of MEASUREMENT: MRCONFIGID, MROWNER, MROWNERCONFIG begin at these codes.
 const CONFIGURED_IDS: core::ops::Range<u64> = 0x10..0x28;
 
+/// EPTP of the VMCS, which has the KeyID in a field of its own.
+pub(super) fn vmcs_eptp(td: &Td) -> Option<u64> {
+    let root = td.tdcs.get(SEPT_ROOT_PAGE)?;
+    Some(root.start().get() | if td.five_levels { EPTP_5_LEVELS } else { EPTP_4_LEVELS })
+}
+
 impl Module {
     /// The address of a page with the TD's KeyID in it.
     pub(super) fn with_key(hardware: &Hardware, td: &Td, page: Page) -> u64 {
         hardware.config.key_id_field.tag(page.start(), td.key).get()
     }
 
-    /// EPTP of the TD: the root of its Secure EPT.
-    pub(super) fn eptp(&self, hardware: &Hardware, td: &Td) -> Option<u64> {
+    /// EPTP of TDCS: the root of the TD's Secure EPT.
+    fn eptp(&self, hardware: &Hardware, td: &Td) -> Option<u64> {
         let root = td.tdcs.get(SEPT_ROOT_PAGE).copied()?;
-        let address = if self.traits.eptp_has_key { Self::with_key(hardware, td, root) } else { root.start().get() };
-        Some(address | if td.five_levels { EPTP_5_LEVELS } else { EPTP_4_LEVELS })
+        let key = if self.traits.eptp_has_key { Self::with_key(hardware, td, root) & !root.start().get() } else { 0 };
+        Some(vmcs_eptp(td)? | key)
     }
 
     pub(super) fn td_value(&self, hardware: &Hardware, tdr: Page, field: u64) -> Result<Option<u64>, Stop> {

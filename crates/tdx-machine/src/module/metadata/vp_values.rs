@@ -11,7 +11,7 @@ use super::super::Module;
 use super::super::call::{Call, Stop};
 use super::super::tsc;
 use super::table::{CLASS, CODE};
-use super::td_values::{MSR_BITMAPS_PAGE, ZERO_PAGE};
+use super::td_values::{MSR_BITMAPS_PAGE, ZERO_PAGE, vmcs_eptp};
 use crate::hardware::Hardware;
 
 /// Classes, as they stand in a field id.
@@ -129,7 +129,7 @@ impl Module {
                 vmcs::PML_ADDRESS | vmcs::POSTED_INTERRUPT_DESCRIPTOR | vmcs::EPTP_LIST => Some(NO_ADDRESS),
                 vmcs::TSC_OFFSET => Some(td.config.tsc_offset),
                 vmcs::TSC_MULTIPLIER => Some(tsc::multiplier(td.config.tsc_frequency)),
-                vmcs::EPTP => self.eptp(hardware, td),
+                vmcs::EPTP => vmcs_eptp(td),
                 vmcs::PIN_BASED => Some(PIN_BASED),
                 vmcs::SECONDARY => Some(SECONDARY),
                 vmcs::VM_FUNCTIONS | vmcs::PLE_GAP | vmcs::PLE_WINDOW | vmcs::NOTIFY_WINDOW => Some(0),
