@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Replays the given files, or all of the repository. True if nothing differs.
 pub(crate) fn replay(paths: &[PathBuf]) -> Result<bool> {
     let counts = if paths.is_empty() { replay_files(&files()?) } else { replay_files(paths) };
-    println!("{} passed, {} failed", counts.passed, counts.failed);
+    println!("{} passed, {} failed, {} skipped", counts.passed, counts.failed, counts.skipped);
     Ok(counts.failed == 0)
 }
 

@@ -144,25 +144,48 @@ fn a_difference_names_step_register_expected_and_got() {
     let (summary, differences) = replay_file(&path);
     assert_eq!(summary.unwrap(), Summary { passed: 1, failed: 3, ..Summary::default() });
     let text: Vec<String> = differences.iter().map(ToString::to_string).collect();
-    assert_eq!(
-        text[..3],
-        [
-            "t: step 1: TDH.SYS.RD: rax: expected 0xc000010000000001 TDX_OPERAND_INVALID (RCX), got 0x0 TDX_SUCCESS",
-            "t: step 1: TDH.SYS.RD: r8: expected 0x41, got 0x40",
-            "t: step 0: owner run 0: expected [0x1000, 0x1040) of KeyID 33, got no further run",
-        ]
-    );
-    assert_eq!(text[3], "t: step 0: page 0x100000: status: expected 0x0, got 0xc000050500000000");
+    let expected = [
+        ":2: t: step 1: TDH.SYS.RD: rax: expected 0xc000010000000001 TDX_OPERAND_INVALID (RCX), got 0x0 TDX_SUCCESS",
+        ":2: t: step 1: TDH.SYS.RD: r8: expected 0x41, got 0x40",
+        ":3: t: step 0: owner run 0: expected [0x1000, 0x1040) of KeyID 33, got no further run",
+        ":4: t: step 0: page 0x100000: status: expected 0x0, got 0xc000050500000000",
+    ];
+    assert_eq!(text[..4], expected.map(|text| format!("{}{text}", path.display())));
 }
 
 #[test]
 fn a_case_for_another_module_is_skipped_and_a_file_of_them_is_an_error() {
-    let text = format!("{{\"id\":\"t\",\"about\":\"\",{},\"steps\":[]}}\n", PLATFORM.replace("1.5.01", "2.0.08"));
-    let (summary, _) = replay_file(&raw_file("all-skipped.jsonl", &text));
+    let step = r#"{"seamcall":{"lp":0,"rax":"0x2c"},"expect":{"rax":"0x0"}}"#;
+    let case = |platform: &str| format!("{{\"id\":\"t\",\"about\":\"\",{platform},\"steps\":[{step}]}}\n");
+    let other = case(&PLATFORM.replace("1.5.01", "2.0.08"));
+    let (summary, _) = replay_file(&raw_file("all-skipped.jsonl", &other));
     assert!(matches!(summary, Err(VectorError::AllSkipped { skipped: 1, .. })));
-    let played = format!("{text}{{\"id\":\"t\",\"about\":\"\",{PLATFORM},\"steps\":[]}}\n");
-    let (summary, _) = replay_file(&raw_file("skipped.jsonl", &played));
+    let path = raw_file("skipped.jsonl", &format!("{other}{}", case(PLATFORM)));
+    let (summary, findings) = replay_file(&path);
     assert_eq!(summary.unwrap(), Summary { passed: 1, skipped: 1, ..Summary::default() });
+    let told: Vec<String> = findings.iter().map(ToString::to_string).collect();
+    assert_eq!(told, [format!("{}:1: t: skipped, module `2.0.08` is not emulated", path.display())]);
+}
+
+/// A line that is too long is one bad line, whatever its length, and the lines behind it keep their
+/// numbers; a case that checks nothing, and JSON that is none, are shown with what stands there.
+#[test]
+fn lines_that_are_no_cases() {
+    let step = r#"{"seamcall":{"lp":0,"rax":"0x2c"},"expect":{"rax":"0x0"}}"#;
+    let good = fs::read_to_string(file("one-case.jsonl", &[step])).unwrap();
+    let bad = [
+        (format!("{}\n", "x".repeat(40 << 20)), "`xxxxxxxxxx"),
+        (format!("{{\"id\":\"t\",\"about\":\"\",{PLATFORM},\"steps\":[]}}\r\n"), "t: a case has at least one step"),
+        ("{\"id\": broken\n".to_owned(), "column 8, `{\"id\": broken`: expected value"),
+    ];
+    for (text, rule) in bad {
+        let path = raw_file("no-case.jsonl", &format!("{good}{text}{}", good.replace("0x2c", "0x2d")));
+        let (summary, findings) = replay_file(&path);
+        assert_eq!(summary.unwrap().bad_lines, 1, "{rule}");
+        let told: Vec<String> = findings.iter().map(ToString::to_string).collect();
+        assert!(told[0].contains(&format!("{}:2: ", path.display())) && told[0].contains(rule), "{told:?}");
+        assert!(told[1].contains(":3: t: step 0: "), "{told:?}");
+    }
 }
 
 /// Each bad line is reported with the rule it breaks, counts as failed, and the rest goes on.

@@ -1,9 +1,10 @@
 //! Conformance vectors: cases recorded on the real TDX module, replayed on the emulated one.
 //!
 //! The format is that of `fixtures/vectors/README.md`: JSON lines, one case a line, plain or
-//! gzipped. A line that does not hold to it is reported with file, line and rule and counts as
-//! failed, a case that differs is reported, and the rest goes on. A file that cannot be read, and
-//! one in which no case was played, is an error.
+//! gzipped. Everything is reported with file and line: a line that does not hold to the format,
+//! with what stands there and the rule, counts as failed; a case that differs, with step, value and
+//! answer; a case that is left out, with the reason. The rest goes on. A file that cannot be read,
+//! and one in which no case was played, is an error.
 
 mod case;
 mod hex;
@@ -91,7 +92,25 @@ pub enum VectorError {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Finding {
     /// The emulated module answered differently.
-    Difference(Difference),
+    Difference {
+        /// The file.
+        file: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// What it was.
+        difference: Difference,
+    },
+    /// A case is for a module that is not emulated.
+    Skipped {
+        /// The file.
+        file: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// The case.
+        case: String,
+        /// The module it names.
+        module: String,
+    },
     /// A line is not a case.
     BadLine {
         /// The file.
@@ -106,7 +125,10 @@ pub enum Finding {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Difference(difference) => difference.fmt(f),
+            Self::Difference { file, line, difference } => write!(f, "{}:{line}: {difference}", file.display()),
+            Self::Skipped { file, line, case, module } => {
+                write!(f, "{}:{line}: {case}: skipped, module `{module}` is not emulated", file.display())
+            }
             Self::BadLine { file, line, rule } => write!(f, "{}:{line}: {rule}", file.display()),
         }
     }
@@ -145,13 +167,21 @@ pub fn replay_observed(
         if (&mut reader).take(LONGEST_LINE).read_until(b'\n', &mut text).map_err(read)? == 0 {
             break;
         }
-        if text.trim_ascii().is_empty() {
+        let is_whole = text.ends_with(b"\n") || (text.len() as u64) < LONGEST_LINE;
+        if !is_whole {
+            skip_line(&mut reader).map_err(read)?;
+        } else if text.trim_ascii().is_empty() {
             continue;
         }
-        match replay_line(&text, observer, report) {
-            Ok(Outcome::Passed) => summary.passed += 1,
-            Ok(Outcome::Failed) => summary.failed += 1,
-            Ok(Outcome::Skipped) => summary.skipped += 1,
+        let mut differs = |difference| report(Finding::Difference { file: path.to_owned(), line, difference });
+        let outcome = if is_whole { replay_line(&text, observer, &mut differs) } else { Err(too_long(&text)) };
+        match outcome {
+            Ok(Played { outcome: Outcome::Passed, .. }) => summary.passed += 1,
+            Ok(Played { outcome: Outcome::Failed, .. }) => summary.failed += 1,
+            Ok(Played { outcome: Outcome::Skipped, case, module }) => {
+                summary.skipped += 1;
+                report(Finding::Skipped { file: path.to_owned(), line, case, module });
+            }
             Err(rule) => {
                 summary.failed += 1;
                 summary.bad_lines += 1;
@@ -168,8 +198,52 @@ pub fn replay_observed(
     }
 }
 
-/// Replays one line. An error is a rule of the format that it breaks.
-fn replay_line(text: &[u8], observer: &mut dyn Observer, report: &mut dyn FnMut(Finding)) -> Result<Outcome, String> {
-    let case: Case = serde_json::from_slice(text).map_err(|error| error.to_string())?;
-    player::play(&case, observer, &mut |difference| report(Finding::Difference(difference)))
+/// A case that was played or left out.
+struct Played {
+    outcome: Outcome,
+    case: String,
+    module: String,
+}
+
+/// Replays one line. An error is what stands there and the rule of the format that it breaks.
+fn replay_line(text: &[u8], observer: &mut dyn Observer, report: &mut dyn FnMut(Difference)) -> Result<Played, String> {
+    let case: Case = serde_json::from_slice(text).map_err(|error| {
+        let message = error.to_string();
+        let rule = message.rsplit_once(" at line ").map_or(message.as_str(), |(rule, _)| rule);
+        // An error of a value is found behind it.
+        let column = error.column();
+        format!("column {column}, `{}`: {rule}", excerpt(text, column.saturating_sub(EXCERPT - 10)))
+    })?;
+    if case.steps.is_empty() {
+        return Err(format!("{}: a case has at least one step", case.id));
+    }
+    let outcome = player::play(&case, observer, report)?;
+    Ok(Played { outcome, case: case.id, module: case.platform.module })
+}
+
+fn too_long(text: &[u8]) -> String {
+    format!("`{}...`: a line has at most {LONGEST_LINE} bytes", excerpt(text, 0))
+}
+
+/// Bytes of a line that are shown.
+const EXCERPT: usize = 40;
+
+fn excerpt(text: &[u8], from: usize) -> String {
+    let line = text.trim_ascii_end();
+    let part = line.get(from.min(line.len())..line.len().min(from + EXCERPT)).unwrap_or_default();
+    let shown = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    String::from_utf8_lossy(part).chars().map(shown).collect()
+}
+
+/// Passes over the rest of a line.
+fn skip_line(reader: &mut impl BufRead) -> io::Result<()> {
+    loop {
+        let buffer = reader.fill_buf()?;
+        let end = buffer.iter().position(|byte| *byte == b'\n');
+        let (length, done) = end.map_or((buffer.len(), buffer.is_empty()), |end| (end + 1, true));
+        reader.consume(length);
+        if done {
+            return Ok(());
+        }
+    }
 }
