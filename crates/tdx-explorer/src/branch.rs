@@ -77,12 +77,21 @@ impl InFlight {
     }
 }
 
+/// CPUs that are in the module, or in a guest, in a machine whose calls overlap.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Inside {
+    pub(super) cpus: Vec<tdx_machine::CpuId>,
+    /// They leave before they take their NMI or IPI. Otherwise they never answer.
+    pub(super) leaves: bool,
+}
+
 /// What a branch begins with.
 pub(super) struct Branch<'a, 's, 'm> {
     pub(super) live: &'a Live<'s, 'm>,
     pub(super) policy: Policy,
     pub(super) end: End,
     pub(super) in_flight: Option<InFlight>,
+    pub(super) inside: Inside,
     /// This CPU is between two operations and never answers.
     pub(super) silent: Option<tdx_machine::CpuId>,
     pub(super) stray: Stray,
@@ -95,6 +104,7 @@ pub(super) struct Branch<'a, 's, 'm> {
 /// Watches a handover, and does it wrongly if there is a bug.
 pub(super) struct Hands<'a, 's, 'm> {
     in_flight: Option<InFlight>,
+    inside: Inside,
     silent: Option<tdx_machine::CpuId>,
     resets: Mutex<Vec<LineRange>>,
     wrong: Option<Wrong<'a, 's, 'm>>,
@@ -117,7 +127,8 @@ impl<'a, 's, 'm> Hands<'a, 's, 'm> {
             history: Mutex::new(branch.past()),
             assigned: machine.assigned_pages().into_iter().map(|run| run.pages).collect(),
         });
-        Self { in_flight: branch.in_flight.clone(), silent: branch.silent, resets: Mutex::default(), wrong }
+        let (in_flight, inside) = (branch.in_flight.clone(), branch.inside.clone());
+        Self { in_flight, inside, silent: branch.silent, resets: Mutex::default(), wrong }
     }
 }
 
@@ -176,10 +187,11 @@ impl Watcher for Hands<'_, '_, '_> {
             // Its NMI waits until it has left SEAM.
             call.happens(lab);
         }
-        if let Operation::Nmi(target) | Operation::Stop(target) = act.operation
-            && self.silent == Some(target)
-        {
-            return Deed::Skip;
+        if let Operation::Nmi(target) | Operation::Stop(target) = act.operation {
+            if self.silent == Some(target) || (!self.inside.leaves && self.inside.cpus.contains(&target)) {
+                return Deed::Skip;
+            }
+            lab.leave(target);
         }
         let deed = self.wrong.as_ref().map_or(Deed::AsIs, |wrong| wrong.deed(act));
         if let Operation::Reset(lines) = act.operation {
@@ -246,7 +258,8 @@ impl Branch<'_, '_, '_> {
 
     /// The CPU that never answers.
     fn silent_cpu(&self) -> Option<tdx_machine::CpuId> {
-        self.in_flight.as_ref().filter(|call| !call.ends_in_time).map(|call| call.cpu).or(self.silent)
+        let inside = self.inside.cpus.first().filter(|_| !self.inside.leaves).copied();
+        self.in_flight.as_ref().filter(|call| !call.ends_in_time).map(|call| call.cpu).or(inside).or(self.silent)
     }
 
     /// The past, as it is when the handover begins.
@@ -307,6 +320,7 @@ impl Branch<'_, '_, '_> {
 
     /// What other CPUs still do, and what a faulty kernel does.
     fn after_the_reset(&self, lab: &Lab<'_>, hands: &Hands<'_, '_, '_>) {
+        self.inside.cpus.iter().for_each(|cpu| lab.leave(*cpu));
         if let Some(call) = self.in_flight.as_ref().filter(|call| !call.ends_in_time) {
             call.happens(lab);
         }
@@ -337,9 +351,11 @@ fn stray_writes(machine: &mut Machine, stray: Stray) {
             machine.evict(run.lines, run.key);
         }
     }
+    // A device, which no CPU stands for; one that is inside does nothing.
+    let cpu = (0..machine.cpus()).map(tdx_machine::CpuId).find(|cpu| !machine.is_inside(*cpu)).unwrap_or(BOOT);
     for run in machine.all_owner_runs() {
         // Lines that exist, and KeyID 0.
-        let _ = machine.partial_write(BOOT, run.lines, KeyId::HOST, PartialStore::Dma);
+        let _ = machine.partial_write(cpu, run.lines, KeyId::HOST, PartialStore::Dma);
     }
 }
 

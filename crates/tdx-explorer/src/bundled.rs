@@ -11,7 +11,7 @@ macro_rules! bundled {
 }
 
 /// Names and texts, in the order in which they are run.
-const FILES: [(&str, &str); 38] = bundled![
+const FILES: [(&str, &str); 41] = bundled![
     "bring-up",
     "two-tdmrs",
     "key-config-fails",
@@ -50,6 +50,9 @@ const FILES: [(&str, &str); 38] = bundled![
     "build-beside-teardown",
     "kexec-beside",
     "panic-beside",
+    "overlapping-builds",
+    "overlapping-shutdown",
+    "shutdown-beside-guest",
 ];
 
 /// All of them.

@@ -15,7 +15,7 @@ use tdx_host::{
 };
 use tdx_machine::{AssignedRun, Machine};
 
-use super::branch::{Branch, End, InFlight, Stray};
+use super::branch::{Branch, End, InFlight, Inside, Stray};
 use super::bug::{Bug, Moment, Past, Special};
 use super::history::{History, Phase};
 use super::live::{Live, Marks, copy_slots, lock};
@@ -35,6 +35,8 @@ pub enum InstantKind {
     Store,
     /// Inside a SEAMCALL, as another CPU sees it.
     InFlight,
+    /// The same, with what the call does done and its locks held: others go on beside it.
+    Held,
 }
 
 impl InstantKind {
@@ -43,7 +45,7 @@ impl InstantKind {
         match self {
             Self::Between => "between operations",
             Self::Store => "ledger store",
-            Self::InFlight => "inside a SEAMCALL",
+            Self::InFlight | Self::Held => "inside a SEAMCALL",
         }
     }
 }
@@ -55,6 +57,8 @@ pub(super) struct Plan<'p> {
     pub(super) policy: Policy,
     pub(super) kexec: bool,
     pub(super) panic: bool,
+    /// SEAMCALLs of CPUs beside each other overlap.
+    pub(super) overlapping: bool,
     pub(super) bug: Option<&'static Bug>,
     /// The first finding ends it.
     pub(super) stop_at_first: bool,
@@ -196,6 +200,7 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
             policy: self.plan.policy,
             end,
             in_flight: None,
+            inside: Inside::default(),
             silent: None,
             stray: Stray::None,
             marks: None,
@@ -319,14 +324,23 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
             }
             _ => vec![None],
         };
+        // CPUs that are inside do nothing else before they have left.
+        let held: Vec<tdx_machine::CpuId> =
+            (0..machine.cpus()).map(tdx_machine::CpuId).filter(|cpu| machine.is_inside(*cpu)).collect();
+        let is_free = |cpu: &CpuId| held.iter().all(|held| held.0 != cpu.0);
         let ends: Vec<End> = match kind {
-            InstantKind::InFlight => {
-                let others: Vec<CpuId> = self.others(acting).collect();
+            InstantKind::InFlight | InstantKind::Held => {
+                let others: Vec<CpuId> = self.others(acting).filter(is_free).collect();
                 let first = others.first().copied().map(End::Kexec).filter(|_| self.plan.kexec);
                 others.into_iter().map(End::Panic).filter(|_| self.plan.panic).chain(first).collect()
             }
-            _ => self.ends(inner.history.phase, acting),
+            _ => {
+                let ends = self.ends(inner.history.phase, acting).into_iter();
+                ends.filter(|end| matches!(end, End::Kexec(cpu) | End::Panic(cpu) if is_free(cpu))).collect()
+            }
         };
+        // They leave when they are stopped, or never in time.
+        let leaves: &[bool] = if held.is_empty() { &[true] } else { &[true, false] };
         let step = self.current_step();
         let mut broken = None;
         let mut branches = 0;
@@ -343,9 +357,13 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
         let mut rng = Rng::new(instant);
         let untold = (kind == InstantKind::InFlight && self.has(Special::SlotAfterCall)).then_some(acting);
         let other = ends.iter().find(|end| matches!(end, End::Panic(cpu) if *cpu != acting)).copied();
-        let silent = other.filter(|_| kind != InstantKind::InFlight).map(|end| (end, Some(act.cpu)));
+        let silent = other
+            .filter(|_| kind != InstantKind::InFlight && kind != InstantKind::Held)
+            .map(|end| (end, Some(act.cpu)));
         for (end, silent) in ends.into_iter().map(|end| (end, None)).chain(silent) {
-            for in_flight in &in_flight {
+            for (in_flight, leaves) in
+                in_flight.iter().flat_map(|call| leaves.iter().map(move |leaves| (call, *leaves)))
+            {
                 // An IPI waits like an NMI; what comes of a call that ends is the next instant.
                 if matches!((end, in_flight), (End::Kexec(_), Some(call)) if call.ends_in_time) {
                     continue;
@@ -360,6 +378,7 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
                     policy: self.plan.policy,
                     end,
                     in_flight: in_flight.clone(),
+                    inside: Inside { cpus: held.clone(), leaves },
                     silent,
                     stray,
                     marks,
@@ -377,7 +396,7 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
                 }
             }
         }
-        if kind != InstantKind::InFlight
+        if !matches!(kind, InstantKind::InFlight | InstantKind::Held)
             && let Some(finding) = self.look(lab, &machine, &inner.history, marks)
         {
             keep(&mut inner.tally, None, finding);
@@ -388,8 +407,10 @@ impl<'a, 's, 'm> Explorer<'a, 's, 'm> {
             && let Some((leaf, code)) = inner.history.last.filter(|_| kind == InstantKind::Between)
         {
             *inner.tally.coverage.entry((leaf, code, kind)).or_default() += branches;
-        } else if let (Operation::Seamcall(registers), InstantKind::InFlight) = (act.operation, kind) {
-            let key = (registers.leaf_call().leaf(), StatusCode::SUCCESS, kind);
+        } else if let (Operation::Seamcall(registers), InstantKind::InFlight | InstantKind::Held) =
+            (act.operation, kind)
+        {
+            let key = (registers.leaf_call().leaf(), StatusCode::SUCCESS, InstantKind::InFlight);
             *inner.tally.coverage.entry(key).or_default() += branches;
         }
         if self.plan.timeline {
@@ -471,6 +492,9 @@ fn describe(act: &Act, last: Option<(Leaf, StatusCode)>, kind: InstantKind) -> S
         (Operation::Seamcall(registers), _) if kind == InstantKind::InFlight => {
             format!("inside {}", registers.leaf_call().leaf())
         }
+        (Operation::Seamcall(registers), _) if kind == InstantKind::Held => {
+            format!("inside {}, done and not returned", registers.leaf_call().leaf())
+        }
         (Operation::Seamcall(_), Some((leaf, code))) if kind == InstantKind::Between => format!("{leaf}: {code:?}"),
         (Operation::Seamcall(registers), _) => format!("before {}", registers.leaf_call().leaf()),
         (Operation::Reset(lines), _) => format!("MOVDIR64B to {}", lines.pages()),
@@ -489,9 +513,28 @@ fn describe(act: &Act, last: Option<(Leaf, StatusCode)>, kind: InstantKind) -> S
 }
 
 impl Watcher for Explorer<'_, '_, '_> {
+    fn overlaps(&self) -> bool {
+        self.plan.overlapping && Scheduler::me().is_some()
+    }
+
+    fn inside(&self, lab: &Lab<'_>, act: &Act) {
+        let mut inner = lock(&self.inner);
+        if !(self.plan.stop_at_first && inner.tally.violations > 0) && inner.history.phase == Phase::Life {
+            self.visit(lab, &mut inner, act, InstantKind::Held, None);
+        }
+        drop(inner);
+        if let Some(scheduler) = self.scheduler {
+            scheduler.point_inside();
+        }
+    }
+
     fn before(&self, lab: &Lab<'_>, act: &Act) -> Deed {
         if let Some(scheduler) = self.scheduler {
             scheduler.point();
+            // An IPI's work waits until its CPU has left the module.
+            while self.overlaps() && lab.ask(|machine| machine.is_inside(act.cpu)) {
+                scheduler.give_way();
+            }
         }
         let mut inner = lock(&self.inner);
         let inner = &mut *inner;
@@ -520,6 +563,10 @@ impl Watcher for Explorer<'_, '_, '_> {
             Some(bug) => self.past(lab, &inner.history, |past| (bug.deed)(&Moment { past, act })),
             None => Deed::AsIs,
         };
+        if let Operation::Stop(target) | Operation::Nmi(target) = act.operation {
+            // What stops it waits until it has left the module.
+            lab.leave(target);
+        }
         // Its thread must not go on inside its own handler.
         if let Some(scheduler) = self.scheduler.filter(|_| deed == Deed::AsIs) {
             scheduler.stops(act.operation);
@@ -531,8 +578,8 @@ impl Watcher for Explorer<'_, '_, '_> {
     }
 
     fn after(&self, lab: &Lab<'_>, act: &Act, answer: Option<&mut Registers>) {
-        let mut inner = lock(&self.inner);
-        let inner = &mut *inner;
+        let mut guard = lock(&self.inner);
+        let inner = &mut *guard;
         match act.operation {
             Operation::Allocated(range) => {
                 let mut allocated = lock(&self.live.allocated);
@@ -543,11 +590,18 @@ impl Watcher for Explorer<'_, '_, '_> {
             _ => {}
         }
         inner.history.ended(act, answer.as_deref());
+        let busy = answer
+            .as_ref()
+            .is_some_and(|answer| matches!(answer.status().code(), StatusCode::OPERAND_BUSY | StatusCode::SYS_BUSY));
         if let (Some(bug), Some(answer)) = (self.plan.bug, answer) {
             self.past(lab, &inner.history, |past| (bug.answer)(&Moment { past, act }, answer));
         }
         if !(self.plan.stop_at_first && inner.tally.violations > 0) {
             self.visit(lab, inner, act, InstantKind::Between, None);
+        }
+        drop(guard);
+        if let Some(scheduler) = self.scheduler.filter(|_| busy && self.overlaps()) {
+            scheduler.give_way();
         }
     }
 }

@@ -31,6 +31,7 @@ struct File {
     steps: Vec<Spanned<StepRow>>,
     #[serde(default)]
     concurrent: Vec<Spanned<Concurrent>>,
+    overlapping: Option<Spanned<bool>>,
     #[serde(default)]
     expect: ExpectTable,
 }
@@ -175,6 +176,11 @@ impl Source<'_> {
             let at = parsed.steps.get(end).map_or(0..0, Spanned::span);
             return Err(self.error(&at, "nothing comes after this: the kernel has handed over".to_owned()));
         }
+        let overlapping = parsed.overlapping.as_ref().is_some_and(|overlapping| *overlapping.get_ref());
+        if let Some(at) = parsed.overlapping.as_ref().filter(|_| parsed.concurrent.len() < 2) {
+            let rule = "calls overlap where CPUs work beside each other: two lists of `concurrent`";
+            return Err(self.error(&at.span(), rule.to_owned()));
+        }
         let mut seen = Vec::new();
         for row in &parsed.concurrent {
             let table = row.get_ref();
@@ -193,8 +199,10 @@ impl Source<'_> {
             if let Some(td) = shared {
                 return Err(self.error(&row.span(), format!("TD {td} is in two lists: each CPU has TDs of its own")));
             }
-            if let Some((step, _)) =
-                steps.iter().zip(&table.steps).find(|(step, _)| step.cpu.0 != table.cpu || !step.what.can_be_beside())
+            if let Some((step, _)) = steps
+                .iter()
+                .zip(&table.steps)
+                .find(|(step, _)| step.cpu.0 != table.cpu || !step.what.can_be_beside(overlapping))
             {
                 let rule = format!("`{}` cannot be done beside others, or not on {}", step.what, step.cpu);
                 return Err(self.error(&row.span(), rule));
@@ -209,7 +217,20 @@ impl Source<'_> {
             instants: parsed.expect.instants,
         };
         let (name, about) = (name.clone(), harmless(&parsed.about));
-        Ok(Scenario { name, about, host, module, dynamic_pamt, policy, kexec, panic, steps, concurrent, expect })
+        Ok(Scenario {
+            name,
+            about,
+            host,
+            module,
+            dynamic_pamt,
+            policy,
+            kexec,
+            panic,
+            steps,
+            concurrent,
+            overlapping,
+            expect,
+        })
     }
 
     /// A host in the form of a host file, so that there is one reader for both.

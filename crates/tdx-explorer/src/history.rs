@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tdx_abi::{KeyId, Leaf, LineRange, Page, PageRange, PageSize, PhysAddr, Registers, StatusCode};
+use tdx_abi::{KeyId, Leaf, LineRange, Page, PageRange, PageSize, PhysAddr, Registers, Status, StatusCode};
 use tdx_machine::CpuId;
 
 use tdx_lab::platform::{Act, Operation};
@@ -52,6 +52,7 @@ type Pages = Vec<(Page, PageSize)>;
 
 /// The past.
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each says one thing of the past, and none excludes another")]
 pub(super) struct History {
     pub(super) phase: Phase,
     /// Calls of SYS.KEY.CONFIG and SYS.TDMR.INIT that have begun.
@@ -65,8 +66,15 @@ pub(super) struct History {
     former: BTreeMap<u64, (PageSize, Given)>,
     /// Blocks of 2 MiB in which no page was marked when the call that is under way was prepared.
     pub(super) fresh_blocks: Vec<u64>,
-    /// The pages that the call under way gives.
-    pub(super) in_call: Option<Pages>,
+    /// The pages that the call under way on this CPU gives.
+    in_call: BTreeMap<CpuId, Pages>,
+    /// CPUs whose call is under way and has been so while another CPU was told that the module is
+    /// busy.
+    beside_busy: BTreeSet<CpuId>,
+    /// Pages that were being given when another CPU was told that the module is busy.
+    pub(super) given_beside_busy: BTreeSet<u64>,
+    /// Those of them whose call has succeeded.
+    pub(super) taken_beside_busy: BTreeSet<u64>,
     /// Lines reset and not fenced, by CPU.
     pub(super) unfenced: Vec<(CpuId, LineRange)>,
     /// Pages of a failed bring-up, reset and free again.
@@ -90,6 +98,8 @@ pub(super) struct History {
     pub(super) disables: u64,
     /// SYS.SHUTDOWN has failed: the module goes on.
     pub(super) shutdown_refused: bool,
+    /// It was SYS_BUSY: another CPU was inside.
+    pub(super) shutdown_busy: bool,
 }
 
 /// Pages that a call gives to the module.
@@ -202,7 +212,7 @@ impl History {
             self.tdrs.push((PhysAddr::new(registers.rcx).page(), KeyId::new(registers.rdx as u16)));
         }
         self.lose_marks(act.cpu, &pages);
-        self.in_call = Some(pages);
+        self.in_call.insert(act.cpu, pages);
     }
 
     /// What becomes of marks in a ledger that is changed by load and store.
@@ -232,6 +242,9 @@ impl History {
                 let code = answer.status().code();
                 self.last = Some((leaf, code));
                 self.shutdown_refused |= leaf == Leaf::SYS_SHUTDOWN && answer.status().is_error();
+                self.shutdown_busy |= leaf == Leaf::SYS_SHUTDOWN && code == StatusCode::SYS_BUSY;
+                let in_call = self.in_call.remove(&act.cpu).unwrap_or_default();
+                self.note_busy(act.cpu, &in_call, answer.status());
                 if leaf == Leaf::SYS_UPDATE && !answer.status().is_error() {
                     self.given.values_mut().for_each(|(_, given)| given.before_update = true);
                 }
@@ -239,10 +252,8 @@ impl History {
                 let again =
                     matches!(code, StatusCode::KEY_GENERATION_FAILED | StatusCode::OPERAND_BUSY | StatusCode::SYS_BUSY);
                 self.unwinding |= sys && answer.status().is_error() && !again;
-                if answer.status().is_error()
-                    && let Some(pages) = &self.in_call
-                {
-                    for (page, _) in pages {
+                if answer.status().is_error() {
+                    for (page, _) in &in_call {
                         if let Some((_, given)) = self.given.get_mut(&page.index()) {
                             given.returned = Some(leaf);
                         }
@@ -255,7 +266,6 @@ impl History {
                         }
                     }
                 }
-                self.in_call = None;
                 self.fresh_blocks.clear();
             }
             Operation::Reset(lines) => self.unfenced.push((act.cpu, lines)),
@@ -272,11 +282,27 @@ impl History {
                         }
                         !back
                     });
-                    self.lost.retain(|lost| !pages.contains(Page::new(*lost)));
+                    for unseen in [&mut self.lost, &mut self.given_beside_busy, &mut self.taken_beside_busy] {
+                        unseen.retain(|page| !pages.contains(Page::new(*page)));
+                    }
                     if self.unwinding { self.given_up.push(pages) } else { self.came_back.push(pages) }
                 }
             }
             _ => {}
+        }
+    }
+
+    /// What a call's answer says of those that are under way on other CPUs.
+    fn note_busy(&mut self, cpu: CpuId, pages: &Pages, status: Status) {
+        let first = |pages: &Pages| pages.iter().map(|(page, _)| page.index()).collect::<Vec<_>>();
+        if matches!(status.code(), StatusCode::OPERAND_BUSY | StatusCode::SYS_BUSY) {
+            for (other, pages) in &self.in_call {
+                self.beside_busy.insert(*other);
+                self.given_beside_busy.extend(first(pages));
+            }
+        }
+        if self.beside_busy.remove(&cpu) && !status.is_error() {
+            self.taken_beside_busy.extend(first(pages));
         }
     }
 
@@ -292,7 +318,7 @@ impl History {
 
     /// The page lies in what the call under way gives.
     pub(super) fn is_being_given(&self, page: Page) -> bool {
-        self.in_call.as_ref().is_some_and(|pages| covers(pages, page))
+        self.in_call.values().any(|pages| covers(pages, page))
     }
 
     /// The page was reset and the reset is not fenced.

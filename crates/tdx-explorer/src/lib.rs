@@ -53,7 +53,8 @@
 //! with a seeded eviction between any two operations.
 //!
 //! # What it does not show
-//! SEAMCALLs do not overlap in the machine, so two calls are never inside the module at once. CPUs
+//! SEAMCALLs overlap only where a scenario says so ([`Scenario::overlapping`]), and then what a call
+//! does is done at once, its locks held until it returns. CPUs
 //! change turns at operations on the platform only: between two atomics of the product, and in weak
 //! memory order, is loom's matter (`crates/tdx-host/tests/loom_*`). A guest accepts, stores and
 //! loads, and runs no code. A kexec that was put off is not continued on the same machine.

@@ -53,6 +53,7 @@ pub(super) fn plan(scenario: &Scenario, bug: Option<&'static Bug>) -> Plan<'stat
         policy: scenario.policy,
         kexec: scenario.kexec,
         panic: scenario.panic,
+        overlapping: scenario.overlapping,
         bug,
         stop_at_first: bug.is_some(),
         timeline: false,

@@ -53,11 +53,17 @@ pub enum What {
 
 impl What {
     /// It can be done while other CPUs do something: it acts on its own TD, and on nothing that all
-    /// share.
-    pub(super) fn can_be_beside(self) -> bool {
+    /// share. Where calls overlap, also what shows only then.
+    pub(super) fn can_be_beside(self, overlapping: bool) -> bool {
         match self {
-            Self::Move(_, what) => what != Move::Enter,
-            Self::Build(_) | Self::TearDown(_) | Self::Evict | Self::StrayWrites | Self::Kexec | Self::Panic => true,
+            Self::Move(_, Move::Enter) | Self::ShutDown => overlapping,
+            Self::Move(..)
+            | Self::Build(_)
+            | Self::TearDown(_)
+            | Self::Evict
+            | Self::StrayWrites
+            | Self::Kexec
+            | Self::Panic => true,
             _ => false,
         }
     }
@@ -148,6 +154,7 @@ pub struct Expect {
 
 /// A scenario.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of the file, and none excludes another")]
 pub struct Scenario {
     /// Its name on the command line.
     pub name: String,
@@ -169,6 +176,8 @@ pub struct Scenario {
     pub steps: Vec<Step>,
     /// Then these, at the same time, each list on a CPU of its own.
     pub concurrent: Vec<Vec<Step>>,
+    /// And their SEAMCALLs overlap: two CPUs may be in the module at once.
+    pub overlapping: bool,
     /// What must come of it.
     pub expect: Expect,
 }

@@ -80,6 +80,8 @@ enum Thread {
 struct State {
     turn: usize,
     threads: Vec<(CpuId, Thread)>,
+    /// Threads whose CPU is in the module.
+    inside: Vec<usize>,
     rng: Option<Rng>,
     next_switch: usize,
     trace: Trace,
@@ -110,7 +112,8 @@ impl Scheduler {
             Choice::Random(seed) => Some(Rng::new(seed)),
         };
         let threads = cpus.into_iter().map(|cpu| (cpu, Thread::Runs)).collect();
-        let state = State { turn: 0, threads, rng, next_switch: 0, trace: Trace::default(), over: false };
+        let state =
+            State { turn: 0, threads, inside: Vec::new(), rng, next_switch: 0, trace: Trace::default(), over: false };
         Self { choice, state: Mutex::new(state), turned: Condvar::new() }
     }
 
@@ -131,6 +134,28 @@ impl Scheduler {
             && let Some(index) = state.threads.iter().position(|(cpu, _)| cpu.0 == to)
         {
             state.trace.schedule.0.push((point, to));
+            state.turn = index;
+            self.turned.notify_all();
+        }
+        drop(state);
+        self.wait(me);
+    }
+
+    /// The CPU of this thread is in the module, where another may have its turn.
+    pub(super) fn point_inside(&self) {
+        let Some(me) = ME.get() else { return };
+        lock(&self.state).inside.push(me);
+        self.point();
+        lock(&self.state).inside.retain(|inside| *inside != me);
+    }
+
+    /// A CPU that was told that the module is busy lets one go on that is inside: its next try
+    /// would find the same.
+    pub(super) fn give_way(&self) {
+        let Some(me) = ME.get() else { return };
+        let mut state = lock(&self.state);
+        let runs = |index: &&usize| **index != me && state.threads[**index].1 == Thread::Runs;
+        if let Some(index) = state.inside.iter().find(runs).copied() {
             state.turn = index;
             self.turned.notify_all();
         }

@@ -44,8 +44,8 @@ fn bundled_scenarios_are_named_after_their_files_and_use_every_step() {
         .flat_map(|scenario| scenario.steps.iter().chain(scenario.concurrent.iter().flatten()))
         .map(|step| format!("{:?}", std::mem::discriminant(&step.what)))
         .collect();
-    // Every kind of step but Evict, which the short sequences have.
-    assert_eq!(used.len(), 16, "{used:?}");
+    // Every kind of step.
+    assert_eq!(used.len(), 17, "{used:?}");
     assert!(all.iter().all(|scenario| scenario.steps.iter().any(|step| step.what == What::BringUp)));
 }
 
@@ -94,6 +94,27 @@ fn cpus_beside_each_other_are_clean_in_every_order_of_few_turns() {
     let report = run(&["two-cpus", "build-beside-teardown", "kexec-beside", "panic-beside"]);
     assert_clean(&report);
     assert!(report.schedules > 100, "{}", report.schedules);
+}
+
+#[test]
+fn overlapping_calls_are_clean() {
+    let report = run(&["overlapping-builds", "overlapping-shutdown", "shutdown-beside-guest"]);
+    assert_clean(&report);
+    assert!(report.schedules > 60, "{}", report.schedules);
+}
+
+/// The same scenario in which each call ends before another begins does not show them.
+#[test]
+fn only_overlapping_calls_show_bugs_about_busy() {
+    for name in ["busy-drops-other-mark", "busy-of-another-cpu", "shutdown-busy-believed"] {
+        let overlapping = scenario(bug(name).scenarios[0]);
+        let apart = Scenario { overlapping: false, ..overlapping.clone() };
+        let violations = |scenario: &Scenario| {
+            explore(std::slice::from_ref(scenario), Some(bug(name)), &little(), &()).unwrap().violations
+        };
+        assert!(violations(&overlapping) > 0, "{name}");
+        assert_eq!(violations(&apart), 0, "{name}");
+    }
 }
 
 #[test]

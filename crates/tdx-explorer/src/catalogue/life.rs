@@ -8,6 +8,7 @@ use tdx_lab::platform::{Deed, Operation};
 
 const LIFE: &[&str] = &["td-life"];
 const L2: &[&str] = &["l2-tables"];
+const OVERLAPPING: &[&str] = &["overlapping-builds"];
 const DYNAMIC: &[&str] = &["dynamic-pamt"];
 
 /// Lines of a 4 KiB page.
@@ -100,6 +101,30 @@ pub(super) const BUGS: &[Bug] = &[
         origin: "module_1_5_25.md 7 and 19: it is SYS_BUSY while a VCPU is inside, OPERAND_INVALID for RCX = 0",
         scenarios: &["shutdown-refused"],
         forgets: Some(|past, page| past.history.shutdown_refused && past.history.of(page).is_some()),
+        ..Bug::NONE
+    },
+    Bug {
+        name: "shutdown-busy-believed",
+        what: "SYS.SHUTDOWN that is SYS_BUSY counts as done by the CPU that is inside, and all pages as given back",
+        origin: "module_1_5_25.md 7: SYS.SHUTDOWN is SYS_BUSY while a VCPU is inside, and nothing is shut down",
+        scenarios: &["shutdown-beside-guest", "overlapping-shutdown"],
+        forgets: Some(|past, page| past.history.shutdown_busy && past.history.of(page).is_some()),
+        ..Bug::NONE
+    },
+    Bug {
+        name: "busy-drops-other-mark",
+        what: "a call that is busy takes back the mark of the page that was given last, which is that of the CPU inside",
+        origin: "plausible: one variable for the page being given, where each CPU needs its own",
+        scenarios: OVERLAPPING,
+        forgets: Some(|past, page| past.history.given_beside_busy.contains(&page.index())),
+        ..Bug::NONE
+    },
+    Bug {
+        name: "busy-of-another-cpu",
+        what: "a call that has succeeded counts as busy because another CPU's was meanwhile: its page counts as shared",
+        origin: "plausible: the last status is kept once for the host, where each CPU needs its own",
+        scenarios: OVERLAPPING,
+        forgets: Some(|past, page| past.history.taken_beside_busy.contains(&page.index())),
         ..Bug::NONE
     },
     Bug {

@@ -74,6 +74,15 @@ pub trait Watcher: Sync {
         Deed::AsIs
     }
 
+    /// SEAMCALLs have a middle, in which [`Self::inside`] is called. Others begin and end at once.
+    fn overlaps(&self) -> bool {
+        false
+    }
+
+    /// The CPU of this SEAMCALL is in the module, or in a guest that it has entered: what the call
+    /// does is done, and it has not returned. Other CPUs may go on meanwhile.
+    fn inside(&self, _lab: &Lab<'_>, _act: &Act) {}
+
     /// It has been done. `answer` is what a SEAMCALL gives back, and may be changed.
     fn after(&self, _lab: &Lab<'_>, _act: &Act, _answer: Option<&mut Registers>) {}
 }

@@ -24,7 +24,7 @@ use std::sync::{
 use tdx_abi::{Leaf, PhysAddr, Registers};
 use tdx_host::gate::CpuSlot;
 use tdx_host::platform::{CpuModel, CpuidOutput, LocalProcessor, Msr, NoTdx, Processor};
-use tdx_machine::{ConfigError, Machine, MachineConfig, ModuleProfile, MsrRead, Refusal};
+use tdx_machine::{Begun, ConfigError, Machine, MachineConfig, ModuleProfile, MsrRead, Refusal};
 
 use tdx_operator::{host::Host, progress::Progress};
 
@@ -224,12 +224,44 @@ impl<'p> Lab<'p> {
         }
         // A refused call must look like a failure, or the host would go on with made-up registers.
         let dead = Registers { rax: tdx_abi::Status::VMFAIL_INVALID.raw(), ..registers };
-        let mut answer = self.try_act(|machine| machine.seamcall(cpu, registers).map(Some)).unwrap_or(dead);
-        if registers.leaf_call().leaf() == Leaf::VP_ENTER && answer.status() == tdx_abi::Status::SUCCESS {
+        let enters = registers.leaf_call().leaf() == Leaf::VP_ENTER;
+        let overlaps = self.watcher.overlaps();
+        let answer = if overlaps && !enters {
+            self.overlapping(cpu, registers)
+        } else {
+            self.try_act(|machine| machine.seamcall(cpu, registers).map(Some))
+        };
+        let mut answer = answer.unwrap_or(dead);
+        if enters && answer.status() == tdx_abi::Status::SUCCESS {
+            if overlaps {
+                self.watcher.inside(self, &Act { cpu, operation: Operation::Seamcall(registers) });
+            }
             answer.rax = self.run_guest(cpu).raw();
         }
         self.freezer.after_call(registers.leaf_call().leaf());
         answer
+    }
+}
+
+impl Lab<'_> {
+    /// A SEAMCALL with a middle.
+    fn overlapping(&self, cpu: tdx_machine::CpuId, registers: Registers) -> Option<Registers> {
+        match self.try_act(|machine| machine.begin_seamcall(cpu, registers).map(Some))? {
+            Begun::Returned(answer) => Some(answer),
+            Begun::Inside => {
+                self.watcher.inside(self, &Act { cpu, operation: Operation::Seamcall(registers) });
+                self.try_act(|machine| machine.finish_seamcall(cpu).map(Some))
+            }
+        }
+    }
+
+    /// The CPU leaves the module, or its guest: what an NMI or an IPI waits for, or makes it do.
+    pub fn leave(&self, cpu: tdx_machine::CpuId) {
+        if self.ask(|machine| machine.is_in_module(cpu)) {
+            self.try_act(|machine| machine.finish_seamcall(cpu).map(drop));
+        } else if self.ask(|machine| machine.is_inside(cpu)) {
+            self.run_guest(cpu);
+        }
     }
 }
 

@@ -92,6 +92,10 @@ impl Hardware {
         }
     }
 
+    pub(crate) fn is_in_module(&self, cpu: CpuId) -> bool {
+        self.cpus.get(cpu.index()).is_some_and(|state| state.in_module)
+    }
+
     pub(crate) fn set_in_module(&mut self, cpu: CpuId, inside: bool) {
         if let Some(state) = self.cpus.get_mut(cpu.index()) {
             state.in_module = inside;

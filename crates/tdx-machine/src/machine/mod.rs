@@ -78,8 +78,11 @@ impl Machine {
     /// # Errors
     /// No such CPU.
     pub fn package_of(&self, cpu: CpuId) -> Result<PackageId, Refusal> {
-        self.hardware.check_cpu(cpu)?;
-        Ok(self.hardware.package_of(cpu))
+        if cpu.index() < self.hardware.cpus.len() {
+            Ok(self.hardware.package_of(cpu))
+        } else {
+            Err(Refusal::NoSuchCpu { cpu })
+        }
     }
 
     /// CPUID on a CPU; all are alike.

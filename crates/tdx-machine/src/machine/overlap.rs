@@ -15,6 +15,16 @@ pub enum Begun {
 }
 
 impl Machine {
+    /// This CPU is in the module, or in a guest.
+    pub fn is_inside(&self, cpu: CpuId) -> bool {
+        self.is_in_module(cpu) || self.vm_on(cpu).is_some()
+    }
+
+    /// A SEAMCALL has begun on this CPU and not finished.
+    pub fn is_in_module(&self, cpu: CpuId) -> bool {
+        self.hardware.is_in_module(cpu)
+    }
+
     /// A SEAMCALL begins on this CPU, which makes no other operation before it has finished. What
     /// the call does is done now; the locks that it took stay taken, so calls of other CPUs find
     /// the module as they would find it with a CPU inside: OPERAND_BUSY with the operand, SYS_BUSY.
