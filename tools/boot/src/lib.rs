@@ -14,6 +14,7 @@ mod messages;
 pub mod module;
 mod pack;
 mod place;
+mod pool;
 mod provide;
 mod qemu;
 mod report;

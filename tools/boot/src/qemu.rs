@@ -6,6 +6,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -94,8 +95,7 @@ pub(crate) fn run(args: &BootArgs, messages: &Messages) -> Result<Report> {
         command.args(["-append", &format!("cpu={cpu} {assumed}{module}{fail}{} -- {words}", args.seamvisor)]);
     }
     let line = format!("{command:?}");
-    // The path of a socket is at most 107 bytes long: too short for the folder of the logs.
-    let monitor = std::env::temp_dir().join(format!("cleanslate-monitor-{}", process::id()));
+    let monitor = monitor_socket();
     command.args(["-monitor", &format!("unix:{},server=on,wait=off", monitor.display())]);
     let registers = logs.join("registers.log");
     let mut discarded = Vec::new();
@@ -126,6 +126,14 @@ pub(crate) fn run(args: &BootArgs, messages: &Messages) -> Result<Report> {
     }
 }
 
+/// A path for the socket of QEMU's monitor, another one for each boot of this process. At most 107
+/// bytes long, which is too short for the folder of the logs.
+fn monitor_socket() -> PathBuf {
+    static BOOTS: AtomicU32 = AtomicU32::new(0);
+    let number = BOOTS.fetch_add(1, Ordering::Relaxed);
+    std::env::temp_dir().join(format!("cleanslate-monitor-{}-{number}", process::id()))
+}
+
 /// The guest's image and command line; other files are passed by fw_cfg.
 fn guest(args: &BootArgs, command: &mut Command) -> Result<(PathBuf, String)> {
     let mut give = |name: &str, path: &PathBuf| {
@@ -149,7 +157,7 @@ fn guest(args: &BootArgs, command: &mut Command) -> Result<(PathBuf, String)> {
 }
 
 /// A folder for the logs of this run.
-fn name(args: &BootArgs) -> String {
+pub(crate) fn name(args: &BootArgs) -> String {
     let mut name = format!(
         "{:?}-{:?}-{}cpu-{}-{}tds-{:?}-{:?}{}",
         args.guest,

@@ -1,16 +1,20 @@
 //! The boots that are tests: each with the outcome it must have. TAP, so that `cargo xtask test`
 //! counts them.
 
+use std::num::NonZero;
 use std::path::PathBuf;
+use std::sync::Mutex;
+use std::thread;
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 use clap::Args;
 use skip::Missing;
 
 use crate::args::{BootArgs, Kernel, NextKernel};
 use crate::boot_file::{self, Boot};
 use crate::messages::{self, Messages};
-use crate::{compare, place, qemu};
+use crate::report::Report;
+use crate::{compare, kernels, place, pool, qemu};
 
 /// Runs all boots that are tests. Prints the Test Anything Protocol.
 #[derive(Args, Clone, Debug)]
@@ -25,6 +29,9 @@ pub struct BootsArgs {
     /// their place.
     #[arg(long)]
     own: bool,
+    /// Cores to run on; a boot takes one for two CPUs of its guest. Default: all of the machine.
+    #[arg(long, value_name = "N")]
+    jobs: Option<NonZero<u32>>,
     /// Lists the boots and the options of each, and runs none.
     #[arg(long)]
     list: bool,
@@ -80,9 +87,8 @@ impl Tap {
         }
     }
 
-    fn run(&mut self, boot: &Boot, messages: &Messages) -> Result<()> {
-        let report = qemu::run(&boot.args, messages)?;
-        let problem = boot.expect.problem(&report, messages);
+    fn tell_boot(&mut self, boot: &Boot, report: &Report, messages: &Messages) {
+        let problem = boot.expect.problem(report, messages);
         let again = BootArgs::shell(&boot.words);
         let problem = problem.map(|problem| format!("{problem}\n{}{again}\nwhy: {}", report.human(), boot.why));
         self.tell(&boot.name, problem.into());
@@ -90,8 +96,45 @@ impl Tap {
             self.discarded += 1;
             println!("# run again: {}: {why}", boot.name);
         }
-        Ok(())
     }
+}
+
+/// Cores of this machine; one where that cannot be found out.
+fn cores_here() -> u32 {
+    thread::available_parallelism().ok().and_then(|cores| u32::try_from(cores.get()).ok()).unwrap_or(1)
+}
+
+/// Cores that a boot takes: a guest's second CPU mostly halts.
+fn cores(boot: &Boot) -> u32 {
+    boot.args.cpus.div_ceil(2)
+}
+
+/// Runs these boots, several at once where the cores suffice; told in the order in which they end.
+fn run_boots(boots: &[&Boot], jobs: u32, tap: &mut Tap, messages: &Messages) -> Result<()> {
+    // Packs initrds again where sources have changed: not beside each other.
+    for boot in boots {
+        if boot.args.linux_is_first() {
+            kernels::first(&boot.args)?;
+        } else if let NextKernel::Linux | NextKernel::Stock = boot.args.next {
+            kernels::current(boot.args.kernel())?;
+        }
+    }
+    let told = Mutex::new((tap, None::<Error>));
+    pool::run(
+        boots.iter().copied(),
+        jobs,
+        |boot| cores(boot),
+        |boot| {
+            let report = qemu::run(&boot.args, messages);
+            let (tap, error) = &mut *pool::lock(&told);
+            match report {
+                Ok(report) => tap.tell_boot(boot, &report, messages),
+                Err(cause) => *error = error.take().or(Some(cause.context(boot.name.clone()))),
+            }
+        },
+    );
+    let (_, error) = told.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    error.map_or(Ok(()), Err)
 }
 
 /// Runs them all, or those whose name contains this; true if none failed. Prints the Test Anything
@@ -122,15 +165,18 @@ pub fn run_all(args: &BootsArgs) -> Result<bool> {
     }
     qemu::build()?;
     let mut skipped: Vec<(Missing, u32)> = Vec::new();
+    let mut possible = Vec::new();
     for boot in wanted {
         match missing(&boot.args) {
-            None => tap.run(boot, &messages)?,
+            None => possible.push(boot),
             Some(why) => match skipped.iter_mut().find(|(other, _)| *other == why) {
                 Some((_, count)) => *count += 1,
                 None => skipped.push((why, 1)),
             },
         }
     }
+    let jobs = args.jobs.map_or_else(cores_here, NonZero::get);
+    run_boots(&possible, jobs, &mut tap, &messages)?;
     for (why, count) in skipped {
         let boots = if count == 1 { "1 boot".to_owned() } else { format!("{count} boots") };
         tap.tell(&boots, why.into());
@@ -167,6 +213,23 @@ impl From<Missing> for Outcome {
         match missing {
             Missing::Skipped(why) => Self::Skipped(why),
             Missing::Failed(why) => Self::Failed(why),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boots_that_run_beside_each_other_write_different_logs() {
+        let messages = messages::load().expect("the messages of the repository are accepted");
+        let boots = boot_file::load_all(&messages).expect("the boots of the repository are accepted");
+        let mut names: Vec<(String, String)> =
+            boots.iter().map(|boot| (qemu::name(&boot.args), boot.name.clone())).collect();
+        names.sort();
+        for pair in names.windows(2) {
+            assert_ne!(pair[0].0, pair[1].0, "{} and {}", pair[0].1, pair[1].1);
         }
     }
 }
