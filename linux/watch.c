@@ -130,7 +130,8 @@ NOKPROBE_SYMBOL(cleanslate_note_answer);
 
 static int cleanslate_behind_seamcall(struct kprobe *probe, struct pt_regs *regs)
 {
-	cleanslate_note_answer(regs, regs->flags & X86_EFLAGS_CF ? SEAMCALL_VMFAILINVALID : regs->ax);
+	cleanslate_note_answer(regs, regs->flags & X86_EFLAGS_CF ? SEAMCALL_VMFAILINVALID :
+							    regs->ax);
 	return 0;
 }
 NOKPROBE_SYMBOL(cleanslate_behind_seamcall);
