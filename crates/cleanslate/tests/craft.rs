@@ -4,7 +4,7 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     time::Duration,
 };
@@ -157,7 +157,7 @@ fn an_interrupt_ends_it_and_leaves_nothing() {
 fn no_word_stands_twice_in_a_row() {
     let hosts = fs::read_dir(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/hosts")).unwrap();
     let mut hosts: Vec<String> = hosts.map(|entry| entry.unwrap().path().display().to_string()).collect();
-    hosts.retain(|host| host.ends_with(".log"));
+    hosts.retain(|host| Path::new(host).extension().is_some_and(|extension| extension == "log"));
     hosts.sort();
     let small = host("06-canonical-pr188-256gib.log");
     let mut commands: Vec<Vec<&str>> = vec![

@@ -14,6 +14,7 @@ pub mod cpu;
 pub mod handover;
 pub mod host;
 pub mod kernel;
+pub mod pages;
 mod pool;
 pub mod shim;
 pub mod status;

@@ -2,10 +2,11 @@
 
 use arrayvec::ArrayString;
 use core::fmt::Write;
-use tdx_abi::{Page, PamtPageType, PhysAddr};
+use tdx_abi::{Page, PhysAddr};
 use tdx_host::{ledger::PageState, td::page_held};
 
 use crate::cpu::ThisCpu;
+use crate::pages::{Pages, kind};
 use crate::{EIO, EPERM, HOST, host, pamt_kb, shim, watch};
 
 /// Private memory by state, in KiB.
@@ -60,39 +61,6 @@ pub unsafe extern "C" fn cleanslate_pamt_range(index: u32, base: *mut u64, end: 
         *end = range.base().get() + range.bytes();
     }
     true
-}
-
-/// Index of TDRs in [`Pages`].
-pub const CLEANSLATE_PAGES_TDR: usize = 0;
-/// Index of TDCXs.
-pub const CLEANSLATE_PAGES_TDCX: usize = 1;
-/// Index of TDVPRs.
-pub const CLEANSLATE_PAGES_TDVPR: usize = 2;
-/// Index of pages of the secure EPT.
-pub const CLEANSLATE_PAGES_SEPT: usize = 3;
-/// Index of pages of guests.
-pub const CLEANSLATE_PAGES_GUEST: usize = 4;
-/// Kinds of pages.
-pub const CLEANSLATE_PAGES_KINDS: usize = 5;
-
-/// 4 KiB pages owned by the TDX module, by kind.
-#[repr(C)]
-#[derive(Default)]
-pub struct Pages {
-    /// By `CLEANSLATE_PAGES_*`.
-    pub count: [u64; CLEANSLATE_PAGES_KINDS],
-}
-
-/// Index of a page in [`Pages`].
-pub(crate) fn kind(page: PamtPageType) -> Option<usize> {
-    match page {
-        PamtPageType::TDR => Some(CLEANSLATE_PAGES_TDR),
-        PamtPageType::TDCX => Some(CLEANSLATE_PAGES_TDCX),
-        PamtPageType::TDVPR => Some(CLEANSLATE_PAGES_TDVPR),
-        PamtPageType::EPT => Some(CLEANSLATE_PAGES_SEPT),
-        PamtPageType::REG => Some(CLEANSLATE_PAGES_GUEST),
-        _ => None,
-    }
 }
 
 /// Counts [`Pages`]: asks the TDX module for each marked page. 0, or a negative errno.

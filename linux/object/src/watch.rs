@@ -10,14 +10,14 @@ use tdx_abi::{
 };
 use tdx_host::{
     follow::{self, ModuleEvent, Moves, NotFollowed, PageRefs},
+    host::MAX_PAMT_RANGES,
     ledger::Ledger,
     platform::{CpuId, LineReset},
-    host::MAX_PAMT_RANGES,
 };
 
 use crate::cpu::ThisCpu;
 use crate::host::Memory;
-use crate::status::{
+use crate::pages::{
     CLEANSLATE_PAGES_GUEST, CLEANSLATE_PAGES_KINDS, CLEANSLATE_PAGES_SEPT, CLEANSLATE_PAGES_TDCX, CLEANSLATE_PAGES_TDR,
     CLEANSLATE_PAGES_TDVPR, Pages, kind,
 };

@@ -1,7 +1,10 @@
 //! Handover checks: what the next kernel finds after a kexec and after a crash, and whether it can
 //! use TDX again. The behavior is that of mainline.
 
-use super::{Finding, Rule, remedy};
+use super::{
+    Finding, Rule, remedy,
+    way::{Way, outcome, said_refused, way},
+};
 use crate::{
     bootlog,
     check::{
@@ -56,92 +59,6 @@ pub(super) const RULES: [Rule; 8] = [
     },
     super::since_boot::RULE,
 ];
-
-/// What happens at a kexec.
-enum Way {
-    /// Nothing is private.
-    Harmless(&'static str),
-    /// No image can be loaded: built without.
-    NotBuilt,
-    /// TDX host code and kexec together, where mainline has not.
-    NotMainline,
-    /// No image can be loaded: refused at run time.
-    Refused,
-    /// The CPU has no erratum.
-    NoErratum,
-    /// cleanslate.ko resets what is private.
-    Reset,
-    /// cleanslate.ko lets no kexec image in, by its policy.
-    RefusedByKo,
-    /// cleanslate.ko lets no kexec image in: it does not know what is private.
-    KoLost(String),
-    /// cleanslate.ko may have brought TDX up, and its policy is to reset nothing.
-    KoLeaves,
-    /// The module is asked, and is not known to have the call.
-    NoAnswer,
-    /// The module is asked, and it is not known what it has.
-    PerhapsAnswer,
-    /// Something that decides was not seen.
-    Unseen(&'static str),
-    /// A kernel that is not known here.
-    Newer,
-}
-
-fn way(facts: &Facts<'_>) -> Way {
-    let era = facts.era();
-    let host_code = facts.option("INTEL_TDX_HOST").unwrap_or(facts.tdx_line());
-    let no_kexec = match facts.has_kexec() {
-        Some(has) => !has,
-        None => era == Some(Era::Excluded) && host_code,
-    };
-    // Whether an image can be loaded does not depend on private memory: it is decided before the
-    // module is called.
-    let refused = era == Some(Era::Refused) && facts.notes_erratum() || said_refused(facts).is_some();
-    if let Private::No(why) = facts.private {
-        return match () {
-            () if facts.no_tdx() => Way::Harmless(why),
-            () if no_kexec && host_code => Way::NotBuilt,
-            () if refused => Way::Refused,
-            () => Way::Harmless(why),
-        };
-    }
-    let Some(era) = era else { return Way::Unseen("the kernel's version") };
-    match (facts.erratum(), era, &facts.ko) {
-        _ if no_kexec => Way::NotBuilt,
-        (Some(false), ..) => Way::NoErratum,
-        _ if refused => Way::Refused,
-        (.., Ko::Resets(_)) => Way::Reset,
-        (.., Ko::Refuses(_)) => Way::RefusedByKo,
-        (.., Ko::Lost(why)) => Way::KoLost(why.clone()),
-        (.., Ko::Leaves(Host::Module)) => Way::KoLeaves,
-        (_, Era::NoTdxHost | Era::Excluded, _) if host_code => Way::NotMainline,
-        (_, Era::NoTdxHost | Era::Excluded, _) => Way::Unseen("the kernel's options"),
-        (None, ..) => Way::Unseen("the CPU model"),
-        (Some(true), Era::Refused, _) => Way::Refused,
-        (Some(true), Era::AsksModule, _) => match facts.sys_disable() {
-            Some(SysDisable::Refused | SysDisable::NotNamed) => Way::NoAnswer,
-            Some(SysDisable::Newer) | None => Way::PerhapsAnswer,
-        },
-        (Some(true), Era::Newer, _) => Way::Newer,
-    }
-}
-
-/// What a kexec does, in one word: `safe`, `refused` (no image can be loaded), `unsafe` (private
-/// memory stays) or `unknown`.
-pub(in crate::check) fn outcome(facts: &Facts<'_>) -> &'static str {
-    match way(facts) {
-        Way::Harmless(_) | Way::NoErratum | Way::Reset => "safe",
-        Way::NotBuilt | Way::Refused | Way::RefusedByKo | Way::KoLost(_) => "refused",
-        Way::NoAnswer | Way::KoLeaves => "unsafe",
-        Way::NotMainline | Way::PerhapsAnswer | Way::Unseen(_) | Way::Newer => "unknown",
-    }
-}
-
-/// The kernel's own line on an image that it refused because of the erratum.
-fn said_refused(facts: &Facts<'_>) -> Option<String> {
-    let refused = facts.log.as_ref().ok()?.kexec_refused.as_ref()?;
-    Some(format!("boot.log:{}: {}", refused.line, refused.value))
-}
 
 /// What is private, as far as it is known.
 fn how_much(facts: &Facts<'_>) -> String {

@@ -9,11 +9,12 @@ mod kernel;
 mod module;
 mod remedy;
 mod since_boot;
+mod way;
 
 use super::{facts::Facts, item::Item};
 use crate::report::{Basis, CheckCategory, CheckFinding, Remedy, Status};
-pub(super) use handover::outcome;
 pub(super) use since_boot::{PowerCycle, power_cycle};
+pub(super) use way::outcome;
 
 /// A question.
 struct Rule {

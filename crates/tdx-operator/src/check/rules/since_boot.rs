@@ -1,7 +1,7 @@
 //! What failed SEAMCALLs have left behind since boot: is the host still safe, may it be kexeced,
 //! must it be power-cycled.
 
-use super::{Finding, Rule, handover};
+use super::{Finding, Rule, way::outcome};
 use crate::{
     check::{facts::Facts, item::Item},
     explain::calls::Left,
@@ -124,7 +124,7 @@ fn still_safe(facts: &Facts<'_>) -> Finding {
         )
         .hint("move the TDs and all other work away, then reset the machine through the firmware; no kexec before"),
         PowerCycle::Planned => {
-            let kexec = match handover::outcome(facts) {
+            let kexec = match outcome(facts) {
                 "safe" if facts.erratum() == Some(false) => "a kexec is safe",
                 "safe" => "a kexec is safe: cleanslate.ko resets the pages",
                 "refused" => "no kexec is possible",
