@@ -54,8 +54,8 @@ enum Task {
     /// Runs all boots that are tests. Part of `test`.
     #[command(disable_help_flag = true)]
     Boots(Forwarded),
-    /// Fails every SEAMCALL of a TD's life under KVM once in each way, ends the VMM and jumps. Hours;
-    /// resumes where it left off.
+    /// Fails every SEAMCALL of a TD's life under KVM once in each way, ends the VMM and jumps.
+    /// Hours; resumes where it left off.
     #[command(disable_help_flag = true)]
     KvmSweep(Forwarded),
     /// Fetches or builds a Linux for `boot`.

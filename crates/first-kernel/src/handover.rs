@@ -108,8 +108,8 @@ impl AnyPolicy {
     /// What the kernel knows of its memory.
     fn known(self, memory: HostMemory<'_>) -> HostMemory<'_> {
         let Self::Compared(comparison) = self else { return memory };
-        // SAFETY: not what the contracts ask for: no one answers for what is left out. A handover of
-        // less memory resets less and overwrites nothing else; what it leaves private, the next
+        // SAFETY: not what the contracts ask for: no one answers for what is left out. A handover
+        // of less memory resets less and overwrites nothing else; what it leaves private, the next
         // kernel meets. No report of it opens the gate again ([`Handed`]).
         let (pamts_alone, nothing) = unsafe {
             let pamts_alone = memory.with_ledger(None);

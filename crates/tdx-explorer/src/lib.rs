@@ -53,11 +53,11 @@
 //! with a seeded eviction between any two operations.
 //!
 //! # What it does not show
-//! SEAMCALLs overlap only where a scenario says so ([`Scenario::overlapping`]), and then what a call
-//! does is done at once, its locks held until it returns. CPUs
-//! change turns at operations on the platform only: between two atomics of the product, and in weak
-//! memory order, is loom's matter (`crates/tdx-host/tests/loom_*`). A guest accepts, stores and
-//! loads, and runs no code. A kexec that was put off is not continued on the same machine.
+//! SEAMCALLs overlap only where a scenario says so ([`Scenario::overlapping`]), and then what a
+//! call does is done at once, its locks held until it returns. CPUs change turns at operations on
+//! the platform only: between two atomics of the product, and in weak memory order, is loom's
+//! matter (`crates/tdx-host/tests/loom_*`). A guest accepts, stores and loads, and runs no code. A
+//! kexec that was put off is not continued on the same machine.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

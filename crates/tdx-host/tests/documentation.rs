@@ -1,6 +1,6 @@
 //! Every public function that makes a SEAMCALL says so under `# SEAMCALL`, and none does that makes
-//! none; the table of names in `docs/NAMES.md` names what exists, and every leaf; each model of loom
-//! has a twin that loom must reject. Reads the sources as text: clippy checks `# Errors` and
+//! none; the table of names in `docs/NAMES.md` names what exists, and every leaf; each model of
+//! loom has a twin that loom must reject. Reads the sources as text: clippy checks `# Errors` and
 //! `# Safety`, no tool checks this.
 #![cfg(not(loom))]
 

@@ -24,9 +24,9 @@ const QEMU: &str = "qemu-system-x86_64";
 const ATTEMPTS: usize = 3;
 
 /// Emulated in software everywhere. EPYC would do as well; `max` has what newer kernels want. No
-/// 57-bit addresses: they are not needed here. 48 bits of physical address: bit 47 of a TD's address
-/// says that it is shared; higher bits are reserved for QEMU, because the nested page tables have
-/// four levels, and each private KeyID has one of them.
+/// 57-bit addresses: they are not needed here. 48 bits of physical address: bit 47 of a TD's
+/// address says that it is shared; higher bits are reserved for QEMU, because the nested page
+/// tables have four levels, and each private KeyID has one of them.
 const CPU: &str = "max,la57=off,phys-bits=48";
 
 /// Is QEMU installed?

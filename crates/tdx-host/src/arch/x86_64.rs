@@ -35,8 +35,8 @@ pub struct SavedRegisters {
 /// An instruction of this file that may fault, and where to go on.
 ///
 /// A kernel's #UD, #GP and #PF handlers look the faulting RIP up in [`fault_fixups`]. On a hit they
-/// set RAX to `0x8000_FF00_0000_0000 | vector` (for all but SEAMCALL: to anything) and return to the
-/// fix-up address.
+/// set RAX to `0x8000_FF00_0000_0000 | vector` (for all but SEAMCALL: to anything) and return to
+/// the fix-up address.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct FaultFixup {
@@ -258,8 +258,8 @@ struct ZeroLine([u8; 64]);
 static ZERO: ZeroLine = ZeroLine([0; 64]);
 
 /// Writes zeros to `lines` lines from `first` on, one MOVDIR64B each, up to the first that is not
-/// mapped. Not ordered: call [`mfence`] after the last range. Returns the lines that are left: not 0
-/// if a store raised #PF and the kernel's handler applied [`fault_fixups`]. A kernel takes a page
+/// mapped. Not ordered: call [`mfence`] after the last range. Returns the lines that are left: not
+/// 0 if a store raised #PF and the kernel's handler applied [`fault_fixups`]. A kernel takes a page
 /// with a memory error out of its direct map.
 ///
 /// # Safety

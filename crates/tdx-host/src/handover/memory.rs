@@ -78,8 +78,8 @@ impl<'h> HostMemory<'h> {
     ///
     /// # Safety
     /// A handover resets the pages that this ledger marks, and no others; its report says nothing
-    /// of them. Those hold nothing that anyone needs, and the caller answers for those of the host's
-    /// own ledger.
+    /// of them. Those hold nothing that anyone needs, and the caller answers for those of the
+    /// host's own ledger.
     #[must_use]
     pub const unsafe fn with_ledger(self, ledger: Option<&'h Ledger<'h>>) -> Self {
         Self { ledger: LedgerRef::Fixed(ledger), ..self }

@@ -322,8 +322,8 @@ impl<'m> Host<'m> {
         fence(Ordering::SeqCst);
         // The parts are this host's, which publishes its ledger before any page can be given by it.
         // If it is the machine's one host, these are all records there are. If it is not, the CPUs
-        // do not pass its gate (`Cpu::cpu_gate`): a handover with this value then resets nothing and
-        // calls nothing clean, and no bring-up of this host begins.
+        // do not pass its gate (`Cpu::cpu_gate`): a handover with this value then resets nothing
+        // and calls nothing clean, and no bring-up of this host begins.
         HostMemory::of_host(self.platform(), self.up.features(), &self.record, self, self.gate(), self.reserved())
     }
 }

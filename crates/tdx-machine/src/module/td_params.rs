@@ -212,8 +212,8 @@ impl Module {
 }
 
 /// Sub-leafs of CPUID leaf 0x1f, EAX and EBX, ECX and EDX: all 0, which means those of the CPU, or
-/// levels of ascending type from 1 (SMT, only in the first one) to 5, with one of type 2 (core), then
-/// sub-leafs of type 0.
+/// levels of ascending type from 1 (SMT, only in the first one) to 5, with one of type 2 (core),
+/// then sub-leafs of type 0.
 fn is_topology(levels: &[(u64, u64)]) -> bool {
     if levels.first().is_none_or(|first| *first == (0, 0)) {
         return levels.iter().all(|level| *level == (0, 0));
