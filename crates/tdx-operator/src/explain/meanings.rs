@@ -134,6 +134,8 @@ const MEANINGS: &[Meaning] = {
     m(S::NUM_ACTIVATED_HKIDS_NOT_SUPPORTED, No, "the BIOS activated more KeyIDs than the module supports", "configure fewer KeyIDs in the BIOS"),
     m(S::INCORRECT_CPUID_VALUE, No, "a CPUID value is not accepted by this module: module and CPU or \
         microcode do not match", "update the BIOS with its microcode and TDX module"),
+    m(S::CPUID_LEAF_1F_FORMAT_UNRECOGNIZED, No, "the topology that the VMM sets for CPUID leaf 0x1f is none",
+        "correct the CPU topology of the TD in the VMM's configuration"),
     m(S::INCONSISTENT_CPUID_FIELD, No, "CPUID of this CPU differs from that of the first; see RCX, RDX and \
         R8", "update the BIOS; check for mixed CPUs or settings"),
     m(S::INVALID_PKG_ID, No, "the CPU's package number exceeds the module's limit", "contact the BIOS vendor"),
