@@ -1,0 +1,100 @@
+//! What a verdict rests on where something was not seen, and in the boot logs of real hosts.
+
+use super::*;
+
+#[test]
+fn host_code_decides_whether_memory_is_private() {
+    let mut machine = machine("spr-7.2");
+    let off =
+        machine.get(Item::Config).unwrap().replace("CONFIG_INTEL_TDX_HOST=y", "# CONFIG_INTEL_TDX_HOST is not set");
+    machine.put(Item::Config, Ok(off));
+    let quiet =
+        machine.get(Item::BootLog).unwrap().lines().filter(|line| !line.contains("virt/tdx")).collect::<Vec<_>>();
+    let quiet = quiet.join("\n");
+    machine.put(Item::BootLog, Ok(quiet));
+    let report = check("no host code", &machine);
+    assert_eq!(report.verdict.tdx, "on", "MSR 0x87 says so");
+    assert_eq!(find(&report, "kernel.tdx-host").status, Status::Warn);
+    let jump = find(&report, "kexec.jump");
+    assert_eq!((jump.status, jump.basis), (Status::Pass, Basis::Deduced), "{}", jump.text);
+}
+
+/// A user who may not read the kernel's log: what a kexec does is not known, and no warning of
+/// something else hides it.
+#[test]
+fn what_a_kexec_does_is_the_verdict_also_when_it_is_not_known() {
+    let whole = check("whole", &machine("spr-7.2"));
+    assert_eq!(whole.verdict.status, Status::Fail);
+    let report = check("no log", &without(machine("spr-7.2"), Item::BootLog, Unseen::Denied));
+    assert_eq!(find(&report, "kexec.jump").status, Status::Unknown);
+    assert!(report.verdict.warn > 0);
+    assert_eq!(report.verdict.status, Status::Unknown);
+    assert!(report.verdict.text.starts_with("kexec.jump: "), "{}", report.verdict.text);
+}
+
+#[test]
+fn nothing_seen_is_unknown() {
+    let report = check("empty", &Snapshot::default());
+    assert_eq!((report.verdict.status, report.verdict.tdx), (Status::Unknown, "unknown"));
+    assert_eq!((report.verdict.fail, report.verdict.warn), (0, 0));
+    assert!(report.unseen.iter().all(|unseen| !unseen.hint.is_empty()));
+    assert_eq!(report.unseen.len(), 7);
+}
+
+#[test]
+fn without_msrs_and_log_the_bug_flag_tells() {
+    let mut machine = machine("spr-7.2");
+    for item in [Item::Msr, Item::BootLog] {
+        machine.put(item, Err(Unseen::Denied));
+    }
+    let report = check("a user", &machine);
+    assert_eq!((report.verdict.tdx, report.facts.key_ids.is_none()), ("on", true));
+    let flagless = machine.get(Item::Cpuinfo).unwrap().replace(" tdx_pw_mce", "");
+    machine.put(Item::Cpuinfo, Ok(flagless));
+    assert_eq!(check("a user", &machine).verdict.tdx, "unknown");
+    let no_tme = machine.get(Item::Cpuinfo).unwrap().replace(" tme", "");
+    machine.put(Item::Cpuinfo, Ok(no_tme));
+    let report = check("a user", &machine);
+    assert_eq!((report.verdict.tdx, find(&report, "firmware.tdx").basis), ("off", Basis::Unverified));
+}
+
+#[test]
+fn boot_logs_of_real_hosts() {
+    let mut count = 0;
+    for entry in std::fs::read_dir(fixture("hosts")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut machine = Snapshot::default();
+        machine.put(Item::BootLog, Ok(text));
+        let report = check(&name, &machine);
+        let bring_up = find(&report, "module.bring-up").status;
+        let expected = match name.as_str() {
+            _ if name.contains("-fail") || name.contains("not-enabled") || name.contains("not-loaded") => Status::Fail,
+            _ if report.facts.pamt_kb.is_some() && bring_up == Status::Pass => Status::Pass,
+            _ => Status::Unknown,
+        };
+        assert_eq!(bring_up, expected, "{name}: {}", find(&report, "module.bring-up").text);
+        if name.starts_with("01") {
+            assert_eq!((report.verdict.tdx, report.facts.pamt_kb), ("on", Some(8_396_820)), "{name}");
+        }
+        count += 1;
+    }
+    assert!(count > 30, "{count}");
+}
+
+/// The kernel's own refusal is evidence, and decides where the version does not.
+#[test]
+fn a_refusal_in_the_boot_log_is_evidence() {
+    let line = "[   41.777001] kexec: Not allowed on platform with tdx_pw_mce bug\n";
+    for (name, era) in [("spr-6.18", "refused"), ("spr-7.2", "asks-module")] {
+        let machine = with(name, Item::BootLog, |text| format!("{text}{line}"));
+        let report = check(name, &machine);
+        assert_eq!(report.facts.era, Some(era));
+        for id in ["kexec.jump", "kexec.crash"] {
+            let found = find(&report, id);
+            assert!(found.status == Status::Warn && found.text.contains("EOPNOTSUPP"), "{name}: {id}: {}", found.text);
+            assert!(found.evidence[0].contains("tdx_pw_mce"), "{name}: {id}: {:?}", found.evidence);
+        }
+    }
+}
