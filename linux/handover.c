@@ -83,7 +83,7 @@ static int (*machine_kexec_prepare_function)(struct kimage *image);
 static const struct task_struct *lifting;
 static bool was_lifted;
 
-/* The module must outlive what it has let in: one reference, never dropped. */
+/* The first accepted image takes a reference to the module, which is never dropped. */
 static bool cleanslate_may_lift(void)
 {
 	if (!READ_ONCE(lift_refusal) || cleanslate_unknown)

@@ -78,8 +78,8 @@ const struct cleanslate_memory *cleanslate_memory_map(u32 *count)
 
 /*
  * Linux takes a page with a memory error out of its direct map (set_mce_nospec()). Such a page may
- * be private, and the reset must write it all the same. Each CPU has an address of its own for
- * that, whose page table entry is found here in advance: no lock and no allocation at a crash.
+ * be private, and the reset must write it, too. Each CPU has an address of its own for that, whose
+ * page table entry is looked up in advance: no lock and no allocation at a crash.
  */
 static void *slots;
 static pte_t **slot_entries;

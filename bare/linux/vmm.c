@@ -466,7 +466,7 @@ static void port(struct vcpu *vcpu)
 		vcpu->command = next_command(vcpu);
 		vcpu->answered = 0;
 		*data = vcpu->command;
-		/* It does not come back from this one. */
+		/* The guest never ends this command. */
 		if ((vcpu->command & 0xff) == COUNT_FOR_EVER) {
 			char how = 0;
 
@@ -618,7 +618,7 @@ static void fill(unsigned int page, unsigned int pages)
 		CHECK(ioctl(vcpus[0].fd, KVM_PRE_FAULT_MEMORY, &fault));
 }
 
-/* The life of a TD that is never entered: KVM gives and takes its pages all the same. */
+/* The life of a TD that is never entered: KVM still gives and takes its pages. */
 static void stay_idle(void)
 {
 	fill(0, 2);

@@ -244,7 +244,7 @@ impl Module {
     }
 
     /// The CPU turns an EPT violation of the guest on it into #VE, as the entry of the shared EPT
-    /// asks for. It is an exit all the same while the cause of the last #VE has not been read.
+    /// asks for. It remains an exit as long as the cause of the last #VE has not been read.
     pub(crate) fn convertible_ept_violation(
         &mut self,
         hardware: &mut Hardware,
