@@ -15,8 +15,18 @@
 #include <linux/string.h>
 #include <linux/vmalloc.h>
 
-/* struct cleanslate_handover in RAX and RDX: xor %eax,%eax; xor %edx,%edx; ret */
-static const u8 cleanslate_nothing[] = { 0x31, 0xc0, 0x31, 0xd2, 0xc3 };
+/*
+ * struct cleanslate_handover (linux/object.h) has 40 bytes: the caller passes its address in RDI,
+ * ahead of the arguments, and gets it back in RAX. All zeros: nothing was reset.
+ */
+static const u8 cleanslate_nothing[] = {
+	0x48, 0x89, 0xfa,		/* mov %rdi,%rdx */
+	0x31, 0xc0,			/* xor %eax,%eax */
+	0xb9, 0x05, 0x00, 0x00, 0x00,	/* mov $5,%ecx */
+	0xf3, 0x48, 0xab,		/* rep stosq */
+	0x48, 0x89, 0xd0,		/* mov %rdx,%rax */
+	0xc3,				/* ret */
+};
 
 /* Where the kernel would put a probe: the function, after an ENDBR64 if it has one. */
 static u8 *cleanslate_find_handover(void)
