@@ -232,6 +232,9 @@ fn metrics_have_the_form_of_prometheus() {
     assert!(text.contains("cleanslate_check_status{machine=\"spr-7.2\",check=\"kexec.jump\"} 3\n"));
     // What is not known has no sample.
     assert!(!text.contains("cleanslate_power_cycle_needed{machine=\"long-uptime\"}"));
+    for name in ["leaked_pages", "lost_key_ids"] {
+        assert!(!text.contains(&format!("cleanslate_{name}{{machine=\"long-uptime\"}}")), "{name}");
+    }
     assert!(text.contains("cleanslate_verdict_status{machine=\"long-uptime\"} 1\n"));
 }
 

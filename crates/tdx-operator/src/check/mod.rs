@@ -130,8 +130,9 @@ fn summary(facts: &Facts<'_>) -> CheckFacts {
         era: facts.era().map(Era::name),
         module: log.and_then(|log| log.module).map(|module| module.value.to_string()),
         pamt_kb: log.and_then(|log| log.pamt_kb).map(|kb| kb.value),
-        leaked_pages: log.map(|_| facts.left.leaked + facts.left.freed),
-        lost_key_ids: log.map(|_| facts.left.key_ids.len() as u64),
+        // A log that has lost its beginning tells of no number.
+        leaked_pages: facts.left.pages().filter(|_| facts.log_is_whole),
+        lost_key_ids: facts.log_is_whole.then(|| facts.left.lost_key_ids()),
         kexec_loaded: rules::loaded(facts, Item::KexecLoaded),
         crash_loaded: rules::loaded(facts, Item::CrashLoaded),
     }

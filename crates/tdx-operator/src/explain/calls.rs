@@ -22,12 +22,18 @@ const MAX_GROUPS: usize = 32;
 const NEAR: u64 = 3;
 /// Lines of one call that are kept.
 const MAX_EVIDENCE: usize = 12;
+/// KeyIDs that a finding names.
+const MAX_NAMED: usize = 8;
+/// A KeyID has at most 15 bits.
+const KEY_IDS: u64 = 1 << 15;
 
 /// The same leaf with the same status.
 #[derive(Debug)]
 struct Group {
     call: Call,
     count: u64,
+    /// KeyIDs that the kernel gave up.
+    leaked: BTreeSet<u64>,
     /// It was read from the registers of a warning.
     from_registers: bool,
     evidence: Vec<LogLine>,
@@ -52,6 +58,8 @@ enum Stays {
     Freed,
     /// All pages of a TD, leaked.
     OfTd,
+    /// Dirty lines of any page of a TD in the caches of a package, and Linux frees the pages.
+    InCaches,
 }
 
 /// What failed calls have left behind since boot.
@@ -61,6 +69,8 @@ pub(crate) struct Left {
     pub(crate) leaked: u64,
     /// Calls whose page may be private in the hands of somebody else.
     pub(crate) freed: u64,
+    /// Those of them that are about caches: the number of pages is not known.
+    caches: u64,
     /// Calls by which all pages of a TD were leaked.
     pub(crate) tds: u64,
     /// KeyIDs that no TD can have again.
@@ -71,6 +81,18 @@ pub(crate) struct Left {
     pub(crate) lines: Vec<LogLine>,
 }
 
+impl Left {
+    /// Pages that stay private; `None` if the log does not tell how many.
+    pub(crate) fn pages(&self) -> Option<u64> {
+        (self.tds == 0 && self.caches == 0).then(|| self.leaked.saturating_add(self.freed))
+    }
+
+    /// KeyIDs that no TD can have again, at least: each TD whose pages are leaked keeps its own.
+    pub(crate) fn lost_key_ids(&self) -> u64 {
+        self.tds.max(self.key_ids.len() as u64)
+    }
+}
+
 /// What a failed leaf does to its page; `None` if it leaves nothing behind.
 fn stays(leaf: Leaf) -> Option<Stays> {
     match leaf {
@@ -79,11 +101,11 @@ fn stays(leaf: Leaf) -> Option<Stays> {
         Leaf::MEM_PAGE_REMOVE
         | Leaf::MEM_RANGE_BLOCK
         | Leaf::PHYMEM_PAGE_WBINVD
-        | Leaf::PHYMEM_CACHE_WB
         | Leaf::MNG_CREATE
         | Leaf::MNG_ADDCX
         | Leaf::VP_CREATE
         | Leaf::VP_ADDCX => Some(Stays::Freed),
+        Leaf::PHYMEM_CACHE_WB => Some(Stays::InCaches),
         _ => None,
     }
 }
@@ -93,6 +115,8 @@ fn stays(leaf: Leaf) -> Option<Stays> {
 pub(crate) struct Calls {
     groups: Vec<Group>,
     left_out: u64,
+    /// Of all calls, also of those that are not kept.
+    left: Left,
     warning: Option<Warning>,
     /// Warnings whose registers show no status.
     warned: Vec<LogLine>,
@@ -104,25 +128,58 @@ impl Calls {
     /// Takes a line about a call.
     pub(crate) fn take(&mut self, line: u64, message: &str, call: Call) {
         self.last = Some(line);
-        self.add(call, LogLine { line, text: excerpt(message) }, false);
+        self.add(call, vec![LogLine { line, text: excerpt(message) }], false);
     }
 
-    fn add(&mut self, call: Call, line: LogLine, from_registers: bool) {
+    fn add(&mut self, call: Call, lines: Vec<LogLine>, from_registers: bool) {
         let same = |group: &Group| group.call.leaf == call.leaf && group.call.status == call.status;
-        if let Some(group) = self.groups.iter_mut().find(|group| same(group)) {
-            // A warning and the message after it are one call.
-            group.count += u64::from(!from_registers && !group.from_registers);
+        let found = self.groups.iter().position(same);
+        // A warning and the message after it are one call.
+        let is_new = match found.and_then(|at| self.groups.get(at)) {
+            Some(group) => !from_registers && !group.from_registers,
+            None => true,
+        };
+        self.count(&call, is_new, lines.first().filter(|_| found.is_none()));
+        let leaked = call.leaked.filter(|id| *id < KEY_IDS);
+        if let Some(group) = found.and_then(|at| self.groups.get_mut(at)) {
+            group.count += u64::from(is_new);
             group.from_registers &= from_registers;
             group.call.key_id = group.call.key_id.or(call.key_id);
-            group.call.leaked = group.call.leaked.or(call.leaked);
-            if group.evidence.len() < MAX_EVIDENCE {
-                group.evidence.push(line);
-            }
+            group.leaked.extend(leaked);
+            let room = MAX_EVIDENCE.saturating_sub(group.evidence.len());
+            group.evidence.extend(lines.into_iter().take(room));
         } else if self.groups.len() < MAX_GROUPS {
-            self.groups.push(Group { call, count: 1, from_registers, evidence: vec![line] });
+            let leaked = leaked.into_iter().collect();
+            self.groups.push(Group { call, count: 1, leaked, from_registers, evidence: lines });
         } else {
             self.left_out += 1;
         }
+    }
+
+    /// Counts what a call leaves behind, whether it is kept or not.
+    fn count(&mut self, call: &Call, is_new: bool, first: Option<&LogLine>) {
+        let left = &mut self.left;
+        let code = call.status.map(Status::code);
+        let leaked = call.leaked.filter(|id| *id < KEY_IDS);
+        left.key_ids.extend(leaked);
+        let dead = code == Some(StatusCode::SYS_SHUTDOWN);
+        left.dead |= dead;
+        let stays = call.leaf.filter(|_| code != Some(StatusCode::PAGE_ALREADY_FREE)).and_then(stays);
+        if is_new {
+            match stays {
+                Some(Stays::Leaked) => left.leaked += 1,
+                Some(Stays::Freed) => left.freed += 1,
+                Some(Stays::InCaches) => {
+                    left.freed += 1;
+                    left.caches += 1;
+                }
+                // The kernel's line on the KeyID is about the call of the line before.
+                Some(Stays::OfTd) if leaked.is_none() => left.tds += 1,
+                Some(Stays::OfTd) | None => {}
+            }
+        }
+        let says = dead || stays.is_some() || leaked.is_some();
+        left.lines.extend(first.filter(|_| says && left.lines.len() < MAX_GROUPS).cloned());
     }
 
     /// Takes a line of a warning in TDX code; false if it belongs to none.
@@ -167,9 +224,7 @@ impl Calls {
         match known {
             Some(status) => {
                 let call = Call { leaf: warning.leaf, status: Some(status), ..Call::default() };
-                for line in warning.evidence {
-                    self.add(call, line, true);
-                }
+                self.add(call, warning.evidence, true);
             }
             None if warning.of_call => {}
             None if self.warned.len() < MAX_EVIDENCE => self.warned.extend(warning.evidence),
@@ -217,26 +272,8 @@ impl Calls {
 
     /// What the calls have left behind.
     pub(crate) fn left(&self) -> Left {
-        let mut left = Left::default();
-        for Group { call, count, evidence, .. } in &self.groups {
-            let code = call.status.map(Status::code);
-            let Some(line) = evidence.first() else { continue };
-            left.key_ids.extend(call.leaked);
-            let dead = code == Some(StatusCode::SYS_SHUTDOWN);
-            left.dead |= dead;
-            let stays = call.leaf.filter(|_| code != Some(StatusCode::PAGE_ALREADY_FREE)).and_then(stays);
-            match stays {
-                Some(Stays::Leaked) => left.leaked += count,
-                Some(Stays::Freed) => left.freed += count,
-                // The kernel's line on the KeyID is about the call of the line before.
-                Some(Stays::OfTd) if call.leaked.is_none() => left.tds += count,
-                Some(Stays::OfTd) | None => {}
-            }
-            if dead || stays.is_some() || call.leaked.is_some() {
-                left.lines.push(line.clone());
-            }
-        }
-        left.tds = left.tds.max(left.key_ids.len() as u64);
+        let mut left = self.left.clone();
+        left.tds = left.lost_key_ids();
         left
     }
 
@@ -252,7 +289,7 @@ impl Calls {
 }
 
 fn finding(group: &Group, log: &BootLog) -> LogFinding {
-    let Call { leaf, status, leaked, .. } = group.call;
+    let Call { leaf, status, .. } = group.call;
     let name = leaf.map_or_else(|| "a SEAMCALL".to_owned(), |leaf| leaf.to_string());
     let times = if group.count > 1 { format!(", {} times", words::grouped(group.count)) } else { String::new() };
     let mut found = LogFinding {
@@ -281,31 +318,43 @@ fn finding(group: &Group, log: &BootLog) -> LogFinding {
         found.cause = format!("{name} failed{times}; the line does not show a whole completion status");
         "provide the complete line: the status has 16 hex digits".clone_into(&mut found.remedy);
     }
-    if let Some(key_id) = leaked {
+    if !group.leaked.is_empty() {
         found.judgement = Judgement::Failed;
         found.rule = "keyid-leaked";
-        found.cause = format!(
-            "{name} failed, so KeyID {key_id} stays in use: no TD can have it until the next power cycle, and \
-             the pages of its TD cannot be reclaimed"
-        );
+        let (key_ids, stay, tds) = named(&group.leaked);
+        found.cause = format!("{name} failed, so {key_ids} {stay} in use: no TD can have {tds} cannot be reclaimed");
         "see the status in the line before; reboot through the firmware when KeyIDs run out"
             .clone_into(&mut found.remedy);
     }
-    if let Some(left) = left_behind(leaf, status, leaked, group.count) {
+    if let Some(left) = left_behind(leaf, status, !group.leaked.is_empty(), group.count) {
         found.cause = format!("{}. {left}. {}", found.cause, at_kexec(log));
         found.remedy += "; reboot through the firmware instead of a kexec, or load cleanslate.ko before TDX is used";
     }
     found
 }
 
+/// `KeyID 33`, `stays`, and what follows for TDs; of several all or the first.
+fn named(key_ids: &BTreeSet<u64>) -> (String, &'static str, &'static str) {
+    if let (Some(only), 1) = (key_ids.first(), key_ids.len()) {
+        return (format!("KeyID {only}"), "stays", "it until the next power cycle, and the pages of its TD");
+    }
+    let shown: Vec<String> = key_ids.iter().take(MAX_NAMED).map(u64::to_string).collect();
+    let more = match key_ids.len().saturating_sub(MAX_NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let text = format!("KeyIDs {}{more}", shown.join(", "));
+    (text, "stay", "them until the next power cycle, and the pages of their TDs")
+}
+
 /// What a failed call leaves private.
-fn left_behind(leaf: Option<Leaf>, status: Option<Status>, leaked: Option<u64>, count: u64) -> Option<String> {
+fn left_behind(leaf: Option<Leaf>, status: Option<Status>, leaked: bool, count: u64) -> Option<String> {
     let code = status.map(Status::code);
     // Freed already, or a resource that is free later: nothing stays.
     if code == Some(StatusCode::PAGE_ALREADY_FREE) {
         return None;
     }
-    if leaked.is_some() {
+    if leaked {
         return Some("The TD's pages stay private, and Linux leaks them".to_owned());
     }
     let pages = if count > 1 { format!("{} pages stay", words::grouped(count)) } else { "The page stays".to_owned() };
@@ -364,7 +413,7 @@ mod tests {
     #[test]
     fn one_rule_for_what_stays() {
         for leaf in Leaf::KNOWN {
-            let told = left_behind(Some(*leaf), None, None, 1).is_some();
+            let told = left_behind(Some(*leaf), None, false, 1).is_some();
             assert_eq!(told, stays(*leaf).is_some(), "{leaf}");
         }
     }
@@ -387,5 +436,52 @@ mod tests {
         assert_eq!((left.leaked, left.freed, left.tds, left.dead), (2, 1, 1, false));
         assert_eq!(left.key_ids, BTreeSet::from([33]));
         assert_eq!(left.lines.iter().map(|line| line.line).collect::<Vec<_>>(), [1, 4, 5, 6]);
+        assert_eq!((left.pages(), left.lost_key_ids()), (None, 1));
+    }
+
+    fn taken(lines: impl IntoIterator<Item = String>) -> Calls {
+        let mut calls = Calls::default();
+        for (number, line) in (1..).zip(lines) {
+            calls.take(number, &line, call::of(&line).unwrap_or_else(|| panic!("{line}")));
+        }
+        calls
+    }
+
+    /// More different calls than are shown: those after the limit count, too.
+    #[test]
+    fn calls_that_are_not_shown_are_counted() {
+        let reads = (0..40).map(|n| format!("SEAMCALL TDH_MEM_RD failed: 0xc0000100000000{n:02x}"));
+        let freed = "SEAMCALL TDH_MEM_PAGE_REMOVE failed: 0xc0000b0000000001".to_owned();
+        let calls = taken(reads.chain([freed]));
+        assert_eq!(calls.left_out(), 9);
+        let left = calls.left();
+        assert_eq!((left.freed, left.pages(), left.lines[0].line), (1, Some(1), 41));
+    }
+
+    #[test]
+    fn each_lost_key_id_is_counted_and_named() {
+        let lines = [33, 34, 33, 35, 36].map(|id| format!("tdh_mng_key_freeid() failed. HKID {id} is leaked."));
+        let calls = taken(lines);
+        assert_eq!(calls.left().key_ids, BTreeSet::from([33, 34, 35, 36]));
+        let found = &calls.findings(&BootLog::default())[0];
+        assert!(found.cause.contains("KeyIDs 33, 34, 35, 36 stay in use"), "{}", found.cause);
+        let many = taken((1..100).map(|id| format!("tdh_mng_key_freeid() failed. HKID {id} is leaked.")));
+        assert_eq!(many.left().lost_key_ids(), 99);
+        assert!(many.findings(&BootLog::default())[0].cause.contains("8 and 91 more stay in use"));
+        // No number of a KeyID.
+        assert_eq!(taken(["tdh_mng_key_freeid() failed. HKID 99999 is leaked.".to_owned()]).left().tds, 1);
+    }
+
+    /// The number of pages is not known where all pages of a TD are leaked, or where a cache may
+    /// hold lines of any page.
+    #[test]
+    fn a_number_that_no_line_tells_is_not_stated() {
+        let one = |line: &str| taken([line.to_owned()]).left();
+        let td = one("SEAMCALL TDH_MNG_VPFLUSHDONE failed: 0x8000081500000000");
+        assert_eq!((td.pages(), td.lost_key_ids()), (None, 1));
+        let cache = one("SEAMCALL TDH_PHYMEM_CACHE_WB failed: 0xc000010000000000");
+        assert_eq!((cache.freed, cache.pages(), cache.lost_key_ids()), (1, None, 0));
+        let page = one("SEAMCALL TDH_PHYMEM_PAGE_WBINVD failed: 0xc000010000000000");
+        assert_eq!((page.pages(), page.lost_key_ids()), (Some(1), 0));
     }
 }
