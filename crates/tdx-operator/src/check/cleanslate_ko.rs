@@ -14,6 +14,9 @@ pub(super) const MODES: [&str; 4] = ["host", "watching", "failed", "unknown"];
 /// What `/sys/module/cleanslate/parameters/policy` may say.
 pub(super) const POLICIES: [&str; 3] = ["tracked", "none", "refuse"];
 
+/// What it says in the kernel log once it tracks the kernel's SEAMCALLs (`linux/watch.c`).
+pub(super) const TRACKS: &str = "cleanslate: tracking SEAMCALLs";
+
 /// Who brings TDX up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Host {

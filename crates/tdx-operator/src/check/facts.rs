@@ -7,7 +7,7 @@ use tdx_abi::{KeyIdPartition, Leaf, StatusCode};
 use tdx_host::platform::{CpuidOutput, Msr, NoTdx, Processor, detect};
 
 use super::{
-    cleanslate_ko::Ko,
+    cleanslate_ko::{Host, Ko, TRACKS},
     cpuinfo::Cpus,
     item::{Item, Unseen},
     keep,
@@ -84,6 +84,8 @@ pub(super) struct Facts<'a> {
     pub(super) ko: Ko,
     /// What failed calls have left behind.
     pub(super) left: Left,
+    /// The line on which cleanslate.ko says that it tracks the kernel's SEAMCALLs.
+    ko_tracks: Option<u64>,
 }
 
 impl<'a> Facts<'a> {
@@ -100,6 +102,7 @@ impl<'a> Facts<'a> {
         let messages = raw_log.lines().map(bootlog::message);
         let encryption = messages.filter(|message| keep::encryption(message)).take(8).map(excerpt).collect();
         let log_is_whole = log.as_ref().is_ok_and(|log| log.kernel.is_some());
+        let (left, ko_tracks) = since_boot(raw_log);
         let mut facts = Self {
             snapshot,
             cpus,
@@ -112,7 +115,8 @@ impl<'a> Facts<'a> {
             tdx: Tdx::Unknown,
             private: Private::Perhaps,
             ko: Ko::of(snapshot),
-            left: left(raw_log),
+            left,
+            ko_tracks,
         };
         facts.tdx = facts.look_for_tdx(guest);
         facts.private = facts.look_for_private();
@@ -142,6 +146,13 @@ impl<'a> Facts<'a> {
     /// True if TDX is certainly not in use here.
     pub(super) fn no_tdx(&self) -> bool {
         matches!(self.tdx, Tdx::Off(..))
+    }
+
+    /// True if cleanslate.ko has seen every failed call that left something behind: it brings TDX up
+    /// itself, or its own line in the log stands before the call.
+    pub(super) fn ko_saw_failures(&self, host: Host) -> bool {
+        let first = self.left.lines.first().map(|line| line.line);
+        host == Host::Module || first.is_none_or(|first| self.ko_tracks.is_some_and(|tracks| tracks < first))
     }
 
     /// Whether an option is on; `None` if the options were not seen.
@@ -342,22 +353,26 @@ impl<'a> Facts<'a> {
     }
 }
 
-/// What the failed calls of a log have left behind, those of the initialization apart.
-fn left(log: &str) -> Left {
+/// What the failed calls of a log have left behind, those of the initialization apart, and the line
+/// from which cleanslate.ko tracks them.
+fn since_boot(log: &str) -> (Left, Option<u64>) {
     let mut calls = Calls::default();
+    let mut tracks = None;
     for (number, line) in (1..).zip(log.lines()) {
         let message = bootlog::message(line);
         if calls.warning(number, message) {
             continue;
         }
-        if let Some(call) = call::of(message)
+        if message.starts_with(TRACKS) {
+            tracks = tracks.or(Some(number));
+        } else if let Some(call) = call::of(message)
             && !call.leaf.is_some_and(bootlog::is_bring_up)
         {
             calls.take(number, message, call);
         }
     }
     calls.end_of_warning();
-    calls.left()
+    (calls.left(), tracks)
 }
 
 /// Asks the product's own detection.

@@ -4,7 +4,7 @@
 use core::fmt::Write;
 
 use super::{
-    cleanslate_ko::{MODES, POLICIES},
+    cleanslate_ko::{MODES, POLICIES, TRACKS},
     item::Item,
 };
 use crate::bootlog::{self, call};
@@ -244,7 +244,8 @@ impl BootLines {
                 return message.split(" RBX").next();
             }
         }
-        (bootlog::is_fact(line) || encryption(message) || call::of(message).is_some()).then_some(message)
+        let ours = message.starts_with(TRACKS);
+        (ours || bootlog::is_fact(line) || encryption(message) || call::of(message).is_some()).then_some(message)
     }
 }
 
@@ -286,10 +287,12 @@ mod tests {
         let raw = "[ 0.0] Linux version 7.2.0-1 (build@farm.example) (gcc) #1\n[ 0.0] Command line: ip=10.0.0.7\n\
                    [ 0.0] DMI: Dell R760/0ABC, BIOS 2.9.4\n[ 1.0] virt/tdx: module initialized\n\
                    [ 1.1] x86/tme: enabled by BIOS\n[ 2.0] e1000e 0000:00:1f.6 eth0: 02:00:00:00:00:01\n\
+                   [ 3.0] cleanslate: tracking SEAMCALLs, private memory will be reset at kexec\n\
                    # cpu: a comment\n";
         assert_eq!(
             kept(Item::BootLog, raw),
-            "Linux version 7.2.0-1\n[    1.000000] virt/tdx: module initialized\n[    1.100000] x86/tme: enabled by BIOS\n"
+            "Linux version 7.2.0-1\n[    1.000000] virt/tdx: module initialized\n[    1.100000] x86/tme: enabled by BIOS\n\
+             [    3.000000] cleanslate: tracking SEAMCALLs, private memory will be reset at kexec\n"
         );
     }
 

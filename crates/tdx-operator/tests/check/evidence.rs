@@ -112,3 +112,29 @@ fn many_failed_calls_hide_none() {
     let report = check("many", &machine);
     assert_eq!((find(&report, "kexec.still-safe").status, report.verdict.power_cycle), (Status::Fail, "now"));
 }
+
+/// With cleanslate.ko a freed page is reset only if the module saw the call that failed: it tracks
+/// from its line in the log on. The hint and the word for a kexec agree.
+#[test]
+fn a_freed_page_and_cleanslate_ko() {
+    let tracks = "[  900.1] cleanslate: tracking SEAMCALLs, private memory will be reset at kexec\n";
+    let of = |before: &str, after: &str| {
+        let mut machine = with("sid-7.3-freed", Item::BootLog, |text| {
+            let (boot, freed) = text.split_at(text.find("[ 7200").unwrap());
+            format!("{boot}{before}{freed}{after}")
+        });
+        for item in [Item::KoMode, Item::KoPolicy] {
+            machine.put(item, Ok(machine_text("sid-7.3-cleanslate", item)));
+        }
+        check("freed", &machine)
+    };
+    let seen = of(tracks, "");
+    let hint = |report: &CheckReport| find(report, "kexec.still-safe").hint.clone().unwrap();
+    assert_eq!((seen.verdict.kexec, seen.verdict.power_cycle), ("safe", "now"));
+    assert!(hint(&seen).contains("a kexec is safe: cleanslate.ko"), "{}", hint(&seen));
+    for report in [of("", ""), of("", tracks)] {
+        assert_eq!((report.verdict.kexec, report.verdict.power_cycle), ("unknown", "now"));
+        assert!(hint(&report).ends_with("no kexec before"), "{}", hint(&report));
+        assert_eq!(find(&report, "kexec.jump").status, Status::Unknown);
+    }
+}

@@ -132,6 +132,12 @@ fn jump_of(facts: &Facts<'_>) -> Finding {
         .deduced()
         .evidence(ko_seen(facts))
         .note(NOT_TRIED),
+        Way::ResetInPart => Finding::unknown(
+            "a call failed, and cleanslate.ko is not known to have been loaded before it: what the call left \
+             private may stay private",
+        )
+        .evidence(ko_seen(facts))
+        .hint("reboot through the firmware instead of a kexec, and load cleanslate.ko before TDs run"),
         Way::RefusedByKo => Finding::warn(
             "no image while memory may be private: cleanslate.ko refuses it \
             (policy `refuse`)",
@@ -226,7 +232,7 @@ fn crash_of(facts: &Facts<'_>) -> Finding {
                 .evidence(ko_seen(facts))
                 .note(NOT_TRIED)
         }
-        Way::KoLost(_) | Way::KoLeaves | Way::NoAnswer | Way::PerhapsAnswer => Finding::warn(CRASH)
+        Way::ResetInPart | Way::KoLost(_) | Way::KoLeaves | Way::NoAnswer | Way::PerhapsAnswer => Finding::warn(CRASH)
             .evidence(how_much(facts))
             .note("a line that was poisoned before the panic still ends the dump in a machine check")
             .note("a large user reported two years of kdump on such hosts without problems (mailing list, 2025)")

@@ -122,7 +122,13 @@ fn still_safe(facts: &Facts<'_>) -> Finding {
             ))
             .deduced(),
         )
-        .hint("move the TDs and all other work away, then reset the machine through the firmware; no kexec before"),
+        .hint(format!(
+            "move the TDs and all other work away, then reset the machine through the firmware; {}",
+            match outcome(facts) {
+                "safe" => "a kexec is safe: cleanslate.ko resets the pages, and keeps those that Linux frees",
+                _ => "no kexec before",
+            }
+        )),
         PowerCycle::Planned => {
             let kexec = match outcome(facts) {
                 "safe" if facts.erratum() == Some(false) => "a kexec is safe",

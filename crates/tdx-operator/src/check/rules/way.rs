@@ -21,6 +21,8 @@ pub(super) enum Way {
     NoErratum,
     /// cleanslate.ko resets what is private.
     Reset,
+    /// cleanslate.ko resets what it has seen, and a call failed before it is known to have listened.
+    ResetInPart,
     /// cleanslate.ko lets no kexec image in, by its policy.
     RefusedByKo,
     /// cleanslate.ko lets no kexec image in: it does not know what is private.
@@ -61,7 +63,8 @@ pub(super) fn way(facts: &Facts<'_>) -> Way {
         _ if no_kexec => Way::NotBuilt,
         (Some(false), ..) => Way::NoErratum,
         _ if refused => Way::Refused,
-        (.., Ko::Resets(_)) => Way::Reset,
+        (.., Ko::Resets(host)) if facts.ko_saw_failures(*host) => Way::Reset,
+        (.., Ko::Resets(_)) => Way::ResetInPart,
         (.., Ko::Refuses(_)) => Way::RefusedByKo,
         (.., Ko::Lost(why)) => Way::KoLost(why.clone()),
         (.., Ko::Leaves(Host::Module)) => Way::KoLeaves,
@@ -84,7 +87,7 @@ pub(in crate::check) fn outcome(facts: &Facts<'_>) -> &'static str {
         Way::Harmless(_) | Way::NoErratum | Way::Reset => "safe",
         Way::NotBuilt | Way::Refused | Way::RefusedByKo | Way::KoLost(_) => "refused",
         Way::NoAnswer | Way::KoLeaves => "unsafe",
-        Way::NotMainline | Way::PerhapsAnswer | Way::Unseen(_) | Way::Newer => "unknown",
+        Way::ResetInPart | Way::NotMainline | Way::PerhapsAnswer | Way::Unseen(_) | Way::Newer => "unknown",
     }
 }
 
