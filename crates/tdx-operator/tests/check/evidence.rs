@@ -138,3 +138,19 @@ fn a_freed_page_and_cleanslate_ko() {
         assert_eq!(find(&report, "kexec.jump").status, Status::Unknown);
     }
 }
+
+/// Without TDX a kernel that is built without kexec has none either.
+#[test]
+fn no_remedy_promises_a_kexec_that_the_kernel_does_not_have() {
+    for name in ["spr-6.14", "ubuntu2404"] {
+        let report = check(name, &machine(name));
+        for id in ["kexec.jump", "kexec.crash"] {
+            let what: Vec<_> = find(&report, id).remedies.iter().map(|remedy| remedy.what).collect();
+            assert!(!what.contains(&"disable TDX in the BIOS"), "{name}: {id}: {what:?}");
+        }
+        let what: Vec<_> = find(&report, "kexec.jump").remedies.iter().map(|remedy| remedy.what).collect();
+        assert!(what.iter().any(|what| what.starts_with("use a kernel without CONFIG_INTEL_TDX_HOST and")), "{what:?}");
+    }
+    let off = |name| find(&check(name, &machine(name)), "kexec.jump").remedies.iter().any(|r| r.what.contains("BIOS"));
+    assert!(off("spr-6.18"));
+}

@@ -1,11 +1,8 @@
 //! What helps on each kernel, what it gives and what it costs.
 
+use super::way::{Way, way};
 use crate::{
-    check::{
-        cleanslate_ko::Ko,
-        facts::{Facts, Private},
-        kernel::Era,
-    },
+    check::{cleanslate_ko::Ko, facts::Facts, kernel::Era},
     report::Remedy,
 };
 
@@ -20,6 +17,11 @@ const FIRMWARE: Remedy = Remedy {
 const TDX_OFF: Remedy = Remedy {
     what: "disable TDX in the BIOS",
     gives: "kexec and kdump work, and nothing is private",
+    costs: "no TDs on this host",
+};
+const NO_HOST: Remedy = Remedy {
+    what: "use a kernel without CONFIG_INTEL_TDX_HOST and with kexec",
+    gives: "kexec and kdump work, and nothing is private: that kernel does not use TDX",
     costs: "no TDs on this host",
 };
 const KO_TRACKS: Remedy = Remedy {
@@ -56,28 +58,34 @@ const UNLOAD: Remedy = Remedy {
 /// What helps where a kexec is refused or leaves private memory behind.
 pub(super) fn at_kexec(facts: &Facts<'_>) -> Vec<Remedy> {
     let mut out = vec![FIRMWARE];
+    out.extend(another_kernel(facts, SEVEN_THREE));
+    if matches!(facts.era(), Some(Era::AsksModule | Era::Newer)) && matches!(facts.ko, Ko::NotThere) {
+        let known = KNOWN_TO_KO.iter().any(|version| knows_this(facts, *version));
+        out.push(if known { KO_TRACKS } else { SEVEN_THREE });
+    }
+    out.extend(without_tdx(facts));
+    out
+}
+
+/// Another kernel, or another start of this one, where this one loads no image; `newer` is the
+/// newer kernel.
+fn another_kernel(facts: &Facts<'_>, newer: Remedy) -> Vec<Remedy> {
     match facts.era() {
         Some(Era::NoTdxHost | Era::Excluded) => {
-            out.extend(knows_this(facts, (6, 12)).then_some(KO_HOST));
-            out.push(SEVEN_THREE);
+            knows_this(facts, (6, 12)).then_some(KO_HOST).into_iter().chain([newer]).collect()
         }
-        Some(Era::Refused) => {
-            out.push(SEVEN_THREE);
-            out.extend(hibernation(facts));
-        }
-        Some(Era::AsksModule | Era::Newer) => {
-            let known = KNOWN_TO_KO.iter().any(|version| knows_this(facts, *version));
-            let loaded = !matches!(facts.ko, Ko::NotThere);
-            match (known, loaded) {
-                (true, false) => out.push(KO_TRACKS),
-                (false, false) => out.push(SEVEN_THREE),
-                (_, true) => {}
-            }
-        }
-        None => {}
+        Some(Era::Refused) => [newer].into_iter().chain(hibernation(facts)).collect(),
+        Some(Era::AsksModule | Era::Newer) | None => Vec::new(),
     }
-    out.push(TDX_OFF);
-    out
+}
+
+/// Without TDX kexec and kdump work, unless the kernel is built without them.
+fn without_tdx(facts: &Facts<'_>) -> Option<Remedy> {
+    match way(facts) {
+        Way::NotBuilt if facts.era() == Some(Era::Excluded) => Some(NO_HOST),
+        Way::NotBuilt => None,
+        _ => Some(TDX_OFF),
+    }
 }
 
 /// The same with an image loaded that leaves private memory behind.
@@ -87,19 +95,8 @@ pub(super) fn of_loaded_image() -> Vec<Remedy> {
 
 /// What helps where there is no dump.
 pub(super) fn at_crash(facts: &Facts<'_>) -> Vec<Remedy> {
-    let mut out = Vec::new();
-    match facts.era() {
-        Some(Era::NoTdxHost | Era::Excluded) => {
-            out.extend(knows_this(facts, (6, 12)).then_some(KO_HOST));
-            out.push(DUMPS);
-        }
-        Some(Era::Refused) => {
-            out.push(DUMPS);
-            out.extend(hibernation(facts));
-        }
-        _ => {}
-    }
-    out.push(TDX_OFF);
+    let mut out = another_kernel(facts, DUMPS);
+    out.extend(without_tdx(facts).filter(|_| facts.option("CRASH_DUMP") != Some(false)));
     out
 }
 
@@ -120,16 +117,17 @@ pub(super) fn of_hibernation(facts: &Facts<'_>) -> Vec<Remedy> {
         Remedy { what: "add `nohibernate` to the kernel command line", gives: "TDX comes up", costs },
         Remedy {
             what: "leave it as it is, and disable TDX in the BIOS",
-            gives: "hibernation, kexec and kdump",
+            gives: if facts.has_kexec() == Some(false) { "hibernation" } else { "hibernation, kexec and kdump" },
             costs: "no TDs on this host",
         },
     ]
 }
 
-/// Without hibernation in the way the CPU's erratum is noted, and no image is loaded.
+/// A kernel that can hibernate leaves TDX off at boot and does not note the CPU's erratum, so that it
+/// loads images.
 fn hibernation(facts: &Facts<'_>) -> Option<Remedy> {
-    let could = facts.option("HIBERNATION") == Some(true) && facts.private != Private::No("there is no TDX here");
-    could.then_some(HIBERNATION)
+    let could = facts.option("HIBERNATION") == Some(true) && facts.has_kexec() != Some(false);
+    (could && !facts.no_tdx()).then_some(HIBERNATION)
 }
 
 fn knows_this(facts: &Facts<'_>, version: (u16, u16)) -> bool {
