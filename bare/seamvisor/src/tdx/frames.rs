@@ -45,6 +45,11 @@ impl Frames {
         self.get(page).map(|frame| frame.write(&bytes)).is_some()
     }
 
+    /// SYS.DISABLE: forgets all pages.
+    pub(super) fn clear(&mut self) {
+        self.by_page.clear();
+    }
+
     /// Forgets pages that are no TD's any more.
     pub(super) fn remove(&mut self, pages: Range<u64>) {
         while let Some(page) = self.by_page.range(pages.clone()).map(|(page, _)| *page).next() {
@@ -52,8 +57,9 @@ impl Frames {
         }
     }
 
-    /// MEM.PAGE.RELOCATE.
+    /// MEM.PAGE.RELOCATE. The page has no contents but those that it is given.
     pub(super) fn relocate(&mut self, from: u64, to: u64) {
+        self.by_page.remove(&to);
         if let Some(frame) = self.by_page.remove(&from) {
             self.by_page.insert(to, frame);
         }

@@ -116,6 +116,11 @@ impl Tdx {
                 self.inits += 1;
                 self.births.insert(page(input.rcx), self.inits);
             }
+            // The module forgets every TD. It refuses this while a virtual CPU is inside.
+            Leaf::SYS_DISABLE => {
+                self.frames.clear();
+                self.births.clear();
+            }
             _ => {}
         }
         if matches!(
@@ -126,6 +131,7 @@ impl Tdx {
                 | Leaf::MEM_PAGE_PROMOTE
                 | Leaf::MEM_PAGE_DEMOTE
                 | Leaf::PHYMEM_PAGE_RECLAIM
+                | Leaf::SYS_DISABLE
                 | Leaf::VP_WR
         ) {
             translations::invalidate();
