@@ -58,17 +58,26 @@ pub fn write(address: u64, bytes: &[u8]) -> bool {
     true
 }
 
+/// An aligned word of guest memory, read at once. `None` if it is not the guest's RAM.
+pub fn load(address: u64) -> Option<u64> {
+    Some(word(address)?.load(Ordering::SeqCst))
+}
+
 /// Replaces an aligned word if it is `old`. False if it is not, or is not the guest's RAM.
 #[must_use]
 pub fn compare_exchange(address: u64, old: u64, new: u64) -> bool {
+    word(address).is_some_and(|word| word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).is_ok())
+}
+
+fn word(address: u64) -> Option<&'static AtomicU64> {
     if !address.is_multiple_of(8) || !holds(address, 8) {
-        return false;
+        return None;
     }
     let word = with_exposed_provenance_mut::<u64>(address as usize);
-    // SAFETY: RAM of the guest, mapped one to one, aligned, and never memory of this program; all
-    // accesses that race with this one are the guest's.
-    let word = unsafe { AtomicU64::from_ptr(word) };
-    word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    // SAFETY: RAM of the guest, mapped one to one for good, aligned, and never memory of this
+    // program. Other CPUs of the guest, and `read` on their behalf, may access it concurrently;
+    // every value is valid.
+    Some(unsafe { AtomicU64::from_ptr(word) })
 }
 
 /// Zeroes guest memory. Does nothing if some of it is not the guest's RAM.

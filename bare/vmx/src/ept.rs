@@ -18,7 +18,7 @@ const ATTEMPTS: usize = 16;
 
 /// The memory that holds the tables.
 pub trait Memory {
-    /// Reads an aligned word. `None` if it is no memory.
+    /// Reads an aligned word, atomically. `None` if it is no memory.
     fn read(&self, address: u64) -> Option<u64>;
     /// Replaces an aligned word if it is `old`, atomically.
     fn compare_exchange(&self, address: u64, old: u64, new: u64) -> bool;

@@ -83,8 +83,7 @@ struct HostMemory;
 
 impl ept::Memory for HostMemory {
     fn read(&self, address: u64) -> Option<u64> {
-        let mut bytes = [0; 8];
-        guest_memory::read(address, &mut bytes).then(|| u64::from_le_bytes(bytes))
+        guest_memory::load(address)
     }
 
     fn compare_exchange(&self, address: u64, old: u64, new: u64) -> bool {
