@@ -106,6 +106,11 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// Walks the guest's page tables: 4-level, 5-level, or paging off. `None` if the address is not
 /// mapped, or the guest uses 32-bit or PAE paging, which is not supported.
 pub fn translate(vmcb: &Vmcb, linear: u64) -> Option<Mapping> {
+    translate_with(vmcb, linear, load)
+}
+
+/// [`translate`], with page tables that `read` gives the entries of by guest physical address.
+pub fn translate_with(vmcb: &Vmcb, linear: u64, mut read: impl FnMut(u64) -> Option<u64>) -> Option<Mapping> {
     if vmcb.cr0 & PAGING == 0 {
         return Some(Mapping { address: linear & 0xffff_ffff, pat_index: 0 });
     }
@@ -116,11 +121,7 @@ pub fn translate(vmcb: &Vmcb, linear: u64) -> Option<Mapping> {
     let levels: u32 = if vmcb.cr4 & LA57 == 0 { 4 } else { 5 };
     for level in (0..levels).rev() {
         let shift = 12 + 9 * level;
-        let mut entry = [0; 8];
-        if !read(table + 8 * (linear >> shift & 511), &mut entry) {
-            return None;
-        }
-        let entry = u64::from_le_bytes(entry);
+        let entry = read(table + 8 * (linear >> shift & 511))?;
         if entry & 1 == 0 {
             return None;
         }

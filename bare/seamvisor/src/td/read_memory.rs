@@ -2,14 +2,10 @@
 
 use tdx_machine::CpuId;
 
+use crate::guest_memory;
 use crate::owned_page::BYTES;
 use crate::tdx::Tdx;
 use crate::vmcb::Vmcb;
-
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-const PAGING: u64 = 1 << 31;
-const LONG_MODE_ACTIVE: u64 = 1 << 10;
-const LA57: u64 = 1 << 12;
 
 /// Reads bytes of one page. False if it is not a private page that the guest has.
 fn read_physical(tdx: &mut Tdx, cpu: usize, gpa: u64, buffer: &mut [u8]) -> bool {
@@ -22,33 +18,13 @@ fn read_physical(tdx: &mut Tdx, cpu: usize, gpa: u64, buffer: &mut [u8]) -> bool
     }
 }
 
-/// Walks the guest's page tables: 4-level, 5-level, or paging off.
+/// Translates a linear address by the guest's page tables, which are private memory.
 fn translate(tdx: &mut Tdx, cpu: usize, vmcb: &Vmcb, linear: u64) -> Option<u64> {
-    if vmcb.cr0 & PAGING == 0 {
-        return Some(linear & 0xffff_ffff);
-    }
-    if vmcb.efer & LONG_MODE_ACTIVE == 0 {
-        return None;
-    }
-    let levels: u32 = if vmcb.cr4 & LA57 == 0 { 4 } else { 5 };
-    let mut table = vmcb.cr3 & ADDRESS;
-    for level in (0..levels).rev() {
-        let shift = 12 + 9 * level;
+    let read = |gpa: u64| {
         let mut entry = [0; 8];
-        if !read_physical(tdx, cpu, table + 8 * (linear >> shift & 511), &mut entry) {
-            return None;
-        }
-        let entry = u64::from_le_bytes(entry);
-        if entry & 1 == 0 {
-            return None;
-        }
-        if level == 0 || entry & 0x80 != 0 {
-            let mask = (1 << shift) - 1;
-            return Some(entry & ADDRESS & !mask | linear & mask);
-        }
-        table = entry & ADDRESS;
-    }
-    None
+        read_physical(tdx, cpu, gpa, &mut entry).then(|| u64::from_le_bytes(entry))
+    };
+    guest_memory::translate_with(vmcb, linear, read).map(|mapping| mapping.address)
 }
 
 /// Reads bytes at a linear address. False if some are not readable.
