@@ -5,30 +5,31 @@ use tdx_machine::TdExit;
 use super::outcome::{self, Next, reason};
 use super::read_memory;
 use super::vcpu::TdVcpu;
+use crate::guest_memory;
 use crate::tdx::Tdx;
 
 const TDCALL: [u8; 4] = [0x66, 0x0f, 0x01, 0xcc];
 const VMCALL: [u8; 3] = [0x0f, 0x01, 0xc1];
-const LONG_MODE_ACTIVE: u64 = 1 << 10;
-const CS_LONG: u16 = 0x200;
 
 const VP_VMCALL: u64 = 0;
 const MEM_PAGE_ACCEPT: u64 = 6;
 
 /// Handles #UD.
 pub fn handle(tdx: &mut Tdx, cpu: usize, td: &mut TdVcpu) -> Next {
-    let long = td.vmcb.efer & LONG_MODE_ACTIVE != 0 && td.vmcb.cs.attributes & CS_LONG != 0;
+    let linear = guest_memory::linear_rip(&td.vmcb);
     let mut bytes = [0; TDCALL.len()];
-    let rip = td.vmcb.rip;
-    let readable = read_memory::read(tdx, cpu, &td.vmcb, rip, &mut bytes);
-    if readable && long && bytes == TDCALL {
+    // VMCALL is the shorter one: the page behind it may not be there.
+    let (start, last) = bytes.split_at_mut(VMCALL.len());
+    let is_vmcall = read_memory::read(tdx, cpu, &td.vmcb, linear, start) && start == VMCALL;
+    let is_read = read_memory::read(tdx, cpu, &td.vmcb, linear.wrapping_add(VMCALL.len() as u64), last);
+    if is_read && bytes == TDCALL && guest_memory::bitness(&td.vmcb) == 64 {
         if td.vmcb.cpl == 0 {
             return tdcall(tdx, cpu, td);
         }
         td.inject_general_protection();
         return Next::Resume;
     }
-    if readable && bytes[..VMCALL.len()] == VMCALL {
+    if is_vmcall {
         let length = VMCALL.len() as u64;
         let exit = TdExit { reason: reason::VMCALL, instruction_length: length, ..TdExit::default() };
         return outcome::report(tdx, cpu, td, exit);
@@ -48,8 +49,9 @@ fn tdcall(tdx: &mut Tdx, cpu: usize, td: &mut TdVcpu) -> Next {
         tdx.sync_map(cpu);
     }
     match next {
-        // An interrupted ACCEPT is repeated, and so is a call that has faulted.
-        Next::Resume if td.vmcb.inject == 0 && outcome::guest_registers(td) != before => {
+        // A call that has faulted stays at its instruction, as does an interrupted ACCEPT, which
+        // leaves the registers as they were.
+        Next::Resume if td.vmcb.inject == 0 && (leaf != MEM_PAGE_ACCEPT || outcome::guest_registers(td) != before) => {
             td.skip(length);
             Next::Resume
         }
