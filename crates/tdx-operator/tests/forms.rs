@@ -4,6 +4,7 @@
 use serde_json::json;
 use tdx_operator::{
     explain::{from_reader, subject},
+    host::{Host, HostOptions},
     report::{LogReport, Subject},
 };
 
@@ -30,6 +31,41 @@ fn rules(text: &str) -> Vec<&'static str> {
 
 fn lines(form: impl Fn(usize, &str) -> String) -> String {
     MESSAGES.iter().enumerate().map(|(index, message)| form(index, message)).collect()
+}
+
+/// Every log of a host, a machine check or a call, with each line twice: the same answers.
+#[test]
+fn each_line_twice() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures");
+    let mut compared = 0;
+    for folder in ["mce", "field", "hosts", "linux-7.3"] {
+        for entry in std::fs::read_dir(root.join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            // Too short to tell doubled lines from two events, or with blank lines between.
+            let stamped = text.lines().all(|line| line.is_empty() || line.starts_with(['[', '#', '<', ' ']));
+            if !stamped || text.contains("\n\n") {
+                continue;
+            }
+            let twice: String = text.lines().flat_map(|line| [line, "\n", line, "\n"]).collect();
+            let findings = |text: &str| {
+                from_reader("x", text.as_bytes()).ok().map(|report| match report.subject {
+                    Subject::Log(log) => {
+                        log.findings.iter().map(|found| (found.rule, found.cause.clone())).collect::<Vec<_>>()
+                    }
+                    _ => panic!(),
+                })
+            };
+            assert_eq!(findings(&twice), findings(&text), "{}", path.display());
+            let host = |text: &str| {
+                let host = Host::from_reader("x", text.as_bytes(), &HostOptions::default()).ok();
+                host.map(|host| (host.memory().to_vec(), host.cmrs().to_vec(), host.cpus()))
+            };
+            assert_eq!(host(&twice), host(&text), "{}", path.display());
+            compared += 1;
+        }
+    }
+    assert!(compared > 20, "{compared}");
 }
 
 #[test]
@@ -94,13 +130,13 @@ fn one_boot_in_every_form() {
     }
 }
 
-/// A console that prints each line twice is one boot; a call that is printed twice is counted
-/// twice.
+/// A console that prints each line twice is one boot, and a call that is printed twice one call.
 #[test]
 fn doubled_lines_are_one_boot() {
     let text = lines(|index, m| format!("[{index:5}.123456] {m}\r\n[{index:5}.123456] {m}\r\n"));
     assert_eq!(rules(&text), ["initialized", "seamcall-later", "kexec-refused-by-erratum"]);
-    assert_eq!(log(&text).boots, 1);
+    assert_eq!((log(&text).boots, log(&text).lines), (1, 14));
+    assert!(log(&text).findings.iter().all(|found| !found.cause.contains("times")), "{:?}", log(&text).findings);
 }
 
 /// Lines of programs in a structured log stay those of programs.
@@ -114,6 +150,68 @@ fn programs_in_json() {
     let record = ["MCE 0", "CPU 4 BANK 13", "ADDR 12ab45c0c0", "STATUS 9c00004000010091 MCGSTATUS 0"];
     let text: String = record.iter().map(|message| line("mcelog", message)).collect();
     assert_eq!(rules(&text), ["corrected"]);
+}
+
+/// What `collect --log` and `check --log` keep of a log in which programs speak of TDX, too.
+#[test]
+fn no_line_of_a_program_is_kept() {
+    use tdx_operator::check::{Item, Snapshot, use_log};
+    let told =
+        [("kernel", "kernel", "virt/tdx: module initialized"), ("syslog", "agent", "virt/tdx: alice's TD: SEAMCALL")];
+    let form = |entry: &dyn Fn(&str, &str, &str) -> String| {
+        told.map(|(transport, ident, message)| entry(transport, ident, message)).concat()
+    };
+    for (name, text) in [
+        (
+            "export",
+            form(&|transport, ident, message| {
+                format!(
+                    "__CURSOR=s=1;i=1\n__MONOTONIC_TIMESTAMP=9360001\nMESSAGE={message}\n_TRANSPORT={transport}\n\
+                     SYSLOG_IDENTIFIER={ident}\n\n"
+                )
+            }),
+        ),
+        (
+            "verbose",
+            form(&|transport, ident, message| {
+                format!(
+                    "Sun 2026-11-29 10:00:00.000001 UTC [s=abc;i=1;b=aa;m=8ed281;t=1;x=1]\n    MESSAGE={message}\n    \
+                     _TRANSPORT={transport}\n    SYSLOG_IDENTIFIER={ident}\n"
+                )
+            }),
+        ),
+        (
+            "json-pretty",
+            form(&|transport, ident, message| {
+                let entry = json!({ "__MONOTONIC_TIMESTAMP": "9360001", "MESSAGE": message, "_TRANSPORT": transport,
+                    "SYSLOG_IDENTIFIER": ident });
+                format!("{entry:#}\n")
+            }),
+        ),
+        (
+            "json, bytes",
+            form(&|transport, ident, message| {
+                let entry = json!({ "__MONOTONIC_TIMESTAMP": "9360001", "MESSAGE": message.as_bytes(),
+                    "_TRANSPORT": transport, "SYSLOG_IDENTIFIER": ident });
+                format!("{entry}\n")
+            }),
+        ),
+        (
+            "dmesg --json",
+            format!(
+                "{:#}\n",
+                json!({ "dmesg": [
+                    { "pri": 6, "time": 9.360_001, "msg": "virt/tdx: module initialized" },
+                    { "pri": 14, "time": 9.360_001, "msg": "virt/tdx: alice's TD: SEAMCALL" },
+                ] })
+            ),
+        ),
+    ] {
+        let mut snapshot = Snapshot::default();
+        use_log(&mut snapshot, "x", text.as_bytes()).unwrap();
+        let kept = snapshot.get(Item::BootLog).unwrap();
+        assert_eq!(kept, "[    9.360001] virt/tdx: module initialized\n", "{name}:\n{text}");
+    }
 }
 
 #[test]

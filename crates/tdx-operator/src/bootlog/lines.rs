@@ -120,6 +120,11 @@ impl<R: BufRead> Lines<R> {
         }
     }
 
+    /// Number of the last line.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// The limit that the file went past, if it did; asks the reader, so only after the last line.
     pub(crate) fn limit(&mut self) -> Option<Rule> {
         let more = self.reader.get_mut().fill_buf().is_ok_and(|rest| !rest.is_empty());
@@ -135,7 +140,7 @@ const ESCAPE: u8 = 0x1b;
 
 /// Takes out the control sequences of `dmesg --color=always` and `journalctl`. Any other escape
 /// stays, for an error to show.
-fn remove_colors(line: &mut Vec<u8>) {
+pub(super) fn remove_colors(line: &mut Vec<u8>) {
     if !line.contains(&ESCAPE) {
         return;
     }

@@ -288,6 +288,10 @@ impl BootLog {
                     let usable = [row.kind, other.value.kind].contains(&E820Type::Usable);
                     other.value.map == map && usable && other.value.range.overlaps(row.range)
                 };
+                // A console or a log service wrote it twice.
+                if self.e820.last().is_some_and(|other| other.value == row) {
+                    return Ok(());
+                }
                 if let Some(other) = self.e820.iter().find(of_this_map) {
                     return Err(overlap(other.line, other.value.range));
                 }
@@ -295,6 +299,9 @@ impl BootLog {
             }
             Kind::Iomem(rest) => {
                 let range = iomem::parse(rest)?;
+                if self.iomem.last().is_some_and(|other| other.value == range) {
+                    return Ok(());
+                }
                 if let Some(other) = self.iomem.iter().find(|other| other.value.overlaps(range)) {
                     return Err(overlap(other.line, other.value));
                 }
@@ -343,6 +350,7 @@ impl BootLog {
                 };
                 once(&mut self.key_ids, line, value, range)
             }
+            TdxLine::Cmr(value) if self.cmrs.last().is_some_and(|other| other.value == value) => Ok(()),
             TdxLine::Cmr(value) => {
                 if let Some(previous) = self.cmrs.last().filter(|previous| previous.value.end() > value.start()) {
                     return Err(Rule::CmrOrder { previous: previous.value.to_string(), line: previous.line });
@@ -409,6 +417,7 @@ fn push<T>(rows: &mut Vec<At<T>>, limit: usize, line: u64, value: T) -> Result<(
 fn push_node(rows: &mut Vec<At<NodeRow>>, line: u64, row: NodeRow) -> Result<(), Rule> {
     match rows.iter().find(|other| other.value.node != row.node && other.value.range.overlaps(row.range)) {
         Some(other) => Err(overlap(other.line, other.value.range)),
+        None if rows.last().is_some_and(|other| other.value == row) => Ok(()),
         None => push(rows, MAX_ROWS, line, row),
     }
 }

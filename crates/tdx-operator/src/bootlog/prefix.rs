@@ -231,7 +231,7 @@ fn console(line: &str) -> Option<&str> {
 }
 
 /// Microseconds of `    9.360001`.
-fn seconds(inside: &str) -> Option<u64> {
+pub(super) fn seconds(inside: &str) -> Option<u64> {
     let (whole, fraction) = inside.trim().split_once('.')?;
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     if !digits(whole) || !digits(fraction) || fraction.len() > 6 {

@@ -1,13 +1,18 @@
 //! Joins the lines that a mail program broke: quoted-printable (`=` at the end of a line) and text
 //! wrapped at 60 to 100 columns. A wrapped line is joined only where the kernel's message is not
-//! complete without the next line and is complete with it.
+//! complete without the next line and is complete with it. Leaves out lines that a console or two
+//! log services wrote twice.
 
-use std::io::{self, BufRead};
+use std::{
+    collections::VecDeque,
+    io::{self, BufRead},
+};
 
 use super::{
     complete,
     lines::{Fold, LINE_LIMIT, Line, Lines},
-    prefix, structured,
+    prefix,
+    structured::{self, Entries},
 };
 use crate::input::Rule;
 
@@ -17,8 +22,12 @@ const WRAPPED_AT: core::ops::RangeInclusive<usize> = 50..=110;
 const SOFT_BREAK_AT: core::ops::RangeInclusive<usize> = 60..=76;
 /// Lines that are joined at most.
 const MOST: u32 = 8;
+/// Lines at the start of a file by which it is taken for one with each line twice.
+const START: usize = 8;
+/// Lines that a file must have for that.
+const SHORTEST: usize = 6;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Owned {
     number: u64,
     bytes: Vec<u8>,
@@ -32,14 +41,34 @@ pub(crate) struct Unfolded<R> {
     lines: Lines<R>,
     current: Vec<u8>,
     ahead: Option<Owned>,
+    /// Entries of structured logs that have several lines.
+    entries: Entries,
+    /// A line after such an entry.
+    after_entry: Option<Owned>,
     /// A soft line break was seen, so `=3D` is `=`.
     quoted_printable: bool,
+    /// The lines at the start, until they are taken; `None` before they are read.
+    start: Option<VecDeque<Owned>>,
+    /// So far every line of the file stands there twice.
+    doubled: bool,
+    /// The line before, and whether it was left out.
+    before: Option<(Vec<u8>, bool)>,
 }
 
 impl<R: BufRead> Unfolded<R> {
     /// Starts at the reader's place.
     pub(crate) fn new(reader: R) -> Self {
-        Self { lines: Lines::new(reader), current: Vec::new(), ahead: None, quoted_printable: false }
+        Self {
+            lines: Lines::new(reader),
+            current: Vec::new(),
+            ahead: None,
+            entries: Entries::default(),
+            after_entry: None,
+            quoted_printable: false,
+            start: None,
+            doubled: false,
+            before: None,
+        }
     }
 
     /// The next line, or `None` at the end or at the limit of a file.
@@ -85,17 +114,91 @@ impl<R: BufRead> Unfolded<R> {
         self.lines.limit()
     }
 
+    /// Number of the last line that was read.
+    pub(crate) fn number(&self) -> u64 {
+        self.lines.number()
+    }
+
     fn take(&mut self) -> io::Result<Option<Owned>> {
         if let Some(line) = self.ahead.take() {
             return Ok(Some(line));
         }
-        let line = self.lines.next_line()?;
-        Ok(line.map(|line| Owned {
-            number: line.number,
-            bytes: plain(line.bytes),
-            too_long: line.too_long,
-            last_without_end: line.last_without_end,
-        }))
+        while let Some(line) = self.next_of_file()? {
+            if !self.repeats(&line.bytes) {
+                return Ok(Some(line));
+            }
+        }
+        Ok(None)
+    }
+
+    fn next_of_file(&mut self) -> io::Result<Option<Owned>> {
+        if self.start.is_none() {
+            let mut start = VecDeque::with_capacity(START);
+            while start.len() < START
+                && let Some(line) = self.read()?
+            {
+                start.push_back(line);
+            }
+            self.doubled = all_twice(start.make_contiguous());
+            self.start = Some(start);
+        }
+        match self.start.as_mut().and_then(VecDeque::pop_front) {
+            Some(line) => Ok(Some(line)),
+            None => self.read(),
+        }
+    }
+
+    /// The next line, or the plain line of an entry that has several.
+    fn read(&mut self) -> io::Result<Option<Owned>> {
+        if let Some(line) = self.after_entry.take() {
+            return Ok(Some(line));
+        }
+        let of_entry = |(number, text): (u64, String)| {
+            let too_long = text.len() >= LINE_LIMIT;
+            Owned { number, bytes: text.into_bytes(), too_long, last_without_end: false }
+        };
+        while let Some(line) = self.lines.next_line()? {
+            let step = self.entries.take(line.number, line.bytes);
+            let owned = (!step.held).then(|| Owned {
+                number: line.number,
+                bytes: plain(line.bytes),
+                too_long: line.too_long,
+                last_without_end: line.last_without_end,
+            });
+            match step.done.map(of_entry) {
+                Some(entry) => {
+                    self.after_entry = owned;
+                    return Ok(Some(entry));
+                }
+                None if owned.is_some() => return Ok(owned),
+                None => {}
+            }
+        }
+        Ok(self.entries.end().map(of_entry))
+    }
+
+    /// True if the line is the one before once more: with the same time in microseconds, or in a
+    /// file that has each line twice. The same message at another time is another event.
+    fn repeats(&mut self, bytes: &[u8]) -> bool {
+        let repeats = match &self.before {
+            Some((before, left_out)) => {
+                let pair = self.doubled && !left_out;
+                let same = before == bytes;
+                // A line that stands there once: the rest is not doubled.
+                self.doubled &= !pair || same || before.is_empty();
+                pair && same || same_moment(before, bytes)
+            }
+            None => false,
+        };
+        match &mut self.before {
+            Some((before, left_out)) => {
+                before.clear();
+                before.extend_from_slice(bytes);
+                *left_out = repeats;
+            }
+            None => self.before = Some((bytes.to_vec(), repeats)),
+        }
+        repeats
     }
 
     fn softly_broken(&self, line: &Owned, next: &Owned) -> bool {
@@ -103,6 +206,25 @@ impl<R: BufRead> Unfolded<R> {
         let short = line.bytes.len() <= *SOFT_BREAK_AT.end();
         width && short && line.bytes.ends_with(b"=") && !line.bytes.ends_with(b"==") && !starts_a_line(&next.bytes)
     }
+}
+
+/// True if these lines are at least three different ones, each there twice in a row.
+fn all_twice(start: &[Owned]) -> bool {
+    let pairs = start.chunks(2).all(|pair| matches!(pair, [a, b] if a.bytes == b.bytes));
+    let differ = start.windows(3).step_by(2).all(|lines| matches!(lines, [a, _, b] if a.bytes != b.bytes));
+    start.len() >= SHORTEST && pairs && differ
+}
+
+/// True for the same message at the same microsecond since boot, whatever stands before.
+fn same_moment(a: &[u8], b: &[u8]) -> bool {
+    // Most lines differ at their end.
+    let end = |bytes: &[u8]| bytes.trim_ascii_end().last_chunk::<4>().copied();
+    if end(a) != end(b) {
+        return false;
+    }
+    let (Ok(a), Ok(b)) = (core::str::from_utf8(a), core::str::from_utf8(b)) else { return false };
+    let (a, b) = (prefix::split(a), prefix::split(b));
+    a.since_boot.is_some() && !a.text.is_empty() && (a.since_boot, a.source, a.text) == (b.since_boot, b.source, b.text)
 }
 
 /// The line without the JSON or the key around its message.
@@ -182,6 +304,24 @@ mod tests {
         let rule = "=".repeat(70);
         assert_eq!(all(&format!("{rule}\nx\n")).len(), 2);
         assert_eq!(all("short=\nx\n").len(), 2);
+    }
+
+    #[test]
+    fn lines_written_twice() {
+        let numbers = |text: &str| all(text).iter().map(|line| line.0).collect::<Vec<_>>();
+        let twice = "[ 0.000000] a: b\n<6>[ 0.000000] a: b\n[ 1.000001] virt/tdx: x\n[ 1.000001] node7 kernel: virt/tdx: x\n\
+            [ 1.000002] virt/tdx: x\n";
+        assert_eq!(numbers(twice), [1, 3, 5]);
+        // Seconds: two calls may have failed in one.
+        assert_eq!(numbers("Nov 29 10:00:00 n kernel: abcd\nNov 29 10:00:00 n kernel: abcd\n"), [1, 2]);
+        assert_eq!(numbers("a\na\nb\nb\n"), [1, 2, 3, 4], "too short to tell");
+        assert_eq!(numbers("a\na\na\na\na\na\n"), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(numbers("a\na\nb\nb\nc\nc\nd\nd\nd\nd\n"), [1, 3, 5, 7, 9]);
+        assert_eq!(numbers("a\na\nb\nb\nc\nc\nd\nd\ne\nf\nf\n"), [1, 3, 5, 7, 9, 10, 11], "not to the end");
+        assert_eq!(numbers("a\na\nb\nb\nc\n"), [1, 2, 3, 4, 5]);
+        let mut lines = Unfolded::new(&b"[ 1.000001] abcd\n[ 1.000001] abcd\n"[..]);
+        while lines.next_line().unwrap().is_some() {}
+        assert_eq!(lines.number(), 2);
     }
 
     #[test]

@@ -58,7 +58,6 @@ pub fn from_reader_of_boot(
         if line.bytes.contains(&0) {
             return Err(InputError { line: Some(line.number), ..InputError::of_file(name, Rule::Binary) });
         }
-        report.lines = line.number;
         let text = text_of(&line);
         let split = bootlog::split(&text);
         if cut.begins(&split) {
@@ -75,6 +74,7 @@ pub fn from_reader_of_boot(
     if let Some(rule) = lines.limit() {
         return Err(InputError::of_file(name, rule));
     }
+    report.lines = lines.number();
     finish(boot, &mut report);
     if wanted.is_some_and(|wanted| wanted == 0 || wanted > report.boots) {
         return Err(InputError::of_file(name, Rule::NoSuchBoot { boots: report.boots }));

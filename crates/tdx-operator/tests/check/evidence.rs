@@ -102,9 +102,8 @@ fn a_refusal_in_the_boot_log_is_evidence() {
 /// More different failed calls than a report shows do not hide the one that frees a private page.
 #[test]
 fn many_failed_calls_hide_none() {
-    let reads: String = (0..40)
-        .map(|n| format!("[ 7100.5] kvm_intel: SEAMCALL TDH_MEM_RD failed: 0xc0000100000000{n:02x}\n"))
-        .collect();
+    let read = |n| format!("[ 7100.5] kvm_intel: SEAMCALL TDH_MEM_RD failed: 0xc0000100000000{n:02x}\n");
+    let reads = (0..40).map(read).collect::<Vec<_>>().concat();
     let machine = with("sid-7.3-freed", Item::BootLog, |text| {
         let (boot, freed) = text.split_at(text.find("[ 7200").unwrap());
         format!("{boot}{reads}{freed}")
