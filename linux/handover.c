@@ -83,15 +83,22 @@ static int (*machine_kexec_prepare_function)(struct kimage *image);
 static const struct task_struct *lifting;
 static bool was_lifted;
 
-/* The first accepted image takes a reference to the module, which is never dropped. */
+/*
+ * A task in cleanslate_prepare() sleeps, and no hook waits for it: the module must not be unloaded
+ * from then on. False if it is being unloaded. Callers hold kexec's lock.
+ */
+static bool cleanslate_pin_module(void)
+{
+	static bool pinned;
+
+	if (!pinned)
+		pinned = try_module_get(THIS_MODULE);
+	return pinned;
+}
+
 static bool cleanslate_may_lift(void)
 {
-	if (!READ_ONCE(lift_refusal) || cleanslate_unknown)
-		return false;
-	if (!was_lifted && !try_module_get(THIS_MODULE))
-		return false;
-	was_lifted = true;
-	return true;
+	return READ_ONCE(lift_refusal) && !cleanslate_unknown;
 }
 
 /* It sleeps. Indirect branch tracking is off on this CPU meanwhile, as in cleanslate_call(). */
@@ -123,6 +130,7 @@ static int cleanslate_prepare(struct kimage *image)
 	WRITE_ONCE(lifting, current);
 	ret = cleanslate_call_prepare(image);
 	if (ret == -EOPNOTSUPP && boot_cpu_has_bug(X86_BUG_TDX_PW_MCE) && cleanslate_may_lift()) {
+		was_lifted = true;
 		clear_bit(X86_BUG_TDX_PW_MCE, capabilities);
 		ret = cleanslate_call_prepare(image);
 		set_bit(X86_BUG_TDX_PW_MCE, capabilities);
@@ -159,7 +167,7 @@ static bool cleanslate_before_load(struct pt_regs *regs)
 		return true;
 	}
 	cleanslate_watch_check();
-	if (READ_ONCE(lift_refusal) && machine_kexec_prepare_function)
+	if (READ_ONCE(lift_refusal) && machine_kexec_prepare_function && cleanslate_pin_module())
 		regs->ip = (unsigned long)cleanslate_prepare;
 	return false;
 }
