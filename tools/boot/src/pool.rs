@@ -15,10 +15,25 @@ struct State<T> {
     free: u32,
 }
 
+/// Cores that an item has taken: free again when it ends, also by a panic.
+struct Taken<'a, T> {
+    state: &'a Mutex<State<T>>,
+    freed: &'a Condvar,
+    cores: u32,
+}
+
+impl<T> Drop for Taken<'_, T> {
+    fn drop(&mut self) {
+        lock(self.state).free += self.cores;
+        self.freed.notify_all();
+    }
+}
+
 /// Does the work of every item on `cores` cores, in the order of the list where there is room: the
 /// first waiting item that the free cores suffice for starts next, so that a small one may pass a
 /// large one. `needs` is how many cores an item takes; more than there are means all of them.
-/// Returns when all are done.
+/// Returns when all are done. An item that panics takes one thread with it: the others go on, and
+/// then this function panics.
 pub(crate) fn run<T: Send>(
     items: impl IntoIterator<Item = T>,
     cores: u32,
@@ -40,13 +55,12 @@ pub(crate) fn run<T: Send>(
                         guard = freed.wait(guard).unwrap_or_else(PoisonError::into_inner);
                         continue;
                     };
-                    let taken = needs(&item);
-                    guard.free -= taken;
+                    let taken = Taken { state: &state, freed: &freed, cores: needs(&item) };
+                    guard.free -= taken.cores;
                     drop(guard);
                     work(item);
+                    drop(taken);
                     guard = lock(&state);
-                    guard.free += taken;
-                    freed.notify_all();
                 }
             });
         }
@@ -98,6 +112,24 @@ mod tests {
             },
         );
         assert_eq!(ended.into_inner(), 2);
+    }
+
+    #[test]
+    fn an_item_that_panics_gives_its_cores_back() {
+        let done = AtomicU32::new(0);
+        let items = std::panic::AssertUnwindSafe(|| {
+            run(
+                [0, 1, 2],
+                2,
+                |_| 2,
+                |item| {
+                    assert_ne!(item, 0, "the first one fails on purpose");
+                    done.fetch_add(1, Ordering::SeqCst);
+                },
+            );
+        });
+        std::panic::catch_unwind(items).expect_err("the panic is passed on");
+        assert_eq!(done.into_inner(), 2);
     }
 
     #[test]

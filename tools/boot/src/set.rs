@@ -109,39 +109,48 @@ fn cores(boot: &Boot) -> u32 {
     boot.args.cpus.div_ceil(2)
 }
 
+/// Packs the initrds that a boot needs, where sources have changed.
+fn prepare(boot: &Boot) -> Result<()> {
+    if boot.args.linux_is_first() {
+        kernels::first(&boot.args)?;
+    } else if let NextKernel::Linux | NextKernel::Stock = boot.args.next {
+        kernels::current(boot.args.kernel())?;
+    }
+    Ok(())
+}
+
 /// Runs these boots, several at once where the cores suffice; told in the order in which they end.
-fn run_boots(boots: &[&Boot], jobs: u32, tap: &mut Tap, messages: &Messages) -> Result<()> {
-    // Packs initrds again where sources have changed: not beside each other.
+/// A command that fails is a failure of its boot alone.
+fn run_boots(boots: &[&Boot], jobs: u32, tap: &mut Tap, messages: &Messages) {
+    let mut prepared = Vec::new();
+    // Not beside each other: they write the same files.
     for boot in boots {
-        if boot.args.linux_is_first() {
-            kernels::first(&boot.args)?;
-        } else if let NextKernel::Linux | NextKernel::Stock = boot.args.next {
-            kernels::current(boot.args.kernel())?;
+        match prepare(boot) {
+            Ok(()) => prepared.push(*boot),
+            Err(cause) => tap.tell(&boot.name, cause.into()),
         }
     }
-    let told = Mutex::new((tap, None::<Error>));
+    let told = Mutex::new(tap);
     pool::run(
-        boots.iter().copied(),
+        prepared,
         jobs,
         |boot| cores(boot),
         |boot| {
             let report = qemu::run(&boot.args, messages);
-            let (tap, error) = &mut *pool::lock(&told);
+            let mut tap = pool::lock(&told);
             match report {
                 Ok(report) => tap.tell_boot(boot, &report, messages),
-                Err(cause) => *error = error.take().or(Some(cause.context(boot.name.clone()))),
+                Err(cause) => tap.tell(&boot.name, cause.into()),
             }
         },
     );
-    let (_, error) = told.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    error.map_or(Ok(()), Err)
 }
 
 /// Runs them all, or those whose name contains this; true if none failed. Prints the Test Anything
 /// Protocol.
 ///
 /// # Errors
-/// A boot file is not accepted, or a command failed.
+/// A boot file is not accepted, or the programs of the boots do not build.
 pub fn run_all(args: &BootsArgs) -> Result<bool> {
     let messages = messages::load()?;
     let boots =
@@ -176,7 +185,7 @@ pub fn run_all(args: &BootsArgs) -> Result<bool> {
         }
     }
     let jobs = args.jobs.map_or_else(cores_here, NonZero::get);
-    run_boots(&possible, jobs, &mut tap, &messages)?;
+    run_boots(&possible, jobs, &mut tap, &messages);
     for (why, count) in skipped {
         let boots = if count == 1 { "1 boot".to_owned() } else { format!("{count} boots") };
         tap.tell(&boots, why.into());
@@ -185,7 +194,8 @@ pub fn run_all(args: &BootsArgs) -> Result<bool> {
         for policy in COMPARED {
             let name = format!("the same SEAMCALLs and the same end in the software machine: {policy}");
             if name.contains(&args.only) {
-                tap.tell(&name, compare::differences(policy, &messages)?.into());
+                let outcome = compare::differences(policy, &messages).map_or_else(Outcome::from, Outcome::from);
+                tap.tell(&name, outcome);
             }
         }
     }
@@ -205,6 +215,12 @@ enum Outcome {
 impl From<Option<String>> for Outcome {
     fn from(problem: Option<String>) -> Self {
         problem.map_or(Self::Passed, Self::Failed)
+    }
+}
+
+impl From<Error> for Outcome {
+    fn from(cause: Error) -> Self {
+        Self::Failed(format!("{cause:#}"))
     }
 }
 
