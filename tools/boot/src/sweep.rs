@@ -128,7 +128,6 @@ impl Row {
 struct Outcome {
     #[serde(flatten)]
     row: Row,
-    /// A verdict, or `refused`: no image was taken, and `mode` says why.
     verdict: String,
     right: bool,
     why: String,
@@ -162,46 +161,59 @@ fn sysfs<'r>(report: &'r Report, file: &str) -> Option<&'r Value> {
     last.map(|event| &event["value"])
 }
 
-/// The outcome, and why it is wrong, if it is.
-fn judge(row: &Row, report: &Report) -> (String, Option<String>) {
-    let events = report.events();
-    let last = |name: &str| events.iter().rfind(|event| event["event"] == name);
-    if last("kexec-failed").is_some() {
-        let mode = sysfs(report, "mode").and_then(Value::as_str);
-        let unknown = mode.is_some_and(|mode| mode.starts_with("unknown"));
-        return (
-            "refused".to_owned(),
-            (!unknown).then(|| "an image was refused without a reason in `mode`".to_owned()),
-        );
+/// Was this module loaded?
+fn is_loaded(events: &[Value], module: &str) -> bool {
+    events.iter().any(|event| event["event"] == "loaded" && event["module"] == module)
+}
+
+/// Why the outcome is wrong, if it is.
+fn judge(row: &Row, report: &Report) -> Option<String> {
+    if report.verdict() != Verdict::Clean {
+        return Some(report.why().to_owned());
     }
-    let wrong = if report.verdict() != Verdict::Clean {
-        Some(report.why().to_owned())
-    } else if !has_failed(row, report) {
-        Some("the call did not fail: the TD's life has no such call".to_owned())
-    } else if report.summary()["lines"]["private"] != 0 {
-        Some(format!("{} lines are private at the end", report.summary()["lines"]["private"]))
-    } else {
-        let hangs = || last("vmm-end").is_none_or(|event| event["how"] == "hangs");
-        match last("pages") {
-            None => Some("no pages were counted".to_owned()),
-            // sysfs asks the module, which is dead.
-            Some(pages) if row.failure == "dies" && pages["tdr"][0] == -1 => None,
-            Some(pages) => different_counts(pages).or_else(|| hangs().then(|| "the VMM hangs".to_owned())),
-        }
-    };
-    (report.verdict().name().to_owned(), wrong)
+    if !has_failed(row, report) {
+        return Some("the call did not fail: the TD's life has no such call".to_owned());
+    }
+    judge_end(row, report.events(), &report.summary()["lines"]["private"])
+}
+
+/// The same of a run whose last kernel finished its work, after the call has failed.
+/// `private`: lines that are private at the end.
+fn judge_end(row: &Row, events: &[Value], private: &Value) -> Option<String> {
+    let last = |name: &str| events.iter().rfind(|event| event["event"] == name);
+    if let Some(event) = last("kexec-failed") {
+        return Some(format!("an image was refused: {}", event["why"]));
+    }
+    if *private != 0 {
+        return Some(format!("{private} lines are private at the end"));
+    }
+    // Otherwise nobody has looked whether memory in use was overwritten, or what is left.
+    let canaries = last("canaries").is_some_and(|event| event["pages"].as_u64().is_some_and(|pages| pages > 0));
+    if !canaries || !is_loaded(events, "/next/cleanslate_canary.ko") {
+        return Some("no canaries were in free memory".to_owned());
+    }
+    if row.jump == "kexec" && !is_loaded(events, "/modules/cleanslate_use.ko") {
+        return Some("the next kernel did not use free memory".to_owned());
+    }
+    if last("vmm-end").is_none_or(|event| event["how"] == "hangs") {
+        return Some("the VMM hangs".to_owned());
+    }
+    match last("pages") {
+        Some(pages) if pages["when"] == "end" => different_counts(pages),
+        _ => Some("no pages were counted at the end".to_owned()),
+    }
 }
 
 fn run(row: &Row, messages: &Messages) -> Result<Outcome> {
     let words = row.words();
     let args = BootArgs::from_words(words.iter().map(String::as_str))?;
     let report = qemu::run(&args, messages)?;
-    let (verdict, wrong) = judge(row, &report);
+    let wrong = judge(row, &report);
     let failed = report.event("vmm-failed");
     let told = |key: &str| failed[key].as_str().unwrap_or_default();
     let outcome = Outcome {
         row: row.clone(),
-        verdict,
+        verdict: report.verdict().name().to_owned(),
         right: wrong.is_none(),
         why: wrong.unwrap_or_default(),
         vmm: if failed.is_null() { String::new() } else { format!("{}: {}", told("what"), told("why")) },
@@ -333,6 +345,43 @@ mod tests {
         }
         let names: std::collections::BTreeSet<String> = rows.iter().map(Row::name).collect();
         assert_eq!(names.len(), rows.len());
+    }
+
+    #[test]
+    fn a_clean_run_is_right_only_if_its_memory_was_looked_at() {
+        let row = |jump: &str| Row::all().into_iter().find(|row| row.jump == jump).unwrap();
+        let loaded = |module: &str| serde_json::json!({ "event": "loaded", "module": module });
+        let two = [2, 2];
+        let pages = serde_json::json!({ "event": "pages", "when": "end", "tdr": two, "tdcx": two, "tdvpr": two, "sept": two, "guest": two });
+        let events = vec![
+            serde_json::json!({ "event": "vmm-end", "how": "exit 0" }),
+            pages,
+            serde_json::json!({ "event": "canaries", "pages": 9 }),
+            loaded("/next/cleanslate_canary.ko"),
+            loaded("/modules/cleanslate_use.ko"),
+        ];
+        let zero = Value::from(0);
+        assert_eq!(judge_end(&row("kexec"), &events, &zero), None);
+        assert!(judge_end(&row("kexec"), &events, &Value::from(1)).is_some());
+        for missing in 0..events.len() {
+            let mut fewer = events.clone();
+            fewer.remove(missing);
+            assert!(judge_end(&row("kexec"), &fewer, &zero).is_some(), "{}", events[missing]);
+        }
+        // A crash kernel reads the dump and uses no other memory.
+        assert_eq!(judge_end(&row("crash"), &events[..4], &zero), None);
+        let mut changed = events.clone();
+        changed[0]["how"] = "hangs".into();
+        assert!(judge_end(&row("kexec"), &changed, &zero).is_some());
+        let mut changed = events.clone();
+        changed[1]["tdr"] = serde_json::json!([-1, 2]);
+        assert!(judge_end(&row("kexec"), &changed, &zero).is_some());
+        let mut changed = events.clone();
+        changed[2]["pages"] = 0.into();
+        assert!(judge_end(&row("kexec"), &changed, &zero).is_some());
+        let mut refused = events;
+        refused.push(serde_json::json!({ "event": "kexec-failed", "why": "jump: not loaded" }));
+        assert!(judge_end(&row("kexec"), &refused, &zero).is_some());
     }
 
     #[test]
