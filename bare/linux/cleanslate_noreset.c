@@ -9,11 +9,12 @@
  */
 #define pr_fmt(fmt) "cleanslate_noreset: " fmt
 
-#include <linux/kprobes.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/string.h>
 #include <linux/vmalloc.h>
+
+#include "cleanslate_find.h"
 
 /*
  * struct cleanslate_handover (linux/object.h) has 40 bytes: the caller passes its address in RDI,
@@ -27,18 +28,6 @@ static const u8 cleanslate_nothing[] = {
 	0x48, 0x89, 0xd0,		/* mov %rdx,%rax */
 	0xc3,				/* ret */
 };
-
-/* Where the kernel would put a probe: the function, after an ENDBR64 if it has one. */
-static u8 *cleanslate_find_handover(void)
-{
-	struct kprobe probe = { .symbol_name = "cleanslate_hand_over" };
-	int ret = register_kprobe(&probe);
-
-	if (ret)
-		return ERR_PTR(ret);
-	unregister_kprobe(&probe);
-	return (u8 *)probe.addr;
-}
 
 /* Writes through a mapping of its own: the kernel's mapping of code cannot be written to. */
 static int cleanslate_patch(u8 *code)
@@ -60,7 +49,7 @@ static int cleanslate_patch(u8 *code)
 
 static int __init cleanslate_noreset_init(void)
 {
-	u8 *code = cleanslate_find_handover();
+	u8 *code = cleanslate_find("cleanslate_hand_over");
 	int ret = IS_ERR(code) ? PTR_ERR(code) : cleanslate_patch(code);
 
 	if (ret)

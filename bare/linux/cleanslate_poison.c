@@ -5,9 +5,10 @@
  */
 #define pr_fmt(fmt) "cleanslate_poison: " fmt
 
-#include <linux/kprobes.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+
+#include "cleanslate_find.h"
 
 static ulong address;
 module_param(address, ulong, 0444);
@@ -15,14 +16,11 @@ MODULE_PARM_DESC(address, "physical address of the page");
 
 static int __init cleanslate_poison_init(void)
 {
-	struct kprobe function = { .symbol_name = "set_mce_nospec" };
-	int (*set_mce_nospec)(unsigned long page);
-	int ret = register_kprobe(&function);
+	int (*set_mce_nospec)(unsigned long page) = cleanslate_find("set_mce_nospec");
+	int ret;
 
-	if (ret)
-		return ret;
-	set_mce_nospec = (void *)function.addr;
-	unregister_kprobe(&function);
+	if (IS_ERR(set_mce_nospec))
+		return PTR_ERR(set_mce_nospec);
 	ret = set_mce_nospec(address >> PAGE_SHIFT);
 	if (ret)
 		return ret;

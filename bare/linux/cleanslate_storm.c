@@ -9,12 +9,13 @@
 
 #include <linux/cpuhotplug.h>
 #include <linux/gfp.h>
-#include <linux/kprobes.h>
 #include <linux/kthread.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/smp.h>
 #include <asm/tdx.h>
+
+#include "cleanslate_find.h"
 
 static uint ipis = 1000;
 module_param(ipis, uint, 0444);
@@ -29,12 +30,15 @@ MODULE_PARM_DESC(offline, "make one on each CPU that goes offline, and no others
 
 static u64 (*cleanslate_call_seamcall)(u64 leaf, struct tdx_module_args *args);
 static struct page *page;
+/* SEAMCALLs that the TDX module refused, and interrupts that were not sent. */
+static atomic_t failed = ATOMIC_INIT(0);
 
 static void cleanslate_storm_once(void *unused)
 {
 	struct tdx_module_args args = { .rcx = page_to_phys(page) };
 
-	cleanslate_call_seamcall(TDH_PHYMEM_PAGE_RDMD, &args);
+	if (cleanslate_call_seamcall(TDH_PHYMEM_PAGE_RDMD, &args))
+		atomic_inc(&failed);
 }
 
 static int cleanslate_storm_loop(void *calls)
@@ -59,7 +63,6 @@ static int cleanslate_storm_offline(unsigned int cpu)
 
 static int __init cleanslate_storm_init(void)
 {
-	struct kprobe wrapper = { .symbol_name = "__seamcall_ret" };
 	struct task_struct *task;
 	uint sent;
 	u64 calls = 0;
@@ -67,17 +70,17 @@ static int __init cleanslate_storm_init(void)
 
 	if (!cpu_online(STORM_CPU))
 		return -ENODEV;
-	ret = register_kprobe(&wrapper);
-	if (ret)
-		return ret;
-	cleanslate_call_seamcall = (void *)wrapper.addr;
-	unregister_kprobe(&wrapper);
+	cleanslate_call_seamcall = cleanslate_find("__seamcall_ret");
+	if (IS_ERR(cleanslate_call_seamcall))
+		return PTR_ERR(cleanslate_call_seamcall);
 	page = alloc_page(GFP_KERNEL);
 	if (!page)
 		return -ENOMEM;
 	if (offline) {
 		ret = cpuhp_setup_state_nocalls(CPUHP_AP_ONLINE_DYN, "cleanslate_storm", NULL,
 						cleanslate_storm_offline);
+		if (ret < 0)
+			__free_page(page);
 		return min(ret, 0);
 	}
 	task = kthread_create_on_cpu(cleanslate_storm_loop, &calls, STORM_CPU, "storm/%u");
@@ -87,13 +90,15 @@ static int __init cleanslate_storm_init(void)
 	}
 	wake_up_process(task);
 	for (sent = 0; sent < ipis; sent++) {
-		smp_call_function_single(STORM_CPU, cleanslate_storm_once, NULL, 1);
+		if (smp_call_function_single(STORM_CPU, cleanslate_storm_once, NULL, 1))
+			atomic_inc(&failed);
 		cond_resched();
 	}
 	kthread_stop(task);
 	__free_page(page);
 	pr_info("%u SEAMCALLs in interrupts, %llu outside of them\n", sent, calls);
-	printk(KERN_INFO "@ {\"event\":\"storm\",\"ipis\":%u}\n", sent);
+	printk(KERN_INFO "@ {\"event\":\"storm\",\"ipis\":%u,\"failed\":%d}\n", sent,
+	       atomic_read(&failed));
 	return 0;
 }
 module_init(cleanslate_storm_init);

@@ -2,17 +2,18 @@
 /*
  * Builds TDs by the kernel's own tdh_* functions, in the order in which KVM calls them, its faults
  * included: the page of a call that has failed is freed as it is, and so are all guest pages when
- * the TDX module is dead. A test module for a guest of
- * seamvisor: it runs no TD, and must not be loaded beside a KVM that does.
+ * the TDX module is dead. A test module for a guest of seamvisor: it runs no TD, and must not be
+ * loaded beside a KVM that does.
  */
 #define pr_fmt(fmt) "cleanslate: " fmt
 
 #include <linux/gfp.h>
-#include <linux/kprobes.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <asm/pgtable_types.h>
 #include <asm/tdx.h>
+
+#include "cleanslate_find.h"
 
 static uint tds = 1;
 module_param(tds, uint, 0444);
@@ -41,14 +42,10 @@ static u64 (*call_seamcall)(u64 leaf, struct tdx_module_args *args);
 
 static int find_functions(void)
 {
-	struct kprobe lookup = { .symbol_name = "kallsyms_lookup_name" };
-	unsigned long (*find)(const char *name);
-	int ret = register_kprobe(&lookup);
+	unsigned long (*find)(const char *name) = cleanslate_find("kallsyms_lookup_name");
 
-	if (ret)
-		return ret;
-	find = (void *)lookup.addr;
-	unregister_kprobe(&lookup);
+	if (IS_ERR(find))
+		return PTR_ERR(find);
 #define FIND(name) call_##name = (void *)find(#name); if (!call_##name) return -ENOENT;
 	FUNCTIONS(FIND)
 	call_seamcall = (void *)find("__seamcall");
@@ -65,6 +62,16 @@ struct life {
 	/* The first guest page, once there is one. */
 	int guest;
 };
+
+/* What a TD takes at once is never much; without it there is no test. */
+#define NEW_PAGE()									\
+({											\
+	struct page *__page = alloc_page(GFP_KERNEL);					\
+											\
+	if (!__page)									\
+		return -ENOMEM;								\
+	__page;										\
+})
 
 /* The page of a call that has failed: KVM frees those of control structures as they are. */
 #define GIVE(life, page, call)								\
@@ -98,20 +105,23 @@ static const struct { int offset; u8 value; } parameters[] = { { 8, 7 }, { 16, 1
 static int build(struct life *life, bool half)
 {
 	const struct tdx_sys_info_td_ctrl *sizes = &call_tdx_get_sysinfo()->td_ctrl;
-	struct page *shared = alloc_page(GFP_KERNEL | __GFP_ZERO), *page;
+	struct page *shared, *page;
 	u64 error1, error2, gpa;
 	int index, level;
 
+	shared = alloc_page(GFP_KERNEL | __GFP_ZERO);
+	if (!shared)
+		return -ENOMEM;
 	life->key_id = call_tdx_guest_keyid_alloc();
 	if (life->key_id < 0)
 		return life->key_id;
-	life->td.tdr_page = alloc_page(GFP_KERNEL);
+	life->td.tdr_page = NEW_PAGE();
 	GIVE(life, life->td.tdr_page, call_tdh_mng_create(&life->td, life->key_id));
 	CALL(call_tdh_mng_key_config(&life->td));
 	for (index = 0; index < sizes->tdcs_base_size / PAGE_SIZE; index++) {
 		if (half && index == 3)
 			return 0;
-		page = alloc_page(GFP_KERNEL);
+		page = NEW_PAGE();
 		GIVE(life, page, call_tdh_mng_addcx(&life->td, page));
 	}
 	for (index = 0; index < ARRAY_SIZE(parameters); index++)
@@ -119,33 +129,33 @@ static int build(struct life *life, bool half)
 	CALL(call_tdh_mng_init(&life->td, page_to_phys(shared), &error1));
 
 	/* One page too many: the module has filled it before it refuses it. */
-	page = alloc_page(GFP_KERNEL);
+	page = NEW_PAGE();
 	pr_info("a page too many: %#llx\n", call_tdh_mng_addcx(&life->td, page));
 	__free_page(page);
 
-	page = alloc_page(GFP_KERNEL);
+	page = NEW_PAGE();
 	life->vp.tdvpr_page = page;
 	life->vp.tdvpr_pa = page_to_phys(page);
 	GIVE(life, page, call_tdh_vp_create(&life->td, &life->vp));
 	for (index = 1; index < sizes->tdvps_base_size / PAGE_SIZE; index++) {
-		page = alloc_page(GFP_KERNEL);
+		page = NEW_PAGE();
 		GIVE(life, page, call_tdh_vp_addcx(&life->vp, page));
 	}
 	/* Version 0: version 1, which this kernel's function asks for, came after module 1.5.01. */
 	preempt_disable();
 	CALL_THEN(preempt_enable(), call_seamcall(TDH_VP_INIT, &(struct tdx_module_args){ .rcx = life->vp.tdvpr_pa }));
 	for (level = PG_LEVEL_512G; level >= PG_LEVEL_2M; level--) {
-		page = alloc_page(GFP_KERNEL);
+		page = NEW_PAGE();
 		GIVE(life, page, call_tdh_mem_sept_add(&life->td, 0, level, page, &error1, &error2));
 	}
 	life->guest = life->count;
 	for (gpa = 0; gpa < 2 * PAGE_SIZE; gpa += PAGE_SIZE) {
-		page = alloc_page(GFP_KERNEL);
+		page = NEW_PAGE();
 		GIVE(life, page, call_tdh_mem_page_add(&life->td, gpa, page_to_pfn(page), shared, &error1, &error2));
 	}
 	CALL(call_tdh_mr_finalize(&life->td));
 	for (; gpa < 16 * PAGE_SIZE; gpa += PAGE_SIZE) {
-		page = alloc_page(GFP_KERNEL);
+		page = NEW_PAGE();
 		GIVE(life, page, call_tdh_mem_page_aug(&life->td, gpa, PG_LEVEL_4K, page_to_pfn(page), &error1, &error2));
 	}
 	__free_page(shared);
@@ -176,9 +186,11 @@ static void abandon(struct life *life)
 {
 	while (life->guest && life->count > life->guest) {
 		struct page *page = life->pages[--life->count];
+		bool held = page_ref_count(page) > 1;
 
 		__free_page(page);
-		if (drop)
+		/* cleanslate.ko's, if it has one. */
+		if (drop && held)
 			__free_page(page);
 	}
 }

@@ -613,9 +613,10 @@ static void fill(unsigned int page, unsigned int pages)
 {
 	struct kvm_pre_fault_memory fault = { .gpa = LOW + page * PAGE, .size = pages * PAGE };
 
-	/* It may leave off in between. */
+	/* It may leave off in between, with or without an error. */
 	while (fault.size)
-		CHECK(ioctl(vcpus[0].fd, KVM_PRE_FAULT_MEMORY, &fault));
+		if (ioctl(vcpus[0].fd, KVM_PRE_FAULT_MEMORY, &fault) && errno != EINTR && errno != EAGAIN)
+			fail("KVM_PRE_FAULT_MEMORY", 0);
 }
 
 /* The life of a TD that is never entered: KVM still gives and takes its pages. */
@@ -689,7 +690,9 @@ static int supervise(void)
 	close(ready[1]);
 	poll_ready = (struct pollfd){ .fd = ready[0], .events = POLLIN };
 	/* Two minutes without a word: it hangs. Traffic takes as long as it does. */
-	result = poll(&poll_ready, 1, options.traffic ? -1 : 120 * 1000);
+	do
+		result = poll(&poll_ready, 1, options.traffic ? -1 : 120 * 1000);
+	while (result < 0 && errno == EINTR);
 	if (result == 1 && read(ready[0], &how, 1) == 1 && how == 0) {
 		event("vmm-end", ",\"number\":%u,\"how\":\"stays\"", options.number);
 		return 0;
@@ -699,7 +702,10 @@ static int supervise(void)
 		event("vmm-end", ",\"number\":%u,\"how\":\"hangs\"", options.number);
 		return 1;
 	}
-	waitpid(child, &status, 0);
+	if (waitpid(child, &status, 0) != child) {
+		event("vmm-end", ",\"number\":%u,\"how\":\"lost\"", options.number);
+		return 1;
+	}
 	if (WIFSIGNALED(status))
 		event("vmm-end", ",\"number\":%u,\"how\":\"signal %d\"", options.number, WTERMSIG(status));
 	else

@@ -48,7 +48,8 @@ pub(crate) fn modules(kernel: Kernel, build: &Path) -> Result<PathBuf> {
     let names = test_modules(kernel);
     let place = folder(kernel).join("modules");
     fs::create_dir_all(&place)?;
-    for file in names.iter().chain(&PROGRAMS).map(|name| format!("{name}.c")) {
+    let sources = names.iter().chain(&PROGRAMS).map(|name| format!("{name}.c"));
+    for file in sources.chain(["cleanslate_find.h".to_owned()]) {
         fs::copy(root().join("bare/linux").join(&file), place.join(&file)).with_context(|| file.clone())?;
     }
     let objects: Vec<String> = names.iter().map(|name| format!("{name}.o")).collect();
