@@ -9,6 +9,7 @@
  */
 #define pr_fmt(fmt) "cleanslate: " fmt
 
+#include <linux/cpu.h>
 #include <linux/delay.h>
 #include <linux/kexec.h>
 #include <linux/ktime.h>
@@ -119,8 +120,9 @@ static int cleanslate_call_prepare(struct kimage *image)
 
 /*
  * In the place of machine_kexec_prepare(). If that refuses the image, it is called again, and does
- * not see the erratum. Callers hold kexec's lock, so that there is one at a time; the kernel's
- * other use of the bit is the reset of TD pages, which this module does in its place.
+ * not see the erratum. Callers hold kexec's lock, so that there is one at a time. Meanwhile no CPU
+ * comes online, which would take over the bits of boot_cpu_data. The kernel's reset of TD pages
+ * looks at the bit, too; the module hooks it at its entry and does its work.
  */
 static int cleanslate_prepare(struct kimage *image)
 {
@@ -130,12 +132,15 @@ static int cleanslate_prepare(struct kimage *image)
 	WRITE_ONCE(lifting, current);
 	ret = cleanslate_call_prepare(image);
 	if (ret == -EOPNOTSUPP && boot_cpu_has_bug(X86_BUG_TDX_PW_MCE) && cleanslate_may_lift()) {
-		was_lifted = true;
+		cpus_read_lock();
 		clear_bit(X86_BUG_TDX_PW_MCE, capabilities);
 		ret = cleanslate_call_prepare(image);
 		set_bit(X86_BUG_TDX_PW_MCE, capabilities);
-		if (!ret)
+		cpus_read_unlock();
+		if (!ret) {
+			was_lifted = true;
 			pr_info("accepted a kexec image that the kernel refuses on this CPU\n");
+		}
 	}
 	WRITE_ONCE(lifting, NULL);
 	return ret;
@@ -200,19 +205,26 @@ static bool cleanslate_before_kexec(struct pt_regs *regs)
 	return true;
 }
 
+/* One line, with all that may be left and not the first reason alone. */
 static void cleanslate_log_handover(const struct cleanslate_handover *done, u64 ns)
 {
+	char text[200];
+	int length = 0;
+
 	if (done->running)
-		pr_emerg("reset %llu private lines, but %u other CPUs are still running\n",
-			 done->lines, done->running);
-	else if (done->left)
-		pr_emerg("reset %llu private lines, but %llu could not be written\n",
-			 done->lines, done->left);
+		length += scnprintf(text + length, sizeof(text) - length,
+				    ", but %u other CPUs are still running", done->running);
 	else if (done->forced)
-		pr_emerg("reset %llu private lines, but %s\n", done->lines, done->forced);
-	else if (done->suspects)
-		pr_emerg("reset %llu private lines, but %u CPUs may write back stale lines\n",
-			 done->lines, done->suspects);
+		length += scnprintf(text + length, sizeof(text) - length, ", but %s",
+				    done->forced);
+	if (done->left)
+		length += scnprintf(text + length, sizeof(text) - length,
+				    ", but %llu could not be written", done->left);
+	if (done->suspects)
+		length += scnprintf(text + length, sizeof(text) - length,
+				    ", but %u CPUs may write back stale lines", done->suspects);
+	if (length)
+		pr_emerg("reset %llu private lines%.*s\n", done->lines, length, text);
 	else
 		pr_emerg("reset %llu private lines in %llu us%s\n", done->lines,
 			 div_u64(ns, NSEC_PER_USEC),

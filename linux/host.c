@@ -457,7 +457,8 @@ static int cleanslate_add_bytes(struct resource *resource, void *bytes)
 
 /*
  * Is all of it memory, by the firmware's map, which memmap= does not change? By address, because
- * Linux 7.2 and later export the function to KVM alone.
+ * Linux 7.2 and later export the function to KVM alone. It says whether any byte of a range is of a
+ * type: of each page the first and the last must be memory, since a region may end inside a page.
  */
 static bool cleanslate_pool_is_ram(void)
 {
@@ -467,9 +468,14 @@ static bool cleanslate_pool_is_ram(void)
 
 	if (!is_mapped)
 		return false;
-	for (address = pool_base; address < pool_base + pool_bytes; address += PAGE_SIZE)
-		if (!cleanslate_call(is_mapped, address, address + PAGE_SIZE, E820_TYPE_RAM))
+	for (address = pool_base; address < pool_base + pool_bytes; address += PAGE_SIZE) {
+		u64 end = address + PAGE_SIZE;
+
+		if (!cleanslate_call(is_mapped, address, address + 1, E820_TYPE_RAM) ||
+		    !cleanslate_call(is_mapped, end - 1, end, E820_TYPE_RAM))
 			return false;
+		cond_resched();
+	}
 	return true;
 }
 

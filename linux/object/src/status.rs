@@ -25,7 +25,7 @@ pub struct Status {
     pub tds: u32,
 }
 
-/// How much is private, by state. Walks the ledger.
+/// How much is private, by state. Walks the ledger, and lets others run meanwhile.
 ///
 /// # Safety
 /// `status` can be written.
@@ -35,6 +35,7 @@ pub unsafe extern "C" fn cleanslate_status(status: *mut Status) {
     if let Some(ledger) = HOST.ledger() {
         for range in ledger.marked() {
             for page in range.start().index()..range.end().index() {
+                shim::cond_resched();
                 match ledger.state(Page::new(page)) {
                     Some(PageState::Private) => found.given_kb += 4,
                     Some(PageState::InFlight) => found.giving_kb += 4,

@@ -433,10 +433,14 @@ pub unsafe extern "C" fn cleanslate_reset_pages(cpu: u32, base: u64, bytes: u64)
 }
 
 /// Pages that the kernel has freed and that may be private: only the reference of this module keeps
-/// them out of the page allocator.
+/// them out of the page allocator. Walks the ledger, and lets others run meanwhile.
 #[unsafe(no_mangle)]
 pub extern "C" fn cleanslate_kept_pages() -> u64 {
     let Some(ledger) = HOST.ledger() else { return 0 };
     let pages = ledger.marked().flat_map(|range| range.start().index()..range.end().index());
-    pages.filter(|page| shim::is_only_held(Page::new(*page))).count() as u64
+    let is_kept = |page: &u64| {
+        shim::cond_resched();
+        shim::is_only_held(Page::new(*page))
+    };
+    pages.filter(is_kept).count() as u64
 }
