@@ -8,6 +8,8 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use tdx_operator::input::path_text;
+
 /// What is being written now.
 static UNFINISHED: Mutex<Option<PathBuf>> = Mutex::new(None);
 
@@ -15,8 +17,17 @@ fn unfinished() -> std::sync::MutexGuard<'static, Option<PathBuf>> {
     UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Writes a file. What is no regular file (a pipe, /dev/stdout) is written to as it is.
+/// Writes a file. What is no regular file (a pipe, /dev/stdout) is written to as it is. The error
+/// names the file.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    put(path, bytes).map_err(|error| of(path, &error))
+}
+
+fn of(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path_text(path)))
+}
+
+fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if path.metadata().is_ok_and(|found| !found.is_file()) {
         return fs::write(path, bytes);
     }
@@ -35,6 +46,10 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// Fails as writing the file would, before the work whose result is to be written.
 pub(crate) fn probe(path: &Path) -> io::Result<()> {
+    try_out(path).map_err(|error| of(path, &error))
+}
+
+fn try_out(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());
     }

@@ -106,6 +106,103 @@ fn a_folder_that_cannot_be_used_is_named() {
     assert_eq!((out.code, names.len()), (0, 2), "{}", out.stdout);
 }
 
+/// A path that is not there does not hide the others, in any format.
+#[test]
+fn a_missing_path_beside_good_ones() {
+    let (good, missing) = (machine("icelake"), "/no/such/machine");
+    for format in ["human", "short"] {
+        let out = run(&["fleet", &good, missing, "--format", format]);
+        assert_eq!(out.code, 3, "{}", out.stderr);
+        assert!(
+            out.stdout.contains("icelake") && out.stdout.contains("/no/such/machine: cannot be read"),
+            "{}",
+            out.stdout
+        );
+    }
+    let report = run(&["fleet", &good, missing, "--format", "json"]).json();
+    assert_eq!((&report["counts"]["machines"], &report["unreadable"][0]["name"]), (&1.into(), &"machine".into()));
+    let out = run(&["fleet", &good, missing, "--format", "prometheus"]);
+    assert!(out.stdout.contains("cleanslate_machine_readable{machine=\"icelake\"} 1\n"), "{}", out.stdout);
+    assert!(out.stdout.contains("cleanslate_machine_readable{machine=\"machine\"} 0\n"), "{}", out.stdout);
+    assert_eq!(out.code, 3);
+    // What fails is graver than what is not known.
+    assert_eq!(run(&["fleet", &machine("spr-7.2"), missing]).code, 1);
+    let out = run(&["fleet", missing, missing]);
+    assert!(out.code == 3 && out.stderr.contains(missing) && out.stdout.is_empty(), "{}", out.stderr);
+}
+
+/// No two samples have the same labels, however the machines are named.
+#[test]
+fn every_series_is_unique() {
+    let temp = Temp::new("series");
+    for name in ["a/node1", "b/node1", "live"] {
+        copy(&machine("icelake"), &temp.0.join(name));
+    }
+    let (a, b, live) = (temp.path("a/node1"), temp.path("b/node1"), temp.path("live"));
+    for args in [
+        vec!["fleet", &a, &b, &live],
+        vec!["fleet", &a, &a],
+        vec!["check", "--from", &a, "--from", &b, "--from", &live],
+        vec!["check", "--from", &a, "--from", &a],
+    ] {
+        let out = run(&[&args[..], &["--format", "prometheus"]].concat());
+        let series = out.stdout.lines().filter(|line| !line.starts_with('#'));
+        let series: Vec<_> = series.map(|line| line.rsplit_once(' ').unwrap().0).collect();
+        let distinct: BTreeSet<_> = series.iter().collect();
+        assert_eq!(distinct.len(), series.len(), "{args:?}");
+        assert!(series.iter().all(|series| series.contains("machine=\"")), "{args:?}");
+    }
+}
+
+/// A name of a folder does not steer the terminal.
+#[test]
+fn names_of_folders_are_escaped() {
+    let temp = Temp::new("names");
+    let name = "no\u{1b}[31mde\n7\u{202e}";
+    copy(&machine("icelake"), &temp.0.join(name));
+    fs::create_dir(temp.0.join("\u{1b}]0;x\u{7}")).unwrap();
+    let (all, one) = (temp.0.display().to_string(), temp.path(name));
+    let collected = temp.path("\u{1b}[2Jnew");
+    for args in [
+        vec!["fleet", &all],
+        vec!["fleet", &all, "--format", "short"],
+        vec!["fleet", &all, "--format", "prometheus"],
+        vec!["check", "--from", &one],
+        vec!["check", "--from", &one, "--format", "tap"],
+        vec!["check", "--from", &temp.path("\u{1b}[31mgone")],
+        vec!["collect", &collected],
+        vec!["collect", &collected],
+        vec!["check", "--from", &one, "--output", &temp.path("\u{1b}[31m/x")],
+        vec!["plan", "--host", &temp.path("\u{1b}[31mgone")],
+    ] {
+        let out = run(&args);
+        let said = format!("{}{}", out.stdout, out.stderr);
+        let steers = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
+        assert!(!said.is_empty() && !said.contains(steers), "{args:?}: {said:?}");
+        assert!(!said.contains("de\n7"), "{args:?}: {said:?}");
+    }
+}
+
+/// What an earlier collection left in the folder is not taken for what the last one saw.
+#[test]
+fn files_of_an_earlier_collection_are_not_used() {
+    let temp = Temp::new("stale");
+    let folder = temp.0.join("node1");
+    copy(&machine("icelake"), &folder);
+    let about = folder.join("machine.toml");
+    let text = fs::read_to_string(&about).unwrap();
+    let unseen = "kexec_crash_loaded = \"denied\"\n";
+    let text = if text.contains("[unseen]\n") {
+        text.replace("[unseen]\n", &format!("[unseen]\n{unseen}"))
+    } else {
+        format!("{text}\n[unseen]\n{unseen}")
+    };
+    fs::write(&about, text).unwrap();
+    let out = run(&["check", "--from", &temp.path("node1"), "--format", "json"]).json();
+    assert_eq!(out["verdict"]["kdump"], "unknown");
+    assert_eq!(out["unseen"][0]["item"], "kexec_crash_loaded");
+}
+
 #[test]
 fn requirements_of_a_fleet() {
     let (icelake, refused) = (machine("icelake"), machine("debian13-backports"));
@@ -193,6 +290,7 @@ fn an_output_file_is_whole_or_not_there() {
     assert_eq!(fs::read_dir(&temp.0).unwrap().count(), 1);
     let out = run(&["check", "--from", &machine("spr-7.2"), "--output", "/no/such/folder/x"]);
     assert_eq!((out.code, out.stdout.as_str()), (70, ""));
+    assert!(out.stderr.contains("/no/such/folder/x: No such file or directory"), "{}", out.stderr);
     let out = run(&["fleet", &machine("spr-7.2"), "--output", &temp.path("table")]);
     assert!(out.code == 1 && fs::read_to_string(temp.0.join("table")).unwrap().contains("spr-7.2"));
 }
@@ -228,7 +326,10 @@ fn metrics_have_the_form_of_prometheus() {
         assert!(text.ends_with('\n'));
     }
     assert!(text.contains("cleanslate_power_cycle_needed{machine=\"sid-7.3-freed\"} 2\n"));
-    assert!(text.contains("cleanslate_leaked_pages{machine=\"fedora44-reclaim\"} 2\n"));
+    assert!(text.contains("cleanslate_leaked_pages{machine=\"sid-7.3-freed\"} 1\n"));
+    // All pages of a TD are lost with its KeyID: how many is not known.
+    assert!(text.contains("cleanslate_lost_key_ids{machine=\"fedora44-reclaim\"} 1\n"));
+    assert!(!text.contains("cleanslate_leaked_pages{machine=\"fedora44-reclaim\"}"));
     assert!(text.contains("cleanslate_check_status{machine=\"spr-7.2\",check=\"kexec.jump\"} 3\n"));
     // What is not known has no sample.
     assert!(!text.contains("cleanslate_power_cycle_needed{machine=\"long-uptime\"}"));

@@ -36,12 +36,12 @@ const EXCERPT: usize = 160;
 impl InputError {
     /// A problem of the whole file.
     pub fn of_file(file: &str, rule: Rule) -> Self {
-        Self { file: file.to_owned(), line: None, value: String::new(), rule, cut: false }
+        Self { file: on_one_line(file), line: None, value: String::new(), rule, cut: false }
     }
 
     /// A problem of one line.
     pub fn at_line(file: &str, line: u64, value: &str, rule: Rule) -> Self {
-        Self { file: file.to_owned(), line: Some(line), value: excerpt(value), rule, cut: false }
+        Self { file: on_one_line(file), line: Some(line), value: excerpt(value), rule, cut: false }
     }
 }
 
@@ -75,6 +75,15 @@ pub fn harmless(text: &str) -> String {
         if c != '\n' && (c.is_control() || is_steering(c)) { out.extend(c.escape_default()) } else { out.push(c) }
     }
     out
+}
+
+/// A path as it may be shown: on one line, with what steers a terminal escaped.
+pub fn path_text(path: &std::path::Path) -> String {
+    on_one_line(&path.to_string_lossy())
+}
+
+fn on_one_line(text: &str) -> String {
+    harmless(text).replace('\n', "\\n")
 }
 
 /// The text without leading and trailing blanks, without control characters and the like, and not

@@ -1,6 +1,7 @@
 //! `cleanslate check` and `cleanslate collect`: command-line arguments and dispatch.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{BufReader, Write},
     path::{Path, PathBuf},
@@ -10,7 +11,7 @@ use std::{
 use clap::{Args, ValueEnum};
 use tdx_operator::{
     check::{self, Live, Snapshot},
-    input::{InputError, Rule},
+    input::{InputError, Rule, path_text},
     report::{CheckReport, CheckVerdict, Status, prometheus},
 };
 
@@ -139,7 +140,7 @@ pub(crate) fn run(args: &CheckArgs, out: &mut impl Write) -> Result<ExitCode, St
         reports.push(one("live", Live::here().snapshot(), args.log.as_deref())?);
     }
     for folder in &args.from {
-        reports.push(one(&folder.display().to_string(), check::load(folder)?, args.log.as_deref())?);
+        reports.push(one(&path_text(folder), check::load(folder)?, args.log.as_deref())?);
     }
     match &args.output {
         None => unless_closed(print(args, &reports, out))?,
@@ -175,7 +176,13 @@ fn print(args: &CheckArgs, reports: &[CheckReport], out: &mut impl Write) -> std
             [report] => json(out, report),
             reports => json(out, &reports),
         },
-        CheckFormat::Prometheus => out.write_all(of_machines(reports).as_bytes()),
+        CheckFormat::Prometheus => {
+            // The scraper names a live machine.
+            let names = names(&args.from);
+            let labeled = reports.iter().enumerate();
+            let labeled = labeled.map(|(index, report)| (names.get(index).map(String::as_str), Some(report)));
+            out.write_all(prometheus::text(&labeled.collect::<Vec<_>>()).as_bytes())
+        }
         CheckFormat::Human => {
             for (index, report) in reports.iter().enumerate() {
                 if index > 0 {
@@ -192,17 +199,23 @@ fn print(args: &CheckArgs, reports: &[CheckReport], out: &mut impl Write) -> std
     }
 }
 
-/// A saved machine is named by its folder; the scraper names a live one.
-pub(crate) fn of_machines(reports: &[CheckReport]) -> String {
-    let name = |report: &CheckReport| (report.machine != "live").then(|| last_part(&report.machine));
-    let named: Vec<_> = reports.iter().map(|report| (name(report), report)).collect();
-    let labelled: Vec<_> = named.iter().map(|(name, report)| (name.as_deref(), *report)).collect();
-    prometheus::text(&labelled)
-}
-
-/// The last part of a path.
-pub(crate) fn last_part(path: &str) -> String {
-    Path::new(path).file_name().map_or_else(|| path.to_owned(), |name| name.to_string_lossy().into_owned())
+/// The names of saved machines in tables and labels: the last part of the path, or the whole path
+/// where two have the same, and a number where that does not help either.
+pub(crate) fn names(folders: &[PathBuf]) -> Vec<String> {
+    let short = |folder: &PathBuf| path_text(folder.file_name().map_or(folder, Path::new));
+    let mut count: BTreeMap<String, u32> = BTreeMap::new();
+    for folder in folders {
+        *count.entry(short(folder)).or_default() += 1;
+    }
+    let mut taken: BTreeMap<String, u32> = BTreeMap::new();
+    let name = |folder: &PathBuf| {
+        let short = short(folder);
+        let name = if count.get(&short) == Some(&1) { short } else { path_text(folder) };
+        let times = taken.entry(name.clone()).or_default();
+        *times += 1;
+        if *times == 1 { name } else { format!("{name} ({times})") }
+    };
+    folders.iter().map(name).collect()
 }
 
 /// 1 if a machine fails or does not meet a requirement, 3 if that is not known of one.

@@ -212,7 +212,7 @@ pub(crate) fn run(args: &ExploreArgs, out: &mut impl Write) -> Result<bool, Stop
     let seconds = start.elapsed().as_secs_f64();
     if let Some(path) = &args.report {
         crate::files::write(path, tdx_explorer::html::page(&report).as_bytes())?;
-        let _ = writeln!(io::stderr(), "the page is in {}", path.display());
+        let _ = writeln!(io::stderr(), "the page is in {}", tdx_operator::input::path_text(path));
     }
     unless_closed(match args.format {
         ExploreFormat::Json => json(out, &report),

@@ -1,7 +1,7 @@
 //! `cleanslate fleet`: many saved machines in one table.
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     fs,
     io::Write,
     path::{Path, PathBuf},
@@ -11,11 +11,11 @@ use std::{
 use clap::{Args, ValueEnum};
 use tdx_operator::{
     check,
-    input::{InputError, Rule},
-    report::{CheckReport, FleetReport},
+    input::{InputError, Rule, path_text},
+    report::{CheckReport, FleetReport, prometheus},
 };
 
-use super::check::{Requirement, code, last_part, of_machines};
+use super::check::{Requirement, code, names};
 use crate::exit::Exit;
 use crate::output::{json, unless_closed};
 use crate::stop::Stop;
@@ -68,21 +68,29 @@ pub(crate) fn run(args: &FleetArgs, out: &mut impl Write) -> Result<ExitCode, St
         files::probe(path)?;
     }
     let mut folders = Vec::new();
+    let mut failed = Vec::new();
     for folder in &args.folders {
-        machines(folder, &mut folders)?;
+        if let Err(error) = machines(folder, &mut folders) {
+            folders.push(folder.clone());
+            failed.push((folder.clone(), error));
+        }
     }
-    let checked: Vec<_> = named(&folders).into_iter().map(|(name, folder)| (name, checked(&folder))).collect();
+    // A folder that is given twice is one machine.
+    let mut seen = BTreeSet::new();
+    folders.retain(|folder| seen.insert(folder.clone()));
+    let why_not = |folder: &PathBuf| failed.iter().find(|(path, _)| path == folder).map(|(_, error)| error.clone());
+    // Not one machine: no table, but the first reason.
+    if let (true, Some((_, error))) = (folders.iter().all(|folder| why_not(folder).is_some()), failed.first()) {
+        return Err(error.clone().into());
+    }
+    let look = |folder: &PathBuf| why_not(folder).map_or_else(|| checked(folder), Err);
+    let checked: Vec<_> = names(&folders).into_iter().zip(folders.iter().map(look)).collect();
     let mut bytes = Vec::new();
     let report = match args.format {
         FleetFormat::Prometheus => {
-            let mut reports: Vec<CheckReport> = Vec::new();
-            for (name, checked) in &checked {
-                // The label is the name in the table.
-                reports.extend(
-                    checked.as_ref().ok().map(|report| CheckReport { machine: name.clone(), ..report.clone() }),
-                );
-            }
-            bytes = of_machines(&reports).into_bytes();
+            // The label is the name in the table.
+            let labeled = checked.iter().map(|(name, checked)| (Some(name.as_str()), checked.as_ref().ok()));
+            bytes = prometheus::text(&labeled.collect::<Vec<_>>()).into_bytes();
             FleetReport::new(checked)
         }
         format => {
@@ -105,7 +113,7 @@ pub(crate) fn run(args: &FleetArgs, out: &mut impl Write) -> Result<ExitCode, St
 }
 
 fn checked(folder: &Path) -> Result<CheckReport, InputError> {
-    Ok(check::check(&folder.display().to_string(), &check::load(folder)?))
+    Ok(check::check(&path_text(folder), &check::load(folder)?))
 }
 
 /// The folder, or the folders in it.
@@ -114,7 +122,7 @@ fn machines(folder: &Path, out: &mut Vec<PathBuf>) -> Result<(), InputError> {
         out.push(folder.to_owned());
         return Ok(());
     }
-    let name = folder.display().to_string();
+    let name = path_text(folder);
     let unreadable = |error: std::io::Error| InputError::of_file(&name, Rule::Unreadable(error.to_string()));
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).map_err(unreadable)? {
@@ -130,18 +138,4 @@ fn machines(folder: &Path, out: &mut Vec<PathBuf>) -> Result<(), InputError> {
     found.sort();
     out.append(&mut found);
     Ok(())
-}
-
-/// Each folder by its last part, or whole where two have the same.
-fn named(folders: &[PathBuf]) -> Vec<(String, PathBuf)> {
-    let short = |folder: &PathBuf| last_part(&folder.display().to_string());
-    let mut count: BTreeMap<String, usize> = BTreeMap::new();
-    for folder in folders {
-        *count.entry(short(folder)).or_default() += 1;
-    }
-    let name = |folder: &PathBuf| Some(short(folder)).filter(|name| count.get(name) == Some(&1));
-    folders
-        .iter()
-        .map(|folder| (name(folder).unwrap_or_else(|| folder.display().to_string()), folder.clone()))
-        .collect()
 }

@@ -8,6 +8,7 @@ use std::{
 use clap::builder::styling::{AnsiColor, Style};
 use tdx_operator::{
     check::{Item, Snapshot, Unseen},
+    input::path_text,
     report::{Basis, CheckFinding, CheckReport, CheckVerdict, Remedy, Status},
 };
 
@@ -151,7 +152,7 @@ pub(crate) fn tap(out: &mut impl Write, reports: &[CheckReport]) -> io::Result<(
 
 /// What `collect` has saved, and what it could not see.
 pub(crate) fn saved(out: &mut impl Write, folder: &Path, files: &[&str], snapshot: &Snapshot) -> io::Result<()> {
-    line(out, "saved", &format!("{} in {}: {}", count(files.len(), "file"), folder.display(), files.join(", ")))?;
+    line(out, "saved", &format!("{} in {}: {}", count(files.len(), "file"), path_text(folder), files.join(", ")))?;
     for item in Item::ALL {
         match snapshot.get(item) {
             Err(Unseen::Absent) if item.may_be_absent() => {}
@@ -159,5 +160,5 @@ pub(crate) fn saved(out: &mut impl Write, folder: &Path, files: &[&str], snapsho
             Ok(_) => {}
         }
     }
-    line(out, "next", &format!("cleanslate check --from {}", folder.display()))
+    line(out, "next", &format!("cleanslate check --from {}", path_text(folder)))
 }

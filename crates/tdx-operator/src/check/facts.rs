@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     bootlog::{self, BootLog, Failure, Words, call},
-    explain::calls::{Calls, Left},
+    explain::calls::{Calls, Left, says_lost},
     input::{At, Rule, excerpt},
 };
 
@@ -363,7 +363,9 @@ fn since_boot(log: &str) -> (Left, Option<u64>) {
         if calls.warning(number, message) {
             continue;
         }
-        if message.starts_with(TRACKS) {
+        if says_lost(message) {
+            calls.lost_lines();
+        } else if message.starts_with(TRACKS) {
             tracks = tracks.or(Some(number));
         } else if let Some(call) = call::of(message)
             && !call.leaf.is_some_and(bootlog::is_bring_up)

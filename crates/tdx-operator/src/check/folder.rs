@@ -21,7 +21,7 @@ use super::{
     snapshot::{Seen, Snapshot, text},
 };
 use crate::{
-    input::{InputError, Rule},
+    input::{InputError, Rule, path_text},
     report::TOOL,
 };
 
@@ -89,7 +89,7 @@ impl Reason {
 /// A folder that is not empty, or that cannot be made or written. Nothing that was there before is
 /// changed.
 pub fn save(folder: &Path, snapshot: &Snapshot) -> Result<Vec<&'static str>, InputError> {
-    let name = folder.display().to_string();
+    let name = path_text(folder);
     let failed = |what: &str, error: &dyn std::fmt::Display| {
         let name = if what.is_empty() { name.clone() } else { format!("{name}/{what}") };
         InputError::of_file(&name, Rule::Unwritable(error.to_string()))
@@ -138,7 +138,7 @@ fn create(folder: BorrowedFd<'_>, name: &str, text: &str) -> std::io::Result<()>
 /// A folder that cannot be read or that no `collect` has written. An item that cannot be used is no
 /// error: it is unseen.
 pub fn load(folder: &Path) -> Result<Snapshot, InputError> {
-    let name = folder.display().to_string();
+    let name = path_text(folder);
     let fd = open_folder(folder)
         .map_err(|error| InputError::of_file(&name, Rule::Unreadable(std::io::Error::from(error).to_string())))?;
     let about = about(fd.as_fd())
@@ -149,8 +149,9 @@ pub fn load(folder: &Path) -> Result<Snapshot, InputError> {
         snapshot.put(
             item,
             match (seen, about.unseen.get(item.file())) {
-                (Err(Unseen::Absent), Some(reason)) => Err(reason.unseen(item)),
-                (seen, _) => seen,
+                // A file that `collect` did not see is one of an earlier collection.
+                (_, Some(reason)) => Err(reason.unseen(item)),
+                (seen, None) => seen,
             },
         );
     }

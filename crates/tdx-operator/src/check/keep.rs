@@ -7,7 +7,10 @@ use super::{
     cleanslate_ko::{MODES, POLICIES, TRACKS},
     item::Item,
 };
-use crate::bootlog::{self, call};
+use crate::{
+    bootlog::{self, call},
+    explain::calls::says_lost,
+};
 
 /// Keys of a /proc/cpuinfo block that are kept for every CPU.
 const EVERY_CPU: [&str; 7] = ["processor", "vendor_id", "cpu family", "model", "stepping", "microcode", "physical id"];
@@ -121,10 +124,10 @@ fn cmdline(raw: &str) -> String {
 
 /// A version or a date of a BIOS; anything else may be a number of this machine.
 fn is_of_bios(line: &str) -> bool {
-    line.len() <= 48 && line.bytes().all(|b| b.is_ascii_alphanumeric() || b" ._-/()+".contains(&b))
+    line.len() <= 48 && line.bytes().all(|b| b.is_ascii_alphanumeric() || b" ._-/()[]+".contains(&b))
 }
 
-/// Words of a kernel release that name a distribution, a flavour or an architecture.
+/// Words of a kernel release that name a distribution, a flavor or an architecture.
 const RELEASE: [&str; 34] = [
     "amd",
     "arch",
@@ -206,6 +209,10 @@ impl BootLines {
     /// Takes a line. Its prefix may name a host: only the time since boot is kept.
     pub(super) fn line(&mut self, line: &str) {
         let split = bootlog::split(line);
+        let journal = split.source == bootlog::Source::Program("systemd-journald");
+        if journal && says_lost(split.text) {
+            self.out.extend([split.text, "\n"]);
+        }
         if split.source != bootlog::Source::Kernel {
             return;
         }
@@ -244,7 +251,7 @@ impl BootLines {
                 return message.split(" RBX").next();
             }
         }
-        let ours = message.starts_with(TRACKS);
+        let ours = message.starts_with(TRACKS) || says_lost(message);
         (ours || bootlog::is_fact(line) || encryption(message) || call::of(message).is_some()).then_some(message)
     }
 }
@@ -307,13 +314,16 @@ mod tests {
                    Nov 29 10:00:01 node7 kernel: RAX: c000030000000001 RBX: 6578616d706c6531 RCX: 0\n\
                    Nov 29 10:00:01 node7 kernel: ---[ end trace 0000000000000000 ]---\n\
                    Nov 29 10:00:02 node7 kernel: RAX: c000030000000001 RBX: 0\n\
+                   Nov 29 10:00:02 node7 kernel: __tdx_reclaim_page: 3 callbacks suppressed\n\
+                   Nov 29 10:00:02 node7 systemd-journald[1]: Missed 34 kernel messages\n\
                    Nov 29 10:00:03 node7 sudo[1]: alice : virt/tdx: x SEAMCALL (0x1c) failed\n";
         assert_eq!(
             kept(Item::BootLog, raw),
             "kvm_intel: SEAMCALL TDH_PHYMEM_PAGE_RECLAIM failed: 0xc000030000000001\n\
              [    7.500000] WARNING: arch/x86/kvm/vmx/tdx.c:357 at __tdx_reclaim_page+0x1/0x2 [kvm_intel]\n\
              RIP: 0010:__tdx_reclaim_page+0x1/0x2 [kvm_intel]\nRAX: c000030000000001\n\
-             ---[ end trace 0000000000000000 ]---\n"
+             ---[ end trace 0000000000000000 ]---\n\
+             __tdx_reclaim_page: 3 callbacks suppressed\nMissed 34 kernel messages\n"
         );
     }
 
@@ -337,6 +347,7 @@ mod tests {
     #[test]
     fn bios() {
         assert_eq!(kept(Item::BiosVersion, "SE5C7411.86B.9525.D13.2302071333\n"), "SE5C7411.86B.9525.D13.2302071333\n");
+        assert_eq!(kept(Item::BiosVersion, "-[IVE142E-1.30]-\n"), "-[IVE142E-1.30]-\n");
         assert_eq!(kept(Item::BiosVersion, "U54 v2.30 (06/01/2026)\n"), "U54 v2.30 (06/01/2026)\n");
         assert_eq!(
             (kept(Item::BiosDate, "06/01/2026\n").as_str(), kept(Item::BiosVersion, "asset#7@acme\n").as_str()),

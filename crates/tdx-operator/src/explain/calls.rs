@@ -77,6 +77,8 @@ pub(crate) struct Left {
     pub(crate) key_ids: BTreeSet<u64>,
     /// The module has shut down.
     pub(crate) dead: bool,
+    /// The log has lost lines that may be about calls.
+    pub(crate) lines_lost: bool,
     /// The first line of each kind.
     pub(crate) lines: Vec<LogLine>,
 }
@@ -84,13 +86,25 @@ pub(crate) struct Left {
 impl Left {
     /// Pages that stay private; `None` if the log does not tell how many.
     pub(crate) fn pages(&self) -> Option<u64> {
-        (self.tds == 0 && self.caches == 0).then(|| self.leaked.saturating_add(self.freed))
+        (self.tds == 0 && self.caches == 0 && !self.lines_lost).then(|| self.leaked.saturating_add(self.freed))
     }
 
     /// KeyIDs that no TD can have again, at least: each TD whose pages are leaked keeps its own.
     pub(crate) fn lost_key_ids(&self) -> u64 {
         self.tds.max(self.key_ids.len() as u64)
     }
+}
+
+/// True for a line that says that lines of the kernel are not in the log: by the rate limit of the
+/// TDX code, by a slow console or by a slow journal.
+pub(crate) fn says_lost(message: &str) -> bool {
+    let limited = message.strip_suffix(" callbacks suppressed").and_then(|rest| rest.split_once(": "));
+    let of_tdx = ["tdx", "tdh", "seamcall"];
+    limited.is_some_and(|(function, _)| of_tdx.iter().any(|name| function.contains(name)))
+        || message.trim_matches(['*', ' ']).ends_with("printk messages dropped")
+        || message.strip_prefix("printk: ").is_some_and(|rest| rest.ends_with(" messages dropped"))
+        || message.strip_prefix("Missed ").is_some_and(|rest| rest.trim_end_matches('.').ends_with("kernel messages"))
+        || message.starts_with("/dev/kmsg buffer overrun")
 }
 
 /// What a failed leaf does to its page; `None` if it leaves nothing behind.
@@ -125,6 +139,11 @@ pub(crate) struct Calls {
 }
 
 impl Calls {
+    /// Lines of the log are missing.
+    pub(crate) fn lost_lines(&mut self) {
+        self.left.lines_lost = true;
+    }
+
     /// Takes a line about a call.
     pub(crate) fn take(&mut self, line: u64, message: &str, call: Call) {
         self.last = Some(line);
@@ -456,6 +475,28 @@ mod tests {
         assert_eq!(calls.left_out(), 9);
         let left = calls.left();
         assert_eq!((left.freed, left.pages(), left.lines[0].line), (1, Some(1), 41));
+    }
+
+    #[test]
+    fn logs_that_have_lost_lines() {
+        for line in [
+            "__tdx_reclaim_page: 12 callbacks suppressed",
+            "tdx_sept_remove_private_spte: 1 callbacks suppressed",
+            "** 48 printk messages dropped **",
+            "printk: 48 messages dropped",
+            "Missed 34 kernel messages",
+            "/dev/kmsg buffer overrun, some messages lost.",
+        ] {
+            assert!(says_lost(line), "{line}");
+        }
+        for line in ["net_ratelimit: 12 callbacks suppressed", "virt/tdx: x", "Missed 3 beats", "callbacks suppressed"]
+        {
+            assert!(!says_lost(line), "{line}");
+        }
+        let mut calls = taken(["SEAMCALL TDH_PHYMEM_PAGE_RECLAIM failed: 0xc000030000000001".to_owned()]);
+        assert_eq!(calls.left().pages(), Some(1));
+        calls.lost_lines();
+        assert_eq!(calls.left().pages(), None);
     }
 
     #[test]

@@ -30,9 +30,11 @@ const fn number(status: Status) -> u64 {
 }
 
 /// All machines as one file. A saved machine has the label `machine`; a live one has none, the
-/// scraper knows the host.
-pub fn text(reports: &[(Option<&str>, &CheckReport)]) -> String {
+/// scraper knows the host. `None` stands for a saved machine that could not be read. Names are
+/// given once each.
+pub fn text(reports: &[(Option<&str>, Option<&CheckReport>)]) -> String {
     let mut metrics = [
+        Metric::new("cleanslate_machine_readable", "1 if the saved machine could be read, 0 if not."),
         Metric::new("cleanslate_info", "Labels name versions of this host and of cleanslate; the value is always 1."),
         Metric::new("cleanslate_verdict_status", "Verdict of all checks: 0 pass, 1 unknown, 2 warn, 3 fail."),
         Metric::new("cleanslate_check_status", "Status of one check: 0 pass, 1 unknown, 2 warn, 3 fail."),
@@ -57,6 +59,10 @@ pub fn text(reports: &[(Option<&str>, &CheckReport)]) -> String {
                 metric.samples.push((labels.iter().chain(more).cloned().collect(), value));
             }
         };
+        if machine.is_some() {
+            put("cleanslate_machine_readable", &[], Some(u64::from(report.is_some())));
+        }
+        let Some(report) = report else { continue };
         let (facts, verdict) = (&report.facts, &report.verdict);
         let known = |text: &Option<String>| text.clone().unwrap_or_default();
         put(

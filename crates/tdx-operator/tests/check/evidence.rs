@@ -99,6 +99,77 @@ fn a_refusal_in_the_boot_log_is_evidence() {
     }
 }
 
+/// A log from which lines are missing tells of no number, and proves that nothing failed no more.
+#[test]
+fn lost_lines_of_the_log_are_no_zero() {
+    let whole = check("whole", &machine("gnr-7.2"));
+    assert_eq!((whole.facts.leaked_pages, whole.facts.lost_key_ids), (Some(0), Some(0)));
+    for line in ["__tdx_reclaim_page: 12 callbacks suppressed", "Missed 34 kernel messages"] {
+        let lost = with("gnr-7.2", Item::BootLog, |text| format!("{text}{line}\n"));
+        let report = check("lost", &lost);
+        assert_eq!((report.facts.leaked_pages, report.facts.lost_key_ids), (None, None), "{line}");
+        assert_eq!(find(&report, "kexec.still-safe").status, Status::Unknown, "{line}");
+        assert_eq!(report.verdict.power_cycle, "unknown", "{line}");
+    }
+}
+
+/// What was not seen of the BIOS is not known.
+#[test]
+fn a_bios_that_was_not_seen_is_unknown() {
+    for why in [Unseen::Absent, Unseen::Denied] {
+        let unseen = without(machine("spr-7.2"), Item::BiosVersion, why);
+        let unseen = without(unseen, Item::BiosDate, Unseen::Absent);
+        assert_eq!(find(&check("unseen", &unseen), "firmware.bios").status, Status::Unknown);
+    }
+    let unseen = without(machine("spr-7.2"), Item::BiosDate, Unseen::Absent);
+    let mut empty = unseen.clone();
+    empty.put(Item::BiosVersion, Ok("\n".to_owned()));
+    assert_eq!(find(&check("empty", &empty), "firmware.bios").status, Status::Unknown);
+    let mut lenovo = unseen;
+    lenovo.put(Item::BiosVersion, Ok("-[IVE142E-1.30]-\n".to_owned()));
+    let report = check("lenovo", &lenovo);
+    assert_eq!(
+        (find(&report, "firmware.bios").status, report.facts.bios.as_deref()),
+        (Status::Pass, Some("-[IVE142E-1.30]-"))
+    );
+}
+
+/// What looks like a contradiction and has a plain reason.
+#[test]
+fn what_agrees_is_no_contradiction() {
+    let agrees = |machine: &Snapshot| find(&check("agrees", machine), "data.agree").clone();
+    // One of the two was saved with the builder's name left out.
+    let named = |text: &str| text.replace("7.2.3-1-server", "7.2.3-1-acmecorp");
+    let mut released = with("spr-7.2", Item::BootLog, |text| text.replace("7.2.3-1-server", "7.2.3-1-x"));
+    released.put(Item::Osrelease, Ok(named(machine("spr-7.2").get(Item::Osrelease).unwrap())));
+    assert_eq!(agrees(&released).status, Status::Pass, "{:?}", agrees(&released).evidence);
+    let mut other = released;
+    other.put(Item::Osrelease, Ok("7.2.4-1-acmecorp\n".to_owned()));
+    assert_eq!(agrees(&other).status, Status::Warn);
+    // Booted with `maxcpus=2`, the others turned on later.
+    let booted = |there: u32| {
+        with("spr-7.2", Item::BootLog, |text| {
+            let up = text
+                .lines()
+                .map(|line| if line.contains("Brought up") { "[ 1.1] smp: Brought up 2 nodes, 2 CPUs" } else { line });
+            let up = up.collect::<Vec<_>>().join("\n");
+            format!("{up}\n[   20.2] smpboot: Allowing {there} CPUs, 0 hotplug CPUs\n")
+        })
+    };
+    assert_eq!(agrees(&booted(4)).status, Status::Pass, "{:?}", agrees(&booted(4)).evidence);
+    assert_eq!(agrees(&booted(2)).status, Status::Warn);
+    // Memory that the firmware reserves for later use, e.g. CXL, was turned on.
+    let meminfo = |kb: u64| {
+        let mut machine = with("spr-7.2", Item::BootLog, |text| {
+            format!("{text}[   20.0] BIOS-e820: [mem 0x0000100000000000-0x00001fffffffffff] soft reserved\n")
+        });
+        machine.put(Item::Meminfo, Ok(format!("MemTotal: {kb} kB\n")));
+        machine
+    };
+    assert_eq!(agrees(&meminfo(1 << 33)).status, Status::Pass, "{:?}", agrees(&meminfo(1 << 33)).evidence);
+    assert_eq!(agrees(&meminfo(1 << 36)).status, Status::Warn);
+}
+
 /// More different failed calls than a report shows do not hide the one that frees a private page.
 #[test]
 fn many_failed_calls_hide_none() {

@@ -2,9 +2,11 @@
 //! model cannot have, an image without memory for it.
 
 use super::{Finding, Rule};
+use crate::bootlog::{ByteRange, E820Map};
 use crate::check::{
     facts::{Facts, Tdx},
     item::Item,
+    keep,
 };
 
 pub(super) const RULES: [Rule; 1] = [Rule {
@@ -29,7 +31,8 @@ fn contradictions(facts: &Facts<'_>) -> (Vec<String>, usize) {
     let logged = log.and_then(|log| log.kernel.as_ref()).map(|at| at.value.as_str());
     let release = facts.kernel.as_ref().ok().map(|kernel| kernel.text.as_str());
     if let (Some(logged), Some(release)) = (logged, release) {
-        compare(true, logged != release, &|| {
+        // One of them may have been saved with words left out.
+        compare(true, keep::release(logged) != keep::release(release), &|| {
             format!("the boot log is of Linux {logged}, {} says {release}", Item::Osrelease.place())
         });
     }
@@ -39,9 +42,10 @@ fn contradictions(facts: &Facts<'_>) -> (Vec<String>, usize) {
             format!("the boot log names CPU {}, /proc/cpuinfo {}", model.value, cpus.model)
         });
     }
-    if let (Some(cpus), Some(up)) = (cpus, log.and_then(|log| log.cpus)) {
-        compare(true, cpus.count > up.value, &|| {
-            format!("{} CPUs in /proc/cpuinfo, {} came up by the boot log", cpus.count, up.value)
+    // CPUs that did not come up at boot (`maxcpus=`) may have been turned on later.
+    if let (Some(cpus), Some(there)) = (cpus, log.and_then(|log| log.allowed_cpus)) {
+        compare(true, cpus.count > there.value, &|| {
+            format!("{} CPUs in /proc/cpuinfo, {} are there by the boot log", cpus.count, there.value)
         });
     }
     if let Some(cpus) = cpus {
@@ -74,24 +78,27 @@ fn contradictions(facts: &Facts<'_>) -> (Vec<String>, usize) {
     compare(words.is_some(), off && facts.said() == Some(crate::bootlog::Words::Hibernation), &|| {
         "`nohibernate` is on the kernel command line, but the boot log says that hibernation is enabled".to_owned()
     });
-    if let (Some(total), Some(usable)) = (super::module::mem_total_kb(facts), usable_kb(facts)) {
-        compare(true, total > usable, &|| {
+    if let (Some(total), Some(most)) = (super::module::mem_total_kb(facts), most_kb(facts)) {
+        compare(true, total > most, &|| {
             format!(
-                "MemTotal is {total} kB, the memory map of the boot log has {usable} kB (memory was added, or another machine)"
+                "MemTotal is {total} kB, the memory map of the boot log has {most} kB (memory was added, or another machine)"
             )
         });
     }
     (out, compared)
 }
 
-/// Usable memory of the firmware's map.
-fn usable_kb(facts: &Facts<'_>) -> Option<u64> {
+/// The most memory that there can be by the log: every row of the firmware's map, because soft-reserved
+/// and persistent memory can be turned on later, or the affinity table, which has room for more.
+fn most_kb(facts: &Facts<'_>) -> Option<u64> {
     let log = facts.log.as_ref().ok().filter(|_| facts.log_is_whole)?;
-    let rows = log.e820.iter().map(|row| row.value);
-    let usable =
-        rows.filter(|row| row.kind == crate::bootlog::E820Type::Usable && row.map == crate::bootlog::E820Map::Bios);
-    let bytes = usable.map(|row| row.range.end.get() - row.range.start.get()).try_fold(0_u64, u64::checked_add)?;
-    (bytes > 0).then_some(bytes >> 10)
+    let rows = log.e820.iter().map(|row| row.value).filter(|row| row.map == E820Map::Bios);
+    let sum = |ranges: &mut dyn Iterator<Item = ByteRange>| {
+        ranges.map(|range| range.end.get() - range.start.get()).try_fold(0_u64, u64::checked_add)
+    };
+    let map = sum(&mut rows.map(|row| row.range))?;
+    let affinity = sum(&mut log.srat.iter().map(|row| row.value.range))?;
+    (map > 0).then_some(map.max(affinity) >> 10)
 }
 
 fn agree(facts: &Facts<'_>) -> Finding {

@@ -6,7 +6,7 @@ use tdx_host::platform::Msr;
 use super::{Finding, Rule};
 use crate::check::{
     facts::{Facts, Sure, Tdx},
-    item::{Item, Unseen},
+    item::Item,
     msrs::{Reading, SEAMRR_BASE, SEAMRR_MASK, TME_CAPABILITY},
 };
 use crate::{cpu_model, report::Basis};
@@ -48,14 +48,12 @@ pub(super) const RULES: [Rule; 6] = [
 fn bios(facts: &Facts<'_>) -> Finding {
     match (facts.bios(), facts.snapshot.get(Item::BiosVersion)) {
         (Some(bios), _) => Finding::pass(bios).evidence(Item::BiosVersion.place()),
-        (None, Err(Unseen::Absent)) => {
-            Finding::pass("not available: no DMI data here").evidence(format!("no {}", Item::BiosVersion.place()))
-        }
         (None, Err(why)) => {
             Finding::unknown(format!("{} {why}", Item::BiosVersion.place())).hint(Item::BiosVersion.how(why))
         }
-        (None, Ok(_)) => Finding::pass("the BIOS does not name a version")
-            .evidence(format!("{} is empty", Item::BiosVersion.place())),
+        (None, Ok(_)) => Finding::unknown("the BIOS names no version, or one in a form that is not kept")
+            .evidence(format!("{} as it was kept is empty", Item::BiosVersion.place()))
+            .hint("`cat /sys/class/dmi/id/bios_version` on the machine shows it"),
     }
 }
 

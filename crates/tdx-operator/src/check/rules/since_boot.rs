@@ -58,7 +58,7 @@ pub(in crate::check) fn power_cycle(facts: &Facts<'_>) -> PowerCycle {
     }
     match &facts.log {
         _ if facts.no_host_code() && !facts.ko.may_be_host() => PowerCycle::No,
-        Ok(_) if facts.log_is_whole => PowerCycle::No,
+        Ok(_) if facts.log_is_whole && !facts.left.lines_lost => PowerCycle::No,
         _ => PowerCycle::Unknown,
     }
 }
@@ -150,6 +150,10 @@ fn still_safe(facts: &Facts<'_>) -> Finding {
         PowerCycle::Unknown => match &facts.log {
             Err(why) => Finding::unknown(format!("the kernel's log {why}"))
                 .hint(format!("{}; or {SAVE_LOG}", Item::BootLog.how(why))),
+            Ok(_) if left.lines_lost => {
+                Finding::unknown("lines of the kernel are missing from the log: failed calls may be among them")
+                    .hint(SAVE_LOG)
+            }
             Ok(_) => Finding::unknown("the log does not reach back to the boot: earlier failed calls are not in it")
                 .hint(SAVE_LOG),
         },
