@@ -285,14 +285,44 @@ fn values_in_odd_writing() {
         ("Operation not supported", "-95"),
         ("0xffffffffffffffe4", "-28"),
         ("4294967268", "-28"),
+        ("[Errno 28]", "-28"),
+        ("[Errno 28] No space left on device", "-28"),
+        ("OSError: [Errno 95] Operation not supported: '/dev/kvm'", "-95"),
+        ("errno: 28", "-28"),
+        ("errno: -28", "-28"),
+        ("errno=28 (No space left on device)", "-28"),
+        ("ERRNO 0x1c", "-28"),
+        ("-0x1c", "-28"),
+        ("TDX_OPERAND_BUSY|TDX_OPERAND_ID_RCX", "TDX_OPERAND_BUSY"),
+        ("TDX_OPERAND_BUSY | TDX_OPERAND_ID_SEPT", "TDX_OPERAND_BUSY"),
+        ("rax=0xc000030000000001,rcx=0x8000020000000000", metadata),
+        ("RAX: c000030000000001 RBX: 8000020000000000 RCX: c000030000000000", metadata),
+        ("0xc0000300-00000001", metadata),
         ("BD80000000100134.", "0xbd80000000100134"),
         ("SEAMCALL (0x1c) failed: 0xc000030000000001", "seamcall-later"),
         ("[ 9.1] virt/tdx: module not loaded", "module-not-loaded"),
     ] {
         assert_eq!(value(text).as_deref(), Some(is), "{text}");
     }
-    for text in ["28h", "hello", "two 0xc000030000000001 values 0x8000020000000000", "-", "0x", "''", "rc=", "leaf 28"]
-    {
+    for text in [
+        "28h",
+        "hello",
+        "two 0xc000030000000001 values 0x8000020000000000",
+        "-",
+        "0x",
+        "''",
+        "rc=",
+        "leaf 28",
+        "c0:00:03:00:00:00:00:01",
+        "c0-00-03-00-00-00-00-01",
+        "c000:0300:0000:0001",
+        "eth0 c0:00:03:00:00:01",
+        "TDX_OPERAND_BUSY|TDX_OPERAND_ID_NOTHING",
+        "TDX_OPERAND_BUSY|",
+        "errno",
+        "errno 99999",
+        "errno 28 or errno 5",
+    ] {
         assert_eq!(value(text), None, "{text}");
     }
     let command = subject("dmesg | grep -i tdx", &()).unwrap_err().to_string();

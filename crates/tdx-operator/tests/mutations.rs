@@ -103,7 +103,8 @@ fn check(bytes: &[u8], result: Result<Host, InputError>) -> Result<(), TestCaseE
                 Rule::Empty | Rule::NotABootLog | Rule::NoMemory | Rule::Encoded(_) | Rule::HostFile(_)
             );
             prop_assert!(error.line.is_some() || of_file, "{error}");
-            let lines = bytes.split(|&b| b == b'\n').count() as u64;
+            let end = if bytes.contains(&b'\n') { b'\n' } else { b'\r' };
+            let lines = bytes.split(|&b| b == end).count() as u64;
             prop_assert!(error.line.is_none_or(|line| (1..=lines).contains(&line)), "{error}");
             prop_assert!(error.to_string().len() < 1000, "{error}");
         }

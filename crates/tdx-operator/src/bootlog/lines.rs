@@ -54,14 +54,23 @@ pub(crate) struct Lines<R> {
     reader: Take<R>,
     buffer: Vec<u8>,
     number: u64,
-    /// Line feeds so far: a lone CR ends a line, but editors count no line there.
+    /// Line feeds so far: a lone CR ends a line, but editors count no line there, unless the file
+    /// has no other line ends.
     feeds: u64,
+    /// The file has no line feeds; `None` before it is looked at.
+    without_feeds: Option<bool>,
 }
 
 impl<R: BufRead> Lines<R> {
     /// Starts at the reader's place.
     pub(crate) fn new(reader: R) -> Self {
-        Self { reader: reader.take(FILE_LIMIT), buffer: Vec::with_capacity(LINE_LIMIT + 1), number: 0, feeds: 0 }
+        Self {
+            reader: reader.take(FILE_LIMIT),
+            buffer: Vec::with_capacity(LINE_LIMIT + 1),
+            number: 0,
+            feeds: 0,
+            without_feeds: None,
+        }
     }
 
     /// The next line, or `None` at the end or at a limit; then [`Self::limit`] says
@@ -71,6 +80,10 @@ impl<R: BufRead> Lines<R> {
     /// What the reader says.
     pub(crate) fn next_line(&mut self) -> io::Result<Option<Line<'_>>> {
         self.buffer.clear();
+        if self.without_feeds.is_none() {
+            let start = self.reader.fill_buf()?;
+            self.without_feeds = Some(start.contains(&b'\r') && !start.contains(&b'\n'));
+        }
         if self.feeds >= LINES_LIMIT {
             return Ok(None);
         }
@@ -106,16 +119,17 @@ impl<R: BufRead> Lines<R> {
             };
             let carriage_return = bytes.get(end) == Some(&b'\r');
             self.reader.consume(end + 1);
-            self.feeds += u64::from(!carriage_return);
+            let mut feeds = u64::from(!carriage_return);
             if carriage_return {
                 while self.reader.fill_buf()?.first() == Some(&b'\r') {
                     self.reader.consume(1);
                 }
                 if self.reader.fill_buf()?.first() == Some(&b'\n') {
                     self.reader.consume(1);
-                    self.feeds += 1;
+                    feeds = 1;
                 }
             }
+            self.feeds += feeds.max(u64::from(self.without_feeds == Some(true)));
             return Ok((true, too_long));
         }
     }
@@ -195,6 +209,7 @@ mod tests {
         let texts = |bytes| all(bytes).into_iter().map(|line| line.1).collect::<Vec<_>>();
         assert_eq!(texts(b"a\rb\r\r\nc\r"), [b"a", b"b", b"c"]);
         assert_eq!(all(b"a\rb\nc").iter().map(|line| line.0).collect::<Vec<_>>(), [1, 1, 2]);
+        assert_eq!(all(b"a\rb\rc\r").iter().map(|line| line.0).collect::<Vec<_>>(), [1, 2, 3], "no line feed at all");
     }
 
     #[test]

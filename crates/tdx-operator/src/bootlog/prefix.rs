@@ -37,7 +37,7 @@ pub(crate) fn message(line: &str) -> &str {
 
 /// The same with the source and the time.
 pub(crate) fn split(line: &str) -> Split<'_> {
-    let mut rest = unquoted(line.trim());
+    let mut rest = unquoted(line.trim().trim_start_matches('\u{feff}'));
     let mut source = Source::Kernel;
     let mut stamped = false;
     if !rest.starts_with('#') {
@@ -266,13 +266,36 @@ fn iso(line: &str) -> Option<&str> {
     (date && between && time).then_some(after)
 }
 
-/// `<6>1 2026-11-29T10:00:00.123456+01:00 node7 kernel - - - text` of RFC 5424.
+/// `<6>1 2026-11-29T10:00:00.123456+01:00 node7 kernel - - - text` of RFC 5424; the time may be
+/// missing, and structured data and the mark of UTF-8 may stand before the text.
 fn rfc5424(line: &str) -> Option<(&str, &str)> {
-    let rest = iso(level(line).unwrap_or(line).strip_prefix("1 ")?)?;
-    let mut fields = rest.splitn(6, ' ');
+    let rest = level(line).unwrap_or(line).strip_prefix("1 ")?;
+    let rest = iso(rest).or_else(|| rest.strip_prefix("- "))?;
+    let mut fields = rest.splitn(5, ' ');
     let (_host, ident) = (fields.next()?, fields.next()?);
     let (_pid, _id, data) = (fields.next()?, fields.next()?, fields.next()?);
-    (data == "-").then(|| fields.next()).flatten().map(|text| (ident, text.trim_start()))
+    let text = data.strip_prefix('-').or_else(|| structured_data(data))?.strip_prefix(' ')?;
+    Some((ident, text.trim_start().trim_start_matches('\u{feff}')))
+}
+
+/// What follows `[id name="value"][id name="value"]`. A bracket in a value is no end.
+fn structured_data(text: &str) -> Option<&str> {
+    let mut rest = text;
+    while let Some(element) = rest.strip_prefix('[') {
+        let (mut quoted, mut escaped) = (false, false);
+        let end = element.find(|c| {
+            let was_escaped = std::mem::take(&mut escaped);
+            match c {
+                '\\' => escaped = !was_escaped,
+                '"' if !was_escaped => quoted = !quoted,
+                ']' if !quoted => return true,
+                _ => {}
+            }
+            false
+        })?;
+        rest = element.get(end + 1..)?;
+    }
+    (rest.len() < text.len()).then_some(rest)
 }
 
 /// `<6>` of a raw kernel buffer.
@@ -337,6 +360,11 @@ mod tests {
             ">> [    9.360001] ",
             "<6>1 2026-11-29T10:00:00.123456+01:00 node7 kernel - - - ",
             "<6>1 2026-11-29T10:00:00Z node7 kernel - - - [    9.360001] ",
+            "<6>1 2026-11-29T10:00:00Z node7 kernel - - - \u{feff}[    9.360001] ",
+            "<6>1 2026-11-29T10:00:00Z node7 kernel - - [origin ip=\"::1\" x=\"a \\\" ] b\"][meta n=\"1\"] ",
+            "<6>1 - node7 kernel - - [timeQuality] \u{feff}",
+            "1 2026-11-29T10:00:00Z node7 kernel - - [timeQuality tzKnown=\"1\"] ",
+            "\u{feff}[    9.360001] ",
         ] {
             let line = format!("{prefix}virt/tdx: module initialized\r");
             assert_eq!(message(&line), "virt/tdx: module initialized", "{prefix:?}");
@@ -355,6 +383,7 @@ mod tests {
             ("févr. 03 04:05:06 node5 libvirtd[7]: internal error: x", "libvirtd", "internal error: x"),
             ("Mar 21 09:40:00 node5 kdump-tools: x", "kdump-tools", "x"),
             ("<29>1 2026-11-29T10:00:00Z node5 kdumpctl 77 - - x y", "kdumpctl", "x y"),
+            ("<29>1 2026-11-29T10:00:00Z node5 kdumpctl 77 id [a b=\"c\"] \u{feff}x y", "kdumpctl", "x y"),
         ] {
             let split = split(line);
             assert_eq!((split.source, split.text), (Source::Program(ident), text), "{line}");

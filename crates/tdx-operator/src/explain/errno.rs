@@ -144,8 +144,13 @@ pub(super) fn named(text: &str) -> Option<u32> {
     if let Some(known) = KNOWN.iter().find(|known| known.name.eq_ignore_ascii_case(text)) {
         return Some(known.number);
     }
-    let digits = text.strip_prefix('-').filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))?;
-    digits.parse().ok().filter(|number| (1..4096).contains(number))
+    let digits = text.strip_prefix('-')?;
+    let number = match digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
+        Some(hex) if hex.bytes().all(|b| b.is_ascii_hexdigit()) => u32::from_str_radix(hex, 16).ok()?,
+        None if digits.bytes().all(|b| b.is_ascii_digit()) => digits.parse().ok()?,
+        _ => return None,
+    };
+    Some(number).filter(|number| (1..4096).contains(number))
 }
 
 /// What it says.
@@ -177,11 +182,13 @@ mod tests {
 
     #[test]
     fn numbers_and_names() {
-        for (text, number) in [("-28", Some(28)), ("enospc", Some(28)), (" -5", Some(5)), ("-4095", Some(4095))] {
+        for (text, number) in
+            [("-28", Some(28)), ("enospc", Some(28)), (" -5", Some(5)), ("-4095", Some(4095)), ("-0x1c", Some(28))]
+        {
             assert_eq!(named(text), number, "{text}");
         }
         // Completion statuses, and what is neither.
-        for text in ["28", "-0", "-4096", "-4611680499394412544", "--28", "-2x", "", "-"] {
+        for text in ["28", "-0", "-4096", "-4611680499394412544", "--28", "-2x", "-0x", "-0x1g", "-0x1000", "", "-"] {
             assert_eq!(named(text), None, "{text}");
         }
         assert!(!explain(1).known && explain(5).causes.len() >= 5);

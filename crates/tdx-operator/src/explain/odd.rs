@@ -2,8 +2,8 @@
 //! of digits, an errno as an unsigned number or as `strerror` says it, a value in the middle of a
 //! line.
 
-use super::value as usual;
-use crate::report::Subject;
+use super::{errno, status, value as usual};
+use crate::report::{Given, Subject};
 
 /// What `strerror` prints, and its name.
 const STRERROR: [(&str, &str); 10] = [
@@ -55,11 +55,18 @@ pub(super) fn value(text: &str) -> Option<Subject> {
     if let Some((_, name)) = STRERROR.iter().find(|(words, _)| bare.eq_ignore_ascii_case(words)) {
         return usual(name);
     }
-    if let Some(subject) = usual(&bare) {
+    if let Some(subject) = usual(&bare).or_else(|| after_errno(&bare).filter(|_| !bare.contains("0x"))) {
         return Some(subject);
     }
     // Groups of digits: `c000 0505 0000 0000`, `0xc0000505 00000000`, `c000'0505'0000'0000`.
+    if let Some(subject) = joined(&bare) {
+        return Some(subject);
+    }
     let hex = bare.strip_prefix("0x").or_else(|| bare.strip_prefix("0X")).unwrap_or(&bare);
+    // Addresses of network cards, and GUIDs, are written so.
+    if hex.contains([':', '-']) && hex.split([':', '-']).any(|group| group.len() != 8) {
+        return None;
+    }
     let groups = hex.split([' ', '\'', '_', '`', ':', '-']).filter(|group| !group.is_empty());
     let digits: String = groups.clone().collect();
     let even = groups.clone().all(|group| [2, 4, 8, 16].contains(&group.len()));
@@ -67,8 +74,44 @@ pub(super) fn value(text: &str) -> Option<Subject> {
     (all && even).then(|| usual(&format!("0x{digits}"))).flatten()
 }
 
+/// A name and its operand, as the kernel's source writes them: `TDX_OPERAND_BUSY |
+/// TDX_OPERAND_ID_RCX`.
+fn joined(text: &str) -> Option<Subject> {
+    let (name, operand) = text.split_once('|')?;
+    let (status, operand) = (status::named(name)?, operand.trim().to_ascii_uppercase());
+    let operand = operand.trim_start_matches("TDX_").trim_start_matches("OPERAND_ID_");
+    let shown = |id: &u32| status.code().with(*id).to_string().ends_with(&format!(" ({operand})"));
+    let id = (1..=0xff).find(shown)?;
+    Some(Subject::Status(status::explain(status.code().with(id), Given::Whole)))
+}
+
+/// An errno after its word: `[Errno 28]`, `errno: 28`, `errno=-28`.
+fn after_errno(line: &str) -> Option<Subject> {
+    let lower = line.to_ascii_lowercase();
+    let mut numbers = lower.match_indices("errno").filter_map(|(at, word)| {
+        let rest = lower.get(at + word.len()..)?.trim_start_matches([' ', ':', '=', '(', '-', '\u{2212}']);
+        let end = rest.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(rest.len());
+        errno::named(&format!("-{}", rest.get(..end)?))
+    });
+    let number = numbers.next().filter(|first| numbers.all(|other| other == *first))?;
+    Some(Subject::Errno(errno::explain(number)))
+}
+
+/// RAX, in which the status of a SEAMCALL is, among other registers: `rax=..,rcx=..`.
+fn of_rax(line: &str) -> Option<Subject> {
+    let lower = line.to_ascii_lowercase();
+    let (before, rest) = lower.split_once("rax")?;
+    let alone = !before.ends_with(|c: char| c.is_ascii_alphanumeric());
+    let rest = rest.trim_start().strip_prefix([':', '='])?.trim_start();
+    let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(rest.len());
+    usual(rest.get(..end)?).filter(|_| alone)
+}
+
 /// The one value among the words of a line; `None` if there is none, or more than one.
 pub(super) fn word(line: &str) -> Option<Subject> {
+    if let Some(subject) = of_rax(line).or_else(|| after_errno(line)) {
+        return Some(subject);
+    }
     let mut found: Option<Subject> = None;
     for word in line.split([' ', '\t', '=', '(', ')', ',']).filter(|word| word.len() > 1) {
         let bare = bare(word);
