@@ -72,7 +72,7 @@ enum Pending {
 
 /// INIT is blocked while the CPU is in VMX operation, as on hardware.
 fn takes_init(vcpu: &Vcpu) -> bool {
-    kick::mailbox(vcpu.number).init.load(Ordering::SeqCst) && !tdx::lock().in_vmx_operation(vcpu.number)
+    kick::mailbox(vcpu.number).init.load(Ordering::SeqCst) && !vcpu.in_vmx
 }
 
 /// What [`deliver_pending`] would deliver now.

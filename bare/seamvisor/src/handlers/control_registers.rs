@@ -57,11 +57,10 @@ pub fn handle_exit(vcpu: &mut Vcpu) {
 /// Sets CR4. False if the write raises #GP.
 fn set(vcpu: &mut Vcpu, value: u64) -> bool {
     let long = vcpu.vmcb.efer & LONG_MODE_ACTIVE != 0;
-    let in_vmx = crate::tdx::lock().in_vmx_operation(vcpu.number);
     if value & !supported() != 0
         || long && value & PAE == 0
         || !long && value & PCIDE != 0
-        || in_vmx && value & VMXE == 0
+        || vcpu.in_vmx && value & VMXE == 0
         || value & PCIDE != 0 && vcpu.vmcb.cr4 & PCIDE == 0 && vcpu.vmcb.cr3 & 0xfff != 0
     {
         return false;

@@ -18,22 +18,18 @@ const PAGE: u64 = 4096;
 pub fn emulate(vcpu: &mut Vcpu, instruction: &Instruction, mnemonic: Mnemonic) -> bool {
     match mnemonic {
         Mnemonic::Vmxon => vmxon(vcpu, instruction),
-        Mnemonic::Vmxoff if in_vmx(vcpu) => {
-            tdx::lock().set_vmx_operation(vcpu.number, false);
+        Mnemonic::Vmxoff if vcpu.in_vmx => {
+            vcpu.in_vmx = tdx::lock().set_vmx_operation(vcpu.number, false);
             succeed(vcpu, instruction.len() as u64);
         }
-        Mnemonic::Invept if in_vmx(vcpu) => invept(vcpu, instruction),
-        _ if is_vmx(mnemonic) && in_vmx(vcpu) => {
+        Mnemonic::Invept if vcpu.in_vmx => invept(vcpu, instruction),
+        _ if is_vmx(mnemonic) && vcpu.in_vmx => {
             println!("cpu={} {mnemonic:?}: VM entry is not supported", vcpu.number);
             fail_invalid(vcpu, instruction.len() as u64);
         }
         _ => return false,
     }
     true
-}
-
-fn in_vmx(vcpu: &Vcpu) -> bool {
-    tdx::lock().in_vmx_operation(vcpu.number)
 }
 
 const fn is_vmx(mnemonic: Mnemonic) -> bool {
@@ -81,11 +77,11 @@ fn vmxon(vcpu: &mut Vcpu, instruction: &Instruction) {
         let region = u64::from_le_bytes(pointer);
         region.is_multiple_of(PAGE) && guest_memory::read(region, &mut revision)
     };
-    if !is_region || u32::from_le_bytes(revision) != vmx_capabilities::REVISION || in_vmx(vcpu) {
+    if !is_region || u32::from_le_bytes(revision) != vmx_capabilities::REVISION || vcpu.in_vmx {
         fail_invalid(vcpu, instruction.len() as u64);
         return;
     }
-    tdx::lock().set_vmx_operation(vcpu.number, true);
+    vcpu.in_vmx = tdx::lock().set_vmx_operation(vcpu.number, true);
     succeed(vcpu, instruction.len() as u64);
 }
 

@@ -71,8 +71,6 @@ pub struct Tdx {
     inits: u64,
     /// SEAMCALLs that the machine does not model.
     pub refused: u64,
-    /// CPUs in VMX operation, one bit each.
-    vmx: u64,
 }
 
 static TDX: Once<Mutex<Tdx>> = Once::new();
@@ -100,7 +98,6 @@ pub fn init(config: MachineConfig, hidden: &[Range<u64>]) -> Result<(), ConfigEr
             births: BTreeMap::new(),
             inits: 0,
             refused: 0,
-            vmx: 0,
         })
     });
     Ok(())
@@ -125,18 +122,16 @@ impl Tdx {
         &self.map
     }
 
-    /// True between VMXON and VMXOFF of this CPU.
-    pub fn in_vmx_operation(&self, cpu: usize) -> bool {
-        self.vmx >> cpu & 1 == 1
-    }
-
-    /// VMXON or VMXOFF.
-    pub fn set_vmx_operation(&mut self, cpu: usize, on: bool) {
+    /// VMXON or VMXOFF of this CPU. Returns whether it is in VMX operation afterwards.
+    pub fn set_vmx_operation(&mut self, cpu: usize, on: bool) -> bool {
         let id = CpuId(cpu as u32);
         let done = if on { self.machine.vmxon(id) } else { self.machine.vmxoff(id) };
         match done {
-            Ok(()) => self.vmx = self.vmx & !(1 << cpu) | u64::from(on) << cpu,
-            Err(refusal) => println!("VMX operation of CPU {cpu}: {refusal}"),
+            Ok(()) => on,
+            Err(refusal) => {
+                println!("VMX operation of CPU {cpu}: {refusal}");
+                !on
+            }
         }
     }
 

@@ -32,6 +32,8 @@ pub struct Vcpu {
     pub registers: Box<GuestRegisters>,
     /// CR4.VMXE as the guest sees it. The real CR4.VMXE is reserved on SVM and stays 0.
     pub vmxe: bool,
+    /// Between VMXON and VMXOFF.
+    pub in_vmx: bool,
     /// Physical address of a page that stands for memory that does not exist.
     pub absent_frame: u64,
     /// TDH.VP.ENTER has been granted by a SEAMCALL of this length: a TD runs next on this CPU.
@@ -100,6 +102,7 @@ impl Vcpu {
             vmcb,
             registers: Box::default(),
             vmxe: false,
+            in_vmx: false,
             absent_frame: address(Box::leak(zeroed_page())),
             enters_td: None,
             root: tables.nested_root,
