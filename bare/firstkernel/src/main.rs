@@ -136,6 +136,7 @@ fn live(boot: &Boot) -> Result<core::convert::Infallible, Failure> {
     }
 
     if boot.option("role") == Some("hostile-private") {
+        interrupts::handle_with(hostile::handle);
         hostile::on_private_memory(TDX.ledger());
         exit::exit(exit::SUCCESS)
     }

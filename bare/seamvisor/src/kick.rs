@@ -71,13 +71,13 @@ pub fn kick(cpu: usize) {
     }
 }
 
-/// Sleeps in HLT until [`wake`], unless a SIPI is pending. A spinning CPU would take host time from
-/// the others, because QEMU's CPUs are threads. Woken by NMI, because the guest may have disabled
-/// this CPU's APIC, which blocks all other interrupts.
-pub fn sleep(cpu: usize) {
+/// Sleeps in HLT until [`wake`], unless `is_ready` finds what this CPU waits for in its mailbox. A
+/// spinning CPU would take host time from the others, because QEMU's CPUs are threads. Woken by
+/// NMI, because the guest may have disabled this CPU's APIC, which blocks all other interrupts.
+pub fn sleep(cpu: usize, is_ready: impl Fn() -> bool) {
     let mailbox = &MAILBOXES[cpu];
     mailbox.asleep.store(true, Ordering::SeqCst);
-    if mailbox.startup.load(Ordering::SeqCst) == 0 {
+    if !is_ready() {
         // SAFETY: GIF and IF are 0 here, and GIF is again afterwards; an NMI is taken on its own
         // IST stack by `handle_nmi`.
         unsafe { halt_until_nmi() };

@@ -107,7 +107,7 @@ fn wait_for_startup(vcpu: &mut Vcpu) {
     vcpu.finish_step();
     let page = loop {
         match mailbox.startup.swap(0, Ordering::SeqCst) {
-            0 => kick::sleep(vcpu.number),
+            0 => kick::sleep(vcpu.number, || mailbox.startup.load(Ordering::SeqCst) != 0),
             page => break page & 0xff,
         }
     };
@@ -125,6 +125,7 @@ fn handle_exit(vcpu: &mut Vcpu) {
     }
     let code = vcpu.vmcb.exit_code;
     counters::count_exit(code);
+    vcpu.finish_halt(code == exit::INTR);
     // An interrupted event is injected again, unless a handler injects another one.
     vcpu.vmcb.inject = if vmcb::is_event(vcpu.vmcb.exit_interrupt) { vcpu.vmcb.exit_interrupt } else { 0 };
     if !vcpu.is_stepping() {
@@ -142,6 +143,14 @@ fn handle_exit(vcpu: &mut Vcpu) {
     const UNDEFINED: u64 = exit::EXCEPTION + INVALID_OPCODE as u64;
     match code {
         exit::NMI => kick::drain(),
+        // The guest takes it behind its HLT.
+        exit::INTR => {}
+        exit::HLT if vcpu.halt() => {}
+        exit::HLT => {
+            while matches!(pending(vcpu), Pending::None) {
+                kick::sleep(vcpu.number, || !matches!(pending(vcpu), Pending::None));
+            }
+        }
         exit::CPUID => cpuid::handle_exit(vcpu),
         exit::MSR => msr::handle_exit(vcpu),
         exit::CR4_READ | exit::CR4_WRITE => control_registers::handle_exit(vcpu),

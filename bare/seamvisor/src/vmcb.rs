@@ -148,8 +148,12 @@ pub mod exit {
 pub const INTERCEPT_CR4_READ: u32 = 1 << 4;
 /// Writes of CR4.
 pub const INTERCEPT_CR4_WRITE: u32 = 1 << 20;
-/// NMI, CPUID, INVD, INVLPGA, I/O, MSRs, shutdown.
-pub const INTERCEPT_1: u32 = 1 << 1 | 1 << 18 | 1 << 22 | 1 << 26 | 1 << 27 | 1 << 28 | 1 << 31;
+/// NMI, CPUID, INVD, HLT, INVLPGA, I/O, MSRs, shutdown.
+pub const INTERCEPT_1: u32 = 1 << 1 | 1 << 18 | 1 << 22 | INTERCEPT_HLT | 1 << 26 | 1 << 27 | 1 << 28 | 1 << 31;
+/// Interrupts.
+pub const INTERCEPT_INTR: u32 = 1 << 0;
+/// HLT.
+pub const INTERCEPT_HLT: u32 = 1 << 24;
 /// IRET.
 pub const INTERCEPT_IRET: u32 = 1 << 20;
 /// VMRUN, VMMCALL, VMLOAD, VMSAVE, STGI, CLGI, SKINIT, WBINVD.

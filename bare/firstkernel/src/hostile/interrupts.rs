@@ -1,7 +1,7 @@
 //! Interrupts that could stop the hypervisor: INIT and NMI storms, stores across APIC registers.
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use metal::interrupts::{self, Frame};
 use metal::lapic::{self, Ipi};
 use metal::{clock, println};
@@ -12,14 +12,26 @@ use crate::vmx;
 
 /// NMIs and INITs to each other CPU.
 const STORM: u64 = 2_000;
+/// Time to come from an NMI to a HLT, or from a HLT behind it, in microseconds.
+const HLT_TIME: u64 = 50_000;
 
 static NMIS: AtomicU64 = AtomicU64::new(0);
+/// An NMI stops a CPU for good.
+static STOPS: AtomicBool = AtomicBool::new(false);
+/// CPUs that have gone on behind the HLT that stopped them.
+static WOKEN: AtomicU64 = AtomicU64::new(0);
 
-/// Handler for exceptions and interrupts: counts NMIs, and keeps page faults
-/// of the test of KeyIDs.
+/// Handler for exceptions and interrupts: counts NMIs, and keeps page faults of the test of KeyIDs.
 pub fn handle(frame: &mut Frame) {
     match frame.vector as u8 {
-        interrupts::NMI => drop(NMIS.fetch_add(1, Ordering::Relaxed)),
+        interrupts::NMI => {
+            NMIS.fetch_add(1, Ordering::SeqCst);
+            if STOPS.load(Ordering::SeqCst) {
+                // SAFETY: interrupts are disabled in a handler, which nothing waits for.
+                unsafe { asm!("hlt", options(nomem, nostack)) };
+                WOKEN.fetch_add(1, Ordering::SeqCst);
+            }
+        }
         interrupts::WAKE => lapic::end_of_interrupt(),
         lapic::SPURIOUS_VECTOR => {}
         interrupts::PAGE_FAULT => key_ids::handle_page_fault(frame),
@@ -40,6 +52,25 @@ pub fn store_across_apic_command() {
             save = out(reg) _, stack = in(reg) stack, value = in(reg) INIT_ALL_OTHERS << 32,
         );
     }
+}
+
+/// Stops the other CPUs in HLT with interrupts disabled. Returns how many have stopped.
+pub fn stop_others() -> u64 {
+    let (others, before) = (u64::from(AllCpus::count()) - 1, NMIS.load(Ordering::SeqCst));
+    STOPS.store(true, Ordering::SeqCst);
+    for cpu in 1..AllCpus::count() {
+        lapic::send(cpu, Ipi::Nmi);
+    }
+    let all = clock::wait_for(1_000_000, || NMIS.load(Ordering::SeqCst) == before + others);
+    assert!(all, "an NMI did not arrive");
+    clock::wait_for(HLT_TIME, || false);
+    others
+}
+
+/// CPUs of [`stop_others`] that have gone on, which nothing but an NMI or INIT may make them do.
+pub fn woken() -> u64 {
+    clock::wait_for(HLT_TIME, || false);
+    WOKEN.load(Ordering::SeqCst)
 }
 
 /// Sends NMIs to all CPUs, then INITs and NMIs to the others. Returns the number of NMIs taken.

@@ -1,10 +1,12 @@
 //! Use of TD pages as ordinary memory: stores across their border, self-modifying code, page
-//! tables.
+//! tables, poison.
 
 use core::arch::asm;
 use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
 use metal::println;
 use tdx_host::ledger::Ledger;
+
+use super::interrupts;
 
 /// Uses pages of a TD as if they were this kernel's. Ordinary stores make private lines shared
 /// without poison, so no machine check is raised.
@@ -46,5 +48,17 @@ pub fn run(ledger: Option<&Ledger<'_>>) {
         asm!("mov cr3, {}", in(reg) copy as u64, options(nostack));
         asm!("mov cr3, {}", in(reg) root, options(nostack));
     }
+    poison_beside_stopped_cpus(end - 3 * 4096);
     println!("@ {{\"event\":\"hostile\",\"calls\":0,\"nmis\":0}}");
+}
+
+/// Poisons a page, which the hypervisor then takes from all CPUs. One that this kernel has stopped
+/// stays so: after a kexec there is no code any more that it could go on with.
+fn poison_beside_stopped_cpus(page: usize) {
+    let stopped = interrupts::stop_others();
+    // SAFETY: a page of a TD that never runs, and that this kernel does not read.
+    unsafe { asm!("movnti [{}], {}", in(reg) page, in(reg) 0u64, options(nostack)) }
+    let woken = interrupts::woken();
+    println!("hostile: {stopped} CPUs stopped, {woken} woken");
+    assert!(woken == 0, "{woken} of {stopped} stopped CPUs have gone on");
 }

@@ -20,8 +20,8 @@ const CR0: u64 = 0x21;
 const CR4: u64 = 0x40;
 const RESET_VECTOR: u64 = 0xffff_fff0;
 const PAT: u64 = 0x0007_0406_0007_0406;
-/// INTR, NMI, RDPMC, CPUID, INVD, HLT, INVLPGA, I/O, MSRs, task switch, shutdown.
-const INTERCEPT_1: u32 = vmcb::INTERCEPT_1 | 1 << 0 | 1 << 15 | 1 << 24 | 1 << 29;
+/// Those of the host; interrupts, RDPMC, task switch.
+const INTERCEPT_1: u32 = vmcb::INTERCEPT_1 | vmcb::INTERCEPT_INTR | 1 << 15 | 1 << 29;
 /// Those of the host; MONITOR, MWAIT, XSETBV.
 const INTERCEPT_2: u32 = vmcb::INTERCEPT_2 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13;
 

@@ -1,7 +1,8 @@
-//! Virtual CPU state: VMCB, general registers, pending event, NMI blocking and single-step state.
+//! Virtual CPU state: VMCB, general registers, pending event, NMI blocking, HLT, single-step state.
 //!
 //! Exit handlers take this state and change it. They never call the run loop (`run.rs`).
 
+mod halt;
 mod reset;
 mod step;
 
@@ -49,6 +50,8 @@ pub struct Vcpu {
     in_nmi: bool,
     /// RIP of that IRET, from its intercept until it has executed.
     nmi_return: Option<u64>,
+    /// RIP of the HLT in which the guest waits for an interrupt.
+    halted_at: Option<u64>,
 }
 
 fn zeroed_page() -> Box<Vmcb> {
@@ -111,6 +114,7 @@ impl Vcpu {
             last_step: (0, StepPages::new()),
             in_nmi: false,
             nmi_return: None,
+            halted_at: None,
         }
     }
 
@@ -166,6 +170,7 @@ impl Vcpu {
             self.step_over_iret();
             return false;
         }
+        self.finish_halt(true);
         self.nmi_return = None;
         self.in_nmi = true;
         self.vmcb.intercept_1 |= vmcb::INTERCEPT_IRET;

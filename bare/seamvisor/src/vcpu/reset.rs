@@ -6,6 +6,7 @@ use crate::vmcb::{self, GuestRegisters, Segment};
 impl Vcpu {
     /// State after INIT and SIPI: real mode, CS:IP at the SIPI vector's page.
     pub fn reset(&mut self, page: u64) {
+        self.finish_halt(false);
         let vmcb = &mut self.vmcb;
         let data = Segment { selector: 0, attributes: 0x93, limit: 0xffff, base: 0 };
         (vmcb.es, vmcb.ss, vmcb.ds, vmcb.fs, vmcb.gs) = (data, data, data, data, data);
