@@ -101,14 +101,20 @@ pub struct Frame {
 
 /// Non-maskable interrupt.
 pub const NMI: u8 = 2;
+/// #DB.
+pub const DEBUG: u8 = 1;
 /// #UD.
 pub const INVALID_OPCODE: u8 = 6;
+/// #DF.
+pub const DOUBLE_FAULT: u8 = 8;
 /// #GP.
 pub const GENERAL_PROTECTION: u8 = 13;
 /// #PF.
 pub const PAGE_FAULT: u8 = 14;
 /// #MC.
 pub const MACHINE_CHECK: u8 = 18;
+/// #VE.
+pub const VIRTUALIZATION_EXCEPTION: u8 = 20;
 /// Vector of the interrupt that wakes a CPU from HLT.
 pub const WAKE: u8 = 0x40;
 

@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 use core::sync::atomic::Ordering;
-use metal::interrupts::INVALID_OPCODE;
+use metal::interrupts::{DEBUG, INVALID_OPCODE, PAGE_FAULT};
 use metal::lapic::{self, Ipi};
 use metal::println;
 
@@ -164,19 +164,17 @@ fn handle_exit(vcpu: &mut Vcpu) {
         // The guest's CPUID has no SVM.
         exit::VMRUN..=exit::SKINIT | exit::INVLPGA => vcpu.inject_exception(INVALID_OPCODE),
         exit::IRET => vcpu.unblock_nmi_at_iret(),
-        exit::SHUTDOWN => {
-            println!("cpu={} shutdown: {:#x?}", vcpu.number, vcpu.state());
-            summary::report_and_exit("shutdown", metal::exit::PANIC)
+        exit::SHUTDOWN => summary::shut_down(vcpu),
+        exit::INVALID | exit::INVALID_OF_QEMU => {
+            println!("VMRUN refused the guest state");
+            summary::shut_down(vcpu)
         }
-        exit::INVALID => panic!("VMRUN refused the guest state: {:#x?}", vcpu.state()),
         other => panic!("unexpected VM exit {other:#x}: {:#x?}", vcpu.state()),
     }
 }
 
 /// An exception during a single step. #DB ends the step; every other one belongs to the guest.
 fn handle_exception_in_step(vcpu: &mut Vcpu, vector: u8, guest_traps: bool) {
-    const DEBUG: u8 = 1;
-    const PAGE_FAULT: u8 = 14;
     /// Vectors with an error code.
     const WITH_CODE: u32 = 1 << 8 | 0b1_1111 << 10 | 1 << 17 | 1 << 21;
     match vector {

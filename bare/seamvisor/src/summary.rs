@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use metal::{clock, exit, heap, println, smp};
 
 use crate::tdx::{self, LIMITS, MachineCheckRecord, Tdx};
+use crate::vcpu::Vcpu;
 use crate::{counters, kick};
 
 static REPORTED: AtomicBool = AtomicBool::new(false);
@@ -19,6 +20,13 @@ pub const EMULATOR_FAULT: &str = "emulator-fault";
 pub fn report_and_exit(end: &str, code: u32) -> ! {
     report(end);
     exit::exit(code)
+}
+
+/// A triple fault of the guest, or what the processor would make one of. The caller does not hold
+/// the lock of the machine.
+pub fn shut_down(vcpu: &Vcpu) -> ! {
+    println!("cpu={} shutdown: {:#x?}", vcpu.number, vcpu.state());
+    report_and_exit("shutdown", exit::PANIC)
 }
 
 /// [`report_and_exit`] for a caller that holds the lock of the machine.

@@ -142,6 +142,8 @@ pub mod exit {
     pub const XSETBV: u64 = 0x8d;
     pub const NESTED_PAGE_FAULT: u64 = 0x400;
     pub const INVALID: u64 = u64::MAX;
+    /// QEMU 7.2 stores 32 bits of it.
+    pub const INVALID_OF_QEMU: u64 = u32::MAX as u64;
 }
 
 /// Reads of CR4.
@@ -173,6 +175,11 @@ pub const fn exception(vector: u8) -> u64 {
 /// EVENTINJ for an exception with an error code.
 pub const fn exception_with_code(vector: u8, code: u32) -> u64 {
     exception(vector) | WITH_ERROR_CODE | (code as u64) << 32
+}
+
+/// The vector, if EXITINTINFO holds an exception whose delivery the exit interrupted.
+pub fn exception_vector(info: u64) -> Option<u8> {
+    (info & (VALID | 0b111 << 8) == VALID | TYPE_EXCEPTION).then_some(info as u8)
 }
 
 /// EVENTINJ for an NMI.

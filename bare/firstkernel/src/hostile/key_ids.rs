@@ -53,6 +53,17 @@ pub fn raise_page_faults() {
         // A table behind an address with the KeyID.
         word(TABLES + 0x2000 + 8 * (256 + index), key | (TABLES + 0x3000) | WRITABLE);
     }
+    // A page of code, and nothing behind it: `mov rax, [rsi]` in its last bytes.
+    const CODE_INDEX: u64 = 300;
+    const CODE: u64 = FIRST + (CODE_INDEX << 30) + 0x1000 - 3;
+    for index in 0..512 {
+        word(TABLES + 0x4000 + 8 * index, 0);
+        word(TABLES + 0x5000 + 8 * index, 0);
+    }
+    word(TABLES + 0x2000 + 8 * CODE_INDEX, (TABLES + 0x4000) | WRITABLE);
+    word(TABLES + 0x4000, (TABLES + 0x5000) | WRITABLE);
+    word(TABLES + 0x5000, (TABLES + 0x6000) | WRITABLE);
+    word(TABLES + 0x6ff8, 0x0006_8b48 << 40);
     word(TABLES, (TABLES + 0x1000) | WRITABLE);
     word(TABLES + 8, (TABLES + 0x2000) | WRITABLE);
     let old = registers::cr3();
@@ -70,6 +81,8 @@ pub fn raise_page_faults() {
             check("a write", linear, code | WRITE);
             asm!("lea r15, [rip + 2f]", "jmp {}", "2:", in(reg) linear, out("r15") _);
             check("a fetch", linear, code | FETCH);
+            asm!("lea r15, [rip + 2f]", "jmp {}", "2:", in(reg) CODE, in("rsi") linear, out("r15") _, out("rax") _);
+            check("a read by the last instruction of a page", linear, code);
         }
     }
     // SAFETY: as before.

@@ -76,9 +76,8 @@ pub fn emulate(vcpu: &mut Vcpu, instruction: &Instruction) {
 
 /// Injects #PF for a write to an unmapped destination.
 fn page_fault(vcpu: &mut Vcpu, linear: u64) {
-    const PAGE_FAULT: u8 = 14;
     vcpu.vmcb.cr2 = linear;
-    vcpu.vmcb.inject = vmcb::exception_with_code(PAGE_FAULT, 0b10);
+    vcpu.vmcb.inject = vmcb::exception_with_code(metal::interrupts::PAGE_FAULT, 0b10);
 }
 
 /// Recognises the loops `movdir64b d, [s]; add d, 64; dec c; jne` and

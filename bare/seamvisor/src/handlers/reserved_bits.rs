@@ -4,14 +4,13 @@
 //! QEMU finds bits from its own width of physical addresses on in the guest's page tables. What is
 //! below comes here as a nested page fault.
 
+use metal::interrupts::{DOUBLE_FAULT, PAGE_FAULT};
+
 use super::instruction;
-use crate::guest_memory;
 use crate::vcpu::Vcpu;
-use crate::vmcb;
+use crate::{guest_memory, summary, vmcb};
 
 const PAGE: u64 = 4096;
-const PAGE_FAULT: u8 = 14;
-const DOUBLE_FAULT: u8 = 8;
 
 /// Error code: present, write, user, reserved bit, fetch.
 const PRESENT: u32 = 1 << 0;
@@ -34,9 +33,13 @@ pub enum Access {
     Delivery,
 }
 
-/// Injects #PF for an access to a physical address. A delivery that fails is a double fault.
+/// Injects #PF for an access to a physical address. A delivery that fails is a double fault, and
+/// that of a double fault is a shutdown.
 pub fn raise(vcpu: &mut Vcpu, address: u64, access: Access) {
     if access == Access::Delivery {
+        if vmcb::exception_vector(vcpu.vmcb.exit_interrupt) == Some(DOUBLE_FAULT) {
+            summary::shut_down(vcpu);
+        }
         vcpu.vmcb.inject = vmcb::exception_with_code(DOUBLE_FAULT, 0);
         return;
     }
@@ -55,24 +58,23 @@ pub fn raise(vcpu: &mut Vcpu, address: u64, access: Access) {
 /// Linear address of the access, whether it writes, whether it fetches.
 fn linear(vcpu: &Vcpu, address: u64, access: Access) -> Option<(u64, bool, bool)> {
     let page_of = |linear: u64| guest_memory::translate(&vcpu.vmcb, linear).map(|mapping| mapping.address / PAGE);
-    // The walk of an operand whose page table is behind the address ends nowhere.
+    // A walk whose page table is behind the address ends nowhere.
     let is_it = |linear: u64| match access {
         Access::Walk => page_of(linear).is_none(),
         _ => page_of(linear) == Some(address / PAGE),
     };
-    let rip = guest_memory::linear_rip(&vcpu.vmcb);
-    // An instruction may begin in the page before.
-    let last = rip.wrapping_add(guest_memory::MAX_INSTRUCTION as u64 - 1);
-    let fetched = [rip, last - last % PAGE].into_iter().find(|linear| is_it(*linear));
+    let fetch = || {
+        let rip = guest_memory::linear_rip(&vcpu.vmcb);
+        // An instruction may begin in the page before.
+        let last = rip.wrapping_add(guest_memory::MAX_INSTRUCTION as u64 - 1);
+        let fetched = [rip, last - last % PAGE].into_iter().find(|linear| is_it(*linear));
+        fetched.map(|linear| (linear, false, true))
+    };
     if access == Access::Fetch {
-        return fetched.map(|linear| (linear, false, true));
+        return fetch();
     }
-    if access == Access::Walk
-        && let Some(linear) = fetched
-    {
-        return Some((linear, false, true));
-    }
-    let instruction = instruction::decode(vcpu)?;
+    // The walk was not for the fetch if all of the instruction can be read.
+    let Some(instruction) = instruction::decode(vcpu) else { return fetch() };
     for operand in instruction::operands(vcpu, &instruction) {
         let end = operand.linear.wrapping_add(operand.bytes - 1);
         for linear in [operand.linear, end - end % PAGE] {

@@ -69,7 +69,7 @@ pub fn handle(tdx: &mut Tdx, cpu: usize, td: &mut TdVcpu, on: &VcpuOnCpu) -> Nex
             td.unblock_nmi_at_iret();
             Next::Resume
         }
-        exit::INVALID => report(tdx, cpu, td, plain(reason::TRIPLE_FAULT, 0)),
+        exit::INVALID | exit::INVALID_OF_QEMU => report(tdx, cpu, td, plain(reason::TRIPLE_FAULT, 0)),
         other => {
             let rip = td.vmcb.rip;
             stop(tdx, cpu, rip, &format_args!("VM exit {other:#x} is not modelled"))

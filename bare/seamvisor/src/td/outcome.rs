@@ -1,6 +1,7 @@
 //! What the emulated module makes of a VM exit of a TD: the guest goes on, perhaps with an
 //! exception, or VP.ENTER returns to the host.
 
+use metal::interrupts::{DOUBLE_FAULT, INVALID_OPCODE, VIRTUALIZATION_EXCEPTION};
 use metal::println;
 use tdx_abi::{Registers, Status};
 use tdx_machine::{AfterExit, CpuId, GuestEvent, Refusal, TdExit};
@@ -31,9 +32,6 @@ pub mod reason {
     pub const TDCALL: u64 = 77;
 }
 
-/// #DF and #VE.
-const DOUBLE_FAULT: u8 = 8;
-const VIRTUALIZATION_EXCEPTION: u8 = 20;
 /// What comes after an exit.
 pub enum Next {
     /// The guest goes on.
@@ -84,7 +82,7 @@ pub fn conclude(tdx: &mut Tdx, cpu: usize, td: &mut TdVcpu, after: Result<AfterE
             match event {
                 Some(GuestEvent::VirtualizationException) => td.inject(VIRTUALIZATION_EXCEPTION),
                 Some(GuestEvent::DoubleFault) => td.vmcb.inject = vmcb::exception_with_code(DOUBLE_FAULT, 0),
-                Some(GuestEvent::InvalidOpcode) => td.inject(metal::interrupts::INVALID_OPCODE),
+                Some(GuestEvent::InvalidOpcode) => td.inject(INVALID_OPCODE),
                 None => {}
             }
             Next::Resume
