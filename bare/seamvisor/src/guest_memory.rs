@@ -1,14 +1,19 @@
 //! Guest memory access and guest page table walks. Refuses addresses outside the guest's RAM,
 //! because page tables and operands are guest data and may point anywhere.
+//!
+//! The guest's RAM is mapped one to one for good, and nothing of this program is in it: `main`
+//! takes the slice out of the memory map, and the last reference, to the file that was loaded,
+//! ends before the guest runs. From then on this program accesses it by the instructions here
+//! alone, at any time in which the guest's CPUs do.
 
 use alloc::vec::Vec;
+use core::arch::asm;
 use core::ops::Range;
 use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
-use core::sync::atomic::{AtomicU64, Ordering};
 use spin::Once;
 
-use crate::ranges;
 use crate::vmcb::Vmcb;
+use crate::{guest_bytes, ranges};
 
 /// Address ranges of the guest's RAM.
 static RAM: Once<Vec<Range<u64>>> = Once::new();
@@ -39,10 +44,9 @@ pub fn read(address: u64, buffer: &mut [u8]) -> bool {
     if !holds(address, buffer.len()) {
         return false;
     }
-    let from = with_exposed_provenance::<u8>(address as usize);
-    // SAFETY: RAM of the guest, mapped one to one, and never memory of this program. The guest may
-    // write it concurrently; every byte value is valid.
-    unsafe { core::ptr::copy_nonoverlapping(from, buffer.as_mut_ptr(), buffer.len()) };
+    // SAFETY: `holds`: RAM of the guest, which is mapped, and to which there is no reference (see
+    // above). The buffer is the caller's alone.
+    unsafe { guest_bytes::copy(with_exposed_provenance(address as usize), buffer.as_mut_ptr(), buffer.len()) };
     true
 }
 
@@ -52,40 +56,42 @@ pub fn write(address: u64, bytes: &[u8]) -> bool {
     if !holds(address, bytes.len()) {
         return false;
     }
-    let to = with_exposed_provenance_mut::<u8>(address as usize);
-    // SAFETY: as above.
-    unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+    // SAFETY: as in `read`, with `bytes` as the caller's side, which is only read.
+    unsafe { guest_bytes::copy(bytes.as_ptr(), with_exposed_provenance_mut(address as usize), bytes.len()) };
     true
 }
 
 /// An aligned word of guest memory, read at once. `None` if it is not the guest's RAM.
 pub fn load(address: u64) -> Option<u64> {
-    Some(word(address)?.load(Ordering::SeqCst))
+    let word = word(address)?;
+    let value;
+    // SAFETY: RAM of the guest, as in `read`. An aligned word is read at once.
+    unsafe { asm!("mov {}, [{}]", out(reg) value, in(reg) word, options(nostack, preserves_flags, readonly)) }
+    Some(value)
 }
 
 /// Replaces an aligned word if it is `old`. False if it is not, or is not the guest's RAM.
 #[must_use]
 pub fn compare_exchange(address: u64, old: u64, new: u64) -> bool {
-    word(address).is_some_and(|word| word.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).is_ok())
+    let Some(word) = word(address) else { return false };
+    let found: u64;
+    // SAFETY: RAM of the guest, as in `read`, of which the page tables of this program allow
+    // stores.
+    unsafe {
+        asm!("lock cmpxchg [{}], {}", in(reg) word, in(reg) new, inout("rax") old => found, options(nostack));
+    }
+    found == old
 }
 
-fn word(address: u64) -> Option<&'static AtomicU64> {
-    if !address.is_multiple_of(8) || !holds(address, 8) {
-        return None;
-    }
-    let word = with_exposed_provenance_mut::<u64>(address as usize);
-    // SAFETY: RAM of the guest, mapped one to one for good, aligned, and never memory of this
-    // program. Other CPUs of the guest, and `read` on their behalf, may access it concurrently;
-    // every value is valid.
-    Some(unsafe { AtomicU64::from_ptr(word) })
+fn word(address: u64) -> Option<*mut u64> {
+    (address.is_multiple_of(8) && holds(address, 8)).then(|| with_exposed_provenance_mut(address as usize))
 }
 
 /// Zeroes guest memory. Does nothing if some of it is not the guest's RAM.
 pub fn clear(address: u64, length: u64) {
     if holds(address, length as usize) {
-        let to = with_exposed_provenance_mut::<u8>(address as usize);
-        // SAFETY: as above.
-        unsafe { to.write_bytes(0, length as usize) };
+        // SAFETY: as in `read`.
+        unsafe { guest_bytes::clear(with_exposed_provenance_mut(address as usize), length as usize) };
     }
 }
 

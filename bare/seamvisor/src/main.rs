@@ -10,6 +10,7 @@
 extern crate alloc;
 
 mod counters;
+mod guest_bytes;
 mod guest_memory;
 mod handlers;
 mod hidden;

@@ -3,6 +3,8 @@
 use alloc::alloc::{Layout, alloc_zeroed, dealloc};
 use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
 
+use crate::guest_bytes;
+
 /// Bytes of a page.
 pub const BYTES: usize = 4096;
 /// Entries of a page table.
@@ -33,15 +35,16 @@ impl OwnedPage {
     /// An entry of a page table.
     pub fn entry(&self, index: u64) -> u64 {
         let entry = self.0 + 8 * (index % ENTRIES);
-        // SAFETY: an aligned word of this page, which is mapped one to one. Volatile: the processor
-        // writes accessed and dirty bits.
+        // SAFETY: an aligned word of this page, which is mapped one to one, lives as long as `self`,
+        // and to which no reference is ever made. Volatile: the processor writes accessed and dirty
+        // bits.
         unsafe { with_exposed_provenance::<u64>(entry as usize).read_volatile() }
     }
 
     /// Sets an entry of a page table. One aligned store: a walk sees the old entry or the new one.
     pub fn set_entry(&self, index: u64, value: u64) {
         let entry = self.0 + 8 * (index % ENTRIES);
-        // SAFETY: as above. No Rust reference to the page's bytes exists.
+        // SAFETY: as above.
         unsafe { with_exposed_provenance_mut::<u64>(entry as usize).write_volatile(value) }
     }
 
@@ -54,17 +57,16 @@ impl OwnedPage {
     pub fn read(&self, offset: usize, buffer: &mut [u8]) -> usize {
         let length = buffer.len().min(BYTES - offset % BYTES);
         let from = with_exposed_provenance::<u8>(self.0 as usize + offset % BYTES);
-        // SAFETY: the bytes lie in this page, and the buffer does not. A guest may write them
-        // concurrently; every byte value is valid.
-        unsafe { core::ptr::copy_nonoverlapping(from, buffer.as_mut_ptr(), length) };
+        // SAFETY: `length` bytes from there on lie in this page, which lives as long as `self` and
+        // to which no reference is ever made. The buffer is the caller's alone.
+        unsafe { guest_bytes::copy(from, buffer.as_mut_ptr(), length) };
         length
     }
 
     /// Overwrites the page.
     pub fn write(&self, bytes: &[u8; BYTES]) {
-        let to = with_exposed_provenance_mut::<[u8; BYTES]>(self.0 as usize);
-        // SAFETY: as above.
-        unsafe { to.write(*bytes) };
+        // SAFETY: as in `read`; the page has as many bytes as the array.
+        unsafe { guest_bytes::copy(bytes.as_ptr(), with_exposed_provenance_mut(self.0 as usize), BYTES) };
     }
 }
 
