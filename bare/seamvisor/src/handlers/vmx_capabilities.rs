@@ -83,8 +83,8 @@ pub const fn read(msr: u32) -> Option<u64> {
         // CR4: VMXE must be 1.
         0x488 => 1 << 13,
         0x489 => 0x0037_67ff,
-        // Highest index of a VMCS encoding: that of the TSC multiplier and below.
-        0x48a => 0x2e,
+        // Highest index of a VMCS encoding, in bits 9:1: that of the TSC multiplier (0x2032).
+        0x48a => 0x32,
         0x48b => controls(0, SECONDARY),
         0x48c => EPT_AND_VPID,
         0x48e => controls(PROCESSOR_TRUE, PROCESSOR),

@@ -1,5 +1,8 @@
 //! Nested page tables of a TD's virtual CPU. They are filled by its nested page faults, and hold
 //! what a TLB could: emptied when translations change, and when they are full.
+//!
+//! A TD that needs more tables for one instruction than there are faults again and again. Each
+//! fault is a VM exit, so that interrupts and kicks still take it out.
 
 use alloc::vec::Vec;
 
