@@ -51,8 +51,8 @@ pub fn mailbox(cpu: usize) -> &'static Mailbox {
     &MAILBOXES[cpu]
 }
 
-/// Marks this CPU as about to enter the guest. VMRUN then walks the tables as they are now: QEMU
-/// flushes the TLB at VM entry.
+/// Marks this CPU as about to enter the guest. VMRUN then walks the tables as they are now: it
+/// flushes the TLB ([`crate::vmcb::FLUSH_TLB`]).
 pub fn enter_guest(cpu: usize) {
     MAILBOXES[cpu].in_guest.store(true, Ordering::SeqCst);
 }

@@ -1,6 +1,5 @@
 //! Run loop of a virtual CPU: VM entry, VM exit, dispatch to the exit handlers.
 
-use alloc::boxed::Box;
 use core::sync::atomic::Ordering;
 use metal::interrupts::{DEBUG, INVALID_OPCODE, PAGE_FAULT};
 use metal::lapic::{self, Ipi};
@@ -21,8 +20,7 @@ pub fn new_vcpu(number: usize) -> Vcpu {
 
 /// Runs the guest on this CPU.
 pub fn run(mut vcpu: Vcpu) -> ! {
-    // SAFETY: a VMCB consists of integers, for which zero is valid.
-    let mut host = unsafe { Box::<Vmcb>::new_zeroed().assume_init() };
+    let mut host = Vmcb::zeroed();
     loop {
         deliver_pending(&mut vcpu);
         if enter(&mut vcpu, &mut host) {
@@ -53,8 +51,11 @@ fn enter(vcpu: &mut Vcpu, host: &mut Vmcb) -> bool {
         Pending::AfterInjection => lapic::send(vcpu.number as u32, Ipi::Nmi),
         Pending::None => {}
     }
-    // SAFETY: `Vcpu::new` has enabled SVM and cleared GIF on this CPU; the VMCBs belong to it
-    // alone, and the nested page tables map no memory of this program.
+    // SAFETY: `Vcpu::new` has enabled SVM, set VM_HSAVE_PA and cleared GIF on this CPU, to which
+    // `vcpu` is pinned, and has set the intercepts, which stay. Registers and VMCBs are borrowed
+    // mutably. `nested_cr3` is the root of `Nested`, which maps no hidden page and with that nothing
+    // of this program, or of `StepTables`, which adds trapped pages of the guest's RAM and
+    // `absent_frame`, to which no reference exists.
     unsafe { world_switch::run(&raw mut *vcpu.registers, &raw mut *vcpu.vmcb, host) };
     kick::leave_guest(vcpu.number);
     true

@@ -1,6 +1,11 @@
 //! VMCB layout, intercept bits, exit codes and EVENTINJ encodings of AMD SVM. Source: AMD64
 //! Architecture Programmer's Manual, volume 2, appendices B and C.
 
+use alloc::boxed::Box;
+
+/// EFER.SVME: set while any guest runs, and not seen by it.
+pub const EFER_SVME: u64 = 1 << 12;
+
 /// A segment register.
 #[derive(Clone, Copy, Default, Debug)]
 #[repr(C)]
@@ -99,8 +104,33 @@ pub struct GuestRegisters {
     pub xmm: [[u64; 2]; 16],
 }
 
+impl Vmcb {
+    /// A VMCB of zeros, on the heap.
+    pub fn zeroed() -> Box<Self> {
+        // SAFETY: it consists of integers, for which zero is valid.
+        unsafe { Box::new_zeroed().assume_init() }
+    }
+
+    /// WRMSR of EFER by a guest. False if it raises #GP.
+    pub fn set_efer(&mut self, value: u64) -> bool {
+        const LME: u64 = 1 << 8;
+        const LMA: u64 = 1 << 10;
+        /// SCE, LME, LMA, NXE.
+        const ALLOWED: u64 = 1 | LME | LMA | 1 << 11;
+        let paging = self.cr0 >> 31 & 1 == 1;
+        let switches = (value ^ self.efer) & LME != 0;
+        if value & !ALLOWED != 0 || paging && switches {
+            return false;
+        }
+        // LMA is read-only.
+        self.efer = value & !LMA | self.efer & LMA | EFER_SVME;
+        true
+    }
+}
+
 const _: () = {
     use core::mem::offset_of;
+    assert!(offset_of!(Vmcb, tlb_control) == 0x5c);
     assert!(offset_of!(Vmcb, exit_code) == 0x70);
     assert!(offset_of!(Vmcb, inject) == 0xa8);
     assert!(offset_of!(Vmcb, cpl) == 0x4cb);
@@ -160,6 +190,10 @@ pub const INTERCEPT_HLT: u32 = 1 << 24;
 pub const INTERCEPT_IRET: u32 = 1 << 20;
 /// VMRUN, VMMCALL, VMLOAD, VMSAVE, STGI, CLGI, SKINIT, WBINVD.
 pub const INTERCEPT_2: u32 = 0x7f | 1 << 9;
+
+/// TLB control: VMRUN flushes all translations of this CPU. All guests of a CPU may share an
+/// address space ID then, and one that enters after a change of its nested page tables sees it.
+pub const FLUSH_TLB: u32 = 1;
 
 /// EVENTINJ: valid.
 const VALID: u64 = 1 << 31;

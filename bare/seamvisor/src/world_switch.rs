@@ -4,13 +4,21 @@ use core::arch::naked_asm;
 
 use crate::vmcb::{GuestRegisters, Vmcb};
 
-/// Runs the guest until the next VM exit. The upper halves of YMM and the x87 state are not
-/// switched: this program does not use them.
+/// Runs the guest until the next VM exit. The upper halves of YMM, the x87 state, MXCSR and DR0 to
+/// DR3 are not switched: this program does no floating-point arithmetic, and sets no breakpoint.
+///
+/// To the caller this is a function of the System V ABI: it restores the stack and RBX, RBP and R12
+/// to R15, clears DF, and every other register is the caller's to save. VMRUN and VM exit restore
+/// CR0, CR3, CR4, EFER, GDTR, IDTR and the segments but FS, GS, TR and LDTR, which are in `host`
+/// meanwhile, with the MSRs of SYSCALL and SYSENTER.
 ///
 /// # Safety
-/// SVM is enabled, GIF is 0, `VM_HSAVE_PA` is set; `vmcb` describes a guest whose nested page
-/// tables map no memory of this program. `vmcb` and `host` are physical addresses as well, each
-/// used by this CPU alone.
+/// - SVM is enabled on this CPU, GIF is 0, and `VM_HSAVE_PA` is a page that nothing else uses.
+/// - The three pointers are to memory that is mapped one to one, because VMRUN, VMLOAD and VMSAVE
+///   take them as physical addresses, and that nothing else uses during the call.
+/// - `vmcb` has nested paging, with tables that map no memory to which this program has a reference.
+/// - `vmcb` intercepts what would change the state of this program otherwise: the instructions of
+///   SVM, `VM_HSAVE_PA`, EFER, the reset ports, NMI and shutdown.
 #[unsafe(naked)]
 pub unsafe extern "sysv64" fn run(registers: *mut GuestRegisters, vmcb: *mut Vmcb, host: *mut Vmcb) {
     naked_asm!(

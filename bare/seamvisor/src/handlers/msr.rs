@@ -11,6 +11,7 @@ use tdx_machine::{CpuId, MsrRead};
 use super::vmx_capabilities;
 use crate::tdx;
 use crate::vcpu::Vcpu;
+use crate::vmcb::EFER_SVME;
 
 const PLATFORM_ID: u32 = 0x17;
 const APIC_BASE: u32 = 0x1b;
@@ -33,11 +34,6 @@ const APIC_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const APIC_MODE: u64 = 0b11 << 10;
 const APIC_ON: u64 = 1 << 11;
 
-const EFER_SVME: u64 = 1 << 12;
-const EFER_LME: u64 = 1 << 8;
-const EFER_LMA: u64 = 1 << 10;
-/// Bits that the guest may set: SCE, LME, LMA, NXE.
-const EFER_ALLOWED: u64 = 1 | EFER_LME | EFER_LMA | 1 << 11;
 /// IA32_FEATURE_CONTROL: locked, VMX outside SMX, LMCE.
 const FEATURES: u64 = 1 | 1 << 2 | 1 << 20;
 /// IA32_ARCH_CAPABILITIES.RDCL_NO. Without it kernels enable page table isolation, which is slow
@@ -135,14 +131,7 @@ fn read(vcpu: &Vcpu, msr: u32) -> Option<u64> {
 /// Writes an intercepted MSR. `None` if WRMSR raises #GP.
 fn write(vcpu: &mut Vcpu, msr: u32, value: u64) -> Option<u64> {
     match msr {
-        EFER => {
-            let paging = vcpu.vmcb.cr0 >> 31 & 1 == 1;
-            let switches = (value ^ vcpu.vmcb.efer) & EFER_LME != 0;
-            if value & !EFER_ALLOWED != 0 || paging && switches {
-                return None;
-            }
-            vcpu.vmcb.efer = value & !EFER_LMA | vcpu.vmcb.efer & EFER_LMA | EFER_SVME;
-        }
+        EFER if vcpu.vmcb.set_efer(value) => {}
         MCG_EXT_CTL => LMCE_ENABLED[vcpu.number].store(value & 1, Ordering::Relaxed),
         // The APIC stays enabled, in xAPIC mode, and at its address: at another one, INIT would not
         // be intercepted.

@@ -105,14 +105,19 @@ fn run_once(vcpu: &mut Vcpu, host: &mut Vmcb, td: &mut TdVcpu) -> Next {
         return Next::Resume;
     }
     td.tables.refresh(translations::generation());
-    // SAFETY: GIF is 0, so that nothing is taken here. With IF 1, an interrupt of the host ends
-    // VMRUN.
+    // SAFETY: GIF is 0, so that no handler runs here. IF is 1 for VMRUN alone, where V_INTR_MASKING
+    // makes it the flag that lets an interrupt of the host end the guest's turn.
     unsafe { asm!("sti", options(nostack)) };
-    // SAFETY: SVM is enabled and GIF is 0, as for the host's virtual CPU of this CPU. The VMCB and
-    // the tables belong to the virtual CPU, which only this CPU has; the tables map frames of
-    // private pages, which are data of TDs alone, and RAM of the host that is not hidden.
+    // SAFETY: SVM is enabled, VM_HSAVE_PA set and GIF 0 since `Vcpu::new` of this CPU, to which
+    // `vcpu` is pinned. Registers and VMCBs are borrowed mutably. `TdVcpu::new` has set the
+    // intercepts, which are those of the host and more: all ports, and all MSRs but those that
+    // VMLOAD and VMSAVE switch, and TSC_AUX. The nested page tables are filled by `page_faults`
+    // alone: with frames of private pages, to which no reference exists, and with RAM of the host,
+    // which holds nothing of this program. A frame that was freed is in none of them: BLOCK has
+    // called `translations::invalidate`, `refresh` has emptied the tables at the next entry, and
+    // the module gives a page up only when every virtual CPU has left since, or the TD is gone.
     unsafe { world_switch::run(&raw mut *td.registers, &raw mut *td.vmcb, host) };
-    // SAFETY: as it was.
+    // SAFETY: IF is 0 in this program, but for the lines above.
     unsafe { asm!("cli", options(nostack)) };
     kick::leave_guest(cpu);
     counters::count_td_exit();

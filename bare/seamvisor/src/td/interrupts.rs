@@ -13,7 +13,7 @@ global_asm!(
 acknowledge_entries:
     .set vector, 0
     .rept 256
-    .balign 16
+    .org acknowledge_entries + 16 * vector  # an error if an entry is longer
     .if vector != 2
     mov eax, vector
     and qword ptr [rsp + 16], -513  # no second one: IRET leaves IF clear

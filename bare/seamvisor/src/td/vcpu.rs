@@ -7,12 +7,11 @@ use tdx_machine::VcpuOnCpu;
 use super::extended_state::ExtendedState;
 use super::nested::Tables;
 use super::permissions;
-use crate::vmcb::{self, GuestRegisters, Segment, Vmcb};
+use crate::vmcb::{self, EFER_SVME, GuestRegisters, Segment, Vmcb};
 
 /// Another one than the host's.
 const ADDRESS_SPACE: u32 = 2;
 const V_INTR_MASKING: u64 = 1 << 24;
-const EFER_SVME: u64 = 1 << 12;
 /// SCE, LME, NXE.
 const EFER: u64 = 0x901;
 /// PE and NE; MCE.
@@ -56,14 +55,13 @@ impl TdVcpu {
     /// State after VP.INIT. `None` if there is no memory, or this CPU has no XSAVE.
     pub fn new(on: &VcpuOnCpu, birth: u64, signature: u32) -> Option<Box<Self>> {
         let (tables, extended) = (Tables::new()?, ExtendedState::new(on.xfam)?);
-        // SAFETY: a VMCB consists of integers, for which zero is valid.
-        let mut vmcb = unsafe { Box::<Vmcb>::new_zeroed().assume_init() };
+        let mut vmcb = Vmcb::zeroed();
         vmcb.intercept_exceptions = 1 << metal::interrupts::INVALID_OPCODE;
         vmcb.intercept_1 = INTERCEPT_1;
         vmcb.intercept_2 = INTERCEPT_2;
         vmcb.io_permissions = permissions::ports();
         vmcb.msr_permissions = permissions::msrs();
-        vmcb.asid = ADDRESS_SPACE;
+        (vmcb.asid, vmcb.tlb_control) = (ADDRESS_SPACE, vmcb::FLUSH_TLB);
         vmcb.virtual_interrupt = V_INTR_MASKING;
         vmcb.nested_paging = 1;
         vmcb.nested_cr3 = tables.root();

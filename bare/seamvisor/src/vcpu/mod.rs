@@ -12,7 +12,7 @@ use metal::registers::{rdmsr, wrmsr};
 
 use crate::guest_memory;
 use crate::nested::{StepPages, StepTables};
-use crate::vmcb::{self, GuestRegisters, Vmcb};
+use crate::vmcb::{self, EFER_SVME, GuestRegisters, Vmcb};
 
 use step::Step;
 
@@ -20,7 +20,6 @@ const TRAP: u64 = 1 << 8;
 const INTERRUPTS: u64 = 1 << 9;
 
 const EFER: u32 = 0xc000_0080;
-const EFER_SVME: u64 = 1 << 12;
 const VM_HSAVE_PA: u32 = 0xc001_0117;
 
 /// A virtual CPU. Pinned to the real CPU of the same number.
@@ -54,11 +53,6 @@ pub struct Vcpu {
     halted_at: Option<u64>,
 }
 
-fn zeroed_page() -> Box<Vmcb> {
-    // SAFETY: a VMCB consists of integers, for which zero is valid.
-    unsafe { Box::<Vmcb>::new_zeroed().assume_init() }
-}
-
 fn address(page: &Vmcb) -> u64 {
     core::ptr::from_ref(page).expose_provenance() as u64
 }
@@ -77,7 +71,7 @@ pub struct Tables {
 impl Vcpu {
     /// Creates the virtual CPU of this CPU. Enables SVM and clears GIF, permanently.
     pub fn new(number: usize, tables: Tables) -> Self {
-        let save = Box::leak(zeroed_page());
+        let save = Box::leak(Vmcb::zeroed());
         // SAFETY: the CPU has SVM, which `main` has checked; the save area is a leaked page. With
         // GIF 0 this program takes no interrupt or NMI, except where it sets GIF itself.
         unsafe {
@@ -85,14 +79,14 @@ impl Vcpu {
             wrmsr(VM_HSAVE_PA, address(save));
             asm!("clgi", options(nostack, nomem));
         }
-        let mut vmcb = zeroed_page();
+        let mut vmcb = Vmcb::zeroed();
         vmcb.intercept_cr = vmcb::INTERCEPT_CR4_READ | vmcb::INTERCEPT_CR4_WRITE;
         vmcb.intercept_exceptions = 1 << metal::interrupts::INVALID_OPCODE;
         vmcb.intercept_1 = vmcb::INTERCEPT_1;
         vmcb.intercept_2 = vmcb::INTERCEPT_2;
         vmcb.io_permissions = tables.io_permissions;
         vmcb.msr_permissions = tables.msr_permissions;
-        vmcb.asid = 1;
+        (vmcb.asid, vmcb.tlb_control) = (1, vmcb::FLUSH_TLB);
         vmcb.nested_paging = 1;
         vmcb.nested_cr3 = tables.nested_root;
         vmcb.efer = EFER_SVME;
@@ -106,7 +100,7 @@ impl Vcpu {
             registers: Box::default(),
             vmxe: false,
             in_vmx: false,
-            absent_frame: address(Box::leak(zeroed_page())),
+            absent_frame: address(Box::leak(Vmcb::zeroed())),
             enters_td: None,
             root: tables.nested_root,
             step_tables: StepTables::new(),

@@ -1,7 +1,7 @@
 //! Initial states of a virtual CPU: real mode after INIT-SIPI, long mode for the boot CPU.
 
-use super::{EFER_SVME, Vcpu};
-use crate::vmcb::{self, GuestRegisters, Segment};
+use super::Vcpu;
+use crate::vmcb::{self, EFER_SVME, GuestRegisters, Segment};
 
 impl Vcpu {
     /// State after INIT and SIPI: real mode, CS:IP at the SIPI vector's page.
