@@ -11,12 +11,13 @@ pub const GIGABYTES: u64 = 0xffff_d000;
 pub const DATA: u64 = 0xffff_c000;
 
 /// Exceptions.
+const NONE: u64 = 0;
 const UNDEFINED: u64 = 6;
 const PROTECTION: u64 = 13;
 const VIRTUALIZATION: u64 = 20;
 
 /// Attempts in their order: what, and the exception that it must raise.
-pub const ATTEMPTS: [(&str, u64); 15] = [
+pub const ATTEMPTS: [(&str, u64); 17] = [
     ("VMRUN", UNDEFINED),
     ("CLGI", UNDEFINED),
     ("STGI", UNDEFINED),
@@ -32,6 +33,8 @@ pub const ATTEMPTS: [(&str, u64); 15] = [
     ("WRMSR of EFER with SVME", PROTECTION),
     ("XSETBV with all ones", PROTECTION),
     ("CPUID of SVM", VIRTUALIZATION),
+    ("RDPMC", PROTECTION),
+    ("XSETBV with x87 and SSE", NONE),
 ];
 /// R12 of the report after the last attempt; the guest then triple-faults.
 pub const END: u64 = 0xff;
@@ -57,11 +60,11 @@ hostile_td_code:
     xor r11d, r11d
     HOSTILE_TDCALL
     .endm
-    .macro HOSTILE_BEGIN
+    # One attempt: instructions, after which R13 has the exception that they have raised, or 0.
+    .macro HOSTILE_TRY number, instructions
     lea r15, [rip + 9f]
     xor r13d, r13d
-    .endm
-    .macro HOSTILE_END number
+    \instructions
 9:  push r13
     mov eax, 3                  # VEINFO.GET, so that the next #VE is not #DF
     HOSTILE_TDCALL
@@ -109,67 +112,24 @@ hostile_td_64:
     add rsp, 10
     test ebp, ebp
     jnz hostile_td_shared
-    HOSTILE_BEGIN
-    mov eax, 0x200000
-    .byte 0x0f, 0x01, 0xd8      # vmrun
-    HOSTILE_END 0
-    HOSTILE_BEGIN
-    .byte 0x0f, 0x01, 0xdd      # clgi
-    HOSTILE_END 1
-    HOSTILE_BEGIN
-    .byte 0x0f, 0x01, 0xdc      # stgi
-    HOSTILE_END 2
-    HOSTILE_BEGIN
-    mov eax, 0x200000
-    .byte 0x0f, 0x01, 0xdb      # vmsave
-    HOSTILE_END 3
-    HOSTILE_BEGIN
-    .byte 0x0f, 0x01, 0xdf      # invlpga
-    HOSTILE_END 4
-    HOSTILE_BEGIN
-    .byte 0xf3, 0x0f, 0xc7, 0x33 # vmxon [rbx]
-    HOSTILE_END 5
-    HOSTILE_BEGIN
-    .byte 0x66, 0x0f, 0x01, 0xcf # seamcall
-    HOSTILE_END 6
-    HOSTILE_BEGIN
-    hlt
-    HOSTILE_END 7
-    HOSTILE_BEGIN
-    mov al, 0x10
-    out 0xf4, al
-    HOSTILE_END 8
-    HOSTILE_BEGIN
-    wbinvd
-    HOSTILE_END 9
-    HOSTILE_BEGIN
-    mov ecx, 0xc0010117
-    rdmsr
-    HOSTILE_END 10
-    HOSTILE_BEGIN
-    mov ecx, 0x1b
-    xor eax, eax
-    xor edx, edx
-    wrmsr
-    HOSTILE_END 11
-    HOSTILE_BEGIN
-    mov ecx, 0xc0000080
-    mov eax, 0x1d01
-    xor edx, edx
-    wrmsr
-    HOSTILE_END 12
-    HOSTILE_BEGIN
-    xor ecx, ecx
-    mov eax, 0xffffffff
-    mov edx, 0xffffffff
-    xsetbv
-    HOSTILE_END 13
-    HOSTILE_BEGIN
-    mov eax, 0x8000000a
-    xor ecx, ecx
-    cpuid
-    HOSTILE_END 14
-    # Registers that the host must not see the old values of: its next VP.ENTER passes none.
+    HOSTILE_TRY 0, "mov eax, 0x200000; .byte 0x0f, 0x01, 0xd8" # vmrun
+    HOSTILE_TRY 1, ".byte 0x0f, 0x01, 0xdd" # clgi
+    HOSTILE_TRY 2, ".byte 0x0f, 0x01, 0xdc" # stgi
+    HOSTILE_TRY 3, "mov eax, 0x200000; .byte 0x0f, 0x01, 0xdb" # vmsave
+    HOSTILE_TRY 4, ".byte 0x0f, 0x01, 0xdf" # invlpga
+    HOSTILE_TRY 5, ".byte 0xf3, 0x0f, 0xc7, 0x33" # vmxon [rbx]
+    HOSTILE_TRY 6, ".byte 0x66, 0x0f, 0x01, 0xcf" # seamcall
+    HOSTILE_TRY 7, "hlt"
+    HOSTILE_TRY 8, "mov al, 0x10; out 0xf4, al"
+    HOSTILE_TRY 9, "wbinvd"
+    HOSTILE_TRY 10, "mov ecx, 0xc0010117; rdmsr"
+    HOSTILE_TRY 11, "mov ecx, 0x1b; xor eax, eax; xor edx, edx; wrmsr"
+    HOSTILE_TRY 12, "mov ecx, 0xc0000080; mov eax, 0x1d01; xor edx, edx; wrmsr"
+    HOSTILE_TRY 13, "xor ecx, ecx; mov eax, 0xffffffff; mov edx, 0xffffffff; xsetbv"
+    HOSTILE_TRY 14, "mov eax, 0x8000000a; xor ecx, ecx; cpuid"
+    HOSTILE_TRY 15, "xor ecx, ecx; rdpmc"
+    HOSTILE_TRY 16, "xor ecx, ecx; mov eax, 3; xor edx, edx; xsetbv"
+    # State that must be gone when VP.ENTER returns: the x87 stack, DR0.
     fld1
     mov eax, 0x12345678
     mov dr0, rax
