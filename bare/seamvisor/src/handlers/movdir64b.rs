@@ -24,7 +24,7 @@ struct Loop {
 /// Maximum number of iterations in one exit, so that NMIs are not delayed for long.
 const MAX_ITERATIONS: u64 = 64 * 1024;
 
-/// Emulates MOVDIR64B, with the loop around it if [`find_loop`] recognises one.
+/// Emulates MOVDIR64B, with the loop around it if [`find_loop`] recognizes one.
 pub fn emulate(vcpu: &mut Vcpu, instruction: &Instruction) {
     counters::count_instruction(&instruction::bytes(vcpu, instruction));
     let destination = instruction.op0_register();
@@ -80,7 +80,7 @@ fn page_fault(vcpu: &mut Vcpu, linear: u64) {
     vcpu.vmcb.inject = vmcb::exception_with_code(metal::interrupts::PAGE_FAULT, 0b10);
 }
 
-/// Recognises the loops `movdir64b d, [s]; add d, 64; dec c; jne` and
+/// Recognizes the loops `movdir64b d, [s]; add d, 64; dec c; jne` and
 /// `movdir64b d, [s]; add d, 64; cmp d, e; jb/jne`.
 fn find_loop(vcpu: &Vcpu, instruction: &Instruction, destination: Register) -> Option<Loop> {
     let linear = vcpu.vmcb.rip.wrapping_add(instruction.len() as u64);

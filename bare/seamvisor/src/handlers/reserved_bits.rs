@@ -1,5 +1,5 @@
 //! #PF for addresses with a KeyID: a processor outside SEAM mode takes the bits of a private KeyID
-//! for reserved ones. Shared (MKTME) KeyIDs are not modelled and raise it, too.
+//! for reserved ones. Shared (MKTME) KeyIDs are not modeled and raise it, too.
 //!
 //! QEMU finds bits from its own width of physical addresses on in the guest's page tables. What is
 //! below comes here as a nested page fault.

@@ -65,14 +65,14 @@ fn take(cpu: usize) -> Result<(u64, alloc::boxed::Box<TdVcpu>), Registers> {
     };
     let Some(on) = tdx.machine.vcpu_on(CpuId(cpu as u32)) else { return refuse(&mut tdx, "no virtual CPU is here") };
     if on.shared_bit >> GPA_BITS != 0 {
-        return refuse(&mut tdx, "five levels of EPT are not modelled");
+        return refuse(&mut tdx, "five levels of EPT are not modeled");
     }
     match vcpus::take(&tdx, &on, cpuid::signature()) {
         Some(mut td) => {
             outcome::deliver_nmi(&mut tdx, cpu, &mut td);
             Ok((on.tdvpr.index(), td))
         }
-        None => refuse(&mut tdx, "no room for another virtual CPU"),
+        None => refuse(&mut tdx, "no room for another virtual CPU, or no XSAVE"),
     }
 }
 

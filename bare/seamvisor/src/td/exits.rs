@@ -72,7 +72,7 @@ pub fn handle(tdx: &mut Tdx, cpu: usize, td: &mut TdVcpu, on: &VcpuOnCpu) -> Nex
         exit::INVALID | exit::INVALID_OF_QEMU => report(tdx, cpu, td, plain(reason::TRIPLE_FAULT, 0)),
         other => {
             let rip = td.vmcb.rip;
-            stop(tdx, cpu, rip, &format_args!("VM exit {other:#x} is not modelled"))
+            stop(tdx, cpu, rip, &format_args!("VM exit {other:#x} is not modeled"))
         }
     }
 }

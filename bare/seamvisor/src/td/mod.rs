@@ -3,7 +3,7 @@
 //! emulated module hands to the host.
 //!
 //! Trust boundary: neither the host nor a TD is trusted. Every table is bounded, every allocation
-//! that they can cause is counted, and what is not modelled stops the virtual CPU
+//! that they can cause is counted, and what is not modeled stops the virtual CPU
 //! ([`outcome::stop`]), never this program.
 
 mod cpuid;

@@ -92,7 +92,7 @@ pub fn conclude(tdx: &mut Tdx, cpu: usize, td: &mut TdVcpu, after: Result<AfterE
     }
 }
 
-/// Stops a virtual CPU for good, as a triple fault does, because of something that is not modelled.
+/// Stops a virtual CPU for good, as a triple fault does, because of something that is not modeled.
 pub fn stop(tdx: &mut Tdx, cpu: usize, rip: u64, why: &dyn core::fmt::Display) -> Next {
     println!("TD on CPU {cpu} at {rip:#x}: {why}: its virtual CPU is stopped");
     let fault = TdExit { reason: reason::TRIPLE_FAULT, ..TdExit::default() };

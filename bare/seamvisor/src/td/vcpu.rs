@@ -1,5 +1,5 @@
-//! State of a TD's virtual CPU: VMCB, registers, nested page tables. Its initial state is that of
-//! VP.INIT.
+//! State of a TD's virtual CPU: VMCB, registers, extended state, nested page tables. Its initial
+//! state is that after VP.INIT.
 
 use alloc::boxed::Box;
 use tdx_machine::VcpuOnCpu;
@@ -9,7 +9,7 @@ use super::nested::Tables;
 use super::permissions;
 use crate::vmcb::{self, EFER_SVME, GuestRegisters, Segment, Vmcb};
 
-/// Another one than the host's.
+/// Address space ID: not the host's.
 const ADDRESS_SPACE: u32 = 2;
 const V_INTR_MASKING: u64 = 1 << 24;
 /// SCE, LME, NXE.
@@ -35,13 +35,14 @@ pub enum LastExit {
 
 /// A virtual CPU of a TD.
 pub struct TdVcpu {
-    /// Of [`crate::tdx::Tdx::vcpu_birth`].
+    /// Its VP.INIT, by number ([`crate::tdx::Tdx::vcpu_birth`]): a later one at the same TDVPR page
+    /// is another virtual CPU.
     pub birth: u64,
     /// VMCB.
     pub vmcb: Box<Vmcb>,
     /// General registers that VMRUN does not load.
     pub registers: Box<GuestRegisters>,
-    /// What else VMRUN does not load.
+    /// XSAVE components, XCR0, debug registers, TSC_AUX.
     pub extended: ExtendedState,
     /// Nested page tables.
     pub tables: Tables,
@@ -52,7 +53,7 @@ pub struct TdVcpu {
 }
 
 impl TdVcpu {
-    /// State after VP.INIT. `None` if there is no memory, or this CPU has no XSAVE.
+    /// State after VP.INIT. `None` if there is no memory, or this CPU cannot switch the state.
     pub fn new(on: &VcpuOnCpu, birth: u64, signature: u32) -> Option<Box<Self>> {
         let (tables, extended) = (Tables::new()?, ExtendedState::new(on.xfam)?);
         let mut vmcb = Vmcb::zeroed();

@@ -1,5 +1,5 @@
-//! Virtual CPUs of TDs that do not run, by TDVPR page. One that is gone is freed when there is no
-//! room for another.
+//! Virtual CPUs of TDs that are not inside, by TDVPR page. A virtual CPU whose TDVPR the module has
+//! taken back stays here until there is no room for another one, or its page is one's again.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -9,13 +9,14 @@ use tdx_machine::VcpuOnCpu;
 use super::vcpu::TdVcpu;
 use crate::tdx::Tdx;
 
-/// Virtual CPUs that are kept at the same time, so that the heap lasts for everything else.
+/// Virtual CPUs that are kept, besides those that are inside, so that the heap lasts for everything
+/// else.
 const MAX_VCPUS: usize = 24;
 
 static VCPUS: Mutex<BTreeMap<u64, Box<TdVcpu>>> = Mutex::new(BTreeMap::new());
 
-/// Takes the virtual CPU that has just entered: a new one if it has never run. `None` if there are
-/// too many.
+/// Takes the state of the virtual CPU that enters: a new one if it has not been inside since its
+/// VP.INIT. `None` if there are too many, there is no memory, or this CPU cannot switch its state.
 pub fn take(tdx: &Tdx, on: &VcpuOnCpu, signature: u32) -> Option<Box<TdVcpu>> {
     let page = on.tdvpr.index();
     let birth = tdx.vcpu_birth(page)?;
@@ -31,7 +32,7 @@ pub fn take(tdx: &Tdx, on: &VcpuOnCpu, signature: u32) -> Option<Box<TdVcpu>> {
     if vcpus.len() < MAX_VCPUS { TdVcpu::new(on, birth, signature) } else { None }
 }
 
-/// Puts a virtual CPU back that has left.
+/// Keeps the state of a virtual CPU that has left, for its next VP.ENTER.
 pub fn put(tdvpr: u64, vcpu: Box<TdVcpu>) {
     VCPUS.lock().insert(tdvpr, vcpu);
 }

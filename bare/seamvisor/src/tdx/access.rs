@@ -46,7 +46,7 @@ impl Tdx {
         match result {
             Err(AccessError::MachineCheck(check)) => Err(check),
             Err(AccessError::Refused(refusal)) => {
-                println!("access to {address:#x} by CPU {cpu} is not modelled: {refusal}");
+                println!("access to {address:#x} by CPU {cpu} is not modeled: {refusal}");
                 Ok(())
             }
             Ok(()) => Ok(()),
@@ -82,7 +82,7 @@ impl Tdx {
         let id = CpuId(cpu as u32);
         let stored = self.machine.direct_store(id, lines).and_then(|()| self.machine.fence(id));
         if let Err(refusal) = stored {
-            println!("MOVDIR64B to {lines} by CPU {cpu} is not modelled: {refusal}");
+            println!("MOVDIR64B to {lines} by CPU {cpu} is not modeled: {refusal}");
         }
         let pages = lines.pages();
         for page in pages.start().index()..pages.end().index() {
@@ -95,7 +95,7 @@ impl Tdx {
     /// WBINVD.
     pub fn write_back(&mut self, cpu: usize) {
         if let Err(refusal) = self.machine.wbinvd(CpuId(cpu as u32)) {
-            println!("WBINVD by CPU {cpu} is not modelled: {refusal}");
+            println!("WBINVD by CPU {cpu} is not modeled: {refusal}");
         }
         self.sync_map(cpu);
     }
