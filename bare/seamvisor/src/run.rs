@@ -5,7 +5,7 @@ use metal::interrupts::{DEBUG, INVALID_OPCODE, PAGE_FAULT};
 use metal::lapic::{self, Ipi};
 use metal::println;
 
-use crate::handlers::{control_registers, cpuid, invalid_opcode, io, msr, page_fault};
+use crate::handlers::{control_registers, cpuid, instruction, invalid_opcode, io, msr, page_fault};
 use crate::hidden::is_hidden;
 use crate::vcpu::{Tables, Vcpu};
 use crate::vmcb::{self, Vmcb, exit};
@@ -127,8 +127,7 @@ fn handle_exit(vcpu: &mut Vcpu) {
     let code = vcpu.vmcb.exit_code;
     counters::count_exit(code);
     vcpu.finish_halt(code == exit::INTR);
-    // An interrupted event is injected again, unless a handler injects another one.
-    vcpu.vmcb.inject = if vmcb::is_event(vcpu.vmcb.exit_interrupt) { vcpu.vmcb.exit_interrupt } else { 0 };
+    inject_again(vcpu);
     if !vcpu.is_stepping() {
         vcpu.clear_last_step();
     } else if code == exit::NMI && !vcpu.is_delivering() {
@@ -171,6 +170,18 @@ fn handle_exit(vcpu: &mut Vcpu) {
             summary::shut_down(vcpu)
         }
         other => panic!("unexpected VM exit {other:#x}: {:#x?}", vcpu.state()),
+    }
+}
+
+/// Injects an interrupted event again, unless a handler injects another one.
+fn inject_again(vcpu: &mut Vcpu) {
+    let event = vcpu.vmcb.exit_interrupt;
+    vcpu.vmcb.inject = if vmcb::is_event(event) { event } else { 0 };
+    if !vmcb::is_software(event) {
+        vcpu.software_return = None;
+    } else if vcpu.software_return != Some(vcpu.vmcb.rip) {
+        vcpu.skip(instruction::decode(vcpu).map_or(1, |it| it.len() as u64));
+        vcpu.software_return = Some(vcpu.vmcb.rip);
     }
 }
 

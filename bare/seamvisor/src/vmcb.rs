@@ -211,6 +211,17 @@ pub const fn exception_with_code(vector: u8, code: u32) -> u64 {
     exception(vector) | WITH_ERROR_CODE | (code as u64) << 32
 }
 
+/// True if EXITINTINFO holds INT n, INT3 or INTO. The exit leaves RIP at the instruction, and
+/// delivery pushes RIP: an instruction whose delivery is repeated must be skipped before.
+pub const fn is_software(info: u64) -> bool {
+    const TYPE: u64 = 0b111 << 8;
+    const TYPE_SOFTWARE: u64 = 4 << 8;
+    const BREAKPOINT: u64 = 3;
+    const OVERFLOW: u64 = 4;
+    let exception = info & TYPE == TYPE_EXCEPTION && matches!(info & 0xff, BREAKPOINT | OVERFLOW);
+    is_event(info) && (info & TYPE == TYPE_SOFTWARE || exception)
+}
+
 /// The vector, if EXITINTINFO holds an exception whose delivery the exit interrupted.
 pub fn exception_vector(info: u64) -> Option<u8> {
     (info & (VALID | 0b111 << 8) == VALID | TYPE_EXCEPTION).then_some(info as u8)

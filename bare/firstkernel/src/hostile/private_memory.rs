@@ -1,5 +1,5 @@
 //! Use of TD pages as ordinary memory: stores across their border, self-modifying code, page
-//! tables, poison.
+//! tables, the stack of a software interrupt, poison.
 
 use core::arch::asm;
 use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
@@ -48,8 +48,65 @@ pub fn run(ledger: Option<&Ledger<'_>>) {
         asm!("mov cr3, {}", in(reg) copy as u64, options(nostack));
         asm!("mov cr3, {}", in(reg) root, options(nostack));
     }
-    poison_beside_stopped_cpus(end - 3 * 4096);
+    breakpoint_with_stack(end - 3 * 4096);
+    poison_beside_stopped_cpus(end - 4 * 4096);
     println!("@ {{\"event\":\"hostile\",\"calls\":0,\"nmis\":0}}");
+}
+
+/// INT3 with its stack in a private page: its frame must say where it goes on, although the first
+/// push is a VM exit.
+fn breakpoint_with_stack(page: usize) {
+    #[repr(C, packed)]
+    struct Pointer(u16, u64);
+    /// Present, interrupt gate; the code segment of `metal`. No IST stack.
+    const GATE: u64 = 0x8e << 40 | 0x08 << 16;
+    let mut table = [[0u64; 2]; 4];
+    let mut old = Pointer(0, 0);
+    let new = Pointer((size_of_val(&table) - 1) as u16, table.as_ptr().addr() as u64);
+    let (found, expected): (u64, u64);
+    // SAFETY: interrupts are disabled, and no NMI is sent here. The table has the one entry that is
+    // used, and the old one is loaded again, as is the stack. The frame of five words is in the
+    // page, which this kernel does not use; the handler is the label 3, with the stack that INT3
+    // has pushed to, and returns to the label 2.
+    unsafe {
+        asm!(
+            "sidt [{old}]",
+            "lea rax, [rip + 3f]",
+            "mov rcx, rax",
+            "and ecx, 0xffff",
+            "or rcx, {gate}",
+            "mov rdx, rax",
+            "shr rdx, 16",
+            "and edx, 0xffff",
+            "shl rdx, 48",
+            "or rcx, rdx",
+            "mov [{table} + 48], rcx",
+            "shr rax, 32",
+            "mov [{table} + 56], rax",
+            "lidt [{new}]",
+            "mov rsi, rsp",
+            "mov rsp, {stack}",
+            "lea rdx, [rip + 2f]",
+            "int3",
+            "2: mov rsp, rsi",
+            "lidt [{old}]",
+            "jmp 4f",
+            "3: mov rax, [rsp]",
+            "mov [rsp], rdx",
+            "iretq",
+            "4:",
+            old = in(reg) &raw mut old,
+            new = in(reg) &raw const new,
+            table = in(reg) table.as_mut_ptr(),
+            gate = in(reg) GATE,
+            stack = in(reg) page + 4096,
+            out("rax") found,
+            out("rcx") _,
+            out("rdx") expected,
+            out("rsi") _,
+        );
+    }
+    assert!(found == expected, "INT3 with a private stack returns to {found:#x}, not {expected:#x}");
 }
 
 /// Poisons a page, which the hypervisor then takes from all CPUs. One that this kernel has stopped

@@ -4,7 +4,7 @@
 mod apic;
 pub mod control_registers;
 pub mod cpuid;
-mod instruction;
+pub mod instruction;
 pub mod invalid_opcode;
 pub mod io;
 pub mod machine_check;

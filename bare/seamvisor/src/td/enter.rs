@@ -7,12 +7,12 @@ use tdx_machine::{CpuId, TdExit};
 
 use super::outcome::{self, Next, reason};
 use super::vcpu::{LastExit, TdVcpu};
-use super::{exits, interrupts, registers, vcpus};
+use super::{exits, interrupts, read_memory, registers, vcpus};
 use crate::handlers::{cpuid, vmx};
 use crate::tdx::{self, Tdx};
 use crate::vcpu::Vcpu;
 use crate::vmcb::{self, Vmcb, exit};
-use crate::{counters, kick, translations, world_switch};
+use crate::{counters, guest_memory, kick, translations, world_switch};
 
 /// Interruption information: valid.
 const VALID: u64 = 1 << 31;
@@ -121,8 +121,7 @@ fn run_once(vcpu: &mut Vcpu, host: &mut Vmcb, td: &mut TdVcpu) -> Next {
     unsafe { asm!("cli", options(nostack)) };
     kick::leave_guest(cpu);
     counters::count_td_exit();
-    // An interrupted event is injected again, unless a handler injects another one.
-    td.vmcb.inject = if vmcb::is_event(td.vmcb.exit_interrupt) { td.vmcb.exit_interrupt } else { 0 };
+    inject_again(cpu, td);
     match td.vmcb.exit_code {
         exit::INTR => match interrupts::acknowledge() {
             Some(vector) => {
@@ -143,6 +142,22 @@ fn run_once(vcpu: &mut Vcpu, host: &mut Vmcb, td: &mut TdVcpu) -> Next {
                 None => outcome::stop(&mut tdx, cpu, td.vmcb.rip, &"the module has lost it"),
             }
         }
+    }
+}
+
+/// Injects an interrupted event again, unless a handler injects another one.
+fn inject_again(cpu: usize, td: &mut TdVcpu) {
+    const INT_N: u8 = 0xcd;
+    let event = td.vmcb.exit_interrupt;
+    td.vmcb.inject = if vmcb::is_event(event) { event } else { 0 };
+    if !vmcb::is_software(event) {
+        td.software_return = None;
+    } else if td.software_return != Some(td.vmcb.rip) {
+        let mut opcode = [0];
+        let linear = guest_memory::linear_rip(&td.vmcb);
+        let is_read = read_memory::read(&mut tdx::lock(), cpu, &td.vmcb, linear, &mut opcode);
+        td.skip(if is_read && opcode == [INT_N] { 2 } else { 1 });
+        td.software_return = Some(td.vmcb.rip);
     }
 }
 

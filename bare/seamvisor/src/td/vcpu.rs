@@ -50,6 +50,8 @@ pub struct TdVcpu {
     pub last_exit: LastExit,
     /// The guest is in its NMI handler: the host's next NMI for it waits for IRET.
     pub in_nmi: bool,
+    /// RIP behind the software interrupt whose delivery was interrupted.
+    pub software_return: Option<u64>,
 }
 
 impl TdVcpu {
@@ -86,7 +88,16 @@ impl TdVcpu {
         };
         let registers = Box::new(registers);
         let last_exit = LastExit::Asynchronous;
-        Some(Box::new(Self { birth, vmcb, registers, extended, tables, last_exit, in_nmi: false }))
+        Some(Box::new(Self {
+            birth,
+            vmcb,
+            registers,
+            extended,
+            tables,
+            last_exit,
+            in_nmi: false,
+            software_return: None,
+        }))
     }
 
     /// Advances RIP past the emulated instruction and ends its interrupt shadow.

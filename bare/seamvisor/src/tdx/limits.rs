@@ -8,6 +8,7 @@ pub const LIMITS: &[&str] = &[
     "Non-temporal stores are checked one by one; write combining to a full line is not modeled.",
     "An address with a KeyID other than 0 is #PF with the reserved-bit error, also with a shared (MKTME) KeyID, which hardware accepts; a delivery of an event that meets one is a double fault.",
     "WBINVD on one CPU writes back the lines that SEAMCALLs on that CPU left dirty; the shared last-level cache of hardware is not modeled.",
+    "A HLT with interrupts enabled can end without an interrupt.",
     "VM entry does not run code: of nested guests only TDs run (TDH.VP.ENTER).",
     "TDs: no interrupt is delivered to a TD (posted interrupts, virtual APIC), the TSC is the host's, single and zero stepping and busy answers of VP.ENTER do not occur. CPUID has the values of TDs with XFAM 7; MSRs other than those of SYSCALL, SYSENTER, FS, GS, EFER, PAT and TSC_AUX are #VE; CR0 and CR4 are not enforced. TDs with five levels of EPT, or with a shared page that is private memory, are stopped.",
     "A TD's own stores do not reach the machine's caches. A TD that touches a page of which the host has taken or poisoned a line gets the machine check whichever line it touches. Instructions can be fetched from shared memory.",
