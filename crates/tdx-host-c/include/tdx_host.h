@@ -90,7 +90,7 @@ extern "C" {
  * tdxh_abi_version().
  */
 #define TDXH_VERSION "0.1.0"
-#define TDXH_ABI_VERSION 2
+#define TDXH_ABI_VERSION 3
 
 /*
  * ------------------------------------------------------------------------------------------------------------
@@ -140,6 +140,7 @@ enum tdxh_result {
 	TDXH_OUTSIDE = 7403,                  /* a page lies outside every TDMR */
 	TDXH_RESERVED = 7404,                /* a page belongs to the crash kernel */
 	TDXH_WRONG_STATE = 7405,              /* a page is not in the state that the operation starts from */
+	TDXH_NOT_RESET = 7406,                /* a page is in no mapping of the kernel, and stays private */
 	/* There is no handover. */
 	TDXH_HANDOVER_UNDER_WAY = 7500,       /* another kexec or a crash is on its way */
 	TDXH_NOT_ALONE = 7501,                /* a CPU did not stop; all run again */
@@ -363,10 +364,12 @@ struct tdxh_kernel {
 	void (*seamcall)(void *context, struct tdxh_registers *registers);
 	/*
 	 * One MOVDIR64B of zeros, KeyID 0, to each of `lines` lines of 64 bytes from the physical
-	 * address `first` on. No other store will do. [tdxh_x86_reset_lines() on the direct map,
-	 * which must be mapped write-back]
+	 * address `first` on. No other store will do. Returns how many lines are left, because no
+	 * mapping has them: 0 where all memory is mapped. They stay private, and nothing is called
+	 * clean or given back. [tdxh_x86_reset_lines() on the direct map, which must be mapped
+	 * write-back; it ends at the first line that is not mapped]
 	 */
-	void (*reset_lines)(void *context, uint64_t first, uint64_t lines);
+	uint64_t (*reset_lines)(void *context, uint64_t first, uint64_t lines);
 	/* MFENCE. [tdxh_x86_fence()] */
 	void (*fence)(void *context);
 	/* WBINVD on this CPU. [tdxh_x86_write_back_caches()] */
@@ -910,6 +913,7 @@ struct tdxh_handover {
 	uint32_t module;                  /* enum tdxh_module_answer */
 	uint64_t module_status;           /* raw status, if the module failed; 0 otherwise */
 	uint64_t lines;                   /* 64-byte lines reset */
+	uint64_t lines_left;              /* 64-byte lines that no mapping has, and that stay private */
 	uint64_t ranges;                  /* in so many ranges */
 	uint32_t not_stopped;             /* CPUs that did not stop in time */
 	uint32_t may_hold_private_lines;  /* CPUs that may write private lines back over what was reset */
@@ -948,6 +952,7 @@ enum tdxh_leftover_reason {
 	TDXH_LEFTOVER_NOT_RESET = 1, /* the policy was not to reset it */
 	TDXH_LEFTOVER_CACHES = 2,    /* a CPU may still write private lines of it back */
 	TDXH_LEFTOVER_RESERVED = 3, /* it lies in reserved memory */
+	TDXH_LEFTOVER_NOT_MAPPED = 4, /* some of it is in no mapping of the kernel */
 };
 
 /* Memory that may still be private, or turn private again. */
@@ -1057,9 +1062,10 @@ enum tdxh_result tdxh_explain(struct tdxh_host *host, uint64_t address, struct t
 /*
  * The instructions, for the functions that you implement. Addresses are virtual here.
  *
- * Safety: at CPL 0. SEAMCALL may raise #UD or #GP, RDMSR #GP: your handlers look the address of the
- * instruction up in tdxh_x86_fixups(). If it is there they set RAX to 0x8000FF0000000000 | vector
- * (after RDMSR: to anything) and go on at the other address.
+ * Safety: at CPL 0. SEAMCALL may raise #UD or #GP, RDMSR #GP, MOVDIR64B and CLFLUSHOPT #PF on a page
+ * that is not mapped: your handlers look the address of the instruction up in tdxh_x86_fixups(). If
+ * it is there they set RAX to 0x8000FF0000000000 | vector (after all but SEAMCALL: to anything) and
+ * go on at the other address.
  */
 
 /* Registers of TDH.VP.ENTER. */
@@ -1095,8 +1101,8 @@ void tdxh_x86_seamcall_saved(struct tdxh_saved_registers *registers);
 
 /*
  * MOVDIR64B of zeros to `lines` lines of 64 bytes from the aligned address `first` on. Not ordered:
- * tdxh_x86_fence(). Returns the lines that are left: not 0 if a store raised #PF and the handler
- * applied the fix-ups.
+ * tdxh_x86_fence(). Returns the lines that are left: not 0 if the instruction faulted and the handler
+ * applied the fix-ups. The first of them is at `first` + 64 * (`lines` - left).
  */
 uint64_t tdxh_x86_reset_lines(uint8_t *first, uint64_t lines);
 

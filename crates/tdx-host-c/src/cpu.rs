@@ -39,8 +39,8 @@ unsafe impl Seamcall for PinnedCpu<'_> {
 
 // SAFETY: by the contract of `Kernel::new` the functions are MOVDIR64B of each line and MFENCE.
 unsafe impl LineReset for PinnedCpu<'_> {
-    unsafe fn reset_lines(&self, lines: LineRange) {
-        call!(self.host.kernel, reset_lines, lines.start().start().get(), lines.len());
+    unsafe fn reset_lines(&self, lines: LineRange) -> u64 {
+        call!(self.host.kernel, reset_lines, lines.start().start().get(), lines.len())
     }
 
     fn fence(&self) {

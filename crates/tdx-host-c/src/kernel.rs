@@ -76,8 +76,8 @@ functions! {
         package_of: fn(context: *mut c_void, cpu: u32) -> u32;
         /// SEAMCALL.
         seamcall: fn(context: *mut c_void, registers: *mut Registers);
-        /// MOVDIR64B of zeros to each line.
-        reset_lines: fn(context: *mut c_void, first: u64, lines: u64);
+        /// MOVDIR64B of zeros to each line. Returns the lines that no mapping has.
+        reset_lines: fn(context: *mut c_void, first: u64, lines: u64) -> u64;
         /// MFENCE.
         fence: fn(context: *mut c_void);
         /// WBINVD.

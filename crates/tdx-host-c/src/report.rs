@@ -89,6 +89,8 @@ c_enum! {
         Caches = 2, "TDXH_LEFTOVER_CACHES";
         /// It lies in memory that is never touched.
         Reserved = 3, "TDXH_LEFTOVER_RESERVED";
+        /// Some of it is in no mapping of the kernel.
+        NotMapped = 4, "TDXH_LEFTOVER_NOT_MAPPED";
     }
 }
 
@@ -121,6 +123,8 @@ pub struct TdxhHandover {
     pub module_status: u64,
     /// 64-byte lines reset.
     pub lines: u64,
+    /// 64-byte lines that no mapping has.
+    pub lines_left: u64,
     /// Ranges they lie in.
     pub ranges: u64,
     /// CPUs that did not stop.
@@ -155,6 +159,7 @@ impl From<Leftover> for TdxhLeftover {
             LeftoverReason::NotReset => TdxhLeftoverReason::NotReset,
             LeftoverReason::CachesNotWrittenBack => TdxhLeftoverReason::Caches,
             LeftoverReason::Reserved => TdxhLeftoverReason::Reserved,
+            LeftoverReason::NotMapped => TdxhLeftoverReason::NotMapped,
         };
         Self { range: leftover.range.into(), kind: kind as u32, reason: reason as u32 }
     }
@@ -168,9 +173,9 @@ fn describe(report: &HandoverReport, host: &Host) -> TdxhHandover {
         Some(ModuleAnswer::Failed(error)) => (TdxhModuleAnswer::Failed, error.status().raw()),
         Some(_) => (TdxhModuleAnswer::Failed, 0),
     };
-    let (lines, ranges) = match report.outcome {
-        What::Reset(count) => (count.lines, count.ranges),
-        _ => (0, 0),
+    let (lines, lines_left, ranges) = match report.outcome {
+        What::Reset(count) => (count.lines, count.left, count.ranges),
+        _ => (0, 0, 0),
     };
     let kind = match report.kind {
         HandoverKind::Kexec => TdxhHandoverKind::Kexec,
@@ -184,6 +189,7 @@ fn describe(report: &HandoverReport, host: &Host) -> TdxhHandover {
         module: module as u32,
         module_status,
         lines,
+        lines_left,
         ranges,
         not_stopped: report.suspects.not_stopped,
         may_hold_private_lines: report.suspects.may_hold_private_lines,

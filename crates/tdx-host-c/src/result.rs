@@ -89,6 +89,8 @@ c_enum! {
         Reserved = 7404, "TDXH_RESERVED";
         /// A page is not in the state that the operation starts from.
         WrongState = 7405, "TDXH_WRONG_STATE";
+        /// A page is in no mapping of the kernel, and stays private.
+        NotReset = 7406, "TDXH_NOT_RESET";
         /// Another handover is under way.
         HandoverUnderWay = 7500, "TDXH_HANDOVER_UNDER_WAY";
         /// A CPU did not stop.
@@ -151,6 +153,7 @@ impl TdxhResult {
             | Self::LedgerInUse
             | Self::Reserved
             | Self::WrongState
+            | Self::NotReset
             | Self::HandoverUnderWay
             | Self::NotAlone => EBUSY,
             Self::NoTdx
@@ -253,6 +256,7 @@ impl From<&MarkError> for TdxhResult {
             MarkError::Outside { .. } => Self::Outside,
             MarkError::Reserved { .. } => Self::Reserved,
             MarkError::WrongState { .. } => Self::WrongState,
+            MarkError::NotReset { .. } => Self::NotReset,
             _ => Self::Other,
         }
     }

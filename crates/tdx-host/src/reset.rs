@@ -49,6 +49,8 @@ pub struct ResetCount {
     pub lines: u64,
     /// Ranges they lie in.
     pub ranges: u64,
+    /// 64-byte lines that no mapping has: not written, and as private as before.
+    pub left: u64,
 }
 
 /// Writes every line of the ranges once and fences after each range.
@@ -64,9 +66,10 @@ pub unsafe fn reset_ranges<R: LineReset + ?Sized>(cpu: &R, ranges: impl IntoIter
             continue;
         }
         // SAFETY: the caller's promise.
-        unsafe { cpu.reset_lines(range.lines()) };
+        let left = unsafe { cpu.reset_lines(range.lines()) };
         cpu.fence();
-        done.lines += range.lines().len();
+        done.lines += range.lines().len() - left;
+        done.left += left;
         done.ranges += 1;
     }
     done
@@ -96,6 +99,7 @@ pub struct ParallelReset<I> {
     chunk: u64,
     next: AtomicU64,
     lines: AtomicU64,
+    left: AtomicU64,
 }
 
 /// How far one CPU has walked.
@@ -131,7 +135,7 @@ impl<I: Iterator<Item = PageRange> + Clone> ParallelReset<I> {
         let (count, pages) =
             ranges.clone().fold((0, 0u64), |(count, pages), range| (count + 1, pages.saturating_add(range.pages())));
         let chunk = (pages / CHUNKS).clamp(MIN_CHUNK, MAX_CHUNK);
-        Self { ranges, count, chunk, next: AtomicU64::new(0), lines: AtomicU64::new(0) }
+        Self { ranges, count, chunk, next: AtomicU64::new(0), lines: AtomicU64::new(0), left: AtomicU64::new(0) }
     }
 
     /// Resets the next chunk that no CPU has taken.
@@ -140,7 +144,7 @@ impl<I: Iterator<Item = PageRange> + Clone> ParallelReset<I> {
         let end = start.saturating_add(self.chunk);
         let place =
             place.get_or_insert_with(|| Place { ranges: self.ranges.clone(), rest: PageRange::default(), before: 0 });
-        let mut lines = 0;
+        let (mut lines, mut left) = (0, 0);
         loop {
             if place.rest.is_empty() {
                 match place.ranges.next() {
@@ -156,7 +160,7 @@ impl<I: Iterator<Item = PageRange> + Clone> ParallelReset<I> {
             let part = place.advance(end - place.before);
             if !part.is_empty() {
                 // SAFETY: a part of the ranges that `ParallelReset::new` was promised.
-                unsafe { cpu.reset_lines(part.lines()) };
+                left += unsafe { cpu.reset_lines(part.lines()) };
                 lines += part.lines().len();
             }
         }
@@ -164,7 +168,8 @@ impl<I: Iterator<Item = PageRange> + Clone> ParallelReset<I> {
             return Step::Done;
         }
         cpu.fence();
-        self.lines.fetch_add(lines, Ordering::Relaxed);
+        self.lines.fetch_add(lines - left, Ordering::Relaxed);
+        self.left.fetch_add(left, Ordering::Relaxed);
         Step::Again
     }
 
@@ -176,7 +181,11 @@ impl<I: Iterator<Item = PageRange> + Clone> ParallelReset<I> {
 
     /// What was done. Complete once every CPU that has begun is done.
     pub fn count(&self) -> ResetCount {
-        ResetCount { lines: self.lines.load(Ordering::Relaxed), ranges: self.count }
+        ResetCount {
+            lines: self.lines.load(Ordering::Relaxed),
+            ranges: self.count,
+            left: self.left.load(Ordering::Relaxed),
+        }
     }
 }
 

@@ -103,11 +103,11 @@ unsafe impl Seamcall for Module {
 
 // SAFETY: a model: no memory of this program is behind it.
 unsafe impl LineReset for Module {
-    unsafe fn reset_lines(&self, lines: LineRange) {
+    unsafe fn reset_lines(&self, lines: LineRange) -> u64 {
         let in_use = self.pairs.borrow().values().flatten().any(|page| lines.contains(PhysAddr::new(*page).line()));
         assert!(!in_use, "a page of a pair was reset while the module has it");
         // SAFETY: a model.
-        unsafe { self.recorder.reset_lines(lines) };
+        unsafe { self.recorder.reset_lines(lines) }
     }
 
     fn fence(&self) {

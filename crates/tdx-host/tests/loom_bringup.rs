@@ -140,7 +140,7 @@ unsafe impl Seamcall for FakeCpu {
 
 // SAFETY: a model: no memory of this program is behind it.
 unsafe impl LineReset for FakeCpu {
-    unsafe fn reset_lines(&self, lines: LineRange) {
+    unsafe fn reset_lines(&self, lines: LineRange) -> u64 {
         self.instant();
         if self.machine.freed.load(SeqCst) {
             self.machine.harmed.store(true, SeqCst);
@@ -149,6 +149,7 @@ unsafe impl LineReset for FakeCpu {
             self.machine.private.store(false, SeqCst);
         }
         self.instant();
+        0
     }
 
     fn fence(&self) {

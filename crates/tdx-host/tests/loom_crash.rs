@@ -114,7 +114,7 @@ unsafe impl Seamcall for FakeCpu {
 
 // SAFETY: a model: no memory of this program is behind it.
 unsafe impl LineReset for FakeCpu {
-    unsafe fn reset_lines(&self, lines: LineRange) {
+    unsafe fn reset_lines(&self, lines: LineRange) -> u64 {
         self.instant();
         assert_eq!(lines, RANGE.lines());
         if self.machine.in_use.load(SeqCst) {
@@ -122,6 +122,7 @@ unsafe impl LineReset for FakeCpu {
         }
         self.machine.private.store(false, SeqCst);
         self.instant();
+        0
     }
 
     fn fence(&self) {

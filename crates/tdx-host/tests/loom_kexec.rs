@@ -109,8 +109,9 @@ unsafe impl Seamcall for FakeCpu<'_> {
 
 // SAFETY: a model: no memory of this program is behind it.
 unsafe impl LineReset for FakeCpu<'_> {
-    unsafe fn reset_lines(&self, _lines: LineRange) {
+    unsafe fn reset_lines(&self, _lines: LineRange) -> u64 {
         self.machine.write_a_line();
+        0
     }
 
     fn fence(&self) {

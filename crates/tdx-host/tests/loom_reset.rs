@@ -31,11 +31,12 @@ struct Counts(std::sync::Arc<[AtomicU32; 78]>);
 
 // SAFETY: a model: no memory of this program is behind it.
 unsafe impl LineReset for Counts {
-    unsafe fn reset_lines(&self, lines: LineRange) {
+    unsafe fn reset_lines(&self, lines: LineRange) -> u64 {
         let pages = lines.pages();
         for page in pages.start().index()..pages.end().index() {
             self.0[page as usize].fetch_add(1, SeqCst);
         }
+        0
     }
 
     fn fence(&self) {
@@ -87,7 +88,7 @@ impl Shared for LoadAndStore {
     }
 
     fn count(&self) -> ResetCount {
-        ResetCount { lines: 50 * 64, ranges: 4 }
+        ResetCount { lines: 50 * 64, ranges: 4, left: 0 }
     }
 }
 
@@ -105,7 +106,7 @@ fn each_page_is_written_once<S: Shared>() {
             let wanted = RANGES.iter().any(|range| range.contains(Page::new(page as u64)));
             assert_eq!(count.load(SeqCst), u32::from(wanted), "page {page}");
         }
-        assert_eq!(work.count(), ResetCount { lines: 50 * 64, ranges: 4 });
+        assert_eq!(work.count(), ResetCount { lines: 50 * 64, ranges: 4, left: 0 });
     });
 }
 

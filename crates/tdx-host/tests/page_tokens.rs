@@ -9,7 +9,7 @@ use support::{Event, Recorder};
 use tdx_abi::{KeyIdPartition, Page, PageRange, PageSize};
 use tdx_host::key_ids::{KeyIds, KeyIdsError};
 use tdx_host::ledger::{Ledger, LedgerError, MarkError, PageState};
-use tdx_host::page::{SharedPage, TokenError};
+use tdx_host::page::{ResetPass, SharedPage, TokenError};
 
 /// Two TDMRs, the crash kernel in the first.
 const TDMRS: [PageRange; 2] = [range(0, 1024), range(2048, 4096)];
@@ -118,4 +118,21 @@ fn too_little_memory_and_too_few_key_ids() {
     assert_eq!(keys.lease().unwrap_err(), KeyIdsError::Exhausted { count: 1, lost: 0 });
     drop(lease);
     assert_eq!(keys.lease().unwrap_err(), KeyIdsError::Exhausted { count: 1, lost: 1 });
+}
+
+/// A page that the reset does not reach stays marked, and goes to no one.
+#[test]
+fn a_page_that_is_not_mapped_is_not_unmarked() {
+    let mut words = words();
+    let ledger = ledger(&mut words);
+    let cpu = Recorder { unmapped: range(8, 9).lines(), ..Recorder::default() };
+    let returned = |page| promise::written_back(promise::abort(take(&ledger, page).give(&cpu).unwrap()).unwrap());
+    let error = ResetPass::new(&cpu).reset(returned(8)).unwrap_err();
+    assert_eq!(error, MarkError::NotReset { page: Page::new(8) });
+    assert_eq!(ledger.state(Page::new(8)), Some(PageState::Returned));
+    let pages = [returned(7), returned(9)];
+    let mut pass = ResetPass::new(&cpu);
+    pass.reset_all(pages, |_| ()).unwrap();
+    assert_eq!((pass.count().lines, pass.count().left), (2 * 64, 0));
+    assert_eq!(ledger.state(Page::new(7)), Some(PageState::Shared));
 }

@@ -18,14 +18,17 @@ struct Log {
     pages: RefCell<Vec<PageRange>>,
     since_fence: RefCell<u64>,
     largest: RefCell<u64>,
+    /// Lines in no mapping.
+    unmapped: LineRange,
 }
 
 // SAFETY: a model: no memory of this program is behind it.
 unsafe impl LineReset for Log {
-    unsafe fn reset_lines(&self, lines: LineRange) {
+    unsafe fn reset_lines(&self, lines: LineRange) -> u64 {
         assert!(!lines.is_empty());
         self.pages.borrow_mut().push(lines.pages());
         *self.since_fence.borrow_mut() += lines.pages().pages();
+        self.unmapped.intersection(lines).len()
     }
 
     fn fence(&self) {
@@ -59,7 +62,7 @@ proptest! {
         prop_assert!(written.windows(2).all(|pair| pair[0].end() <= pair[1].start()), "ascending, nothing twice");
         prop_assert_eq!(total(&written), total(&ranges));
         prop_assert_eq!(tdx_abi::union(written, []).collect::<Vec<_>>(), tdx_abi::union(ranges.clone(), []).collect::<Vec<_>>());
-        prop_assert_eq!(work.count(), ResetCount { lines: total(&ranges) * 64, ranges: ranges.len() as u64 });
+        prop_assert_eq!(work.count(), ResetCount { lines: total(&ranges) * 64, ranges: ranges.len() as u64, left: 0 });
         prop_assert_eq!(log.since_fence.into_inner(), 0, "a fence after the last line");
     }
 }
@@ -70,7 +73,7 @@ fn ranges_are_counted_and_fenced_one_by_one() {
     let all =
         [(0, 3), (3, 3), (10, 12), (100, 107)].map(|(start, end)| PageRange::new(Page::new(start), Page::new(end)));
     let log = Log::default();
-    assert_eq!(promise::reset_ranges(&log, all), ResetCount { lines: 12 * 64, ranges: 3 });
+    assert_eq!(promise::reset_ranges(&log, all), ResetCount { lines: 12 * 64, ranges: 3, left: 0 });
     assert_eq!((log.largest.into_inner(), log.since_fence.into_inner()), (7, 0));
     assert_eq!(log.pages.into_inner(), [all[0], all[2], all[3]]);
 }
@@ -85,6 +88,19 @@ fn chunks_are_cut_by_bytes_and_not_by_ranges() {
     let (work, log) = (promise::parallel(std::iter::once(huge).chain(singles)), Log::default());
     work.run_alone(&log);
     assert_eq!(log.largest.into_inner(), (32 << 20) / 4096);
-    assert_eq!(work.count(), ResetCount { lines: ((1 << 28) + 100_000) * 64, ranges: 100_001 });
+    assert_eq!(work.count(), ResetCount { lines: ((1 << 28) + 100_000) * 64, ranges: 100_001, left: 0 });
     assert_eq!(log.since_fence.into_inner(), 0);
+}
+
+/// Lines that no mapping has are counted, whichever CPU comes to them.
+#[test]
+fn lines_that_are_not_mapped_are_counted() {
+    let all = [(0, 3), (10, 12)].map(|(start, end)| PageRange::new(Page::new(start), Page::new(end)));
+    let unmapped = PageRange::new(Page::new(2), Page::new(11)).lines();
+    let log = Log { unmapped, ..Log::default() };
+    let count = ResetCount { lines: 3 * 64, ranges: 2, left: 2 * 64 };
+    assert_eq!(promise::reset_ranges(&log, all), count);
+    let (work, log) = (promise::parallel(all), Log { unmapped, ..Log::default() });
+    work.run_alone(&log);
+    assert_eq!(work.count(), count);
 }

@@ -5,7 +5,7 @@
 use std::path::Path;
 use tdx_abi::{KeyId, Leaf, Operand, Page, PageRange, Status, StatusCode};
 use tdx_host::bringup::{BringupCause, BringupError, BringupStep};
-use tdx_host::handover::{KexecKind, Outcome, Policy};
+use tdx_host::handover::{KexecKind, LeftoverReason, Outcome, Policy};
 use tdx_lab::platform::{Lab, LabKernel};
 use tdx_machine::{Fault, Machine, PartialStore, When};
 use tdx_operator::host::{Host, HostOptions};
@@ -269,4 +269,43 @@ fn cmrs_that_touch_are_one_range() {
         .unwrap();
     let ends: Vec<u64> = known.module().cmrs.iter().map(|cmr| cmr.limit().get()).collect();
     assert_eq!(ends, [0x8000_0000, 0x1_8000_0000]);
+}
+
+/// Linux takes a page with a memory error out of its direct map. If it is PAMT, the reset of a
+/// bring-up that has failed does not reach it: nothing is freed, and the next kernel is told.
+#[test]
+fn pamt_that_is_not_mapped_stays_recorded_and_is_not_freed() {
+    let host = small_host();
+    let good = Lab::new(&host, &()).unwrap();
+    let mut world = World::new(&host, &good);
+    world.bring_up().unwrap();
+    let first = world.tdx.pamt_ranges().next().unwrap().start();
+    let page = PageRange::new(first, Page::new(first.index() + 1));
+    world.assert_kexec_is_clean();
+    let calls = seamcalls(&good);
+
+    let lab = Lab::new(&host, &()).unwrap();
+    let mut world = World::new(&host, &lab);
+    let before = world.kernel.taken().to_vec();
+    lab.unmap(page);
+    lab.act(|machine| machine.inject(Fault::Answer(NO), When::Call(calls)));
+    let error = world.bring_up().unwrap_err();
+    assert_eq!(error.step, BringupStep::TdmrInit);
+    assert_eq!((error.unwound.left_lines, error.unwound.freed_bytes), (64, 0), "{error:?}");
+    assert!(error.to_string().contains("64 lines of PAMT are not mapped and stay private"), "{error}");
+    assert_eq!(lab.ask(Machine::private_lines), 64);
+    assert_ne!(world.kernel.taken(), before, "PAMTs are not given back");
+    assert!(world.tdx.memory().may_have_private_memory());
+    assert!(world.tdx.pamt_ranges().any(|range| range.contains_range(page)), "still recorded");
+
+    let again = world.bring_up().unwrap_err();
+    assert_eq!((again.step, again.cause), (BringupStep::Claim, BringupCause::Claimed));
+
+    let memory = world.tdx.memory();
+    let kexec = world.tdx.kexec(Policy::Tracked, KexecKind::Normal).unwrap().stop_other_cpus(&world.kernel).unwrap();
+    let report = kexec.ask_module(|_| ()).write_back_caches().reset();
+    assert!(matches!(report.outcome, Outcome::Reset(count) if count.left == 64), "{report:?}");
+    assert!(!report.is_clean(&memory));
+    assert!(report.leftovers(&memory).all(|left| left.reason == LeftoverReason::NotMapped));
+    lab.check().unwrap();
 }

@@ -1,7 +1,6 @@
 //! This CPU under the traits of `tdx-host`. Callers stay on the CPU while they use it.
 
 use core::marker::PhantomData;
-use core::sync::atomic::{AtomicU64, Ordering};
 use tdx_abi::{LINE_SIZE, Line, LineRange, Page, Registers};
 use tdx_host::{
     arch,
@@ -54,15 +53,6 @@ fn mapped(lines: LineRange) -> impl Iterator<Item = LineRange> {
     parts.into_iter().filter(|part| !part.is_empty())
 }
 
-/// Lines that no MOVDIR64B could write: [`lines_left`].
-static LEFT: AtomicU64 = AtomicU64::new(0);
-
-/// Lines that were to be reset since the module was loaded, and are in no mapping. The next kernel
-/// finds them as they are.
-pub fn lines_left() -> u64 {
-    LEFT.load(Ordering::Relaxed)
-}
-
 /// Runs an instruction on each line of one mapping; on the lines of a page that the kernel has
 /// taken out of its direct map, because of a memory error, through a mapping of this CPU's own.
 /// `instruction` gets an address and a number of lines, and returns how many of them are left
@@ -87,26 +77,14 @@ fn on_lines(cpu: &ThisCpu, lines: LineRange, instruction: impl Fn(*mut u8, u64) 
     left
 }
 
-impl ThisCpu {
-    /// As [`LineReset::reset_lines`]. Returns how many lines are in no mapping and not reset.
-    ///
-    /// # Safety
-    /// As [`LineReset::reset_lines`].
-    pub unsafe fn try_reset_lines(&self, lines: LineRange) -> u64 {
+// SAFETY: MOVDIR64B of write-back mappings with KeyID 0, and MFENCE. Lines in no mapping are counted.
+unsafe impl LineReset for ThisCpu {
+    unsafe fn reset_lines(&self, lines: LineRange) -> u64 {
         // SAFETY: the lines are the caller's to overwrite. The direct map, the mapping of the pool
         // or a mapping for this call has them, writable and write-back; if none has, the kernel's
         // exception table has the fix-up. A CPU with TDX has MOVDIR64B.
         let reset = |first, lines| unsafe { arch::movdir64b_zero(first, lines) };
         mapped(lines).map(|lines| on_lines(self, lines, reset)).sum()
-    }
-}
-
-// SAFETY: MOVDIR64B of write-back mappings with KeyID 0, and MFENCE. A line in no mapping is not
-// written; whoever reports a reset looks at `lines_left`.
-unsafe impl LineReset for ThisCpu {
-    unsafe fn reset_lines(&self, lines: LineRange) {
-        // SAFETY: the caller's.
-        LEFT.fetch_add(unsafe { self.try_reset_lines(lines) }, Ordering::Relaxed);
     }
 
     fn fence(&self) {

@@ -7,7 +7,7 @@ use tdx_host::{
     platform::{CpuId, CpuTask, Step},
 };
 
-use crate::cpu::{ThisCpu, lines_left};
+use crate::cpu::ThisCpu;
 use crate::{EPERM, HOST};
 
 /// The machine in `machine_kexec`: the kernel has stopped the other CPUs.
@@ -75,15 +75,13 @@ impl Default for Handover {
     }
 }
 
-/// `left_before`: [`lines_left`] before the reset.
-fn outcome(report: &HandoverReport, left_before: u64) -> Handover {
-    let left = lines_left() - left_before;
-    let lines = match report.outcome {
-        Outcome::Reset(count) => count.lines - left,
-        _ => 0,
+fn outcome(report: &HandoverReport) -> Handover {
+    let (lines, left) = match report.outcome {
+        Outcome::Reset(count) => (count.lines, count.left),
+        _ => (0, 0),
     };
     let suspects = report.suspects.may_hold_private_lines;
-    Handover { lines, suspects, clean: left == 0 && report.is_clean(&HOST.memory()), left, ..Handover::default() }
+    Handover { lines, suspects, clean: report.is_clean(&HOST.memory()), left, ..Handover::default() }
 }
 
 /// Reset all tracked memory.
@@ -169,17 +167,17 @@ pub unsafe extern "C" fn cleanslate_hand_over(
 ) -> Handover {
     // SAFETY: the caller's: interrupts are off from here to the jump.
     let alone = Alone { cpu: unsafe { ThisCpu::pinned_to(cpu) }, online, possible };
-    let (policy, left) = (self::policy(policy), lines_left());
+    let policy = self::policy(policy);
     if crash {
-        return outcome(&HOST.crash(policy, &alone.cpu, &alone), left);
+        return outcome(&HOST.crash(policy, &alone.cpu, &alone));
     }
     // Past the point of no return: reset regardless of policy or running CPUs.
-    let at_any_price = || outcome(&HOST.crash(policy, &alone.cpu, &alone), left);
+    let at_any_price = || outcome(&HOST.crash(policy, &alone.cpu, &alone));
     let Ok(kexec) = HOST.kexec(policy, KexecKind::Normal) else {
         return Handover { forced: c"this kexec should have been refused".as_ptr(), ..at_any_price() };
     };
     match kexec.stop_other_cpus(&alone) {
-        Ok(stopped) => outcome(&stopped.ask_module(|_| ()).write_back_caches().reset(), left),
+        Ok(stopped) => outcome(&stopped.ask_module(|_| ()).write_back_caches().reset()),
         Err(error) => {
             let (forced, running) = match error.cause {
                 StopCause::NotAlone(suspects) => (c"other CPUs are still running", suspects.not_stopped),

@@ -424,7 +424,7 @@ pub unsafe extern "C" fn cleanslate_reset_pages(cpu: u32, base: u64, bytes: u64)
     // SAFETY: the caller's: on that CPU, which it does not leave.
     let cpu = unsafe { ThisCpu::pinned_to(cpu) };
     // SAFETY: the kernel itself is about to clear these pages.
-    let left = unsafe { cpu.try_reset_lines(tdx_abi::LineRange::touching(PhysAddr::new(base), bytes)) };
+    let left = unsafe { cpu.reset_lines(tdx_abi::LineRange::touching(PhysAddr::new(base), bytes)) };
     cpu.fence();
     let Some(ledger) = HOST.ledger().filter(|_| left == 0) else { return };
     // SAFETY: the TDX module has returned the pages, or `reset` returns an error; reset and fenced

@@ -111,12 +111,13 @@ static void seamcall(void *context, struct tdxh_registers *registers)
 	}
 }
 
-static void reset_lines(void *context, uint64_t first, uint64_t lines)
+static uint64_t reset_lines(void *context, uint64_t first, uint64_t lines)
 {
 	struct kernel *kernel = context;
 
 	if (!kernel->dead)
 		machine_reset_lines(kernel->machine, this_cpu, first, lines);
+	return 0;
 }
 
 static void fence(void *context)

@@ -113,9 +113,10 @@ unsafe impl Seamcall for KernelCpu<'_> {
 /// On hardware: [`tdx_host::arch::movdir64b_zero`] and [`tdx_host::arch::mfence`].
 // SAFETY: MOVDIR64B of each line on the software machine, whose fence is that of the CPU.
 unsafe impl LineReset for KernelCpu<'_> {
-    unsafe fn reset_lines(&self, lines: LineRange) {
+    unsafe fn reset_lines(&self, lines: LineRange) -> u64 {
         let (mut machine, cpu) = self.machine();
         machine.direct_store(cpu, lines).expect("memory that is there");
+        0
     }
 
     fn fence(&self) {

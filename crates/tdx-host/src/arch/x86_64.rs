@@ -259,11 +259,12 @@ static ZERO: ZeroLine = ZeroLine([0; 64]);
 
 /// Writes zeros to `lines` lines from `first` on, one MOVDIR64B each, up to the first that is not
 /// mapped. Not ordered: call [`mfence`] after the last range. Returns the lines that are left: not
-/// 0 if a store raised #PF and the kernel's handler applied [`fault_fixups`]. A kernel takes a page
-/// with a memory error out of its direct map.
+/// 0 if the instruction faulted and the kernel's handler applied [`fault_fixups`]. A kernel takes a
+/// page with a memory error out of its direct map.
 ///
 /// # Safety
-/// * The CPU has MOVDIR64B (CPUID.7.0:ECX bit 28), or this raises #UD.
+/// * The CPU has MOVDIR64B (CPUID.7.0:ECX bit 28), or this raises #UD; a handler of #UD that applies
+///   [`fault_fixups`] then returns here with all lines left.
 /// * `first` is 64-byte aligned. `lines * 64` bytes from it on are the caller's to overwrite, and
 ///   hold nothing that is in use. They are mapped writable, write-back, with KeyID 0; or they are
 ///   not mapped, and the #PF handler applies [`fault_fixups`].
@@ -292,7 +293,8 @@ unsafe extern "sysv64" fn movdir64b_naked(first: *mut u8, lines: u64, source: *c
 /// call [`mfence`] after the last range. Returns the lines that are left, as [`movdir64b_zero`].
 ///
 /// # Safety
-/// * The CPU has CLFLUSHOPT (CPUID.7.0:EBX bit 23; every CPU with TDX has), or this raises #UD.
+/// * The CPU has CLFLUSHOPT (CPUID.7.0:EBX bit 23; every CPU with TDX has), or this raises #UD, as
+///   [`movdir64b_zero`].
 /// * `first` is 64-byte aligned. `lines * 64` bytes from it on are mapped, or the #PF handler
 ///   applies [`fault_fixups`].
 #[must_use = "lines that are left may be in a cache"]

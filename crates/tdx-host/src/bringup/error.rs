@@ -82,6 +82,10 @@ pub enum BringupCause {
 pub struct Unwound {
     /// PAMT lines made normal again, after WBINVD on every CPU. 0 if nothing had been private yet.
     pub reset_lines: u64,
+    /// PAMT lines that no mapping of the kernel has, and that are still private. If there are any,
+    /// the PAMTs are not given back: they stay recorded, a handover reports them as left, and this
+    /// host cannot be brought up again.
+    pub left_lines: u64,
     /// PAMT memory given back, in bytes.
     pub freed_bytes: u64,
 }
@@ -176,6 +180,9 @@ impl BringupError {
 impl fmt::Display for BringupError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "TDX bring-up failed at the {}: {}", self.step, self.cause)?;
+        if self.unwound.left_lines > 0 {
+            write!(f, "; {} lines of PAMT are not mapped and stay private", self.unwound.left_lines)?;
+        }
         if let Some(hint) = self.hint() { write!(f, "; {hint}") } else { Ok(()) }
     }
 }

@@ -436,8 +436,14 @@ impl<'k, K: Kernel, S> Bringup<'k, K, S> {
             // ended, so the module writes no line of them again, and every CPU's caches are written
             // back.
             let reset = |cpu: &K::Cpu| unsafe { reset_ranges(cpu, self.layout.pamt_ranges()) };
-            unwound.reset_lines = self.kernel.run_here(reset).lines;
-            // SAFETY: every range of the record was reset and fenced in the line before.
+            let count = self.kernel.run_here(reset);
+            (unwound.reset_lines, unwound.left_lines) = (count.lines, count.left);
+            if count.left > 0 {
+                // Still private: the PAMTs stay recorded for the next kernel and are never freed,
+                // and there is no second bring-up of this host.
+                return BringupError { step, cause, unwound };
+            }
+            // SAFETY: every range of the record was reset and fenced above.
             unsafe { self.record.withdraw() };
         }
         if let Held::Pamt | Held::PrivatePamt = held {

@@ -47,7 +47,7 @@ pub enum OldMemory<'t> {
 /// | 0 | 8 | physical address of the first byte, a multiple of 4096 |
 /// | 8 | 8 | physical address after the last byte, a multiple of 4096, above the first and at most 2^52 |
 /// | 16 | 4 | kind: 1 PAMT, 2 page of a TD |
-/// | 20 | 4 | reason: 1 not reset, 2 a CPU may still write private lines back, 3 in memory that is never touched |
+/// | 20 | 4 | reason: 1 not reset, 2 a CPU may still write private lines back, 3 in memory that is never touched, 4 in no mapping of the old kernel |
 ///
 /// A kernel writes [`LeftoverTable::all_private`] when it reserves the memory: a handover that does
 /// not come to its end then leaves that word behind. A machine without a table, or with one that
@@ -265,6 +265,7 @@ fn put_entry(place: &mut [u8], leftover: &Leftover) {
         LeftoverReason::NotReset => 1,
         LeftoverReason::CachesNotWrittenBack => 2,
         LeftoverReason::Reserved => 3,
+        LeftoverReason::NotMapped => 4,
     };
     put(place, 0, &leftover.range.base().get().to_le_bytes());
     put(place, 8, &leftover.range.limit().get().to_le_bytes());
@@ -287,6 +288,7 @@ fn get_entry(entry: &[u8]) -> Option<Leftover> {
         1 => LeftoverReason::NotReset,
         2 => LeftoverReason::CachesNotWrittenBack,
         3 => LeftoverReason::Reserved,
+        4 => LeftoverReason::NotMapped,
         _ => return None,
     };
     Some(Leftover { range, kind, reason })

@@ -121,6 +121,8 @@ pub enum LeftoverReason {
     CachesNotWrittenBack,
     /// It lies in reserved memory, which is never written.
     Reserved,
+    /// Some of it is in no mapping of the kernel, and could not be written.
+    NotMapped,
 }
 
 /// Memory that may still be private, or turn private again.
@@ -212,6 +214,8 @@ impl HandoverReport {
         match self.outcome {
             _ if self.suspects.may_hold_private_lines > 0 => Some(LeftoverReason::CachesNotWrittenBack),
             Outcome::LeftPrivate(_) => Some(LeftoverReason::NotReset),
+            // Which of the ranges is not recorded.
+            Outcome::Reset(count) if count.left > 0 => Some(LeftoverReason::NotMapped),
             Outcome::Reset(_) | Outcome::NothingToDo(_) => None,
         }
     }

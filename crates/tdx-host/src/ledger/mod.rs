@@ -148,6 +148,13 @@ pub enum MarkError {
         /// The state it should have.
         expected: PageState,
     },
+    /// The page is in no mapping of the kernel: it could not be reset and stays marked. See
+    /// [`crate::platform::LineReset::reset_lines`].
+    #[error("page {page} is not mapped: it is not reset and stays private")]
+    NotReset {
+        /// The first such page.
+        page: Page,
+    },
 }
 
 /// Reserved ranges at most: the crash kernel's memory, high and low, and two more.

@@ -27,14 +27,18 @@ impl<'c, R: LineReset + ?Sized> ResetPass<'c, R> {
     /// Resets one page.
     ///
     /// # Errors
-    /// The ledger was changed by someone else; the page is leaked.
+    /// The page is not mapped, or the ledger was changed by someone else; the page is leaked.
     pub fn reset<'l>(&mut self, page: CleanPage<'l>) -> Result<SharedPage<'l>, MarkError> {
         // SAFETY: the token says that the page is owned, not the module's, and in no cache under a
         // private KeyID.
         let done = unsafe { reset_ranges(self.cpu, [page.range()]) };
         self.count.lines += done.lines;
         self.count.ranges += done.ranges;
-        // SAFETY: reset and fenced in the line before.
+        self.count.left += done.left;
+        if done.left > 0 {
+            return Err(MarkError::NotReset { page: page.range().start() });
+        }
+        // SAFETY: reset and fenced above.
         unsafe { page.ledger().unmark(page.range())? };
         Ok(page.become_())
     }
@@ -42,7 +46,8 @@ impl<'c, R: LineReset + ?Sized> ResetPass<'c, R> {
     /// Resets all pages, [`BATCH`] to a fence, and hands each to `done`.
     ///
     /// # Errors
-    /// As [`ResetPass::reset`]; pages not yet handed over are leaked.
+    /// As [`ResetPass::reset`]; pages not yet handed over are leaked. If one of a batch is not
+    /// mapped, the whole batch is leaked.
     pub fn reset_all<'l>(
         &mut self,
         pages: impl IntoIterator<Item = CleanPage<'l>>,
@@ -55,13 +60,21 @@ impl<'c, R: LineReset + ?Sized> ResetPass<'c, R> {
             if batch.is_empty() {
                 return Ok(());
             }
+            let mut not_reset = None;
             for page in &batch {
                 // SAFETY: as in `reset`.
-                unsafe { self.cpu.reset_lines(page.range().lines()) };
-                self.count.lines += page.range().lines().len();
+                let left = unsafe { self.cpu.reset_lines(page.range().lines()) };
+                self.count.lines += page.range().lines().len() - left;
+                self.count.left += left;
+                if left > 0 {
+                    not_reset = not_reset.or(Some(page.range().start()));
+                }
             }
             self.cpu.fence();
             self.count.ranges += 1;
+            if let Some(page) = not_reset {
+                return Err(MarkError::NotReset { page });
+            }
             for page in batch.drain(..) {
                 // SAFETY: reset in this batch, and fenced after all of it.
                 unsafe { page.ledger().unmark(page.range())? };

@@ -33,11 +33,10 @@
 //!
 //! // SAFETY: MOVDIR64B of the direct map, which maps KeyID 0 write-back, and MFENCE.
 //! unsafe impl LineReset for ThisCpu {
-//!     unsafe fn reset_lines(&self, lines: LineRange) {
+//!     unsafe fn reset_lines(&self, lines: LineRange) -> u64 {
 //!         let first = DIRECT_MAP + lines.start().start().get() as usize;
 //!         // SAFETY: `detect` has found MOVDIR64B; the lines are RAM, mapped there, and the caller's to overwrite.
-//!         let left = unsafe { arch::movdir64b_zero(at(first), lines.len()) };
-//!         assert_eq!(left, 0, "all memory is mapped");
+//!         unsafe { arch::movdir64b_zero(at(first), lines.len()) }
 //!     }
 //!
 //!     fn fence(&self) {
@@ -62,9 +61,9 @@
 //!
 //!     unsafe fn flush_lines(&self, lines: LineRange) {
 //!         let first = DIRECT_MAP + lines.start().start().get() as usize;
-//!         // SAFETY: every CPU with TDX has CLFLUSHOPT; the lines are RAM, mapped there.
+//!         // SAFETY: every CPU with TDX has CLFLUSHOPT; the lines are the caller's own, mapped there.
 //!         let left = unsafe { arch::clflushopt(at(first), lines.len()) };
-//!         assert_eq!(left, 0, "all memory is mapped");
+//!         debug_assert_eq!(left, 0, "a page that the kernel has handed out is mapped");
 //!     }
 //!
 //!     fn cpu_gate(&self) -> CpuGate<'_> {
@@ -91,16 +90,21 @@ pub use owned::{OutOfPages, OwnedPages};
 ///
 /// # Safety
 /// * [`LineReset::reset_lines`] executes MOVDIR64B of 64 zero bytes with KeyID 0 on each line of
-///   the range, and on no other: a cached store, MOVNTI or REP STOS does not clear poison, or makes
-///   it.
+///   the range but for those that it counts, and on no other: a cached store, MOVNTI or REP STOS
+///   does not clear poison, or makes it.
 /// * [`LineReset::fence`] orders these stores before every later access of this CPU.
 pub unsafe trait LineReset {
-    /// One MOVDIR64B of zeros with KeyID 0 for each line, ascending. Weakly ordered until
+    /// One MOVDIR64B of zeros with KeyID 0 for each line. Weakly ordered until
     /// [`LineReset::fence`].
+    ///
+    /// Returns how many lines of the range it could not write, because no mapping of the kernel
+    /// has them: 0 where all memory is mapped. They keep what they hold; what asked for the reset
+    /// calls nothing clean then, and frees nothing.
     ///
     /// # Safety
     /// The lines are RAM, and hold nothing that anyone needs: they are overwritten with zeros.
-    unsafe fn reset_lines(&self, lines: LineRange);
+    #[must_use = "lines that are left keep what they hold"]
+    unsafe fn reset_lines(&self, lines: LineRange) -> u64;
 
     /// MFENCE: every earlier store of this CPU, weakly ordered ones included, is done before any
     /// later access.

@@ -9,7 +9,7 @@ use tdx_host::ledger::Ledger;
 use tdx_host::platform::CpuId;
 use tdx_host::reset::ResetCount;
 
-const ALL: Outcome = Outcome::Reset(ResetCount { lines: 82 * 64, ranges: 3 });
+const ALL: Outcome = Outcome::Reset(ResetCount { lines: 82 * 64, ranges: 3, left: 0 });
 
 fn enter(world: &World, cpu: u32, leaf: Leaf) -> tdx_host::gate::SeamcallGuard<'_> {
     promise::cpu_gate(world.gate(), CpuId(cpu)).enter(leaf).unwrap()
@@ -135,5 +135,5 @@ fn the_ledger_is_looked_up_after_the_others_have_stopped() {
 
     let world = World::new(2);
     let report = world.host.crash(Policy::Tracked, &world.cpu(0), &Late(&world));
-    assert_eq!(report.outcome, Outcome::Reset(ResetCount { lines: (4 + 2) * 64, ranges: 2 }));
+    assert_eq!(report.outcome, Outcome::Reset(ResetCount { lines: (4 + 2) * 64, ranges: 2, left: 0 }));
 }

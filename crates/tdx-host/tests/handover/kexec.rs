@@ -17,7 +17,7 @@ fn alone(world: &World, policy: Policy) -> (HandoverReport, Vec<Event>) {
 }
 
 fn reset(lines: u64, ranges: u64) -> Outcome {
-    Outcome::Reset(ResetCount { lines, ranges })
+    Outcome::Reset(ResetCount { lines, ranges, left: 0 })
 }
 
 #[test]

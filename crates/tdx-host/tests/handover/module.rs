@@ -32,7 +32,7 @@ fn what_the_module_cleared_is_not_reset_again_and_what_it_cannot_know_is() {
     let (report, events) = kexec(&world, Policy::Module);
     assert_eq!(report.module, Some(ModuleAnswer::Disabled { calls: 1 }));
     // 601 was returned, 1024 to 1100 never came back; 600 and PAMT are the module's.
-    assert_eq!(report.outcome, Outcome::Reset(ResetCount { lines: 77 * 64, ranges: 2 }));
+    assert_eq!(report.outcome, Outcome::Reset(ResetCount { lines: 77 * 64, ranges: 2, left: 0 }));
     let start = [DISABLE, Event::WriteBack, Event::Reset(pages(601, 602).lines())];
     assert_eq!(events[..3], start, "the module's own lines are written back before the reset");
     assert!(report.is_clean(&world.memory()) && report.next_kernel_can_use_tdx());
@@ -62,7 +62,7 @@ fn while_a_page_is_being_returned_every_marked_page_is_reset() {
     let world = world([]);
     let returning = world.ledger.as_ref().unwrap().returning();
     let (report, _) = kexec(&world, Policy::Module);
-    assert_eq!(report.outcome, Outcome::Reset(ResetCount { lines: 78 * 64, ranges: 2 }));
+    assert_eq!(report.outcome, Outcome::Reset(ResetCount { lines: 78 * 64, ranges: 2, left: 0 }));
     returning.settled();
     assert!(world.ledger.as_ref().unwrap().is_settled());
 }
@@ -96,7 +96,7 @@ fn a_module_without_the_leaf_is_not_asked_and_everything_is_reset() {
         let (report, events) = kexec(&world, Policy::Module);
         assert_eq!(report.module, Some(ModuleAnswer::NoLeaf));
         assert_eq!(ModuleAnswer::NoLeaf.to_string(), "the module has no TDH.SYS.DISABLE");
-        assert_eq!(report.outcome, Outcome::Reset(ResetCount { lines: 82 * 64, ranges: 3 }));
+        assert_eq!(report.outcome, Outcome::Reset(ResetCount { lines: 82 * 64, ranges: 3, left: 0 }));
         assert_eq!(events[0], Event::WriteBack, "no SEAMCALL");
         assert!(!report.next_kernel_can_use_tdx());
     }
@@ -117,7 +117,7 @@ fn after_any_failure_of_sys_disable_all_is_reset() {
         let (report, events) = kexec(&world, Policy::Module);
         let Some(ModuleAnswer::Failed(error)) = report.module else { panic!("{status}: {report:?}") };
         assert_eq!((error.status(), error.attempts), (status, 1), "the raw status is kept");
-        assert_eq!(report.outcome, Outcome::Reset(ResetCount { lines: 82 * 64, ranges: 3 }), "{status}");
+        assert_eq!(report.outcome, Outcome::Reset(ResetCount { lines: 82 * 64, ranges: 3, left: 0 }), "{status}");
         assert_eq!(events[..2], [DISABLE, Event::WriteBack]);
         assert!(report.is_clean(&world.memory()));
     }
@@ -165,8 +165,9 @@ unsafe impl Seamcall for EndlessCpu<'_> {
 
 // SAFETY: a model: no memory of this program is behind it.
 unsafe impl LineReset for EndlessCpu<'_> {
-    unsafe fn reset_lines(&self, _lines: LineRange) {
+    unsafe fn reset_lines(&self, _lines: LineRange) -> u64 {
         self.0.reset.set(true);
+        0
     }
 
     fn fence(&self) {}

@@ -197,8 +197,9 @@ unsafe impl Seamcall for TestCpu<'_> {
 
 // SAFETY: a model: no memory of this program is behind it.
 unsafe impl LineReset for TestCpu<'_> {
-    unsafe fn reset_lines(&self, lines: LineRange) {
+    unsafe fn reset_lines(&self, lines: LineRange) -> u64 {
         self.push(Event::Reset(lines));
+        0
     }
 
     fn fence(&self) {

@@ -15,7 +15,7 @@ use tdx_host::handover::{HandoverReport, HostMemory, Kexec, StopCpus, WrittenBac
 use tdx_host::host::HostError;
 use tdx_host::key_ids::KeyIds;
 use tdx_host::ledger::{Ledger, MarkError};
-use tdx_host::page::{InFlightPage, PrivatePage, ReturnedPage, SharedPage, TakeError, TokenError};
+use tdx_host::page::{CleanPage, InFlightPage, PrivatePage, ReturnedPage, SharedPage, TakeError, TokenError};
 use tdx_host::platform::{Cpu, CpuId, LineReset, OwnedPages, TdxPlatform};
 use tdx_host::reset::{ParallelReset, ResetCount};
 use tdx_host::seamcall::SeamcallError;
@@ -154,6 +154,12 @@ pub(crate) fn commit(page: InFlightPage<'_>) -> Result<PrivatePage<'_>, MarkErro
 pub(crate) fn abort(page: InFlightPage<'_>) -> Result<ReturnedPage<'_>, MarkError> {
     // SAFETY: no memory of the test.
     unsafe { page.abort() }
+}
+
+/// As if PHYMEM.PAGE.WBINVD had succeeded.
+pub(crate) fn written_back(page: ReturnedPage<'_>) -> CleanPage<'_> {
+    // SAFETY: a model: no memory of this program is behind it.
+    unsafe { page.written_back() }
 }
 
 pub(crate) fn find<'l>(ledger: &'l Ledger<'l>, page: Page, size: PageSize) -> Result<PrivatePage<'l>, TokenError> {

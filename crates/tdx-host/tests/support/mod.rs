@@ -27,6 +27,8 @@ pub(crate) struct Recorder {
     pub(crate) events: Rc<RefCell<Vec<Event>>>,
     pub(crate) answers: Rc<RefCell<VecDeque<Status>>>,
     pub(crate) host: Rc<TestHost>,
+    /// Lines in no mapping.
+    pub(crate) unmapped: LineRange,
 }
 
 /// Of 8 CPUs.
@@ -65,8 +67,9 @@ unsafe impl Seamcall for Recorder {
 
 // SAFETY: a model: no memory of this program is behind it.
 unsafe impl LineReset for Recorder {
-    unsafe fn reset_lines(&self, lines: LineRange) {
+    unsafe fn reset_lines(&self, lines: LineRange) -> u64 {
         self.push(Event::Reset(lines));
+        self.unmapped.intersection(lines).len()
     }
 
     fn fence(&self) {

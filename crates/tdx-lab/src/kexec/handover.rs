@@ -77,6 +77,7 @@ const fn leftover_reason(reason: LeftoverReason) -> &'static str {
         LeftoverReason::NotReset => "the policy does not reset it",
         LeftoverReason::CachesNotWrittenBack => "a CPU may still hold private lines of it in its caches",
         LeftoverReason::Reserved => "it lies in memory that is never written",
+        LeftoverReason::NotMapped => "some of it is in no mapping of the kernel",
     }
 }
 

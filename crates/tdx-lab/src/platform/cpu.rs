@@ -3,7 +3,7 @@
 // UNSAFETY: implements the traits that answer for memory.
 #![allow(unsafe_code)]
 
-use tdx_abi::{KeyId, LineRange, Registers};
+use tdx_abi::{KeyId, LineRange, PageRange, Registers};
 use tdx_host::{
     gate::{CpuGate, GateHandle},
     platform::{Cpu, CpuId, LineReset, PackageId},
@@ -74,18 +74,23 @@ unsafe impl Seamcall for LabCpu<'_> {
 
 // SAFETY: as above.
 unsafe impl LineReset for LabCpu<'_> {
-    unsafe fn reset_lines(&self, lines: LineRange) {
+    unsafe fn reset_lines(&self, lines: LineRange) -> u64 {
         let (lab, id) = (self.lab, self.id);
         lab.freezer.before_reset();
-        self.operate(Operation::Reset(lines), |deed| match deed {
-            Deed::CachedStores => lab.try_act(|machine| machine.store(id, lines, KeyId::HOST)),
-            Deed::NonTemporalStores => {
-                lab.try_act(|machine| {
-                    machine.partial_write(id, lines, KeyId::HOST, PartialStore::NonTemporal).map(drop)
-                });
-            }
-            deed => Self::each(lines, deed, |lines| lab.try_act(|machine| machine.direct_store(id, lines))),
-        });
+        let mut left = lines.len();
+        for lines in lab.mapped(lines.pages()).into_iter().map(PageRange::lines) {
+            left -= lines.len();
+            self.operate(Operation::Reset(lines), |deed| match deed {
+                Deed::CachedStores => lab.try_act(|machine| machine.store(id, lines, KeyId::HOST)),
+                Deed::NonTemporalStores => {
+                    lab.try_act(|machine| {
+                        machine.partial_write(id, lines, KeyId::HOST, PartialStore::NonTemporal).map(drop)
+                    });
+                }
+                deed => Self::each(lines, deed, |lines| lab.try_act(|machine| machine.direct_store(id, lines))),
+            });
+        }
+        left
     }
 
     fn fence(&self) {

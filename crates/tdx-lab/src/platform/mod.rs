@@ -21,7 +21,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use tdx_abi::{Leaf, PhysAddr, Registers};
+use tdx_abi::{Leaf, PageRange, PhysAddr, Registers, subtract};
 use tdx_host::gate::CpuSlot;
 use tdx_host::platform::{CpuModel, CpuidOutput, LocalProcessor, Msr, NoTdx, Processor};
 use tdx_machine::{Begun, ConfigError, Machine, MachineConfig, ModuleProfile, MsrRead, Refusal};
@@ -71,6 +71,7 @@ pub struct Lab<'p> {
     slots: Box<[CpuSlot]>,
     freezer: freeze::Freezer,
     guest: Mutex<Vec<GuestAct>>,
+    unmapped: Mutex<Vec<PageRange>>,
     watcher: &'p dyn Watcher,
 }
 
@@ -132,6 +133,7 @@ impl<'p> Lab<'p> {
             slots,
             freezer: freeze::Freezer::default(),
             guest: Mutex::default(),
+            unmapped: Mutex::default(),
             machine: Mutex::new(machine),
             refused: Mutex::new(None),
             progress,
@@ -145,6 +147,18 @@ impl<'p> Lab<'p> {
     #[must_use]
     pub fn watched_by(self, watcher: &'p dyn Watcher) -> Self {
         Self { watcher, ..self }
+    }
+
+    /// Takes pages out of the kernel's mappings, as Linux does with a page with a memory error
+    /// (`set_mce_nospec()`): a reset does not reach them from now on.
+    pub fn unmap(&self, pages: PageRange) {
+        lock(&self.unmapped).push(pages);
+    }
+
+    /// The parts of these pages that are mapped.
+    fn mapped(&self, pages: PageRange) -> Vec<PageRange> {
+        let unmapped = lock(&self.unmapped);
+        unmapped.iter().fold(vec![pages], |parts, gone| subtract(parts, [*gone]).collect())
     }
 
     /// A slot for each CPU, for the [`tdx_host::Host`] of the kernel.

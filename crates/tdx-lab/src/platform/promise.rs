@@ -159,8 +159,12 @@ pub fn observed_reset<C: Cpu>(
     range: PageRange,
 ) -> Result<(), NotFollowed> {
     // SAFETY: memory of the software machine.
-    unsafe { cpu.reset_lines(range.lines()) };
+    let left = unsafe { cpu.reset_lines(range.lines()) };
     cpu.fence();
+    if left > 0 {
+        // The pages stay marked, as in cleanslate.ko.
+        return Ok(());
+    }
     // SAFETY: as above; reset and fenced.
     unsafe { follow::reset(ledger, range, refs) }
 }
