@@ -178,6 +178,11 @@ impl Wrong<'_, '_, '_> {
 
 impl Watcher for Hands<'_, '_, '_> {
     fn before(&self, lab: &Lab<'_>, act: &Act) -> Deed {
+        let deed = self.wrong.as_ref().map_or(Deed::AsIs, |wrong| wrong.deed(act));
+        if matches!((act.operation, &deed), (Operation::Nmi(_) | Operation::Stop(_), Deed::Skip | Deed::Pretend)) {
+            // A bug: nothing stops that CPU.
+            return deed;
+        }
         if let (Some(call), Operation::Nmi(target) | Operation::Stop(target)) = (&self.in_flight, act.operation)
             && call.cpu == target
         {
@@ -193,7 +198,6 @@ impl Watcher for Hands<'_, '_, '_> {
             }
             lab.leave(target);
         }
-        let deed = self.wrong.as_ref().map_or(Deed::AsIs, |wrong| wrong.deed(act));
         if let Operation::Reset(lines) = act.operation {
             match &deed {
                 Deed::Lines(parts) => lock(&self.resets).extend(parts),

@@ -563,7 +563,7 @@ impl Watcher for Explorer<'_, '_, '_> {
             Some(bug) => self.past(lab, &inner.history, |past| (bug.deed)(&Moment { past, act })),
             None => Deed::AsIs,
         };
-        if let Operation::Stop(target) | Operation::Nmi(target) = act.operation {
+        if let (Operation::Stop(target) | Operation::Nmi(target), Deed::AsIs) = (act.operation, &deed) {
             // What stops it waits until it has left the module.
             lab.leave(target);
         }

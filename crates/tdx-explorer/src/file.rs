@@ -177,7 +177,7 @@ impl Source<'_> {
             return Err(self.error(&at, "nothing comes after this: the kernel has handed over".to_owned()));
         }
         let overlapping = parsed.overlapping.as_ref().is_some_and(|overlapping| *overlapping.get_ref());
-        if let Some(at) = parsed.overlapping.as_ref().filter(|_| parsed.concurrent.len() < 2) {
+        if let Some(at) = parsed.overlapping.as_ref().filter(|_| overlapping && parsed.concurrent.len() < 2) {
             let rule = "calls overlap where CPUs work beside each other: two lists of `concurrent`";
             return Err(self.error(&at.span(), rule.to_owned()));
         }

@@ -77,9 +77,11 @@ impl<'h> HostMemory<'h> {
     /// with a kernel that keeps no ledger.
     ///
     /// # Safety
-    /// A handover resets the pages that this ledger marks, and no others; its report says nothing
-    /// of them. Those hold nothing that anyone needs, and the caller answers for those of the
+    /// A handover resets the pages that this ledger marks: they hold nothing that anyone needs. It
+    /// resets no others, and its report says nothing of them: the caller answers for those of the
     /// host's own ledger.
+    /// No report of such a handover is given to
+    /// [`came_back`](super::HandoverReport::came_back).
     #[must_use]
     pub const unsafe fn with_ledger(self, ledger: Option<&'h Ledger<'h>>) -> Self {
         Self { ledger: LedgerRef::Fixed(ledger), ..self }
@@ -90,6 +92,8 @@ impl<'h> HostMemory<'h> {
     /// # Safety
     /// A handover leaves the PAMTs private, and its report says nothing of them: the caller answers
     /// for them.
+    /// No report of such a handover is given to
+    /// [`came_back`](super::HandoverReport::came_back).
     #[must_use]
     pub const unsafe fn without_pamts(self) -> Self {
         Self { record: None, ..self }

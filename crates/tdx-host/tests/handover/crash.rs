@@ -137,3 +137,22 @@ fn the_ledger_is_looked_up_after_the_others_have_stopped() {
     let report = world.host.crash(Policy::Tracked, &world.cpu(0), &Late(&world));
     assert_eq!(report.outcome, Outcome::Reset(ResetCount { lines: (4 + 2) * 64, ranges: 2, left: 0 }));
 }
+
+/// As cleanslate.ko does for a CPU that Linux stops, or takes offline, after it has written back
+/// its caches: from the next SEAMCALL on it counts again.
+#[test]
+fn a_cpu_whose_caches_other_code_has_written_back_is_no_suspect_until_it_calls() {
+    let world = World::new(4);
+    let activity = |cpu: usize| world.gate().activity().nth(cpu).unwrap();
+    drop(enter(&world, 1, Leaf::VP_ENTER));
+    drop(enter(&world, 2, Leaf::VP_ENTER));
+    promise::cpu_is_clean(world.gate(), CpuId(1));
+    let clean = activity(1);
+    assert_eq!((clean.may_hold_private_lines, clean.in_seamcall), (None, None));
+    assert!(clean.stopped && clean.has_made_seamcalls, "{clean:?}");
+    assert_eq!(activity(2).may_hold_private_lines, Some(Leaf::VP_ENTER), "its own slot alone");
+    promise::cpu_is_clean(world.gate(), CpuId(1000));
+    drop(enter(&world, 1, Leaf::VP_FLUSH));
+    let again = activity(1);
+    assert_eq!((again.may_hold_private_lines, again.stopped), (Some(Leaf::VP_FLUSH), false));
+}

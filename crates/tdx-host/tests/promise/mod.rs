@@ -100,6 +100,11 @@ pub(crate) fn cpu_gate(gate: GateHandle<'_>, cpu: CpuId) -> CpuGate<'_> {
     unsafe { gate.cpu_gate(cpu) }
 }
 
+pub(crate) fn cpu_is_clean(gate: GateHandle<'_>, cpu: CpuId) {
+    // SAFETY: a model: no CPU is behind it.
+    unsafe { gate.cpu_is_clean(cpu) }
+}
+
 pub(crate) fn open(gate: GateHandle<'_>) {
     // SAFETY: no memory of the test.
     unsafe { gate.open() };

@@ -106,9 +106,8 @@ impl Machine {
     /// # Errors
     /// No VCPU is on this CPU, or an exit that is not modeled.
     pub fn td_exit(&mut self, cpu: CpuId, exit: TdExit) -> Result<AfterExit, Refusal> {
-        if self.module.as_ref().is_some_and(crate::module::Module::is_dead) {
-            let status = self.leave_vcpu(cpu)?;
-            return Ok(AfterExit::Host(Registers { rax: status.raw(), ..Registers::default() }));
+        if let Some(left) = self.leave_dead_module(cpu)? {
+            return Ok(left);
         }
         self.hardware.next_step();
         let module = self.module.as_mut().ok_or(Refusal::NoGuestOnCpu { cpu })?;
@@ -116,23 +115,38 @@ impl Machine {
         module.td_exit(&mut self.hardware, cpu, exit, interrupt)
     }
 
+    /// An exit of a guest whose module has died: VP.ENTER ends.
+    fn leave_dead_module(&mut self, cpu: CpuId) -> Result<Option<AfterExit>, Refusal> {
+        if !self.module.as_ref().is_some_and(crate::module::Module::is_dead) {
+            return Ok(None);
+        }
+        let status = self.leave_vcpu(cpu)?;
+        Ok(Some(AfterExit::Host(Registers { rax: status.raw(), ..Registers::default() })))
+    }
+
     /// The CPU that the guest is on turns an EPT violation into #VE, as the entry of the host's
-    /// EPT for shared addresses asks for.
+    /// EPT for shared addresses asks for. A module that has died: as [`Self::td_exit`].
     ///
     /// # Errors
     /// No VCPU is on this CPU.
     pub fn convertible_ept_violation(&mut self, cpu: CpuId, exit: TdExit) -> Result<AfterExit, Refusal> {
+        if let Some(left) = self.leave_dead_module(cpu)? {
+            return Ok(left);
+        }
         self.hardware.next_step();
         let module = self.module.as_mut().ok_or(Refusal::NoGuestOnCpu { cpu })?;
         module.convertible_ept_violation(&mut self.hardware, cpu, exit)
     }
 
     /// #VE, for an exit that [`Self::td_exit`] refuses and that the module turns into one: CPUID,
-    /// RDMSR, WRMSR.
+    /// RDMSR, WRMSR. A module that has died: as [`Self::td_exit`].
     ///
     /// # Errors
     /// No VCPU is on this CPU.
     pub fn guest_virtualization_exception(&mut self, cpu: CpuId, exit: TdExit) -> Result<AfterExit, Refusal> {
+        if let Some(left) = self.leave_dead_module(cpu)? {
+            return Ok(left);
+        }
         self.hardware.next_step();
         let module = self.module.as_mut().ok_or(Refusal::NoGuestOnCpu { cpu })?;
         module.guest_virtualization_exception(cpu, exit)

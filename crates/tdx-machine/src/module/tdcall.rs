@@ -135,6 +135,7 @@ impl Module {
     }
 
     /// TDG.VP.ENTER, INVEPT and INVGLA of an L2 VM, as far as no L2 VM runs and none has a page.
+    /// Source: `neighbors.jsonl.gz`.
     fn check_l2_call(&self, running: Running, leaf: u64, guest: Registers) -> Result<Status, ()> {
         let td = self.td(running.tdr).map_err(|_| ())?;
         let invalid = |name: Operand| Ok(StatusCode::OPERAND_INVALID.operand(name));
