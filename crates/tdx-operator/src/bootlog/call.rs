@@ -177,6 +177,12 @@ pub(crate) fn rax(message: &str) -> Option<Status> {
     bare_hex(word).filter(|_| word.len() == 16).map(Status::new)
 }
 
+/// True for the first line of a warning in the kernel's TDX code.
+pub(crate) fn is_warning(message: &str) -> bool {
+    let code = ["arch/x86/kvm/vmx/tdx", "arch/x86/virt/vmx/tdx"];
+    message.starts_with("WARNING: ") && code.iter().any(|path| message.contains(path))
+}
+
 /// The leaf that a function of the kernel makes, if it makes one only.
 pub(crate) fn of_function(name: &str) -> Option<Leaf> {
     let name = name.trim_start_matches('_');

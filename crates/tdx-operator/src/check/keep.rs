@@ -233,8 +233,7 @@ impl BootLines {
     /// The part of a message that is kept.
     fn kept<'a>(&mut self, line: &str, message: &'a str) -> Option<&'a str> {
         if message.starts_with("WARNING: ") {
-            self.in_warning =
-                ["arch/x86/kvm/vmx/tdx", "arch/x86/virt/vmx/tdx"].iter().any(|path| message.contains(path));
+            self.in_warning = call::is_warning(message);
             // Newer kernels name the program.
             return self.in_warning.then(|| message.split(", CPU").next().unwrap_or(message));
         }

@@ -49,7 +49,7 @@ pub fn check(name: &str, snapshot: &Snapshot) -> CheckReport {
                 Tdx::Broken(_) => "broken",
                 Tdx::Unknown => "unknown",
             },
-            kexec: rules::outcome(&facts),
+            kexec: rules::outcome(&facts).name(),
             power_cycle: rules::power_cycle(&facts).name(),
             kdump: match rules::can_dump(&facts) {
                 Some(true) => "ready",

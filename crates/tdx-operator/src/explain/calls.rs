@@ -203,10 +203,9 @@ impl Calls {
 
     /// Takes a line of a warning in TDX code; false if it belongs to none.
     pub(crate) fn warning(&mut self, line: u64, message: &str) -> bool {
-        let code = ["arch/x86/kvm/vmx/tdx", "arch/x86/virt/vmx/tdx"];
         if message.starts_with("WARNING: ") {
             self.end_of_warning();
-            if !code.iter().any(|path| message.contains(path)) {
+            if !call::is_warning(message) {
                 return false;
             }
             let mut functions = message.split(' ').filter(|word| word.contains("+0x"));

@@ -23,6 +23,11 @@ struct Known {
     remedy: &'static str,
 }
 
+/// A TD that is configured in a way in which none can run.
+const fn td(words: &'static [&'static str], cause: &'static str, remedy: &'static str) -> Known {
+    Known { words, judgement: Judgement::Failed, rule: "td-configuration", basis: Basis::Sourced, cause, remedy }
+}
+
 #[rustfmt::skip]
 const KNOWN: [Known; 17] = [
     Known {
@@ -57,46 +62,46 @@ const KNOWN: [Known; 17] = [
         cause: "KVM did not tell what TDs it can run: kernel and QEMU are of different TDX branches, or TDX is not initialized",
         remedy: SEE_HOST,
     },
-    Known {
-        words: &["Invalid attributes", "TDX VM"], judgement: Judgement::Failed, rule: "td-configuration", basis: Basis::Sourced,
-        cause: "the attributes of the TD are not supported by this module and KVM",
-        remedy: "remove the attribute from the QEMU command line (`attributes=`, debug, PKS, perfmon)",
-    },
-    Known {
-        words: &["Invalid XFAM", "TDX VM"], judgement: Judgement::Failed, rule: "td-configuration", basis: Basis::Sourced,
-        cause: "the CPU model of the TD asks for features (XFAM) that this module and KVM do not support",
-        remedy: "use `-cpu host`, or a model without those features",
-    },
-    Known {
-        words: &["unsupported TD attribute bits"], judgement: Judgement::Failed, rule: "td-configuration", basis: Basis::Sourced,
-        cause: "this QEMU does not support an attribute that was asked of the TD",
-        remedy: "remove the attribute from the QEMU command line, or use a newer QEMU",
-    },
-    Known {
-        words: &["TDX VM requires kernel_irqchip"], judgement: Judgement::Failed, rule: "td-configuration", basis: Basis::Sourced,
-        cause: "a TD needs the interrupt controller split between KVM and QEMU",
-        remedy: "use `-machine kernel_irqchip=split`, or leave the option out",
-    },
-    Known {
-        words: &["TDX VM doesn't support"], judgement: Judgement::Failed, rule: "td-configuration", basis: Basis::Sourced,
-        cause: "the virtual machine has a device or feature that a TD cannot have; the line names it (SMM, PIC)",
-        remedy: "turn it off on the QEMU command line (`smm=off`, `pic=off`)",
-    },
-    Known {
-        words: &["Named cpu model is not supported for TDX"], judgement: Judgement::Failed, rule: "td-configuration", basis: Basis::Sourced,
-        cause: "this QEMU runs TDs with the host's CPU model only",
-        remedy: "use `-cpu host`",
-    },
-    Known {
-        words: &["TDX requires guest CPU physical bits"], judgement: Judgement::Failed, rule: "td-configuration", basis: Basis::Sourced,
-        cause: "a TD has the width of physical addresses of its host",
-        remedy: "use `-cpu host` without `phys-bits=`",
-    },
-    Known {
-        words: &["Invalid TSC", "KHz"], judgement: Judgement::Failed, rule: "td-configuration", basis: Basis::Sourced,
-        cause: "the TSC frequency asked of the TD is not one that the module takes: a multiple of 25 MHz within limits",
-        remedy: "remove `tsc-freq=`, or give a multiple of 25 MHz",
-    },
+    td(
+        &["Invalid attributes", "TDX VM"],
+        "the attributes of the TD are not supported by this module and KVM",
+        "remove the attribute from the QEMU command line (`attributes=`, debug, PKS, perfmon)",
+    ),
+    td(
+        &["Invalid XFAM", "TDX VM"],
+        "the CPU model of the TD asks for features (XFAM) that this module and KVM do not support",
+        "use `-cpu host`, or a model without those features",
+    ),
+    td(
+        &["unsupported TD attribute bits"],
+        "this QEMU does not support an attribute that was asked of the TD",
+        "remove the attribute from the QEMU command line, or use a newer QEMU",
+    ),
+    td(
+        &["TDX VM requires kernel_irqchip"],
+        "a TD needs the interrupt controller split between KVM and QEMU",
+        "use `-machine kernel_irqchip=split`, or leave the option out",
+    ),
+    td(
+        &["TDX VM doesn't support"],
+        "the virtual machine has a device or feature that a TD cannot have; the line names it (SMM, PIC)",
+        "turn it off on the QEMU command line (`smm=off`, `pic=off`)",
+    ),
+    td(
+        &["Named cpu model is not supported for TDX"],
+        "this QEMU runs TDs with the host's CPU model only",
+        "use `-cpu host`",
+    ),
+    td(
+        &["TDX requires guest CPU physical bits"],
+        "a TD has the width of physical addresses of its host",
+        "use `-cpu host` without `phys-bits=`",
+    ),
+    td(
+        &["Invalid TSC", "KHz"],
+        "the TSC frequency asked of the TD is not one that the module takes: a multiple of 25 MHz within limits",
+        "remove `tsc-freq=`, or give a multiple of 25 MHz",
+    ),
     Known {
         words: &["KVM_CAP_X86_APIC_BUS_CYCLES_NS"], judgement: Judgement::Failed, rule: "kvm-without-tdx", basis: Basis::Sourced,
         cause: "KVM lacks a capability that QEMU needs for TDs: kernel and QEMU do not match",

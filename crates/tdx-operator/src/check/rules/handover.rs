@@ -3,7 +3,7 @@
 
 use super::{
     Finding, Rule, remedy,
-    way::{Way, outcome, said_refused, way},
+    way::{Outcome, Way, outcome, said_refused, way},
 };
 use crate::{
     bootlog,
@@ -88,11 +88,7 @@ const SET_POLICY: &str = "as root: `echo tracked > /sys/module/cleanslate/parame
 
 fn jump(facts: &Facts<'_>) -> Finding {
     let finding = jump_of(facts);
-    let helps = match outcome(facts) {
-        "safe" => Vec::new(),
-        _ => remedy::at_kexec(facts),
-    };
-    finding.remedies(helps)
+    finding.remedies(if outcome(facts) == Outcome::Safe { Vec::new() } else { remedy::at_kexec(facts) })
 }
 
 fn jump_of(facts: &Facts<'_>) -> Finding {

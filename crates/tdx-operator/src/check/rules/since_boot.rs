@@ -1,7 +1,10 @@
 //! What failed SEAMCALLs have left behind since boot: is the host still safe, may it be kexeced,
 //! must it be power-cycled.
 
-use super::{Finding, Rule, way::outcome};
+use super::{
+    Finding, Rule,
+    way::{Outcome, outcome},
+};
 use crate::{
     check::{facts::Facts, item::Item},
     explain::calls::Left,
@@ -125,16 +128,17 @@ fn still_safe(facts: &Facts<'_>) -> Finding {
         .hint(format!(
             "move the TDs and all other work away, then reset the machine through the firmware; {}",
             match outcome(facts) {
-                "safe" => "a kexec is safe: cleanslate.ko resets the pages, and keeps those that Linux frees",
+                Outcome::Safe => "a kexec is safe: cleanslate.ko resets the pages, and keeps those that Linux frees",
                 _ => "no kexec before",
             }
         )),
         PowerCycle::Planned => {
             let kexec = match outcome(facts) {
-                "safe" if facts.erratum() == Some(false) => "a kexec is safe",
-                "safe" => "a kexec is safe: cleanslate.ko resets the pages",
-                "refused" => "no kexec is possible",
-                _ => "do not kexec it: the pages stay private",
+                Outcome::Safe if facts.erratum() == Some(false) => "a kexec is safe",
+                Outcome::Safe => "a kexec is safe: cleanslate.ko resets the pages",
+                Outcome::Refused => "no kexec is possible",
+                Outcome::Unsafe => "do not kexec it: the pages stay private",
+                Outcome::Unknown => "do not kexec it: the pages may stay private",
             };
             let text = format!("yes, as long as this kernel runs: {}; {kexec}", what(left));
             let finding = if left.lines.is_empty() {

@@ -80,14 +80,38 @@ pub(super) fn way(facts: &Facts<'_>) -> Way {
     }
 }
 
-/// What a kexec does, in one word: `safe`, `refused` (no image can be loaded), `unsafe` (private
-/// memory stays) or `unknown`.
-pub(in crate::check) fn outcome(facts: &Facts<'_>) -> &'static str {
+/// What a kexec does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::check) enum Outcome {
+    /// It leaves nothing harmful behind.
+    Safe,
+    /// No image can be loaded.
+    Refused,
+    /// Private memory stays.
+    Unsafe,
+    /// Not determined.
+    Unknown,
+}
+
+impl Outcome {
+    /// One word for programs.
+    pub(in crate::check) const fn name(self) -> &'static str {
+        match self {
+            Self::Safe => "safe",
+            Self::Refused => "refused",
+            Self::Unsafe => "unsafe",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// What a kexec of this host does.
+pub(in crate::check) fn outcome(facts: &Facts<'_>) -> Outcome {
     match way(facts) {
-        Way::Harmless(_) | Way::NoErratum | Way::Reset => "safe",
-        Way::NotBuilt | Way::Refused | Way::RefusedByKo | Way::KoLost(_) => "refused",
-        Way::NoAnswer | Way::KoLeaves => "unsafe",
-        Way::ResetInPart | Way::NotMainline | Way::PerhapsAnswer | Way::Unseen(_) | Way::Newer => "unknown",
+        Way::Harmless(_) | Way::NoErratum | Way::Reset => Outcome::Safe,
+        Way::NotBuilt | Way::Refused | Way::RefusedByKo | Way::KoLost(_) => Outcome::Refused,
+        Way::NoAnswer | Way::KoLeaves => Outcome::Unsafe,
+        Way::ResetInPart | Way::NotMainline | Way::PerhapsAnswer | Way::Unseen(_) | Way::Newer => Outcome::Unknown,
     }
 }
 
