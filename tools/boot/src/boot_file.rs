@@ -89,14 +89,14 @@ struct Reader<'f> {
 
 impl Reader<'_> {
     fn value(&self, place: &str, key: &str, value: &dyn ToString, rule: String) -> BootFileError {
-        let (file, place) = (self.path.to_owned(), format!("boot {place:?}"));
+        let (file, place) = (self.path.to_owned(), format!("boot \"{place}\""));
         BootFileError::Value { file, place, key: key.to_owned(), value: value.to_string(), rule }
     }
 
     fn boot(&self, table: &Table) -> Result<Boot, BootFileError> {
         let name = table.get("name").and_then(Value::as_str).unwrap_or_default();
         let missing = |key, rule| {
-            let place = format!("boot {name:?}");
+            let place = format!("boot \"{name}\"");
             BootFileError::Missing { file: self.path.to_owned(), place, key, rule }
         };
         if name.is_empty() {
@@ -117,7 +117,7 @@ impl Reader<'_> {
     fn args(&self, name: &str, table: &Table) -> Result<(Vec<String>, BootArgs), BootFileError> {
         let known = BootArgs::keys();
         let own = ["name", "why", "expect"];
-        let places = [("[defaults]".to_owned(), self.defaults, &[][..]), (format!("boot {name:?}"), table, &own[..])];
+        let places = [("[defaults]".to_owned(), self.defaults, &[][..]), (format!("boot \"{name}\""), table, &own[..])];
         for (place, table, more) in places {
             let unknown = table.keys().find(|key| !known.contains(key) && !more.contains(&key.as_str()));
             if let Some(key) = unknown {

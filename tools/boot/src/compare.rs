@@ -39,14 +39,28 @@ pub(crate) fn differences(policy: &str, messages: &Messages) -> Result<Option<St
     let first = calls.iter().zip(&expected_calls).position(|(a, b)| a != b);
     if let Some(at) = first {
         return Ok(Some(format!(
-            "SEAMCALL {at}: {:x?} under seamvisor, {:x?} in software",
-            calls[at], expected_calls[at]
+            "SEAMCALL {at}: {} under seamvisor, {} in software",
+            call(&calls[at]),
+            call(&expected_calls[at])
         )));
     }
     if calls.len() != expected_calls.len() {
         return Ok(Some(format!("{} SEAMCALLs under seamvisor, {} in software", calls.len(), expected_calls.len())));
     }
-    Ok((death != expected_death).then(|| format!("{death:?} under seamvisor, {expected_death:?} in software")))
+    let differ = death != expected_death;
+    Ok(differ.then(|| format!("{} under seamvisor, {} in software", words(&death), words(&expected_death))))
+}
+
+/// A call and its status.
+fn call((leaf, rax): &Call) -> String {
+    format!("{leaf} -> {rax:#018x}")
+}
+
+fn words(death: &Death) -> String {
+    match death {
+        Some((kind, store)) => format!("a machine check by {kind}, poisoned by {store}"),
+        None => "no machine check".to_owned(),
+    }
 }
 
 /// SEAMCALLs and machine check in seamvisor's log.

@@ -98,7 +98,8 @@ impl Expect {
         }
         let kind = report.summary()["machine_checks"][0]["kind"].as_str();
         let wanted = self.kind.as_deref();
-        (wanted.is_some() && kind != wanted).then(|| format!("it died of {kind:?} and not of {wanted:?}"))
+        let (is, not) = (kind.unwrap_or("no machine check"), wanted.unwrap_or_default());
+        (wanted.is_some() && kind != wanted).then(|| format!("it died of {is} and not of {not}"))
     }
 
     fn memory(&self, report: &Report) -> Option<String> {
@@ -139,9 +140,9 @@ impl Expect {
         let missing = self.seamcalls.iter().find(|pattern| !made.iter().any(|call| matches(pattern, call)));
         let unwanted = made.iter().find(|call| self.no_seamcalls.iter().any(|pattern| matches(pattern, call)));
         let missing = missing.map(|pattern| {
-            let same_leaf: Vec<&Value> =
-                made.iter().filter(|call| Some(&call["leaf"]) == pattern.get("leaf")).collect();
-            format!("no SEAMCALL {}, of this leaf {same_leaf:?}", Value::Object(pattern.clone()))
+            let same_leaf = made.iter().filter(|call| Some(&call["leaf"]) == pattern.get("leaf")).cloned();
+            let same_leaf = Value::Array(same_leaf.collect());
+            format!("no SEAMCALL {}, of this leaf {same_leaf}", Value::Object(pattern.clone()))
         });
         missing.or_else(|| unwanted.map(|call| format!("a SEAMCALL {call}")))
     }
@@ -155,8 +156,8 @@ impl Expect {
             Some(format!("a kernel reports a fault of its own: {line}"))
         };
         missing
-            .map(|name| format!("no message {name} ({:?})", messages.text(name)))
-            .or_else(|| unwanted.map(|name| format!("a message {name} ({:?})", messages.text(name))))
+            .map(|name| format!("no message {name} (\"{}\")", messages.text(name)))
+            .or_else(|| unwanted.map(|name| format!("a message {name} (\"{}\")", messages.text(name))))
             .or_else(|| match self.kernel_log {
                 None => None,
                 Some(KernelLog::NoComplaints) => complaint(),
@@ -183,12 +184,18 @@ fn matches_object(pattern: &Value, event: &Value) -> bool {
 /// Kinds in an event `pages`, each with the count of sysfs and that of seamvisor.
 const KINDS: [&str; 5] = ["tdr", "tdcx", "tdvpr", "sept", "guest"];
 
+/// A count, or `none`.
+fn or_none(count: Option<impl ToString>) -> String {
+    count.map_or_else(|| "none".to_owned(), |count| count.to_string())
+}
+
 /// Where the counts of an event `pages` differ, or one of them is not known.
 pub(crate) fn different_counts(event: &Value) -> Option<String> {
     KINDS.into_iter().find_map(|kind| {
         let (sysfs, seamvisor) = (event[kind][0].as_i64(), event[kind][1].as_i64());
         let same = sysfs.is_some_and(|count| count >= 0) && sysfs == seamvisor;
-        (!same).then(|| format!("{kind} at {}: sysfs has {sysfs:?}, seamvisor {seamvisor:?}", event["when"]))
+        let (sysfs, seamvisor) = (or_none(sysfs), or_none(seamvisor));
+        (!same).then(|| format!("{kind} at {}: sysfs has {sysfs}, seamvisor {seamvisor}", event["when"]))
     })
 }
 
@@ -214,7 +221,7 @@ fn different_pages(report: &Report) -> Option<String> {
         let told = sysfs.and_then(|event| event["value"].as_u64());
         let counted = seen.iter().find(|run| run["kind"] == kind).and_then(|run| run["count"].as_u64());
         let same = told.is_some_and(|told| told > 0) && told == counted;
-        (!same).then(|| format!("{kind}: sysfs has {told:?}, seamvisor {counted:?}"))
+        (!same).then(|| format!("{kind}: sysfs has {}, seamvisor {}", or_none(told), or_none(counted)))
     })
 }
 

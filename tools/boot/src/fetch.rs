@@ -11,9 +11,25 @@ use anyhow::{Context, Result, ensure};
 /// # Errors
 /// What it needs is missing, or a command failed.
 pub fn run(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
-    ensure!(output.status.success(), "{command:?} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    let output = command.output().with_context(|| format!("cannot run {}", line(command)))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{} failed: {}", line(command), said.trim());
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The command as a shell takes it.
+pub(crate) fn line(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let quoted = words.map(|word| {
+        let word = word.to_string_lossy();
+        let plain = |c: char| c.is_ascii_alphanumeric() || "_-./=:,+@%".contains(c);
+        if !word.is_empty() && word.chars().all(plain) {
+            word.into_owned()
+        } else {
+            format!("'{}'", word.replace('\'', "'\\''"))
+        }
+    });
+    quoted.collect::<Vec<_>>().join(" ")
 }
 
 /// Fetches Debian packages and unpacks them into `folder/root`; installs nothing.
@@ -41,4 +57,16 @@ pub(crate) fn newest(folder: &Path, prefix: &str) -> Result<PathBuf> {
         .collect();
     found.sort();
     found.pop().with_context(|| format!("no {prefix}* in {}", folder.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_as_a_shell_takes_it() {
+        let mut command = Command::new("qemu");
+        command.args(["-append", "cpu=spr -- it's", "-name", "a,b=c", ""]);
+        assert_eq!(line(&command), "qemu -append 'cpu=spr -- it'\\''s' -name a,b=c ''");
+    }
 }

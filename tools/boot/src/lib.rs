@@ -21,6 +21,7 @@ mod report;
 mod set;
 mod source;
 mod sweep;
+mod symbols;
 mod toml_file;
 
 use std::path::{Path, PathBuf};

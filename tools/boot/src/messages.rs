@@ -51,7 +51,7 @@ pub(crate) fn load() -> Result<Messages, BootFileError> {
     let file = root().join(FILE);
     let messages: Messages = toml_file::parse(&file)?;
     if let Some(name) = USED_HERE.into_iter().find(|name| messages.get(name).is_none()) {
-        let place = format!("[[message]] name = {name:?}");
+        let place = format!("[[message]] name = \"{name}\"");
         return Err(BootFileError::Missing { file, place, key: "name", rule: "the program looks for it" });
     }
     let sources = messages.message.iter().map(|message| &message.source);
@@ -105,7 +105,7 @@ mod tests {
             let source = std::fs::read_to_string(root().join(&message.source)).expect(&message.source);
             assert!(
                 source.contains(&message.text),
-                "{} does not contain {:?}: adapt {FILE}",
+                "{} does not contain `{}`: adapt {FILE}",
                 message.source,
                 message.text
             );

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
 
 use crate::args::{BootArgs, Cpu, Guest, Kernel, NextKernel, Stop};
 use crate::kernels;
@@ -94,7 +95,7 @@ pub(crate) fn run(args: &BootArgs, messages: &Messages) -> Result<Report> {
             if args.guest == Guest::Kvm && !args.seamvisor.contains("module=") { "module=1.5.25 " } else { "" };
         command.args(["-append", &format!("cpu={cpu} {assumed}{module}{fail}{} -- {words}", args.seamvisor)]);
     }
-    let line = format!("{command:?}");
+    let line = crate::fetch::line(&command);
     let monitor = monitor_socket();
     command.args(["-monitor", &format!("unix:{},server=on,wait=off", monitor.display())]);
     let registers = logs.join("registers.log");
@@ -156,17 +157,22 @@ fn guest(args: &BootArgs, command: &mut Command) -> Result<(PathBuf, String)> {
     Ok((binary("firstkernel"), format!("policy={} tds={} {}", args.policy, args.tds, args.append)))
 }
 
+/// A value as the command line has it.
+fn word(value: &impl ValueEnum) -> String {
+    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
 /// A folder for the logs of this run.
 pub(crate) fn name(args: &BootArgs) -> String {
     let mut name = format!(
-        "{:?}-{:?}-{}cpu-{}-{}tds-{:?}-{:?}{}",
-        args.guest,
-        args.cpu,
+        "{}-{}-{}cpu-{}-{}tds-{}-{}{}",
+        word(&args.guest),
+        word(&args.cpu),
         args.cpus,
         args.policy,
         args.tds,
-        args.next,
-        args.kernel(),
+        word(&args.next),
+        args.kernel().name(),
         if args.plain { "-plain" } else { "" }
     );
     for (word, is_so) in

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::args::{BootArgs, Guest, NextKernel};
 use crate::events;
 use crate::messages::Messages;
+use crate::symbols::Symbols;
 
 /// Outcome of a run.
 #[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,6 +61,8 @@ pub struct Report {
     explanation: Option<String>,
     /// The serial log.
     said: String,
+    /// Names of addresses in the kernel.
+    symbols: Symbols,
 }
 
 fn text(path: &Path) -> Result<String> {
@@ -124,6 +127,7 @@ impl Report {
         let named = |name: &str| events.iter().any(|event| event["event"] == name);
         let checks = summary.as_ref().and_then(|summary| summary["machine_checks"].as_array());
         let checks = checks.map_or(&[][..], Vec::as_slice);
+        let checks_seen = !checks.is_empty();
         let wanted = args.crash && args.append.contains("cleanslate.consume");
         // Only the one that is provoked is allowed, and only in the first kernel.
         let unwanted = match checks {
@@ -198,6 +202,8 @@ impl Report {
             summary,
             explanation,
             said,
+            // A big file, for a machine check alone.
+            symbols: if checks_seen { Symbols::of(args) } else { Symbols::default() },
         })
     }
 
@@ -269,6 +275,12 @@ impl Report {
         text(&self.log)
     }
 
+    /// The function in which a machine check was taken, by the kernel's System.map.
+    fn symbol(&self, check: &Value) -> Option<String> {
+        let rip = check["rip"].as_str()?.strip_prefix("0x")?;
+        self.symbols.at(u64::from_str_radix(rip, 16).ok()?)
+    }
+
     pub fn json(&self) -> Value {
         json!({
             "schema": "cleanslate/boot",
@@ -280,6 +292,8 @@ impl Report {
             "broken_events": self.broken_events,
             "discarded_runs": self.discarded,
             "explanation": self.explanation,
+            "machine_checks_in": self.summary()["machine_checks"].as_array().into_iter().flatten()
+                .map(|check| self.symbol(check)).collect::<Vec<_>>(),
             "seamvisor": self.summary,
             "serial_log": self.serial,
             "seamvisor_log": self.log,
@@ -304,11 +318,12 @@ impl Report {
                 let word = |name: &str| check[name].as_str().unwrap_or("?").to_owned();
                 let _ = writeln!(
                     out,
-                    "machine check: CPU {} read {} ({}) at RIP {} by {}: {}",
+                    "machine check: CPU {} read {} ({}) at RIP {}{} by {}: {}",
                     check["cpu"],
                     word("address"),
                     word("kind"),
                     word("rip"),
+                    self.symbol(check).map_or_else(String::new, |name| format!(" ({name})")),
                     word("instruction"),
                     word("reason")
                 );
