@@ -32,7 +32,7 @@ const ROWS: &[Row] = &[
     (
         "01-kvm-seamcall-without-prefix.log",
         &[UP, LATER],
-        &["TDH.PHYMEM.PAGE.RECLAIM returned", "2 times", "2 pages stay private", "does not reset it", "At a kexec"],
+        &["TDH.PHYMEM.PAGE.RECLAIM returned", "2 times", "2 pages stay private", "does not reset them", "At a kexec"],
     ),
     (
         "02-kvm-seamcall-by-name.log",

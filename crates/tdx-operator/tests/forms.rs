@@ -224,6 +224,13 @@ fn further_wordings() {
             "kexec_file_load(3, 4, 62, \"root=\", KEXEC_FILE_ON_CRASH) = -1 EOPNOTSUPP (Operation not supported)\n",
             "kexec-refused-by-erratum",
         ),
+        ("Failed to load kexec kernel: Operation not supported\n", "kexec-refused-by-erratum"),
+        ("kdump.sh[1233]: kdump: Failed to load kexec kernel: Operation not supported\n", "kexec-refused-by-erratum"),
+        (
+            "node:[Wed Feb  7 13:24:07 2024] mce: [Hardware Error]: CPU 4: Machine Check Exception: 5 Bank 1: \
+             bd80000000100134\n",
+            "cpu-not-shown",
+        ),
         ("syscall kexec_file_load not available.\n", "kexec-load-failed"),
         ("systemd[1]: Failed to start kdump.service - Crash recovery kernel arming.\n", "kexec-load-failed"),
         // SEAMCALLs and exits

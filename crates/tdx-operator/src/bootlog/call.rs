@@ -38,19 +38,38 @@ pub(crate) fn of(message: &str) -> Option<Call> {
     let upper = text.to_ascii_uppercase();
     let (leaf, rest) = if let Some(at) = upper.find("SEAMCALL").filter(|at| *at < 24) {
         leaf_of(&text[at + "SEAMCALL".len()..])
-    } else if upper.starts_with("TDH") {
-        named(text)
+    } else if let Some(at) = name_at(&upper) {
+        named(text.get(at..)?)
     } else {
-        return None;
+        return by_status(text).filter(|_| text.len() < message.trim().len());
     };
     let words = ["fail", "error", "err ", "err=", "ret ", "ret=", "returned", "TDX_", "is leaked"];
-    if !words.iter().any(|word| rest.contains(word)) {
+    let named = rest.contains("status") && status(rest).is_some();
+    if !named && !words.iter().any(|word| rest.contains(word)) {
         return None;
     }
     let leaked = rest.split_once("HKID ").filter(|_| rest.contains("is leaked")).and_then(|(_, rest)| first(rest));
     // `SEAMCALL failed: CPU 94: leaf 33, error 0xc000092100000122`: the leaf is behind.
     let leaf = leaf.or_else(|| rest.split_once("leaf ").and_then(|(_, rest)| number(word_of(rest))));
     Some(Call { leaf, status: status(rest), leaked, ..Call::default() })
+}
+
+/// Where the name of a leaf begins: at the start, or behind the name of a function.
+fn name_at(upper: &str) -> Option<usize> {
+    let behind = |name: &str| upper.find(name).filter(|at| *at < 48 && upper[..*at].ends_with(": "));
+    if upper.starts_with("TDH") { Some(0) } else { behind("TDH_").or_else(|| behind("TDH.")) }
+}
+
+/// A line of TDX code that names no call, with a status that is an error and known.
+fn by_status(text: &str) -> Option<Call> {
+    let lower = text.to_ascii_lowercase();
+    if !["fail", "error", "status"].iter().any(|word| lower.contains(word)) {
+        return None;
+    }
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).filter(|word| word.starts_with("0x"));
+    let known = |status: &Status| status.is_error() && status.code().name().is_some();
+    let status = words.filter_map(whole).find(known)?;
+    Some(Call { status: Some(status), ..Call::default() })
 }
 
 /// Strips the tags of kernel modules and programs: `kvm_intel: `, `kvm [5101]: `, `virt/tdx: `,
@@ -268,6 +287,8 @@ mod tests {
                 "kvm_intel: Unexpected exit: vp_enter_ret 0x6000000500000006",
                 (Some(Leaf::VP_ENTER), Some(0x6000_0005_0000_0006)),
             ),
+            ("BUG: KVM: SEAMCALL leaf 0x1c status 0xC000030000000001", reclaim),
+            ("tdx_clear_page: TDH_PHYMEM_PAGE_RECLAIM failed 0xc000030000000001", reclaim),
             // Cut: the status is not whole.
             ("SEAMCALL TDH_PHYMEM_PAGE_RECLAIM failed: 0xc00003", (Some(Leaf::PHYMEM_PAGE_RECLAIM), None)),
             ("SEAMCALL (0x1c) failed:", (Some(Leaf::PHYMEM_PAGE_RECLAIM), None)),
@@ -275,6 +296,16 @@ mod tests {
         ] {
             let call = of(line).unwrap_or_else(|| panic!("{line}"));
             assert_eq!((call.leaf, call.status.map(Status::raw)), leaf_and_status, "{line}");
+        }
+        let by_status = of("kvm_intel: Failed to reclaim page: status=0xc000030000000001").unwrap();
+        assert_eq!((by_status.leaf, by_status.status.map(Status::raw)), (None, reclaim.1));
+        // No tag of TDX code, no status that is known, no failure.
+        for line in [
+            "usb: failed: status=0xc000030000000001",
+            "kvm_intel: failed at 0xc0ff030000000001",
+            "kvm: gpa 0xc000030000000001",
+        ] {
+            assert_eq!(of(line), None, "{line}");
         }
         for line in ["usb 1-1: SEAMCALL", "TDX module: x", "virt/tdx: module initialized", "SEAMCALL (0x1c)", "tdh_x"] {
             assert_eq!(of(line), None, "{line}");

@@ -135,7 +135,8 @@ fn header(line: &str) -> Option<(&str, &str)> {
     for index in 0..5 {
         let (word, after) = rest.split_once(' ')?;
         rest = after.trim_start();
-        if word.ends_with("]:") {
+        // An identifier, or a stamp in brackets behind the name of a console.
+        if word.ends_with("]:") || word.contains('[') {
             return None;
         }
         if is_time(word) || index == 0 && (is_iso_of_syslog(word) || is_epoch(word)) {
@@ -208,7 +209,9 @@ fn syslog(line: &str) -> Option<&str> {
     }
     let (before, after) = line.split_once("kernel: ")?;
     // `Cannot load kdump kernel: ..` is a message.
-    if ["kdump", "crash", "capture", "panic", "new"].iter().any(|word| before.trim_end().ends_with(word)) {
+    let words =
+        ["kdump", "kexec", "crash", "capture", "panic", "new", "next", "old", "guest", "running", "the", "this"];
+    if before.split_whitespace().last().is_some_and(|last| words.iter().any(|word| last.ends_with(word))) {
         return None;
     }
     (before.is_empty() || before.ends_with(' ')).then_some(after.trim_start())

@@ -327,6 +327,7 @@ fn finding(group: &Group, log: &BootLog) -> LogFinding {
         let key_id = key_id.map_or_else(String::new, |(id, _)| format!(". The TD has KeyID {id:#x}"));
         let reason = report.detail.as_ref().filter(|detail| detail.starts_with("exit reason"));
         let reason = reason.map_or_else(String::new, |reason| format!(" ({reason})"));
+        let status = status::shown(status);
         found.cause = format!("{name}{source} returned {status}{times}: {}{reason}{key_id}", report.meaning);
         if report.known {
             found.judgement = Judgement::Failed;
@@ -376,13 +377,14 @@ fn left_behind(leaf: Option<Leaf>, status: Option<Status>, leaked: bool, count: 
         return Some("The TD's pages stay private, and Linux leaks them".to_owned());
     }
     let pages = if count > 1 { format!("{} pages stay", words::grouped(count)) } else { "The page stays".to_owned() };
+    let it = if count > 1 { "them" } else { "it" };
     let text = match leaf? {
         Leaf::PHYMEM_PAGE_RECLAIM => format!(
-            "{pages} private: the module has not given it back, Linux does not reset it and leaks it on purpose"
+            "{pages} private: the module has not given {it} back, Linux does not reset {it} and leaks {it} on purpose"
         ),
         Leaf::MEM_PAGE_REMOVE | Leaf::MEM_RANGE_BLOCK => format!(
-            "{pages} private and mapped in the TD: Linux 6.16 keeps it pinned, Linux 7.3 frees it without a \
-             reset, so that its next user writes to private memory"
+            "{pages} private and mapped in the TD: Linux 6.16 keeps {it} pinned, Linux 7.3 frees {it} without a \
+             reset, so that the next user writes to private memory"
         ),
         Leaf::PHYMEM_PAGE_WBINVD => format!(
             "{pages} without a reset, and dirty lines of the TD's KeyID may still be in caches; written back \

@@ -106,7 +106,7 @@ pub(super) fn judge(record: &Record, boot: &BootLog, calls: &Calls, cpu_of_boot:
         return finding(Undecidable, "in-a-td", Deduced, cause.to_owned(), TELL_APART);
     }
     if record.firmware && record.status.is_none() && cpu.is_none() {
-        let cause = "the firmware report names neither the error type nor the CPU";
+        let cause = "the firmware report names neither an error of the memory controller nor the CPU";
         return finding(Undecidable, "firmware-without-details", Deduced, cause.to_owned(), TELL_APART);
     }
     if erratum == Some(true) {
@@ -227,6 +227,8 @@ mod tests {
             multi-bit ECC",
         ];
         assert_eq!(of(&ecc, ""), (Hardware, "controller-names-ecc"));
+        let scrub = [ecc[0], "{1}[Hardware Error]:   error_type: 14, scrub uncorrected error"];
+        assert_eq!(of(&scrub, ""), (Hardware, "controller-names-ecc"));
         assert_eq!(of(&ecc[..1], ""), (Undecidable, "firmware-without-details"));
         assert_eq!(of(&[FATAL, SPR, "dev_pagemap_mapping_shift: page 1: no PUD"], ""), (Hardware, "device-memory"));
     }

@@ -107,6 +107,15 @@ pub(super) fn is_impossible(status: Status) -> bool {
     status.raw() >> 48 & 0xfff != 0
 }
 
+/// The status as findings name it.
+pub(super) fn shown(status: Status) -> String {
+    match in_linux(status) {
+        Some(name) if status.code().name().is_none() => format!("{name} ({:#018x})", status.raw()),
+        None if !explain(status, Given::Whole).known => format!("{:#018x}", status.raw()),
+        _ => status.to_string(),
+    }
+}
+
 /// Exit reasons in bits 15:0 of a status of TDH.VP.ENTER: of those statuses that have one, as in
 /// Linux's `tdx_has_exit_reason()`. TDX_NON_RECOVERABLE_TD_CORRUPTED_MD has none.
 fn exit_reason(status: Status) -> Option<String> {

@@ -12,6 +12,10 @@ const MAX_EVIDENCE: usize = 12;
 const SEE_HOST: &str = "explain the kernel log of this host: `dmesg | cleanslate explain -`; \
     `cat /sys/module/kvm_intel/parameters/tdx` must print Y";
 
+const NO_TDVF: &str =
+    "the firmware that QEMU was given is none for TDs: it has no TDX metadata (TDVF), or no firmware was given";
+const USE_TDVF: &str = "give an OVMF that is built for TDX by `-bios`";
+
 /// What a message means.
 struct Known {
     /// All of these must be in it.
@@ -29,7 +33,7 @@ const fn td(words: &'static [&'static str], cause: &'static str, remedy: &'stati
 }
 
 #[rustfmt::skip]
-const KNOWN: [Known; 17] = [
+const KNOWN: [Known; 21] = [
     Known {
         words: &["vm-type", "tdx", "not supported by KVM"], judgement: Judgement::Undecidable, rule: "kvm-without-tdx", basis: Basis::Sourced,
         cause: "KVM of this host offers no TDs. Known causes: TDX was not requested of KVM (`kvm_intel.tdx=1`), TDX did not come up (BIOS, \
@@ -57,6 +61,14 @@ const KNOWN: [Known; 17] = [
         cause: "libvirt found that the QEMU of this domain has no TDX, or that KVM offered none when libvirt probed it",
         remedy: "check the QEMU (`qemu-system-x86_64 -object help | grep tdx`), then restart libvirt, which keeps what it probed",
     },
+    Known {
+        words: &["'tdx' launch security is not supported"], judgement: Judgement::Failed, rule: "qemu-without-tdx", basis: Basis::Sourced,
+        cause: "libvirt found that the QEMU of this domain has no TDX, or that KVM offered none when libvirt probed it",
+        remedy: "check the QEMU (`qemu-system-x86_64 -object help | grep tdx`), then restart libvirt, which keeps what it probed",
+    },
+    td(&["TDX_METADATA_OFFSET_GUID"], NO_TDVF, USE_TDVF),
+    td(&["Invalid TDVF signature"], NO_TDVF, USE_TDVF),
+    td(&["failed to parse TDVF"], NO_TDVF, USE_TDVF),
     Known {
         words: &["KVM_TDX_CAPABILITIES failed"], judgement: Judgement::Failed, rule: "kvm-tdx-capabilities", basis: Basis::Deduced,
         cause: "KVM did not tell what TDs it can run: kernel and QEMU are of different TDX branches, or TDX is not initialized",
@@ -248,6 +260,13 @@ mod tests {
                 "qemu-system-x86_64: get_tdx_capabilities: KVM_TDX_CAPABILITIES failed: Invalid argument",
                 "kvm-tdx-capabilities",
             ),
+            (
+                "error: unsupported configuration: 'tdx' launch security is not supported with this QEMU binary",
+                "qemu-without-tdx",
+            ),
+            ("qemu-system-x86_64: Cannot find TDX_METADATA_OFFSET_GUID", "td-configuration"),
+            ("qemu-system-x86_64: Invalid TDVF signature in metadata!", "td-configuration"),
+            ("qemu-system-x86_64: failed to parse TDVF for TDX VM", "td-configuration"),
             ("qemu-system-x86_64: KVM_TDX_INIT_VM failed: Invalid argument", "kvm-command-failed"),
             ("qemu-system-x86_64: KVM_TDX_FINALIZE_VM failed Input/output error", "kvm-command-failed"),
             ("qemu-system-x86_64: Invalid attributes 0x1 for TDX VM (supported: 0x10000000)", "td-configuration"),

@@ -53,7 +53,7 @@ fn bios(facts: &Facts<'_>) -> Finding {
         }
         (None, Ok(_)) => Finding::unknown("the BIOS names no version, or one in a form that is not kept")
             .evidence(format!("{} as it was kept is empty", Item::BiosVersion.place()))
-            .hint("`cat /sys/class/dmi/id/bios_version` on the machine shows it"),
+            .hint("see /sys/class/dmi/id/bios_version on the machine, or its BIOS setup"),
     }
 }
 

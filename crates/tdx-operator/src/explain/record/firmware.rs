@@ -88,8 +88,9 @@ impl Records {
         let record = self.current();
         record.severity |= rest.starts_with("event severity:");
         record.corrected |= rest == "event severity: corrected" || rest.starts_with("It has been corrected");
-        if let Some(kind) =
-            rest.strip_prefix("error_type: ").filter(|kind| kind.contains("ECC") || kind.contains("parity"))
+        if let Some(kind) = rest
+            .strip_prefix("error_type: ")
+            .filter(|kind| ["ECC", "parity", "scrub"].iter().any(|word| kind.contains(word)))
         {
             record.ecc = Some(excerpt(kind));
         }
