@@ -24,6 +24,9 @@
 
 #include "cleanslate.h"
 
+/* Returned by value, and by cleanslate_noreset.ko in place of the Rust object. */
+static_assert(sizeof(struct cleanslate_handover) == 40);
+
 /* Is there private memory, known or not? None after a failed initialization by the kernel. */
 static bool cleanslate_affected(void)
 {

@@ -59,9 +59,6 @@ struct cleanslate_handover {
 	u64 left;
 };
 
-/* Returned by value: in memory, by the same rules on both sides. */
-static_assert(sizeof(struct cleanslate_handover) == 40);
-
 /**
  * struct cleanslate_status - private memory by state
  * @pamt_kb: PAMTs
