@@ -120,8 +120,11 @@ fn wait_for_startup(vcpu: &mut Vcpu) {
 fn handle_exit(vcpu: &mut Vcpu) {
     // Seen in QEMU 7.2 with several CPUs under load, cause unknown: the guest area of the VMCB
     // holds the hypervisor's own state, as if one exit had been taken twice. The guest cannot
-    // continue.
+    // continue. QEMU also stores that state where VMRUN refuses the guest's.
     if is_hidden(vcpu.vmcb.rip >> 12) && is_hidden(vcpu.vmcb.cr3 >> 12) {
+        let (code, [one, two]) = (vcpu.vmcb.exit_code, [vcpu.vmcb.exit_info_1, vcpu.vmcb.exit_info_2]);
+        let (inject, state) = (vcpu.vmcb.inject, vcpu.state());
+        println!("cpu={} lost its guest: exit {code:#x} {one:#x} {two:#x} inject {inject:#x} {state:#x?}", vcpu.number);
         summary::report_and_exit(summary::EMULATOR_FAULT, metal::exit::PANIC);
     }
     let code = vcpu.vmcb.exit_code;

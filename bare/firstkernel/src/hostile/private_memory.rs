@@ -49,6 +49,7 @@ pub fn run(ledger: Option<&Ledger<'_>>) {
         asm!("mov cr3, {}", in(reg) root, options(nostack));
     }
     breakpoint_with_stack(end - 3 * 4096);
+    push_flags_with_stack(end - 3 * 4096);
     poison_beside_stopped_cpus(end - 4 * 4096);
     println!("@ {{\"event\":\"hostile\",\"calls\":0,\"nmis\":0}}");
 }
@@ -107,6 +108,21 @@ fn breakpoint_with_stack(page: usize) {
         );
     }
     assert!(found == expected, "INT3 with a private stack returns to {found:#x}, not {expected:#x}");
+}
+
+/// PUSHFQ with its stack in a private page pushes this kernel's flags, not those of a step.
+fn push_flags_with_stack(page: usize) {
+    const TRAP: u64 = 1 << 8;
+    let flags: u64;
+    // SAFETY: interrupts are disabled, so nothing else uses the stack, which is restored. The word is
+    // in the page, which this kernel does not use.
+    unsafe {
+        asm!(
+            "mov {save}, rsp", "mov rsp, {stack}", "pushfq", "mov {flags}, [rsp]", "mov rsp, {save}",
+            save = out(reg) _, stack = in(reg) page + 2048, flags = out(reg) flags,
+        );
+    }
+    assert!(flags & TRAP == 0, "PUSHFQ to a private page pushes {flags:#x}");
 }
 
 /// Poisons a page, which the hypervisor then takes from all CPUs. One that this kernel has stopped

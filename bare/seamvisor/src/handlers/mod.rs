@@ -11,6 +11,7 @@ pub mod machine_check;
 mod movdir64b;
 pub mod msr;
 pub mod page_fault;
+mod push_flags;
 mod reserved_bits;
 mod store_kind;
 mod string_store;

@@ -6,7 +6,7 @@ use metal::lapic;
 use tdx_machine::MachineCheck;
 
 use super::instruction::{self, Operand};
-use super::{apic, machine_check, reserved_bits, store_kind, string_store};
+use super::{apic, machine_check, push_flags, reserved_bits, store_kind, string_store};
 use crate::guest_memory::{self, Mapping};
 use crate::hidden::{self, APIC_PAGE};
 use crate::nested::StepPages;
@@ -86,7 +86,7 @@ pub fn handle_exit(vcpu: &mut Vcpu) {
         match instruction::decode(vcpu) {
             None => Ok(()),
             Some(instruction) => {
-                if string_store::run(vcpu, &mut tdx, &instruction) {
+                if string_store::run(vcpu, &mut tdx, &instruction) || push_flags::run(vcpu, &mut tdx, &instruction) {
                     tdx.untrap(page);
                     return;
                 }
