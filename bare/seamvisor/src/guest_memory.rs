@@ -148,6 +148,15 @@ pub fn linear_rip(vmcb: &Vmcb) -> u64 {
     if bitness(vmcb) == 64 { vmcb.rip } else { vmcb.cs.base.wrapping_add(vmcb.rip) & 0xffff_ffff }
 }
 
+/// Advances RIP past an emulated instruction and ends its interrupt shadow.
+pub fn skip(vmcb: &mut Vmcb, bytes: u64) {
+    vmcb.rip = vmcb.rip.wrapping_add(bytes);
+    if bitness(vmcb) != 64 {
+        vmcb.rip &= 0xffff_ffff;
+    }
+    vmcb.interrupt_shadow = 0;
+}
+
 /// Maximum instruction length in bytes.
 pub const MAX_INSTRUCTION: usize = 15;
 

@@ -7,6 +7,7 @@ use tdx_machine::VcpuOnCpu;
 use super::extended_state::ExtendedState;
 use super::nested::Tables;
 use super::permissions;
+use crate::guest_memory;
 use crate::vmcb::{self, EFER_SVME, GuestRegisters, Segment, Vmcb};
 
 /// Address space ID: not the host's.
@@ -102,8 +103,7 @@ impl TdVcpu {
 
     /// Advances RIP past the emulated instruction and ends its interrupt shadow.
     pub fn skip(&mut self, bytes: u64) {
-        self.vmcb.rip = self.vmcb.rip.wrapping_add(bytes);
-        self.vmcb.interrupt_shadow = 0;
+        guest_memory::skip(&mut self.vmcb, bytes);
     }
 
     /// Injects an exception without error code.

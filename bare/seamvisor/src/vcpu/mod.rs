@@ -122,11 +122,7 @@ impl Vcpu {
 
     /// Advances RIP past the emulated instruction and ends its interrupt shadow.
     pub fn skip(&mut self, bytes: u64) {
-        self.vmcb.rip = self.vmcb.rip.wrapping_add(bytes);
-        if guest_memory::bitness(&self.vmcb) != 64 {
-            self.vmcb.rip &= 0xffff_ffff;
-        }
-        self.vmcb.interrupt_shadow = 0;
+        guest_memory::skip(&mut self.vmcb, bytes);
     }
 
     /// Injects an exception without error code at the current instruction.
