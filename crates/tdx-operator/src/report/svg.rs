@@ -27,10 +27,10 @@ svg{font:12px system-ui,sans-serif;background:#fff}.root{width:100%;max-width:11
 text{fill:#1a1a1a}.dim{fill:#5c5c5c}.head{font-weight:600}.bad{fill:#a8231b;font-weight:600}\
 .in{text-anchor:middle;fill:#10202e;pointer-events:none}.end{text-anchor:end}\
 .cmr{fill:#dfe7ef}.memory{fill:#8fb3d9}.tdmr{fill:none;stroke:#1a1a1a;stroke-width:1}\
-.reserved{fill:#c9c9c9}.pamt{fill:#7a4fb5}.given{fill:#d1495b}.hole{fill:#d1495b}.wide{display:none}\
+.reserved{fill:#c9c9c9}.pamt{fill:#7a4fb5}.given,.hole{fill:#e0707c}.wide{display:none}\
 @media(min-width:800px){.wide{display:inline}}\
 @media(prefers-color-scheme:dark){svg{background:#161616}text{fill:#eee}.dim{fill:#aaa}.bad{fill:#ff8f84}.in{fill:#fff}\
-.cmr{fill:#26333f}.memory{fill:#3f6d9b}.tdmr{stroke:#eee}.reserved{fill:#5a5a5a}.pamt{fill:#b08ae6}.given,.hole{fill:#ef6f7f}}";
+.cmr{fill:#33475a}.memory{fill:#3f6d9b}.tdmr{stroke:#eee}.reserved{fill:#5a5a5a}.pamt{fill:#b08ae6}.given,.hole{fill:#c04a58}}";
 
 /// Text that XML takes.
 fn escape(text: &str) -> String {
@@ -159,11 +159,20 @@ pub fn memory_map(report: &PlanReport) -> String {
     )
 }
 
+/// A name that fits a phone: of a long one the end, where a path has its file. The title of the
+/// picture has it whole.
+fn end_of(name: &str) -> String {
+    match name.chars().count().checked_sub(LINE - 8) {
+        Some(more @ 1..) => format!("...{}", name.chars().skip(more + 3).collect::<String>()),
+        _ => name.to_owned(),
+    }
+}
+
 /// The host's name, and what the plan comes to.
 fn head(out: &mut String, report: &PlanReport, y: f64) -> f64 {
     let pamt = report.layout.pamt_kb.map_or("no layout".to_owned(), |kb| format!("{kb} KB for PAMT"));
     let given_up = size::human(report.layout.given_up_bytes);
-    let y = lines(out, "head", y, &report.host.name);
+    let y = lines(out, "head", y, &end_of(&report.host.name));
     let facts = format!(
         "{} usable, {} (`{}`), {pamt}, {given_up} given up",
         size::human(report.host.memory_bytes),
@@ -282,5 +291,45 @@ fn row(out: &mut String, report: &PlanReport, tdmr: &TdmrReport, y: f64) {
     scale.bar(out, "tdmr", y, BAR, ends(&tdmr.range), &titled("TDMR", &tdmr.range));
     for reserved in &tdmr.reserved {
         scale.label(out, y + 14.0, ends(reserved), &[&size::human(reserved.size)]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_fit() {
+        assert_eq!(end_of("boot.log"), "boot.log");
+        let path = "/srv/hosts/rack-7/2026-11-30/node-0123.example.org/boot.log";
+        assert_eq!(end_of(path), "...2026-11-30/node-0123.example.org/boot.log");
+        assert_eq!(end_of(path).chars().count(), LINE - 8);
+    }
+
+    /// The relative luminance of a color, as WCAG defines it.
+    fn luminance(color: &str) -> f64 {
+        let digits: String =
+            if color.len() == 3 { color.chars().flat_map(|c| [c, c]).collect() } else { color.to_owned() };
+        let part = |from: usize| {
+            let part = f64::from(u8::from_str_radix(&digits[from..from + 2], 16).unwrap()) / 255.0;
+            if part <= 0.040_45 { part / 12.92 } else { ((part + 0.055) / 1.055).powf(2.4) }
+        };
+        0.2126 * part(0) + 0.7152 * part(2) + 0.0722 * part(4)
+    }
+
+    #[test]
+    fn labels_stand_out() {
+        let (light, dark) = STYLE.split_once("@media(prefers-color-scheme:dark)").unwrap();
+        for (name, style) in [("light", light), ("dark", dark)] {
+            let fill = |class: &str| {
+                let rest = style.split_once(class).unwrap_or_else(|| panic!("{class}")).1;
+                let color = rest.split_once("fill:#").unwrap().1;
+                luminance(&color[..color.find(|c: char| !c.is_ascii_hexdigit()).unwrap()])
+            };
+            let contrast = |a: f64, b: f64| (a.max(b) + 0.05) / (a.min(b) + 0.05);
+            for class in [".cmr", ".memory", ".reserved", ".hole"] {
+                assert!(contrast(fill(".in{"), fill(class)) >= 4.5, "{name}: a label on {class}");
+            }
+        }
     }
 }
