@@ -102,7 +102,44 @@ struct life {
 /* TD_PARAMS: x87, SSE and AVX, write-back EPT of four levels, 1 VCPU, 1 GHz. */
 static const struct { int offset; u8 value; } parameters[] = { { 8, 7 }, { 16, 1 }, { 24, 0x1e }, { 40, 40 } };
 
-static int build(struct life *life, bool half)
+/* A TD that is half gone has this many pages, and one that is returned and not reset. */
+#define HALF_GONE_PAGES 7
+
+/*
+ * A page amid free memory. Linux uses memory from the ends of its free blocks, so the next kernel
+ * has not overwritten this page by whole lines, which does no harm, before it writes to all free
+ * memory in part.
+ */
+static struct page *page_amid_free_memory(uint number)
+{
+	const gfp_t flags = GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN;
+	const unsigned long pages = 1 << MAX_PAGE_ORDER;
+	struct page *block, *next, *kept = NULL;
+	unsigned long blocks = 0, index;
+	LIST_HEAD(taken);
+
+	while ((block = alloc_pages(flags, MAX_PAGE_ORDER))) {
+		list_add(&block->lru, &taken);
+		blocks++;
+	}
+	/* The middle block for the middle TD. */
+	blocks = blocks * (2 * number + 1) / (2 * tds);
+	list_for_each_entry_safe(block, next, &taken, lru) {
+		list_del(&block->lru);
+		if (blocks--) {
+			__free_pages(block, MAX_PAGE_ORDER);
+			continue;
+		}
+		split_page(block, MAX_PAGE_ORDER);
+		for (index = 0; index < pages; index++)
+			if (index != pages / 2)
+				__free_page(block + index);
+		kept = block + pages / 2;
+	}
+	return kept;
+}
+
+static int build(struct life *life, uint number, bool half)
 {
 	const struct tdx_sys_info_td_ctrl *sizes = &call_tdx_get_sysinfo()->td_ctrl;
 	struct page *shared, *page;
@@ -138,7 +175,9 @@ static int build(struct life *life, bool half)
 	life->vp.tdvpr_pa = page_to_phys(page);
 	GIVE(life, page, call_tdh_vp_create(&life->td, &life->vp));
 	for (index = 1; index < sizes->tdvps_base_size / PAGE_SIZE; index++) {
-		page = NEW_PAGE();
+		page = life->count == HALF_GONE_PAGES ? page_amid_free_memory(number) : alloc_page(GFP_KERNEL);
+		if (!page)
+			return -ENOMEM;
 		GIVE(life, page, call_tdh_vp_addcx(&life->vp, page));
 	}
 	/* Version 0: version 1, which this kernel's function asks for, came after module 1.5.01. */
@@ -208,7 +247,7 @@ static int tear_down(struct life *life, bool half)
 
 		CALL(call_tdh_phymem_page_reclaim(page, &type, &owner, &size));
 		/* Returned, and not yet reset: the module knows nothing of it any more. */
-		if (half && life->count < 8)
+		if (half && life->count == HALF_GONE_PAGES)
 			return 0;
 		call_tdx_quirk_reset_paddr(page_to_phys(page), PAGE_SIZE);
 		__free_page(page);
@@ -221,15 +260,16 @@ static int tear_down(struct life *life, bool half)
 	return 0;
 }
 
-static int live(enum fate fate)
+static int live(uint number)
 {
+	const enum fate fate = number % FATES;
 	/* Never freed: what a TD still has is told to nobody else. */
 	struct life *life = kzalloc(sizeof(*life), GFP_KERNEL);
 	int ret;
 
 	if (!life)
 		return -ENOMEM;
-	ret = build(life, fate == HALF_BUILT);
+	ret = build(life, number, fate == HALF_BUILT);
 	if (!ret && fate != HALF_BUILT)
 		ret = remove_one(life);
 	if (!ret && (fate == GONE || fate == HALF_GONE))
@@ -253,7 +293,7 @@ static int __init cleanslate_tds_init(void)
 	for (number = 0; number < tds; number++) {
 		/* VP.INIT and VP.FLUSH must be made on one CPU. */
 		migrate_disable();
-		ret = live(number % FATES);
+		ret = live(number);
 		migrate_enable();
 		if (ret == -EIO) {
 			printk(KERN_INFO "@ {\"event\":\"td-abandoned\",\"number\":%u}\n", number);
