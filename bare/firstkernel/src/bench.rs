@@ -42,7 +42,8 @@ pub fn run() {
     let start = clock::micros();
     for index in 0..LOOPS {
         // SAFETY: as above.
-        unsafe { cpu.reset_lines(lines(256 * index, 256 * LINES_PER_PAGE)) };
+        let left = unsafe { cpu.reset_lines(lines(256 * index, 256 * LINES_PER_PAGE)) };
+        assert_eq!(left, 0, "all memory is mapped");
     }
     cpu.fence();
     let looped = rate(LOOPS << 20, clock::micros() - start);

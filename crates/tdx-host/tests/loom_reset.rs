@@ -83,7 +83,8 @@ impl Shared for LoadAndStore {
             self.next.store(next + 1, Ordering::Relaxed);
             let Some(range) = RANGES.get(next as usize) else { return };
             // SAFETY: a model.
-            unsafe { cpu.reset_lines(range.lines()) };
+            let left = unsafe { cpu.reset_lines(range.lines()) };
+            assert_eq!(left, 0, "all is mapped");
         }
     }
 
