@@ -231,12 +231,24 @@ fn further_wordings() {
              bd80000000100134\n",
             "cpu-not-shown",
         ),
+        ("Error: kexec_file_load syscall failed with -95\n", "kexec-refused-by-erratum"),
+        (
+            "[ 9.1] Lockdown: kexec: kexec of unsigned images is restricted; see man kernel_lockdown.7\n",
+            "kexec-load-failed",
+        ),
+        // A record without the kernel's tags, as `mcelog --ascii` takes it.
+        (
+            "CPU 3: Machine Check Exception: 5 Bank 1: bd80000000100134\nRIP !INEXACT! 10:<ffffffff8104> {x+0x7/0x10}\n\
+             TSC 1 ADDR 2a3b4c5000 MISC 86\nPROCESSOR 0:806f8 TIME 1 SOCKET 0 APIC 0\n",
+            "kernel-silent-on-erratum-cpu",
+        ),
         ("syscall kexec_file_load not available.\n", "kexec-load-failed"),
         ("systemd[1]: Failed to start kdump.service - Crash recovery kernel arming.\n", "kexec-load-failed"),
         // SEAMCALLs and exits
         ("[ 9.1] kvm_intel: tdh_phymem_page_reclaim() failed: c000030000000001\n", "seamcall-later"),
         ("[ 9.1] kvm: TDX: tdh_vp_enter returned 0x4000000200000000\n", "seamcall-later"),
         ("[ 9.1] kvm_intel: Unexpected TDX exit: vp_enter_ret 0x6000000500000006\n", "seamcall-later"),
+        ("[ 9.1] kvm_intel: TD exit 0x0000000000000030, 48 hkid 0x21 hkid pa 0x420000000000\n", "seamcall-later"),
         // QEMU
         ("qemu-system-x86_64: TDX VM requires kernel_irqchip to be split\n", "td-configuration"),
         ("qemu-system-x86_64: TDX VM doesn't support SMM\n", "td-configuration"),

@@ -28,6 +28,8 @@ pub(crate) fn of(message: &str) -> Option<Call> {
     if let Some(exit) = text.strip_prefix("TD exit ").or_else(|| text.strip_prefix("TD vp_enter_ret ")) {
         return Some(exit_of(exit));
     }
+    // Trace events have the process and the time before their name.
+    let text = text.find("kvm_tdx_seamcall_exit: ").and_then(|at| text.get(at..)).unwrap_or(text);
     if let Some((_, exit)) = text.split_once("vp_enter_ret ").filter(|(before, _)| before.len() < 40) {
         return Some(exit_of(exit));
     }
@@ -43,15 +45,34 @@ pub(crate) fn of(message: &str) -> Option<Call> {
     } else {
         return by_status(text).filter(|_| text.len() < message.trim().len());
     };
-    let words = ["fail", "error", "err ", "err=", "ret ", "ret=", "returned", "TDX_", "is leaked"];
+    let words = ["fail", "error", "err ", "err=", "err:", "ret ", "ret=", "ret:", "returned", "TDX_", "is leaked"];
     let named = rest.contains("status") && status(rest).is_some();
     if !named && !words.iter().any(|word| rest.contains(word)) {
         return None;
     }
+    if succeeded(rest) {
+        return None;
+    }
     let leaked = rest.split_once("HKID ").filter(|_| rest.contains("is leaked")).and_then(|(_, rest)| first(rest));
     // `SEAMCALL failed: CPU 94: leaf 33, error 0xc000092100000122`: the leaf is behind.
-    let leaf = leaf.or_else(|| rest.split_once("leaf ").and_then(|(_, rest)| number(word_of(rest))));
+    let behind = |word: &str| {
+        let (before, after) = rest.split_once(word)?;
+        let whole = !before.ends_with(|c: char| c.is_ascii_alphanumeric());
+        number(word_of(after.trim_start_matches([' ', ':', '=']))).filter(|_| whole)
+    };
+    let leaf = leaf.or_else(|| behind("leaf")).or_else(|| behind("op"));
     Some(Call { leaf, status: status(rest), leaked, ..Call::default() })
+}
+
+/// True for a call that did not fail: `ret=0`, `err 0`, `TDX_SUCCESS`.
+fn succeeded(rest: &str) -> bool {
+    let zero = |word: &str| {
+        rest.split_once(word).is_some_and(|(_, after)| {
+            let word = word_of(after.trim_start_matches([' ', ':', '=']));
+            hex(word).or_else(|| decimal(word)) == Some(0) && !word.is_empty()
+        })
+    };
+    rest.contains("TDX_SUCCESS") || !rest.contains("fail") && ["err", "ret", "returned", "status"].into_iter().any(zero)
 }
 
 /// Where the name of a leaf begins: at the start, or behind the name of a function.
@@ -96,7 +117,10 @@ fn exit_of(text: &str) -> Call {
     let key_id = value(" hkid 0x").or_else(|| text.split_once(" hkid ").and_then(|(_, rest)| first(rest)));
     Call {
         leaf: Some(Leaf::VP_ENTER),
-        status: hex(word_of(text)).filter(|raw| *raw > u64::from(u32::MAX)).map(Status::new),
+        // All 16 digits: 0 in the upper half is TDX_SUCCESS, with an exit reason.
+        status: hex(word_of(text))
+            .filter(|raw| *raw > u64::from(u32::MAX) || word_of(text).len() == 18)
+            .map(Status::new),
         key_id: key_id.zip(value("hkid pa ")),
         leaked: None,
     }
@@ -289,6 +313,9 @@ mod tests {
             ),
             ("BUG: KVM: SEAMCALL leaf 0x1c status 0xC000030000000001", reclaim),
             ("tdx_clear_page: TDH_PHYMEM_PAGE_RECLAIM failed 0xc000030000000001", reclaim),
+            ("tdx_seamcall: leaf=0x1c ret=0xc000030000000001", reclaim),
+            ("tdx_seamcall_exit: op 28 err c000030000000001 name TDX_PAGE_METADATA_INCORRECT", reclaim),
+            ("<...>-77 [003] d... 1234.5: kvm_tdx_seamcall_exit: op: 28 err: 0xc000030000000001", reclaim),
             // Cut: the status is not whole.
             ("SEAMCALL TDH_PHYMEM_PAGE_RECLAIM failed: 0xc00003", (Some(Leaf::PHYMEM_PAGE_RECLAIM), None)),
             ("SEAMCALL (0x1c) failed:", (Some(Leaf::PHYMEM_PAGE_RECLAIM), None)),
@@ -304,6 +331,14 @@ mod tests {
             "usb: failed: status=0xc000030000000001",
             "kvm_intel: failed at 0xc0ff030000000001",
             "kvm: gpa 0xc000030000000001",
+        ] {
+            assert_eq!(of(line), None, "{line}");
+        }
+        for line in [
+            "tdx_seamcall_exit: op 28 err 0 (TDX_SUCCESS)",
+            "SEAMCALL (0x1c) ret=0x0",
+            "SEAMCALL TDH_PHYMEM_PAGE_RECLAIM returned 0",
+            "<...>-77 [003] d... 1234.5: kvm_tdx_seamcall_exit: op: 28 err: 0x0",
         ] {
             assert_eq!(of(line), None, "{line}");
         }

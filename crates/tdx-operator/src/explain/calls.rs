@@ -333,6 +333,15 @@ fn finding(group: &Group, log: &BootLog) -> LogFinding {
             found.judgement = Judgement::Failed;
         }
         found.remedy = report.todo;
+        if leaf == Some(Leaf::VP_ENTER) && group.call.status.is_some_and(|status| status.code() == StatusCode::SUCCESS)
+        {
+            let number = group.call.status.map_or(0, |status| status.raw() & 0xffff);
+            found.judgement = Judgement::Undecidable;
+            found.cause =
+                format!("a VCPU left its TD with exit reason {number}, which KVM did not expect{times}{key_id}");
+            "look up the exit reason in the CPU's documentation, and the messages of KVM and QEMU beside this line"
+                .clone_into(&mut found.remedy);
+        }
     } else {
         found.cause = format!("{name} failed{times}; the line does not show a whole completion status");
         "provide the complete line: the status has 16 hex digits".clone_into(&mut found.remedy);

@@ -27,11 +27,12 @@ pub(super) struct Refusals {
 }
 
 /// Reasons as `strerror` prints them.
-const REASONS: [(&str, &str); 13] = [
+const REASONS: [(&str, &str); 14] = [
     (
         "Operation not permitted",
         "EPERM: kexec is disabled (`kernel.kexec_load_disabled`), or the kernel is locked down",
     ),
+    ("is restricted; see man kernel_lockdown", "the kernel is locked down: only signed images are loaded"),
     ("Permission denied", "EACCES"),
     ("Cannot allocate memory", "ENOMEM"),
     ("Cannot assign requested address", "EADDRNOTAVAIL: the image does not fit into the reserved memory"),
@@ -65,6 +66,7 @@ impl Refusals {
             "not reserved",
             "errno=95",
             "load not available",
+            "is restricted",
         ];
         let success = lower.contains("loaded kdump kernel") && !lower.contains("fail");
         if !(by_erratum || cleanslate || speaks && !success && fails.iter().any(|word| lower.contains(word))) {
@@ -76,8 +78,9 @@ impl Refusals {
         }
         self.erratum |= by_erratum;
         self.cleanslate |= cleanslate;
-        let not_supported = ["operation not supported", "eopnotsupp", "errno 95", "errno=95", "(-95)", "error -95"];
-        self.not_supported |= not_supported.iter().any(|word| lower.contains(word));
+        let not_supported = ["operation not supported", "eopnotsupp", "errno 95", "errno=95"];
+        let number = lower.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).any(|word| word == "-95");
+        self.not_supported |= number || not_supported.iter().any(|word| lower.contains(word));
         let reason = REASONS.iter().find(|(words, _)| lower.contains(&words.to_ascii_lowercase()));
         self.other = self.other.or(reason.map(|(_, reason)| *reason));
         if self.lines.len() < MAX_LINES {

@@ -41,9 +41,16 @@ impl Records {
             self.see(line, message);
             return true;
         }
-        let Some(rest) = of_the_kernel(message) else { return false };
+        let begins = bank(message).is_some();
+        let goes_on = self.done.get(self.at).is_some_and(|record| record.untagged)
+            && (pairs(message) || ["PROCESSOR ", "RIP "].iter().any(|word| message.starts_with(word)));
+        let Some(rest) = of_the_kernel(message).or((begins || goes_on).then_some(message)) else { return false };
         self.leave_firmware();
-        self.record(line, rest, message)
+        let known = self.record(line, rest, message);
+        if begins {
+            self.current().untagged = true;
+        }
+        known
     }
 
     fn record(&mut self, line: u64, rest: &str, message: &str) -> bool {

@@ -47,6 +47,8 @@ pub(super) struct Record {
     pub(super) dimm: Option<String>,
     /// It comes from the firmware.
     pub(super) firmware: bool,
+    /// Its lines have no tags: `mcelog --ascii` takes them so, and older kernels wrote them so.
+    untagged: bool,
     /// The firmware gave the severity of this event.
     severity: bool,
     /// The next line is a hex dump of CPUID.
