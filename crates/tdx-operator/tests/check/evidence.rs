@@ -113,6 +113,17 @@ fn lost_lines_of_the_log_are_no_zero() {
     }
 }
 
+/// No remedy takes away an option that is not there.
+#[test]
+fn nohibernate_is_removed_where_it_is() {
+    let advises = |machine: &Snapshot| {
+        let report = check("nohibernate", machine);
+        find(&report, "kexec.jump").remedies.iter().any(|remedy| remedy.what.contains("remove `nohibernate`"))
+    };
+    assert!(advises(&machine("ubuntu2604")));
+    assert!(!advises(&with("ubuntu2604", Item::Cmdline, |text| text.replace("nohibernate", ""))));
+}
+
 /// What was not seen of the BIOS is not known.
 #[test]
 fn a_bios_that_was_not_seen_is_unknown() {

@@ -2,7 +2,7 @@
 
 use super::way::{Way, way};
 use crate::{
-    check::{cleanslate_ko::Ko, facts::Facts, kernel::Era},
+    check::{cleanslate_ko::Ko, facts::Facts, item::Item, kernel::Era},
     report::Remedy,
 };
 
@@ -124,10 +124,12 @@ pub(super) fn of_hibernation(facts: &Facts<'_>) -> Vec<Remedy> {
 }
 
 /// A kernel that can hibernate leaves TDX off at boot and does not note the CPU's erratum, so that it
-/// loads images.
+/// loads images. `nohibernate` must be what keeps it from that: a lock-down of the kernel does, too.
 fn hibernation(facts: &Facts<'_>) -> Option<Remedy> {
+    let words = facts.snapshot.get(Item::Cmdline);
+    let asked = words.map_or(true, |words| words.split_whitespace().any(|word| word == "nohibernate"));
     let could = facts.option("HIBERNATION") == Some(true) && facts.has_kexec() != Some(false);
-    (could && !facts.no_tdx()).then_some(HIBERNATION)
+    (asked && could && !facts.no_tdx()).then_some(HIBERNATION)
 }
 
 fn knows_this(facts: &Facts<'_>, version: (u16, u16)) -> bool {
