@@ -1062,10 +1062,10 @@ enum tdxh_result tdxh_explain(struct tdxh_host *host, uint64_t address, struct t
 /*
  * The instructions, for the functions that you implement. Addresses are virtual here.
  *
- * Safety: at CPL 0. SEAMCALL may raise #UD or #GP, RDMSR #GP, MOVDIR64B and CLFLUSHOPT #PF on a page
- * that is not mapped: your handlers look the address of the instruction up in tdxh_x86_fixups(). If
- * it is there they set RAX to 0x8000FF0000000000 | vector (after all but SEAMCALL: to anything) and
- * go on at the other address.
+ * Safety: at CPL 0. SEAMCALL may raise #UD or #GP, RDMSR #GP, MOVDIR64B and CLFLUSHOPT #PF on a
+ * page that is not mapped: your handlers look the address of the instruction up in
+ * tdxh_x86_fixups(). If it is there they set RAX to 0x8000FF0000000000 | vector (after all but
+ * SEAMCALL: to anything) and go on at the other address.
  */
 
 /* Registers of TDH.VP.ENTER. */
@@ -1101,8 +1101,8 @@ void tdxh_x86_seamcall_saved(struct tdxh_saved_registers *registers);
 
 /*
  * MOVDIR64B of zeros to `lines` lines of 64 bytes from the aligned address `first` on. Not ordered:
- * tdxh_x86_fence(). Returns the lines that are left: not 0 if the instruction faulted and the handler
- * applied the fix-ups. The first of them is at `first` + 64 * (`lines` - left).
+ * tdxh_x86_fence(). Returns the lines that are left: not 0 if the instruction faulted and the
+ * handler applied the fix-ups. The first of them is at `first` + 64 * (`lines` - left).
  */
 uint64_t tdxh_x86_reset_lines(uint8_t *first, uint64_t lines);
 

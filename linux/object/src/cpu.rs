@@ -77,7 +77,8 @@ fn on_lines(cpu: &ThisCpu, lines: LineRange, instruction: impl Fn(*mut u8, u64) 
     left
 }
 
-// SAFETY: MOVDIR64B of write-back mappings with KeyID 0, and MFENCE. Lines in no mapping are counted.
+// SAFETY: MOVDIR64B of write-back mappings with KeyID 0, and MFENCE. Lines in no mapping are
+// counted.
 unsafe impl LineReset for ThisCpu {
     unsafe fn reset_lines(&self, lines: LineRange) -> u64 {
         // SAFETY: the lines are the caller's to overwrite. The direct map, the mapping of the pool

@@ -263,8 +263,8 @@ static ZERO: ZeroLine = ZeroLine([0; 64]);
 /// page with a memory error out of its direct map.
 ///
 /// # Safety
-/// * The CPU has MOVDIR64B (CPUID.7.0:ECX bit 28), or this raises #UD; a handler of #UD that applies
-///   [`fault_fixups`] then returns here with all lines left.
+/// * The CPU has MOVDIR64B (CPUID.7.0:ECX bit 28), or this raises #UD; a handler of #UD that
+///   applies [`fault_fixups`] then returns here with all lines left.
 /// * `first` is 64-byte aligned. `lines * 64` bytes from it on are the caller's to overwrite, and
 ///   hold nothing that is in use. They are mapped writable, write-back, with KeyID 0; or they are
 ///   not mapped, and the #PF handler applies [`fault_fixups`].
