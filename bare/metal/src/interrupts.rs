@@ -44,12 +44,20 @@ interrupt_common:
     push r14
     push r15
     mov rdi, rsp
-    sub rsp, 512
-    fxsave64 [rsp]
+    # Rust code changes XMM registers. FXRSTOR of one CPU races in QEMU 7.2 with VMRUN and VM exits of
+    # the first one: it clears a flag of the first CPU in a word that holds those of SVM, too.
+    sub rsp, 272
+    .irp number, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+    movaps [rsp + 16 * \number], xmm\number
+    .endr
+    stmxcsr [rsp + 256]
     cld
     call metal_interrupt
-    fxrstor64 [rsp]
-    add rsp, 512
+    ldmxcsr [rsp + 256]
+    .irp number, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+    movaps xmm\number, [rsp + 16 * \number]
+    .endr
+    add rsp, 272
     pop r15
     pop r14
     pop r13

@@ -118,9 +118,10 @@ fn wait_for_startup(vcpu: &mut Vcpu) {
 
 /// Handles a VM exit.
 fn handle_exit(vcpu: &mut Vcpu) {
-    // Seen in QEMU 7.2 with several CPUs under load, cause unknown: the guest area of the VMCB
-    // holds the hypervisor's own state, as if one exit had been taken twice. The guest cannot
-    // continue. QEMU also stores that state where VMRUN refuses the guest's.
+    // Seen in QEMU 7.2 with several CPUs under load (bare/README.md): nested paging is on again
+    // after a VM exit, the first fetch is another one, and the guest area of the VMCB holds the
+    // hypervisor's own state. The guest cannot continue. QEMU also stores that state where VMRUN
+    // refuses the guest's.
     if is_hidden(vcpu.vmcb.rip >> 12) && is_hidden(vcpu.vmcb.cr3 >> 12) {
         let (code, [one, two]) = (vcpu.vmcb.exit_code, [vcpu.vmcb.exit_info_1, vcpu.vmcb.exit_info_2]);
         let (inject, state) = (vcpu.vmcb.inject, vcpu.state());
