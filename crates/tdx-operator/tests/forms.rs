@@ -304,6 +304,8 @@ fn values_in_odd_writing() {
         ("Operation not supported", "-95"),
         ("0xffffffffffffffe4", "-28"),
         ("4294967268", "-28"),
+        ("Operation not supported (95)", "-95"),
+        ("tdx_non_recoverable_td_wrong_apic_mode", "TDX_NON_RECOVERABLE_TD_WRONG_APIC_MODE"),
         ("[Errno 28]", "-28"),
         ("[Errno 28] No space left on device", "-28"),
         ("OSError: [Errno 95] Operation not supported: '/dev/kvm'", "-95"),

@@ -128,7 +128,11 @@ pub(super) fn word(line: &str) -> Option<Subject> {
         // A number says more than its name.
         found = found.filter(|_| named).or(Some(subject));
     }
-    found
+    // `Operation not supported (95)`.
+    let lower = line.to_ascii_lowercase();
+    let mut said = STRERROR.iter().filter(|(words, _)| lower.contains(words));
+    let only = said.next().filter(|_| said.next().is_none());
+    found.or_else(|| only.and_then(|(_, name)| usual(name)))
 }
 
 fn known(subject: &Subject) -> bool {

@@ -169,7 +169,9 @@ pub(super) fn named(text: &str) -> Option<Status> {
     let same = |name: &str| name == text || name.strip_prefix("TDX_") == Some(text.as_str());
     let known = StatusCode::KNOWN.iter().find(|code| code.name().is_some_and(same));
     let software = SOFTWARE.iter().find(|(name, ..)| same(name)).map(|(_, status, ..)| *status);
-    known.map(|code| code.with(0)).or(software)
+    // Of two values the module's own is the last one.
+    let entry = || OF_ENTRY.iter().rev().find(|known| same(known.name)).map(|known| StatusCode(known.code).with(0));
+    known.map(|code| code.with(0)).or(software).or_else(entry)
 }
 
 /// A status from its 64 bits, or from bits 63:32 alone when those are all that was given.
@@ -302,6 +304,9 @@ mod tests {
             assert_eq!(named(text), Some(StatusCode::SYS_NOT_READY.with(0)), "{text}");
         }
         assert_eq!(named("tdx_seamcall_gp"), Some(Status::GENERAL_PROTECTION));
+        let mode = named("TDX_NON_RECOVERABLE_TD_WRONG_APIC_MODE");
+        assert_eq!(mode.map(Status::raw), Some(0xe000_0007_0000_0000));
+        assert!(OF_ENTRY.iter().all(|known| named(known.name).is_some()));
         assert_eq!(named("TDX_NOTHING"), None);
         assert_eq!(named(""), None);
     }
