@@ -17,7 +17,7 @@ use super::{
     sys_disable::{self, SysDisable},
 };
 use crate::{
-    bootlog::{self, BootLog, Failure, Words, call},
+    bootlog::{self, BootLog, Failure, Unfolded, Words, call},
     explain::calls::{Calls, Left, says_lost},
     input::{At, Rule, excerpt},
 };
@@ -358,8 +358,11 @@ impl<'a> Facts<'a> {
 fn since_boot(log: &str) -> (Left, Option<u64>) {
     let mut calls = Calls::default();
     let mut tracks = None;
-    for (number, line) in (1..).zip(log.lines()) {
-        let message = bootlog::message(line);
+    // A log that someone put into the folder by hand may have each line twice.
+    let mut lines = Unfolded::new(log.as_bytes());
+    while let Ok(Some(line)) = lines.next_line() {
+        let (number, text) = (line.number, String::from_utf8_lossy(line.bytes));
+        let message = bootlog::message(&text);
         if calls.warning(number, message) {
             continue;
         }

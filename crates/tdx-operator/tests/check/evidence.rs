@@ -113,6 +113,18 @@ fn lost_lines_of_the_log_are_no_zero() {
     }
 }
 
+/// A log that a console has doubled is that of one boot, and a call in it one call.
+#[test]
+fn doubled_lines_are_counted_once() {
+    for name in ["sid-7.3-freed", "fedora44-reclaim", "spr-7.2"] {
+        let twice = with(name, Item::BootLog, |text| text.lines().flat_map(|line| [line, "\n", line, "\n"]).collect());
+        let (report, once) = (check(name, &twice), check(name, &machine(name)));
+        assert_eq!(report.facts, once.facts, "{name}");
+        assert_eq!(not_passed(&report), not_passed(&once), "{name}");
+        assert_eq!(find(&report, "kexec.still-safe").text, find(&once, "kexec.still-safe").text, "{name}");
+    }
+}
+
 /// No remedy takes away an option that is not there.
 #[test]
 fn nohibernate_is_removed_where_it_is() {
