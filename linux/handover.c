@@ -3,9 +3,10 @@
  * Kexec and crash: refuse images, write back caches, reset private memory before the jump
  *
  * Hooks, in the order in which the kernel reaches them: machine_kexec_prepare() when an image is
- * loaded, kernel_kexec() at kexec -e, stop_this_cpu() and kdump_nmi_callback() on the other CPUs,
- * machine_kexec() right before the jump. Images and kexec can be refused in the first two. In
- * machine_kexec() it is too late to refuse, and everything that may be private is reset.
+ * loaded, kernel_kexec() at kexec -e, machine_shutdown() (parallel.c), stop_this_cpu() and
+ * kdump_nmi_callback() on the other CPUs, machine_kexec() right before the jump. Images and kexec
+ * can be refused in the first two. In machine_kexec() it is too late to refuse, and everything that
+ * may be private is reset, unless all CPUs have done so before.
  */
 #define pr_fmt(fmt) "cleanslate: " fmt
 
@@ -248,12 +249,37 @@ static void cleanslate_wait_for_write_backs(void)
 		mdelay(1);
 }
 
+static void cleanslate_hand_over_now(u32 when)
+{
+	struct cleanslate_handover done;
+	u64 start = ktime_get_mono_fast_ns();
+
+	cleanslate_report_progress(smp_processor_id());
+	done = cleanslate_hand_over(cleanslate_policy, smp_processor_id(), num_online_cpus(),
+				    nr_cpu_ids, when);
+	if (when == CLEANSLATE_REST && done.clean && !done.lines)
+		pr_emerg("no private lines were left to reset before the jump\n");
+	else
+		cleanslate_log_handover(&done, ktime_get_mono_fast_ns() - start);
+}
+
+/* The other CPUs are in cleanslate_captured(); interrupts are off. */
+void cleanslate_reset_together(void)
+{
+	u64 least, most;
+	u32 cpus;
+
+	cleanslate_hand_over_now(CLEANSLATE_TOGETHER);
+	/* Here, because cleanslate_noreset.ko takes the place of the handover. */
+	cleanslate_release_captured();
+	cpus = cleanslate_shares(&least, &most);
+	pr_emerg("%u CPUs have reset %llu to %llu lines each\n", cpus, least, most);
+}
+
 static bool cleanslate_before_jump(struct pt_regs *regs)
 {
 	const struct kimage *image = (const void *)regs->di;
 	bool crash = image->type == KEXEC_TYPE_CRASH;
-	struct cleanslate_handover done;
-	u64 start;
 
 	cleanslate_watch_check();
 	if (!cleanslate_affected()) {
@@ -264,10 +290,9 @@ static bool cleanslate_before_jump(struct pt_regs *regs)
 	local_irq_disable();
 	if (crash)
 		cleanslate_wait_for_write_backs();
-	start = ktime_get_mono_fast_ns();
-	done = cleanslate_hand_over(cleanslate_policy, smp_processor_id(), num_online_cpus(),
-				    nr_cpu_ids, crash);
-	cleanslate_log_handover(&done, ktime_get_mono_fast_ns() - start);
+	cleanslate_hand_over_now(crash ? CLEANSLATE_CRASH :
+				 cleanslate_parallel_was_made() && !cleanslate_unknown ?
+				 CLEANSLATE_REST : CLEANSLATE_KEXEC);
 	cleanslate_host_leave(crash);
 	return false;
 }
@@ -317,17 +342,23 @@ int cleanslate_hooks_state(char *buffer, int at)
 	for (index = 0; index < ARRAY_SIZE(hooks); index++)
 		at += sysfs_emit_at(buffer, at, "%s %s\n", hooks[index].name,
 				    hooks[index].by_ftrace ? "ftrace" : "kprobe");
-	return at;
+	return cleanslate_parallel_state(buffer, at);
 }
 
 int cleanslate_handover_init(void)
 {
+	int ret;
+
 	machine_kexec_prepare_function = (void *)cleanslate_symbol("machine_kexec_prepare");
 	loaded_image = (struct kimage *const *)cleanslate_symbol("kexec_image");
-	return cleanslate_arm(hooks, ARRAY_SIZE(hooks));
+	ret = cleanslate_arm(hooks, ARRAY_SIZE(hooks));
+	if (!ret)
+		cleanslate_parallel_init();
+	return ret;
 }
 
 void cleanslate_handover_exit(void)
 {
+	cleanslate_parallel_exit();
 	cleanslate_disarm(hooks, ARRAY_SIZE(hooks));
 }

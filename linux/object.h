@@ -20,6 +20,11 @@
 #define CLEANSLATE_POLICY_MODULE	1
 #define CLEANSLATE_POLICY_REFUSE	2
 
+#define CLEANSLATE_KEXEC		0
+#define CLEANSLATE_CRASH		1
+#define CLEANSLATE_TOGETHER		2
+#define CLEANSLATE_REST			3
+
 #define CLEANSLATE_PAGES_TDR		0
 #define CLEANSLATE_PAGES_TDCX		1
 #define CLEANSLATE_PAGES_TDVPR		2
@@ -293,19 +298,56 @@ u32 cleanslate_writing_back(void);
 void cleanslate_cpu_is_clean(u32 cpu);
 
 /**
- * cleanslate_hand_over() - reset private memory right before the jump into the next kernel
+ * cleanslate_hand_over() - reset private memory before the jump into the next kernel
  * @policy: CLEANSLATE_POLICY_*
  * @cpu: current CPU
  * @online: CPUs that are running, this one included
  * @possible: nr_cpu_ids
- * @crash: true for the jump into a crash kernel
+ * @when: CLEANSLATE_KEXEC: right before the jump, with the other CPUs stopped. CLEANSLATE_CRASH:
+ *	  right before the jump into a crash kernel. CLEANSLATE_TOGETHER: all other CPUs are in
+ *	  cleanslate_captured(). CLEANSLATE_REST: right before the jump, what that has missed
  *
  * With interrupts off. At a crash it makes no SEAMCALL. The policy "module" makes one otherwise.
  *
  * Return: what was reset and what may be left.
  */
 struct cleanslate_handover cleanslate_hand_over(u32 policy, u32 cpu, u32 online, u32 possible,
-						bool crash);
+						u32 when);
+
+/**
+ * cleanslate_captured() - help the CPU that hands over with CLEANSLATE_TOGETHER
+ * @cpu: current CPU
+ * @is_clean: its caches were written back by other code since its last SEAMCALL
+ *
+ * With interrupts off, and no SEAMCALL is made on this CPU afterwards. Returns after
+ * cleanslate_release_captured().
+ */
+void cleanslate_captured(u32 cpu, bool is_clean);
+
+/**
+ * cleanslate_release_captured() - let the other CPUs return from cleanslate_captured()
+ *
+ * On the CPU that hands over, after cleanslate_hand_over().
+ */
+void cleanslate_release_captured(void);
+
+/**
+ * cleanslate_lines_reset() - lines that CPUs have written in handovers so far
+ *
+ * From any context.
+ *
+ * Return: number of 64-byte lines.
+ */
+u64 cleanslate_lines_reset(void);
+
+/**
+ * cleanslate_shares() - how CPUs have shared a reset
+ * @least: lines of the CPU that has written the fewest
+ * @most: lines of the CPU that has written the most
+ *
+ * Return: CPUs that have written any.
+ */
+u32 cleanslate_shares(u64 *least, u64 *most);
 
 /**
  * cleanslate_is_private() - may any memory be private?
@@ -476,6 +518,13 @@ u32 cleanslate_package(u32 cpu);
  * cleanslate_cond_resched() - reschedule if necessary
  */
 void cleanslate_cond_resched(void);
+
+/**
+ * cleanslate_progress() - a CPU is still resetting memory, or waits for others that are
+ *
+ * From any context but NMI. Touches this CPU's watchdogs, and logs the progress once a second.
+ */
+void cleanslate_progress(void);
 
 /**
  * cleanslate_allocate() - allocate contiguous pages

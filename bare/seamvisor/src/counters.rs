@@ -18,6 +18,9 @@ pub static HIDDEN_ACCESSES: AtomicU64 = AtomicU64::new(0);
 /// Lines of memory in use that a MOVDIR64B has overwritten: they held a [`CANARY`].
 pub static OVERWRITTEN: AtomicU64 = AtomicU64::new(0);
 
+/// Lines that MOVDIR64B has stored, by CPU.
+pub static DIRECT_STORED: [AtomicU64; metal::MAX_CPUS] = [const { AtomicU64::new(0) }; metal::MAX_CPUS];
+
 /// Each of the eight words of a line in use is this plus its physical address, as
 /// `bare/linux/cleanslate_canary.c` stores it. No other line is.
 const CANARY: u64 = 0x6b65_6570_2074_6800;
@@ -27,6 +30,13 @@ const CANARY: u64 = 0x6b65_6570_2074_6800;
 pub fn count_overwritten(address: u64, line: &[u8; 64]) -> bool {
     let canary = CANARY.wrapping_add(address).to_le_bytes();
     line.chunks(8).all(|word| word == canary) && OVERWRITTEN.fetch_add(1, Ordering::Relaxed) == 0
+}
+
+/// Counts lines that MOVDIR64B has stored on this CPU.
+pub fn count_direct_stored(cpu: usize, lines: u64) {
+    if let Some(count) = DIRECT_STORED.get(cpu) {
+        count.fetch_add(lines, Ordering::Relaxed);
+    }
 }
 
 /// Time at which the guest started, in microseconds.

@@ -96,6 +96,9 @@ fn json(tdx: &Tdx, end: &str) -> String {
     let exits = list(counters::EXITS.iter().enumerate().filter(|(_, count)| load(count) > 0), |text, (code, count)| {
         let _ = write!(text, r#"{{"code":"{code:#x}","count":{}}}"#, load(count));
     });
+    let direct_stored_by = list(counters::DIRECT_STORED.iter().take(smp::cpu_count()), |text, count| {
+        let _ = write!(text, "{}", load(count));
+    });
     let mut kinds = BTreeMap::<&str, u64>::new();
     for run in tdx.machine.assigned_pages() {
         *kinds.entry(run.kind.name()).or_default() += run.pages.pages();
@@ -109,7 +112,7 @@ fn json(tdx: &Tdx, end: &str) -> String {
     let poisoned: u64 = tdx.machine.all_poisoned_runs().iter().map(|run| run.lines.len()).sum();
     let (heap_used, heap_size) = heap::usage();
     format!(
-        r#"{{"schema":"cleanslate/seamvisor","version":1,"end":"{end}","cpus":{},"microseconds":{},"seamcalls":{seamcalls},"seamcalls_refused":{},"pages":{pages},"lines":{{"private":{},"dirty_private":{},"poisoned":{poisoned},"poisoned_ever":{},"direct_stored":{},"overwritten":{},"partially_written":{},"late_private":{},"late_shared":{}}},"machine_checks":{checks},"td_machine_checks":{td_checks},"td_exits":{},"instructions":{instructions},"exits":{exits},"hidden_accesses":{},"kicks":{},"kicks_unanswered":{},"heap":{{"used":{heap_used},"size":{heap_size}}},"limits":{limits}}}"#,
+        r#"{{"schema":"cleanslate/seamvisor","version":1,"end":"{end}","cpus":{},"microseconds":{},"seamcalls":{seamcalls},"seamcalls_refused":{},"pages":{pages},"lines":{{"private":{},"dirty_private":{},"poisoned":{poisoned},"poisoned_ever":{},"direct_stored":{},"direct_stored_by":{direct_stored_by},"overwritten":{},"partially_written":{},"late_private":{},"late_shared":{}}},"machine_checks":{checks},"td_machine_checks":{td_checks},"td_exits":{},"instructions":{instructions},"exits":{exits},"hidden_accesses":{},"kicks":{},"kicks_unanswered":{},"heap":{{"used":{heap_used},"size":{heap_size}}},"limits":{limits}}}"#,
         smp::cpu_count(),
         clock::micros() - load(&counters::STARTED),
         tdx.refused,

@@ -7,13 +7,18 @@
 use std::ffi::{CStr, c_void};
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use tdx_abi::{Page, PageRange};
+use tdx_host::handover::StopCpus as _;
 use tdx_host::layout::{FrameRequest, FrameSource, MapFrames};
-use tdx_host::platform::{NodeId, NodeRange, OwnedPages};
+use tdx_host::platform::{Cpu as _, CpuTask, NodeId, NodeRange, OwnedPages, Step};
 use tdx_host::{CpuSlot, Host};
 
+#[allow(dead_code, missing_debug_implementations)]
+#[path = "../../object/src/captured.rs"]
+mod captured;
 #[allow(dead_code)]
 #[path = "../../object/src/cpu.rs"]
 mod cpu;
@@ -29,11 +34,14 @@ mod pool;
 #[path = "../../object/src/shim.rs"]
 mod shim;
 
-use handover::{CLEANSLATE_POLICY_TRACKED, Handover, cleanslate_hand_over};
+use captured::{Captured, cleanslate_captured, cleanslate_release_captured};
+use cpu::ThisCpu;
+use handover::{CLEANSLATE_KEXEC, CLEANSLATE_POLICY_TRACKED, CLEANSLATE_REST, Handover, cleanslate_hand_over};
 use kernel::Linux;
 
 const EPERM: i32 = 1;
-static SLOTS: [CpuSlot; 4] = [const { CpuSlot::new() }; 4];
+const CPUS: usize = 4;
+static SLOTS: [CpuSlot; CPUS] = [const { CpuSlot::new() }; CPUS];
 static HOST: Host<'static> = Host::new(&SLOTS);
 
 /// What went back to the page allocator: first byte and pages.
@@ -56,6 +64,11 @@ mod c {
     #[unsafe(no_mangle)]
     extern "C" fn cleanslate_allocate(_pages: u64, _node: u32, _first: u64, _end: u64) -> u64 {
         1 << 30
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn cleanslate_progress() {
+        std::thread::yield_now();
     }
 
     macro_rules! never {
@@ -146,11 +159,58 @@ fn text(handover: &Handover) -> Option<&str> {
 fn a_forced_reset_says_how_many_others_run_or_why() {
     // SAFETY: no memory is private, so that nothing is written and no instruction is executed that
     // a program may not.
-    let hand_over = |online| unsafe { cleanslate_hand_over(CLEANSLATE_POLICY_TRACKED, 0, online, 4, false) };
+    let hand_over = |online| unsafe { cleanslate_hand_over(CLEANSLATE_POLICY_TRACKED, 0, online, 4, CLEANSLATE_KEXEC) };
     let done = hand_over(3);
     assert_eq!((done.running, text(&done), done.clean), (2, Some("other CPUs are still running"), false));
     let done = hand_over(1);
     assert_eq!((done.running, text(&done), done.clean), (0, Some("another handover was under way"), false));
+    // Nothing was reset by all CPUs together: the rest is everything.
+    // SAFETY: as above.
+    let done = unsafe { cleanslate_hand_over(CLEANSLATE_POLICY_TRACKED, 0, 1, 4, CLEANSLATE_REST) };
+    assert_eq!((text(&done), done.clean), (Some("not all were reset by all CPUs together"), false));
+}
+
+/// A task of so many steps in all.
+struct Steps {
+    left: AtomicU32,
+    by: [AtomicU32; CPUS],
+}
+
+impl CpuTask<ThisCpu> for Steps {
+    type Local = ();
+
+    fn step(&self, cpu: &ThisCpu, (): &mut ()) -> Step {
+        let taken = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        if taken.is_err() {
+            return Step::Done;
+        }
+        self.by[cpu.id().0 as usize].fetch_add(1, Ordering::SeqCst);
+        Step::Again
+    }
+}
+
+/// Each captured CPU does each job once, to its end, and goes when it is released.
+#[test]
+fn captured_cpus_share_every_task_until_they_are_released() {
+    std::thread::scope(|scope| {
+        for cpu in 1..CPUS as u32 {
+            // SAFETY: this thread is that CPU; no slot says that its caches are dirty, so that
+            // nothing is executed that a program may not.
+            scope.spawn(move || unsafe { cleanslate_captured(cpu, false) });
+        }
+        // SAFETY: this thread is CPU 0, and the others are those above.
+        let captured = unsafe { Captured::new(ThisCpu::pinned_to(0), CPUS as u32) };
+        assert_eq!(captured.stop_other_cpus(), 1);
+        let stopped = |at: usize| HOST.gate().activity().nth(at).unwrap().stopped;
+        assert_eq!((stopped(1), stopped(2), stopped(3)), (true, true, true));
+        for count in [0, 1, 1000] {
+            let task = Steps { left: AtomicU32::new(count), by: [const { AtomicU32::new(0) }; CPUS] };
+            captured.run_on_stopped(&task);
+            let by = task.by.each_ref().map(|steps| steps.load(Ordering::SeqCst));
+            assert_eq!((by.iter().sum::<u32>(), task.left.into_inner()), (count, 0), "{by:?}");
+        }
+        cleanslate_release_captured();
+    });
 }
 
 fn sources(folder: &str, extension: &str) -> Vec<(String, String)> {

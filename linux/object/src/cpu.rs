@@ -9,7 +9,7 @@ use tdx_host::{
     seamcall::Seamcall,
 };
 
-use crate::{HOST, pool, shim};
+use crate::{HOST, captured, pool, shim};
 
 /// This CPU.
 #[derive(Clone, Copy)]
@@ -85,7 +85,9 @@ unsafe impl LineReset for ThisCpu {
         // or a mapping for this call has them, writable and write-back; if none has, the kernel's
         // exception table has the fix-up. A CPU with TDX has MOVDIR64B.
         let reset = |first, lines| unsafe { arch::movdir64b_zero(first, lines) };
-        mapped(lines).map(|lines| on_lines(self, lines, reset)).sum()
+        let left = mapped(lines).map(|lines| on_lines(self, lines, reset)).sum();
+        captured::count_lines(*self, lines.len() - left);
+        left
     }
 
     fn fence(&self) {

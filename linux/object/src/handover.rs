@@ -1,14 +1,15 @@
 //! Kexec and crash: checks at image load, caches of CPUs that stop, the reset before the jump.
 
 use core::ffi::c_char;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use tdx_host::{
     handover::{HandoverReport, KexecKind, NmiStop, Outcome, Policy, StopCause, StopCpus, stop_this_cpu_at_crash},
     platform::{CpuId, CpuTask, Step},
 };
 
+use crate::captured::{Captured, start_count};
 use crate::cpu::ThisCpu;
-use crate::{EPERM, HOST};
+use crate::{EPERM, HOST, shim};
 
 /// The machine in `machine_kexec`: the kernel has stopped the other CPUs.
 struct Alone {
@@ -36,7 +37,9 @@ unsafe impl StopCpus for Alone {
 
     fn run_on_stopped<T: CpuTask<ThisCpu>>(&self, task: &T) {
         let mut local = T::Local::default();
-        while task.step(&self.cpu, &mut local) == Step::Again {}
+        while task.step(&self.cpu, &mut local) == Step::Again {
+            shim::progress();
+        }
     }
 }
 
@@ -151,33 +154,33 @@ pub unsafe extern "C" fn cleanslate_cpu_is_clean(cpu: u32) {
     unsafe { HOST.gate().cpu_is_clean(CpuId(cpu)) };
 }
 
-/// Resets all memory that may be private. `cpu` is this CPU, `online` counts running CPUs,
-/// `possible` is `nr_cpu_ids`.
-///
-/// # Safety
-/// Right before the jump into the next kernel, with interrupts off: nothing else writes to memory
-/// that is reset, and nothing uses it later.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cleanslate_hand_over(
-    policy: u32,
-    cpu: u32,
-    online: u32,
-    possible: u32,
-    crash: bool,
-) -> Handover {
-    // SAFETY: the caller's: interrupts are off from here to the jump.
-    let alone = Alone { cpu: unsafe { ThisCpu::pinned_to(cpu) }, online, possible };
-    let policy = self::policy(policy);
-    if crash {
-        return outcome(&HOST.crash(policy, &alone.cpu, &alone));
+/// Right before the jump of a kexec; the kernel has stopped the other CPUs.
+pub const CLEANSLATE_KEXEC: u32 = 0;
+/// Right before the jump into a crash kernel.
+pub const CLEANSLATE_CRASH: u32 = 1;
+/// On all CPUs; the others are in [`cleanslate_captured`](crate::captured::cleanslate_captured).
+pub const CLEANSLATE_TOGETHER: u32 = 2;
+/// Right before the jump of a kexec, after [`CLEANSLATE_TOGETHER`].
+pub const CLEANSLATE_REST: u32 = 3;
+
+/// All memory was reset by all CPUs together, and no SEAMCALL was made since.
+static COMPLETE: AtomicBool = AtomicBool::new(false);
+
+/// A SEAMCALL is about to be made: what was reset may become private again. In its way on every
+/// CPU: it only reads, but for once.
+pub fn seamcall_is_made() {
+    if COMPLETE.load(Ordering::Relaxed) {
+        COMPLETE.store(false, Ordering::SeqCst);
     }
-    // Past the point of no return: reset regardless of policy or running CPUs.
-    let at_any_price = || outcome(&HOST.crash(policy, &alone.cpu, &alone));
-    let Ok(kexec) = HOST.kexec(policy, KexecKind::Normal) else {
-        return Handover { forced: c"this kexec should have been refused".as_ptr(), ..at_any_price() };
-    };
-    match kexec.stop_other_cpus(&alone) {
-        Ok(stopped) => outcome(&stopped.ask_module(|_| ()).write_back_caches().reset()),
+}
+
+/// The steps of a kexec, up to the reset.
+fn kexec(policy: Policy, cpus: &impl StopCpus<Cpu = ThisCpu>) -> Result<Handover, Handover> {
+    start_count();
+    let refused = Handover { forced: c"this kexec should have been refused".as_ptr(), ..Handover::default() };
+    let kexec = HOST.kexec(policy, KexecKind::Normal).map_err(|_| refused)?;
+    match kexec.stop_other_cpus(cpus) {
+        Ok(stopped) => Ok(outcome(&stopped.ask_module(|_| ()).write_back_caches().reset())),
         Err(error) => {
             let (forced, running) = match error.cause {
                 StopCause::NotAlone(suspects) => (c"other CPUs are still running", suspects.not_stopped),
@@ -185,7 +188,53 @@ pub unsafe extern "C" fn cleanslate_hand_over(
                 StopCause::OtherGate => (c"this CPU is not of this host", 0),
                 _ => (c"the other CPUs could not be stopped", 0),
             };
-            Handover { clean: false, running, forced: forced.as_ptr(), ..at_any_price() }
+            Err(Handover { running, forced: forced.as_ptr(), ..Handover::default() })
         }
+    }
+}
+
+/// Resets all memory that may be private. `cpu` is this CPU, `online` counts running CPUs,
+/// `possible` is `nr_cpu_ids`. `when` is one of the four above.
+///
+/// # Safety
+/// With interrupts off, right before the jump into the next kernel: nothing else writes to memory
+/// that is reset, and nothing uses it later. [`CLEANSLATE_TOGETHER`]: all other CPUs that run are
+/// in `cleanslate_captured`, or about to call it and run nothing else, and this one runs nothing
+/// else up to the jump either.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cleanslate_hand_over(
+    policy: u32,
+    cpu: u32,
+    online: u32,
+    possible: u32,
+    when: u32,
+) -> Handover {
+    // SAFETY: the caller's: interrupts are off from here to the jump.
+    let this_cpu = unsafe { ThisCpu::pinned_to(cpu) };
+    let alone = Alone { cpu: this_cpu, online, possible };
+    let policy = self::policy(policy);
+    let at_any_price = || outcome(&HOST.crash(policy, &alone.cpu, &alone));
+    // Past the point of no return: reset regardless of policy or running CPUs.
+    let in_spite_of =
+        |why: Handover| Handover { clean: false, running: why.running, forced: why.forced, ..at_any_price() };
+    match when {
+        CLEANSLATE_CRASH => at_any_price(),
+        CLEANSLATE_TOGETHER => {
+            // SAFETY: the caller's.
+            let others = unsafe { Captured::new(this_cpu, online) };
+            let done = kexec(policy, &others);
+            COMPLETE.store(done.as_ref().is_ok_and(|done| done.clean), Ordering::SeqCst);
+            // What is missing here is done before the jump.
+            done.unwrap_or_else(|why| why)
+        }
+        CLEANSLATE_REST if COMPLETE.load(Ordering::SeqCst) && online == 1 => {
+            Handover { clean: true, ..Handover::default() }
+        }
+        CLEANSLATE_REST => in_spite_of(Handover {
+            running: online.saturating_sub(1),
+            forced: c"not all were reset by all CPUs together".as_ptr(),
+            ..Handover::default()
+        }),
+        _ => kexec(policy, &alone).unwrap_or_else(in_spite_of),
     }
 }

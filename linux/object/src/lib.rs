@@ -4,12 +4,13 @@
 //! ```text
 //! C files -> watch     a kernel with TDX host support: PAMTs and pages from its SEAMCALLs
 //!         -> host      a kernel without: initializes TDX (kernel, cpu: Linux as tdx-host sees it)
-//!         -> handover  CPUs stop, private memory is reset
+//!         -> handover  CPUs stop, private memory is reset (captured: by all CPUs together)
 //!         -> status    how much is private, and what is at an address
 //! ```
 
 #![no_std]
 
+pub mod captured;
 pub mod cpu;
 pub mod handover;
 pub mod host;

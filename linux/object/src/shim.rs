@@ -31,6 +31,7 @@ mod raw {
         pub safe fn cleanslate_this_cpu() -> u32;
         pub fn cleanslate_package(cpu: u32) -> u32;
         pub safe fn cleanslate_cond_resched();
+        pub safe fn cleanslate_progress();
         pub fn cleanslate_allocate(pages: u64, node: u32, first: u64, end: u64) -> u64;
         pub fn cleanslate_free(address: u64, pages: u64);
         pub fn cleanslate_hold(page: u64) -> bool;
@@ -41,7 +42,7 @@ mod raw {
 
 pub use raw::{
     cleanslate_cond_resched as cond_resched, cleanslate_keep as keep, cleanslate_panic as panic,
-    cleanslate_this_cpu as this_cpu,
+    cleanslate_progress as progress, cleanslate_this_cpu as this_cpu,
 };
 
 /// The physical package of a CPU.

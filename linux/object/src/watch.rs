@@ -16,6 +16,7 @@ use tdx_host::{
 };
 
 use crate::cpu::ThisCpu;
+use crate::handover::seamcall_is_made;
 use crate::host::Memory;
 use crate::pages::{
     CLEANSLATE_PAGES_GUEST, CLEANSLATE_PAGES_KINDS, CLEANSLATE_PAGES_SEPT, CLEANSLATE_PAGES_TDCX, CLEANSLATE_PAGES_TDR,
@@ -333,6 +334,7 @@ pub unsafe extern "C" fn cleanslate_observe_seamcall(cpu: u32, call: *const Regi
     // SAFETY: the caller's.
     let call = unsafe { &*call };
     let leaf = call.leaf_call().leaf();
+    seamcall_is_made();
     // SAFETY: in a probe on that CPU. The kernel makes the call whatever the gate says.
     unsafe { HOST.gate().cpu_gate(CpuId(cpu)) }.observed(leaf);
     let moves = moves(call);

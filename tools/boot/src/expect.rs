@@ -24,6 +24,8 @@ pub(crate) struct Expect {
     memory: Option<Memory>,
     /// Lines that were written by MOVDIR64B, as seamvisor counts them.
     lines_reset: Option<u64>,
+    /// So many CPUs have written lines by MOVDIR64B at least.
+    reset_by: Option<u64>,
     /// Pages of TDs by kind in sysfs are those that seamvisor counts.
     pages_match: bool,
     /// At these stops of a VMM (`end`: when all have ended) pages of TDs by kind in sysfs are those
@@ -69,6 +71,7 @@ impl Expect {
         self.kind = self.kind.take().or(other.kind);
         self.memory = self.memory.or(other.memory);
         self.lines_reset = self.lines_reset.or(other.lines_reset);
+        self.reset_by = self.reset_by.or(other.reset_by);
         self.pages_match |= other.pages_match;
         self.pages_at.extend(other.pages_at);
         self.kernel_log = self.kernel_log.or(other.kernel_log);
@@ -121,9 +124,15 @@ impl Expect {
             }
             None => None,
         };
-        memory.or_else(|| {
+        let memory = memory.or_else(|| {
             let wanted = self.lines_reset.filter(|lines| count("direct_stored") != Some(*lines));
             wanted.map(|wanted| format!("lines direct_stored: {} and not {wanted}", lines["direct_stored"]))
+        });
+        let by = lines["direct_stored_by"].as_array().map_or(&[][..], Vec::as_slice);
+        let cpus = by.iter().filter(|lines| lines.as_u64().is_some_and(|lines| lines > 0)).count() as u64;
+        memory.or_else(|| {
+            let wanted = self.reset_by.filter(|wanted| cpus < *wanted);
+            wanted.map(|wanted| format!("{cpus} CPUs have reset lines and not {wanted}: {}", lines["direct_stored_by"]))
         })
     }
 

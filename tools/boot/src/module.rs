@@ -16,7 +16,7 @@ use crate::place::{folder, is_there};
 use crate::root;
 
 /// Sources of the C part.
-pub const SOURCES: [&str; 13] = [
+pub const SOURCES: [&str; 14] = [
     "Kbuild",
     "cleanslate.h",
     "cleanslate_ioctl.h",
@@ -26,6 +26,7 @@ pub const SOURCES: [&str; 13] = [
     "follow.c",
     "hooks.c",
     "handover.c",
+    "parallel.c",
     "memory.c",
     "host.c",
     "device.c",

@@ -18,7 +18,8 @@ use crate::root;
 /// keeps a CPU from stopping; `poison_td` stores to memory of a TD that runs; `noreset` keeps
 /// `cleanslate.ko` from resetting; `canary` fills free memory, which a reset must not overwrite;
 /// `storm` makes SEAMCALLs in interrupts and on CPUs that go offline; `poison` takes a page out of
-/// the direct map; `refuse` refuses images as Linux 6.18 does.
+/// the direct map; `refuse` refuses images as Linux 6.18 does; `away` keeps a CPU from answering at
+/// a kexec.
 pub(crate) fn test_modules(kernel: Kernel) -> &'static [&'static str] {
     match kernel.reference() {
         Kernel::Stock => &["cleanslate_use"],
@@ -29,6 +30,7 @@ pub(crate) fn test_modules(kernel: Kernel) -> &'static [&'static str] {
             &["cleanslate_enable", "cleanslate_noreset", "cleanslate_use", "cleanslate_wild", "cleanslate_stuck"]
         }
         Kernel::Tdx73 | Kernel::Tdx73Own => &[
+            "cleanslate_away",
             "cleanslate_canary",
             "cleanslate_noreset",
             "cleanslate_poison",
@@ -106,7 +108,7 @@ pub(crate) fn pack(kernel: Kernel, more: &[initrd::Entry<'_>], name: &str) -> Re
     let (stuck, noreset) = (place.join("cleanslate_stuck.ko"), place.join("cleanslate_noreset.ko"));
     let (canary, poison) = (place.join("cleanslate_canary.ko"), place.join("cleanslate_poison_td.ko"));
     let storm = place.join("cleanslate_storm.ko");
-    let refuse = place.join("cleanslate_refuse.ko");
+    let (away, refuse) = (place.join("cleanslate_away.ko"), place.join("cleanslate_refuse.ko"));
     let (image, next) = (folder.join("bzImage"), folder.join("next-initrd"));
     let stock = find(Kernel::Stock).ok();
     let unmapped = place.join("cleanslate_poison.ko");
@@ -131,7 +133,7 @@ pub(crate) fn pack(kernel: Kernel, more: &[initrd::Entry<'_>], name: &str) -> Re
         Kernel::Tdx73 | Kernel::Tdx73Own => {
             files.extend([("modules/last/cleanslate_tds.ko", tds.as_path()), ("next/cleanslate_canary.ko", &canary)]);
             files.extend([("next/cleanslate_poison_td.ko", poison.as_path()), ("bin/vmm", &vmm)]);
-            files.push(("next/cleanslate_refuse.ko", &refuse));
+            files.extend([("next/cleanslate_away.ko", away.as_path()), ("next/cleanslate_refuse.ko", &refuse)]);
             files.push(("next/cleanslate_storm.ko", &storm));
         }
         Kernel::Stock | Kernel::Stock612 | Kernel::HostDebug | Kernel::TdxOwn => {}

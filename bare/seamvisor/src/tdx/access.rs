@@ -6,7 +6,7 @@ use tdx_abi::{KeyId, LINES_PER_PAGE, Line, LineRange, PAGE_SIZE};
 use tdx_machine::{AccessError, CpuId, MachineCheck, PartialStore};
 
 use super::{Tdx, touched};
-use crate::{kick, ranges, translations};
+use crate::{counters, kick, ranges, translations};
 
 /// Kind of a guest access.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -80,9 +80,9 @@ impl Tdx {
     /// MOVDIR64B to lines of guest RAM. Visible at once.
     pub fn direct_store(&mut self, cpu: usize, lines: LineRange) {
         let id = CpuId(cpu as u32);
-        let stored = self.machine.direct_store(id, lines).and_then(|()| self.machine.fence(id));
-        if let Err(refusal) = stored {
-            println!("MOVDIR64B to {lines} by CPU {cpu} is not modeled: {refusal}");
+        match self.machine.direct_store(id, lines).and_then(|()| self.machine.fence(id)) {
+            Ok(()) => counters::count_direct_stored(cpu, lines.len()),
+            Err(refusal) => println!("MOVDIR64B to {lines} by CPU {cpu} is not modeled: {refusal}"),
         }
         let pages = lines.pages();
         for page in pages.start().index()..pages.end().index() {
