@@ -1,7 +1,7 @@
 //! Every message of Linux's TDX code: `fixtures/messages/linux.tsv` has the format strings of
 //! Linux 6.12 to 7.3, each with an example and what `explain` says of it. The list is
-//! compared with the source of 7.3 (`cargo xtask linux tdx-7.3` fetches it) and with that of 6.18
-//! where it is.
+//! compared with the source of 7.3 (`cargo xtask linux tdx-7.3` fetches it) and with those of 6.18
+//! and 7.2 where they are.
 
 use std::{
     collections::BTreeSet,
@@ -141,10 +141,12 @@ fn the_list_is_that_of_the_sources() {
         return skip::test("messages of Linux's TDX code", &source, "cargo xtask linux tdx-7.3");
     }
     compare("7.3", &source);
-    // No package of Debian 12 has it: fetched by hand, beside the kernels of `cargo xtask linux`.
-    let source = workspace().join("target/linux/tdx-6.18/linux-6.18.15");
-    if source.exists() {
-        compare("6.18", &source);
+    // No package of Debian 12 has them: fetched by hand, beside the kernels of `cargo xtask linux`.
+    for (version, folder) in [("6.18", "tdx-6.18/linux-6.18.15"), ("7.2", "tdx-7.2/linux-7.2.8")] {
+        let source = workspace().join("target/linux").join(folder);
+        if source.exists() {
+            compare(version, &source);
+        }
     }
 }
 
