@@ -44,8 +44,8 @@ interrupt_common:
     push r14
     push r15
     mov rdi, rsp
-    # Rust code changes XMM registers. FXRSTOR of one CPU races in QEMU 7.2 with VMRUN and VM exits of
-    # the first one: it clears a flag of the first CPU in a word that holds those of SVM, too.
+    # Rust code changes XMM registers. FXRSTOR of one CPU races in QEMU 7.2 with VMRUN and VM exits
+    # of the first one: it clears a flag of the first CPU in a word that holds those of SVM, too.
     sub rsp, 272
     .irp number, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
     movaps [rsp + 16 * \number], xmm\number

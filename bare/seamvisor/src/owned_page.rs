@@ -35,9 +35,9 @@ impl OwnedPage {
     /// An entry of a page table.
     pub fn entry(&self, index: u64) -> u64 {
         let entry = self.0 + 8 * (index % ENTRIES);
-        // SAFETY: an aligned word of this page, which is mapped one to one, lives as long as `self`,
-        // and to which no reference is ever made. Volatile: the processor writes accessed and dirty
-        // bits.
+        // SAFETY: an aligned word of this page, which is mapped one to one, lives as long as
+        // `self`, and to which no reference is ever made. Volatile: the processor writes accessed
+        // and dirty bits.
         unsafe { with_exposed_provenance::<u64>(entry as usize).read_volatile() }
     }
 

@@ -53,8 +53,8 @@ fn enter(vcpu: &mut Vcpu, host: &mut Vmcb) -> bool {
     }
     // SAFETY: `Vcpu::new` has enabled SVM, set VM_HSAVE_PA and cleared GIF on this CPU, to which
     // `vcpu` is pinned, and has set the intercepts, which stay. Registers and VMCBs are borrowed
-    // mutably. `nested_cr3` is the root of `Nested`, which maps no hidden page and with that nothing
-    // of this program, or of `StepTables`, which adds trapped pages of the guest's RAM and
+    // mutably. `nested_cr3` is the root of `Nested`, which maps no hidden page and with that
+    // nothing of this program, or of `StepTables`, which adds trapped pages of the guest's RAM and
     // `absent_frame`, to which no reference exists.
     unsafe { world_switch::run(&raw mut *vcpu.registers, &raw mut *vcpu.vmcb, host) };
     kick::leave_guest(vcpu.number);

@@ -16,7 +16,8 @@ use crate::vmcb::{GuestRegisters, Vmcb};
 /// - SVM is enabled on this CPU, GIF is 0, and `VM_HSAVE_PA` is a page that nothing else uses.
 /// - The three pointers are to memory that is mapped one to one, because VMRUN, VMLOAD and VMSAVE
 ///   take them as physical addresses, and that nothing else uses during the call.
-/// - `vmcb` has nested paging, with tables that map no memory to which this program has a reference.
+/// - `vmcb` has nested paging, with tables that map no memory to which this program has a
+///   reference.
 /// - `vmcb` intercepts what would change the state of this program otherwise: the instructions of
 ///   SVM, `VM_HSAVE_PA`, EFER, the reset ports, NMI and shutdown.
 #[unsafe(naked)]

@@ -114,8 +114,8 @@ fn breakpoint_with_stack(page: usize) {
 fn push_flags_with_stack(page: usize) {
     const TRAP: u64 = 1 << 8;
     let flags: u64;
-    // SAFETY: interrupts are disabled, so nothing else uses the stack, which is restored. The word is
-    // in the page, which this kernel does not use.
+    // SAFETY: interrupts are disabled, so nothing else uses the stack, which is restored. The word
+    // is in the page, which this kernel does not use.
     unsafe {
         asm!(
             "mov {save}, rsp", "mov rsp, {stack}", "pushfq", "mov {flags}, [rsp]", "mov rsp, {save}",

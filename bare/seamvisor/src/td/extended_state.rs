@@ -141,8 +141,8 @@ impl ExtendedState {
     /// Loads the state: the TD runs next.
     pub fn load(&mut self) {
         set_xcr0(self.supported);
-        // SAFETY: CR4.OSXSAVE is set, as in `set_xcr0`. The area is aligned, and was written by XSAVE
-        // with the same XCR0 or is an initial one. Only x87, SSE and wider registers and PKRU
+        // SAFETY: CR4.OSXSAVE is set, as in `set_xcr0`. The area is aligned, and was written by
+        // XSAVE with the same XCR0 or is an initial one. Only x87, SSE and wider registers and PKRU
         // change: the ABI lets a call change the registers, no floating-point arithmetic depends on
         // MXCSR, and no page of this program has a protection key, as CR4.PKE is 0.
         unsafe { xrstor(&raw const *self.area) };

@@ -116,7 +116,8 @@ impl Tdx {
                 self.inits += 1;
                 self.births.insert(page(input.rcx), self.inits);
             }
-            // The module forgets every TD and the PAMTs. It refuses this while a virtual CPU is inside.
+            // The module forgets every TD and the PAMTs. It refuses this while a virtual CPU is
+            // inside.
             Leaf::SYS_DISABLE => {
                 self.frames.clear();
                 self.births.clear();

@@ -148,8 +148,8 @@ impl<'a> Facts<'a> {
         matches!(self.tdx, Tdx::Off(..))
     }
 
-    /// True if cleanslate.ko has seen every failed call that left something behind: it brings TDX up
-    /// itself, or its own line in the log stands before the call.
+    /// True if cleanslate.ko has seen every failed call that left something behind: it brings TDX
+    /// up itself, or its own line in the log stands before the call.
     pub(super) fn ko_saw_failures(&self, host: Host) -> bool {
         let first = self.left.lines.first().map(|line| line.line);
         host == Host::Module || first.is_none_or(|first| self.ko_tracks.is_some_and(|tracks| tracks < first))

@@ -130,8 +130,9 @@ pub struct CheckFacts {
     pub module: Option<String>,
     /// KiB of PAMT that the kernel allocated.
     pub pamt_kb: Option<u64>,
-    /// Private pages that were leaked since boot, and those that Linux may have freed private; `None`
-    /// if the log does not begin at the boot, or tells of a TD or of caches without a number.
+    /// Private pages that were leaked since boot, and those that Linux may have freed private;
+    /// `None` if the log does not begin at the boot, or tells of a TD or of caches without a
+    /// number.
     pub leaked_pages: Option<u64>,
     /// KeyIDs that were lost since boot, at least; `None` if the log does not begin at the boot.
     pub lost_key_ids: Option<u64>,

@@ -88,8 +88,9 @@ fn contradictions(facts: &Facts<'_>) -> (Vec<String>, usize) {
     (out, compared)
 }
 
-/// The most memory that there can be by the log: every row of the firmware's map, because soft-reserved
-/// and persistent memory can be turned on later, or the affinity table, which has room for more.
+/// The most memory that there can be by the log: every row of the firmware's map, because
+/// soft-reserved and persistent memory can be turned on later, or the affinity table, which has
+/// room for more.
 fn most_kb(facts: &Facts<'_>) -> Option<u64> {
     let log = facts.log.as_ref().ok().filter(|_| facts.log_is_whole)?;
     let rows = log.e820.iter().map(|row| row.value).filter(|row| row.map == E820Map::Bios);

@@ -123,8 +123,9 @@ pub(super) fn of_hibernation(facts: &Facts<'_>) -> Vec<Remedy> {
     ]
 }
 
-/// A kernel that can hibernate leaves TDX off at boot and does not note the CPU's erratum, so that it
-/// loads images. `nohibernate` must be what keeps it from that: a lock-down of the kernel does, too.
+/// A kernel that can hibernate leaves TDX off at boot and does not note the CPU's erratum, so that
+/// it loads images. `nohibernate` must be what keeps it from that: a lock-down of the kernel does,
+/// too.
 fn hibernation(facts: &Facts<'_>) -> Option<Remedy> {
     let words = facts.snapshot.get(Item::Cmdline);
     let asked = words.map_or(true, |words| words.split_whitespace().any(|word| word == "nohibernate"));

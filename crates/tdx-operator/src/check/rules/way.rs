@@ -21,7 +21,8 @@ pub(super) enum Way {
     NoErratum,
     /// cleanslate.ko resets what is private.
     Reset,
-    /// cleanslate.ko resets what it has seen, and a call failed before it is known to have listened.
+    /// cleanslate.ko resets what it has seen, and a call failed before it is known to have
+    /// listened.
     ResetInPart,
     /// cleanslate.ko lets no kexec image in, by its policy.
     RefusedByKo,
