@@ -30,6 +30,9 @@ mod handover;
 mod kernel;
 #[path = "../../object/src/pool.rs"]
 mod pool;
+#[allow(dead_code)]
+#[path = "../../object/src/shares.rs"]
+mod shares;
 #[allow(dead_code, unused_imports)]
 #[path = "../../object/src/shim.rs"]
 mod shim;

@@ -2,14 +2,14 @@
 //! the tasks of the CPU that hands over, and nothing else, until the kernel stops them.
 
 use core::ptr::{from_ref, null_mut};
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use tdx_host::{
     handover::StopCpus,
     platform::{Cpu as _, CpuTask, Step},
 };
 
 use crate::cpu::ThisCpu;
-use crate::{CPUS, HOST, shim};
+use crate::{HOST, shim};
 
 /// What the captured CPUs are to do. On the stack of the CPU that hands over, which waits for all.
 enum Job {
@@ -137,50 +137,4 @@ pub unsafe extern "C" fn cleanslate_captured(cpu: u32, is_clean: bool) {
         }
         DONE.fetch_add(1, Ordering::Release);
     }
-}
-
-/// On a cache line of its own: CPUs also reset pages that come back while the kernel runs.
-#[repr(align(64))]
-struct Count(AtomicU64);
-
-/// Lines that each CPU has written since [`start_count`].
-static LINES: [Count; CPUS] = [const { Count(AtomicU64::new(0)) }; CPUS];
-
-/// A handover begins.
-pub fn start_count() {
-    for lines in &LINES {
-        lines.0.store(0, Ordering::Relaxed);
-    }
-}
-
-/// Counts lines that this CPU has written.
-pub fn count_lines(cpu: ThisCpu, lines: u64) {
-    if let Some(count) = LINES.get(cpu.id().0 as usize) {
-        count.0.fetch_add(lines, Ordering::Relaxed);
-    }
-}
-
-/// Lines that were written so far.
-#[unsafe(no_mangle)]
-pub extern "C" fn cleanslate_lines_reset() -> u64 {
-    LINES.iter().map(|lines| lines.0.load(Ordering::Relaxed)).sum()
-}
-
-/// How many CPUs have written lines; the least and the most of one of them.
-///
-/// # Safety
-/// `least` and `most` can be written.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cleanslate_shares(least: *mut u64, most: *mut u64) -> u32 {
-    let (mut cpus, mut low, mut high) = (0, u64::MAX, 0);
-    for lines in LINES.iter().map(|lines| lines.0.load(Ordering::Relaxed)).filter(|lines| *lines > 0) {
-        cpus += 1;
-        (low, high) = (low.min(lines), high.max(lines));
-    }
-    // SAFETY: the caller's.
-    unsafe {
-        *least = if cpus > 0 { low } else { 0 };
-        *most = high;
-    }
-    cpus
 }

@@ -9,7 +9,7 @@ use tdx_host::{
     seamcall::Seamcall,
 };
 
-use crate::{HOST, captured, pool, shim};
+use crate::{HOST, pool, shares, shim};
 
 /// This CPU.
 #[derive(Clone, Copy)]
@@ -86,7 +86,7 @@ unsafe impl LineReset for ThisCpu {
         // exception table has the fix-up. A CPU with TDX has MOVDIR64B.
         let reset = |first, lines| unsafe { arch::movdir64b_zero(first, lines) };
         let left = mapped(lines).map(|lines| on_lines(self, lines, reset)).sum();
-        captured::count_lines(*self, lines.len() - left);
+        shares::count_lines(self.id(), lines.len() - left);
         left
     }
 

@@ -7,8 +7,9 @@ use tdx_host::{
     platform::{CpuId, CpuTask, Step},
 };
 
-use crate::captured::{Captured, start_count};
+use crate::captured::Captured;
 use crate::cpu::ThisCpu;
+use crate::shares::start_count;
 use crate::{EPERM, HOST, shim};
 
 /// The machine in `machine_kexec`: the kernel has stopped the other CPUs.

@@ -17,6 +17,7 @@ pub mod host;
 pub mod kernel;
 pub mod pages;
 mod pool;
+pub mod shares;
 pub mod shim;
 pub mod status;
 pub mod watch;
