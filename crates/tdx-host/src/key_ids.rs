@@ -97,6 +97,20 @@ impl<'m> KeyIds<'m> {
         Err(KeyIdsError::Exhausted { count: self.count, lost: self.lost() })
     }
 
+    /// A KeyID that a TD of an earlier kernel has. False if no TD can have it, or another has it.
+    pub(crate) fn mark_in_use(&self, key: KeyId) -> bool {
+        let bit = key.get().checked_sub(self.first).filter(|index| *index < self.count).and_then(|at| self.bit(at));
+        bit.is_some_and(|(word, bit)| word.fetch_or(bit, Ordering::AcqRel) & bit == 0)
+    }
+
+    /// The module has freed a KeyID of [`KeyIds::mark_in_use`].
+    pub(crate) fn mark_free(&self, key: KeyId) {
+        let bit = key.get().checked_sub(self.first).filter(|index| *index < self.count).and_then(|at| self.bit(at));
+        if let Some((word, bit)) = bit {
+            word.fetch_and(!bit, Ordering::AcqRel);
+        }
+    }
+
     /// KeyIDs that TDs can have.
     pub fn count(&self) -> u16 {
         self.count

@@ -134,7 +134,7 @@
 //! 4. [`ledger`], [`page`], [`key_ids`], [`dynamic_pamt`], [`td`]: pages and TDs.
 //!    Where a kernel builds TDs by code of its own, [`follow`] keeps the ledger.
 //! 5. [`handover`]: kexec, crash, what the next kernel is told, whose the address of a machine
-//!    check is.
+//!    check is. [`takeover`]: the table for a next kernel that lets TDX go on.
 //! 6. Below all of them: [`seamcall`], [`effect`], [`gate`], [`reset`],
 //!    [`arch`].
 //!
@@ -178,6 +178,7 @@ mod private_memory;
 pub mod reset;
 pub mod seamcall;
 mod sync;
+pub mod takeover;
 pub mod td;
 mod td_host;
 

@@ -94,8 +94,8 @@ fn seamcalls_are_documented() {
             }
         }
     }
-    // It has the section and makes its SEAMCALLs through the steps.
-    wrong.retain(|place| !place.ends_with("host/mod.rs: bring_up"));
+    // They have the section and make their SEAMCALLs through their steps.
+    wrong.retain(|place| !place.ends_with("host/mod.rs: bring_up") && !place.ends_with("vacuum.rs: vacuum"));
     // `ModuleEvent::of` reads the SEAMCALLs of others.
     wrong.retain(|place| !place.ends_with("module_event.rs: of"));
     assert!(wrong.is_empty(), "`# SEAMCALL` is missing, or there is none to document: {wrong:#?}");

@@ -1,8 +1,9 @@
 //! Why a transition of a [`Host`](super::Host) was refused.
 
 use crate::key_ids::KeyIdsError;
-use crate::ledger::{LedgerError, MAX_RESERVED};
+use crate::ledger::{LedgerError, MAX_RESERVED, MarkError};
 pub use crate::private_memory::PublishError;
+use crate::takeover::TakeoverError;
 
 /// Why a [`Host`](super::Host) did not change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -37,6 +38,12 @@ pub enum HostError {
     /// The observed PAMTs cannot be recorded.
     #[error("{0}")]
     Pamts(#[from] PublishError),
+    /// The takeover table contradicts itself, or this machine: its global KeyID is another one.
+    #[error("{0}")]
+    Takeover(#[from] TakeoverError),
+    /// A range of the takeover table cannot be marked: it is reserved.
+    #[error("{0}")]
+    Mark(#[from] MarkError),
     /// There is private memory, or the gate is closed: TDX cannot start over.
     #[error("private memory may be left: TDX cannot start over")]
     MayHavePrivateMemory,

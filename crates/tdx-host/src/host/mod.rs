@@ -29,6 +29,9 @@
 //!
 //! a machine that is resumed from a snapshot:
 //! new --resume--> up --track--> ledger, KeyIDs: TDs
+//!
+//! after a kexec from a kernel that has left TDX as it was (crate::takeover):
+//! new --detect--> platform --take_over--> PAMTs, ledger, KeyIDs: TDs
 //! ```
 //!
 //! * **Published before the first give.** A page can only be given through the ledger that
@@ -53,6 +56,7 @@ mod error;
 mod handover;
 mod observe;
 mod resume;
+mod take_over;
 
 use arrayvec::ArrayVec;
 use tdx_abi::PageRange;
@@ -249,7 +253,7 @@ impl<'m> Host<'m> {
         let mut place = self.key_ids.own().ok_or(HostError::AlreadySet)?;
         let made = KeyIds::new(platform.key_ids(), keys).map_err(HostError::from).and_then(|key_ids| {
             *place = Some(key_ids);
-            self.publish_ledger(tdmrs(layout), rest)
+            self.publish_ledger(tdmrs(layout), rest, |_| Ok(()))
         });
         if let Err(error) = made {
             *place = None;
@@ -260,7 +264,7 @@ impl<'m> Host<'m> {
         self.tds().ok_or(HostError::NotUp)
     }
 
-    /// The ledger is complete, with the reserved ranges in it, before any CPU can see it. After it
+    /// The ledger is complete, with the reserved ranges and `marks` in it, before any CPU can see it. After it
     /// [`Host::reserve`] is too late.
     ///
     /// # Errors
@@ -270,6 +274,7 @@ impl<'m> Host<'m> {
         &self,
         ranges: impl Iterator<Item = PageRange> + Clone,
         words: &'m mut [AtomicU64],
+        marks: impl FnOnce(&Ledger<'m>) -> Result<(), HostError>,
     ) -> Result<(), HostError> {
         let mut place = self.ledger.own().ok_or(HostError::AlreadySet)?;
         // Nobody has reserved anything if the list can be owned; nobody does while it is.
@@ -278,7 +283,7 @@ impl<'m> Host<'m> {
             Some(_) => Some(&[][..]),
             None => self.reserved.get().map(ArrayVec::as_slice),
         };
-        let made = fill(&mut place, reserved, ranges, words);
+        let made = fill(&mut place, reserved, ranges, words).and_then(|()| place.as_ref().map_or(Ok(()), marks));
         if let Err(error) = made {
             *place = None;
             place.give_back();

@@ -22,7 +22,7 @@ impl<'m> Host<'m> {
         ranges: impl IntoIterator<Item = PageRange, IntoIter: Clone>,
         words: &'m mut [AtomicU64],
     ) -> Result<&Ledger<'m>, HostError> {
-        self.publish_ledger(ranges.into_iter(), words)?;
+        self.publish_ledger(ranges.into_iter(), words, |_| Ok(()))?;
         self.ledger().ok_or(HostError::NotUp)
     }
 

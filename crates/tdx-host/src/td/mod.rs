@@ -63,6 +63,7 @@ mod guest;
 mod guest_page;
 mod pages;
 mod teardown;
+mod vacuum;
 mod vcpu;
 
 use core::marker::PhantomData;
@@ -78,6 +79,7 @@ pub use error::{Failed, PageError, TdCause};
 pub use guest::{Built, SeptLevel};
 pub use guest_page::GuestPage;
 pub use teardown::{Dead, Dying, NotFinished, PageHeld, page_held};
+pub use vacuum::Vacuumed;
 pub use vcpu::{TDVPS_PAGES, Vcpu};
 
 /// A TD. `S` is how far it has come.

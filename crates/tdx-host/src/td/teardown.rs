@@ -79,9 +79,9 @@ impl<'h, S> Td<'h, S> {
 
 /// VP.FLUSH of every VCPU on the CPU that runs this, which is associated with some of them or with
 /// none.
-struct FlushVcpus<'v> {
-    vcpus: &'v [Page],
-    error: &'v FirstError,
+pub(super) struct FlushVcpus<'v> {
+    pub(super) vcpus: &'v [Page],
+    pub(super) error: &'v FirstError,
 }
 
 impl<C: Cpu> CpuTask<C> for FlushVcpus<'_> {
@@ -109,8 +109,8 @@ impl<C: Cpu> CpuTask<C> for FlushVcpus<'_> {
 }
 
 /// PHYMEM.CACHE.WB to its end.
-struct WriteBackKeys<'e> {
-    error: &'e FirstError,
+pub(super) struct WriteBackKeys<'e> {
+    pub(super) error: &'e FirstError,
 }
 
 impl<C: Cpu> CpuTask<C> for WriteBackKeys<'_> {
@@ -303,7 +303,11 @@ enum Owner {
 }
 
 /// PHYMEM.PAGE.RECLAIM. Gives the size and the type that the module names, too.
-fn reclaim<'h, C: Cpu>(host: TdHost<'h>, cpu: &C, page: Page) -> Result<(ReturnedPage<'h>, PamtPageType), PageError> {
+pub(super) fn reclaim<'h, C: Cpu>(
+    host: TdHost<'h>,
+    cpu: &C,
+    page: Page,
+) -> Result<(ReturnedPage<'h>, PamtPageType), PageError> {
     let input = Registers::call(Leaf::PHYMEM_PAGE_RECLAIM).rcx_address(page.start());
     let mut kind = PamtPageType::NDA;
     // SAFETY: the leaf returns this page; R8 of its answer says how large it is.

@@ -9,18 +9,21 @@
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
+use std::sync::atomic::AtomicU64;
 
 use first_kernel::{AnyPolicy, Handed, NotHandedOver};
-use tdx_abi::{LineRange, Page, PageRange, Registers};
+use tdx_abi::{KeyId, LineRange, Page, PageRange, Registers};
 use tdx_host::{
-    HostError,
+    HostError, SharedPage,
     follow::{self, Moves, NotFollowed, PageRefs},
     gate::GateHandle,
     handover::{HandoverReport, HostMemory, Kexec, StopCpus, WrittenBack},
     ledger::{Ledger, MarkError},
-    platform::{Cpu, OwnedPages},
+    platform::{Cpu, Cpus, OwnedPages},
     reset::reset_ranges,
     seamcall::{SeamcallError, call_unchecked},
+    takeover::TakeoverTable,
+    td::{TdHost, Vacuumed},
 };
 
 /// Pages that a kernel of the machine has set aside.
@@ -219,4 +222,28 @@ pub fn kexec<'h, P: StopCpus>(
 ) -> Result<Handed<'h>, NotHandedOver> {
     // SAFETY: memory of the software machine.
     unsafe { first_kernel::kexec(policy, cpus, memory, all_memory) }
+}
+
+/// A kernel of the machine takes over the TDX module that another has left.
+///
+/// # Errors
+/// As [`tdx_host::Host::take_over`].
+pub fn take_over<'t, 'm>(
+    tdx: &'t tdx_host::Host<'m>,
+    table: &TakeoverTable<'_>,
+    words: &'m mut [AtomicU64],
+) -> Result<TdHost<'t>, HostError> {
+    // SAFETY: memory of the software machine.
+    unsafe { tdx.take_over(table, words) }
+}
+
+/// Tears down the TDs of an earlier kernel. As [`TdHost::vacuum`].
+pub fn vacuum<'h, K: Cpus>(
+    tds: TdHost<'h>,
+    cpus: &K,
+    keys: &(impl Iterator<Item = (Page, KeyId)> + Clone),
+    back: impl FnMut(SharedPage<'h>),
+) -> Vacuumed {
+    // SAFETY: memory of the software machine.
+    unsafe { tds.vacuum(cpus, keys, back) }
 }
