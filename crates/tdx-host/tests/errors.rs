@@ -49,6 +49,7 @@ owned!(
     tdx_host::seamcall::CallError,
     tdx_host::seamcall::LeafRefused,
     tdx_host::seamcall::SeamcallError,
+    tdx_host::takeover::TakeoverError,
     tdx_host::td::PageError,
     TdCause,
 );
