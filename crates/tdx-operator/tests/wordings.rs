@@ -194,7 +194,7 @@ fn records_of_mcelog() {
         // Two records: the first ends where the second begins.
         (
             &format!("{head}STATUS 8c00004000010090 MCGSTATUS 0\n{head}STATUS bd80000000100134 MCGSTATUS f\n"),
-            &["corrected", "cpu-not-shown"],
+            &["cpu-not-shown", "corrected"],
             &[],
         ),
         (
@@ -308,7 +308,7 @@ fn records_of_the_firmware() {
                 bert(&["event severity: corrected"]),
                 bert(&["event severity: fatal", "  error_type: 3, multi-bit ECC"])
             ),
-            &["corrected", "controller-names-ecc"],
+            &["controller-names-ecc", "corrected"],
             &[],
         ),
     ]);

@@ -88,10 +88,14 @@ pub fn from_reader_of_boot(
 /// Judges the boot.
 fn finish(mut boot: Boot, report: &mut LogReport) {
     boot.calls.end_of_warning();
+    boot.records.join_equal();
     merge(&mut boot);
     let mut findings = boot::judge(&boot);
     let cpu = boot.records.done.iter().find_map(|record| record.cpu);
-    findings.extend(boot.records.done.iter().map(|record| machine_check::judge(record, &boot.log, &boot.calls, cpu)));
+    let checks = boot.records.done.iter().map(|record| machine_check::judge(record, &boot.log, &boot.calls, cpu));
+    let mut checks: Vec<_> = checks.collect();
+    checks.sort_by_key(severity);
+    findings.extend(checks);
     if let (true, Some(line)) = (boot.records.done.is_empty(), boot.records.logged) {
         findings.push(LogFinding {
             topic: Topic::MachineCheck,
@@ -107,10 +111,30 @@ fn finish(mut boot: Boot, report: &mut LogReport) {
         });
     }
     report.findings_left_out += boot.records.left_out + boot.calls.left_out();
+    // Of a long log the gravest findings are shown.
+    let over = (report.findings.len() + findings.len()).saturating_sub(MAX_FINDINGS);
+    let before = report.findings.len();
+    for _ in 0..over.min(findings.iter().filter(|found| severity(found) < MILD).count()) {
+        let Some(mild) = report.findings.iter().rposition(|found| severity(found) == MILD) else { break };
+        report.findings.remove(mild);
+    }
+    report.findings_left_out += (before - report.findings.len()) as u64;
     let room = MAX_FINDINGS.saturating_sub(report.findings.len());
     report.findings_left_out += findings.len().saturating_sub(room) as u64;
     let number = report.boots;
     report.findings.extend(findings.into_iter().take(room).map(|found| LogFinding { boot: number, ..found }));
+}
+
+/// Rank of a corrected error.
+const MILD: u8 = 2;
+
+/// The order of machine checks: poison, what was not corrected, the rest.
+fn severity(found: &LogFinding) -> u8 {
+    match (found.topic, found.judgement) {
+        (Topic::MachineCheck, Judgement::TdxPoison) => 0,
+        (Topic::MachineCheck, _) if found.rule == "corrected" => MILD,
+        _ => 1,
+    }
 }
 
 /// Lines between two records of one event.

@@ -5,10 +5,15 @@
 
 use tdx_host::platform::CpuModel;
 
-use super::{calls::Calls, key_id, record::Record};
+use super::{
+    calls::Calls,
+    key_id,
+    record::{Record, VALID},
+};
 use crate::{
     bootlog::BootLog,
     report::{Basis, Judgement, LogFinding, Topic},
+    words,
 };
 
 /// IA32_MCG_STATUS: the CPU ran a TD.
@@ -30,7 +35,6 @@ pub(super) fn judge(record: &Record, boot: &BootLog, calls: &Calls, cpu_of_boot:
     let cpu = record.cpu.or(boot.cpu.as_ref().map(|cpu| cpu.value)).or(cpu_of_boot);
     let keyed = record.address.and_then(|address| key_id::of(address, boot, calls));
     let erratum = cpu.map(CpuModel::has_partial_write_erratum);
-    let corrected = record.corrected || record.status.is_some_and(|status| status >> 61 & 1 == 0);
     let named = |cpu: Option<CpuModel>| cpu.map_or_else(String::new, |cpu| format!(" ({cpu})"));
     let finding = |judgement, rule, basis, cause: String, remedy: &str| LogFinding {
         topic: Topic::MachineCheck,
@@ -52,7 +56,13 @@ pub(super) fn judge(record: &Record, boot: &BootLog, calls: &Calls, cpu_of_boot:
             a read of private memory hits poison only after a partial write";
         return finding(TdxPoison, "kernel-names-private-memory", Sourced, cause.to_owned(), RESET);
     }
-    if corrected {
+    if record.status.is_some_and(|status| status & VALID == 0) {
+        let cause = "the bank's status has no valid error: bit 63 (VAL) is clear, so the other bits say nothing";
+        let remedy =
+            "give the whole record as the kernel, mcelog or rasdaemon wrote it; a bank is valid until it is cleared";
+        return finding(Undecidable, "status-not-valid", Sourced, cause.to_owned(), remedy);
+    }
+    if record.is_corrected() {
         let cause = "the error was corrected; TDX poison is never correctable";
         return finding(Hardware, "corrected", Deduced, cause.to_owned(), REPLACE);
     }
@@ -149,7 +159,12 @@ fn private_key_id(keyed: &key_id::Keyed, calls: &Calls, erratum: Option<bool>) -
 fn about(record: &Record, cpu: Option<CpuModel>) -> String {
     let cpu = cpu.filter(|_| record.cpu.is_some()).map_or_else(String::new, |cpu| format!(". CPU {cpu}"));
     let dimm = record.dimm.as_ref().map_or_else(String::new, |dimm| format!(". DIMM: {dimm}"));
-    cpu + &dimm
+    let times = if record.times > 1 {
+        format!(". {} that say the same", words::count(record.times, "record"))
+    } else {
+        String::new()
+    };
+    cpu + &dimm + &times
 }
 
 /// The compound error codes of memory controllers and caches; bit 12 only says how corrected errors
@@ -221,6 +236,8 @@ mod tests {
         assert_eq!(of(&[bus, SPR], ""), (Hardware, "not-memory"));
         let corrected = "mce: [Hardware Error]: CPU 1: Machine Check: 0 Bank 13: 8c00004000010090";
         assert_eq!(of(&[corrected, SPR], ""), (Hardware, "corrected"));
+        let none = "mce: [Hardware Error]: CPU 1: Machine Check: 0 Bank 4: 0000000000000000";
+        assert_eq!(of(&[none, SPR], ""), (Undecidable, "status-not-valid"));
         let ecc = [
             "{1}[Hardware Error]: event severity: fatal",
             "{1}[Hardware Error]:   error_type: 3, \

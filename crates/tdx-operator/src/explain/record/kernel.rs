@@ -1,7 +1,7 @@
 //! Records as the kernel and EDAC print them.
 
-use super::fields::{hex, signature, value_of};
-use super::{Record, Records};
+use super::fields::{hex, keyed, signature, value_of};
+use super::{Record, Records, VALID, in_page};
 use crate::{input::excerpt, report::LogLine};
 
 /// Lines of the machine-check code that speak of no error.
@@ -26,7 +26,7 @@ impl Records {
         if let Some(rest) = message.strip_prefix("Kernel panic - not syncing: ") {
             let lower = rest.to_ascii_lowercase();
             if lower.contains("machine check") || lower.contains("broadcast exception handler") {
-                self.leave_firmware();
+                self.go_to_severe();
                 self.see(line, message);
                 return true;
             }
@@ -34,8 +34,10 @@ impl Records {
         }
         if message.starts_with("Memory failure: ") || message.starts_with("dev_pagemap_mapping_shift: ") {
             let number = message.strip_prefix("Memory failure: ").and_then(|rest| hex(rest.split(':').next()?));
-            self.leave_firmware();
-            self.go_to_page(number);
+            match number {
+                Some(number) => self.go_to_page(number),
+                None => self.leave_firmware(),
+            }
             let record = self.current();
             record.device_memory |= message.contains("dev_pagemap_mapping_shift");
             self.see(line, message);
@@ -54,11 +56,12 @@ impl Records {
     }
 
     fn record(&mut self, line: u64, rest: &str, message: &str) -> bool {
-        if let Some((global, status)) = bank(rest) {
+        if let Some((global, number, status)) = bank(rest) {
             let record = self.begin();
-            (record.global, record.status) = (Some(global), Some(status));
+            (record.global, record.bank, record.status) = (Some(global), number, Some(status));
         } else if let Some(text) = rest.strip_prefix("Machine check: ").or_else(|| rest.strip_prefix("Machine Check: "))
         {
+            self.go_to_severe();
             let record = self.current();
             record.private_memory |= text.contains("TDX private memory error");
             record.in_td |= text.contains("SEAM non-root mode");
@@ -91,21 +94,51 @@ impl Records {
             let record = self.current();
             record.address = address.or(record.address);
         } else if let Some(text) = edac_count(rest) {
-            let record = self.current();
-            edac(record, text);
+            if text.starts_with("0 ") {
+                return true;
+            }
+            self.edac(text);
         } else {
             return HARMLESS.iter().any(|words| rest.starts_with(words)) || message.contains(": Thermal monitoring");
         }
         self.see(line, message);
         true
     }
+
+    /// What EDAC counts belongs to the record of the same time with the same page or error code;
+    /// a corrected error to none of an error that was not.
+    fn edac(&mut self, text: &str) {
+        let corrected = text.contains(" CE ");
+        let page = keyed(text, "page").filter(|page| *page != 0);
+        let code = code(text);
+        let same = |record: &Record| {
+            let valid = record.status.filter(|status| status & VALID != 0);
+            let agrees = page.is_some_and(|page| in_page(record, page))
+                || code.is_some() && valid.map(|status| status as u32) == code;
+            let as_severe = (valid.is_none() && !record.counted) || record.is_corrected() == corrected;
+            agrees && as_severe && !(valid.is_none() && record.status.is_some()) && self.is_near(record)
+        };
+        if let Some(at) = self.done.iter().rposition(same) {
+            self.at = at;
+        } else {
+            let record = self.begin();
+            (record.counted, record.address) = (true, page.and_then(|page| page.checked_mul(4096)));
+        }
+        let record = self.current();
+        record.corrected |= corrected;
+        record.ecc = Some(excerpt(text));
+        let place = text.split_once(" on ").map(|(_, rest)| rest.split([' ', '(']).next().unwrap_or_default());
+        record.dimm = place.filter(|place| !place.is_empty()).map(excerpt).or(record.dimm.take());
+    }
 }
 
-fn edac(record: &mut Record, text: &str) {
-    record.corrected |= text.contains(" CE ");
-    record.ecc = Some(excerpt(text));
-    let place = text.split_once(" on ").map(|(_, rest)| rest.split([' ', '(']).next().unwrap_or_default());
-    record.dimm = place.filter(|place| !place.is_empty()).map(excerpt).or(record.dimm.take());
+/// `err_code:0x0008:0x00c2`: bits 31:0 of the bank's status.
+fn code(text: &str) -> Option<u32> {
+    let (_, rest) = text.split_once("err_code:")?;
+    let (model, rest) = rest.split_once(':')?;
+    let end = rest.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(rest.len());
+    let (model, code) = (u16::try_from(hex(model)?).ok()?, u16::try_from(hex(&rest[..end])?).ok()?);
+    Some(u32::from(model) << 16 | u32::from(code))
 }
 
 fn user_access(rest: &str) -> Option<&str> {
@@ -126,13 +159,14 @@ fn of_the_kernel(message: &str) -> Option<&str> {
     place.contains("MC").then_some(rest)
 }
 
-/// `CPU 147: Machine Check Exception: f Bank 1: bd80000000100134`, the global status and the
-/// bank's.
-fn bank(rest: &str) -> Option<(u64, u64)> {
+/// `CPU 147: Machine Check Exception: f Bank 1: bd80000000100134`, the global status, the number of
+/// the bank and its status.
+fn bank(rest: &str) -> Option<(u64, Option<u64>, u64)> {
     let (_, after) = rest.strip_prefix("CPU ")?.split_once(": Machine Check")?;
     let (global, status) = after.split_once(" Bank ")?;
     let global = global.rsplit(' ').next().and_then(hex)?;
-    Some((global, hex(status.split_once(": ")?.1.trim())?))
+    let (number, status) = status.split_once(": ")?;
+    Some((global, number.trim().parse().ok(), hex(status.trim())?))
 }
 
 /// `1 CE memory scrubbing error on ..`, `1 UE memory read error on ..`.

@@ -79,6 +79,7 @@ impl Records {
         record.address = value_of(message, "ADDR").or(record.address);
         record.status = value_of(message, "STATUS").or(record.status);
         record.global = value_of(message, "MCGSTATUS").or(record.global);
+        record.bank = value_of(message, "BANK").or(record.bank);
         record.cpu = model(message).or(record.cpu);
         if let Some(processor) = message.strip_prefix("PROCESSOR ") {
             record.cpu = processor.split(' ').next().and_then(signature).or(record.cpu);

@@ -15,7 +15,7 @@ impl Records {
         }
         let known = trace_event(message) || machine_check(message) || memory_error(message) || summary(message);
         if let Some(number) = page(message) {
-            self.go_to_page(Some(number));
+            self.go_to_page(number);
             self.see(line, message);
             return true;
         }
@@ -25,6 +25,7 @@ impl Records {
         let record = self.begin();
         record.status = keyed(message, "status").or_else(|| bank_of_trace(message));
         record.global = keyed(message, "mcgstatus");
+        record.bank = keyed(message, "bank");
         record.address = address(message);
         record.cpu = model(message);
         record.corrected = says_corrected(message);
