@@ -1,5 +1,5 @@
 //! A program that links only if no path of bring-up, layout, unwinding, TDs, reset, kexec, crash,
-//! the ledger and dynamic PAMT can panic.
+//! takeover, the ledger and dynamic PAMT can panic.
 //!
 //! Its panic handler calls a function that does not exist. If the optimizer cannot prove every
 //! panic away, the linker names the function that may panic. It is never run: its platform answers
@@ -13,7 +13,7 @@
 use core::fmt::Write as _;
 use core::hint::black_box;
 use core::sync::atomic::{AtomicU32, AtomicU64};
-use tdx_abi::{LineRange, Page, PageRange, PageSize, PhysAddr, Registers};
+use tdx_abi::{KeyId, LineRange, Page, PageRange, PageSize, PhysAddr, Registers};
 use tdx_host::Host;
 use tdx_host::dynamic_pamt::{DynamicPamt, Pair};
 use tdx_host::gate::{CpuGate, CpuSlot};
@@ -28,6 +28,7 @@ use tdx_host::platform::{
     Processor, SharedMemory, Step,
 };
 use tdx_host::seamcall::Seamcall;
+use tdx_host::takeover::{Entry, TakeoverFacts, TakeoverTable, TakeoverWriter, WrittenBy};
 use tdx_host::td::{GuestPage, SeptLevel, TdHost};
 
 unsafe extern "C" {
@@ -313,6 +314,34 @@ fn observe(range: PageRange) {
     black_box(unsafe { TDX.observe_pamts([range].into_iter()) }.is_ok());
 }
 
+/// The takeover table of this kernel, as the next one reads it and cleans up.
+fn take_over(bytes: &mut [u8]) -> Option<()> {
+    let facts = black_box(TakeoverFacts {
+        written_by: WrittenBy::Crash,
+        tsc_adjust: 0,
+        tsc: 0,
+        global_key_id: KeyId::HOST,
+        not_stopped: 0,
+        may_hold_private_lines: 0,
+    });
+    let mut writer = TakeoverWriter::new(bytes).ok()?;
+    black_box(TDX.write_takeover(&mut writer).is_ok());
+    black_box(writer.entry(black_box(Entry::Cpu(0))).is_ok());
+    let used = writer.finish(&facts);
+    let table = TakeoverTable::read(bytes.get(..used)?).ok()?;
+    black_box((table.tds(), table.claim_words(), table.entries().next()));
+    let claims = table.claim(words(64)).ok()?;
+    for range in claims.without_owner(&table).chain(table.unknown_to_module()) {
+        black_box(range);
+    }
+    // SAFETY: never executed.
+    let tds = unsafe { TDX.take_over(&table, words(64)) }.ok()?;
+    let keys = core::iter::once(black_box((Page::new(0), KeyId::HOST)));
+    // SAFETY: never executed.
+    black_box(unsafe { tds.vacuum(&Opaque, &keys, |page| _ = black_box(page)) }.left);
+    Some(())
+}
+
 /// The linker's entry point.
 #[unsafe(no_mangle)]
 extern "C" fn _start() -> ! {
@@ -322,6 +351,8 @@ extern "C" fn _start() -> ! {
     let cmrs = [PageRange::new(black_box(Page::new(0)), black_box(Page::new(9)))];
     black_box((TDX.reserve(&cmrs).is_ok(), TDX.detect(&Opaque).is_ok()));
     black_box(TDX.bring_up(&mut kernel, memory).is_ok());
+    let mut table = black_box([0; 256]);
+    black_box(take_over(table.get_mut(..black_box(200)).unwrap_or_default()).is_some());
     if let Some(layout) = TDX.layout() {
         for note in layout.notes(memory, &cmrs) {
             black_box(note);

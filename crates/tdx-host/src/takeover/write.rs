@@ -112,7 +112,9 @@ impl<'t> TakeoverWriter<'t> {
         }
         let (before, sum) = header.split_at_mut(CHECKSUM_AT);
         sum.copy_from_slice(&self.crc.add(before).end().to_le_bytes());
-        self.header.copy_from_slice(&header);
+        for (place, byte) in self.header.iter_mut().zip(header) {
+            *place = byte;
+        }
         HEADER + self.entries as usize * ENTRY
     }
 }
