@@ -77,6 +77,8 @@ pub(super) struct Facts<'a> {
     pub(super) log: Result<BootLog, Unseen>,
     /// The log begins where the kernel began.
     pub(super) log_is_whole: bool,
+    /// The log is that of a TD, which is a guest.
+    pub(super) log_of_a_guest: bool,
     /// Lines of the memory-encryption code.
     pub(super) encryption: Vec<String>,
     pub(super) tdx: Tdx,
@@ -111,6 +113,7 @@ impl<'a> Facts<'a> {
             config,
             log,
             log_is_whole,
+            log_of_a_guest: guest,
             encryption,
             tdx: Tdx::Unknown,
             private: Private::Perhaps,
@@ -277,9 +280,6 @@ impl<'a> Facts<'a> {
         if let Some(cpus) = cpus.filter(|cpus| !cpus.model.intel) {
             return Tdx::Off(format!("this CPU is not Intel's ({})", cpus.vendor), Sure::Seen);
         }
-        if guest {
-            return Tdx::Off("this machine is itself a TD (a guest)".to_owned(), Sure::Seen);
-        }
         if let Ok(msrs) = &self.msrs {
             match (msrs.get(Msr::MKTME_KEYID_PARTITIONING), cpus) {
                 (Some(Reading::Fault), None) => {
@@ -291,6 +291,9 @@ impl<'a> Facts<'a> {
                 }
                 _ => {}
             }
+        }
+        if guest && !cpus.is_some_and(|cpus| cpus.bug("tdx_pw_mce")) {
+            return Tdx::Off("this machine is itself a TD (a guest)".to_owned(), Sure::Seen);
         }
         if let Ok(log) = &self.log {
             if let Some(key_ids) = log.key_ids {

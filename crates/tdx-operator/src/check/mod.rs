@@ -132,7 +132,8 @@ fn summary(facts: &Facts<'_>) -> CheckFacts {
         pamt_kb: log.and_then(|log| log.pamt_kb).map(|kb| kb.value),
         // A log that has lost its beginning tells of no number.
         leaked_pages: facts.left.pages().filter(|_| facts.log_is_whole),
-        lost_key_ids: (facts.log_is_whole && !facts.left.lines_lost).then(|| facts.left.lost_key_ids()),
+        lost_key_ids: (facts.log_is_whole && !facts.left.lines_lost && facts.left.unclear == 0)
+            .then(|| facts.left.lost_key_ids()),
         kexec_loaded: rules::loaded(facts, Item::KexecLoaded),
         crash_loaded: rules::loaded(facts, Item::CrashLoaded),
     }

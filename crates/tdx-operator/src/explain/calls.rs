@@ -34,6 +34,8 @@ struct Group {
     count: u64,
     /// KeyIDs that the kernel gave up.
     leaked: BTreeSet<u64>,
+    /// The leaf whose failure leaves the same behind, where the leaf is not known.
+    like: Option<Leaf>,
     /// It was read from the registers of a warning.
     from_registers: bool,
     evidence: Vec<LogLine>,
@@ -43,6 +45,8 @@ struct Group {
 #[derive(Debug, Default)]
 struct Warning {
     leaf: Option<Leaf>,
+    /// For a function that makes several calls: the leaf whose failure leaves the same behind.
+    like: Option<Leaf>,
     status: Option<Status>,
     evidence: Vec<LogLine>,
     /// The message of a call stands right before it: the warning is about that call.
@@ -77,6 +81,8 @@ pub(crate) struct Left {
     pub(crate) key_ids: BTreeSet<u64>,
     /// The module has shut down.
     pub(crate) dead: bool,
+    /// Warnings in TDX code of which it is not known what they left behind.
+    pub(crate) unclear: u64,
     /// The log has lost lines that may be about calls.
     pub(crate) lines_lost: bool,
     /// The first line of each kind.
@@ -86,7 +92,8 @@ pub(crate) struct Left {
 impl Left {
     /// Pages that stay private; `None` if the log does not tell how many.
     pub(crate) fn pages(&self) -> Option<u64> {
-        (self.tds == 0 && self.caches == 0 && !self.lines_lost).then(|| self.leaked.saturating_add(self.freed))
+        (self.tds == 0 && self.caches == 0 && self.unclear == 0 && !self.lines_lost)
+            .then(|| self.leaked.saturating_add(self.freed))
     }
 
     /// KeyIDs that no TD can have again, at least: each TD whose pages are leaked keeps its own.
@@ -124,6 +131,20 @@ fn stays(leaf: Leaf) -> Option<Stays> {
     }
 }
 
+/// A leaf whose failure leaves the same behind as that of any call that a function of KVM makes, if
+/// it makes several.
+fn like(function: &str) -> Option<Leaf> {
+    let name = function.trim_start_matches('_').split(['+', '.']).next().unwrap_or_default();
+    match name {
+        "tdx_sept_drop_private_spte" | "tdx_sept_remove_private_spte" | "tdx_sept_zap_private_spte" => {
+            Some(Leaf::MEM_PAGE_REMOVE)
+        }
+        "tdx_mmu_release_hkid" => Some(Leaf::MNG_KEY_FREEID),
+        "tdx_reclaim_td_control_pages" => Some(Leaf::PHYMEM_PAGE_RECLAIM),
+        _ => None,
+    }
+}
+
 /// The failed calls of one boot.
 #[derive(Debug, Default)]
 pub(crate) struct Calls {
@@ -136,6 +157,8 @@ pub(crate) struct Calls {
     warned: Vec<LogLine>,
     /// The line of the last call by message.
     last: Option<u64>,
+    /// The line, status and leaf of a warning that was just counted: a message may follow it.
+    counted: Option<(u64, Option<Status>, Leaf)>,
 }
 
 impl Calls {
@@ -147,18 +170,28 @@ impl Calls {
     /// Takes a line about a call.
     pub(crate) fn take(&mut self, line: u64, message: &str, call: Call) {
         self.last = Some(line);
-        self.add(call, vec![LogLine { line, text: excerpt(message) }], false);
+        if let Some((warned, status, like)) = self.counted.take()
+            && line.saturating_sub(warned) <= NEAR
+            && (status.is_none() || status == call.status)
+        {
+            // The call counts, and tells more than its warning.
+            match status {
+                Some(_) => self.put(like, false),
+                None => self.left.unclear = self.left.unclear.saturating_sub(1),
+            }
+        }
+        self.add(call, None, vec![LogLine { line, text: excerpt(message) }], false);
     }
 
-    fn add(&mut self, call: Call, lines: Vec<LogLine>, from_registers: bool) {
-        let same = |group: &Group| group.call.leaf == call.leaf && group.call.status == call.status;
+    fn add(&mut self, call: Call, like: Option<Leaf>, lines: Vec<LogLine>, from_registers: bool) {
+        let same = |group: &Group| (group.call.leaf, group.call.status, group.like) == (call.leaf, call.status, like);
         let found = self.groups.iter().position(same);
         // A warning and the message after it are one call.
         let is_new = match found.and_then(|at| self.groups.get(at)) {
             Some(group) => !from_registers && !group.from_registers,
             None => true,
         };
-        self.count(&call, is_new, lines.first().filter(|_| found.is_none()));
+        self.count(&call, like, is_new, lines.first().filter(|_| found.is_none()));
         let leaked = call.leaked.filter(|id| *id < KEY_IDS);
         if let Some(group) = found.and_then(|at| self.groups.get_mut(at)) {
             group.count += u64::from(is_new);
@@ -169,36 +202,46 @@ impl Calls {
             group.evidence.extend(lines.into_iter().take(room));
         } else if self.groups.len() < MAX_GROUPS {
             let leaked = leaked.into_iter().collect();
-            self.groups.push(Group { call, count: 1, leaked, from_registers, evidence: lines });
+            self.groups.push(Group { call, count: 1, leaked, like, from_registers, evidence: lines });
         } else {
             self.left_out += 1;
         }
     }
 
     /// Counts what a call leaves behind, whether it is kept or not.
-    fn count(&mut self, call: &Call, is_new: bool, first: Option<&LogLine>) {
+    fn count(&mut self, call: &Call, like: Option<Leaf>, is_new: bool, first: Option<&LogLine>) {
         let left = &mut self.left;
         let code = call.status.map(Status::code);
         let leaked = call.leaked.filter(|id| *id < KEY_IDS);
         left.key_ids.extend(leaked);
         let dead = code == Some(StatusCode::SYS_SHUTDOWN);
         left.dead |= dead;
-        let stays = call.leaf.filter(|_| code != Some(StatusCode::PAGE_ALREADY_FREE)).and_then(stays);
-        if is_new {
-            match stays {
-                Some(Stays::Leaked) => left.leaked += 1,
-                Some(Stays::Freed) => left.freed += 1,
-                Some(Stays::InCaches) => {
-                    left.freed += 1;
-                    left.caches += 1;
-                }
-                // The kernel's line on the KeyID is about the call of the line before.
-                Some(Stays::OfTd) if leaked.is_none() => left.tds += 1,
-                Some(Stays::OfTd) | None => {}
-            }
-        }
-        let says = dead || stays.is_some() || leaked.is_some();
+        let leaf = call.leaf.or(like).filter(|_| code != Some(StatusCode::PAGE_ALREADY_FREE));
+        let leaf = leaf.filter(|leaf| stays(*leaf).is_some());
+        let says = dead || leaf.is_some() || leaked.is_some();
         left.lines.extend(first.filter(|_| says && left.lines.len() < MAX_GROUPS).cloned());
+        // The kernel's line on the KeyID is about the call of the line before.
+        if let Some(leaf) = leaf.filter(|leaf| is_new && (leaked.is_none() || stays(*leaf) != Some(Stays::OfTd))) {
+            self.put(leaf, true);
+        }
+    }
+
+    /// Counts what a failed leaf leaves behind, or takes it back.
+    fn put(&mut self, leaf: Leaf, there: bool) {
+        let left = &mut self.left;
+        let add = |number: &mut u64| {
+            *number = if there { *number + 1 } else { number.saturating_sub(1) };
+        };
+        match stays(leaf) {
+            Some(Stays::Leaked) => add(&mut left.leaked),
+            Some(Stays::Freed) => add(&mut left.freed),
+            Some(Stays::InCaches) => {
+                add(&mut left.freed);
+                add(&mut left.caches);
+            }
+            Some(Stays::OfTd) => add(&mut left.tds),
+            None => {}
+        }
     }
 
     /// Takes a line of a warning in TDX code; false if it belongs to none.
@@ -208,16 +251,20 @@ impl Calls {
             if !call::is_warning(message) {
                 return false;
             }
-            let mut functions = message.split(' ').filter(|word| word.contains("+0x"));
-            let leaf = functions.find_map(call::of_function);
+            let functions = || message.split(' ').filter(|word| word.contains("+0x"));
+            let leaf = functions().find_map(call::of_function);
+            let like = functions().find_map(like);
             let evidence = vec![LogLine { line, text: excerpt(message) }];
             let of_call = self.last.is_some_and(|last| line.saturating_sub(last) <= NEAR);
-            self.warning = Some(Warning { leaf, status: None, evidence, of_call });
+            self.warning = Some(Warning { leaf, like, status: None, evidence, of_call });
             return true;
         }
         let Some(warning) = &mut self.warning else { return false };
         if message.starts_with("---[ end trace") {
             self.end_of_warning();
+            if let Some(counted) = &mut self.counted {
+                counted.0 = line;
+            }
             return true;
         }
         if let Some(status) = call::rax(message).filter(|_| warning.status.is_none()) {
@@ -227,6 +274,7 @@ impl Calls {
         }
         if let Some(function) = message.strip_prefix("RIP: ").and_then(|rest| rest.split_once(':')).map(|(_, f)| f) {
             warning.leaf = warning.leaf.or_else(|| call::of_function(function));
+            warning.like = warning.like.or_else(|| like(function));
             return true;
         }
         false
@@ -239,14 +287,42 @@ impl Calls {
             status.raw() > u64::from(u32::MAX)
                 && (status.code().name().is_some() || status::in_linux(*status).is_some())
         });
+        let Warning { leaf, like, .. } = warning;
+        // A call that leaves nothing behind does not with a warning.
+        let harmless = leaf.is_some_and(|leaf| stays(leaf).is_none());
+        let first = warning.evidence.first().filter(|_| self.left.lines.len() < MAX_GROUPS).cloned();
+        let line = first.as_ref().map_or(0, |first| first.line);
+        let like = like.filter(|_| leaf.is_none());
+        let same = |group: &Group| group.call.status.is_some() && group.call.status == known;
         match known {
+            // The message before it was about the same call, and names it.
+            Some(_) if warning.of_call && leaf.is_none() && self.groups.iter().any(same) => {}
             Some(status) => {
-                let call = Call { leaf: warning.leaf, status: Some(status), ..Call::default() };
-                self.add(call, warning.evidence, true);
+                let call = Call { leaf, status: Some(status), ..Call::default() };
+                let is_new = !self
+                    .groups
+                    .iter()
+                    .any(|group| group.call.status == Some(status) && group.call.leaf.or(group.like) == leaf.or(like));
+                self.add(call, like, warning.evidence, true);
+                match like {
+                    Some(like) if is_new => self.counted = Some((line, Some(status), like)),
+                    None if leaf.is_none() => {
+                        self.left.unclear += 1;
+                        self.left.lines.extend(first);
+                    }
+                    _ => {}
+                }
             }
             None if warning.of_call => {}
-            None if self.warned.len() < MAX_EVIDENCE => self.warned.extend(warning.evidence),
-            None => {}
+            None => {
+                if !harmless {
+                    self.left.unclear += 1;
+                    self.left.lines.extend(first);
+                    self.counted = Some((line, None, like.or(leaf).unwrap_or(Leaf::PHYMEM_PAGE_RECLAIM)));
+                }
+                let room = MAX_EVIDENCE.saturating_sub(self.warned.len());
+                self.warned.extend(warning.evidence.into_iter().take(room));
+            }
         }
     }
 
@@ -354,7 +430,7 @@ fn finding(group: &Group, log: &BootLog) -> LogFinding {
         "see the status in the line before; reboot through the firmware when KeyIDs run out"
             .clone_into(&mut found.remedy);
     }
-    if let Some(left) = left_behind(leaf, status, !group.leaked.is_empty(), group.count) {
+    if let Some(left) = left_behind(leaf.or(group.like), status, !group.leaked.is_empty(), group.count) {
         found.cause = format!("{}. {left}. {}", found.cause, at_kexec(log));
         found.remedy += "; reboot through the firmware instead of a kexec, or load cleanslate.ko before TDX is used";
     }
@@ -466,6 +542,44 @@ mod tests {
         assert_eq!(left.key_ids, BTreeSet::from([33]));
         assert_eq!(left.lines.iter().map(|line| line.line).collect::<Vec<_>>(), [1, 4, 5, 6]);
         assert_eq!((left.pages(), left.lost_key_ids()), (None, 1));
+    }
+
+    #[test]
+    fn warnings_of_functions_with_several_calls() {
+        let of = |function: &str, rax: &str, then: Option<&str>| {
+            let mut calls = Calls::default();
+            let at = format!("arch/x86/kvm/vmx/tdx.c:1679 {function}+0x1c4/0x290 [kvm_intel]");
+            assert!(calls.warning(1, &format!("WARNING: CPU: 3 PID: 4411 at {at}")));
+            assert!(calls.warning(2, &format!("RIP: 0010:{function}+0x1c4/0x290 [kvm_intel]")));
+            assert!(calls.warning(3, &format!("RAX: {rax} RBX: 0000000000000001")));
+            assert!(calls.warning(4, "---[ end trace 0000000000000000 ]---"));
+            if let Some(then) = then {
+                calls.take(5, then, call::of(then).unwrap());
+            }
+            let left = calls.left();
+            assert_eq!(left.lines[0].line, 1);
+            (left.freed, left.leaked, left.tds, left.unclear)
+        };
+        let busy = "8000020000000092";
+        for function in ["tdx_sept_drop_private_spte", "tdx_sept_remove_private_spte", "tdx_sept_zap_private_spte"] {
+            assert_eq!(of(function, busy, None), (1, 0, 0, 0), "{function}");
+            assert_eq!(of(function, "0000000000000001", None), (0, 0, 0, 1), "{function}");
+        }
+        let named = Some("SEAMCALL TDH_MEM_PAGE_REMOVE failed: 0x8000020000000092");
+        assert_eq!(of("tdx_sept_drop_private_spte", busy, named), (1, 0, 0, 0), "the message is about the same call");
+        assert_eq!(of("tdx_mmu_release_hkid", busy, None), (0, 0, 1, 0));
+        assert_eq!(of("tdx_reclaim_td_control_pages", busy, None), (0, 1, 0, 0));
+        assert_eq!(of("tdx_reclaim_page", "0000000000000001", None), (0, 0, 0, 1));
+        assert_eq!(of("tdx_a_new_function", busy, None), (0, 0, 0, 1));
+    }
+
+    #[test]
+    fn a_message_and_its_warning_are_one_call() {
+        let mut calls = taken(["SEAMCALL TDH_MEM_PAGE_REMOVE failed: 0x8000020000000092".to_owned()]);
+        calls.warning(2, "WARNING: arch/x86/kvm/vmx/tdx.c:1780 at tdx_sept_drop_private_spte+0x1/0x2, CPU#3: qemu/77");
+        calls.warning(3, "RAX: 8000020000000092 RBX: 1");
+        calls.warning(4, "---[ end trace 0000000000000000 ]---");
+        assert_eq!((calls.left().freed, calls.left().unclear, calls.groups.len()), (1, 0, 1));
     }
 
     fn taken(lines: impl IntoIterator<Item = String>) -> Calls {

@@ -107,6 +107,15 @@ impl Refusals {
             image on a CPU with the partial-write erratum while TDX is enabled in the BIOS. This is not a failed \
             TDX initialization, and it does not depend on whether TDX is in use";
         let (judgement, rule, basis, cause, remedy) = match () {
+            () if self.erratum && erratum == Some(false) => (
+                Undecidable,
+                "kexec-refused-by-erratum",
+                Deduced,
+                "the kernel refused the image for the partial-write erratum, and this log names a CPU without it: the \
+                 lines may be of two machines"
+                    .to_owned(),
+                "give the log of one boot of one machine; until then take it that no image is loaded",
+            ),
             () if self.erratum => {
                 let once = "; the kernel prints its line once for each boot";
                 (Failed, "kexec-refused-by-erratum", Sourced, format!("{refused}{once}"), errno::REFUSED)

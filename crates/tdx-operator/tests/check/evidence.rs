@@ -99,6 +99,61 @@ fn a_refusal_in_the_boot_log_is_evidence() {
     }
 }
 
+/// On a CPU without the erratum the kernel's refusal still is one, and does not agree with the CPU.
+#[test]
+fn a_refusal_without_the_erratum() {
+    let line = "[  200.000000] kexec: Not allowed on platform with tdx_pw_mce bug.\n";
+    let report = check("gnr", &with("gnr-7.2", Item::BootLog, |text| format!("{text}{line}")));
+    assert_eq!(report.verdict.kexec, "refused");
+    let agree = find(&report, "data.agree");
+    assert!(agree.status == Status::Warn && agree.evidence[0].contains("for the erratum"), "{:?}", agree.evidence);
+}
+
+/// The registers of a host are not overruled by the log of a TD.
+#[test]
+fn a_log_of_a_guest_on_a_host() {
+    let log = "Linux version 7.2.3-1-server\n[    0.000000] tdx: Guest detected\n";
+    let report = check("guest", &with("spr-7.2", Item::BootLog, |_| log.to_owned()));
+    let verdict = &report.verdict;
+    assert_eq!((verdict.tdx, verdict.kexec, verdict.status), ("on", "unknown", Status::Unknown), "{}", verdict.text);
+    let agree = find(&report, "data.agree");
+    assert!(agree.status == Status::Warn && agree.evidence[0].contains("TD (a guest)"), "{:?}", agree.evidence);
+    // A real guest has no register of a host.
+    let guest = without(with("spr-7.2", Item::BootLog, |_| log.to_owned()), Item::Msr, Unseen::Denied);
+    assert_eq!(check("guest", &guest).verdict.tdx, "on", "the flag of the erratum is a host's");
+    let mut guest = guest;
+    let flags = guest.get(Item::Cpuinfo).unwrap().replace(" tdx_pw_mce", "");
+    guest.put(Item::Cpuinfo, Ok(flags));
+    assert_eq!(check("guest", &guest).verdict.tdx, "off");
+}
+
+/// A warning in TDX code is no proof that nothing was left behind.
+#[test]
+fn a_warning_in_tdx_code_is_no_pass() {
+    let warned = |function: &str, rax: &str| {
+        let text = format!(
+            "[ 7200.1] WARNING: CPU: 3 PID: 4411 at arch/x86/kvm/vmx/tdx.c:1679 {function}+0x1c4/0x290 [kvm_intel]\n\
+             [ 7200.1] RIP: 0010:{function}+0x1c4/0x290 [kvm_intel]\n[ 7200.1] RAX: {rax} RBX: 1\n\
+             [ 7200.1] ---[ end trace 0000000000000000 ]---\n"
+        );
+        check("warned", &with("spr-7.2", Item::BootLog, |log| format!("{log}{text}")))
+    };
+    for (function, rax, status, cycle, pages) in [
+        ("tdx_sept_drop_private_spte", "8000020000000092", Status::Fail, "now", Some(1)),
+        ("tdx_mmu_release_hkid", "8000020000000092", Status::Warn, "planned", None),
+        ("tdx_reclaim_td_control_pages", "8000020000000092", Status::Warn, "planned", Some(1)),
+        ("tdx_reclaim_page", "0000000000000001", Status::Unknown, "unknown", None),
+    ] {
+        let report = warned(function, rax);
+        assert_eq!(
+            (find(&report, "kexec.still-safe").status, report.verdict.power_cycle),
+            (status, cycle),
+            "{function}"
+        );
+        assert_eq!(report.facts.leaked_pages, pages, "{function}");
+    }
+}
+
 /// A log from which lines are missing tells of no number, and proves that nothing failed no more.
 #[test]
 fn lost_lines_of_the_log_are_no_zero() {

@@ -418,7 +418,13 @@ fn variations() {
         ("PAMT by nothing", no_log(Err(Unseen::Absent)), "module.pamt", Unknown, "0.391 %"),
         ("a failure late in a log", late.clone(), "kexec.jump", Fail, "private memory stays"),
         ("a failure late in a log", late, "module.bring-up", Unknown, "a later SEAMCALL failed"),
-        ("a TD", log("spr-6.18", "virt/tdx: module initialized", "tdx: Guest detected"), "firmware.tdx", Pass, "guest"),
+        (
+            "a TD",
+            log("spr-6.18", "virt/tdx: module initialized", "tdx: Guest detected"),
+            "data.agree",
+            Warn,
+            "contradiction",
+        ),
     ];
     for (what, machine, id, status, words) in cases {
         let report = check(what, &machine);

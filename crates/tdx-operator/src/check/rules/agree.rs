@@ -69,6 +69,14 @@ fn contradictions(facts: &Facts<'_>) -> (Vec<String>, usize) {
     compare(facts.config.is_ok(), any && facts.has_kexec() == Some(false), &|| {
         "an image is loaded, but the kernel is built without kexec".to_owned()
     });
+    let on = matches!(facts.tdx, Tdx::On(..) | Tdx::Broken(_));
+    compare(facts.log_of_a_guest && facts.tdx != Tdx::Unknown, on, &|| {
+        "the boot log is that of a TD (a guest), and registers or flags show TDX of a host".to_owned()
+    });
+    let refused = super::way::said_refused(facts);
+    compare(refused.is_some() && facts.erratum().is_some(), facts.erratum() == Some(false), &|| {
+        "the kernel refused a kexec image for the erratum, which this CPU does not have".to_owned()
+    });
     let size = facts.snapshot.get(Item::CrashSize).ok().map(str::trim);
     compare(size.is_some(), size == Some("0") && loaded(Item::CrashLoaded), &|| {
         "a crash image is loaded, but no memory is reserved for it".to_owned()

@@ -59,6 +59,9 @@ pub(in crate::check) fn power_cycle(facts: &Facts<'_>) -> PowerCycle {
     if *leaked > 0 || *tds > 0 || !key_ids.is_empty() || *dead {
         return PowerCycle::Planned;
     }
+    if facts.left.unclear > 0 {
+        return PowerCycle::Unknown;
+    }
     match &facts.log {
         _ if facts.no_host_code() && !facts.ko.may_be_host() => PowerCycle::No,
         Ok(_) if facts.log_is_whole && !facts.left.lines_lost => PowerCycle::No,
@@ -154,6 +157,14 @@ fn still_safe(facts: &Facts<'_>) -> Finding {
         PowerCycle::Unknown => match &facts.log {
             Err(why) => Finding::unknown(format!("the kernel's log {why}"))
                 .hint(format!("{}; or {SAVE_LOG}", Item::BootLog.how(why))),
+            Ok(_) if left.unclear > 0 => seen(Finding::unknown(
+                "a warning in the kernel's TDX code, and its registers do not tell which call failed: memory may have \
+                    stayed private",
+            ))
+            .hint(
+                "`cleanslate explain` on the whole log; until it is known, treat as private: no kexec, and a reset \
+                through the firmware at the next occasion",
+            ),
             Ok(_) if left.lines_lost => {
                 Finding::unknown("lines of the kernel are missing from the log: failed calls may be among them")
                     .hint(SAVE_LOG)

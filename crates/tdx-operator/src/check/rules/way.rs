@@ -62,8 +62,8 @@ pub(super) fn way(facts: &Facts<'_>) -> Way {
     let Some(era) = era else { return Way::Unseen("the kernel's version") };
     match (facts.erratum(), era, &facts.ko) {
         _ if no_kexec => Way::NotBuilt,
-        (Some(false), ..) => Way::NoErratum,
         _ if refused => Way::Refused,
+        (Some(false), ..) => Way::NoErratum,
         (.., Ko::Resets(host)) if facts.ko_saw_failures(*host) => Way::Reset,
         (.., Ko::Resets(_)) => Way::ResetInPart,
         (.., Ko::Refuses(_)) => Way::RefusedByKo,
