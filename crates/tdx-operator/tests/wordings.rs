@@ -59,6 +59,17 @@ fn refused_images() {
             &[],
         ),
         (&format!("{GNR}kexec_load failed: Operation not supported\n"), &["kexec-not-supported"], &[]),
+        // A guest; the CPU of another machine.
+        (
+            "[0.0] tdx: Guest detected\n[9.0] kexec_load failed: Operation not supported\n",
+            &["td-guest", "kexec-in-a-guest"],
+            &["says nothing of a kexec of the host"],
+        ),
+        (
+            &format!("{GNR}[9.0] kexec: Not allowed on platform with tdx_pw_mce bug\n"),
+            by_erratum,
+            &["lines may be of two machines"],
+        ),
         ("kexec_file_load failed: Operation not permitted\n", &["kexec-load-failed"], &["EPERM"]),
         (
             "Jan 14 07:02:11 node5 kdumpctl[1398]: kdump: kexec: failed to load kdump kernel\n",
@@ -71,7 +82,12 @@ fn refused_images() {
             &[],
         ),
     ]);
-    // A loaded image is no finding.
+    // A loaded image is no finding, a dump that was not saved and prose are none.
+    for text in
+        ["node5 kdump[1]: saving vmcore failed\n", "kdump: saving vmcore failed\n", "we tried kexec and it failed\n"]
+    {
+        assert!(from_reader("x", text.as_bytes()).is_err(), "{text}");
+    }
     assert!(from_reader("x", &b"node5 kdumpctl[1]: kdump: kexec: loaded kdump kernel\n"[..]).is_err());
 }
 
@@ -203,6 +219,20 @@ fn records_of_mcelog() {
             ),
             &["cpu-not-shown"],
             &[],
+        ),
+    ]);
+}
+
+/// A guest's machine checks are not judged as those of a host.
+#[test]
+fn records_of_a_guest() {
+    let fatal = "[ 9.1] mce: [Hardware Error]: CPU 1: Machine Check Exception: f Bank 1: bd80000000100134\n";
+    all(&[
+        (&format!("[ 0.1] tdx: Guest detected\n{SPR}{fatal}"), &["td-guest", "in-a-guest"], &["of the host"]),
+        (
+            &format!("[ 0.1] Hypervisor detected: KVM\n{GNR}{fatal}"),
+            &["virtual-machine", "in-a-guest"],
+            &["of the host"],
         ),
     ]);
 }

@@ -151,6 +151,18 @@ impl<'a> Facts<'a> {
         matches!(self.tdx, Tdx::Off(..))
     }
 
+    /// True if the log names another kernel or another CPU than the machine: it is not the log of
+    /// this boot.
+    pub(super) fn log_of_another(&self) -> bool {
+        let Ok(log) = &self.log else { return false };
+        let kernel = log.kernel.as_ref().zip(self.kernel.as_ref().ok());
+        let model = log.cpu.zip(self.cpus.as_ref().ok());
+        kernel.is_some_and(|(logged, here)| keep::release(&logged.value) != keep::release(&here.text))
+            || model.is_some_and(|(logged, here)| {
+                (logged.value.family, logged.value.model) != (here.model.family, here.model.model)
+            })
+    }
+
     /// True if cleanslate.ko has seen every failed call that left something behind: it brings TDX
     /// up itself, or its own line in the log stands before the call.
     pub(super) fn ko_saw_failures(&self, host: Host) -> bool {

@@ -131,8 +131,11 @@ fn summary(facts: &Facts<'_>) -> CheckFacts {
         module: log.and_then(|log| log.module).map(|module| module.value.to_string()),
         pamt_kb: log.and_then(|log| log.pamt_kb).map(|kb| kb.value),
         // A log that has lost its beginning tells of no number.
-        leaked_pages: facts.left.pages().filter(|_| facts.log_is_whole),
-        lost_key_ids: (facts.log_is_whole && !facts.left.lines_lost && facts.left.unclear == 0)
+        leaked_pages: facts.left.pages().filter(|_| facts.log_is_whole && !facts.log_of_another()),
+        lost_key_ids: (facts.log_is_whole
+            && !facts.log_of_another()
+            && !facts.left.lines_lost
+            && facts.left.unclear == 0)
             .then(|| facts.left.lost_key_ids()),
         kexec_loaded: rules::loaded(facts, Item::KexecLoaded),
         crash_loaded: rules::loaded(facts, Item::CrashLoaded),

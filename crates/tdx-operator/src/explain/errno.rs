@@ -21,7 +21,7 @@ struct Errno {
     alone: Option<(&'static str, &'static str)>,
 }
 
-const KNOWN: [Errno; 6] = [
+const KNOWN: [Errno; 8] = [
     Errno {
         number: 5,
         name: "EIO",
@@ -55,6 +55,18 @@ const KNOWN: [Errno; 6] = [
         alone: None,
     },
     Errno {
+        number: 11,
+        name: "EAGAIN",
+        meaning: "something that the call needs is not there now",
+        causes: &[(
+            "kvm-command-failed",
+            "KVM_TDX_INIT_VM failed: Resource temporarily unavailable",
+            "the CPU's random number generator had no entropy for the key of a TD",
+        )],
+        todo: "start the TD again",
+        alone: None,
+    },
+    Errno {
         number: 12,
         name: "ENOMEM",
         meaning: "out of memory",
@@ -68,6 +80,18 @@ const KNOWN: [Errno; 6] = [
             "PAMT allocation failed: each PAMT is a contiguous range of 1/256 of its TDMR",
             "initialize TDX earlier, at boot",
         )),
+    },
+    Errno {
+        number: 16,
+        name: "EBUSY",
+        meaning: "a resource is in use",
+        causes: &[(
+            "kvm-command-failed",
+            "KVM_TDX_INIT_VM failed: Device or resource busy",
+            "a resource of the module is in use, or the limit of KeyIDs for this cgroup is reached",
+        )],
+        todo: "start the TD again; if it fails again, see `misc.max` of its cgroup, and the kernel log",
+        alone: None,
     },
     Errno {
         number: 19,
@@ -106,7 +130,7 @@ const KNOWN: [Errno; 6] = [
     Errno {
         number: 28,
         name: "ENOSPC",
-        meaning: "the memory map exceeds the module's limits",
+        meaning: "at the initialization: the memory map exceeds the module's limits; at the start of a TD: no KeyID",
         causes: &[
             (
                 "reserved-areas-exhausted",
@@ -114,6 +138,11 @@ const KNOWN: [Errno; 6] = [
                 "a TDMR has more holes than the module's 16 reserved areas",
             ),
             ("tdmrs-exhausted", "initialization failed: TDMRs exhausted", "the memory map needs more than 64 TDMRs"),
+            (
+                "kvm-command-failed",
+                "KVM_TDX_INIT_VM failed: No space left on device",
+                "no free private KeyID; each TD needs one",
+            ),
         ],
         todo: SHOW_PLAN,
         alone: Some(("too few TDMRs or reserved areas for the memory map", SHOW_PLAN)),
@@ -191,6 +220,7 @@ mod tests {
         for text in ["28", "-0", "-4096", "-4611680499394412544", "--28", "-2x", "-0x", "-0x1g", "-0x1000", "", "-"] {
             assert_eq!(named(text), None, "{text}");
         }
+        assert!([11, 16, 28].into_iter().all(|number| explain(number).known));
         assert!(!explain(1).known && explain(5).causes.len() >= 5);
     }
 }

@@ -3,7 +3,7 @@
 
 use super::errno;
 use crate::{
-    bootlog::BootLog,
+    bootlog::{BootLog, Speaker},
     input::excerpt,
     kernel::{Era, Kernel},
     report::{Basis, Judgement, LogFinding, LogLine, Topic},
@@ -57,6 +57,27 @@ impl Refusals {
         let speaks = ["kexec", "kdump"]
             .iter()
             .any(|word| lower.contains(word) || ident.is_some_and(|ident| ident.to_ascii_lowercase().contains(word)));
+        // Prose names kexec and a failure, too: without a program's name, the form of a message.
+        let forms = [
+            "kexec_",
+            "kexec:",
+            "kexec-",
+            "kexec[",
+            "kexec -",
+            "kdump:",
+            "kdump-",
+            "kdump.",
+            "kdumpctl",
+            "kdump kernel",
+            "kexec kernel",
+            "kexec image",
+            "kexec load",
+            "crashkernel",
+            "load not available",
+        ];
+        let speaks = speaks && (ident.is_some() || forms.iter().any(|form| lower.contains(form)));
+        // A dump that could not be saved: its image was loaded.
+        let speaks = speaks && !lower.contains("vmcore");
         let fails = [
             "fail",
             "not supported",
@@ -102,11 +123,23 @@ impl Refusals {
             return None;
         }
         let (era, erratum) = (era(log), log.cpu.map(|cpu| cpu.value.has_partial_write_erratum()));
+        let guest = log.speaker.as_ref().map(|at| at.value.0);
+        let guest = matches!(guest, Some(Speaker::TdGuest | Speaker::VirtualMachine));
         let contradicts = erratum == Some(false) || era.is_some_and(|era| era != Era::Refused);
         let refused = "the kexec or kdump image was refused by this kernel (EOPNOTSUPP): Linux 6.18 to 7.1 load no \
             image on a CPU with the partial-write erratum while TDX is enabled in the BIOS. This is not a failed \
             TDX initialization, and it does not depend on whether TDX is in use";
         let (judgement, rule, basis, cause, remedy) = match () {
+            () if guest && !self.cleanslate && (self.erratum || self.not_supported) => (
+                Undecidable,
+                "kexec-in-a-guest",
+                Deduced,
+                "a TD or another virtual machine wrote this log, and its kernel refused an image (EOPNOTSUPP): the \
+                 erratum of the host's CPU is one reason of several there (a TD refuses images as long as its CPUs \
+                 cannot be turned off)"
+                    .to_owned(),
+                "`dmesg | grep -i kexec` in the guest shows the reason; it says nothing of a kexec of the host",
+            ),
             () if self.erratum && erratum == Some(false) => (
                 Undecidable,
                 "kexec-refused-by-erratum",

@@ -11,7 +11,8 @@ use super::{
     record::{Record, VALID},
 };
 use crate::{
-    bootlog::BootLog,
+    bootlog::{BootLog, Speaker},
+    input::At,
     report::{Basis, Judgement, LogFinding, Topic},
     words,
 };
@@ -46,6 +47,15 @@ pub(super) fn judge(record: &Record, boot: &BootLog, calls: &Calls, cpu_of_boot:
         remedy: remedy.to_owned(),
         boot: 0,
     };
+    if let Some(at) = guest(boot) {
+        let cause = format!(
+            "line {} says that a TD or another virtual machine wrote this log: its machine checks are those that its \
+             host passes on, its addresses and CPU are virtual",
+            at.line
+        );
+        let remedy = "explain the kernel log of the host: the error and its address are there";
+        return finding(Undecidable, "in-a-guest", Deduced, cause, remedy);
+    }
     if record.private_memory {
         if erratum == Some(false) {
             let cause = "the kernel reports the page as private, which it does only on a CPU with the \
@@ -155,6 +165,11 @@ fn private_key_id(keyed: &key_id::Keyed, calls: &Calls, erratum: Option<bool>) -
     )
 }
 
+/// The line by which the log is that of a guest.
+fn guest(boot: &BootLog) -> Option<&At<(Speaker, String)>> {
+    boot.speaker.as_ref().filter(|at| matches!(at.value.0, Speaker::TdGuest | Speaker::VirtualMachine))
+}
+
 /// CPU and memory module of a record, where its rule does not name them.
 fn about(record: &Record, cpu: Option<CpuModel>) -> String {
     let cpu = cpu.filter(|_| record.cpu.is_some()).map_or_else(String::new, |cpu| format!(". CPU {cpu}"));
@@ -236,6 +251,11 @@ mod tests {
         assert_eq!(of(&[bus, SPR], ""), (Hardware, "not-memory"));
         let corrected = "mce: [Hardware Error]: CPU 1: Machine Check: 0 Bank 13: 8c00004000010090";
         assert_eq!(of(&[corrected, SPR], ""), (Hardware, "corrected"));
+        for guest in ["Hypervisor detected: KVM\n", "DMI: QEMU Standard PC (Q35 + ICH9, 2009)\n"] {
+            for lines in [&[FATAL, SPR, TDX][..], &[FATAL, ICX], &[corrected, SPR]] {
+                assert_eq!(of(lines, guest), (Undecidable, "in-a-guest"));
+            }
+        }
         let none = "mce: [Hardware Error]: CPU 1: Machine Check: 0 Bank 4: 0000000000000000";
         assert_eq!(of(&[none, SPR], ""), (Undecidable, "status-not-valid"));
         let ecc = [

@@ -103,7 +103,10 @@ fn value(text: &str) -> Option<Subject> {
         if bank::is_bank_status(value) {
             return Some(Subject::Msr(bank::explain(value)));
         }
-        let (found, given) = status::from_bits(value);
+        // All digits of a status, though the upper ones are 0.
+        let digits = text.trim().trim_start_matches("0x").trim_start_matches("0X");
+        let whole = digits.bytes().filter(u8::is_ascii_hexdigit).count() == 16;
+        let (found, given) = if whole { (tdx_abi::Status::new(value), Given::Whole) } else { status::from_bits(value) };
         return Some(Subject::Status(status::explain(found, given)));
     }
     Some(Subject::Status(status::explain(status::named(text)?, Given::Name)))

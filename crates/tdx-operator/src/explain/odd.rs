@@ -6,7 +6,8 @@ use super::{errno, status, value as usual};
 use crate::report::{Given, Subject};
 
 /// What `strerror` prints, and its name.
-const STRERROR: [(&str, &str); 10] = [
+const STRERROR: [(&str, &str); 11] = [
+    ("resource temporarily unavailable", "EAGAIN"),
     ("operation not supported", "EOPNOTSUPP"),
     ("no space left on device", "ENOSPC"),
     ("no such device", "ENODEV"),

@@ -174,12 +174,18 @@ pub(super) fn named(text: &str) -> Option<Status> {
     known.map(|code| code.with(0)).or(software).or_else(entry)
 }
 
-/// A status from its 64 bits, or from bits 63:32 alone when those are all that was given.
+/// A status from its 64 bits, or from bits 63:32 alone: of fewer than 33 bits that are not 0, no
+/// whole status is meant, or it was written with all 16 digits.
 pub(super) fn from_bits(value: u64) -> (Status, Given) {
     match u32::try_from(value) {
-        Ok(half) if half != 0 && StatusCode(half).name().is_some() => (StatusCode(half).with(0), Given::UpperHalf),
+        Ok(half) if half != 0 => (StatusCode(half).with(0), Given::UpperHalf),
         _ => (Status::new(value), Given::Whole),
     }
+}
+
+/// The name of the status with these bits 63:32.
+pub(super) fn of_upper_half(half: u32) -> Option<&'static str> {
+    StatusCode(half).name().filter(|_| half != 0).or_else(|| in_linux(StatusCode(half).with(0)))
 }
 
 /// What a status says.
@@ -202,6 +208,7 @@ pub(super) fn explain(status: Status, given: Given) -> StatusReport {
         }
         (Some((_, _, text, todo)), _) => ((*text).to_owned(), (*todo).to_owned(), Retry::No),
         (None, Some(meaning)) => (meaning.text.to_owned(), meaning.todo.to_owned(), meaning.retry),
+        (None, None) if given == Given::UpperHalf => half(status),
         (None, None) => unknown(status),
     };
     let any_leaf_but = leaves::any_leaf_but(code);
@@ -226,6 +233,17 @@ pub(super) fn explain(status: Status, given: Given) -> StatusReport {
             (None, None) => vec![],
         },
     }
+}
+
+/// Fewer than 33 bits that name no status.
+fn half(status: Status) -> (String, String, Retry) {
+    let code = status.code().0;
+    let text = format!(
+        "not decided: as bits 63:32 of a status it is none that is known; as all of one it would be TDX_SUCCESS with \
+         {code:#x} in bits 31:0"
+    );
+    let todo = "give RAX of the SEAMCALL: 16 hex digits, from the kernel's line";
+    (text, todo.to_owned(), Retry::Unknown)
 }
 
 /// What the bits alone say.
@@ -360,7 +378,23 @@ mod tests {
         assert_eq!((report.class.as_str(), report.retry), ("unknown (0x42)", Retry::Unknown));
         // A known upper half alone.
         assert_eq!(from_bits(0xc000_0505), (StatusCode::SYS_NOT_READY.with(0), Given::UpperHalf));
-        assert_eq!(from_bits(0xc000_4242), (Status::new(0xc000_4242), Given::Whole));
+        for (half, name) in [
+            (0x4000_0002, Some("TDX_NON_RECOVERABLE_TD")),
+            (0xe000_0007, Some("TDX_NON_RECOVERABLE_TD_WRONG_APIC_MODE")),
+            (0x8000_0008, Some("TDX_CROSS_TD_FAULT")),
+            (0x9000_0009, Some("TDX_CROSS_TD_TRAP")),
+            (0x6000_000a, Some("TDX_NON_RECOVERABLE_TD_CORRUPTED_MD")),
+            (0x6000_0007, Some("TDX_NON_RECOVERABLE_TD_WRONG_APIC_MODE")),
+            (0xc000_0007, None),
+            (0xc000_4242, None),
+            (0x30, None),
+        ] {
+            let (status, given) = from_bits(half);
+            let report = explain(status, given);
+            assert_eq!((report.name.as_deref(), report.known), (name, name.is_some()), "{half:#x}");
+            assert_eq!((given, status.raw()), (Given::UpperHalf, half << 32), "{half:#x}");
+            assert!(name.is_some() || report.meaning.starts_with("not decided"), "{half:#x}: {}", report.meaning);
+        }
         assert_eq!(from_bits(0), (Status::SUCCESS, Given::Whole));
         let software = explain(Status::VMFAIL_INVALID, Given::Whole);
         assert!(software.known && software.error && software.leaves.is_empty());

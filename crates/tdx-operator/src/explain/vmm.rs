@@ -1,5 +1,6 @@
 //! Errors of QEMU and libvirt about TDX: no TD is started, and why, as far as the message tells.
 
+use super::status;
 use crate::{
     input::excerpt,
     report::{Basis, Judgement, LogFinding, LogLine, Topic},
@@ -205,13 +206,24 @@ impl Errors {
     }
 }
 
+/// The status whose upper part is the hardware reason of an exit.
+fn hardware_reason(text: &str) -> Option<String> {
+    let (_, rest) = text.split_once("hardware reason ")?;
+    let digits = rest.trim().trim_start_matches("0x");
+    let end = digits.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(digits.len());
+    let value = u64::from_str_radix(&digits[..end], 16).ok()?;
+    // Of 32 bits it is the upper part, of more the whole.
+    let half = u32::try_from(value).or_else(|_| u32::try_from(value >> 32)).ok()?;
+    status::of_upper_half(half).map(|name| format!("; {half:#x} in bits 63:32 is {name}"))
+}
+
 fn known(text: &str) -> Option<Seen> {
     let known = KNOWN.iter().find(|known| known.words.iter().all(|word| text.contains(word)))?;
     Some(Seen {
         judgement: known.judgement,
         rule: known.rule,
         basis: known.basis,
-        cause: known.cause.to_owned(),
+        cause: known.cause.to_owned() + &hardware_reason(text).unwrap_or_default(),
         remedy: known.remedy.to_owned(),
         evidence: Vec::new(),
     })
@@ -286,6 +298,10 @@ mod tests {
             assert!(errors.take(1, text), "{text}");
             assert_eq!(errors.findings().next().unwrap().rule, rule, "{text}");
         }
+        let mut errors = Errors::default();
+        assert!(errors.take(1, "KVM: unknown exit, hardware reason e0000007"));
+        let cause = errors.findings().next().unwrap().cause;
+        assert!(cause.ends_with("is TDX_NON_RECOVERABLE_TD_WRONG_APIC_MODE"), "{cause}");
         let mut errors = Errors::default();
         assert!(errors.take(1, "KVM_TDX_INIT_VM failed: the moon is full"));
         assert_eq!(errors.findings().next().unwrap().judgement, Judgement::Undecidable);

@@ -127,6 +127,17 @@ fn a_log_of_a_guest_on_a_host() {
     assert_eq!(check("guest", &guest).verdict.tdx, "off");
 }
 
+/// The log of another kernel or machine says nothing of what happened since this boot.
+#[test]
+fn a_log_of_another_boot_proves_nothing() {
+    for (from, to) in [("7.2.3-1-server", "6.14.0-1-server"), ("model: 0x8f", "model: 0xad")] {
+        let report = check("another", &with("spr-7.2", Item::BootLog, |text| text.replace(from, to)));
+        assert_eq!(find(&report, "kexec.still-safe").status, Status::Unknown, "{to}");
+        assert_eq!(report.verdict.power_cycle, "unknown", "{to}");
+        assert_eq!((report.facts.leaked_pages, report.facts.lost_key_ids), (None, None), "{to}");
+    }
+}
+
 /// A warning in TDX code is no proof that nothing was left behind.
 #[test]
 fn a_warning_in_tdx_code_is_no_pass() {

@@ -50,6 +50,9 @@ pub(in crate::check) fn power_cycle(facts: &Facts<'_>) -> PowerCycle {
     if facts.no_tdx() {
         return PowerCycle::No;
     }
+    if facts.log_of_another() {
+        return PowerCycle::Unknown;
+    }
     if facts.initialized_before().is_some() {
         return if harmless { PowerCycle::Planned } else { PowerCycle::Now };
     }
@@ -157,6 +160,10 @@ fn still_safe(facts: &Facts<'_>) -> Finding {
         PowerCycle::Unknown => match &facts.log {
             Err(why) => Finding::unknown(format!("the kernel's log {why}"))
                 .hint(format!("{}; or {SAVE_LOG}", Item::BootLog.how(why))),
+            Ok(_) if facts.log_of_another() => {
+                Finding::unknown("the log is that of another kernel or machine: it says nothing of this boot")
+                    .hint(SAVE_LOG)
+            }
             Ok(_) if left.unclear > 0 => seen(Finding::unknown(
                 "a warning in the kernel's TDX code, and its registers do not tell which call failed: memory may have \
                     stayed private",
