@@ -20,7 +20,9 @@
 #include <linux/processor.h>
 #include <linux/smp.h>
 #include <linux/sysfs.h>
+#include <asm/irq_vectors.h>
 #include <asm/processor-flags.h>
+#include <asm/reboot.h>
 #include <asm/tlbflush.h>
 
 #include "cleanslate.h"
@@ -45,6 +47,9 @@ static u64 reported;
 
 static const bool *kexec_is_in_progress;
 static void (*machine_shutdown_function)(void);
+
+/* reboot=force: the kernel stops no CPU. NULL in a kernel without the symbol. */
+static const int *stops_none;
 
 bool cleanslate_parallel_was_made(void)
 {
@@ -72,6 +77,18 @@ void cleanslate_progress(void)
 	pr_info("resetting private memory, %llu lines so far\n", cleanslate_lines_reset());
 }
 
+/*
+ * From now on only the interrupt by which the kernel stops this CPU, and others of its priority
+ * class, come through. No timer tick is among them: after a long reset it would find an RCU stall,
+ * and lead to softirqs where this CPU was idle. The next kernel sets the priority anew.
+ */
+static void cleanslate_mask_interrupts(void)
+{
+	unsigned long class = (REBOOT_VECTOR >> 4) - 1;
+
+	asm volatile("mov %0, %%cr8" : : "r" (class) : "memory");
+}
+
 /* In an interrupt, or where an idle CPU takes interrupts of this kind. Interrupts are off. */
 static void cleanslate_gather_here(void *unused)
 {
@@ -89,9 +106,10 @@ static void cleanslate_gather_here(void *unused)
 		return;
 	cleanslate_captured(raw_smp_processor_id(), cleanslate_watch_caches_are_clean());
 	/*
-	 * For the interrupt by which the kernel stops this CPU. Others may come before it: none
-	 * makes memory private, and no task runs. raw_: lockdep knows no interrupts within one.
+	 * None of those that may come before the one that stops this CPU makes memory private, and
+	 * no task runs. raw_: lockdep knows no interrupts within one.
 	 */
+	cleanslate_mask_interrupts();
 	raw_local_irq_enable();
 	for (;;)
 		cpu_relax();
@@ -100,9 +118,9 @@ static void cleanslate_gather_here(void *unused)
 /* True if all other CPUs are in the handler. Interrupts are on. */
 static bool cleanslate_gather(void)
 {
-	unsigned int others = num_online_cpus() - 1;
+	unsigned int others = num_online_cpus() - 1, came;
 	u64 start = ktime_get_mono_fast_ns();
-	bool together;
+	bool together, vmx;
 
 	/* A softirq could wait for a lock whose holder is in the handler. */
 	local_bh_disable();
@@ -111,11 +129,14 @@ static bool cleanslate_gather(void)
 		touch_nmi_watchdog();
 		cpu_relax();
 	}
-	together = atomic_read(&arrived) == others;
-	/* As host, this module leaves it where a CPU stops, and makes no SEAMCALL before. */
-	if (cleanslate_mode == CLEANSLATE_WATCH &&
-	    (atomic_read(&in_vmx) || __read_cr4() & X86_CR4_VMXE))
-		together = false;
+	came = atomic_read(&arrived);
+	/*
+	 * As host, this module leaves it where a CPU stops. The only SEAMCALL before that is
+	 * SYS.DISABLE (policy=module), by this CPU.
+	 */
+	vmx = cleanslate_mode == CLEANSLATE_WATCH &&
+	      (atomic_read(&in_vmx) || __read_cr4() & X86_CR4_VMXE);
+	together = came == others && !vmx;
 	if (together)
 		local_irq_disable();
 	/* The others go on with it at once: what this CPU does before comes first. */
@@ -123,9 +144,8 @@ static bool cleanslate_gather(void)
 	if (together)
 		return true;
 	local_bh_enable();
-	pr_warn("%u of %u other CPUs came for the reset%s, one CPU resets\n",
-		atomic_read(&arrived), others,
-		atomic_read(&in_vmx) ? ", some in VMX operation" : "");
+	pr_warn("%u of %u other CPUs came for the reset%s, one CPU resets\n", came, others,
+		vmx ? ", VMX operation has not ended" : "");
 	return false;
 }
 
@@ -139,14 +159,18 @@ static void cleanslate_shutdown(void)
 
 	WRITE_ONCE(shutting_down, true);
 	preempt_disable();
-	/* A CPU that comes or goes right now: one CPU resets. */
-	if (num_online_cpus() > 1 && cpus_read_trylock()) {
-		if (cleanslate_gather()) {
-			was_made = true;
-			cleanslate_reset_together();
+	if (num_online_cpus() > 1) {
+		/* A CPU that comes or goes right now: one CPU resets. */
+		if (cpus_read_trylock()) {
+			if (cleanslate_gather()) {
+				was_made = true;
+				cleanslate_reset_together();
+			}
+			/* No other CPU waits for it if they are together. */
+			cpus_read_unlock();
+		} else {
+			pr_warn("CPU hotplug is under way, one CPU resets\n");
 		}
-		/* No other CPU waits for it if they are together. */
-		cpus_read_unlock();
 	}
 	cet = cleanslate_tracking_off();
 	machine_shutdown_function();
@@ -158,7 +182,8 @@ static void cleanslate_shutdown(void)
 static bool cleanslate_before_shutdown(struct pt_regs *regs)
 {
 	if (!READ_ONCE(shutting_down) && READ_ONCE(*kexec_is_in_progress) &&
-	    cleanslate_is_private() && !cleanslate_watch_failed())
+	    cleanslate_is_private() && !cleanslate_watch_failed() &&
+	    !(stops_none && READ_ONCE(*stops_none)))
 		regs->ip = (unsigned long)cleanslate_shutdown;
 	return false;
 }
@@ -176,13 +201,23 @@ int cleanslate_parallel_state(char *buffer, int at)
 				  shutdown_hook.by_ftrace ? "ftrace" : "kprobe");
 }
 
+/* Does machine_shutdown() stop CPUs at once? Those of Hyper-V and Xen do more, and may sleep. */
+static bool cleanslate_shutdown_is_native(void)
+{
+	const struct machine_ops *ops = (const void *)cleanslate_symbol("machine_ops");
+	unsigned long native = cleanslate_symbol("native_machine_shutdown");
+
+	return ops && native && (unsigned long)ops->shutdown == native;
+}
+
 /* A kernel without these functions resets on one CPU. */
 void cleanslate_parallel_init(void)
 {
 	kexec_is_in_progress = (const bool *)cleanslate_symbol("kexec_in_progress");
+	stops_none = (const int *)cleanslate_symbol("reboot_force");
 	machine_shutdown_function = (void *)cleanslate_symbol(shutdown_hook.name);
 	if (!kexec_is_in_progress || !machine_shutdown_function ||
-	    cleanslate_arm(&shutdown_hook, 1))
+	    !cleanslate_shutdown_is_native() || cleanslate_arm(&shutdown_hook, 1))
 		pr_info("one CPU alone will reset private memory\n");
 }
 
