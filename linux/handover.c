@@ -90,14 +90,16 @@ static bool was_lifted;
 
 /*
  * A task in cleanslate_prepare() sleeps, and no hook waits for it: the module must not be unloaded
- * from then on. False if it is being unloaded. Callers hold kexec's lock.
+ * from then on. False if it is being unloaded; or loaded, because a load that fails frees it
+ * whatever its count. Callers hold kexec's lock.
  */
 static bool cleanslate_pin_module(void)
 {
 	static bool pinned;
 
 	if (!pinned)
-		pinned = try_module_get(THIS_MODULE);
+		pinned = READ_ONCE(THIS_MODULE->state) == MODULE_STATE_LIVE &&
+			 try_module_get(THIS_MODULE);
 	return pinned;
 }
 
@@ -212,6 +214,7 @@ static bool cleanslate_before_kexec(struct pt_regs *regs)
 /* One line, with all that may be left and not the first reason alone. */
 static void cleanslate_log_handover(const struct cleanslate_handover *done, u64 ns)
 {
+	const char *more = "";
 	char text[200];
 	int length = 0;
 
@@ -227,12 +230,14 @@ static void cleanslate_log_handover(const struct cleanslate_handover *done, u64 
 	if (done->suspects)
 		length += scnprintf(text + length, sizeof(text) - length,
 				    ", but %u CPUs may write back stale lines", done->suspects);
+	/* Not beside a reason that says as much. */
+	if (cleanslate_unknown || (!length && !done->clean))
+		more = ", but some may be left";
 	if (length)
-		pr_emerg("reset %llu private lines%.*s\n", done->lines, length, text);
+		pr_emerg("reset %llu private lines%.*s%s\n", done->lines, length, text, more);
 	else
 		pr_emerg("reset %llu private lines in %llu us%s\n", done->lines,
-			 div_u64(ns, NSEC_PER_USEC),
-			 done->clean && !cleanslate_unknown ? "" : ", but some may be left");
+			 div_u64(ns, NSEC_PER_USEC), more);
 }
 
 /*

@@ -332,7 +332,7 @@ void cleanslate_captured(u32 cpu, bool is_clean);
 void cleanslate_release_captured(void);
 
 /**
- * cleanslate_lines_reset() - lines that CPUs have written in handovers so far
+ * cleanslate_lines_reset() - lines that CPUs have written in this handover so far
  *
  * From any context.
  *
@@ -341,7 +341,7 @@ void cleanslate_release_captured(void);
 u64 cleanslate_lines_reset(void);
 
 /**
- * cleanslate_shares() - how CPUs have shared a reset
+ * cleanslate_shares() - how CPUs have shared the reset of the last handover
  * @least: lines of the CPU that has written the fewest
  * @most: lines of the CPU that has written the most
  *
@@ -522,7 +522,7 @@ void cleanslate_cond_resched(void);
 /**
  * cleanslate_progress() - a CPU is still resetting memory, or waits for others that are
  *
- * From any context but NMI. Touches this CPU's watchdogs, and logs the progress once a second.
+ * From any context. Touches this CPU's watchdogs, and logs the progress once a second.
  */
 void cleanslate_progress(void);
 

@@ -177,11 +177,10 @@ pub fn seamcall_is_made() {
 
 /// The steps of a kexec, up to the reset.
 fn kexec(policy: Policy, cpus: &impl StopCpus<Cpu = ThisCpu>) -> Result<Handover, Handover> {
-    start_count();
     let refused = Handover { forced: c"this kexec should have been refused".as_ptr(), ..Handover::default() };
     let kexec = HOST.kexec(policy, KexecKind::Normal).map_err(|_| refused)?;
     match kexec.stop_other_cpus(cpus) {
-        Ok(stopped) => Ok(outcome(&stopped.ask_module(|_| ()).write_back_caches().reset())),
+        Ok(stopped) => Ok(outcome(&stopped.ask_module(|_| shim::progress()).write_back_caches().reset())),
         Err(error) => {
             let (forced, running) = match error.cause {
                 StopCause::NotAlone(suspects) => (c"other CPUs are still running", suspects.not_stopped),
@@ -210,6 +209,7 @@ pub unsafe extern "C" fn cleanslate_hand_over(
     possible: u32,
     when: u32,
 ) -> Handover {
+    start_count();
     // SAFETY: the caller's: interrupts are off from here to the jump.
     let this_cpu = unsafe { ThisCpu::pinned_to(cpu) };
     let alone = Alone { cpu: this_cpu, online, possible };

@@ -1,4 +1,4 @@
-//! Lines that each CPU has written in a handover.
+//! Lines that each CPU has written: in a handover, and before the first in pages that come back.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use tdx_host::platform::CpuId;
@@ -26,7 +26,7 @@ pub fn count_lines(cpu: CpuId, lines: u64) {
     }
 }
 
-/// Lines that were written so far.
+/// Lines that were written in this handover so far.
 #[unsafe(no_mangle)]
 pub extern "C" fn cleanslate_lines_reset() -> u64 {
     LINES.iter().map(|lines| lines.0.load(Ordering::Relaxed)).sum()
