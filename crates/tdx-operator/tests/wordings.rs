@@ -234,6 +234,14 @@ fn records_of_a_guest() {
             &["virtual-machine", "in-a-guest"],
             &["of the host"],
         ),
+        // Not a plain virtual machine: it has the hardware.
+        (
+            &format!(
+                "[ 0.1] Hypervisor detected: Microsoft Hyper-V\n[ 0.1] Hyper-V: running as root partition\n{SPR}{fatal}"
+            ),
+            &["root-partition", "kernel-silent-on-erratum-cpu"],
+            &["gives it the hardware"],
+        ),
     ]);
 }
 

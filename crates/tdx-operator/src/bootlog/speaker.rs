@@ -7,6 +7,9 @@ pub enum Speaker {
     TdGuest,
     /// The kernel of a virtual machine; with TDX host code that is a nested or emulated platform.
     VirtualMachine,
+    /// The kernel to which a hypervisor below it gives the hardware: the root partition of
+    /// Hyper-V, dom0 of Xen.
+    RootPartition,
     /// VMware ESXi.
     Esxi,
     /// A host with TD partitioning: a hypervisor inside a TD.
@@ -70,6 +73,10 @@ pub(super) fn of(message: &str) -> Option<Speaker> {
     if tdx.is_some_and(|rest| rest.contains("TD-partitioning") || rest.contains("TD partitioning")) {
         return Some(Speaker::TdPartitioning);
     }
+    let root = ["Hyper-V: running as root partition", "xen: registering gsi "];
+    if root.iter().any(|words| message.starts_with(words)) || message.starts_with("xen_mcelog: ") {
+        return Some(Speaker::RootPartition);
+    }
     if message.starts_with("Hypervisor detected: ") {
         return Some(Speaker::VirtualMachine);
     }
@@ -99,7 +106,7 @@ mod tests {
 
     #[test]
     fn who_speaks() {
-        use Speaker::{Esxi, TdGuest, TdPartitioning, VirtualMachine};
+        use Speaker::{Esxi, RootPartition, TdGuest, TdPartitioning, VirtualMachine};
         for (line, speaker) in [
             ("tdx: Guest detected", Some(TdGuest)),
             ("tdx: Attributes: SEPT_VE_DISABLE", Some(TdGuest)),
@@ -111,6 +118,8 @@ mod tests {
             ("Kernel panic - not syncing: TDVMCALL failed. TDX module bug?", Some(TdGuest)),
             ("Memory Encryption Features active: AMD SEV SEV-ES SEV-SNP", None),
             ("Hypervisor detected: KVM", Some(VirtualMachine)),
+            ("Hyper-V: running as root partition", Some(RootPartition)),
+            ("xen: registering gsi 9 triggering 0 polarity 0", Some(RootPartition)),
             ("DMI: QEMU Standard PC (Q35 + ICH9, 2009), BIOS 1.16.3 04/01/2014", Some(VirtualMachine)),
             ("DMI: VMware, Inc. VMware20,1/440BX Desktop Reference Platform", Some(VirtualMachine)),
             ("DMI: Red Hat KVM/RHEL, BIOS 1.16.0-4.module_el8 04/01/2014", Some(VirtualMachine)),

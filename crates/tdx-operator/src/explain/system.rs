@@ -36,6 +36,13 @@ pub(super) fn first(boot: &Boot) -> Vec<LogFinding> {
                  machine that the VMM made up, not about the hardware",
                 "for the hardware, give the log of the host",
             ),
+            Speaker::RootPartition => fact(
+                "root-partition",
+                line,
+                "a hypervisor runs below this kernel and gives it the hardware (root partition of Hyper-V, dom0 of \
+                 Xen): the hypervisor takes machine checks first, and the module is its own to call",
+                "give the hypervisor's log as well (`xl dmesg`, the Hyper-V event log)",
+            ),
             Speaker::Esxi => fact(
                 "esxi-host",
                 line,
