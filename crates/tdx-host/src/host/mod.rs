@@ -264,8 +264,8 @@ impl<'m> Host<'m> {
         self.tds().ok_or(HostError::NotUp)
     }
 
-    /// The ledger is complete, with the reserved ranges and `marks` in it, before any CPU can see it. After it
-    /// [`Host::reserve`] is too late.
+    /// The ledger is complete, with the reserved ranges and `marks` in it, before any CPU can see
+    /// it. After it [`Host::reserve`] is too late.
     ///
     /// # Errors
     /// Nothing was published.

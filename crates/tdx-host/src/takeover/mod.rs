@@ -7,8 +7,8 @@
 //! that all of it survives on hardware as it does by that source.
 //!
 //! * The old kernel writes it with [`TakeoverWriter`]: the ledger and the PAMTs from its host
-//!   ([`Host::write_takeover`]), TDs and CPUs from its own lists. It does not allocate, lock or wait, so that a crash can write
-//!   it, too: what was there at that instant.
+//!   ([`Host::write_takeover`]), TDs and CPUs from its own lists. It does not allocate, lock or
+//!   wait, so that a crash can write it, too: what was there at that instant.
 //! * The next kernel reads it with [`TakeoverTable::read`], and trusts nothing: checksum, lengths,
 //!   order, overlaps, ranges outside TDMRs, pages of a TD that no mark covers. Then
 //!   [`TakeoverTable::claim`] finds a page or a KeyID that is named twice, and what no TD has.

@@ -177,8 +177,8 @@ impl<'t> TakeoverTable<'t> {
     }
 
     /// 64-bit words that [`TakeoverTable::claim`] needs: 0.0062 % of the memory that the TDMRs
-    /// cover. Before it allocates them, the kernel compares [`TakeoverTable::tdmrs`] with its memory
-    /// map, which this crate does not know.
+    /// cover. Before it allocates them, the kernel compares [`TakeoverTable::tdmrs`] with its
+    /// memory map, which this crate does not know.
     pub fn claim_words(&self) -> u64 {
         KEY_ID_WORDS as u64 + Ledger::words_needed(self.tdmrs())
     }
