@@ -161,6 +161,7 @@
 
 pub mod arch;
 pub mod bringup;
+mod crc32c;
 pub mod dynamic_pamt;
 pub mod effect;
 pub mod follow;

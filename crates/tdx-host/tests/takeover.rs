@@ -310,7 +310,7 @@ fn changed_words_with_a_good_checksum_never_get_past_a_second_reader() {
             }
         }
         mend_checksum(&mut bytes);
-        // A TDMR of the size of a continent is for the memory map to refuse.
+        // A TDMR that no machine has memory for is for the memory map to refuse.
         if let Ok(table) = TakeoverTable::read(&bytes)
             && table.claim_words() < 1 << 20
         {

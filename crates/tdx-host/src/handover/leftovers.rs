@@ -7,6 +7,7 @@ use tdx_abi::{MAX_PHYS_BITS, PageRange, PhysAddr};
 use super::memory::HostMemory;
 use super::report::{HandoverReport, Leftover, LeftoverKind, LeftoverReason};
 use super::suspects::Suspects;
+use crate::crc32c::Crc;
 
 const MAGIC: [u8; 8] = *b"TDXLEFT\0";
 const VERSION: u16 = 1;
@@ -319,25 +320,6 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 
 /// CRC-32C of a header, whose own checksum counts as 0, and the entries.
 fn checksum(header: &[u8; HEADER], entries: &[u8]) -> u32 {
-    let own = header.iter().enumerate().map(|(at, byte)| if at < CHECKSUM_AT { *byte } else { 0 });
-    crc32c(own.chain(entries.iter().copied()))
-}
-
-/// Bit by bit: the table is short, and a table of its own would be longer than this.
-fn crc32c(bytes: impl Iterator<Item = u8>) -> u32 {
-    !bytes.fold(u32::MAX, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 })
-    })
-}
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-
-    /// The check value of the CRC catalogue, and a vector of RFC 3720 (32 bytes of zeros).
-    #[test]
-    fn the_checksum_is_crc32c() {
-        assert_eq!(crc32c(b"123456789".iter().copied()), 0xe306_9283);
-        assert_eq!(crc32c([0; 32].into_iter()), 0x8a91_36aa);
-    }
+    let (before, own) = header.split_at(CHECKSUM_AT);
+    own.iter().fold(Crc::new().add(before), |crc, _| crc.add(&[0])).add(entries).end()
 }

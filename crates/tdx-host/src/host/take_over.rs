@@ -42,7 +42,7 @@ impl<'m> Host<'m> {
     /// # Errors
     /// [`HostError`]. [`HostError::Takeover`], if a page or a KeyID has two owners or the machine
     /// has another global KeyID: nothing was published. After other errors the PAMTs may be
-    /// recorded.
+    /// recorded. Until it returns, a handover of this kernel neither resets nor reports the TDs.
     ///
     /// # Safety
     /// The table is that of the kernel that ran on this machine before, which has made no SEAMCALL

@@ -67,7 +67,6 @@
 //! multiples of 4096 and below 2^52; guest pages are aligned to their size. A kernel without a
 //! table, or with one that does not read, treats all old memory as private.
 
-mod crc;
 mod entry;
 mod error;
 mod read;

@@ -2,10 +2,10 @@
 
 use tdx_abi::{KeyId, MAX_TDMRS, PageRange, PageSize, intersect, subtract};
 
-use super::crc::Crc;
 use super::entry::Entry;
 use super::write::{TakeoverFacts, follows};
 use super::{CHECKSUM_AT, ENTRY, HEADER, MAGIC, TakeoverError, VERSION, WrittenBy};
+use crate::crc32c::Crc;
 use crate::ledger::{Ledger, MarkError};
 use crate::sync::{AtomicU64, Ordering};
 

@@ -1,8 +1,8 @@
 //! The writer: one pass, no allocation, no lock.
 
-use super::crc::Crc;
 use super::entry::Entry;
 use super::{CHECKSUM_AT, ENTRY, HEADER, MAGIC, TakeoverError, VERSION, WrittenBy};
+use crate::crc32c::Crc;
 use crate::handover::Suspects;
 
 /// What the header says beside the entries.

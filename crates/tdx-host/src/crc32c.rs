@@ -1,4 +1,5 @@
-//! CRC-32C by a table: a takeover table can have millions of bytes.
+//! CRC-32C of the tables for the next kernel, by a table of 256 words: they can have millions of
+//! bytes.
 
 const TABLE: [u32; 256] = {
     let mut table = [0; 256];
@@ -18,15 +19,15 @@ const TABLE: [u32; 256] = {
 
 /// A checksum under way.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Crc(u32);
+pub(crate) struct Crc(u32);
 
 impl Crc {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self(u32::MAX)
     }
 
     #[must_use]
-    pub(super) fn add(self, bytes: &[u8]) -> Self {
+    pub(crate) fn add(self, bytes: &[u8]) -> Self {
         let next = |crc: u32, byte: &u8| {
             let index = (crc as u8 ^ byte) as usize;
             crc >> 8 ^ TABLE.get(index).copied().unwrap_or(0)
@@ -34,7 +35,7 @@ impl Crc {
         Self(bytes.iter().fold(self.0, next))
     }
 
-    pub(super) const fn end(self) -> u32 {
+    pub(crate) const fn end(self) -> u32 {
         !self.0
     }
 }
