@@ -12,7 +12,7 @@ use common::{Out, fixture, run, run_with_input};
 use schema::Schema;
 use serde_json::Value;
 
-const FOLDERS: [&str; 5] = ["mce", "hosts", "linux-7.3", "field", "e820"];
+const FOLDERS: [&str; 6] = ["mce", "hosts", "linux-7.3", "field", "pasted", "e820"];
 
 /// Every log, `folder/name`, in order.
 fn logs() -> Vec<String> {
@@ -255,6 +255,17 @@ fn an_errno() {
 }
 
 #[test]
+fn several_values() {
+    let out = run(&["explain", "0xc000050500000000 0x8000020000000092"]);
+    assert_eq!(out.code, 0, "{}", out.stderr);
+    for name in ["TDX_SYS_NOT_READY", "TDX_OPERAND_BUSY"] {
+        assert_eq!(out.stdout.matches(name).count(), 1, "{}", out.stdout);
+    }
+    let photo = run(&["explain", "OxcOOO0505OOOOOOOO"]);
+    assert!(photo.code == 3 && photo.stderr.contains("was 0xc000050500000000 meant"), "{}", photo.stderr);
+}
+
+#[test]
 fn a_register() {
     let out = run(&["explain", "--msr", "0x87", "200000001f"]);
     assert_eq!(out.code, 0, "{}", out.stderr);
@@ -262,7 +273,17 @@ fn a_register() {
     let off = run(&["explain", "--msr", "0x1401", "0x3fffe000400"]).stdout;
     assert!(off.contains("no TDX module can be loaded") && !off.contains("BIOS reserved memory"), "{off}");
     assert_eq!(run(&["explain", "--msr", "0x10", "5"]).code, 3);
-    assert_eq!(run(&["explain", "--msr", "87", "5"]).code, 2);
+    // Digits that are a register of ours in one reading only.
+    for register in ["87", "135", "87h", "MSR_IA32_MKTME_KEYID_PARTITIONING"] {
+        let same = run(&["explain", "--msr", register, "200000001f"]);
+        assert_eq!((same.code, same.stdout), (0, out.stdout.clone()), "{register}");
+    }
+    assert_eq!(run(&["explain", "--msr", "99", "5"]).code, 2);
+    // As `rdmsr -a` prints it.
+    let piped = common::run_with_input(&["explain", "--msr", "0x87", "-"], b"200000001f\n200000001f\n");
+    assert!(piped.code == 0 && piped.stdout.contains("private KeyIDs [32, 64)"), "{}{}", piped.stdout, piped.stderr);
+    let differ = common::run_with_input(&["explain", "--msr", "0x87", "-"], b"200000001f\n200000001e\n");
+    assert!(differ.code == 3 && differ.stderr.contains("INCONSISTENT_MSR"), "{}", differ.stderr);
     let bad = run(&["explain", "--msr", "0x87", "much"]);
     assert_eq!((bad.code, bad.stdout.as_str()), (3, ""));
     assert!(bad.stderr.contains("expected up to 64 bits in hex"), "{}", bad.stderr);
@@ -291,6 +312,7 @@ fn every_output_holds_the_published_schema() {
         "TD_FATAL",
         "0xc000424200000007",
         "TDX_SEAMCALL_UD",
+        "0xc000050500000000, -28",
     ] {
         holds(&["explain", value, "--format", "json"]);
     }

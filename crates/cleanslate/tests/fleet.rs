@@ -452,3 +452,104 @@ fn the_service_runs_a_command_of_this_version() {
     assert!(fs::read_to_string(temp.0.join("x.prom")).unwrap().contains("cleanslate_verdict_status "));
     assert!(fs::read_to_string(operators("cleanslate.timer")).unwrap().contains("[Timer]"));
 }
+
+/// A link to a saved machine is that machine, once; one that leads nowhere is named.
+#[cfg(unix)]
+#[test]
+fn links_in_a_folder_of_machines() {
+    use std::os::unix::fs::symlink;
+
+    let temp = Temp::new("links");
+    let names = |folder: &str| {
+        let report = run(&["fleet", folder, "--format", "json"]).json();
+        let of = |key: &str, field: &str| -> BTreeSet<String> {
+            let rows = report[key].as_array().unwrap();
+            let text = |row: &Value| row[field].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
+            rows.iter().map(text).collect()
+        };
+        (of("machines", "name"), of("unreadable", "name"))
+    };
+    let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+    copy(&machine("gnr-7.2"), &temp.0.join("fleet/node1"));
+    copy(&machine("spr-7.2"), &temp.0.join("elsewhere/node2"));
+    let folder = temp.path("fleet");
+    let link = |target: &str, name: &str| symlink(target, temp.0.join("fleet").join(name)).unwrap();
+    link("node1", "a-second-name");
+    link("../elsewhere/node2", "node2");
+    // Back to the folder itself, to its parent, to a file.
+    link("../fleet", "self");
+    link("..", "up");
+    link("node1/machine.toml", "file");
+    assert_eq!(names(&folder), (set(&["node1", "node2"]), set(&[])));
+    link("no-such-folder", "broken");
+    link("loop", "loop");
+    assert_eq!(names(&folder), (set(&["node1", "node2"]), set(&["broken", "loop"])));
+    assert_eq!(
+        run(&["fleet", &folder]).code,
+        run(&["fleet", &temp.path("elsewhere")]).code,
+        "that of the worst machine"
+    );
+}
+
+/// The log of another machine tells nothing of the module of this one.
+#[test]
+fn the_log_of_another_machine_gives_no_sample() {
+    let log = format!("{}/boot.log", machine("gnr-7.2"));
+    let of = |folder: &str, log: &str| {
+        let args = ["check", "--from", folder, "--log", log, "--format", "prometheus"];
+        run(&args).stdout
+    };
+    let own = of(&machine("gnr-7.2"), &log);
+    assert!(own.contains("\ncleanslate_pamt_bytes"), "{own}");
+    let foreign = of(&machine("spr-7.2"), &log);
+    assert!(!foreign.contains("\ncleanslate_pamt_bytes") && foreign.contains("module=\"\""), "{foreign}");
+    let report = run(&["check", "--from", &machine("spr-7.2"), "--log", &log, "--format", "json"]).json();
+    assert!(report["facts"]["pamt_kb"].is_null() && report["facts"]["module"].is_null(), "{}", report["facts"]);
+}
+
+/// A machine check in private memory of TDX is no host that is safe.
+#[test]
+fn machine_checks_since_boot() {
+    let temp = Temp::new("checks");
+    let check = |name: &str, lines: &str| {
+        let mut log = fs::read_to_string(format!("{}/boot.log", machine(name))).unwrap();
+        log.push_str(lines);
+        let path = temp.path("log");
+        fs::write(&path, log).unwrap();
+        let report = run(&["check", "--from", &machine(name), "--log", &path, "--format", "json"]).json();
+        let checks = report["categories"].as_array().unwrap().iter().flat_map(|c| c["checks"].as_array().unwrap());
+        let safe = checks.clone().find(|check| check["id"] == "kexec.still-safe").unwrap()["status"].clone();
+        (safe.as_str().unwrap().to_owned(), report["verdict"]["power_cycle"].as_str().unwrap().to_owned())
+    };
+    let text = |status: &str, power: &str| (status.to_owned(), power.to_owned());
+    let bank = |address: &str| {
+        format!(
+            "[ 9000.2] mce: [Hardware Error]: CPU 12: Machine Check Exception: 5 Bank 1: bd80000000100134\n\
+             [ 9000.2] mce: [Hardware Error]: TSC 1 ADDR {address} MISC 86 PPIN 77\n\
+             [ 9000.2] mce: [Hardware Error]: PROCESSOR 0:806f8 TIME 1 SOCKET 0 APIC 0 microcode 1\n"
+        )
+    };
+    let said = "[ 9000.3] mce: [Hardware Error]: Machine check: TDX private memory error. Possible kernel bug.\n";
+    assert_eq!(check("spr-7.2", ""), text("PASS", "no"));
+    let private = text("FAIL", "now");
+    assert_eq!(check("spr-7.2", &format!("{}{said}", bank("2a3b4c5640"))), private);
+    assert_eq!(check("spr-7.2", said), private, "the kernel's words alone");
+    let keyed = check("spr-7.2", &bank("8802a3b4c5640"));
+    assert_eq!(keyed, private, "a KeyID in the address");
+    assert_eq!(check("spr-7.2", &bank("2a3b4c5640")), text("UNKNOWN", "unknown"));
+    // An error of a device, one that was corrected, and a CPU without the erratum.
+    let device = "[ 9000.1] {1}[Hardware Error]: event severity: fatal\n[ 9000.1] {1}[Hardware Error]:  Error 0, type: \
+                  fatal\n[ 9000.1] {1}[Hardware Error]:   section_type: PCIe error\n";
+    assert_eq!(check("spr-7.2", device), text("PASS", "no"));
+    let before = "[ 12.1] [Hardware Error]: event severity: fatal\n[ 12.1] [Hardware Error]:  Error 0, type: fatal\n\
+                  [ 12.1] [Hardware Error]:   section_type: memory error\n";
+    assert_eq!(check("spr-7.2", before), text("PASS", "no"), "BERT: the boot before");
+    let corrected = "[ 9000.2] mce: [Hardware Error]: CPU 0: Machine Check: 0 Bank 13: 8c00004001010091\n";
+    assert_eq!(check("spr-7.2", corrected), text("PASS", "no"));
+    assert_eq!(check("gnr-7.2", &bank("2a3b4c5640").replace("806f8", "a06d1")), text("PASS", "no"));
+    // A kernel without TDX host code.
+    assert_eq!(check("debian13", &bank("2a3b4c5640").replace("806f8", "c06f2")), text("PASS", "no"));
+    // A module update that failed leaves no module.
+    let update = "[ 9000.2] seamldr: SEAMCALL (0x8000000000000001) failed: 0x8000000000000003\n";
+    assert_eq!(check("spr-7.2", update), text("WARN", "planned"));
+}

@@ -185,3 +185,34 @@ fn a_virtual_machine_is_named_before_any_figure() {
         assert!(second.starts_with("note      this is the log of a virtual machine"), "{out}");
     }
 }
+
+/// The table of docs/outage.md is what `plan` says of these hosts.
+#[test]
+fn outage_table() {
+    let hosts = [
+        ("0.5 TiB", "hosts/04-canonical-206-512gib.log"),
+        ("2 TiB", "hosts/01-canonical-385-2tib.log"),
+        ("12 TiB", "e820/02-hp-superdome2-16s-12tib.log"),
+    ];
+    let mut table = String::new();
+    for (name, log) in hosts {
+        for rates in ["2.3,100", "10,200"] {
+            let out = run(&["plan", "--host", &fixture(log), "--bandwidth", rates, "--format", "json"]);
+            assert_eq!(out.code, 0, "{}", out.stderr);
+            for row in out.json()["cost"]["outage"].as_array().unwrap() {
+                let seconds = |key: &str| match row[key].as_f64().unwrap() {
+                    seconds if seconds < 10.0 => format!("{seconds:.1}"),
+                    seconds => format!("{seconds:.0}"),
+                };
+                let (one, all) = rates.split_once(',').unwrap();
+                let share = row["memory_in_tds"].as_str().unwrap();
+                let [kexec, together, reset, exclude] =
+                    ["kexec_one_cpu", "kexec_all_cpus", "dump_reset", "dump_exclude"].map(seconds);
+                let row = format!("| {name} | {one}, {all} | {share} | {kexec} | {together} | {reset} | {exclude} |\n");
+                table.push_str(&row);
+            }
+        }
+    }
+    let page = std::fs::read_to_string(fixture("../docs/outage.md")).unwrap();
+    assert!(page.contains(&table), "docs/outage.md should have\n{table}");
+}

@@ -54,8 +54,11 @@ fn some_hosts() -> Vec<String> {
 fn kexec() {
     let schema = Schema::published("kexec.schema.json");
     let small = &some_hosts()[1];
-    for policy in ["tracked", "module", "module-only", "pamt", "none", "everything", "refuse"] {
+    for policy in ["tracked", "module", "module-only", "pamt", "none", "everything", "refuse", "keep"] {
         holds(&schema, &["kexec", "--host", small, "--tds", "4", "--policy", policy]);
+    }
+    for more in [&["--next", "vacuum"][..], &["--crash"]] {
+        holds(&schema, &[&["kexec", "--host", small, "--tds", "4", "--policy", "keep"], more].concat());
     }
     for hole in ["old-module", "bring-up", "returned", "dead-module"] {
         holds(&schema, &["kexec", "--host", small, "--hole", hole, "--policy", "module"]);

@@ -6,7 +6,7 @@ use tdx_host::layout::{Layout, Tdmr};
 
 use crate::{
     host::{Assumption, Host},
-    report::{BootCost, CostReport, KexecCost, PamtCost, RateReport, Share},
+    report::{BootCost, CostReport, KexecCost, OutageCost, PamtCost, RateReport, Share},
 };
 
 /// How fast lines are rewritten, in bytes a second.
@@ -59,6 +59,11 @@ pub fn cost(host: &Host, layout: &Layout, dynamic: Option<&Layout>, rates: Rates
     let for_tds = usable.saturating_sub(pamt);
     let tib = layout.tdmrs().iter().map(|tdmr| tdmr.range().bytes()).sum::<u64>() as f64 / (1u64 << 40) as f64;
     let in_tds = [(Share::None, 0), (Share::Half, for_tds / 2), (Share::All, for_tds)];
+    let outage = in_tds.map(|(memory_in_tds, private)| {
+        let bytes = (pamt + private) as f64;
+        let (one, all) = (bytes / rates.one_core, bytes / rates.all_cores);
+        OutageCost { memory_in_tds, kexec_one_cpu: one, kexec_all_cpus: all, dump_reset: one, dump_exclude: 0.0 }
+    });
     let everything: u64 = memory().map(PageRange::bytes).sum();
     let mut kexec = Vec::new();
     for (share, private) in in_tds {
@@ -87,5 +92,6 @@ pub fn cost(host: &Host, layout: &Layout, dynamic: Option<&Layout>, rates: Rates
             assumed_cpus: rates.assumed_cpus,
         },
         kexec,
+        outage: outage.into(),
     }
 }

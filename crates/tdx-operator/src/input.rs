@@ -120,7 +120,7 @@ pub enum Rule {
     #[error("contains NUL bytes and is not a text log (remove them from a serial capture with `tr -d '\\0'`)")]
     Binary,
     /// UTF-16, compressed and the like.
-    #[error("is {0}, not plain text; convert it first")]
+    #[error("is {0}, not plain text; {how}", how = to_text(.0))]
     Encoded(&'static str),
     /// A known line with bytes that are not UTF-8.
     #[error("line of a known kind with bytes that are not UTF-8")]
@@ -295,6 +295,22 @@ pub enum Rule {
         /// The rule.
         rule: String,
     },
+}
+
+/// How to make plain text of it.
+fn to_text(encoding: &str) -> &'static str {
+    match encoding {
+        "compressed with gzip" => "decompress it first: `zcat FILE > FILE.log`",
+        "compressed with xz" => "decompress it first: `xzcat FILE > FILE.log`",
+        "compressed with zstd" => "decompress it first: `zstdcat FILE > FILE.log`",
+        "compressed with bzip2" => "decompress it first: `bzcat FILE > FILE.log`",
+        "a tar archive" => "take the log out of it first: `tar -xf FILE`",
+        "UTF-16" => {
+            "convert it first: `iconv -f UTF-16 -t UTF-8 FILE > FILE.log` (without a byte order \
+            mark `-f UTF-16LE`)"
+        }
+        _ => "convert it first",
+    }
 }
 
 #[cfg(test)]

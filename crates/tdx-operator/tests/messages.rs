@@ -1,7 +1,7 @@
 //! Every message of Linux's TDX code: `fixtures/messages/linux.tsv` has the format strings of
-//! Linux 6.12 to 7.3, each with an example and what `explain` says of it. The list is
-//! compared with the source of 7.3 (`cargo xtask linux tdx-7.3` fetches it) and with those of 6.18
-//! and 7.2 where they are.
+//! Linux 6.12 to 7.3, each with an example and what `explain` says of it. The list is compared with
+//! the sources of 6.12 and 7.3 (`cargo xtask linux tdx` and `tdx-7.3` fetch them), and with any
+//! other that `CLEANSLATE_LINUX_SOURCES` names: `6.17=DIR:6.19=DIR`.
 
 use std::{
     collections::BTreeSet,
@@ -132,36 +132,55 @@ fn formats(source: &str) -> BTreeSet<String> {
     found
 }
 
+/// Versions of the list whose sources `cargo xtask linux KERNEL` fetches, and where.
+const FETCHED: [(&str, &str, &str); 2] = [("6.12", "tdx", "linux-source-6.12"), ("7.3", "tdx-7.3", "linux-source-7.3")];
+
 #[test]
 fn the_list_is_that_of_the_sources() {
-    let given = std::env::var_os("CLEANSLATE_LINUX_SOURCE").map(PathBuf::from);
-    let source = given.unwrap_or_else(|| workspace().join("target/linux/tdx-7.3/linux-source-7.3"));
-    if !source.join("Makefile").exists() && !source.join("arch").exists() {
-        let source = source.display().to_string();
-        return skip::test("messages of Linux's TDX code", &source, "cargo xtask linux tdx-7.3");
-    }
-    compare("7.3", &source);
-    // No package of Debian 12 has them: fetched by hand, beside the kernels of `cargo xtask linux`.
-    for (version, folder) in [("6.18", "tdx-6.18/linux-6.18.15"), ("7.2", "tdx-7.2/linux-7.2.8")] {
-        let source = workspace().join("target/linux").join(folder);
+    for (version, kernel, folder) in FETCHED {
+        let source = workspace().join("target/linux").join(kernel).join(folder);
         if source.exists() {
             compare(version, &source);
+        } else {
+            let what = format!("messages of Linux {version}'s TDX code");
+            skip::test_with_kernel(&what, kernel, &source.display().to_string());
         }
+    }
+    let given = std::env::var("CLEANSLATE_LINUX_SOURCES").unwrap_or_default();
+    for entry in given.split(':').filter(|entry| !entry.is_empty()) {
+        let (version, source) = entry.split_once('=').unwrap_or_else(|| panic!("{entry}: VERSION=DIR"));
+        assert!(Path::new(source).is_dir(), "{source}");
+        compare(version, Path::new(source));
     }
 }
 
-/// Messages of this version in the list are those of its source.
+/// Messages of this version in the list are those of its source: of a file of TDX code all of them,
+/// of any other file those that the list has.
 fn compare(version: &str, source: &Path) {
     let of = |row: &&Row| row.versions.split(' ').any(|word| word == version);
     let rows = rows();
     let files: BTreeSet<_> = rows.iter().filter(of).map(|row| row.file).collect();
-    assert!(files.len() > 4, "{files:?}");
-    for file in files.iter().filter(|file| file.contains("tdx")) {
-        let text = std::fs::read_to_string(source.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
-        let listed = rows.iter().filter(of).filter(|row| row.file == *file);
+    assert!(files.len() > 4, "{version}: {files:?}");
+    let mut compared = 0;
+    for file in files {
+        let path = source.join(file);
+        // Who fetches a source by hand may have its TDX code only.
+        if !path.exists() && !file.contains("tdx") {
+            continue;
+        }
+        let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{file}: {error}"));
+        let listed = rows.iter().filter(of).filter(|row| row.file == file);
         let listed: BTreeSet<_> = listed.map(|row| row.format.to_owned()).collect();
-        assert_eq!(formats(&text), listed, "{file} of {version}");
+        compared += listed.len();
+        if file.contains("tdx") {
+            assert_eq!(formats(&text), listed, "{file} of {version}");
+        } else {
+            let there = |format: &&String| text.contains(&format.replace('"', "\\\""));
+            let missing: Vec<_> = listed.iter().filter(|format| !there(format)).collect();
+            assert!(missing.is_empty(), "{file} of {version}: {missing:?}");
+        }
     }
+    println!("# {version}: {compared} messages compared with {}", source.display());
 }
 
 #[test]

@@ -48,6 +48,12 @@ const COMMANDS: &[(&str, Output)] = &[
     ),
     ("ras-mc-ctl --errors", Log("field/08-ras-mc-ctl-errors.txt", "corrected")),
     ("rdmsr", Register("0x87", "200000001f")),
+    ("rdmsr 0x87", Register("0x87", "200000001f\n200000001f\n")),
+    // Of every CPU.
+    ("rdmsr -a 0x87", Register("0x87", "200000001f\n200000001f\n200000001f\n")),
+    ("rdmsr -a 0x982", Register("0x982", "600000003\n600000003\n")),
+    ("rdmsr 0x982", Register("0x982", "0x000600000003")),
+    ("rdmsr -d", Register("0x87", "137438953503")),
     ("rdmsr -f", Text("NUM_TDX_PRIV_KEYS: 20\n", "registers-of-report")),
     ("cat /sys/module/kvm_intel/parameters/tdx", Done),
     ("qemu-system-x86_64 -object help | grep tdx", Done),

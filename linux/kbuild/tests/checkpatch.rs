@@ -45,7 +45,7 @@ fn files() -> Vec<String> {
 fn findings_are_those_of_the_list() {
     let script = root().join("target/linux/tdx-7.3/build/source/scripts/checkpatch.pl");
     if !script.exists() {
-        skip::test("kernel coding style", "checkpatch.pl", "run `cargo xtask linux tdx-7.3` once");
+        skip::test_with_kernel("kernel coding style", "tdx-7.3", "checkpatch.pl");
         return;
     }
     let mut command = Command::new("perl");

@@ -40,11 +40,40 @@ fn decide(in_ci: bool, tool: &str, install: &str) -> Missing {
 /// # Panics
 /// In CI: the test fails.
 pub fn test(check: &str, tool: &str, install: &str) {
-    match missing(tool, install) {
+    tell(check, missing(tool, install));
+}
+
+fn tell(check: &str, missing: Missing) {
+    match missing {
         Missing::Failed(why) => panic!("{check}: {why}"),
         // Nothing is lost if nobody reads it.
         Missing::Skipped(why) => drop(writeln!(std::io::stderr(), "skipped: {check} ({why})")),
     }
+}
+
+/// The rule for a kernel of `cargo xtask linux`: which ones CI has is read from `.ci/run` itself.
+/// A check whose kernel it does not provide is skipped there, too.
+#[must_use]
+pub fn missing_kernel(kernel: &str, what: &str, how: &str) -> Missing {
+    if kernels_of_ci(include_str!("../../../.ci/run")).any(|provided| provided == kernel) {
+        missing(what, how)
+    } else {
+        Missing::Skipped(format!("no {what}: {how}"))
+    }
+}
+
+/// [`test()`] for what comes with a kernel of `cargo xtask linux`.
+///
+/// # Panics
+/// In CI, if `.ci/run` provides this kernel: the test fails.
+pub fn test_with_kernel(check: &str, kernel: &str, what: &str) {
+    tell(check, missing_kernel(kernel, what, &format!("run `cargo xtask linux {kernel}` once")));
+}
+
+/// The kernels of its loop, `for kernel in ...; do`.
+fn kernels_of_ci(run: &str) -> impl Iterator<Item = &str> {
+    let line = run.lines().find_map(|line| line.strip_prefix("for kernel in "));
+    line.unwrap_or_default().trim_end_matches("; do").split_whitespace()
 }
 
 #[cfg(test)]
@@ -55,6 +84,14 @@ mod tests {
     fn in_ci_a_missing_tool_is_a_failure() {
         assert!(matches!(decide(true, "gcc", "apt-get install gcc"), Missing::Failed(why) if why.contains("gcc")));
         assert!(matches!(decide(false, "gcc", "apt-get install gcc"), Missing::Skipped(why) if why.contains("gcc")));
+    }
+
+    #[test]
+    fn ci_has_the_kernels_that_its_script_names() {
+        let kernels: Vec<_> = kernels_of_ci(include_str!("../../../.ci/run")).collect();
+        assert!(kernels.contains(&"stock") && kernels.contains(&"tdx-7.3"), "{kernels:?}");
+        assert!(!kernels.contains(&"tdx"), "{kernels:?}");
+        assert_eq!(missing_kernel("tdx", "source", "once"), Missing::Skipped("no source: once".to_owned()));
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub(crate) struct ExplainArgs {
     /// log, or `-` for standard input.
     #[arg(value_name = "VALUE|FILE", allow_negative_numbers = true)]
     subject: String,
-    /// Decode the value as this MSR: a number with 0x, or a name.
+    /// Decode the value as this MSR: a number (0x982, 982h) or a name.
     #[arg(long, value_name = "MSR", value_parser = msr)]
     msr: Option<tdx_host::platform::Msr>,
     /// Only this boot of a log that holds several, from 1.

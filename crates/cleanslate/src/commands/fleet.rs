@@ -77,7 +77,7 @@ pub(crate) fn run(args: &FleetArgs, out: &mut impl Write) -> Result<ExitCode, St
     }
     // A folder that is given twice is one machine.
     let mut seen = BTreeSet::new();
-    folders.retain(|folder| seen.insert(folder.clone()));
+    folders.retain(|folder| seen.insert(place(folder)));
     let why_not = |folder: &PathBuf| failed.iter().find(|(path, _)| path == folder).map(|(_, error)| error.clone());
     // Not one machine: no table, but the first reason.
     if let (true, Some((_, error))) = (folders.iter().all(|folder| why_not(folder).is_some()), failed.first()) {
@@ -116,6 +116,11 @@ fn checked(folder: &Path) -> Result<CheckReport, InputError> {
     Ok(check::check(&path_text(folder), &check::load(folder)?))
 }
 
+/// Where a folder really is; a link that leads nowhere is where it stands.
+fn place(folder: &Path) -> PathBuf {
+    fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned())
+}
+
 /// The folder, or the folders in it.
 fn machines(folder: &Path, out: &mut Vec<PathBuf>) -> Result<(), InputError> {
     if folder.join(ABOUT).symlink_metadata().is_ok() {
@@ -124,12 +129,25 @@ fn machines(folder: &Path, out: &mut Vec<PathBuf>) -> Result<(), InputError> {
     }
     let name = path_text(folder);
     let unreadable = |error: std::io::Error| InputError::of_file(&name, Rule::Unreadable(error.to_string()));
-    let mut found = Vec::new();
+    let (mut found, mut links) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(folder).map_err(unreadable)? {
         let entry = entry.map_err(unreadable)?;
-        // A link is not followed, as in a saved machine.
-        if entry.file_type().map_err(unreadable)?.is_dir() {
+        let kind = entry.file_type().map_err(unreadable)?;
+        if kind.is_dir() {
             found.push(entry.path());
+        } else if kind.is_symlink() {
+            links.push(entry.path());
+        }
+    }
+    // A link to a saved machine is that machine, one that leads nowhere an error; any other is none
+    // of ours, e.g. one back to this folder.
+    let mut real: BTreeSet<_> = found.iter().map(|folder| place(folder)).collect();
+    links.sort();
+    for link in links {
+        match fs::canonicalize(&link) {
+            Ok(target) if target.join(ABOUT).symlink_metadata().is_err() => {}
+            Ok(target) => found.extend(real.insert(target).then_some(link)),
+            Err(_) => found.push(link),
         }
     }
     if found.is_empty() {

@@ -66,7 +66,7 @@ fn host(out: &mut impl Write, host: &HostReport) -> io::Result<()> {
     let memory = size::human(host.memory_bytes);
     line(out, "host", &host.name)?;
     // Who speaks, which boot and what was joined is said before any figure.
-    let first = |about: &str| ["virtual-machine", "boot", "joined-lines"].contains(&about);
+    let first = |about: &str| ["virtual-machine", "root-partition", "boot", "joined-lines"].contains(&about);
     for assumption in host.assumptions.iter().filter(|assumption| first(assumption.about)) {
         line(out, "note", &assumption.text)?;
     }

@@ -124,6 +124,31 @@ fn costs(out: &mut impl Write, cost: &CostReport) -> io::Result<()> {
             seconds(row.seconds_all_cores),
         ]);
     }
+    table.print(out)?;
+    line(
+        out,
+        "outage",
+        "what the reset of `cleanslate.ko` (policy tracked) adds to a kexec, and to the time from a crash to \
+            its dump, on this host, at the same rates",
+    )?;
+    let all_cpus = match rates.assumed_cpus {
+        Some(cpus) => format!("kexec, all CPUs ({cpus} assumed)"),
+        None => "kexec, all CPUs".to_owned(),
+    };
+    let columns = [
+        ("in TDs", Left),
+        ("kexec, one CPU", Right),
+        (&all_cpus, Right),
+        ("dump=reset", Right),
+        ("dump=exclude", Right),
+    ];
+    let mut table = Table::new(&columns);
+    for row in &cost.outage {
+        let times = [row.kexec_one_cpu, row.kexec_all_cpus, row.dump_reset].map(seconds);
+        let [one, all, reset] = times;
+        // It resets nothing.
+        table.row([row.memory_in_tds.name().to_owned(), one, all, reset, "none".to_owned()]);
+    }
     table.print(out)
 }
 

@@ -18,7 +18,12 @@ pub(crate) struct Call {
     pub(crate) key_id: Option<(u64, u64)>,
     /// A KeyID that the kernel gave up.
     pub(crate) leaked: Option<u64>,
+    /// The call is one of the P-SEAMLDR, which loads the module, by number.
+    pub(crate) loader: Option<u16>,
 }
+
+/// P-SEAMLDR call that installs a module.
+pub(crate) const INSTALL: u16 = 1;
 
 /// Parses a line about a failed call or an exit from a TD; `None` for any other line.
 ///
@@ -36,6 +41,10 @@ pub(crate) fn of(message: &str) -> Option<Call> {
     if let Some(rest) = text.strip_prefix("TDX ioctl ") {
         let (_, status) = rest.split_once("hw_errors: ")?;
         return Some(Call { status: whole(status), ..Call::default() });
+    }
+    if let Some((number, rest)) = loader(text) {
+        let failed = text.contains("fail") || rest.contains("error");
+        return failed.then(|| Call { loader: Some(number), status: status(rest), ..Call::default() });
     }
     let upper = text.to_ascii_uppercase();
     let (leaf, rest) = if let Some(at) = upper.find("SEAMCALL").filter(|at| *at < 24) {
@@ -62,6 +71,25 @@ pub(crate) fn of(message: &str) -> Option<Call> {
     };
     let leaf = leaf.or_else(|| behind("leaf")).or_else(|| behind("op"));
     Some(Call { leaf, status: status(rest), leaked, ..Call::default() })
+}
+
+/// A call of the P-SEAMLDR: `SEAMCALL (0x8000000000000001) failed: ..` (bit 63 selects it),
+/// `SEAMLDR.INSTALL failed: ..`, `P-SEAMLDR ..`; and what follows it.
+fn loader(text: &str) -> Option<(u16, &str)> {
+    let names = [("SEAMLDR.INSTALL", INSTALL), ("SEAMLDR_INSTALL", INSTALL), ("SEAMLDR.INFO", 0), ("SEAMLDR_INFO", 0)];
+    let upper = text.to_ascii_uppercase();
+    for (name, number) in names {
+        if let Some(at) = upper.find(name).filter(|at| *at < 24) {
+            return Some((number, text.get(at + name.len()..)?));
+        }
+    }
+    let at = upper.find("SEAMCALL").filter(|at| *at < 24)?;
+    let rest = text.get(at + "SEAMCALL".len()..)?.trim_start();
+    let rest = rest.strip_prefix(['(', '[']).unwrap_or(rest);
+    let rest =
+        ["failed: leaf: ", "failed: leaf ", "leaf "].iter().find_map(|words| rest.strip_prefix(words)).unwrap_or(rest);
+    let number = hex(word_of(rest)).filter(|number| number >> 63 == 1)?;
+    Some((u16::try_from(number & 0xffff).ok()?, rest.strip_prefix(word_of(rest))?))
 }
 
 /// True for a call that did not fail: `ret=0`, `err 0`, `TDX_SUCCESS`.
@@ -119,11 +147,17 @@ fn exit_of(text: &str) -> Call {
         leaf: Some(Leaf::VP_ENTER),
         // All 16 digits: 0 in the upper half is TDX_SUCCESS, with an exit reason.
         status: hex(word_of(text))
-            .filter(|raw| *raw > u64::from(u32::MAX) || word_of(text).len() == 18)
+            .filter(|raw| *raw > u64::from(u32::MAX) || word_of(text).len() == 18 || is_followed(text))
             .map(Status::new),
         key_id: key_id.zip(value("hkid pa ")),
         leaked: None,
+        loader: None,
     }
+}
+
+/// True if more of the line follows the number: it is not cut, and zeros in front are not printed.
+fn is_followed(text: &str) -> bool {
+    text.trim_start().strip_prefix(word_of(text)).is_some_and(|rest| rest.starts_with(", "))
 }
 
 /// The leaf after the word SEAMCALL, and what follows it.
@@ -180,6 +214,8 @@ fn status(text: &str) -> Option<Status> {
     let mut named = None;
     // `op_value 0x.. failed: STATUS`: what stands before the word is no status.
     let after = text.split_once("fail").map_or(text, |(_, rest)| rest);
+    // `leaf 0x.., rcx 0x.., error STATUS`.
+    let after = after.split_once(", error 0x").map_or(after, |(before, _)| &after[before.len() + ", error ".len()..]);
     for word in after.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')) {
         if let Some(found) = whole(word) {
             return Some(found);
@@ -192,6 +228,12 @@ fn status(text: &str) -> Option<Status> {
         }
     }
     named.map(|code| code.with(0))
+}
+
+/// Every known status of an error on a line, by number.
+pub(crate) fn statuses(text: &str) -> impl Iterator<Item = Status> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    words.filter_map(whole).filter(|status| status.is_error() && status.code().name().is_some())
 }
 
 /// A number that can be a whole completion status: more than 32 bits, with `0x` or of 16 digits.
@@ -273,6 +315,8 @@ mod tests {
             ("SEAMCALL[TDH_PHYMEM_PAGE_RECLAIM(28)] failed: TDX_PAGE_METADATA_INCORRECT(0xc000030000000001)", reclaim),
             ("SEAMCALL failed: CPU 94: leaf 28, error 0xc000030000000001.", reclaim),
             ("tdx: SEAMCALL leaf 0x1c failed, error 0xc000030000000001", reclaim),
+            ("tdx: SEAMCALL failed: leaf: 0x1c, error: 0xc000030000000001", reclaim),
+            ("tdx: SEAMCALL failed: leaf 0x1c, rcx 0x123456789000, error 0xc000030000000001.", reclaim),
             ("seamcall TDH.PHYMEM.PAGE.RECLAIM failed: 0xc000030000000001", reclaim),
             (
                 "SEAMCALL[TDH_MEM_RD(12)] failed: Unknown SEAMCALL status code(0xe000060400000000)",
@@ -324,6 +368,22 @@ mod tests {
             let call = of(line).unwrap_or_else(|| panic!("{line}"));
             assert_eq!((call.leaf, call.status.map(Status::raw)), leaf_and_status, "{line}");
         }
+        for (line, number, status) in [
+            ("seamldr: SEAMCALL (0x8000000000000001) failed: 0x8000000000000003", 1, Some(0x8000_0000_0000_0003)),
+            ("virt/tdx: SEAMCALL (0x8000000000000000) failed: 0x8000000000000003", 0, Some(0x8000_0000_0000_0003)),
+            ("seamldr: SEAMLDR.INSTALL failed: 0x8000000000000003", 1, Some(0x8000_0000_0000_0003)),
+            ("SEAMLDR_INSTALL failed on CPU 3, error 0x8000000000000003", 1, Some(0x8000_0000_0000_0003)),
+            ("seamldr: SEAMCALL (0x8000000000000001) failed:", 1, None),
+            (
+                "seamldr: SEAMCALL failed: leaf 0x8000000000000001, rcx 0x123456000, error 0x8000000000000003.",
+                1,
+                Some(0x8000_0000_0000_0003),
+            ),
+        ] {
+            let call = of(line).unwrap_or_else(|| panic!("{line}"));
+            assert_eq!((call.leaf, call.loader, call.status.map(Status::raw)), (None, Some(number), status), "{line}");
+        }
+        assert_eq!(of("seamldr: SEAMLDR.INFO: version 0"), None);
         let by_status = of("kvm_intel: Failed to reclaim page: status=0xc000030000000001").unwrap();
         assert_eq!((by_status.leaf, by_status.status.map(Status::raw)), (None, reclaim.1));
         // No tag of TDX code, no status that is known, no failure.
@@ -355,6 +415,9 @@ mod tests {
         assert_eq!(exit.key_id, Some((0x43, 0x8_6000_0000_0000)));
         let later = of("kvm_intel: TD vp_enter_ret 0x4000000200000000, hkid 0x21 hkid pa 0x420000000000").unwrap();
         assert_eq!(later.key_id, Some((0x21, 0x4200_0000_0000)));
+        let short = of("kvm_intel: kvm [900]: TD exit 0x26, 38 hkid 0x41 hkid pa 0x8200000000000").unwrap();
+        assert_eq!(short.status.map(Status::raw), Some(0x26), "zeros in front are not printed");
+        assert_eq!(of("kvm_intel: kvm [900]: TD exit 0x60000").unwrap().status, None, "cut");
         assert_eq!(of("tdh_mng_vpflushdone() failed. HKID 33 is leaked.").unwrap().leaked, Some(33));
     }
 

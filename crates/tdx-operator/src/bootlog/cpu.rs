@@ -27,7 +27,9 @@ fn parse_smpboot(rest: &str) -> Option<CpuModel> {
     let family = field("family: ", "fam: ")?;
     let model = field("model: ", "model: ")?;
     let stepping = field("stepping: ", "stepping: ")?;
-    Some(CpuModel { intel: name.contains("Intel") || name.starts_with("06/"), family, model, stepping })
+    // Emerald Rapids calls itself `INTEL(R) XEON(R)`.
+    let intel = name.to_ascii_lowercase().contains("intel") || name.starts_with("06/");
+    Some(CpuModel { intel, family, model, stepping })
 }
 
 /// What a `# cpu:` comment says. People write these, so nothing in them is an error.
@@ -65,6 +67,8 @@ mod tests {
     fn smpboot_lines() {
         let model = smpboot("Intel(R) Xeon(R) Platinum 8480CTDX (family: 0x6, model: 0x8f, stepping: 0x8)").unwrap();
         assert_eq!(model, cpu_model::SAPPHIRE_RAPIDS);
+        let loud = smpboot("INTEL(R) XEON(R) PLATINUM 8592+ (family: 0x6, model: 0xcf, stepping: 0x2)").unwrap();
+        assert!(loud == cpu_model::EMERALD_RAPIDS && loud.has_partial_write_erratum());
         let old = smpboot("Intel(R) Xeon(R) CPU E7 (fam: 06, model: 2d, stepping: 07)").unwrap();
         assert_eq!((old.intel, old.family, old.model, old.stepping), (true, 6, 0x2d, 7));
         let amd = smpboot("AMD EPYC 9654 96-Core Processor (family: 0x19, model: 0x11, stepping: 0x1)").unwrap();

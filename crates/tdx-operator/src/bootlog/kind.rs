@@ -33,7 +33,7 @@ pub(super) fn of(line: &str) -> Option<Kind<'_>> {
     // Newer kernels put `ACPI: ` before SRAT and `CPU topo: ` before counts.
     let body = ["ACPI: ", "CPU topo: "].iter().find_map(|words| message.strip_prefix(words)).unwrap_or(message);
     let after = |words: &str| body.strip_prefix(words);
-    if let Some(rest) = after("virt/tdx:").or_else(|| after("tdx:")) {
+    if let Some(rest) = tdx_line(body) {
         return Some(Kind::Tdx(rest));
     }
     if is_kexec_refused(message) {
@@ -61,6 +61,12 @@ pub(super) fn of(line: &str) -> Option<Kind<'_>> {
         .or_else(|| brought_up.iter().find_map(|words| after(words)).map(Kind::BroughtUp))
         .or_else(|| activated.iter().find_map(|words| after(words)).filter(numa::is_activated).map(Kind::Activated))
         .or_else(|| allowed.iter().find_map(|words| message.strip_prefix(words)).map(Kind::Allowed))
+}
+
+/// What follows the tag of the kernel's TDX host code: `virt/tdx:`, `tdx:` up to 6.5, `seam:` and
+/// `seamldr:` of code that loads the module.
+pub(crate) fn tdx_line(message: &str) -> Option<&str> {
+    ["virt/tdx:", "tdx:", "seam:", "seamldr:"].iter().find_map(|tag| message.strip_prefix(tag))
 }
 
 /// Linux 6.18 to 7.1, when an image is loaded on a CPU with the erratum.

@@ -28,6 +28,7 @@ use tdx_host::platform::CpuModel;
 use crate::input::{At, InputError, Rule, excerpt};
 pub(crate) use cut::{Cut, PLAIN_LIMIT};
 use kind::Kind;
+pub(crate) use kind::tdx_line;
 use lines::LINE_LIMIT;
 pub(crate) use lines::Line;
 pub(crate) use unfold::Unfolded;
@@ -39,8 +40,8 @@ pub use numa::NodeRow;
 pub use number::ByteRange;
 pub(crate) use prefix::{Source, Split, message, split};
 pub use speaker::Speaker;
+pub(crate) use tdx::{DEBUG_CONFIG, check_cmr, check_key_ids, is_bring_up};
 pub use tdx::{Failure, ModuleVersion};
-pub(crate) use tdx::{check_cmr, check_key_ids, is_bring_up};
 pub use words::Words;
 
 /// True for a line that says something about memory, nodes, CPUs or TDX; comments are not the
@@ -52,6 +53,14 @@ pub(crate) fn is_fact(line: &str) -> bool {
 /// True if what follows `virt/tdx:` on a line has a meaning here.
 pub(crate) fn is_known_tdx(rest: &str) -> bool {
     tdx::parse(rest).is_ok_and(|line| line != tdx::TdxLine::Other)
+}
+
+/// The errno of a line that says that the initialization failed.
+pub(crate) fn errno_of(message: &str) -> Option<u32> {
+    match tdx::parse(tdx_line(message)?) {
+        Ok(tdx::TdxLine::Failed(Failure::Errno(number))) => Some(number),
+        _ => None,
+    }
 }
 
 /// Whether the message of a line of a known kind is complete; `None` for any other line.
@@ -138,6 +147,8 @@ pub struct BootLog {
     pub kexec_refused: Option<At<String>>,
     /// First line that tells that this is no bare-metal Linux host, and its text.
     pub speaker: Option<At<(Speaker, String)>>,
+    /// First line that names the firmware's tables of a real machine.
+    pub(crate) hardware: Option<u64>,
     /// First line that a mail program or the like had broken, and that was joined.
     pub fold: Option<At<Fold>>,
     /// Number of lines.
@@ -256,7 +267,12 @@ impl BootLog {
             return Err(InputError { line: Some(line.number), ..InputError::of_file(file, Rule::Binary) });
         }
         let text = String::from_utf8_lossy(line.bytes);
+        if self.hardware.is_none() && speaker::is_hardware(message(&text)) {
+            self.hardware = Some(line.number);
+        }
         if let Some(speaker) = speaker::of(message(&text)) {
+            let dom0 = self.hardware.is_some() && speaker::is_on_xen(message(&text));
+            let speaker = if dom0 { Speaker::RootPartition } else { speaker };
             // A TD is a virtual machine, too.
             let tells_more = |at: &At<(Speaker, String)>| {
                 at.value.0 == Speaker::VirtualMachine && speaker != Speaker::VirtualMachine

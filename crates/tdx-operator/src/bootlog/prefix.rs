@@ -28,8 +28,9 @@ pub(crate) struct Split<'a> {
 ///
 /// Takes off, in any order and number: `[    9.360001]`, `[    9.360001 <    0.000012>]`,
 /// `[Tue Mar 21 09:40:00 2023]`, `[  +0.000000]`, `[..]`, `[]`, `[    T0]`,
-/// `2023-03-21T09:40:00,360001+00:00`, `<6>`, `<6>1,234,-;`, `kern  :info  :`, `> ` of a quoted
-/// mail, a syslog header up to `kernel: `, and what a console server puts before a time stamp.
+/// `2023-03-21T09:40:00,360001+00:00`, `<6>`, `6,339,5140900,-;` of /dev/kmsg and netconsole,
+/// `kern  :info  :`, `> ` of a quoted mail, a syslog header up to `kernel: `, what a console server
+/// puts before a time stamp and a container's log before a line, quotes and HTML around a line.
 pub(crate) fn message(line: &str) -> &str {
     let split = split(line);
     if split.source == Source::Kernel { split.text } else { line.trim() }
@@ -37,7 +38,11 @@ pub(crate) fn message(line: &str) -> &str {
 
 /// The same with the source and the time.
 pub(crate) fn split(line: &str) -> Split<'_> {
-    let mut rest = unquoted(line.trim().trim_start_matches('\u{feff}'));
+    let mut rest = contained(unwrapped(unquoted(line.trim().trim_start_matches('\u{feff}'))));
+    if let Some((of_kernel, micros, text)) = kmsg(rest) {
+        let source = if of_kernel { Source::Kernel } else { Source::Program("user") };
+        return Split { source, text, since_boot: Some(micros), stamped: true };
+    }
     let mut source = Source::Kernel;
     let mut stamped = false;
     if !rest.starts_with('#') {
@@ -82,6 +87,10 @@ pub(crate) fn split(line: &str) -> Split<'_> {
         rest = after;
         if ident != "kernel" {
             source = Source::Program(ident);
+        } else if let Some((inside, after)) = bracket(rest) {
+            // Two clocks: `[Mon Nov 30 06:00:00 2026] node7 kernel: [    9.360001] text`.
+            since_boot = since_boot.or_else(|| seconds(inside));
+            rest = after.trim_start();
         }
     }
     Split { source, text: rest, since_boot, stamped }
@@ -93,6 +102,53 @@ fn unquoted(mut line: &str) -> &str {
         line = inside.trim_start();
     }
     line
+}
+
+/// A line without the quotes or the HTML that a page or a table puts around each.
+fn unwrapped(line: &str) -> &str {
+    let quoted = line.trim_end_matches(',');
+    if let Some(inside) = quoted.strip_prefix('"').and_then(|line| line.strip_suffix('"'))
+        && inside.starts_with(['[', '<'])
+    {
+        return inside;
+    }
+    let opens = ["<pre>", "<code>", "<p>", "<li>", "<div>", "<td>"];
+    let closes = ["</pre>", "</code>", "</p>", "</li>", "</div>", "</td>", "<br>", "<br/>", "<br />"];
+    let mut rest = line;
+    while let Some(inside) = opens.iter().find_map(|tag| rest.strip_prefix(tag)) {
+        rest = inside.trim_start();
+    }
+    while let Some(inside) = closes.iter().find_map(|tag| rest.strip_suffix(tag)) {
+        rest = inside.trim_end();
+    }
+    rest
+}
+
+/// `2026-11-30T06:00:00.123456789Z stdout F text` of a container's log.
+fn contained(line: &str) -> &str {
+    let inside = || {
+        let (time, rest) = line.split_once(' ')?;
+        let (stream, rest) = rest.split_once(' ')?;
+        let (part, text) = rest.split_once(' ')?;
+        let is_log = ["stdout", "stderr"].contains(&stream) && ["F", "P"].contains(&part);
+        (is_log && is_iso_of_syslog(time)).then_some(text)
+    };
+    inside().unwrap_or(line)
+}
+
+/// `6,339,5140900,-;text` of /dev/kmsg and of netconsole: whether the kernel wrote it (facility 0),
+/// microseconds since boot, and the text.
+fn kmsg(line: &str) -> Option<(bool, u64, &str)> {
+    if !line.starts_with(|c: char| c.is_ascii_digit()) {
+        return None;
+    }
+    let (head, text) = line.split_once(';')?;
+    let mut fields = head.split(',');
+    let priority: u32 = fields.next()?.parse().ok()?;
+    let _sequence: u64 = fields.next()?.parse().ok()?;
+    let micros = fields.next()?.parse().ok()?;
+    let flags = fields.next()?;
+    (["-", "c", "+"].contains(&flags)).then_some((priority < 8, micros, text))
 }
 
 /// `node7 kernel: text` or `node7 mcelog[912]: text` after the stamp of `journalctl -o
@@ -368,6 +424,13 @@ mod tests {
             "<6>1 - node7 kernel - - [timeQuality] \u{feff}",
             "1 2026-11-29T10:00:00Z node7 kernel - - [timeQuality tzKnown=\"1\"] ",
             "\u{feff}[    9.360001] ",
+            "6,339,9360001,-;",
+            "3,340,9360001,-,caller=T1;",
+            "2026-11-30T06:00:00.123456789Z stdout F [    9.360001] ",
+            "2026-11-30T06:00:00.123456789Z stderr F ",
+            "[Mon Nov 30 06:00:00 2026] node7 kernel: [    9.360001] ",
+            "<pre>[    9.360001] ",
+            "<p>[    9.360001] ",
         ] {
             let line = format!("{prefix}virt/tdx: module initialized\r");
             assert_eq!(message(&line), "virt/tdx: module initialized", "{prefix:?}");
@@ -376,7 +439,13 @@ mod tests {
 
     #[test]
     fn programs() {
+        for line in
+            ["\"[    9.360001] virt/tdx: x\",", "<p>[    9.360001] virt/tdx: x</p>", "<3>[ 1.0] virt/tdx: x<br>"]
+        {
+            assert_eq!(message(line), "virt/tdx: x", "{line}");
+        }
         for (line, ident, text) in [
+            ("14,341,9360001,-;systemd: virt/tdx: x", "user", "systemd: virt/tdx: x"),
             ("Feb 03 04:05:06 node5 mcelog[912]: MCE 0", "mcelog", "MCE 0"),
             ("2024-02-03T04:05:06.000001+00:00 node5 rasdaemon[9]: x y", "rasdaemon", "x y"),
             ("2024-02-03T04:05:06+0000 node5 kdumpctl[1411]: a: b", "kdumpctl", "a: b"),
@@ -407,6 +476,8 @@ mod tests {
     #[test]
     fn time_since_boot() {
         assert_eq!(split("[    9.360001] x").since_boot, Some(9_360_001));
+        assert_eq!(split("6,339,9360001,-;x").since_boot, Some(9_360_001));
+        assert_eq!(split("[Mon Nov 30 06:00:00 2026] n1 kernel: [    9.360001] x").since_boot, Some(9_360_001));
         assert_eq!(split("Mar 21 09:40:00 node7 kernel: [ 10.16] x").since_boot, Some(10_160_000));
         for line in ["x", "[Tue Mar 21 09:40:00 2023] x", "[  +0.000000] x", "[..] x", "[99999999999999999999.1] x"] {
             assert_eq!(split(line).since_boot, None, "{line}");

@@ -10,6 +10,8 @@ pub enum Speaker {
     /// The kernel to which a hypervisor below it gives the hardware: the root partition of
     /// Hyper-V, dom0 of Xen.
     RootPartition,
+    /// The Xen hypervisor itself.
+    Xen,
     /// VMware ESXi.
     Esxi,
     /// A host with TD partitioning: a hypervisor inside a TD.
@@ -35,6 +37,18 @@ const VIRTUAL: [&str; 16] = [
     "Nutanix AHV",
     "cloud-hypervisor",
 ];
+
+/// True for a line that names the firmware's tables of a real machine.
+pub(super) fn is_hardware(message: &str) -> bool {
+    let machine = message.strip_prefix("DMI: ");
+    machine.is_some_and(|machine| machine.contains(", BIOS ") && !VIRTUAL.iter().any(|name| machine.contains(name)))
+}
+
+/// True if the kernel runs on Xen without an emulated machine (PV): only dom0 sees tables of
+/// firmware then.
+pub(super) fn is_on_xen(text: &str) -> bool {
+    text == "Hypervisor detected: Xen PV"
+}
 
 /// The system that a kernel message identifies.
 pub(super) fn of(message: &str) -> Option<Speaker> {
@@ -73,8 +87,17 @@ pub(super) fn of(message: &str) -> Option<Speaker> {
     if tdx.is_some_and(|rest| rest.contains("TD-partitioning") || rest.contains("TD partitioning")) {
         return Some(Speaker::TdPartitioning);
     }
-    let root = ["Hyper-V: running as root partition", "xen: registering gsi "];
-    if root.iter().any(|words| message.starts_with(words)) || message.starts_with("xen_mcelog: ") {
+    let root = [
+        "Hyper-V: running as root partition",
+        "xen: registering gsi ",
+        "xen_mcelog: ",
+        "xen_pciback: ",
+        "xen-pciback: ",
+        "xen_acpi_processor: ",
+        "xen-acpi-processor: ",
+    ];
+    let dom0 = message.starts_with("Xen version: ") && message.contains("(dom0)");
+    if dom0 || root.iter().any(|words| message.starts_with(words)) {
         return Some(Speaker::RootPartition);
     }
     if message.starts_with("Hypervisor detected: ") {
@@ -89,7 +112,17 @@ pub(super) fn of(message: &str) -> Option<Speaker> {
     if let Some(virtualization) = message.split_once("systemd[1]: Detected virtualization ").map(|(_, rest)| rest) {
         return (!virtualization.starts_with("none")).then_some(Speaker::VirtualMachine);
     }
-    (of_vmkernel(message) || message.contains("VMware ESXi")).then_some(Speaker::Esxi)
+    if message.starts_with("(XEN) ") {
+        return Some(Speaker::Xen);
+    }
+    let syslog = ["vmkernel: cpu", "vmkwarning: cpu", "vmkalert: cpu"];
+    let by_syslog = |word: &&str| {
+        message.split_once(*word).is_some_and(|(before, rest)| {
+            (before.is_empty() || before.ends_with(' ')) && of_vmkernel(&format!("cpu{rest}"))
+        })
+    };
+    let esxi = of_vmkernel(message) || message.contains("VMware ESXi") || syslog.iter().any(by_syslog);
+    esxi.then_some(Speaker::Esxi)
 }
 
 /// `cpu12:2097152)text`.
@@ -106,7 +139,7 @@ mod tests {
 
     #[test]
     fn who_speaks() {
-        use Speaker::{Esxi, RootPartition, TdGuest, TdPartitioning, VirtualMachine};
+        use Speaker::{Esxi, RootPartition, TdGuest, TdPartitioning, VirtualMachine, Xen};
         for (line, speaker) in [
             ("tdx: Guest detected", Some(TdGuest)),
             ("tdx: Attributes: SEPT_VE_DISABLE", Some(TdGuest)),
@@ -120,6 +153,11 @@ mod tests {
             ("Hypervisor detected: KVM", Some(VirtualMachine)),
             ("Hyper-V: running as root partition", Some(RootPartition)),
             ("xen: registering gsi 9 triggering 0 polarity 0", Some(RootPartition)),
+            ("xen_pciback: backend is vpci", Some(RootPartition)),
+            ("xen-acpi-processor: Uploading Xen processor PM info", Some(RootPartition)),
+            ("xen_acpi_processor: Uploading Xen processor PM info", Some(RootPartition)),
+            ("Xen version: 4.17.3 (preserve-AD) (dom0)", Some(RootPartition)),
+            ("Xen version: 4.17.3 (preserve-AD)", None),
             ("DMI: QEMU Standard PC (Q35 + ICH9, 2009), BIOS 1.16.3 04/01/2014", Some(VirtualMachine)),
             ("DMI: VMware, Inc. VMware20,1/440BX Desktop Reference Platform", Some(VirtualMachine)),
             ("DMI: Red Hat KVM/RHEL, BIOS 1.16.0-4.module_el8 04/01/2014", Some(VirtualMachine)),
@@ -128,6 +166,11 @@ mod tests {
             ("Booting paravirtualized kernel on bare hardware", None),
             ("VMware ESXi 8.0.2 build-22380479", Some(Esxi)),
             ("cpu12:2097152)Boot Info: x", Some(Esxi)),
+            ("2026-11-30T06:00:00.123Z In(182) vmkernel: cpu12:2097152)TDX: 234: x", Some(Esxi)),
+            ("2026-11-30T06:00:00.123Z esx7 vmkalert: cpu7:2097999)ALERT: MCA: 200: UC Excp", Some(Esxi)),
+            ("vmkwarning: cpu7:2097999)WARNING: x", Some(Esxi)),
+            ("a word vmkernel: cpus are hot", None),
+            ("(XEN) Xen version 4.19.0 (x@y) (gcc 13.2.0) debug=n", Some(Xen)),
             ("cpu0: x (y)", None),
             ("virt/tdx: TD-partitioning is supported", Some(TdPartitioning)),
             ("virt/tdx: module initialized", None),

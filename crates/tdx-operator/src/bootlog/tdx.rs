@@ -65,6 +65,9 @@ const BRING_UP: [Leaf; 8] = [
     Leaf::SYS_CONFIG,
 ];
 
+/// Leaf of debug builds of the module that old kernels try (TDDEBUGCONFIG).
+pub(crate) const DEBUG_CONFIG: Leaf = Leaf(0xfe);
+
 /// True for a leaf of the initialization.
 pub(crate) fn is_bring_up(leaf: Leaf) -> bool {
     BRING_UP.contains(&leaf)
@@ -93,11 +96,16 @@ pub(super) enum TdxLine {
 /// `rest` is what follows the prefix.
 pub(super) fn parse(rest: &str) -> Result<TdxLine, Rule> {
     let rest = rest.trim();
-    if let Some(range) = rest.strip_prefix("BIOS enabled: private KeyID range") {
+    let key_id_range = ["BIOS enabled: private KeyID range", "TDX private KeyID range"];
+    if let Some(range) = key_id_range.iter().find_map(|words| rest.strip_prefix(words)) {
+        let range = range.strip_prefix(':').unwrap_or(range).trim_end_matches('.');
         return key_ids(range).map(TdxLine::KeyIds);
     }
-    if let Some(range) = rest.strip_prefix("CMR:") {
+    if let Some(range) = rest.strip_prefix("CMR:").or_else(|| rest.strip_prefix("Kernel-checked-CMR :")) {
         return half_open(range).ok_or(Rule::Malformed { form: "CMR: [0xBASE, 0xEND)" })?.map(TdxLine::Cmr);
+    }
+    if let Some(version) = rest.strip_prefix("TDX SEAM module:") {
+        return seam_module(version).map(TdxLine::Module);
     }
     if let Some(version) = module_prefix(rest) {
         return module(version).map(TdxLine::Module);
@@ -113,14 +121,26 @@ pub(super) fn parse(rest: &str) -> Result<TdxLine, Rule> {
         let status = hex(status.trim_end_matches('.')).ok_or(Rule::Malformed { form })?;
         return Ok(TdxLine::NotDisabled(Status::new(status)));
     }
+    if rest.starts_with("SEAMCALL additional output") {
+        return Ok(TdxLine::Other);
+    }
     match failed(rest)? {
+        // Debug builds of the module have it, others answer that they have not.
+        Some(Failure::Seamcall(DEBUG_CONFIG, _)) => return Ok(TdxLine::Other),
         Some(Failure::Seamcall(Leaf::SYS_DISABLE, status)) => return Ok(TdxLine::NotDisabled(status)),
         Some(Failure::Seamcall(leaf, status)) if !BRING_UP.contains(&leaf) => return Ok(TdxLine::Later(leaf, status)),
         Some(failure) => return Ok(TdxLine::Failed(failure)),
         None => {}
     }
     let words = rest.trim_end_matches('.');
-    let initialized = ["module initialized", "TDX module initialized", "TDX-Module initialized"].contains(&words);
+    let initialized = [
+        "module initialized",
+        "TDX module initialized",
+        "TDX-Module initialized",
+        "Initialized TDX module",
+        "Successfully initialized TDX module",
+    ]
+    .contains(&words);
     Ok(match words {
         _ if initialized => TdxLine::Initialized,
         "Enable Dynamic PAMT" => TdxLine::DynamicPamt,
@@ -214,6 +234,21 @@ fn module(text: &str) -> Result<ModuleVersion, Rule> {
     Ok(version)
 }
 
+/// ` attributes 0x0 vendor_id 0x8086 build_date 20220420 build_num 0x156 minor_version 0x0
+/// major_version 0x1.` of kernels of 5.15 and before.
+fn seam_module(text: &str) -> Result<ModuleVersion, Rule> {
+    let number = |key: &str| {
+        let (_, rest) = text.split_once(key)?;
+        let word = rest.split_whitespace().next()?.trim_end_matches('.');
+        hex(word).or_else(|| decimal(word))
+    };
+    let part = |key| number(key).and_then(|n| u16::try_from(n).ok());
+    let (major, minor) =
+        part("major_version ").zip(part("minor_version ")).ok_or(Rule::Malformed { form: MODULE_FORM })?;
+    let build = number("build_num ").and_then(|n| u32::try_from(n).ok());
+    Ok(ModuleVersion { major, minor, update: None, build, date: date(number("build_date ")) })
+}
+
 fn small(text: &str) -> Option<u16> {
     decimal(text).and_then(|n| u16::try_from(n).ok())
 }
@@ -253,12 +288,17 @@ fn pamt(rest: &str) -> Option<Result<u64, Rule>> {
 /// A line that says that something did not work.
 fn failed(rest: &str) -> Result<Option<Failure>, Rule> {
     if let Some(call) = rest.strip_prefix("SEAMCALL") {
+        // What the P-SEAMLDR returns says nothing on the initialization.
+        if call::of(rest).is_some_and(|call| call.loader.is_some()) {
+            return Ok(None);
+        }
         if let Some(Call { leaf: Some(leaf), status: Some(status), .. }) = call::of(rest) {
             return Ok(Some(Failure::Seamcall(leaf, status)));
         }
         return seamcall(call.trim_start()).map(Some);
     }
-    let init = ["module ", "TDX-Module "].iter().find_map(|words| rest.strip_prefix(words)).unwrap_or(rest);
+    let init =
+        ["module ", "TDX-Module ", "TDX module "].iter().find_map(|words| rest.strip_prefix(words)).unwrap_or(rest);
     if let Some(reason) = init.strip_prefix("initialization failed") {
         return initialization(reason).map(Some);
     }

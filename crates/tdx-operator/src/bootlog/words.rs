@@ -46,6 +46,24 @@ pub enum Words {
     UnknownMsr,
     /// A package has no online CPU.
     PackageOffline,
+    /// The BIOS has not enabled TDX, in these words.
+    DisabledInBios,
+    /// The registers of SEAM (SEAMRR) are not set up.
+    SeamOff,
+    /// The P-SEAMLDR, which loads the module, is not there.
+    NoLoader,
+    /// The kernel itself loads the module, as old ones did, and had no file of it or failed.
+    NotInstalled,
+    /// A CPU has other KeyIDs than the first one.
+    KeyIdsDiffer,
+    /// The CMRs are not in order, or there are none.
+    BadCmrs,
+    /// Memory that is in no CMR.
+    NotConvertible,
+    /// CPUs that never came up.
+    CpusOffline,
+    /// A failure without its reason.
+    NotSaid,
     /// A failure in words that are not known.
     Unknown,
 }
@@ -57,11 +75,13 @@ impl Words {
             .iter()
             .fold(line.trim(), |line, before| line.strip_prefix(before).unwrap_or(line));
         let words = line.trim_end_matches('.');
+        if let Some(known) = Self::of_old_kernel(words) {
+            return Some(known);
+        }
         let known = match words {
             "TDX not supported by the host platform"
             | "no TDX private KeyIDs available"
             | "Cannot enable TDX on TDX disabled platform" => Self::NoPlatform,
-            "too few private KeyIDs available" => Self::TooFewKeyIds,
             "Hibernation support is enabled" => Self::Hibernation,
             "not enabled by BIOS" | "TDX is not enabled by BIOS" | "Cannot enable TDX with SEAMRR disabled" => {
                 Self::NotEnabled
@@ -70,14 +90,19 @@ impl Words {
             "TDP MMU and MMIO caching and EPT A/D bit is required for TDX" => Self::NeedsTdpMmu,
             "APICv is required for TDX" => Self::NeedsApicv,
             "tdx requires kvm.enable_virt_at_load=1" => Self::NeedsVirtAtLoad,
+            "BIOS not enabled" | "TDX not enabled in BIOS" | "TDX is disabled by BIOS" | "not enabled in BIOS" => {
+                Self::DisabledInBios
+            }
+            "Failed to initialize TDX module" | "TDX module initialization failed" => Self::NotSaid,
             "module not loaded" | "module is not loaded" | "TDX module is not loaded" => Self::NotLoaded,
             "NO_RBP_MOD feature is not supported" | "frame pointer (RBP) clobber bug present, upgrade TDX module" => {
                 Self::ChangesRbp
             }
-            "TDMRs exhausted" => Self::TdmrsExhausted,
             "XSAVE is required for TDX" | "OSXSAVE is required for TDX" => Self::NeedsXsave,
             "MOVDIR64B is required for TDX" => Self::NeedsMovdir64b,
             "Self-snoop is required for TDX" => Self::NeedsSelfSnoop,
+            _ if words.starts_with("TDMRs exhausted") => Self::TdmrsExhausted,
+            _ if words.starts_with("too few private KeyIDs available") => Self::TooFewKeyIds,
             _ if words.starts_with("TDX requires TDP MMU") => Self::NeedsTdpMmu,
             _ if words.starts_with("TDX requires mmio caching") => Self::NeedsMmioCaching,
             _ if words.starts_with("Disable TDX: MAX_VCPU_PER_TD") => Self::TooFewVcpus,
@@ -97,6 +122,45 @@ impl Words {
             _ => return None,
         };
         Some(known)
+    }
+
+    /// The wordings of backports to 5.10 to 6.4 (`seam:`, `tdx:`, `seamldr:`), which looked at the
+    /// registers of SEAM, and some of which loaded P-SEAMLDR and module themselves.
+    fn of_old_kernel(words: &str) -> Option<Self> {
+        let starts = |texts: &[&str]| texts.iter().any(|text| words.starts_with(text));
+        Some(match words {
+            "SEAMRR not enabled" | "SEAMRR is not enabled by BIOS" | "SEAMRR base is not configured by BIOS" => {
+                Self::SeamOff
+            }
+            "P-SEAMLDR is not loaded" | "No P-SEAMLDR is available" | "Failed to detect P-SEAMLDR" => Self::NoLoader,
+            "Failed to load TDX module" => Self::NotInstalled,
+            "CPU is not in VMX operation" | "not in VMX operation" => Self::NotInVmx,
+            _ if starts(&[
+                "no NP-SEAMLDR found",
+                "failed to load TDX P-SEAMLDR",
+                "failed to get TDX P-SEAMLDR info",
+            ]) =>
+            {
+                Self::NoLoader
+            }
+            _ if starts(&["Failed to find the TDX module", "failed to load TDX module"]) => Self::NotInstalled,
+            _ if starts(&["Number of TDX private KeyIDs too small"]) => Self::TooFewKeyIds,
+            _ if starts(&["MKTME KeyID partioning inconsistent", "MKTME KeyID partitioning inconsistent"]) => {
+                Self::KeyIdsDiffer
+            }
+            _ if starts(&["Firmware bug: CMRs not", "Firmware bug: invalid CMR", "Firmware bug: No valid CMR"]) => {
+                Self::BadCmrs
+            }
+            _ if words.ends_with("is not fully convertible memory") => Self::NotConvertible,
+            _ if starts(&[
+                "Not all present CPUs have been booted",
+                "Unable to initialize the TDX module when there",
+            ]) =>
+            {
+                Self::CpusOffline
+            }
+            _ => return None,
+        })
     }
 
     /// True if only KVM says so: TDX itself may be up.
@@ -161,6 +225,22 @@ mod tests {
             ("Disable TDX: MAX_VCPU_PER_TD (8) smaller than number of logical CPUs (224).", Words::TooFewVcpus),
             ("MSR 122 isn't included by kvm_find_user_return_msr", Words::UnknownMsr),
             ("All packages need to have online CPU to create TD. Online CPU and retry.", Words::PackageOffline),
+            ("BIOS not enabled", Words::DisabledInBios),
+            ("SEAMRR not enabled.", Words::SeamOff),
+            ("SEAMRR base is not configured by BIOS", Words::SeamOff),
+            ("no NP-SEAMLDR found intel-seam/np-seamldr.acm", Words::NoLoader),
+            ("P-SEAMLDR is not loaded.", Words::NoLoader),
+            ("Failed to load TDX module.", Words::NotInstalled),
+            ("Failed to find the TDX module. -2", Words::NotInstalled),
+            ("Failed to initialize TDX module.", Words::NotSaid),
+            ("Number of TDX private KeyIDs too small: 1.", Words::TooFewKeyIds),
+            ("initialization failed: too few private KeyIDs available (1).", Words::TooFewKeyIds),
+            ("initialization failed: TDMRs exhausted: 79 of 64", Words::TdmrsExhausted),
+            ("MKTME KeyID partioning inconsistent on CPU 3", Words::KeyIdsDiffer),
+            ("Firmware bug: CMRs not in address ascending order.", Words::BadCmrs),
+            ("[0x4080000000, 0x8080000000) is not fully convertible memory", Words::NotConvertible),
+            ("Unable to initialize the TDX module when there's offline CPU(s).", Words::CpusOffline),
+            ("CPU is not in VMX operation.", Words::NotInVmx),
         ] {
             assert_eq!(Words::of(line), Some(words), "{line}");
         }

@@ -12,6 +12,7 @@ use super::{
     item::{Item, Unseen},
     keep,
     kernel::{Config, Era, Kernel},
+    machine_checks::MachineChecks,
     msrs::{Msrs, Reading},
     snapshot::Snapshot,
     sys_disable::{self, SysDisable},
@@ -86,6 +87,8 @@ pub(super) struct Facts<'a> {
     pub(super) ko: Ko,
     /// What failed calls have left behind.
     pub(super) left: Left,
+    /// Machine checks since boot.
+    pub(super) checks: MachineChecks,
     /// The line on which cleanslate.ko says that it tracks the kernel's SEAMCALLs.
     ko_tracks: Option<u64>,
 }
@@ -119,6 +122,7 @@ impl<'a> Facts<'a> {
             private: Private::Perhaps,
             ko: Ko::of(snapshot),
             left,
+            checks: MachineChecks::of(raw_log),
             ko_tracks,
         };
         facts.tdx = facts.look_for_tdx(guest);
@@ -231,9 +235,17 @@ impl<'a> Facts<'a> {
                 SysInit::Spent
             }
             Some(Failure::Words(words)) => match words {
-                Words::TdmrsExhausted | Words::ChangesRbp => SysInit::Spent,
-                Words::NotLoaded | Words::NotEnabled | Words::Outdated => SysInit::Refused,
-                Words::NeedsXsave | Words::NeedsMovdir64b | Words::NeedsSelfSnoop => SysInit::NotTried,
+                Words::TdmrsExhausted | Words::ChangesRbp | Words::BadCmrs | Words::NotConvertible => SysInit::Spent,
+                Words::NotLoaded | Words::NotEnabled | Words::Outdated | Words::NoLoader | Words::NotInstalled => {
+                    SysInit::Refused
+                }
+                Words::NeedsXsave
+                | Words::NeedsMovdir64b
+                | Words::NeedsSelfSnoop
+                | Words::DisabledInBios
+                | Words::SeamOff
+                | Words::KeyIdsDiffer
+                | Words::CpusOffline => SysInit::NotTried,
                 _ if words.is_early() => SysInit::NotTried,
                 _ => SysInit::Unknown,
             },
@@ -315,8 +327,12 @@ impl<'a> Facts<'a> {
             let says =
                 |failure: &At<(Failure, String)>| format!("the kernel says: {}", bootlog::message(&failure.value.1));
             match (log.failure.as_ref(), self.said()) {
-                (Some(failure), Some(Words::NotEnabled | Words::TooFewKeyIds)) => return Tdx::Broken(says(failure)),
-                (Some(failure), Some(Words::NoPlatform)) => return Tdx::Off(says(failure), Sure::Seen),
+                (Some(failure), Some(Words::NotEnabled | Words::SeamOff | Words::TooFewKeyIds)) => {
+                    return Tdx::Broken(says(failure));
+                }
+                (Some(failure), Some(Words::NoPlatform | Words::DisabledInBios)) => {
+                    return Tdx::Off(says(failure), Sure::Seen);
+                }
                 _ => {}
             }
             if log.initialized.is_some() || log.pamt_kb.is_some() {

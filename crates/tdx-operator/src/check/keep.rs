@@ -6,6 +6,7 @@ use core::fmt::Write;
 use super::{
     cleanslate_ko::{MODES, POLICIES, TRACKS},
     item::Item,
+    machine_checks::{CheckLines, Kept},
 };
 use crate::{
     bootlog::{self, call},
@@ -203,6 +204,8 @@ pub(super) struct BootLines {
     pub(super) out: String,
     /// Inside of a warning of the kernel's TDX code.
     in_warning: bool,
+    /// Machine checks.
+    checks: CheckLines,
 }
 
 impl BootLines {
@@ -249,6 +252,11 @@ impl BootLines {
             if call::rax(message).is_some() {
                 return message.split(" RBX").next();
             }
+        }
+        match self.checks.kept(message) {
+            Kept::Other => {}
+            Kept::Nothing => return None,
+            Kept::Part(part) => return Some(part),
         }
         let ours = message.starts_with(TRACKS) || says_lost(message);
         (ours || bootlog::is_fact(line) || encryption(message) || call::of(message).is_some()).then_some(message)
@@ -324,6 +332,36 @@ mod tests {
              ---[ end trace 0000000000000000 ]---\n\
              __tdx_reclaim_page: 3 callbacks suppressed\nMissed 34 kernel messages\n"
         );
+    }
+
+    #[test]
+    fn machine_checks_without_names() {
+        let raw = "[ 9.1] mce: [Hardware Error]: CPU 3: Machine Check: 0 Bank 13: 8c00004000010090\n\
+                   [ 9.1] mce: [Hardware Error]: TSC 1 ADDR 2a3b4c5640 MISC 86 PPIN 77\n\
+                   [ 9.2] mce: [Hardware Error]: CPU 12: Machine Check Exception: 5 Bank 1: bd80000000100134\n\
+                   [ 9.2] mce: [Hardware Error]: RIP 10:<ffffffff981d7af3> {acme_secret+0x83/0xf0}\n\
+                   [ 9.2] mce: [Hardware Error]: TSC 1 ADDR 2a3b4c5640 MISC 86 PPIN 77\n\
+                   [ 9.2] mce: [Hardware Error]: PROCESSOR 0:806f8 TIME 1 SOCKET 0 APIC 0 microcode 2b000571\n\
+                   [ 9.2] mce: [Hardware Error]: Machine check: TDX private memory error. Possible kernel bug.\n\
+                   [ 9.3] Memory failure: 0x2a3b4c5: Sending SIGBUS to acmevisor:77 due to hardware memory corruption\n\
+                   [ 9.3] Memory failure: 0x2a3b4c5: recovery action for dirty LRU page: Recovered\n\
+                   [ 9.4] {1}[Hardware Error]: event severity: fatal\n\
+                   [ 9.4] {1}[Hardware Error]:  fru_text: ACME rack 7\n\
+                   [ 9.4] {1}[Hardware Error]:   section_type: memory error\n\
+                   [ 9.5] {2}[Hardware Error]: event severity: corrected\n\
+                   [ 9.5] {2}[Hardware Error]:   section_type: memory error\n";
+        assert_eq!(
+            kept(Item::BootLog, raw),
+            "[    9.200000] mce: [Hardware Error]: CPU 12: Machine Check Exception: 5 Bank 1: bd80000000100134\n\
+             [    9.200000] mce: [Hardware Error]: TSC 1 ADDR 2a3b4c5640\n\
+             [    9.200000] mce: [Hardware Error]: PROCESSOR 0:806f8\n\
+             [    9.200000] mce: [Hardware Error]: Machine check: TDX private memory error. Possible kernel bug.\n\
+             [    9.300000] Memory failure: 0x2a3b4c5: recovery action for dirty LRU page: Recovered\n\
+             [    9.400000] {1}[Hardware Error]: event severity: fatal\n\
+             [    9.400000] {1}[Hardware Error]:   section_type: memory error\n"
+        );
+        let storm = raw.repeat(200);
+        assert!(kept(Item::BootLog, &storm).lines().count() < 512, "bounded");
     }
 
     #[test]

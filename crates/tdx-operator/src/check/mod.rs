@@ -13,6 +13,7 @@ mod keep;
 mod kernel;
 mod live;
 mod log_file;
+mod machine_checks;
 mod msrs;
 mod rules;
 mod snapshot;
@@ -115,7 +116,8 @@ fn verdict(facts: &Facts<'_>, report: &CheckReport) -> (Status, String) {
 }
 
 fn summary(facts: &Facts<'_>) -> CheckFacts {
-    let log = facts.log.as_ref().ok();
+    // The log of another machine says nothing on the module of this one.
+    let own = facts.log.as_ref().ok().filter(|_| !facts.log_of_another());
     let key_ids = match facts.tdx {
         Tdx::On(Some((first, end)), _) => u32::try_from(first).ok().map(|first| KeyIdReport { first, end }),
         _ => None,
@@ -128,8 +130,8 @@ fn summary(facts: &Facts<'_>) -> CheckFacts {
         bios: facts.bios(),
         kernel: facts.kernel.as_ref().ok().map(|kernel| kernel.text.clone()),
         era: facts.era().map(Era::name),
-        module: log.and_then(|log| log.module).map(|module| module.value.to_string()),
-        pamt_kb: log.and_then(|log| log.pamt_kb).map(|kb| kb.value),
+        module: own.and_then(|log| log.module).map(|module| module.value.to_string()),
+        pamt_kb: own.and_then(|log| log.pamt_kb).map(|kb| kb.value),
         // A log that has lost its beginning tells of no number.
         leaked_pages: facts.left.pages().filter(|_| facts.log_is_whole && !facts.log_of_another()),
         lost_key_ids: (facts.log_is_whole

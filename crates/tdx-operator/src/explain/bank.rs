@@ -4,11 +4,27 @@
 use super::status;
 use crate::report::{Basis, MsrField, MsrReport};
 use tdx_abi::Status;
+use tdx_host::platform::Msr;
 
 /// True for a value that is no completion status and is valid as the status of a bank: bit 63
 /// (VAL), and an error code.
 pub(super) fn is_bank_status(value: u64) -> bool {
     status::is_impossible(Status::new(value)) && value >> 63 == 1 && value & 0xffff != 0
+}
+
+/// The same, of a register that was read.
+pub(super) fn of_register(msr: Msr, value: u64) -> MsrReport {
+    let mut report = explain(value);
+    report.msr = format!("{:#x}", msr.0);
+    let bank = (msr.0 - 0x400) / 4;
+    if value >> 63 == 0 {
+        report.meaning =
+            format!("bank {bank} holds no error: bit 63 (VAL) is clear, so that the other bits say nothing");
+        report.todo = None;
+    } else if let Some((_, says)) = report.meaning.split_once(": ") {
+        report.meaning = format!("bank {bank} holds an error: {says}");
+    }
+    report
 }
 
 /// What it says.

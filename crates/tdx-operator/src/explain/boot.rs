@@ -25,20 +25,27 @@ pub(super) fn judge(boot: &Boot) -> Vec<LogFinding> {
     }
     if let Some(failure) = &log.failure {
         let module = log.module.map(|module| module.value);
-        let mut found = caused(boot, Topic::BringUp, causes::of(failure.value.0, module));
+        let cause = match (failure.value.0, boot.errno) {
+            (Failure::Words(Words::Unknown), Some(number)) => causes::unknown_with(number),
+            (failure, _) => causes::of(failure, module),
+        };
+        let mut found = caused(boot, Topic::BringUp, cause);
         if !found.evidence.iter().any(|line| line.line == failure.line) {
             found.evidence.push(LogLine { line: failure.line, text: bootlog::message(&failure.value.1).to_owned() });
         }
         findings.push(found);
+        findings.extend(boot.more.iter().map(|at| another(boot, at)));
     }
+    let contradiction = log.initialized.and_then(|line| contradiction(boot, line));
+    let contradicted = contradiction.is_some();
     if log.initialized.is_some() {
-        findings.push(up(boot));
+        findings.push(contradiction.unwrap_or_else(|| up(boot)));
         if let Some((words, line)) = boot.refused_by_kvm.as_ref().filter(|_| log.failure.is_none()) {
             let mut found = caused(boot, Topic::Vmm, causes::words(*words));
             found.evidence = vec![line.clone()];
             findings.push(found);
         }
-        if let Some(at) = &boot.after {
+        if let Some(at) = boot.after.as_ref().filter(|at| !contradicted || !is_of_initialization(at.value.0)) {
             findings.push(afterwards(boot, at));
         }
     } else if log.failure.is_none() && log.not_disabled.is_none() && !(is_guest(boot) && log.key_ids.is_none()) {
@@ -51,9 +58,57 @@ pub(super) fn judge(boot: &Boot) -> Vec<LogFinding> {
         findings.push(found);
     }
     findings.extend(boot.calls.findings(log));
+    findings.extend(boot.updates.finding());
     findings.extend(boot.kexec.finding(log));
     findings.extend(boot.vmm.findings());
     findings
+}
+
+/// True for a failure that only the initialization of the module can have: Linux initializes it
+/// once in a boot.
+fn is_of_initialization(failure: Failure) -> bool {
+    matches!(failure, Failure::Errno(_) | Failure::ReservedAreasExhausted(_))
+}
+
+/// Lines of one boot that cannot both be true of one machine: the module came up, and its
+/// initialization failed afterwards, or the CPU is one without TDX.
+fn contradiction(boot: &Boot, up: u64) -> Option<LogFinding> {
+    let failed = boot.after.as_ref().filter(|at| is_of_initialization(at.value.0));
+    let other = boot.log.cpu.as_ref().filter(|at| !at.value.intel).and(boot.cpu.clone());
+    let guest = boot.log.speaker.as_ref().filter(|at| at.value.0 == Speaker::TdGuest);
+    if let (None, None, Some(at)) = (failed, &other, guest) {
+        let line = LogLine { line: at.line, text: at.value.1.clone() };
+        return Some(contradicts(boot, up, line, "that this is a TD, which is a guest and initializes no module"));
+    }
+    let (line, says) = match (failed, other) {
+        (Some(at), _) => {
+            let line = LogLine { line: at.line, text: bootlog::message(&at.value.1).to_owned() };
+            (line, "that its initialization failed; Linux initializes it once in a boot")
+        }
+        (None, Some(line)) => (line, "that the CPU is not from Intel, so that it has no TDX"),
+        (None, None) => return None,
+    };
+    Some(contradicts(boot, up, line, says))
+}
+
+/// The line that says that the module is up, and the one that it cannot be true with.
+fn contradicts(boot: &Boot, up: u64, line: LogLine, says: &str) -> LogFinding {
+    let mut found = finding(boot, Judgement::Undecidable, "log-contradicts-itself", Basis::Deduced);
+    found.evidence.retain(|seen| seen.line == up);
+    found.cause = format!("line {up} says that the module is initialized, line {} {says}", line.line);
+    found.evidence.push(line);
+    found.evidence.sort_by_key(|line| line.line);
+    "the lines are of two boots or two machines, or were changed: give the whole log of one boot, `journalctl -k -b`"
+        .clone_into(&mut found.remedy);
+    found
+}
+
+/// Another call of the initialization that failed, with a status of its own.
+fn another(boot: &Boot, at: &At<(Failure, String)>) -> LogFinding {
+    let mut found = caused(boot, Topic::BringUp, causes::of(at.value.0, boot.log.module.map(|module| module.value)));
+    found.evidence = vec![LogLine { line: at.line, text: bootlog::message(&at.value.1).to_owned() }];
+    found.cause = format!("besides: {}", found.cause);
+    found
 }
 
 fn is_guest(boot: &Boot) -> bool {
@@ -110,6 +165,7 @@ fn up(boot: &Boot) -> LogFinding {
             "before a kexec run `cleanslate check`: this kernel jumps whether or not the module gives its memory \
              back, and on this CPU what stays private can end the next kernel in a machine check"
         }
+        _ if boot.calls.any() => "see the failed calls below; run `cleanslate check` before a kexec",
         _ => "nothing; run `cleanslate check` before a kexec",
     };
     remedy.clone_into(&mut up.remedy);
@@ -139,7 +195,16 @@ fn not_ended(boot: &Boot) -> Option<LogFinding> {
         found
     } else if let Some((words, line)) = &boot.refused_by_kvm {
         let mut found = caused(boot, Topic::BringUp, causes::words(*words));
-        found.evidence.push(line.clone());
+        if *words == Words::NoPlatform && log.key_ids.is_some() {
+            found.basis = Basis::Deduced;
+            "the BIOS assigned KeyIDs to TDX, but the kernel found TDX not usable: the reason is in a line that this \
+             log does not have (hibernation, a lack of memory at boot)"
+                .clone_into(&mut found.cause);
+            "provide the complete log: `dmesg` or `journalctl -k -b`".clone_into(&mut found.remedy);
+        }
+        if !found.evidence.contains(line) {
+            found.evidence.push(line.clone());
+        }
         return Some(found);
     } else if let Some(line) = boot.unknown.as_ref().filter(|_| log.key_ids.is_some()) {
         // With an unknown message, "no further TDX line" would be wrong.
@@ -167,6 +232,10 @@ fn not_ended(boot: &Boot) -> Option<LogFinding> {
         "the TDX messages do not tell whether the initialization succeeded".clone_into(&mut found.cause);
         "provide the complete log: `dmesg` or `journalctl -k -b`".clone_into(&mut found.remedy);
         found
+    } else if let Some((rule, cause, remedy)) = boot.encryption.iter().find_map(|line| without_keys(&line.text)) {
+        let mut found = finding(boot, Failed, rule, Basis::Deduced);
+        (found.cause, found.remedy) = (cause.to_owned(), remedy.to_owned());
+        found
     } else if !boot.encryption.is_empty() {
         let mut found = finding(boot, Undecidable, "encryption-only", Basis::Deduced);
         "memory encryption is enabled in the BIOS; no line tells whether any KeyIDs are private (for TDX)"
@@ -180,6 +249,30 @@ fn not_ended(boot: &Boot) -> Option<LogFinding> {
     };
     found.evidence.extend(boot.kvm.iter().cloned());
     Some(found)
+}
+
+/// Memory encryption that leaves no KeyID for TDX: rule, cause and remedy.
+fn without_keys(text: &str) -> Option<(&'static str, &'static str, &'static str)> {
+    let remedy = "enable TME, multi-key TME (TME-MT) and TDX in the BIOS, give TDX KeyIDs, and power cycle";
+    let text = text.trim_end_matches('.');
+    if text.ends_with("x86/tme: MKTME is not usable") || text.ends_with("configuration is inconsistent between CPUs") {
+        return Some((
+            "encryption-differs",
+            "the CPUs do not agree on memory encryption (MSR 0x982), so the kernel uses no KeyIDs, and the module \
+             refuses such a machine (INCONSISTENT_MSR)",
+            "set up all packages the same in the BIOS, or update it; compare `rdmsr -a 0x982`",
+        ));
+    }
+    let off = "x86/tme: not enabled by BIOS";
+    if text.starts_with("x86/mktme: disabled by BIOS") || text.starts_with(off) {
+        let cause = if text.starts_with(off) {
+            "memory encryption (TME) is off in the BIOS, and TDX needs it"
+        } else {
+            "memory encryption has no KeyIDs (TME-MT is off in the BIOS), and TDX needs private ones"
+        };
+        return Some(("encryption-without-keyids", cause, remedy));
+    }
+    None
 }
 
 /// A finding from a cause.

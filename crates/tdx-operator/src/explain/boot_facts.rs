@@ -1,7 +1,7 @@
 //! Facts of one boot that the rules look at, gathered line by line. Lines about TDX or machine
 //! checks in an unknown form are kept, and reported as unknown.
 
-use super::{calls::Calls, kexec::Refusals, record::Records, registers::Report, vmm::Errors};
+use super::{calls::Calls, kexec::Refusals, record::Records, registers::Report, update::Updates, vmm::Errors};
 use crate::{
     bootlog::{self, BootLog, Failure, Line, Source, Split, Words, call},
     input::{At, InputError, Rule, excerpt},
@@ -10,6 +10,8 @@ use crate::{
 
 /// Lines of one kind that are kept for each boot.
 const MAX_LINES: usize = 24;
+/// Further calls of an initialization that are kept.
+const MAX_MORE: usize = 8;
 /// Unknown lines that are named.
 const MAX_UNKNOWN: usize = 16;
 
@@ -22,6 +24,10 @@ pub(super) struct Boot {
     pub(super) broken: Option<InputError>,
     /// A failed initialization before the one that succeeded.
     pub(super) earlier: Option<At<(Failure, String)>>,
+    /// The errno of an initialization that failed for a reason in unknown words.
+    pub(super) errno: Option<u32>,
+    /// Calls of the initialization that failed with another status than the first.
+    pub(super) more: Vec<At<(Failure, String)>>,
     /// The first failure after the module came up.
     pub(super) after: Option<At<(Failure, String)>>,
     /// Lines of the TDX host code, but for CMRs.
@@ -44,6 +50,8 @@ pub(super) struct Boot {
     pub(super) first: Vec<LogLine>,
     /// The line of the CPU model.
     pub(super) cpu: Option<LogLine>,
+    /// The first line with letters in a number, as a photo of a screen is read.
+    pub(super) letters: Option<LogLine>,
     /// The first line that was put together, as it was read.
     pub(super) folded: Option<String>,
     /// Machine checks.
@@ -52,6 +60,8 @@ pub(super) struct Boot {
     pub(super) calls: Calls,
     /// Images for kexec that were refused.
     pub(super) kexec: Refusals,
+    /// Updates of the module that failed.
+    pub(super) updates: Updates,
     /// Errors of QEMU and libvirt.
     pub(super) vmm: Errors,
     /// Registers of `system-report.sh`.
@@ -71,6 +81,9 @@ impl Boot {
         if self.folded.is_none() && self.log.fold.is_some() {
             self.folded = Some(excerpt(message));
         }
+        if self.letters.is_none() && concerns(message) && has_letters_for_digits(message) {
+            self.letters = Some(here());
+        }
         if self.first.is_empty() && (message.starts_with("Linux version ") || message.starts_with("BIOS-e820:")) {
             self.first.push(here());
         }
@@ -81,7 +94,8 @@ impl Boot {
             Source::Program(ident) => self.program(line.number, ident, split) || !concerns_of(ident, message),
             Source::Kernel => {
                 let fact = !is_tdx(message) && bootlog::is_fact(&text);
-                self.kernel(line.number, split) || fact || !concerns(message)
+                let told = split.stamped || is_tagged(message);
+                self.kernel(line.number, split) || fact || !(told && concerns(message))
             }
         };
         if !known {
@@ -105,6 +119,11 @@ impl Boot {
                 self.broken.get_or_insert(error);
             }
         }
+        if self.errno.is_none()
+            && self.log.failure.as_ref().is_some_and(|at| at.value.0 == Failure::Words(Words::Unknown))
+        {
+            self.errno = bootlog::errno_of(message);
+        }
         // A failure of a module that is up is none of the initialization.
         if was_up.is_some() && !failed && self.log.failure.is_some() {
             let later = self.log.failure.take();
@@ -119,8 +138,13 @@ impl Boot {
             && bootlog::is_bring_up(leaf)
             && self.log.initialized.is_none()
         {
-            let value = (Failure::Seamcall(leaf, status), excerpt(message));
-            self.log.failure.get_or_insert(At { line: line.number, value });
+            let (failure, text) = (Failure::Seamcall(leaf, status), excerpt(message));
+            let first =
+                self.log.failure.get_or_insert_with(|| At { line: line.number, value: (failure, text.clone()) });
+            let known = first.value.0 == failure || self.more.iter().any(|other| other.value.0 == failure);
+            if !known && self.more.len() < MAX_MORE {
+                self.more.push(At { line: line.number, value: (failure, text) });
+            }
         }
     }
 
@@ -136,13 +160,19 @@ impl Boot {
             return true;
         }
         if let Some(words) = of_kvm(message) {
-            self.refused_by_kvm.get_or_insert_with(|| (words, LogLine { line, text: excerpt(message) }));
+            // A reason says more than that it failed.
+            if self.refused_by_kvm.as_ref().is_none_or(|(known, _)| *known == Words::NotSaid) {
+                self.refused_by_kvm = Some((words, LogLine { line, text: excerpt(message) }));
+            }
             keep(&mut self.kvm);
             return true;
         }
-        if let Some(rest) = message.strip_prefix("virt/tdx:").or_else(|| message.strip_prefix("tdx:")) {
+        if let Some(rest) = bootlog::tdx_line(message) {
             let rest = rest.trim();
             if self.log.speaker.as_ref().is_some_and(|at| at.line == line) || of_a_guest(rest) {
+                return true;
+            }
+            if self.updates.take(line, message) {
                 return true;
             }
             if rest.starts_with("CMR:") {
@@ -156,10 +186,6 @@ impl Boot {
             keep(&mut self.encryption);
             return true;
         }
-        if message.starts_with("kvm_intel: Failed to initialize TDX module") {
-            keep(&mut self.kvm);
-            return true;
-        }
         if let Some(options) = command_line(message) {
             self.options(line, options);
             return true;
@@ -169,6 +195,7 @@ impl Boot {
             || is_irrelevant(message.strip_prefix("kvm_intel: ").unwrap_or(message))
             || self.records.take(line, split)
             || self.kexec.take(line, None, message)
+            || self.updates.take(line, message)
             || self.vmm.take(line, message)
             || Report::take(&mut self.report, line, message)
     }
@@ -179,11 +206,17 @@ impl Boot {
             || self.kexec.take(line, Some(ident), split.text)
             || self.vmm.take(line, split.text)
             || ident.starts_with("qemu") && self.call(line, split.text)
+            // `cpu17:2101544)WARNING: TDX: 1044: ..` of ESXi.
+            || ident.starts_with("vmk")
+                && split.text.split_once(')').is_some_and(|(_, text)| self.call(line, text.trim_start_matches("WARNING: ")))
     }
 
     /// A call that failed, unless it belongs to the initialization.
     fn call(&mut self, line: u64, message: &str) -> bool {
         let Some(call) = call::of(message) else { return false };
+        if call.leaf == Some(bootlog::DEBUG_CONFIG) {
+            return true;
+        }
         let handover = call.leaf == Some(tdx_abi::Leaf::SYS_DISABLE) && self.log.not_disabled.is_some();
         let of_bring_up = call.leaf.is_some_and(bootlog::is_bring_up);
         if handover || of_bring_up && self.log.initialized.is_none() {
@@ -192,7 +225,7 @@ impl Boot {
             }
             return true;
         }
-        if call.leaf.is_none() && call.status.is_none() && call.leaked.is_none() {
+        if call.leaf.is_none() && call.status.is_none() && call.leaked.is_none() && call.loader.is_none() {
             return false;
         }
         self.calls.take(line, message, call);
@@ -217,13 +250,56 @@ pub(super) fn text_of<'a>(line: &'a Line<'_>) -> std::borrow::Cow<'a, str> {
     String::from_utf8_lossy(line.bytes)
 }
 
+/// Steps that backports to 5.10 to 6.4 print, and their tries of a debug build.
+const OF_OLD_KERNELS: [&str; 14] = [
+    "SEAMRR enabled",
+    "TDX enabled by BIOS",
+    "TDX module detected",
+    "Loading TDX ",
+    "Loaded TDX module via P-SEAMLDR",
+    "Successfully loaded TDX P-SEAMLDR",
+    "Initializing TDX module",
+    "Launch NP-SEAMLDR returned",
+    "P-SEAMLDR was already loaded",
+    "P-SEAMLDR: version",
+    "TDX P-SEAMLDR: version",
+    "BIOS-CMR :",
+    "TDDEBUGCONFIG is",
+    "SEAMCALL additional output:",
+];
+
 /// Lines of the TDX host code that do not tell whether TDX comes up, or continue the line before.
 fn is_irrelevant(rest: &str) -> bool {
     let registers = ["RCX ", "RDX ", "R8", "R9", "R08 ", "R09 ", "R10 ", "R11 ", "additional output:"];
     rest.starts_with("Disable ACPI S3")
         || rest.starts_with("Disable Kexec")
         || rest.starts_with("kvm: TDX is supported")
+        || OF_OLD_KERNELS.iter().any(|words| rest.starts_with(words))
         || registers.iter().any(|r| rest.starts_with(r))
+        || rest.starts_with("---[ end Kernel panic - not syncing: ")
+        || of_a_selftest(rest)
+}
+
+/// Lines of a failed KVM selftest that only name places of its source: `lib/x86/tdx/tdx_util.c:212:
+/// !ret`, `1 0x0000000000404b12: main at tdx_vm_test.c:90`, and a test that was skipped.
+fn of_a_selftest(rest: &str) -> bool {
+    let place = |word: &str| {
+        word.split_once(".c:").is_some_and(|(_, line)| !line.is_empty() && line.bytes().all(|b| b.is_ascii_digit()))
+    };
+    let asserted = rest.split_once(": ").is_some_and(|(at, _)| place(at) && !at.contains(' '));
+    let frame = rest.rsplit_once(" at ").is_some_and(|(before, at)| place(at) && before.contains("0x"));
+    asserted || frame
+}
+
+/// True if a number has letters that look like digits: `bd8OOOOOOO1OO134`.
+pub(super) fn has_letters_for_digits(message: &str) -> bool {
+    let words = message.split(|c: char| !c.is_ascii_alphanumeric());
+    words.filter(|word| word.len() >= 8).any(|word| {
+        let digits = word.strip_prefix("0x").or_else(|| word.strip_prefix("Ox")).unwrap_or(word);
+        let alike = |b: u8| b"OolI".contains(&b);
+        let all = digits.bytes().all(|b| b.is_ascii_hexdigit() || alike(b));
+        all && digits.bytes().any(alike) && digits.bytes().filter(u8::is_ascii_digit).count() > 2
+    })
 }
 
 /// Lines of a TD guest.
@@ -232,6 +308,7 @@ fn of_a_guest(message: &str) -> bool {
         "Guest detected",
         "Attributes:",
         "TD_CTLS:",
+        "TD misconfiguration",
         "using TDX aware idle routine",
         "process: using TDX aware idle routine",
         "Memory Encryption Features active:",
@@ -251,15 +328,27 @@ fn of_kvm(message: &str) -> Option<Words> {
 
 /// A line of the TDX host code.
 fn is_tdx(message: &str) -> bool {
-    message.starts_with("virt/tdx:") || message.starts_with("tdx:")
+    bootlog::tdx_line(message).is_some()
 }
 
 fn about_tdx(message: &str) -> bool {
-    message.contains("TDX") || message.contains("/tdx") || message.contains(" tdx") || message.starts_with("tdx:")
+    message.contains("TDX") || message.contains("/tdx") || message.contains(" tdx") || is_tdx(message)
 }
 
 fn command_line(message: &str) -> Option<&str> {
     message.strip_prefix("Command line: ").or_else(|| message.strip_prefix("Kernel command line: "))
+}
+
+/// True for a line that has no timestamp and still looks like one of the kernel: it begins with a
+/// tag (`kvm_intel:`), or has words that no prose has. `TDX: does not work` of a mail is none.
+fn is_tagged(message: &str) -> bool {
+    let tag = message.split(' ').next().and_then(|word| word.strip_suffix(':')).unwrap_or_default();
+    let small = tag.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-/[].".contains(&b));
+    let drivers = ["EDAC ", "Memory failure: ", "Kernel panic - "];
+    let words = ["[Hardware Error]", "Machine Check", "SEAMCALL"];
+    !tag.is_empty() && small
+        || drivers.iter().any(|driver| message.starts_with(driver))
+        || words.iter().any(|word| message.contains(word))
 }
 
 /// True for a line that mentions TDX or a machine check in any form.

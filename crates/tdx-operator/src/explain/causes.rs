@@ -99,7 +99,7 @@ fn seamcall(leaf: Leaf, found: Status, module: Option<ModuleVersion>) -> Cause {
         }
         _ => {
             let judgement = if report.known { Judgement::Failed } else { Judgement::Undecidable };
-            let cause = format!("{leaf} returned {found}: {}", report.meaning);
+            let cause = format!("{leaf} returned {}: {}", status::shown(found), report.meaning);
             Cause { judgement, rule: "seamcall-failed", basis: Basis::Sourced, text: cause, remedy: report.todo }
         }
     }
@@ -123,6 +123,19 @@ fn errno_alone(number: u32) -> Cause {
                 lists the possible causes"
         ),
     }
+}
+
+/// A failure in words that are not known, with its errno.
+pub(super) fn unknown_with(number: u32) -> Cause {
+    let mut cause = match errno::alone(number) {
+        Some(_) => errno_alone(number),
+        None => words(Words::Unknown),
+    };
+    cause.text = match errno::alone(number) {
+        Some(_) => format!("{}; the words before it are not known", cause.text),
+        None => format!("{}, with errno -{number}", cause.text),
+    };
+    cause
 }
 
 /// Failures that the kernel puts in words.
@@ -243,6 +256,70 @@ pub(super) fn words(words: Words) -> Cause {
             "a CPU package has no online CPU; every package must take part in creating and tearing down a TD",
             "bring a CPU of each package online (`chcpu -e`), or delete all TDs before taking the last one offline",
         ),
+        Words::DisabledInBios => why(
+            "not-enabled-in-bios",
+            Sourced,
+            "the kernel says that the BIOS has not enabled TDX",
+            "enable memory encryption (TME, TME-MT), TDX and its SEAM loader in the BIOS, give TDX KeyIDs, and power \
+                cycle",
+        ),
+        Words::SeamOff => why(
+            "seam-off",
+            Sourced,
+            "the registers of SEAM (SEAMRR, MSR 0x1400 and 0x1401) are not set up: TDX is off in the BIOS, or MCHECK \
+                has found the BIOS's setup wrong and turned it off",
+            "enable TDX and its SEAM loader in the BIOS, and power cycle; MSR 0xa0 is not 0 if MCHECK failed",
+        ),
+        Words::NoLoader => why(
+            "loader-not-there",
+            Sourced,
+            "the P-SEAMLDR, which loads the TDX module, is not there: the BIOS loaded none, and kernels that load it \
+                themselves (Intel's stacks of 5.15 and before) had no file of it, or the NP-SEAMLDR failed",
+            "enable the SEAM loader in the BIOS and power cycle, or use a kernel that expects the BIOS to load the \
+                module (mainline); with the old stack, put np-seamldr.acm and libtdx.so into its initrd",
+        ),
+        Words::NotInstalled => why(
+            "module-not-installed",
+            Sourced,
+            "this kernel loads the TDX module itself (Intel's stacks of 5.15 and before), and had no file of it or \
+                could not install it",
+            "put libtdx.so and its sigstruct where this kernel looks for them (its initrd), fit for the P-SEAMLDR and \
+                the CPU, or use a kernel that expects the BIOS to load the module (mainline)",
+        ),
+        Words::KeyIdsDiffer => why(
+            "keyids-differ",
+            Sourced,
+            "a CPU has other private KeyIDs than the first one (MSR 0x87)",
+            "compare `rdmsr -a 0x87`; set up all packages the same in the BIOS, or update it",
+        ),
+        Words::BadCmrs => why(
+            "cmrs-invalid",
+            Sourced,
+            "the module's list of convertible memory (CMRs) is empty or not in order, which this kernel refuses",
+            "update the BIOS, which makes that list with MCHECK; check the population of memory",
+        ),
+        Words::NotConvertible => why(
+            "memory-not-convertible",
+            Sourced,
+            "the kernel uses memory that is in no CMR, so that it cannot be TDX's, and this kernel then refuses TDX. \
+                Memory of CXL devices, persistent memory and memory that was added later are in none",
+            "keep that memory from the page allocator at boot (no `efi=nosoftreserve`, no `memmap=`; dax devices in \
+                devdax mode), or remove it",
+        ),
+        Words::CpusOffline => why(
+            "cpus-offline",
+            Sourced,
+            "a CPU of this machine has not come up, and this kernel initializes the module only with all of them",
+            "boot without `maxcpus=`, `nr_cpus=` or `nosmt`, and bring all CPUs online before KVM is loaded",
+        ),
+        Words::NotSaid => Cause {
+            judgement: Judgement::Failed,
+            rule: "reason-not-logged",
+            basis: Sourced,
+            text: "TDX was not initialized; the line with the reason is not in this log".to_owned(),
+            remedy: "provide the complete log (`dmesg` or `journalctl -k -b`): the reason precedes this line"
+                .to_owned(),
+        },
         Words::Unknown => Cause {
             judgement: Judgement::Undecidable,
             rule: "words-not-known",

@@ -29,7 +29,7 @@ fn not_disabled(log: &BootLog, found: Status) -> Cause {
         ("module-without-disable", "the module does not implement TDH.SYS.DISABLE (leaf 69)".to_owned())
     } else {
         let report = status::explain(found, Given::Whole);
-        ("disable-failed", format!("TDH.SYS.DISABLE returned {found}: {}", report.meaning))
+        ("disable-failed", format!("TDH.SYS.DISABLE returned {}: {}", status::shown(found), report.meaning))
     };
     let pamt = log.pamt_kb.map_or_else(|| "its PAMTs".to_owned(), |kb| format!("{} KB of PAMT", kb.value));
     let next = match log.cpu.map(|cpu| cpu.value.has_partial_write_erratum()) {

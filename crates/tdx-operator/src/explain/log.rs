@@ -5,14 +5,14 @@ use std::io::BufRead;
 use super::{
     boot,
     boot_facts::{Boot, text_of},
-    key_id, machine_check,
-    record::Record,
+    machine_check, records,
+    values::Prose,
 };
 use crate::{
     bootlog::{self, Cut, PLAIN_LIMIT, Unfolded},
     host::encoding,
     input::{InputError, Rule},
-    report::{Basis, ExplainReport, Judgement, LogFinding, LogReport, Subject, Topic},
+    report::{ExplainReport, Judgement, LogFinding, LogReport, Subject, Topic},
 };
 
 /// Findings that are reported.
@@ -54,12 +54,14 @@ pub fn from_reader_of_boot(
         unknown: Vec::new(),
     };
     let mut boot = Boot::default();
+    let mut prose = Prose::default();
     while let Some(line) = lines.next_line().map_err(unreadable)? {
         if line.bytes.contains(&0) {
             return Err(InputError { line: Some(line.number), ..InputError::of_file(name, Rule::Binary) });
         }
         let text = text_of(&line);
         let split = bootlog::split(&text);
+        prose.take(line.number, &text);
         if cut.begins(&split) {
             finish(std::mem::take(&mut boot), &mut report);
             report.boots += 1;
@@ -79,6 +81,12 @@ pub fn from_reader_of_boot(
     if wanted.is_some_and(|wanted| wanted == 0 || wanted > report.boots) {
         return Err(InputError::of_file(name, Rule::NoSuchBoot { boots: report.boots }));
     }
+    if report.findings.is_empty() {
+        if let Some(subject) = prose.only() {
+            return Ok(ExplainReport::new(name, subject));
+        }
+        report.findings = prose.findings();
+    }
     if report.findings.is_empty() && report.unknown_lines == 0 {
         return Err(InputError::of_file(name, Rule::NothingToExplain));
     }
@@ -89,27 +97,14 @@ pub fn from_reader_of_boot(
 fn finish(mut boot: Boot, report: &mut LogReport) {
     boot.calls.end_of_warning();
     boot.records.join_equal();
-    merge(&mut boot);
+    records::merge(&mut boot);
     let mut findings = boot::judge(&boot);
     let cpu = boot.records.done.iter().find_map(|record| record.cpu);
     let checks = boot.records.done.iter().map(|record| machine_check::judge(record, &boot.log, &boot.calls, cpu));
     let mut checks: Vec<_> = checks.collect();
     checks.sort_by_key(severity);
     findings.extend(checks);
-    if let (true, Some(line)) = (boot.records.done.is_empty(), boot.records.logged) {
-        findings.push(LogFinding {
-            topic: Topic::MachineCheck,
-            judgement: Judgement::Undecidable,
-            rule: "record-not-in-log",
-            basis: Basis::Sourced,
-            evidence: vec![line],
-            cause: "a machine check was logged, and its record is not in this log".to_owned(),
-            remedy: "give the record: `ras-mc-ctl --errors`, `journalctl -u mcelog`, `journalctl -u rasdaemon`, or \
-                `dmesg` of the next boot, which has the firmware's record (BERT)"
-                .to_owned(),
-            boot: 0,
-        });
-    }
+    findings.extend(records::without(&boot.records));
     report.findings_left_out += boot.records.left_out + boot.calls.left_out();
     // Of a long log the gravest findings are shown.
     let over = (report.findings.len() + findings.len()).saturating_sub(MAX_FINDINGS);
@@ -135,25 +130,4 @@ fn severity(found: &LogFinding) -> u8 {
         (Topic::MachineCheck, _) if found.rule == "corrected" => MILD,
         _ => 1,
     }
-}
-
-/// Lines between two records of one event.
-const NEAR: u64 = 16;
-
-/// Puts a report of the firmware that has no address together with the kernel's record of the same
-/// error, where that carries a KeyID.
-fn merge(boot: &mut Boot) {
-    let records = &boot.records.done;
-    let private = |record: &Record| record.address.is_some_and(|at| key_id::of(at, &boot.log, &boot.calls).is_some());
-    let Some(main) = records.iter().position(|record| !record.firmware && private(record)) else { return };
-    let bare =
-        |record: &Record| record.firmware && record.address.is_none() && record.ecc.is_none() && !record.corrected;
-    let near = |record: &Record| record.first_line.abs_diff(records[main].first_line) <= NEAR;
-    let Some(other) = records.iter().position(|record| bare(record) && near(record)) else { return };
-    let firmware = boot.records.done.remove(other);
-    let main = &mut boot.records.done[if other < main { main - 1 } else { main }];
-    main.cpu = main.cpu.or(firmware.cpu);
-    main.evidence.extend(firmware.evidence);
-    main.evidence.sort_by_key(|line| line.line);
-    main.evidence.truncate(12);
 }

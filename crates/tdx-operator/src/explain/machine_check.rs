@@ -8,7 +8,7 @@ use tdx_host::platform::CpuModel;
 use super::{
     calls::Calls,
     key_id,
-    record::{Record, VALID},
+    record::{Record, Section, VALID},
 };
 use crate::{
     bootlog::{BootLog, Speaker},
@@ -28,6 +28,12 @@ const RESET: &str = "a kernel or driver wrote less than 64 bytes to private memo
 const TELL_APART: &str = "determine whether this address was TDX-private, in this kernel or, after a kexec, \
     in the previous one; poison is cleared by a power cycle and by a full write of the line, so an error \
     that recurs at the same address is hardware";
+
+const NOT_DECODED: &str = "read the record with the tool of the machine's vendor or in its BMC; it is no ground to \
+    suspect TDX, and none to rule it out";
+const NO_ADDRESS: &str = "no line shows an address: give the whole record of this event (`journalctl -k -b`, \
+    `ras-mc-ctl --errors`, `journalctl -u mcelog`); with it determine whether the address was TDX-private. Poison is \
+    cleared by a power cycle and by a full write of the line, so an error that recurs at the same address is hardware";
 
 /// Judges a record by what the rest of its boot says.
 pub(super) fn judge(record: &Record, boot: &BootLog, calls: &Calls, cpu_of_boot: Option<CpuModel>) -> LogFinding {
@@ -56,6 +62,9 @@ pub(super) fn judge(record: &Record, boot: &BootLog, calls: &Calls, cpu_of_boot:
         let remedy = "explain the kernel log of the host: the error and its address are there";
         return finding(Undecidable, "in-a-guest", Deduced, cause, remedy);
     }
+    if let Some(Section::Device(kind)) = &record.section {
+        return device(record, kind, finding);
+    }
     if record.private_memory {
         if erratum == Some(false) {
             let cause = "the kernel reports the page as private, which it does only on a CPU with the \
@@ -74,7 +83,8 @@ pub(super) fn judge(record: &Record, boot: &BootLog, calls: &Calls, cpu_of_boot:
     }
     if record.is_corrected() {
         let cause = "the error was corrected; TDX poison is never correctable";
-        return finding(Hardware, "corrected", Deduced, cause.to_owned(), REPLACE);
+        let remedy = if let Some(Section::Unknown(_)) = record.section { NOT_DECODED } else { REPLACE };
+        return finding(Hardware, "corrected", Deduced, cause.to_owned(), remedy);
     }
     if let Some(ecc) = &record.ecc {
         let key = keyed.map_or_else(String::new, |keyed| {
@@ -91,6 +101,7 @@ pub(super) fn judge(record: &Record, boot: &BootLog, calls: &Calls, cpu_of_boot:
         );
         return finding(Hardware, "cpu-without-erratum", Sourced, cause, REPLACE);
     }
+    let tell_apart = if record.address.is_some() { TELL_APART } else { NO_ADDRESS };
     if let Some(keyed) = keyed {
         let cause = private_key_id(&keyed, calls, erratum);
         return finding(Undecidable, "private-key-id", Deduced, cause, TELL_APART);
@@ -123,11 +134,25 @@ pub(super) fn judge(record: &Record, boot: &BootLog, calls: &Calls, cpu_of_boot:
     if record.in_td || record.global.is_some_and(|global| global & SEAM_NON_ROOT != 0) {
         let cause = "the error was hit by a TD running on this CPU: a partial write by the host and a \
             faulty DIMM are indistinguishable";
-        return finding(Undecidable, "in-a-td", Deduced, cause.to_owned(), TELL_APART);
+        return finding(Undecidable, "in-a-td", Deduced, cause.to_owned(), tell_apart);
+    }
+    if let Some(Section::Unknown(section)) = &record.section {
+        let cause = format!(
+            "the kernel does not decode this section of the firmware's record ({section}): it tells of \
+            neither memory nor CPU"
+        );
+        return finding(Undecidable, "section-not-decoded", Sourced, cause, NOT_DECODED);
+    }
+    if let Some(text) = record.address.and_then(|address| key_id::perhaps(address, boot, calls)) {
+        let cause = format!(
+            "{text}. A KeyID of TDX would mean private memory, and then a partial write is as possible \
+            as a faulty DIMM; the log does not tell which bits are the KeyID"
+        );
+        return finding(Undecidable, "perhaps-key-id", Deduced, cause, key_id::ASKS);
     }
     if record.firmware && record.status.is_none() && cpu.is_none() {
         let cause = "the firmware report names neither an error of the memory controller nor the CPU";
-        return finding(Undecidable, "firmware-without-details", Deduced, cause.to_owned(), TELL_APART);
+        return finding(Undecidable, "firmware-without-details", Deduced, cause.to_owned(), tell_apart);
     }
     if erratum == Some(true) {
         let cause = format!(
@@ -136,11 +161,37 @@ pub(super) fn judge(record: &Record, boot: &BootLog, calls: &Calls, cpu_of_boot:
                 off, disabled), if the page was returned to the host without a reset, or if it did not panic",
             named(cpu)
         );
-        return finding(Undecidable, "kernel-silent-on-erratum-cpu", Sourced, cause, TELL_APART);
+        return finding(Undecidable, "kernel-silent-on-erratum-cpu", Sourced, cause, tell_apart);
     }
     let cause = "the log does not name the CPU, so the partial-write erratum cannot be determined";
     let remedy = "provide the `PROCESSOR` line of the same record, or the `smpboot: CPU0:` line of the same boot";
     finding(Undecidable, "cpu-not-shown", Sourced, cause.to_owned(), remedy)
+}
+
+/// An error of a device or of the way to it. What a partial write leaves shows where memory is
+/// read.
+fn device(
+    record: &Record,
+    kind: &str,
+    finding: impl Fn(Judgement, &'static str, Basis, String, &str) -> LogFinding,
+) -> LogFinding {
+    let name = record.device.as_ref().map_or_else(String::new, |device| format!(" ({device})"));
+    if record.got_poison {
+        let cause = format!(
+            "an error of {kind}{name}: a packet carried poisoned data (Poisoned TLP). Its data were poisoned before: by \
+             a device, by a faulty DIMM, or by a partial write to private memory that a device then read"
+        );
+        let remedy = "find a machine check or a record on memory of the same time, and explain it together with this \
+            one; without one look at the device and its slot";
+        return finding(Judgement::Undecidable, "device-got-poison", Basis::Deduced, cause, remedy);
+    }
+    let cause = format!(
+        "an error of {kind}{name}, not of the machine's own memory: the record says nothing on TDX, and poison of a \
+         partial write shows where memory is read"
+    );
+    let remedy = "look at the device, its slot, cable and driver (`lspci -vv`); this is no reason to suspect TDX or to \
+        replace a DIMM";
+    finding(Judgement::Hardware, "device-error", Basis::Deduced, cause, remedy)
 }
 
 /// An address that carries a private KeyID: the memory was private when it was read.

@@ -9,6 +9,7 @@ pub(crate) mod calls;
 pub(crate) mod causes;
 mod errno;
 mod handover;
+mod kdump;
 mod kexec;
 mod key_id;
 mod leaves;
@@ -18,12 +19,19 @@ mod meanings;
 mod msr;
 mod odd;
 mod record;
+mod records;
 mod registers;
 mod status;
 mod system;
+mod update;
+mod values;
 mod vmm;
 
-use std::{fs::File, io, io::BufReader, path::Path};
+use std::{
+    fs::File,
+    io::{self, BufReader, Read},
+    path::Path,
+};
 
 use tdx_host::platform::Msr;
 
@@ -40,6 +48,8 @@ pub use msr::msr;
 
 /// Longest line that is given as an argument.
 const LINE: usize = 4096;
+/// Bytes of what a program printed of a register: a line for each of some thousand CPUs.
+const PRINTED: u64 = 1 << 20;
 /// Longest name of a file in an error.
 const NAME_LIMIT: usize = 512;
 
@@ -75,10 +85,17 @@ pub fn subject_of_boot(text: &str, boot: Option<u64>, progress: &dyn Progress) -
         }
         // A line of a log.
         if text.len() <= LINE && text.trim().contains([' ', '=']) {
-            let report = from_reader(text, text.as_bytes()).ok().filter(ExplainReport::is_known);
+            let report = from_reader(text, text.as_bytes()).ok();
+            let report = report.filter(|report| report.is_known() && !values::are_all(report));
             if let Some(subject) = report.map(|report| report.subject).or_else(|| odd::word(text)) {
                 return Ok(ExplainReport::new(text, subject));
             }
+        }
+        if let Some(report) = values::explain(text, &odd::several(text)) {
+            return Ok(report);
+        }
+        if let Some(rule) = odd::why_not(text) {
+            return Err(InputError::of_file(&crate::input::excerpt(text), Rule::NotAValue(rule)));
         }
         if odd::is_command(text) {
             let rule = "is a command, not its output: run it and pipe it in, `dmesg | cleanslate explain -`";
@@ -119,21 +136,52 @@ fn small(text: &str) -> Option<u32> {
     digits.parse().ok().filter(|number| all && (1..4096).contains(number))
 }
 
-/// The value of a register.
+/// The value of a register, in a form in which `rdmsr` and others print one: `200000001f`,
+/// `0x200000001f`, `0x200000001FULL`, `200000001fh`, `cpu0: ..`, the same once for each CPU; or the
+/// file of it, or `-` for standard input.
 ///
 /// # Errors
-/// A text that is no number.
+/// A text that is no number, or that holds different values.
 pub fn register(msr: Msr, text: &str) -> Result<ExplainReport, InputError> {
-    let not_a_value = || {
-        let rule = "is not an MSR value: expected up to 64 bits in hex as printed by `rdmsr` (0x200000001f)";
-        InputError::of_file(&crate::input::excerpt(text), Rule::NotAValue(rule.to_owned()))
-    };
-    // `rdmsr` prints hex without 0x: a decimal reading of it would be wrong and silent.
-    let digits = text.trim();
-    let hex = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")).unwrap_or(digits);
-    let all = !hex.is_empty() && hex.bytes().all(|b| b.is_ascii_hexdigit());
-    let value = all.then(|| u64::from_str_radix(hex, 16).ok()).flatten().ok_or_else(not_a_value)?;
-    Ok(ExplainReport::new(text, Subject::Msr(msr::explain(msr, value))))
+    let refused = |rule: &str| Err(InputError::of_file(&crate::input::excerpt(text), Rule::NotAValue(rule.to_owned())));
+    let unreadable =
+        |error: io::Error| InputError::of_file(&crate::input::excerpt(text), Rule::Unreadable(error.to_string()));
+    let mut read = String::new();
+    if text == "-" {
+        io::stdin().lock().take(PRINTED).read_to_string(&mut read).map_err(unreadable)?;
+    } else if msr::value(text) == msr::Value::None && Path::new(text).is_file() {
+        File::open(text).and_then(|file| file.take(PRINTED).read_to_string(&mut read)).map_err(unreadable)?;
+    }
+    let values = if read.is_empty() { text } else { &read };
+    match msr::value(values) {
+        msr::Value::One(value) => {
+            let mut report = msr::explain(msr, value);
+            if let Some(other) = msr::decimal(values) {
+                report.meaning = format!(
+                    "{}. Read as hex, as `rdmsr` prints it; printed in decimal (`rdmsr -d`) it is {other:#x}",
+                    report.meaning
+                );
+            }
+            Ok(ExplainReport::new(values.trim(), Subject::Msr(report)))
+        }
+        msr::Value::Several => refused(
+            "holds different values: CPUs that differ make the module refuse them (INCONSISTENT_MSR); explain one \
+             value at a time",
+        ),
+        msr::Value::None if values.contains("cannot read MSR") => refused(
+            "says that the CPU does not have this register: no multi-key memory encryption and no TDX, or this is a \
+             virtual machine",
+        ),
+        msr::Value::None if values.to_ascii_lowercase().contains("operation not permitted") => {
+            refused("says that reading is not permitted: run as root, and without the kernel's lockdown (Secure Boot)")
+        }
+        msr::Value::None if values.contains("No such file") || values.contains("No such device") => {
+            refused("says that the register's file is not there: `modprobe msr` first")
+        }
+        msr::Value::None => {
+            refused("is not an MSR value: expected up to 64 bits in hex as printed by `rdmsr` (0x200000001f)")
+        }
+    }
 }
 
 fn file(text: &str, boot: Option<u64>, progress: &dyn Progress) -> Result<ExplainReport, InputError> {

@@ -21,25 +21,119 @@ const NAMES: [(&str, u32); 8] = [
     ("IA32_MCG_STATUS", 0x17a),
 ];
 
-/// A register by number or name.
+/// Other names of the same registers: those of Linux and of older texts.
+const ALIASES: [(&str, u32); 4] =
+    [("IA32_FEAT_CTL", 0x3a), ("KEYID_PARTITIONING", 0x87), ("MCG_STATUS", 0x17a), ("MTRR_SEAMRR_MASK", 0x1401)];
+
+/// A register by number or name: `0x982`, `982h`, `982`, `MSR_IA32_TME_ACTIVATE`, `TME_ACTIVATE`.
 pub fn msr(text: &str) -> Option<Msr> {
-    let wanted = text.trim().to_ascii_uppercase();
-    let same = |name: &str| name == wanted || name.strip_prefix("IA32_") == Some(wanted.as_str());
-    let named = NAMES.iter().find(|(name, _)| same(name)).map(|(_, number)| *number);
-    let number = || {
-        let digits = wanted.strip_prefix("0X").filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))?;
-        u32::from_str_radix(digits, 16).ok()
+    let wanted = text.trim().to_ascii_uppercase().replace('-', "_");
+    let wanted = ["MSR_IA32_", "IA32_", "MSR_"].iter().find_map(|start| wanted.strip_prefix(start)).unwrap_or(&wanted);
+    let bare = |name: &'static str| name.strip_prefix("IA32_").unwrap_or(name);
+    if let Some((_, number)) = NAMES.iter().chain(&ALIASES).find(|(name, _)| bare(name) == wanted) {
+        return Some(Msr(*number));
+    }
+    if let Some(bank) = bank_of_name(wanted) {
+        return Some(bank);
+    }
+    let marked = wanted.strip_prefix("0X").or_else(|| wanted.strip_suffix('H'));
+    // Bare digits may be hex or decimal: they count where one of the two is no register of ours.
+    let digits = marked.unwrap_or(wanted);
+    let all = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    let hex = all.then(|| u32::from_str_radix(digits, 16).ok()).flatten().map(Msr);
+    if marked.is_some() {
+        return hex;
+    }
+    let decimal = digits.parse().ok().map(Msr);
+    let known = |msr: &Option<Msr>| msr.is_some_and(|msr| name(msr).is_some());
+    match (known(&hex), known(&decimal)) {
+        (true, false) => hex,
+        (false, true) => decimal,
+        _ => None,
+    }
+}
+
+/// First of the four registers of bank 0, and the number of banks that CPUs have at most.
+const BANKS: (u32, u32) = (0x400, 64);
+
+/// `MCI_STATUS` with a number for `I`: `MC1_STATUS`.
+fn bank_of_name(wanted: &str) -> Option<Msr> {
+    let number = wanted.strip_prefix("MC")?.strip_suffix("_STATUS")?;
+    let number: u32 = number.parse().ok().filter(|number| *number < BANKS.1)?;
+    Some(Msr(BANKS.0 + 4 * number + 1))
+}
+
+/// True for the status register of a machine-check bank.
+pub(super) fn is_bank_status(msr: Msr) -> bool {
+    msr.0.checked_sub(BANKS.0).is_some_and(|offset| offset % 4 == 1 && offset / 4 < BANKS.1)
+}
+
+/// The values in a text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Value {
+    None,
+    One(u64),
+    Several,
+}
+
+/// The value of a register, also as one line for each CPU.
+pub(super) fn value(text: &str) -> Value {
+    let mut found = Value::None;
+    for line in text.lines().filter(|line| !line.trim().is_empty()) {
+        let Some(value) = value_of_line(line) else { return Value::None };
+        found = match found {
+            Value::None => Value::One(value),
+            Value::One(other) if other == value => found,
+            Value::One(_) | Value::Several => Value::Several,
+        };
+    }
+    found
+}
+
+/// What a long value of decimal digits alone is if it was printed in decimal.
+pub(super) fn decimal(text: &str) -> Option<u64> {
+    let line = text.trim().lines().next()?.trim();
+    let all = line.len() >= 10 && line.bytes().all(|b| b.is_ascii_digit()) && !line.starts_with('0');
+    line.parse().ok().filter(|_| all)
+}
+
+/// `200000001f`, `0x200000001f`, `0x00000020_0000001f`, `200000001fh`, `cpu0: 0x200000001f`,
+/// `MSR 0x87: 0x200000001f`. `rdmsr` prints hex without 0x: a decimal reading of it would be wrong
+/// and silent.
+fn value_of_line(line: &str) -> Option<u64> {
+    // `turbostat` explains what it prints: `cpu0: MSR_IA32_FEATURE_CONTROL: 0x00000005 (Locked )`.
+    let line = line.split(" (").next().unwrap_or_default().trim();
+    let value = match line.rsplit_once([':', '=', ' ']) {
+        Some((before, value)) => {
+            let word = before.trim().trim_end_matches([':', '=']).to_ascii_lowercase();
+            let head = word.split([' ', ':', '=']).next().unwrap_or_default();
+            let of_cpu = head.strip_prefix("cpu").is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()));
+            let named = of_cpu || head == "msr" || msr(head).is_some();
+            Some(value.trim()).filter(|_| named)?
+        }
+        None => line,
     };
-    named.or_else(number).map(Msr)
+    let lower = value.to_ascii_lowercase().replace('_', "");
+    let digits = lower.trim_end_matches(['u', 'l']);
+    let marked = digits.strip_prefix("0x");
+    let digits = marked.or_else(|| digits.strip_suffix('h')).unwrap_or(digits);
+    let all = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    all.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
 }
 
 /// The name of a register.
 pub(super) fn name(msr: Msr) -> Option<&'static str> {
+    if is_bank_status(msr) {
+        return Some("IA32_MCi_STATUS");
+    }
     NAMES.iter().find(|(_, number)| *number == msr.0).map(|(name, _)| *name)
 }
 
 /// What a value says.
 pub fn explain(msr: Msr, value: u64) -> MsrReport {
+    if is_bank_status(msr) {
+        return super::bank::of_register(msr, value);
+    }
     let mut fields = Vec::new();
     let mut field = |bits: &str, shift: u32, width: u32, text: String, basis| {
         let value = (value >> shift) & (u64::MAX >> (64 - width));
@@ -169,9 +263,66 @@ mod tests {
         assert_eq!(msr("0x87"), Some(Msr(0x87)));
         assert_eq!(msr("ia32_feature_control"), Some(Msr(0x3a)));
         assert_eq!(msr("TME_ACTIVATE"), Some(Msr(0x982)));
-        for text in ["", "0x", "87", "0x1ffffffff", "0x-1", "NONE"] {
+        for (text, number) in [
+            ("MSR_IA32_MKTME_KEYID_PARTITIONING", 0x87),
+            ("msr_ia32_feat_ctl", 0x3a),
+            ("982h", 0x982),
+            ("0982H", 0x982),
+            ("982", 0x982),
+            ("2434", 0x982),
+            ("87", 0x87),
+            ("135", 0x87),
+            ("1401", 0x1401),
+            ("0x401", 0x401),
+            ("IA32_MC1_STATUS", 0x405),
+            ("MC0_STATUS", 0x401),
+        ] {
+            assert_eq!(msr(text), Some(Msr(number)), "{text}");
+        }
+        for text in ["", "0x", "h", "99", "0x1ffffffff", "0x-1", "NONE", "MC99_STATUS", "MCx_STATUS"] {
             assert_eq!(msr(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn values_as_programs_print_them() {
+        for text in [
+            "200000001f",
+            "0x200000001f",
+            "0X200000001F",
+            "0x200000001fULL",
+            "200000001fh",
+            "0x00000020_0000001f",
+            "200000001f\n200000001f\n200000001f\n",
+            "cpu0: 0x200000001f",
+            "cpu0: 0x000000200000001f\ncpu1: 0x000000200000001f\n",
+            "MSR 0x87: 0x200000001f",
+            "MSR_IA32_MKTME_KEYID_PARTITIONING: 0x200000001f",
+            "0x87 = 0x200000001f",
+            "cpu0: MSR_IA32_MKTME_KEYID_PARTITIONING: 0x200000001f (31 shared)",
+        ] {
+            assert_eq!(value(text), Value::One(0x20_0000_001f), "{text}");
+        }
+        assert_eq!(value("200000001f\n200000001e\n"), Value::Several);
+        for text in ["", "\n", "xyz", "0x", "h", "1ffffffffffffffff", "cpu0:", "rdmsr: open: No such file", "x: 5"] {
+            assert_eq!(value(text), Value::None, "{text}");
+        }
+    }
+
+    #[test]
+    fn digits_that_may_be_decimal() {
+        assert_eq!(decimal("137438953503"), Some(0x20_0000_001f));
+        for text in ["200000001f", "0x200000001f", "5", "0000000200000001", "cpu0: 137438953503"] {
+            assert_eq!(decimal(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn status_of_a_bank() {
+        let report = explain(Msr(0x405), 0xbd80_0000_0010_0134);
+        assert!(report.known && report.meaning.starts_with("bank 1 holds an error"), "{report:?}");
+        assert!(explain(Msr(0x401), 0).meaning.contains("holds no error"));
+        assert!(!explain(Msr(0x402), 5).known, "an address");
     }
 
     #[test]

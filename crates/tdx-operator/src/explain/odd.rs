@@ -47,7 +47,7 @@ fn bare(text: &str) -> String {
     {
         bare = digits;
     }
-    bare.to_owned()
+    bare.trim().to_owned()
 }
 
 /// The whole text as one value.
@@ -55,6 +55,11 @@ pub(super) fn value(text: &str) -> Option<Subject> {
     let bare = bare(text);
     if let Some((_, name)) = STRERROR.iter().find(|(words, _)| bare.eq_ignore_ascii_case(words)) {
         return usual(name);
+    }
+    // Of a cut time stamp, `[    0.`, a 0 is left.
+    let quoted = text.trim().trim_matches(|c| "\"'`(),;".contains(c)).trim_end_matches(['u', 'U', 'l', 'L']);
+    if is_plain(&bare) && bare != quoted {
+        return None;
     }
     if let Some(subject) = usual(&bare).or_else(|| after_errno(&bare).filter(|_| !bare.contains("0x"))) {
         return Some(subject);
@@ -73,6 +78,11 @@ pub(super) fn value(text: &str) -> Option<Subject> {
     let even = groups.clone().all(|group| [2, 4, 8, 16].contains(&group.len()));
     let all = digits.len() == 16 && digits.bytes().all(|b| b.is_ascii_hexdigit());
     (all && even).then(|| usual(&format!("0x{digits}"))).flatten()
+}
+
+/// A short decimal number, which in a text may be anything.
+pub(super) fn is_plain(text: &str) -> bool {
+    text.len() < 16 && text.bytes().all(|b| b.is_ascii_digit())
 }
 
 /// A name and its operand, as the kernel's source writes them: `TDX_OPERAND_BUSY |
@@ -136,7 +146,43 @@ pub(super) fn word(line: &str) -> Option<Subject> {
     found.or_else(|| only.and_then(|(_, name)| usual(name)))
 }
 
-fn known(subject: &Subject) -> bool {
+/// The completion statuses among the words of a line, by number or name; and RAX among registers.
+pub(super) fn statuses(line: &str) -> Vec<Subject> {
+    let is_status = |subject: &Subject| match subject {
+        Subject::Status(status) => status.known && status.error,
+        _ => false,
+    };
+    // Other registers of a dump hold anything.
+    let is_register = |word: &str| (3..5).contains(&word.len()) && word.starts_with('R') && word.ends_with(':');
+    if line.to_ascii_uppercase().split_whitespace().any(is_register) {
+        return of_rax(line).filter(is_status).into_iter().collect();
+    }
+    let mut found: Vec<Subject> = Vec::new();
+    for word in line.split(|c: char| c.is_whitespace() || "=(),;|:".contains(c)) {
+        let bare = bare(word);
+        let named = bare.starts_with("TDX_");
+        let whole = bare.trim_start_matches("0x").len() == 16 && (bare.starts_with("0x") || bare.len() == 16);
+        if !(named || whole) {
+            continue;
+        }
+        let Some(subject) = usual(&bare).filter(is_status) else { continue };
+        match found.iter_mut().find(|other| same(other, &subject) || named && code_of(other) == code_of(&subject)) {
+            // A number says more than its name.
+            Some(other) if !named => *other = subject,
+            Some(_) => {}
+            None => found.push(subject),
+        }
+    }
+    found
+}
+
+/// The name of a status without its operand.
+fn code_of(subject: &Subject) -> Option<&str> {
+    let Subject::Status(status) = subject else { return None };
+    status.name.as_deref().and_then(|name| name.split(' ').next())
+}
+
+pub(super) fn known(subject: &Subject) -> bool {
     match subject {
         Subject::Status(status) => status.known,
         Subject::Errno(errno) => errno.known,
@@ -146,12 +192,41 @@ fn known(subject: &Subject) -> bool {
 }
 
 /// Two writings of one value: a status by number and by name.
-fn same(a: &Subject, b: &Subject) -> bool {
+pub(super) fn same(a: &Subject, b: &Subject) -> bool {
     match (a, b) {
         (Subject::Status(a), Subject::Status(b)) => a.name == b.name,
         _ => a == b,
     }
 }
+
+/// The values of a text that is nothing but values.
+pub(super) fn several(text: &str) -> Vec<Subject> {
+    let words = text.split([' ', '\t', ',', ';', '\n']).map(bare).filter(|word| word.len() > 1);
+    let values: Option<Vec<Subject>> = words.take(MOST_VALUES + 1).map(|word| usual(&word).filter(known)).collect();
+    values.filter(|values| (2..=MOST_VALUES).contains(&values.len())).unwrap_or_default()
+}
+
+/// Why a text with values in it is none: there are several, or letters stand where digits belong.
+pub(super) fn why_not(text: &str) -> Option<String> {
+    let words = || text.split([' ', '\t', ',', ';', '\n']).map(bare).filter(|word| word.len() > 1);
+    let is_value = |word: &String| {
+        let marked = word.starts_with("0x") || word.starts_with("TDX_") || word.len() == 16;
+        marked && usual(word).is_some_and(|subject| known(&subject))
+    };
+    let values: Vec<String> = words().filter(is_value).take(MOST_VALUES).collect();
+    if values.len() > 1 {
+        return Some(format!("holds several values; explain one at a time: {}", values.join(", ")));
+    }
+    let digits = |word: &str| word.replace(['O', 'o'], "0").replace(['l', 'I'], "1");
+    let meant = words().map(|word| digits(&word)).find(|word| {
+        let long = word.starts_with("0x") && word.len() > 10 || word.len() == 16;
+        long && !text.contains(word.as_str()) && usual(word).is_some_and(|subject| known(&subject))
+    })?;
+    Some(format!("has letters where digits belong: was {meant} meant?"))
+}
+
+/// Values of a text that are explained or named.
+const MOST_VALUES: usize = 8;
 
 /// A line of a shell whose output is wanted.
 pub(super) fn is_command(text: &str) -> bool {
@@ -162,6 +237,34 @@ pub(super) fn is_command(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_that_are_no_value() {
+        assert_eq!(several("0xc000050500000000 0x8000020000000092").len(), 2);
+        assert_eq!(several("TDX_OPERAND_BUSY, -28; EIO").len(), 3);
+        assert!(several("0xc000050500000000").is_empty() && several("0xc000050500000000 and -28").is_empty());
+        for (text, says) in [
+            ("OxcOOO0505OOOOOOOO", "was 0xc000050500000000 meant"),
+            ("0xcOO0050500000000", "was 0xc000050500000000 meant"),
+            ("0xc000050500000000 0x8000020000000092", "one at a time: 0xc000050500000000, 0x8000020000000092"),
+            ("TDX_OPERAND_BUSY, TDX_PAGE_METADATA_INCORRECT", "several values"),
+        ] {
+            assert!(why_not(text).is_some_and(|why| why.contains(says)), "{text}: {:?}", why_not(text));
+        }
+        for text in ["0xc000050500000000", "TDX_OPERAND_BUSY", "hello world", "Ohello0000000000", "0xOO"] {
+            assert_eq!(why_not(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_a_time_stamp() {
+        for text in ["[    0.", "[0", "0.", "<0>", "0:"] {
+            assert_eq!(value(text), None, "{text}");
+        }
+        for text in ["0ULL", "(0)", "`0`", "0,", "[0x0000000000000000]"] {
+            assert!(value(text).is_some(), "{text}");
+        }
+    }
 
     #[test]
     fn unsigned_errnos() {

@@ -28,8 +28,9 @@ impl Report {
     /// Takes a line of the report; false if it is none.
     pub(super) fn take(report: &mut Option<Self>, line: u64, text: &str) -> bool {
         let value = |words: &str| {
-            let rest = text.strip_prefix(words)?;
-            rest.split('(').next().and_then(|value| u64::from_str_radix(value.trim(), 16).ok())
+            let text = text.trim_start_matches(['-', '*', ' ']);
+            let value = text.strip_prefix(words)?.split('(').next()?.trim();
+            u64::from_str_radix(value.strip_prefix("0x").unwrap_or(value), 16).ok()
         };
         let registers = [
             (
@@ -49,9 +50,15 @@ impl Report {
             .map(|keys| (keys >= 2, "fewer than 2 private KeyIDs: assign more to TDX in the BIOS"));
         let cpu = text.starts_with("No TDX support in CPU according to /proc/cpuinfo");
         let cpu = cpu.then_some((false, "the kernel does not show the CPU flag of a TDX host"));
-        let Some((good, wrong)) = found.or(keys).or(cpu) else { return false };
+        let fault = text.strip_prefix("rdmsr: CPU ").is_some_and(|rest| rest.contains("cannot read MSR"));
+        let fault = fault.then_some((
+            false,
+            "the CPU does not have a register that was read: no multi-key memory encryption and no TDX, or this is a \
+             virtual machine",
+        ));
+        let Some((good, wrong)) = found.or(keys).or(cpu).or(fault) else { return false };
         let report = report.get_or_insert_with(Self::default);
-        if !good {
+        if !good && !report.wrong.contains(&wrong) {
             report.wrong.push(wrong);
         }
         report.lines.push(LogLine { line, text: crate::input::excerpt(text) });
@@ -65,7 +72,11 @@ impl Report {
             return None;
         }
         if self.wrong.is_empty() {
-            let cause = "the registers of this report are as TDX needs them; each is a field of its register, in hex";
+            let cause = if evidence.len() == 1 {
+                "the one field of a register here is as TDX needs it; that does not say it of the others"
+            } else {
+                "the registers of this report are as TDX needs them; each is a field of its register, in hex"
+            };
             return Some(fact("registers-of-report", evidence, cause, "nothing"));
         }
         let mut found =

@@ -43,6 +43,12 @@ pub(super) fn first(boot: &Boot) -> Vec<LogFinding> {
                  Xen): the hypervisor takes machine checks first, and the module is its own to call",
                 "give the hypervisor's log as well (`xl dmesg`, the Hyper-V event log)",
             ),
+            Speaker::Xen => fact(
+                "xen-hypervisor",
+                line,
+                "this is the log of the Xen hypervisor (`xl dmesg`); only the messages of Linux are known here",
+                "for a machine check explain the status of its bank (`cleanslate explain STATUS`), and the log of dom0",
+            ),
             Speaker::Esxi => fact(
                 "esxi-host",
                 line,
@@ -57,6 +63,15 @@ pub(super) fn first(boot: &Boot) -> Vec<LogFinding> {
                 "give the log of the outermost host as well",
             ),
         });
+    }
+    if let Some(line) = &boot.letters {
+        let cause = format!(
+            "line {} has letters where digits belong (O for 0, l or I for 1): the text was read from a picture, and \
+             numbers in it are not taken",
+            line.line
+        );
+        let remedy = "compare the numbers with the picture, correct them, and explain the text again";
+        findings.push(fact("letters-for-digits", vec![line.clone()], cause, remedy));
     }
     if let Some(report) = &boot.report {
         findings.extend(report.finding());

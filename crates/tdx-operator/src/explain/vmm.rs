@@ -2,8 +2,9 @@
 
 use super::status;
 use crate::{
+    bootlog::call,
     input::excerpt,
-    report::{Basis, Judgement, LogFinding, LogLine, Topic},
+    report::{Basis, Given, Judgement, LogFinding, LogLine, Topic},
 };
 
 /// Different errors that are kept.
@@ -33,8 +34,35 @@ const fn td(words: &'static [&'static str], cause: &'static str, remedy: &'stati
     Known { words, judgement: Judgement::Failed, rule: "td-configuration", basis: Basis::Sourced, cause, remedy }
 }
 
+/// Memory that was added and not taken into use.
+const fn online(words: &'static [&'static str]) -> Known {
+    Known {
+        words,
+        judgement: Judgement::Undecidable,
+        rule: "memory-not-onlined",
+        basis: Basis::Deduced,
+        cause: "the kernel refused to take added memory into use (EPERM). A known cause: once TDX is initialized, Linux \
+            takes no memory that was not there at its initialization (hotplug, CXL, persistent memory), because a \
+            TD's pages may come from anywhere",
+        remedy: "with TDX, add the memory before TDX is initialized (at boot), or use the device as dax; without TDX \
+            on this host look for another cause in the kernel log",
+    }
+}
+
 #[rustfmt::skip]
-const KNOWN: [Known; 21] = [
+const KNOWN: [Known; 29] = [
+    Known {
+        words: &["TDX not supported by KVM"], judgement: Judgement::Undecidable, rule: "kvm-without-tdx", basis: Basis::Sourced,
+        cause: "KVM of this host offers no TDs. Known causes: TDX was not requested of KVM (`kvm_intel.tdx=1`), TDX did not come up (BIOS, \
+            module), the kernel has no TDX in KVM (mainline since 6.16), or an option that KVM needs for TDX is off",
+        remedy: SEE_HOST,
+    },
+    Known {
+        words: &["TDX is not supported by the KVM"], judgement: Judgement::Undecidable, rule: "kvm-without-tdx", basis: Basis::Sourced,
+        cause: "KVM of this host offers no TDs. Known causes: TDX was not requested of KVM (`kvm_intel.tdx=1`), TDX did not come up (BIOS, \
+            module), the kernel has no TDX in KVM (mainline since 6.16), or an option that KVM needs for TDX is off",
+        remedy: SEE_HOST,
+    },
     Known {
         words: &["vm-type", "tdx", "not supported by KVM"], judgement: Judgement::Undecidable, rule: "kvm-without-tdx", basis: Basis::Sourced,
         cause: "KVM of this host offers no TDs. Known causes: TDX was not requested of KVM (`kvm_intel.tdx=1`), TDX did not come up (BIOS, \
@@ -73,6 +101,12 @@ const KNOWN: [Known; 21] = [
     Known {
         words: &["KVM_TDX_CAPABILITIES failed"], judgement: Judgement::Failed, rule: "kvm-tdx-capabilities", basis: Basis::Deduced,
         cause: "KVM did not tell what TDs it can run: kernel and QEMU are of different TDX branches, or TDX is not initialized",
+        remedy: SEE_HOST,
+    },
+    Known {
+        words: &["Failed to retrieve TDX capabilities"], judgement: Judgement::Failed, rule: "kvm-tdx-capabilities", basis: Basis::Deduced,
+        cause: "KVM did not tell Cloud Hypervisor what TDs it can run: it asks in the form of an older TDX branch than this kernel, or TDX is \
+            not initialized",
         remedy: SEE_HOST,
     },
     td(
@@ -115,6 +149,24 @@ const KNOWN: [Known; 21] = [
         "the TSC frequency asked of the TD is not one that the module takes: a multiple of 25 MHz within limits",
         "remove `tsc-freq=`, or give a multiple of 25 MHz",
     ),
+    td(
+        &["SEPT_VE_DISABLE attribute must be set"],
+        "the guest's kernel ended this TD, because it may not run with a #VE for pages that were not accepted: the TD was started without \
+         the attribute SEPT_VE_DISABLE",
+        "start the TD with `-object tdx-guest,sept-ve-disable=on` (the default of QEMU 10.1)",
+    ),
+    Known {
+        words: &["TDX", "report", "fatal error"], judgement: Judgement::Undecidable, rule: "td-guest-panic", basis: Basis::Sourced,
+        cause: "the guest's kernel or firmware ended the TD and told the VMM so; the cause is in the guest",
+        remedy: "see the TD's own console; the message after the error code is the guest's",
+    },
+    Known {
+        words: &["charge rejected by the misc controller for tdx"], judgement: Judgement::Failed, rule: "keyids-of-cgroup", basis: Basis::Sourced,
+        cause: "no TD can be started in this cgroup: its limit of private KeyIDs (`tdx` in misc.max) is reached; each TD needs one",
+        remedy: "raise `tdx` in misc.max of that cgroup (misc.capacity has the number of the host), or end a TD in it",
+    },
+    online(&["online_pages [mem ", "failed"]),
+    online(&["nline memory", "Operation not permitted"]),
     Known {
         words: &["KVM_CAP_X86_APIC_BUS_CYCLES_NS"], judgement: Judgement::Failed, rule: "kvm-without-tdx", basis: Basis::Sourced,
         cause: "KVM lacks a capability that QEMU needs for TDs: kernel and QEMU do not match",
@@ -158,7 +210,11 @@ const REASONS: [(&str, &str); 7] = [
     ("Input/output error", "EIO: a SEAMCALL failed; its status is in the kernel log"),
     ("Resource temporarily unavailable", "EAGAIN: the CPU's random number generator had no entropy; retry"),
     ("Cannot allocate memory", "ENOMEM"),
-    ("Operation not supported", "EOPNOTSUPP: this KVM does not know the command; kernel and QEMU do not match"),
+    (
+        "Operation not supported",
+        "EOPNOTSUPP: this KVM does not know the command, or a feature asked of the TD (older branches: CET, LBR, \
+        perfmon); kernel and QEMU do not match",
+    ),
 ];
 
 #[derive(Debug)]
@@ -234,18 +290,33 @@ fn command(text: &str) -> Option<Seen> {
     let (name, step) = COMMANDS.iter().find(|(name, _)| text.contains(name))?;
     let (_, rest) = text.split_once("fail")?;
     let reason = REASONS.iter().find(|(words, _)| rest.contains(words)).map(|(_, reason)| *reason);
+    let busy = "EAGAIN: something that the call needs was in use for a moment (older kernels return it for \
+        TDX_OPERAND_BUSY); retry";
+    let reason = reason.map(|reason| {
+        let later = reason.starts_with("EAGAIN") && *name != "KVM_TDX_INIT_VM";
+        if later { busy } else { reason }
+    });
+    // `hw_error 0xc000010000000040`: what the module returned.
+    let hardware = call::statuses(text).next().map_or_else(String::new, |status| {
+        format!(". The module returned {}: {}", status::shown(status), status::explain(status, Given::Whole).meaning)
+    });
     let (judgement, cause) = match reason {
-        Some(reason) => (Judgement::Failed, format!("{step} failed in KVM ({name}): {reason}")),
-        None => {
-            (Judgement::Undecidable, format!("{step} failed in KVM ({name}); the reason is not known to this program"))
-        }
+        Some(reason) => (Judgement::Failed, format!("{step} failed in KVM ({name}): {reason}{hardware}")),
+        None => (
+            Judgement::Undecidable,
+            format!("{step} failed in KVM ({name}); the reason is not known to this program{hardware}"),
+        ),
     };
     Some(Seen {
         judgement,
         rule: "kvm-command-failed",
         basis: Basis::Deduced,
         cause,
-        remedy: "explain the kernel log of the same time: a failed SEAMCALL has a line of its own".to_owned(),
+        remedy: if hardware.is_empty() {
+            "explain the kernel log of the same time: a failed SEAMCALL has a line of its own".to_owned()
+        } else {
+            "see `cleanslate explain` of that status, and the kernel log of the same time".to_owned()
+        },
         evidence: Vec::new(),
     })
 }

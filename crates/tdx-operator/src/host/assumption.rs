@@ -16,6 +16,12 @@ pub enum Assumption {
         /// The line that says so.
         line: u64,
     },
+    /// The log is that of the kernel that a hypervisor below it gives the hardware: its memory map
+    /// is what the hypervisor left it.
+    RootPartition {
+        /// The line that says so.
+        line: u64,
+    },
     /// The file holds several boots.
     Boot {
         /// The one that is used, from 1.
@@ -108,6 +114,7 @@ impl Assumption {
     pub fn key(&self) -> &'static str {
         match self {
             Self::VirtualMachine { .. } => "virtual-machine",
+            Self::RootPartition { .. } => "root-partition",
             Self::Boot { .. } => "boot",
             Self::Joined { .. } => "joined-lines",
             Self::MemoryFromCmrs | Self::MemoryAboveRows { .. } => "memory",
@@ -137,6 +144,12 @@ impl fmt::Display for Assumption {
                 f,
                 "this is the log of a virtual machine (line {line}): its memory is not that of a host, so no \
                  figure here is one of the hardware"
+            ),
+            Self::RootPartition { line } => write!(
+                f,
+                "a hypervisor runs below this kernel (root partition of Hyper-V or dom0 of Xen, line {line}): it keeps \
+                 memory for itself and calls the module, so that this map is not the whole one, and the layout is its \
+                 own to make"
             ),
             Self::Boot { number, count, line } => {
                 write!(

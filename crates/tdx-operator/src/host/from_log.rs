@@ -38,10 +38,9 @@ pub(super) fn build(file: &str, chosen: &Chosen, options: &HostOptions) -> Resul
     match log.speaker.as_ref().map(|at| (at.line, at.value.0, &at.value.1)) {
         Some((line, Speaker::TdGuest, text)) => return Err(InputError::at_line(file, line, text, Rule::Guest)),
         Some((line, Speaker::Esxi, text)) => return Err(InputError::at_line(file, line, text, Rule::Esxi)),
-        Some((line, Speaker::VirtualMachine | Speaker::RootPartition, _)) => {
-            assumptions.push(Assumption::VirtualMachine { line });
-        }
-        Some((_, Speaker::TdPartitioning, _)) | None => {}
+        Some((line, Speaker::VirtualMachine, _)) => assumptions.push(Assumption::VirtualMachine { line }),
+        Some((line, Speaker::RootPartition, _)) => assumptions.push(Assumption::RootPartition { line }),
+        Some((_, Speaker::TdPartitioning | Speaker::Xen, _)) | None => {}
     }
     if chosen.count > 1 {
         let (number, count, line) = (chosen.number, chosen.count, chosen.first_line);

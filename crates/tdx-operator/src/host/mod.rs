@@ -208,5 +208,9 @@ pub(crate) fn encoding(start: &[u8]) -> Option<&'static str> {
         (&[0xff, 0xfe], "UTF-16"),
         (&[0xfe, 0xff], "UTF-16"),
     ];
-    magics.iter().find_map(|(magic, name)| start.starts_with(magic).then_some(*name))
+    // The first line has no NUL in any text of one byte a character; `ustar` is at a fixed place.
+    let wide = matches!(start, [first, 0, second, 0, ..] if *first != 0 && *second != 0);
+    let archive = start.get(257..262) == Some(&b"ustar"[..]);
+    let by_magic = magics.iter().find_map(|(magic, name)| start.starts_with(magic).then_some(*name));
+    by_magic.or_else(|| archive.then_some("a tar archive")).or_else(|| wide.then_some("UTF-16"))
 }

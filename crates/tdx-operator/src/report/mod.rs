@@ -24,8 +24,8 @@ pub use explain::{
 pub use fleet::{FleetCounts, FleetMachine, FleetReason, FleetReport, FleetUnreadable};
 pub use host::{AssumptionReport, CpuReport, HostReport, KeyIdReport, LoggedReport};
 pub use plan::{
-    BootCost, CostReport, GivenUpReport, KexecCost, LayoutReport, LinuxReport, PamtCost, PamtReport, PlanReport,
-    RateReport, Share, TdmrReport,
+    BootCost, CostReport, GivenUpReport, KexecCost, LayoutReport, LinuxReport, OutageCost, PamtCost, PamtReport,
+    PlanReport, RateReport, Share, TdmrReport,
 };
 
 /// Name and version of the program, as reports carry it.

@@ -132,6 +132,8 @@ pub struct CostReport {
     pub rates: RateReport,
     /// Time at kexec.
     pub kexec: Vec<KexecCost>,
+    /// How long the host stands still in Linux with `cleanslate.ko`.
+    pub outage: Vec<OutageCost>,
 }
 
 /// Memory for PAMT.
@@ -187,6 +189,23 @@ impl Share {
             Self::All => "all",
         }
     }
+}
+
+/// What the reset of `cleanslate.ko`, policy `tracked`, adds to a kexec and to the start of a
+/// crash's dump, in seconds. WBINVD, and all that Linux does besides, apart.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct OutageCost {
+    /// Memory in TDs.
+    pub memory_in_tds: Share,
+    /// Kexec, if one CPU resets everything: the worst case, if not all CPUs take part.
+    pub kexec_one_cpu: f64,
+    /// Kexec, all CPUs.
+    pub kexec_all_cpus: f64,
+    /// Crash, `dump=reset`: the CPU that crashes resets everything.
+    pub dump_reset: f64,
+    /// Crash, `dump=exclude`: 0, nothing is reset and the crash kernel leaves private memory out;
+    /// as `dump_reset`, if the crash kernel does not have the module.
+    pub dump_exclude: f64,
 }
 
 /// Time that the reset of a kexec takes, WBINVD apart.

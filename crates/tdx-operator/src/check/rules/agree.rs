@@ -2,7 +2,7 @@
 //! model cannot have, an image without memory for it.
 
 use super::{Finding, Rule};
-use crate::bootlog::{ByteRange, E820Map};
+use crate::bootlog::{ByteRange, E820Map, Failure};
 use crate::check::{
     facts::{Facts, Tdx},
     item::Item,
@@ -57,10 +57,22 @@ fn contradictions(facts: &Facts<'_>) -> (Vec<String>, usize) {
             "bug `tdx_pw_mce`, which the kernel notes only with TDX enabled, on a machine without TDX".to_owned()
         });
         let up = log.is_some_and(|log| log.initialized.is_some());
+        compare(up, !cpus.model.intel, &|| {
+            format!("TDX came up by the boot log, and CPU {} of /proc/cpuinfo has no TDX", cpus.model)
+        });
         compare(up, cpus.flag("movdir64b") == Some(false), &|| {
             "TDX came up by the boot log, but the CPU has no flag `movdir64b`, which Linux requires".to_owned()
         });
     }
+    let failed_after = log.and_then(|log| {
+        let (up, failed) = (log.initialized?, log.failure.as_ref()?);
+        let of_bring_up = matches!(failed.value.0, Failure::Errno(_) | Failure::ReservedAreasExhausted(_));
+        (of_bring_up && failed.line > up).then_some((up, failed.line))
+    });
+    compare(failed_after.is_some(), true, &|| {
+        let (up, failed) = failed_after.unwrap_or_default();
+        format!("the boot log says that TDX came up (line {up}), then that its initialization failed (line {failed})")
+    });
     compare(facts.config.is_ok(), facts.tdx_line() && facts.option("INTEL_TDX_HOST") == Some(false), &|| {
         "the boot log has lines of TDX host code, but CONFIG_INTEL_TDX_HOST is off".to_owned()
     });

@@ -8,6 +8,7 @@ use super::{
 use crate::{
     check::{facts::Facts, item::Item},
     explain::calls::Left,
+    report::LogFinding,
     words,
 };
 
@@ -59,14 +60,19 @@ pub(in crate::check) fn power_cycle(facts: &Facts<'_>) -> PowerCycle {
     if *freed > 0 && !harmless {
         return PowerCycle::Now;
     }
+    if !facts.checks.private.is_empty() && !harmless {
+        return PowerCycle::Now;
+    }
     if *leaked > 0 || *tds > 0 || !key_ids.is_empty() || *dead {
         return PowerCycle::Planned;
     }
-    if facts.left.unclear > 0 {
+    // Without TDX host code no machine check is one in private memory.
+    let none = facts.no_host_code() && !facts.ko.may_be_host();
+    if facts.left.unclear > 0 || (!facts.checks.perhaps.is_empty() && !harmless && !none) {
         return PowerCycle::Unknown;
     }
     match &facts.log {
-        _ if facts.no_host_code() && !facts.ko.may_be_host() => PowerCycle::No,
+        _ if none => PowerCycle::No,
         Ok(_) if facts.log_is_whole && !facts.left.lines_lost => PowerCycle::No,
         _ => PowerCycle::Unknown,
     }
@@ -96,6 +102,17 @@ fn what(left: &Left) -> String {
 const SAVE_LOG: &str = "save the log of the whole boot where the journal still has it, `journalctl -k -b > FILE`, and run \
     `cleanslate check --log FILE`";
 
+/// Shows the first lines of the machine checks.
+fn checked(finding: Finding, checks: &[LogFinding]) -> Finding {
+    let lines = checks.iter().take(MAX_CHECKS).flat_map(|check| check.evidence.iter().take(MAX_LINES));
+    lines.fold(finding, |finding, line| finding.evidence(format!("boot.log:{}: {}", line.line, line.text)))
+}
+
+/// Machine checks that are shown.
+const MAX_CHECKS: usize = 4;
+/// Lines of each of them.
+const MAX_LINES: usize = 6;
+
 fn still_safe(facts: &Facts<'_>) -> Finding {
     let left = &facts.left;
     let seen = |finding: Finding| {
@@ -116,6 +133,19 @@ fn still_safe(facts: &Facts<'_>) -> Finding {
         PowerCycle::No => Finding::pass("yes: no failed call has left private memory behind")
             .deduced()
             .evidence("the kernel log since boot"),
+        PowerCycle::Now if left.freed == 0 && facts.initialized_before().is_none() => checked(
+            Finding::fail(format!(
+                "no: {} in private memory of TDX since boot: a program of this kernel or a device wrote to it past the \
+                 module, or a memory module is faulty; the poison stays until the whole line is written",
+                words::count(facts.checks.private.len() as u64, "machine check")
+            ))
+            .deduced(),
+            &facts.checks.private,
+        )
+        .hint(
+            "`cleanslate explain` on the same log tells what speaks for either; move the TDs and all other work away, \
+             then reset the machine through the firmware",
+        ),
         PowerCycle::Now if left.freed == 0 => Finding::fail(
             "no: memory that an earlier kernel left private is in use; its first partial write and read end in a \
                 machine check",
@@ -172,6 +202,14 @@ fn still_safe(facts: &Facts<'_>) -> Finding {
                 "`cleanslate explain` on the whole log; until it is known, treat as private: no kexec, and a reset \
                 through the firmware at the next occasion",
             ),
+            Ok(_) if !facts.checks.perhaps.is_empty() => checked(
+                Finding::unknown(format!(
+                    "{} since boot, and the log does not tell whether in private memory of TDX",
+                    words::count(facts.checks.perhaps.len() as u64, "machine check")
+                )),
+                &facts.checks.perhaps,
+            )
+            .hint("`cleanslate explain` on the same log tells what is missing; until it is known, no kexec"),
             Ok(_) if left.lines_lost => {
                 Finding::unknown("lines of the kernel are missing from the log: failed calls may be among them")
                     .hint(SAVE_LOG)

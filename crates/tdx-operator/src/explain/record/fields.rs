@@ -38,6 +38,8 @@ pub(super) fn keyed(text: &str, key: &str) -> Option<u64> {
 /// `0:806f4`: vendor (0 is Intel) and CPUID.1:EAX.
 pub(super) fn signature(text: &str) -> Option<CpuModel> {
     let (vendor, eax) = text.split_once(':')?;
+    // A letter for a digit, as a photo is read, is no other vendor.
+    vendor.parse::<u8>().ok()?;
     Some(CpuModel { intel: vendor == "0", ..of_eax(hex(eax)?)? })
 }
 

@@ -30,6 +30,17 @@ impl Records {
                 self.see(line, message);
                 return true;
             }
+            // What the firmware reported as fatal ends in this.
+            if lower.starts_with("fatal hardware error") {
+                let of_firmware = |record: &Record| record.firmware && !record.is_corrected() && self.is_near(record);
+                if let Some(at) = self.done.iter().rposition(of_firmware) {
+                    self.at = at;
+                    self.see(line, message);
+                } else {
+                    self.logged.get_or_insert_with(|| LogLine { line, text: excerpt(message) });
+                }
+                return true;
+            }
             return false;
         }
         if message.starts_with("Memory failure: ") || message.starts_with("dev_pagemap_mapping_shift: ") {
@@ -42,6 +53,11 @@ impl Records {
             record.device_memory |= message.contains("dev_pagemap_mapping_shift");
             self.see(line, message);
             return true;
+        }
+        // Without its tags, as people quote it.
+        if message.starts_with("Machine check: TDX private memory error") {
+            self.leave_firmware();
+            return self.record(line, message, message);
         }
         let begins = bank(message).is_some();
         let goes_on = self.done.get(self.at).is_some_and(|record| record.untagged)
@@ -65,6 +81,10 @@ impl Records {
             let record = self.current();
             record.private_memory |= text.contains("TDX private memory error");
             record.in_td |= text.contains("SEAM non-root mode");
+            // Words on TDX that are not known decide nothing.
+            let known = record.private_memory || record.in_td || !text.contains("TDX");
+            self.see(line, message);
+            return known;
         } else if let Some(address) = user_access(rest) {
             self.begin().address = hex(address.trim());
         } else if let Some(page) = rest.strip_prefix("Uncorrected memory error in page ") {

@@ -1,6 +1,7 @@
 //! Machine-check records of a log in every form: kernel, EDAC, firmware (GHES, BERT, ERST), mcelog,
 //! rasdaemon. Collects fields; does not judge.
 
+mod amd;
 mod fields;
 mod firmware;
 mod kernel;
@@ -8,6 +9,8 @@ mod mcelog;
 mod rasdaemon;
 
 use tdx_host::platform::CpuModel;
+
+pub(super) use firmware::Section;
 
 use crate::{
     bootlog::{Source, Split},
@@ -58,6 +61,14 @@ pub(super) struct Record {
     pub(super) dimm: Option<String>,
     /// It comes from the firmware.
     pub(super) firmware: bool,
+    /// What the section of the firmware's record is about.
+    pub(super) section: Option<Section>,
+    /// The device that it names.
+    pub(super) device: Option<String>,
+    /// The device was given data that were poisoned before.
+    pub(super) got_poison: bool,
+    /// The kernel decodes it for a CPU of AMD.
+    decoded: bool,
     /// It is a line of EDAC alone, without a record of the machine-check code.
     counted: bool,
     /// Records of corrected errors that say the same, itself included.
@@ -85,11 +96,23 @@ impl Record {
         }
     }
 
+    /// True for an error of a device or of the way to it.
+    pub(super) fn is_of_device(&self) -> bool {
+        matches!(self.section, Some(Section::Device(_)))
+    }
+
     /// Records of a storm that say the same.
     fn same_as(&self, other: &Self) -> bool {
-        let both = |record: &Self| record.is_corrected() && !record.firmware && !record.private_memory;
+        let both = |record: &Self| {
+            record.is_corrected() && (!record.firmware || record.section.is_some()) && !record.private_memory
+        };
         let what = |record: &Self| (record.status, record.global, record.address, record.cpu, record.bank);
-        both(self) && both(other) && what(self) == what(other) && (&self.ecc, &self.dimm) == (&other.ecc, &other.dimm)
+        let place = |record: &Self| (record.section.clone(), record.device.clone(), record.got_poison);
+        both(self)
+            && both(other)
+            && what(self) == what(other)
+            && (&self.ecc, &self.dimm) == (&other.ecc, &other.dimm)
+            && place(self) == place(other)
     }
 }
 
@@ -101,6 +124,10 @@ pub(super) struct Records {
     pub(super) left_out: u64,
     /// First line that says that something was logged elsewhere.
     pub(super) logged: Option<LogLine>,
+    /// First line of a summary that counts records and does not show them.
+    pub(super) counted: Option<LogLine>,
+    /// Lines that say that nothing of a kind was recorded.
+    pub(super) nothing: Vec<LogLine>,
     /// Which of `done` the next line belongs to.
     at: usize,
     /// Lines without a time stamp belong to a record of mcelog.
@@ -125,10 +152,10 @@ impl Records {
         } else if self.mcelog(line, message) || self.rasdaemon(line, message) {
             return true;
         }
-        if message.contains("mce_record: ") || message.contains("mc_event: ") {
+        if ["mce_record: ", "mc_event: ", "extlog_mem_event: "].iter().any(|event| message.contains(event)) {
             return self.rasdaemon(line, message);
         }
-        if self.firmware(line, message) {
+        if self.amd(line, message) || self.firmware(line, message) {
             return true;
         }
         self.kernel(line, message)

@@ -1,19 +1,26 @@
 //! SEAMCALLs that failed after the initialization, exits from a TD, and warnings in TDX code: what
 //! each status means, what it leaves private, and what that means for a kexec.
 
-use std::collections::BTreeSet;
+mod finding;
+mod group;
+mod left;
 
 use tdx_abi::{Leaf, Status, StatusCode};
 
+pub(crate) use self::left::Left;
+use self::{
+    finding::finding,
+    group::Group,
+    left::{Stays, stays},
+};
 use super::status;
 use crate::{
     bootlog::{
         BootLog,
-        call::{self, Call},
+        call::{self, Call, INSTALL},
     },
     input::excerpt,
-    report::{Basis, Given, Judgement, LogFinding, LogLine, Topic},
-    words,
+    report::{Basis, Judgement, LogFinding, LogLine, Topic},
 };
 
 /// Different calls that are kept for each boot.
@@ -22,24 +29,8 @@ const MAX_GROUPS: usize = 32;
 const NEAR: u64 = 3;
 /// Lines of one call that are kept.
 const MAX_EVIDENCE: usize = 12;
-/// KeyIDs that a finding names.
-const MAX_NAMED: usize = 8;
 /// A KeyID has at most 15 bits.
 const KEY_IDS: u64 = 1 << 15;
-
-/// The same leaf with the same status.
-#[derive(Debug)]
-struct Group {
-    call: Call,
-    count: u64,
-    /// KeyIDs that the kernel gave up.
-    leaked: BTreeSet<u64>,
-    /// The leaf whose failure leaves the same behind, where the leaf is not known.
-    like: Option<Leaf>,
-    /// It was read from the registers of a warning.
-    from_registers: bool,
-    evidence: Vec<LogLine>,
-}
 
 /// A warning of the kernel in TDX code, until its end.
 #[derive(Debug, Default)]
@@ -53,55 +44,6 @@ struct Warning {
     of_call: bool,
 }
 
-/// What a failed call does to its page.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Stays {
-    /// Private, and Linux keeps it away from everybody.
-    Leaked,
-    /// Private, or with dirty lines of a TD's KeyID in a cache, and Linux may give it to somebody.
-    Freed,
-    /// All pages of a TD, leaked.
-    OfTd,
-    /// Dirty lines of any page of a TD in the caches of a package, and Linux frees the pages.
-    InCaches,
-}
-
-/// What failed calls have left behind since boot.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Left {
-    /// Pages that stay private and that nobody gets.
-    pub(crate) leaked: u64,
-    /// Calls whose page may be private in the hands of somebody else.
-    pub(crate) freed: u64,
-    /// Those of them that are about caches: the number of pages is not known.
-    caches: u64,
-    /// Calls by which all pages of a TD were leaked.
-    pub(crate) tds: u64,
-    /// KeyIDs that no TD can have again.
-    pub(crate) key_ids: BTreeSet<u64>,
-    /// The module has shut down.
-    pub(crate) dead: bool,
-    /// Warnings in TDX code of which it is not known what they left behind.
-    pub(crate) unclear: u64,
-    /// The log has lost lines that may be about calls.
-    pub(crate) lines_lost: bool,
-    /// The first line of each kind.
-    pub(crate) lines: Vec<LogLine>,
-}
-
-impl Left {
-    /// Pages that stay private; `None` if the log does not tell how many.
-    pub(crate) fn pages(&self) -> Option<u64> {
-        (self.tds == 0 && self.caches == 0 && self.unclear == 0 && !self.lines_lost)
-            .then(|| self.leaked.saturating_add(self.freed))
-    }
-
-    /// KeyIDs that no TD can have again, at least: each TD whose pages are leaked keeps its own.
-    pub(crate) fn lost_key_ids(&self) -> u64 {
-        self.tds.max(self.key_ids.len() as u64)
-    }
-}
-
 /// True for a line that says that lines of the kernel are not in the log: by the rate limit of the
 /// TDX code, by a slow console or by a slow journal.
 pub(crate) fn says_lost(message: &str) -> bool {
@@ -112,23 +54,6 @@ pub(crate) fn says_lost(message: &str) -> bool {
         || message.strip_prefix("printk: ").is_some_and(|rest| rest.ends_with(" messages dropped"))
         || message.strip_prefix("Missed ").is_some_and(|rest| rest.trim_end_matches('.').ends_with("kernel messages"))
         || message.starts_with("/dev/kmsg buffer overrun")
-}
-
-/// What a failed leaf does to its page; `None` if it leaves nothing behind.
-fn stays(leaf: Leaf) -> Option<Stays> {
-    match leaf {
-        Leaf::PHYMEM_PAGE_RECLAIM => Some(Stays::Leaked),
-        Leaf::MNG_VPFLUSHDONE | Leaf::MNG_KEY_FREEID => Some(Stays::OfTd),
-        Leaf::MEM_PAGE_REMOVE
-        | Leaf::MEM_RANGE_BLOCK
-        | Leaf::PHYMEM_PAGE_WBINVD
-        | Leaf::MNG_CREATE
-        | Leaf::MNG_ADDCX
-        | Leaf::VP_CREATE
-        | Leaf::VP_ADDCX => Some(Stays::Freed),
-        Leaf::PHYMEM_CACHE_WB => Some(Stays::InCaches),
-        _ => None,
-    }
 }
 
 /// A leaf whose failure leaves the same behind as that of any call that a function of KVM makes, if
@@ -184,7 +109,10 @@ impl Calls {
     }
 
     fn add(&mut self, call: Call, like: Option<Leaf>, lines: Vec<LogLine>, from_registers: bool) {
-        let same = |group: &Group| (group.call.leaf, group.call.status, group.like) == (call.leaf, call.status, like);
+        let same = |group: &Group| {
+            let key = |call: &Call, like| (call.leaf, call.status, call.loader, like);
+            key(&group.call, group.like) == key(&call, like)
+        };
         let found = self.groups.iter().position(same);
         // A warning and the message after it are one call.
         let is_new = match found.and_then(|at| self.groups.get(at)) {
@@ -214,7 +142,8 @@ impl Calls {
         let code = call.status.map(Status::code);
         let leaked = call.leaked.filter(|id| *id < KEY_IDS);
         left.key_ids.extend(leaked);
-        let dead = code == Some(StatusCode::SYS_SHUTDOWN);
+        // Linux shuts the module down before it installs another one.
+        let dead = code == Some(StatusCode::SYS_SHUTDOWN) || call.loader == Some(INSTALL);
         left.dead |= dead;
         let leaf = call.leaf.or(like).filter(|_| code != Some(StatusCode::PAGE_ALREADY_FREE));
         let leaf = leaf.filter(|leaf| stays(*leaf).is_some());
@@ -382,146 +311,11 @@ impl Calls {
     }
 }
 
-fn finding(group: &Group, log: &BootLog) -> LogFinding {
-    let Call { leaf, status, .. } = group.call;
-    let name = leaf.map_or_else(|| "a SEAMCALL".to_owned(), |leaf| leaf.to_string());
-    let times = if group.count > 1 { format!(", {} times", words::grouped(group.count)) } else { String::new() };
-    let mut found = LogFinding {
-        topic: Topic::Seamcall,
-        judgement: Judgement::Undecidable,
-        rule: "seamcall-later",
-        basis: Basis::Sourced,
-        evidence: group.evidence.clone(),
-        cause: String::new(),
-        remedy: String::new(),
-        boot: 0,
-    };
-    if let Some(status) = status {
-        let report = status::explain(status, Given::Whole);
-        let source = if group.from_registers { " (RAX of the warning)" } else { "" };
-        let key_id = group.call.key_id.filter(|_| leaf == Some(Leaf::VP_ENTER));
-        let key_id = key_id.map_or_else(String::new, |(id, _)| format!(". The TD has KeyID {id:#x}"));
-        let reason = report.detail.as_ref().filter(|detail| detail.starts_with("exit reason"));
-        let reason = reason.map_or_else(String::new, |reason| format!(" ({reason})"));
-        let status = status::shown(status);
-        found.cause = format!("{name}{source} returned {status}{times}: {}{reason}{key_id}", report.meaning);
-        if report.known {
-            found.judgement = Judgement::Failed;
-        }
-        found.remedy = report.todo;
-        if leaf == Some(Leaf::VP_ENTER) && group.call.status.is_some_and(|status| status.code() == StatusCode::SUCCESS)
-        {
-            let number = group.call.status.map_or(0, |status| status.raw() & 0xffff);
-            found.judgement = Judgement::Undecidable;
-            found.cause =
-                format!("a VCPU left its TD with exit reason {number}, which KVM did not expect{times}{key_id}");
-            "look up the exit reason in the CPU's documentation, and the messages of KVM and QEMU beside this line"
-                .clone_into(&mut found.remedy);
-        }
-    } else {
-        found.cause = format!("{name} failed{times}; the line does not show a whole completion status");
-        "provide the complete line: the status has 16 hex digits".clone_into(&mut found.remedy);
-    }
-    if !group.leaked.is_empty() {
-        found.judgement = Judgement::Failed;
-        found.rule = "keyid-leaked";
-        let (key_ids, stay, tds) = named(&group.leaked);
-        found.cause = format!("{name} failed, so {key_ids} {stay} in use: no TD can have {tds} cannot be reclaimed");
-        "see the status in the line before; reboot through the firmware when KeyIDs run out"
-            .clone_into(&mut found.remedy);
-    }
-    if let Some(left) = left_behind(leaf.or(group.like), status, !group.leaked.is_empty(), group.count) {
-        found.cause = format!("{}. {left}. {}", found.cause, at_kexec(log));
-        found.remedy += "; reboot through the firmware instead of a kexec, or load cleanslate.ko before TDX is used";
-    }
-    found
-}
-
-/// `KeyID 33`, `stays`, and what follows for TDs; of several all or the first.
-fn named(key_ids: &BTreeSet<u64>) -> (String, &'static str, &'static str) {
-    if let (Some(only), 1) = (key_ids.first(), key_ids.len()) {
-        return (format!("KeyID {only}"), "stays", "it until the next power cycle, and the pages of its TD");
-    }
-    let shown: Vec<String> = key_ids.iter().take(MAX_NAMED).map(u64::to_string).collect();
-    let more = match key_ids.len().saturating_sub(MAX_NAMED) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    let text = format!("KeyIDs {}{more}", shown.join(", "));
-    (text, "stay", "them until the next power cycle, and the pages of their TDs")
-}
-
-/// What a failed call leaves private.
-fn left_behind(leaf: Option<Leaf>, status: Option<Status>, leaked: bool, count: u64) -> Option<String> {
-    let code = status.map(Status::code);
-    // Freed already, or a resource that is free later: nothing stays.
-    if code == Some(StatusCode::PAGE_ALREADY_FREE) {
-        return None;
-    }
-    if leaked {
-        return Some("The TD's pages stay private, and Linux leaks them".to_owned());
-    }
-    let pages = if count > 1 { format!("{} pages stay", words::grouped(count)) } else { "The page stays".to_owned() };
-    let it = if count > 1 { "them" } else { "it" };
-    let text = match leaf? {
-        Leaf::PHYMEM_PAGE_RECLAIM => format!(
-            "{pages} private: the module has not given {it} back, Linux does not reset {it} and leaks {it} on purpose"
-        ),
-        Leaf::MEM_PAGE_REMOVE | Leaf::MEM_RANGE_BLOCK => format!(
-            "{pages} private and mapped in the TD: Linux 6.16 keeps {it} pinned, Linux 7.3 frees {it} without a \
-             reset, so that the next user writes to private memory"
-        ),
-        Leaf::PHYMEM_PAGE_WBINVD => format!(
-            "{pages} without a reset, and dirty lines of the TD's KeyID may still be in caches; written back \
-             later, they make the page private again"
-        ),
-        Leaf::PHYMEM_CACHE_WB => {
-            "Dirty lines of the TD's KeyID may still be in the caches of a package; written back later, they \
-             make memory private again"
-                .to_owned()
-        }
-        Leaf::MNG_VPFLUSHDONE | Leaf::MNG_KEY_FREEID => {
-            "The TD keeps its KeyID, so that its pages cannot be reclaimed: they stay private, and Linux leaks \
-             them"
-                .to_owned()
-        }
-        Leaf::MNG_CREATE | Leaf::MNG_ADDCX | Leaf::VP_CREATE | Leaf::VP_ADDCX => {
-            "The page passed to the call may be private already, and Linux frees it without a reset".to_owned()
-        }
-        _ => return None,
-    };
-    Some(text)
-}
-
-/// What private memory means for the next kernel.
-fn at_kexec(log: &BootLog) -> &'static str {
-    match log.cpu.map(|cpu| cpu.value.has_partial_write_erratum()) {
-        Some(true) => {
-            "At a kexec it stays private unless the module has TDH.SYS.DISABLE (Linux 7.2 and later) or \
-             cleanslate.ko resets it: on this CPU a write of less than 64 bytes to it ends in a machine check \
-             of the next kernel"
-        }
-        Some(false) => "At a kexec this is harmless: the CPU does not have the partial-write erratum",
-        None => {
-            "At a kexec it stays private unless the module has TDH.SYS.DISABLE (Linux 7.2 and later) or \
-             cleanslate.ko resets it: on a CPU with the partial-write erratum (Sapphire Rapids, Emerald \
-             Rapids) a write of less than 64 bytes to it ends in a machine check of the next kernel"
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::BTreeSet;
 
-    /// `explain` tells of a page that stays for the same leaves for which `check` counts one.
-    #[test]
-    fn one_rule_for_what_stays() {
-        for leaf in Leaf::KNOWN {
-            let told = left_behind(Some(*leaf), None, false, 1).is_some();
-            assert_eq!(told, stays(*leaf).is_some(), "{leaf}");
-        }
-    }
+    use super::*;
 
     #[test]
     fn what_is_left_is_counted() {

@@ -1,0 +1,258 @@
+//! `cleanslate bench`: memory write bandwidth of this machine, for `plan --bandwidth`.
+//!
+//! By MOVDIR64B where the CPU has it, else by ordinary stores; BENCHMARKS.md compares the loops.
+
+mod nodes;
+mod store;
+
+use std::io::{self, Write};
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use clap::Args;
+use serde::Serialize;
+use tdx_operator::words;
+
+use crate::human;
+use crate::options::{Format, OutputArgs};
+use crate::output::json;
+use store::{Line, Store};
+
+/// Measures the memory write bandwidth of this machine: of one core, of all and of each NUMA node.
+/// Takes about two seconds, one more for each node, and up to 8 GiB.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cleanslate bench                                 the figures, and what to do with them
+  cleanslate plan --bandwidth 11.5,38              seconds of a kexec, by figures of your own
+  cleanslate bench --format json | jq .all_cores")]
+pub(crate) struct BenchArgs {
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// What was measured.
+#[derive(Serialize)]
+struct Report {
+    schema: &'static str,
+    version: u32,
+    tool: &'static str,
+    /// Threads of the second figure.
+    cores: usize,
+    /// Bytes a second by one core, the median of some rounds.
+    one_core: f64,
+    /// Bytes a second by all cores together.
+    all_cores: f64,
+    /// How memory was rewritten.
+    store: Store,
+    /// Each NUMA node's cores in its own memory, if there are several nodes.
+    nodes: Vec<NodeRate>,
+    method: &'static str,
+    /// Why the figures are not to be relied on, if they are not.
+    warnings: Vec<String>,
+}
+
+/// What was measured of a NUMA node.
+#[derive(Serialize)]
+struct NodeRate {
+    /// Linux's number of it.
+    node: u32,
+    /// Threads, each on a core of the node.
+    cores: usize,
+    /// Bytes a second by these cores together, in memory of the node.
+    rate: f64,
+}
+
+const ROUNDS: usize = 5;
+const MIB: usize = 1 << 20;
+
+/// Bytes a second in each round, ascending.
+struct Rounds([f64; ROUNDS]);
+
+impl Rounds {
+    fn median(&self) -> f64 {
+        self.0[ROUNDS / 2]
+    }
+
+    /// `the rounds of one core`, if they are far from each other.
+    fn scatter(&self, whose: &str) -> Option<String> {
+        let [slowest, .., fastest] = self.0;
+        let text = || format!("the rounds of {whose} range from {:.1} to {:.1} GB/s", giga(slowest), giga(fastest));
+        (fastest > slowest * SCATTER).then(text)
+    }
+}
+
+/// On an idle machine the fastest round is 1.1 times as fast as the slowest.
+const SCATTER: f64 = 1.5;
+/// Cores share memory: together they are at most as fast as each by itself, but for what a
+/// measurement is off.
+const TOGETHER: f64 = 1.15;
+
+fn giga(rate: f64) -> f64 {
+    rate / 1e9
+}
+
+/// Why two measurements are not to be relied on.
+fn warnings(one: &Rounds, all: &Rounds, cores: usize) -> Vec<String> {
+    let times = all.median() / one.median();
+    let faster = (times > cores as f64 * TOGETHER).then(|| {
+        format!(
+            "{} together are {times:.1} times as fast as one, which is impossible",
+            words::count(cores as u64, "core")
+        )
+    });
+    let whose = if cores == 1 { None } else { all.scatter("all cores") };
+    let found: Vec<String> = [faster, one.scatter("one core"), whose].into_iter().flatten().collect();
+    found.into_iter().map(|what| format!("{what}; {BUSY}")).collect()
+}
+
+/// The rounds of a thread on each of these CPUs, or where the kernel puts it, each with memory of
+/// its own, which Linux takes from the node of the CPU that touches it first.
+fn rate(store: Store, threads: &[Option<usize>]) -> Rounds {
+    rate_pinned(store, threads).0
+}
+
+/// The same, and whether each thread stayed on its CPU.
+fn rate_pinned(store: Store, threads: &[Option<usize>]) -> (Rounds, bool) {
+    let pinned = &AtomicBool::new(true);
+    let count = threads.len().max(1);
+    let lines = (1024 * MIB / count).clamp(32 * MIB, 512 * MIB).min(8192 * MIB / count) / 64;
+    let bytes = lines * 64;
+    let barrier = &Barrier::new(threads.len() + 1);
+    let rounds = thread::scope(|scope| {
+        for cpu in threads {
+            scope.spawn(move || {
+                if !cpu.is_none_or(nodes::stay_on) {
+                    pinned.store(false, Ordering::Relaxed);
+                }
+                // Touched once, so that no page fault is measured.
+                let mut memory = vec![Line::ONES; lines];
+                for _ in 0..ROUNDS {
+                    barrier.wait();
+                    store.rewrite(&mut memory);
+                    barrier.wait();
+                }
+            });
+        }
+        let mut rounds = [(); ROUNDS].map(|()| {
+            barrier.wait();
+            let start = Instant::now();
+            barrier.wait();
+            (bytes * threads.len()) as f64 / start.elapsed().as_secs_f64()
+        });
+        rounds.sort_by(f64::total_cmp);
+        rounds
+    });
+    (Rounds(rounds), pinned.load(Ordering::Relaxed))
+}
+
+/// Each node, if there are several, and what is to be said about them.
+fn node_rates(store: Store) -> (Vec<NodeRate>, Vec<String>) {
+    let nodes = match nodes::all() {
+        Ok(nodes) if nodes.len() > 1 => nodes,
+        Ok(_) => return (Vec::new(), Vec::new()),
+        Err(why) => return (Vec::new(), vec![format!("NUMA nodes were not measured: {why}")]),
+    };
+    let (mut rates, mut warnings) = (Vec::new(), Vec::new());
+    for (node, cpus) in nodes {
+        let threads: Vec<_> = cpus.into_iter().map(Some).collect();
+        let (rounds, pinned) = rate_pinned(store, &threads);
+        if !pinned {
+            warnings.push(format!("node {node} was not measured: its threads could not be kept on its CPUs"));
+            continue;
+        }
+        warnings.extend(rounds.scatter(&format!("node {node}")).map(|what| format!("{what}; {BUSY}")));
+        rates.push(NodeRate { node, cores: threads.len(), rate: rounds.median() });
+    }
+    (rates, warnings)
+}
+
+const BUSY: &str = "the machine was not idle during the measurement: repeat it when it is idle";
+
+/// Measures and reports.
+pub(crate) fn run(args: &BenchArgs, out: &mut impl Write) -> io::Result<()> {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let store = Store::of_this_cpu();
+    let (one, all) = (rate(store, &[None]), rate(store, &vec![None; cores]));
+    let (nodes, of_nodes) = node_rates(store);
+    let report = Report {
+        schema: "cleanslate/bench",
+        version: 1,
+        tool: tdx_operator::report::TOOL,
+        cores,
+        one_core: one.median(),
+        // Measured one after the other, on a machine that has other things to do.
+        all_cores: all.median().max(one.median()),
+        store,
+        nodes,
+        method: store.method(),
+        warnings: warnings(&one, &all, cores).into_iter().chain(of_nodes).collect(),
+    };
+    match args.output.format {
+        Format::Json => json(out, &report),
+        Format::Human => print(out, &report),
+    }
+}
+
+fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
+    let (one, all) = (giga(report.one_core), giga(report.all_cores));
+    human::line(out, "one core", &format!("{one:.1} GB/s"))?;
+    human::line(out, &words::count(report.cores as u64, "core"), &format!("{all:.1} GB/s"))?;
+    for NodeRate { node, cores, rate } in &report.nodes {
+        let cores = words::count(*cores as u64, "core");
+        human::line(out, &format!("node {node}"), &format!("{:.1} GB/s by its {cores}", giga(*rate)))?;
+    }
+    human::line(out, "method", report.method)?;
+    for warning in &report.warnings {
+        human::line(out, "warning", warning)?;
+    }
+    human::line(out, "use", &format!("cleanslate plan --bandwidth {one:.1},{all:.1}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_are_printed() {
+        let report = Report {
+            schema: "cleanslate/bench",
+            version: 1,
+            tool: "cleanslate",
+            cores: 4,
+            one_core: 1e10,
+            all_cores: 3e10,
+            store: Store::Ordinary,
+            nodes: vec![NodeRate { node: 0, cores: 3, rate: 2e10 }, NodeRate { node: 2, cores: 1, rate: 1e10 }],
+            method: "by hand",
+            warnings: Vec::new(),
+        };
+        let mut out = Vec::new();
+        print(&mut out, &report).unwrap();
+        let out = String::from_utf8(out).unwrap();
+        assert!(out.contains("node 0    20.0 GB/s by its 3 cores\nnode 2    10.0 GB/s by its 1 core\n"), "{out}");
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!((&json["store"], &json["nodes"][1]["node"]), (&"ordinary".into(), &2.into()));
+    }
+
+    #[test]
+    fn a_busy_machine_is_noticed() {
+        let steady = |rate: f64| Rounds([0.98, 0.99, 1.0, 1.01, 1.02].map(|part| part * rate * 1e9));
+        assert_eq!(warnings(&steady(10.0), &steady(19.0), 2), [""; 0]);
+        let [impossible] = &warnings(&steady(31.7), &steady(83.2), 2)[..] else { panic!("one warning") };
+        assert!(
+            impossible.starts_with("2 cores together are 2.6 times as fast as one, which is impossible"),
+            "{impossible}"
+        );
+        let busy = Rounds([5.0e9, 9.0e9, 10.0e9, 10.0e9, 10.0e9]);
+        let [scatter] = &warnings(&busy, &steady(19.0), 2)[..] else { panic!("one warning") };
+        assert!(scatter.starts_with("the rounds of one core range from 5.0 to 10.0 GB/s"), "{scatter}");
+        assert!(
+            scatter.contains("repeat the measurement when it is idle") || scatter.contains("repeat it when it is idle"),
+            "{scatter}"
+        );
+        assert_eq!(warnings(&busy, &busy, 1).len(), 1);
+    }
+}
