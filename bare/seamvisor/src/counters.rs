@@ -12,6 +12,9 @@ pub static EXITS: [AtomicU64; EXIT_CODES + 1] = [const { AtomicU64::new(0) }; EX
 /// VM exits of TDs.
 pub static TD_EXITS: AtomicU64 = AtomicU64::new(0);
 
+/// Notifications of posted interrupts that came to a CPU in a TD.
+pub static NOTIFICATIONS: AtomicU64 = AtomicU64::new(0);
+
 /// Guest accesses to hypervisor memory: reads returned ones, writes were dropped.
 pub static HIDDEN_ACCESSES: AtomicU64 = AtomicU64::new(0);
 
@@ -57,6 +60,11 @@ pub fn count_exit(code: u64) {
 /// Counts a VM exit of a TD.
 pub fn count_td_exit() {
     TD_EXITS.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Counts a notification of posted interrupts.
+pub fn count_notification() {
+    NOTIFICATIONS.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Counts a guest access to hypervisor memory.

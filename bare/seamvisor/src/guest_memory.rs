@@ -83,6 +83,23 @@ pub fn compare_exchange(address: u64, old: u64, new: u64) -> bool {
     found == old
 }
 
+/// Replaces an aligned word, at once. The old one; `None` if it is not the guest's RAM.
+pub fn swap(address: u64, new: u64) -> Option<u64> {
+    let word = word(address)?;
+    let mut value = new;
+    // SAFETY: RAM of the guest, as in `compare_exchange`.
+    unsafe { asm!("xchg [{}], {}", in(reg) word, inout(reg) value, options(nostack, preserves_flags)) }
+    Some(value)
+}
+
+/// Clears bits of an aligned word, at once. `None` if it is not the guest's RAM.
+pub fn clear_bits(address: u64, bits: u64) -> Option<()> {
+    let word = word(address)?;
+    // SAFETY: RAM of the guest, as in `compare_exchange`.
+    unsafe { asm!("lock and [{}], {}", in(reg) word, in(reg) !bits, options(nostack)) }
+    Some(())
+}
+
 fn word(address: u64) -> Option<*mut u64> {
     (address.is_multiple_of(8) && holds(address, 8)).then(|| with_exposed_provenance_mut(address as usize))
 }
@@ -102,6 +119,33 @@ pub struct Mapping {
     pub address: u64,
     /// Index into the PAT MSR, from PWT, PCD and PAT of the entry.
     pub pat_index: u32,
+    /// Every entry allows writes.
+    writable: bool,
+    /// Every entry allows accesses by user-mode code.
+    user: bool,
+}
+
+/// Error code of a page fault: the page is there; write; user mode.
+const PRESENT: u32 = 1 << 0;
+const WRITE: u32 = 1 << 1;
+const USER: u32 = 1 << 2;
+
+/// Translates the address of a data access of the guest's current instruction. Otherwise the error
+/// code of its page fault. Protection keys are not looked at.
+pub fn access(vmcb: &Vmcb, linear: u64, write: bool) -> Result<Mapping, u32> {
+    const WRITE_PROTECT: u64 = 1 << 16;
+    const SMAP: u64 = 1 << 21;
+    const ALIGNMENT_CHECK: u64 = 1 << 18;
+    let by_user = vmcb.cpl == 3;
+    let code = if write { WRITE } else { 0 } | if by_user { USER } else { 0 };
+    let mapping = translate(vmcb, linear).ok_or(code)?;
+    let allowed = if by_user {
+        mapping.user && (mapping.writable || !write)
+    } else {
+        let prevented = mapping.user && vmcb.cr4 & SMAP != 0 && vmcb.rflags & ALIGNMENT_CHECK == 0;
+        !prevented && (mapping.writable || !write || vmcb.cr0 & WRITE_PROTECT == 0)
+    };
+    if allowed { Ok(mapping) } else { Err(code | PRESENT) }
 }
 
 const PAGING: u64 = 1 << 31;
@@ -118,12 +162,13 @@ pub fn translate(vmcb: &Vmcb, linear: u64) -> Option<Mapping> {
 /// [`translate`], with page tables that `read` gives the entries of by guest physical address.
 pub fn translate_with(vmcb: &Vmcb, linear: u64, mut read: impl FnMut(u64) -> Option<u64>) -> Option<Mapping> {
     if vmcb.cr0 & PAGING == 0 {
-        return Some(Mapping { address: linear & 0xffff_ffff, pat_index: 0 });
+        return Some(Mapping { address: linear & 0xffff_ffff, pat_index: 0, writable: true, user: true });
     }
     if vmcb.efer & LONG_MODE_ACTIVE == 0 {
         return None;
     }
     let mut table = vmcb.cr3 & ADDRESS;
+    let (mut writable, mut user) = (true, true);
     let levels: u32 = if vmcb.cr4 & LA57 == 0 { 4 } else { 5 };
     for level in (0..levels).rev() {
         let shift = 12 + 9 * level;
@@ -131,12 +176,15 @@ pub fn translate_with(vmcb: &Vmcb, linear: u64, mut read: impl FnMut(u64) -> Opt
         if entry & 1 == 0 {
             return None;
         }
+        writable &= entry & 1 << 1 != 0;
+        user &= entry & 1 << 2 != 0;
         let large = level > 0 && entry & 0x80 != 0;
         if large || level == 0 {
             let mask = (1 << shift) - 1;
             let pat = if large { entry >> 12 & 1 } else { entry >> 7 & 1 };
             let pat_index = (entry >> 3 & 0b11 | pat << 2) as u32;
-            return Some(Mapping { address: entry & ADDRESS & !mask | linear & mask, pat_index });
+            let address = entry & ADDRESS & !mask | linear & mask;
+            return Some(Mapping { address, pat_index, writable, user });
         }
         table = entry & ADDRESS;
     }

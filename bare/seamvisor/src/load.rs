@@ -39,7 +39,7 @@ fn load(boot: &Boot, map: &[MapEntry]) -> Result<Guest, BadImage> {
         core::slice::from_raw_parts(with_exposed_provenance::<u8>(module.address as usize), module.size as usize)
     };
     if module.address < PLACE.end {
-        return Err(BadImage("the file overlaps the load address: give the machine 512 MiB or more"));
+        return Err(BadImage("the file overlaps the load address: give the machine more memory, 512 MiB"));
     }
     let command_line = boot.command_line().split_once(" -- ").map_or("", |(_, guest)| guest);
     // SAFETY: conventional memory of the guest, which does not run yet. The trampoline at 0x8000

@@ -21,12 +21,14 @@ mod options;
 mod owned_page;
 mod ranges;
 mod run;
+mod software_interrupt;
 mod summary;
 mod td;
 mod tdx;
 mod translations;
 mod vcpu;
 mod vmcb;
+mod words;
 mod world_switch;
 
 use alloc::vec::Vec;
@@ -83,7 +85,7 @@ fn kernel_main(boot: &Boot) -> ! {
     if let Err(error) = tdx::init(config, &hidden::ranges()) {
         panic!("invalid machine configuration: {error}");
     }
-    for injection in options::injections(boot) {
+    for injection in options::all_injections(boot) {
         injection.inject(&mut tdx::lock().machine);
     }
     println!("seamvisor: {cpus} CPUs, {model:?}");

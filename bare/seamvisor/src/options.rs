@@ -56,15 +56,18 @@ pub fn machine(boot: &Boot, map: &[MapEntry], cpus: usize) -> MachineConfig {
 /// `fail=LEAF:N:STATUS,LEAF:N:dies,...`: that call of that leaf answers a status and does nothing,
 /// or the module crashes in it. `dies=LEAF.N` is short for `fail=LEAF:N:dies`. Panics on words that
 /// are none.
-pub fn injections(boot: &Boot) -> Vec<Injection> {
-    let words = boot.option("fail").into_iter().flat_map(|words| words.split(','));
-    let mut injections: Vec<Injection> = words
-        .map(|words| words.parse().unwrap_or_else(|error: InjectionError| panic!("invalid `fail`: {error}")))
-        .collect();
+pub fn all_injections(boot: &Boot) -> Vec<Injection> {
+    let mut all: Vec<Injection> = boot.option("fail").into_iter().flat_map(injections).collect();
     if let Some(option) = boot.option("dies") {
         let (leaf, call) = option.split_once('.').unwrap_or((option, "1"));
         let words = format!("{leaf}:{call}:dies");
-        injections.push(words.parse().unwrap_or_else(|error| panic!("invalid `dies` {option:?}, LEAF.N: {error}")));
+        all.push(words.parse().unwrap_or_else(|error| panic!("invalid `dies` {option:?}, LEAF.N: {error}")));
     }
-    injections
+    all
+}
+
+/// The words of one `fail=`. The iterator panics on a word that is none.
+pub fn injections(words: &str) -> impl Iterator<Item = Injection> {
+    let one = |word: &str| word.parse().unwrap_or_else(|error: InjectionError| panic!("invalid `fail`: {error}"));
+    words.split(',').map(one)
 }

@@ -9,7 +9,7 @@ use crate::handlers::{control_registers, cpuid, instruction, invalid_opcode, io,
 use crate::hidden::is_hidden;
 use crate::vcpu::{Tables, Vcpu};
 use crate::vmcb::{self, Vmcb, exit};
-use crate::{counters, kick, summary, td, tdx, world_switch};
+use crate::{counters, guest_memory, kick, software_interrupt, summary, td, tdx, world_switch};
 
 /// Creates the virtual CPU of this CPU.
 pub fn new_vcpu(number: usize) -> Vcpu {
@@ -181,11 +181,14 @@ fn handle_exit(vcpu: &mut Vcpu) {
 fn inject_again(vcpu: &mut Vcpu) {
     let event = vcpu.vmcb.exit_interrupt;
     vcpu.vmcb.inject = if vmcb::is_event(event) { event } else { 0 };
-    if !vmcb::is_software(event) {
-        vcpu.software_return = None;
-    } else if vcpu.software_return != Some(vcpu.vmcb.rip) {
-        vcpu.skip(instruction::decode(vcpu).map_or(1, |it| it.len() as u64));
-        vcpu.software_return = Some(vcpu.vmcb.rip);
+    if vmcb::is_software(event) {
+        let repeated = software_interrupt::repeat(&vcpu.vmcb, event as u8, |linear, byte| {
+            guest_memory::translate(&vcpu.vmcb, linear).is_some_and(|it| guest_memory::read(it.address, byte))
+        });
+        vcpu.vmcb.inject = repeated.event;
+        if repeated.is_behind {
+            vcpu.skip(instruction::decode(vcpu).map_or(1, |it| it.len() as u64));
+        }
     }
 }
 

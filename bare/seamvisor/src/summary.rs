@@ -112,7 +112,7 @@ fn json(tdx: &Tdx, end: &str) -> String {
     let poisoned: u64 = tdx.machine.all_poisoned_runs().iter().map(|run| run.lines.len()).sum();
     let (heap_used, heap_size) = heap::usage();
     format!(
-        r#"{{"schema":"cleanslate/seamvisor","version":1,"end":"{end}","cpus":{},"microseconds":{},"seamcalls":{seamcalls},"seamcalls_refused":{},"pages":{pages},"lines":{{"private":{},"dirty_private":{},"poisoned":{poisoned},"poisoned_ever":{},"direct_stored":{},"direct_stored_by":{direct_stored_by},"overwritten":{},"partially_written":{},"late_private":{},"late_shared":{}}},"machine_checks":{checks},"td_machine_checks":{td_checks},"td_exits":{},"instructions":{instructions},"exits":{exits},"hidden_accesses":{},"kicks":{},"kicks_unanswered":{},"heap":{{"used":{heap_used},"size":{heap_size}}},"limits":{limits}}}"#,
+        r#"{{"schema":"cleanslate/seamvisor","version":1,"end":"{end}","cpus":{},"microseconds":{},"seamcalls":{seamcalls},"seamcalls_refused":{},"pages":{pages},"lines":{{"private":{},"dirty_private":{},"poisoned":{poisoned},"poisoned_ever":{},"direct_stored":{},"direct_stored_by":{direct_stored_by},"overwritten":{},"partially_written":{},"late_private":{},"late_shared":{}}},"machine_checks":{checks},"td_machine_checks":{td_checks},"td_exits":{},"td_notifications":{},"instructions":{instructions},"exits":{exits},"hidden_accesses":{},"kicks":{},"kicks_unanswered":{},"heap":{{"used":{heap_used},"size":{heap_size}}},"limits":{limits}}}"#,
         smp::cpu_count(),
         clock::micros() - load(&counters::STARTED),
         tdx.refused,
@@ -125,6 +125,7 @@ fn json(tdx: &Tdx, end: &str) -> String {
         counters.lines_late_private,
         counters.lines_late_shared,
         load(&counters::TD_EXITS),
+        load(&counters::NOTIFICATIONS),
         load(&counters::HIDDEN_ACCESSES),
         load(&kick::KICKS),
         load(&kick::UNANSWERED),

@@ -152,6 +152,8 @@ pub mod exit {
     pub const EXCEPTION_LAST: u64 = 0x5f;
     pub const INTR: u64 = 0x60;
     pub const NMI: u64 = 0x61;
+    /// A virtual interrupt could be taken.
+    pub const VINTR: u64 = 0x64;
     pub const RDPMC: u64 = 0x6f;
     pub const CPUID: u64 = 0x72;
     pub const IRET: u64 = 0x74;
@@ -182,6 +184,8 @@ pub const INTERCEPT_CR4_READ: u32 = 1 << 4;
 pub const INTERCEPT_CR4_WRITE: u32 = 1 << 20;
 /// NMI, CPUID, INVD, HLT, INVLPGA, I/O, MSRs, shutdown.
 pub const INTERCEPT_1: u32 = 1 << 1 | 1 << 18 | 1 << 22 | INTERCEPT_HLT | 1 << 26 | 1 << 27 | 1 << 28 | 1 << 31;
+/// Virtual interrupts.
+pub const INTERCEPT_VINTR: u32 = 1 << 4;
 /// Interrupts.
 pub const INTERCEPT_INTR: u32 = 1 << 0;
 /// HLT.
@@ -225,6 +229,11 @@ pub const fn is_software(info: u64) -> bool {
 /// The vector, if EXITINTINFO holds an exception whose delivery the exit interrupted.
 pub fn exception_vector(info: u64) -> Option<u8> {
     (info & (VALID | 0b111 << 8) == VALID | TYPE_EXCEPTION).then_some(info as u8)
+}
+
+/// EVENTINJ for an interrupt.
+pub const fn interrupt(vector: u8) -> u64 {
+    VALID | vector as u64
 }
 
 /// EVENTINJ for an NMI.

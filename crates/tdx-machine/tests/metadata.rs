@@ -6,7 +6,7 @@ mod support;
 use support::td::{KEY, TDR, TDVPR, Td};
 use support::{CPU, TDMR};
 use tdx_abi::{FieldId, KeyId, Leaf, LeafCall, PhysAddr, Registers, Status, StatusCode};
-use tdx_machine::{CpuId, Refusal};
+use tdx_machine::{AfterExit, CpuId, Refusal, TdExit};
 
 /// Field ids as Linux builds them: class and code, without sizes and context.
 const fn linux(class: u64, code: u64) -> u64 {
@@ -77,6 +77,21 @@ fn a_vcpu_on_a_cpu() {
     assert_eq!(td.write(PIN_BASED, 0x80, 0x80).status(), Status::SUCCESS);
     td.ok(Registers::call(Leaf::VP_ENTER).rcx(TDVPR));
     assert_eq!(td.machine.vcpu_on(CPU).unwrap().posted_interrupts, Some((PhysAddr::new(0x30_0040), 0xf2)));
+}
+
+/// The host learns by VCPU_STATE_DETAILS of an interrupt in the virtual APIC, as of the last exit.
+#[test]
+fn a_pending_interrupt_of_a_vcpu_outside() {
+    const HALTED: u64 = 77;
+    const VP_VMCALL: u64 = 0;
+    let mut td = Td::new(0, 0);
+    for interrupt_pending in [true, false] {
+        td.ok(Registers::call(Leaf::VP_ENTER).rcx(TDVPR));
+        let guest = Registers { rax: VP_VMCALL, rcx: 0xfc00, ..Registers::default() };
+        let exit = TdExit { reason: HALTED, guest, interrupt_pending, ..TdExit::default() };
+        assert!(matches!(td.machine.td_exit(CPU, exit), Ok(AfterExit::Host(_))));
+        assert_eq!(td.read(Leaf::VP_RD, TDVPR, VCPU_STATE_DETAILS), interrupt_pending.into());
+    }
 }
 
 /// What a guest asks: TDG.VP.INFO, VM.RD and VM.WR, VP.RD, CPUIDVE.SET, RTMR.EXTEND.

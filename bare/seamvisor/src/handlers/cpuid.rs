@@ -5,8 +5,8 @@ use core::arch::x86_64::__cpuid_count;
 use spin::Once;
 use tdx_machine::AssignedKind;
 
-use crate::tdx;
 use crate::vcpu::Vcpu;
+use crate::{tdx, words};
 
 /// EAX of leaf 1.
 static SIGNATURE: Once<u32> = Once::new();
@@ -26,6 +26,9 @@ pub fn signature() -> u32 {
 /// the emulated module counts them; ECX and EDX are "cleansla". For a guest that compares its own
 /// counts while a TD is running. Not a multiple of 0x100, where kernels look for hypervisors.
 const PAGE_COUNTS: u32 = 0x4000_0010;
+/// The next leaf: EAX is how many bytes of [`words`] have come, and of subleaf N four bytes of
+/// them, from 4 * (N - 1) on; ECX and EDX as above.
+const LATE_WORDS: u32 = 0x4000_0011;
 /// By subleaf. As in bare/linux/vmm.c.
 const KINDS: [AssignedKind; 5] =
     [AssignedKind::Tdr, AssignedKind::Tdcx, AssignedKind::Tdvpr, AssignedKind::Sept, AssignedKind::Guest];
@@ -64,8 +67,13 @@ pub fn handle_exit(vcpu: &mut Vcpu) {
         0x2 | 0x5 | 0x6 | 0x9 | 0xa | 0xe..=0x16 | 0x8000_000a | 0x8000_001f => {
             (real.eax, real.ebx, real.ecx, real.edx) = (0, 0, 0, 0);
         }
-        PAGE_COUNTS => {
-            (real.eax, real.ebx) = (page_count(subleaf), 0);
+        PAGE_COUNTS | LATE_WORDS => {
+            let value = match (leaf, subleaf.checked_sub(1)) {
+                (PAGE_COUNTS, _) => page_count(subleaf),
+                (_, None) => words::length(),
+                (_, Some(part)) => words::part(part),
+            };
+            (real.eax, real.ebx) = (value, 0);
             (real.ecx, real.edx) = (u32::from_le_bytes(*b"clea"), u32::from_le_bytes(*b"nsla"));
         }
         0x8000_0001 => real.ecx &= !(1 << 2),

@@ -32,18 +32,27 @@ pub fn emulate(vcpu: &mut Vcpu, instruction: &Instruction) {
     // The destination segment is ES, whose base is 0 in 64-bit mode. Other modes are not supported.
     let source = instruction.virtual_address(1, 0, |name, _, _| instruction::register(vcpu, name));
     let mut line = [0; LINE_SIZE as usize];
-    let source = source.and_then(|linear| guest_memory::translate(&vcpu.vmcb, linear));
-    let readable = source.is_some_and(|mapping| guest_memory::read(mapping.address, &mut line));
-    if !readable || !to.is_multiple_of(LINE_SIZE) {
+    let Some(source) = source else { return vcpu.inject_general_protection() };
+    let from = match guest_memory::access(&vcpu.vmcb, source, false) {
+        Ok(mapping) => mapping.address,
+        Err(code) => return page_fault(vcpu, source, code),
+    };
+    if !guest_memory::read(from, &mut line) || !to.is_multiple_of(LINE_SIZE) {
         vcpu.inject_general_protection();
         return;
     }
     let around = find_loop(vcpu, instruction, destination);
     let wanted = around.as_ref().map_or(1, |around| iterations(vcpu, around, to)).clamp(1, MAX_ITERATIONS);
-    let mut left = wanted;
+    let (mut left, mut fault) = (wanted, 0);
     let mut tdx = tdx::lock();
     while left > 0 {
-        let Some(target) = guest_memory::translate(&vcpu.vmcb, to) else { break };
+        let target = match guest_memory::access(&vcpu.vmcb, to, true) {
+            Ok(mapping) => mapping,
+            Err(code) => {
+                fault = code;
+                break;
+            }
+        };
         let lines = left.min((PAGE - target.address % PAGE) / LINE_SIZE);
         for index in 0..lines {
             let address = target.address + index * LINE_SIZE;
@@ -65,7 +74,7 @@ pub fn emulate(vcpu: &mut Vcpu, instruction: &Instruction) {
     drop(tdx);
     let done = wanted - left;
     if done == 0 {
-        page_fault(vcpu, to);
+        page_fault(vcpu, to, fault);
         return;
     }
     match around {
@@ -74,10 +83,10 @@ pub fn emulate(vcpu: &mut Vcpu, instruction: &Instruction) {
     }
 }
 
-/// Injects #PF for a write to an unmapped destination.
-fn page_fault(vcpu: &mut Vcpu, linear: u64) {
+/// Injects #PF.
+fn page_fault(vcpu: &mut Vcpu, linear: u64, code: u32) {
     vcpu.vmcb.cr2 = linear;
-    vcpu.vmcb.inject = vmcb::exception_with_code(metal::interrupts::PAGE_FAULT, 0b10);
+    vcpu.vmcb.inject = vmcb::exception_with_code(metal::interrupts::PAGE_FAULT, code);
 }
 
 /// Recognizes the loops `movdir64b d, [s]; add d, 64; dec c; jne` and

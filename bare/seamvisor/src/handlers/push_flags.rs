@@ -13,7 +13,7 @@ const RESUME: u64 = 1 << 16;
 const VIRTUAL_8086: u64 = 1 << 17;
 
 /// Emulates PUSHFQ. False, and nothing is done, for every other instruction, a word that crosses a
-/// page and memory that is not the guest's: those are single-stepped.
+/// page, memory that is not the guest's, and a page fault: those are single-stepped.
 pub fn run(vcpu: &mut Vcpu, tdx: &mut Tdx, instruction: &Instruction) -> bool {
     let word = (vcpu.vmcb.rflags & !(RESUME | VIRTUAL_8086)).to_le_bytes();
     let bytes = word.len() as u64;
@@ -21,7 +21,7 @@ pub fn run(vcpu: &mut Vcpu, tdx: &mut Tdx, instruction: &Instruction) -> bool {
     if instruction.mnemonic() != Mnemonic::Pushfq || to % PAGE > PAGE - bytes {
         return false;
     }
-    let Some(target) = guest_memory::translate(&vcpu.vmcb, to) else { return false };
+    let Ok(target) = guest_memory::access(&vcpu.vmcb, to, true) else { return false };
     if !guest_memory::write(target.address, &word) {
         return false;
     }

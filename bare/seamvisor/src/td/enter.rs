@@ -7,12 +7,12 @@ use tdx_machine::{CpuId, TdExit};
 
 use super::outcome::{self, Next, reason};
 use super::vcpu::{LastExit, TdVcpu};
-use super::{exits, interrupts, read_memory, registers, vcpus};
+use super::{delivery, exits, interrupts, posted, read_memory, registers, vcpus};
 use crate::handlers::{cpuid, vmx};
 use crate::tdx::{self, Tdx};
 use crate::vcpu::Vcpu;
 use crate::vmcb::{self, Vmcb, exit};
-use crate::{counters, guest_memory, kick, translations, world_switch};
+use crate::{counters, guest_memory, kick, software_interrupt, translations, world_switch};
 
 /// Interruption information: valid.
 const VALID: u64 = 1 << 31;
@@ -69,7 +69,7 @@ fn take(cpu: usize) -> Result<(u64, alloc::boxed::Box<TdVcpu>), Registers> {
     }
     match vcpus::take(&tdx, &on, cpuid::signature()) {
         Some(mut td) => {
-            outcome::deliver_nmi(&mut tdx, cpu, &mut td);
+            td.nmi_requested = on.nmi_pending;
             Ok((on.tdvpr.index(), td))
         }
         None => refuse(&mut tdx, "no room for another virtual CPU, or no XSAVE"),
@@ -98,6 +98,7 @@ fn run_once(vcpu: &mut Vcpu, host: &mut Vmcb, td: &mut TdVcpu) -> Next {
     if let Some(exit) = event_of_host(vcpu) {
         return outcome::report(&mut tdx::lock(), cpu, td, exit);
     }
+    delivery::prepare(cpu, td);
     kick::enter_guest(cpu);
     if has_event(vcpu) {
         // Its sender saw this CPU outside, and sent no kick.
@@ -121,13 +122,21 @@ fn run_once(vcpu: &mut Vcpu, host: &mut Vmcb, td: &mut TdVcpu) -> Next {
     unsafe { asm!("cli", options(nostack)) };
     kick::leave_guest(cpu);
     counters::count_td_exit();
+    delivery::follow_cr8(td);
     inject_again(cpu, td);
     match td.vmcb.exit_code {
         exit::INTR => match interrupts::acknowledge() {
             Some(vector) => {
+                let mut tdx = tdx::lock();
+                let posted = tdx.machine.vcpu_on(CpuId(cpu as u32)).and_then(|on| on.posted_interrupts);
+                if let Some((descriptor, notification)) = posted
+                    && notification == vector
+                {
+                    return posted::handle(&mut tdx, cpu, td, descriptor.get());
+                }
                 let interruption = VALID | u64::from(vector);
                 let exit = TdExit { reason: reason::EXTERNAL_INTERRUPT, interruption, ..TdExit::default() };
-                outcome::report(&mut tdx::lock(), cpu, td, exit)
+                outcome::report(&mut tdx, cpu, td, exit)
             }
             None => Next::Resume,
         },
@@ -151,13 +160,16 @@ fn inject_again(cpu: usize, td: &mut TdVcpu) {
     let event = td.vmcb.exit_interrupt;
     td.vmcb.inject = if vmcb::is_event(event) { event } else { 0 };
     if !vmcb::is_software(event) {
-        td.software_return = None;
-    } else if td.software_return != Some(td.vmcb.rip) {
-        let mut opcode = [0];
-        let linear = guest_memory::linear_rip(&td.vmcb);
-        let is_read = read_memory::read(&mut tdx::lock(), cpu, &td.vmcb, linear, &mut opcode);
+        return;
+    }
+    let mut tdx = tdx::lock();
+    let mut read = |linear, byte: &mut [u8; 1]| read_memory::read(&mut tdx, cpu, &td.vmcb, linear, byte);
+    let repeated = software_interrupt::repeat(&td.vmcb, event as u8, &mut read);
+    let mut opcode = [0];
+    let is_read = read(guest_memory::linear_rip(&td.vmcb), &mut opcode);
+    td.vmcb.inject = repeated.event;
+    if repeated.is_behind {
         td.skip(if is_read && opcode == [INT_N] { 2 } else { 1 });
-        td.software_return = Some(td.vmcb.rip);
     }
 }
 

@@ -28,6 +28,10 @@ pub fn handle(tdx: &mut Tdx, cpu: usize, td: &mut TdVcpu, on: &VcpuOnCpu) -> Nex
             let write = td.vmcb.exit_info_1 != 0;
             match msr::access(td, write) {
                 Done::Yes => td.skip(2),
+                Done::ApicWrite(qualification) => {
+                    td.skip(2);
+                    return report(tdx, cpu, td, TdExit { qualification, ..plain(reason::APIC_WRITE, 0) });
+                }
                 Done::GeneralProtection => td.inject_general_protection(),
                 Done::VirtualizationException => {
                     let reason = if write { reason::WRMSR } else { reason::RDMSR };
@@ -41,6 +45,8 @@ pub fn handle(tdx: &mut Tdx, cpu: usize, td: &mut TdVcpu, on: &VcpuOnCpu) -> Nex
             let length = td.vmcb.exit_info_2.wrapping_sub(td.vmcb.rip) & 0xf;
             report(tdx, cpu, td, TdExit { qualification, ..plain(reason::IO, length) })
         }
+        // `delivery` injects it.
+        exit::VINTR => Next::Resume,
         exit::HLT => report(tdx, cpu, td, plain(reason::HLT, 1)),
         exit::WBINVD => report(tdx, cpu, td, plain(reason::WBINVD, 2)),
         exit::INVD => report(tdx, cpu, td, plain(reason::INVD, 2)),

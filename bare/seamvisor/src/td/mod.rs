@@ -7,6 +7,7 @@
 //! ([`outcome::stop`]), never this program.
 
 mod cpuid;
+mod delivery;
 mod enter;
 mod exits;
 mod extended_state;
@@ -16,6 +17,7 @@ mod nested;
 mod outcome;
 mod page_faults;
 mod permissions;
+mod posted;
 mod read_memory;
 mod registers;
 mod tdcall;

@@ -1,5 +1,7 @@
-//! RDMSR and WRMSR of a TD that exit: EFER and PAT are emulated; every other one is #VE, also those
-//! that the module virtualizes.
+//! RDMSR and WRMSR of a TD that exit: EFER, PAT and the registers of the virtual APIC are emulated;
+//! every other one is #VE, also those that the module virtualizes.
+
+use vmx::apic::{self, Write};
 
 use super::vcpu::TdVcpu;
 use crate::vmcb::EFER_SVME;
@@ -11,6 +13,8 @@ const EFER: u32 = 0xc000_0080;
 pub enum Done {
     Yes,
     GeneralProtection,
+    /// Done, and an APIC-write exit with this qualification.
+    ApicWrite(u64),
     VirtualizationException,
 }
 
@@ -26,12 +30,22 @@ pub fn access(td: &mut TdVcpu, write: bool) -> Done {
                 Done::Yes
             }
             EFER | PAT => Done::GeneralProtection,
+            apic::FIRST_MSR..=apic::LAST_MSR => match td.apic.write(msr, value) {
+                Write::Done => Done::Yes,
+                Write::GeneralProtection => Done::GeneralProtection,
+                Write::Exit(qualification) => Done::ApicWrite(qualification),
+                Write::Other => Done::VirtualizationException,
+            },
             _ => Done::VirtualizationException,
         };
     }
     let value = match msr {
         EFER => td.vmcb.efer & !EFER_SVME,
         PAT => td.vmcb.pat,
+        apic::FIRST_MSR..=apic::LAST_MSR => match td.apic.read(msr) {
+            Some(value) => value,
+            None => return Done::VirtualizationException,
+        },
         _ => return Done::VirtualizationException,
     };
     td.vmcb.rax = value & 0xffff_ffff;

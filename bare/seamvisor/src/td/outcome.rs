@@ -29,6 +29,7 @@ pub mod reason {
     pub const EPT_VIOLATION: u64 = 48;
     pub const EPT_MISCONFIGURATION: u64 = 49;
     pub const WBINVD: u64 = 54;
+    pub const APIC_WRITE: u64 = 56;
     pub const TDCALL: u64 = 77;
 }
 
@@ -69,9 +70,11 @@ pub fn report(tdx: &mut Tdx, cpu: usize, td: &mut TdVcpu, exit: TdExit) -> Next 
     conclude(tdx, cpu, td, after)
 }
 
-/// The exit with the guest's registers, and the event whose delivery it has interrupted.
+/// The exit with the guest's registers, the event whose delivery it has interrupted, and whether an
+/// interrupt is pending.
 pub fn with_guest(td: &TdVcpu, exit: TdExit) -> TdExit {
-    TdExit { guest: guest_registers(td), idt_vectoring: td.vmcb.exit_interrupt & 0xffff_ffff, ..exit }
+    let idt_vectoring = td.vmcb.exit_interrupt & 0xffff_ffff;
+    TdExit { guest: guest_registers(td), idt_vectoring, interrupt_pending: td.apic.pending().is_some(), ..exit }
 }
 
 /// Carries out what the module has answered.
@@ -103,9 +106,10 @@ pub fn stop(tdx: &mut Tdx, cpu: usize, rip: u64, why: &dyn core::fmt::Display) -
     Next::Host { answer, vmcall: None }
 }
 
-/// Injects the NMI that the host has asked for by VP.WR, unless the guest is in its NMI handler.
+/// Injects the NMI that the host has asked for by VP.WR. It can be injected.
 pub fn deliver_nmi(tdx: &mut Tdx, cpu: usize, td: &mut TdVcpu) {
-    if !td.in_nmi && td.vmcb.inject == 0 && tdx.machine.take_pending_nmi(CpuId(cpu as u32)) {
+    td.nmi_requested = false;
+    if tdx.machine.take_pending_nmi(CpuId(cpu as u32)) {
         td.inject_nmi();
     }
 }

@@ -3,6 +3,7 @@
 
 use alloc::boxed::Box;
 use tdx_machine::VcpuOnCpu;
+use vmx::apic::VirtualApic;
 
 use super::extended_state::ExtendedState;
 use super::nested::Tables;
@@ -47,12 +48,18 @@ pub struct TdVcpu {
     pub extended: ExtendedState,
     /// Nested page tables.
     pub tables: Tables,
+    /// Virtual APIC.
+    pub apic: VirtualApic,
     /// How the last VP.ENTER ended.
     pub last_exit: LastExit,
+    /// The host has asked for an NMI, which was not delivered yet.
+    pub nmi_requested: bool,
     /// The guest is in its NMI handler: the host's next NMI for it waits for IRET.
-    pub in_nmi: bool,
-    /// RIP behind the software interrupt whose delivery was interrupted.
-    pub software_return: Option<u64>,
+    in_nmi: bool,
+    /// RIP of that IRET, from its intercept until it has executed.
+    nmi_return: Option<u64>,
+    /// RIP of an instruction in the shadow of a MOV to SS.
+    pub shadow: Option<u64>,
 }
 
 impl TdVcpu {
@@ -95,9 +102,12 @@ impl TdVcpu {
             registers,
             extended,
             tables,
+            apic: VirtualApic::default(),
             last_exit,
+            nmi_requested: false,
             in_nmi: false,
-            software_return: None,
+            nmi_return: None,
+            shadow: None,
         }))
     }
 
@@ -116,16 +126,23 @@ impl TdVcpu {
         self.vmcb.inject = vmcb::exception_with_code(metal::interrupts::GENERAL_PROTECTION, 0);
     }
 
+    /// True if an NMI can be injected: handlers do not nest, so that the IRET of the last one must
+    /// have executed.
+    pub fn is_open_to_nmi(&self) -> bool {
+        self.vmcb.inject == 0 && !self.in_nmi && self.nmi_return != Some(self.vmcb.rip)
+    }
+
     /// Injects an NMI and blocks further ones until IRET.
     pub fn inject_nmi(&mut self) {
         self.vmcb.inject = vmcb::NMI;
-        self.in_nmi = true;
+        (self.in_nmi, self.nmi_return) = (true, None);
         self.vmcb.intercept_1 |= vmcb::INTERCEPT_IRET;
     }
 
     /// The guest has reached the IRET of its NMI handler.
     pub fn unblock_nmi_at_iret(&mut self) {
         self.in_nmi = false;
+        self.nmi_return = Some(self.vmcb.rip);
         self.vmcb.intercept_1 &= !vmcb::INTERCEPT_IRET;
     }
 }

@@ -38,8 +38,6 @@ pub struct Vcpu {
     pub absent_frame: u64,
     /// TDH.VP.ENTER has been granted by a SEAMCALL of this length: a TD runs next on this CPU.
     pub enters_td: Option<u64>,
-    /// RIP behind the software interrupt whose delivery was interrupted.
-    pub software_return: Option<u64>,
     /// Root of the nested page tables that all CPUs share.
     root: u64,
     step_tables: StepTables,
@@ -104,7 +102,6 @@ impl Vcpu {
             in_vmx: false,
             absent_frame: address(Box::leak(Vmcb::zeroed())),
             enters_td: None,
-            software_return: None,
             root: tables.nested_root,
             step_tables: StepTables::new(),
             step: None,

@@ -19,7 +19,7 @@ impl Vcpu {
         (vmcb.efer, vmcb.rflags, vmcb.rip, vmcb.rsp, vmcb.rax) = (EFER_SVME, 2, 0, 0, 0);
         (vmcb.dr6, vmcb.dr7, vmcb.cpl, vmcb.inject, vmcb.interrupt_shadow) = (0xffff_0ff0, 0x400, 0, 0, 0);
         *self.registers = GuestRegisters::default();
-        (self.vmxe, self.software_return) = (false, None);
+        self.vmxe = false;
         (self.in_nmi, self.nmi_return) = (false, None);
         self.vmcb.intercept_1 &= !vmcb::INTERCEPT_IRET;
     }

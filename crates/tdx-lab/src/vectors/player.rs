@@ -277,6 +277,7 @@ impl Player<'_> {
             interruption: step.intr.0,
             idt_vectoring: step.idt.0,
             instruction_length: step.ilen.0,
+            interrupt_pending: false,
             guest,
         };
         let outcome = self.machine.td_exit(CpuId(step.lp), exit);

@@ -27,6 +27,9 @@ pub struct TdExit {
     pub idt_vectoring: u64,
     /// VM-exit instruction length, bytes.
     pub instruction_length: u64,
+    /// A virtual interrupt is pending in the guest's virtual APIC (RVI and VPPR): what the host
+    /// reads of it (VCPU_STATE_DETAILS) once the VCPU is outside.
+    pub interrupt_pending: bool,
     /// The guest's registers.
     pub guest: Registers,
 }
@@ -124,6 +127,7 @@ impl Module {
         interrupt: bool,
     ) -> Result<AfterExit, Refusal> {
         let running = self.running(cpu)?;
+        self.note_interrupt(running, &exit);
         let not_modeled = Refusal::ExitNotModeled { reason: exit.reason };
         let plain = TdExit { interruption: 0, ..exit };
         if exit.reason & ENTRY_FAILED != 0 {
@@ -179,6 +183,13 @@ impl Module {
                 Ok(self.virtualization_exception(running, &exit))
             }
             _ => self.exit_fatal(hardware, cpu, StatusCode::NON_RECOVERABLE_TD, &plain),
+        }
+    }
+
+    /// Keeps what the virtual APIC says, which is part of TDVPS.
+    fn note_interrupt(&mut self, running: Running, exit: &TdExit) {
+        if let Ok(vcpu) = self.vcpu_mut(running.tdr, running.tdvpr) {
+            vcpu.interrupt_pending = exit.interrupt_pending;
         }
     }
 
@@ -253,6 +264,7 @@ impl Module {
     ) -> Result<AfterExit, Refusal> {
         let running = self.running(cpu)?;
         let exit = TdExit { reason: reason::EPT_VIOLATION, ..exit };
+        self.note_interrupt(running, &exit);
         match self.vcpu_mut(running.tdr, running.tdvpr) {
             Ok(vcpu) if vcpu.ve_info.is_none() => Ok(self.virtualization_exception(running, &exit)),
             _ => self.ept_violation(hardware, cpu, running, &exit),

@@ -44,6 +44,8 @@ pub(super) struct Vcpu {
     pub(super) written: BTreeMap<u64, u64>,
     /// The cause of a #VE that the guest has not asked for.
     pub(super) ve_info: Option<VeInfo>,
+    /// A virtual interrupt was pending at the last exit.
+    pub(super) interrupt_pending: bool,
     /// The LP that may hold its VMCS.
     pub(super) associated: Option<CpuId>,
 }

@@ -53,7 +53,8 @@ mod management {
     pub(super) const PAGES: core::ops::Range<u64> = 0x10..0x1f;
 }
 
-/// VCPU_STATE_DETAILS: bit 0 says that an interrupt is pending, which no guest here has.
+/// VCPU_STATE_DETAILS: bit 0 says that a virtual interrupt is pending, as Linux's KVM reads it.
+/// What pending is, is the SDM's: that the module means the same is not observed.
 const VCPU_STATE_DETAILS: u64 = 0x100;
 
 /// What VP.INIT gives a field that has no value yet.
@@ -136,7 +137,7 @@ impl Module {
                 vmcs::KEY_ID => Some(u64::from(td.key.get())),
                 _ => None,
             },
-            GUEST_STATE if code == VCPU_STATE_DETAILS => Some(0),
+            GUEST_STATE if code == VCPU_STATE_DETAILS => Some(vcpu.interrupt_pending.into()),
             MANAGEMENT => match code {
                 management::VCPU_STATE => Some(vcpu.state as u64),
                 management::VCPU_INDEX => Some(u64::from(vcpu.index)),
