@@ -12,6 +12,8 @@
 
 #include "object.h"
 
+struct kimage;
+
 /* Linux before 6.16 has other names for them. */
 #ifndef rdmsrq
 #define rdmsrq rdmsrl
@@ -121,6 +123,15 @@ int cleanslate_parallel_state(char *buffer, int at);
 bool cleanslate_parallel_was_made(void);
 void cleanslate_report_progress(int cpu);
 void cleanslate_reset_together(void);
+void cleanslate_dump_init(void);
+void cleanslate_dump_exit(void);
+void cleanslate_dump_ledger(const u64 *words, u64 count);
+bool cleanslate_dump_leave(const struct kimage *image);
+void cleanslate_dump_nothing_left(void);
+int cleanslate_dump_state(char *buffer);
+int cleanslate_dump_parameter(char *buffer);
+bool cleanslate_dump_is_wanted(void);
+int cleanslate_dump_read_init(void);
 int cleanslate_host_init(void);
 void cleanslate_host_exit(void);
 int cleanslate_host_up(void);

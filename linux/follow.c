@@ -110,6 +110,7 @@ int cleanslate_follow_init(void)
 		pr_err("failed to allocate the page ledger (64 KB per GiB of memory)\n");
 		return -ENOMEM;
 	}
+	cleanslate_dump_ledger(words, cleanslate_follow_words(memory, count));
 	ret = cleanslate_arm_resets();
 	if (ret)
 		cleanslate_follow_exit();

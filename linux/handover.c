@@ -5,8 +5,8 @@
  * Hooks, in the order in which the kernel reaches them: machine_kexec_prepare() when an image is
  * loaded, kernel_kexec() at kexec -e, machine_shutdown() (parallel.c), stop_this_cpu() and
  * kdump_nmi_callback() on the other CPUs, machine_kexec() right before the jump. Images and kexec
- * can be refused in the first two. In machine_kexec() it is too late to refuse, and everything that
- * may be private is reset, unless all CPUs have done so before.
+ * can be refused in the first two. In the place of machine_kexec() it is too late to refuse, and
+ * everything that may be private is reset, unless all CPUs have done so before.
  */
 #define pr_fmt(fmt) "cleanslate: " fmt
 
@@ -281,24 +281,53 @@ void cleanslate_reset_together(void)
 	pr_emerg("%u CPUs have reset %llu to %llu lines each\n", cpus, least, most);
 }
 
-static bool cleanslate_before_jump(struct pt_regs *regs)
-{
-	const struct kimage *image = (const void *)regs->di;
-	bool crash = image->type == KEXEC_TYPE_CRASH;
+static void (*machine_kexec_function)(struct kimage *image);
 
+/* The image for which all is done; machine_kexec() goes on with it. */
+static const struct kimage *handed_over;
+
+/*
+ * In the place of machine_kexec(), which it calls, and not in a probe: the handler of a kprobe
+ * counts as an NMI, in which printk() writes to no console, and there is no later. The kernel calls
+ * machine_kexec() with interrupts off, so that nothing runs between the hook and this function.
+ */
+static void cleanslate_jump(struct kimage *image)
+{
+	bool crash = image->type == KEXEC_TYPE_CRASH;
+	unsigned long flags;
+	u64 cet;
+
+	/* As machine_kexec() does next: nothing may run between the reset and the jump. */
+	local_irq_save(flags);
 	cleanslate_watch_check();
 	if (!cleanslate_affected()) {
-		cleanslate_host_leave(crash);
-		return false;
-	}
-	/* As machine_kexec() does next: nothing may run between the reset and the jump. */
-	local_irq_disable();
-	if (crash)
+		if (crash)
+			cleanslate_dump_nothing_left();
+	} else if (!crash) {
+		cleanslate_hand_over_now(cleanslate_parallel_was_made() && !cleanslate_unknown ?
+					 CLEANSLATE_REST : CLEANSLATE_KEXEC);
+	} else {
 		cleanslate_wait_for_write_backs();
-	cleanslate_hand_over_now(crash ? CLEANSLATE_CRASH :
-				 cleanslate_parallel_was_made() && !cleanslate_unknown ?
-				 CLEANSLATE_REST : CLEANSLATE_KEXEC);
+		if (!cleanslate_dump_leave(image)) {
+			cleanslate_hand_over_now(CLEANSLATE_CRASH);
+			cleanslate_dump_nothing_left();
+		}
+	}
 	cleanslate_host_leave(crash);
+	/* A crash before this line, or in a jump to another image, comes here again. */
+	handed_over = image;
+	cet = cleanslate_tracking_off();
+	machine_kexec_function(image);
+	/* A preserve_context kexec has come back. */
+	cleanslate_tracking_on(cet);
+	handed_over = NULL;
+	local_irq_restore(flags);
+}
+
+static bool cleanslate_before_jump(struct pt_regs *regs)
+{
+	if ((const void *)regs->di != handed_over)
+		regs->ip = (unsigned long)cleanslate_jump;
 	return false;
 }
 
@@ -328,7 +357,7 @@ static bool cleanslate_before_crash_stop(struct pt_regs *regs)
 }
 
 static struct cleanslate_hook hooks[] = {
-	{ .name = "machine_kexec", .enter = cleanslate_before_jump },
+	{ .name = "machine_kexec", .enter = cleanslate_before_jump, .may_skip = true },
 	{ .name = "machine_kexec_prepare", .enter = cleanslate_before_load, .may_skip = true },
 	{ .name = "kernel_kexec", .enter = cleanslate_before_kexec, .may_skip = true },
 	{ .name = "stop_this_cpu", .enter = cleanslate_before_stop },
@@ -354,6 +383,7 @@ int cleanslate_handover_init(void)
 {
 	int ret;
 
+	machine_kexec_function = (void *)cleanslate_symbol("machine_kexec");
 	machine_kexec_prepare_function = (void *)cleanslate_symbol("machine_kexec_prepare");
 	loaded_image = (struct kimage *const *)cleanslate_symbol("kexec_image");
 	ret = cleanslate_arm(hooks, ARRAY_SIZE(hooks));

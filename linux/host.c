@@ -379,6 +379,8 @@ static int cleanslate_start_tracking(void)
 	if (!words) {
 		words = vzalloc(cleanslate_track_words() * sizeof(u64));
 		ret = words ? cleanslate_track(words) : -ENOMEM;
+		if (!ret)
+			cleanslate_dump_ledger(words, cleanslate_track_words());
 	}
 	if (ret)
 		pr_err("TDX is initialized, but pages cannot be tracked: %d; no TDs%s\n", ret,

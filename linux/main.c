@@ -163,6 +163,7 @@ static void cleanslate_free_all(void)
 {
 	if (cleanslate_is_private())
 		pr_emerg("memory became private during unload and will not be reset\n");
+	cleanslate_dump_exit();
 	cleanslate_follow_free();
 	cleanslate_memory_exit();
 }
@@ -171,6 +172,8 @@ static int __init cleanslate_init(void)
 {
 	int ret;
 
+	if (cleanslate_dump_is_wanted())
+		return cleanslate_dump_read_init();
 	switch (cleanslate_detect()) {
 	case CLEANSLATE_NO_TDX:
 		pr_info("TDX not available, nothing to do\n");
@@ -190,8 +193,10 @@ static int __init cleanslate_init(void)
 	ret = cleanslate_memory_init();
 	if (ret)
 		return ret;
+	cleanslate_dump_init();
 	ret = cleanslate_handover_init();
 	if (ret) {
+		cleanslate_dump_exit();
 		cleanslate_memory_exit();
 		return ret;
 	}

@@ -34,6 +34,9 @@
 
 #define CLEANSLATE_ANY_NODE		0xffffffff
 
+#define CLEANSLATE_DUMP_WORDS		4096
+#define CLEANSLATE_DUMP_ENTRIES		511
+
 /**
  * struct cleanslate_memory - a range of physical memory
  * @base: first byte
@@ -110,6 +113,40 @@ struct cleanslate_registers {
 	u64 r11;
 	u64 r12;
 	u64 r13;
+};
+
+/**
+ * struct cleanslate_dump - what was prepared for the table of a crash kernel
+ * @root: CLEANSLATE_DUMP_WORDS words, contiguous
+ * @address: physical address of @root
+ * @nonce: a number that no other table has
+ * @ledger: memory of the ledger, or NULL
+ * @words: its 64-bit words, of whole pages
+ * @index: physical addresses of the pages of the index
+ * @index_pages: how many
+ */
+struct cleanslate_dump {
+	u64 *root;
+	u64 address;
+	u64 nonce;
+	const u64 *ledger;
+	u64 words;
+	const u64 *index;
+	u64 index_pages;
+};
+
+/**
+ * struct cleanslate_dump_facts - what a table says of itself
+ * @ledger_pages: pages of the ledger's memory
+ * @index_pages: pages of the index
+ * @pamt_kb: PAMTs
+ * @was_reset: private memory was reset, and nothing is listed
+ */
+struct cleanslate_dump_facts {
+	u64 ledger_pages;
+	u64 index_pages;
+	u64 pamt_kb;
+	bool was_reset;
 };
 
 /* Functions of the object */
@@ -305,7 +342,8 @@ void cleanslate_cpu_is_clean(u32 cpu);
  * @possible: nr_cpu_ids
  * @when: CLEANSLATE_KEXEC: right before the jump, with the other CPUs stopped. CLEANSLATE_CRASH:
  *	  right before the jump into a crash kernel. CLEANSLATE_TOGETHER: all other CPUs are in
- *	  cleanslate_captured(). CLEANSLATE_REST: right before the jump, what that has missed
+ *	  cleanslate_captured(). CLEANSLATE_REST: right before the jump, everything again if that
+ *	  was not complete
  *
  * With interrupts off. At a crash it makes no SEAMCALL. The policy "module" makes one otherwise.
  *
@@ -404,6 +442,90 @@ void cleanslate_observed_pages(struct cleanslate_pages *pages);
  * Return: length of @text.
  */
 u32 cleanslate_explain(u64 address, char *text, u32 room);
+
+/**
+ * cleanslate_dump_index() - make a page of the index of the ledger's memory
+ * @page: the page
+ * @number: its number
+ * @nonce: as in struct cleanslate_dump
+ * @entries: physical addresses of the next pages of the ledger's memory
+ * @count: CLEANSLATE_DUMP_ENTRIES, or fewer for the last page
+ */
+void cleanslate_dump_index(u64 *page, u64 number, u64 nonce, const u64 *entries, u64 count);
+
+/**
+ * cleanslate_dump_write() - write the table of private memory for the crash kernel
+ * @dump: what was prepared
+ *
+ * At a crash, with interrupts off. No SEAMCALL is allowed afterwards. Reads the table and its
+ * index, as the crash kernel does.
+ *
+ * Return: NULL, or why there is no table, a string constant.
+ */
+const char *cleanslate_dump_write(const struct cleanslate_dump *dump);
+
+/**
+ * cleanslate_dump_write_reset() - write a table that says that private memory was reset
+ * @dump: what was prepared
+ */
+void cleanslate_dump_write_reset(const struct cleanslate_dump *dump);
+
+/**
+ * cleanslate_dump_overlaps() - may a part of this memory be private?
+ * @base: first byte
+ * @bytes: size
+ *
+ * From any context.
+ *
+ * Return: true if it may be.
+ */
+bool cleanslate_dump_overlaps(u64 base, u64 bytes);
+
+/**
+ * cleanslate_dump_read() - check the table of the crashed kernel
+ * @root: copy of the root
+ * @address: physical address at which it was
+ * @nonce: what the table must have
+ * @facts: result
+ *
+ * Return: NULL, or why it is refused, a string constant.
+ */
+const char *cleanslate_dump_read(const u64 *root, u64 address, u64 nonce,
+				 struct cleanslate_dump_facts *facts);
+
+/**
+ * cleanslate_dump_index_address() - where a page of the index is
+ * @root: accepted by cleanslate_dump_read()
+ * @number: number of the page
+ *
+ * Return: physical address, or 0.
+ */
+u64 cleanslate_dump_index_address(const u64 *root, u64 number);
+
+/**
+ * cleanslate_dump_take_index() - check a page of the index and take its addresses
+ * @root: accepted by cleanslate_dump_read()
+ * @number: number of the page
+ * @page: copy of it
+ * @addresses: as many words as the ledger's memory has pages
+ *
+ * Return: NULL, or why it is refused, a string constant.
+ */
+const char *cleanslate_dump_take_index(const u64 *root, u64 number, const u64 *page,
+				       u64 *addresses);
+
+/**
+ * cleanslate_dump_is_private() - may a page of the crashed kernel be private?
+ * @root: accepted by cleanslate_dump_read()
+ * @addresses: of the whole index
+ * @count: how many
+ * @page: page frame number
+ *
+ * Reads the crashed kernel's ledger through cleanslate_old_word().
+ *
+ * Return: true if it may be, or if that cannot be looked up.
+ */
+bool cleanslate_dump_is_private(const u64 *root, const u64 *addresses, u64 count, u64 page);
 
 /* Functions for the object */
 
@@ -573,5 +695,16 @@ void cleanslate_release(u64 page);
  * Return: true if the kernel has freed the page. False for a part of a large folio.
  */
 bool cleanslate_only_held(u64 page);
+
+/**
+ * cleanslate_old_word() - read a word of the memory of the kernel that crashed
+ * @address: physical address, a multiple of 8
+ * @word: result
+ *
+ * Sleeps. The caller excludes others.
+ *
+ * Return: false if the memory cannot be mapped.
+ */
+bool cleanslate_old_word(u64 address, u64 *word);
 
 #endif

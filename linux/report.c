@@ -120,6 +120,24 @@ static ssize_t cleanslate_show_capabilities(struct kobject *kobj, struct kobj_at
 static struct kobj_attribute capabilities_attribute =
 	__ATTR(capabilities, 0444, cleanslate_show_capabilities, NULL);
 
+static ssize_t cleanslate_show_dump(struct kobject *kobj, struct kobj_attribute *attribute,
+				    char *buffer)
+{
+	return cleanslate_dump_state(buffer);
+}
+
+/* For root: a crash while somebody reads it, under kexec's lock, starts no crash kernel. */
+static struct kobj_attribute dump_attribute = __ATTR(dump, 0400, cleanslate_show_dump, NULL);
+
+static ssize_t cleanslate_show_dump_parameter(struct kobject *kobj,
+					      struct kobj_attribute *attribute, char *buffer)
+{
+	return cleanslate_dump_parameter(buffer);
+}
+
+static struct kobj_attribute dump_parameter_attribute =
+	__ATTR(dump_parameter, 0400, cleanslate_show_dump_parameter, NULL);
+
 static struct attribute *attributes[] = {
 	&mode_attribute.attr,
 	&pamt_kb_value.attribute.attr,
@@ -131,6 +149,8 @@ static struct attribute *attributes[] = {
 	&pamt_attribute.attr,
 	&capabilities_attribute.attr,
 	&verdict_attribute.attr,
+	&dump_attribute.attr,
+	&dump_parameter_attribute.attr,
 	NULL,
 };
 

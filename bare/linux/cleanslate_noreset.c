@@ -4,8 +4,8 @@
  * tracks private memory as ever, and the next kernel gets it. A test module for a guest of
  * seamvisor; on a real machine the next kernel dies.
  *
- * By new instructions at the function's start, and not by a kprobe: a kernel without ftrace calls
- * the function in the handler of another kprobe, where the kernel runs no second one.
+ * By new instructions at the function's start, and not by a kprobe: the kernel runs none within the
+ * handler of another, and a crash may come from one.
  */
 #define pr_fmt(fmt) "cleanslate_noreset: " fmt
 

@@ -10,6 +10,8 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 
+#include "cleanslate_guest_page.h"
+
 static int aug = 2;
 module_param(aug, int, 0444);
 static bool full;
@@ -18,10 +20,10 @@ module_param(full, bool, 0444);
 static phys_addr_t target;
 static atomic_t given = ATOMIC_INIT(0);
 
-/* u64 tdh_mem_page_add(struct tdx_td *td, u64 gpa, kvm_pfn_t pfn, struct page *source, ...) */
+/* The third argument of tdh_mem_page_add() is the page. */
 static int cleanslate_poison_td_add(struct kprobe *probe, struct pt_regs *regs)
 {
-	WRITE_ONCE(target, PFN_PHYS(regs_get_kernel_argument(regs, 2)));
+	WRITE_ONCE(target, GUEST_PAGE_PHYS(regs_get_kernel_argument(regs, 2)));
 	return 0;
 }
 

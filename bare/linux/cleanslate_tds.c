@@ -14,6 +14,7 @@
 #include <asm/tdx.h>
 
 #include "cleanslate_find.h"
+#include "cleanslate_guest_page.h"
 
 static uint tds = 1;
 module_param(tds, uint, 0444);
@@ -26,9 +27,16 @@ MODULE_PARM_DESC(drop, "drop cleanslate.ko's references to abandoned pages, as i
 enum fate { RUNNABLE, HALF_BUILT, GONE, HALF_GONE, FATES };
 static const char *const fates[] = { "runnable", "half-built", "gone", "half-gone" };
 
+/* Linux before 7.2 resets one page at a time. */
+#ifdef CLEANSLATE_BY_STRUCT_PAGE
+#define RESET(use) use(tdx_quirk_reset_page)
+#else
+#define RESET(use) use(tdx_quirk_reset_paddr)
+#endif
+
 /* The kernel exports them to KVM alone. */
 #define FUNCTIONS(use)											\
-	use(tdx_guest_keyid_alloc) use(tdx_guest_keyid_free) use(tdx_get_sysinfo) use(tdx_quirk_reset_paddr)		\
+	use(tdx_guest_keyid_alloc) use(tdx_guest_keyid_free) use(tdx_get_sysinfo) RESET(use)			\
 	use(tdh_mng_create) use(tdh_mng_key_config) use(tdh_mng_addcx) use(tdh_mng_init) use(tdh_vp_create)		\
 	use(tdh_vp_addcx) use(tdh_mem_sept_add) use(tdh_mem_page_add) use(tdh_mr_finalize)		\
 	use(tdh_mem_page_aug) use(tdh_mem_range_block) use(tdh_mem_track) use(tdh_mem_page_remove)			\
@@ -50,6 +58,15 @@ static int find_functions(void)
 	FUNCTIONS(FIND)
 	call_seamcall = (void *)find("__seamcall");
 	return call_seamcall ? 0 : -ENOENT;
+}
+
+static void reset_page(struct page *page)
+{
+#ifdef CLEANSLATE_BY_STRUCT_PAGE
+	call_tdx_quirk_reset_page(page);
+#else
+	call_tdx_quirk_reset_paddr(page_to_phys(page), PAGE_SIZE);
+#endif
 }
 
 /* A TD, and every page of it but its TDR. */
@@ -185,17 +202,17 @@ static int build(struct life *life, uint number, bool half)
 	CALL_THEN(preempt_enable(), call_seamcall(TDH_VP_INIT, &(struct tdx_module_args){ .rcx = life->vp.tdvpr_pa }));
 	for (level = PG_LEVEL_512G; level >= PG_LEVEL_2M; level--) {
 		page = NEW_PAGE();
-		GIVE(life, page, call_tdh_mem_sept_add(&life->td, 0, level, page, &error1, &error2));
+		GIVE(life, page, call_tdh_mem_sept_add(&life->td, 0, LEVEL(level), page, &error1, &error2));
 	}
 	life->guest = life->count;
 	for (gpa = 0; gpa < 2 * PAGE_SIZE; gpa += PAGE_SIZE) {
 		page = NEW_PAGE();
-		GIVE(life, page, call_tdh_mem_page_add(&life->td, gpa, page_to_pfn(page), shared, &error1, &error2));
+		GIVE(life, page, call_tdh_mem_page_add(&life->td, gpa, GUEST_PAGE(page), shared, &error1, &error2));
 	}
 	CALL(call_tdh_mr_finalize(&life->td));
 	for (; gpa < 16 * PAGE_SIZE; gpa += PAGE_SIZE) {
 		page = NEW_PAGE();
-		GIVE(life, page, call_tdh_mem_page_aug(&life->td, gpa, PG_LEVEL_4K, page_to_pfn(page), &error1, &error2));
+		GIVE(life, page, call_tdh_mem_page_aug(&life->td, gpa, LEVEL(PG_LEVEL_4K), GUEST_PAGE(page), &error1, &error2));
 	}
 	__free_page(shared);
 	return 0;
@@ -207,11 +224,11 @@ static int remove_one(struct life *life)
 	struct page *page = life->pages[life->count - 1];
 	u64 error1, error2, gpa = 15 * PAGE_SIZE;
 
-	CALL(call_tdh_mem_range_block(&life->td, gpa, PG_LEVEL_4K, &error1, &error2));
+	CALL(call_tdh_mem_range_block(&life->td, gpa, LEVEL(PG_LEVEL_4K), &error1, &error2));
 	CALL(call_tdh_mem_track(&life->td));
-	CALL(call_tdh_mem_page_remove(&life->td, gpa, PG_LEVEL_4K, &error1, &error2));
-	CALL(call_tdh_phymem_page_wbinvd_hkid(life->key_id, page_to_pfn(page)));
-	call_tdx_quirk_reset_paddr(page_to_phys(page), PAGE_SIZE);
+	CALL(call_tdh_mem_page_remove(&life->td, gpa, LEVEL(PG_LEVEL_4K), &error1, &error2));
+	CALL(call_tdh_phymem_page_wbinvd_hkid(life->key_id, GUEST_PAGE(page)));
+	reset_page(page);
 	__free_page(page);
 	life->count--;
 	return 0;
@@ -249,12 +266,12 @@ static int tear_down(struct life *life, bool half)
 		/* Returned, and not yet reset: the module knows nothing of it any more. */
 		if (half && life->count == HALF_GONE_PAGES)
 			return 0;
-		call_tdx_quirk_reset_paddr(page_to_phys(page), PAGE_SIZE);
+		reset_page(page);
 		__free_page(page);
 	}
 	CALL(call_tdh_phymem_page_reclaim(life->td.tdr_page, &type, &owner, &size));
 	CALL(call_tdh_phymem_page_wbinvd_tdr(&life->td));
-	call_tdx_quirk_reset_paddr(page_to_phys(life->td.tdr_page), PAGE_SIZE);
+	reset_page(life->td.tdr_page);
 	__free_page(life->td.tdr_page);
 	call_tdx_guest_keyid_free(life->key_id);
 	return 0;

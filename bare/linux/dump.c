@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * dump FILE [TEXT]...: reads a crash dump to its end. Prints events: how much was read, and what in
- * the dump begins with one of these texts, as lines of the kernel's log do. A kernel that takes a
- * machine check prints to its log only: its console is not for that context.
+ * dump FILE [TEXT]...: reads a crash dump to its end. Prints events: when the first byte was read,
+ * how much was read, and what in the dump begins with one of these texts, as lines of the kernel's
+ * log do. A kernel that takes a machine check prints to its log only: its console is not for that
+ * context. dump, without arguments: what time it is now. Time is by the CPU's counter, which goes
+ * on in the crash kernel.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -10,6 +12,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <x86intrin.h>
 
 #define PART (1 << 20)
 #define LONGEST 256
@@ -30,13 +33,17 @@ static void report(const char *text)
 		printf("@ {\"event\":\"dump-line\",\"text\":\"%.*s\"}\n", size, text);
 }
 
-/* What begins in the first SIZE bytes. */
+/*
+ * What begins in the first SIZE bytes. By memchr(), which an emulated CPU does faster than
+ * memmem().
+ */
 static void find(const char *text, size_t size)
 {
 	const char *at = buffer, *end = buffer + size;
 
-	while (at < end && (at = memmem(at, end - at + strlen(text), text, strlen(text)))) {
-		report(at);
+	while ((at = memchr(at, *text, end - at))) {
+		if (!strncmp(at, text, strlen(text)))
+			report(at);
 		at++;
 	}
 }
@@ -49,9 +56,15 @@ int main(int argc, char **argv)
 	ssize_t got;
 	int file, text;
 
-	if (argc < 2 || (file = open(argv[1], O_RDONLY)) < 0 || fstat(file, &stat))
+	if (argc < 2) {
+		printf("@ {\"event\":\"now\",\"tsc\":%llu}\n", __rdtsc());
+		return 0;
+	}
+	if ((file = open(argv[1], O_RDONLY)) < 0 || fstat(file, &stat))
 		return 1;
 	for (; (got = read(file, buffer + kept, PART)) > 0; all += got) {
+		if (!all)
+			printf("@ {\"event\":\"dump-begins\",\"tsc\":%llu}\n", __rdtsc());
 		size = kept + got;
 		/* What begins too near the end waits for the next part. */
 		kept = size < LONGEST ? size : LONGEST;

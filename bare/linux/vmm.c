@@ -16,9 +16,13 @@
  *   steps=N        of each VCPU in one life; 0: for ever
  *   lives=N        TDs in turn, of seeds N, N + 1, ..; 1
  *   fill=N         KVM gives the TD N more pages, at most 140, before it runs
+ *   interrupts     the TD first takes interrupts: of itself, a timer, another VCPU, MSIs, an irqfd,
+ *                  NMIs. From then on the VMM sends MSIs until the end
+ *   cpuid          ask what CPUID answers in the TD, which has AVX then
  *   exits=N        measure N exits to this program and N exits that KVM handles
  *
- * `vmm pages WHEN` only tells pages by kind. Results are events in the kernel log, which
+ * `vmm pages WHEN` only tells pages by kind, `vmm words` waits for words that seamvisor gets late
+ * and prints them; it fails if none can come. Results are events in the kernel log, which
  * bare/README.md lists.
  */
 #define _GNU_SOURCE
@@ -37,6 +41,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -55,7 +60,14 @@
 #define RESULT		0x504
 #define NEW		(MAP_PRIVATE | MAP_ANONYMOUS)
 #define WORD		0x6465726168732061ull
-enum operation { HELLO, ACCEPT, TOUCH, SHARE, STORE_SHARED, UNSHARE, COUNT, COUNT_FOR_EVER, INFO, LOAD, CPUID };
+enum operation {
+	HELLO, ACCEPT, TOUCH, SHARE, STORE_SHARED, UNSHARE, COUNT, COUNT_FOR_EVER, INFO, LOAD, CPUID, ENABLE, WAIT,
+	CPUID_VE, TIMER, SEND_IPI, PRIORITY, COUNTED, DISABLE
+};
+/* Offsets of counts. */
+enum { DEVICES = 0, TIMERS = 8, IPIS = 16, NMIS = 24 };
+#define DEVICE_VECTOR	0x41
+
 extern const unsigned char guest[4096];
 
 /* ATTRIBUTES: no #VE for a page that is not there. */
@@ -83,7 +95,7 @@ static const char *const ends[] = { "stay", "exit", "kill" };
 
 static struct {
 	unsigned int number, vcpus, stop, end, steps, lives, exits, fill;
-	int idle, pages;
+	int idle, pages, interrupts, cpuid;
 	uint64_t seed;
 	int traffic;
 } options = { .vcpus = 1, .lives = 1 };
@@ -102,11 +114,16 @@ struct vcpu {
 	double since;
 	char line[128];
 	unsigned int length;
+	/* Interrupts: the next command, and how many of this kind have come. */
+	unsigned int interrupt_step, interrupts;
 };
 
 static int kvm, vm, memfd = -1, ready[2];
 static char *memory;
 static struct vcpu vcpus[MAX_VCPUS];
+/* The device: what it is to send, and whether it sends for ever. */
+static int device[2], irqfd;
+static volatile int sends_for_ever;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* One line of the kernel log, which keeps it whole. */
@@ -145,13 +162,33 @@ static uint32_t random_below(uint64_t *state, uint32_t limit)
 	return (*state * 0x2545f4914f6cdd1dull >> 32) % limit;
 }
 
-/* Pages of a kind as seamvisor counts them, whose CPUID leaf this is; -1 without seamvisor. */
-static long seamvisor_count(unsigned int kind)
+/* A CPUID leaf of seamvisor; -1 without seamvisor. */
+static long seamvisor(unsigned int leaf, unsigned int subleaf)
 {
 	unsigned int eax, ebx, ecx, edx;
 
-	__cpuid_count(0x40000010, kind, eax, ebx, ecx, edx);
+	__cpuid_count(leaf, subleaf, eax, ebx, ecx, edx);
 	return ecx == 0x61656c63 && edx == 0x616c736e ? (long)eax : -1;
+}
+
+/* Pages of a kind as seamvisor counts them. */
+static long seamvisor_count(unsigned int kind)
+{
+	return seamvisor(0x40000010, kind);
+}
+
+/* Words that came once this machine went on from a snapshot. */
+static int print_words(void)
+{
+	long length = seamvisor(0x40000011, 0), at;
+
+	for (at = 0; at < length; at += 4) {
+		uint32_t part = seamvisor(0x40000011, 1 + at / 4);
+
+		fwrite(&part, 1, length - at < 4 ? length - at : 4, stdout);
+	}
+	putchar('\n');
+	return length <= 0;
 }
 
 static long cleanslate_count(const char *kind)
@@ -431,8 +468,183 @@ static uint32_t next_of_traffic(struct vcpu *vcpu)
 	return DO(COUNT, 1);
 }
 
+/* MSI to a VCPU. False if KVM has given the VM up. */
+static int signal_msi(unsigned int vcpu)
+{
+	struct kvm_msi msi = { .address_lo = 0xfee00000 | vcpu << 12, .data = DEVICE_VECTOR };
+
+	/* 0 if it waits already. */
+	if (ioctl(vm, KVM_SIGNAL_MSI, &msi) >= 0)
+		return 1;
+	if (errno != EIO)
+		fail("KVM_SIGNAL_MSI", 0);
+	return 0;
+}
+
+/* Sends one MSI for each byte, by turns by ioctl and by eventfd, at any time of the next 3 ms. */
+static void *run_device(void *argument)
+{
+	uint64_t random = options.seed + 1, one = 1;
+	unsigned int sent = 0, vcpu;
+	char byte;
+
+	(void)argument;
+	while (!sends_for_ever && read(device[0], &byte, 1) == 1) {
+		if (sends_for_ever)
+			break;
+		usleep(random_below(&random, 3000));
+		if (sent++ % 2)
+			CHECK(write(irqfd, &one, sizeof(one)));
+		else
+			signal_msi(0);
+	}
+	for (;;) {
+		/* Its VCPUs say why. */
+		for (vcpu = 0; vcpu < options.vcpus; vcpu++)
+			if (!signal_msi(vcpu))
+				return NULL;
+		usleep(2000);
+	}
+	return NULL;
+}
+
+static void new_device(void)
+{
+	struct kvm_irq_routing *routing = calloc(1, sizeof(*routing) + sizeof(struct kvm_irq_routing_entry));
+	struct kvm_irqfd fd = {};
+	pthread_t thread;
+
+	irqfd = CHECK(eventfd(0, EFD_CLOEXEC));
+	routing->nr = 1;
+	routing->entries[0] = (struct kvm_irq_routing_entry){
+		.type = KVM_IRQ_ROUTING_MSI,
+		.u.msi = { .address_lo = 0xfee00000, .data = DEVICE_VECTOR },
+	};
+	CHECK(ioctl(vm, KVM_SET_GSI_ROUTING, routing));
+	free(routing);
+	fd.fd = irqfd;
+	CHECK(ioctl(vm, KVM_IRQFD, &fd));
+	CHECK(pipe(device));
+	errno = pthread_create(&thread, NULL, run_device, NULL);
+	CHECK(errno ? -1 : 0);
+}
+
+static void poke_device(void)
+{
+	char byte = 0;
+
+	CHECK(write(device[1], &byte, 1) == 1 ? 0 : -1);
+}
+
+#define NOTHING UINT32_MAX
+/* Interrupts of each kind; a count of one byte is waited for. */
+#define ROUNDS 100
+
+/*
+ * Commands that make VCPU 0 take interrupts. Each of them comes exactly once: the next one is sent
+ * when the TD has said that it has counted the one before.
+ */
+static uint32_t next_of_interrupts(struct vcpu *vcpu)
+{
+	enum { BEGIN, HAS_CPUID, HAS_PRIORITY, IS_ENABLED, HAS_TIMER, HAS_NMI, DEVICE, IPI, BLOCKED, PENDING, OPEN, END };
+	unsigned int *count = &vcpu->interrupts;
+
+	switch (vcpu->interrupt_step) {
+	case BEGIN:
+		vcpu->interrupt_step = IS_ENABLED;
+		return DO(ENABLE, 0);
+	case IS_ENABLED:
+		vcpu->interrupt_step = HAS_CPUID;
+		return DO(CPUID_VE, 0);
+	case HAS_CPUID:
+		/* KVMK */
+		expect(vcpu, vcpu->answer == 0x4b4d564b);
+		vcpu->interrupt_step = HAS_PRIORITY;
+		return DO(PRIORITY, 0);
+	case HAS_PRIORITY:
+		expect(vcpu, vcpu->answer == 0);
+		vcpu->interrupt_step = HAS_TIMER;
+		return DO(TIMER, 1000);
+	case HAS_TIMER:
+		vcpu->interrupt_step = HAS_NMI;
+		return DO(WAIT, TIMERS | 1 << 8);
+	case HAS_NMI:
+		expect(vcpu, vcpu->answer == 1);
+		CHECK(ioctl(vcpu->fd, KVM_NMI));
+		vcpu->interrupt_step = DEVICE;
+		return DO(COUNTED, NMIS);
+	case DEVICE:
+		/* The first answer counts NMIs. By turns while it idles and while it counts. */
+		expect(vcpu, (vcpu->command & 0xff) == COUNT || vcpu->answer == (*count ? *count : 1));
+		if (*count == ROUNDS && (vcpu->command & 0xff) != COUNT) {
+			*count = 0;
+			vcpu->interrupt_step = options.vcpus > 1 ? IPI : BLOCKED;
+			return DO(COUNT, 1);
+		}
+		if ((vcpu->command & 0xff) != COUNT) {
+			poke_device();
+			if (++*count % 2)
+				return DO(COUNT, 300);
+		}
+		return DO(WAIT, DEVICES | *count << 8);
+	case IPI:
+		while (__atomic_load_n(&vcpus[1].interrupts, __ATOMIC_SEQ_CST) != *count)
+			usleep(100);
+		if (++*count <= ROUNDS)
+			return DO(SEND_IPI, 1);
+		__attribute__((fallthrough));
+	case BLOCKED:
+		vcpu->interrupt_step = PENDING;
+		return DO(DISABLE, 0);
+	case PENDING:
+		signal_msi(0);
+		vcpu->interrupt_step = OPEN;
+		return DO(COUNTED, DEVICES);
+	case OPEN:
+		expect(vcpu, vcpu->answer == ROUNDS);
+		vcpu->interrupt_step = END;
+		return DO(ENABLE, 0);
+	case END:
+		vcpu->interrupt_step++;
+		return DO(COUNTED, DEVICES);
+	default:
+		if ((vcpu->command & 0xff) == COUNTED) {
+			expect(vcpu, vcpu->answer == ROUNDS + 1);
+			event("interrupts", ",\"number\":%u,\"device\":%u,\"ipi\":%u,\"nmi\":1,\"timer\":1",
+			      options.number, vcpu->answer, options.vcpus > 1 ? ROUNDS : 0);
+			sends_for_ever = 1;
+			poke_device();
+		}
+		return NOTHING;
+	}
+}
+
+/* Of VCPU 1: takes interrupts of VCPU 0, then disables them, so that those of the device wait. */
+static uint32_t next_of_receiver(struct vcpu *vcpu)
+{
+	unsigned int count = vcpu->interrupts;
+
+	if ((vcpu->command & 0xff) == WAIT) {
+		expect(vcpu, vcpu->answer == count + 1);
+		__atomic_store_n(&vcpu->interrupts, ++count, __ATOMIC_SEQ_CST);
+	}
+	if (!vcpu->interrupt_step++)
+		return DO(ENABLE, 0);
+	if (count < ROUNDS)
+		return DO(WAIT, IPIS | (count + 1) << 8);
+	return (vcpu->command & 0xff) == WAIT ? DO(DISABLE, 0) : DO(COUNT, 1000);
+}
+
 static uint32_t next_command(struct vcpu *vcpu)
 {
+	if (options.interrupts && vcpu->index == 0) {
+		uint32_t command = next_of_interrupts(vcpu);
+
+		if (command != NOTHING)
+			return command;
+	}
+	if (options.interrupts && vcpu->index == 1)
+		return next_of_receiver(vcpu);
 	if (options.traffic)
 		return next_of_traffic(vcpu);
 	if (vcpu->index)
@@ -539,13 +751,38 @@ static void init_vm(void)
 	struct kvm_tdx_init_vm *init = calloc(1, sizeof(*init) + 64 * sizeof(struct kvm_cpuid_entry2));
 
 	init->attributes = SEPT_VE_DISABLE;
-	init->xfam = 3;
+	init->xfam = options.cpuid ? 7 : 3;
 	/* GPAs of 48 bits: four levels. */
 	init->cpuid.nent = 1;
 	init->cpuid.entries[0] = (struct kvm_cpuid_entry2){ .function = 0x80000008, .eax = 48 << 16 };
 	TDX(vm, KVM_TDX_INIT_VM, 0, init);
 	free(init);
 	at(INIT_VM);
+}
+
+/* What CPUID answers in the TD, by KVM's MNG.RD of each leaf. */
+static void tell_cpuid(void)
+{
+	struct kvm_cpuid2 *cpuid = calloc(1, sizeof(*cpuid) + 256 * sizeof(struct kvm_cpuid_entry2));
+	char vendor[13] = "", leaf_21[13] = "";
+	unsigned int index, width = 0;
+
+	cpuid->nent = 256;
+	TDX(vcpus[0].fd, KVM_TDX_GET_CPUID, 0, cpuid);
+	for (index = 0; index < cpuid->nent; index++) {
+		const struct kvm_cpuid_entry2 *entry = &cpuid->entries[index];
+		uint32_t text[] = { entry->ebx, entry->edx, entry->ecx };
+
+		if (entry->function == 0)
+			memcpy(vendor, text, 12);
+		else if (entry->function == 0x21)
+			memcpy(leaf_21, text, 12);
+		else if (entry->function == 0x80000008)
+			width = entry->eax >> 16 & 0xff;
+	}
+	event("td-cpuid", ",\"number\":%u,\"entries\":%u,\"vendor\":\"%s\",\"leaf_21\":\"%s\",\"guest_width\":%u",
+	      options.number, cpuid->nent, vendor, leaf_21, width);
+	free(cpuid);
 }
 
 static void new_vcpus(void)
@@ -572,6 +809,8 @@ static void new_vcpus(void)
 		CHECK(vcpu->run == MAP_FAILED ? -1 : 0);
 	}
 	free(cpuid);
+	if (options.cpuid)
+		tell_cpuid();
 	at(INIT_VCPU);
 }
 
@@ -657,6 +896,8 @@ static void live(void)
 	new_memory();
 	TDX(vm, KVM_TDX_FINALIZE_VM, 0, 0);
 	at(FINALIZE);
+	if (options.interrupts)
+		new_device();
 	fill(FILL_PAGES, options.fill);
 	if (options.idle) {
 		stay_idle();
@@ -750,6 +991,7 @@ int main(int argc, char **argv)
 {
 	static const char *const names[] = {
 		"number", "vcpus", "stop", "end", "idle", "pages", "seed", "steps", "lives", "exits", "fill",
+		"interrupts", "cpuid",
 	};
 	int index, failed = 0;
 
@@ -757,6 +999,8 @@ int main(int argc, char **argv)
 		tell_pages(argv[2]);
 		return 0;
 	}
+	if (argc == 2 && !strcmp(argv[1], "words"))
+		return print_words();
 	for (index = 1; index < argc; index++) {
 		char *value = strchr(argv[index], '=');
 
@@ -798,6 +1042,12 @@ int main(int argc, char **argv)
 			break;
 		case 10:
 			options.fill = number(value);
+			break;
+		case 11:
+			options.interrupts = 1;
+			break;
+		case 12:
+			options.cpuid = 1;
 			break;
 		}
 	}

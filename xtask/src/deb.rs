@@ -225,6 +225,14 @@ fn dkms() -> Result<PathBuf> {
     // known.
     package.add("usr/lib/modules-load.d/cleanslate.conf", b"cleanslate\n", 0o644)?;
     package.add("usr/lib/modprobe.d/cleanslate.conf", b"softdep kvm_intel pre: cleanslate\n", 0o644)?;
+    // For a crash kernel that leaves private memory out of its dump.
+    for (path, file) in [
+        ("usr/share/initramfs-tools/hooks/cleanslate", "initramfs-hook"),
+        ("usr/share/cleanslate/dump-parameter", "dump-parameter"),
+        ("usr/lib/dracut/modules.d/95cleanslate/module-setup.sh", "dracut/module-setup.sh"),
+    ] {
+        package.add(path, &fs::read(root().join("linux/crash").join(file))?, 0o755)?;
+    }
     let order = |verb: &str| format!("#!/bin/sh\nset -e\nif command -v dkms > /dev/null; then\n    dkms {verb}\nfi\n");
     // A kernel without headers is no reason to leave the package half installed.
     let install = format!(

@@ -58,6 +58,10 @@ enum Task {
     /// Hours; resumes where it left off.
     #[command(disable_help_flag = true)]
     KvmSweep(Forwarded),
+    /// Builds cleanslate.ko for each kernel that Debian offers, and boots each with it. Hours;
+    /// resumes where it left off.
+    #[command(disable_help_flag = true)]
+    Kernels(Forwarded),
     /// Fetches or builds a Linux for `boot`.
     #[command(disable_help_flag = true)]
     Linux(Forwarded),
@@ -98,6 +102,7 @@ fn main() -> ExitCode {
         Task::Boot(args) => return tests::boot("boot", &args.arguments),
         Task::Boots(args) => return tests::boot("boots", &args.arguments),
         Task::KvmSweep(args) => return tests::boot("kvm-sweep", &args.arguments),
+        Task::Kernels(args) => return tests::boot("kernels", &args.arguments),
         Task::Linux(args) => return tests::boot("linux", &args.arguments),
         Task::LinuxModule(args) => return tests::boot("linux-module", &args.arguments),
         Task::Crates => crates::check().map(|counts| counts.failed == 0),

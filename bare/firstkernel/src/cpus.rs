@@ -113,11 +113,26 @@ impl AllCpus {
         while !Self::wait(STOP_TIME) {}
     }
 
-    /// Sends INIT to every other CPU, which then waits for SIPI of the next kernel.
+    /// Every CPU leaves VMX operation, in which INIT is blocked, and the others wait for SIPI of
+    /// the next kernel.
     pub fn park_others() {
+        Self::run(u64::MAX, &LeaveVmx);
         for cpu in (0..Self::count()).filter(|cpu| Self::others() >> cpu & 1 == 1) {
             lapic::send(cpu, Ipi::Init);
         }
+    }
+}
+
+/// VMXOFF. Not before the handover is done with SEAMCALLs: what a CPU holds of a VCPU that was not
+/// flushed is lost.
+struct LeaveVmx;
+
+impl CpuTask<HardwareCpu> for LeaveVmx {
+    type Local = ();
+
+    fn step(&self, _cpu: &HardwareCpu, (): &mut ()) -> Step {
+        vmx::leave();
+        Step::Done
     }
 }
 
@@ -137,7 +152,6 @@ fn complete<T: CpuTask<HardwareCpu>>(task: &T) {
 /// None; the type is that of a job.
 unsafe fn stop(_argument: *const ()) {
     TDX.stop_this_cpu(HardwareCpu::this());
-    vmx::leave();
 }
 
 // SAFETY: a job is done when every CPU has seen it to its end, and the effects of each are released

@@ -9,7 +9,7 @@ use metal::image::{self, BadImage, Image};
 use tdx_abi::PageRange;
 
 use crate::memory::{KERNEL_PLACE, Kernel};
-use crate::second;
+use crate::{relay, second};
 
 /// A prepared next kernel.
 pub struct Next {
@@ -17,8 +17,8 @@ pub struct Next {
     pub image: Image,
     /// RDI and RSI: address of the start info or `boot_params`.
     pub argument: u64,
-    /// Pages for the table of leftovers.
-    pub leftovers: PageRange,
+    /// Pages for the table of leftovers, or the takeover table.
+    pub table: PageRange,
 }
 
 /// Command line for Linux.
@@ -42,19 +42,18 @@ fn file(kernel: &mut Kernel<'_>, name: &str) -> Result<&'static [u8], BadImage> 
 }
 
 /// Prepares the kernel that QEMU was given as `opt/cleanslate/next`, Linux with
-/// `opt/cleanslate/initrd`.
-pub fn next(kernel: &mut Kernel<'_>, boot: &Boot) -> Result<Next, BadImage> {
+/// `opt/cleanslate/initrd`. `command_line` is for one that is no Linux.
+pub fn next(kernel: &mut Kernel<'_>, boot: &Boot, command_line: &str) -> Result<Next, BadImage> {
     const NO_MEMORY: BadImage = BadImage("no memory");
-    let leftovers = kernel.pages(second::TABLE_BYTES).ok_or(NO_MEMORY)?;
+    let table = kernel.pages(second::TABLE_BYTES.max(relay::TABLE_BYTES)).ok_or(NO_MEMORY)?;
     let boot_data = kernel.pages(32 << 10).ok_or(NO_MEMORY)?;
     // SAFETY: zeroed pages that were just allocated and are never freed.
     let mut area = unsafe { BootArea::new(addresses(boot_data)) };
     let (place, bytes) = (addresses(KERNEL_PLACE), file(kernel, "opt/cleanslate/next")?);
-    let info =
-        BootInfo { command_line: "role=second", map: boot.map(), rsdp: boot.rsdp, module: &addresses(leftovers) };
+    let info = BootInfo { command_line, map: boot.map(), rsdp: boot.rsdp, module: &addresses(table) };
     if !image::is_linux(bytes) {
         let argument = boot_data::write_start_info(&mut area, info)?;
-        return Ok(Next { image: image::elf(bytes, &place)?, argument, leftovers });
+        return Ok(Next { image: image::elf(bytes, &place)?, argument, table });
     }
     let initrd = file(kernel, "opt/cleanslate/initrd")?;
     let start = initrd.as_ptr().addr() as u64;
@@ -63,6 +62,6 @@ pub fn next(kernel: &mut Kernel<'_>, boot: &Boot) -> Result<Next, BadImage> {
     Ok(Next {
         image: image::linux(bytes, &place)?,
         argument: boot_data::write_boot_params(&mut area, bytes, info)?,
-        leftovers,
+        table,
     })
 }

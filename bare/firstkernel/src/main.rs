@@ -7,12 +7,14 @@
 #![no_main]
 
 mod bench;
+mod counting_td;
 mod cpu;
 mod cpus;
 mod hostile;
 mod image;
 mod jump;
 mod memory;
+mod relay;
 mod second;
 mod traps;
 mod vmx;
@@ -22,7 +24,7 @@ use metal::image::BadImage;
 use metal::{exit, interrupts, println, smp};
 use tdx_abi::{PageRange, subtract};
 use tdx_host::{
-    handover::Outcome,
+    handover::{Outcome, Policy},
     platform::{CpuTask, Cpus, OwnedPages, Step},
 };
 
@@ -30,6 +32,7 @@ use cpu::{HardwareCpu, TDX, ThisProcessor};
 use cpus::AllCpus;
 use first_kernel::{AnyPolicy, Handed, HandedOutcome, NotHandedOver, RangePages, TdPhase};
 use memory::{KERNEL_PLACE, Kernel};
+use relay::Chain;
 
 #[unsafe(no_mangle)]
 fn kernel_ap_main(cpu: usize) -> ! {
@@ -83,9 +86,9 @@ fn kernel_main(boot: &Boot) -> ! {
 }
 
 /// The step that failed, and why.
-struct Failure(&'static str, arrayvec::ArrayString<256>);
+pub(crate) struct Failure(&'static str, arrayvec::ArrayString<256>);
 
-fn failure(step: &'static str) -> impl Fn(&dyn core::fmt::Display) -> Failure {
+pub(crate) fn failure(step: &'static str) -> impl Fn(&dyn core::fmt::Display) -> Failure {
     move |why| {
         let mut text = arrayvec::ArrayString::new();
         // Text that does not fit is truncated.
@@ -96,7 +99,8 @@ fn failure(step: &'static str) -> impl Fn(&dyn core::fmt::Display) -> Failure {
 
 fn policy(boot: &Boot) -> Result<AnyPolicy, Failure> {
     let name = boot.option("policy").unwrap_or("tracked");
-    AnyPolicy::named(name).ok_or_else(|| failure("options")(&format_args!("no policy is called {name:?}")))
+    AnyPolicy::named(name)
+        .ok_or_else(|| failure("options")(&format_args!("no policy of this kernel is called {name:?}")))
 }
 
 /// VMXON, on each CPU.
@@ -115,14 +119,23 @@ impl CpuTask<HardwareCpu> for EnterVmx {
 
 fn live(boot: &Boot) -> Result<core::convert::Infallible, Failure> {
     let policy = policy(boot)?;
-    let tds: u32 = boot.option("tds").map_or(Ok(1), str::parse).map_err(|error| failure("option tds")(&error))?;
+    let tdx = TDX.detect(&ThisProcessor);
+    // Without TDX there is nothing to keep.
+    let keeps = policy == AnyPolicy::Product(Policy::Keep) && tdx.is_ok();
+    let mut chain = Chain::new(boot)?;
+    let before = if boot.option("role") == Some("relay") { Some(relay::read_table(boot)?) } else { None };
     let ranges = memory::usable(boot);
     let mut kernel = Kernel::new(&ranges);
+    if let Some(table) = &before {
+        relay::reserve_private(&mut kernel, table)?;
+    }
     // First, while low memory is free: Linux needs its parameters below 4 GiB.
-    let next = image::next(&mut kernel, boot).map_err(|BadImage(why)| failure("next image")(&why))?;
+    let line = chain.next_command_line();
+    let next = image::next(&mut kernel, boot, if keeps { &line } else { "role=second" })
+        .map_err(|BadImage(why)| failure("next image")(&why))?;
     let control = jump::ControlPages::new(&mut kernel).ok_or_else(|| failure("kexec")(&"no memory"))?;
 
-    match TDX.detect(&ThisProcessor) {
+    match tdx {
         Err(no_tdx) => println!("first kernel: {no_tdx}"),
         Ok(platform) => {
             println!(
@@ -131,7 +144,10 @@ fn live(boot: &Boot) -> Result<core::convert::Infallible, Failure> {
                 platform.key_ids().private_end()
             );
             AllCpus.run_on_all(&EnterVmx);
-            use_tdx(&mut kernel, &ranges, tds)?;
+            match &before {
+                Some(table) => chain.take_over(&mut kernel, &ranges, table)?,
+                None => use_tdx(&mut kernel, &ranges, boot, keeps.then_some(&mut chain))?,
+            }
         }
     }
 
@@ -147,16 +163,23 @@ fn live(boot: &Boot) -> Result<core::convert::Infallible, Failure> {
     let own = kernel.own().iter().copied().chain([KERNEL_PLACE]);
     let mut own: arrayvec::ArrayVec<PageRange, 64> = own.collect();
     own.sort_unstable_by_key(|range| range.start());
-    let all_memory = subtract(ranges.iter().map(|part| part.range), own.iter().copied());
-    // SAFETY: all memory but this kernel and the next image; the jump follows.
-    let handed = unsafe { first_kernel::kexec(policy, &AllCpus, TDX.memory(), all_memory) };
+    let all_memory = subtract(ranges.iter().map(|part| part.range), own.iter().copied()).filter(|_| !keeps);
+    let began = metal::registers::tsc();
+    // SAFETY: all memory but this kernel and the next image, and nothing if TDs are kept; the jump
+    // follows.
+    let handed =
+        unsafe { first_kernel::kexec(policy, &AllCpus, TDX.memory(), &chain.vcpus(), &[KERNEL_PLACE], all_memory) };
     let handed = handed.map_err(|error| match error {
         NotHandedOver::Refused(refused) => failure("kexec refused")(&refused),
         NotHandedOver::Stop(cause) => failure("kexec put off")(&cause),
     })?;
-    told(&handed);
-    write_leftovers(next.leftovers, &handed);
-    vmx::leave();
+    if keeps {
+        // SAFETY: pages that `image::next` has taken for the table alone.
+        unsafe { chain.write_table(next.table, &handed, began) }?;
+    } else {
+        told(&handed);
+        write_leftovers(next.table, &handed);
+    }
     AllCpus::park_others();
     println!("first kernel: jumps");
     // SAFETY: the other CPUs wait for SIPI, interrupts are off in this kernel, and the image was
@@ -164,8 +187,14 @@ fn live(boot: &Boot) -> Result<core::convert::Infallible, Failure> {
     unsafe { control.jump(&next.image, next.argument) }
 }
 
-/// Initializes TDX and builds TDs.
-fn use_tdx(kernel: &mut Kernel<'_>, ranges: &memory::Ranges, tds: u32) -> Result<(), Failure> {
+/// Initializes TDX and builds TDs, for the next kernel if there is a `chain` of them.
+fn use_tdx(
+    kernel: &mut Kernel<'_>,
+    ranges: &memory::Ranges,
+    boot: &Boot,
+    chain: Option<&mut Chain>,
+) -> Result<(), Failure> {
+    let tds: u32 = boot.option("tds").map_or(Ok(1), str::parse).map_err(|error| failure("option tds")(&error))?;
     let module = match TDX.bring_up(kernel, ranges) {
         Ok(ready) => ready.module,
         // The failed initialization was undone. Continue without TDX.
@@ -181,6 +210,9 @@ fn use_tdx(kernel: &mut Kernel<'_>, ranges: &memory::Ranges, tds: u32) -> Result
     let no_memory = || failure("TDs")(&"no memory");
     let words = kernel.words(TDX.tracking_words() as u64).ok_or_else(no_memory)?;
     let host = TDX.track(words).map_err(|error| failure("ledger")(&error))?;
+    if let Some(chain) = chain {
+        return chain.build(kernel, host, layout, tds);
+    }
     if tds == 0 {
         return Ok(());
     }

@@ -56,6 +56,12 @@ impl<'m> Kernel<'m> {
         Self { cpus: AllCpus, frames, own: ArrayVec::new() }
     }
 
+    /// Keeps a range out of the allocator. False if a page of it is taken, or there are too many.
+    #[must_use]
+    pub fn reserve(&mut self, range: PageRange) -> bool {
+        self.frames.reserve(range)
+    }
+
     /// Allocates contiguous zeroed pages for the kernel itself. `None` if there are none.
     pub fn pages(&mut self, bytes: u64) -> Option<PageRange> {
         let range = self.frames.allocate(FrameRequest::anywhere(bytes.div_ceil(PAGE_SIZE).max(1), None))?;

@@ -27,7 +27,12 @@ pub fn init() {
 
 /// Microseconds since an arbitrary time.
 pub fn micros() -> u64 {
-    tsc() / (TICKS_PER_MS.load(Ordering::Relaxed).div_ceil(1000))
+    micros_of(tsc())
+}
+
+/// Microseconds of so many ticks of the time-stamp counter.
+pub fn micros_of(ticks: u64) -> u64 {
+    ticks / (TICKS_PER_MS.load(Ordering::Relaxed).div_ceil(1000))
 }
 
 /// Waits until the condition holds. False if it did not within `timeout` microseconds.

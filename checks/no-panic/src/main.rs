@@ -1,5 +1,5 @@
 //! A program that links only if no path of bring-up, layout, unwinding, TDs, reset, kexec, crash,
-//! takeover, the ledger and dynamic PAMT can panic.
+//! takeover, the tables for a next kernel, the ledger and dynamic PAMT can panic.
 //!
 //! Its panic handler calls a function that does not exist. If the optimizer cannot prove every
 //! panic away, the linker names the function that may panic. It is never run: its platform answers
@@ -15,11 +15,13 @@ use core::hint::black_box;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 use tdx_abi::{KeyId, LineRange, Page, PageRange, PageSize, PhysAddr, Registers};
 use tdx_host::Host;
+use tdx_host::dump::{DumpPlace, DumpTable, PAGE_WORDS, write_index_page};
 use tdx_host::dynamic_pamt::{DynamicPamt, Pair};
 use tdx_host::gate::{CpuGate, CpuSlot};
 use tdx_host::handover::{
     KexecKind, LeftoverTable, NmiStop, OldMemory, Policy, StopCpus, check_crash_image, stop_this_cpu_at_crash,
 };
+use tdx_host::key_ids::KeyIds;
 use tdx_host::layout::{FrameRequest, FrameSource, MapFrames, Places};
 use tdx_host::ledger::Ledger;
 use tdx_host::page::SharedPage;
@@ -29,7 +31,7 @@ use tdx_host::platform::{
 };
 use tdx_host::seamcall::Seamcall;
 use tdx_host::takeover::{Entry, TakeoverFacts, TakeoverTable, TakeoverWriter, WrittenBy};
-use tdx_host::td::{GuestPage, SeptLevel, TdHost};
+use tdx_host::td::{GuestPage, SeptLevel, TdHost, VcpuHost};
 
 unsafe extern "C" {
     fn this_product_can_panic() -> !;
@@ -212,6 +214,7 @@ fn hand_over() {
         0 => Policy::Tracked,
         1 => Policy::Module,
         2 => Policy::Everything,
+        3 => Policy::Keep,
         _ => Policy::Refuse,
     };
     let kind = if black_box(true) { KexecKind::Normal } else { KexecKind::Jump };
@@ -220,8 +223,13 @@ fn hand_over() {
     black_box(check_crash_image(&memory, &[all]).is_ok());
     if let Ok(kexec) = TDX.kexec(policy, kind)
         && let Ok(kexec) = kexec.stop_other_cpus(&Opaque)
+        && let Ok(kexec) = kexec.check_segments(&[all])
     {
-        let kexec = kexec.ask_module(|calls| _ = black_box(calls)).write_back_caches();
+        let kexec = match policy {
+            Policy::Keep => kexec.flush_vcpus(&[black_box(Page::new(0))]),
+            _ => kexec.ask_module(|calls| _ = black_box(calls)),
+        };
+        let kexec = kexec.write_back_caches();
         // SAFETY: never executed.
         let report = unsafe { kexec.reset_everything([all]) };
         for leftover in report.leftovers(&memory) {
@@ -338,7 +346,39 @@ fn take_over(bytes: &mut [u8]) -> Option<()> {
     let tds = unsafe { TDX.take_over(&table, words(64)) }.ok()?;
     let keys = core::iter::once(black_box((Page::new(0), KeyId::HOST)));
     // SAFETY: never executed.
-    black_box(unsafe { tds.vacuum(&Opaque, &keys, |page| _ = black_box(page)) }.left);
+    black_box(unsafe { tds.vacuum(&Opaque, &keys, &[], |page| _ = black_box(page)) }.left);
+    tds.adopt(&Opaque, &table, |number, td| {
+        let Ok(td) = td else { return };
+        let host = black_box(VcpuHost::default());
+        // SAFETY: never executed.
+        black_box(unsafe { td.resume_vcpu(&Opaque, black_box(Page::new(0)), &host) }.is_ok());
+        let _ = black_box((number, td.tear_down()));
+    });
+    for key in TDX.key_ids().into_iter().flat_map(KeyIds::in_use) {
+        black_box(key);
+    }
+    Some(())
+}
+
+/// The table of this kernel for a crash kernel, as that reads it.
+fn dump(root: &mut [u64], ledger: &[AtomicU64]) -> Option<()> {
+    let entries = black_box([0; 8]);
+    let index = entries.get(..black_box(8))?;
+    let (address, nonce) = black_box((PhysAddr::new(0), 0));
+    let place = DumpPlace { root: address, nonce, ledger, index };
+    black_box(place.write_reset(root).is_ok());
+    black_box(place.write(root, &TDX.memory()).is_ok());
+    let mut page = black_box([0; PAGE_WORDS]);
+    black_box(write_index_page(&mut page, black_box(0), nonce, index).is_ok());
+    let table = DumpTable::read(root, address, nonce).ok()?;
+    for (number, at) in (0..).zip(table.index()) {
+        black_box((at, table.index_page(number, &page).is_ok()));
+    }
+    for range in table.pamts().chain(table.segments()) {
+        black_box(range);
+    }
+    let again = DumpTable::again(root).ok()?;
+    black_box(again.may_be_private(black_box(Page::new(0)), index, |address| black_box(Some(address.get()))));
     Some(())
 }
 
@@ -353,6 +393,8 @@ extern "C" fn _start() -> ! {
     black_box(TDX.bring_up(&mut kernel, memory).is_ok());
     let mut table = black_box([0; 256]);
     black_box(take_over(table.get_mut(..black_box(200)).unwrap_or_default()).is_some());
+    let mut root = black_box([0; 64]);
+    black_box(dump(root.get_mut(..black_box(64)).unwrap_or_default(), words(64)).is_some());
     if let Some(layout) = TDX.layout() {
         for note in layout.notes(memory, &cmrs) {
             black_box(note);

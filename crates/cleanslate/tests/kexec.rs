@@ -112,6 +112,46 @@ fn the_other_policies() {
     assert_eq!(all["handover"]["lines"], lines);
 }
 
+/// TDs in every phase: one that runs, one half built, one half torn down, one gone.
+#[test]
+fn keep_leaves_the_tds_to_the_next_kernel() {
+    let host = "made-up/spr-small.toml";
+    let keep = |more: &[&str]| kexec(host, &[&["--tds", "4", "--policy", "keep"], more].concat());
+    let (code, runs) = keep(&[]);
+    assert_eq!((code, &runs["verdict"], &runs["handover"]["outcome"]), (0, &"clean".into(), &"kept".into()));
+    let kept = &runs["kept"];
+    let tds = kept["tds"].as_array().unwrap().iter().map(|td| (td["td"].as_u64(), td["runs"].as_bool()));
+    assert!(tds.eq([(Some(0), Some(true)), (Some(1), Some(false)), (Some(2), Some(false))]), "{kept}");
+    assert_eq!((&kept["vacuum"]["tds"], &kept["new_td"]), (&2.into(), &"built, ran, torn down".into()));
+    assert_eq!(kept["private_lines"], kept["private_lines_computed"]);
+    assert!(runs["next_kernel"]["tdx"].is_null(), "TDX is not initialized again");
+    // PAMT alone is left of TDX where all TDs are torn down; a kexec and a crash differ in the
+    // table.
+    let pamt = ["pamt_4k", "pamt_2m", "pamt_1g"].map(|table| runs["private_before"][table].as_u64().unwrap());
+    for (more, by) in [(&["--next", "vacuum"][..], "kexec"), (&["--crash"], "crash")] {
+        let (code, gone) = keep(more);
+        assert_eq!((code, &gone["verdict"]), (0, &"clean".into()));
+        let kept = &gone["kept"];
+        assert_eq!((&kept["vacuum"]["tds"], &kept["record"]["written_by"]), (&3.into(), &by.into()), "{kept}");
+        assert_eq!(kept["private_lines"], pamt.iter().sum::<u64>());
+    }
+    // Without the erratum, too, TDs are lost if the next kernel uses their pages.
+    let (code, report) = kexec("made-up/gnr-no-erratum.toml", &["--tds", "1", "--policy", "keep"]);
+    assert_eq!((code, &report["verdict"], &report["kept"]["tds"][0]["runs"]), (0, &"clean".into(), &true.into()));
+    let wrong = run(&["kexec", "--next", "run"]);
+    assert_eq!(wrong.code, 2, "{}", wrong.stderr);
+    assert!(wrong.stderr.contains("--policy keep"), "{}", wrong.stderr);
+}
+
+#[test]
+fn people_see_what_became_of_the_tds() {
+    let host = fixture("made-up/spr-small.toml");
+    let printed = run(&["kexec", "--host", &host, "--tds", "4", "--policy", "keep"]).stdout;
+    let golden = include_str!("golden/kexec-keep.txt");
+    let from = printed.find("kexec     policy").unwrap();
+    assert_eq!(&printed[from..], golden);
+}
+
 #[test]
 fn a_cpu_without_the_erratum_needs_no_reset() {
     for policy in ["none", "pamt", "refuse", "everything"] {

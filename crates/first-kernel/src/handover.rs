@@ -11,15 +11,16 @@
 
 use core::fmt;
 
-use tdx_abi::{PageRange, intersect};
+use tdx_abi::{Page, PageRange, intersect};
 use tdx_host::{
     handover::{
         HandoverKind, HandoverReport, HostMemory, Kexec, KexecKind, LeftPrivate, Leftover, LeftoverKind,
         LeftoverReason, LeftoverTable, ModuleAnswer, NmiStop, NothingToDo, Outcome, Policy, Refused, StopCause,
-        StopCpus, TableError, Written, hand_over_crash,
+        StopCpus, Suspects, TableError, Written, hand_over_crash,
     },
     ledger::Ledger,
     platform::{Cpu, CpuTask, Step},
+    seamcall::SeamcallError,
 };
 
 /// What a kernel does that does not use this product's policies.
@@ -63,7 +64,7 @@ impl From<Comparison> for AnyPolicy {
 
 impl AnyPolicy {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Product(Policy::Tracked),
         Self::Product(Policy::Module),
         Self::Compared(Comparison::ModuleOnly),
@@ -71,6 +72,7 @@ impl AnyPolicy {
         Self::Product(Policy::Everything),
         Self::Compared(Comparison::None),
         Self::Product(Policy::Refuse),
+        Self::Product(Policy::Keep),
     ];
 
     /// Its name on command lines.
@@ -80,6 +82,7 @@ impl AnyPolicy {
             Self::Product(Policy::Module) => "module",
             Self::Product(Policy::Everything) => "everything",
             Self::Product(Policy::Refuse) => "refuse",
+            Self::Product(Policy::Keep) => "keep",
             Self::Compared(Comparison::None) => "none",
             Self::Compared(Comparison::Pamt) => "pamt",
             Self::Compared(Comparison::ModuleOnly) => "module-only",
@@ -174,6 +177,16 @@ impl<'h> Handed<'h> {
         self.report.module
     }
 
+    /// The first VP.FLUSH that failed.
+    pub const fn not_flushed(&self) -> Option<SeamcallError> {
+        self.report.not_flushed
+    }
+
+    /// CPUs that the handover does not answer for.
+    pub const fn suspects(&self) -> &Suspects {
+        &self.report.suspects
+    }
+
     /// What became of private memory.
     pub fn outcome(&self) -> HandedOutcome {
         match self.policy {
@@ -236,14 +249,15 @@ fn nothing_to_do(memory: &HostMemory<'_>) -> Option<NothingToDo> {
     }
 }
 
-/// Everything between `kexec -e` and the jump.
+/// Everything between `kexec -e` and the jump. `image` is where the parts of the next kernel's
+/// image go at the jump.
 ///
 /// # Errors
 /// [`NotHandedOver`].
 ///
 /// # SEAMCALL
 /// As [`Kexec::ask_module`], without regard to the module's features under
-/// [`Comparison::ModuleOnly`].
+/// [`Comparison::ModuleOnly`]; under [`Policy::Keep`] as [`Kexec::flush_vcpus`], for `vcpus`.
 ///
 /// # Safety
 /// As [`Kexec::reset_everything`]: `all_memory` (ascending) is RAM and holds nothing that anyone
@@ -252,12 +266,19 @@ pub unsafe fn kexec<'h, P: StopCpus>(
     policy: AnyPolicy,
     cpus: &P,
     memory: HostMemory<'h>,
+    vcpus: &[Page],
+    image: &[PageRange],
     all_memory: impl IntoIterator<Item = PageRange, IntoIter: Clone + Sync>,
 ) -> Result<Handed<'h>, NotHandedOver> {
     let kexec =
         Kexec::begin(policy.product(), KexecKind::Normal, policy.known(memory)).map_err(NotHandedOver::Refused)?;
     let stopped = kexec.stop_other_cpus(cpus).map_err(|error| NotHandedOver::Stop(error.cause))?;
-    let ready = stopped.ask_module(|_| ()).write_back_caches();
+    let stopped = stopped.check_segments(image).map_err(NotHandedOver::Refused)?;
+    let asked = match policy.product() {
+        Policy::Keep => stopped.flush_vcpus(vcpus),
+        _ => stopped.ask_module(|_| ()),
+    };
+    let ready = asked.write_back_caches();
     // SAFETY: the caller's promise.
     let report = unsafe { ready.reset_everything(all_memory) };
     Ok(Handed { policy, memory, report })

@@ -44,6 +44,12 @@ pub trait Backend<'h> {
     /// The page that measured guest pages are copied from.
     fn source(&self) -> PhysAddr;
 
+    /// Called before MEM.PAGE.ADD of 4 KiB guest page `page`: what it is to hold must stand at
+    /// [`Backend::source`]. Nothing where it does not matter.
+    fn write_source(&self, page: u64) {
+        let _ = page;
+    }
+
     /// Lets the guest run on this VCPU and touch its memory. Nothing where no guest can run.
     ///
     /// # Errors
@@ -60,8 +66,8 @@ pub trait Backend<'h> {
     }
 }
 
-/// The guest memory of a TD, as numbers of guest pages: 4 KiB pages from guest address 0 on, 2 MiB
-/// pages from 2 MiB on.
+/// The guest memory of a TD, as numbers of guest pages: 4 KiB pages from guest address 0 on, all in
+/// the same 2 MiB, and 2 MiB pages from 2 MiB on, all in the first 1 GiB.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct GuestMap {
     /// 4 KiB pages added and measured before the TD runs.
@@ -152,6 +158,13 @@ pub struct Build {
     added: u64,
     /// Pages measured.
     measured: u64,
+}
+
+impl Build {
+    /// Page of the VCPU, if there is one.
+    pub(crate) fn vcpu(&self) -> Option<Page> {
+        self.vcpu.as_ref().map(Vcpu::tdvpr)
+    }
 }
 
 /// A move failed; the TD as it is now.
@@ -320,7 +333,10 @@ impl<'b, 'h, B: Backend<'h>> Hypervisor<'b, 'h, B> {
             }
             Some(_) if build.sept < levels.len() => self.small().and_then(|page| {
                 let level = levels.get(build.sept).copied().unwrap_or(SeptLevel::Maps2M);
-                let gpa = guest_page(0, PageSize::Size4K);
+                // The first address that it maps.
+                let covered = 1 << (12 + 9 * level as u8);
+                let start = guest_page(first, PageSize::Size4K).address() / covered * covered;
+                let gpa = GuestPage::containing(start);
                 let added = cpus.run_here(|cpu| td.add_sept_page(cpu, gpa, level, page));
                 self.keep("MEM.SEPT.ADD", added).map(|()| build.sept += 1)
             }),
@@ -331,6 +347,7 @@ impl<'b, 'h, B: Backend<'h>> Hypervisor<'b, 'h, B> {
             }
             Some(_) if build.added < count => self.small().and_then(|page| {
                 let gpa = guest_page(first + build.added, PageSize::Size4K);
+                self.backend.write_source(first + build.added);
                 let added = cpus.run_here(|cpu| td.add_page(cpu, gpa, page, self.backend.source()));
                 self.keep("MEM.PAGE.ADD", added).map(|()| build.added += 1)
             }),

@@ -11,26 +11,35 @@
 mod error;
 mod handover;
 mod hypervisor;
+mod keep;
 mod life;
 mod phase;
 
+use tdx_abi::PageRange;
 use tdx_host::{
     bringup::Kernel,
-    layout::{FrameRequest, Layout},
+    layout::{FrameRequest, Layout, Tdmr},
     platform::OwnedPages,
 };
 
 pub use error::StepError;
 pub use handover::{AnyPolicy, Comparison, Handed, HandedOutcome, NotHandedOver, crash, kexec};
 pub use hypervisor::{Backend, Build, GuestMap, Hypervisor, Move, Slot, Stuck, guest_page, td_params};
-pub use life::{PAGES_PER_TD, Pages, RangePages, live};
+pub use keep::{KeptTd, write_takeover};
+pub use life::{Copied, PAGES_PER_TD, Pages, Plain, RangePages, live};
 pub use phase::TdPhase;
 
 /// Pages for this many TDs, inside a TDMR.
 pub fn allocate<K: Kernel>(kernel: &mut K, layout: &Layout, tds: u32) -> Option<OwnedPages> {
+    allocate_in(kernel, layout.tdmrs().iter().map(Tdmr::range), tds)
+}
+
+/// Pages for this many TDs, inside one of these ranges.
+pub fn allocate_in<K: Kernel>(
+    kernel: &mut K,
+    mut ranges: impl Iterator<Item = PageRange>,
+    tds: u32,
+) -> Option<OwnedPages> {
     let pages = PAGES_PER_TD * u64::from(tds) + 512;
-    layout
-        .tdmrs()
-        .iter()
-        .find_map(|tdmr| kernel.allocate(FrameRequest { within: tdmr.range(), ..FrameRequest::anywhere(pages, None) }))
+    ranges.find_map(|within| kernel.allocate(FrameRequest { within, ..FrameRequest::anywhere(pages, None) }))
 }

@@ -1,5 +1,5 @@
-//! The life of a TD up to its phase, on a kernel in which no guest runs: `bare/firstkernel` and the
-//! Linux test module.
+//! The life of a TD up to its phase, and the hypervisor's backend of a small kernel:
+//! `bare/firstkernel` and the Linux test module.
 
 use core::cell::Cell;
 
@@ -61,15 +61,31 @@ impl Pages for RangePages {
     fn give_back(&self, _page: OwnedPages) {}
 }
 
-/// A kernel in which no guest runs.
-struct Plain<'k, 'h, C, P> {
-    cpus: &'k C,
-    ledger: &'h Ledger<'h>,
-    pages: &'k P,
-    shared: PhysAddr,
+/// What the module copies from shared memory for a TD.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Copied {
+    /// [`td_params`], by MNG.INIT.
+    Params,
+    /// What a 4 KiB guest page holds at first, by MEM.PAGE.ADD: its number.
+    GuestPage(u64),
 }
 
-impl<'h, C: Cpus, P: Pages> Backend<'h> for Plain<'_, 'h, C, P> {
+/// The backend of a kernel that takes each page once and lets no guest run by
+/// [`Move::Enter`](crate::Move::Enter).
+pub struct Plain<'k, 'h, C, P, W> {
+    /// The CPUs.
+    pub cpus: &'k C,
+    /// The ledger that pages of TDs are entered in.
+    pub ledger: &'h Ledger<'h>,
+    /// Where pages come from.
+    pub pages: &'k P,
+    /// A page of shared memory that nothing else uses, from which the module copies.
+    pub shared: PhysAddr,
+    /// Called before the module copies: writes to `shared` what it is to find there.
+    pub write: W,
+}
+
+impl<'h, C: Cpus, P: Pages, W: Fn(Copied)> Backend<'h> for Plain<'_, 'h, C, P, W> {
     type Cpus = C;
 
     fn cpus(&self) -> &C {
@@ -92,11 +108,16 @@ impl<'h, C: Cpus, P: Pages> Backend<'h> for Plain<'_, 'h, C, P> {
         self.shared
     }
 
-    /// Written by [`live`]: nothing else uses the page.
-    fn write_params(&self) {}
+    fn write_params(&self) {
+        (self.write)(Copied::Params);
+    }
 
     fn source(&self) -> PhysAddr {
         self.shared
+    }
+
+    fn write_source(&self, page: u64) {
+        (self.write)(Copied::GuestPage(page));
     }
 }
 
@@ -116,7 +137,8 @@ pub fn live<K: Kernel, P: Pages>(
     phase: TdPhase,
 ) -> Result<(), StepError> {
     shared.write(kernel, 0, &td_params()).map_err(|error| StepError::new("TD_PARAMS", error))?;
-    let backend = Plain { cpus: &*kernel, ledger: host.ledger(), pages, shared: shared.base() };
+    // The parameters stand there from the start, and what guest pages hold does not matter.
+    let backend = Plain { cpus: &*kernel, ledger: host.ledger(), pages, shared: shared.base(), write: |_| () };
     let hypervisor = Hypervisor::new(&backend, host, &GuestMap::SMALL);
     let td = phase.moves(&GuestMap::SMALL).try_fold(Slot::Empty, |td, what| hypervisor.make(td, what));
     td.map(drop).map_err(|stuck| stuck.error)

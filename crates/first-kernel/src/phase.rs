@@ -44,7 +44,8 @@ impl TdPhase {
         }
     }
 
-    /// The moves from nothing to this phase, for a TD with this guest memory.
+    /// The moves from nothing to this phase, for a TD with this guest memory. Pages 0 and 1, and
+    /// the first large one, are changed where the TD has them.
     pub fn moves(self, map: &GuestMap) -> impl Iterator<Item = Move> + Clone + use<> {
         let half_built = self == Self::HalfBuilt;
         let builds = if half_built { CREATE_AND_KEYS + TDCS_PAGES / 2 } else { build_steps(map) };
@@ -52,6 +53,13 @@ impl TdPhase {
         let large = (0..map.large).map(|page| Move::Augment(page, PageSize::Size2M));
         let changes =
             [Move::Enter, Move::Relocate(0), Move::Remove(1, PageSize::Size4K), Move::Demote(0), Move::Promote(0)];
+        let (pages, has_large) = (map.measured.clone(), map.large > 0);
+        let is_there = move |what: &Move| match what {
+            Move::Relocate(page) | Move::Remove(page, PageSize::Size4K) => pages.contains(page),
+            Move::Demote(_) | Move::Promote(_) => has_large,
+            _ => true,
+        };
+        let changes = changes.into_iter().filter(is_there);
         let run = small.chain(large).chain(changes).filter(move |_| !half_built);
         let end: &[Move] = match self {
             Self::Running | Self::HalfBuilt => &[],

@@ -371,6 +371,10 @@ fn told(outcome: &Outcome) -> String {
             format!("the handover writes {lines} in {ranges} with MOVDIR64B")
         }
         Outcome::NothingToDo(why) => format!("the handover resets nothing: {why:?}"),
+        Outcome::Kept(count) => {
+            let lines = words::count(count.lines, "line");
+            format!("the handover keeps TDX, and writes {lines} that no TD needs with MOVDIR64B")
+        }
         Outcome::LeftPrivate(why) => format!("the handover leaves private memory as it is: {why:?}"),
     }
 }

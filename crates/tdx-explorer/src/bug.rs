@@ -28,6 +28,48 @@ pub struct Bug {
     pub(super) also_resets: fn(&Past<'_>) -> Vec<PageRange>,
     /// What no other field can say.
     pub(super) special: Option<Special>,
+    /// What is done wrongly where TDX is handed over with its TDs.
+    pub(super) relay: Option<Wrong>,
+}
+
+/// What a kernel that hands TDX over with its TDs, or takes it over, does wrongly.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Wrong {
+    /// None.
+    #[default]
+    Nothing,
+    /// VCPUs are not flushed.
+    NoFlush,
+    /// VCPUs of TDs that were not adopted are flushed, too.
+    FlushesLost,
+    /// During its vacuum a kernel's table lists TDs in the state of the table that it inherited.
+    VacuumsUntold,
+    /// A panic leaves the table that this kernel inherited.
+    TableNotWiped,
+    /// Caches are not written back before the jump.
+    NoWriteBack,
+    /// A guest page is reset.
+    ResetsKept,
+    /// All pages in flight are reset.
+    ResetsInFlight,
+    /// A page of Secure EPT is not in the table.
+    SeptForgotten,
+    /// One entry of the table is half of an older one.
+    RecordTorn,
+    /// The table ends in the middle of its list, with a checksum of what is there.
+    RecordShort,
+    /// KeyIDs of TDs that do not run are not in the table.
+    KeyIdForgotten,
+    /// A new TD gets the global KeyID.
+    GlobalKeyIdReused,
+    /// IA32_TSC_ADJUST is changed.
+    TscAdjustRepaired,
+    /// A CPU is used that had no SYS.LP.INIT.
+    NoLpInit,
+    /// The table is read after memory was used.
+    ReservesLate,
+    /// TDs that were adopted are torn down with the others.
+    VacuumsAdopted,
 }
 
 /// What a bug does besides operations.
@@ -121,6 +163,7 @@ impl Bug {
         forgets: None,
         also_resets: |_| Vec::new(),
         special: None,
+        relay: None,
     };
 }
 

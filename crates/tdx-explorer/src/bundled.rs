@@ -11,7 +11,7 @@ macro_rules! bundled {
 }
 
 /// Names and texts, in the order in which they are run.
-const FILES: [(&str, &str); 41] = bundled![
+const FILES: [(&str, &str); 44] = bundled![
     "bring-up",
     "two-tdmrs",
     "key-config-fails",
@@ -53,6 +53,9 @@ const FILES: [(&str, &str); 41] = bundled![
     "overlapping-builds",
     "overlapping-shutdown",
     "shutdown-beside-guest",
+    "keep-life",
+    "keep-relay",
+    "keep-panic",
 ];
 
 /// All of them.

@@ -154,8 +154,16 @@ impl Source<'_> {
                 ],
             )?,
         };
-        let policies = [("tracked", Policy::Tracked), ("module", Policy::Module), ("everything", Policy::Everything)];
+        let policies = [
+            ("tracked", Policy::Tracked),
+            ("module", Policy::Module),
+            ("everything", Policy::Everything),
+            ("keep", Policy::Keep),
+        ];
         let policy = parsed.policy.as_ref().map_or(Ok(Policy::Tracked), |word| self.word(word, &policies))?;
+        if let Some(word) = parsed.module.as_ref().filter(|_| policy == Policy::Keep && dynamic_pamt) {
+            return Err(self.error(&word.span(), "under policy keep PAMT is static".to_owned()));
+        }
         let (mut kexec, mut panic) = (true, true);
         if let Some(ends) = &parsed.ends {
             (kexec, panic) = (false, false);
@@ -170,6 +178,14 @@ impl Source<'_> {
         let cpus = host.cpus();
         let steps = self.steps(&parsed.steps, 0, cpus)?;
         let mut concurrent: Vec<Vec<Step>> = Vec::new();
+        let wrong = steps.iter().position(|step| !step.what.can_be_with(policy));
+        if let Some((at, step)) = wrong.and_then(|at| Some((parsed.steps.get(at)?.span(), steps.get(at)?))) {
+            let other = if policy == Policy::Keep { "no step of policy keep" } else { "a step of policy keep alone" };
+            return Err(self.error(&at, format!("{other}: {}", step.what)));
+        }
+        if let Some(row) = parsed.concurrent.first().filter(|_| policy == Policy::Keep) {
+            return Err(self.error(&row.span(), "under policy keep CPUs do not work beside each other".to_owned()));
+        }
         if let Some(end) = steps.iter().position(|step| matches!(step.what, What::Kexec | What::Panic))
             && (end + 1 < steps.len() || !parsed.concurrent.is_empty())
         {
@@ -320,6 +336,10 @@ impl Source<'_> {
             "kexec" => What::Kexec,
             "kexec-jump" => What::KexecJump,
             "panic" => What::Panic,
+            "keep" => What::Keep,
+            "keep-panic" => What::KeepPanic,
+            "adopt" => What::Adopt,
+            "vacuum" => What::Vacuum,
             "fault-no-entropy" => fault(Fault::NoEntropy)?,
             "fault-no-entropy-always" => What::Inject(Fault::NoEntropy, When::Always),
             "heal-no-entropy" => What::Heal(Fault::NoEntropy),
@@ -361,7 +381,7 @@ const SIZED: &[&str] = &["td", "page", "size"];
 const FAULT: &[&str] = &["leaf", "nth"];
 
 /// Every step, and which keys it has besides `do` and `cpu`.
-const STEPS: [(&str, &[&str]); 35] = [
+const STEPS: [(&str, &[&str]); 39] = [
     ("bring-up", &[]),
     ("host-writes", &[]),
     ("build", TD),
@@ -385,6 +405,10 @@ const STEPS: [(&str, &[&str]); 35] = [
     ("kexec", &[]),
     ("kexec-jump", &[]),
     ("panic", &[]),
+    ("keep", &[]),
+    ("keep-panic", &[]),
+    ("adopt", &[]),
+    ("vacuum", &[]),
     ("fault-no-entropy", FAULT),
     ("fault-no-entropy-always", &[]),
     ("heal-no-entropy", &[]),

@@ -52,6 +52,14 @@
 //! Other mixtures, some lines early and some late, are what `tests/traffic.rs` draws at random,
 //! with a seeded eviction between any two operations.
 //!
+//! # Where TDX is handed over with its TDs
+//! Scenarios of policy `keep` play one kernel after another. A branch lets the next kernel take
+//! over, adopt and tear down by the product's code, and asks the machine what became of the TDs.
+//! Instants are there before and after each operation, of a handover, an adoption and a vacuum as
+//! well. A branch copies the records of its kernel by way of a takeover table, so that it shows
+//! what a reader of the ledger sees. The machine loses no VMCS at VMXOFF; whose VCPUs a CPU held
+//! then is remembered, and their TDs must never be adopted.
+//!
 //! # What it does not show
 //! SEAMCALLs overlap only where a scenario says so ([`Scenario::overlapping`]), and then what a
 //! call does is done at once, its locks held until it returns. CPUs change turns at operations on
@@ -73,6 +81,7 @@ mod history;
 pub mod html;
 mod live;
 mod play;
+mod relay;
 pub mod report;
 mod rng;
 mod run;
@@ -145,6 +154,7 @@ pub fn explore(
     let mut parts = Parts { progress, begun: 0, of: (scenarios.len() + options.lengths.iter().sum::<usize>()) as u64 };
     for scenario in scenarios {
         parts.begin();
+        fits(scenario, bug, options)?;
         let up = Up::new(scenario)?;
         let plan = Plan {
             timeline: options.timeline,
@@ -155,6 +165,8 @@ pub fn explore(
             ..plan(scenario, bug)
         };
         let explored = match &options.schedule {
+            // No CPUs beside each other, and no prefix that can be left out.
+            _ if scenario.keeps() => relay::explore(scenario, &up, plan)?,
             Some(schedule) => {
                 let plan = Plan { from_point: 1, ..plan };
                 let (played, _) = play_scheduled(scenario, &up, true, plan, Choice::Given(schedule.clone()))?;
@@ -180,6 +192,19 @@ pub fn explore(
     }
     report.coverage = tell::coverage(coverage);
     Ok(report)
+}
+
+/// A bug of a kernel that keeps TDX needs a scenario of policy `keep`, and any other bug another
+/// one; a schedule needs CPUs beside each other.
+fn fits(scenario: &Scenario, bug: Option<&Bug>, options: &Options) -> Result<(), LabError> {
+    if let Some(bug) = bug.filter(|bug| bug.relay.is_some() != scenario.keeps()) {
+        let other = if scenario.keeps() { "another policy than" } else { "policy" };
+        return Err(LabError::Scenario(format!("bug `{}` needs a scenario of {other} keep", bug.name)));
+    }
+    if scenario.keeps() && options.schedule.is_some() {
+        return Err(LabError::Scenario("a scenario of policy keep has no schedules".to_owned()));
+    }
+    Ok(())
 }
 
 /// A scenario is a part of the whole, and so are the short sequences of one length.
@@ -257,7 +282,12 @@ fn find_bug(bug: &'static Bug, options: &Options) -> Result<BugRun, LabError> {
         let scenario = bundled::find(name).map_err(LabError::scenario)?;
         let scenario = scenario.ok_or_else(|| LabError::Scenario(format!("there is no scenario {name}")))?;
         let up = Up::new(&scenario)?;
-        let explored = run::explore(&scenario, &up, plan(&scenario, Some(bug)), &options.effort)?;
+        let plan = plan(&scenario, Some(bug));
+        let explored = if scenario.keeps() {
+            relay::explore(&scenario, &up, plan)?
+        } else {
+            run::explore(&scenario, &up, plan, &options.effort)?
+        };
         crash_points += explored.tally.branches;
         let Some(found) = explored.tally.found.first() else { continue };
         let schedule = explored.schedule_of.first().cloned().flatten();

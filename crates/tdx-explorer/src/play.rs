@@ -38,13 +38,13 @@ const TRIES: usize = 64;
 /// A machine on which the product has brought TDX up, and what its kernel knows then. Made once for
 /// a host.
 pub(super) struct Up {
-    machine: Machine,
-    gate: Vec<tdx_host::gate::CpuActivity>,
+    pub(super) machine: Machine,
+    pub(super) gate: Vec<tdx_host::gate::CpuActivity>,
     platform: TdxPlatform,
     /// What its host has published. It has no slots, so no SEAMCALL is made through it.
-    tdx: Box<tdx_host::Host<'static>>,
+    pub(super) tdx: Box<tdx_host::Host<'static>>,
     /// What the allocator has handed out.
-    taken: Vec<PageRange>,
+    pub(super) taken: Vec<PageRange>,
     pub(super) pamts: Vec<(PageSize, PageRange)>,
 }
 
@@ -318,8 +318,8 @@ fn make<'w>(
             explorer.handed_over(End::Panic(step.cpu), report, clean);
             return Ok(true);
         }
-        // Done by the player.
-        What::BringUp => {}
+        // Done by the player, or in a relay of kernels.
+        What::BringUp | What::Keep | What::KeepPanic | What::Adopt | What::Vacuum => {}
     }
     Ok(false)
 }

@@ -215,7 +215,7 @@ impl Explored {
 }
 
 /// What was expected and is not so.
-fn unmet(scenario: &Scenario, played: &Played) -> Vec<String> {
+pub(super) fn unmet(scenario: &Scenario, played: &Played) -> Vec<String> {
     let expect = scenario.expect;
     let mut unmet = Vec::new();
     let mut check = |met: bool, text: String| {
@@ -255,7 +255,7 @@ pub(super) fn shorten(
 ) -> (Scenario, Vec<usize>, Found) {
     let mut kept: Vec<usize> = (0..scenario.steps.len()).collect();
     let mut shortest = (scenario.clone(), kept.clone(), found.clone());
-    if !scenario.concurrent.is_empty() {
+    if !scenario.concurrent.is_empty() || scenario.keeps() {
         return shortest;
     }
     for step in (0..scenario.steps.len()).rev() {

@@ -49,9 +49,32 @@ pub enum What {
     KexecJump,
     /// The kernel panics; the scenario ends.
     Panic,
+    /// The kernel hands over by kexec with TDX up, and the next kernel goes on with the scenario.
+    Keep,
+    /// The same by a panic.
+    KeepPanic,
+    /// A kernel that inherited TDX adopts the TDs that can run.
+    Adopt,
+    /// It tears the others down.
+    Vacuum,
 }
 
 impl What {
+    /// Where TDX is handed over with its TDs, steps are those of a TD's life and of the handover;
+    /// these are of no other policy.
+    pub(super) fn can_be_with(self, policy: Policy) -> bool {
+        match self {
+            Self::Keep | Self::KeepPanic | Self::Adopt | Self::Vacuum => policy == Policy::Keep,
+            Self::BringUp | Self::Move(..) | Self::Build(_) | Self::TearDown(_) => true,
+            _ => policy != Policy::Keep,
+        }
+    }
+
+    /// The next kernel goes on after it.
+    pub(super) fn keeps(self) -> bool {
+        matches!(self, Self::Keep | Self::KeepPanic)
+    }
+
     /// It can be done while other CPUs do something: it acts on its own TD, and on nothing that all
     /// share. Where calls overlap, also what shows only then.
     pub(super) fn can_be_beside(self, overlapping: bool) -> bool {
@@ -105,6 +128,30 @@ fn size_name(size: PageSize) -> &'static str {
     }
 }
 
+/// What goes wrong.
+fn fault_name(fault: &Fault) -> String {
+    match fault {
+        Fault::NoEntropy => "no entropy".to_owned(),
+        Fault::KeyEngineBusy => "the key engine is busy".to_owned(),
+        Fault::KeyEngineNoEntropy => "the key engine has no entropy".to_owned(),
+        Fault::InterruptPending => "an interrupt is pending".to_owned(),
+        Fault::LateFailure => "the call fails after it has written".to_owned(),
+        Fault::Crash => "the module crashes".to_owned(),
+        Fault::Answer(status) => format!("the answer is {status}"),
+        // One of a newer machine.
+        _ => format!("{fault:?}"),
+    }
+}
+
+/// In which calls.
+fn calls(when: &When) -> String {
+    match when {
+        When::Always => "in every call".to_owned(),
+        When::Call(number) => format!("in call {number} from here"),
+        When::CallOf(leaf, number) => format!("in call {number} of {leaf} from here"),
+    }
+}
+
 impl core::fmt::Display for What {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
@@ -123,8 +170,8 @@ impl core::fmt::Display for What {
             },
             Self::Build(td) => write!(f, "build TD {td}"),
             Self::TearDown(td) => write!(f, "tear TD {td} down"),
-            Self::Inject(fault, when) => write!(f, "fault {fault:?}, {when:?}"),
-            Self::Heal(fault) => write!(f, "no more {fault:?}"),
+            Self::Inject(fault, when) => write!(f, "fault: {}, {}", fault_name(fault), calls(when)),
+            Self::Heal(fault) => write!(f, "no more fault: {}", fault_name(fault)),
             Self::Evict => f.write_str("every dirty line leaves its cache"),
             Self::StrayWrites => f.write_str("a device writes a part of every private line"),
             Self::ShutDown => f.write_str("SYS.SHUTDOWN"),
@@ -135,6 +182,10 @@ impl core::fmt::Display for What {
             Self::Kexec => f.write_str("kexec"),
             Self::KexecJump => f.write_str("kexec jump, and back"),
             Self::Panic => f.write_str("panic"),
+            Self::Keep => f.write_str("kexec, TDX stays up"),
+            Self::KeepPanic => f.write_str("panic, TDX stays up"),
+            Self::Adopt => f.write_str("adopt the TDs that can run"),
+            Self::Vacuum => f.write_str("tear the other TDs down"),
         }
     }
 }
@@ -188,6 +239,11 @@ impl Scenario {
     pub fn keeping(&self, steps: &[usize]) -> Self {
         let kept = steps.iter().filter_map(|index| self.steps.get(*index)).copied().collect();
         Self { steps: kept, ..self.clone() }
+    }
+
+    /// TDX is handed over with its TDs: one kernel after another.
+    pub(super) fn keeps(&self) -> bool {
+        self.policy == Policy::Keep
     }
 
     /// Slots for TDs that its steps name.

@@ -23,6 +23,20 @@ pub enum Rule {
     CameBackUnclean,
     /// A kexec jump came back, and TDX is not as it was.
     JumpChangedTdx,
+    /// The next kernel does not believe the takeover table of a kernel that has written it whole.
+    RecordRefused,
+    /// A TD that ran does not run in the next kernel.
+    TdLost,
+    /// A TD is adopted, and the VMCS of a VCPU of it was lost with its CPU's VMX operation.
+    StaleVcpu,
+    /// A TD runs in the next kernel, and its memory is not what it was.
+    ContentsChanged,
+    /// The next kernel cannot tear down inherited TDs, or has not.
+    NotVacuumed,
+    /// A KeyID is given to two TDs.
+    KeyIdTwice,
+    /// The next kernel cannot build a TD.
+    TdxLost,
 }
 
 impl Rule {
@@ -38,6 +52,13 @@ impl Rule {
             Self::HostLineOverPrivate => "stale cache line of the host over private memory",
             Self::CameBackUnclean => "private page in the host's allocator",
             Self::JumpChangedTdx => "a kexec jump changed TDX's memory",
+            Self::RecordRefused => "takeover table refused",
+            Self::TdLost => "TD does not run in the next kernel",
+            Self::StaleVcpu => "TD adopted whose VCPU state is lost",
+            Self::ContentsChanged => "memory of a TD changed",
+            Self::NotVacuumed => "TDs left after a vacuum",
+            Self::KeyIdTwice => "KeyID given to two TDs",
+            Self::TdxLost => "TDX does not go on in the next kernel",
         }
     }
 }

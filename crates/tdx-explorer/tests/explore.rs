@@ -45,7 +45,7 @@ fn bundled_scenarios_are_named_after_their_files_and_use_every_step() {
         .map(|step| format!("{:?}", std::mem::discriminant(&step.what)))
         .collect();
     // Every kind of step.
-    assert_eq!(used.len(), 17, "{used:?}");
+    assert_eq!(used.len(), 21, "{used:?}");
     assert!(all.iter().all(|scenario| scenario.steps.iter().any(|step| step.what == What::BringUp)));
 }
 
@@ -77,6 +77,50 @@ fn a_life_is_clean_with_every_module_and_policy() {
         "no-erratum",
         "stray-writes",
     ]));
+}
+
+/// Handed over with its TDs at every third instant of their life, of the next kernel's takeover and
+/// of the one after that: before an operation and after one in turns.
+#[test]
+fn tds_are_kept_or_torn_down_at_every_third_instant() {
+    let all = ["keep-life", "keep-relay", "keep-panic"].map(scenario);
+    let report = explore(&all, None, &Options { every: 3, ..little() }, &()).unwrap();
+    assert_clean(&report);
+    assert!(report.crash_points > 3_500, "{}", report.crash_points);
+}
+
+#[test]
+fn bugs_of_a_takeover_are_found() {
+    let relay: Vec<&'static Bug> = bugs().filter(|bug| bug.scenarios[0].starts_with("keep-")).collect();
+    assert!(relay.len() > 12);
+    let report = find_bugs(&relay, &little(), &()).unwrap();
+    let missed: Vec<_> = report.catalogue.iter().filter(|run| !run.found).map(|run| run.name).collect();
+    assert_eq!(missed, [""; 0]);
+    for run in &report.catalogue {
+        let found = run.finding.as_ref().unwrap();
+        println!("{}: {} ({} crash points)", run.name, found.what, run.crash_points);
+    }
+}
+
+/// A TD that is torn down leaves its TDR to the next one, of which nothing is known yet.
+#[test]
+fn a_tdr_of_another_td_is_another_td() {
+    let build = "{ do = \"build\", td = 0 }";
+    let left = format!(
+        "{{ do = \"keep-panic\", cpu = 1 }}, {{ do = \"adopt\", cpu = 1 }}, {{ do = \"vacuum\", cpu = 1 }}, \
+         {{ do = \"build\", td = 0, cpu = 1 }}, {{ do = \"keep\" }}, {{ do = \"adopt\" }}, {{ do = \"vacuum\" }}, \
+         {{ do = \"tear-down\", td = 0 }}, {build}"
+    );
+    for steps in [format!("{build}, {{ do = \"tear-down\", td = 0 }}, {build}"), format!("{build}, {left}")] {
+        let text = format!(
+            "schema = \"cleanslate-scenario\"\nversion = 1\nname = \"again\"\nabout = \"TDs one after another.\"\n\
+             policy = \"keep\"\nsteps = [{{ do = \"bring-up\" }}, {steps}]\n\
+             [host]\nmodel = \"spr\"\npackages = 2\ncpus = 2\nmemory = [\"[1G, 2G)\"]\n"
+        );
+        let again = parse("again", &text).unwrap();
+        let report = explore(&[again], None, &little(), &()).unwrap();
+        assert_clean(&report);
+    }
 }
 
 #[test]
@@ -260,6 +304,21 @@ fn bad_scenarios_are_refused_with_line_column_and_rule() {
         ),
         (GOOD.replace("steps = [", "policy = \"none\"\nsteps = ["), 5, 10, "one of tracked"),
         (GOOD.replace("steps = [", "ends = [\"reboot\"]\nsteps = ["), 5, 8, "kexec and panic"),
+        (GOOD.replace("steps = [", "policy = \"keep\"\nmodule = \"dynamic-pamt\"\nsteps = ["), 6, 10, "PAMT is static"),
+        (
+            GOOD.replace("steps = [", "policy = \"keep\"\nsteps = [\n { do = \"evict\" },"),
+            7,
+            2,
+            "no step of policy keep",
+        ),
+        (step("{ do = \"adopt\" }"), 6, 3, "a step of policy keep alone"),
+        (
+            GOOD.replace("steps = [", "policy = \"keep\"\nsteps = [")
+                + "[[concurrent]]\ncpu = 0\nsteps = [{ do = \"build\" }]\n",
+            12,
+            1,
+            "CPUs do not work beside each other",
+        ),
         (step("{ do = \"fly\" }"), 6, 3, "`fly` is not a step"),
         (step("{ do = \"bring-up\", td = 1 }"), 6, 3, "`bring-up` has no `td`"),
         (step("{ do = \"build\", cpu = 2 }"), 6, 3, "there is no CPU 2"),
@@ -303,7 +362,16 @@ fn bad_scenarios_are_refused_with_line_column_and_rule() {
 fn a_scenario_that_cannot_be_played_is_an_error() {
     let no_bring_up = GOOD.replace("bring-up", "build");
     let twice = GOOD.replace("{ do = \"bring-up\" },", "{ do = \"bring-up\" },\n  { do = \"bring-up\" },");
-    for (text, said) in [(no_bring_up, "line 6: TDX is not up"), (twice, "line 7: TDX is up already")] {
+    let keep = |text: &str| text.replace("steps = [", "policy = \"keep\"\nsteps = [");
+    let lines = "{ do = \"bring-up\" },\n  { do = \"vacuum\" },";
+    let nothing_left = keep(&GOOD.replace("{ do = \"bring-up\" },", lines));
+    for (text, said) in [
+        (keep(&no_bring_up), "the first step of policy keep is `bring-up`"),
+        (keep(&twice), "line 8: TDX is up already"),
+        (nothing_left, "line 8: this kernel inherited no TDX"),
+        (no_bring_up, "line 6: TDX is not up"),
+        (twice, "line 7: TDX is up already"),
+    ] {
         let scenario = parse("mine.toml", &text).unwrap();
         let error = explore(&[scenario], None, &little(), &()).unwrap_err().to_string();
         assert!(error.contains(said), "{error}");
@@ -327,7 +395,7 @@ fn the_guide_is_true() {
     let guide = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/SCENARIOS.md")).unwrap();
     let error = parse("x.toml", &GOOD.replace("bring-up", "fly")).unwrap_err().to_string();
     let steps: Vec<&str> = error.split("steps are ").nth(1).unwrap().trim_end().split(", ").collect();
-    assert_eq!(steps.len(), 35);
+    assert_eq!(steps.len(), 39);
     for step in steps {
         assert!(guide.contains(&format!("`{step}`")), "{step}");
     }

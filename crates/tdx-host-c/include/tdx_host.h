@@ -90,7 +90,7 @@ extern "C" {
  * tdxh_abi_version().
  */
 #define TDXH_VERSION "0.1.0"
-#define TDXH_ABI_VERSION 3
+#define TDXH_ABI_VERSION 4
 
 /*
  * ------------------------------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ struct tdxh_error {
 #define TDXH_NODE_RANGE_ALIGN 8
 #define TDXH_LAYOUT_SIZE 32768
 #define TDXH_LAYOUT_ALIGN 8
-#define TDXH_REPORT_SIZE 512
+#define TDXH_REPORT_SIZE 768
 #define TDXH_REPORT_ALIGN 8
 #define TDXH_RETURNING_SIZE 32
 #define TDXH_RETURNING_ALIGN 8

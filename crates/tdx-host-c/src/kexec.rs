@@ -54,14 +54,14 @@ impl TdxhPolicy {
     }
 }
 
-impl From<Policy> for TdxhPolicy {
-    fn from(policy: Policy) -> Self {
-        match policy {
-            Policy::Tracked => Self::Tracked,
-            Policy::Module => Self::Module,
-            Policy::Everything => Self::Everything,
-            Policy::Refuse => Self::Refuse,
-        }
+/// Number of a policy that C can ask for. The header has none for [`Policy::Keep`].
+pub(crate) const fn number(policy: Policy) -> u32 {
+    match policy {
+        Policy::Tracked => TdxhPolicy::Tracked as u32,
+        Policy::Module => TdxhPolicy::Module as u32,
+        Policy::Everything => TdxhPolicy::Everything as u32,
+        Policy::Refuse => TdxhPolicy::Refuse as u32,
+        Policy::Keep => u32::MAX,
     }
 }
 

@@ -62,4 +62,4 @@ pub use storage::*;
 pub use work::*;
 
 /// Version of this interface: it grows with every change that a compiled caller would notice.
-pub const TDXH_ABI_VERSION: u32 = 3;
+pub const TDXH_ABI_VERSION: u32 = 4;

@@ -9,7 +9,6 @@ use tdx_host::handover::{
 
 use crate::c_enum::c_enum;
 use crate::host::{Host, TdxhHost};
-use crate::kexec::TdxhPolicy;
 use crate::range::TdxhRange;
 use crate::result::{Outcome, TdxhResult, flat};
 use crate::storage::{TdxhReport, content, is_usable, output};
@@ -111,7 +110,7 @@ impl From<What> for TdxhOutcome {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct TdxhHandover {
-    /// [`TdxhPolicy`] that was asked for.
+    /// [`TdxhPolicy`](crate::kexec::TdxhPolicy) that was asked for.
     pub policy: u32,
     /// [`TdxhHandoverKind`].
     pub kind: u32,
@@ -183,7 +182,7 @@ fn describe(report: &HandoverReport, host: &Host) -> TdxhHandover {
         HandoverKind::Crash => TdxhHandoverKind::Crash,
     };
     TdxhHandover {
-        policy: TdxhPolicy::from(report.policy) as u32,
+        policy: crate::kexec::number(report.policy),
         kind: kind as u32,
         outcome: TdxhOutcome::from(report.outcome) as u32,
         module: module as u32,

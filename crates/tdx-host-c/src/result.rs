@@ -276,7 +276,9 @@ impl From<&Refused> for TdxhResult {
     fn from(refused: &Refused) -> Self {
         match refused {
             Refused::PrivateMemory { .. } => Self::RefusedPrivateMemory,
-            Refused::JumpSegment { .. } | Refused::CrashSegment { .. } => Self::RefusedSegment,
+            Refused::JumpSegment { .. } | Refused::KeptSegment { .. } | Refused::CrashSegment { .. } => {
+                Self::RefusedSegment
+            }
             Refused::CrashSegmentOutside { .. } => Self::RefusedOutside,
             _ => Self::Other,
         }

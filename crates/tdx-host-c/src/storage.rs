@@ -334,7 +334,7 @@ opaque! {
     /// `struct tdxh_platform`.
     TdxhPlatform: 64 bytes, align 8, OneUser<TdxPlatform>;
     /// `struct tdxh_report`.
-    TdxhReport: 512 bytes, align 8, OneUser<HandoverReport>;
+    TdxhReport: 768 bytes, align 8, OneUser<HandoverReport>;
     /// `struct tdxh_returning`.
     TdxhReturning: 32 bytes, align 8, OneUser<Returning<'static>>;
 }

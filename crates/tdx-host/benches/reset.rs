@@ -2,8 +2,9 @@
 //!
 //! Runs `tdx_host::arch::movdir64b_zero` where the CPU has MOVDIR64B. Where it has not, a loop of
 //! the same shape with one 64-byte (AVX-512) non-temporal store per line stands in for it, and the
-//! output says so. The product never does that: a non-temporal store does not clear poison. Figures
-//! are ratios within a run; machines are noisy.
+//! output says so. The product never does that: a non-temporal store does not clear poison. By one
+//! thread and by one for each CPU (eight at most), each in memory of its own. Figures are ratios
+//! within a run; machines are noisy.
 //!
 //! Output: a table, and JSON in `target/bench/reset.json`.
 
@@ -24,9 +25,11 @@ fn main() {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::asm;
+    use std::sync::Barrier;
+    use std::thread;
     use std::time::Instant;
 
-    /// Bytes written in one pass: far more than any cache.
+    /// Bytes that a thread writes in one pass: far more than any cache.
     const BYTES: usize = 1 << 30;
     const LINES: u64 = BYTES as u64 / 64;
     const ROUNDS: usize = 7;
@@ -106,9 +109,10 @@ mod x86 {
         }
     }
 
-    /// A row of the table: what, and the seconds of each round.
+    /// A row of the table: what, by how many threads, and the seconds of each round.
     struct Row {
         name: &'static str,
+        threads: usize,
         seconds: Vec<f64>,
     }
 
@@ -128,52 +132,79 @@ mod x86 {
         }
         let stores =
             if movdir64b { "MOVDIR64B" } else { "64-byte NT stores in place of MOVDIR64B, which this CPU lacks" };
-        let mut buffer = Buffer::new();
-        let start = buffer.start();
-        let passes: [(&'static str, &dyn Fn()); 4] = [
-            ("best streaming loop, one fence", &|| {
+        let passes: [Pass; 4] = [
+            ("best streaming loop, one fence", &|start| {
                 best_streaming(start, BYTES as u64);
                 tdx_host::arch::mfence();
             }),
-            ("reset loop, one fence per range", &|| {
+            ("reset loop, one fence per range", &|start| {
                 line_loop(movdir64b, start, LINES);
                 tdx_host::arch::mfence();
             }),
-            ("reset loop, one fence per 4 KiB page", &|| {
+            ("reset loop, one fence per 4 KiB page", &|start| {
                 for page in 0..LINES / 64 {
                     line_loop(movdir64b, start.wrapping_add(page as usize * 4096), 64);
                     tdx_host::arch::mfence();
                 }
             }),
-            ("rep stosb", &|| rep_stosb(start, BYTES as u64)),
+            ("rep stosb", &|start| rep_stosb(start, BYTES as u64)),
         ];
-        let mut rows: Vec<Row> = passes.iter().map(|(name, _)| Row { name, seconds: Vec::new() }).collect();
-        // Rounds interleave the passes, so that a busy moment of the machine hits all of them.
-        for _ in 0..ROUNDS {
-            for (row, (_, pass)) in rows.iter_mut().zip(passes) {
-                let begin = Instant::now();
-                pass();
-                row.seconds.push(begin.elapsed().as_secs_f64());
-            }
-        }
+        let most = thread::available_parallelism().map_or(1, usize::from).min(8);
+        let counts = if most > 1 { vec![1, most] } else { vec![1] };
+        let rows: Vec<Row> = counts.into_iter().flat_map(|threads| measure(&passes, threads)).collect();
         report(stores, &rows);
     }
 
+    /// Writes one buffer.
+    type Pass<'p> = (&'static str, &'p (dyn Fn(*mut u8) + Sync));
+
+    /// All passes by so many threads at once. Rounds interleave the passes, so that a busy moment
+    /// of the machine hits all of them.
+    fn measure(passes: &[Pass<'_>], threads: usize) -> Vec<Row> {
+        let mut rows: Vec<Row> = passes.iter().map(|(name, _)| Row { name, threads, seconds: Vec::new() }).collect();
+        let barrier = Barrier::new(threads + 1);
+        thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    let mut buffer = Buffer::new();
+                    let start = buffer.start();
+                    for (_, pass) in (0..ROUNDS).flat_map(|_| passes) {
+                        barrier.wait();
+                        pass(start);
+                        barrier.wait();
+                    }
+                });
+            }
+            for row in (0..ROUNDS).flat_map(|_| 0..passes.len()) {
+                barrier.wait();
+                let begin = Instant::now();
+                barrier.wait();
+                rows[row].seconds.push(begin.elapsed().as_secs_f64());
+            }
+        });
+        rows
+    }
+
     fn report(stores: &str, rows: &[Row]) {
-        let best = rows[0].median();
-        println!("reset loop: {stores}; {} MiB, median of {ROUNDS} rounds", BYTES >> 20);
+        println!("reset loop: {stores}; {} MiB a thread, median of {ROUNDS} rounds", BYTES >> 20);
         let mut json = Vec::new();
         for row in rows {
-            let (name, seconds) = (row.name, row.median());
-            let rate = BYTES as f64 / seconds / 1e9;
-            println!("  {name:40} {rate:7.2} GB/s  {:5.2} of the best streaming loop", best / seconds);
+            let (name, threads, seconds) = (row.name, row.threads, row.median());
+            // The best streaming loop is the first of its number of threads.
+            let best = rows.iter().find(|other| other.threads == threads).map_or(seconds, Row::median);
+            let rate = (BYTES * threads) as f64 / seconds / 1e9;
+            println!(
+                "  {name:40} threads: {threads} {rate:7.2} GB/s  {:5.2} of the best streaming loop",
+                best / seconds
+            );
             json.push(format!(
-                "    {{\"name\": \"{name}\", \"gb_per_s\": {rate:.3}, \"of_best_streaming\": {:.3}}}",
+                "    {{\"name\": \"{name}\", \"threads\": {threads}, \"gb_per_s\": {rate:.3}, \
+                 \"of_best_streaming\": {:.3}}}",
                 best / seconds
             ));
         }
         let text = format!(
-            "{{\n  \"schema\": \"cleanslate.bench.reset\",\n  \"version\": 1,\n  \"stores\": \"{stores}\",\n  \
+            "{{\n  \"schema\": \"cleanslate.bench.reset\",\n  \"version\": 2,\n  \"stores\": \"{stores}\",\n  \
              \"bytes\": {BYTES},\n  \"rows\": [\n{}\n  ]\n}}\n",
             json.join(",\n")
         );

@@ -1,6 +1,7 @@
 //! SEAMCALL admission control and per-CPU dirty-cache tracking. Lock-free: any CPU reads both at
-//! any instant. Refuses every SEAMCALL once a handover has closed it, except the SYS.DISABLE of
-//! that handover, and that one too once a crash has closed it for good.
+//! any instant. Refuses every SEAMCALL once a handover has closed it, except those of that handover
+//! itself (SYS.DISABLE; VP.FLUSH and PHYMEM.PAGE.RDMD where it keeps TDs), and these too once a
+//! crash has closed it for good.
 //!
 //! # Why no SEAMCALL is made after the gate is closed
 //!
@@ -15,9 +16,9 @@
 //! too little: caches are then written back for nothing. The NMI of a CPU inside SEAM waits until
 //! it has left; the slot still says so.
 //!
-//! SYS.DISABLE passes by the same three steps, and looks whether the gate is still closed as its
-//! own handover has closed it. A crash on another CPU, or on this one in between two calls, has
-//! changed that word.
+//! Those of a handover pass by the same three steps, and look whether the gate is still closed as
+//! their own handover has closed it. A crash on another CPU, or on this one in between two calls,
+//! has changed that word.
 //!
 //! # Example
 //!
@@ -345,7 +346,7 @@ impl<'g> CpuGate<'g> {
     }
 
     /// As [`CpuGate::enter`] for the CPU that has closed the gate by `closing` and asks the module
-    /// to clean up. All others have stopped.
+    /// to clean up, and for stopped CPUs that flush VCPUs on its behalf. All others have stopped.
     ///
     /// # Errors
     /// [`Closed`] if the gate is not closed by `closing` any more: a crash has begun its reset.

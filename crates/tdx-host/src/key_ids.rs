@@ -31,6 +31,8 @@ pub struct KeyIds<'m> {
     count: u16,
     /// One bit for each KeyID; set: leased.
     leased: &'m [AtomicU64],
+    /// The same; set: leased to a TD of an earlier kernel that nobody has adopted.
+    inherited: &'m [AtomicU64],
     lost: AtomicU64,
     /// Leases handed out, each with the number of those before it.
     leases: AtomicU64,
@@ -61,6 +63,11 @@ pub enum KeyIdsError {
 impl<'m> KeyIds<'m> {
     /// 64-bit words that the KeyIDs of a machine need.
     pub const fn words_needed(partition: KeyIdPartition) -> usize {
+        2 * Self::words_of_one(partition)
+    }
+
+    /// Words of one bit for each KeyID.
+    const fn words_of_one(partition: KeyIdPartition) -> usize {
         (partition.private() as usize).div_ceil(64)
     }
 
@@ -72,14 +79,15 @@ impl<'m> KeyIds<'m> {
     pub fn new(partition: KeyIdPartition, memory: &'m mut [AtomicU64]) -> Result<Self, KeyIdsError> {
         let needed = Self::words_needed(partition);
         let memory: &'m [AtomicU64] = memory;
-        let leased = memory.get(..needed).ok_or(KeyIdsError::TooSmall { needed, given: memory.len() })?;
-        for word in leased {
+        let all = memory.get(..needed).ok_or(KeyIdsError::TooSmall { needed, given: memory.len() })?;
+        for word in all {
             word.store(0, Ordering::Relaxed);
         }
+        let (leased, inherited) = all.split_at_checked(Self::words_of_one(partition)).unwrap_or_default();
         let first = partition.first_private().map_or(0, KeyId::get).saturating_add(1);
         // A KeyID has 16 bits, so what does not fit cannot be named.
         let count = (partition.private().saturating_sub(1)).min(u32::from(u16::MAX - first)) as u16;
-        Ok(Self { first, count, leased, lost: AtomicU64::new(0), leases: AtomicU64::new(0) })
+        Ok(Self { first, count, leased, inherited, lost: AtomicU64::new(0), leases: AtomicU64::new(0) })
     }
 
     /// Takes a free KeyID.
@@ -98,17 +106,49 @@ impl<'m> KeyIds<'m> {
     }
 
     /// A KeyID that a TD of an earlier kernel has. False if no TD can have it, or another has it.
-    pub(crate) fn mark_in_use(&self, key: KeyId) -> bool {
-        let bit = key.get().checked_sub(self.first).filter(|index| *index < self.count).and_then(|at| self.bit(at));
-        bit.is_some_and(|(word, bit)| word.fetch_or(bit, Ordering::AcqRel) & bit == 0)
+    pub(crate) fn inherit(&self, key: KeyId) -> bool {
+        let Some(index) = self.index_of(key) else { return false };
+        let (Some((leased, bit)), Some((inherited, _))) = (self.bit(index), self.inherited_bit(index)) else {
+            return false;
+        };
+        let is_new = leased.fetch_or(bit, Ordering::AcqRel) & bit == 0;
+        if is_new {
+            inherited.fetch_or(bit, Ordering::AcqRel);
+        }
+        is_new
     }
 
-    /// The module has freed a KeyID of [`KeyIds::mark_in_use`].
-    pub(crate) fn mark_free(&self, key: KeyId) {
-        let bit = key.get().checked_sub(self.first).filter(|index| *index < self.count).and_then(|at| self.bit(at));
-        if let Some((word, bit)) = bit {
+    /// The lease of an inherited KeyID, whose TD is adopted. Once: `None` for any other KeyID, and
+    /// for one that was adopted.
+    pub(crate) fn adopt(&self, key: KeyId) -> Option<KeyLease<'_>> {
+        let index = self.index_of(key)?;
+        self.is_inherited_no_more(index).then(|| {
+            let number = self.leases.fetch_add(1, Ordering::Relaxed);
+            KeyLease { key, index, number, of: self }
+        })
+    }
+
+    /// The module has freed an inherited KeyID.
+    pub(crate) fn free_inherited(&self, key: KeyId) {
+        if let Some(index) = self.index_of(key)
+            && self.is_inherited_no_more(index)
+            && let Some((word, bit)) = self.bit(index)
+        {
             word.fetch_and(!bit, Ordering::AcqRel);
         }
+    }
+
+    /// True for the one caller that takes an inherited KeyID.
+    fn is_inherited_no_more(&self, index: u16) -> bool {
+        let bit = self.inherited_bit(index);
+        bit.is_some_and(|(word, bit)| word.fetch_and(!bit, Ordering::AcqRel) & bit != 0)
+    }
+
+    /// KeyIDs in use now, lost ones among them, ascending: for the table of the next kernel.
+    pub fn in_use(&self) -> impl Iterator<Item = KeyId> + '_ {
+        let is_leased =
+            |index: &u16| self.bit(*index).is_some_and(|(word, bit)| word.load(Ordering::Acquire) & bit != 0);
+        (0..self.count).filter(is_leased).map(|index| KeyId::new(self.first + index))
     }
 
     /// KeyIDs that TDs can have.
@@ -121,8 +161,16 @@ impl<'m> KeyIds<'m> {
         self.lost.load(Ordering::Relaxed)
     }
 
+    fn index_of(&self, key: KeyId) -> Option<u16> {
+        key.get().checked_sub(self.first).filter(|index| *index < self.count)
+    }
+
     fn bit(&self, index: u16) -> Option<(&'m AtomicU64, u64)> {
         Some((self.leased.get(usize::from(index) / 64)?, 1 << (index % 64)))
+    }
+
+    fn inherited_bit(&self, index: u16) -> Option<(&'m AtomicU64, u64)> {
+        Some((self.inherited.get(usize::from(index) / 64)?, 1 << (index % 64)))
     }
 }
 
@@ -145,6 +193,14 @@ impl KeyLease<'_> {
     /// No other lease of these KeyIDs has this number, not even a later one of the same KeyID.
     pub(crate) fn number(&self) -> u64 {
         self.number
+    }
+
+    /// Nobody has adopted its TD after all.
+    pub(crate) fn inherit_again(self) {
+        if let Some((word, bit)) = self.of.inherited_bit(self.index) {
+            word.fetch_or(bit, Ordering::AcqRel);
+        }
+        core::mem::forget(self);
     }
 
     /// The module has freed the KeyID, or never assigned it.
@@ -171,8 +227,8 @@ mod tests {
     #[test]
     fn each_key_is_leased_once_and_again_only_after_it_was_freed() {
         let partition = KeyIdPartition::new(31, 4);
-        let mut words = [AtomicU64::new(u64::MAX)];
-        assert!(matches!(KeyIds::new(partition, &mut []), Err(KeyIdsError::TooSmall { needed: 1, given: 0 })));
+        let mut words = [const { AtomicU64::new(u64::MAX) }; 2];
+        assert!(matches!(KeyIds::new(partition, &mut []), Err(KeyIdsError::TooSmall { needed: 2, given: 0 })));
         let keys = KeyIds::new(partition, &mut words).unwrap();
         let mut leases: Vec<KeyLease<'_>> = (0..3).map(|_| keys.lease().unwrap()).collect();
         let numbers: Vec<u16> = leases.iter().map(|lease| lease.key().get()).collect();
@@ -182,5 +238,28 @@ mod tests {
         assert_eq!(keys.lease().unwrap().key().get(), 34);
         // That lease was dropped: its KeyID is lost, not free.
         assert_eq!(keys.lease().unwrap_err(), KeyIdsError::Exhausted { count: 3, lost: 1 });
+    }
+
+    #[test]
+    fn an_inherited_key_is_adopted_or_freed_once() {
+        let partition = KeyIdPartition::new(31, 4);
+        let mut words = [const { AtomicU64::new(u64::MAX) }; 2];
+        let keys = KeyIds::new(partition, &mut words).unwrap();
+        let own = keys.lease().unwrap();
+        assert!(!keys.inherit(own.key()) && !keys.inherit(KeyId::new(32)) && !keys.inherit(KeyId::new(36)));
+        assert!(keys.inherit(KeyId::new(34)) && keys.inherit(KeyId::new(35)) && !keys.inherit(KeyId::new(35)));
+        assert!(keys.in_use().map(KeyId::get).eq(33..36));
+        assert!(keys.adopt(own.key()).is_none(), "it is this kernel's own");
+        let adopted = keys.adopt(KeyId::new(34)).unwrap();
+        assert!(keys.adopt(KeyId::new(34)).is_none(), "it has a TD");
+        assert_ne!(adopted.number(), own.number());
+        // A vacuum frees what nobody has adopted, and nothing else.
+        for key in [33, 34, 35, 35, 99] {
+            keys.free_inherited(KeyId::new(key));
+        }
+        assert!(keys.in_use().map(KeyId::get).eq([33, 34]));
+        adopted.free();
+        assert!(keys.in_use().map(KeyId::get).eq([33]));
+        assert_eq!(keys.lost(), 0);
     }
 }

@@ -134,7 +134,8 @@
 //! 4. [`ledger`], [`page`], [`key_ids`], [`dynamic_pamt`], [`td`]: pages and TDs.
 //!    Where a kernel builds TDs by code of its own, [`follow`] keeps the ledger.
 //! 5. [`handover`]: kexec, crash, what the next kernel is told, whose the address of a machine
-//!    check is. [`takeover`]: the table for a next kernel that lets TDX go on.
+//!    check is. [`dump`]: where the ledger is, for a crash kernel that leaves private memory out of
+//!    its dump. [`takeover`]: the table for a next kernel that lets TDX go on.
 //! 6. Below all of them: [`seamcall`], [`effect`], [`gate`], [`reset`],
 //!    [`arch`].
 //!
@@ -162,6 +163,7 @@
 pub mod arch;
 pub mod bringup;
 mod crc32c;
+pub mod dump;
 pub mod dynamic_pamt;
 pub mod effect;
 pub mod follow;

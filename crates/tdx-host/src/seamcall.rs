@@ -36,6 +36,7 @@ use tdx_abi::{Leaf, LeafCall, Registers, Status, StatusCode};
 
 use crate::effect;
 pub use crate::effect::{LeafEffect, leaf_effect};
+use crate::gate::{Closed, SeamcallGuard};
 use crate::ids::CpuId;
 use crate::platform::Cpu;
 pub use crate::platform::instruction::Seamcall;
@@ -246,10 +247,24 @@ pub fn call<C: Cpu>(cpu: &C, input: Registers) -> Result<Registers, CallError> {
 /// The leaf that `input` names, on this CPU, once the gate has admitted it. The CPU counts as one
 /// whose caches may hold private lines from then on, also if the call fails.
 pub unsafe fn call_unchecked<C: Cpu>(cpu: &C, input: Registers) -> Result<Registers, SeamcallError> {
+    let enter = |leaf| cpu.cpu_gate().enter(leaf);
+    // SAFETY: the caller's promise.
+    unsafe { call_behind(cpu, input, enter) }
+}
+
+/// As [`call_unchecked`], once `enter` has admitted it.
+///
+/// # Safety
+/// As [`call_unchecked`]. `enter` passes the gate of `cpu`.
+pub(crate) unsafe fn call_behind<'g, C: Cpu>(
+    cpu: &C,
+    input: Registers,
+    enter: impl Fn(Leaf) -> Result<SeamcallGuard<'g>, Closed>,
+) -> Result<Registers, SeamcallError> {
     let mut retry = Retry::for_leaf(input.leaf_call().leaf());
     let mut attempts = 1;
     loop {
-        let registers = match cpu.cpu_gate().enter(input.leaf_call().leaf()) {
+        let registers = match enter(input.leaf_call().leaf()) {
             // SAFETY: the caller's promise; the gate has admitted the call.
             Ok(_guard) => unsafe { cpu.seamcall(input) },
             Err(_) => Registers { rax: Status::GATE_CLOSED.raw(), ..input },

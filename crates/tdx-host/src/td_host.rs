@@ -6,7 +6,8 @@ use crate::key_ids::KeyIds;
 use crate::ledger::Ledger;
 use crate::platform::TdxPlatform;
 
-/// What all TDs of a host share.
+/// What all TDs of a host share. [`Host::track`](crate::Host::track) and
+/// [`Host::take_over`](crate::Host::take_over) alone make one.
 #[derive(Clone, Copy, Debug)]
 pub struct TdHost<'h> {
     pub(crate) platform: &'h TdxPlatform,
@@ -21,7 +22,7 @@ impl<'h> TdHost<'h> {
     /// `ledger` is the one that every handover of this kernel looks at
     /// ([`crate::Host::memory`]), from before this call on. `key_ids` is the machine's
     /// one list of KeyIDs, and `platform` is the machine's.
-    pub unsafe fn new(platform: &'h TdxPlatform, ledger: &'h Ledger<'h>, key_ids: &'h KeyIds<'h>) -> Self {
+    pub(crate) unsafe fn new(platform: &'h TdxPlatform, ledger: &'h Ledger<'h>, key_ids: &'h KeyIds<'h>) -> Self {
         Self { platform, ledger, key_ids }
     }
 

@@ -9,16 +9,19 @@ use std::path::{Path, PathBuf};
 
 /// What stands in the body of a function that makes a SEAMCALL, directly or through a private one
 /// of its module.
-const MAKES_ONE: [&str; 9] = [
+const MAKES_ONE: [&str; 12] = [
     "Leaf::",
     "cpu.seamcall(",
     "{ call_unchecked(cpu",
+    "{ call_behind(cpu",
     "reclaim(self.host",
     "self.reclaim(cpu",
     "disable(",
     "module_info::read_all",
     "InitTdmrs {",
     "FlushVcpus {",
+    "leave_in_order(",
+    "self.claim_td(cpu",
 ];
 
 /// Makes none, but names leaves: how often each may be called again.

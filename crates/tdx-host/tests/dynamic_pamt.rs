@@ -20,12 +20,12 @@ use tdx_abi::{
 };
 use tdx_host::dynamic_pamt::{CountError, DynamicPamt, Pair, PamtCause, TooSmall};
 use tdx_host::gate::CpuGate;
-use tdx_host::key_ids::KeyIds;
 use tdx_host::ledger::{Ledger, PageState};
 use tdx_host::page::SharedPage;
 use tdx_host::platform::{Cpu, CpuId, LineReset, PackageId, detect};
 use tdx_host::seamcall::Seamcall;
-use tdx_host::td::TdHost;
+use tdx_host::takeover::{Entry, TakeoverFacts, TakeoverTable, TakeoverWriter, WrittenBy};
+use tdx_host::{Host, td::TdHost};
 
 /// Two TDMRs of 1 GiB with a gap.
 const TDMRS: [PageRange; 2] =
@@ -141,14 +141,28 @@ unsafe impl Cpu for Module {
 
 /// Memory and tables that a kernel would own, leaked: the tests are short.
 fn world() -> (TdHost<'static>, &'static Ledger<'static>, DynamicPamt<'static>) {
-    let platform = &*Box::leak(Box::new(detect(&SAPPHIRE_RAPIDS).unwrap()));
-    let words = (0..Ledger::words_needed(TDMRS)).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
-    let ledger = &*Box::leak(Box::new(Ledger::new(TDMRS, words.leak()).unwrap()));
+    let host: &Host<'static> = Box::leak(Box::new(Host::new(&[])));
+    let platform = detect(&SAPPHIRE_RAPIDS).unwrap();
+    promise::set_platform(host, platform);
+    let facts = TakeoverFacts {
+        written_by: WrittenBy::Kexec,
+        tsc_adjust: 0,
+        tsc: 0,
+        global_key_id: platform.global_key_id(),
+        not_stopped: 0,
+        may_hold_private_lines: 0,
+    };
+    let mut table = [0; 256];
+    let mut writer = TakeoverWriter::new(&mut table).unwrap();
+    TDMRS.into_iter().try_for_each(|range| writer.entry(Entry::Tdmr(range))).unwrap();
+    writer.finish(&facts);
+    let table = TakeoverTable::read(&table).unwrap();
+    let words = (0..table.claim_words()).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
+    // SAFETY: no memory of the test.
+    let tds = unsafe { host.take_over(&table, words.leak()) }.unwrap();
+    let ledger = host.ledger().unwrap();
     let counts = (0..DynamicPamt::words_needed(ledger)).map(|_| AtomicU32::new(0)).collect::<Vec<_>>();
-    let words = (0..KeyIds::words_needed(platform.key_ids())).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
-    let key_ids = &*Box::leak(Box::new(KeyIds::new(platform.key_ids(), words.leak()).unwrap()));
-    let host = promise::td_host(platform, ledger, key_ids);
-    (host, ledger, DynamicPamt::new(host, counts.leak()).unwrap())
+    (tds, ledger, DynamicPamt::new(tds, counts.leak()).unwrap())
 }
 
 fn spare_page<'h>(ledger: &'h Ledger<'h>, number: u64) -> SharedPage<'h> {

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use tdx_host::td::{Created, Failed, NotFinished, Td, TdCause};
-use tdx_host::{bringup, dynamic_pamt, follow, gate, handover, key_ids, layout, ledger, page, platform};
+use tdx_host::{bringup, dump, dynamic_pamt, follow, gate, handover, key_ids, layout, ledger, page, platform};
 
 /// An error of its own: it borrows nothing, and any CPU can report it.
 const fn is_owned<E: Error + Send + Sync + 'static>() {}
@@ -25,6 +25,7 @@ owned!(
     bringup::BringupError,
     bringup::ModuleInfoError,
     bringup::NoDynamicPamt,
+    dump::DumpError,
     dynamic_pamt::CountError,
     dynamic_pamt::PamtCause,
     dynamic_pamt::PamtError,
@@ -50,6 +51,7 @@ owned!(
     tdx_host::seamcall::LeafRefused,
     tdx_host::seamcall::SeamcallError,
     tdx_host::takeover::TakeoverError,
+    tdx_host::td::AdoptError,
     tdx_host::td::PageError,
     TdCause,
 );

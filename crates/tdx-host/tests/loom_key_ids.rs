@@ -11,7 +11,7 @@ use tdx_host::key_ids::{KeyIds, KeyIdsError};
 
 fn key_ids(private: u32) -> KeyIds<'static> {
     // loom's atomics live for one run; the word of each run is leaked.
-    KeyIds::new(KeyIdPartition::new(31, private), vec![AtomicU64::new(0)].leak()).unwrap()
+    KeyIds::new(KeyIdPartition::new(31, private), vec![AtomicU64::new(0), AtomicU64::new(0)].leak()).unwrap()
 }
 
 #[test]

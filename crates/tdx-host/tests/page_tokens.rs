@@ -112,7 +112,7 @@ fn too_little_memory_and_too_few_key_ids() {
     let needed = Ledger::words_needed(TDMRS);
     assert_eq!(Ledger::new(TDMRS, short).unwrap_err(), LedgerError::TooSmall { needed, given: needed - 1 });
     let partition = KeyIdPartition::new(31, 2);
-    let mut bits = [AtomicU64::new(0)];
+    let mut bits = [const { AtomicU64::new(0) }; 2];
     let keys = KeyIds::new(partition, &mut bits).unwrap();
     let lease = keys.lease().unwrap();
     assert_eq!(keys.lease().unwrap_err(), KeyIdsError::Exhausted { count: 1, lost: 0 });

@@ -120,6 +120,34 @@ fn bytes_behind_the_table_do_not_matter_and_missing_ones_do() {
     TakeoverTable::read(&bytes).unwrap();
 }
 
+/// Safe code can make any entry: what the next kernel would not believe is not in the table.
+#[test]
+fn an_entry_that_no_reader_takes_is_not_written() {
+    let wrong = [
+        Entry::Tdmr(range(GIB, GIB)),
+        Entry::Tdmr(range(GIB, u64::MAX)),
+        Entry::Td { td: 0, state: TdState::Created, tdr: Page::new(GIB), key_id: None },
+        Entry::Td { td: 1, state: TdState::Created, tdr: Page::new(1 << 40), key_id: None },
+        Entry::Td { td: 1, state: TdState::Created, tdr: Page::new(GIB), key_id: Some(KeyId::HOST) },
+        Entry::ControlPage { td: 0, page: Page::new(GIB) },
+        Entry::VcpuPage { td: 1, vcpu: 0, page: Page::new(u64::MAX) },
+        Entry::SeptPage { td: 1, level: 5, page: Page::new(GIB), gpa: 0 },
+        Entry::SeptPage { td: 1, level: 1, page: Page::new(GIB), gpa: 7 },
+        Entry::GuestPages { td: 1, size: PageSize::Size2M, page: Page::new(GIB + 1), gpa: 0, count: 1 },
+        Entry::GuestPages { td: 1, size: PageSize::Size4K, page: Page::new(GIB), gpa: 0, count: 0 },
+        Entry::GuestPages { td: 1, size: PageSize::Size4K, page: Page::new(GIB), gpa: 0, count: u64::MAX },
+        Entry::Pair { pages: [Page::new(GIB); 2], of: Page::new(GIB) },
+        Entry::Pair { pages: [Page::new(GIB), Page::new(GIB + 1)], of: Page::new(GIB + 1) },
+    ];
+    for entry in wrong {
+        let mut bytes = [0; 256];
+        let mut writer = TakeoverWriter::new(&mut bytes).unwrap();
+        assert_eq!(writer.entry(entry), Err(TakeoverError::Entry { index: 0 }), "{entry:?}");
+        assert_eq!(writer.finish(&FACTS), 64);
+        assert_eq!(TakeoverTable::read(&bytes).unwrap().entries().count(), 0);
+    }
+}
+
 #[test]
 fn a_table_that_is_not_finished_does_not_read() {
     let mut bytes = write(&whole());
@@ -386,4 +414,58 @@ fn a_host_writes_its_records() {
     let claims = table.claim(&mut words).unwrap();
     // The control page, which the kernel did not list.
     assert_eq!(claims.without_owner(&table).map(PageRange::pages).sum::<u64>(), 1);
+}
+
+/// What a table takes on a host of 2 TiB and 256 CPUs with 64 TDs of 24 GiB in 2 MiB pages and 16
+/// VCPUs each, if the pages of a TD lie in `pieces`. Guest pages are not listed: the module tells
+/// them.
+fn bytes_of_2_tib(pieces: u64) -> usize {
+    let (tds, vcpus, pages_of_td) = (64, 16, 24 * GIB);
+    let mut bytes = vec![0; 64 << 20];
+    let mut writer = TakeoverWriter::new(&mut bytes).unwrap();
+    let mut add = |entry: Entry| writer.entry(entry).unwrap();
+    for half in 0..2 {
+        add(Entry::Tdmr(range(half * 1024 * GIB, (half + 1) * 1024 * GIB)));
+    }
+    for table in 0..6 {
+        add(Entry::Pamt(range(1024 + table * 4096, 1024 + (table + 1) * 4096)));
+    }
+    // A hole behind each piece.
+    let (first, piece) = (GIB, pages_of_td / pieces);
+    for number in 0..tds * pieces {
+        let start = first + number * (piece + 1);
+        add(Entry::Marked(range(start, start + piece)));
+    }
+    (0..256).for_each(|cpu| add(Entry::Cpu(cpu)));
+    let page = |td: u32, number: u64| Page::new(first + u64::from(td) * pages_of_td + number);
+    for td in 1..=tds as u32 {
+        add(Entry::Td { td, state: TdState::Runnable, tdr: page(td, 0), key_id: Some(KeyId::new(33 + td as u16)) });
+    }
+    for td in 1..=tds as u32 {
+        (0..6).for_each(|number| add(Entry::ControlPage { td, page: page(td, 1 + number) }));
+    }
+    for td in 1..=tds as u32 {
+        (0..vcpus).for_each(|vcpu| add(Entry::Vcpu { td, vcpu, page: page(td, 10 + 6 * u64::from(vcpu)) }));
+    }
+    for td in 1..=tds as u32 {
+        let pages = (0..vcpus).flat_map(|vcpu| (1..6).map(move |number| (vcpu, number)));
+        pages.for_each(|(vcpu, number)| {
+            add(Entry::VcpuPage { td, vcpu, page: page(td, 10 + 6 * u64::from(vcpu) + number) });
+        });
+    }
+    for td in 1..=tds as u32 {
+        // A page of Secure EPT for each GiB, and three above them.
+        (0..24 + 3).for_each(|gib| add(Entry::SeptPage { td, level: 1, page: page(td, 200 + gib), gpa: gib << 30 }));
+    }
+    writer.finish(&FACTS)
+}
+
+/// docs/takeover.md has these figures.
+#[test]
+fn a_table_of_2_tib_has_this_size() {
+    let fixed = 64 + 32 * (2 + 6 + 256 + 64 * (1 + 6 + 16 + 16 * 5 + 27));
+    for (pieces, ranges) in [(1, 64), (24, 1536), (24 * 512, 786_432)] {
+        assert_eq!(bytes_of_2_tib(pieces), fixed + 32 * ranges);
+    }
+    assert_eq!(fixed, 274_752);
 }

@@ -20,7 +20,7 @@ pub struct KexecReport {
     /// What happened to the next kernel.
     pub verdict: Verdict,
     /// The policy asked for: `tracked`, `module`, `module-only`, `pamt`, `none`, `everything`,
-    /// `refuse`.
+    /// `refuse`, `keep`.
     pub policy: &'static str,
     /// What the first kernel was doing.
     pub scenario: ScenarioReport,
@@ -44,6 +44,9 @@ pub struct KexecReport {
     pub reset: ResetReport,
     /// The next kernel; absent if it was never started.
     pub next_kernel: Option<NextKernelReport>,
+    /// What the next kernel did with inherited TDs; absent under other policies than
+    /// `keep`.
+    pub kept: Option<KeptReport>,
     /// What the software machine does not model.
     pub limits: &'static [&'static str],
 }
@@ -56,6 +59,14 @@ impl Verdict {
             Some(next) if next.machine_checks > 0 => Self::MachineCheck,
             Some(next) if next.lines_lost > 0 => Self::DataLost,
             Some(_) => Self::Clean,
+        }
+    }
+
+    /// The verdict of a next kernel that has taken TDX over.
+    pub fn with_kept(self, kept: Option<&KeptReport>) -> Self {
+        match kept {
+            Some(kept) if self == Self::Clean && !kept.is_good() => Self::TdxLost,
+            _ => self,
         }
     }
 
@@ -77,6 +88,101 @@ pub enum Verdict {
     DataLost,
     /// The policy refused the kexec: it was never started.
     Refused,
+    /// It lives, but TDX or an inherited TD does not go on.
+    TdxLost,
+}
+
+/// What a next kernel did with inherited TDs.
+#[derive(Clone, Debug, Serialize)]
+pub struct KeptReport {
+    /// The takeover table, as the next kernel read it.
+    pub record: RecordReport,
+    /// Memory that the next kernel kept off before it had an allocator: PAMTs and marked pages.
+    pub reserved_bytes: u64,
+    /// `run`: it adopts TDs that can run and tears the others down; `vacuum`: it tears down all.
+    pub next: &'static str,
+    /// TDs of the table under `run`, by their number in the first kernel.
+    pub tds: Vec<KeptTdReport>,
+    /// What was torn down.
+    pub vacuum: VacuumReport,
+    /// What came of a TD of its own: `built, ran, torn down`, or the error.
+    pub new_td: String,
+    /// Private lines at the end, counted by the machine.
+    pub private_lines: u64,
+    /// PAMT, and the pages of TDs that were adopted, counted before the takeover.
+    pub private_lines_computed: u64,
+}
+
+impl KeptReport {
+    /// TDs that can run, run; all others are gone, TDX is up, and nothing else is private.
+    pub fn is_good(&self) -> bool {
+        // After a crash no TD can: what the CPUs held of its VCPUs is lost.
+        let in_order = self.record.written_by == WRITTEN_BY_KEXEC;
+        self.tds.iter().filter(|td| td.adopted || (in_order && td.runnable)).all(|td| td.runs)
+            && self.vacuum.error.is_none()
+            && self.new_td == NEW_TD
+            && self.private_lines == self.private_lines_computed
+    }
+}
+
+/// A TD of the next kernel's own has lived.
+pub(crate) const NEW_TD: &str = "built, ran, torn down";
+
+/// Of a table that an orderly kexec wrote.
+pub(crate) const WRITTEN_BY_KEXEC: &str = "kexec";
+
+/// A takeover table.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct RecordReport {
+    /// `kexec` or `crash`.
+    pub written_by: &'static str,
+    /// Bytes.
+    pub bytes: usize,
+    /// Entries.
+    pub entries: usize,
+    /// TDs among them.
+    pub tds: u64,
+}
+
+/// A TD of the table in the next kernel.
+#[derive(Clone, Debug, Serialize)]
+pub struct KeptTdReport {
+    /// Its number in the first kernel.
+    pub td: u32,
+    /// Its KeyID.
+    pub key_id: Option<u16>,
+    /// Page of its TDR.
+    pub tdr: Option<Address>,
+    /// The takeover table says that it can run.
+    pub runnable: bool,
+    /// It is a TD of the next kernel's.
+    pub adopted: bool,
+    /// Its guest was entered, and found its memory as it was.
+    pub runs: bool,
+    /// The CPU on which it was entered.
+    pub cpu: Option<u32>,
+    /// Why it was not adopted, or does not run.
+    pub why: Option<String>,
+}
+
+impl KeptTdReport {
+    pub(crate) fn not_adopted(td: u32, runnable: bool, why: &impl ToString) -> Self {
+        let why = Some(why.to_string());
+        Self { td, key_id: None, tdr: None, runnable, adopted: false, runs: false, cpu: None, why }
+    }
+}
+
+/// What a vacuum did.
+#[derive(Clone, Debug, Serialize)]
+pub struct VacuumReport {
+    /// TDs torn down.
+    pub tds: u64,
+    /// 4 KiB pages that came back clean.
+    pub pages: u64,
+    /// 4 KiB pages that stay marked: those of adopted TDs, and what a failed call has left.
+    pub pages_kept: u64,
+    /// The first call that failed.
+    pub error: Option<String>,
 }
 
 /// The situation of the handover.
@@ -254,11 +360,11 @@ pub struct TdmrLines {
 /// The host's own account.
 #[derive(Clone, Debug, Serialize)]
 pub struct HandoverSummary {
-    /// `reset`, `nothing-to-do`, `left-private`, `refused` or `not-alone`.
+    /// `reset`, `nothing-to-do`, `left-private`, `kept`, `refused` or `not-alone`.
     pub outcome: &'static str,
     /// Why, in words.
     pub why: String,
-    /// What the module said, if it was asked to clean up.
+    /// What the module said, if it was asked to clean up, or if a VCPU was not flushed.
     pub module: Option<String>,
     /// Lines the host says it reset.
     pub lines: u64,

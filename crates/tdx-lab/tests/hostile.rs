@@ -10,6 +10,8 @@
 mod handover;
 #[path = "hostile/publication.rs"]
 mod publication;
+#[path = "hostile/takeover.rs"]
+mod takeover;
 
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -26,7 +28,6 @@ use tdx_host::td::{Building, GuestPage, TDCS_PAGES, Td, TdCause, TdHost};
 use tdx_lab::platform::{Lab, LabKernel};
 use tdx_machine::{Machine, ModuleProfile, PartialStore};
 use tdx_operator::host::{Host, HostOptions};
-use tdx_operator::images;
 
 const HOST: &str = "schema = \"cleanslate-host\"\nversion = 1\n[cpu]\nmodel = \"spr\"\npackages = 1\ncpus = 2\n\
                     [tdx]\nkey_ids = \"[32, 64)\"\n[[memory]]\nrange = \"[1G, 2G)\"\n";
@@ -117,11 +118,22 @@ impl<'l> Victim<'l> {
 
     /// A kexec says that all is clean, and the next kernel lives.
     fn assert_kexec_is_clean(&self) {
+        self.assert_reset_is_clean(Policy::Tracked);
+        self.assert_next_kernel_lives();
+    }
+
+    /// The first half: what the kernel has in use still stands there.
+    fn assert_reset_is_clean(&self, policy: Policy) {
         let memory = self.memory();
-        let kexec = Kexec::begin(Policy::Tracked, KexecKind::Normal, memory).unwrap();
+        let kexec = Kexec::begin(policy, KexecKind::Normal, memory).unwrap();
         let report = kexec.stop_other_cpus(&self.kernel).unwrap().ask_module(|_| ()).write_back_caches().reset();
         assert!(report.is_clean(&memory), "{report:?}");
-        self.assert_next_kernel_lives();
+        self.lab.ask(|machine| assert_eq!((machine.private_lines(), machine.dirty_private_lines()), (0, 0)));
+    }
+
+    /// Memory in use by the kernel, such as its image.
+    fn image(&mut self) -> PageRange {
+        new_image(self.lab, &mut self.kernel)
     }
 
     fn assert_next_kernel_lives(&self) {
@@ -137,9 +149,9 @@ impl<'l> Victim<'l> {
     }
 }
 
-/// Writes a word to each page of the kernel's own image.
-fn mark_image(lab: &Lab<'_>, host: &Host) -> PageRange {
-    let image = images::pages(host);
+/// Memory in use by the kernel, such as its image, with a word in each page.
+fn new_image(lab: &Lab<'_>, kernel: &mut LabKernel<'_>) -> PageRange {
+    let image = kernel.allocate_any(64).unwrap().range();
     lab.act(|machine| {
         for page in image.start().index()..image.end().index() {
             machine.write_shared(CPU, Page::new(page).start(), &CANARY).unwrap();
@@ -164,8 +176,8 @@ fn assert_image_is_whole(lab: &Lab<'_>, image: PageRange) {
 #[test]
 fn no_call_of_safe_code_converts_or_writes_memory() {
     let (host, lab) = (host(), Lab::new(&host(), &()).unwrap());
-    let image = mark_image(&lab, &host);
-    let victim = Victim::new(&lab, &host);
+    let mut victim = Victim::new(&lab, &host);
+    let image = victim.image();
     let cpu = victim.kernel.this_cpu();
     let private = lab.ask(Machine::private_lines);
     let mut made = 0;
@@ -193,11 +205,8 @@ fn no_call_of_safe_code_converts_or_writes_memory() {
     assert_eq!(lab.ask(Machine::private_lines), private);
     assert_image_is_whole(&lab, image);
     victim.assert_superset();
-    let memory = victim.memory();
-    let kexec = Kexec::begin(Policy::Tracked, KexecKind::Normal, memory).unwrap();
-    let report = kexec.stop_other_cpus(&victim.kernel).unwrap().ask_module(|_| ()).write_back_caches().reset();
-    assert!(report.is_clean(&memory), "{report:?}");
-    assert_eq!(lab.ask(|machine| (machine.private_lines(), machine.dirty_private_lines())), (0, 0));
+    victim.assert_reset_is_clean(Policy::Tracked);
+    assert_image_is_whole(&lab, image);
 }
 
 /// The four attacks of the program that this border was drawn for. The first three do not compile
@@ -205,8 +214,8 @@ fn no_call_of_safe_code_converts_or_writes_memory() {
 #[test]
 fn a_kexec_after_every_refused_attack_is_clean() {
     let (host, lab) = (host(), Lab::new(&host(), &()).unwrap());
-    let image = mark_image(&lab, &host);
     let mut victim = Victim::new(&lab, &host);
+    let image = victim.image();
     let tds = victim.tds();
     let (cpu, ledger) = (victim.kernel.this_cpu(), tds.ledger());
     // (1) A reset of the image: `Everything` without a promise resets what is private.
@@ -222,10 +231,7 @@ fn a_kexec_after_every_refused_attack_is_clean() {
     let td = tds.create(&cpu, token).unwrap();
     victim.assert_superset();
     // (4) The kexec, under the policy that could name the image.
-    let memory = victim.memory();
-    let kexec = Kexec::begin(Policy::Everything, KexecKind::Normal, memory).unwrap();
-    let report = kexec.stop_other_cpus(&victim.kernel).unwrap().ask_module(|_| ()).write_back_caches().reset();
-    assert!(report.is_clean(&memory), "{report:?}");
+    victim.assert_reset_is_clean(Policy::Everything);
     assert_image_is_whole(&lab, image);
     victim.assert_next_kernel_lives();
     drop(td);
@@ -445,15 +451,18 @@ fn pamts_of_a_bring_up_are_not_planned_over() {
 #[test]
 fn a_write_stays_in_its_pages() {
     let (host, lab) = (host(), Lab::new(&host(), &()).unwrap());
-    let image = mark_image(&lab, &host);
     let mut kernel = LabKernel::new(&lab, new_tdx(&lab), &host);
+    let below = new_image(&lab, &mut kernel);
     let mut page = kernel.allocate_any(1).unwrap();
+    let above = new_image(&lab, &mut kernel);
+    assert_eq!((below.end(), page.range().end()), (page.range().start(), above.start()));
     for (offset, bytes) in [(4096, 1), (4095, 2), (0, 4097), (u64::MAX, 1), (u64::MAX - 1, 8)] {
         let error = page.write(&mut kernel, offset, &vec![0; bytes]).unwrap_err();
         assert_eq!(error, OutOfPages { range: page.range(), offset, bytes });
     }
     page.write(&mut kernel, 4090, &[1; 6]).unwrap();
-    assert_image_is_whole(&lab, image);
+    assert_image_is_whole(&lab, below);
+    assert_image_is_whole(&lab, above);
 }
 
 #[test]

@@ -99,7 +99,7 @@ fn vacuum(host: &Host, left: &Left, fault: Option<(Fault, When)>) -> (Vacuumed, 
         _ => None,
     });
     let mut pages = 0;
-    let done = promise::vacuum(tds, kernel.cpus(), &keys, |page| pages += page.size().pages());
+    let done = promise::vacuum(tds, kernel.cpus(), &keys, &[], |page| pages += page.size().pages());
     assert_eq!((done.pages, done.left), (pages, tds.ledger().marked_pages()));
     let private = lab.ask(Machine::private_lines);
 

@@ -123,6 +123,8 @@ fn declare(rust: &str, name: &str) -> String {
         "Status" => "struct cleanslate_status",
         "Pages" => "struct cleanslate_pages",
         "Registers" => "struct cleanslate_registers",
+        "Dump" => "struct cleanslate_dump",
+        "DumpFacts" => "struct cleanslate_dump_facts",
         other => panic!("no C type is known for {other}"),
     };
     format!("{c} {name}")
@@ -156,6 +158,12 @@ fn fields(body: &str) -> String {
     normal(&body.lines().filter(|line| line.contains(':')).map(field).collect::<String>())
 }
 
+/// The name of a struct in C: `_dump_facts` of `DumpFacts`.
+fn in_c(name: &str) -> String {
+    let letter = |c: char| if c.is_uppercase() { format!("_{}", c.to_lowercase()) } else { c.to_string() };
+    name.chars().map(letter).collect()
+}
+
 /// The Rust object, without comments.
 fn of_object() -> Interface {
     let mut source = String::new();
@@ -186,7 +194,7 @@ fn of_object() -> Interface {
         let (_, rest) = part.split_once("pub struct ").unwrap();
         let (name, rest) = rest.split_once(" {").unwrap();
         let body = &rest[..rest.find("\n}").unwrap()];
-        interface.structs.insert(format!("cleanslate_{}", name.to_lowercase()), fields(body));
+        interface.structs.insert(format!("cleanslate{}", in_c(name)), fields(body));
     }
     for line in source.lines().filter_map(|line| line.strip_prefix("pub const CLEANSLATE_")) {
         let (name, rest) = line.split_once(':').unwrap();

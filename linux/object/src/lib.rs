@@ -5,6 +5,7 @@
 //! C files -> watch     a kernel with TDX host support: PAMTs and pages from its SEAMCALLs
 //!         -> host      a kernel without: initializes TDX (kernel, cpu: Linux as tdx-host sees it)
 //!         -> handover  CPUs stop, private memory is reset (captured: by all CPUs together)
+//!         -> dump      what a crash kernel leaves out of its dump
 //!         -> status    how much is private, and what is at an address
 //! ```
 
@@ -12,6 +13,7 @@
 
 pub mod captured;
 pub mod cpu;
+pub mod dump;
 pub mod handover;
 pub mod host;
 pub mod kernel;

@@ -37,6 +37,7 @@ mod raw {
         pub fn cleanslate_hold(page: u64) -> bool;
         pub fn cleanslate_release(page: u64);
         pub safe fn cleanslate_only_held(page: u64) -> bool;
+        pub fn cleanslate_old_word(address: u64, word: *mut u64) -> bool;
     }
 }
 
@@ -181,4 +182,15 @@ pub unsafe fn release(page: Page) {
 /// Is the reference of [`hold`] the only one?
 pub fn is_only_held(page: Page) -> bool {
     raw::cleanslate_only_held(page.index())
+}
+
+/// A word of the memory of the kernel that crashed, in its crash kernel. `None` if it cannot be
+/// mapped.
+///
+/// # Safety
+/// The address is that of ordinary memory, a multiple of 8. The caller excludes others.
+pub unsafe fn old_word(address: PhysAddr) -> Option<u64> {
+    let mut word = 0;
+    // SAFETY: the caller's; the function writes one word, or nothing.
+    unsafe { raw::cleanslate_old_word(address.get(), &raw mut word) }.then_some(word)
 }

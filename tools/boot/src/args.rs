@@ -13,7 +13,7 @@ pub enum Guest {
     Firstkernel,
     /// Linux, as `cargo xtask linux` provides it.
     Linux,
-    /// Linux 7.3 whose KVM builds TDs and runs them, for the VMM of `bare/linux/vmm.c`.
+    /// A Linux whose KVM builds TDs and runs them, for the VMM of `bare/linux/vmm.c`.
     Kvm,
 }
 
@@ -133,9 +133,38 @@ pub enum Kernel {
     /// Debian's own 6.12, which has no TDX host code.
     #[value(name = "stock-6.12")]
     Stock612,
+    /// The 6.12 of Debian 13, as `stock-6.12` in all that follows; gcc 14.
+    #[value(name = "stock-6.12-trixie")]
+    Stock612Trixie,
+    /// The same with PREEMPT_RT.
+    #[value(name = "stock-6.12-rt")]
+    Stock612Rt,
+    /// 7.2 of trixie-backports.
+    #[value(name = "stock-7.2")]
+    Stock72,
+    /// 7.3 of trixie-backports.
+    #[value(name = "stock-7.3")]
+    Stock73,
+    /// The same with PREEMPT_RT.
+    #[value(name = "stock-7.3-rt")]
+    Stock73Rt,
+    /// 7.2 of Debian unstable, gcc 16.
+    #[value(name = "stock-7.2-sid")]
+    Stock72Sid,
     /// Debian's source of 6.12, with TDX host support and kexec.
     #[value(name = "tdx", alias = "tdx-host")]
     Tdx,
+    /// Linux 6.18 with TDX host support, unchanged: KVM brings TDX up and can build TDs. It refuses
+    /// every kexec image on a CPU with the erratum.
+    #[value(name = "tdx-6.18")]
+    Tdx618,
+    /// Linux 7.1 with TDX host support, unchanged: it brings TDX up at boot, KVM can build TDs. It
+    /// refuses every kexec image on a CPU with the erratum.
+    #[value(name = "tdx-7.1")]
+    Tdx71,
+    /// Linux 7.2 with TDX host support, unchanged: as 7.3.
+    #[value(name = "tdx-7.2")]
+    Tdx72,
     /// Debian's source of 7.3, with TDX host support: it brings TDX up at boot, and KVM can build
     /// TDs.
     #[value(name = "tdx-7.3")]
@@ -160,7 +189,16 @@ impl Kernel {
         match self {
             Self::Stock => "stock",
             Self::Stock612 => "stock-6.12",
+            Self::Stock612Trixie => "stock-6.12-trixie",
+            Self::Stock612Rt => "stock-6.12-rt",
+            Self::Stock72 => "stock-7.2",
+            Self::Stock73 => "stock-7.3",
+            Self::Stock73Rt => "stock-7.3-rt",
+            Self::Stock72Sid => "stock-7.2-sid",
             Self::Tdx => "tdx",
+            Self::Tdx618 => "tdx-6.18",
+            Self::Tdx71 => "tdx-7.1",
+            Self::Tdx72 => "tdx-7.2",
             Self::Tdx73 => "tdx-7.3",
             Self::TdxDebug => "tdx-debug",
             Self::HostDebug => "host-debug",
@@ -169,9 +207,16 @@ impl Kernel {
         }
     }
 
-    /// The reference kernel: that which a kernel from a source of the user's replaces.
+    /// The reference kernel: that which a kernel from a source of the user's replaces, or that
+    /// which one of another release is treated as.
     pub(crate) fn reference(self) -> Self {
         match self {
+            Self::Stock612Trixie
+            | Self::Stock612Rt
+            | Self::Stock72
+            | Self::Stock73
+            | Self::Stock73Rt
+            | Self::Stock72Sid => Self::Stock612,
             Self::TdxOwn => Self::Tdx,
             Self::Tdx73Own => Self::Tdx73,
             other => other,
@@ -199,7 +244,12 @@ impl Kernel {
 
     /// Does `cleanslate.ko` bring TDX up in it?
     pub fn has_no_tdx_code(self) -> bool {
-        matches!(self, Self::Stock612 | Self::HostDebug)
+        matches!(self.reference(), Self::Stock612 | Self::HostDebug)
+    }
+
+    /// Can its KVM build TDs?
+    pub(crate) fn builds_tds(self) -> bool {
+        matches!(self.reference(), Self::Tdx618 | Self::Tdx71 | Self::Tdx72 | Self::Tdx73)
     }
 
     /// Is it built with lockdep and KASAN?
@@ -226,6 +276,7 @@ pub enum Format {
 Examples:
   cargo xtask boot firstkernel                          TDX up, one TD, kexec into itself: clean
   cargo xtask boot firstkernel --policy none            the next kernel dies of a machine check
+  cargo xtask boot firstkernel --policy keep --kexecs 5 TDX and the TD go on in five more kernels
   cargo xtask boot firstkernel --next linux --cpus 4    kexec into Debian's kernel
   cargo xtask boot firstkernel --plain                  without seamvisor: a machine without TDX
   cargo xtask boot linux --kernel tdx --next self       Linux brings TDX up and kexecs: a machine check
@@ -251,15 +302,22 @@ pub struct BootArgs {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
     pub cpus: u32,
     /// What happens to private memory: tracked, module, refuse or none; firstkernel also has
-    /// module-only, pamt and everything. With `cleanslate.ko` and none, a test module prevents the
-    /// reset.
+    /// module-only, pamt, everything and keep. With `cleanslate.ko` and none, a test module
+    /// prevents the reset; with exclude, a crash leaves it to the crash kernel, which has the
+    /// module.
     #[arg(long, default_value = "tracked")]
     pub policy: String,
     /// TDs that are built, in turn: runnable, half built, gone, half gone. By firstkernel,
-    /// by a test module in Linux 7.3, by the test variant of `cleanslate.ko` in a Linux without TDX
-    /// host code (0: the shipped `cleanslate.ko`). With kvm: VMMs, each with one TD.
+    /// by a test module in Linux 6.18 and later, by the test variant of `cleanslate.ko` in a Linux
+    /// without TDX host code (0: the shipped `cleanslate.ko`). With kvm: VMMs, each with one TD.
     #[arg(long, default_value_t = 1)]
     pub tds: u32,
+    /// With firstkernel, --policy keep and --next self: number of kexecs in a row that keep TDX and
+    /// its TDs (16 at most), which count on in each kernel. The last of these kernels resets them.
+    /// With --append vacuum the next kernel tears all TDs down; with --append no-flush the first
+    /// one does not flush their VCPUs, so that they must not be adopted.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub kexecs: u32,
     /// The next kernel.
     #[arg(long, value_enum, default_value = "self")]
     pub next: NextKernel,
@@ -301,11 +359,14 @@ pub struct BootArgs {
     /// With --image: its root file system. Without: busybox and bare/linux/init, without modules.
     #[arg(long, value_name = "INITRD", requires = "image")]
     pub initrd: Option<PathBuf>,
+    /// With --image: a raw disk image, which is /dev/vda. What the guest writes stays in it.
+    #[arg(long, value_name = "FILE", requires = "image")]
+    pub disk: Option<PathBuf>,
     /// Linux loads `cleanslate.ko` (`cargo xtask linux-module`).
     #[arg(long)]
     pub module: bool,
-    /// Memory in MiB, 512 at least.
-    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(512..=65536))]
+    /// Memory in MiB, 320 at least. A guest with a large initrd needs more.
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(320..=65536))]
     pub memory: u32,
     /// Without seamvisor: a machine without TDX.
     #[arg(long)]

@@ -196,7 +196,7 @@ mod tests {
         let there: Vec<String> = boots().iter().map(|boot| BootArgs::shell(&minimal(&boot.args))).collect();
         let lost: Vec<&str> = wanted.lines().filter(|line| !there.iter().any(|boot| boot == line)).collect();
         assert!(lost.is_empty(), "lost:\n{}\nthere:\n{}", lost.join("\n"), there.join("\n"));
-        assert_eq!(wanted.lines().count(), 74);
+        assert_eq!(wanted.lines().count(), 79);
     }
 
     /// The options that differ from the command line's defaults.
@@ -213,6 +213,7 @@ mod tests {
         option("cpus", args.cpus.to_string(), "1");
         option("policy", args.policy.clone(), "tracked");
         option("tds", args.tds.to_string(), "1");
+        option("kexecs", args.kexecs.to_string(), "1");
         option("next", name(args.next.to_possible_value()).unwrap_or_default(), "self");
         option("kernel", args.kernel().name().to_owned(), if args.guest == Guest::Kvm { "tdx-7.3" } else { "stock" });
         option("memory", args.memory.to_string(), "1024");
@@ -226,7 +227,9 @@ mod tests {
 
     #[test]
     fn every_shared_expectation_is_used() {
-        for file in ["firstkernel", "linux-stock-6.12", "linux-tdx", "linux-tdx-7.3", "linux-debug", "kvm"] {
+        for file in
+            ["firstkernel", "linux-stock-6.12", "linux-tdx", "linux-tdx-6.18", "linux-tdx-7.3", "linux-debug", "kvm"]
+        {
             let text = std::fs::read_to_string(root().join(format!("bare/boots/{file}.toml"))).unwrap();
             for name in text.lines().filter_map(|line| line.strip_prefix("[expect.")?.strip_suffix(']')) {
                 assert!(text.matches(&format!("\"{name}\"")).count() > 0, "{file}: {name}");

@@ -142,7 +142,7 @@ fn software(host: &Host, policy: &str) -> Result<(Vec<Call>, Death)> {
     }
     let before = lab.ask(Clone::clone);
     // The report is not compared.
-    promise::kexec(policy, &kernel, tdx.memory(), std::iter::empty()).map_err(|error| anyhow!("{error}"))?;
+    promise::kexec(policy, &kernel, tdx.memory(), &[], &[], std::iter::empty()).map_err(|error| anyhow!("{error}"))?;
     lab.check()?;
     lab.act(Machine::kexec_boundary);
     let death = lab.act(|machine| next_kernel(machine, &before, layout, host))?;

@@ -45,8 +45,9 @@ pub(crate) type Entry<'p> = (&'p str, &'p Path);
 pub(crate) fn write(path: &Path, busybox: &Path, files: &[Entry<'_>]) -> Result<()> {
     let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
     let mut archive = Archive { bytes: Vec::new(), inode: 0 };
+    let next = ["next", "next/self", "next/stock", "next/crash", "next/lib"];
     for directory in
-        ["dev", "proc", "sys", "bin", "modules", "modules/last", "test", "unknown", "next", "next/self", "next/stock"]
+        ["dev", "proc", "sys", "bin", "lib64", "modules", "modules/last", "test", "unknown"].into_iter().chain(next)
     {
         archive.add(directory, DIRECTORY, (0, 0), &[]);
     }

@@ -16,6 +16,18 @@ use crate::root;
 
 /// Linux's command line; bare/linux/init reads its words `cleanslate.*`.
 pub(crate) fn command_line(args: &BootArgs) -> String {
+    let late = late_words(args);
+    let space = if late.is_empty() { "" } else { " " };
+    format!("{}{space}{late}", early_words(args))
+}
+
+/// Its words that bare/linux/init reads first where it runs the first VMM.
+pub(crate) fn late_words(args: &BootArgs) -> String {
+    if args.guest == Guest::Kvm { format!("cleanslate.vmm={}", vmm_words(args)) } else { String::new() }
+}
+
+/// Its other words.
+pub(crate) fn early_words(args: &BootArgs) -> String {
     // Without the limit of messages that user space may log: events are such messages. Without the
     // check of the timer's interrupt, as Linux boots under a hypervisor that it knows: it counts
     // ticks in a loop, and panics where QEMU gets too little of a loaded machine meanwhile.
@@ -25,9 +37,13 @@ pub(crate) fn command_line(args: &BootArgs) -> String {
     // whole-word stores make every private line a shared one, and a line that was not reset would
     // pass for clean.
     line.push_str(" cleanslate.next=init_on_alloc=0");
-    match args.kernel().reference() {
-        Kernel::Tdx73 if args.guest == Guest::Kvm => {
-            let _ = write!(line, " kvm_intel.tdx=1 cleanslate.kvm={} cleanslate.vmm={}", args.tds, vmm_words(args));
+    // In 6.18 KVM brings TDX up, if it is to build TDs.
+    if args.guest == Guest::Kvm || args.kernel() == Kernel::Tdx618 {
+        line.push_str(" kvm_intel.tdx=1");
+    }
+    match args.kernel() {
+        kernel if kernel.builds_tds() && args.guest == Guest::Kvm => {
+            let _ = write!(line, " cleanslate.kvm={}", args.tds);
             if args.module {
                 line.push_str(" cleanslate.canary");
             }
@@ -35,7 +51,7 @@ pub(crate) fn command_line(args: &BootArgs) -> String {
                 let _ = write!(line, " cleanslate.traffic={seed}");
             }
         }
-        Kernel::Tdx73 => {
+        kernel if kernel.builds_tds() => {
             let _ = write!(line, " cleanslate.cleanslate_tds=tds={}", args.tds);
         }
         kernel if kernel.has_no_tdx_code() && args.module => {
@@ -45,12 +61,18 @@ pub(crate) fn command_line(args: &BootArgs) -> String {
     }
     if args.module && args.policy == "none" {
         line.push_str(" cleanslate.noreset");
+    } else if args.module && args.policy == "exclude" {
+        line.push_str(" cleanslate.cleanslate=dump=exclude");
     } else if args.module {
         let _ = write!(line, " cleanslate.cleanslate=policy={}", args.policy);
     }
     if args.crash {
         // KASAN takes an eighth of a crash kernel's memory, lockdep its tables.
-        let reserved = if args.kernel().debugs() { 448 } else { 256 };
+        let reserved = match args.memory {
+            _ if args.kernel().debugs() => 448,
+            ..512 => 128,
+            512.. => 256,
+        };
         let _ = write!(line, " crashkernel={reserved}M cleanslate.crash cleanslate.wild");
     } else if let Some(next) = match args.next {
         NextKernel::None => None,
@@ -79,8 +101,8 @@ fn vmm_words(args: &BootArgs) -> String {
 pub(crate) fn first(args: &BootArgs) -> Result<Linux> {
     let kernel = args.kernel();
     ensure!(
-        args.guest != Guest::Kvm || kernel.reference() == Kernel::Tdx73 && args.image.is_none(),
-        "kvm is tdx-7.3 or tdx-7.3-own, not {}",
+        args.guest != Guest::Kvm || kernel.builds_tds() && args.image.is_none(),
+        "kvm is tdx-6.18, tdx-7.1, tdx-7.2, tdx-7.3 or tdx-7.3-own, not {}",
         if args.image.is_some() { "--image" } else { kernel.name() }
     );
     let Some(image) = &args.image else {

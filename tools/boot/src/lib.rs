@@ -2,6 +2,7 @@
 //! outcome. A verdict comes from events and from seamvisor's summary; a run without them has
 //! failed.
 
+mod apt;
 mod args;
 mod boot_file;
 mod compare;
@@ -10,6 +11,8 @@ mod expect;
 mod fetch;
 mod initrd;
 mod kernels;
+mod machine;
+mod matrix;
 mod messages;
 pub mod module;
 mod pack;
@@ -17,8 +20,10 @@ mod place;
 mod pool;
 mod provide;
 mod qemu;
+mod release;
 mod report;
 mod set;
+mod snapshot;
 mod source;
 mod sweep;
 mod symbols;
@@ -33,6 +38,7 @@ use args::Format;
 
 pub use args::BootArgs;
 pub use fetch::run;
+pub use matrix::{KernelsArgs, kernels};
 pub use module::{ModuleArgs, build_module};
 pub use pack::make_modules;
 pub use place::some_headers;
@@ -51,7 +57,7 @@ pub(crate) fn root() -> PathBuf {
 /// What it needs is missing, or a command failed.
 pub fn boot(args: &BootArgs) -> Result<bool> {
     let messages = messages::load()?;
-    qemu::build()?;
+    machine::build()?;
     if args.runs > 1 {
         return boot_often(args, &messages);
     }

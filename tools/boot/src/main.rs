@@ -20,6 +20,8 @@ enum Command {
     Boots(boot::BootsArgs),
     /// Fails every SEAMCALL of a TD's life under KVM once in each way, and jumps.
     KvmSweep(boot::SweepArgs),
+    /// Builds cleanslate.ko for each kernel that Debian offers, and boots each with it.
+    Kernels(boot::KernelsArgs),
     /// Fetches or builds a Linux for `boot`.
     Linux(boot::LinuxArgs),
     /// Builds the Linux module for the kernels of `linux`, or for a kernel whose headers are
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         Command::Boot(args) => boot::boot(&args),
         Command::Boots(args) => boot::run_all(&args),
         Command::KvmSweep(args) => boot::sweep(&args),
+        Command::Kernels(args) => boot::kernels(&args),
         Command::Linux(args) => boot::provide(&args),
         Command::LinuxModule(args) => boot::build_module(&args),
     };

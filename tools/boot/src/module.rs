@@ -16,7 +16,7 @@ use crate::place::{folder, is_there};
 use crate::root;
 
 /// Sources of the C part.
-pub const SOURCES: [&str; 14] = [
+pub const SOURCES: [&str; 15] = [
     "Kbuild",
     "cleanslate.h",
     "cleanslate_ioctl.h",
@@ -27,6 +27,7 @@ pub const SOURCES: [&str; 14] = [
     "hooks.c",
     "handover.c",
     "parallel.c",
+    "dump.c",
     "memory.c",
     "host.c",
     "device.c",
@@ -140,6 +141,25 @@ pub struct ModuleArgs {
     kernel: Option<String>,
 }
 
+/// Builds the module for a Linux of `cargo xtask linux`, and an initrd with it.
+pub(crate) fn build_for(kernel: Kernel) -> Result<PathBuf> {
+    let folder = folder(kernel);
+    let build = folder.join("build").canonicalize().with_context(|| kernel.how())?;
+    let module = build_ko(&build, &folder.join("cleanslate"), Variant::Product)?;
+    // Where the module is the host, somebody must build TDs.
+    let test = if kernel.has_no_tdx_code() {
+        Some(build_ko(&build, &folder.join("cleanslate-test"), Variant::Test)?)
+    } else {
+        None
+    };
+    // The test modules may be newer than the Linux that was provided.
+    programs(&modules(kernel, &build)?)?;
+    pack_next(kernel)?;
+    pack(kernel, &[], "initrd")?;
+    pack_with_module(kernel, &module, test.as_deref())?;
+    Ok(module)
+}
+
 /// Builds the module, and for the Linuxes of `cargo xtask linux` an initrd with it.
 ///
 /// # Errors
@@ -147,8 +167,17 @@ pub struct ModuleArgs {
 pub fn build_module(args: &ModuleArgs) -> Result<bool> {
     let ours = [
         Kernel::Tdx,
+        Kernel::Tdx618,
+        Kernel::Tdx71,
+        Kernel::Tdx72,
         Kernel::Tdx73,
         Kernel::Stock612,
+        Kernel::Stock612Trixie,
+        Kernel::Stock612Rt,
+        Kernel::Stock72,
+        Kernel::Stock73,
+        Kernel::Stock73Rt,
+        Kernel::Stock72Sid,
         Kernel::TdxDebug,
         Kernel::HostDebug,
         Kernel::TdxOwn,
@@ -167,21 +196,7 @@ pub fn build_module(args: &ModuleArgs) -> Result<bool> {
     };
     let mut some = false;
     for kernel in ours.into_iter().filter(wanted) {
-        let folder = folder(kernel);
-        let build = folder.join("build").canonicalize();
-        let build = build.with_context(|| kernel.how())?;
-        let module = build_ko(&build, &folder.join("cleanslate"), Variant::Product)?;
-        // Where the module is the host, somebody must build TDs.
-        let test = if kernel.has_no_tdx_code() {
-            Some(build_ko(&build, &folder.join("cleanslate-test"), Variant::Test)?)
-        } else {
-            None
-        };
-        // The test modules may be newer than the Linux that was provided.
-        programs(&modules(kernel, &build)?)?;
-        pack_next(kernel)?;
-        pack(kernel, &[], "initrd")?;
-        pack_with_module(kernel, &module, test.as_deref())?;
+        let module = build_for(kernel)?;
         println!("{}", module.display());
         some = true;
     }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use crate::args::Kernel;
 use crate::fetch::{fetch, run};
 use crate::initrd;
-use crate::place::{find, folder};
+use crate::place::{chroot_of, find, folder};
 use crate::root;
 
 /// Test modules: `enable` calls `tdx_enable()`, which has no caller in 6.12; `tds` builds TDs as
@@ -19,17 +19,25 @@ use crate::root;
 /// `cleanslate.ko` from resetting; `canary` fills free memory, which a reset must not overwrite;
 /// `storm` makes SEAMCALLs in interrupts and on CPUs that go offline; `poison` takes a page out of
 /// the direct map; `refuse` refuses images as Linux 6.18 does; `away` keeps a CPU from answering at
-/// a kexec.
+/// a kexec; `tear` overwrites the table for a crash kernel.
 pub(crate) fn test_modules(kernel: Kernel) -> &'static [&'static str] {
     match kernel.reference() {
         Kernel::Stock => &["cleanslate_use"],
-        Kernel::Stock612 | Kernel::HostDebug => {
-            &["cleanslate_noreset", "cleanslate_poison", "cleanslate_use", "cleanslate_wild", "cleanslate_stuck"]
+        kernel if kernel.has_no_tdx_code() => {
+            const NAMES: [&str; 6] = [
+                "cleanslate_noreset",
+                "cleanslate_poison",
+                "cleanslate_stuck",
+                "cleanslate_tear",
+                "cleanslate_use",
+                "cleanslate_wild",
+            ];
+            &NAMES
         }
         Kernel::Tdx | Kernel::TdxDebug | Kernel::TdxOwn => {
             &["cleanslate_enable", "cleanslate_noreset", "cleanslate_use", "cleanslate_wild", "cleanslate_stuck"]
         }
-        Kernel::Tdx73 | Kernel::Tdx73Own => &[
+        _ => &[
             "cleanslate_away",
             "cleanslate_canary",
             "cleanslate_noreset",
@@ -51,14 +59,14 @@ pub(crate) fn modules(kernel: Kernel, build: &Path) -> Result<PathBuf> {
     let place = folder(kernel).join("modules");
     fs::create_dir_all(&place)?;
     let sources = names.iter().chain(&PROGRAMS).map(|name| format!("{name}.c"));
-    for file in sources.chain(["cleanslate_find.h".to_owned()]) {
+    for file in sources.chain(["cleanslate_find.h", "cleanslate_guest_page.h"].map(str::to_owned)) {
         fs::copy(root().join("bare/linux").join(&file), place.join(&file)).with_context(|| file.clone())?;
     }
     let objects: Vec<String> = names.iter().map(|name| format!("{name}.o")).collect();
     fs::write(place.join("Kbuild"), format!("obj-m := {}\n", objects.join(" ")))?;
     let place = place.canonicalize()?;
     run(&mut make_modules(build, &place))?;
-    if kernel.reference() == Kernel::Tdx73 {
+    if kernel.builds_tds() {
         vmm(build, &place)?;
     }
     Ok(place)
@@ -79,8 +87,18 @@ fn vmm(build: &Path, place: &Path) -> Result<()> {
 
 /// The command that builds the modules in `place` against the build folder or headers `kernel`.
 pub fn make_modules(kernel: &Path, place: &Path) -> Command {
-    let mut make = Command::new("make");
-    make.arg("-s").arg("-C").arg(kernel).arg(format!("M={}", place.display()));
+    let mut make;
+    if let Some((chroot, kernel)) = chroot_of(kernel) {
+        // In a name space of its own, so that the mounts are gone when make is. objtool reads
+        // /proc.
+        let script = r#"mount --bind "$1" "$2/mnt" && mount --bind /proc "$2/proc" &&
+            exec chroot "$2" make -s -C "$3" M=/mnt "$4" "$5""#;
+        make = Command::new("unshare");
+        make.args(["--mount", "sh", "-c", script, "sh"]).arg(place).arg(chroot).arg(kernel);
+    } else {
+        make = Command::new("make");
+        make.arg("-s").arg("-C").arg(kernel).arg(format!("M={}", place.display()));
+    }
     // BTF of a module is for tracers only and needs pahole, on which Debian's headers do not
     // depend.
     make.arg("CONFIG_DEBUG_INFO_BTF_MODULES=").arg("modules");
@@ -109,6 +127,7 @@ pub(crate) fn pack(kernel: Kernel, more: &[initrd::Entry<'_>], name: &str) -> Re
     let (canary, poison) = (place.join("cleanslate_canary.ko"), place.join("cleanslate_poison_td.ko"));
     let storm = place.join("cleanslate_storm.ko");
     let (away, refuse) = (place.join("cleanslate_away.ko"), place.join("cleanslate_refuse.ko"));
+    let (tear, dump) = (place.join("cleanslate_tear.ko"), place.join("dump"));
     let (image, next) = (folder.join("bzImage"), folder.join("next-initrd"));
     let stock = find(Kernel::Stock).ok();
     let unmapped = place.join("cleanslate_poison.ko");
@@ -117,9 +136,13 @@ pub(crate) fn pack(kernel: Kernel, more: &[initrd::Entry<'_>], name: &str) -> Re
         ("next/cleanslate_wild.ko", &wild),
         ("next/cleanslate_stuck.ko", &stuck),
         ("next/cleanslate_noreset.ko", &noreset),
+        ("next/dump", &dump),
         ("next/self/bzImage", &image),
         ("next/self/initrd", &next),
     ];
+    if test_modules(kernel).contains(&"cleanslate_tear") {
+        files.push(("next/cleanslate_tear.ko", &tear));
+    }
     let (starve, vmm) = (place.join("starve"), place.join("vmm"));
     if kernel.debugs() {
         files.push(("next/starve", &starve));
@@ -130,13 +153,13 @@ pub(crate) fn pack(kernel: Kernel, more: &[initrd::Entry<'_>], name: &str) -> Re
     match kernel.reference() {
         Kernel::Tdx | Kernel::TdxDebug => files.push(("modules/cleanslate_enable.ko", &enable)),
         // After cleanslate.ko, which must be there before the first TD.
-        Kernel::Tdx73 | Kernel::Tdx73Own => {
+        kernel if kernel.builds_tds() => {
             files.extend([("modules/last/cleanslate_tds.ko", tds.as_path()), ("next/cleanslate_canary.ko", &canary)]);
             files.extend([("next/cleanslate_poison_td.ko", poison.as_path()), ("bin/vmm", &vmm)]);
             files.extend([("next/cleanslate_away.ko", away.as_path()), ("next/cleanslate_refuse.ko", &refuse)]);
             files.push(("next/cleanslate_storm.ko", &storm));
         }
-        Kernel::Stock | Kernel::Stock612 | Kernel::HostDebug | Kernel::TdxOwn => {}
+        _ => {}
     }
     if let Some(stock) = &stock {
         files.extend([("next/stock/bzImage", stock.image.as_path()), ("next/stock/initrd", stock.initrd.as_path())]);
@@ -154,6 +177,51 @@ pub(crate) fn pack_next(kernel: Kernel) -> Result<()> {
     initrd::write(&folder.join("next-initrd"), &folder.join("root/bin/busybox"), &files)
 }
 
+/// The root file system of a crash kernel that leaves private memory out of its dump: with
+/// `cleanslate.ko`, and with Debian's makedumpfile for Debian's own kernel.
+fn pack_crash(kernel: Kernel, module: &Path) -> Result<PathBuf> {
+    let folder = folder(kernel);
+    let place = folder.join("modules");
+    let (using, dump, tear) = (place.join("cleanslate_use.ko"), place.join("dump"), place.join("cleanslate_tear.ko"));
+    let mut files = vec![
+        ("modules/cleanslate_use.ko", using.as_path()),
+        ("next/cleanslate.ko", module),
+        ("next/dump", dump.as_path()),
+    ];
+    if test_modules(kernel).contains(&"cleanslate_tear") {
+        files.push(("next/cleanslate_tear.ko", &tear));
+    }
+    let tools = if kernel == Kernel::Stock612 { dump_tools(&folder.join("dump-tools"))? } else { Vec::new() };
+    files.extend(tools.iter().map(|(name, path)| (name.as_str(), path.as_path())));
+    let path = folder.join("crash-initrd");
+    initrd::write(&path, &folder.join("root/bin/busybox"), &files)?;
+    Ok(path)
+}
+
+/// Debian's makedumpfile with its libraries, fetched once.
+pub(crate) fn dump_tools(place: &Path) -> Result<Vec<(String, PathBuf)>> {
+    const PACKAGES: [&str; 8] =
+        ["makedumpfile", "libc6", "libdw1", "libelf1", "liblzo2-2", "zlib1g", "liblzma5", "libbz2-1.0"];
+    const LIBRARIES: [&str; 7] =
+        ["libc.so.6", "libdw.so.1", "libelf.so.1", "liblzo2.so.2", "libz.so.1", "liblzma.so.5", "libbz2.so.1.0"];
+    let root = place.join("root");
+    if !root.join("usr/bin/makedumpfile").exists() {
+        fs::create_dir_all(place)?;
+        fetch(place, &PACKAGES)?;
+    }
+    let folders = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"].map(|folder| root.join(folder));
+    let library = |name: &str| {
+        let path = folders.iter().map(|folder| folder.join(name)).find(|path| path.exists());
+        path.with_context(|| format!("{} has no {name}", root.display()))
+    };
+    let mut files = vec![("next/makedumpfile".to_owned(), root.join("usr/bin/makedumpfile"))];
+    files.push(("lib64/ld-linux-x86-64.so.2".to_owned(), library("ld-linux-x86-64.so.2")?));
+    for name in LIBRARIES {
+        files.push((format!("next/lib/{name}"), library(name)?));
+    }
+    Ok(files)
+}
+
 pub(crate) fn pack_stock(place: &Path) -> Result<()> {
     let (folder, using) = (folder(Kernel::Stock), place.join("cleanslate_use.ko"));
     initrd::write(&folder.join("initrd"), &folder.join("root/bin/busybox"), &[("modules/cleanslate_use.ko", &using)])
@@ -162,10 +230,11 @@ pub(crate) fn pack_stock(place: &Path) -> Result<()> {
 /// The initrd with `cleanslate.ko`, and with its test variant.
 pub(crate) fn pack_with_module(kernel: Kernel, module: &Path, test: Option<&Path>) -> Result<()> {
     let strangers = strangers(kernel, module)?;
-    let mut files = vec![("modules/cleanslate.ko", module)];
+    let crash = pack_crash(kernel, module)?;
+    let mut files = vec![("modules/cleanslate.ko", module), ("next/crash/initrd", crash.as_path())];
     files.extend(test.iter().map(|test| ("test/cleanslate.ko", *test)));
     files.extend(strangers.iter().map(|(name, path)| (name.as_str(), path.as_path())));
-    let tool = if kernel == Kernel::Stock612 { Some(tool()?) } else { None };
+    let tool = if kernel.reference() == Kernel::Stock612 { Some(tool()?) } else { None };
     files.extend(tool.iter().map(|tool| ("bin/cleanslate", tool.as_path())));
     pack(kernel, &files, "initrd-module")
 }
@@ -181,7 +250,7 @@ pub(crate) fn finish(kernel: Kernel, place: &Path) -> Result<()> {
 /// is changed. The file is named after the function.
 fn strangers(kernel: Kernel, module: &Path) -> Result<Vec<(String, PathBuf)>> {
     let mut functions = vec!["machine_kexec_prepare", "kdump_nmi_callback"];
-    if kernel != Kernel::Stock612 {
+    if kernel.reference() != Kernel::Stock612 {
         functions.push("__seamcall_ret");
     }
     let part_of_a_name = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');

@@ -1,6 +1,7 @@
 //! Where `cargo xtask linux` keeps the kernels that can be booted: `target/linux`.
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 
@@ -43,4 +44,28 @@ pub(crate) fn initrd_with_module(kernel: Kernel) -> Result<PathBuf> {
     let initrd = folder(kernel).join("initrd-module");
     ensure!(initrd.exists(), "there is no module yet: run `cargo xtask linux-module`");
     Ok(initrd)
+}
+
+/// The name of a chroot begins so.
+pub(crate) const CHROOT: &str = "chroot-";
+
+/// The chroot that a build tree is in, and its path there.
+pub(crate) fn chroot_of(build: &Path) -> Option<(&Path, PathBuf)> {
+    let is_one = |path: &&Path| path.file_name().and_then(OsStr::to_str).is_some_and(|name| name.starts_with(CHROOT));
+    let chroot = build.ancestors().find(is_one)?;
+    Some((chroot, Path::new("/").join(build.strip_prefix(chroot).ok()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_tree_in_a_chroot_has_its_path_there() {
+        let build = Path::new("/repository/target/linux/chroot-trixie/usr/src/linux-headers-7.3.4");
+        let (chroot, path) = chroot_of(build).unwrap();
+        assert_eq!(chroot, Path::new("/repository/target/linux/chroot-trixie"));
+        assert_eq!(path, Path::new("/usr/src/linux-headers-7.3.4"));
+        assert!(chroot_of(Path::new("/repository/target/linux/tdx-7.3/build")).is_none());
+    }
 }

@@ -10,19 +10,22 @@ use clap::Args;
 
 use crate::args::Kernel;
 use crate::fetch::{fetch, newest, run};
-use crate::pack::{finish, modules, pack_stock};
+use crate::pack::{dump_tools, finish, modules, pack_stock};
 use crate::place::{find, folder};
-use crate::source::{from_source, patched, source_6_12, source_7_3};
+use crate::release;
+use crate::source::{from_source, patched, source};
 
 /// Fetches or builds a Linux for `boot`. With --source or --patch it is kept beside the one that it
 /// replaces, as `tdx-own` or `tdx-7.3-own`.
 #[derive(Args, Clone, Debug)]
 pub struct LinuxArgs {
     /// `stock`: Debian's package, unpacked. `stock-6.12`: Debian's 6.12 from its security archive,
-    /// with headers. `tdx`: built from Debian's linux-source-6.12 (ten minutes of two cores).
-    /// `tdx-7.3`: built from linux-source-7.3 of trixie-backports, unchanged. `tdx-debug`,
-    /// `host-debug`: 6.12 once more with lockdep, KASAN and fault injection, with TDX host support
-    /// and without.
+    /// with headers. `stock-6.12-trixie` to `stock-7.2-sid`: those of newer releases, with a
+    /// chroot that has their compiler. `tdx`: built from Debian's linux-source-6.12 (ten minutes of
+    /// two cores). `tdx-7.2`, `tdx-7.3`: built from linux-source-7.2 and 7.3 of trixie-backports,
+    /// unchanged. `tdx-6.18`, `tdx-7.1`: the same of their upstream source in Debian's archive,
+    /// without Debian's patches. `tdx-debug`, `host-debug`: 6.12 once more with lockdep, KASAN and
+    /// fault injection, with TDX host support and without.
     #[arg(value_enum)]
     kernel: Kernel,
     /// With `tdx` or `tdx-7.3`: builds this source tree, with the same configuration.
@@ -52,16 +55,33 @@ pub fn provide(args: &LinuxArgs) -> Result<bool> {
         println!("boot it with: cargo xtask boot linux --kernel {}", own.name());
         return Ok(true);
     }
-    match args.kernel {
-        Kernel::Stock => stock()?,
-        Kernel::Stock612 => stock_6_12()?,
-        Kernel::TdxOwn | Kernel::Tdx73Own => bail!("{}", args.kernel.how()),
-        Kernel::Tdx73 => from_source(args.kernel, &source_7_3()?)?,
-        Kernel::Tdx | Kernel::TdxDebug | Kernel::HostDebug => from_source(args.kernel, &source_6_12()?)?,
-    }
+    provide_kernel(args.kernel)?;
     let linux = find(args.kernel)?;
     println!("{}\n{}", linux.image.display(), linux.initrd.display());
     Ok(true)
+}
+
+/// Fetches or builds a kernel of Debian's.
+pub(crate) fn provide_kernel(kernel: Kernel) -> Result<()> {
+    match kernel {
+        Kernel::Stock => stock()?,
+        Kernel::Stock612 => stock_6_12()?,
+        Kernel::Stock612Trixie
+        | Kernel::Stock612Rt
+        | Kernel::Stock72
+        | Kernel::Stock73
+        | Kernel::Stock73Rt
+        | Kernel::Stock72Sid => release::provide(kernel)?,
+        Kernel::TdxOwn | Kernel::Tdx73Own => bail!("{}", kernel.how()),
+        Kernel::Tdx
+        | Kernel::Tdx618
+        | Kernel::Tdx71
+        | Kernel::Tdx72
+        | Kernel::Tdx73
+        | Kernel::TdxDebug
+        | Kernel::HostDebug => from_source(kernel, &source(kernel)?)?,
+    }
+    Ok(())
 }
 
 /// The package that a metapackage depends on.
@@ -118,6 +138,7 @@ pub(crate) fn stock_6_12() -> Result<()> {
         fs::remove_file(&link)?;
     }
     std::os::unix::fs::symlink(&headers, &link)?;
+    dump_tools(&folder.join("dump-tools"))?;
     let place = modules(Kernel::Stock612, &headers)?;
     finish(Kernel::Stock612, &place)
 }

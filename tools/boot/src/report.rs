@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::args::{BootArgs, Guest, NextKernel};
 use crate::events;
+use crate::machine::Machine;
 use crate::messages::Messages;
 use crate::symbols::Symbols;
 
@@ -112,14 +113,12 @@ fn taken_by_the_first(events: &[Value], check: &Value, messages: &Messages) -> b
 impl Report {
     pub(crate) fn read(
         args: &BootArgs,
-        command: &str,
+        machine: &Machine,
         status: Option<i32>,
         elapsed: Duration,
-        serial: &Path,
-        log: &Path,
         messages: &Messages,
     ) -> Result<Self> {
-        let (said, logged) = (text(serial)?, text(log)?);
+        let (said, logged) = (text(&machine.serial)?, text(&machine.seamvisor)?);
         let (events, broken_events) = events::read(&said);
         let (mut told, _) = events::read(&logged);
         let overwritten = told.iter().find(|event| event["event"] == "overwritten").cloned();
@@ -192,10 +191,10 @@ impl Report {
         Ok(Self {
             verdict,
             why,
-            command: command.to_owned(),
+            command: machine.line.clone(),
             elapsed,
-            serial: serial.to_owned(),
-            log: log.to_owned(),
+            serial: machine.serial.clone(),
+            log: machine.seamvisor.clone(),
             events,
             broken_events,
             discarded: Vec::new(),

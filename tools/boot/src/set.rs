@@ -14,7 +14,7 @@ use crate::args::{BootArgs, Kernel, NextKernel};
 use crate::boot_file::{self, Boot};
 use crate::messages::{self, Messages};
 use crate::report::Report;
-use crate::{compare, kernels, place, pool, qemu};
+use crate::{compare, kernels, machine, place, pool, qemu, sweep};
 
 /// Runs all boots that are tests. Prints the Test Anything Protocol.
 #[derive(Args, Clone, Debug)]
@@ -45,20 +45,13 @@ fn missing(args: &BootArgs) -> Option<Missing> {
     }
     let stock = (args.next == NextKernel::Stock).then_some(Kernel::Stock);
     if let Some(kernel) = [Some(args.kernel()), stock].into_iter().flatten().find(|kernel| !place::is_there(*kernel)) {
-        return Some(no_kernel(kernel, kernel.name(), &kernel.how()));
+        return Some(skip::missing_kernel(kernel.name(), kernel.name(), &kernel.how()));
     }
     let no_module = args.module && place::initrd_with_module(args.kernel()).is_err();
     let name = args.kernel().name();
-    no_module
-        .then(|| no_kernel(args.kernel(), &format!("cleanslate.ko for {name}"), "run `cargo xtask linux-module` once"))
-}
-
-/// `.ci/run` provides some kernels; the others take too long to build.
-fn no_kernel(kernel: Kernel, what: &str, how: &str) -> Missing {
-    match kernel {
-        Kernel::Stock | Kernel::Stock612 | Kernel::Tdx73 => skip::missing(what, how),
-        _ => Missing::Skipped(format!("no {what}: {how}")),
-    }
+    no_module.then(|| {
+        skip::missing_kernel(name, &format!("cleanslate.ko for {name}"), "run `cargo xtask linux-module` once")
+    })
 }
 
 /// Policies that the story is told with twice: with the real instructions and in the software
@@ -168,11 +161,11 @@ pub fn run_all(args: &BootsArgs) -> Result<bool> {
         return Ok(true);
     }
     let mut tap = Tap::default();
-    if !qemu::is_there() {
+    if !machine::is_there() {
         tap.tell("all", skip::missing("qemu-system-x86_64", "apt-get install qemu-system-x86").into());
         return Ok(tap.failed == 0);
     }
-    qemu::build()?;
+    machine::build()?;
     let mut skipped: Vec<(Missing, u32)> = Vec::new();
     let mut possible = Vec::new();
     for boot in wanted {
@@ -198,9 +191,21 @@ pub fn run_all(args: &BootsArgs) -> Result<bool> {
                 tap.tell(&name, outcome);
             }
         }
+        let name = "KVM: a row of the sweep from power-on and from a snapshot: the same outcome";
+        if name.contains(&args.only) {
+            tap.tell(name, sweep_sample(&messages));
+        }
     }
     println!("1..{}\n# runs discarded: {}", tap.number, tap.discarded);
     Ok(tap.failed == 0)
+}
+
+fn sweep_sample(messages: &Messages) -> Outcome {
+    let run = || match missing(&sweep::sample_args()?) {
+        Some(why) => Ok(why.into()),
+        None => sweep::sample(messages).map(Outcome::from),
+    };
+    run().unwrap_or_else(Outcome::from)
 }
 
 /// The outcome of a boot.
@@ -242,7 +247,7 @@ mod tests {
         let messages = messages::load().expect("the messages of the repository are accepted");
         let boots = boot_file::load_all(&messages).expect("the boots of the repository are accepted");
         let mut names: Vec<(String, String)> =
-            boots.iter().map(|boot| (qemu::name(&boot.args), boot.name.clone())).collect();
+            boots.iter().map(|boot| (machine::name(&boot.args), boot.name.clone())).collect();
         names.sort();
         for pair in names.windows(2) {
             assert_ne!(pair[0].0, pair[1].0, "{} and {}", pair[0].1, pair[1].1);

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::apt::Archive;
 use crate::args::Kernel;
 use crate::fetch::{fetch, newest, run};
 use crate::pack::{finish, modules};
@@ -13,7 +14,7 @@ use crate::place::folder;
 use crate::root;
 
 /// The source of Linux 6.12: Debian's package, installed.
-pub(crate) fn source_6_12() -> Result<PathBuf> {
+fn source_6_12() -> Result<PathBuf> {
     const PACKED: &str = "/usr/src/linux-source-6.12.tar.xz";
     if !Path::new(PACKED).exists() {
         bail!("{PACKED} is missing: apt-get install --no-install-recommends linux-source-6.12 {BUILD_PACKAGES}");
@@ -34,45 +35,54 @@ pub(crate) fn source_6_12() -> Result<PathBuf> {
     Ok(source)
 }
 
-/// The source of Linux 7.3, unchanged: a package of Debian's backports, fetched with package
-/// lists of its own.
-pub(crate) fn source_7_3() -> Result<PathBuf> {
-    let folder = folder(Kernel::Tdx73);
+/// The source of a kernel, unchanged but for 6.12's Kconfig.
+pub(crate) fn source(kernel: Kernel) -> Result<PathBuf> {
+    match kernel {
+        Kernel::Tdx618 => upstream(kernel, "6.18"),
+        Kernel::Tdx71 => upstream(kernel, "7.1"),
+        Kernel::Tdx72 => package(kernel, "7.2"),
+        Kernel::Tdx73 => package(kernel, "7.3"),
+        _ => source_6_12(),
+    }
+}
+
+/// Debian's source package of a series, of its backports: for the newest ones.
+fn package(kernel: Kernel, series: &str) -> Result<PathBuf> {
+    let folder = folder(kernel);
     fs::create_dir_all(&folder)?;
-    let source = folder.join("linux-source-7.3");
+    let source = folder.join(format!("linux-source-{series}"));
     if source.exists() {
         return Ok(source);
     }
     let here = folder.canonicalize()?;
-    let list = here.join("sources.list");
-    fs::write(
-        &list,
-        "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie-backports main\n",
-    )?;
-    fs::create_dir_all(here.join("lists/partial"))?;
-    let apt = || {
-        let mut apt = Command::new("apt-get");
-        let settings = [
-            format!("Dir::Etc::sourcelist={}", list.display()),
-            "Dir::Etc::sourceparts=/dev/null".to_owned(),
-            format!("Dir::State::Lists={}", here.join("lists").display()),
-            // The folder belongs to this user, not to `_apt`.
-            "APT::Sandbox::User=root".to_owned(),
-        ];
-        for setting in settings {
-            apt.arg("-o").arg(setting);
-        }
-        apt.current_dir(&here);
-        apt
-    };
-    run(apt().arg("update"))?;
-    run(apt().args(["download", "linux-source-7.3"]))?;
-    let package = newest(&here, "linux-source-7.3_")?;
-    run(Command::new("dpkg").arg("-x").arg(&package).arg(here.join("source")))?;
-    fs::remove_file(package)?;
-    let packed = here.join("source/usr/src/linux-source-7.3.tar.xz");
+    let archive = Archive::update(&here, &["deb trixie-backports"])?;
+    archive.unpack(&format!("linux-source-{series}"), &here.join("source"))?;
+    let packed = here.join(format!("source/usr/src/linux-source-{series}.tar.xz"));
     run(Command::new("tar").arg("xf").arg(&packed).arg("-C").arg(&here))?;
     fs::remove_dir_all(here.join("source"))?;
+    Ok(source)
+}
+
+/// Linux as Debian has packed it, without Debian's patches: of series whose package of the source
+/// has left the archive.
+fn upstream(kernel: Kernel, series: &str) -> Result<PathBuf> {
+    let folder = folder(kernel);
+    fs::create_dir_all(&folder)?;
+    let prefix = format!("linux-{series}.");
+    if let Ok(source) = newest(&folder, &prefix) {
+        return Ok(source);
+    }
+    let here = folder.canonicalize()?;
+    let archive = Archive::update(&here, &["deb-src trixie-backports"])?;
+    let (packed, version) = archive.upstream(series)?;
+    // Under another name until it is complete.
+    let part = here.join("part");
+    fs::create_dir_all(&part)?;
+    run(Command::new("tar").arg("xf").arg(&packed).arg("-C").arg(&part))?;
+    let source = here.join(format!("linux-{version}"));
+    fs::rename(part.join(format!("linux-{version}")), &source)?;
+    fs::remove_dir_all(part)?;
+    fs::remove_file(packed)?;
     Ok(source)
 }
 
@@ -81,7 +91,7 @@ const BUILD_PACKAGES: &str = "flex bison bc libelf-dev libssl-dev kmod cpio xz-u
 /// Debian's source with patches of the user's. The copy shares its files with the original, of
 /// which `patch` replaces those that it changes.
 pub(crate) fn patched(own: Kernel, patches: &[PathBuf]) -> Result<PathBuf> {
-    let original = if own.reference() == Kernel::Tdx73 { source_7_3()? } else { source_6_12()? };
+    let original = source(own.reference())?;
     let source = folder(own).join("source");
     if source.exists() {
         fs::remove_dir_all(&source)?;

@@ -3,7 +3,14 @@
 use std::path::Path;
 use std::process::Command;
 
-const FILES: [&str; 3] = ["bare/linux/init", ".ci/run", ".ci/clean-machine"];
+const FILES: [&str; 6] = [
+    "bare/linux/init",
+    "linux/crash/initramfs-hook",
+    "linux/crash/dump-parameter",
+    "linux/crash/dracut/module-setup.sh",
+    ".ci/run",
+    ".ci/clean-machine",
+];
 
 #[test]
 fn shell_files_pass_shellcheck() {

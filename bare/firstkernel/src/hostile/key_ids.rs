@@ -32,8 +32,13 @@ pub fn handle_page_fault(frame: &mut Frame) {
     frame.rip = frame.r15;
 }
 
+/// CR2 and error code of the last page fault; 0 if there was none since.
+pub fn take_page_fault() -> [u64; 2] {
+    FAULT.each_ref().map(|word| word.swap(0, Ordering::Relaxed))
+}
+
 fn check(what: &str, linear: u64, code: u64) {
-    let found = FAULT.each_ref().map(|word| word.swap(0, Ordering::Relaxed));
+    let found = take_page_fault();
     assert!(found == [linear, code], "{what} with a KeyID: CR2 and code {found:x?}, not {linear:#x} {code:#x}");
 }
 

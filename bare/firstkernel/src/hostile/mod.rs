@@ -7,15 +7,25 @@ mod memory;
 mod paging;
 mod private_memory;
 mod registers;
+mod rights;
 mod seamcalls;
 mod td;
 mod td_code;
+mod td_interrupts;
 
 pub use interrupts::handle;
 pub use private_memory::run as on_private_memory;
-pub use td::run as in_td;
 
 use metal::println;
+
+use crate::memory::Kernel;
+
+/// Runs hostile TDs, and one that takes interrupts.
+pub fn in_td(kernel: &mut Kernel<'_>) {
+    let mut pages = td::pages(kernel);
+    td::run(&mut pages);
+    td_interrupts::run(&mut pages);
+}
 
 /// Makes all attempts that need no private memory.
 pub fn run() {
@@ -27,6 +37,7 @@ pub fn run() {
     registers::svm_instructions();
     memory::beyond_the_map();
     key_ids::raise_page_faults();
+    rights::of_direct_stores();
     interrupts::store_across_apic_command();
     registers::reserved_cr4_bits();
     registers::apic_base();

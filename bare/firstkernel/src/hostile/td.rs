@@ -1,14 +1,14 @@
 //! A hostile TD: instructions of its code must raise the exceptions of a TD, and nothing of it must
 //! reach the hypervisor. Built by raw SEAMCALLs.
 
-use core::arch::{asm, naked_asm};
+use core::arch::asm;
 use core::ptr::with_exposed_provenance_mut;
 use metal::println;
 use tdx_abi::{Leaf, LeafCall, PAGE_SIZE, Registers, Status};
-use tdx_host::arch;
+use tdx_host::arch::{self, SavedRegisters};
 
 use super::memory::SLICE;
-use super::td_code::{ATTEMPTS, DATA, END, GIGABYTES, PLACE, ROOT, SHARED_READ, SHARED_WORD, page};
+use super::td_code::{ATTEMPTS, DATA, END, GIGABYTES, IDT, PLACE, ROOT, SHARED_READ, SHARED_WORD, page};
 use crate::memory::Kernel;
 
 /// KeyIDs that no TD of this kernel has: of the TD that makes attempts, and of those that lose a
@@ -21,8 +21,8 @@ const KEYS_WITH_SHARED: u64 = 50;
 const INTERRUPT: u64 = 1;
 const EPT_VIOLATION: u64 = 48;
 const EPT_MISCONFIGURATION: u64 = 49;
-const TDCALL: u64 = 77;
-const TRIPLE_FAULT: u64 = 0x4000_0001_0000_0002;
+pub(super) const TDCALL: u64 = 77;
+pub(super) const TRIPLE_FAULT: u64 = 0x4000_0001_0000_0002;
 /// TDX_NON_RECOVERABLE_TD_NON_ACCESSIBLE: a machine check in the guest.
 const MACHINE_CHECK: u64 = 0x6000_0005_0000_0000;
 const TD_FATAL: u64 = 0xe000_0604_0000_0000;
@@ -40,81 +40,39 @@ fn call(registers: Registers) -> Registers {
     registers
 }
 
-fn succeed(registers: Registers) -> Registers {
+pub(super) fn succeed(registers: Registers) -> Registers {
     let out = call(registers);
     assert!(out.status() == Status::SUCCESS, "{registers:x?}: {}", out.status());
     out
 }
 
-/// VP.ENTER, with RCX to R13 in this order in `registers`, RAX first. It changes every register
-/// but RBP and RSP.
-#[unsafe(naked)]
-unsafe extern "sysv64" fn enter(registers: *mut [u64; 9]) {
-    naked_asm!(
-        "push rbx",
-        "push rbp",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
-        "push rdi",
-        "mov rax, [rdi]",
-        "mov rcx, [rdi + 8]",
-        "mov rdx, [rdi + 16]",
-        "mov r8, [rdi + 24]",
-        "mov r9, [rdi + 32]",
-        "mov r10, [rdi + 40]",
-        "mov r11, [rdi + 48]",
-        "mov r12, [rdi + 56]",
-        "mov r13, [rdi + 64]",
-        ".byte 0x66, 0x0f, 0x01, 0xcf",
-        "pop rdi",
-        "mov [rdi], rax",
-        "mov [rdi + 8], rcx",
-        "mov [rdi + 16], rdx",
-        "mov [rdi + 24], r8",
-        "mov [rdi + 32], r9",
-        "mov [rdi + 40], r10",
-        "mov [rdi + 48], r11",
-        "mov [rdi + 56], r12",
-        "mov [rdi + 64], r13",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop rbp",
-        "pop rbx",
-        "ret",
-    )
-}
-
 /// Pages of this kernel that are given to the module.
-struct Pages {
+pub(super) struct Pages {
     next: u64,
 }
 
 impl Pages {
-    fn take(&mut self) -> u64 {
+    pub(super) fn take(&mut self) -> u64 {
         self.next += PAGE_SIZE;
         self.next - PAGE_SIZE
     }
 }
 
-fn store(page: u64, bytes: &[u8]) {
+pub(super) fn store(page: u64, bytes: &[u8]) {
     let to = with_exposed_provenance_mut::<u8>(page as usize);
     // SAFETY: a page of `Pages` that nothing uses.
     unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
 }
 
 /// A TD of the pages of its code.
-struct Td {
-    tdvpr: u64,
+pub(super) struct Td {
+    pub(super) tdvpr: u64,
     /// Its page of data, as this kernel sees it.
     data: u64,
 }
 
 /// Builds a TD. `first_rcx` says what its code does.
-fn build(pages: &mut Pages, key: u64, first_rcx: u64) -> Td {
+pub(super) fn build(pages: &mut Pages, key: u64, first_rcx: u64) -> Td {
     let tdr = pages.take();
     succeed(Registers::call(Leaf::MNG_CREATE).rcx(tdr).rdx(key));
     succeed(Registers::call(Leaf::MNG_KEY_CONFIG).rcx(tdr));
@@ -147,6 +105,7 @@ fn build(pages: &mut Pages, key: u64, first_rcx: u64) -> Td {
         bytes
     };
     let contents = [
+        (IDT, table(&[])),
         (PLACE, *page()),
         (ROOT, table(&[(0, GIGABYTES | TABLE)])),
         (GIGABYTES, table(&[(3, 0xc000_0000 | LARGE), (1, SHARED | LARGE)])),
@@ -164,24 +123,30 @@ fn build(pages: &mut Pages, key: u64, first_rcx: u64) -> Td {
 
 impl Td {
     /// VP.ENTER, until an exit that is no interrupt. RAX, RCX, RDX, R8 to R13.
-    fn enter(&self) -> [u64; 9] {
+    pub(super) fn enter(&self) -> [u64; 9] {
         loop {
-            let mut registers = [u64::from(Leaf::VP_ENTER.0), self.tdvpr, 0, 0, 0, 0, 0, 0, 0];
+            let base = Registers::call(Leaf::VP_ENTER).rcx(self.tdvpr);
+            let mut registers = SavedRegisters { base, ..SavedRegisters::default() };
             // SAFETY: the TD has nothing of this kernel's memory but the pages it was given.
-            unsafe { enter(&raw mut registers) };
-            if registers[0] != INTERRUPT {
-                return registers;
+            unsafe { arch::seamcall_saved(&mut registers) };
+            let Registers { rax, rcx, rdx, r8, r9, r10, r11, r12, r13 } = registers.base;
+            if rax != INTERRUPT {
+                return [rax, rcx, rdx, r8, r9, r10, r11, r12, r13];
             }
         }
     }
 }
 
-/// Runs the TDs.
-pub fn run(kernel: &mut Kernel<'_>) {
+/// Pages for all TDs.
+pub(super) fn pages(kernel: &mut Kernel<'_>) -> Pages {
     let Some(range) = kernel.pages(256 * PAGE_SIZE) else { panic!("no memory") };
-    let mut pages = Pages { next: range.base().get() };
-    let attempts = make_attempts(&build(&mut pages, KEY, 0));
-    let [partial, full] = KEYS_OF_LOST.map(|key| build(&mut pages, key, 0));
+    Pages { next: range.base().get() }
+}
+
+/// Runs the TDs.
+pub(super) fn run(pages: &mut Pages) {
+    let attempts = make_attempts(&build(pages, KEY, 0));
+    let [partial, full] = KEYS_OF_LOST.map(|key| build(pages, key, 0));
     lose_a_line(&partial, |line| {
         // SAFETY: a line of the TD, which this kernel does not use.
         unsafe { asm!("movnti [{}], {}", in(reg) line, in(reg) 0u64, options(nostack)) }
@@ -190,7 +155,7 @@ pub fn run(kernel: &mut Kernel<'_>) {
         // SAFETY: as above.
         unsafe { with_exposed_provenance_mut::<u64>(line as usize).write_volatile(0) }
     });
-    share_memory(&mut pages);
+    share_memory(pages);
     println!("@ {{\"event\":\"hostile\",\"td_attempts\":{attempts}}}");
 }
 

@@ -9,6 +9,8 @@ pub const PLACE: u64 = 0xffff_f000;
 pub const ROOT: u64 = 0xffff_e000;
 pub const GIGABYTES: u64 = 0xffff_d000;
 pub const DATA: u64 = 0xffff_c000;
+/// And of a page below it, in which an IDT begins that ends in it.
+pub const IDT: u64 = 0xffff_b000;
 
 /// Exceptions.
 const NONE: u64 = 0;
@@ -17,7 +19,7 @@ const PROTECTION: u64 = 13;
 const VIRTUALIZATION: u64 = 20;
 
 /// Attempts in their order: what, and the exception that it must raise.
-pub const ATTEMPTS: [(&str, u64); 17] = [
+pub const ATTEMPTS: [(&str, u64); 22] = [
     ("VMRUN", UNDEFINED),
     ("CLGI", UNDEFINED),
     ("STGI", UNDEFINED),
@@ -35,6 +37,11 @@ pub const ATTEMPTS: [(&str, u64); 17] = [
     ("CPUID of SVM", VIRTUALIZATION),
     ("RDPMC", PROTECTION),
     ("XSETBV with x87 and SSE", NONE),
+    ("RDMSR of the x2APIC's ID", VIRTUALIZATION),
+    ("WRMSR of a task priority of nine bits", PROTECTION),
+    ("WRMSR to the x2APIC's EOI", NONE),
+    ("WRMSR of 1 to the x2APIC's EOI", PROTECTION),
+    ("an interrupt to itself with a reserved vector", VIRTUALIZATION),
 ];
 /// R12 of the report after the last attempt; the guest then triple-faults.
 pub const END: u64 = 0xff;
@@ -42,6 +49,8 @@ pub const END: u64 = 0xff;
 /// address. R12 of the report between the two, with the word in R13.
 pub const SHARED_WORD: u64 = 0x4000_0000;
 pub const SHARED_READ: u64 = 0xfe;
+/// RCX at the start of a TD that takes interrupts instead.
+pub const INTERRUPTS: u64 = 1;
 
 global_asm!(
     r#"
@@ -105,13 +114,23 @@ hostile_td_64:
     lea rsi, [rip + hostile_td_20]
     lea rbx, [rdi + 20 * 16]
     call hostile_td_gate
+    lea rsi, [rip + hostile_td_nmi]
+    lea rbx, [rdi + 2 * 16]
+    call hostile_td_gate
+    lea rsi, [rip + hostile_td_0x41]
+    lea rbx, [rdi + 0x41 * 16]
+    call hostile_td_gate
+    lea rsi, [rip + hostile_td_0x42]
+    lea rbx, [rdi + 0x42 * 16]
+    call hostile_td_gate
     push rdi
     sub rsp, 2
-    mov word ptr [rsp], 0x1ff
+    mov word ptr [rsp], 0x5ff
     lidt [rsp]
     add rsp, 10
-    test ebp, ebp
-    jnz hostile_td_shared
+    cmp ebp, 1
+    je hostile_td_interrupts
+    ja hostile_td_shared
     HOSTILE_TRY 0, "mov eax, 0x200000; .byte 0x0f, 0x01, 0xd8" # vmrun
     HOSTILE_TRY 1, ".byte 0x0f, 0x01, 0xdd" # clgi
     HOSTILE_TRY 2, ".byte 0x0f, 0x01, 0xdc" # stgi
@@ -129,6 +148,11 @@ hostile_td_64:
     HOSTILE_TRY 14, "mov eax, 0x8000000a; xor ecx, ecx; cpuid"
     HOSTILE_TRY 15, "xor ecx, ecx; rdpmc"
     HOSTILE_TRY 16, "xor ecx, ecx; mov eax, 3; xor edx, edx; xsetbv"
+    HOSTILE_TRY 17, "mov ecx, 0x802; rdmsr"
+    HOSTILE_TRY 18, "mov ecx, 0x808; mov eax, 0x100; xor edx, edx; wrmsr"
+    HOSTILE_TRY 19, "mov ecx, 0x80b; xor eax, eax; xor edx, edx; wrmsr"
+    HOSTILE_TRY 20, "mov ecx, 0x80b; mov eax, 1; xor edx, edx; wrmsr"
+    HOSTILE_TRY 21, "mov ecx, 0x83f; mov eax, 15; xor edx, edx; wrmsr"
     # State that must be gone when VP.ENTER returns: the x87 stack, DR0.
     fld1
     mov eax, 0x12345678
@@ -146,6 +170,95 @@ hostile_td_shared:              # R13: what is read at a shared address
     mov qword ptr [rbp], 0x0bad
     HOSTILE_REPORT 0xff
     ud2
+
+    .macro HOSTILE_WRMSR msr, value
+    mov ecx, \msr
+    mov eax, \value
+    xor edx, edx
+    wrmsr
+    .endm
+hostile_td_interrupts:          # R13: the vectors that came since the last report, a byte each
+    xor r13d, r13d
+    xor ebp, ebp
+    HOSTILE_WRMSR 0x83f, 0x41   # to itself, while interrupts are disabled
+    HOSTILE_REPORT 1
+    sti
+    mov [rdi + 0x800], rsp      # before the interrupt: the shadow of STI
+    nop
+    cli
+    HOSTILE_REPORT 2
+    HOSTILE_WRMSR 0x808, 0x40   # held back by the task priority
+    HOSTILE_WRMSR 0x83f, 0x41
+    sti
+    nop
+    shl r13, 8
+    mov ecx, 0x80a              # processor priority
+    rdmsr
+    or r13, rax
+    HOSTILE_REPORT 3
+    HOSTILE_WRMSR 0x808, 0
+    nop
+    HOSTILE_REPORT 4
+    HOSTILE_REPORT 5            # the host posts 0x41 and 0x42
+    nop
+    HOSTILE_REPORT 6            # the host asks for an NMI, and for another one in its handler
+    HOSTILE_REPORT 8
+    # The gate of vector 0x50 is in the page of the stack, that of 0x30 in the page below.
+    lea rsi, [rip + hostile_td_0x50]
+    lea rbx, [rdi - 0x400 + 0x50 * 16]
+    call hostile_td_gate
+    lea rsi, [rip + hostile_td_0x30]
+    lea rbx, [rdi - 0x400 + 0x30 * 16]
+    call hostile_td_gate
+    lea rsi, [rdi - 0x400]
+    push rsi
+    sub rsp, 2
+    mov word ptr [rsp], 0x5ff
+    lidt [rsp]
+    add rsp, 10
+    HOSTILE_REPORT 9            # the host forgets the translations: each delivery exits
+    int 0x50
+    int 0x30
+    HOSTILE_REPORT 10           # the host breaks the descriptor: it never comes to the next one
+    HOSTILE_REPORT 11
+    ud2
+hostile_td_0x50:
+    shl r13, 8
+    or r13, 0x50
+    iretq
+hostile_td_0x30:
+    shl r13, 8
+    or r13, 0x30
+    iretq
+hostile_td_0x41:
+    shl r13, 8
+    or r13, 0x41
+    cmp qword ptr [rdi + 0x800], 0
+    jne hostile_td_eoi
+    dec r13                     # 0x40: it came in the shadow
+    jmp hostile_td_eoi
+hostile_td_0x42:
+    shl r13, 8
+    or r13, 0x42
+hostile_td_eoi:
+    push rax
+    push rcx
+    push rdx
+    HOSTILE_WRMSR 0x80b, 0
+    pop rdx
+    pop rcx
+    pop rax
+    iretq
+hostile_td_nmi:
+    push rax
+    push rcx
+    inc ebp                     # depth
+    lea r13d, [rbp + 1]
+    HOSTILE_REPORT 7
+    dec ebp
+    pop rcx
+    pop rax
+    iretq
 
 hostile_td_gate:                # rsi: handler, rbx: gate
     mov [rbx], si

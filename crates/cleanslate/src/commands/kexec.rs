@@ -5,7 +5,7 @@ use std::io::Write;
 use clap::{Args, ValueEnum};
 use first_kernel::{AnyPolicy, Comparison};
 use tdx_host::handover::Policy;
-use tdx_lab::kexec::{self, Hole, KexecOptions};
+use tdx_lab::kexec::{self, Hole, KexecOptions, Next};
 
 use crate::options::{Format, HostArgs, LayoutArgs, OutputArgs};
 use crate::output::{json, unless_closed};
@@ -21,6 +21,8 @@ Examples:
   cleanslate kexec --host boot.log --policy none         what a kernel without a reset does to the next one
   cleanslate kexec --tds 4                               TDs in every phase of their life
   cleanslate kexec --tds 4 --crash                       the same, and the kernel panics
+  cleanslate kexec --tds 4 --policy keep                 TDs run on in the next kernel
+  cleanslate kexec --tds 4 --policy keep --next vacuum   the next kernel tears them down, and TDX stays up
   cleanslate kexec --hole returned --policy module-only  what asking the module alone leaves behind
   cleanslate kexec --host boot.log --layout linux        compares PAMT with what the log's kernel printed
   cleanslate kexec --host boot.log --format json | jq .verdict
@@ -43,6 +45,10 @@ pub(crate) struct KexecArgs {
     /// all of /proc/vmcore.
     #[arg(long)]
     crash: bool,
+    /// With `--policy keep`: what the next kernel does with the TDs. [default: run; a crash kernel:
+    /// vacuum]
+    #[arg(long, value_enum)]
+    next: Option<NextName>,
     #[command(flatten)]
     layout: LayoutArgs,
     #[command(flatten)]
@@ -58,6 +64,24 @@ impl KexecArgs {
             tds: self.tds.unwrap_or(KexecOptions::default_tds(hole)),
             hole,
             crash: self.crash,
+            next: self.next.map(Next::from),
+        }
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+enum NextName {
+    /// Adopts the TDs that can run, runs them, and tears the others down.
+    Run,
+    /// Tears all TDs down.
+    Vacuum,
+}
+
+impl From<NextName> for Next {
+    fn from(name: NextName) -> Self {
+        match name {
+            NextName::Run => Self::Run,
+            NextName::Vacuum => Self::Vacuum,
         }
     }
 }
@@ -103,6 +127,9 @@ enum PolicyName {
     /// Refuses kexec while memory may be private on a CPU with the erratum. A crash cannot be
     /// refused: it resets like `tracked`.
     Refuse,
+    /// Resets what no TD needs, and leaves TDX and its TDs to a next kernel that reads the takeover
+    /// table. At a crash it resets nothing.
+    Keep,
 }
 
 impl From<PolicyName> for AnyPolicy {
@@ -115,12 +142,17 @@ impl From<PolicyName> for AnyPolicy {
             PolicyName::None => Comparison::None.into(),
             PolicyName::Everything => Policy::Everything.into(),
             PolicyName::Refuse => Policy::Refuse.into(),
+            PolicyName::Keep => Policy::Keep.into(),
         }
     }
 }
 
 /// True if the next kernel is clean and the bring-up has succeeded.
 pub(crate) fn run(args: &KexecArgs, out: &mut impl Write) -> Result<bool, Stop> {
+    if args.next.is_some() && !matches!(args.policy, PolicyName::Keep) {
+        let what = "`--next` is about the TDs that `--policy keep` leaves: say both";
+        return Err(Stop::Usage(what.to_owned()));
+    }
     let host = args.host.read(&progress::Line::new())?;
     let report = kexec::run(&host, args.options(), &progress::Line::new())?;
     unless_closed(match args.output.format {

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use tdx_lab::report::{KexecReport, MachineCheckReport, NextKernelReport, PrivateLines, Verdict};
+use tdx_lab::report::{KeptReport, KexecReport, MachineCheckReport, NextKernelReport, PrivateLines, Verdict};
 use tdx_operator::{size, words::grouped_count};
 
 use super::{
@@ -22,6 +22,9 @@ pub(crate) fn print(out: &mut impl Write, report: &KexecReport) -> io::Result<()
     handover(out, report)?;
     if let Some(next) = &report.next_kernel {
         next_kernel(out, next)?;
+    }
+    if let Some(kept) = &report.kept {
+        takeover(out, kept)?;
     }
     verdict(out, report)?;
     writeln!(out, "(`cleanslate --version` lists what the software machine does not model)")
@@ -80,7 +83,9 @@ fn scenario(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
     if let Some(hole) = &report.scenario.hole {
         line(out, "hole", &format!("{}: {}", hole.name, hole.story))?;
     }
-    if report.scenario.kind == "crash" {
+    if report.scenario.kind == "crash" && report.policy == "keep" {
+        line(out, "panic", "not of a partial write: a TDX module that meets poison dies, and its TDs with it")?;
+    } else if report.scenario.kind == "crash" {
         let stray = report.scenario.stray_lines.iter().map(|line| format!("{} ({})", line.address, line.kind));
         let stray: Vec<String> = stray.collect();
         let lines = count(stray.len(), "line");
@@ -139,7 +144,7 @@ fn handover(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
         line(out, "module", module)?;
     }
     line(out, report.scenario.kind, &format!("policy `{}`: {} ({})", report.policy, handover.outcome, handover.why))?;
-    if handover.outcome == "reset" {
+    if handover.outcome == "reset" || (handover.outcome == "kept" && handover.lines > 0) {
         let reset = &report.reset;
         let (lines, ranges) = (grouped_count(reset.lines, "line"), grouped_count(handover.ranges, "range"));
         let text = format!("{lines} reset in {ranges}");
@@ -195,6 +200,44 @@ fn next_kernel(out: &mut impl Write, next: &NextKernelReport) -> io::Result<()> 
     writeln!(out)
 }
 
+/// What the next kernel made of the TDs.
+fn takeover(out: &mut impl Write, kept: &KeptReport) -> io::Result<()> {
+    let record = &kept.record;
+    let (entries, tds) = (grouped(record.entries as u64), grouped_count(record.tds, "TD"));
+    let (bytes, reserved) = (grouped_count(record.bytes as u64, "byte"), size::human(kept.reserved_bytes));
+    let text =
+        format!("{bytes}, entries: {entries}, {tds}, written at the {}; {reserved} reserved by it", record.written_by);
+    line(out, "record", &text)?;
+    for td in &kept.tds {
+        let key = td.key_id.map_or_else(String::new, |key| format!(" (KeyID {key})"));
+        let text = match (&td.why, td.cpu) {
+            (None, Some(cpu)) => format!("runs on{key}: entered on CPU {cpu}, its memory is what it was"),
+            (why, _) if td.adopted => format!("lost{key}: {}", why.as_deref().unwrap_or("it does not run")),
+            (why, _) => format!("not adopted: {}", why.as_deref().unwrap_or("no reason")),
+        };
+        line(out, &format!("TD {}", td.td), &text)?;
+    }
+    let vacuum = &kept.vacuum;
+    let (tds, pages) = (grouped_count(vacuum.tds, "TD"), grouped_count(vacuum.pages, "page"));
+    line(
+        out,
+        "vacuum",
+        &format!("{tds} torn down, {pages} came back clean, {} still marked", grouped(vacuum.pages_kept)),
+    )?;
+    if let Some(error) = &vacuum.error {
+        line(out, "failed", error)?;
+    }
+    line(out, "new TD", &kept.new_td)?;
+    let lines = grouped_count(kept.private_lines, "private line");
+    let computed = if kept.private_lines == kept.private_lines_computed {
+        "as computed".to_owned()
+    } else {
+        format!("{} were computed", grouped(kept.private_lines_computed))
+    };
+    line(out, "end", &format!("{lines}, {computed}"))?;
+    writeln!(out)
+}
+
 fn machine_check(out: &mut impl Write, check: &MachineCheckReport, fatal: u64) -> io::Result<()> {
     writeln!(out, "{}", check.log)?;
     let what = match (check.tdmr, check.tdmr_range) {
@@ -215,9 +258,22 @@ fn lines_are(number: u64) -> String {
     format!("{} {}", grouped_count(number, "line"), if number == 1 { "is" } else { "are" })
 }
 
+/// The last line of a next kernel that has taken TDX over.
+fn taken_over(kept: &KeptReport) -> String {
+    let tds = match kept.tds.iter().filter(|td| td.runs).count() {
+        0 => "no TD is left".to_owned(),
+        1 => "1 TD runs on".to_owned(),
+        runs => format!("{runs} TDs run on"),
+    };
+    format!("the next kernel kept off private memory and survived; TDX is up, {tds}")
+}
+
 fn verdict(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
     let failed = if report.bringup.error.is_some() { "; but the TDX initialization failed" } else { "" };
     let (style, verdict, text) = match report.verdict {
+        Verdict::Clean if report.kept.is_some() => {
+            (GOOD, "clean", report.kept.as_ref().map(taken_over).unwrap_or_default())
+        }
         Verdict::Clean if report.scenario.kind == "crash" => (
             GOOD,
             "clean",
@@ -235,6 +291,7 @@ fn verdict(out: &mut impl Write, report: &KexecReport) -> io::Result<()> {
                 format!("stale cache lines overwrote {} of the next kernel", grouped_count(lost, "line")),
             )
         }
+        Verdict::TdxLost => (BAD, "TDX lost", "TDX or a TD does not go on in the next kernel".to_owned()),
         Verdict::Refused => (GOOD, "refused", "kexec refused, no memory affected".to_owned()),
     };
     last_line(out, style, verdict, &format!("{text}{failed}"))

@@ -4,6 +4,7 @@
 
 mod bring_up;
 mod handover;
+mod keep;
 mod life;
 
 use tdx_abi::{Leaf, LineRange, Page, Registers, Status};
@@ -14,7 +15,7 @@ use tdx_lab::platform::{Deed, Operation};
 
 /// Every bug, by the part of the kernel it is in.
 pub fn bugs() -> impl Iterator<Item = &'static Bug> {
-    bring_up::BUGS.iter().chain(life::BUGS).chain(handover::BUGS)
+    bring_up::BUGS.iter().chain(life::BUGS).chain(handover::BUGS).chain(keep::BUGS)
 }
 
 /// The operation is not done.

@@ -16,12 +16,12 @@
 //! not in use.
 
 use super::memory::HostMemory;
-use super::policy::{LeftPrivate, Policy};
+use super::policy::{LeftPrivate, NothingToDo, Policy};
 use super::report::{HandoverKind, HandoverReport, Outcome, ReturnRight};
 use super::steps::{nothing_to_do, write_back_this_cpu};
 use super::suspects::Suspects;
 use crate::platform::{Cpu, CpuId};
-use crate::reset::ParallelReset;
+use crate::reset::{ParallelReset, ResetCount};
 
 /// Stops the other CPUs at a crash. Implemented by the kernel.
 ///
@@ -62,6 +62,14 @@ pub fn stop_this_cpu_at_crash<C: Cpu>(cpu: &C) {
 /// interrupted anywhere is not to be relied on, memory is to be dumped, and it is too late to
 /// refuse. The report keeps the policy.
 ///
+/// But for [`Policy::Keep`], which resets nothing: only the module knows which TD owns a page in
+/// flight, and the next kernel asks it ([`crate::td::TdHost::vacuum`]). The takeover table says
+/// what was there at this instant ([`crate::Host::write_takeover`]).
+///
+/// A takeover table that stands in memory is wiped before this under any other policy
+/// ([`TakeoverWriter::new`](crate::takeover::TakeoverWriter::new)): the next kernel would take over
+/// TDs whose pages are reset.
+///
 /// `cpu` passes the gate of `memory`. If it passes another one, `memory` is not that of this
 /// machine's host: both gates are closed for good and the other CPUs are stopped, but nothing is
 /// reset ([`LeftPrivate::OtherGate`]), and the report says of all memory that it may be private.
@@ -83,19 +91,22 @@ pub fn hand_over_crash<C: Cpu>(
         policy,
         kind: HandoverKind::Crash,
         module: None,
-        outcome: reset(cpu, memory),
+        not_flushed: None,
+        outcome: reset(policy, cpu, memory),
         suspects,
         gate: cpu.cpu_gate().is_of(memory.gate()).then(|| memory.gate().id()),
         return_right: ReturnRight::None,
     }
 }
 
-fn reset<C: Cpu>(cpu: &C, memory: &HostMemory<'_>) -> Outcome {
+fn reset<C: Cpu>(policy: Policy, cpu: &C, memory: &HostMemory<'_>) -> Outcome {
     if !cpu.cpu_gate().is_of(memory.gate()) {
         return Outcome::LeftPrivate(LeftPrivate::OtherGate);
     }
-    if let Some(nothing) = nothing_to_do(memory) {
-        return Outcome::NothingToDo(nothing);
+    match nothing_to_do(memory) {
+        Some(NothingToDo::NoErratum) | None if policy == Policy::Keep => return Outcome::Kept(ResetCount::default()),
+        Some(nothing) => return Outcome::NothingToDo(nothing),
+        None => {}
     }
     // SAFETY: PAMTs and marked pages hold nothing that anyone needs. The gate is closed for good,
     // and caches are written back, but for those that the report names.

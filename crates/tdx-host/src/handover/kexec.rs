@@ -2,11 +2,12 @@
 //! its CPUs.
 
 use core::fmt;
-use tdx_abi::{PageRange, subtract};
+use tdx_abi::{Page, PageRange, subtract};
 
+use super::keep::leave_in_order;
 use super::memory::HostMemory;
 use super::module::{ModuleAnswer, disable};
-use super::policy::{KexecKind, LeftPrivate, Policy, Refused, check_image_load};
+use super::policy::{KexecKind, LeftPrivate, NothingToDo, Policy, Refused, check_image_load};
 use super::report::{HandoverReport, Outcome, ReturnRight};
 use super::steps::{nothing_to_do, write_back_this_cpu};
 use super::stop::{StopCause, StopCpus, WriteBackHeld};
@@ -14,6 +15,7 @@ use super::suspects::Suspects;
 use crate::gate::Closing;
 use crate::platform::Cpu;
 use crate::reset::{ParallelReset, ResetCount};
+use crate::seamcall::SeamcallError;
 
 /// The image is loaded and allowed; all CPUs run.
 #[derive(Debug)]
@@ -30,6 +32,7 @@ pub struct Asked<'c, P> {
     cpus: &'c P,
     closing: Closing,
     module: Option<ModuleAnswer>,
+    not_flushed: Option<SeamcallError>,
 }
 
 /// Caches are written back on every CPU that may hold private lines.
@@ -37,6 +40,7 @@ pub struct WrittenBack<'c, P> {
     cpus: &'c P,
     closing: Closing,
     module: Option<ModuleAnswer>,
+    not_flushed: Option<SeamcallError>,
     suspects: Suspects,
 }
 
@@ -66,7 +70,8 @@ impl<'k> Kexec<'k, Loaded> {
     /// Begins a kexec.
     ///
     /// # Errors
-    /// [`Refused`], as [`check_image_load`]; the segments were checked when they were loaded.
+    /// [`Refused`], as [`check_image_load`]; the segments were checked when they were loaded, and
+    /// are once more in [`Kexec::check_segments`].
     pub fn begin(policy: Policy, kind: KexecKind, memory: HostMemory<'k>) -> Result<Self, Refused> {
         check_image_load(policy, kind, &memory, &[])?;
         Ok(Self { policy, kind, memory, state: Loaded(()) })
@@ -97,6 +102,20 @@ impl<'k> Kexec<'k, Loaded> {
 }
 
 impl<'k, 'c, P: StopCpus> Kexec<'k, Stopped<'c, P>> {
+    /// Asks again where the parts of the image are to go, as [`check_image_load`]: no page is given
+    /// to a TD any more, and TDs may have got some since the image was loaded.
+    ///
+    /// # Errors
+    /// [`Refused`]; the gate is open again, and the CPUs run.
+    pub fn check_segments(self, segments: &[PageRange]) -> Result<Self, Refused> {
+        let refused = check_image_load(self.policy, self.kind, &self.memory, segments);
+        if refused.is_err() {
+            self.memory.gate().reopen(self.state.closing);
+            self.state.cpus.resume_other_cpus();
+        }
+        refused.map(|()| self)
+    }
+
     /// TDH.SYS.DISABLE on this CPU, if the policy is to ask the module; goes on if it does not
     /// help. `progress` is called with the number of calls after each.
     ///
@@ -104,19 +123,45 @@ impl<'k, 'c, P: StopCpus> Kexec<'k, Stopped<'c, P>> {
     /// again.
     ///
     /// # SEAMCALL
-    /// SYS.DISABLE on this CPU, under [`Policy::Module`] if the module has it; never for a kexec
-    /// jump. All other CPUs have stopped. At most [`super::DISABLE_CALLS`] calls, none once a crash
-    /// has been handed over. The last SEAMCALL of this kernel.
+    /// SYS.DISABLE on this CPU, under [`Policy::Module`] if the module has it; PHYMEM.PAGE.RDMD as
+    /// [`Kexec::flush_vcpus`], under [`Policy::Keep`]; never for a kexec jump. All other CPUs have
+    /// stopped. At most [`super::DISABLE_CALLS`] calls, none once a crash has been handed over. The
+    /// last SEAMCALL of this kernel.
     pub fn ask_module(self, progress: impl FnMut(u32)) -> Kexec<'k, Asked<'c, P>> {
         let has_leaf = self.memory.features().is_some_and(tdx_abi::TdxFeatures0::sys_disable);
         let comes_back = self.kind == KexecKind::Jump;
         let module = match self.policy {
+            // Its questions need no platform.
+            Policy::Keep => return self.flush_vcpus(&[]),
             _ if self.memory.platform().is_none() || comes_back => None,
             Policy::Module if !has_leaf => Some(ModuleAnswer::NoLeaf),
             Policy::Module => Some(disable(&self.state.cpus.this_cpu(), self.state.closing, progress)),
             _ => None,
         };
-        self.with_state(|state| Asked { cpus: state.cpus, closing: state.closing, module })
+        self.with_state(|state| Asked { cpus: state.cpus, closing: state.closing, module, not_flushed: None })
+    }
+
+    /// Leaves the TDs in order under [`Policy::Keep`], in place of [`Kexec::ask_module`]: no CPU
+    /// holds the VMCS of a VCPU any more, and the ledger knows which TDs own the pages that were in
+    /// flight or returned when the CPUs stopped.
+    ///
+    /// `vcpus` are the TDVPR pages of all VCPUs of TDs that this kernel has built or adopted, and
+    /// whose KeyIDs are in use: the next kernel adopts no TD with a VCPU that was not flushed. Of
+    /// an inherited TD that this kernel has not adopted it names no VCPU: if the earlier kernel has
+    /// crashed, what a CPU held of it is lost, and a VP.FLUSH now hides that from the next kernel.
+    ///
+    /// Under other policies it does nothing.
+    ///
+    /// # SEAMCALL
+    /// Under [`Policy::Keep`], never for a kexec jump: VP.FLUSH of each VCPU on every stopped CPU
+    /// and on this one, PHYMEM.PAGE.RDMD on this CPU for each page in flight or returned, and for
+    /// each marked page if the answer of a SEAMCALL that returned pages is lost. None once a crash
+    /// has been handed over. The last SEAMCALLs of this kernel.
+    pub fn flush_vcpus(self, vcpus: &[Page]) -> Kexec<'k, Asked<'c, P>> {
+        let keeps = self.policy == Policy::Keep && self.kind == KexecKind::Normal;
+        let not_flushed =
+            if keeps { leave_in_order(self.state.cpus, &self.memory, vcpus, self.state.closing) } else { None };
+        self.with_state(|state| Asked { cpus: state.cpus, closing: state.closing, module: None, not_flushed })
     }
 }
 
@@ -133,6 +178,7 @@ impl<'k, 'c, P: StopCpus> Kexec<'k, Asked<'c, P>> {
             cpus: state.cpus,
             closing: state.closing,
             module: state.module,
+            not_flushed: state.not_flushed,
             suspects,
         })
     }
@@ -145,6 +191,10 @@ impl<P: StopCpus> Kexec<'_, WrittenBack<'_, P>> {
     ///
     /// The record and the ledger decide: what they name is reset even if the caller forgot the
     /// platform.
+    ///
+    /// A takeover table that stands in memory is wiped before this under any policy but
+    /// [`Policy::Keep`] ([`TakeoverWriter::new`](crate::takeover::TakeoverWriter::new)): the next
+    /// kernel would take over TDs whose pages are reset, or a module that is disabled.
     pub fn reset(self) -> HandoverReport {
         // SAFETY: no memory is named.
         unsafe { self.reset_everything([]) }
@@ -166,6 +216,7 @@ impl<P: StopCpus> Kexec<'_, WrittenBack<'_, P>> {
             policy: self.policy,
             kind: self.kind.into(),
             module: self.state.module,
+            not_flushed: self.state.not_flushed,
             outcome,
             suspects: self.state.suspects,
             gate: Some(self.memory.gate().id()),
@@ -177,11 +228,19 @@ impl<P: StopCpus> Kexec<'_, WrittenBack<'_, P>> {
 
     fn outcome(&self, all_memory: impl Iterator<Item = PageRange> + Clone + Sync) -> Outcome {
         let memory = &self.memory;
-        if let Some(nothing) = nothing_to_do(memory) {
+        let nothing = nothing_to_do(memory);
+        // Without the erratum a next kernel may use leftovers freely, but not the pages of a TD
+        // that lives on.
+        let keeps = self.policy == Policy::Keep && self.kind == KexecKind::Normal;
+        if let Some(nothing) = nothing.filter(|nothing| !keeps || *nothing != NothingToDo::NoErratum) {
             return Outcome::NothingToDo(nothing);
         }
         if self.kind == KexecKind::Jump {
             return Outcome::LeftPrivate(LeftPrivate::KexecJump);
+        }
+        if keeps {
+            let needed = nothing.is_none();
+            return Outcome::Kept(self.reset_ranges(memory.not_of_module().filter(move |_| needed)));
         }
         Outcome::Reset(match (self.policy, self.state.module) {
             (Policy::Module, Some(ModuleAnswer::Disabled { .. })) => self.reset_ranges(memory.unknown_to_module()),
@@ -189,9 +248,12 @@ impl<P: StopCpus> Kexec<'_, WrittenBack<'_, P>> {
                 let left_out = subtract(memory.private_ranges(), all_memory.clone());
                 self.reset_ranges(all_memory.chain(left_out))
             }
-            // `Refuse` comes here only if TDX was brought up after `begin`: too late to refuse, so
-            // clean up.
-            (Policy::Tracked | Policy::Module | Policy::Refuse, _) => self.reset_ranges(memory.private_ranges()),
+            // `Refuse` comes here only if TDX was brought up after `begin`, and `check_segments`
+            // was not called: too late to refuse, so clean up.
+            // `Keep` has returned above.
+            (Policy::Tracked | Policy::Module | Policy::Refuse | Policy::Keep, _) => {
+                self.reset_ranges(memory.private_ranges())
+            }
         })
     }
 

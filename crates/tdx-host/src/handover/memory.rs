@@ -159,7 +159,7 @@ impl<'h> HostMemory<'h> {
     }
 
     /// PAMTs, ascending; those that touch are one range.
-    pub(super) fn pamts(&self) -> impl Iterator<Item = PageRange> + Clone + use<'h> {
+    pub(crate) fn pamts(&self) -> impl Iterator<Item = PageRange> + Clone + use<'h> {
         union(self.record.into_iter().flat_map(PrivateMemory::pamt_ranges), empty())
     }
 
@@ -171,6 +171,11 @@ impl<'h> HostMemory<'h> {
     /// Pages that the module may not know, ascending.
     pub(super) fn unknown_to_module(&self) -> Marked<'h> {
         Marked(self.ledger().map(Ledger::unknown_to_module))
+    }
+
+    /// Pages that no TD needs, once the module has been asked of those in flight; ascending.
+    pub(super) fn not_of_module(&self) -> Marked<'h> {
+        Marked(self.ledger().map(Ledger::not_of_module))
     }
 
     /// Every page that may be private: PAMTs and marked pages, ascending, maximal.

@@ -12,7 +12,8 @@
 //! ```
 //!
 //! Gate closed, other CPUs stopped with their caches written back, SYS.DISABLE if the policy wants
-//! it, caches once more where they may hold private lines, reset on all CPUs, jump.
+//! it (or `flush_vcpus` in place of `ask_module`, where TDs are kept), caches once more where they
+//! may hold private lines, reset on all CPUs, jump.
 //!
 //! Linux asks the module while the other CPUs still run. Here they have stopped: a CPU that does
 //! not stop then leaves a host that goes on as before, module and TDs with it, and no old private
@@ -32,6 +33,7 @@
 //! | --- | --- | --- |
 //! | [`Policy::Tracked`] | PAMTs and every marked page | everyone: needs no module, works with any |
 //! | [`Policy::Module`] | what the module may not know; without its help as `Tracked` | a next kernel that is to use TDX again |
+//! | [`Policy::Keep`] | what no TD needs | a next kernel that takes TDX over, see [`crate::takeover`] |
 //! | [`Policy::Refuse`] | nothing: says no at image load | a host that must not kexec |
 //! | [`Policy::Everything`] | all memory | when the tracking itself is not trusted |
 //!
@@ -92,6 +94,7 @@
 
 mod crash;
 mod explain;
+mod keep;
 mod kexec;
 mod leftovers;
 mod memory;

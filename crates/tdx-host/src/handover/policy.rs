@@ -23,6 +23,11 @@ pub enum Policy {
     Everything,
     /// Refuses to kexec while there may be private memory. What Linux 6.18 to 7.1 do.
     Refuse,
+    /// Leaves TDX up, with its TDs, to a next kernel that reads the takeover table
+    /// ([`crate::takeover`]) and touches nothing that it names. Resets what no TD needs: pages that
+    /// the module has returned or never took. Never asks for SYS.DISABLE. At a crash: resets
+    /// nothing.
+    Keep,
 }
 
 /// Whether the old kernel is returned to.
@@ -80,6 +85,14 @@ pub enum Refused {
         /// The first pages of it that may be private.
         private: PageRange,
     },
+    /// [`Policy::Keep`], and the image would be copied over memory of a TD or of the module.
+    #[error("kexec refused: segment {segment} lies on {private}, which TDX keeps; load the image elsewhere")]
+    KeptSegment {
+        /// Where a part of the image is to go.
+        segment: PageRange,
+        /// The first pages of it that may be private.
+        private: PageRange,
+    },
     /// The image of a crash kernel is written now, and TDX owns the memory now.
     #[error("crash image refused: segment {segment} lies on {private}, which TDX uses; reserve other memory")]
     CrashSegment {
@@ -100,7 +113,9 @@ pub enum Refused {
 /// late for the user. `segments` is where the parts of the image go at the jump.
 ///
 /// A segment may lie on private memory if this kernel is not returned to: it is copied there after
-/// the reset.
+/// the reset. Under [`Policy::Keep`] it may not, and pages that TDs get later may lie there: the
+/// kernel asks again once the CPUs have stopped ([`super::Kexec::check_segments`]), or keeps such
+/// memory from TDs ([`crate::Host::reserve`]).
 ///
 /// # Errors
 /// [`Refused`] if the kexec cannot be done in the state that the machine is in now. The policy is
@@ -111,10 +126,15 @@ pub fn check_image_load(
     memory: &HostMemory<'_>,
     segments: &[PageRange],
 ) -> Result<(), Refused> {
-    if kind == KexecKind::Jump
+    let comes_back = kind == KexecKind::Jump;
+    if (comes_back || policy == Policy::Keep)
         && let Some((segment, private)) = first_on_private(memory, segments)
     {
-        return Err(Refused::JumpSegment { segment, private });
+        return Err(if comes_back {
+            Refused::JumpSegment { segment, private }
+        } else {
+            Refused::KeptSegment { segment, private }
+        });
     }
     match memory.platform() {
         Some(platform)

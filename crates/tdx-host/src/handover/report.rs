@@ -1,7 +1,7 @@
 //! The host's account of a handover: what became of private memory, and what is left that the next
 //! kernel must not touch.
 
-use tdx_abi::{Covered, MAX_PHYS_BITS, Page, PageRange, PhysAddr, walk};
+use tdx_abi::{Covered, MAX_PHYS_BITS, Page, PageRange, PhysAddr, subtract, walk};
 
 use super::memory::HostMemory;
 use super::module::ModuleAnswer;
@@ -9,6 +9,7 @@ use super::policy::{KexecKind, LeftPrivate, NothingToDo, Policy};
 use super::suspects::Suspects;
 use crate::gate::{Closing, GateId};
 use crate::reset::ResetCount;
+use crate::seamcall::SeamcallError;
 
 /// What became of private memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,6 +20,8 @@ pub enum Outcome {
     NothingToDo(NothingToDo),
     /// The host reset nothing, and why.
     LeftPrivate(LeftPrivate),
+    /// [`Policy::Keep`]: what no TD needs was reset, all else is as TDX left it.
+    Kept(ResetCount),
 }
 
 /// Every physical address.
@@ -55,6 +58,10 @@ pub struct HandoverReport {
     /// The answer of the module, if it was asked. Anything but [`ModuleAnswer::Disabled`] under
     /// [`Policy::Module`]: the host fell back to [`Policy::Tracked`].
     pub module: Option<ModuleAnswer>,
+    /// The first VP.FLUSH of [`Policy::Keep`] that failed: the next kernel adopts no TD with a VCPU
+    /// that was not flushed. `None` does not prove that all were: a VCPU that was not named, or one
+    /// that a CPU holds on which the task did not run, is not known here.
+    pub not_flushed: Option<SeamcallError>,
     /// What became of private memory.
     pub outcome: Outcome,
     /// CPUs that spoil the proof, as they were when the reset began.
@@ -161,8 +168,8 @@ impl HandoverReport {
     }
 
     /// What the next kernel must not touch: all that is private or may turn private, PAMTs and
-    /// pages of TDs apart. `memory` is what was handed over. Walks the record and the ledger, which
-    /// a handover leaves as they are.
+    /// pages of TDs apart. `memory` is what was handed over. Walks the record and the ledger, whose
+    /// marks a handover leaves as they are.
     ///
     /// Of the memory of another host, and if the CPUs did not pass its gate, nothing is known: one
     /// leftover then covers every physical address.
@@ -178,7 +185,12 @@ impl HandoverReport {
     /// The same, of what the records of `memory` say.
     fn known_leftovers<'h>(&self, memory: &HostMemory<'h>) -> impl Iterator<Item = Leftover> + use<'h> {
         let left = self.left();
-        let pieces = walk(memory.pamts(), memory.marked()).filter_map(move |piece| Some((piece, left?)));
+        // What a kexec that keeps TDX has reset is clean.
+        let was_reset = matches!(self.outcome, Outcome::Kept(count) if count.left == 0)
+            && self.kind != HandoverKind::Crash
+            && left == Some(LeftoverReason::NotReset);
+        let marked = subtract(memory.marked(), memory.not_of_module().filter(move |_| was_reset));
+        let pieces = walk(memory.pamts(), marked).filter_map(move |piece| Some((piece, left?)));
         let memory = *memory;
         let touched = pieces.flat_map(move |((range, covered), reason)| {
             memory.without_reserved(core::iter::once(range)).map(move |range| Leftover {
@@ -213,7 +225,7 @@ impl HandoverReport {
     fn left(&self) -> Option<LeftoverReason> {
         match self.outcome {
             _ if self.suspects.may_hold_private_lines > 0 => Some(LeftoverReason::CachesNotWrittenBack),
-            Outcome::LeftPrivate(_) => Some(LeftoverReason::NotReset),
+            Outcome::LeftPrivate(_) | Outcome::Kept(_) => Some(LeftoverReason::NotReset),
             // Which of the ranges is not recorded.
             Outcome::Reset(count) if count.left > 0 => Some(LeftoverReason::NotMapped),
             Outcome::Reset(_) | Outcome::NothingToDo(_) => None,

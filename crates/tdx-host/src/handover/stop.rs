@@ -30,10 +30,13 @@ pub unsafe trait StopCpus {
 
     /// Runs the task on this CPU and on every stopped one, in parallel, until each has said
     /// [`Step::Done`]. All effects of the task are visible to the caller on return. The tasks of
-    /// this crate write lines and caches back and make no SEAMCALL.
+    /// this crate write lines and caches back. One makes SEAMCALLs, under
+    /// [`Policy::Keep`](super::Policy::Keep): VP.FLUSH, for which the CPU is in VMX operation.
     ///
     /// A kernel whose stopped CPUs can run nothing any more runs it on this CPU alone: slower, as
-    /// correct.
+    /// correct. Under `Keep` it makes VP.FLUSH on the other CPUs itself, before
+    /// [`Kexec::stop_other_cpus`](super::Kexec::stop_other_cpus), which closes the gate, and enters
+    /// no VCPU after.
     fn run_on_stopped<T: CpuTask<Self::Cpu>>(&self, task: &T);
 }
 

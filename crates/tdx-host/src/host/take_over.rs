@@ -32,9 +32,13 @@ impl<'m> Host<'m> {
 
     /// Makes this the host of a module that an earlier kernel has brought up: records the PAMTs,
     /// publishes a ledger with the table's marks, and the KeyIDs with those in use. Makes no
-    /// SEAMCALL, and no bring-up of this host follows. Then [`TdHost::vacuum`] tears down what the
-    /// earlier kernel has left, and TDs can be built. [`Host::layout`] and [`Host::module`] stay
-    /// `None`.
+    /// SEAMCALL, and no bring-up of this host follows. Then [`TdHost::adopt`] takes TDs over that
+    /// can run, [`TdHost::vacuum`] tears down what else the earlier kernel has left, and TDs can be
+    /// built. [`Host::layout`] and [`Host::module`] stay `None`.
+    ///
+    /// Before it changes what a TD has, the kernel copies what it still needs of the table and
+    /// wipes it ([`TakeoverWriter::new`](crate::takeover::TakeoverWriter::new) on its memory does):
+    /// a crash of this kernel must not leave it to a third one, for which it is out of date.
     ///
     /// After [`Host::detect`] and [`Host::reserve`]. `words` are [`TakeoverTable::claim_words`]
     /// words that nothing else uses; they need not be zero.
@@ -68,7 +72,7 @@ impl<'m> Host<'m> {
         let mut place = self.key_ids.own().ok_or(HostError::AlreadySet)?;
         let made = KeyIds::new(platform.key_ids(), keys).map_err(HostError::from).and_then(|key_ids| {
             for (index, key) in (0..).zip(table.entries()).filter_map(|(index, entry)| Some((index, key_of(&entry)?))) {
-                if !key_ids.mark_in_use(key) {
+                if !key_ids.inherit(key) {
                     return Err(TakeoverError::KeyId { index, key }.into());
                 }
             }

@@ -375,6 +375,13 @@ impl<'m> Ledger<'m> {
         MarkedRanges::new(&self.segments, wanted)
     }
 
+    /// The marked pages that are entered as returned, refused or in flight, whatever SEAMCALLs are
+    /// under way. As maximal ranges, ascending.
+    pub(crate) fn not_of_module(&self) -> MarkedRanges<'_> {
+        fence(Ordering::SeqCst);
+        MarkedRanges::new(&self.segments, Wanted::UnknownToModule)
+    }
+
     /// Number of pages that are not shared.
     pub fn marked_pages(&self) -> u64 {
         self.marked().map(PageRange::pages).sum()
@@ -394,6 +401,12 @@ impl<'m> Ledger<'m> {
     /// The ranges the ledger covers, ascending.
     pub fn ranges(&self) -> impl Iterator<Item = PageRange> + '_ {
         self.segments.iter().map(Segment::range)
+    }
+
+    /// The ranges the ledger covers, each with the words that have the states of its pages: two
+    /// bits for a page, 32 pages in a word, the lowest first.
+    pub(crate) fn leaves(&self) -> impl Iterator<Item = (PageRange, &[AtomicU64])> + '_ {
+        self.segments.iter().map(|segment| (segment.range(), segment.leaf()))
     }
 
     /// Bytes of the caller's memory in use.

@@ -36,6 +36,14 @@ impl Ledger<'_> {
         self.returning.fetch_sub(1, Ordering::AcqRel);
     }
 
+    /// Of every [`Returning`], whose answers may be lost: the module has been asked of each marked
+    /// page since, behind a closed gate that nothing opens again. One that is settled after this
+    /// makes the count wrap, which says too much and never too little.
+    pub(crate) fn settle_all_returning(&self) {
+        // After the transitions that entered the answers, as in `settle_returning`.
+        self.returning.store(0, Ordering::Release);
+    }
+
     /// True if the ledger has the answer of every SEAMCALL that returned pages.
     pub fn is_settled(&self) -> bool {
         fence(Ordering::SeqCst);

@@ -45,7 +45,7 @@ pub enum TakeoverError {
         /// Of the bytes.
         computed: u32,
     },
-    /// An entry that no writer writes.
+    /// An entry that is none: an address that is not aligned or too high, a number that is none.
     #[error("entry {index} of the takeover table is not valid")]
     Entry {
         /// Its index.

@@ -13,14 +13,15 @@
 //!   order, overlaps, ranges outside TDMRs, pages of a TD that no mark covers. Then
 //!   [`TakeoverTable::claim`] finds a page or a KeyID that is named twice, and what no TD has.
 //!
-//! * [`Host::take_over`] makes a host of it, and [`TdHost::vacuum`] tears the old kernel's TDs down
-//!   by ordinary SEAMCALLs: TDX goes on without a new initialization of the module.
+//! * [`Host::take_over`] makes a host of it. [`TdHost::adopt`] takes TDs over that can run, checked
+//!   against what the module says of them, and [`TdHost::vacuum`] tears the others down by ordinary
+//!   SEAMCALLs: TDX goes on without a new initialization of the module.
 //!
-//! No TD is adopted to run on, and no policy of [`crate::handover`] keeps private memory: whoever
-//! writes a table closes the gate, writes every CPU's caches back, and resets nothing.
+//! The old kernel hands over by [`Policy::Keep`](crate::handover::Policy::Keep).
 //!
 //! [`Host::write_takeover`]: crate::Host::write_takeover
 //! [`Host::take_over`]: crate::Host::take_over
+//! [`TdHost::adopt`]: crate::td::TdHost::adopt
 //! [`TdHost::vacuum`]: crate::td::TdHost::vacuum
 //!
 //! # Layout, version 1

@@ -1,6 +1,6 @@
 //! The reader: believes nothing that it has not checked.
 
-use tdx_abi::{KeyId, MAX_TDMRS, PageRange, PageSize, intersect, subtract};
+use tdx_abi::{KeyId, MAX_TDMRS, Page, PageRange, PageSize, intersect, subtract};
 
 use super::entry::Entry;
 use super::write::{TakeoverFacts, follows};
@@ -9,8 +9,9 @@ use crate::crc32c::Crc;
 use crate::ledger::{Ledger, MarkError};
 use crate::sync::{AtomicU64, Ordering};
 
-/// Words of [`TakeoverTable::claim`] for KeyIDs: a bit for each.
-const KEY_ID_WORDS: usize = (1 << 16) / 64;
+/// Words of [`TakeoverTable::claim`] for KeyIDs: a bit for each, and as many again, which the
+/// KeyIDs of [`crate::Host::take_over`] need.
+const KEY_ID_WORDS: usize = 2 * (1 << 16) / 64;
 
 /// A table that was read and whose entries hold to every rule of the layout.
 #[derive(Clone, Copy, Debug)]
@@ -111,6 +112,17 @@ impl<'t> TakeoverTable<'t> {
     /// Of these, pages that the module may not know.
     pub fn unknown_to_module(&self) -> impl Iterator<Item = PageRange> + Clone + use<'t> {
         self.entries().filter_map(|entry| if let Entry::UnknownToModule(range) = entry { Some(range) } else { None })
+    }
+
+    /// VCPUs of a TD: their numbers and their TDVPR pages.
+    pub fn vcpus(&self, of: u32) -> impl Iterator<Item = (u16, Page)> + Clone + use<'t> {
+        // Entries of a kind stand together.
+        let from_first = self.entries().skip_while(|entry| !matches!(entry, Entry::Vcpu { .. }));
+        let all = from_first.map_while(|entry| match entry {
+            Entry::Vcpu { td, vcpu, page } => Some((td, vcpu, page)),
+            _ => None,
+        });
+        all.filter_map(move |(td, vcpu, page)| (td == of).then_some((vcpu, page)))
     }
 
     /// Number of TDs.

@@ -70,16 +70,21 @@ impl<'t> TakeoverWriter<'t> {
     /// Adds an entry, in the order of their kinds.
     ///
     /// # Errors
-    /// [`TakeoverError::TooSmall`], [`TakeoverError::Order`]; the entry is not in the table.
+    /// [`TakeoverError::Entry`] for one that no reader takes, [`TakeoverError::Order`],
+    /// [`TakeoverError::TooSmall`]; the entry is not in the table.
     pub fn entry(&mut self, entry: Entry) -> Result<(), TakeoverError> {
         let index = self.entries;
+        let bytes = entry.to_bytes();
+        if Entry::from_bytes(&bytes) != Some(entry) {
+            return Err(TakeoverError::Entry { index });
+        }
         if !follows(self.last.as_ref(), &entry) {
             return Err(TakeoverError::Order { index });
         }
         let at = usize::try_from(index).ok().and_then(|index| index.checked_mul(ENTRY));
         let place = at.and_then(|at| self.room.get_mut(at..)).and_then(<[u8]>::first_chunk_mut::<ENTRY>);
         let place = place.ok_or(TakeoverError::TooSmall { given: self.given, entries: index + 1 })?;
-        *place = entry.to_bytes();
+        *place = bytes;
         self.crc = self.crc.add(place);
         self.entries += 1;
         self.last = Some(entry);

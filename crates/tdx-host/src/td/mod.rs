@@ -56,6 +56,7 @@
 //! assert_eq!((ledger.marked_pages(), ledger.leaked_pages()), (0, 0));
 //! ```
 
+mod adopt;
 mod build;
 mod dynamic;
 mod error;
@@ -73,6 +74,7 @@ use crate::key_ids::KeyLease;
 use crate::sync::{AtomicU64, Ordering};
 
 pub use crate::td_host::TdHost;
+pub use adopt::{AdoptError, VcpuHost};
 pub use build::{Building, Created, Keyed, Runnable, TDCS_PAGES};
 pub use dynamic::Promoted;
 pub use error::{Failed, PageError, TdCause};

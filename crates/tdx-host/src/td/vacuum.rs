@@ -25,7 +25,7 @@ pub struct Vacuumed {
     pub tds: u64,
     /// 4 KiB pages that were given back, clean.
     pub pages: u64,
-    /// 4 KiB pages that stay marked: the next handover resets them.
+    /// 4 KiB pages that stay marked, those of adopted TDs among them.
     pub left: u64,
     /// The first call that failed.
     pub error: Option<TdCause>,
@@ -35,6 +35,7 @@ pub struct Vacuumed {
 struct Vacuum<'h, 'w, K, B> {
     host: TdHost<'h>,
     cpus: &'w K,
+    adopted: &'w [Page],
     back: B,
     done: Vacuumed,
 }
@@ -44,8 +45,14 @@ impl<'h> TdHost<'h> {
     /// clean; so are pages that are marked and not the module's. Afterwards the module has no TD
     /// but those that a failed call has left.
     ///
+    /// Before the call, the caller names the TDs that it has not adopted as
+    /// [`TdState::Dying`](crate::takeover::TdState::Dying) in every takeover table that a crash
+    /// would write: after a VP.FLUSH the module cannot tell that the state of a VCPU was lost, and
+    /// the next kernel would adopt its TD. Nothing here does that.
+    ///
     /// `keys` are the KeyIDs by TDR, of [`Entry::Td`](crate::takeover::Entry::Td): they are free
-    /// when their TD is gone. `back` gets each page.
+    /// when their TD is gone. The TDs with the TDRs `adopted` ([`TdHost::adopt`]) stay, with their
+    /// pages. `back` gets each page.
     ///
     /// # SEAMCALL
     /// PHYMEM.PAGE.RDMD for each marked page of the host; VP.FLUSH on every CPU for each VCPU that
@@ -53,15 +60,20 @@ impl<'h> TdHost<'h> {
     /// PHYMEM.PAGE.RECLAIM for each TD. No VCPU runs.
     ///
     /// # Safety
-    /// Nobody has a TD, a VCPU or a page token of this host: after
-    /// [`Host::take_over`](crate::Host::take_over), before the first TD.
+    /// Nobody has the token of a marked page of this host
+    /// ([`InFlightPage`](crate::page::InFlightPage), [`ReturnedPage`](crate::page::ReturnedPage)),
+    /// nor a TD or a VCPU but those of the TDs in `adopted`, of which no call is under way. Nobody
+    /// makes one until it returns, `back` included: after
+    /// [`Host::take_over`](crate::Host::take_over), before the first new TD. `keys` names no KeyID
+    /// but those of the table.
     pub unsafe fn vacuum<K: Cpus>(
         self,
         cpus: &K,
         keys: &(impl Iterator<Item = (Page, KeyId)> + Clone),
+        adopted: &[Page],
         back: impl FnMut(SharedPage<'h>),
     ) -> Vacuumed {
-        let mut vacuum = Vacuum { host: self, cpus, back, done: Vacuumed::default() };
+        let mut vacuum = Vacuum { host: self, cpus, adopted, back, done: Vacuumed::default() };
         vacuum.settle();
         let mut failed = ArrayVec::new();
         while vacuum.one_walk(keys, &mut failed) {}
@@ -180,6 +192,9 @@ impl<'h, K: Cpus, B: FnMut(SharedPage<'h>)> Vacuum<'h, '_, K, B> {
     ) -> bool {
         let mut tds: ArrayVec<Page, TDS_A_WALK> = ArrayVec::new();
         self.walk(|vacuum, page, held| {
+            if held.tdr.is_some_and(|tdr| vacuum.adopted.contains(&tdr)) || vacuum.adopted.contains(&page) {
+                return;
+            }
             if held.page_type == PamtPageType::TDVPR {
                 let error = FirstError::default();
                 vacuum.cpus.run_on_all(&FlushVcpus { vcpus: &[page], error: &error });
@@ -207,7 +222,7 @@ impl<'h, K: Cpus, B: FnMut(SharedPage<'h>)> Vacuum<'h, '_, K, B> {
         tds.retain(|tdr| {
             let is_free = self.call(Leaf::MNG_KEY_FREEID, *tdr, failed);
             if is_free && let Some((_, key)) = keys.clone().find(|(td, _)| td == tdr) {
-                host.key_ids.mark_free(key);
+                host.key_ids.free_inherited(key);
             }
             is_free
         });

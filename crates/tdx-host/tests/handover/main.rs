@@ -6,6 +6,7 @@
 
 mod crash;
 mod explain;
+mod keep;
 mod kexec;
 mod leftovers;
 mod module;

@@ -5,7 +5,7 @@ use crate::promise::{self, Mark as _};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicU64;
-use tdx_abi::{LineRange, Page, PageRange, Registers, Status, TdxFeatures0};
+use tdx_abi::{LineRange, Page, PageRange, PamtPageType, PhysAddr, Registers, Status, TdxFeatures0};
 use tdx_host::Host;
 use tdx_host::gate::{CpuGate, GateHandle};
 use tdx_host::handover::{
@@ -34,6 +34,9 @@ pub(crate) struct World {
     pub(crate) ledger: Option<Ledger<'static>>,
     events: RefCell<Vec<(u32, Event)>>,
     answers: RefCell<VecDeque<Status>>,
+    /// Pages of which PHYMEM.PAGE.RDMD says that the module has them, each for itself; of all
+    /// others that it does not.
+    held: PageRange,
     /// CPUs that ignore every request to stop.
     pub(crate) stuck: Vec<u32>,
     pub(crate) resumed: RefCell<bool>,
@@ -71,6 +74,7 @@ impl World {
             ledger: None,
             events: RefCell::default(),
             answers: RefCell::default(),
+            held: PageRange::default(),
             stuck: Vec::new(),
             resumed: RefCell::new(false),
         }
@@ -93,6 +97,11 @@ impl World {
     pub(crate) fn answering(self, statuses: impl IntoIterator<Item = Status>) -> Self {
         self.answers.borrow_mut().extend(statuses);
         self
+    }
+
+    /// Pages that the module has.
+    pub(crate) fn holding(self, held: PageRange) -> Self {
+        Self { held, ..self }
     }
 
     /// Memory that is never touched.
@@ -191,7 +200,13 @@ unsafe impl Seamcall for TestCpu<'_> {
     unsafe fn seamcall(&self, registers: Registers) -> Registers {
         self.push(Event::Seamcall(registers.leaf_call().leaf()));
         let status = self.world.answers.borrow_mut().pop_front().unwrap_or(Status::SUCCESS);
-        Registers { rax: status.raw(), ..registers }
+        let answer = Registers { rax: status.raw(), ..registers };
+        if registers.leaf_call().leaf() != tdx_abi::Leaf::PHYMEM_PAGE_RDMD {
+            return answer;
+        }
+        let is_held = self.world.held.contains(PhysAddr::new(registers.rcx).page());
+        let kind = if is_held { PamtPageType::REG } else { PamtPageType::NDA };
+        Registers { rcx: kind.0.into(), r8: 0, ..answer }
     }
 }
 

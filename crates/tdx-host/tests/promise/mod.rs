@@ -9,17 +9,16 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use tdx_abi::{Page, PageRange, PageSize, Registers};
+use tdx_host::Host;
 use tdx_host::follow::{Moved, Moves, NotFollowed, PageRefs};
 use tdx_host::gate::{CpuGate, CpuSlot, GateHandle};
 use tdx_host::handover::{HandoverReport, HostMemory, Kexec, StopCpus, WrittenBack};
 use tdx_host::host::HostError;
-use tdx_host::key_ids::KeyIds;
 use tdx_host::ledger::{Ledger, MarkError};
 use tdx_host::page::{CleanPage, InFlightPage, PrivatePage, ReturnedPage, SharedPage, TakeError, TokenError};
 use tdx_host::platform::{Cpu, CpuId, LineReset, OwnedPages, TdxPlatform};
 use tdx_host::reset::{ParallelReset, ResetCount};
 use tdx_host::seamcall::SeamcallError;
-use tdx_host::{Host, td::TdHost};
 
 pub(crate) fn owned(range: PageRange) -> OwnedPages {
     // SAFETY: no memory of the test.
@@ -68,11 +67,6 @@ pub(crate) fn with_ledger<'h>(memory: HostMemory<'h>, ledger: Option<&'h Ledger<
 pub(crate) fn with_gate<'h>(memory: HostMemory<'h>, gate: GateHandle<'h>) -> HostMemory<'h> {
     // SAFETY: no memory of the test.
     unsafe { memory.with_gate(gate) }
-}
-
-pub(crate) fn td_host<'h>(platform: &'h TdxPlatform, ledger: &'h Ledger<'h>, key_ids: &'h KeyIds<'h>) -> TdHost<'h> {
-    // SAFETY: no memory of the test.
-    unsafe { TdHost::new(platform, ledger, key_ids) }
 }
 
 pub(crate) fn reset_ranges<R: LineReset + ?Sized>(cpu: &R, ranges: impl IntoIterator<Item = PageRange>) -> ResetCount {

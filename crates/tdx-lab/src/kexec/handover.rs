@@ -1,9 +1,9 @@
 //! The handover of the first kernel: kexec or crash, and the host's own account of it.
 
 use first_kernel::{AnyPolicy, Comparison, HandedOutcome, NotHandedOver};
-use tdx_abi::subtract;
+use tdx_abi::{Page, subtract};
 use tdx_host::handover::{
-    HandoverKind, HostMemory, LeftoverKind, LeftoverReason, ModuleAnswer, NothingToDo, Outcome, Policy,
+    HandoverKind, HostMemory, LeftoverKind, LeftoverReason, ModuleAnswer, NothingToDo, Outcome, Policy, Suspects,
 };
 
 use crate::{
@@ -23,13 +23,22 @@ pub(super) struct Handed {
     pub(super) table: Option<Vec<u8>>,
     /// The next kernel starts.
     pub(super) jumps: bool,
+    /// CPUs that the handover does not answer for.
+    pub(super) suspects: Suspects,
 }
 
 /// An orderly kexec.
-pub(super) fn kexec(kernel: &LabKernel<'_>, host: &Host, policy: AnyPolicy, memory: HostMemory<'_>) -> Handed {
+/// `vcpus` are flushed if the policy keeps TDX.
+pub(super) fn kexec(
+    kernel: &LabKernel<'_>,
+    host: &Host,
+    policy: AnyPolicy,
+    memory: HostMemory<'_>,
+    vcpus: &[Page],
+) -> Handed {
     let images = images::pages(host);
     let usable = host.memory().iter().map(|piece| piece.range);
-    match promise::kexec(policy, kernel, memory, subtract(usable, [images])) {
+    match promise::kexec(policy, kernel, memory, vcpus, &[images], subtract(usable, [images])) {
         Ok(done) => handed(&done),
         Err(not) => Handed {
             summary: HandoverSummary {
@@ -45,6 +54,7 @@ pub(super) fn kexec(kernel: &LabKernel<'_>, host: &Host, policy: AnyPolicy, memo
             uncleaned: Vec::new(),
             table: None,
             jumps: false,
+            suspects: Suspects::default(),
         },
     }
 }
@@ -62,7 +72,8 @@ fn handed(done: &first_kernel::Handed<'_>) -> Handed {
     let mut table = vec![0; TABLE_BYTES];
     let written = done.write_table(&mut table).map_or(0, |written| written.bytes);
     table.truncate(written);
-    Handed { summary: summary(done), uncleaned: uncleaned.collect(), table: Some(table), jumps: true }
+    let (summary, suspects) = (summary(done), done.suspects().clone());
+    Handed { summary, uncleaned: uncleaned.collect(), table: Some(table), jumps: true, suspects }
 }
 
 const fn leftover_kind(kind: LeftoverKind) -> &'static str {
@@ -85,6 +96,7 @@ fn summary(done: &first_kernel::Handed<'_>) -> HandoverSummary {
     let (outcome, why) = match done.outcome() {
         HandedOutcome::Product(Outcome::Reset(_)) => ("reset", was_reset(done)),
         HandedOutcome::Product(Outcome::NothingToDo(reason)) => ("nothing-to-do", nothing_to_do(reason)),
+        HandedOutcome::Product(Outcome::Kept(_)) => ("kept", "TDX and its TDs are left to the next kernel"),
         HandedOutcome::Left(Comparison::ModuleOnly) => ("left-private", "what the module does not clear stays"),
         HandedOutcome::Left(_) => ("left-private", "the policy is to reset nothing"),
         HandedOutcome::Product(Outcome::LeftPrivate(_)) => {
@@ -92,10 +104,11 @@ fn summary(done: &first_kernel::Handed<'_>) -> HandoverSummary {
         }
     };
     let (lines, ranges) = match done.outcome() {
-        HandedOutcome::Product(Outcome::Reset(count)) => (count.lines, count.ranges),
+        HandedOutcome::Product(Outcome::Reset(count) | Outcome::Kept(count)) => (count.lines, count.ranges),
         _ => (0, 0),
     };
-    let module = done.module().map(|answer| answer.to_string());
+    let not_flushed = done.not_flushed().map(|error| format!("a VCPU was not flushed: {error}"));
+    let module = done.module().map(|answer| answer.to_string()).or(not_flushed);
     HandoverSummary { outcome, why: why.to_owned(), module, lines, ranges }
 }
 

@@ -4,6 +4,7 @@
 
 mod bring_up;
 mod handover;
+pub mod keep;
 mod kernel_log;
 mod lines;
 mod next_kernel;
@@ -14,6 +15,7 @@ use tdx_abi::{Leaf, PageRange};
 use tdx_host::{
     handover::{LeftoverTable, OldMemory},
     ledger::Ledger,
+    takeover::WrittenBy,
     td::TdHost,
 };
 use tdx_machine::{CpuId, PartialStore};
@@ -22,7 +24,7 @@ use bring_up::{Plan, bring_up, bringup_report};
 use handover::{Handed, reset_report};
 use lines::PrivateMap;
 use next_kernel::Footprint;
-pub use scenario::{Hole, KexecOptions};
+pub use scenario::{Hole, KexecOptions, Next};
 
 use crate::{
     platform::{Instant, Lab, LabError, LabKernel},
@@ -53,6 +55,9 @@ pub fn run(host: &Host, options: KexecOptions, progress: &dyn Progress) -> Resul
         return Err(LabError::Scenario(
             "the hole `returned` is about a page of a TD: ask for one TD at least".to_owned(),
         ));
+    }
+    if options.keeps() && matches!(options.hole, Some(Hole::BringUp | Hole::DeadModule)) {
+        return Err(LabError::Scenario("policy `keep` needs a TDX module that is up and alive".to_owned()));
     }
     let lab = Lab::with_module(host, options.module(), progress)?;
     let mut words = Vec::new();
@@ -92,20 +97,34 @@ pub fn run(host: &Host, options: KexecOptions, progress: &dyn Progress) -> Resul
     let map = lab.ask(|machine| PrivateMap::of(machine, &tdmrs));
     let private_before = map.count();
     let ledger_report = tdx.ledger().map(ledger_report);
-    let stray_lines = if options.crash { stray_stores(&lab, &map)? } else { Vec::new() };
+    // A module that meets poison dies, and its TDs with it: this panic has another reason.
+    let stray_lines = if options.crash && !options.keeps() { stray_stores(&lab, &map)? } else { Vec::new() };
+    if options.keeps() {
+        keep::write_words(&kernel.this_cpu(), &tds)?;
+    }
 
     let stored = lab.ask(|machine| machine.counters().lines_direct_stored);
-    let Handed { summary, uncleaned, table, jumps } = if options.crash {
+    let Handed { summary, uncleaned, table, jumps, suspects } = if options.crash {
         handover::crash(&kernel, options.policy, tdx.memory())
     } else {
-        handover::kexec(&kernel, host, options.policy, tdx.memory())
+        handover::kexec(&kernel, host, options.policy, tdx.memory(), &keep::vcpus(&tds))
     };
     lab.check()?;
+    let mut record = if options.keeps() && ready && jumps {
+        let by = if options.crash { WrittenBy::Crash } else { WrittenBy::Kexec };
+        Some(keep::record(&lab, &tdx, by, &suspects, tds.iter().filter_map(LabTd::kept))?)
+    } else {
+        None
+    };
     if jumps {
         lab.act(tdx_machine::Machine::kexec_boundary);
     }
     let reset = reset_report(&lab, stored);
     let footprint = if options.crash { Footprint::vmcore(host, crash_kernel) } else { Footprint::everything(host) };
+    let footprint = match &record {
+        Some(record) => footprint.without(&keep::reserved(record)?),
+        None => footprint,
+    };
     let heeding = table.as_deref().map(|table| heed(&lab, table, &footprint, &map)).transpose()?;
     let next_kernel = jumps.then(|| lab.act(|machine| next_kernel::run(machine, &footprint, &map)));
     let mut next_kernel = next_kernel.transpose().map_err(LabError::Refused)?;
@@ -113,10 +132,18 @@ pub fn run(host: &Host, options: KexecOptions, progress: &dyn Progress) -> Resul
         check.explained = tdx.explain(check.address.0).to_string();
     }
     let verdict = Verdict::over(next_kernel.as_ref());
+    let kept = match &mut record {
+        Some(record) if verdict == Verdict::Clean => {
+            Some(keep::take_over(&lab.ask(Clone::clone), host, record, options.next(), &tds)?)
+        }
+        _ => None,
+    };
+    let verdict = verdict.with_kept(kept.as_ref());
     if let Some(next) = &mut next_kernel
         && verdict == Verdict::Clean
         && ready
         && !options.crash
+        && kept.is_none()
     {
         next.tdx = Some(tdx_again(&lab, host, options)?);
     }
@@ -144,6 +171,7 @@ pub fn run(host: &Host, options: KexecOptions, progress: &dyn Progress) -> Resul
         leftover_table: heeding,
         reset,
         next_kernel,
+        kept,
         limits: LIMITS,
     })
 }
@@ -159,7 +187,10 @@ fn run_tds<'h>(
     let Some(pool) = pool(host.ledger(), kernel, options.tds) else {
         return Err(LabError::Scenario(format!("no TDMR has room for the pages of {} TDs", options.tds)));
     };
-    let hypervisor = Hypervisor::new(lab, kernel, host, pool);
+    let mut hypervisor = Hypervisor::new(lab, kernel, host, pool);
+    if options.keeps() {
+        hypervisor = hypervisor.of_debug_tds();
+    }
     let mut tds = Vec::new();
     for number in 0..options.tds {
         tds.push(hypervisor.live(number, TdPhase::of(number)).map_err(LabError::scenario)?);

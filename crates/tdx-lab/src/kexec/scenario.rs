@@ -2,6 +2,7 @@
 //! it.
 
 use first_kernel::AnyPolicy;
+use tdx_host::handover::Policy;
 use tdx_machine::ModuleProfile;
 use tdx_operator::layout::LayoutName;
 
@@ -45,6 +46,26 @@ impl Hole {
     }
 }
 
+/// What the next kernel does with the TDs that policy `keep` leaves it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Next {
+    /// Adopts those that can run, and runs them; tears the others down.
+    #[default]
+    Run,
+    /// Tears all of them down.
+    Vacuum,
+}
+
+impl Next {
+    /// Its name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Run => "run",
+            Self::Vacuum => "vacuum",
+        }
+    }
+}
+
 /// What is asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct KexecOptions {
@@ -58,6 +79,9 @@ pub struct KexecOptions {
     pub hole: Option<Hole>,
     /// The first kernel panics, and a crash kernel takes over.
     pub crash: bool,
+    /// What the next kernel does with the TDs that policy `keep` leaves it. `None`: a crash kernel
+    /// tears them down, any other runs them.
+    pub next: Option<Next>,
 }
 
 impl KexecOptions {
@@ -68,6 +92,16 @@ impl KexecOptions {
             None | Some(Hole::BringUp) => 0,
             Some(_) => 3,
         }
+    }
+
+    /// The policy leaves TDX and its TDs to the next kernel.
+    pub(super) fn keeps(self) -> bool {
+        self.policy == AnyPolicy::Product(Policy::Keep)
+    }
+
+    /// What the next kernel does with them.
+    pub(super) fn next(self) -> Next {
+        self.next.unwrap_or(if self.crash { Next::Vacuum } else { Next::Run })
     }
 
     /// The module that the emulator loads: one that has TDH.SYS.DISABLE wherever that is what the

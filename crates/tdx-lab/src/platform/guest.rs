@@ -1,6 +1,8 @@
 //! What a guest does the next time one of its VCPUs is entered: VP.ENTER returns to the host when
 //! all of it is done and an interrupt has taken the VCPU out. A guest runs no code here.
 
+use std::sync::atomic::Ordering;
+
 use tdx_abi::{PageSize, Status};
 use tdx_machine::{CpuId, GuestOutcome};
 
@@ -28,9 +30,15 @@ impl Lab<'_> {
         lock(&self.guest).clone()
     }
 
+    /// Acts that the guest which was entered last has done: fewer than it was to do if it faulted.
+    pub fn guest_did(&self) -> usize {
+        self.guest_did.load(Ordering::Relaxed)
+    }
+
     /// The VCPU on this CPU acts until it is done or faults, and leaves. Gives RAX of VP.ENTER.
     pub fn run_guest(&self, cpu: CpuId) -> Status {
         let acts = std::mem::take(&mut *lock(&self.guest));
+        self.guest_did.store(0, Ordering::Relaxed);
         for act in acts {
             let outcome = self.try_act(|machine| {
                 let outcome = match act {
@@ -43,6 +51,7 @@ impl Lab<'_> {
             if !matches!(outcome, Some(GuestOutcome::Done | GuestOutcome::AlreadyAccepted)) {
                 break;
             }
+            self.guest_did.fetch_add(1, Ordering::Relaxed);
         }
         self.try_act(|machine| machine.leave_vcpu(cpu))
     }

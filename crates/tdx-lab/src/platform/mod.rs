@@ -18,7 +18,7 @@ pub mod promise;
 
 use std::sync::{
     Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use tdx_abi::{Leaf, PageRange, PhysAddr, Registers, subtract};
@@ -71,6 +71,7 @@ pub struct Lab<'p> {
     slots: Box<[CpuSlot]>,
     freezer: freeze::Freezer,
     guest: Mutex<Vec<GuestAct>>,
+    guest_did: AtomicUsize,
     unmapped: Mutex<Vec<PageRange>>,
     watcher: &'p dyn Watcher,
 }
@@ -133,6 +134,7 @@ impl<'p> Lab<'p> {
             slots,
             freezer: freeze::Freezer::default(),
             guest: Mutex::default(),
+            guest_did: AtomicUsize::new(0),
             unmapped: Mutex::default(),
             machine: Mutex::new(machine),
             refused: Mutex::new(None),

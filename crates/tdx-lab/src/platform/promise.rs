@@ -23,7 +23,7 @@ use tdx_host::{
     reset::reset_ranges,
     seamcall::{SeamcallError, call_unchecked},
     takeover::TakeoverTable,
-    td::{TdHost, Vacuumed},
+    td::{AdoptError, Runnable, Td, TdHost, Vacuumed, VcpuHost},
 };
 
 /// Pages that a kernel of the machine has set aside.
@@ -210,7 +210,8 @@ pub fn reset_alone<C: Cpu>(cpu: &C, ranges: impl IntoIterator<Item = PageRange>)
     unsafe { reset_ranges(cpu, ranges) };
 }
 
-/// The kexec of a first kernel, of which `all_memory` (ascending) may be overwritten.
+/// The kexec of a first kernel, of which `all_memory` (ascending) may be overwritten; `vcpus` are
+/// flushed if it keeps TDX, and `image` is where the next kernel goes.
 ///
 /// # Errors
 /// As [`first_kernel::kexec`].
@@ -218,10 +219,12 @@ pub fn kexec<'h, P: StopCpus>(
     policy: AnyPolicy,
     cpus: &P,
     memory: HostMemory<'h>,
+    vcpus: &[Page],
+    image: &[PageRange],
     all_memory: impl IntoIterator<Item = PageRange, IntoIter: Clone + Sync>,
 ) -> Result<Handed<'h>, NotHandedOver> {
     // SAFETY: memory of the software machine.
-    unsafe { first_kernel::kexec(policy, cpus, memory, all_memory) }
+    unsafe { first_kernel::kexec(policy, cpus, memory, vcpus, image, all_memory) }
 }
 
 /// A kernel of the machine takes over the TDX module that another has left.
@@ -242,8 +245,18 @@ pub fn vacuum<'h, K: Cpus>(
     tds: TdHost<'h>,
     cpus: &K,
     keys: &(impl Iterator<Item = (Page, KeyId)> + Clone),
+    adopted: &[Page],
     back: impl FnMut(SharedPage<'h>),
 ) -> Vacuumed {
     // SAFETY: memory of the software machine.
-    unsafe { tds.vacuum(cpus, keys, back) }
+    unsafe { tds.vacuum(cpus, keys, adopted, back) }
+}
+
+/// Makes a VCPU of an adopted TD this kernel's. As [`Td::resume_vcpu`].
+///
+/// # Errors
+/// As [`Td::resume_vcpu`].
+pub fn resume_vcpu<C: Cpu>(td: &Td<'_, Runnable>, cpu: &C, vcpu: Page, host: &VcpuHost) -> Result<u64, AdoptError> {
+    // SAFETY: memory of the software machine.
+    unsafe { td.resume_vcpu(cpu, vcpu, host) }
 }

@@ -54,6 +54,7 @@ impl Custody {
     }
 
     fn mark(&self, pages: PageRange, held: bool) {
+        let pages = pages.intersection(self.range);
         for page in pages.start().index()..pages.end().index() {
             let index = page - self.range.start().index();
             if let Some(word) = self.held.get((index / 64) as usize) {
@@ -73,9 +74,12 @@ impl Custody {
         Some(page)
     }
 
+    /// A page of an adopted TD, which is not of the pool, is free and not handed out again.
     pub(super) fn put(&self, pages: PageRange, size: PageSize) {
         self.mark(pages, false);
-        lock(&self.pool).put(pages.start(), size);
+        if self.range.contains(pages.start()) {
+            lock(&self.pool).put(pages.start(), size);
+        }
     }
 }
 

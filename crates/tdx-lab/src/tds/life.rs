@@ -3,9 +3,7 @@
 
 use std::cell::RefCell;
 
-use first_kernel::{
-    Backend, GuestMap, Hypervisor as Moves, Move, Slot, StepError, Stuck, TdPhase, guest_page, td_params,
-};
+use first_kernel::{Backend, GuestMap, Hypervisor as Moves, Move, Slot, StepError, Stuck, TdPhase, guest_page};
 use tdx_abi::{Leaf, Page, PageSize, PhysAddr, Registers};
 use tdx_host::{
     ledger::Ledger,
@@ -33,6 +31,7 @@ struct LifeKernel<'k, 'h> {
     cpus: LabCpus<'k>,
     ledger: &'h Ledger<'h>,
     pool: RefCell<Pool>,
+    debug: bool,
 }
 
 impl<'k, 'h> Backend<'h> for LifeKernel<'k, 'h> {
@@ -60,7 +59,7 @@ impl<'k, 'h> Backend<'h> for LifeKernel<'k, 'h> {
     }
 
     fn write_params(&self) {
-        self.lab.write_shared(PARAMS, &td_params());
+        self.lab.write_shared(PARAMS, &super::params(self.debug));
     }
 
     fn source(&self) -> PhysAddr {
@@ -86,7 +85,14 @@ impl<'k, 'h> Hypervisor<'k, 'h> {
     /// On this kernel, with the pages of this pool.
     pub fn new(lab: &'k Lab<'k>, kernel: &LabKernel<'k>, tds: TdHost<'h>, pool: Pool) -> Self {
         let (cpus, pool) = (kernel.cpus().clone(), RefCell::new(pool));
-        Self { kernel: LifeKernel { lab, cpus, ledger: tds.ledger(), pool }, tds }
+        Self { kernel: LifeKernel { lab, cpus, ledger: tds.ledger(), pool, debug: false }, tds }
+    }
+
+    /// Of debug TDs, whose memory the host can write and read.
+    #[must_use]
+    pub fn of_debug_tds(mut self) -> Self {
+        self.kernel.debug = true;
+        self
     }
 
     /// Brings a TD to its phase.

@@ -6,7 +6,7 @@ mod life;
 mod memory;
 mod world;
 
-use first_kernel::{Slot, StepError, TdPhase};
+use first_kernel::{KeptTd, Slot, StepError, TdPhase};
 use tdx_abi::{KeyId, Page, PhysAddr};
 
 pub use custody::Custody;
@@ -32,6 +32,21 @@ pub struct LabTd<'h> {
 }
 
 impl LabTd<'_> {
+    /// Its number, from 0.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// It was finalized and is not being torn down.
+    pub fn runs(&self) -> bool {
+        matches!(self.held, Slot::Runnable(..))
+    }
+
+    /// For the takeover table.
+    pub fn kept(&self) -> Option<KeptTd> {
+        self.held.kept()
+    }
+
     /// For the report.
     pub fn report(&self) -> TdReport {
         TdReport {
@@ -59,3 +74,14 @@ pub struct TdsError {
 const PARAMS: PhysAddr = PhysAddr::new(16 << 20);
 /// What is copied into measured guest pages.
 const SOURCE: PhysAddr = PhysAddr::new(17 << 20);
+
+/// TD_PARAMS. The memory of a debug TD can be written and read by its host.
+fn params(debug: bool) -> [u8; 1024] {
+    const ATTRIBUTES: usize = 0;
+    const DEBUG: u8 = 1;
+    let mut params = first_kernel::td_params();
+    if debug {
+        params[ATTRIBUTES] = DEBUG;
+    }
+    params
+}

@@ -5,7 +5,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use first_kernel::{Backend, GuestMap, Hypervisor, Move, Slot, StepError, guest_page, td_params};
+use first_kernel::{Backend, GuestMap, Hypervisor, Move, Slot, StepError, guest_page};
 use tdx_abi::{Leaf, Page, PageRange, PageSize, PhysAddr, Registers};
 use tdx_host::{
     dynamic_pamt::{DynamicPamt, Pair},
@@ -47,7 +47,15 @@ impl<'w, 'h> World<'w, 'h> {
         slots: usize,
     ) -> Self {
         let last_large = Cell::new(None);
-        Self::in_kernel(WorldKernel { lab, cpus, ledger: tds.ledger(), pamt, custody, params, last_large }, tds, slots)
+        let (ledger, debug) = (tds.ledger(), false);
+        Self::in_kernel(WorldKernel { lab, cpus, ledger, pamt, custody, params, debug, last_large }, tds, slots)
+    }
+
+    /// Of debug TDs, whose memory the host can write and read.
+    #[must_use]
+    pub fn of_debug_tds(mut self) -> Self {
+        self.kernel.debug = true;
+        self
     }
 
     fn in_kernel(kernel: WorldKernel<'w, 'h>, tds: TdHost<'h>, slots: usize) -> Self {
@@ -146,6 +154,7 @@ struct WorldKernel<'w, 'h> {
     /// Where TD_PARAMS stand while a TD is initialized; the page behind is copied into measured
     /// pages.
     params: PhysAddr,
+    debug: bool,
     /// The 2 MiB page that was handed out last.
     last_large: Cell<Option<Page>>,
 }
@@ -255,7 +264,7 @@ impl<'w, 'h> Backend<'h> for WorldKernel<'w, 'h> {
     }
 
     fn write_params(&self) {
-        self.lab.write_shared(self.params, &td_params());
+        self.lab.write_shared(self.params, &super::params(self.debug));
     }
 
     fn source(&self) -> PhysAddr {
