@@ -3,7 +3,9 @@
 //!
 //! Peers: `roaring`, `rangemap`, a mutexed `BTreeSet`, and a flat atomic bitmap of one bit a page.
 //! The first three allocate and need a lock, so none of them could be used on a crash path; they
-//! are here for the figures. Rounds interleave the peers.
+//! are here for the figures. A bare table of two bits a page is the floor of the ledger: the same
+//! four transitions, each checked by a compare-exchange, and nothing else. Rounds interleave the
+//! peers.
 //!
 //! Output: a table, and JSON in `target/bench/ledger.json`.
 
@@ -21,7 +23,7 @@ use tdx_abi::{Page, PageRange};
 use tdx_host::ledger::Ledger;
 
 const TIB_PAGES: u64 = 1 << 28;
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 31;
 
 fn page_range(page: u64, count: u64) -> PageRange {
     PageRange::new(Page::new(page), Page::new(page + count))
@@ -64,6 +66,36 @@ impl Marks for Flat {
 
     fn unmark(&self, page: u64) {
         self.0[(page / 64) as usize].fetch_and(!(1 << (page % 64)), Ordering::SeqCst);
+    }
+}
+
+/// Two bits for each page, as the ledger has them, without a summary, ranges or errors.
+struct Bare(Vec<AtomicU64>);
+
+impl Bare {
+    fn transition(&self, page: u64, from: u64, to: u64) {
+        let (word, shift) = (&self.0[(page / 32) as usize], 2 * (page % 32));
+        let mut seen = word.load(Ordering::Relaxed);
+        loop {
+            assert_eq!(seen >> shift & 0b11, from);
+            let next = seen & !(0b11 << shift) | to << shift;
+            match word.compare_exchange_weak(seen, next, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => seen = now,
+            }
+        }
+    }
+}
+
+impl Marks for Bare {
+    fn mark(&self, page: u64) {
+        self.transition(page, 0b00, 0b11);
+        self.transition(page, 0b11, 0b01);
+    }
+
+    fn unmark(&self, page: u64) {
+        self.transition(page, 0b01, 0b10);
+        self.transition(page, 0b10, 0b00);
     }
 }
 
@@ -144,8 +176,10 @@ fn marks(report: &mut Report) {
     let tree = Mutex::new(BTreeSet::new());
     let roaring = Mutex::new(roaring::RoaringBitmap::new());
     let ranges = Mutex::new(rangemap::RangeSet::new());
-    let peers: [(&str, &dyn Marks); 5] = [
+    let bare = Bare((0..TIB_PAGES / 32).map(|_| AtomicU64::new(0)).collect());
+    let peers: [(&str, &dyn Marks); 6] = [
         ("ledger", &ledger),
+        ("bare table, 4 transitions", &bare),
         ("flat atomic bitmap", &flat),
         ("mutexed BTreeSet", &tree),
         ("mutexed roaring", &roaring),
@@ -159,7 +193,7 @@ fn marks(report: &mut Report) {
             let mut samples = vec![Vec::new(); peers.len()];
             for _ in 0..ROUNDS {
                 for (sample, (_, peer)) in samples.iter_mut().zip(peers) {
-                    sample.push(mark_and_unmark(peer, threads, 200_000, place));
+                    sample.push(mark_and_unmark(peer, threads, 40_000, place));
                 }
             }
             let medians: Vec<f64> = samples.into_iter().map(median).collect();

@@ -5,6 +5,20 @@ pub(crate) use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, 
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
+/// A sequentially consistent fence for code whose last access to memory was a read-modify-write
+/// that succeeded. On x86 that is a locked instruction, which is a full barrier by itself (Intel
+/// SDM volume 3, 9.2.2: loads and stores are not reordered with it), so nothing but the compiler
+/// must be told: MFENCE would cost as much as the transition. Elsewhere, and where a model of
+/// memory looks (loom, Miri), it is the fence.
+#[inline]
+pub(crate) fn fence_after_rmw() {
+    if cfg!(all(target_arch = "x86_64", not(loom), not(miri))) {
+        core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
+    } else {
+        fence(Ordering::SeqCst);
+    }
+}
+
 #[cfg(loom)]
 pub(crate) use loom::cell::UnsafeCell;
 

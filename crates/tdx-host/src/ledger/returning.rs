@@ -2,7 +2,7 @@
 //! entered stays counted.
 
 use super::Ledger;
-use crate::sync::{Ordering, fence};
+use crate::sync::{Ordering, fence, fence_after_rmw};
 
 /// A SEAMCALL may have returned pages that the ledger still shows as private. Made before the call,
 /// [settled](Self::settled) when its answer is in the ledger, or when it failed.
@@ -25,7 +25,7 @@ impl Ledger<'_> {
     /// MEM.PAGE.RELOCATE, MEM.PAGE.PROMOTE, PHYMEM.PAGE.RECLAIM, PHYMEM.PAMT.REMOVE.
     pub fn returning(&self) -> Returning<'_> {
         self.returning.fetch_add(1, Ordering::AcqRel);
-        fence(Ordering::SeqCst);
+        fence_after_rmw();
         Returning(self)
     }
 

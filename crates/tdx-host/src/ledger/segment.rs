@@ -51,12 +51,14 @@ pub(super) struct Segment<'m> {
 }
 
 /// The part of a range that lies in one leaf word.
-struct Piece<'s> {
+pub(super) struct Piece<'s> {
     word: &'s AtomicU64,
     /// Both bits of each page of the piece.
     mask: u64,
     /// First page of the word.
     first: Page,
+    /// The block of the word, in the segment.
+    block: u64,
 }
 
 impl Piece<'_> {
@@ -138,24 +140,50 @@ impl<'m> Segment<'m> {
 
     /// `from` -> `to` for all pages of `range`, which lies inside this segment. All or nothing.
     pub(super) fn transition(&self, range: PageRange, from: PageState, to: PageState) -> Result<(), MarkError> {
-        if from == PageState::Shared {
-            self.summarize(range);
-        }
         for piece in self.pieces(range) {
-            let mut seen = piece.word.load(Ordering::Relaxed);
-            loop {
-                if let Some((page, state)) = piece.first_not(seen, from) {
-                    self.force(PageRange::new(range.start(), piece.first.max(range.start())), from, to);
-                    return Err(MarkError::WrongState { page, state, expected: from });
-                }
-                let next = seen & !piece.mask | all(to) & piece.mask;
-                match piece.word.compare_exchange_weak(seen, next, Ordering::AcqRel, Ordering::Relaxed) {
-                    Ok(_) => break,
-                    Err(now) => seen = now,
-                }
+            if let Err(error) = self.transition_piece(&piece, from, to) {
+                self.force(PageRange::new(range.start(), piece.first.max(range.start())), from, to);
+                return Err(error);
             }
         }
         Ok(())
+    }
+
+    /// The same for the pages of one word.
+    #[expect(clippy::inline_always, reason = "as `Ledger::transition`")]
+    #[inline(always)]
+    pub(super) fn transition_piece(&self, piece: &Piece<'_>, from: PageState, to: PageState) -> Result<(), MarkError> {
+        if from == PageState::Shared {
+            self.summarize(piece.block);
+        }
+        let mut seen = piece.word.load(Ordering::Relaxed);
+        loop {
+            if let Some((page, state)) = piece.first_not(seen, from) {
+                return Err(MarkError::WrongState { page, state, expected: from });
+            }
+            let next = seen & !piece.mask | all(to) & piece.mask;
+            match piece.word.compare_exchange_weak(seen, next, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return Ok(()),
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// The range, if it lies in this segment and in one leaf word.
+    #[inline]
+    pub(super) fn single_piece(&self, range: PageRange) -> Option<Piece<'m>> {
+        let base = self.range.start().index();
+        let start = range.start().index().checked_sub(base)?;
+        let end = range.end().index().checked_sub(base)?;
+        let (index, low) = (start / PAGES_PER_WORD, start % PAGES_PER_WORD);
+        let high = end.checked_sub(index * PAGES_PER_WORD)?;
+        if range.end() > self.range.end() || high > PAGES_PER_WORD || high <= low {
+            return None;
+        }
+        let word = self.leaf.get(index as usize)?;
+        let mask = (u64::MAX >> (64 - 2 * (high - low))) << (2 * low);
+        let first = index * PAGES_PER_WORD;
+        Some(Piece { word, mask, first: Page::new(base + first), block: first / PAGES_PER_BLOCK })
     }
 
     /// Takes a transition `from` -> `to` back that this caller has just made.
@@ -165,15 +193,12 @@ impl<'m> Segment<'m> {
         }
     }
 
-    /// Sets the top and the summary bits over a range, in this order and before any leaf bit under
+    /// Sets the top and the summary bit over a block, in this order and before any leaf bit under
     /// them.
-    fn summarize(&self, range: PageRange) {
-        let start = range.start().index() - self.range.start().index();
-        let end = range.end().index() - self.range.start().index();
-        for block in start / PAGES_PER_BLOCK..end.div_ceil(PAGES_PER_BLOCK) {
-            set(self.top, block / 64);
-            set(self.summary, block);
-        }
+    #[inline]
+    fn summarize(&self, block: u64) {
+        set(self.top, block / 64);
+        set(self.summary, block);
     }
 
     fn pieces(&self, range: PageRange) -> impl Iterator<Item = Piece<'m>> + use<'m> {
@@ -187,7 +212,12 @@ impl<'m> Segment<'m> {
             let high = end.min(first + PAGES_PER_WORD) - first;
             // `high - low` pages from `low` on; 32 of them are the whole word.
             let ones = if high - low == PAGES_PER_WORD { u64::MAX } else { (1 << (2 * (high - low))) - 1 };
-            leaf.get(index as usize).map(|word| Piece { word, mask: ones << (2 * low), first: Page::new(base + first) })
+            leaf.get(index as usize).map(|word| Piece {
+                word,
+                mask: ones << (2 * low),
+                first: Page::new(base + first),
+                block: first / PAGES_PER_BLOCK,
+            })
         })
     }
 }
