@@ -44,6 +44,11 @@ bool cleanslate_only_held(u64 page)
 	return !folio_test_large(folio) && folio_ref_count(folio) == 1;
 }
 
+bool cleanslate_has_page(u64 page)
+{
+	return pfn_valid(page);
+}
+
 /*
  * The kernel's reset of returned pages. Done here, so that reset and mark change together. The CPU
  * that stores is the one that fences.

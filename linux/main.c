@@ -134,7 +134,15 @@ unsigned long cleanslate_function(const char *name, unsigned long *size)
 
 void cleanslate_lost(const char *why)
 {
-	if (!cmpxchg(&cleanslate_unknown, NULL, why))
+	const char *before = cmpxchg(&cleanslate_unknown, NULL, why);
+
+	/* What is being learned will not be known then. */
+	if (before == cleanslate_learning)
+		before = cmpxchg(&cleanslate_unknown, cleanslate_learning, why) ==
+			 cleanslate_learning ? NULL : before;
+	if (why == cleanslate_learning)
+		pr_info("%s; refusing kexec images until then\n", why);
+	else if (!before)
 		pr_err("lost track of TDX private memory (%s); refusing kexec images\n", why);
 }
 
@@ -224,6 +232,7 @@ static void __exit cleanslate_exit(void)
 		return;
 	if (cleanslate_mode == CLEANSLATE_HOST)
 		cleanslate_device_exit();
+	cleanslate_sweep_exit();
 	cleanslate_report_exit();
 	/* Before the probes: memory that becomes private now is noticed, and the log says so. */
 	cleanslate_handover_exit();

@@ -34,6 +34,8 @@
 
 #define CLEANSLATE_ANY_NODE		0xffffffff
 
+#define CLEANSLATE_SWEEP_ADDRESSES	8
+
 #define CLEANSLATE_DUMP_WORDS		4096
 #define CLEANSLATE_DUMP_ENTRIES		511
 
@@ -113,6 +115,52 @@ struct cleanslate_registers {
 	u64 r11;
 	u64 r12;
 	u64 r13;
+};
+
+/**
+ * struct cleanslate_sweep - state and result of a sweep over all memory that TDX may own
+ * @learn: pages that the TDX module has are marked where they are not
+ * @next: first page that has not been looked at
+ * @total: pages that the ledger covers
+ * @pages: pages that were looked at
+ * @calls: SEAMCALLs
+ * @owned: pages that the TDX module has
+ * @reserved: PAMT and holes
+ * @outside: pages in no TDMR, and of no memory
+ * @missing: the TDX module has them, and the ledger has no mark
+ * @returned: marked as returned or refused; the TDX module does not have them
+ * @giving: marked as in flight; the TDX module does not have them
+ * @stale: marked as given; the TDX module does not have them
+ * @leaked: the kernel has freed them, and the TDX module does not have them
+ * @leaked_owned: the kernel has freed them, and the TDX module has them
+ * @learned: pages that were marked
+ * @changed: looks during which the ledger has changed
+ * @busy: looks that found the page in use by another SEAMCALL
+ * @status: status of the SEAMCALL that failed
+ * @missing_at: addresses of the first that are missing
+ * @leaked_at: addresses of the first that are leaked
+ */
+struct cleanslate_sweep {
+	bool learn;
+	u64 next;
+	u64 total;
+	u64 pages;
+	u64 calls;
+	u64 owned;
+	u64 reserved;
+	u64 outside;
+	u64 missing;
+	u64 returned;
+	u64 giving;
+	u64 stale;
+	u64 leaked;
+	u64 leaked_owned;
+	u64 learned;
+	u64 changed;
+	u64 busy;
+	u64 status;
+	u64 missing_at[CLEANSLATE_SWEEP_ADDRESSES];
+	u64 leaked_at[CLEANSLATE_SWEEP_ADDRESSES];
 };
 
 /**
@@ -432,6 +480,27 @@ int cleanslate_pages(struct cleanslate_pages *pages);
 void cleanslate_observed_pages(struct cleanslate_pages *pages);
 
 /**
+ * cleanslate_set_learning() - mark the pages of every SEAMCALL whose answer is seen
+ * @on: on or off
+ *
+ * Also if its beginning was not seen. On while pages of TDs are learned that were there before this
+ * module.
+ */
+void cleanslate_set_learning(bool on);
+
+/**
+ * cleanslate_sweep_step() - ask the TDX module for the next page of a sweep
+ * @cpu: current CPU
+ * @sweep: zeroed before the first call, @learn apart
+ *
+ * With interrupts off, and no other SEAMCALL but VP.ENTER made meanwhile.
+ *
+ * Return: 0 to go on, 1 at the end, -EAGAIN to look at the same page again, -ENODEV outside of VMX
+ * operation, or another negative errno.
+ */
+int cleanslate_sweep_step(u32 cpu, struct cleanslate_sweep *sweep);
+
+/**
  * cleanslate_explain() - describe a physical address, for a machine check
  * @address: physical address
  * @text: result, without a newline or a terminating NUL
@@ -695,6 +764,16 @@ void cleanslate_release(u64 page);
  * Return: true if the kernel has freed the page. False for a part of a large folio.
  */
 bool cleanslate_only_held(u64 page);
+
+/**
+ * cleanslate_has_page() - has the kernel a struct page for this page?
+ * @page: page frame number
+ *
+ * From any context. The same for all 2 MiB around it.
+ *
+ * Return: false for a hole; the kernel gives no such page to a TD.
+ */
+bool cleanslate_has_page(u64 page);
 
 /**
  * cleanslate_old_word() - read a word of the memory of the kernel that crashed

@@ -30,7 +30,10 @@ static ssize_t cleanslate_show_mode(struct kobject *kobj, struct kobj_attribute 
 {
 	const char *mode = cleanslate_mode_name();
 	const char *why = cleanslate_watch_failed() ? NULL : cleanslate_unknown;
+	u32 percent;
 
+	if (why && cleanslate_is_learning(&percent))
+		return sysfs_emit(buffer, "learning %u %%\n", percent);
 	return sysfs_emit(buffer, "%s%s%s\n", mode, why ? ": " : "", why ?: "");
 }
 
@@ -120,6 +123,21 @@ static ssize_t cleanslate_show_capabilities(struct kobject *kobj, struct kobj_at
 static struct kobj_attribute capabilities_attribute =
 	__ATTR(capabilities, 0444, cleanslate_show_capabilities, NULL);
 
+static ssize_t cleanslate_show_audit(struct kobject *kobj, struct kobj_attribute *attribute,
+				     char *buffer)
+{
+	return cleanslate_audit_show(buffer);
+}
+
+static ssize_t cleanslate_store_audit(struct kobject *kobj, struct kobj_attribute *attribute,
+				      const char *text, size_t size)
+{
+	return cleanslate_audit_store(text, size);
+}
+
+static struct kobj_attribute audit_attribute =
+	__ATTR(audit, 0600, cleanslate_show_audit, cleanslate_store_audit);
+
 static ssize_t cleanslate_show_dump(struct kobject *kobj, struct kobj_attribute *attribute,
 				    char *buffer)
 {
@@ -149,6 +167,7 @@ static struct attribute *attributes[] = {
 	&pamt_attribute.attr,
 	&capabilities_attribute.attr,
 	&verdict_attribute.attr,
+	&audit_attribute.attr,
 	&dump_attribute.attr,
 	&dump_parameter_attribute.attr,
 	NULL,

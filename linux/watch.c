@@ -60,6 +60,13 @@ bool cleanslate_watch_may_migrate(void)
 	return cleanslate_mode == CLEANSLATE_WATCH && !cache_incoherent;
 }
 
+/* A SEAMCALL of this module's own, on this CPU: the kernel is to know of it. Interrupts are off. */
+void cleanslate_watch_note_seamcall(void)
+{
+	if (cache_incoherent)
+		this_cpu_write(*cache_incoherent, true);
+}
+
 /*
  * The kernel's initialization failed: it has reset the PAMTs and freed them, and they must not be
  * written to. A kernel without a status for errors tries once, before modules are loaded.
@@ -93,10 +100,27 @@ static void cleanslate_read_registers(struct cleanslate_registers *registers, u6
 	};
 }
 
+/*
+ * The kernel's wrappers of SEAMCALL. kprobes, because functions in assembly have no call to ftrace.
+ *
+ * No return probes: the handler of one runs with interrupts on, and a SEAMCALL that an interrupt
+ * makes meanwhile (KVM flushes VCPUs by IPI) hits probes that the kernel does not run, because this
+ * CPU is in a probe already. The handlers here run with interrupts off: cleanslate_after_probe().
+ */
+struct cleanslate_wrapper {
+	const char *name;
+	/* VP.ENTER's: it gives no page, and the CPU is marked since the initialization. */
+	bool optional;
+	struct kprobe answer, fault, entry;
+};
+
 static int cleanslate_before_seamcall(struct kprobe *probe, struct pt_regs *regs)
 {
 	struct cleanslate_registers call;
 
+	/* VP.ENTER has no probe behind it, and is in nobody's way. */
+	if (!container_of(probe, struct cleanslate_wrapper, entry)->optional)
+		cleanslate_call_begins();
 	cleanslate_read_registers(&call, regs->di, (const void *)regs->si);
 	cleanslate_observe_seamcall(raw_smp_processor_id(), &call);
 	return 0;
@@ -121,6 +145,7 @@ static void cleanslate_note_answer(const struct pt_regs *regs, u64 rax)
 
 	cleanslate_read_registers(&call, regs->di, (const void *)regs->si);
 	cleanslate_observe_return(raw_smp_processor_id(), &call, &answer);
+	cleanslate_call_ends();
 }
 NOKPROBE_SYMBOL(cleanslate_note_answer);
 
@@ -143,20 +168,6 @@ static int cleanslate_after_fault(struct kprobe *probe, struct pt_regs *regs)
 	return 0;
 }
 NOKPROBE_SYMBOL(cleanslate_after_fault);
-
-/*
- * The kernel's wrappers of SEAMCALL. kprobes, because functions in assembly have no call to ftrace.
- *
- * No return probes: the handler of one runs with interrupts on, and a SEAMCALL that an interrupt
- * makes meanwhile (KVM flushes VCPUs by IPI) hits probes that the kernel does not run, because this
- * CPU is in a probe already. The handlers here run with interrupts off: cleanslate_after_probe().
- */
-struct cleanslate_wrapper {
-	const char *name;
-	/* VP.ENTER's: it gives no page, and the CPU is marked since the initialization. */
-	bool optional;
-	struct kprobe answer, fault, entry;
-};
 
 static struct cleanslate_wrapper wrappers[] = {
 	{ .name = "__seamcall" },
@@ -350,9 +361,13 @@ static const char *cleanslate_learn_state(void)
 	if (cleanslate_symbol("tdh_mng_create")) {
 		struct ida *key_ids = (struct ida *)cleanslate_symbol("tdx_guest_keyid_pool");
 
-		if (!key_ids || !ida_is_empty(key_ids))
+		if (!key_ids)
 			return "TDs created before this module; load it before kvm_intel";
+		if (!ida_is_empty(key_ids))
+			return cleanslate_sweep_learn();
 	}
+	/* No TD was there, and every SEAMCALL that builds one is observed. */
+	cleanslate_set_learning(false);
 	return NULL;
 }
 
@@ -403,6 +418,8 @@ int cleanslate_watch_init(void)
 	}
 	dead = ret;
 	cache_incoherent = (bool __percpu *)cleanslate_symbol("cache_state_incoherent");
+	/* A SEAMCALL may be under way: that the probes see its end alone. */
+	cleanslate_set_learning(true);
 	ret = cleanslate_arm_probes();
 	if (ret) {
 		cleanslate_watch_exit();
@@ -420,10 +437,12 @@ int cleanslate_watch_init(void)
 		const char *why = cleanslate_learn_state();
 
 		if (why) {
+			cleanslate_set_learning(false);
 			cleanslate_lost(why);
 			cleanslate_keep();
 		}
 	} else {
+		cleanslate_set_learning(false);
 		pr_info("tracking SEAMCALLs, private memory will be reset at kexec\n");
 	}
 	return 0;

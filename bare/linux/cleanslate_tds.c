@@ -20,6 +20,10 @@ static uint tds = 1;
 module_param(tds, uint, 0444);
 MODULE_PARM_DESC(tds, "TDs: runnable, half built, gone, half gone, and so on");
 
+static bool live;
+module_param(live, bool, 0444);
+MODULE_PARM_DESC(live, "all TDs are runnable, and no SEAMCALL is made that fails");
+
 static bool drop;
 module_param(drop, bool, 0444);
 MODULE_PARM_DESC(drop, "drop cleanslate.ko's references to abandoned pages, as if it took none");
@@ -183,9 +187,11 @@ static int build(struct life *life, uint number, bool half)
 	CALL(call_tdh_mng_init(&life->td, page_to_phys(shared), &error1));
 
 	/* One page too many: the module has filled it before it refuses it. */
-	page = NEW_PAGE();
-	pr_info("a page too many: %#llx\n", call_tdh_mng_addcx(&life->td, page));
-	__free_page(page);
+	if (!live) {
+		page = NEW_PAGE();
+		pr_info("a page too many: %#llx\n", call_tdh_mng_addcx(&life->td, page));
+		__free_page(page);
+	}
 
 	page = NEW_PAGE();
 	life->vp.tdvpr_page = page;
@@ -277,9 +283,14 @@ static int tear_down(struct life *life, bool half)
 	return 0;
 }
 
-static int live(uint number)
+static enum fate fate_of(uint number)
 {
-	const enum fate fate = number % FATES;
+	return live ? RUNNABLE : number % FATES;
+}
+
+static int live_one(uint number)
+{
+	const enum fate fate = fate_of(number);
 	/* Never freed: what a TD still has is told to nobody else. */
 	struct life *life = kzalloc(sizeof(*life), GFP_KERNEL);
 	int ret;
@@ -310,7 +321,7 @@ static int __init cleanslate_tds_init(void)
 	for (number = 0; number < tds; number++) {
 		/* VP.INIT and VP.FLUSH must be made on one CPU. */
 		migrate_disable();
-		ret = live(number);
+		ret = live_one(number);
 		migrate_enable();
 		if (ret == -EIO) {
 			printk(KERN_INFO "@ {\"event\":\"td-abandoned\",\"number\":%u}\n", number);
@@ -319,7 +330,7 @@ static int __init cleanslate_tds_init(void)
 		if (ret)
 			return ret;
 		printk(KERN_INFO "@ {\"event\":\"td\",\"number\":%u,\"phase\":\"%s\",\"by\":\"kernel\"}\n", number,
-		       fates[number % FATES]);
+		       fates[fate_of(number)]);
 	}
 	return 0;
 }

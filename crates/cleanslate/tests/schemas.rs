@@ -162,3 +162,45 @@ fn linux_status() {
     fs::remove_dir_all(&root).unwrap();
     refused("modprobe cleanslate");
 }
+
+/// A file stands for that of the module, which audits while `start` is written to it.
+#[test]
+fn linux_audit() {
+    let schema = Schema::published("linux-audit.schema.json");
+    let root = std::env::temp_dir().join(format!("cleanslate-audit-{}", std::process::id()));
+    let file = root.join("sys/kernel/cleanslate/audit");
+    let words = ["linux", "--root", root.to_str().unwrap(), "audit"];
+    let code = |what: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_cleanslate")).args(words).output().unwrap();
+        let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+        assert!(said.contains(what), "{said}");
+        output.status.code()
+    };
+    assert_eq!(code("modprobe cleanslate"), Some(3));
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    let said = |state: &str, missing: u64, not_seen: u64| {
+        let numbers = "percent 100\ntotal 262144\npages 262144\ncalls 262144\nmilliseconds 2000\nowned 99\nreserved 1088\n\
+                       outside 0\nreturned 4\ngiving 0\nstale 0\nleaked 3\nleaked_owned 1\nlearned 0\nchanged 0\nbusy 2\nput_off 5\n";
+        let at = if missing > 0 { "missing_at 0x1000\n" } else { "" };
+        let text = format!(
+            "kind audit\nstate {state}\n{numbers}missing {missing}\nnot_seen {not_seen}\n{at}leaked_at 0x2000\nnew 1\n"
+        );
+        fs::write(&file, text).unwrap();
+    };
+    said("done", 0, 0);
+    let report = holds(&schema, &words);
+    assert_eq!((&report["agree"], &report["pages_per_second"]), (&true.into(), &131_072.into()));
+    says_no(&schema, &report);
+    assert_eq!(code("every page that the TDX module has is marked"), Some(0));
+    said("done", 1, 0);
+    assert_eq!(code("missing  1: 0x1000"), Some(1));
+    assert_eq!(holds(&schema, &words)["agree"], false);
+    // Not to its end; not everywhere; and no numbers.
+    said("failed: not in VMX operation (load kvm_intel)", 0, 0);
+    assert_eq!(code("not in VMX operation"), Some(3));
+    said("done", 0, 7);
+    assert_eq!(code("7 pages could not be looked at"), Some(3));
+    fs::write(&file, "state done\n").unwrap();
+    assert_eq!(code("no line `not_seen`"), Some(3));
+    fs::remove_dir_all(&root).unwrap();
+}

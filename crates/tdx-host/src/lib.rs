@@ -180,6 +180,7 @@ pub mod platform;
 mod private_memory;
 pub mod reset;
 pub mod seamcall;
+pub mod sweep;
 mod sync;
 pub mod takeover;
 pub mod td;

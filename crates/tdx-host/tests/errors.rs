@@ -50,6 +50,7 @@ owned!(
     tdx_host::seamcall::CallError,
     tdx_host::seamcall::LeafRefused,
     tdx_host::seamcall::SeamcallError,
+    tdx_host::sweep::LookError,
     tdx_host::takeover::TakeoverError,
     tdx_host::td::AdoptError,
     tdx_host::td::PageError,

@@ -122,6 +122,7 @@ fn declare(rust: &str, name: &str) -> String {
         "Handover" => "struct cleanslate_handover",
         "Status" => "struct cleanslate_status",
         "Pages" => "struct cleanslate_pages",
+        "Sweep" => "struct cleanslate_sweep",
         "Registers" => "struct cleanslate_registers",
         "Dump" => "struct cleanslate_dump",
         "DumpFacts" => "struct cleanslate_dump_facts",

@@ -101,6 +101,7 @@ mod c {
         cleanslate_hold(u64) -> bool;
         cleanslate_release(u64);
         cleanslate_only_held(u64) -> bool;
+        cleanslate_has_page(u64) -> bool;
         cleanslate_old_word(u64, *mut u64) -> bool;
     }
 }

@@ -6,6 +6,7 @@
 //!         -> host      a kernel without: initializes TDX (kernel, cpu: Linux as tdx-host sees it)
 //!         -> handover  CPUs stop, private memory is reset (captured: by all CPUs together)
 //!         -> dump      what a crash kernel leaves out of its dump
+//!         -> sweep     ledger and module, page by page: an audit, or a late load
 //!         -> status    how much is private, and what is at an address
 //! ```
 
@@ -22,6 +23,7 @@ mod pool;
 pub mod shares;
 pub mod shim;
 pub mod status;
+pub mod sweep;
 pub mod watch;
 
 use arrayvec::ArrayString;

@@ -37,6 +37,7 @@ mod raw {
         pub fn cleanslate_hold(page: u64) -> bool;
         pub fn cleanslate_release(page: u64);
         pub safe fn cleanslate_only_held(page: u64) -> bool;
+        pub safe fn cleanslate_has_page(page: u64) -> bool;
         pub fn cleanslate_old_word(address: u64, word: *mut u64) -> bool;
     }
 }
@@ -182,6 +183,11 @@ pub unsafe fn release(page: Page) {
 /// Is the reference of [`hold`] the only one?
 pub fn is_only_held(page: Page) -> bool {
     raw::cleanslate_only_held(page.index())
+}
+
+/// Has the kernel a `struct page` for this page, and for all 2 MiB around it?
+pub fn has_page(page: Page) -> bool {
+    raw::cleanslate_has_page(page.index())
 }
 
 /// A word of the memory of the kernel that crashed, in its crash kernel. `None` if it cannot be

@@ -22,6 +22,7 @@ use crate::pages::{
     CLEANSLATE_PAGES_GUEST, CLEANSLATE_PAGES_KINDS, CLEANSLATE_PAGES_SEPT, CLEANSLATE_PAGES_TDCX, CLEANSLATE_PAGES_TDR,
     CLEANSLATE_PAGES_TDVPR, Pages, kind,
 };
+use crate::sweep::is_learning;
 use crate::{EINVAL, HOST, cleanslate_is_private, log, pamt_kb, shim};
 
 /// PAMTs that the kernel is about to give to the TDX module, before they are published.
@@ -286,7 +287,7 @@ pub extern "C" fn cleanslate_follows() -> bool {
 }
 
 /// References of the kernel's page allocator.
-struct Refs;
+pub struct Refs;
 
 // SAFETY: a page with a reference is not freed, whoever drops another one.
 unsafe impl PageRefs for Refs {
@@ -303,12 +304,54 @@ unsafe impl PageRefs for Refs {
 /// Reports what the ledger cannot track.
 fn check(result: Result<(), NotFollowed>) {
     if let Err(error) = result {
-        shim::lost(match error {
-            NotFollowed::Outside(_) => c"page outside of the ledger given to the TDX module",
-            NotFollowed::StillGiven(_) => c"page reset that the TDX module owns",
-            NotFollowed::NotAllocated(_) => c"page given to the TDX module that is not allocated",
-            _ => UNKNOWN_OPERANDS,
-        });
+        report(error);
+    }
+}
+
+/// Tracking is lost because of this.
+pub fn report(error: NotFollowed) {
+    shim::lost(match error {
+        NotFollowed::Outside(_) => c"page outside of the ledger given to the TDX module",
+        NotFollowed::StillGiven(_) => c"page reset that the TDX module owns",
+        NotFollowed::NotAllocated(_) => c"page given to the TDX module that is not allocated",
+        _ => UNKNOWN_OPERANDS,
+    });
+}
+
+/// Counts pages that a sweep has learned.
+pub fn count_learned(page_type: PamtPageType, pages: u64) {
+    if let Some(count) = kind(page_type).and_then(|kind| PAGES.get(kind)) {
+        count.fetch_add(pages.cast_signed(), Ordering::Relaxed);
+    }
+    if page_type == PamtPageType::TDR {
+        TDS.fetch_add(pages as u32, Ordering::Relaxed);
+    }
+}
+
+/// Marks pages of a call whose answer is seen, and whose beginning may not have been: it was under
+/// way when the probes were put in. And pages that it returns before the sweep has found them.
+///
+/// # Safety
+/// The kernel has made the call, `answer` is its answer, and [`Moves::after`] follows.
+unsafe fn learn(ledger: &Ledger<'_>, moves: &Moves, call: &Registers, answer: &Registers) {
+    for range in moves.taken() {
+        // SAFETY: the caller's: the call has given them.
+        check(unsafe { follow::learn(ledger, *range, false, &Refs) }.1);
+    }
+    if answer.status().is_error() {
+        return;
+    }
+    for range in moves.returned(answer) {
+        // SAFETY: the caller's: the call has returned them, and the kernel has not reset them yet.
+        let (learned, result) = unsafe { follow::learn(ledger, range, true, &Refs) };
+        // They are counted as returned next.
+        if let Some(count) = kind_of(call.leaf_call().leaf(), answer).and_then(|kind| PAGES.get(kind)) {
+            count.fetch_add(learned.cast_signed(), Ordering::Relaxed);
+        }
+        if call.leaf_call().leaf() == Leaf::PHYMEM_PAGE_RECLAIM && PamtPageType(answer.rcx as u8) == PamtPageType::TDR {
+            TDS.fetch_add(learned as u32, Ordering::Relaxed);
+        }
+        check(result);
     }
 }
 
@@ -410,6 +453,10 @@ pub unsafe extern "C" fn cleanslate_observe_return(cpu: u32, call: *const Regist
             TDS.fetch_sub(1, Ordering::Relaxed);
         }
         _ => {}
+    }
+    if is_learning() {
+        // SAFETY: the answer of the call, before the ledger takes it.
+        unsafe { learn(ledger, &moves, call, answer) };
     }
     // SAFETY: the answer of the call that `cleanslate_observe_seamcall` was called for.
     check(unsafe { moves.after(ledger, answer) }.map(|returned| count_pages(call, answer, &moves, &returned)));

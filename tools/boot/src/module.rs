@@ -16,7 +16,7 @@ use crate::place::{folder, is_there};
 use crate::root;
 
 /// Sources of the C part.
-pub const SOURCES: [&str; 15] = [
+pub const SOURCES: [&str; 16] = [
     "Kbuild",
     "cleanslate.h",
     "cleanslate_ioctl.h",
@@ -24,6 +24,7 @@ pub const SOURCES: [&str; 15] = [
     "main.c",
     "watch.c",
     "follow.c",
+    "sweep.c",
     "hooks.c",
     "handover.c",
     "parallel.c",

@@ -19,7 +19,7 @@ use crate::root;
 /// `cleanslate.ko` from resetting; `canary` fills free memory, which a reset must not overwrite;
 /// `storm` makes SEAMCALLs in interrupts and on CPUs that go offline; `poison` takes a page out of
 /// the direct map; `refuse` refuses images as Linux 6.18 does; `away` keeps a CPU from answering at
-/// a kexec; `tear` overwrites the table for a crash kernel.
+/// a kexec; `tear` overwrites the table for a crash kernel; `fault` makes what an audit must find.
 pub(crate) fn test_modules(kernel: Kernel) -> &'static [&'static str] {
     match kernel.reference() {
         Kernel::Stock => &["cleanslate_use"],
@@ -40,6 +40,7 @@ pub(crate) fn test_modules(kernel: Kernel) -> &'static [&'static str] {
         _ => &[
             "cleanslate_away",
             "cleanslate_canary",
+            "cleanslate_fault",
             "cleanslate_noreset",
             "cleanslate_poison",
             "cleanslate_poison_td",
@@ -125,7 +126,7 @@ pub(crate) fn pack(kernel: Kernel, more: &[initrd::Entry<'_>], name: &str) -> Re
     let (tds, wild) = (place.join("cleanslate_tds.ko"), place.join("cleanslate_wild.ko"));
     let (stuck, noreset) = (place.join("cleanslate_stuck.ko"), place.join("cleanslate_noreset.ko"));
     let (canary, poison) = (place.join("cleanslate_canary.ko"), place.join("cleanslate_poison_td.ko"));
-    let storm = place.join("cleanslate_storm.ko");
+    let (storm, fault) = (place.join("cleanslate_storm.ko"), place.join("cleanslate_fault.ko"));
     let (away, refuse) = (place.join("cleanslate_away.ko"), place.join("cleanslate_refuse.ko"));
     let (tear, dump) = (place.join("cleanslate_tear.ko"), place.join("dump"));
     let (image, next) = (folder.join("bzImage"), folder.join("next-initrd"));
@@ -157,7 +158,7 @@ pub(crate) fn pack(kernel: Kernel, more: &[initrd::Entry<'_>], name: &str) -> Re
             files.extend([("modules/last/cleanslate_tds.ko", tds.as_path()), ("next/cleanslate_canary.ko", &canary)]);
             files.extend([("next/cleanslate_poison_td.ko", poison.as_path()), ("bin/vmm", &vmm)]);
             files.extend([("next/cleanslate_away.ko", away.as_path()), ("next/cleanslate_refuse.ko", &refuse)]);
-            files.push(("next/cleanslate_storm.ko", &storm));
+            files.extend([("next/cleanslate_storm.ko", storm.as_path()), ("next/cleanslate_fault.ko", &fault)]);
         }
         _ => {}
     }

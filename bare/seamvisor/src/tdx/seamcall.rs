@@ -36,7 +36,11 @@ impl Tdx {
             // Lines that are stored to are private already.
             return output;
         }
-        println!("seamcall {number} cpu={cpu} {leaf} -> {:#018x} {}", output.rax, output.status());
+        // A sweep asks for every page: one line for many.
+        if leaf != Leaf::PHYMEM_PAGE_RDMD || output.status().is_error() || number < 4096 || number.is_multiple_of(4096)
+        {
+            println!("seamcall {number} cpu={cpu} {leaf} -> {:#018x} {}", output.rax, output.status());
+        }
         if !output.status().is_error() {
             self.complete(id, leaf, &input);
             self.follow_tds(leaf, &input, &output);

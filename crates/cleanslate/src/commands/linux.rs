@@ -1,6 +1,8 @@
 //! `cleanslate linux`: status and control of the Linux module `cleanslate.ko`, through
 //! /sys/kernel/cleanslate, /dev/cleanslate and, of its test variant, /dev/cleanslate_test.
 
+mod audit;
+
 use std::{
     fs,
     io::{self, Write},
@@ -15,17 +17,19 @@ use crate::options::Format;
 use crate::output::{json, report_error, unless_closed};
 use crate::stop::Stop;
 
-/// Queries or controls the Linux module cleanslate.ko: status, TDX initialization, test TDs.
+/// Queries or controls the Linux module cleanslate.ko: status, audit, TDX initialization, test TDs.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
   cleanslate linux status                          what may be private now, by kind
+  sudo cleanslate linux audit --rate 100000        compare its ledger with the TDX module, page by page
   sudo cleanslate linux up                         initialize TDX, in a kernel without TDX host support
   sudo cleanslate linux td-test --tds 4            TDs: one runnable, one half built, one gone, one half gone;
                                                    needs the test variant of cleanslate.ko
   cleanslate linux status --format json | jq .pamt_kb
 
-Exit codes: 0 if all went well, 1 if the module refused (why is in the kernel's log), 3 if it is not loaded.")]
+Exit codes: 0 if all went well, 1 if the module refused (why is in the kernel's log) or an audit found
+a private page without a mark, 3 if it is not loaded or the audit did not come to its end.")]
 pub(crate) struct LinuxArgs {
     #[command(subcommand)]
     order: Order,
@@ -41,6 +45,16 @@ enum Order {
         /// Output format: for people or for programs.
         #[arg(long, value_enum, default_value_t = Format::Human)]
         format: Format,
+    },
+    /// Asks the TDX module for every page, and compares the ledger of private memory with the
+    /// answers. Changes nothing, and may run beside TDs. Ctrl-C ends it.
+    Audit {
+        /// Output format: for people or for programs.
+        #[arg(long, value_enum, default_value_t = Format::Human)]
+        format: Format,
+        /// Pages per second at most; default: the module's parameter sweep_rate.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        rate: Option<u32>,
     },
     /// Initializes TDX, for kernels without TDX host code.
     Up,
@@ -97,8 +111,8 @@ impl TdPhase {
 struct Status {
     schema: &'static str,
     version: u32,
-    /// `host`, `watching`, `failed` (the kernel's own bring-up; nothing is private), or `unknown`
-    /// and why.
+    /// `host`, `watching`, `failed` (the kernel's own bring-up; nothing is private), `learning N %`
+    /// (pages of TDs that were there before), or `unknown` and why.
     mode: String,
     /// What a kexec does with private memory.
     policy: String,
@@ -138,6 +152,7 @@ pub(crate) fn run(args: &LinuxArgs, out: &mut impl Write) -> Result<bool, Stop> 
             })?;
             Ok(true)
         }
+        Order::Audit { format, rate } => audit::run(&args.root, *format, *rate, out),
         Order::Up => request(&args.root.join("dev/cleanslate"), "up", |device| cleanslate_ioctl::up(device), out),
         Order::TdTest { tds, phase } => {
             let device = args.root.join("dev/cleanslate_test");

@@ -201,7 +201,8 @@ impl Moves {
         result.map(|()| back)
     }
 
-    fn returned(&self, answer: &Registers) -> Moved {
+    /// The pages that a call which has succeeded has returned.
+    pub fn returned(&self, answer: &Registers) -> Moved {
         let back = self.returns.iter().filter_map(|back| {
             let named = if back.by_call { &self.call } else { answer };
             let address = back.there.address(back.register.of(named), &self.call, self.dynamic_pamt)?;
@@ -261,6 +262,46 @@ unsafe fn mark(ledger: &Ledger<'_>, range: PageRange, refs: &impl PageRefs) -> R
 unsafe fn settle_private(ledger: &Ledger<'_>, page: PageRange) -> Result<(), MarkError> {
     // SAFETY: the caller's promise.
     unsafe { ledger.commit(page).or_else(|_| ledger.give_again(page).and_then(|()| ledger.commit(page))) }
+}
+
+/// Marks pages that the module was given before there was an observer, each with a reference: those
+/// that are shared become `InFlight`, or `Private` if `settled`. Gives the number of these. For
+/// pages that a sweep finds ([`crate::sweep`]) and, while it runs, for those of calls whose answer
+/// is seen: a call that was under way when the observer came has given its pages unseen, and one
+/// that returns a page may come before the sweep has found it.
+///
+/// # Errors
+/// [`NotFollowed::Outside`], [`NotFollowed::NotAllocated`]: the first such page. The other pages
+/// are marked.
+///
+/// # Safety
+/// The module has the pages, a call has given them whose answer is reported next, or it has
+/// returned them and [`Moves::after`] follows. No call moves them meanwhile. `refs` is that of
+/// [`Moves::before`].
+pub unsafe fn learn(
+    ledger: &Ledger<'_>,
+    range: PageRange,
+    settled: bool,
+    refs: &impl PageRefs,
+) -> (u64, Result<(), NotFollowed>) {
+    let (mut learned, mut result) = (0, Ok(()));
+    for page in pages(range) {
+        if ledger.state(page.start()) != Some(PageState::Shared) {
+            continue;
+        }
+        // SAFETY: the caller's promise.
+        let marked = unsafe { mark(ledger, page, refs) };
+        if marked.is_ok() {
+            learned += 1;
+            if settled {
+                // Nobody else changes it; if so, it is marked all the same.
+                // SAFETY: the caller's promise: a call has given it.
+                let _ = unsafe { ledger.commit(page) };
+            }
+        }
+        result = result.and(marked);
+    }
+    (learned, result)
 }
 
 /// The range has been reset, line by line, and fenced: its pages are shared from here on, and their

@@ -213,6 +213,16 @@ impl Refs {
     }
 }
 
+pub(crate) fn learn(
+    ledger: &Ledger<'_>,
+    range: PageRange,
+    settled: bool,
+    refs: &Refs,
+) -> (u64, Result<(), NotFollowed>) {
+    // SAFETY: no memory of the test.
+    unsafe { tdx_host::follow::learn(ledger, range, settled, refs) }
+}
+
 /// The calls of another driver, as an observer sees them.
 pub(crate) trait Observe {
     fn seen_before(&self, ledger: &Ledger<'_>, refs: &Refs) -> Result<(), NotFollowed>;

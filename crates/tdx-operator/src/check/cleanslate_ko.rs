@@ -10,7 +10,7 @@ use super::{
 use crate::input::excerpt;
 
 /// The first word of `/sys/kernel/cleanslate/mode`.
-pub(super) const MODES: [&str; 4] = ["host", "watching", "failed", "unknown"];
+pub(super) const MODES: [&str; 5] = ["host", "watching", "learning", "failed", "unknown"];
 /// What `/sys/module/cleanslate/parameters/policy` may say.
 pub(super) const POLICIES: [&str; 3] = ["tracked", "none", "refuse"];
 
@@ -58,6 +58,8 @@ impl Ko {
             "watching" => Host::Kernel,
             "failed" => return Self::NothingToReset,
             "unknown" => return Self::Lost(excerpt(why)),
+            // `learning 43 %`.
+            word if word.starts_with("learning ") => return Self::Lost(format!("{}, ask again later", excerpt(word))),
             _ => return Self::Unseen(format!("unknown mode `{}`", excerpt(mode))),
         };
         match snapshot.get(Item::KoPolicy).map(str::trim) {
@@ -95,6 +97,7 @@ mod tests {
         assert_eq!(of(Ok("failed\n"), "tracked\n"), Ko::NothingToReset);
         let why = "this kernel builds TDs and its reset function is unknown";
         assert_eq!(of(Ok(&format!("unknown: {why}\n")), "tracked\n"), Ko::Lost(why.to_owned()));
+        assert_eq!(of(Ok("learning 43 %\n"), "tracked"), Ko::Lost("learning 43 %, ask again later".to_owned()));
         for (mode, policy) in [("idle", "tracked"), ("host", "hope"), ("", "")] {
             assert!(matches!(of(Ok(mode), policy), Ko::Unseen(_)), "{mode} {policy}");
         }

@@ -59,7 +59,9 @@ pub(super) fn kept(item: Item, raw: &str) -> String {
         Item::BootLog => boot_log(raw),
         Item::Msr => raw.to_owned(),
         // The module says why it is lost in words of its own.
-        Item::KoMode => first_line(raw, |line| MODES.contains(&line.split(':').next().unwrap_or_default().trim())),
+        Item::KoMode => {
+            first_line(raw, |line| MODES.contains(&line.trim().split([':', ' ']).next().unwrap_or_default()))
+        }
         Item::KoPolicy => first_line(raw, |line| POLICIES.contains(&line.trim())),
         Item::Osrelease => release(raw.lines().next().unwrap_or_default().trim()) + "\n",
         Item::BiosVersion | Item::BiosDate => first_line(raw, is_of_bios),

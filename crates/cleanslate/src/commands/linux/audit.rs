@@ -1,0 +1,251 @@
+//! `cleanslate linux audit`: cleanslate.ko asks the TDX module for every page and compares its
+//! ledger with the answers, while this program shows how far it is.
+
+use std::{
+    collections::HashMap,
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use serde::Serialize;
+use tdx_operator::input::{InputError, Rule};
+use tdx_operator::progress::Progress;
+use tdx_operator::words::{grouped, grouped_count};
+
+use super::not_there;
+use crate::options::Format;
+use crate::output::{json, unless_closed};
+use crate::progress::Line;
+use crate::stop::Stop;
+
+/// Between two looks at the progress.
+const INTERVAL: Duration = Duration::from_millis(200);
+
+/// What an audit has found.
+#[derive(Serialize)]
+struct Audit {
+    schema: &'static str,
+    version: u32,
+    /// Every page that the TDX module has is marked.
+    agree: bool,
+    /// 4 KiB pages that were looked at.
+    pages: u64,
+    /// SEAMCALLs for them.
+    calls: u64,
+    milliseconds: u64,
+    pages_per_second: u64,
+    /// Pages that the TDX module has.
+    owned: u64,
+    /// PAMT and holes in the memory of TDMRs.
+    reserved: u64,
+    /// Pages in no TDMR, and of no memory.
+    outside: u64,
+    /// Pages that the TDX module has and the ledger does not: they would not be reset.
+    missing: u64,
+    /// The first of them.
+    missing_at: Vec<String>,
+    surplus: Surplus,
+    leaked: Leaked,
+    /// Looks during which the ledger has changed, and that were repeated.
+    changed: u64,
+    /// Looks that found the page in use, and that were repeated.
+    busy: u64,
+    /// Looks that waited because the kernel made a SEAMCALL.
+    put_off: u64,
+}
+
+/// Marked pages that the TDX module does not have. Harmless: they are reset, too.
+#[derive(Serialize)]
+struct Surplus {
+    /// Returned, or refused by a call that failed, and not yet reset.
+    returned: u64,
+    /// Of a call whose answer was not seen.
+    giving: u64,
+    /// Whose return was not seen.
+    stale: u64,
+}
+
+/// Marked pages that the kernel has freed, and a reference of cleanslate.ko keeps.
+#[derive(Serialize)]
+struct Leaked {
+    /// The TDX module does not have them.
+    returned: u64,
+    /// The TDX module has them.
+    owned: u64,
+    /// The first of both.
+    at: Vec<String>,
+}
+
+/// The file of the module: a name and a value per line.
+struct Told {
+    path: PathBuf,
+    values: HashMap<String, String>,
+    missing_at: Vec<String>,
+    leaked_at: Vec<String>,
+}
+
+impl Told {
+    fn read(path: &Path) -> Result<Self, Stop> {
+        let text = fs::read_to_string(path).map_err(|error| not_there(path, &error))?;
+        let mut told =
+            Self { path: path.to_owned(), values: HashMap::new(), missing_at: Vec::new(), leaked_at: Vec::new() };
+        for (name, value) in text.lines().filter_map(|line| line.split_once(' ')) {
+            match name {
+                "missing_at" => told.missing_at.push(value.to_owned()),
+                "leaked_at" => told.leaked_at.push(value.to_owned()),
+                _ => drop(told.values.insert(name.to_owned(), value.to_owned())),
+            }
+        }
+        Ok(told)
+    }
+
+    fn refuse(&self, what: String) -> Stop {
+        InputError::of_file(&self.path.display().to_string(), Rule::Unreadable(what)).into()
+    }
+
+    fn number(&self, name: &str) -> Result<u64, Stop> {
+        let value = self.values.get(name).ok_or_else(|| self.refuse(format!("no line `{name}`")))?;
+        value.parse().map_err(|_| self.refuse(format!("`{name} {value}` has no number")))
+    }
+
+    fn state(&self) -> &str {
+        self.values.get("state").map_or("", String::as_str)
+    }
+
+    fn into_audit(self) -> Result<Audit, Stop> {
+        let (pages, milliseconds, missing) =
+            (self.number("pages")?, self.number("milliseconds")?, self.number("missing")?);
+        Ok(Audit {
+            schema: "cleanslate/linux-audit",
+            version: 1,
+            agree: missing == 0,
+            pages,
+            calls: self.number("calls")?,
+            milliseconds,
+            pages_per_second: pages * 1000 / milliseconds.max(1),
+            owned: self.number("owned")?,
+            reserved: self.number("reserved")?,
+            outside: self.number("outside")?,
+            missing,
+            surplus: Surplus {
+                returned: self.number("returned")?,
+                giving: self.number("giving")?,
+                stale: self.number("stale")?,
+            },
+            leaked: Leaked {
+                returned: self.number("leaked")?,
+                owned: self.number("leaked_owned")?,
+                at: self.leaked_at.clone(),
+            },
+            changed: self.number("changed")?,
+            busy: self.number("busy")?,
+            put_off: self.number("put_off")?,
+            missing_at: self.missing_at,
+        })
+    }
+}
+
+/// The module audits in the task that writes to the file, so that Ctrl-C ends it. Appended, which
+/// is the same in sysfs: a file that stands for it in a test keeps its text.
+fn start(path: &Path, rate: Option<u32>) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().append(true).open(path)?;
+    match rate {
+        Some(rate) => file.write_all(format!("start {rate}\n").as_bytes()),
+        None => file.write_all(b"start\n"),
+    }
+}
+
+/// True if ledger and TDX module agree.
+pub(super) fn run(root: &Path, format: Format, rate: Option<u32>, out: &mut impl Write) -> Result<bool, Stop> {
+    let path = root.join("sys/kernel/cleanslate/audit");
+    let line = Line::new();
+    let started = thread::scope(|scope| {
+        let audit = scope.spawn(|| start(&path, rate));
+        while !audit.is_finished() {
+            if let Ok(told) = Told::read(&path)
+                && let (Ok(pages), Ok(total)) = (told.number("pages"), told.number("total"))
+            {
+                line.step("pages", pages, total);
+            }
+            thread::park_timeout(INTERVAL);
+        }
+        audit.join().unwrap_or_else(|_| Err(io::Error::other("the thread that waits for the module has failed")))
+    });
+    drop(line);
+    if let Err(error) = &started
+        && matches!(
+            error.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied | io::ErrorKind::ResourceBusy
+        )
+    {
+        return Err(not_there(&path, error));
+    }
+    let told = Told::read(&path)?;
+    if started.is_err() || told.state() != "done" {
+        let why = started.err().map_or(String::new(), |error| format!(" ({error})"));
+        return Err(told.refuse(format!("audit {}{why}; see the kernel log", told.state())));
+    }
+    let not_seen = told.number("not_seen")?;
+    if not_seen > 0 && told.number("missing")? == 0 {
+        let pages = grouped_count(not_seen, "page");
+        return Err(
+            told.refuse(format!("{pages} could not be looked at, because other SEAMCALLs had them all the time"))
+        );
+    }
+    let audit = told.into_audit()?;
+    unless_closed(match format {
+        Format::Human => audit.print(out),
+        Format::Json => json(out, &audit),
+    })?;
+    Ok(audit.agree)
+}
+
+impl Audit {
+    fn print(&self, out: &mut impl Write) -> io::Result<()> {
+        let seconds = self.milliseconds as f64 / 1000.0;
+        let (pages, rate) = (grouped_count(self.pages, "page"), grouped(self.pages_per_second));
+        writeln!(out, "audit    {pages} in {seconds:.1} s ({rate} per second), {} SEAMCALLs", grouped(self.calls))?;
+        writeln!(
+            out,
+            "module   has {}; {} PAMT or holes, {} in no TDMR",
+            grouped(self.owned),
+            grouped(self.reserved),
+            grouped(self.outside)
+        )?;
+        let Surplus { returned, giving, stale } = self.surplus;
+        writeln!(
+            out,
+            "surplus  {returned} returned or refused and not reset, {giving} in flight, {stale} given: harmless"
+        )?;
+        writeln!(
+            out,
+            "leaked   {}, {} of them the TDX module has{}",
+            self.leaked.returned + self.leaked.owned,
+            self.leaked.owned,
+            list(&self.leaked.at)
+        )?;
+        writeln!(
+            out,
+            "looks    {} put off for SEAMCALLs of the kernel, {} found a page busy, {} changed",
+            self.put_off, self.busy, self.changed
+        )?;
+        writeln!(out, "missing  {}{}", self.missing, list(&self.missing_at))?;
+        writeln!(
+            out,
+            "verdict  {}",
+            if self.agree {
+                "every page that the TDX module has is marked"
+            } else {
+                "PRIVATE PAGES WITHOUT A MARK: a kexec would leave them private. Please report this"
+            }
+        )
+    }
+}
+
+/// `: 0x1000, 0x2000`.
+fn list(addresses: &[String]) -> String {
+    if addresses.is_empty() { String::new() } else { format!(": {}", addresses.join(", ")) }
+}
