@@ -6,7 +6,7 @@ use arrayvec::{ArrayString, ArrayVec};
 use core::fmt::{Display, Write as _};
 use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
 use core::sync::atomic::{AtomicU32, Ordering};
-use first_kernel::{Copied, Handed, Hypervisor, KeptTd, Plain, RangePages, Slot, TdPhase};
+use first_kernel::{COUNTING, Copied, Handed, Hypervisor, KeptTd, Plain, RangePages, Slot, TdPhase, counting_page};
 use metal::boot::Boot;
 use metal::println;
 use spin::{Mutex, MutexGuard};
@@ -18,7 +18,7 @@ use tdx_host::{
     td::{Runnable, Td, TdHost, VcpuHost},
 };
 
-use crate::counting_td::{self, MAP, Resume};
+use crate::counting_td::{self, Resume};
 use crate::cpu::{HardwareCpu, TDX, ThisProcessor};
 use crate::cpus::AllCpus;
 use crate::memory::{Kernel, Ranges};
@@ -105,8 +105,8 @@ impl Chain {
                 // SAFETY: a page that this kernel has taken for this alone.
                 write: |what| unsafe { write(shared.base(), what) },
             };
-            let hypervisor = Hypervisor::new(&backend, host, &MAP);
-            let mut moves = phase.moves(&MAP);
+            let hypervisor = Hypervisor::new(&backend, host, &COUNTING);
+            let mut moves = phase.moves(&COUNTING);
             let td = moves.try_fold(Slot::Empty, |td, what| hypervisor.make(td, what));
             let td = td.map_err(|stuck| failure("TD")(&stuck.error))?;
             println!("first kernel: TD {number} in {range}: {}", phase.name());
@@ -383,17 +383,18 @@ fn build_new_td(kernel: &mut Kernel<'_>, host: TdHost<'static>, table: &Takeover
 /// The page at `shared` is this kernel's own, and nothing else refers to it.
 unsafe fn write(shared: PhysAddr, what: Copied) {
     let to = with_exposed_provenance_mut::<u8>(shared.get() as usize);
-    let (params, page);
-    let bytes: &[u8] = match what {
-        Copied::Params => {
-            params = first_kernel::td_params();
-            &params
-        }
-        Copied::GuestPage(number) => {
-            page = counting_td::contents(number);
-            &page
-        }
+    let put = |at: usize, bytes: &[u8]| {
+        // SAFETY: the caller's promise; the bytes are inside a page.
+        unsafe { to.add(at).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) }
     };
-    // SAFETY: the caller's promise; neither is longer than a page.
-    unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+    match what {
+        Copied::Params => put(0, &first_kernel::td_params()),
+        Copied::GuestPage(number) => {
+            // SAFETY: the caller's promise.
+            unsafe { to.write_bytes(0, tdx_abi::PAGE_SIZE as usize) };
+            for (at, bytes) in counting_page(number) {
+                put(*at, bytes);
+            }
+        }
+    }
 }

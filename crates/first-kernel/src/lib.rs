@@ -8,6 +8,7 @@
 #![no_std]
 #![warn(missing_docs)]
 
+mod counting;
 mod error;
 mod handover;
 mod hypervisor;
@@ -22,6 +23,7 @@ use tdx_host::{
     platform::OwnedPages,
 };
 
+pub use counting::{COUNTING, Count, Exit, counting_exit, counting_page, enter_counting};
 pub use error::StepError;
 pub use handover::{AnyPolicy, Comparison, Handed, HandedOutcome, NotHandedOver, crash, kexec};
 pub use hypervisor::{Backend, Build, GuestMap, Hypervisor, Move, Slot, Stuck, guest_page, td_params};
