@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * /dev/cleanslate: initialize TDX in a kernel without TDX host support
+ * /dev/cleanslate: initialize TDX in a kernel without TDX host support, or take it over
  *
- * By ioctl (cleanslate_ioctl.h), or by writing "up". Needs CAP_SYS_ADMIN. The kernel log has the
- * reason of an error.
+ * By ioctl (cleanslate_ioctl.h), or by writing "up" or "vacuum". Needs CAP_SYS_ADMIN. The kernel
+ * log has the reason of an error.
  */
 #include <linux/capability.h>
 #include <linux/fs.h>
@@ -17,7 +17,7 @@
 
 static ssize_t cleanslate_write(struct file *file, const char __user *from, size_t size, loff_t *at)
 {
-	char command[8];
+	char command[16], *name;
 	int ret;
 
 	if (!capable(CAP_SYS_ADMIN))
@@ -27,7 +27,13 @@ static ssize_t cleanslate_write(struct file *file, const char __user *from, size
 	if (copy_from_user(command, from, size))
 		return -EFAULT;
 	command[size] = 0;
-	ret = strcmp(strim(command), "up") ? -EINVAL : cleanslate_host_up();
+	name = strim(command);
+	if (!strcmp(name, "up"))
+		ret = cleanslate_host_up();
+	else if (!strcmp(name, "vacuum"))
+		ret = cleanslate_host_vacuum();
+	else
+		ret = -EINVAL;
 	return ret ? ret : size;
 }
 
@@ -35,7 +41,13 @@ static long cleanslate_ioctl(struct file *file, unsigned int number, unsigned lo
 {
 	if (!capable(CAP_SYS_ADMIN))
 		return -EPERM;
-	return number == CLEANSLATE_IOCTL_UP ? cleanslate_host_up() : -ENOTTY;
+	switch (number) {
+	case CLEANSLATE_IOCTL_UP:
+		return cleanslate_host_up();
+	case CLEANSLATE_IOCTL_VACUUM:
+		return cleanslate_host_vacuum();
+	}
+	return -ENOTTY;
 }
 
 static const struct file_operations operations = {

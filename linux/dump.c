@@ -30,8 +30,6 @@
 #include <linux/string.h>
 #include <linux/sysfs.h>
 #include <linux/vmalloc.h>
-#include <asm/bootparam.h>
-#include <asm/setup.h>
 
 #include "cleanslate.h"
 
@@ -179,77 +177,6 @@ void cleanslate_dump_exit(void)
 	without_ledger.root = NULL;
 }
 
-/*
- * The last word of a command line that names a table names this kernel's. What is behind "--" is
- * for the init process.
- */
-static bool cleanslate_line_names_table(const char *line, size_t size)
-{
-	size_t length = strnlen(line, size), at = 0, end;
-	bool found = false;
-
-	while (at < length) {
-		for (end = at; end < length && line[end] != ' '; end++)
-			;
-		if (end - at == 2 && !memcmp(line + at, "--", 2))
-			break;
-		if (end - at >= strlen(PARAMETER) &&
-		    !memcmp(line + at, PARAMETER, strlen(PARAMETER)))
-			found = end - at == strlen(named) &&
-				!memcmp(line + at, named, strlen(named));
-		at = end + 1;
-	}
-	return found;
-}
-
-/* The bytes from an address to the end of the segment that it is in. */
-static const void *cleanslate_in_image(const struct kimage *image, u64 address, size_t *size)
-{
-	unsigned long number;
-
-	for (number = 0; number < image->nr_segments; number++) {
-		const struct kexec_segment *segment = &image->segment[number];
-
-		if (address - segment->mem < segment->memsz) {
-			*size = segment->memsz - (address - segment->mem);
-			return __va(address);
-		}
-	}
-	return NULL;
-}
-
-/*
- * The command line of a loaded crash image, however it was loaded: kexec_load() and
- * kexec_file_load() copy its segments to where they are executed, and one of them begins with the
- * boot parameters of Linux. Not more than the next kernel reads.
- */
-static bool cleanslate_image_names_table(const struct kimage *image)
-{
-	const struct boot_params *found = NULL;
-	unsigned long number;
-	const char *line;
-	size_t size;
-	u64 address;
-
-	for (number = 0; number < image->nr_segments; number++) {
-		const struct kexec_segment *segment = &image->segment[number];
-		const struct boot_params *params = __va(segment->mem);
-
-		if (segment->memsz < sizeof(*params) || params->hdr.header != 0x53726448)
-			continue;
-		if (found)
-			return false;
-		found = params;
-	}
-	if (!found)
-		return false;
-	address = found->hdr.cmd_line_ptr | (u64)found->ext_cmd_line_ptr << 32;
-	line = cleanslate_in_image(image, address, &size);
-	if (!line)
-		return false;
-	return cleanslate_line_names_table(line, min_t(size_t, size, COMMAND_LINE_SIZE - 1));
-}
-
 static bool cleanslate_resource_overlaps(const struct resource *resource)
 {
 	return resource->end && cleanslate_dump_overlaps(resource->start, resource_size(resource));
@@ -292,6 +219,7 @@ static const char *cleanslate_dump_refusal(const struct kimage *image)
 {
 	/* With the structure behind it, see cleanslate_dump_init(). */
 	const struct cleanslate_dump *dump = smp_load_acquire(&prepared);
+	const char *line;
 
 	if (!dump)
 		return "there was no memory for a table";
@@ -299,7 +227,8 @@ static const char *cleanslate_dump_refusal(const struct kimage *image)
 		return "the addresses of the table's index were overwritten";
 	if (cleanslate_unknown)
 		return cleanslate_unknown;
-	if (!cleanslate_image_names_table(image))
+	line = cleanslate_image_line(image);
+	if (!line || !cleanslate_line_names(line, PARAMETER, named))
 		return "the crash kernel's command line does not name this kernel's table";
 	return cleanslate_crash_kernel_overlaps(image);
 }

@@ -34,6 +34,9 @@ static bool cleanslate_affected(void)
 	return (cleanslate_is_private() || cleanslate_unknown) && !cleanslate_watch_failed();
 }
 
+/* The image of kexec -e. NULL in a kernel without the symbol. */
+static struct kimage *const *loaded_image;
+
 /* The last decision on an image or a kexec; string constants. */
 static DEFINE_RAW_SPINLOCK(decision_lock);
 static const char *last_verdict = "none yet", *last_reason;
@@ -183,9 +186,6 @@ static bool cleanslate_before_load(struct pt_regs *regs)
 	return false;
 }
 
-/* The image of kexec -e. NULL in a kernel without the symbol. */
-static struct kimage *const *loaded_image;
-
 static bool cleanslate_jump_is_loaded(void)
 {
 	const struct kimage *image;
@@ -254,29 +254,60 @@ static void cleanslate_wait_for_write_backs(void)
 		mdelay(1);
 }
 
-static void cleanslate_hand_over_now(u32 when)
+/* The policy of this handover; the log says why TDX is not kept. */
+static u32 cleanslate_policy_now(u32 when)
+{
+	const char *why;
+
+	if (cleanslate_policy != CLEANSLATE_POLICY_KEEP || when == CLEANSLATE_CRASH)
+		return cleanslate_policy;
+	/* What was decided by all CPUs together stays so. */
+	if (when == CLEANSLATE_REST)
+		return CLEANSLATE_POLICY_KEEP;
+	why = cleanslate_keep_why_not(loaded_image ? READ_ONCE(*loaded_image) : NULL);
+	/* VP.FLUSH of a VCPU is for the CPU that holds it, in VMX operation. */
+	if (!why && when != CLEANSLATE_TOGETHER && !cleanslate_host_is_one_cpu())
+		why = "not all CPUs came together";
+	if (!why)
+		return CLEANSLATE_POLICY_KEEP;
+	pr_emerg("policy=keep: resetting, because %s\n", why);
+	return CLEANSLATE_POLICY_TRACKED;
+}
+
+/* True if TDX was kept. */
+static bool cleanslate_hand_over_now(u32 when)
 {
 	struct cleanslate_handover done;
 	u64 start = ktime_get_mono_fast_ns();
 
 	cleanslate_report_progress(smp_processor_id());
-	done = cleanslate_hand_over(cleanslate_policy, smp_processor_id(), num_online_cpus(),
-				    nr_cpu_ids, when);
+	done = cleanslate_hand_over(cleanslate_policy_now(when), smp_processor_id(),
+				    num_online_cpus(), nr_cpu_ids, when);
+	if (done.kept) {
+		if (when != CLEANSLATE_REST)
+			pr_emerg("TDX stays as it is for the next kernel%s%s; took %llu us\n",
+				 done.forced ? ", but " : "", done.forced ?: "",
+				 div_u64(ktime_get_mono_fast_ns() - start, NSEC_PER_USEC));
+		return true;
+	}
 	if (when == CLEANSLATE_REST && done.clean && !done.lines)
 		pr_emerg("no private lines were left to reset before the jump\n");
 	else
 		cleanslate_log_handover(&done, ktime_get_mono_fast_ns() - start);
+	return false;
 }
 
 /* The other CPUs are in cleanslate_captured(); interrupts are off. */
 void cleanslate_reset_together(void)
 {
+	bool kept = cleanslate_hand_over_now(CLEANSLATE_TOGETHER);
 	u64 least, most;
 	u32 cpus;
 
-	cleanslate_hand_over_now(CLEANSLATE_TOGETHER);
 	/* Here, because cleanslate_noreset.ko takes the place of the handover. */
 	cleanslate_release_captured();
+	if (kept)
+		return;
 	cpus = cleanslate_shares(&least, &most);
 	pr_emerg("%u CPUs have reset %llu to %llu lines each\n", cpus, least, most);
 }

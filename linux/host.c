@@ -320,7 +320,7 @@ static int cleanslate_before_suspend(struct notifier_block *block, unsigned long
 		return NOTIFY_OK;
 	}
 	mutex_lock(&host_lock);
-	suspended = !is_up;
+	suspended = !is_up && !cleanslate_taken_over();
 	mutex_unlock(&host_lock);
 	if (suspended)
 		return NOTIFY_OK;
@@ -351,9 +351,10 @@ static struct notifier_block suspend_notifier = { .notifier_call = cleanslate_be
 
 static int cleanslate_call_bring_up(const struct cleanslate_memory *memory, u32 count)
 {
+	u64 table = cleanslate_keep_is_possible() ? CLEANSLATE_TAKEOVER_BYTES : 0;
 	struct cleanslate_memory reserved = {
-		.base = pool_base,
-		.bytes = pool_bytes,
+		.base = pool_base + table,
+		.bytes = pool_bytes - table,
 		.node = CLEANSLATE_ANY_NODE,
 	};
 	void *work = kvmalloc(cleanslate_work_bytes(), GFP_KERNEL);
@@ -388,9 +389,38 @@ static int cleanslate_start_tracking(void)
 	return ret;
 }
 
-static int cleanslate_initialize(void)
+static int cleanslate_enter_vmx_on_all(void)
 {
 	atomic_t failed = ATOMIC_INIT(0);
+	int ret;
+
+	on_each_cpu(cleanslate_enter_vmx_here, &failed, 1);
+	ret = atomic_read(&failed);
+	if (ret == -EBUSY)
+		pr_err("VMX already in use; unload kvm_intel first\n");
+	else if (ret)
+		pr_err("failed to enter VMX operation: %d (VMX disabled by the BIOS?)\n", ret);
+	return ret;
+}
+
+/* TDX is up already, by the kernel before. */
+static int cleanslate_join(void)
+{
+	int ret = cleanslate_enter_vmx_on_all();
+
+	if (!ret)
+		ret = cleanslate_take_over_join();
+	if (ret) {
+		on_each_cpu(cleanslate_leave_vmx_here, NULL, 1);
+		return ret;
+	}
+	cpumask_copy(&initialized, cpu_online_mask);
+	is_up = true;
+	return 0;
+}
+
+static int cleanslate_initialize(void)
+{
 	const struct cleanslate_memory *memory;
 	u32 memory_count;
 	int ret;
@@ -398,12 +428,7 @@ static int cleanslate_initialize(void)
 	memory = cleanslate_memory_map(&memory_count);
 	if (!memory)
 		return -E2BIG;
-	on_each_cpu(cleanslate_enter_vmx_here, &failed, 1);
-	ret = atomic_read(&failed);
-	if (ret == -EBUSY)
-		pr_err("VMX already in use; unload kvm_intel first\n");
-	else if (ret)
-		pr_err("failed to enter VMX operation: %d (VMX disabled by the BIOS?)\n", ret);
+	ret = cleanslate_enter_vmx_on_all();
 	if (ret)
 		goto leave;
 	ret = cleanslate_call_bring_up(memory, memory_count);
@@ -429,12 +454,28 @@ int cleanslate_host_up(void)
 		ret = cleanslate_follows() ? -EEXIST : cleanslate_start_tracking();
 	else if (suspended)
 		ret = -EBUSY;
+	else if (cleanslate_takeover_refused())
+		ret = -EINVAL;
+	else if (cleanslate_taken_over())
+		ret = cleanslate_join();
 	else
 		ret = cleanslate_initialize();
 	cpus_read_unlock();
 	initializing = false;
 	mutex_unlock(&host_lock);
 	return ret;
+}
+
+/* From any context. */
+bool cleanslate_host_is_up(void)
+{
+	return READ_ONCE(is_up);
+}
+
+/* Does this CPU alone run TDX? Then it can leave it alone, too. */
+bool cleanslate_host_is_one_cpu(void)
+{
+	return cpumask_weight(&initialized) == 1;
 }
 
 /* Runs a function that uses the TDX module; -ENODEV if TDX is not initialized. */
@@ -542,6 +583,9 @@ int cleanslate_host_init(void)
 	ret = cleanslate_map_pool();
 	if (ret)
 		return ret;
+	ret = cleanslate_keep_init(pool_base, pool_bytes);
+	if (ret)
+		goto unmap;
 	ret = -ENOMEM;
 	for_each_possible_cpu(cpu) {
 		vmx_regions[cpu] = alloc_page(GFP_KERNEL | __GFP_ZERO);
@@ -563,7 +607,9 @@ int cleanslate_host_init(void)
 	if (ret)
 		goto memory;
 	cleanslate_mode = CLEANSLATE_HOST;
-	pr_info("kernel has no TDX host support; write \"up\" to /dev/cleanslate to initialize TDX\n");
+	cleanslate_keep_start(pool);
+	if (!cleanslate_taken_over() && !cleanslate_takeover_refused())
+		pr_info("kernel has no TDX host support; write \"up\" to /dev/cleanslate to initialize TDX\n");
 	return 0;
 memory:
 	unregister_memory_notifier(&memory_notifier);
@@ -575,6 +621,7 @@ pages:
 	for_each_possible_cpu(cpu)
 		if (vmx_regions[cpu])
 			__free_page(vmx_regions[cpu]);
+unmap:
 	cleanslate_unmap_pool();
 	return ret;
 }

@@ -33,6 +33,7 @@ static const char *const policies[] = {
 	[CLEANSLATE_POLICY_TRACKED] = "tracked",
 	[CLEANSLATE_POLICY_MODULE] = "module",
 	[CLEANSLATE_POLICY_REFUSE] = "refuse",
+	[CLEANSLATE_POLICY_KEEP] = "keep",
 };
 
 static int cleanslate_set_policy(const char *value, const struct kernel_param *kp)
@@ -41,6 +42,10 @@ static int cleanslate_set_policy(const char *value, const struct kernel_param *k
 
 	if (policy < 0)
 		return policy;
+	/* At load, the mode is not known yet. */
+	if (policy == CLEANSLATE_POLICY_KEEP && cleanslate_mode != CLEANSLATE_IDLE &&
+	    !cleanslate_keep_is_possible())
+		return -EINVAL;
 	cleanslate_policy = policy;
 	return 0;
 }
@@ -56,7 +61,7 @@ static const struct kernel_param_ops policy_ops = {
 };
 module_param_cb(policy, &policy_ops, NULL, 0644);
 MODULE_PARM_DESC(policy,
-		 "tracked: reset tracked private memory at kexec (default); module: ask the TDX module first, then reset; refuse: reject kexec images while memory may be private");
+		 "tracked: reset tracked private memory at kexec (default); module: ask the TDX module first, then reset; refuse: reject kexec images while memory may be private; keep: leave TDX to a next kernel that takes it over, else as tracked (only when the module is loaded)");
 
 bool cleanslate_rdmsr(u32 msr, u64 *value)
 {
@@ -208,7 +213,12 @@ static int __init cleanslate_init(void)
 		cleanslate_memory_exit();
 		return ret;
 	}
-	ret = cleanslate_kernel_is_host() ? cleanslate_watch_init() : cleanslate_host_init();
+	if (!cleanslate_kernel_is_host())
+		ret = cleanslate_host_init();
+	else
+		ret = cleanslate_keep_is_wanted() ? -EOPNOTSUPP : cleanslate_watch_init();
+	if (ret == -EOPNOTSUPP)
+		pr_err("policy=keep and takeover= are for kernels without TDX host support: this one initializes TDX itself\n");
 	if (ret) {
 		cleanslate_handover_exit();
 		cleanslate_free_all();

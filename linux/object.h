@@ -19,6 +19,7 @@
 #define CLEANSLATE_POLICY_TRACKED	0
 #define CLEANSLATE_POLICY_MODULE	1
 #define CLEANSLATE_POLICY_REFUSE	2
+#define CLEANSLATE_POLICY_KEEP		3
 
 #define CLEANSLATE_KEXEC		0
 #define CLEANSLATE_CRASH		1
@@ -39,6 +40,8 @@
 #define CLEANSLATE_DUMP_WORDS		4096
 #define CLEANSLATE_DUMP_ENTRIES		511
 
+#define CLEANSLATE_TAKEOVER_BYTES	65536
+
 /**
  * struct cleanslate_memory - a range of physical memory
  * @base: first byte
@@ -56,14 +59,17 @@ struct cleanslate_memory {
  * @lines: 64-byte lines written
  * @suspects: CPUs whose caches may still hold private lines
  * @clean: no private memory is left, as far as it is tracked
+ * @kept: TDX was kept for the next kernel with its TDs, and what no TD needs was reset
  * @running: other CPUs that were still running
- * @forced: why the reset was done without the steps of a kexec, or NULL
+ * @forced: why the reset was done without the steps of a kexec, or NULL; if TDX was kept: what the
+ *	    next kernel will miss, or NULL
  * @left: 64-byte lines that could not be written
  */
 struct cleanslate_handover {
 	u64 lines;
 	u32 suspects;
 	bool clean;
+	bool kept;
 	u32 running;
 	const char *forced;
 	u64 left;
@@ -195,6 +201,18 @@ struct cleanslate_dump_facts {
 	u64 index_pages;
 	u64 pamt_kb;
 	bool was_reset;
+};
+
+/**
+ * struct cleanslate_vacuumed - what cleanslate_vacuum() has done
+ * @tds: TDs that are gone
+ * @pages: 4 KiB pages that were given back, clean
+ * @left: 4 KiB pages that are still private
+ */
+struct cleanslate_vacuumed {
+	u64 tds;
+	u64 pages;
+	u64 left;
 };
 
 /* Functions of the object */
@@ -596,7 +614,81 @@ const char *cleanslate_dump_take_index(const u64 *root, u64 number, const u64 *p
  */
 bool cleanslate_dump_is_private(const u64 *root, const u64 *addresses, u64 count, u64 page);
 
+/**
+ * cleanslate_keep_place() - set the place of the takeover table
+ * @address: physical address of the pool, whose first CLEANSLATE_TAKEOVER_BYTES are for tables
+ * @bytes: size of the pool
+ * @nonce: what the next kernel must name
+ *
+ * Before the pool is used. Pages of TDs come from the pool from then on.
+ */
+void cleanslate_keep_place(u64 address, u64 bytes, u64 nonce);
+
+/**
+ * cleanslate_keep_refusal() - can TDX be kept, as far as private memory is concerned?
+ *
+ * From any context.
+ *
+ * Return: NULL, or why it cannot, a string constant.
+ */
+const char *cleanslate_keep_refusal(void);
+
+/**
+ * cleanslate_take_over_words() - check the takeover table of the kernel before
+ * @copy: copy of the first CLEANSLATE_TAKEOVER_BYTES of the pool, not freed unless this returns 0
+ * @address: physical address of the pool
+ * @bytes: size of the pool
+ * @nonce: what the table must have
+ *
+ * Logs why a table is refused.
+ *
+ * Return: 64-bit words that cleanslate_take_over() needs, or 0.
+ */
+u64 cleanslate_take_over_words(const char *copy, u64 address, u64 bytes, u64 nonce);
+
+/**
+ * cleanslate_take_over() - track what the kernel before has left private
+ * @copy: accepted by cleanslate_take_over_words(), never freed
+ * @address: physical address of the pool
+ * @bytes: size of the pool
+ * @words: memory for the ledger and for KeyIDs, never freed
+ *
+ * Wipes the table in the pool. Makes no SEAMCALL.
+ *
+ * Return: 0 or a negative errno.
+ */
+int cleanslate_take_over(const char *copy, u64 address, u64 bytes, u64 *words);
+
+/**
+ * cleanslate_take_over_join() - TDX is up on this kernel's CPUs
+ *
+ * Sleeps. Every online CPU is in VMX operation, CPU hotplug is excluded. Logs why it refuses: other
+ * CPUs than in the kernel before, or another IA32_TSC_ADJUST.
+ *
+ * Return: 0 or a negative errno.
+ */
+int cleanslate_take_over_join(void);
+
+/**
+ * cleanslate_vacuum() - tear down the TDs of the kernel before that were not adopted
+ * @done: result
+ *
+ * Sleeps. After cleanslate_take_over_join(), excluded against users of TDs.
+ *
+ * Return: 0 or a negative errno.
+ */
+int cleanslate_vacuum(struct cleanslate_vacuumed *done);
+
 /* Functions for the object */
+
+/**
+ * cleanslate_tsc() - time-stamp counter of this CPU
+ *
+ * From any context.
+ *
+ * Return: its value, in order.
+ */
+u64 cleanslate_tsc(void);
 
 /**
  * cleanslate_rdmsr() - read an MSR

@@ -156,6 +156,32 @@ static ssize_t cleanslate_show_dump_parameter(struct kobject *kobj,
 static struct kobj_attribute dump_parameter_attribute =
 	__ATTR(dump_parameter, 0400, cleanslate_show_dump_parameter, NULL);
 
+static ssize_t cleanslate_show_keep(struct kobject *kobj, struct kobj_attribute *attribute,
+				    char *buffer)
+{
+	return cleanslate_keep_state(buffer);
+}
+
+static struct kobj_attribute keep_attribute = __ATTR(keep, 0400, cleanslate_show_keep, NULL);
+
+static ssize_t cleanslate_show_takeover_parameter(struct kobject *kobj,
+						  struct kobj_attribute *attribute, char *buffer)
+{
+	return cleanslate_takeover_parameter(buffer);
+}
+
+static struct kobj_attribute takeover_parameter_attribute =
+	__ATTR(takeover_parameter, 0400, cleanslate_show_takeover_parameter, NULL);
+
+static ssize_t cleanslate_show_takeover(struct kobject *kobj, struct kobj_attribute *attribute,
+					char *buffer)
+{
+	return cleanslate_takeover_state(buffer);
+}
+
+static struct kobj_attribute takeover_attribute =
+	__ATTR(takeover, 0444, cleanslate_show_takeover, NULL);
+
 static struct attribute *attributes[] = {
 	&mode_attribute.attr,
 	&pamt_kb_value.attribute.attr,
@@ -170,6 +196,9 @@ static struct attribute *attributes[] = {
 	&audit_attribute.attr,
 	&dump_attribute.attr,
 	&dump_parameter_attribute.attr,
+	&keep_attribute.attr,
+	&takeover_parameter_attribute.attr,
+	&takeover_attribute.attr,
 	NULL,
 };
 

@@ -3,8 +3,15 @@
  * Test variant of cleanslate.ko: /dev/cleanslate_test builds TDs
  *
  * Takes the place of device.c, which it includes: /dev/cleanslate is that of the shipped module. By
- * ioctl (cleanslate_test_ioctl.h), or by writing "td PHASE". Needs CAP_SYS_ADMIN.
+ * ioctl (cleanslate_test_ioctl.h), or by writing "td PHASE" or "adopt". Needs CAP_SYS_ADMIN.
  */
+#include <linux/math64.h>
+#include <asm/apic.h>
+#include <asm/cpufeature.h>
+#include <asm/fpu/api.h>
+#include <asm/fpu/xcr.h>
+#include <asm/tsc.h>
+
 #include "cleanslate.h"
 
 int cleanslate_shipped_device_init(void);
@@ -16,10 +23,65 @@ void cleanslate_shipped_device_exit(void);
 #undef cleanslate_device_init
 #undef cleanslate_device_exit
 
+#include "cleanslate_test.h"
 #include "cleanslate_test_ioctl.h"
 
-/* In bare/linux/object. */
-int cleanslate_td(u32 phase);
+/*
+ * VP.ENTER: interrupts are taken afterwards, and what the TD may leave in registers of this CPU is
+ * not the kernel's.
+ */
+void cleanslate_quietly(void (*run)(void *argument), void *argument)
+{
+	static const u32 registers[] = {
+		MSR_STAR, MSR_LSTAR, MSR_CSTAR, MSR_SYSCALL_MASK, MSR_KERNEL_GS_BASE, MSR_TSC_AUX,
+	};
+	u64 values[ARRAY_SIZE(registers)], features, supervisor = 0;
+	unsigned long flags;
+	int index;
+
+	kernel_fpu_begin();
+	local_irq_save(flags);
+	features = xgetbv(XCR_XFEATURE_ENABLED_MASK);
+	if (cpu_feature_enabled(X86_FEATURE_XSAVES))
+		rdmsrq(MSR_IA32_XSS, supervisor);
+	for (index = 0; index < ARRAY_SIZE(registers); index++)
+		rdmsrq(registers[index], values[index]);
+	run(argument);
+	for (index = 0; index < ARRAY_SIZE(registers); index++)
+		wrmsrq(registers[index], values[index]);
+	if (cpu_feature_enabled(X86_FEATURE_XSAVES))
+		wrmsrq(MSR_IA32_XSS, supervisor);
+	xsetbv(XCR_XFEATURE_ENABLED_MASK, features);
+	local_irq_restore(flags);
+	kernel_fpu_end();
+}
+
+/*
+ * The TDX module has acknowledged the interrupt that took the TD out. KVM calls its handler; here
+ * it comes again once interrupts are on.
+ */
+void cleanslate_interrupt(u8 vector)
+{
+	apic->eoi();
+	apic->send_IPI_self(vector);
+}
+
+void cleanslate_counted(u32 cpu, u64 counter, u64 count, u64 starts)
+{
+	printk(KERN_INFO "@ {\"event\":\"td-counts\",\"cpu\":%u,\"counter\":%llu,\"register\":%llu,\"starts\":%llu}\n",
+	       cpu, counter, count, starts);
+}
+
+void cleanslate_entered(u64 cycles)
+{
+	printk(KERN_INFO "@ {\"event\":\"first-entry\",\"after_microseconds\":%llu}\n",
+	       div_u64(cycles * 1000, tsc_khz));
+}
+
+static int cleanslate_adopt_now(void *unused)
+{
+	return cleanslate_adopt();
+}
 
 static const char *const phases[] = {
 	[CLEANSLATE_TD_RUNNABLE] = "runnable",
@@ -48,6 +110,10 @@ static ssize_t cleanslate_test_write(struct file *file, const char __user *from,
 		return -EFAULT;
 	command[size] = 0;
 	name = strim(command);
+	if (!strcmp(name, "adopt")) {
+		ret = cleanslate_host_run(cleanslate_adopt_now, NULL);
+		return ret ? ret : size;
+	}
 	if (strncmp(name, "td ", 3))
 		return -EINVAL;
 	ret = match_string(phases, ARRAY_SIZE(phases), name + 3);
@@ -64,6 +130,8 @@ static long cleanslate_test_ioctl(struct file *file, unsigned int number, unsign
 
 	if (!capable(CAP_SYS_ADMIN))
 		return -EPERM;
+	if (number == CLEANSLATE_IOCTL_ADOPT)
+		return cleanslate_host_run(cleanslate_adopt_now, NULL);
 	if (number != CLEANSLATE_IOCTL_TD)
 		return -ENOTTY;
 	if (get_user(phase, (const u32 __user *)argument))

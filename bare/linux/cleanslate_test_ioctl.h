@@ -14,6 +14,9 @@
 /* Build a TD and leave it in a phase: CLEANSLATE_TD_*. What it owns stays private until a kexec. */
 #define CLEANSLATE_IOCTL_TD	_IOW(0xcd, 1, __u32)
 
+/* Adopt the TDs of the kernel before that can run, and let them count on. */
+#define CLEANSLATE_IOCTL_ADOPT	_IO(0xcd, 3)
+
 #define CLEANSLATE_TD_RUNNABLE		0
 #define CLEANSLATE_TD_HALF_BUILT	1
 #define CLEANSLATE_TD_GONE		2

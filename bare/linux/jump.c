@@ -2,7 +2,7 @@
 /*
  * jump [-p|-l] IMAGE INITRD COMMAND_LINE: loads a kernel and jumps into it, what `kexec -s -l` and
  * `kexec -e` do; with -l it is only loaded, with -p as well, for a crash. jump -u: what is loaded
- * is unloaded. Debian's kexec-tools would bring five libraries into a root file system that has
+ * is unloaded; jump -e: it is jumped into. Debian's kexec-tools would bring five libraries into a root file system that has
  * none.
  */
 #include <errno.h>
@@ -25,6 +25,8 @@ int main(int argc, char **argv)
 		fprintf(stderr, "jump: not unloaded: %s\n", strerror(errno));
 		return 1;
 	}
+	if (argc == 2 && !strcmp(argv[1], "-e"))
+		goto jump;
 	if (argc == 5 && (!strcmp(argv[1], "-p") || !strcmp(argv[1], "-l"))) {
 		flags = argv[1][1] == 'p' ? KEXEC_FILE_ON_CRASH : 0;
 		only_load = 1;
@@ -32,7 +34,7 @@ int main(int argc, char **argv)
 		argc--;
 	}
 	if (argc != 4) {
-		fputs("usage: jump [-p|-l] IMAGE INITRD COMMAND_LINE, or jump -u\n", stderr);
+		fputs("usage: jump [-p|-l] IMAGE INITRD COMMAND_LINE, or jump -u, or jump -e\n", stderr);
 		return 2;
 	}
 	image = open(argv[1], O_RDONLY);
@@ -43,6 +45,7 @@ int main(int argc, char **argv)
 	}
 	if (only_load)
 		return 0;
+jump:
 	syscall(SYS_reboot, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, LINUX_REBOOT_CMD_KEXEC, NULL);
 	fprintf(stderr, "jump: no kexec: %s\n", strerror(errno));
 	return 1;

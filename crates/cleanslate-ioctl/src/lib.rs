@@ -21,6 +21,10 @@ use rustix::ioctl::{NoArg, Opcode, Setter, ioctl, opcode};
 const GROUP: u8 = 0xcd;
 /// `CLEANSLATE_IOCTL_UP`.
 pub const UP: Opcode = opcode::none(GROUP, 0);
+/// `CLEANSLATE_IOCTL_VACUUM`.
+pub const VACUUM: Opcode = opcode::none(GROUP, 2);
+/// `CLEANSLATE_IOCTL_ADOPT`.
+pub const ADOPT: Opcode = opcode::none(GROUP, 3);
 /// `CLEANSLATE_IOCTL_TD`.
 pub const TD: Opcode = opcode::write::<u32>(GROUP, 1);
 
@@ -47,6 +51,25 @@ pub fn up(device: impl AsFd) -> io::Result<()> {
     // SAFETY: this opcode takes no argument (linux/cleanslate_ioctl.h); another device refuses it,
     // or reads none either.
     unsafe { ioctl(device, NoArg::<UP>::new()) }.map_err(Into::into)
+}
+
+/// Tears down the TDs of the kernel before, where TDX was taken over.
+///
+/// # Errors
+/// Of the module: `ENODEV` (there is nothing to tear down), `EIO` (a TD stays), `EPERM`. The kernel
+/// log has the reason.
+pub fn vacuum(device: impl AsFd) -> io::Result<()> {
+    // SAFETY: as in `up`.
+    unsafe { ioctl(device, NoArg::<VACUUM>::new()) }.map_err(Into::into)
+}
+
+/// Adopts the TDs of the kernel before that can run, through `/dev/cleanslate_test`.
+///
+/// # Errors
+/// As [`vacuum`].
+pub fn adopt(device: impl AsFd) -> io::Result<()> {
+    // SAFETY: this opcode takes no argument (bare/linux/cleanslate_test_ioctl.h).
+    unsafe { ioctl(device, NoArg::<ADOPT>::new()) }.map_err(Into::into)
 }
 
 /// Builds a TD for a test, through `/dev/cleanslate_test`. What it owns at the end stays private

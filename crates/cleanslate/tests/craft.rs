@@ -99,7 +99,7 @@ fn manual_pages_and_completions() {
         }
     }
     assert!(references >= commands.len() + 3, "{references}");
-    for name in ["status", "up", "td-test"] {
+    for name in ["status", "up", "vacuum", "td-test"] {
         let page = fs::read_to_string(folder.join(format!("cleanslate-linux-{name}.1"))).unwrap();
         assert!(page.contains(".SH SYNOPSIS"), "{name}");
     }

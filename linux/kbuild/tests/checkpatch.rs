@@ -37,7 +37,7 @@ fn files() -> Vec<String> {
         .collect();
     files.sort();
     assert!(files.len() > 10);
-    files.extend(["noreset.c", "test.c", "test_ioctl.h"].map(|name| format!("bare/linux/cleanslate_{name}")));
+    files.extend(["noreset.c", "test.c", "test.h", "test_ioctl.h"].map(|name| format!("bare/linux/cleanslate_{name}")));
     files
 }
 

@@ -126,6 +126,7 @@ fn declare(rust: &str, name: &str) -> String {
         "Registers" => "struct cleanslate_registers",
         "Dump" => "struct cleanslate_dump",
         "DumpFacts" => "struct cleanslate_dump_facts",
+        "Vacuumed" => "struct cleanslate_vacuumed",
         other => panic!("no C type is known for {other}"),
     };
     format!("{c} {name}")

@@ -26,8 +26,12 @@ mod cpu;
 #[path = "../../object/src/handover.rs"]
 mod handover;
 #[allow(dead_code, missing_debug_implementations)]
+#[path = "../../object/src/keep.rs"]
+mod keep;
+#[allow(dead_code, missing_debug_implementations)]
 #[path = "../../object/src/kernel.rs"]
 mod kernel;
+#[allow(dead_code)]
 #[path = "../../object/src/pool.rs"]
 mod pool;
 #[allow(dead_code)]
@@ -37,15 +41,26 @@ mod shares;
 #[path = "../../object/src/shim.rs"]
 mod shim;
 
+#[allow(dead_code, missing_debug_implementations)]
+#[path = "../../object/src/take_over.rs"]
+mod take_over;
+
 use captured::{Captured, cleanslate_captured, cleanslate_release_captured};
 use cpu::ThisCpu;
 use handover::{CLEANSLATE_KEXEC, CLEANSLATE_POLICY_TRACKED, CLEANSLATE_REST, Handover, cleanslate_hand_over};
 use kernel::Linux;
 
 const EPERM: i32 = 1;
+const EIO: i32 = 5;
+const ENODEV: i32 = 19;
+const EINVAL: i32 = 22;
 const CPUS: usize = 4;
 static SLOTS: [CpuSlot; CPUS] = [const { CpuSlot::new() }; CPUS];
 static HOST: Host<'static> = Host::new(&SLOTS);
+
+fn log(text: std::fmt::Arguments<'_>) {
+    println!("{text}");
+}
 
 /// What went back to the page allocator: first byte and pages.
 static FREED: Mutex<Vec<(u64, u64)>> = Mutex::new(Vec::new());
@@ -103,6 +118,7 @@ mod c {
         cleanslate_only_held(u64) -> bool;
         cleanslate_has_page(u64) -> bool;
         cleanslate_old_word(u64, *mut u64) -> bool;
+        cleanslate_tsc() -> u64;
     }
 }
 

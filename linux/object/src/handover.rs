@@ -10,7 +10,7 @@ use tdx_host::{
 use crate::captured::Captured;
 use crate::cpu::ThisCpu;
 use crate::shares::start_count;
-use crate::{EPERM, HOST, shim};
+use crate::{EPERM, HOST, keep, shim};
 
 /// The machine in `machine_kexec`: the kernel has stopped the other CPUs.
 struct Alone {
@@ -65,9 +65,12 @@ pub struct Handover {
     pub suspects: u32,
     /// No private memory is left, as far as it is tracked.
     pub clean: bool,
+    /// TDX was kept for the next kernel with its TDs, and what no TD needs was reset.
+    pub kept: bool,
     /// Other CPUs that were still running.
     pub running: u32,
-    /// Why the reset was done without the steps of a kexec, or null.
+    /// Why the reset was done without the steps of a kexec, or null. If TDX was kept: what the next
+    /// kernel will miss, or null.
     pub forced: *const c_char,
     /// Lines that could not be written.
     pub left: u64,
@@ -75,17 +78,21 @@ pub struct Handover {
 
 impl Default for Handover {
     fn default() -> Self {
-        Self { lines: 0, suspects: 0, clean: false, running: 0, forced: core::ptr::null(), left: 0 }
+        Self { lines: 0, suspects: 0, clean: false, kept: false, running: 0, forced: core::ptr::null(), left: 0 }
     }
 }
 
-fn outcome(report: &HandoverReport) -> Handover {
+/// What was written, or could not be.
+pub(crate) fn lines_of(report: &HandoverReport) -> Handover {
     let (lines, left) = match report.outcome {
-        Outcome::Reset(count) => (count.lines, count.left),
+        Outcome::Reset(count) | Outcome::Kept(count) => (count.lines, count.left),
         _ => (0, 0),
     };
-    let suspects = report.suspects.may_hold_private_lines;
-    Handover { lines, suspects, clean: report.is_clean(&HOST.memory()), left, ..Handover::default() }
+    Handover { lines, suspects: report.suspects.may_hold_private_lines, left, ..Handover::default() }
+}
+
+fn outcome(report: &HandoverReport) -> Handover {
+    Handover { clean: report.is_clean(&HOST.memory()), ..lines_of(report) }
 }
 
 /// Reset all tracked memory.
@@ -95,9 +102,13 @@ pub const CLEANSLATE_POLICY_MODULE: u32 = 1;
 /// Refuse kexec images while memory may be private.
 pub const CLEANSLATE_POLICY_REFUSE: u32 = 2;
 
+/// Keep TDX for a next kernel that takes it over, else as [`CLEANSLATE_POLICY_TRACKED`].
+pub const CLEANSLATE_POLICY_KEEP: u32 = 3;
+
 /// The policy of the module parameter.
 fn policy(number: u32) -> Policy {
     match number {
+        CLEANSLATE_POLICY_KEEP => Policy::Keep,
         CLEANSLATE_POLICY_TRACKED => Policy::Tracked,
         CLEANSLATE_POLICY_MODULE => Policy::Module,
         _ => Policy::Refuse,
@@ -180,6 +191,9 @@ fn kexec(policy: Policy, cpus: &impl StopCpus<Cpu = ThisCpu>) -> Result<Handover
     let refused = Handover { forced: c"this kexec should have been refused".as_ptr(), ..Handover::default() };
     let kexec = HOST.kexec(policy, KexecKind::Normal).map_err(|_| refused)?;
     match kexec.stop_other_cpus(cpus) {
+        Ok(stopped) if policy == Policy::Keep => {
+            keep::leave(stopped).map_err(|why| Handover { forced: why.as_ptr(), ..Handover::default() })
+        }
         Ok(stopped) => Ok(outcome(&stopped.ask_module(|_| shim::progress()).write_back_caches().reset())),
         Err(error) => {
             let (forced, running) = match error.cause {
@@ -214,7 +228,12 @@ pub unsafe extern "C" fn cleanslate_hand_over(
     let this_cpu = unsafe { ThisCpu::pinned_to(cpu) };
     let alone = Alone { cpu: this_cpu, online, possible };
     let policy = self::policy(policy);
-    let at_any_price = || outcome(&HOST.crash(policy, &alone.cpu, &alone));
+    // What cannot be kept is reset, and then there is no table for the next kernel.
+    let at_any_price = || {
+        keep::wipe();
+        let policy = if policy == Policy::Keep { Policy::Tracked } else { policy };
+        outcome(&HOST.crash(policy, &alone.cpu, &alone))
+    };
     // Past the point of no return: reset regardless of policy or running CPUs.
     let in_spite_of =
         |why: Handover| Handover { clean: false, running: why.running, forced: why.forced, ..at_any_price() };
@@ -224,9 +243,12 @@ pub unsafe extern "C" fn cleanslate_hand_over(
             // SAFETY: the caller's.
             let others = unsafe { Captured::new(this_cpu, online) };
             let done = kexec(policy, &others);
-            COMPLETE.store(done.as_ref().is_ok_and(|done| done.clean), Ordering::SeqCst);
+            COMPLETE.store(done.as_ref().is_ok_and(|done| done.clean && !done.kept), Ordering::SeqCst);
             // What is missing here is done before the jump.
             done.unwrap_or_else(|why| why)
+        }
+        CLEANSLATE_REST if keep::is_kept() && online == 1 => {
+            Handover { clean: true, kept: true, ..Handover::default() }
         }
         CLEANSLATE_REST if COMPLETE.load(Ordering::SeqCst) && online == 1 => {
             Handover { clean: true, ..Handover::default() }

@@ -12,6 +12,7 @@ use tdx_host::{
     platform::{NodeId, NodeRange},
 };
 
+use crate::keep::note_cpus;
 use crate::kernel::Linux;
 use crate::{EINVAL, ENOMEM, HOST, log};
 
@@ -122,6 +123,7 @@ fn bring_up(linux: &mut Linux<'_, '_>, memory: &[NodeRange]) -> i32 {
     if let Err(error) = HOST.bring_up(linux, memory) {
         return failed(&error);
     }
+    note_cpus(linux);
     let kb = HOST.layout().map_or(0, Layout::pamt_kb);
     if let Some(module) = HOST.module() {
         log(format_args!("TDX module {} initialized, {kb} KB of PAMT may be private", module.version));

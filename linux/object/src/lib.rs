@@ -7,6 +7,8 @@
 //!         -> handover  CPUs stop, private memory is reset (captured: by all CPUs together)
 //!         -> dump      what a crash kernel leaves out of its dump
 //!         -> sweep     ledger and module, page by page: an audit, or a late load
+//!         -> keep      TDX is kept for the next kernel, with its TDs
+//!         -> take_over the next kernel: TDX and its TDs are this one's
 //!         -> status    how much is private, and what is at an address
 //! ```
 
@@ -17,13 +19,15 @@ pub mod cpu;
 pub mod dump;
 pub mod handover;
 pub mod host;
+pub mod keep;
 pub mod kernel;
 pub mod pages;
-mod pool;
+pub mod pool;
 pub mod shares;
 pub mod shim;
 pub mod status;
 pub mod sweep;
+pub mod take_over;
 pub mod watch;
 
 use arrayvec::ArrayString;
@@ -45,6 +49,8 @@ pub const EPERM: i32 = 1;
 pub const EIO: i32 = 5;
 /// Out of memory.
 pub const ENOMEM: i32 = 12;
+/// Device or resource busy.
+pub const EBUSY: i32 = 16;
 /// No such device.
 pub const ENODEV: i32 = 19;
 /// Invalid argument.

@@ -39,12 +39,13 @@ mod raw {
         pub safe fn cleanslate_only_held(page: u64) -> bool;
         pub safe fn cleanslate_has_page(page: u64) -> bool;
         pub fn cleanslate_old_word(address: u64, word: *mut u64) -> bool;
+        pub safe fn cleanslate_tsc() -> u64;
     }
 }
 
 pub use raw::{
     cleanslate_cond_resched as cond_resched, cleanslate_keep as keep, cleanslate_panic as panic,
-    cleanslate_progress as progress, cleanslate_this_cpu as this_cpu,
+    cleanslate_progress as progress, cleanslate_this_cpu as this_cpu, cleanslate_tsc as tsc,
 };
 
 /// The physical package of a CPU.

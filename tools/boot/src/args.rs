@@ -284,6 +284,9 @@ Examples:
   cargo xtask boot linux --kernel stock-6.12 --module --tds 4 --crash
                                                         Debian's kernel, TDX by the module, a crash, the dump is read
 
+  cargo xtask boot linux --kernel stock-6.12 --module --policy keep --tds 4
+                                                        the next kernel takes TDX over, with the TDs
+
   cargo xtask boot kvm --module --cpus 2                Linux 7.3's KVM runs a TD, kexec meanwhile: clean
   cargo xtask boot kvm                                  the same without cleanslate.ko: a machine check
   cargo xtask boot kvm --module --fail 6:3:dies         the TDX module dies in the third PAGE.AUG, the VMM exits, kexec
@@ -302,7 +305,8 @@ pub struct BootArgs {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
     pub cpus: u32,
     /// What happens to private memory: tracked, module, refuse or none; firstkernel also has
-    /// module-only, pamt, everything and keep. With `cleanslate.ko` and none, a test module
+    /// module-only, pamt, everything. keep, of firstkernel and of a Linux without TDX host code:
+    /// the next kernel takes TDX and its TDs over. With `cleanslate.ko` and none, a test module
     /// prevents the reset; with exclude, a crash leaves it to the crash kernel, which has the
     /// module.
     #[arg(long, default_value = "tracked")]
@@ -312,10 +316,10 @@ pub struct BootArgs {
     /// without TDX host code (0: the shipped `cleanslate.ko`). With kvm: VMMs, each with one TD.
     #[arg(long, default_value_t = 1)]
     pub tds: u32,
-    /// With firstkernel, --policy keep and --next self: number of kexecs in a row that keep TDX and
-    /// its TDs (16 at most), which count on in each kernel. The last of these kernels resets them.
-    /// With --append vacuum the next kernel tears all TDs down; with --append no-flush the first
-    /// one does not flush their VCPUs, so that they must not be adopted.
+    /// With --policy keep and --next self: number of kexecs in a row that keep TDX and its TDs (16
+    /// at most), which count on in each kernel. The last of these kernels resets them. With
+    /// --append vacuum (Linux: cleanslate.vacuum) the next kernel tears all TDs down; with --append
+    /// no-flush firstkernel does not flush their VCPUs, so that they must not be adopted.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub kexecs: u32,
     /// The next kernel.
@@ -397,6 +401,11 @@ fn injections(words: &str) -> Result<String, InjectionError> {
 }
 
 impl BootArgs {
+    /// Does the next kernel take TDX over?
+    pub(crate) fn keeps(&self) -> bool {
+        self.policy == "keep"
+    }
+
     /// The Linux that is booted.
     pub fn kernel(&self) -> Kernel {
         let default = if self.guest == Guest::Kvm { Kernel::Tdx73 } else { Kernel::Stock };

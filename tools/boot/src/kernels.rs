@@ -14,6 +14,10 @@ use crate::pack::{finish, modules, own_initrd, pack_stock, pack_with_module};
 use crate::place::{Linux, find, folder, initrd_with_module};
 use crate::root;
 
+/// With `--policy keep`, memory that is reserved at boot for all that may be private.
+const POOL_BASE: u64 = 0x3000_0000;
+const POOL_BYTES: u64 = 0x100_0000;
+
 /// Linux's command line; bare/linux/init reads its words `cleanslate.*`.
 pub(crate) fn command_line(args: &BootArgs) -> String {
     let late = late_words(args);
@@ -63,6 +67,14 @@ pub(crate) fn early_words(args: &BootArgs) -> String {
         line.push_str(" cleanslate.noreset");
     } else if args.module && args.policy == "exclude" {
         line.push_str(" cleanslate.cleanslate=dump=exclude");
+    } else if args.module && args.keeps() {
+        // The next kernels reserve the same memory.
+        let _ = write!(
+            line,
+            " memmap={POOL_BYTES:#x}${POOL_BASE:#x} cleanslate.keep={} \
+             cleanslate.cleanslate=policy=keep,pool_base={POOL_BASE:#x},pool_bytes={POOL_BYTES:#x}",
+            args.kexecs
+        );
     } else if args.module {
         let _ = write!(line, " cleanslate.cleanslate=policy={}", args.policy);
     }

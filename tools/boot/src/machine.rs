@@ -196,9 +196,17 @@ fn monitor_socket() -> PathBuf {
 
 /// The guest's image and command line; other files are passed by fw_cfg.
 fn guest(args: &BootArgs, command: &mut Command) -> Result<(PathBuf, String)> {
-    let keeps = args.policy == "keep" && args.guest == Guest::Firstkernel;
-    ensure!(keeps || args.policy != "keep", "--policy keep is of firstkernel alone");
-    ensure!(!keeps || args.next == NextKernel::Own, "--policy keep needs --next self: Linux reads no takeover table");
+    let keeps = args.keeps();
+    let can_keep = match args.guest {
+        Guest::Firstkernel => true,
+        Guest::Linux => args.module && args.kernel().has_no_tdx_code(),
+        Guest::Kvm => false,
+    };
+    ensure!(
+        !keeps || can_keep,
+        "--policy keep is of firstkernel, and of a Linux without TDX host code, with --module (--kernel stock-6.12)"
+    );
+    ensure!(!keeps || args.next == NextKernel::Own, "--policy keep needs --next self, which reads the takeover table");
     ensure!(args.kexecs == 1 || keeps && !args.plain, "--kexecs needs --policy keep, and a machine with TDX");
     let mut give = |name: &str, path: &PathBuf| {
         command.args(["-fw_cfg", &format!("name=opt/cleanslate/{name},file={}", path.display())]);

@@ -16,7 +16,7 @@ use crate::place::{folder, is_there};
 use crate::root;
 
 /// Sources of the C part.
-pub const SOURCES: [&str; 16] = [
+pub const SOURCES: [&str; 18] = [
     "Kbuild",
     "cleanslate.h",
     "cleanslate_ioctl.h",
@@ -29,6 +29,8 @@ pub const SOURCES: [&str; 16] = [
     "handover.c",
     "parallel.c",
     "dump.c",
+    "image.c",
+    "keep.c",
     "memory.c",
     "host.c",
     "device.c",
@@ -92,7 +94,8 @@ fn object_of(variant: Variant) -> Result<String> {
     let header = fs::read_to_string(root().join("linux/object.h"))?;
     let (mut exports, mut imports) = header::functions(&header).context("linux/object.h has no functions")?;
     if variant == Variant::Test {
-        exports.push("cleanslate_td");
+        exports.extend(["cleanslate_td", "cleanslate_adopt"]);
+        imports.extend(["cleanslate_quietly", "cleanslate_interrupt", "cleanslate_counted", "cleanslate_entered"]);
     }
     imports.extend(KERNEL);
     let input = Input { file: &path.display().to_string(), assembly: &made, exports: &exports, imports: &imports };
@@ -113,6 +116,7 @@ fn build_ko(kernel: &Path, place: &Path, variant: Variant) -> Result<PathBuf> {
     }
     if variant == Variant::Test {
         copy("bare/linux", "cleanslate_test.c")?;
+        copy("bare/linux", "cleanslate_test.h")?;
         copy("bare/linux", "cleanslate_test_ioctl.h")?;
         let kbuild = fs::read_to_string(place.join("Kbuild"))?;
         // It includes device.c.

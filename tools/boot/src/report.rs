@@ -137,6 +137,7 @@ impl Report {
         let linuxes = match (args.guest, args.next) {
             (Guest::Linux | Guest::Kvm, NextKernel::None) if !args.crash => 1,
             (Guest::Linux | Guest::Kvm, _) if args.refused => 1,
+            (Guest::Linux, _) if args.keeps() => 2 + args.kexecs as usize,
             (Guest::Linux | Guest::Kvm, _) => 2,
             (Guest::Firstkernel, NextKernel::Linux | NextKernel::Stock) => 1,
             (Guest::Firstkernel, _) => 0,

@@ -3,9 +3,11 @@
 
 #![no_std]
 
+mod counting;
+
 use cleanslate_linux::kernel::Linux;
-use cleanslate_linux::{EINVAL, EIO, ENOMEM, EPERM, HOST, host, log, shim};
-use first_kernel::TdPhase;
+use cleanslate_linux::{EINVAL, EIO, ENOMEM, EPERM, HOST, host, keep, log, shim};
+use first_kernel::{Count, TdPhase};
 use tdx_abi::PageSize;
 use tdx_host::layout::{FrameRequest, FrameSource};
 use tdx_host::ledger::Ledger;
@@ -24,6 +26,28 @@ impl first_kernel::Pages for KernelPages {
     }
 }
 
+unsafe extern "C" {
+    safe fn cleanslate_counted(cpu: u32, counter: u64, register: u64, starts: u64);
+    safe fn cleanslate_entered(cycles: u64);
+}
+
+/// An event: what a TD that counts has reported.
+fn counted(cpu: u32, count: Count) {
+    cleanslate_counted(cpu, count.memory, count.register, count.starts);
+}
+
+/// An event: cycles from the handover of the earlier kernel to the first VP.ENTER.
+fn entered(cycles: u64) {
+    cleanslate_entered(cycles);
+}
+
+/// Adopts the TDs of the earlier kernel that can run, and lets them count on. 0, or a negative
+/// errno; the kernel log has the reason.
+#[unsafe(no_mangle)]
+pub extern "C" fn cleanslate_adopt() -> i32 {
+    counting::adopt()
+}
+
 /// Builds a TD and leaves it in a phase: 0 runnable, 1 half built, 2 gone, 3 half gone. What it
 /// owns at the end stays private until the kexec. 0, or a negative errno; the kernel log has the
 /// reason.
@@ -37,6 +61,13 @@ pub extern "C" fn cleanslate_td(phase: u32) -> i32 {
         _ => return -EINVAL,
     };
     let Some(tds) = HOST.tds() else { return -EPERM };
+    if keep::is_wanted() {
+        let built = counting::build(phase, tds);
+        if built == 0 {
+            host::count_td();
+        }
+        return built;
+    }
     let mut linux = Linux::without_pool();
     let Some(mut shared) = linux.allocate_any(1) else { return -ENOMEM };
     let lived = first_kernel::live(&mut linux, tds, &KernelPages, &mut shared, phase);

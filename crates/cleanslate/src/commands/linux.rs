@@ -24,6 +24,7 @@ Examples:
   cleanslate linux status                          what may be private now, by kind
   sudo cleanslate linux audit --rate 100000        compare its ledger with the TDX module, page by page
   sudo cleanslate linux up                         initialize TDX, in a kernel without TDX host support
+  sudo cleanslate linux vacuum                     TDX was taken over: tear the TDs of the kernel before down
   sudo cleanslate linux td-test --tds 4            TDs: one runnable, one half built, one gone, one half gone;
                                                    needs the test variant of cleanslate.ko
   cleanslate linux status --format json | jq .pamt_kb
@@ -56,8 +57,11 @@ enum Order {
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         rate: Option<u32>,
     },
-    /// Initializes TDX, for kernels without TDX host code.
+    /// Initializes TDX, for kernels without TDX host code; or takes it over, if the kernel before
+    /// has kept it.
     Up,
+    /// Tears down the TDs of the kernel before, where TDX was taken over. It stays up.
+    Vacuum,
     /// Builds TDs, each left in another phase of its life. What they own stays private until the
     /// next kexec. Needs the test variant of cleanslate.ko (bare/linux/cleanslate_test.c).
     TdTest {
@@ -153,7 +157,15 @@ pub(crate) fn run(args: &LinuxArgs, out: &mut impl Write) -> Result<bool, Stop> 
             Ok(true)
         }
         Order::Audit { format, rate } => audit::run(&args.root, *format, *rate, out),
-        Order::Up => request(&args.root.join("dev/cleanslate"), "up", |device| cleanslate_ioctl::up(device), out),
+        Order::Up => {
+            let done = request(&args.root.join("dev/cleanslate"), "up", |device| cleanslate_ioctl::up(device), out)?;
+            say_takeover(&args.root, done, out)
+        }
+        Order::Vacuum => {
+            let device = args.root.join("dev/cleanslate");
+            let done = request(&device, "vacuum", |device| cleanslate_ioctl::vacuum(device), out)?;
+            say_takeover(&args.root, done, out)
+        }
         Order::TdTest { tds, phase } => {
             let device = args.root.join("dev/cleanslate_test");
             for number in 0..*tds {
@@ -186,6 +198,16 @@ fn request(
             Ok(false)
         }
     }
+}
+
+/// After a request that was done: what became of TDX and TDs of the kernel before.
+fn say_takeover(root: &Path, done: bool, out: &mut impl Write) -> Result<bool, Stop> {
+    // An older module has no such file.
+    let state = fs::read_to_string(root.join("sys/kernel/cleanslate/takeover")).unwrap_or_default();
+    if done && !matches!(state.trim(), "" | "none") {
+        unless_closed(writeln!(out, "{}", state.trim()))?;
+    }
+    Ok(done)
 }
 
 fn not_there(path: &Path, error: &io::Error) -> Stop {
