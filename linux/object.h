@@ -142,6 +142,7 @@ struct cleanslate_registers {
  * @learned: pages that were marked
  * @changed: looks during which the ledger has changed
  * @busy: looks that found the page in use by another SEAMCALL
+ * @unmarked: pages that were to be marked and have no reference: the kernel has freed them
  * @status: status of the SEAMCALL that failed
  * @missing_at: addresses of the first that are missing
  * @leaked_at: addresses of the first that are leaked
@@ -164,6 +165,7 @@ struct cleanslate_sweep {
 	u64 learned;
 	u64 changed;
 	u64 busy;
+	u64 unmarked;
 	u64 status;
 	u64 missing_at[CLEANSLATE_SWEEP_ADDRESSES];
 	u64 leaked_at[CLEANSLATE_SWEEP_ADDRESSES];
@@ -866,6 +868,15 @@ bool cleanslate_only_held(u64 page);
  * Return: false for a hole; the kernel gives no such page to a TD.
  */
 bool cleanslate_has_page(u64 page);
+
+/**
+ * cleanslate_look_was_disturbed() - does a SEAMCALL run beside the look of a sweep?
+ *
+ * In cleanslate_sweep_step(), behind its SEAMCALL. Prints nothing.
+ *
+ * Return: true if one did not wait for the look. Then it marks nothing.
+ */
+bool cleanslate_look_was_disturbed(void);
 
 /**
  * cleanslate_old_word() - read a word of the memory of the kernel that crashed

@@ -13,12 +13,11 @@
 
 #include "cleanslate.h"
 
-static const char *cleanslate_mode_name(void)
+static const char *cleanslate_mode_name(const char *why)
 {
-	cleanslate_watch_check();
 	if (cleanslate_watch_failed())
 		return "failed";
-	if (cleanslate_unknown)
+	if (why)
 		return "unknown";
 	if (cleanslate_mode == CLEANSLATE_WATCH)
 		return "watching";
@@ -28,13 +27,15 @@ static const char *cleanslate_mode_name(void)
 static ssize_t cleanslate_show_mode(struct kobject *kobj, struct kobj_attribute *attribute,
 				    char *buffer)
 {
-	const char *mode = cleanslate_mode_name();
-	const char *why = cleanslate_watch_failed() ? NULL : cleanslate_unknown;
-	u32 percent;
+	const char *why;
 
-	if (why && cleanslate_is_learning(&percent))
-		return sysfs_emit(buffer, "learning %u %%\n", percent);
-	return sysfs_emit(buffer, "%s%s%s\n", mode, why ? ": " : "", why ?: "");
+	cleanslate_watch_check();
+	/* Once: a late load ends at any time. */
+	why = cleanslate_watch_failed() ? NULL : READ_ONCE(cleanslate_unknown);
+	if (why == cleanslate_learning)
+		return sysfs_emit(buffer, "learning %u %%\n", cleanslate_learned_percent());
+	return sysfs_emit(buffer, "%s%s%s\n", cleanslate_mode_name(why), why ? ": " : "",
+			  why ?: "");
 }
 
 static struct kobj_attribute mode_attribute = __ATTR(mode, 0444, cleanslate_show_mode, NULL);

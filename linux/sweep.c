@@ -21,6 +21,8 @@
  * So a look also compares one instant: no SEAMCALL is between its mark and its answer. Only the
  * kernel's reset of a returned page may come in between (Returned to shared), and the ledger is
  * read on both sides of RDMD.
+ *
+ * A SEAMCALL that stops waiting says so (gave_up): the look marks nothing then, and the sweep ends.
  */
 #define pr_fmt(fmt) "cleanslate: " fmt
 
@@ -40,15 +42,30 @@
 #include "cleanslate.h"
 
 static uint sweep_rate = 250000;
-module_param(sweep_rate, uint, 0644);
+
+static int cleanslate_set_rate(const char *value, const struct kernel_param *kp)
+{
+	return param_set_uint_minmax(value, kp, 1, UINT_MAX);
+}
+
+static const struct kernel_param_ops rate_ops = {
+	.set = cleanslate_set_rate,
+	.get = param_get_uint,
+};
+module_param_cb(sweep_rate, &rate_ops, &sweep_rate, 0644);
 MODULE_PARM_DESC(sweep_rate,
-		 "pages per second that an audit or a late load asks the TDX module for (default: 250000)");
+		 "SEAMCALLs per second by which an audit or a late load asks the TDX module, at most (default: 250000)");
 
 /* SEAMCALLs under way whose beginning was seen, on this CPU and in all. */
 static DEFINE_PER_CPU(u32, cleanslate_depth);
-static atomic_t calls = ATOMIC_INIT(0);
-/* The CPU that looks, and one more; 0: none. */
-static atomic_t looking = ATOMIC_INIT(0);
+/* Written at both ends of each SEAMCALL: nothing else is on its line but what is read there. */
+static struct {
+	atomic_t calls;
+	/* The CPU that looks, and one more; 0: none. */
+	atomic_t looking;
+	/* A SEAMCALL did not wait to the end of a look. */
+	bool gave_up;
+} ____cacheline_aligned_in_smp exclusion;
 
 /* A look takes microseconds. Beyond this, KVM's call may fail; better than a CPU that hangs. */
 #define WAIT_SPINS	1000000
@@ -59,16 +76,20 @@ void cleanslate_call_begins(void)
 	int other, spins;
 
 	this_cpu_inc(cleanslate_depth);
-	atomic_inc(&calls);
+	atomic_inc(&exclusion.calls);
 	/* The call is counted before it looks for a look: pairs with cleanslate_look(). */
 	smp_mb__after_atomic();
 	for (spins = 0; spins < WAIT_SPINS; spins++) {
-		other = atomic_read_acquire(&looking);
+		other = atomic_read_acquire(&exclusion.looking);
 		/* A machine check within a look makes a SEAMCALL of its own. */
 		if (!other || other == raw_smp_processor_id() + 1)
-			break;
+			return;
 		cpu_relax();
 	}
+	/* No printk() here: the sweep says it. */
+	WRITE_ONCE(exclusion.gave_up, true);
+	/* Said before the SEAMCALL moves a page: the look reads it behind its RDMD. */
+	smp_mb();
 }
 NOKPROBE_SYMBOL(cleanslate_call_begins);
 
@@ -83,7 +104,7 @@ void cleanslate_call_ends(void)
 	this_cpu_dec(cleanslate_depth);
 	/* The ledger has the answer before the call is over. */
 	smp_mb__before_atomic();
-	atomic_dec(&calls);
+	atomic_dec(&exclusion.calls);
 }
 NOKPROBE_SYMBOL(cleanslate_call_ends);
 
@@ -96,30 +117,43 @@ static struct cleanslate_sweep sweep;
 static const char *sweep_kind = "none", *sweep_state = "none";
 static u64 sweep_started, sweep_ended, put_off, not_seen;
 static u32 sweep_round;
+/* Why it was given up (-ECANCELED). */
+static const char *sweep_why;
 
 /* Looks that are tried at a page that is busy or changes, before it counts as not seen. */
 #define TRIES		1000
 /* Looks between two chances for others. */
 #define SLICE		64
+/* Seconds in which SEAMCALLs of the kernel put off every look, before the sweep is given up. */
+#define PATIENCE	60
 
-/* -EAGAIN: the kernel makes a SEAMCALL. */
+static const char *const cleanslate_never_alone =
+	"failed: SEAMCALLs of the kernel put off every look for a minute";
+
+/* Does a SEAMCALL run beside this look all the same? From within it, and after it. */
+bool cleanslate_look_was_disturbed(void)
+{
+	return READ_ONCE(exclusion.gave_up);
+}
+
+/* Nothing in here may print: others wait. -EBUSY: the kernel makes a SEAMCALL. */
 static int cleanslate_look(void *unused)
 {
 	unsigned long flags;
-	int ret = -EAGAIN;
+	int ret = -EBUSY;
 
 	local_irq_save(flags);
-	atomic_set(&looking, smp_processor_id() + 1);
+	atomic_set(&exclusion.looking, smp_processor_id() + 1);
 	/* The look is said before it looks for calls: pairs with cleanslate_call_begins(). */
 	smp_mb();
-	if (!atomic_read(&calls)) {
+	if (!atomic_read(&exclusion.calls)) {
 		/* So that the kernel writes back the caches of this CPU, too, before it stops. */
 		cleanslate_watch_note_seamcall();
 		ret = cleanslate_sweep_step(smp_processor_id(), &sweep);
 	} else {
 		put_off++;
 	}
-	atomic_set_release(&looking, 0);
+	atomic_set_release(&exclusion.looking, 0);
 	local_irq_restore(flags);
 	return ret;
 }
@@ -131,30 +165,103 @@ static int cleanslate_look_once(void)
 						    cleanslate_look(NULL);
 }
 
-/* Not faster than the rate. */
-static void cleanslate_sweep_wait(u64 start, u32 rate)
-{
-	u64 due = start + div_u64(sweep.calls * NSEC_PER_SEC, rate);
-	u64 now = ktime_get_ns();
+/* Time that was lost and is made up for: the granularity of sleep, and not more. */
+#define CREDIT		(20 * NSEC_PER_MSEC)
 
-	if (now + NSEC_PER_MSEC < due)
-		schedule_timeout_interruptible(nsecs_to_jiffies(min_t(u64, due - now,
-								      NSEC_PER_SEC / 10)) + 1);
+static bool cleanslate_sweep_is_stopped(void)
+{
+	return READ_ONCE(stopped) || signal_pending(current);
 }
 
-/* Over all memory, once. 0, -EINTR if it was stopped, or why it failed. */
+/* Not faster than the rate: @due is when the SEAMCALLs of before are paid for, @calls are new. */
+static void cleanslate_sweep_wait(u64 *due, u64 calls, u32 rate)
+{
+	u64 now = ktime_get_ns();
+
+	*due = max(*due, now - CREDIT) + div_u64(calls * NSEC_PER_SEC, max(rate, 1u));
+	for (; now + NSEC_PER_MSEC < *due && !cleanslate_sweep_is_stopped(); now = ktime_get_ns()) {
+		u64 pause = min_t(u64, *due - now, NSEC_PER_SEC / 10);
+
+		schedule_timeout_interruptible(nsecs_to_jiffies(pause) + 1);
+	}
+}
+
+/* Why there can be no sweep, or NULL. */
+static const char *cleanslate_sweep_impossible(void)
+{
+	if (!cleanslate_follows() || !cleanslate_is_private() || cleanslate_watch_failed())
+		return "failed: TDX is not initialized, or pages are not tracked";
+	if (cleanslate_watch_may_migrate())
+		return "failed: this kernel makes SEAMCALLs with preemption on";
+	if (cleanslate_watch_misses())
+		return "failed: SEAMCALLs were missed, so that looks cannot keep out of their way";
+	return NULL;
+}
+
+/* Why a sweep that runs must end, or NULL. Once in a slice. */
+static const char *cleanslate_sweep_check(bool learn)
+{
+	cleanslate_watch_check();
+	if (cleanslate_look_was_disturbed()) {
+		/* Said once: the next sweep may do better. */
+		WRITE_ONCE(exclusion.gave_up, false);
+		return "failed: a SEAMCALL of the kernel did not wait for the end of a look";
+	}
+	if (learn && READ_ONCE(cleanslate_unknown) != cleanslate_learning)
+		return "failed: track of private memory was lost meanwhile";
+	return cleanslate_sweep_impossible();
+}
+
+/* What a look has found is said at once: images are refused from here on, not from the end on. */
+static void cleanslate_sweep_report(u32 *reported)
+{
+	if (sweep.unmarked)
+		cleanslate_lost("page given to the TDX module that is not allocated");
+	if (!sweep.missing)
+		return;
+	for (; *reported < CLEANSLATE_SWEEP_ADDRESSES && sweep.missing_at[*reported]; ++*reported)
+		pr_err("audit: the TDX module has page %#llx, which has no mark\n",
+		       sweep.missing_at[*reported]);
+	cleanslate_lost("an audit found private pages without a mark");
+}
+
+/*
+ * Over all memory, once. 0, -EINTR if it was stopped, -ECANCELED and sweep_why, or why the TDX
+ * module could not be asked.
+ */
 static int cleanslate_sweep_once(bool learn, u32 rate)
 {
-	u64 start = ktime_get_ns();
-	u32 tries = 0, looks = 0;
+	u64 due = ktime_get_ns(), paid = 0, last = due;
+	u32 tries = 0, looks = 0, reported = 0;
 	int ret;
 
 	sweep = (struct cleanslate_sweep){ .learn = learn };
 	do {
-		if (READ_ONCE(stopped) || signal_pending(current))
+		if (cleanslate_sweep_is_stopped())
 			return -EINTR;
+		if (looks++ % SLICE == 0) {
+			cond_resched();
+			cleanslate_sweep_wait(&due, sweep.calls - paid, rate);
+			paid = sweep.calls;
+			sweep_why = cleanslate_sweep_check(learn);
+			if (sweep_why)
+				return -ECANCELED;
+		}
 		ret = cleanslate_look_once();
+		cleanslate_sweep_report(&reported);
+		if (ret == -EBUSY) {
+			/* One whose end was missed would put off every look for good. */
+			if (ktime_get_ns() - last > PATIENCE * NSEC_PER_SEC) {
+				sweep_why = cleanslate_never_alone;
+				return -ECANCELED;
+			}
+			ret = 0;
+			usleep_range(50, 200);
+			continue;
+		}
+		last = ktime_get_ns();
 		if (ret == -EAGAIN && ++tries == TRIES) {
+			/* It begins with the page that was tried. */
 			not_seen++;
 			sweep.next++;
 			sweep.pages++;
@@ -168,12 +275,12 @@ static int cleanslate_sweep_once(bool learn, u32 rate)
 		} else {
 			tries = 0;
 		}
-		if (++looks % SLICE == 0) {
-			cond_resched();
-			cleanslate_sweep_wait(start, max(rate, 1u));
-		}
 	} while (!ret);
-	return min(ret, 0);
+	if (ret < 0)
+		return ret;
+	/* Of the last looks. */
+	sweep_why = cleanslate_sweep_check(learn);
+	return sweep_why ? -ECANCELED : 0;
 }
 
 static void cleanslate_sweep_begins(const char *kind, const char *state)
@@ -198,7 +305,15 @@ static void cleanslate_sweep_ends(int ret)
 		sweep_state = "stopped";
 		break;
 	case -ENODEV:
-		sweep_state = "failed: not in VMX operation (load kvm_intel)";
+		sweep_state = cleanslate_mode == CLEANSLATE_HOST ?
+			      "failed: TDX is not up" :
+			      "failed: not in VMX operation (load kvm_intel)";
+		break;
+	case -ECANCELED:
+		sweep_state = sweep_why;
+		break;
+	case -EAGAIN:
+		sweep_state = "failed: pages stayed busy, or sweeps went on finding new ones";
 		break;
 	case -EPERM:
 		sweep_state = "failed: no pages of TDs are tracked";
@@ -211,16 +326,6 @@ static void cleanslate_sweep_ends(int ret)
 		pr_err("sweep %s, status %#llx\n", sweep_state, sweep.status);
 }
 
-/* Why there can be no sweep, or NULL. */
-static const char *cleanslate_sweep_impossible(void)
-{
-	if (!cleanslate_follows() || !cleanslate_is_private() || cleanslate_watch_failed())
-		return "failed: TDX is not initialized, or pages are not tracked";
-	if (cleanslate_watch_may_migrate())
-		return "failed: this kernel makes SEAMCALLs with preemption on";
-	return NULL;
-}
-
 /*
  * Compares ledger and TDX module. In the task that asks for it, so that a signal to it ends it. 0,
  * also if pages are missing in the ledger.
@@ -228,7 +333,7 @@ static const char *cleanslate_sweep_impossible(void)
 static int cleanslate_audit(u32 rate)
 {
 	const char *why = cleanslate_sweep_impossible();
-	int index, ret;
+	int ret;
 
 	if (!mutex_trylock(&sweep_lock))
 		return -EBUSY;
@@ -242,11 +347,6 @@ static int cleanslate_audit(u32 rate)
 	}
 	ret = cleanslate_sweep_once(false, rate);
 	cleanslate_sweep_ends(ret);
-	for (index = 0; index < CLEANSLATE_SWEEP_ADDRESSES && sweep.missing_at[index]; index++)
-		pr_err("audit: the TDX module has page %#llx, which has no mark\n",
-		       sweep.missing_at[index]);
-	if (sweep.missing)
-		cleanslate_lost("an audit found private pages without a mark");
 	pr_info("audit %s: %llu pages, %llu SEAMCALLs, %llu ms, %llu missing, %llu leaked\n",
 		sweep_state, sweep.pages, sweep.calls,
 		div_u64(sweep_ended - sweep_started, NSEC_PER_MSEC), sweep.missing,
@@ -255,7 +355,10 @@ static int cleanslate_audit(u32 rate)
 	return ret;
 }
 
-/* "start", "start RATE", "stop". Returns when the audit has ended. */
+/*
+ * "start", "start RATE", "stop". Returns when the audit has ended. After a "stop" of a late load
+ * images stay refused: its pages are not known.
+ */
 ssize_t cleanslate_audit_store(const char *text, size_t size)
 {
 	u32 rate = READ_ONCE(sweep_rate);
@@ -265,11 +368,12 @@ ssize_t cleanslate_audit_store(const char *text, size_t size)
 		/* One that runs, and no other. */
 		if (mutex_trylock(&sweep_lock))
 			mutex_unlock(&sweep_lock);
-		else if (!strcmp(sweep_kind, "audit"))
+		else
 			WRITE_ONCE(stopped, true);
 		return size;
 	}
-	if (!sysfs_streq(text, "start") && sscanf(text, "start %u", &rate) != 1)
+	if (!sysfs_streq(text, "start") &&
+	    (strncmp(text, "start ", 6) || kstrtouint(text + 6, 10, &rate)))
 		return -EINVAL;
 	if (!rate)
 		return -EINVAL;
@@ -333,8 +437,8 @@ int cleanslate_audit_show(char *buffer)
 }
 
 /*
- * TDs were there before this module: why images are refused until their pages are known. Compared
- * by its address.
+ * TDs may have been there before this module: why images are refused until their pages are known.
+ * Compared by its address.
  */
 const char *const cleanslate_learning = "learning pages of TDs that were there before this module";
 
@@ -363,7 +467,9 @@ static int cleanslate_learn_pages(void *unused)
 		ret = -EAGAIN;
 	cleanslate_sweep_ends(ret);
 	sweep.learned = learned;
-	if (ret) {
+	if (ret == -EINTR) {
+		cleanslate_lost("learning pages of TDs was stopped");
+	} else if (ret) {
 		cleanslate_lost("failed to learn pages of TDs that were there before this module");
 	} else {
 		cleanslate_set_learning(false);
@@ -391,9 +497,9 @@ static int cleanslate_learn_pages(void *unused)
 const char *cleanslate_sweep_learn(void)
 {
 	if (!cleanslate_follows())
-		return "TDs created before this module, and no reset of pages to observe";
+		return "TDs may be older than this module, and no reset of pages to observe";
 	if (cleanslate_watch_may_migrate())
-		return "TDs created before this module; load it before kvm_intel";
+		return "TDs may be older than this module; load it before kvm_intel";
 	cleanslate_lost(cleanslate_learning);
 	synchronize_rcu();
 	learner = kthread_run(cleanslate_learn_pages, NULL, "cleanslate");
@@ -403,13 +509,12 @@ const char *cleanslate_sweep_learn(void)
 	return "no memory to learn pages of TDs";
 }
 
-/* "learning N %" while pages are learned, or NULL. */
-bool cleanslate_is_learning(u32 *percent)
+/* How far a late load is. Two sweeps, as a rule. */
+u32 cleanslate_learned_percent(void)
 {
-	if (READ_ONCE(cleanslate_unknown) != cleanslate_learning)
-		return false;
-	*percent = sweep_round > 1 ? 99 : min(cleanslate_sweep_percent(), 99u);
-	return true;
+	u32 round = READ_ONCE(sweep_round);
+
+	return round > 2 ? 99 : min((cleanslate_sweep_percent() + (round > 1 ? 100 : 0)) / 2, 99u);
 }
 
 /* Before the probes and sysfs go. */

@@ -12,6 +12,7 @@
 #include <linux/cpuhotplug.h>
 #include <linux/extable.h>
 #include <linux/idr.h>
+#include <linux/misc_cgroup.h>
 #include <linux/mm.h>
 #include <linux/smp.h>
 #include <linux/string.h>
@@ -285,6 +286,13 @@ static bool cleanslate_probes_missed(void)
 	return false;
 }
 
+/* Was a SEAMCALL missed, or may one be now? */
+bool cleanslate_watch_misses(void)
+{
+	return cleanslate_mode == CLEANSLATE_WATCH &&
+	       (cleanslate_probes_missed() || (all_disarmed && READ_ONCE(*all_disarmed)));
+}
+
 /* Were all SEAMCALLs, resets and stops observed? */
 void cleanslate_watch_check(void)
 {
@@ -340,6 +348,39 @@ static void cleanslate_note_this_cpu(void *unused)
 	cleanslate_cpu_may_hold(smp_processor_id());
 }
 
+/*
+ * Has KVM never built a TD? That no TD has a KeyID proves nothing: KVM frees it before it reclaims
+ * the pages of the TD, and leaks those whose RECLAIM fails. KVM charges a KeyID to the misc cgroup,
+ * or the VM is counted, before the first page is given: if neither has happened after the probes
+ * are in, every such page is observed.
+ */
+static bool cleanslate_no_td_was_built(void)
+{
+	const struct ida *key_ids = (const struct ida *)cleanslate_symbol("tdx_guest_keyid_pool");
+
+	/* Users of the kernel's functions that are not KVM: tests. */
+	if (!key_ids || !ida_is_empty(key_ids))
+		return false;
+#if IS_ENABLED(CONFIG_CGROUP_MISC) && IS_ENABLED(CONFIG_KVM_INTEL_TDX)
+	struct cgroup_subsys_state *css;
+	bool none;
+
+	/* The highest number of KeyIDs since boot is in the root. Nothing resets it. */
+	rcu_read_lock();
+	css = task_css(current, misc_cgrp_id);
+	while (css->parent)
+		css = css->parent;
+	none = !atomic64_read(&css_misc(css)->res[MISC_CG_RES_TDX].watermark);
+	rcu_read_unlock();
+	return none;
+#else
+	/* VMs since KVM is there: since boot, if it is built in. */
+	const unsigned long long *vms = (const void *)cleanslate_symbol("kvm_createvm_count");
+
+	return IS_BUILTIN(CONFIG_KVM) && IS_BUILTIN(CONFIG_KVM_INTEL) && vms && !READ_ONCE(*vms);
+#endif
+}
+
 /* TDX is initialized already. Why its private memory is not tracked completely, or NULL. */
 static const char *cleanslate_learn_state(void)
 {
@@ -357,15 +398,8 @@ static const char *cleanslate_learn_state(void)
 		return why;
 	/* Any of them may have made SEAMCALLs, and may be in one: each writes its own record. */
 	on_each_cpu(cleanslate_note_this_cpu, NULL, 1);
-	/* A TD has a KeyID of this pool. */
-	if (cleanslate_symbol("tdh_mng_create")) {
-		struct ida *key_ids = (struct ida *)cleanslate_symbol("tdx_guest_keyid_pool");
-
-		if (!key_ids)
-			return "TDs created before this module; load it before kvm_intel";
-		if (!ida_is_empty(key_ids))
-			return cleanslate_sweep_learn();
-	}
+	if (cleanslate_symbol("tdh_mng_create") && !cleanslate_no_td_was_built())
+		return cleanslate_sweep_learn();
 	/* No TD was there, and every SEAMCALL that builds one is observed. */
 	cleanslate_set_learning(false);
 	return NULL;

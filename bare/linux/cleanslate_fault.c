@@ -34,7 +34,8 @@ static int __init cleanslate_fault_init(void)
 		return -EINVAL;
 	for (page = 0; page < PAGES; page++) {
 		shift = 2 * (page % 32);
-		if (((*words)[page / 32] >> shift & 3) == GIVEN && page_ref_count(pfn_to_page(page)) == 2)
+		if (((*words)[page / 32] >> shift & 3) == GIVEN &&
+		    page_ref_count(pfn_to_page(page)) == 2)
 			break;
 	}
 	if (page == PAGES)
@@ -43,7 +44,8 @@ static int __init cleanslate_fault_init(void)
 		clear_bit(shift, &(*words)[page / 32]);
 	else
 		put_page(pfn_to_page(page));
-	printk(KERN_INFO "@ {\"event\":\"fault\",\"what\":\"%s\",\"address\":\"%#lx\"}\n", what, page << PAGE_SHIFT);
+	printk(KERN_INFO "@ {\"event\":\"fault\",\"what\":\"%s\",\"address\":\"%#lx\"}\n", what,
+	       page << PAGE_SHIFT);
 	return 0;
 }
 module_init(cleanslate_fault_init);

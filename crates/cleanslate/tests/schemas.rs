@@ -198,6 +198,15 @@ fn linux_audit() {
     // Not to its end; not everywhere; and no numbers.
     said("failed: not in VMX operation (load kvm_intel)", 0, 0);
     assert_eq!(code("not in VMX operation"), Some(3));
+    // What was found counts, whatever ended it.
+    for state in ["stopped", "failed: the TDX module refused", "running"] {
+        said(state, 1, 0);
+        assert_eq!(code("missing  1: 0x1000"), Some(1));
+        assert_eq!(code("not all pages were looked at"), Some(1));
+        assert_eq!(holds(&schema, &words)["agree"], false);
+        said(state, 0, 0);
+        assert_eq!(code(state), Some(3));
+    }
     said("done", 0, 7);
     assert_eq!(code("7 pages could not be looked at"), Some(3));
     fs::write(&file, "state done\n").unwrap();

@@ -224,6 +224,18 @@ fn promote_returns_a_pair_for_2_mib_alone() {
 }
 
 #[test]
+fn the_end_of_a_call_whose_beginning_was_not_seen_leaves_nothing_unsettled() {
+    let (ledger, refs) = (ledger(), Refs::default());
+    let reclaim = Moves::of(&Registers::call(Leaf::PHYMEM_PAGE_RECLAIM).rcx(PAGE), false).unwrap();
+    reclaim.seen_after(&ledger, &busy()).unwrap();
+    assert!(ledger.is_settled());
+    reclaim.seen_before(&ledger, &refs).unwrap();
+    assert!(!ledger.is_settled());
+    reclaim.seen_after(&ledger, &busy()).unwrap();
+    assert!(ledger.is_settled());
+}
+
+#[test]
 fn a_page_is_marked_before_the_call_and_until_its_reset() {
     let (ledger, refs) = (ledger(), Refs::default());
     let (state, range) = (|| ledger.state(page()).unwrap(), PageRange::new(page(), Page::new(page().index() + 1)));

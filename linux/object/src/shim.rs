@@ -38,6 +38,7 @@ mod raw {
         pub fn cleanslate_release(page: u64);
         pub safe fn cleanslate_only_held(page: u64) -> bool;
         pub safe fn cleanslate_has_page(page: u64) -> bool;
+        pub safe fn cleanslate_look_was_disturbed() -> bool;
         pub fn cleanslate_old_word(address: u64, word: *mut u64) -> bool;
         pub safe fn cleanslate_tsc() -> u64;
     }
@@ -189,6 +190,11 @@ pub fn is_only_held(page: Page) -> bool {
 /// Has the kernel a `struct page` for this page, and for all 2 MiB around it?
 pub fn has_page(page: Page) -> bool {
     raw::cleanslate_has_page(page.index())
+}
+
+/// Within a look of a sweep: does a SEAMCALL run beside it that has not waited for it?
+pub fn look_was_disturbed() -> bool {
+    raw::cleanslate_look_was_disturbed()
 }
 
 /// A word of the memory of the kernel that crashed, in its crash kernel. `None` if it cannot be

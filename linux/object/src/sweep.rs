@@ -1,17 +1,16 @@
 //! A sweep over all memory that the TDX module may own: an audit compares ledger and module, a late
 //! load learns the pages of TDs that were there before this module.
 
-use core::sync::atomic::{AtomicBool, Ordering};
 use tdx_abi::{Page, PageRange, PageSize, PamtPageType};
 use tdx_host::{
-    follow::{self, NotFollowed},
+    follow,
     ledger::PageState,
     sweep::{self, Finding, LookError, Says},
 };
 
 use crate::cpu::ThisCpu;
 use crate::handover::seamcall_is_made;
-use crate::{EIO, ENODEV, EPERM, HOST, shim, watch};
+use crate::{EIO, ENODEV, EPERM, HOST, pool, shim, watch};
 
 /// Addresses that a sweep keeps of each kind.
 pub const CLEANSLATE_SWEEP_ADDRESSES: usize = 8;
@@ -54,27 +53,14 @@ pub struct Sweep {
     pub changed: u64,
     /// Looks that found the page in use by another SEAMCALL.
     pub busy: u64,
+    /// Pages that were to be marked and have no reference: the kernel has freed them.
+    pub unmarked: u64,
     /// Status of the SEAMCALL that failed.
     pub status: u64,
     /// The first that are missing.
     pub missing_at: [u64; CLEANSLATE_SWEEP_ADDRESSES],
     /// The first that are leaked.
     pub leaked_at: [u64; CLEANSLATE_SWEEP_ADDRESSES],
-}
-
-/// Pages of TDs that were there before this module are being learned.
-static LEARNING: AtomicBool = AtomicBool::new(false);
-
-/// Are they?
-pub fn is_learning() -> bool {
-    LEARNING.load(Ordering::SeqCst)
-}
-
-/// While this is on, pages of a SEAMCALL whose answer is seen are marked, also if its beginning was
-/// not seen.
-#[unsafe(no_mangle)]
-pub extern "C" fn cleanslate_set_learning(on: bool) {
-    LEARNING.store(on, Ordering::SeqCst);
 }
 
 /// Notes an address in the first free place.
@@ -115,17 +101,19 @@ impl Sweep {
         }
     }
 
-    /// Marks pages that the module has.
+    /// Marks pages that the module has. Reports nothing, because others wait: the caller does, if
+    /// `unmarked` has grown.
     ///
     /// # Safety
     /// The module has them, and no SEAMCALL is made meanwhile.
-    unsafe fn learn(&mut self, range: PageRange, page_type: PamtPageType) -> Result<(), NotFollowed> {
-        let Some(ledger) = HOST.ledger() else { return Ok(()) };
+    unsafe fn learn(&mut self, range: PageRange, page_type: PamtPageType) {
+        let Some(ledger) = HOST.ledger() else { return };
         // SAFETY: the caller's.
         let (learned, result) = unsafe { follow::learn(ledger, range, true, &watch::Refs) };
         self.learned += learned;
         watch::count_learned(page_type, learned);
-        result
+        // The sweep asks for pages that the ledger covers, so that it is a page without an owner.
+        self.unmarked += u64::from(result.is_err());
     }
 }
 
@@ -145,9 +133,12 @@ pub unsafe extern "C" fn cleanslate_sweep_step(cpu: u32, sweep: *mut Sweep) -> i
         sweep.total = sweep::pages(ledger);
     }
     let Some(page) = sweep::next_page(ledger, Page::new(sweep.next)) else { return 1 };
-    if !shim::has_page(page) {
-        let block = PageSize::Size2M.pages();
-        let end = (page.index() / block + 1) * block;
+    // Behind a gap; and the caller may leave this page out.
+    sweep.next = page.index();
+    let block = PageSize::Size2M.pages();
+    let end = (page.index() / block + 1) * block;
+    // Pages of TDs may be in the pool, which has no struct page.
+    if !shim::has_page(page) && !pool::holds(PageRange::new(page, Page::new(end))) {
         sweep.outside += end - page.index();
         sweep.pages += end - page.index();
         sweep.next = end;
@@ -173,6 +164,11 @@ pub unsafe extern "C" fn cleanslate_sweep_step(cpu: u32, sweep: *mut Sweep) -> i
         }
         Err(_) => return -EIO,
     };
+    // A SEAMCALL that did not wait may have moved the page. The caller ends the sweep.
+    if shim::look_was_disturbed() {
+        sweep.changed += 1;
+        return -EAGAIN;
+    }
     // The ledger covers whole GiBs, so that all of the answer is covered.
     let count = answer.pages.pages();
     if answer.says == Says::Outside {
@@ -185,15 +181,11 @@ pub unsafe extern "C" fn cleanslate_sweep_step(cpu: u32, sweep: *mut Sweep) -> i
     }
     sweep.pages += count;
     sweep.next = answer.pages.end().index();
-    match answer.says {
+    if let Says::Owned(page_type) = answer.says
+        && sweep.learn
+    {
         // SAFETY: the module has just said that it has them; the caller excludes other SEAMCALLs.
-        Says::Owned(page_type) if sweep.learn => match unsafe { sweep.learn(answer.pages, page_type) } {
-            Ok(()) => 0,
-            Err(error) => {
-                watch::report(error);
-                0
-            }
-        },
-        _ => 0,
+        unsafe { sweep.learn(answer.pages, page_type) };
     }
+    0
 }

@@ -22,7 +22,6 @@ use crate::pages::{
     CLEANSLATE_PAGES_GUEST, CLEANSLATE_PAGES_KINDS, CLEANSLATE_PAGES_SEPT, CLEANSLATE_PAGES_TDCX, CLEANSLATE_PAGES_TDR,
     CLEANSLATE_PAGES_TDVPR, Pages, kind,
 };
-use crate::sweep::is_learning;
 use crate::{EINVAL, HOST, cleanslate_is_private, log, pamt_kb, shim};
 
 /// PAMTs that the kernel is about to give to the TDX module, before they are published.
@@ -286,6 +285,16 @@ pub extern "C" fn cleanslate_follows() -> bool {
     HOST.ledger().is_some()
 }
 
+/// Pages of TDs that were there before this module are being learned.
+static LEARNING: AtomicBool = AtomicBool::new(false);
+
+/// While this is on, pages of a SEAMCALL whose answer is seen are marked, also if its beginning was
+/// not seen.
+#[unsafe(no_mangle)]
+pub extern "C" fn cleanslate_set_learning(on: bool) {
+    LEARNING.store(on, Ordering::SeqCst);
+}
+
 /// References of the kernel's page allocator.
 pub struct Refs;
 
@@ -309,7 +318,7 @@ fn check(result: Result<(), NotFollowed>) {
 }
 
 /// Tracking is lost because of this.
-pub fn report(error: NotFollowed) {
+fn report(error: NotFollowed) {
     shim::lost(match error {
         NotFollowed::Outside(_) => c"page outside of the ledger given to the TDX module",
         NotFollowed::StillGiven(_) => c"page reset that the TDX module owns",
@@ -454,7 +463,7 @@ pub unsafe extern "C" fn cleanslate_observe_return(cpu: u32, call: *const Regist
         }
         _ => {}
     }
-    if is_learning() {
+    if LEARNING.load(Ordering::SeqCst) {
         // SAFETY: the answer of the call, before the ledger takes it.
         unsafe { learn(ledger, &moves, call, answer) };
     }

@@ -33,12 +33,14 @@ impl Ledger<'_> {
     pub(crate) fn settle_returning(&self) {
         // After the transition that entered the answer: a CPU that sees the count fall sees the
         // page returned.
-        self.returning.fetch_sub(1, Ordering::AcqRel);
+        // An observer may see the end of a call whose beginning was before it came: not below 0. It
+        // then takes the place of one that is counted, until none is under way.
+        let _ = self.returning.fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| count.checked_sub(1));
     }
 
     /// Of every [`Returning`], whose answers may be lost: the module has been asked of each marked
     /// page since, behind a closed gate that nothing opens again. One that is settled after this
-    /// makes the count wrap, which says too much and never too little.
+    /// has its answer in the ledger, too, and the count stays 0.
     pub(crate) fn settle_all_returning(&self) {
         // After the transitions that entered the answers, as in `settle_returning`.
         self.returning.store(0, Ordering::Release);

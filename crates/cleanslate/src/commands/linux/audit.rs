@@ -17,7 +17,7 @@ use tdx_operator::words::{grouped, grouped_count};
 
 use super::not_there;
 use crate::options::Format;
-use crate::output::{json, unless_closed};
+use crate::output::{json, report_error, unless_closed};
 use crate::progress::Line;
 use crate::stop::Stop;
 
@@ -151,11 +151,26 @@ impl Told {
 /// The module audits in the task that writes to the file, so that Ctrl-C ends it. Appended, which
 /// is the same in sysfs: a file that stands for it in a test keeps its text.
 fn start(path: &Path, rate: Option<u32>) -> io::Result<()> {
-    let mut file = fs::OpenOptions::new().append(true).open(path)?;
-    match rate {
-        Some(rate) => file.write_all(format!("start {rate}\n").as_bytes()),
-        None => file.write_all(b"start\n"),
-    }
+    order(&mut fs::OpenOptions::new().append(true).open(path)?, rate)
+}
+
+/// One write, and no other: EINTR says that the audit was ended (`stop`, or the task was frozen),
+/// and `write_all` would start it again.
+fn order(file: &mut impl Write, rate: Option<u32>) -> io::Result<()> {
+    let text = rate.map_or("start\n".to_owned(), |rate| format!("start {rate}\n"));
+    let taken = file.write(text.as_bytes())?;
+    if taken == text.len() { Ok(()) } else { Err(io::Error::other("the module has not taken all of the order")) }
+}
+
+/// Why the module has refused to begin, or `None`: it says so itself.
+fn refusal(path: &Path, error: &io::Error) -> Option<Stop> {
+    let why = match error.kind() {
+        io::ErrorKind::NotFound => return Some(not_there(path, error)),
+        io::ErrorKind::PermissionDenied => "an audit is for root",
+        io::ErrorKind::ResourceBusy => "an audit runs already, or pages of TDs are being learned",
+        _ => return None,
+    };
+    Some(InputError::of_file(&path.display().to_string(), Rule::Unreadable(format!("{error}; {why}"))).into())
 }
 
 /// True if ledger and TDX module agree.
@@ -175,21 +190,20 @@ pub(super) fn run(root: &Path, format: Format, rate: Option<u32>, out: &mut impl
         audit.join().unwrap_or_else(|_| Err(io::Error::other("the thread that waits for the module has failed")))
     });
     drop(line);
-    if let Err(error) = &started
-        && matches!(
-            error.kind(),
-            io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied | io::ErrorKind::ResourceBusy
-        )
-    {
-        return Err(not_there(&path, error));
+    if let Some(stop) = started.as_ref().err().and_then(|error| refusal(&path, error)) {
+        return Err(stop);
     }
     let told = Told::read(&path)?;
-    if started.is_err() || told.state() != "done" {
+    let missing = told.number("missing").unwrap_or(0);
+    if missing > 0 && told.state() != "done" {
+        // Whatever ended it: the one fault that matters was found.
+        report_error(format_args!("audit {}: not all pages were looked at", told.state()));
+    } else if started.is_err() || told.state() != "done" {
         let why = started.err().map_or(String::new(), |error| format!(" ({error})"));
         return Err(told.refuse(format!("audit {}{why}; see the kernel log", told.state())));
     }
     let not_seen = told.number("not_seen")?;
-    if not_seen > 0 && told.number("missing")? == 0 {
+    if not_seen > 0 && missing == 0 {
         let pages = grouped_count(not_seen, "page");
         return Err(
             told.refuse(format!("{pages} could not be looked at, because other SEAMCALLs had them all the time"))
@@ -248,4 +262,30 @@ impl Audit {
 /// `: 0x1000, 0x2000`.
 fn list(addresses: &[String]) -> String {
     if addresses.is_empty() { String::new() } else { format!(": {}", addresses.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the module when the audit is ended.
+    struct Ended(Vec<Vec<u8>>);
+
+    impl Write for Ended {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            self.0.push(text.to_vec());
+            Err(io::ErrorKind::Interrupted.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_audit_that_was_ended_is_not_started_again() {
+        let mut file = Ended(Vec::new());
+        let ended = order(&mut file, Some(7)).unwrap_err();
+        assert_eq!((ended.kind(), file.0), (io::ErrorKind::Interrupted, vec![b"start 7\n".to_vec()]));
+    }
 }
