@@ -1,5 +1,5 @@
 //! Boot files: `bare/boots/*.toml`, one table `[[boot]]` for each boot. Its keys are the options of
-//! `cargo xtask boot`, besides `name`, `why` and `expect`. `[defaults]` is for keys that all boots
+//! `cargo xtask boot`, besides `name`, `why`, `long` and `expect`. `[defaults]` is for keys that all boots
 //! of a file share, `[expect.NAME]` for expectations that several boots share.
 
 use std::collections::BTreeMap;
@@ -20,6 +20,8 @@ pub(crate) struct Boot {
     pub(crate) name: String,
     /// What would go unnoticed without it.
     pub(crate) why: String,
+    /// It takes minutes: run by `boots --long` alone.
+    pub(crate) long: bool,
     /// The words of `cargo xtask boot`.
     pub(crate) words: Vec<String>,
     pub(crate) args: BootArgs,
@@ -105,18 +107,23 @@ impl Reader<'_> {
         let why = table.get("why").and_then(Value::as_str).filter(|why| !why.is_empty());
         let why = why.ok_or_else(|| missing("why", "what would go unnoticed without this boot"))?;
         let (words, args) = self.args(name, table)?;
+        let long = match table.get("long") {
+            None => false,
+            Some(Value::Boolean(long)) => *long,
+            Some(other) => return Err(self.value(name, "long", other, "true or false".to_owned())),
+        };
         let expect = table.get("expect").ok_or_else(|| missing("expect", "what the outcome must be"))?;
         let expect = self.expect(name, expect, 0)?;
         if expect.verdict.is_none() {
             return Err(missing("expect.verdict", "clean, machine-check, overwritten or failed"));
         }
-        Ok(Boot { name: name.to_owned(), why: why.to_owned(), words, args, expect })
+        Ok(Boot { name: name.to_owned(), why: why.to_owned(), long, words, args, expect })
     }
 
     /// The options as the command line has them, which knows what is allowed.
     fn args(&self, name: &str, table: &Table) -> Result<(Vec<String>, BootArgs), BootFileError> {
         let known = BootArgs::keys();
-        let own = ["name", "why", "expect"];
+        let own = ["name", "why", "long", "expect"];
         let places = [("[defaults]".to_owned(), self.defaults, &[][..]), (format!("boot \"{name}\""), table, &own[..])];
         for (place, table, more) in places {
             let unknown = table.keys().find(|key| !known.contains(key) && !more.contains(&key.as_str()));

@@ -32,6 +32,9 @@ pub struct BootsArgs {
     /// Cores to run on; a boot takes one for two CPUs of its guest. Default: all of the machine.
     #[arg(long, value_name = "N")]
     jobs: Option<NonZero<u32>>,
+    /// Also those that take minutes each.
+    #[arg(long)]
+    long: bool,
     /// Lists the boots and the options of each, and runs none.
     #[arg(long)]
     list: bool,
@@ -53,6 +56,9 @@ fn missing(args: &BootArgs) -> Option<Missing> {
         skip::missing_kernel(name, &format!("cleanslate.ko for {name}"), "run `cargo xtask linux-module` once")
     })
 }
+
+/// Why a boot that is `long` is skipped.
+const TOO_LONG: &str = "minutes each: run `cargo xtask boots --long`";
 
 /// Policies that the story is told with twice: with the real instructions and in the software
 /// machine.
@@ -169,7 +175,8 @@ pub fn run_all(args: &BootsArgs) -> Result<bool> {
     let mut skipped: Vec<(Missing, u32)> = Vec::new();
     let mut possible = Vec::new();
     for boot in wanted {
-        match missing(&boot.args) {
+        let long = (boot.long && !args.long).then(|| Missing::Skipped(TOO_LONG.to_owned()));
+        match long.or_else(|| missing(&boot.args)) {
             None => possible.push(boot),
             Some(why) => match skipped.iter_mut().find(|(other, _)| *other == why) {
                 Some((_, count)) => *count += 1,
