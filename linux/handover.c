@@ -66,7 +66,7 @@ int cleanslate_verdict(char *buffer)
 }
 
 /* Why a kexec is refused, or NULL. */
-static const char *cleanslate_refusal(void)
+const char *cleanslate_kexec_refusal(void)
 {
 	cleanslate_watch_check();
 	if (!cleanslate_affected())
@@ -171,7 +171,7 @@ static bool cleanslate_before_load(struct pt_regs *regs)
 		return false;
 	/* A crash kernel runs in memory that was never private, and is needed for a dump. */
 	if (image->type != KEXEC_TYPE_CRASH) {
-		why = cleanslate_refusal();
+		why = cleanslate_kexec_refusal();
 		if (!why && image->preserve_context && cleanslate_affected())
 			why = "preserve_context kexec is not supported with TDX enabled";
 		cleanslate_decide(why ? "kexec image refused" : "kexec image accepted", why);
@@ -199,7 +199,7 @@ static bool cleanslate_jump_is_loaded(void)
 /* The state may have changed since the image was loaded. */
 static bool cleanslate_before_kexec(struct pt_regs *regs)
 {
-	const char *why = cleanslate_refusal();
+	const char *why = cleanslate_kexec_refusal();
 
 	/* This kernel would come back to a TDX module whose PAMTs were reset. */
 	if (!why && cleanslate_affected() && cleanslate_jump_is_loaded())
@@ -290,6 +290,9 @@ static bool cleanslate_hand_over_now(u32 when)
 				 div_u64(ktime_get_mono_fast_ns() - start, NSEC_PER_USEC));
 		return true;
 	}
+	/* A next kernel that was told of a table is not to look for it. */
+	if (when != CLEANSLATE_CRASH && done.none_left && !cleanslate_unknown)
+		cleanslate_keep_write_reset();
 	if (when == CLEANSLATE_REST && done.clean && !done.lines)
 		pr_emerg("no private lines were left to reset before the jump\n");
 	else
@@ -334,6 +337,8 @@ static void cleanslate_jump(struct kimage *image)
 	if (!cleanslate_affected()) {
 		if (crash)
 			cleanslate_dump_nothing_left();
+		else
+			cleanslate_keep_write_reset();
 	} else if (!crash) {
 		cleanslate_hand_over_now(cleanslate_parallel_was_made() && !cleanslate_unknown ?
 					 CLEANSLATE_REST : CLEANSLATE_KEXEC);

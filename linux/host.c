@@ -272,6 +272,12 @@ static int cleanslate_cpu_offline(unsigned int cpu)
 {
 	unsigned long flags;
 
+	/* What it holds of a VCPU would be lost at VMXOFF, and the next kernel would not know. */
+	if (is_up && cleanslate_keep_has_vcpus()) {
+		pr_err("CPU %u stays online: it may hold VCPUs of TDs that policy=keep is to keep\n",
+		       cpu);
+		return -EBUSY;
+	}
 	/* A SEAMCALL between the write-back and its note would be forgotten. */
 	local_irq_save(flags);
 	if (is_up)
@@ -455,7 +461,7 @@ int cleanslate_host_up(void)
 	else if (suspended)
 		ret = -EBUSY;
 	else if (cleanslate_takeover_refused())
-		ret = -EINVAL;
+		ret = cleanslate_takeover_retry() ?: cleanslate_join();
 	else if (cleanslate_taken_over())
 		ret = cleanslate_join();
 	else
@@ -581,9 +587,12 @@ int cleanslate_host_init(void)
 		return ret;
 	}
 	ret = cleanslate_map_pool();
-	if (ret)
+	/* With takeover= the module is there to refuse images: cleanslate_keep_start() says so. */
+	if (ret && cleanslate_takeover_is_wanted())
+		pool_bytes = 0;
+	else if (ret)
 		return ret;
-	ret = cleanslate_keep_init(pool_base, pool_bytes);
+	ret = cleanslate_keep_init(pool_base, pool_bytes, pool);
 	if (ret)
 		goto unmap;
 	ret = -ENOMEM;

@@ -14,6 +14,23 @@
 
 #include "cleanslate.h"
 
+/*
+ * Linux 6.17 and later may put a whole segment at its place when it is loaded, and then the image's
+ * list does not have it. The flag that turns that off came with it.
+ */
+static bool cleanslate_is_in_place(const struct kimage *image, u64 address)
+{
+#ifdef KEXEC_FILE_NO_CMA
+	unsigned long number;
+
+	for (number = 0; number < image->nr_segments; number++)
+		if (image->segment_cma[number] &&
+		    address - image->segment[number].mem < image->segment[number].memsz)
+			return true;
+#endif
+	return image->type == KEXEC_TYPE_CRASH;
+}
+
 /* What will be at a physical address once the image is in its place, up to the end of the page. */
 static const void *cleanslate_image_page(const struct kimage *image, u64 address)
 {
@@ -21,7 +38,7 @@ static const void *cleanslate_image_page(const struct kimage *image, u64 address
 	kimage_entry_t entry;
 	u64 to = 0;
 
-	if (image->type == KEXEC_TYPE_CRASH)
+	if (cleanslate_is_in_place(image, address))
 		return __va(address);
 	while ((entry = *at) && !(entry & IND_DONE)) {
 		u64 page = entry & PAGE_MASK;

@@ -46,6 +46,8 @@ static int cleanslate_set_policy(const char *value, const struct kernel_param *k
 	if (policy == CLEANSLATE_POLICY_KEEP && cleanslate_mode != CLEANSLATE_IDLE &&
 	    !cleanslate_keep_is_possible())
 		return -EINVAL;
+	if (policy == CLEANSLATE_POLICY_MODULE && cleanslate_taken_over())
+		pr_info("policy=module is as tracked after a takeover: the TDX module is not asked\n");
 	cleanslate_policy = policy;
 	return 0;
 }
@@ -220,6 +222,8 @@ static int __init cleanslate_init(void)
 	if (ret == -EOPNOTSUPP)
 		pr_err("policy=keep and takeover= are for kernels without TDX host support: this one initializes TDX itself\n");
 	if (ret) {
+		if (cleanslate_takeover_is_wanted())
+			pr_emerg("not loaded, and takeover= was given: memory may be private, and nothing refuses a kexec that would use it\n");
 		cleanslate_handover_exit();
 		cleanslate_free_all();
 		return ret;

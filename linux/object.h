@@ -42,6 +42,11 @@
 
 #define CLEANSLATE_TAKEOVER_BYTES	65536
 
+#define CLEANSLATE_POOL_OTHER		0
+#define CLEANSLATE_POOL_EMPTY		1
+#define CLEANSLATE_POOL_RESET		2
+#define CLEANSLATE_POOL_TABLE		3
+
 /**
  * struct cleanslate_memory - a range of physical memory
  * @base: first byte
@@ -60,6 +65,7 @@ struct cleanslate_memory {
  * @suspects: CPUs whose caches may still hold private lines
  * @clean: no private memory is left, as far as it is tracked
  * @kept: TDX was kept for the next kernel with its TDs, and what no TD needs was reset
+ * @none_left: no private memory is left and no other CPU runs, with or without the steps of a kexec
  * @running: other CPUs that were still running
  * @forced: why the reset was done without the steps of a kexec, or NULL; if TDX was kept: what the
  *	    next kernel will miss, or NULL
@@ -70,6 +76,7 @@ struct cleanslate_handover {
 	u32 suspects;
 	bool clean;
 	bool kept;
+	bool none_left;
 	u32 running;
 	const char *forced;
 	u64 left;
@@ -636,8 +643,55 @@ void cleanslate_keep_place(u64 address, u64 bytes, u64 nonce);
 const char *cleanslate_keep_refusal(void);
 
 /**
+ * cleanslate_keep_fits() - has a takeover table room for what it would list now?
+ * @scratch: CLEANSLATE_TAKEOVER_BYTES, overwritten
+ *
+ * Looks through the whole ledger.
+ *
+ * Return: true if it has.
+ */
+bool cleanslate_keep_fits(char *scratch);
+
+/**
+ * cleanslate_keep_has_vcpus() - may a CPU hold a VCPU of a TD of this kernel, to be kept?
+ *
+ * Return: true if one may; no CPU leaves VMX operation then.
+ */
+bool cleanslate_keep_has_vcpus(void);
+
+/**
+ * cleanslate_keep_write_reset() - say to the next kernel that no private memory is left
+ *
+ * Right before the jump, when that is so. At the start of the pool, in place of a table; does
+ * nothing without a place for tables.
+ */
+void cleanslate_keep_write_reset(void);
+
+/**
+ * cleanslate_line_refusal() - could a next kernel use the pool before this module is loaded there?
+ * @line: its command line
+ * @length: bytes of @line
+ * @base: physical address of the pool
+ * @bytes: size of the pool
+ *
+ * From any context.
+ *
+ * Return: NULL if the command line is sure to prevent it, or why not, a string constant.
+ */
+const char *cleanslate_line_refusal(const char *line, size_t length, u64 base, u64 bytes);
+
+/**
+ * cleanslate_pool_start() - what stands at the start of the pool
+ * @start: its first 64 bytes
+ *
+ * Return: CLEANSLATE_POOL_*: a table; the word of the kernel before that it has left nothing
+ * private; zeros; or something else.
+ */
+u32 cleanslate_pool_start(const char *start);
+
+/**
  * cleanslate_take_over_words() - check the takeover table of the kernel before
- * @copy: copy of the first CLEANSLATE_TAKEOVER_BYTES of the pool, not freed unless this returns 0
+ * @copy: copy of the first CLEANSLATE_TAKEOVER_BYTES of the pool
  * @address: physical address of the pool
  * @bytes: size of the pool
  * @nonce: what the table must have
@@ -650,12 +704,13 @@ u64 cleanslate_take_over_words(const char *copy, u64 address, u64 bytes, u64 non
 
 /**
  * cleanslate_take_over() - track what the kernel before has left private
- * @copy: accepted by cleanslate_take_over_words(), never freed
+ * @copy: accepted by cleanslate_take_over_words()
  * @address: physical address of the pool
  * @bytes: size of the pool
- * @words: memory for the ledger and for KeyIDs, never freed
+ * @words: memory for the ledger and for KeyIDs
  *
- * Wipes the table in the pool. Makes no SEAMCALL.
+ * Whatever it returns, @copy and @words are the object's from then on, and are never freed. Wipes
+ * the table in the pool. Makes no SEAMCALL.
  *
  * Return: 0 or a negative errno.
  */

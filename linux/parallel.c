@@ -201,6 +201,14 @@ int cleanslate_parallel_state(char *buffer, int at)
 				  shutdown_hook.by_ftrace ? "ftrace" : "kprobe");
 }
 
+/* Why CPUs would not come together, as far as that is known before, or NULL. */
+const char *cleanslate_parallel_why_not(void)
+{
+	if (!shutdown_hook.armed)
+		return "this kernel does not let all CPUs come together (machine_shutdown)";
+	return stops_none && READ_ONCE(*stops_none) ? "reboot=force stops no CPU" : NULL;
+}
+
 /* Does machine_shutdown() stop CPUs at once? Those of Hyper-V and Xen do more, and may sleep. */
 static bool cleanslate_shutdown_is_native(void)
 {

@@ -2,8 +2,8 @@
 /*
  * jump [-p|-l] IMAGE INITRD COMMAND_LINE: loads a kernel and jumps into it, what `kexec -s -l` and
  * `kexec -e` do; with -l it is only loaded, with -p as well, for a crash. jump -u: what is loaded
- * is unloaded; jump -e: it is jumped into. Debian's kexec-tools would bring five libraries into a root file system that has
- * none.
+ * is unloaded; jump -e: it is jumped into. Debian's kexec-tools would bring five libraries into a
+ * root file system that has none.
  */
 #include <errno.h>
 #include <fcntl.h>

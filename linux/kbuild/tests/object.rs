@@ -32,6 +32,9 @@ mod keep;
 #[path = "../../object/src/kernel.rs"]
 mod kernel;
 #[allow(dead_code)]
+#[path = "../../object/src/line.rs"]
+mod line;
+#[allow(dead_code)]
 #[path = "../../object/src/pool.rs"]
 mod pool;
 #[allow(dead_code)]

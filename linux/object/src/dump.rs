@@ -7,7 +7,7 @@ use tdx_abi::{PAGE_SIZE, Page, PageRange, PhysAddr};
 use tdx_host::dump::{DumpError, DumpPlace, DumpTable, PAGE_WORDS, ROOT_WORDS, write_index_page};
 use tdx_host::ledger::{Ledger, PageState};
 
-use crate::{HOST, shim};
+use crate::{HOST, keep, shim};
 
 /// 64-bit words of the root of a table.
 pub const CLEANSLATE_DUMP_WORDS: usize = 4096;
@@ -117,6 +117,8 @@ pub unsafe extern "C" fn cleanslate_dump_index(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleanslate_dump_write(dump: *const Dump) -> *const c_char {
     HOST.gate().close();
+    // A crash kernel is no next kernel: it takes nothing over.
+    keep::wipe();
     // SAFETY: the caller's.
     let (dump, place, root) = unsafe { (&*dump, (*dump).place(), (*dump).root()) };
     let written = place.write(root, &HOST.memory()).and_then(|()| check(root, dump));

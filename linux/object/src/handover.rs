@@ -67,6 +67,8 @@ pub struct Handover {
     pub clean: bool,
     /// TDX was kept for the next kernel with its TDs, and what no TD needs was reset.
     pub kept: bool,
+    /// No private memory is left and no other CPU runs, with or without the steps of a kexec.
+    pub none_left: bool,
     /// Other CPUs that were still running.
     pub running: u32,
     /// Why the reset was done without the steps of a kexec, or null. If TDX was kept: what the next
@@ -78,7 +80,16 @@ pub struct Handover {
 
 impl Default for Handover {
     fn default() -> Self {
-        Self { lines: 0, suspects: 0, clean: false, kept: false, running: 0, forced: core::ptr::null(), left: 0 }
+        Self {
+            lines: 0,
+            suspects: 0,
+            clean: false,
+            kept: false,
+            none_left: false,
+            running: 0,
+            forced: core::ptr::null(),
+            left: 0,
+        }
     }
 }
 
@@ -92,7 +103,8 @@ pub(crate) fn lines_of(report: &HandoverReport) -> Handover {
 }
 
 fn outcome(report: &HandoverReport) -> Handover {
-    Handover { clean: report.is_clean(&HOST.memory()), ..lines_of(report) }
+    let clean = report.is_clean(&HOST.memory());
+    Handover { clean, none_left: clean, ..lines_of(report) }
 }
 
 /// Reset all tracked memory.
@@ -228,15 +240,21 @@ pub unsafe extern "C" fn cleanslate_hand_over(
     let this_cpu = unsafe { ThisCpu::pinned_to(cpu) };
     let alone = Alone { cpu: this_cpu, online, possible };
     let policy = self::policy(policy);
-    // What cannot be kept is reset, and then there is no table for the next kernel.
+    // What is not kept is reset, and then there is no table for the next kernel.
     let at_any_price = || {
         keep::wipe();
         let policy = if policy == Policy::Keep { Policy::Tracked } else { policy };
         outcome(&HOST.crash(policy, &alone.cpu, &alone))
     };
     // Past the point of no return: reset regardless of policy or running CPUs.
-    let in_spite_of =
-        |why: Handover| Handover { clean: false, running: why.running, forced: why.forced, ..at_any_price() };
+    let in_spite_of = |why: Handover| {
+        let done = at_any_price();
+        let none_left = done.none_left && online == 1;
+        Handover { clean: false, none_left, running: why.running, forced: why.forced, ..done }
+    };
+    if policy != Policy::Keep && when != CLEANSLATE_REST {
+        keep::wipe();
+    }
     match when {
         CLEANSLATE_CRASH => at_any_price(),
         CLEANSLATE_TOGETHER => {
@@ -251,7 +269,7 @@ pub unsafe extern "C" fn cleanslate_hand_over(
             Handover { clean: true, kept: true, ..Handover::default() }
         }
         CLEANSLATE_REST if COMPLETE.load(Ordering::SeqCst) && online == 1 => {
-            Handover { clean: true, ..Handover::default() }
+            Handover { clean: true, none_left: true, ..Handover::default() }
         }
         CLEANSLATE_REST => in_spite_of(Handover {
             running: online.saturating_sub(1),

@@ -167,9 +167,12 @@ pub unsafe extern "C" fn cleanslate_track(words: *mut u64) -> i32 {
     HOST.track(words).map_or(-EINVAL, |_| 0)
 }
 
-/// Is all of this memory in TDMRs?
+/// Is all of this memory in TDMRs? After a takeover there is no layout; the ledger covers them.
 #[unsafe(no_mangle)]
 pub extern "C" fn cleanslate_covers(base: u64, end: u64) -> bool {
     let range = PageRange::inside(PhysAddr::new(base), PhysAddr::new(end));
-    HOST.layout().is_some_and(|layout| layout.tdmrs().iter().any(|tdmr| tdmr.range().contains_range(range)))
+    match HOST.layout() {
+        Some(layout) => layout.tdmrs().iter().any(|tdmr| tdmr.range().contains_range(range)),
+        None => HOST.ledger().is_some_and(|ledger| ledger.ranges().any(|covered| covered.contains_range(range))),
+    }
 }

@@ -4,18 +4,18 @@
 
 use arrayvec::ArrayVec;
 use core::ffi::{CStr, c_char};
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, compiler_fence};
 use first_kernel::KeptTd;
 use tdx_abi::{KeyId, Page, PhysAddr, subtract};
 use tdx_host::{
     handover::{Kexec, Outcome, StopCpus, Stopped},
     platform::{Cpu as _, CpuTask, Cpus, Msr, Processor as _, Step},
-    takeover::{TakeoverFacts, TakeoverWriter, TdState, WrittenBy},
+    takeover::{TakeoverFacts, TdState, WrittenBy},
 };
 
 use crate::cpu::{ThisCpu, ThisProcessor};
 use crate::handover::{Handover, lines_of};
-use crate::{CPUS, HOST, pool, shim};
+use crate::{CPUS, HOST, line, pool, shim};
 
 /// Bytes at the start of the pool for the takeover table, its header of this module included.
 pub const CLEANSLATE_TAKEOVER_BYTES: usize = 65536;
@@ -23,6 +23,10 @@ pub const CLEANSLATE_TAKEOVER_BYTES: usize = 65536;
 /// The header of this module, ahead of the table: mark, number of the kernel's, pool.
 pub(crate) const HEADER: usize = 64;
 const MARK: u64 = u64::from_le_bytes(*b"CLNTAKE1");
+/// In place of the mark: there is no table, because nothing private was left.
+const MARK_RESET: u64 = u64::from_le_bytes(*b"CLNRESET");
+/// 64-bit words at the start of the pool that are wiped: both headers.
+const WIPED: usize = 512;
 
 /// TDs of this kernel at most.
 pub const MAX_TDS: usize = 64;
@@ -75,8 +79,11 @@ impl CpuTask<ThisCpu> for NoteCpu {
     }
 }
 
-/// Notes the CPUs, which have had SYS.LP.INIT. All that are online.
+/// Notes the CPUs, which have had SYS.LP.INIT. All that are online, and no others.
 pub(crate) fn note_cpus(cpus: &impl Cpus<Cpu = ThisCpu>) {
+    for id in &CPU_IDS {
+        id.store(0, Ordering::Relaxed);
+    }
     cpus.run_on_all(&NoteCpu);
 }
 
@@ -154,7 +161,7 @@ pub extern "C" fn cleanslate_keep_refusal() -> *const c_char {
         Some(c"the module was loaded without policy=keep")
     } else if HOST.tds().is_none() {
         Some(c"TDX is not initialized")
-    } else if crate::take_over::has_strangers() {
+    } else if crate::take_over::has_tds_left() {
         Some(c"TDs of the earlier kernel were neither adopted nor torn down")
     } else if is_outside() {
         Some(c"memory outside the pool may be private")
@@ -164,32 +171,96 @@ pub extern "C" fn cleanslate_keep_refusal() -> *const c_char {
     why.map_or(core::ptr::null(), CStr::as_ptr)
 }
 
-/// The memory of the table with this module's header.
-///
-/// # Safety
-/// Nobody else uses it meanwhile.
-unsafe fn memory() -> Option<&'static mut [u8]> {
+/// The first word of the pool, or null without a place for tables.
+fn start() -> *mut u64 {
     let address = place()[0];
     if address == 0 {
-        return None;
+        return core::ptr::null_mut();
     }
-    // SAFETY: the start of the pool, which the pool's mapping covers and nothing but the table
-    // uses; the caller's for the rest.
-    Some(unsafe { core::slice::from_raw_parts_mut(shim::map(PhysAddr::new(address)), CLEANSLATE_TAKEOVER_BYTES) })
+    #[expect(clippy::cast_ptr_alignment, reason = "the address of a page")]
+    // SAFETY: the start of the pool, which has a mapping as long as this object is in use.
+    let start = unsafe { shim::map(PhysAddr::new(address)) }.cast::<u64>();
+    start
+}
+
+/// Writes words at the start of the pool. From any context: a crash may come here while another
+/// function of this file is at work, and that one never goes on.
+fn put(words: impl Iterator<Item = u64>) {
+    let start = start();
+    if start.is_null() {
+        return;
+    }
+    for (at, word) in words.take(WIPED).enumerate() {
+        // SAFETY: the mapping has CLEANSLATE_TAKEOVER_BYTES there at least, for tables alone. No
+        // reference to these words is in use: `write` alone makes one, to what is behind this
+        // module's header, when all other CPUs have stopped; if a crash interrupts it, its code
+        // does not run again.
+        unsafe { start.add(at).write_volatile(word) };
+    }
 }
 
 /// Wipes a table that stands in the pool: what it says is about to be untrue.
 pub(crate) fn wipe() {
     KEPT.store(false, Ordering::SeqCst);
-    // SAFETY: at a handover, and when the table of the earlier kernel was taken over: nobody else
-    // uses it.
-    if let Some(memory) = unsafe { memory() }
-        && let Some((header, table)) = memory.split_at_mut_checked(HEADER)
-    {
-        header.fill(0);
-        // It has room for a header.
-        let _ = TakeoverWriter::new(table);
+    put(core::iter::repeat_n(0, WIPED));
+}
+
+/// Says to the next kernel that no private memory is left, so that it does not look for a table.
+/// Right before the jump, when that is so.
+#[unsafe(no_mangle)]
+pub extern "C" fn cleanslate_keep_write_reset() {
+    wipe();
+    let [address, nonce, bytes] = place();
+    put([MARK_RESET, nonce, address, bytes].into_iter());
+}
+
+/// Something else: nobody has used it for tables, or it was overwritten.
+pub const CLEANSLATE_POOL_OTHER: u32 = 0;
+/// Zeros: a table was wiped, or there was none.
+pub const CLEANSLATE_POOL_EMPTY: u32 = 1;
+/// The kernel before says that it has left nothing private.
+pub const CLEANSLATE_POOL_RESET: u32 = 2;
+/// A takeover table.
+pub const CLEANSLATE_POOL_TABLE: u32 = 3;
+
+/// What stands at the start of the pool: one of the four above.
+///
+/// # Safety
+/// `start` points to the first 64 bytes of the pool, or a copy of them; nobody writes there.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cleanslate_pool_start(start: *const u8) -> u32 {
+    // SAFETY: the caller's.
+    let header = unsafe { core::slice::from_raw_parts(start, HEADER) };
+    match header.first_chunk().map(|mark| u64::from_le_bytes(*mark)) {
+        Some(MARK) => CLEANSLATE_POOL_TABLE,
+        Some(MARK_RESET) => CLEANSLATE_POOL_RESET,
+        _ if header.iter().all(|byte| *byte == 0) => CLEANSLATE_POOL_EMPTY,
+        _ => CLEANSLATE_POOL_OTHER,
     }
+}
+
+/// Why a kernel with this command line could use the pool before this module is loaded there, or
+/// null. From any context.
+///
+/// # Safety
+/// `line` points to `length` bytes, which do not change meanwhile.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cleanslate_line_refusal(
+    line: *const u8,
+    length: usize,
+    base: u64,
+    bytes: u64,
+) -> *const c_char {
+    // SAFETY: the caller's.
+    let line = unsafe { core::slice::from_raw_parts(line, length) };
+    line::refusal(line, base, bytes).map_or(core::ptr::null(), CStr::as_ptr)
+}
+
+/// Has this kernel TDs that a CPU may hold a VCPU of? Then no CPU may leave VMX operation before
+/// the handover, which flushes them.
+#[unsafe(no_mangle)]
+pub extern "C" fn cleanslate_keep_has_vcpus() -> bool {
+    is_wanted() && tds().any(|td| td.vcpu.is_some())
 }
 
 /// TDX was kept, and nothing is left to be done before the jump.
@@ -197,15 +268,50 @@ pub(crate) fn is_kept() -> bool {
     KEPT.load(Ordering::SeqCst)
 }
 
-fn write(facts: &TakeoverFacts) -> Option<usize> {
-    // SAFETY: all other CPUs have stopped.
-    let (header, table) = unsafe { memory() }?.split_at_mut_checked(HEADER)?;
-    let bytes = first_kernel::write_takeover(table, &HOST, facts, cpu_ids(), tds()).ok()?;
-    let [address, nonce, pool] = place();
-    for (place, word) in header.chunks_exact_mut(8).zip(self::header(address, nonce, pool)) {
-        place.copy_from_slice(&word.to_le_bytes());
+fn facts() -> Option<TakeoverFacts> {
+    Some(TakeoverFacts {
+        written_by: WrittenBy::Kexec,
+        tsc_adjust: tsc_adjust(),
+        tsc: shim::tsc(),
+        global_key_id: HOST.platform()?.global_key_id(),
+        not_stopped: 0,
+        may_hold_private_lines: 0,
+    })
+}
+
+fn write_table(table: &mut [u8], facts: &TakeoverFacts) -> bool {
+    first_kernel::write_takeover(table, &HOST, facts, cpu_ids(), tds()).is_ok()
+}
+
+/// Has a table room for what it would list now? `scratch` is overwritten.
+///
+/// # Safety
+/// `scratch` points to [`CLEANSLATE_TAKEOVER_BYTES`] bytes, for this call alone.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cleanslate_keep_fits(scratch: *mut u8) -> bool {
+    // SAFETY: the caller's.
+    let table = unsafe { core::slice::from_raw_parts_mut(scratch, CLEANSLATE_TAKEOVER_BYTES - HEADER) };
+    facts().is_some_and(|facts| write_table(table, &facts))
+}
+
+/// Writes the table, and its header last. False if there is no room.
+fn write(facts: &TakeoverFacts) -> bool {
+    let start = start();
+    if start.is_null() {
+        return false;
     }
-    Some(bytes)
+    let behind = start.cast::<u8>().wrapping_add(HEADER);
+    // SAFETY: the pool's mapping has it, and nothing but tables is there. All other CPUs have
+    // stopped, interrupts are off, and this is the only reference; `put`, which a crash may call
+    // meanwhile, ends this code.
+    let table = unsafe { core::slice::from_raw_parts_mut(behind, CLEANSLATE_TAKEOVER_BYTES - HEADER) };
+    if !write_table(table, facts) {
+        return false;
+    }
+    compiler_fence(Ordering::SeqCst);
+    let [address, nonce, pool] = place();
+    put(header(address, nonce, pool).into_iter());
+    true
 }
 
 /// The steps of a kexec that keeps TDX, once the other CPUs have stopped: VP.FLUSH of this kernel's
@@ -225,15 +331,9 @@ pub(crate) fn leave<P: StopCpus<Cpu = ThisCpu>>(stopped: Kexec<'_, Stopped<'_, P
     if is_outside() {
         return Err(c"memory outside the pool may be private");
     }
-    let facts = TakeoverFacts {
-        written_by: WrittenBy::Kexec,
-        tsc_adjust: tsc_adjust(),
-        tsc: shim::tsc(),
-        global_key_id: HOST.platform().ok_or(c"there is no TDX")?.global_key_id(),
-        not_stopped: 0,
-        may_hold_private_lines: 0,
-    };
-    write(&facts).ok_or(c"the takeover table has no room for so much")?;
+    if !write(&facts().ok_or(c"there is no TDX")?) {
+        return Err(c"the takeover table has no room for so much");
+    }
     KEPT.store(true, Ordering::SeqCst);
     let unflushed = report.not_flushed.map_or(core::ptr::null(), |_| c"a VCPU could not be flushed".as_ptr());
     Ok(Handover { kept: true, clean: true, forced: unflushed, ..lines_of(&report) })

@@ -8,6 +8,7 @@
 //!         -> dump      what a crash kernel leaves out of its dump
 //!         -> sweep     ledger and module, page by page: an audit, or a late load
 //!         -> keep      TDX is kept for the next kernel, with its TDs
+//!         -> line      which command lines of a next kernel reserve the pool
 //!         -> take_over the next kernel: TDX and its TDs are this one's
 //!         -> status    how much is private, and what is at an address
 //! ```
@@ -21,6 +22,7 @@ pub mod handover;
 pub mod host;
 pub mod keep;
 pub mod kernel;
+mod line;
 pub mod pages;
 pub mod pool;
 pub mod shares;

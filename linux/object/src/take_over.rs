@@ -21,15 +21,15 @@ static COPY: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
 /// Nothing was taken over, or the TDs that were not adopted are gone.
 const NONE: u32 = 0;
 /// There may be TDs that are neither adopted nor torn down.
-const STRANGERS: u32 = 1;
+const TDS_LEFT: u32 = 1;
 static STATE: AtomicU32 = AtomicU32::new(NONE);
 
 /// TDs of the earlier kernel may be there that nobody has adopted.
-pub fn has_strangers() -> bool {
-    STATE.load(Ordering::Relaxed) == STRANGERS
+pub fn has_tds_left() -> bool {
+    STATE.load(Ordering::Relaxed) == TDS_LEFT
 }
 
-fn table_in(copy: &'static [u8]) -> Option<TakeoverTable<'static>> {
+fn table_in(copy: &[u8]) -> Option<TakeoverTable<'_>> {
     TakeoverTable::read(copy.get(HEADER..)?).ok()
 }
 
@@ -37,12 +37,12 @@ fn table_in(copy: &'static [u8]) -> Option<TakeoverTable<'static>> {
 pub fn table() -> Option<TakeoverTable<'static>> {
     let copy = COPY.load(Ordering::Acquire);
     // SAFETY: not null: the copy of `cleanslate_take_over`, which does not change.
-    (!copy.is_null()).then(|| unsafe { copy_at(copy) }).and_then(table_in)
+    (!copy.is_null()).then(|| unsafe { copy_at::<'static>(copy) }).and_then(table_in)
 }
 
 /// # Safety
-/// `copy` points to so many bytes, which do not change and are not freed.
-unsafe fn copy_at(copy: *const u8) -> &'static [u8] {
+/// `copy` points to so many bytes, which do not change and are not freed during `'c`.
+unsafe fn copy_at<'c>(copy: *const u8) -> &'c [u8] {
     // SAFETY: the caller's.
     unsafe { core::slice::from_raw_parts(copy, CLEANSLATE_TAKEOVER_BYTES) }
 }
@@ -54,7 +54,7 @@ fn refused<T>(why: &dyn Display) -> Option<T> {
 
 /// The table of the kernel that was here before, if it is one for this kernel: of this pool, with
 /// this number, and with all that may be private in the pool.
-fn check(copy: &'static [u8], address: u64, bytes: u64, nonce: u64) -> Option<TakeoverTable<'static>> {
+fn check(copy: &[u8], address: u64, bytes: u64, nonce: u64) -> Option<TakeoverTable<'_>> {
     let (header, rest) = copy.split_at_checked(HEADER)?;
     let (words, _) = header.as_chunks::<8>();
     let words = words.iter().map(|word| u64::from_le_bytes(*word));
@@ -84,7 +84,7 @@ fn check(copy: &'static [u8], address: u64, bytes: u64, nonce: u64) -> Option<Ta
 ///
 /// # Safety
 /// `copy` is a copy of the first [`CLEANSLATE_TAKEOVER_BYTES`] bytes of the pool, which starts at
-/// `address` and has `bytes` bytes. It does not change, and is not freed unless this returns 0.
+/// `address` and has `bytes` bytes. It does not change meanwhile.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleanslate_take_over_words(copy: *const u8, address: u64, bytes: u64, nonce: u64) -> u64 {
     // SAFETY: the caller's.
@@ -95,12 +95,13 @@ pub unsafe extern "C" fn cleanslate_take_over_words(copy: *const u8, address: u6
 /// Wipes the table in the pool. 0, or a negative errno after the reason was logged.
 ///
 /// # Safety
-/// As [`cleanslate_take_over_words`], which has returned the number of `words`: memory for this
-/// object alone, never freed. This kernel has used nothing of the pool. Once.
+/// `copy` as for [`cleanslate_take_over_words`], which has returned the number of `words`: memory
+/// for this object alone. Neither is written to or freed from here on, whatever this returns. This
+/// kernel has used nothing of the pool. Once.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleanslate_take_over(copy: *const u8, address: u64, bytes: u64, words: *mut u64) -> i32 {
     // SAFETY: the caller's.
-    let Some(table) = table_in(unsafe { copy_at(copy) }) else { return -EINVAL };
+    let Some(table) = table_in(unsafe { copy_at::<'static>(copy) }) else { return -EINVAL };
     // SAFETY: the caller's.
     let words = unsafe { core::slice::from_raw_parts_mut(words.cast::<AtomicU64>(), table.claim_words() as usize) };
     // SAFETY: the caller's: the table says that all caches were written back and that it was
@@ -113,7 +114,7 @@ pub unsafe extern "C" fn cleanslate_take_over(copy: *const u8, address: u64, byt
         PhysAddr::new(address + CLEANSLATE_TAKEOVER_BYTES as u64),
         PhysAddr::new(address.saturating_add(bytes)),
     ));
-    STATE.store(STRANGERS, Ordering::Relaxed);
+    STATE.store(TDS_LEFT, Ordering::Relaxed);
     COPY.store(copy.cast_mut(), Ordering::Release);
     keep::wipe();
     0
@@ -179,13 +180,13 @@ pub struct Vacuumed {
 /// meanwhile.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cleanslate_vacuum(done: *mut Vacuumed) -> i32 {
-    let (Some(table), Some(host), true) = (table(), HOST.tds(), has_strangers()) else { return -ENODEV };
+    let (Some(table), Some(host), true) = (table(), HOST.tds(), has_tds_left()) else { return -ENODEV };
     let keys = table.entries().filter_map(|entry| match entry {
         Entry::Td { tdr, key_id: Some(key), .. } => Some::<(Page, KeyId)>((tdr, key)),
         _ => None,
     });
     let adopted: ArrayVec<Page, MAX_TDS> = keep::tds().map(|td| td.tdr).collect();
-    // SAFETY: after `take_over`, and no TD is built before this has been done (`has_strangers`):
+    // SAFETY: after `take_over`, and no TD is built before this has been done (`has_tds_left`):
     // those in the list were adopted. The keys are the table's.
     let vacuumed = unsafe { host.vacuum(&Linux::without_pool(), &keys, &adopted, |_| ()) };
     // SAFETY: the caller's.

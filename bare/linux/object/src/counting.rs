@@ -69,7 +69,7 @@ unsafe fn write(shared: PhysAddr, what: Copied) {
 /// Builds a TD that counts up to a phase, and lets it report if it can run. On this CPU, which then
 /// holds its VCPU until the handover.
 pub fn build(phase: TdPhase, host: TdHost<'static>) -> i32 {
-    if take_over::has_strangers() {
+    if take_over::has_tds_left() {
         log(format_args!("no TD is built before those of the earlier kernel are adopted or torn down"));
         return -EBUSY;
     }
@@ -120,7 +120,7 @@ fn build_here(phase: TdPhase, host: TdHost<'static>, cpu: u32) -> i32 {
 
 /// Adopts the TDs of the earlier kernel that can run, and lets them count on, on this CPU.
 pub fn adopt() -> i32 {
-    let (Some(table), Some(host), true) = (take_over::table(), HOST.tds(), take_over::has_strangers()) else {
+    let (Some(table), Some(host), true) = (take_over::table(), HOST.tds(), take_over::has_tds_left()) else {
         return -ENODEV;
     };
     let mut adopted = ArrayVec::<(Page, Td<'static, Runnable>), MAX_TDS>::new();
