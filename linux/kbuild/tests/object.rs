@@ -37,6 +37,9 @@ mod line;
 #[allow(dead_code)]
 #[path = "../../object/src/pool.rs"]
 mod pool;
+#[allow(dead_code, missing_debug_implementations)]
+#[path = "../../object/src/roster.rs"]
+mod roster;
 #[allow(dead_code)]
 #[path = "../../object/src/shares.rs"]
 mod shares;
@@ -105,7 +108,7 @@ mod c {
         cleanslate_panic();
         cleanslate_log(*const u8, usize);
         cleanslate_lost(*const u8);
-        cleanslate_keep();
+        cleanslate_stay_loaded();
         cleanslate_map(u64) -> *mut c_void;
         cleanslate_map_page(u32, u64) -> *mut c_void;
         cleanslate_unmap_page(u32);

@@ -94,12 +94,17 @@ impl Default for Handover {
 }
 
 /// What was written, or could not be.
-pub(crate) fn lines_of(report: &HandoverReport) -> Handover {
+fn lines_of(report: &HandoverReport) -> Handover {
     let (lines, left) = match report.outcome {
         Outcome::Reset(count) | Outcome::Kept(count) => (count.lines, count.left),
         _ => (0, 0),
     };
     Handover { lines, suspects: report.suspects.may_hold_private_lines, left, ..Handover::default() }
+}
+
+fn kept(report: &HandoverReport) -> Handover {
+    let forced = report.not_flushed.map_or(core::ptr::null(), |_| c"a VCPU could not be flushed".as_ptr());
+    Handover { kept: true, clean: true, forced, ..lines_of(report) }
 }
 
 fn outcome(report: &HandoverReport) -> Handover {
@@ -204,7 +209,8 @@ fn kexec(policy: Policy, cpus: &impl StopCpus<Cpu = ThisCpu>) -> Result<Handover
     let kexec = HOST.kexec(policy, KexecKind::Normal).map_err(|_| refused)?;
     match kexec.stop_other_cpus(cpus) {
         Ok(stopped) if policy == Policy::Keep => {
-            keep::leave(stopped).map_err(|why| Handover { forced: why.as_ptr(), ..Handover::default() })
+            let report = keep::leave(stopped);
+            report.map(|report| kept(&report)).map_err(|why| Handover { forced: why.as_ptr(), ..Handover::default() })
         }
         Ok(stopped) => Ok(outcome(&stopped.ask_module(|_| shim::progress()).write_back_caches().reset())),
         Err(error) => {

@@ -12,8 +12,8 @@ use tdx_host::{
     platform::{NodeId, NodeRange},
 };
 
-use crate::keep::note_cpus;
 use crate::kernel::Linux;
+use crate::roster::note_cpus;
 use crate::{EINVAL, ENOMEM, HOST, log};
 
 static TDS: AtomicU32 = AtomicU32::new(0);

@@ -1,21 +1,19 @@
-//! Keeping TDX for the next kernel (`policy=keep`): where the takeover table goes, the TDs of this
-//! kernel, and the handover that resets nothing of them. All that may be private lies in the pool,
-//! which the next kernel does not use before it has read the table.
+//! Keeping TDX for the next kernel (`policy=keep`): where the takeover table goes, and the handover
+//! that resets nothing of the TDs. All that may be private lies in the pool, which the next kernel
+//! does not use before it has read the table.
 
 use arrayvec::ArrayVec;
 use core::ffi::{CStr, c_char};
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, compiler_fence};
-use first_kernel::KeptTd;
-use tdx_abi::{KeyId, Page, PhysAddr, subtract};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, compiler_fence};
+use tdx_abi::{Page, PhysAddr, subtract};
 use tdx_host::{
-    handover::{Kexec, Outcome, StopCpus, Stopped},
-    platform::{Cpu as _, CpuTask, Cpus, Msr, Processor as _, Step},
-    takeover::{TakeoverFacts, TdState, WrittenBy},
+    handover::{HandoverReport, Kexec, Outcome, StopCpus, Stopped},
+    takeover::{TakeoverFacts, WrittenBy},
 };
 
-use crate::cpu::{ThisCpu, ThisProcessor};
-use crate::handover::{Handover, lines_of};
-use crate::{CPUS, HOST, line, pool, shim};
+use crate::cpu::ThisCpu;
+use crate::roster::{MAX_TDS, cpu_ids, has_tds_left, tds, tsc_adjust};
+use crate::{HOST, line, pool, shim};
 
 /// Bytes at the start of the pool for the takeover table, its header of this module included.
 pub const CLEANSLATE_TAKEOVER_BYTES: usize = 65536;
@@ -28,103 +26,12 @@ const MARK_RESET: u64 = u64::from_le_bytes(*b"CLNRESET");
 /// 64-bit words at the start of the pool that are wiped: both headers.
 const WIPED: usize = 512;
 
-/// TDs of this kernel at most.
-pub const MAX_TDS: usize = 64;
-
-const TSC_ADJUST: Msr = Msr(0x3b);
-
 /// The table: its physical address, 0 for none; the number that the next kernel must name; and the
 /// bytes of the pool, from the table on.
 static PLACE: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
 
 /// TDX was kept for the next kernel: what is left for this one is the jump.
 static KEPT: AtomicBool = AtomicBool::new(false);
-
-/// A TD of this kernel. Never removed, so that a handover reads the list at any time.
-struct Place {
-    tdr: AtomicU64,
-    vcpu: AtomicU64,
-    key: AtomicU32,
-    state: AtomicU32,
-}
-
-static TDS: [Place; MAX_TDS] = [const {
-    Place { tdr: AtomicU64::new(0), vcpu: AtomicU64::new(0), key: AtomicU32::new(0), state: AtomicU32::new(0) }
-}; MAX_TDS];
-static COUNT: AtomicU32 = AtomicU32::new(0);
-
-/// x2APIC ids of the CPUs that had SYS.LP.INIT, plus 1; 0 for none.
-static CPU_IDS: [AtomicU64; CPUS] = [const { AtomicU64::new(0) }; CPUS];
-
-/// The x2APIC id of this CPU.
-fn apic_id() -> u32 {
-    tdx_host::arch::cpuid(0xb, 0).edx
-}
-
-/// IA32_TSC_ADJUST of this CPU; 0 where there is none.
-pub(crate) fn tsc_adjust() -> u64 {
-    ThisProcessor.rdmsr(TSC_ADJUST).unwrap_or(0)
-}
-
-struct NoteCpu;
-
-impl CpuTask<ThisCpu> for NoteCpu {
-    type Local = ();
-
-    fn step(&self, cpu: &ThisCpu, (): &mut ()) -> Step {
-        if let Some(id) = CPU_IDS.get(cpu.id().0 as usize) {
-            id.store(u64::from(apic_id()) + 1, Ordering::Relaxed);
-        }
-        Step::Done
-    }
-}
-
-/// Notes the CPUs, which have had SYS.LP.INIT. All that are online, and no others.
-pub(crate) fn note_cpus(cpus: &impl Cpus<Cpu = ThisCpu>) {
-    for id in &CPU_IDS {
-        id.store(0, Ordering::Relaxed);
-    }
-    cpus.run_on_all(&NoteCpu);
-}
-
-/// The noted CPUs' x2APIC ids, ascending.
-pub(crate) fn cpu_ids() -> impl Iterator<Item = u32> {
-    let mut last = 0;
-    core::iter::from_fn(move || {
-        last = CPU_IDS.iter().map(|id| id.load(Ordering::Relaxed)).filter(|id| *id > last).min()?;
-        u32::try_from(last - 1).ok()
-    })
-}
-
-/// Adds a TD of this kernel's, which it has built or adopted. False if there is no room. One call
-/// at a time.
-pub fn add(td: KeptTd) -> bool {
-    let count = COUNT.load(Ordering::Relaxed);
-    let Some(place) = TDS.get(count as usize) else { return false };
-    place.tdr.store(td.tdr.index(), Ordering::Relaxed);
-    place.vcpu.store(td.vcpu.map_or(0, Page::index), Ordering::Relaxed);
-    place.key.store(td.key_id.map_or(0, |key| u32::from(key.get())), Ordering::Relaxed);
-    place.state.store(td.state as u32, Ordering::Relaxed);
-    // With the place behind it.
-    COUNT.store(count + 1, Ordering::Release);
-    true
-}
-
-const STATES: [TdState; 6] =
-    [TdState::Unknown, TdState::Created, TdState::Keyed, TdState::Building, TdState::Runnable, TdState::Dying];
-
-/// The TDs of this kernel.
-pub fn tds() -> impl Iterator<Item = KeptTd> + Clone {
-    TDS.iter().take(COUNT.load(Ordering::Acquire) as usize).map(|place| {
-        let (vcpu, key) = (place.vcpu.load(Ordering::Relaxed), place.key.load(Ordering::Relaxed));
-        KeptTd {
-            state: STATES.get(place.state.load(Ordering::Relaxed) as usize).copied().unwrap_or(TdState::Unknown),
-            tdr: Page::new(place.tdr.load(Ordering::Relaxed)),
-            key_id: u16::try_from(key).ok().filter(|key| *key != 0).map(KeyId::new),
-            vcpu: Some(vcpu).filter(|page| *page != 0).map(Page::new),
-        }
-    })
-}
 
 /// Sets the place of the table: the start of the pool, which is `bytes` long. The next kernel must
 /// name `nonce`. Before the bring-up.
@@ -161,7 +68,7 @@ pub extern "C" fn cleanslate_keep_refusal() -> *const c_char {
         Some(c"the module was loaded without policy=keep")
     } else if HOST.tds().is_none() {
         Some(c"TDX is not initialized")
-    } else if crate::take_over::has_tds_left() {
+    } else if has_tds_left() {
         Some(c"TDs of the earlier kernel were neither adopted nor torn down")
     } else if is_outside() {
         Some(c"memory outside the pool may be private")
@@ -319,7 +226,9 @@ fn write(facts: &TakeoverFacts) -> bool {
 ///
 /// # Errors
 /// Why private memory must be reset after all.
-pub(crate) fn leave<P: StopCpus<Cpu = ThisCpu>>(stopped: Kexec<'_, Stopped<'_, P>>) -> Result<Handover, &'static CStr> {
+pub(crate) fn leave<P: StopCpus<Cpu = ThisCpu>>(
+    stopped: Kexec<'_, Stopped<'_, P>>,
+) -> Result<HandoverReport, &'static CStr> {
     // A TD without a KeyID has none to flush.
     let alive = tds().filter(|td| td.key_id.is_some());
     let vcpus: ArrayVec<Page, MAX_TDS> = alive.filter_map(|td| td.vcpu).collect();
@@ -335,6 +244,5 @@ pub(crate) fn leave<P: StopCpus<Cpu = ThisCpu>>(stopped: Kexec<'_, Stopped<'_, P
         return Err(c"the takeover table has no room for so much");
     }
     KEPT.store(true, Ordering::SeqCst);
-    let unflushed = report.not_flushed.map_or(core::ptr::null(), |_| c"a VCPU could not be flushed".as_ptr());
-    Ok(Handover { kept: true, clean: true, forced: unflushed, ..lines_of(&report) })
+    Ok(report)
 }

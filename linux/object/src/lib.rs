@@ -25,6 +25,7 @@ pub mod kernel;
 mod line;
 pub mod pages;
 pub mod pool;
+pub mod roster;
 pub mod shares;
 pub mod shim;
 pub mod status;

@@ -11,23 +11,13 @@ use tdx_host::{
 };
 
 use crate::cpu::ThisCpu;
-use crate::keep::{self, CLEANSLATE_TAKEOVER_BYTES, HEADER, MAX_TDS, cpu_ids, note_cpus, tsc_adjust};
+use crate::keep::{self, CLEANSLATE_TAKEOVER_BYTES, HEADER};
 use crate::kernel::Linux;
+use crate::roster::{MAX_TDS, cpu_ids, has_tds_left, note_cpus, set_tds_left, tds, tsc_adjust};
 use crate::{EINVAL, EIO, ENODEV, HOST, log, pool};
 
 /// A copy of the earlier kernel's table, which is never freed. Null: nothing was taken over.
 static COPY: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
-
-/// Nothing was taken over, or the TDs that were not adopted are gone.
-const NONE: u32 = 0;
-/// There may be TDs that are neither adopted nor torn down.
-const TDS_LEFT: u32 = 1;
-static STATE: AtomicU32 = AtomicU32::new(NONE);
-
-/// TDs of the earlier kernel may be there that nobody has adopted.
-pub fn has_tds_left() -> bool {
-    STATE.load(Ordering::Relaxed) == TDS_LEFT
-}
 
 fn table_in(copy: &[u8]) -> Option<TakeoverTable<'_>> {
     TakeoverTable::read(copy.get(HEADER..)?).ok()
@@ -114,7 +104,7 @@ pub unsafe extern "C" fn cleanslate_take_over(copy: *const u8, address: u64, byt
         PhysAddr::new(address + CLEANSLATE_TAKEOVER_BYTES as u64),
         PhysAddr::new(address.saturating_add(bytes)),
     ));
-    STATE.store(TDS_LEFT, Ordering::Relaxed);
+    set_tds_left(true);
     COPY.store(copy.cast_mut(), Ordering::Release);
     keep::wipe();
     0
@@ -185,7 +175,7 @@ pub unsafe extern "C" fn cleanslate_vacuum(done: *mut Vacuumed) -> i32 {
         Entry::Td { tdr, key_id: Some(key), .. } => Some::<(Page, KeyId)>((tdr, key)),
         _ => None,
     });
-    let adopted: ArrayVec<Page, MAX_TDS> = keep::tds().map(|td| td.tdr).collect();
+    let adopted: ArrayVec<Page, MAX_TDS> = tds().map(|td| td.tdr).collect();
     // SAFETY: after `take_over`, and no TD is built before this has been done (`has_tds_left`):
     // those in the list were adopted. The keys are the table's.
     let vacuumed = unsafe { host.vacuum(&Linux::without_pool(), &keys, &adopted, |_| ()) };
@@ -195,7 +185,7 @@ pub unsafe extern "C" fn cleanslate_vacuum(done: *mut Vacuumed) -> i32 {
         log(format_args!("a TD of the earlier kernel stays: {error}"));
         return -EIO;
     }
-    STATE.store(NONE, Ordering::Relaxed);
+    set_tds_left(false);
     let Vacuumed { tds, pages, left } = Vacuumed { tds: vacuumed.tds, pages: vacuumed.pages, left: vacuumed.left };
     log(format_args!("{tds} TDs of the earlier kernel torn down, {pages} pages reset, {left} are still private"));
     0

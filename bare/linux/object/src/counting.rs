@@ -2,8 +2,8 @@
 
 use arrayvec::ArrayVec;
 use cleanslate_linux::cpu::ThisCpu;
-use cleanslate_linux::keep::{self, MAX_TDS};
 use cleanslate_linux::kernel::Linux;
+use cleanslate_linux::roster::{self, MAX_TDS};
 use cleanslate_linux::{EBUSY, EIO, ENODEV, ENOMEM, HOST, log, pool, shim, take_over};
 use core::ffi::c_void;
 use core::mem::forget;
@@ -69,7 +69,7 @@ unsafe fn write(shared: PhysAddr, what: Copied) {
 /// Builds a TD that counts up to a phase, and lets it report if it can run. On this CPU, which then
 /// holds its VCPU until the handover.
 pub fn build(phase: TdPhase, host: TdHost<'static>) -> i32 {
-    if take_over::has_tds_left() {
+    if roster::has_tds_left() {
         log(format_args!("no TD is built before those of the earlier kernel are adopted or torn down"));
         return -EBUSY;
     }
@@ -102,7 +102,7 @@ fn build_here(phase: TdPhase, host: TdHost<'static>, cpu: u32) -> i32 {
     // It stays as it is until the kexec.
     forget(td);
     let Some(kept) = kept else { return if failed { -EIO } else { 0 } };
-    if !keep::add(kept) {
+    if !roster::add(kept) {
         log(format_args!("more than {MAX_TDS} TDs: the next kernel will not know this one"));
     }
     match kept.vcpu.filter(|_| kept.state == TdState::Runnable && !failed) {
@@ -120,7 +120,7 @@ fn build_here(phase: TdPhase, host: TdHost<'static>, cpu: u32) -> i32 {
 
 /// Adopts the TDs of the earlier kernel that can run, and lets them count on, on this CPU.
 pub fn adopt() -> i32 {
-    let (Some(table), Some(host), true) = (take_over::table(), HOST.tds(), take_over::has_tds_left()) else {
+    let (Some(table), Some(host), true) = (take_over::table(), HOST.tds(), roster::has_tds_left()) else {
         return -ENODEV;
     };
     let mut adopted = ArrayVec::<(Page, Td<'static, Runnable>), MAX_TDS>::new();
@@ -134,7 +134,7 @@ pub fn adopt() -> i32 {
             Ok(td) => {
                 let vcpu = table.vcpus(number).next().map(|(_, page)| page);
                 let kept = KeptTd { state: TdState::Runnable, tdr: td.tdr(), key_id: Some(td.key_id()), vcpu };
-                let is_listed = keep::add(kept);
+                let is_listed = roster::add(kept);
                 let place = vcpu.filter(|_| is_listed);
                 lost += u32::from(place.is_none_or(|vcpu| adopted.try_push((vcpu, td)).is_err()));
             }
