@@ -441,7 +441,7 @@ static int cleanslate_initialize(void)
 	if (ret)
 		goto leave;
 	cpumask_copy(&initialized, cpu_online_mask);
-	cleanslate_keep();
+	cleanslate_stay_loaded();
 	is_up = true;
 	return cleanslate_start_tracking();
 leave:

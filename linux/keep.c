@@ -260,7 +260,7 @@ static void cleanslate_try_takeover(void)
 		return;
 	}
 	/* In any case: memory may be private. */
-	cleanslate_keep();
+	cleanslate_stay_loaded();
 	if (!takeover_failed)
 		takeover_failed = cleanslate_read_takeover(nonce);
 	if (!takeover_failed)

@@ -153,7 +153,7 @@ void cleanslate_lost(const char *why)
 		pr_err("lost track of TDX private memory (%s); refusing kexec images\n", why);
 }
 
-void cleanslate_keep(void)
+void cleanslate_stay_loaded(void)
 {
 	if (!try_module_get(THIS_MODULE))
 		pr_emerg("memory becomes private during unload and will not be reset\n");

@@ -777,11 +777,11 @@ void cleanslate_log(const char *text, size_t length);
 void cleanslate_lost(const char *why);
 
 /**
- * cleanslate_keep() - memory may be private from now on: prevent unloading of this module
+ * cleanslate_stay_loaded() - memory may be private from now on: prevent unloading of this module
  *
  * From any context.
  */
-void cleanslate_keep(void);
+void cleanslate_stay_loaded(void);
 
 /**
  * cleanslate_map() - virtual address of physical memory

@@ -473,7 +473,7 @@ int cleanslate_watch_init(void)
 		if (why) {
 			cleanslate_set_learning(false);
 			cleanslate_lost(why);
-			cleanslate_keep();
+			cleanslate_stay_loaded();
 		}
 	} else {
 		cleanslate_set_learning(false);

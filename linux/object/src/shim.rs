@@ -20,7 +20,7 @@ mod raw {
         pub safe fn cleanslate_panic() -> !;
         pub fn cleanslate_log(text: *const c_char, length: usize);
         pub fn cleanslate_lost(why: *const c_char);
-        pub safe fn cleanslate_keep();
+        pub safe fn cleanslate_stay_loaded();
         pub fn cleanslate_map(address: u64) -> *mut c_void;
         pub fn cleanslate_map_page(cpu: u32, page: u64) -> *mut c_void;
         pub fn cleanslate_unmap_page(cpu: u32);
@@ -45,8 +45,8 @@ mod raw {
 }
 
 pub use raw::{
-    cleanslate_cond_resched as cond_resched, cleanslate_keep as keep, cleanslate_panic as panic,
-    cleanslate_progress as progress, cleanslate_this_cpu as this_cpu, cleanslate_tsc as tsc,
+    cleanslate_cond_resched as cond_resched, cleanslate_panic as panic, cleanslate_progress as progress,
+    cleanslate_stay_loaded as stay_loaded, cleanslate_this_cpu as this_cpu, cleanslate_tsc as tsc,
 };
 
 /// The physical package of a CPU.

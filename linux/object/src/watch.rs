@@ -129,7 +129,7 @@ fn publish() {
             shim::lost(c"PAMTs overlap, or were configured before this module was loaded");
         }
     }
-    shim::keep();
+    shim::stay_loaded();
 }
 
 /// Notes that the caches of this CPU may hold private lines from now on.
