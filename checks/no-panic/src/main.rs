@@ -1,5 +1,6 @@
 //! A program that links only if no path of bring-up, layout, unwinding, TDs, reset, kexec, crash,
-//! takeover, the tables for a next kernel, the ledger and dynamic PAMT can panic.
+//! takeover, the tables for a next kernel, the ledger, dynamic PAMT, and the observer of a kernel's
+//! SEAMCALLs with its sweep can panic.
 //!
 //! Its panic handler calls a function that does not exist. If the optimizer cannot prove every
 //! panic away, the linker names the function that may panic. It is never run: its platform answers
@@ -17,19 +18,21 @@ use tdx_abi::{KeyId, LineRange, Page, PageRange, PageSize, PhysAddr, Registers};
 use tdx_host::Host;
 use tdx_host::dump::{DumpPlace, DumpTable, PAGE_WORDS, write_index_page};
 use tdx_host::dynamic_pamt::{DynamicPamt, Pair};
+use tdx_host::follow::{self, Moves, PageRefs};
 use tdx_host::gate::{CpuGate, CpuSlot};
 use tdx_host::handover::{
     KexecKind, LeftoverTable, NmiStop, OldMemory, Policy, StopCpus, check_crash_image, stop_this_cpu_at_crash,
 };
 use tdx_host::key_ids::KeyIds;
 use tdx_host::layout::{FrameRequest, FrameSource, MapFrames, Places};
-use tdx_host::ledger::Ledger;
+use tdx_host::ledger::{Ledger, PageState};
 use tdx_host::page::SharedPage;
 use tdx_host::platform::{
     Cpu, CpuId, CpuTask, CpuidOutput, Cpus, LineReset, LocalProcessor, Msr, NodeRange, OwnedPages, PackageId,
     Processor, SharedMemory, Step,
 };
 use tdx_host::seamcall::Seamcall;
+use tdx_host::sweep;
 use tdx_host::takeover::{Entry, TakeoverFacts, TakeoverTable, TakeoverWriter, WrittenBy};
 use tdx_host::td::{GuestPage, SeptLevel, TdHost, VcpuHost};
 
@@ -315,9 +318,36 @@ fn with_tds(host: TdHost<'_>) {
     dynamic_pamt(host, counts.get_mut(..black_box(8)).unwrap_or_default());
 }
 
-/// A kernel with TDX code of its own.
+// SAFETY: never executed.
+unsafe impl PageRefs for Opaque {
+    fn hold(&self, page: Page) -> bool {
+        black_box(page) == Page::new(1)
+    }
+
+    unsafe fn release(&self, page: Page) {
+        black_box(page);
+    }
+}
+
+/// A kernel with TDX code of its own: its SEAMCALLs, and a sweep.
 fn observe(range: PageRange) {
-    black_box(TDX.follow([range], words(64)).is_ok());
+    if let Ok(ledger) = TDX.follow([range], words(64)) {
+        if let Ok(moves) = Moves::of(&black_box(Registers::default()), black_box(false)) {
+            // SAFETY: never executed.
+            black_box(unsafe { moves.before(ledger, &Opaque) }.is_ok());
+            // SAFETY: as above.
+            black_box(unsafe { moves.after(ledger, &black_box(Registers::default())) }.is_ok());
+        }
+        if let Some(page) = sweep::next_page(ledger, black_box(Page::new(1)))
+            && let Ok(answer) = sweep::look(&Opaque, ledger, page)
+        {
+            black_box(sweep::compare(black_box(PageState::Shared), answer.says));
+            // SAFETY: as above.
+            black_box(unsafe { follow::learn(ledger, answer.pages, black_box(true), &Opaque) }.0);
+        }
+        // SAFETY: as above.
+        black_box(unsafe { follow::reset(ledger, range, &Opaque) }.is_ok());
+    }
     // SAFETY: never executed.
     black_box(unsafe { TDX.observe_pamts([range].into_iter()) }.is_ok());
 }
