@@ -130,7 +130,7 @@ static const char *sweep_why;
 static const char *const cleanslate_never_alone =
 	"failed: SEAMCALLs of the kernel put off every look for a minute";
 
-/* Does a SEAMCALL run beside this look all the same? From within it, and after it. */
+/* Does a SEAMCALL run beside this look, although it should not? Asked within it, and after it. */
 bool cleanslate_look_was_disturbed(void)
 {
 	return READ_ONCE(exclusion.gave_up);

@@ -11,8 +11,8 @@
 //!
 //! RDMD locks the page's entry in the PAMT shared, and a SEAMCALL that needs it exclusively fails
 //! then, which a hypervisor does not expect of every call. So the caller excludes all other
-//! SEAMCALLs but VP.ENTER for the time of one look; then it also compares one instant. A page whose
-//! state has changed between two looks at the ledger all the same is [`LookError::Changed`].
+//! SEAMCALLs but VP.ENTER for the time of one look; then it also compares one instant. If the state
+//! of the page in the ledger has changed nevertheless, that is [`LookError::Changed`].
 
 use tdx_abi::{Leaf, Page, PageRange, PageSize, PamtPageType, Registers, Status, StatusCode, TDMR_GRANULARITY};
 

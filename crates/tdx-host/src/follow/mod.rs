@@ -294,7 +294,7 @@ pub unsafe fn learn(
         if marked.is_ok() {
             learned += 1;
             if settled {
-                // Nobody else changes it; if so, it is marked all the same.
+                // Nobody else changes it; if somebody does, it is still marked.
                 // SAFETY: the caller's promise: a call has given it.
                 let _ = unsafe { ledger.commit(page) };
             }
