@@ -1,14 +1,21 @@
 //! What a sweep makes of the module's answers: which pages an answer is about, and what it finds.
+#![cfg(not(loom))]
+// UNSAFETY: pages of the software machine.
+#![allow(unsafe_code)]
 
+#[allow(dead_code)]
+#[path = "../examples/kernel/mod.rs"]
+mod kernel;
 mod promise;
 
 use promise::{Refs, learn};
 use std::sync::atomic::AtomicU64;
 
 use tdx_abi::{Page, PageRange, PamtPageType};
+use tdx_host::Host;
 use tdx_host::follow::NotFollowed;
 use tdx_host::ledger::{Ledger, PageState};
-use tdx_host::sweep::{Finding, Says, compare, next_page, pages};
+use tdx_host::sweep::{Finding, Says, compare, look, next_page, pages};
 
 fn range(start: u64, end: u64) -> PageRange {
     PageRange::new(Page::new(start), Page::new(end))
@@ -65,4 +72,40 @@ fn a_page_without_an_owner_is_not_marked() {
     let learned = learn(&ledger, range(4, 7), true, &refs);
     assert_eq!(learned, (2, Err(NotFollowed::NotAllocated(Page::new(5)))));
     assert_eq!(ledger.state(Page::new(5)), Some(PageState::Shared));
+}
+
+/// A sweep over a host with a TD that is half built: the module has what the ledger has marked, page
+/// by page, and the answers cover all pages, each once.
+#[test]
+fn the_module_has_what_is_marked() {
+    let hardware = kernel::Hardware::new();
+    let tdx = Host::new(hardware.slots());
+    let mut kernel = kernel::Kernel::with_tdx(&hardware, &tdx);
+    let tds = tdx.track(kernel::words(tdx.tracking_words())).unwrap();
+    let (cpu, ledger) = (kernel.cpu(), tds.ledger());
+    let tdr = kernel.take_page(ledger);
+    let mut td = tds.create(&cpu, tdr).unwrap().configure_keys(&kernel).unwrap();
+    td.add_control_page(&cpu, kernel.take_page(ledger)).unwrap();
+
+    assert_eq!(look(&cpu, ledger, td.tdr()).unwrap().says, Says::Owned(PamtPageType::TDR));
+    let pamt = tdx.pamt_ranges().next().unwrap().start();
+    assert_eq!(look(&cpu, ledger, pamt).unwrap().says, Says::Reserved);
+    let above = ledger.ranges().last().unwrap().end();
+    assert_eq!(look(&cpu, ledger, above).unwrap().says, Says::Outside);
+
+    let (mut at, mut seen, mut owned) = (Page::new(0), 0, Vec::new());
+    while let Some(page) = next_page(ledger, at) {
+        let answer = look(&cpu, ledger, page).unwrap();
+        assert_eq!(answer.pages.start(), page);
+        for index in page.index()..answer.pages.end().index() {
+            assert_eq!(compare(ledger.state(Page::new(index)).unwrap(), answer.says), Finding::Agree, "{index:#x}");
+        }
+        if let Says::Owned(_) = answer.says {
+            owned.push(answer.pages);
+        }
+        seen += answer.pages.pages();
+        at = answer.pages.end();
+    }
+    assert_eq!(seen, pages(ledger));
+    assert_eq!(tdx_abi::union(owned, []).collect::<Vec<_>>(), ledger.marked().collect::<Vec<_>>());
 }

@@ -110,7 +110,7 @@ pub unsafe extern "C" fn cleanslate_take_over(copy: *const u8, address: u64, byt
     0
 }
 
-/// Counts CPUs that the table does not list, or whose IA32_TSC_ADJUST is another one.
+/// Counts CPUs whose IA32_TSC_ADJUST is not the table's.
 struct Compare<'t> {
     table: &'t TakeoverTable<'static>,
     other_tsc: AtomicU32,
