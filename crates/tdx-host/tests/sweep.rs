@@ -74,8 +74,8 @@ fn a_page_without_an_owner_is_not_marked() {
     assert_eq!(ledger.state(Page::new(5)), Some(PageState::Shared));
 }
 
-/// A sweep over a host with a TD that is half built: the module has what the ledger has marked, page
-/// by page, and the answers cover all pages, each once.
+/// A sweep over a host with a TD that is half built: the module has what the ledger has marked,
+/// page by page, and the answers cover all pages, each once.
 #[test]
 fn the_module_has_what_is_marked() {
     let hardware = kernel::Hardware::new();

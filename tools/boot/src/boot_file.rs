@@ -1,6 +1,6 @@
 //! Boot files: `bare/boots/*.toml`, one table `[[boot]]` for each boot. Its keys are the options of
-//! `cargo xtask boot`, besides `name`, `why`, `long` and `expect`. `[defaults]` is for keys that all
-//! boots of a file share, `[expect.NAME]` for expectations that several boots share.
+//! `cargo xtask boot`, besides `name`, `why`, `long` and `expect`. `[defaults]` is for keys that
+//! all boots of a file share, `[expect.NAME]` for expectations that several boots share.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
