@@ -34,7 +34,11 @@ enum Task {
     Test,
     /// Formatting, clippy and rustdoc with warnings as errors; import circles, citations, width of
     /// prose, commit messages; cargo deny where it is installed.
-    Lint,
+    Lint {
+        /// Only what takes seconds and compiles nothing. `.githooks/pre-commit` runs it.
+        #[arg(long)]
+        quick: bool,
+    },
     /// Modules of a crate that import each other in a circle. Part of `lint`.
     Imports,
     /// Replays conformance vectors of the real module. Ends with `N passed, M failed`; exit 1 if
@@ -94,7 +98,8 @@ struct Forwarded {
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Test => tests::test(),
-        Task::Lint => tests::lint(),
+        Task::Lint { quick: false } => tests::lint(),
+        Task::Lint { quick: true } => tests::lint_quick(),
         Task::Imports => imports::check(&root()),
         Task::Vectors { paths } => vectors::replay(&paths),
         Task::Operands => operands::write(),

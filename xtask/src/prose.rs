@@ -34,7 +34,9 @@ impl Kind {
             Some("c" | "h") => Some(Self::C),
             Some("md") => Some(Self::Markdown),
             Some("toml" | "sh") => Some(Self::Hash),
-            _ if path.starts_with(".ci/") || name == "init" || name == "Kbuild" => Some(Self::Hash),
+            _ if path.starts_with(".ci/") || path.starts_with(".githooks/") || name == "init" || name == "Kbuild" => {
+                Some(Self::Hash)
+            }
             _ => None,
         }
     }

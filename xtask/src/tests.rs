@@ -181,15 +181,35 @@ pub(crate) fn lint() -> Result<bool> {
     Ok(parts.iter().all(|(_, ok)| *ok))
 }
 
+/// What of `lint` needs no build.
+pub(crate) fn lint_quick() -> Result<bool> {
+    let manifests = BARE.iter().map(|(_, manifest, _)| *manifest).chain(["Cargo.toml", STATICLIB]);
+    let mut ok = true;
+    for manifest in manifests {
+        let mut command = cargo(&["fmt", "--all", "--check", "--manifest-path", manifest]);
+        ok &= command.current_dir(crate::root()).status()?.success();
+    }
+    ok &= imports::check(&crate::root())?;
+    ok &= citations::check(&crate::root())?;
+    ok &= prose::check(&crate::root())?;
+    ok &= commits::check()?;
+    Ok(ok)
+}
+
 /// The programs of the bare machine and the object of the Linux module are workspaces of their own,
-/// too.
+/// too: name, manifest, folder of builds.
+const BARE: [(&str, &str, &str); 3] = [
+    ("bare", "bare/Cargo.toml", "target/bare"),
+    ("linux/object", "linux/object/Cargo.toml", "target/linux-object/lint"),
+    ("bare/linux/object", "bare/linux/object/Cargo.toml", "target/linux-object/lint"),
+];
+
+/// So is the static library for C.
+const STATICLIB: &str = "crates/tdx-host-c/staticlib/Cargo.toml";
+
 fn lint_bare() -> Result<(bool, bool)> {
     let mut all = (true, true);
-    for (name, manifest, target) in [
-        ("bare", "bare/Cargo.toml", "target/bare"),
-        ("linux/object", "linux/object/Cargo.toml", "target/linux-object/lint"),
-        ("bare/linux/object", "bare/linux/object/Cargo.toml", "target/linux-object/lint"),
-    ] {
+    for (name, manifest, target) in BARE {
         let manifest = ["--manifest-path", manifest];
         all.0 &= run(&format!("cargo fmt ({name})"), cargo(&["fmt", "--all", "--check"]).args(manifest))?;
         let mut command = cargo(&["clippy", "--release", "--quiet"]);
@@ -199,9 +219,8 @@ fn lint_bare() -> Result<(bool, bool)> {
     Ok(all)
 }
 
-/// The static library for C is a workspace of its own.
 fn lint_staticlib() -> Result<(bool, bool)> {
-    let manifest = ["--manifest-path", "crates/tdx-host-c/staticlib/Cargo.toml"];
+    let manifest = ["--manifest-path", STATICLIB];
     let format = run("cargo fmt (staticlib)", cargo(&["fmt", "--check"]).args(manifest))?;
     let mut command = cargo(&["clippy", "--release", "--quiet"]);
     command.args(manifest).env("CARGO_TARGET_DIR", crate::root().join("target/staticlib"));
