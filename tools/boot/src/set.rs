@@ -70,6 +70,8 @@ struct Tap {
     number: u32,
     failed: u32,
     discarded: usize,
+    /// Seconds of each boot.
+    took: Vec<(f64, String)>,
 }
 
 impl Tap {
@@ -88,6 +90,7 @@ impl Tap {
 
     fn tell_boot(&mut self, boot: &Boot, report: &Report, messages: &Messages) {
         let problem = boot.expect.problem(report, messages);
+        self.took.push((report.elapsed().as_secs_f64(), boot.name.clone()));
         let again = BootArgs::shell(&boot.words);
         let problem = problem.map(|problem| format!("{problem}\n{}{again}\nwhy: {}", report.human(), boot.why));
         self.tell(&boot.name, problem.into());
@@ -96,7 +99,19 @@ impl Tap {
             println!("# run again: {}: {why}", boot.name);
         }
     }
+
+    fn tell_longest(&mut self) {
+        self.took.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let all: f64 = self.took.iter().map(|(seconds, _)| seconds).sum();
+        println!("# {all:.0} s of QEMU in {} boots, the longest:", self.took.len());
+        for (seconds, name) in self.took.iter().take(LONGEST) {
+            println!("# {seconds:6.1} s  {name}");
+        }
+    }
 }
+
+/// How many of the longest boots are told.
+const LONGEST: usize = 12;
 
 /// Cores of this machine; one where that cannot be found out.
 fn cores_here() -> u32 {
@@ -204,6 +219,7 @@ pub fn run_all(args: &BootsArgs) -> Result<bool> {
         }
     }
     println!("1..{}\n# runs discarded: {}", tap.number, tap.discarded);
+    tap.tell_longest();
     Ok(tap.failed == 0)
 }
 
