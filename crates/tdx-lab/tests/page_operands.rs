@@ -8,7 +8,11 @@ mod followed;
 #[path = "../../tdx-host/tests/promise/mod.rs"]
 mod promise;
 
+use std::cmp::Reverse;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use followed::{Followed, Seen};
 use tdx_abi::{LineRange, Page, PageRange, Registers, StatusCode};
@@ -72,27 +76,40 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let mut files: Vec<PathBuf> =
         entries.map(|entry| entry.unwrap().path()).filter(|path| path.to_string_lossy().contains(".jsonl")).collect();
-    files.sort();
+    // The largest first, so that no core is left alone with it.
+    files.sort_by_key(|file| (Reverse(file.metadata().unwrap().len()), file.clone()));
     files
 }
 
 /// Those of the repository, and of the folders that this variable names, separated by colons.
 const MORE: &str = "CLEANSLATE_VECTORS";
 
+/// Replays these files, as many at once as the machine has cores.
 fn replay(files: &[PathBuf]) -> (Seen, u64) {
-    let mut replay = Replay::new();
-    let mut cases = 0;
-    for file in files {
-        let summary = replay_observed(file, &mut replay, &mut |_| {}).unwrap();
-        cases += summary.passed;
-    }
-    replay.take_problems();
-    for problem in replay.problems.iter().take(20) {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let (mut replay, mut cases) = (Replay::new(), 0);
+        while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+            cases += replay_observed(file, &mut replay, &mut |_| {}).unwrap().passed;
+        }
+        replay.take_problems();
+        (replay, cases)
+    };
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let replays: Vec<(Replay, usize)> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let problems: Vec<&String> = replays.iter().flat_map(|(replay, _)| &replay.problems).collect();
+    for problem in problems.iter().take(20) {
         eprintln!("{problem}");
     }
-    assert_eq!(replay.problems.len(), 0, "differences from the table in {cases} cases");
-    println!("{cases} cases, {} owner maps, {} pages that became private", replay.owner_maps, replay.followed.compared);
-    (replay.followed.seen, replay.owner_maps)
+    let cases: usize = replays.iter().map(|(_, cases)| cases).sum();
+    assert_eq!(problems.len(), 0, "differences from the table in {cases} cases");
+    let compared: u64 = replays.iter().map(|(replay, _)| replay.followed.compared).sum();
+    let owner_maps = replays.iter().map(|(replay, _)| replay.owner_maps).sum();
+    println!("{cases} cases, {owner_maps} owner maps, {compared} pages that became private");
+    (replays.into_iter().flat_map(|(replay, _)| replay.followed.seen).collect(), owner_maps)
 }
 
 #[test]
