@@ -785,6 +785,23 @@ static void tell_cpuid(void)
 	free(cpuid);
 }
 
+/*
+ * On one CPU. KVM of 7.3 makes VP.INIT, which binds the VCPU to a CPU, and then writes to its VMCS;
+ * if the task moves in between, no VP.FLUSH comes, the write fails, and the VM is dead.
+ */
+static void init_vcpu(int fd, unsigned int index)
+{
+	cpu_set_t before, here;
+
+	CHECK(sched_getaffinity(0, sizeof(before), &before));
+	CPU_ZERO(&here);
+	CPU_SET(CHECK(sched_getcpu()), &here);
+	CHECK(sched_setaffinity(0, sizeof(here), &here));
+	/* Its RCX at the start. */
+	TDX(fd, KVM_TDX_INIT_VCPU, 0, index);
+	CHECK(sched_setaffinity(0, sizeof(before), &before));
+}
+
 static void new_vcpus(void)
 {
 	struct kvm_cpuid2 *cpuid = calloc(1, sizeof(*cpuid) + 256 * sizeof(struct kvm_cpuid_entry2));
@@ -803,8 +820,7 @@ static void new_vcpus(void)
 		vcpu->random = (options.seed + 1) * 0x9e3779b97f4a7c15ull + index;
 		vcpu->fd = CHECK(ioctl(vm, KVM_CREATE_VCPU, index));
 		CHECK(ioctl(vcpu->fd, KVM_SET_CPUID2, cpuid));
-		/* Its RCX at the start. */
-		TDX(vcpu->fd, KVM_TDX_INIT_VCPU, 0, index);
+		init_vcpu(vcpu->fd, index);
 		vcpu->run = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
 		CHECK(vcpu->run == MAP_FAILED ? -1 : 0);
 	}
