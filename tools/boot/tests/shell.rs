@@ -3,13 +3,14 @@
 use std::path::Path;
 use std::process::Command;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "bare/linux/init",
     "linux/crash/initramfs-hook",
     "linux/crash/dump-parameter",
     "linux/crash/dracut/module-setup.sh",
     ".ci/run",
     ".ci/clean-machine",
+    ".ci/kdump-tools",
     ".githooks/pre-commit",
 ];
 
