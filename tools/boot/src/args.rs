@@ -110,6 +110,10 @@ pub enum NextKernel {
     Linux,
     /// From Linux: Debian's own kernel.
     Stock,
+    /// With `--policy keep`, from a Linux without TDX host code: one that has it. There
+    /// `cleanslate.ko` tears the TDs down.
+    #[value(name = "tdx-7.3")]
+    Tdx73,
     /// Nothing: Linux ends the machine.
     None,
 }
@@ -245,6 +249,11 @@ impl Kernel {
     /// Does `cleanslate.ko` bring TDX up in it?
     pub fn has_no_tdx_code(self) -> bool {
         matches!(self.reference(), Self::Stock612 | Self::HostDebug)
+    }
+
+    /// Can `cleanslate.ko` be the host in it?
+    pub(crate) fn has_test_variant(self) -> bool {
+        self.has_no_tdx_code() || self == Self::Tdx73
     }
 
     /// Can its KVM build TDs?

@@ -32,6 +32,15 @@ impl Archive {
     fn pad(&mut self) {
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
+
+    /// The last files, and the archive is written.
+    fn end(mut self, path: &Path, files: &[Entry<'_>]) -> Result<()> {
+        for (name, file) in files {
+            self.add(name, PROGRAM, (0, 0), &read(file)?);
+        }
+        self.add("TRAILER!!!", 0, (0, 0), &[]);
+        std::fs::write(path, self.bytes).with_context(|| format!("cannot write {}", path.display()))
+    }
 }
 
 const DIRECTORY: u32 = 0o40755;
@@ -41,9 +50,20 @@ const CHARACTER_DEVICE: u32 = 0o20600;
 /// A file of a root file system: its name there, and the file that is copied.
 pub(crate) type Entry<'p> = (&'p str, &'p Path);
 
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Writes a root file system with more files than this one has, in one new directory. Linux unpacks
+/// archives that follow each other into one root.
+pub(crate) fn append(path: &Path, base: &Path, directory: &str, files: &[Entry<'_>]) -> Result<()> {
+    let mut archive = Archive { bytes: read(base)?, inode: 0 };
+    archive.add(directory, DIRECTORY, (0, 0), &[]);
+    archive.end(path, files)
+}
+
 /// Writes a root file system: busybox, `/init`, and these files.
 pub(crate) fn write(path: &Path, busybox: &Path, files: &[Entry<'_>]) -> Result<()> {
-    let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
     let mut archive = Archive { bytes: Vec::new(), inode: 0 };
     let next = ["next", "next/self", "next/stock", "next/crash", "next/lib"];
     for directory in
@@ -56,9 +76,5 @@ pub(crate) fn write(path: &Path, busybox: &Path, files: &[Entry<'_>]) -> Result<
     archive.add("dev/kmsg", CHARACTER_DEVICE, (1, 11), &[]);
     archive.add("bin/busybox", PROGRAM, (0, 0), &read(busybox)?);
     archive.add("init", PROGRAM, (0, 0), &read(&root().join("bare/linux/init"))?);
-    for (name, file) in files {
-        archive.add(name, PROGRAM, (0, 0), &read(file)?);
-    }
-    archive.add("TRAILER!!!", 0, (0, 0), &[]);
-    std::fs::write(path, archive.bytes).with_context(|| format!("cannot write {}", path.display()))
+    archive.end(path, files)
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::args::{BootArgs, Guest, Kernel, NextKernel};
 use crate::fetch::newest;
-use crate::pack::{finish, modules, own_initrd, pack_stock, pack_with_module};
+use crate::pack::{finish, modules, own_initrd, pack_stock, pack_successor, pack_with_module};
 use crate::place::{Linux, find, folder, initrd_with_module};
 use crate::root;
 
@@ -93,6 +93,7 @@ pub(crate) fn early_words(args: &BootArgs) -> String {
         NextKernel::None => None,
         NextKernel::Own | NextKernel::Linux => Some("self"),
         NextKernel::Stock => Some("stock"),
+        NextKernel::Tdx73 => Some(Kernel::Tdx73.name()),
     } {
         let _ = write!(line, " cleanslate.kexec={next}");
     }
@@ -122,7 +123,15 @@ pub(crate) fn first(args: &BootArgs) -> Result<Linux> {
     );
     let Some(image) = &args.image else {
         let linux = current(args.kernel())?;
-        return Ok(if args.module { Linux { initrd: initrd_with_module(args.kernel())?, ..linux } } else { linux });
+        let initrd = match args.next {
+            _ if !args.module => return Ok(linux),
+            NextKernel::Tdx73 => {
+                current(Kernel::Tdx73)?;
+                pack_successor(args.kernel(), Kernel::Tdx73)?
+            }
+            _ => initrd_with_module(args.kernel())?,
+        };
+        return Ok(Linux { initrd, ..linux });
     };
     ensure!(image.is_file(), "--image: there is no file {}", image.display());
     let initrd = match &args.initrd {

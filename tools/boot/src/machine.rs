@@ -206,7 +206,15 @@ fn guest(args: &BootArgs, command: &mut Command) -> Result<(PathBuf, String)> {
         !keeps || can_keep,
         "--policy keep is of firstkernel, and of a Linux without TDX host code, with --module (--kernel stock-6.12)"
     );
-    ensure!(!keeps || args.next == NextKernel::Own, "--policy keep needs --next self, which reads the takeover table");
+    let to_other = args.next == NextKernel::Tdx73;
+    ensure!(
+        !keeps || args.next == NextKernel::Own || to_other,
+        "--policy keep needs --next self or tdx-7.3, which reads the takeover table"
+    );
+    ensure!(
+        !to_other || keeps && args.guest == Guest::Linux && args.kexecs == 1,
+        "--next tdx-7.3 is of a Linux with --policy keep, for one kexec"
+    );
     ensure!(args.kexecs == 1 || keeps && !args.plain, "--kexecs needs --policy keep, and a machine with TDX");
     let mut give = |name: &str, path: &PathBuf| {
         command.args(["-fw_cfg", &format!("name=opt/cleanslate/{name},file={}", path.display())]);
@@ -223,7 +231,7 @@ fn guest(args: &BootArgs, command: &mut Command) -> Result<(PathBuf, String)> {
             give("next", &linux.image);
             give("initrd", &linux.initrd);
         }
-        NextKernel::None => {}
+        NextKernel::Tdx73 | NextKernel::None => {}
     }
     let kexecs = if keeps { format!(" kexecs={}", args.kexecs) } else { String::new() };
     Ok((binary("firstkernel"), format!("policy={} tds={}{kexecs} {}", args.policy, args.tds, args.append)))

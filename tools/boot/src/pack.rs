@@ -4,13 +4,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::args::Kernel;
 use crate::fetch::{fetch, run};
 use crate::initrd;
-use crate::place::{chroot_of, find, folder};
+use crate::place::{chroot_of, find, folder, initrd_with_module};
 use crate::root;
 
 /// Test modules: `enable` calls `tdx_enable()`, which has no caller in 6.12; `tds` builds TDs as
@@ -238,6 +239,40 @@ pub(crate) fn pack_with_module(kernel: Kernel, module: &Path, test: Option<&Path
     let tool = if kernel.reference() == Kernel::Stock612 { Some(tool()?) } else { None };
     files.extend(tool.iter().map(|tool| ("bin/cleanslate", tool.as_path())));
     pack(kernel, &files, "initrd-module")
+}
+
+/// The initrd of a Linux that hands TDX over to `next`, a kernel of another release: the one with
+/// `cleanslate.ko`, and in it `next` with its own `cleanslate.ko`. Made when something in it is
+/// newer.
+pub(crate) fn pack_successor(kernel: Kernel, next: Kernel) -> Result<PathBuf> {
+    let (base, theirs) = (initrd_with_module(kernel)?, folder(next));
+    let module = |variant: &str| theirs.join(variant).join("cleanslate.ko");
+    let (module, test, jump) = (module("cleanslate"), module("cleanslate-test"), theirs.join("modules/jump"));
+    let (image, last) = (theirs.join("bzImage"), theirs.join("next-initrd"));
+    let (path, init) = (folder(kernel).join(format!("initrd-{}", next.name())), root().join("bare/linux/init"));
+    let changed = |path: &Path| {
+        let changed = path.metadata().and_then(|metadata| metadata.modified());
+        changed.with_context(|| format!("cannot read {}: run `cargo xtask linux-module`", path.display()))
+    };
+    let mut newest = SystemTime::UNIX_EPOCH;
+    for part in [&base, &module, &test, &jump, &image, &last, &init] {
+        newest = newest.max(changed(part)?);
+    }
+    if changed(&path).is_ok_and(|made| made >= newest) {
+        return Ok(path);
+    }
+    let initrd = theirs.join("successor-initrd");
+    let files = [
+        ("modules/cleanslate.ko", module.as_path()),
+        ("test/cleanslate.ko", &test),
+        ("next/jump", &jump),
+        ("next/self/bzImage", &image),
+        ("next/self/initrd", &last),
+    ];
+    initrd::write(&initrd, &theirs.join("root/bin/busybox"), &files)?;
+    let (to_image, to_initrd) = (format!("next/{}/bzImage", next.name()), format!("next/{}/initrd", next.name()));
+    initrd::append(&path, &base, &format!("next/{}", next.name()), &[(&to_image, &image), (&to_initrd, &initrd)])?;
+    Ok(path)
 }
 
 /// Programs and initrds of a Linux that kexecs.

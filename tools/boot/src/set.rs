@@ -46,15 +46,18 @@ fn missing(args: &BootArgs) -> Option<Missing> {
     if !needs_linux || args.image.is_some() {
         return None;
     }
-    let stock = (args.next == NextKernel::Stock).then_some(Kernel::Stock);
-    if let Some(kernel) = [Some(args.kernel()), stock].into_iter().flatten().find(|kernel| !place::is_there(*kernel)) {
+    let next = match args.next {
+        NextKernel::Stock => Some(Kernel::Stock),
+        NextKernel::Tdx73 => Some(Kernel::Tdx73),
+        _ => None,
+    };
+    let kernels = [Some(args.kernel()), next];
+    if let Some(kernel) = kernels.into_iter().flatten().find(|kernel| !place::is_there(*kernel)) {
         return Some(skip::missing_kernel(kernel.name(), kernel.name(), &kernel.how()));
     }
-    let no_module = args.module && place::initrd_with_module(args.kernel()).is_err();
-    let name = args.kernel().name();
-    no_module.then(|| {
-        skip::missing_kernel(name, &format!("cleanslate.ko for {name}"), "run `cargo xtask linux-module` once")
-    })
+    let with_module = kernels.into_iter().flatten().filter(|kernel| args.module && *kernel != Kernel::Stock);
+    let name = with_module.into_iter().find(|kernel| place::initrd_with_module(*kernel).is_err())?.name();
+    Some(skip::missing_kernel(name, &format!("cleanslate.ko for {name}"), "run `cargo xtask linux-module` once"))
 }
 
 /// Why a boot that is `long` is skipped.

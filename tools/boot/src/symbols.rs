@@ -25,7 +25,7 @@ impl Symbols {
         let linux = match (args.guest, args.next) {
             (Guest::Firstkernel, NextKernel::Linux | NextKernel::Stock) => true,
             (Guest::Firstkernel, _) => false,
-            (Guest::Linux | Guest::Kvm, next) => next != NextKernel::Stock || args.crash,
+            (Guest::Linux | Guest::Kvm, next) => !matches!(next, NextKernel::Stock | NextKernel::Tdx73) || args.crash,
         };
         let map = match &args.image {
             _ if !linux => None,
