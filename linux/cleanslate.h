@@ -25,7 +25,8 @@ struct kimage;
  * enum cleanslate_mode - what this module does on this machine
  * @CLEANSLATE_IDLE: nothing: no TDX, or a CPU without the erratum
  * @CLEANSLATE_WATCH: the kernel has TDX host support; its SEAMCALLs are tracked
- * @CLEANSLATE_HOST: the kernel has none; this module can initialize TDX
+ * @CLEANSLATE_HOST: the kernel has none, and this module can initialize TDX; or its own TDX is off,
+ *		     and this module can take TDX over from the kernel before, for the vacuum alone
  */
 enum cleanslate_mode {
 	CLEANSLATE_IDLE,
@@ -101,6 +102,7 @@ void cleanslate_memory_exit(void);
 int cleanslate_watch_init(void);
 void cleanslate_watch_exit(void);
 bool cleanslate_watch_failed(void);
+const char *cleanslate_watch_why_not_off(void);
 bool cleanslate_watch_misses(void);
 void cleanslate_watch_check(void);
 bool cleanslate_watch_caches_are_clean(void);
@@ -162,7 +164,10 @@ int cleanslate_takeover_retry(void);
 int cleanslate_host_vacuum(void);
 bool cleanslate_host_is_up(void);
 bool cleanslate_host_is_one_cpu(void);
-int cleanslate_host_init(void);
+const char *cleanslate_vacuum_refusal(void);
+bool cleanslate_host_is_for_vacuum(void);
+int cleanslate_host_check(void);
+int cleanslate_host_init(bool vacuum_alone);
 void cleanslate_host_exit(void);
 int cleanslate_host_up(void);
 int cleanslate_host_run(int (*function)(void *argument), void *argument);

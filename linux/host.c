@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A kernel without TDX host support: initialize TDX
+ * A kernel without TDX host support: initialize TDX; or one whose own TDX is off for good: take TDX
+ * over from the kernel before, to tear its TDs down
  *
  * Enters VMX operation on every CPU and provides CPUs, memory and locking to the Rust object. While
  * TDX is enabled, CPUs that were offline during the initialization stay offline, memory that no
@@ -52,6 +53,17 @@ static enum cpuhp_state hotplug;
 static int (*get_vmx)(int feature);
 static void (*put_vmx)(int feature);
 
+/*
+ * The kernel has TDX host support, and its own TDX is off for good: what the kernel before has kept
+ * is torn down and then reset, and that is all.
+ */
+static bool for_vacuum;
+
+bool cleanslate_host_is_for_vacuum(void)
+{
+	return for_vacuum;
+}
+
 /* What cr4_set_bits() is made of. Linux 6.19 and later export it to KVM alone. */
 static void (*update_cr4)(unsigned long set, unsigned long clear);
 
@@ -63,6 +75,30 @@ static int cleanslate_find_vmx(void)
 	if (!get_vmx != !put_vmx)
 		return -ENOENT;
 	return get_vmx || update_cr4 ? 0 : -ENOENT;
+}
+
+/*
+ * Why this module cannot be the host in a kernel with TDX host support, not for the vacuum either,
+ * or NULL. KVM may enter and leave VMX operation there at any time: the kernel must count users.
+ */
+const char *cleanslate_vacuum_refusal(void)
+{
+	const char *why = cleanslate_watch_why_not_off();
+
+	if (!why && (cleanslate_find_vmx() || !get_vmx))
+		why = "this kernel does not count the users of VMX operation (x86_virt_get_ref)";
+	return why;
+}
+
+/* Is the kernel's own TDX still off? 0, or a negative errno: then the module makes no SEAMCALL. */
+int cleanslate_host_check(void)
+{
+	const char *why = for_vacuum ? cleanslate_watch_why_not_off() : NULL;
+
+	if (!why)
+		return 0;
+	cleanslate_lost(why);
+	return -EBUSY;
 }
 
 int cleanslate_vmx_state(char *buffer, int at)
@@ -449,10 +485,18 @@ leave:
 	return ret;
 }
 
+static int cleanslate_refuse_to_initialize(void)
+{
+	pr_err("refusing to initialize TDX: the kernel has TDX host support of its own\n");
+	return -EOPNOTSUPP;
+}
+
 int cleanslate_host_up(void)
 {
-	int ret;
+	int ret = cleanslate_host_check();
 
+	if (ret)
+		return ret;
 	mutex_lock(&host_lock);
 	initializing = true;
 	cpus_read_lock();
@@ -464,6 +508,8 @@ int cleanslate_host_up(void)
 		ret = cleanslate_takeover_retry() ?: cleanslate_join();
 	else if (cleanslate_taken_over())
 		ret = cleanslate_join();
+	else if (for_vacuum)
+		ret = cleanslate_refuse_to_initialize();
 	else
 		ret = cleanslate_initialize();
 	cpus_read_unlock();
@@ -577,10 +623,12 @@ static int cleanslate_map_pool(void)
 	return -ENOMEM;
 }
 
-int cleanslate_host_init(void)
+/* With @vacuum_alone, cleanslate_vacuum_refusal() has been asked. */
+int cleanslate_host_init(bool vacuum_alone)
 {
 	int cpu, ret;
 
+	for_vacuum = vacuum_alone;
 	ret = cleanslate_find_vmx();
 	if (ret) {
 		pr_err("x86_virt_get_ref, x86_virt_put_ref or cr4_update_irqsoff not found (unsupported kernel?)\n");
@@ -616,8 +664,10 @@ int cleanslate_host_init(void)
 	if (ret)
 		goto memory;
 	cleanslate_mode = CLEANSLATE_HOST;
+	if (for_vacuum)
+		pr_info("kernel has TDX host support, and its own TDX is off: taking TDX over for the vacuum alone, no TD is built, adopted or kept\n");
 	cleanslate_keep_start(pool);
-	if (!cleanslate_taken_over() && !cleanslate_takeover_refused())
+	if (!for_vacuum && !cleanslate_taken_over() && !cleanslate_takeover_refused())
 		pr_info("kernel has no TDX host support; write \"up\" to /dev/cleanslate to initialize TDX\n");
 	return 0;
 memory:

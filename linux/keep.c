@@ -76,6 +76,8 @@ const char *cleanslate_keep_why_not(const struct kimage *image)
 		return "no image is known";
 	if (cleanslate_unknown)
 		return cleanslate_unknown;
+	if (cleanslate_host_is_for_vacuum())
+		return "this kernel has TDX host support, and takes TDX over for the vacuum alone";
 	if (!cleanslate_host_is_up())
 		return "TDX is not up";
 	why = cleanslate_keep_refusal();
@@ -148,7 +150,7 @@ int cleanslate_keep_state(char *buffer)
 
 int cleanslate_takeover_parameter(char *buffer)
 {
-	return *named && cleanslate_policy == CLEANSLATE_POLICY_KEEP ?
+	return cleanslate_keep_is_possible() && cleanslate_policy == CLEANSLATE_POLICY_KEEP ?
 		sysfs_emit(buffer, "%s\n", named) : 0;
 }
 
@@ -173,6 +175,9 @@ bool cleanslate_takeover_refused(void)
 
 int cleanslate_takeover_state(char *buffer)
 {
+	const char *how = cleanslate_host_is_for_vacuum() ? "taken over for the vacuum alone" :
+							    "taken over";
+
 	if (takeover_failed)
 		return sysfs_emit(buffer, "refused: %s\n", takeover_failed);
 	if (!taken_over)
@@ -181,9 +186,9 @@ int cleanslate_takeover_state(char *buffer)
 	if (!cleanslate_host_is_up())
 		return sysfs_emit(buffer, "table read, TDX is not up yet\n");
 	if (!was_vacuumed)
-		return sysfs_emit(buffer, "TDX taken over, TDs not adopted are still there\n");
-	return sysfs_emit(buffer, "TDX taken over, %llu TDs torn down, %llu pages still private\n",
-			  vacuumed.tds, vacuumed.left);
+		return sysfs_emit(buffer, "TDX %s, TDs not adopted are still there\n", how);
+	return sysfs_emit(buffer, "TDX %s, %llu TDs torn down, %llu pages still private\n",
+			  how, vacuumed.tds, vacuumed.left);
 }
 
 /* Does the table stand in the pool that this kernel has? Sets the number. */
@@ -321,7 +326,9 @@ static int cleanslate_vacuum_now(void *unused)
 
 int cleanslate_host_vacuum(void)
 {
-	return cleanslate_host_run(cleanslate_vacuum_now, NULL);
+	int ret = cleanslate_host_check();
+
+	return ret ?: cleanslate_host_run(cleanslate_vacuum_now, NULL);
 }
 
 /* Is a table to be read? Then the pool may be private, and a load that fails leaves it alone. */
@@ -363,5 +370,5 @@ int cleanslate_keep_init(u64 base, u64 bytes, const void *pool)
 /* policy=keep can only be chosen when the module is loaded: pages of TDs come from the pool. */
 bool cleanslate_keep_is_possible(void)
 {
-	return *named;
+	return *named && !cleanslate_host_is_for_vacuum();
 }

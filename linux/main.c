@@ -173,6 +173,29 @@ static bool cleanslate_kernel_is_host(void)
 	return false;
 }
 
+/*
+ * A kernel with TDX host support. If the kernel before has kept TDX, its own initialization has
+ * failed, because the TDX module is up already: this module becomes the host, to tear the TDs of
+ * the kernel before down.
+ */
+static int __init cleanslate_init_beside_host(void)
+{
+	const char *why;
+
+	if (!cleanslate_takeover_is_wanted()) {
+		if (!cleanslate_keep_is_wanted())
+			return cleanslate_watch_init();
+		pr_err("policy=keep is for kernels without TDX host support: this one initializes TDX itself\n");
+		return -EOPNOTSUPP;
+	}
+	why = cleanslate_vacuum_refusal();
+	if (!why)
+		return cleanslate_host_init(true);
+	pr_err("takeover= needs a kernel without TDX host support, or one whose own TDX is off for good: %s\n",
+	       why);
+	return -EOPNOTSUPP;
+}
+
 /* The end of a load that failed, and of an unload: no probe runs any more. */
 static void cleanslate_free_all(void)
 {
@@ -215,12 +238,8 @@ static int __init cleanslate_init(void)
 		cleanslate_memory_exit();
 		return ret;
 	}
-	if (!cleanslate_kernel_is_host())
-		ret = cleanslate_host_init();
-	else
-		ret = cleanslate_keep_is_wanted() ? -EOPNOTSUPP : cleanslate_watch_init();
-	if (ret == -EOPNOTSUPP)
-		pr_err("policy=keep and takeover= are for kernels without TDX host support: this one initializes TDX itself\n");
+	ret = cleanslate_kernel_is_host() ? cleanslate_init_beside_host() :
+					    cleanslate_host_init(false);
 	if (ret) {
 		if (cleanslate_takeover_is_wanted())
 			pr_emerg("not loaded, and takeover= was given: memory may be private, and nothing refuses a kexec that would use it\n");

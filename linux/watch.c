@@ -433,6 +433,31 @@ static void cleanslate_find_state(void)
 	state_name = "tdx_module_state";
 }
 
+/*
+ * Why the kernel's own TDX may be on, or come on later, or NULL if it is off for good. Linux 7.1
+ * and later initialize TDX once, at boot, by tdx_enable(), which is freed then. If the state says
+ * no after that, nothing can initialize TDX any more, and KVM builds no TD. What is left is a
+ * SEAMCALL at a machine check and one at a crash.
+ */
+const char *cleanslate_watch_why_not_off(void)
+{
+	unsigned long enable = cleanslate_symbol("tdx_enable");
+
+	/* Once, at load: readers do not exclude each other. */
+	if (!module_status && !module_initialized)
+		cleanslate_find_state();
+	if (module_status)
+		return "this kernel may initialize TDX at any time";
+	if (!module_initialized)
+		return "TDX state of this kernel not found";
+	if (READ_ONCE(*module_initialized))
+		return "this kernel has initialized TDX itself";
+	if (!enable || enable < cleanslate_symbol("_sinittext") ||
+	    enable >= cleanslate_symbol("_einittext"))
+		return "this kernel may initialize TDX at any time";
+	return NULL;
+}
+
 int cleanslate_watch_init(void)
 {
 	int ret = cleanslate_follow_init();

@@ -78,9 +78,10 @@ void cleanslate_entered(u64 cycles)
 	       div_u64(cycles * 1000, tsc_khz));
 }
 
+/* Where TDX is taken over for the vacuum alone, there are no TDs. */
 static int cleanslate_adopt_now(void *unused)
 {
-	return cleanslate_adopt();
+	return cleanslate_host_is_for_vacuum() ? -EOPNOTSUPP : cleanslate_adopt();
 }
 
 static const char *const phases[] = {
@@ -92,7 +93,7 @@ static const char *const phases[] = {
 
 static int cleanslate_build_td(void *phase)
 {
-	return cleanslate_td(*(u32 *)phase);
+	return cleanslate_host_is_for_vacuum() ? -EOPNOTSUPP : cleanslate_td(*(u32 *)phase);
 }
 
 static ssize_t cleanslate_test_write(struct file *file, const char __user *from, size_t size,
