@@ -279,4 +279,5 @@ static void __exit cleanslate_exit(void)
 module_init(cleanslate_init);
 module_exit(cleanslate_exit);
 MODULE_DESCRIPTION("Resets TDX private memory before the next kernel starts");
+MODULE_VERSION("0.1.0");
 MODULE_LICENSE("GPL");

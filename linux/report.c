@@ -139,6 +139,21 @@ static ssize_t cleanslate_store_audit(struct kobject *kobj, struct kobj_attribut
 static struct kobj_attribute audit_attribute =
 	__ATTR(audit, 0600, cleanslate_show_audit, cleanslate_store_audit);
 
+static ssize_t cleanslate_show_measure(struct kobject *kobj, struct kobj_attribute *attribute,
+				       char *buffer)
+{
+	return cleanslate_measure_show(buffer);
+}
+
+static ssize_t cleanslate_store_measure(struct kobject *kobj, struct kobj_attribute *attribute,
+					const char *text, size_t size)
+{
+	return cleanslate_measure_store(text, size);
+}
+
+static struct kobj_attribute measure_attribute =
+	__ATTR(measure, 0600, cleanslate_show_measure, cleanslate_store_measure);
+
 static ssize_t cleanslate_show_dump(struct kobject *kobj, struct kobj_attribute *attribute,
 				    char *buffer)
 {
@@ -195,6 +210,7 @@ static struct attribute *attributes[] = {
 	&capabilities_attribute.attr,
 	&verdict_attribute.attr,
 	&audit_attribute.attr,
+	&measure_attribute.attr,
 	&dump_attribute.attr,
 	&dump_parameter_attribute.attr,
 	&keep_attribute.attr,

@@ -16,7 +16,7 @@ use crate::place::{folder, is_there};
 use crate::root;
 
 /// Sources of the C part.
-pub const SOURCES: [&str; 18] = [
+pub const SOURCES: [&str; 19] = [
     "Kbuild",
     "cleanslate.h",
     "cleanslate_ioctl.h",
@@ -25,6 +25,7 @@ pub const SOURCES: [&str; 18] = [
     "watch.c",
     "follow.c",
     "sweep.c",
+    "measure.c",
     "hooks.c",
     "handover.c",
     "parallel.c",
