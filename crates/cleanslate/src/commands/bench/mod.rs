@@ -5,11 +5,12 @@
 mod nodes;
 mod store;
 
+use std::fs;
 use std::io::{self, Write};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
@@ -18,7 +19,8 @@ use tdx_operator::words;
 use crate::human;
 use crate::options::{Format, OutputArgs};
 use crate::output::json;
-use store::{Line, Store};
+use store::Line;
+pub(super) use store::Store;
 
 /// Measures the memory write bandwidth of this machine: of one core, of all and of each NUMA node.
 /// Takes about two seconds, one more for each node, and up to 8 GiB.
@@ -35,34 +37,34 @@ pub(crate) struct BenchArgs {
 
 /// What was measured.
 #[derive(Serialize)]
-struct Report {
+pub(super) struct Report {
     schema: &'static str,
     version: u32,
     tool: &'static str,
     /// Threads of the second figure.
-    cores: usize,
+    pub(super) cores: usize,
     /// Bytes a second by one core, the median of some rounds.
-    one_core: f64,
+    pub(super) one_core: f64,
     /// Bytes a second by all cores together.
-    all_cores: f64,
+    pub(super) all_cores: f64,
     /// How memory was rewritten.
-    store: Store,
+    pub(super) store: Store,
     /// Each NUMA node's cores in its own memory, if there are several nodes.
-    nodes: Vec<NodeRate>,
+    pub(super) nodes: Vec<NodeRate>,
     method: &'static str,
     /// Why the figures are not to be relied on, if they are not.
-    warnings: Vec<String>,
+    pub(super) warnings: Vec<String>,
 }
 
 /// What was measured of a NUMA node.
-#[derive(Serialize)]
-struct NodeRate {
+#[derive(Clone, Serialize)]
+pub(super) struct NodeRate {
     /// Linux's number of it.
-    node: u32,
+    pub(super) node: u32,
     /// Threads, each on a core of the node.
-    cores: usize,
+    pub(super) cores: usize,
     /// Bytes a second by these cores together, in memory of the node.
-    rate: f64,
+    pub(super) rate: f64,
 }
 
 const ROUNDS: usize = 5;
@@ -108,18 +110,81 @@ fn warnings(one: &Rounds, all: &Rounds, cores: usize) -> Vec<String> {
     found.into_iter().map(|what| format!("{what}; {BUSY}")).collect()
 }
 
+/// How much memory there is to rewrite.
+#[derive(Clone, Copy)]
+struct Room {
+    /// Bytes of memory that may be used, if that is known.
+    available: Option<usize>,
+    /// Bytes that one core rewrites in a second, about.
+    a_second: usize,
+}
+
+impl Room {
+    fn here(store: Store) -> Self {
+        let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        Self { available: available(&text), a_second: a_second(store) }
+    }
+
+    /// Bytes that each of so many threads should rewrite.
+    fn wanted(threads: usize) -> usize {
+        let count = threads.max(1);
+        (1024 * MIB / count).clamp(32 * MIB, 512 * MIB).min(8192 * MIB / count)
+    }
+
+    /// Bytes that each of them can: half of the memory that is available, and a second's work.
+    fn bytes(self, threads: usize) -> usize {
+        let fits = self.available.map_or(usize::MAX, |available| available / 2 / threads.max(1));
+        Self::wanted(threads).min(fits).min(self.a_second).max(MIB / 16) / 64 * 64
+    }
+
+    /// Why the rounds of so many threads are too small to be relied on, if they are.
+    fn warning(self, whose: &str, threads: usize) -> Option<String> {
+        let (bytes, wanted) = (self.bytes(threads), Self::wanted(threads));
+        (bytes < wanted).then(|| {
+            format!(
+                "the rounds of {whose} rewrote {} KiB a core and not {}, for lack of memory or speed: caches may \
+                 have held them",
+                bytes >> 10,
+                wanted >> 10
+            )
+        })
+    }
+}
+
+/// `MemAvailable` of /proc/meminfo, in bytes.
+fn available(meminfo: &str) -> Option<usize> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()?.checked_mul(1 << 10)
+}
+
+/// The best of some short tries, so that a pause of this thread does not count. An emulated CPU is
+/// a thousand times slower than a real one.
+fn a_second(store: Store) -> usize {
+    let mut memory = vec![Line::ONES; MIB / 64];
+    let begin = Instant::now();
+    let mut best = Duration::MAX;
+    for _ in 0..ROUNDS {
+        let start = Instant::now();
+        store.rewrite(&mut memory);
+        best = best.min(start.elapsed());
+        if begin.elapsed() > Duration::from_secs(1) {
+            break;
+        }
+    }
+    usize::try_from(MIB as u128 * 1_000_000_000 / best.as_nanos().max(1)).unwrap_or(usize::MAX)
+}
+
 /// The rounds of a thread on each of these CPUs, or where the kernel puts it, each with memory of
 /// its own, which Linux takes from the node of the CPU that touches it first.
-fn rate(store: Store, threads: &[Option<usize>]) -> Rounds {
-    rate_pinned(store, threads).0
+fn rate(store: Store, room: Room, threads: &[Option<usize>]) -> Rounds {
+    rate_pinned(store, room, threads).0
 }
 
 /// The same, and whether each thread stayed on its CPU.
-fn rate_pinned(store: Store, threads: &[Option<usize>]) -> (Rounds, bool) {
+fn rate_pinned(store: Store, room: Room, threads: &[Option<usize>]) -> (Rounds, bool) {
     let pinned = &AtomicBool::new(true);
-    let count = threads.len().max(1);
-    let lines = (1024 * MIB / count).clamp(32 * MIB, 512 * MIB).min(8192 * MIB / count) / 64;
-    let bytes = lines * 64;
+    let bytes = room.bytes(threads.len());
+    let lines = bytes / 64;
     let barrier = &Barrier::new(threads.len() + 1);
     let rounds = thread::scope(|scope| {
         for cpu in threads {
@@ -149,7 +214,7 @@ fn rate_pinned(store: Store, threads: &[Option<usize>]) -> (Rounds, bool) {
 }
 
 /// Each node, if there are several, and what is to be said about them.
-fn node_rates(store: Store) -> (Vec<NodeRate>, Vec<String>) {
+fn node_rates(store: Store, room: Room) -> (Vec<NodeRate>, Vec<String>) {
     let nodes = match nodes::all() {
         Ok(nodes) if nodes.len() > 1 => nodes,
         Ok(_) => return (Vec::new(), Vec::new()),
@@ -158,7 +223,7 @@ fn node_rates(store: Store) -> (Vec<NodeRate>, Vec<String>) {
     let (mut rates, mut warnings) = (Vec::new(), Vec::new());
     for (node, cpus) in nodes {
         let threads: Vec<_> = cpus.into_iter().map(Some).collect();
-        let (rounds, pinned) = rate_pinned(store, &threads);
+        let (rounds, pinned) = rate_pinned(store, room, &threads);
         if !pinned {
             warnings.push(format!("node {node} was not measured: its threads could not be kept on its CPUs"));
             continue;
@@ -173,11 +238,22 @@ const BUSY: &str = "the machine was not idle during the measurement: repeat it w
 
 /// Measures and reports.
 pub(crate) fn run(args: &BenchArgs, out: &mut impl Write) -> io::Result<()> {
+    let report = measure();
+    match args.output.format {
+        Format::Json => json(out, &report),
+        Format::Human => print(out, &report),
+    }
+}
+
+/// Measures.
+pub(super) fn measure() -> Report {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let store = Store::of_this_cpu();
-    let (one, all) = (rate(store, &[None]), rate(store, &vec![None; cores]));
-    let (nodes, of_nodes) = node_rates(store);
-    let report = Report {
+    let room = Room::here(store);
+    let (one, all) = (rate(store, room, &[None]), rate(store, room, &vec![None; cores]));
+    let (nodes, of_nodes) = node_rates(store, room);
+    let small = [room.warning("one core", 1), room.warning("all cores", cores).filter(|_| cores > 1)];
+    Report {
         schema: "cleanslate/bench",
         version: 1,
         tool: tdx_operator::report::TOOL,
@@ -188,11 +264,7 @@ pub(crate) fn run(args: &BenchArgs, out: &mut impl Write) -> io::Result<()> {
         store,
         nodes,
         method: store.method(),
-        warnings: warnings(&one, &all, cores).into_iter().chain(of_nodes).collect(),
-    };
-    match args.output.format {
-        Format::Json => json(out, &report),
-        Format::Human => print(out, &report),
+        warnings: warnings(&one, &all, cores).into_iter().chain(of_nodes).chain(small.into_iter().flatten()).collect(),
     }
 }
 
@@ -235,6 +307,32 @@ mod tests {
         assert!(out.contains("node 0    20.0 GB/s by its 3 cores\nnode 2    10.0 GB/s by its 1 core\n"), "{out}");
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!((&json["store"], &json["nodes"][1]["node"]), (&"ordinary".into(), &2.into()));
+    }
+
+    #[test]
+    fn what_is_rewritten_fits_into_memory_and_into_a_second() {
+        let room = |available, a_second| Room { available, a_second };
+        // A real machine.
+        let large = room(Some(2048 << 30), 10_000_000_000);
+        assert_eq!(
+            (large.bytes(1), large.bytes(4), large.bytes(448)),
+            (512 * MIB, 256 * MIB, 8192 * MIB / 448 / 64 * 64)
+        );
+        assert_eq!((large.warning("one core", 1), large.warning("all cores", 4)), (None, None));
+        // A small one, a slow one, and one that does not say.
+        let small = room(Some(100 * MIB), 10_000_000_000);
+        assert_eq!((small.bytes(1), small.bytes(2)), (50 * MIB, 25 * MIB));
+        assert!(small.warning("one core", 1).unwrap().contains("51200 KiB a core and not 524288"));
+        assert_eq!(room(Some(2048 << 30), MIB).bytes(2), MIB);
+        assert_eq!((room(None, usize::MAX).bytes(1), room(Some(0), 0).bytes(0)), (512 * MIB, MIB / 16));
+    }
+
+    #[test]
+    fn available_memory() {
+        assert_eq!(available("MemFree: 1 kB\nMemAvailable:    2048 kB\n"), Some(2 * MIB));
+        for bad in ["", "MemAvailable: 2048\n", "MemAvailable: x kB\n", "MemAvailable: 99999999999999999999 kB\n"] {
+            assert_eq!(available(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ impl Line {
 /// How memory is rewritten.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Store {
+pub(in crate::commands) enum Store {
     /// The product's loop: past the caches, a line at once.
     Movdir64b,
     /// Ordinary stores: `memset` of the compiler.
