@@ -58,7 +58,11 @@ fn run(cli: &Cli) -> Result<ExitCode, Stop> {
         Command::Kexec(args) => kexec::run(args, &mut out)?,
         Command::Explore(args) => explore::run(args, &mut out)?,
         Command::Plan(args) => plan::run(args, &mut out)?,
-        Command::Linux(args) => linux::run(args, &mut out)?,
+        Command::Linux(args) => {
+            let exit = linux::run(args, &mut out)?;
+            unless_closed(out.flush())?;
+            return Ok(exit.into());
+        }
         Command::Bench(args) => {
             unless_closed(bench::run(args, &mut out))?;
             true

@@ -32,14 +32,19 @@ impl Rates {
     /// Defaults, used if no bandwidth is given.
     pub fn assumed(host: &Host) -> Self {
         let assumed = host.assumptions().iter().any(|assumption| matches!(assumption, Assumption::Cpus(_)));
-        let (cpus, packages) = (f64::from(host.cpus().max(1)), f64::from(host.packages().max(1)));
+        Self { assumed_cpus: assumed.then_some(host.cpus()), ..Self::assumed_of(host.cpus(), host.packages()) }
+    }
+
+    /// The same of a machine with so many CPUs and packages.
+    pub fn assumed_of(cpus: u32, packages: u32) -> Self {
+        let (cpus, packages) = (f64::from(cpus.max(1)), f64::from(packages.max(1)));
         Self {
             one_core: FLOOR,
             all_cores: (FLOOR * cpus).min(PACKAGE * packages),
             origin: "assumed: 2.3 GB/s a core, the floor that published teardown times of Linux give, \
                  and at most 200 GB/s a package; \
                      nobody has published a rate of MOVDIR64B",
-            assumed_cpus: assumed.then_some(host.cpus()),
+            assumed_cpus: None,
         }
     }
 }

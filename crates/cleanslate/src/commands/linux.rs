@@ -1,6 +1,7 @@
 //! `cleanslate linux`: status and control of the Linux module `cleanslate.ko`, through
 //! /sys/kernel/cleanslate, /dev/cleanslate and, of its test variant, /dev/cleanslate_test.
 
+mod accept;
 mod audit;
 
 use std::{
@@ -13,6 +14,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use tdx_operator::input::{InputError, Rule};
 
+use crate::exit::Exit;
 use crate::options::Format;
 use crate::output::{json, report_error, unless_closed};
 use crate::stop::Stop;
@@ -23,14 +25,16 @@ use crate::stop::Stop;
 Examples:
   cleanslate linux status                          what may be private now, by kind
   sudo cleanslate linux audit --rate 100000        compare its ledger with the TDX module, page by page
+  sudo cleanslate linux accept --json accept.json  measure, audit, and say which assumptions of docs/limits.md hold here
   sudo cleanslate linux up                         initialize TDX, in a kernel without TDX host support
   sudo cleanslate linux vacuum                     TDX was taken over: tear the TDs of the kernel before down
   sudo cleanslate linux td-test --tds 4            TDs: one runnable, one half built, one gone, one half gone;
                                                    needs the test variant of cleanslate.ko
   cleanslate linux status --format json | jq .pamt_kb
 
-Exit codes: 0 if all went well, 1 if the module refused (why is in the kernel's log) or an audit found
-a private page without a mark, 3 if it is not loaded or the audit did not come to its end.")]
+Exit codes: 0 if all went well, 1 if the module refused (why is in the kernel's log), an audit found a
+private page without a mark or `accept` an assumption that does not hold, 3 if it is not loaded, the audit
+did not come to its end, or the report of `accept`, which is written all the same, lacks a part.")]
 pub(crate) struct LinuxArgs {
     #[command(subcommand)]
     order: Order,
@@ -57,6 +61,10 @@ enum Order {
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         rate: Option<u32>,
     },
+    /// Runs `check`, `bench`, measurements of the module and an audit. Reports which assumptions of
+    /// docs/limits.md this host confirms or contradicts. For root; changes nothing. The report
+    /// names no host and has no address, serial number or command line.
+    Accept(accept::AcceptArgs),
     /// Initializes TDX, for kernels without TDX host code; or takes it over, if the kernel before
     /// has kept it.
     Up,
@@ -146,25 +154,30 @@ struct Pages {
     guest: u64,
 }
 
-pub(crate) fn run(args: &LinuxArgs, out: &mut impl Write) -> Result<bool, Stop> {
-    match &args.order {
+/// Why there is nothing of the module.
+const NOT_LOADED: &str =
+    "cleanslate.ko is not loaded, or has nothing to do here (`modprobe cleanslate`, then `dmesg | grep cleanslate`)";
+
+pub(crate) fn run(args: &LinuxArgs, out: &mut impl Write) -> Result<Exit, Stop> {
+    let good = match &args.order {
+        Order::Accept(more) => return accept::run(&args.root, more, out),
         Order::Status { format } => {
             let status = Status::read(&args.root)?;
             unless_closed(match format {
                 Format::Human => status.print(out),
                 Format::Json => json(out, &status),
             })?;
-            Ok(true)
+            true
         }
-        Order::Audit { format, rate } => audit::run(&args.root, *format, *rate, out),
+        Order::Audit { format, rate } => audit::run(&args.root, *format, *rate, out)?,
         Order::Up => {
             let done = request(&args.root.join("dev/cleanslate"), "up", |device| cleanslate_ioctl::up(device), out)?;
-            say_takeover(&args.root, done, out)
+            say_takeover(&args.root, done, out)?
         }
         Order::Vacuum => {
             let device = args.root.join("dev/cleanslate");
             let done = request(&device, "vacuum", |device| cleanslate_ioctl::vacuum(device), out)?;
-            say_takeover(&args.root, done, out)
+            say_takeover(&args.root, done, out)?
         }
         Order::TdTest { tds, phase } => {
             let device = args.root.join("dev/cleanslate_test");
@@ -172,12 +185,13 @@ pub(crate) fn run(args: &LinuxArgs, out: &mut impl Write) -> Result<bool, Stop> 
                 let phase = phase.unwrap_or(TdPhase::ALL[number as usize % TdPhase::ALL.len()]);
                 let text = format!("td {}", phase.name());
                 if !request(&device, &text, |device| cleanslate_ioctl::td(device, phase.request()), out)? {
-                    return Ok(false);
+                    return Ok(Exit::Bad);
                 }
             }
-            Ok(true)
+            true
         }
-    }
+    };
+    Ok(good.into())
 }
 
 /// Makes one ioctl; false if it fails.

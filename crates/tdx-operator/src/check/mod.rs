@@ -15,6 +15,7 @@ mod live;
 mod log_file;
 mod machine_checks;
 mod msrs;
+mod processor;
 mod rules;
 mod snapshot;
 mod sys_disable;
@@ -27,6 +28,7 @@ pub use item::{Item, Unseen};
 pub use kernel::Era;
 pub use live::Live;
 pub use log_file::use_log;
+pub use processor::{Processor, processor};
 pub use snapshot::{Seen, Snapshot};
 
 /// The check that says what a kexec does to the next kernel.

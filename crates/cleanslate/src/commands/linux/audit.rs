@@ -26,57 +26,57 @@ const INTERVAL: Duration = Duration::from_millis(200);
 
 /// What an audit has found.
 #[derive(Serialize)]
-struct Audit {
+pub(super) struct Audit {
     schema: &'static str,
     version: u32,
     /// Every page that the TDX module has is marked.
-    agree: bool,
+    pub(super) agree: bool,
     /// 4 KiB pages that were looked at.
-    pages: u64,
+    pub(super) pages: u64,
     /// SEAMCALLs for them.
-    calls: u64,
-    milliseconds: u64,
-    pages_per_second: u64,
+    pub(super) calls: u64,
+    pub(super) milliseconds: u64,
+    pub(super) pages_per_second: u64,
     /// Pages that the TDX module has.
-    owned: u64,
+    pub(super) owned: u64,
     /// PAMT and holes in the memory of TDMRs.
-    reserved: u64,
+    pub(super) reserved: u64,
     /// Pages in no TDMR, and of no memory.
-    outside: u64,
+    pub(super) outside: u64,
     /// Pages that the TDX module has and the ledger does not: they would not be reset.
-    missing: u64,
+    pub(super) missing: u64,
     /// The first of them.
-    missing_at: Vec<String>,
-    surplus: Surplus,
-    leaked: Leaked,
+    pub(super) missing_at: Vec<String>,
+    pub(super) surplus: Surplus,
+    pub(super) leaked: Leaked,
     /// Looks during which the ledger has changed, and that were repeated.
-    changed: u64,
+    pub(super) changed: u64,
     /// Looks that found the page in use, and that were repeated.
-    busy: u64,
+    pub(super) busy: u64,
     /// Looks that waited because the kernel made a SEAMCALL.
-    put_off: u64,
+    pub(super) put_off: u64,
 }
 
 /// Marked pages that the TDX module does not have. Harmless: they are reset, too.
-#[derive(Serialize)]
-struct Surplus {
+#[derive(Clone, Copy, Serialize)]
+pub(super) struct Surplus {
     /// Returned, or refused by a call that failed, and not yet reset.
-    returned: u64,
+    pub(super) returned: u64,
     /// Of a call whose answer was not seen.
-    giving: u64,
+    pub(super) giving: u64,
     /// Whose return was not seen.
-    stale: u64,
+    pub(super) stale: u64,
 }
 
 /// Marked pages that the kernel has freed, and a reference of cleanslate.ko keeps.
 #[derive(Serialize)]
-struct Leaked {
+pub(super) struct Leaked {
     /// The TDX module does not have them.
-    returned: u64,
+    pub(super) returned: u64,
     /// The TDX module has them.
-    owned: u64,
+    pub(super) owned: u64,
     /// The first of both.
-    at: Vec<String>,
+    pub(super) at: Vec<String>,
 }
 
 /// The file of the module: a name and a value per line.
@@ -173,14 +173,13 @@ fn refusal(path: &Path, error: &io::Error) -> Option<Stop> {
     Some(InputError::of_file(&path.display().to_string(), Rule::Unreadable(format!("{error}; {why}"))).into())
 }
 
-/// True if ledger and TDX module agree.
-pub(super) fn run(root: &Path, format: Format, rate: Option<u32>, out: &mut impl Write) -> Result<bool, Stop> {
-    let path = root.join("sys/kernel/cleanslate/audit");
+/// Lets the module audit, and shows how far it is.
+fn carry_out(path: &Path, rate: Option<u32>) -> io::Result<()> {
     let line = Line::new();
-    let started = thread::scope(|scope| {
-        let audit = scope.spawn(|| start(&path, rate));
+    thread::scope(|scope| {
+        let audit = scope.spawn(|| start(path, rate));
         while !audit.is_finished() {
-            if let Ok(told) = Told::read(&path)
+            if let Ok(told) = Told::read(path)
                 && let (Ok(pages), Ok(total)) = (told.number("pages"), told.number("total"))
             {
                 line.step("pages", pages, total);
@@ -188,8 +187,84 @@ pub(super) fn run(root: &Path, format: Format, rate: Option<u32>, out: &mut impl
             thread::park_timeout(INTERVAL);
         }
         audit.join().unwrap_or_else(|_| Err(io::Error::other("the thread that waits for the module has failed")))
-    });
-    drop(line);
+    })
+}
+
+/// Why an audit did not come to its end, as the module says it (`linux/sweep.c`), and what to do.
+const STATES: [(&str, &str); 11] = [
+    ("failed: TDX is not initialized, or pages are not tracked", "TDX is not initialized, or pages are not tracked"),
+    (
+        "failed: this kernel makes SEAMCALLs with preemption on",
+        "this kernel makes SEAMCALLs with preemption on (before Linux 6.18): no audit",
+    ),
+    (
+        "failed: SEAMCALLs were missed, so that looks cannot keep out of their way",
+        "SEAMCALLs were missed: `cleanslate linux status` has the reason",
+    ),
+    (
+        "failed: SEAMCALLs of the kernel put off every look for a minute",
+        "SEAMCALLs of the kernel put off every look for a minute: try again",
+    ),
+    (
+        "failed: a SEAMCALL of the kernel did not wait for the end of a look",
+        "a SEAMCALL of the kernel did not wait for the end of a look: try again",
+    ),
+    ("failed: TDX is not up", "TDX is not up: `cleanslate linux up`, then again"),
+    ("failed: not in VMX operation (load kvm_intel)", "the CPU is not in VMX operation: load kvm_intel, then again"),
+    ("failed: no pages of TDs are tracked", "no pages of TDs are tracked"),
+    ("failed: the TDX module refused", REFUSED),
+    ("stopped", "the audit was stopped"),
+    ("none", "the audit did not begin"),
+];
+
+/// The TDX module has given an answer that no audit can go on with.
+pub(super) const REFUSED: &str = "the TDX module refused an answer: the kernel log has its status";
+
+/// What an audit has found, for a report that does not depend on it.
+pub(super) enum Found {
+    /// What it has found, `complete` or not, and how many pages could not be looked at.
+    Pages { audit: Audit, complete: bool, not_seen: u64 },
+    /// Why it has found nothing.
+    Nothing(&'static str),
+}
+
+/// Audits.
+pub(super) fn find(root: &Path, rate: Option<u32>) -> Found {
+    let path = root.join("sys/kernel/cleanslate/audit");
+    let started = carry_out(&path, rate);
+    if let Err(error) = &started {
+        match error.kind() {
+            io::ErrorKind::NotFound => return Found::Nothing(super::NOT_LOADED),
+            io::ErrorKind::PermissionDenied => return Found::Nothing("an audit is for root: use sudo"),
+            io::ErrorKind::ResourceBusy => {
+                return Found::Nothing("an audit runs already, or pages of TDs are being learned: wait for its end");
+            }
+            // The module says why.
+            _ => {}
+        }
+    }
+    let Ok(told) = Told::read(&path) else { return Found::Nothing(super::NOT_LOADED) };
+    // The numbers of an earlier one are no answer.
+    let complete = started.is_ok() && told.state() == "done";
+    let why = STATES.into_iter().find(|(state, _)| *state == told.state()).map(|(_, why)| why);
+    let (Ok(not_seen), Ok(missing)) = (told.number("not_seen"), told.number("missing")) else {
+        return Found::Nothing(UNREADABLE);
+    };
+    if !complete && missing == 0 {
+        return Found::Nothing(why.unwrap_or("the audit failed: the kernel log has the reason"));
+    }
+    match told.into_audit() {
+        Ok(audit) => Found::Pages { audit, complete, not_seen },
+        Err(_) => Found::Nothing(UNREADABLE),
+    }
+}
+
+const UNREADABLE: &str = "cleanslate.ko is of another version: it does not say what this program reads";
+
+/// True if ledger and TDX module agree.
+pub(super) fn run(root: &Path, format: Format, rate: Option<u32>, out: &mut impl Write) -> Result<bool, Stop> {
+    let path = root.join("sys/kernel/cleanslate/audit");
+    let started = carry_out(&path, rate);
     if let Some(stop) = started.as_ref().err().and_then(|error| refusal(&path, error)) {
         return Err(stop);
     }
@@ -280,6 +355,22 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn every_state_is_one_of_the_module() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../linux/sweep.c");
+        let source = fs::read_to_string(path).unwrap();
+        for (state, _) in STATES {
+            assert!(source.contains(&format!("\"{state}\"")), "{state}");
+        }
+        let all = source.split("\"failed: ").skip(1).map(|rest| rest.split('"').next().unwrap());
+        // One of a late load alone.
+        let missed: Vec<_> = all
+            .filter(|state| !state.starts_with("track of private memory") && !state.starts_with("pages stayed busy"))
+            .filter(|state| !STATES.iter().any(|(known, _)| known.ends_with(state)))
+            .collect();
+        assert_eq!(missed, [""; 0]);
     }
 
     #[test]

@@ -1,0 +1,672 @@
+//! The assumptions of docs/limits.md that a running host can decide, and the facts that do.
+//!
+//! A fact that is missing decides nothing. What was seen on a virtual or emulated machine confirms
+//! nothing about hardware; a fault of our own counts there, too.
+
+use serde::Serialize;
+use tdx_operator::cost::Rates;
+use tdx_operator::words::{grouped, grouped_count};
+
+use super::measured::Times;
+use super::module::{Lost, Mode};
+
+/// What kind of machine it is, as far as it shows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Machine {
+    /// No hypervisor shows itself.
+    Hardware,
+    /// A virtual or emulated machine.
+    Virtual,
+    /// Not known.
+    Unknown,
+}
+
+/// What an audit has found, as far as an assumption needs it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Audit {
+    pub(super) complete: bool,
+    pub(super) not_seen: u64,
+    pub(super) missing: u64,
+    pub(super) owned: u64,
+    pub(super) pages: u64,
+    pub(super) calls: u64,
+    pub(super) milliseconds: u64,
+    /// Looks that were repeated or put off for SEAMCALLs of the kernel.
+    pub(super) repeated: u64,
+    /// SEAMCALLs per second that were asked for, if that is known.
+    pub(super) rate: Option<u64>,
+}
+
+/// What `bench` has measured.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bandwidth {
+    pub(super) by_movdir64b: bool,
+    /// There was no warning.
+    pub(super) reliable: bool,
+    pub(super) cores: u64,
+    pub(super) one_core: f64,
+    pub(super) all_cores: f64,
+}
+
+/// What was seen of this host. `None` is what was not.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Facts {
+    pub(super) machine: Machine,
+    pub(super) tdx_on: Option<bool>,
+    /// By the rule of `tdx-host`, and as Linux has noted it.
+    pub(super) erratum: Option<bool>,
+    pub(super) erratum_noted: Option<bool>,
+    pub(super) movdir64b: Option<bool>,
+    /// KiB of PAMT that Linux says it has allocated, and those that cleanslate.ko resets.
+    pub(super) pamt_kb_of_linux: Option<u64>,
+    pub(super) pamt_kb_of_module: Option<u64>,
+    pub(super) mode: Option<Mode>,
+    pub(super) tds: Option<u64>,
+    pub(super) audit: Option<Audit>,
+    /// The audit ended because the TDX module refused an answer.
+    pub(super) audit_refused: bool,
+    pub(super) bandwidth: Option<Bandwidth>,
+    pub(super) cpus: Option<u32>,
+    pub(super) packages: Option<u32>,
+    pub(super) wbinvd: Option<Times>,
+}
+
+/// What became of an assumption.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Verdict {
+    Confirmed,
+    Contradicted,
+    NotTested,
+}
+
+/// An assumption and its verdict on this host.
+#[derive(Serialize)]
+pub(super) struct Assumption {
+    pub(super) id: &'static str,
+    pub(super) text: &'static str,
+    pub(super) verdict: Verdict,
+    /// The measured fact, or why there is none.
+    pub(super) ground: String,
+}
+
+/// What can contradict an assumption.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Of {
+    /// Hardware alone.
+    Hardware,
+    /// Any machine: the assumption is about our code, too.
+    Code,
+}
+
+type Decision = (Verdict, String);
+
+/// An assumption, and how it is decided.
+struct Row {
+    id: &'static str,
+    text: &'static str,
+    of: Of,
+    decide: fn(&Facts) -> Decision,
+}
+
+/// SEAMCALLs per second of an audit: the default of the module's parameter sweep_rate.
+const AUDIT_RATE: u64 = 250_000;
+/// A crash waits so long for the WBINVD of other CPUs: WRITE_BACK_MS of linux/handover.c.
+const WRITE_BACK_NS: u64 = 1_000_000_000;
+
+/// As in docs/limits.md; a test compares the two.
+const TABLE: [Row; 10] = [
+    Row {
+        id: "erratum-by-model",
+        text: "Linux notes the partial-write erratum if the CPU is 06_8F or 06_CF, and only then",
+        of: Of::Hardware,
+        decide: erratum_by_model,
+    },
+    Row {
+        id: "movdir64b-with-tdx",
+        text: "A CPU on which TDX is enabled has MOVDIR64B",
+        of: Of::Hardware,
+        decide: movdir64b_with_tdx,
+    },
+    Row {
+        id: "pamt-complete",
+        text: "The PAMTs that cleanslate.ko resets are all that Linux has allocated",
+        of: Of::Code,
+        decide: pamt_complete,
+    },
+    Row {
+        id: "operands-known",
+        text: "cleanslate.ko observes every SEAMCALL of this kernel and knows its page operands",
+        of: Of::Code,
+        decide: operands_known,
+    },
+    Row {
+        id: "ledger-complete",
+        text: "The operands of SEAMCALLs name every page that the TDX module has",
+        of: Of::Code,
+        decide: ledger_complete,
+    },
+    Row {
+        id: "rdmd-answers",
+        text: "The TDX module answers PHYMEM.PAGE.RDMD for every page while it has pages of TDs",
+        of: Of::Hardware,
+        decide: rdmd_answers,
+    },
+    Row {
+        id: "audit-rate",
+        text: "An audit makes 250,000 SEAMCALLs per second: a TiB in 18 minutes",
+        of: Of::Hardware,
+        decide: audit_rate,
+    },
+    Row {
+        id: "reset-rate-one-core",
+        text: "One core resets 2.3 GB/s or more by MOVDIR64B",
+        of: Of::Hardware,
+        decide: reset_rate_one_core,
+    },
+    Row {
+        id: "reset-rate-all-cores",
+        text: "All CPUs reset 2.3 GB/s each, or together 200 GB/s per package if that is less",
+        of: Of::Hardware,
+        decide: reset_rate_all_cores,
+    },
+    Row {
+        id: "wbinvd-below-a-second",
+        text: "WBINVD takes less than a second on each CPU, one CPU after the other",
+        of: Of::Hardware,
+        decide: wbinvd_below_a_second,
+    },
+];
+
+/// Every assumption with its verdict.
+pub(super) fn decide(facts: &Facts) -> Vec<Assumption> {
+    let decided = TABLE.iter().map(|row| {
+        let (verdict, ground) = on_this_machine(facts.machine, row.of, (row.decide)(facts));
+        Assumption { id: row.id, text: row.text, verdict, ground }
+    });
+    decided.collect()
+}
+
+fn on_this_machine(machine: Machine, of: Of, (verdict, ground): Decision) -> Decision {
+    let stands = match verdict {
+        Verdict::NotTested => true,
+        Verdict::Contradicted if of == Of::Code => true,
+        _ => machine == Machine::Hardware,
+    };
+    if stands {
+        return (verdict, ground);
+    }
+    let why = match machine {
+        Machine::Virtual => "no hardware, but a virtual or emulated machine, on which",
+        _ => "not known whether this is hardware; here",
+    };
+    (Verdict::NotTested, format!("{why} {ground}"))
+}
+
+fn not_tested(why: &str) -> Decision {
+    (Verdict::NotTested, why.to_owned())
+}
+
+fn holds(good: bool, ground: String) -> Decision {
+    (if good { Verdict::Confirmed } else { Verdict::Contradicted }, ground)
+}
+
+fn erratum_by_model(facts: &Facts) -> Decision {
+    match (facts.erratum, facts.erratum_noted) {
+        (Some(by_model), Some(noted)) => {
+            let word = |yes| if yes { "has" } else { "does not have" };
+            let ground = format!(
+                "the CPU {} it by its model, and Linux {} it (tdx_pw_mce)",
+                word(by_model),
+                if noted { "has noted" } else { "has not noted" }
+            );
+            holds(by_model == noted, ground)
+        }
+        (None, _) => not_tested("the CPU was not seen"),
+        (_, None) => not_tested("Linux has noted no erratum, and no line of its boot log shows that it would"),
+    }
+}
+
+fn movdir64b_with_tdx(facts: &Facts) -> Decision {
+    match (facts.tdx_on, facts.movdir64b) {
+        (Some(true), Some(has)) => {
+            holds(has, format!("TDX is enabled, and the CPU {} MOVDIR64B", if has { "has" } else { "lacks" }))
+        }
+        (Some(false), _) => not_tested("TDX is not enabled"),
+        (None, _) => not_tested("not known whether TDX is enabled"),
+        (_, None) => not_tested("the flags of the CPU were not seen"),
+    }
+}
+
+fn pamt_complete(facts: &Facts) -> Decision {
+    match (facts.mode, facts.pamt_kb_of_linux, facts.pamt_kb_of_module) {
+        (Some(Mode::Watching | Mode::Learning | Mode::Unknown(_)), Some(linux), Some(module)) if linux > 0 => holds(
+            linux == module,
+            format!("Linux has allocated {} KB, and cleanslate.ko resets {} KB", grouped(linux), grouped(module)),
+        ),
+        (Some(Mode::Host | Mode::Failed), ..) => not_tested("Linux has not initialized TDX here"),
+        (None, ..) | (_, _, None) => not_tested("cleanslate.ko was not seen"),
+        _ => not_tested("the kernel log has no line on PAMT (`journalctl -k -b` may have it)"),
+    }
+}
+
+fn operands_known(facts: &Facts) -> Decision {
+    match (facts.mode, facts.tds) {
+        (Some(Mode::Unknown(Lost::Operands)), _) => {
+            holds(false, "cleanslate.ko has lost track: SEAMCALL with unknown page operands".to_owned())
+        }
+        (Some(Mode::Unknown(Lost::Missed)), _) => {
+            holds(false, "cleanslate.ko has lost track: it missed SEAMCALLs".to_owned())
+        }
+        (Some(Mode::Unknown(Lost::Ledger)), _) => holds(
+            false,
+            "cleanslate.ko has lost track: a page was given, returned or found that its ledger does not have"
+                .to_owned(),
+        ),
+        (Some(Mode::Unknown(Lost::Other)), _) => not_tested("cleanslate.ko has lost track for another reason"),
+        (Some(Mode::Watching), Some(tds)) if tds > 0 => {
+            holds(true, format!("{}, and cleanslate.ko has not lost track", grouped_count(tds, "TD")))
+        }
+        (Some(Mode::Watching), Some(_)) => not_tested("there is no TD: run it again beside TDs"),
+        (Some(Mode::Learning), _) => not_tested("cleanslate.ko learns pages of TDs: run it again afterwards"),
+        (Some(Mode::Host | Mode::Failed), _) => not_tested("this kernel makes no SEAMCALLs for TDs"),
+        (None, _) | (_, None) => not_tested("cleanslate.ko was not seen"),
+    }
+}
+
+fn ledger_complete(facts: &Facts) -> Decision {
+    match facts.audit {
+        Some(audit) if audit.missing > 0 => {
+            holds(false, format!("the TDX module has {} without a mark", grouped_count(audit.missing, "page")))
+        }
+        Some(Audit { complete: true, not_seen: 0, owned: 1.., pages: 1.., .. }) => {
+            let Audit { owned, pages, .. } = facts.audit.unwrap_or_else(|| unreachable!("it is there"));
+            holds(
+                true,
+                format!("of {} the TDX module has {}, each marked", grouped_count(pages, "page"), grouped(owned)),
+            )
+        }
+        Some(Audit { complete: true, not_seen: 0, .. }) => {
+            not_tested("the TDX module has no page of a TD: run it again beside TDs")
+        }
+        Some(_) => not_tested("the audit has not looked at every page"),
+        None => not_tested("there was no audit"),
+    }
+}
+
+fn rdmd_answers(facts: &Facts) -> Decision {
+    match facts.audit {
+        _ if facts.audit_refused => holds(false, "the TDX module refused an answer".to_owned()),
+        Some(Audit { complete: true, not_seen: 0, owned: 1.., calls, .. }) if calls > 0 => {
+            holds(true, format!("it has answered {}", grouped_count(calls, "time")))
+        }
+        Some(Audit { complete: true, not_seen: 0, .. }) => {
+            not_tested("the TDX module has no page of a TD: run it again beside TDs")
+        }
+        Some(_) => not_tested("the audit has not looked at every page"),
+        None => not_tested("there was no audit"),
+    }
+}
+
+fn audit_rate(facts: &Facts) -> Decision {
+    let Some(audit) = facts.audit.filter(|audit| audit.complete) else {
+        return not_tested("there was no audit, or it did not come to its end");
+    };
+    match audit.rate {
+        None => return not_tested("not known which rate was asked for"),
+        Some(rate) if rate < AUDIT_RATE => return not_tested("a slower audit was asked for"),
+        Some(_) => {}
+    }
+    if audit.milliseconds < 1000 || audit.calls == 0 {
+        return not_tested("the audit was too short to tell");
+    }
+    let rate = u128::from(audit.calls) * 1000 / u128::from(audit.milliseconds);
+    let rate = u64::try_from(rate).unwrap_or(u64::MAX);
+    let ground = format!("{} SEAMCALLs per second", grouped(rate));
+    // What the pauses of a bounded rate cost.
+    if rate >= AUDIT_RATE / 10 * 9 {
+        return holds(true, ground);
+    }
+    if audit.repeated > audit.calls / 100 {
+        return (Verdict::NotTested, format!("{ground}, but SEAMCALLs of the kernel were in the way"));
+    }
+    holds(false, ground)
+}
+
+/// What is said of a bandwidth that decides nothing.
+fn reliable(facts: &Facts) -> Result<Bandwidth, Decision> {
+    match facts.bandwidth {
+        None => Err(not_tested("bandwidth was not measured")),
+        Some(Bandwidth { by_movdir64b: false, .. }) => Err(not_tested("the CPU lacks MOVDIR64B")),
+        Some(Bandwidth { reliable: false, .. }) => {
+            Err(not_tested("the measurement has warnings: repeat it when the machine is idle"))
+        }
+        Some(bandwidth) => Ok(bandwidth),
+    }
+}
+
+fn giga(rate: f64) -> String {
+    format!("{:.1} GB/s", rate / 1e9)
+}
+
+fn reset_rate_one_core(facts: &Facts) -> Decision {
+    match reliable(facts) {
+        Ok(bandwidth) => holds(bandwidth.one_core >= Rates::assumed_of(1, 1).one_core, giga(bandwidth.one_core)),
+        Err(why) => why,
+    }
+}
+
+fn reset_rate_all_cores(facts: &Facts) -> Decision {
+    let bandwidth = match reliable(facts) {
+        Ok(bandwidth) => bandwidth,
+        Err(why) => return why,
+    };
+    let (Some(cpus), Some(packages)) = (facts.cpus, facts.packages) else {
+        return not_tested("the number of CPUs and packages was not seen");
+    };
+    if bandwidth.cores < u64::from(cpus) {
+        return not_tested("this program may not use all CPUs (affinity, cgroup)");
+    }
+    let assumed = Rates::assumed_of(cpus, packages).all_cores;
+    let ground = format!("{} by {cpus} CPUs; assumed are {}", giga(bandwidth.all_cores), giga(assumed));
+    holds(bandwidth.all_cores >= assumed, ground)
+}
+
+fn wbinvd_below_a_second(facts: &Facts) -> Decision {
+    match (facts.wbinvd, facts.cpus) {
+        (Some(times), _) if times.max_ns >= WRITE_BACK_NS => {
+            holds(false, format!("{:.1} ms on one CPU", times.max_ns as f64 / 1e6))
+        }
+        (Some(times), Some(cpus)) if times.count == u64::from(cpus) => {
+            holds(true, format!("{:.3} ms at most, on {cpus} CPUs", times.max_ns as f64 / 1e6))
+        }
+        (Some(_), _) => not_tested("it was not measured on every CPU"),
+        (None, _) => not_tested("it was not measured"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A host on which everything was seen, and everything is as assumed.
+    const GOOD: Facts = Facts {
+        machine: Machine::Hardware,
+        tdx_on: Some(true),
+        erratum: Some(true),
+        erratum_noted: Some(true),
+        movdir64b: Some(true),
+        pamt_kb_of_linux: Some(4_202_516),
+        pamt_kb_of_module: Some(4_202_516),
+        mode: Some(Mode::Watching),
+        tds: Some(4),
+        audit: Some(AUDIT),
+        audit_refused: false,
+        bandwidth: Some(RATES),
+        cpus: Some(448),
+        packages: Some(8),
+        wbinvd: Some(Times { count: 448, min_ns: 30_000, mean_ns: 100_000, max_ns: 9_000_000 }),
+    };
+    const AUDIT: Audit = Audit {
+        complete: true,
+        not_seen: 0,
+        missing: 0,
+        owned: 7_000_000,
+        pages: 536_870_912,
+        calls: 536_870_912,
+        milliseconds: 2_200_000,
+        repeated: 99,
+        rate: Some(250_000),
+    };
+    const RATES: Bandwidth =
+        Bandwidth { by_movdir64b: true, reliable: true, cores: 448, one_core: 11e9, all_cores: 1.2e12 };
+
+    /// Nothing was seen.
+    const NONE: Facts = Facts {
+        machine: Machine::Unknown,
+        tdx_on: None,
+        erratum: None,
+        erratum_noted: None,
+        movdir64b: None,
+        pamt_kb_of_linux: None,
+        pamt_kb_of_module: None,
+        mode: None,
+        tds: None,
+        audit: None,
+        audit_refused: false,
+        bandwidth: None,
+        cpus: None,
+        packages: None,
+        wbinvd: None,
+    };
+
+    fn verdict(facts: &Facts, id: &str) -> Verdict {
+        decide(facts).into_iter().find(|assumption| assumption.id == id).unwrap().verdict
+    }
+
+    /// An assumption, facts that contradict it, and facts without one that it needs.
+    type Case = (&'static str, Vec<Facts>, Vec<Facts>);
+
+    fn cases() -> [Case; 10] {
+        let audit = |change: fn(&mut Audit)| {
+            let mut audit = AUDIT;
+            change(&mut audit);
+            Facts { audit: Some(audit), ..GOOD }
+        };
+        let rates = |change: fn(&mut Bandwidth)| {
+            let mut rates = RATES;
+            change(&mut rates);
+            Facts { bandwidth: Some(rates), ..GOOD }
+        };
+        let wbinvd = |count, max_ns| {
+            let times = Times { count, min_ns: 1, mean_ns: 2, max_ns };
+            Facts { wbinvd: Some(times), ..GOOD }
+        };
+        let mode = |mode| Facts { mode: Some(mode), ..GOOD };
+        let no_audit = Facts { audit: None, ..GOOD };
+        let short = audit(|audit| audit.complete = false);
+        let unseen = audit(|audit| audit.not_seen = 1);
+        let idle = audit(|audit| audit.owned = 0);
+        let no_rates = Facts { bandwidth: None, ..GOOD };
+        let (ordinary, busy) = (rates(|rates| rates.by_movdir64b = false), rates(|rates| rates.reliable = false));
+        [
+            (
+                "erratum-by-model",
+                vec![
+                    Facts { erratum_noted: Some(false), ..GOOD },
+                    Facts { erratum: Some(false), erratum_noted: Some(true), ..GOOD },
+                ],
+                vec![Facts { erratum: None, ..GOOD }, Facts { erratum_noted: None, ..GOOD }],
+            ),
+            (
+                "movdir64b-with-tdx",
+                vec![Facts { movdir64b: Some(false), ..GOOD }],
+                vec![
+                    Facts { movdir64b: None, ..GOOD },
+                    Facts { tdx_on: None, ..GOOD },
+                    Facts { tdx_on: Some(false), movdir64b: Some(false), ..GOOD },
+                ],
+            ),
+            (
+                "pamt-complete",
+                vec![
+                    Facts { pamt_kb_of_module: Some(4_202_512), ..GOOD },
+                    Facts { pamt_kb_of_module: Some(0), ..GOOD },
+                ],
+                vec![
+                    Facts { pamt_kb_of_module: None, ..GOOD },
+                    Facts { pamt_kb_of_linux: None, ..GOOD },
+                    Facts { pamt_kb_of_linux: Some(0), ..GOOD },
+                    Facts { mode: None, ..GOOD },
+                    mode(Mode::Host),
+                    mode(Mode::Failed),
+                ],
+            ),
+            (
+                "operands-known",
+                vec![
+                    mode(Mode::Unknown(Lost::Operands)),
+                    mode(Mode::Unknown(Lost::Missed)),
+                    mode(Mode::Unknown(Lost::Ledger)),
+                ],
+                vec![
+                    Facts { mode: None, ..GOOD },
+                    Facts { tds: None, ..GOOD },
+                    Facts { tds: Some(0), ..GOOD },
+                    mode(Mode::Unknown(Lost::Other)),
+                    mode(Mode::Learning),
+                    mode(Mode::Host),
+                    mode(Mode::Failed),
+                ],
+            ),
+            (
+                "ledger-complete",
+                vec![
+                    audit(|audit| audit.missing = 1),
+                    audit(|audit| (audit.missing, audit.complete) = (1, false)),
+                    audit(|audit| (audit.missing, audit.not_seen, audit.owned) = (1, 1, 0)),
+                ],
+                vec![no_audit, short, unseen, idle, audit(|audit| audit.pages = 0)],
+            ),
+            (
+                "rdmd-answers",
+                vec![Facts { audit_refused: true, audit: None, ..GOOD }],
+                vec![no_audit, short, unseen, idle, audit(|audit| audit.calls = 0)],
+            ),
+            (
+                "audit-rate",
+                vec![audit(|audit| audit.milliseconds *= 2)],
+                vec![
+                    no_audit,
+                    short,
+                    audit(|audit| audit.rate = None),
+                    audit(|audit| audit.rate = Some(50_000)),
+                    audit(|audit| (audit.calls, audit.milliseconds) = (1, 999)),
+                    audit(|audit| audit.calls = 0),
+                    audit(|audit| (audit.milliseconds, audit.repeated) = (5_000_000, 99_000_000)),
+                ],
+            ),
+            ("reset-rate-one-core", vec![rates(|rates| rates.one_core = 2.2e9)], vec![no_rates, ordinary, busy]),
+            (
+                "reset-rate-all-cores",
+                vec![rates(|rates| rates.all_cores = 1.0e12)],
+                vec![
+                    no_rates,
+                    ordinary,
+                    busy,
+                    Facts { cpus: None, ..GOOD },
+                    Facts { packages: None, ..GOOD },
+                    rates(|rates| (rates.cores, rates.all_cores) = (2, 1e9)),
+                ],
+            ),
+            (
+                "wbinvd-below-a-second",
+                vec![wbinvd(448, 1_000_000_000), wbinvd(2, 5_000_000_000)],
+                vec![Facts { wbinvd: None, ..GOOD }, Facts { cpus: None, ..GOOD }, wbinvd(447, 9), wbinvd(0, 0)],
+            ),
+        ]
+    }
+
+    #[test]
+    fn every_verdict_is_reached_by_facts_and_by_no_other() {
+        assert_eq!(cases().map(|(id, ..)| id), TABLE.map(|row| row.id));
+        for (id, contradicting, undecided) in cases() {
+            assert_eq!(verdict(&GOOD, id), Verdict::Confirmed, "{id}");
+            for facts in contradicting {
+                assert_eq!(verdict(&facts, id), Verdict::Contradicted, "{id}: {facts:?}");
+            }
+            for facts in undecided {
+                assert_eq!(verdict(&facts, id), Verdict::NotTested, "{id}: {facts:?}");
+            }
+            assert_eq!(verdict(&NONE, id), Verdict::NotTested, "{id}");
+        }
+    }
+
+    /// Each fact by itself, taken from facts that decide.
+    #[test]
+    fn without_a_fact_nothing_is_decided_that_was_open_with_it() {
+        let without: [fn(&mut Facts); 14] = [
+            |facts| facts.machine = Machine::Unknown,
+            |facts| facts.tdx_on = None,
+            |facts| facts.erratum = None,
+            |facts| facts.erratum_noted = None,
+            |facts| facts.movdir64b = None,
+            |facts| facts.pamt_kb_of_linux = None,
+            |facts| facts.pamt_kb_of_module = None,
+            |facts| facts.mode = None,
+            |facts| facts.tds = None,
+            |facts| facts.audit = None,
+            |facts| facts.bandwidth = None,
+            |facts| facts.cpus = None,
+            |facts| facts.packages = None,
+            |facts| facts.wbinvd = None,
+        ];
+        let mut all = vec![GOOD];
+        all.extend(cases().into_iter().flat_map(|(_, bad, open)| bad.into_iter().chain(open)));
+        for facts in all {
+            // One or two that are missing, or all.
+            let sets = (0_u32..1 << without.len()).filter(|set| set.count_ones() <= 2 || set.count_zeros() == 18);
+            for missing in sets {
+                let mut less = facts;
+                for (index, take) in without.iter().enumerate() {
+                    if missing >> index & 1 == 1 {
+                        take(&mut less);
+                    }
+                }
+                for (row, found) in TABLE.iter().zip(decide(&less)) {
+                    let before = on_this_machine(facts.machine, row.of, (row.decide)(&facts)).0;
+                    assert!(
+                        found.verdict == Verdict::NotTested || found.verdict == before,
+                        "{}: {before:?}, {:?} of {less:?}",
+                        row.id,
+                        found.verdict
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_hardware_confirms_nothing_and_a_fault_of_ours_is_one_everywhere() {
+        for machine in [Machine::Virtual, Machine::Unknown] {
+            for (id, contradicting, _) in cases() {
+                assert_eq!(verdict(&Facts { machine, ..GOOD }, id), Verdict::NotTested, "{id}");
+                let code = ["pamt-complete", "operands-known", "ledger-complete"].contains(&id);
+                let expected = if code { Verdict::Contradicted } else { Verdict::NotTested };
+                for facts in contradicting {
+                    assert_eq!(verdict(&Facts { machine, ..facts }, id), expected, "{id}");
+                }
+            }
+        }
+        let virtual_machine = decide(&Facts { machine: Machine::Virtual, ..GOOD });
+        assert!(virtual_machine.iter().all(|assumption| assumption.ground.starts_with("no hardware, but a virtual")));
+    }
+
+    #[test]
+    fn limits_of_the_documentation_are_these() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/limits.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        let rows: Vec<_> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.strip_suffix(" |"))
+            .map(|line| {
+                let (id, rest) = line.split_once("` | ").unwrap_or_else(|| panic!("{line}"));
+                (id, rest.split(" | ").next().unwrap_or_default())
+            })
+            .collect();
+        assert_eq!(rows, TABLE.map(|row| (row.id, row.text)));
+    }
+
+    #[test]
+    fn figures_of_the_texts_are_those_of_their_origin() {
+        let repository = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let read = |name: &str| std::fs::read_to_string(repository.join(name)).unwrap();
+        assert!(read("linux/sweep.c").contains(&format!("static uint sweep_rate = {AUDIT_RATE};")));
+        assert!(read("linux/handover.c").contains(&format!("WRITE_BACK_MS\t{}\n", WRITE_BACK_NS / 1_000_000)));
+        let rates = [Rates::assumed_of(1, 1).one_core, Rates::assumed_of(u32::MAX, 1).all_cores].map(giga);
+        assert_eq!(rates, ["2.3 GB/s", "200.0 GB/s"]);
+        // A TiB has 2^28 pages.
+        assert_eq!((1_u64 << 28).div_ceil(AUDIT_RATE * 60), 18);
+    }
+}

@@ -1,0 +1,260 @@
+//! `cleanslate linux accept`: which assumptions of docs/limits.md hold on this host.
+//!
+//! Runs `check`, `bench`, the measurements of cleanslate.ko and an audit, one after the other. A
+//! part that fails is missing in the report, with the reason, and the others go on.
+
+mod assumptions;
+mod measured;
+mod missing;
+mod module;
+mod report;
+
+use std::fs;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use tdx_operator::check::{self, Live, Processor};
+use tdx_operator::report::{CheckReport, Status, TOOL};
+
+use super::audit::{self, Found};
+use crate::commands::bench::{self, Store};
+use crate::exit::Exit;
+use crate::files;
+use crate::options::Format;
+use crate::output::{json, report_error, unless_closed};
+use crate::stop::Stop;
+use assumptions::{Facts, Machine, Verdict};
+use measured::Measured;
+use missing::{Missing, Part, Reason};
+use module::Module;
+use report::{Check, Report};
+
+/// Arguments of `accept`.
+#[derive(Args, Debug)]
+pub(crate) struct AcceptArgs {
+    /// Output format: for people or for programs.
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    format: Format,
+    /// Also writes the report as JSON to a file, complete or not at all.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// SEAMCALLs per second of the audit at most; default: the module's parameter `sweep_rate`.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
+    /// Leaves a part out; may be repeated.
+    #[arg(long, value_enum, value_name = "PART")]
+    skip: Vec<Skip>,
+}
+
+/// What can be left out.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum Skip {
+    /// The audit: 18 minutes for a TiB.
+    Audit,
+    /// Memory bandwidth: all cores write for some seconds.
+    Bandwidth,
+    /// WBINVD on every CPU in turn, and what the observer adds to a SEAMCALL.
+    Times,
+}
+
+/// Says what goes on. The parts take from seconds to hours.
+fn announce(number: u32, what: &str) {
+    if io::stderr().is_terminal() {
+        report_error(format_args!("accept: {number} of 4: {what}"));
+    }
+}
+
+const SKIPPED: &str = "left out (--skip)";
+
+pub(super) fn run(root: &Path, args: &AcceptArgs, out: &mut impl Write) -> Result<Exit, Stop> {
+    if let Some(path) = &args.json {
+        files::probe(path)?;
+    }
+    let report = gather(root, args);
+    if let Some(path) = &args.json {
+        let mut bytes = Vec::new();
+        json(&mut bytes, &report)?;
+        files::write(path, &bytes)?;
+    }
+    unless_closed(match args.format {
+        Format::Human => report.print(out),
+        Format::Json => json(out, &report),
+    })?;
+    Ok(exit(&report))
+}
+
+/// 1 if an assumption does not hold, 3 if the report lacks a part that it should have.
+fn exit(report: &Report) -> Exit {
+    if report.contradicted > 0 {
+        Exit::Bad
+    } else if report.missing.iter().any(|missing| missing.reason == Reason::Failed) {
+        Exit::Input
+    } else {
+        Exit::Good
+    }
+}
+
+fn gather(root: &Path, args: &AcceptArgs) -> Report {
+    let skips = |part| args.skip.contains(&part);
+    let mut missing = Vec::new();
+    announce(1, "check");
+    let snapshot = Live::at(root).snapshot();
+    let checked = check::check("live", &snapshot);
+    let processor = check::processor(&snapshot);
+    if processor.is_none() {
+        let why = "/proc/cpuinfo cannot be read, or names no CPU";
+        missing.push(Missing { part: Part::Processor, reason: Reason::Failed, why });
+    }
+    announce(2, "memory bandwidth (all cores write for some seconds)");
+    let bandwidth = if skips(Skip::Bandwidth) {
+        missing.push(Missing { part: Part::Bandwidth, reason: Reason::Skipped, why: SKIPPED });
+        None
+    } else {
+        Some(of_bench(bench::measure()))
+    };
+    announce(3, "WBINVD on each CPU, observer of SEAMCALLs");
+    let times = if skips(Skip::Times) { Measured::none(Reason::Skipped, SKIPPED) } else { measured::measure(root) };
+    for (part, why) in Part::MEASURED.into_iter().zip([times.wbinvd.err(), times.observer.err()]) {
+        missing.extend(why.map(|(reason, why)| Missing { part, reason, why }));
+    }
+    announce(4, "audit (18 minutes for a TiB; Ctrl-C ends it all, --skip audit leaves it out)");
+    let found = if skips(Skip::Audit) { Err((Reason::Skipped, SKIPPED)) } else { audit_of(root, args.rate) };
+    let audit_refused = found.as_ref().is_err_and(|(_, why)| *why == audit::REFUSED);
+    missing.extend(found.as_ref().err().map(|&(reason, why)| Missing { part: Part::Audit, reason, why }));
+    let audit = found.ok();
+    // After the audit, which may find that the module has lost track.
+    let module = Module::read(root);
+    if module.is_none() {
+        missing.push(Missing { part: Part::Module, reason: Reason::Failed, why: super::NOT_LOADED });
+    }
+    let vendor = fs::read_to_string(root.join("sys/class/dmi/id/sys_vendor")).unwrap_or_default();
+    let rate = args.rate.map(u64::from).or(module.as_ref().and_then(|module| module.sweep_rate));
+    let facts = Facts {
+        machine: machine(processor.as_ref(), &vendor),
+        tdx_on: match checked.verdict.tdx {
+            "on" => Some(true),
+            "off" => Some(false),
+            _ => None,
+        },
+        erratum: processor.as_ref().map(|cpu| cpu.partial_write_erratum),
+        erratum_noted: processor.as_ref().and_then(|cpu| cpu.erratum_noted),
+        movdir64b: processor.as_ref().and_then(|cpu| cpu.movdir64b),
+        pamt_kb_of_linux: checked.facts.pamt_kb,
+        pamt_kb_of_module: module.as_ref().and_then(|module| module.pamt_kb),
+        mode: module.as_ref().and_then(|module| module.mode),
+        tds: module.as_ref().and_then(|module| module.tds),
+        audit: audit.as_ref().map(|audit| assumptions::Audit {
+            complete: audit.complete,
+            not_seen: audit.not_seen,
+            missing: audit.missing,
+            owned: audit.owned,
+            pages: audit.pages,
+            calls: audit.calls,
+            milliseconds: audit.milliseconds,
+            repeated: audit.changed.saturating_add(audit.busy).saturating_add(audit.put_off),
+            rate,
+        }),
+        audit_refused,
+        bandwidth: bandwidth.as_ref().map(|bandwidth| assumptions::Bandwidth {
+            by_movdir64b: bandwidth.movdir64b,
+            reliable: bandwidth.warnings.is_empty(),
+            cores: bandwidth.cores as u64,
+            one_core: bandwidth.one_core,
+            all_cores: bandwidth.all_cores,
+        }),
+        cpus: processor.as_ref().map(|cpu| cpu.cpus),
+        packages: processor.as_ref().and_then(|cpu| cpu.packages),
+        wbinvd: times.wbinvd.ok(),
+    };
+    let assumptions = assumptions::decide(&facts);
+    let number = |verdict| assumptions.iter().filter(|assumption| assumption.verdict == verdict).count();
+    Report {
+        schema: "cleanslate/linux-accept",
+        version: 1,
+        tool: TOOL,
+        machine: facts.machine,
+        processor,
+        kernel: checked.facts.kernel.clone(),
+        tdx_module: checked.facts.module.clone(),
+        module,
+        check: of_check(&checked),
+        audit,
+        bandwidth,
+        wbinvd: times.wbinvd.ok(),
+        observer: times.observer.ok(),
+        missing,
+        confirmed: number(Verdict::Confirmed),
+        contradicted: number(Verdict::Contradicted),
+        not_tested: number(Verdict::NotTested),
+        assumptions,
+    }
+}
+
+/// Vendors of machines that are no hardware, as DMI names them.
+const VENDORS: [&str; 5] = ["QEMU", "VMware, Inc.", "innotek GmbH", "Xen", "Parallels International GmbH."];
+/// Parts of the name of a CPU that is no hardware.
+const NAMES: [&str; 3] = ["QEMU", "TCG", "Virtual"];
+
+/// By the bit that hypervisors set for their guests. Some are told to hide it: then by the names of
+/// CPU and machine. A CPU without a revision of its microcode is not taken for hardware.
+fn machine(processor: Option<&Processor>, vendor: &str) -> Machine {
+    let Some(cpu) = processor else { return Machine::Unknown };
+    let named = NAMES.iter().any(|name| cpu.name.contains(name)) || VENDORS.contains(&vendor.trim());
+    match cpu.hypervisor {
+        Some(true) => Machine::Virtual,
+        _ if named => Machine::Virtual,
+        Some(false) if cpu.microcode.is_some() => Machine::Hardware,
+        _ => Machine::Unknown,
+    }
+}
+
+fn of_check(report: &CheckReport) -> Check {
+    let verdict = &report.verdict;
+    Check {
+        status: verdict.status,
+        tdx: verdict.tdx,
+        kexec: verdict.kexec,
+        kdump: verdict.kdump,
+        power_cycle: verdict.power_cycle,
+        pass: verdict.pass,
+        warn: verdict.warn,
+        fail: verdict.fail,
+        unknown: verdict.unknown,
+        failed: report.checks().filter(|check| check.status == Status::Fail).map(|check| check.id).collect(),
+    }
+}
+
+fn of_bench(report: bench::Report) -> report::Bandwidth {
+    report::Bandwidth {
+        movdir64b: report.store == Store::Movdir64b,
+        cores: report.cores,
+        one_core: report.one_core,
+        all_cores: report.all_cores,
+        nodes: report.nodes,
+        warnings: report.warnings,
+    }
+}
+
+fn audit_of(root: &Path, rate: Option<u32>) -> Result<report::Audit, (Reason, &'static str)> {
+    match audit::find(root, rate) {
+        Found::Nothing(why) => Err((Reason::Failed, why)),
+        Found::Pages { audit, complete, not_seen } => Ok(report::Audit {
+            complete,
+            pages: audit.pages,
+            calls: audit.calls,
+            milliseconds: audit.milliseconds,
+            calls_per_second: audit.calls.saturating_mul(1000) / audit.milliseconds.max(1),
+            owned: audit.owned,
+            reserved: audit.reserved,
+            outside: audit.outside,
+            missing: audit.missing,
+            surplus: audit.surplus,
+            leaked: report::Leaked { returned: audit.leaked.returned, owned: audit.leaked.owned },
+            changed: audit.changed,
+            busy: audit.busy,
+            put_off: audit.put_off,
+            not_seen,
+        }),
+    }
+}

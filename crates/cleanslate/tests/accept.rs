@@ -1,0 +1,343 @@
+//! `cleanslate linux accept` as an operator runs it: with a module, files stand for those of which,
+//! without one, and what must not be in its report.
+
+#[path = "common/schema.rs"]
+mod schema;
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::{fixture, run};
+use schema::Schema;
+use serde_json::Value;
+
+/// A machine, and what it is called by.
+struct Machine(PathBuf);
+
+/// In every file that the report is made of, where it is no number.
+const SECRET: &str = "node7-acme";
+
+impl Machine {
+    fn new(name: &str) -> Self {
+        let root = std::env::temp_dir().join(format!("cleanslate-accept-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&root);
+        Self(root)
+    }
+
+    fn put(&self, path: &str, text: &str) {
+        let path = self.0.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// A host on which all is well; `flags` of its CPU.
+    fn good(name: &str, flags: &str) -> Self {
+        let machine = Self::new(name);
+        let block = |number: u32| {
+            format!(
+                "processor\t: {number}\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 143\n\
+                 model name\t: INTEL(R) XEON(R) PLATINUM 8580\nstepping\t: 8\nmicrocode\t: 0x2b000603\nphysical id\t: 0\n\
+                 flags\t\t: {flags}\nbugs\t\t: spectre_v1 tdx_pw_mce\nserial\t\t: {SECRET}\n\n"
+            )
+        };
+        machine.put("proc/cpuinfo", &(block(0) + &block(1)));
+        machine.put("proc/sys/kernel/osrelease", &format!("7.3.0-{SECRET}\n"));
+        machine.put("proc/sys/kernel/hostname", SECRET);
+        machine.put("proc/cmdline", &format!("root=UUID={SECRET} crashkernel=512M\n"));
+        machine.put("sys/module/cleanslate/version", "0.1.0\n");
+        machine.put("sys/module/cleanslate/parameters/policy", "tracked\n");
+        machine.put("sys/module/cleanslate/parameters/sweep_rate", "250000\n");
+        for (file, value) in [
+            ("mode", "watching"),
+            ("tds", "4"),
+            ("pamt_kb", "4202516"),
+            ("given_kb", "400"),
+            ("giving_kb", "0"),
+            ("returned_kb", "16"),
+        ] {
+            machine.ko(file, &format!("{value}\n"));
+        }
+        machine.ko("audit", AUDIT);
+        machine.ko("measure", MEASURE);
+        machine
+    }
+
+    fn ko(&self, file: &str, text: &str) {
+        self.put(&format!("sys/kernel/cleanslate/{file}"), text);
+    }
+
+    fn run(&self, words: &[&str]) -> common::Out {
+        run(&[&["linux", "--root", self.0.to_str().unwrap(), "accept"], words].concat())
+    }
+
+    fn json(&self, words: &[&str]) -> Value {
+        let report = self.run(&[words, &["--format", "json"]].concat()).json();
+        assert_eq!(Schema::published("linux-accept.schema.json").problems(&report), [""; 0]);
+        report
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+const AUDIT: &str = "kind audit\nstate done\npercent 100\ntotal 262144\npages 262144\ncalls 262144\nmilliseconds 1050\n\
+    owned 99\nreserved 1088\noutside 0\nmissing 0\nreturned 4\ngiving 0\nstale 0\nleaked 3\nleaked_owned 1\nlearned 0\n\
+    changed 0\nbusy 2\nput_off 5\nnot_seen 0\nleaked_at 0x2000\n";
+const MEASURE: &str = "state done\nobserver done\nwbinvd_count 2\nwbinvd_min_ns 30000\nwbinvd_mean_ns 45000\n\
+    wbinvd_max_ns 60000\nbare_count 1000\nbare_min_ns 20\nbare_mean_ns 25\nbare_max_ns 900\nobserved_count 1000\n\
+    observed_min_ns 1500\nobserved_mean_ns 1700\nobserved_max_ns 20000\n";
+/// All but what is measured on this machine.
+const NO_BENCH: [&str; 2] = ["--skip", "bandwidth"];
+
+fn verdict(report: &Value, id: &str) -> String {
+    let all = report["assumptions"].as_array().unwrap();
+    all.iter().find(|found| found["id"] == id).unwrap()["verdict"].as_str().unwrap().to_owned()
+}
+
+fn missing(report: &Value) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let all = report["missing"].as_array().unwrap();
+    all.iter().map(|found| (text(&found["part"]), text(&found["reason"]))).collect()
+}
+
+fn parts(of: &[(&str, &str)]) -> Vec<(String, String)> {
+    of.iter().map(|(part, reason)| ((*part).to_owned(), (*reason).to_owned())).collect()
+}
+
+#[test]
+fn a_host_as_assumed() {
+    let machine = Machine::good("good", "fpu movdir64b");
+    let out = machine.run(&NO_BENCH);
+    assert_eq!(out.code, 0, "{}{}", out.stdout, out.stderr);
+    for line in [
+        "machine   hardware, as far as it shows:",
+        "cpu       INTEL(R) XEON(R) PLATINUM 8580: family 6, model 143, stepping 8, microcode 0x2b000603;",
+        "module    cleanslate.ko 0.1.0: watching, policy tracked; TDs 4;",
+        "audit     262,144 pages in 1.1 s, 262,144 SEAMCALLs (249,660 per second);",
+        "wbinvd    2 CPUs, one after the other, caches as they were: 0.030 to 0.060 ms, mean 0.045 ms",
+        "observer  1,700 ns for a call that both probes observe",
+        "missing   bandwidth: left out (--skip)",
+    ] {
+        assert!(out.stdout.contains(line), "{line}\n{}", out.stdout);
+    }
+    assert!(out.stdout.lines().all(|line| line.len() <= 120), "{}", out.stdout);
+    let report = machine.json(&[&NO_BENCH[..], &["--rate", "100000"]].concat());
+    for (id, expected) in [
+        ("erratum-by-model", "confirmed"),
+        ("operands-known", "confirmed"),
+        ("ledger-complete", "confirmed"),
+        ("rdmd-answers", "confirmed"),
+        ("wbinvd-below-a-second", "confirmed"),
+        // A slower audit, no bandwidth, no kernel log.
+        ("audit-rate", "not-tested"),
+        ("reset-rate-one-core", "not-tested"),
+        ("pamt-complete", "not-tested"),
+    ] {
+        assert_eq!(verdict(&report, id), expected, "{id}");
+    }
+    assert_eq!(missing(&report), parts(&[("bandwidth", "skipped")]));
+    // The schema can say no.
+    let schema = Schema::published("linux-accept.schema.json");
+    for key in report.as_object().unwrap().keys() {
+        let mut without = report.as_object().unwrap().clone();
+        without.remove(key);
+        assert!(!schema.problems(&without.clone().into()).is_empty(), "{key} is not required");
+        without.insert(key.clone(), serde_json::json!([[{}]]));
+        assert!(!schema.problems(&without.into()).is_empty(), "{key} may be anything");
+    }
+}
+
+#[test]
+fn what_does_not_hold_is_exit_1_on_any_machine() {
+    for flags in ["fpu movdir64b", "fpu movdir64b hypervisor"] {
+        let machine = Machine::good("missing", flags);
+        machine.ko("audit", &AUDIT.replace("missing 0", "missing 1").replace("state done", "state stopped"));
+        machine.ko("mode", "unknown: an audit found private pages without a mark\n");
+        let out = machine.run(&NO_BENCH);
+        assert_eq!(out.code, 1);
+        assert!(
+            out.stdout.contains("CONTRADICTED") && out.stdout.contains("audit     NOT COMPLETE: "),
+            "{}",
+            out.stdout
+        );
+        let report = machine.json(&NO_BENCH);
+        assert_eq!(verdict(&report, "ledger-complete"), "contradicted");
+        assert_eq!((&report["module"]["lost"], &report["audit"]["complete"]), (&"ledger".into(), &false.into()));
+    }
+}
+
+#[test]
+fn a_virtual_machine_confirms_nothing() {
+    let machine = Machine::good("virtual", "fpu movdir64b hypervisor");
+    let out = machine.run(&NO_BENCH);
+    assert_eq!(out.code, 0, "{}", out.stdout);
+    assert!(out.stdout.contains("VIRTUAL OR EMULATED"), "{}", out.stdout);
+    let report = machine.json(&NO_BENCH);
+    assert_eq!((&report["machine"], &report["confirmed"]), (&"virtual".into(), &0.into()));
+    // One that hides the bit, by a name; and a CPU without microcode is taken for nothing.
+    let hides = Machine::good("hides", "fpu movdir64b");
+    hides.put("sys/class/dmi/id/sys_vendor", "QEMU\n");
+    let text = fs::read_to_string(hides.0.join("proc/cpuinfo")).unwrap();
+    let kind = |expected: &str| {
+        let report = hides.json(&NO_BENCH);
+        assert_eq!((&report["machine"], &report["confirmed"]), (&expected.into(), &0.into()));
+    };
+    kind("virtual");
+    hides.put("sys/class/dmi/id/sys_vendor", "Dell Inc.\n");
+    hides.put("proc/cpuinfo", &text.replace("INTEL(R) XEON(R) PLATINUM 8580", "QEMU TCG CPU version 2.5+"));
+    kind("virtual");
+    hides.put("proc/cpuinfo", &text.replace("microcode", "micro"));
+    kind("unknown");
+}
+
+/// Without the module, as on the machine that runs this, and with one that refuses or is older.
+#[test]
+fn each_part_may_be_missing() {
+    let no_module = Machine::good("no-module", "fpu movdir64b");
+    fs::remove_dir_all(no_module.0.join("sys")).unwrap();
+    let out = no_module.run(&NO_BENCH);
+    assert_eq!(out.code, 3, "{}", out.stdout);
+    assert!(out.stdout.contains("modprobe cleanslate"), "{}", out.stdout);
+    let absent = [("wbinvd", "failed"), ("observer", "failed"), ("audit", "failed"), ("module", "failed")];
+    let report = no_module.json(&NO_BENCH);
+    assert_eq!(missing(&report), parts(&[&[("bandwidth", "skipped")], &absent[..]].concat()));
+    assert_eq!(verdict(&report, "erratum-by-model"), "confirmed");
+
+    let host = Machine::good("host", "fpu movdir64b");
+    host.ko("mode", "host\n");
+    host.ko("audit", &AUDIT.replace("state done", "state failed: TDX is not up"));
+    host.ko("measure", &MEASURE.replace("observer done", "observer none: this kernel makes no SEAMCALL"));
+    let report = host.json(&NO_BENCH);
+    let expected = [("bandwidth", "skipped"), ("observer", "not-applicable"), ("audit", "failed")];
+    assert_eq!(missing(&report), parts(&expected));
+    assert!(report["missing"][2]["why"].as_str().unwrap().contains("cleanslate linux up"));
+    assert_eq!(host.run(&[&NO_BENCH[..], &["--skip", "audit"]].concat()).code, 0);
+
+    let older = Machine::good("older", "fpu movdir64b");
+    fs::remove_file(older.0.join("sys/kernel/cleanslate/measure")).unwrap();
+    fs::remove_file(older.0.join("sys/module/cleanslate/version")).unwrap();
+    let report = older.json(&NO_BENCH);
+    assert_eq!((&report["module"]["version"], &report["wbinvd"]), (&Value::Null, &Value::Null));
+    assert_eq!(missing(&report), parts(&[("bandwidth", "skipped"), ("wbinvd", "failed"), ("observer", "failed")]));
+    assert!(report["missing"][1]["why"].as_str().unwrap().contains("older"));
+
+    let nothing = Machine::new("nothing");
+    fs::create_dir_all(&nothing.0).unwrap();
+    let report = nothing.json(&["--skip", "bandwidth", "--skip", "audit", "--skip", "times"]);
+    assert_eq!(
+        (&report["machine"], &report["processor"], &report["kernel"]),
+        (&"unknown".into(), &Value::Null, &Value::Null)
+    );
+    assert_eq!((&report["confirmed"], &report["contradicted"]), (&0.into(), &0.into()));
+}
+
+#[test]
+fn both_forms_in_one_run() {
+    let machine = Machine::good("json", "fpu movdir64b");
+    let file = machine.0.join("accept.json");
+    let out = machine.run(&[&NO_BENCH[..], &["--json", file.to_str().unwrap()]].concat());
+    assert!(out.stdout.starts_with("machine "), "{}", out.stdout);
+    let report: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    assert_eq!(Schema::published("linux-accept.schema.json").problems(&report), [""; 0]);
+    // A file that cannot be written fails before the work.
+    let out = machine.run(&["--json", "/no/such/folder/accept.json"]);
+    assert_eq!((out.code, out.stdout.as_str()), (70, ""));
+    assert!(out.stderr.contains("/no/such/folder/accept.json"), "{}", out.stderr);
+}
+
+/// Whatever the files of a machine say, text of theirs is in no report but what is named.
+#[test]
+fn no_text_of_the_machine_comes_into_the_report() {
+    let machine = Machine::good("secret", "fpu movdir64b");
+    let checked = |machine: &Machine| {
+        for words in [&NO_BENCH[..], &["--skip", "bandwidth", "--format", "json"]] {
+            let out = machine.run(words);
+            for part in [SECRET, "node7", "acme", "UUID", "0x2000"] {
+                assert!(
+                    !out.stdout.contains(part) && !out.stderr.contains(part),
+                    "{part}: {}{}",
+                    out.stdout,
+                    out.stderr
+                );
+            }
+        }
+    };
+    checked(&machine);
+    for (file, text) in [
+        ("mode", format!("unknown: {SECRET}\n")),
+        ("audit", AUDIT.replace("state done", &format!("state failed: {SECRET}"))),
+        ("measure", MEASURE.replace("observer done", &format!("observer failed: {SECRET}"))),
+        ("audit", AUDIT.replace("calls 262144", &format!("calls {SECRET}"))),
+        ("measure", format!("state {SECRET}\n")),
+        ("tds", SECRET.to_owned()),
+    ] {
+        machine.ko(file, &text);
+        checked(&machine);
+    }
+    for file in ["version", "parameters/policy", "parameters/sweep_rate"] {
+        machine.put(&format!("sys/module/cleanslate/{file}"), SECRET);
+        checked(&machine);
+    }
+}
+
+/// What names the machine that runs this test, as far as it can be told from other words.
+fn names_of_this_machine() -> Vec<String> {
+    let read = |path: &Path| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    let mut names = vec![read(Path::new("/proc/sys/kernel/hostname")), read(Path::new("/etc/machine-id"))];
+    names.push(read(Path::new("/proc/sys/kernel/random/boot_id")));
+    for file in ["product_serial", "board_serial", "chassis_serial", "product_uuid"] {
+        names.push(read(&Path::new("/sys/class/dmi/id").join(file)));
+    }
+    for entry in fs::read_dir("/sys/class/net").into_iter().flatten().flatten() {
+        names.push(read(&entry.path().join("address")));
+    }
+    let routes = read(Path::new("/proc/net/fib_trie"));
+    names.extend(routes.split_whitespace().filter(|word| word.matches('.').count() == 3).map(str::to_owned));
+    names.extend(
+        read(Path::new("/proc/cmdline")).split_whitespace().filter(|word| word.contains('=')).map(str::to_owned),
+    );
+    names.extend(std::env::var("HOME").ok().filter(|home| home != "/root"));
+    // A short name is a part of any word.
+    names.retain(|name| name.len() >= 6 && name != "localhost");
+    names
+}
+
+#[test]
+fn a_report_of_this_machine_does_not_name_it() {
+    let names = names_of_this_machine();
+    assert!(!names.is_empty());
+    for format in ["human", "json"] {
+        let out = run(&["linux", "accept", "--skip", "audit", "--format", format]);
+        assert!([0, 1, 3].contains(&out.code), "{}", out.stderr);
+        for name in &names {
+            assert!(!out.stdout.contains(name) && !out.stderr.contains(name), "{name}: {}", out.stdout);
+        }
+    }
+}
+
+/// The report of a boot under seamvisor, as it was printed.
+#[test]
+fn the_example_is_of_this_version() {
+    let json: Value = serde_json::from_str(&fs::read_to_string(fixture("accept/seamvisor-7.3.json")).unwrap()).unwrap();
+    assert_eq!(Schema::published("linux-accept.schema.json").problems(&json), [""; 0]);
+    let text = fs::read_to_string(fixture("accept/seamvisor-7.3.txt")).unwrap();
+    let now = Machine::good("example", "fpu").json(&NO_BENCH);
+    let ids = |report: &Value| -> Vec<String> {
+        let all = report["assumptions"].as_array().unwrap();
+        all.iter()
+            .map(|found| format!("{}: {}", found["id"].as_str().unwrap(), found["text"].as_str().unwrap()))
+            .collect()
+    };
+    assert_eq!(ids(&json), ids(&now));
+    assert_eq!((&json["machine"], &json["confirmed"]), (&"virtual".into(), &0.into()));
+    // Broken between words.
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    for id in ids(&json) {
+        assert!(text.contains(&id), "{id}");
+    }
+}
