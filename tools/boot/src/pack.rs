@@ -236,7 +236,8 @@ pub(crate) fn pack_with_module(kernel: Kernel, module: &Path, test: Option<&Path
     let mut files = vec![("modules/cleanslate.ko", module), ("next/crash/initrd", crash.as_path())];
     files.extend(test.iter().map(|test| ("test/cleanslate.ko", *test)));
     files.extend(strangers.iter().map(|(name, path)| (name.as_str(), path.as_path())));
-    let tool = if kernel.reference() == Kernel::Stock612 { Some(tool()?) } else { None };
+    // Of 7.3 for its report (`cleanslate.accept`).
+    let tool = if matches!(kernel.reference(), Kernel::Stock612 | Kernel::Tdx73) { Some(tool()?) } else { None };
     files.extend(tool.iter().map(|tool| ("bin/cleanslate", tool.as_path())));
     pack(kernel, &files, "initrd-module")
 }
