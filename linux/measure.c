@@ -3,8 +3,8 @@
  * Times that only the kernel can measure: WBINVD, and what the observer adds to a SEAMCALL
  *
  * For root, by sysfs measure, and never by itself. WBINVD as at a kexec, with interrupts off, but
- * on one CPU after the other, and with the caches as they are: the first CPU that shares a cache
- * writes back its lines, the others find few. At a kexec or crash all CPUs do it at once.
+ * on one CPU after the other, 20 ms apart, and with the caches as they are: a CPU finds what was
+ * cached since the last one that shares the cache. At a kexec or crash all CPUs do it at once.
  *
  * The observer by the probes and handlers of the SEAMCALL wrappers (watch.c), on a function here
  * that has the operands of a TDH.SYS.RD and makes no SEAMCALL. That leaf gives no page, so that the
@@ -12,7 +12,8 @@
  */
 #define pr_fmt(fmt) "cleanslate: " fmt
 
-#include <linux/cpu.h>
+#include <linux/cpumask.h>
+#include <linux/delay.h>
 #include <linux/irqflags.h>
 #include <linux/ktime.h>
 #include <linux/math64.h>
@@ -20,15 +21,17 @@
 #include <linux/mutex.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
+#include <linux/smp.h>
 #include <linux/string.h>
 #include <linux/sysfs.h>
-#include <linux/workqueue.h>
 #include <asm/special_insns.h>
 
 #include "cleanslate.h"
 
 /* Calls of each kind. */
 #define CALLS		1000
+/* Between the WBINVD of one CPU and that of the next. */
+#define PAUSE_MS	20
 /* A leaf that gives and takes no page. */
 #define TDH_SYS_RD	34
 
@@ -50,35 +53,28 @@ static void cleanslate_add_time(struct cleanslate_times *times, u64 ns)
 	times->count++;
 }
 
-static long cleanslate_time_write_back(void *unused)
+/* In an interrupt of the CPU, so that no task holds it up; interrupts are off. */
+static void cleanslate_time_write_back(void *unused)
 {
-	unsigned long flags;
-	u64 start, end;
+	u64 start = ktime_get_ns();
 
-	local_irq_save(flags);
-	start = ktime_get_ns();
 	wbinvd();
-	end = ktime_get_ns();
-	local_irq_restore(flags);
-	cleanslate_add_time(&write_back, end - start);
-	return 0;
+	cleanslate_add_time(&write_back, ktime_get_ns() - start);
 }
 
-/* One CPU at a time, in a worker of that CPU. */
+/* One CPU at a time, with a pause for the others, whose caches it has emptied. */
 static int cleanslate_measure_write_backs(void)
 {
-	int cpu, ret = 0;
+	int cpu;
 
-	cpus_read_lock();
-	for_each_online_cpu(cpu) {
-		if (signal_pending(current)) {
-			ret = -EINTR;
-			break;
-		}
-		work_on_cpu(cpu, cleanslate_time_write_back, NULL);
+	for_each_possible_cpu(cpu) {
+		if (signal_pending(current))
+			return -EINTR;
+		/* Not one that is offline, which is no fault. */
+		if (!smp_call_function_single(cpu, cleanslate_time_write_back, NULL, 1))
+			msleep_interruptible(PAUSE_MS);
 	}
-	cpus_read_unlock();
-	return ret;
+	return 0;
 }
 
 /* As a wrapper of SEAMCALL is called and answers: operands in RDI and RSI, RAX and CF are 0. */
@@ -132,23 +128,17 @@ static int cleanslate_measure_calls(struct cleanslate_times *times, bool count)
 	return 0;
 }
 
-static int cleanslate_measure_observer(void)
+/* Without the probes, and with them. */
+static int cleanslate_measure_probed(void)
 {
 	u32 hits;
-	int ret;
+	int ret = cleanslate_measure_calls(&bare, false);
 
-	if (cleanslate_mode != CLEANSLATE_WATCH) {
-		observer_state = "none: this kernel makes no SEAMCALL";
-		return 0;
-	}
-	if (cleanslate_watch_may_migrate()) {
-		/* cleanslate_call_ends() is for a CPU on which no other call is under way. */
-		observer_state = "none: this kernel makes SEAMCALLs with preemption on";
-		return 0;
-	}
-	ret = cleanslate_measure_calls(&bare, false);
-	if (ret)
+	if (ret) {
+		bare = (struct cleanslate_times){};
+		observer_state = "stopped";
 		return ret;
+	}
 	ret = cleanslate_watch_probe(cleanslate_measured, cleanslate_measured_answer());
 	if (ret) {
 		observer_state = "failed: no kprobe in the function that is measured";
@@ -162,6 +152,29 @@ static int cleanslate_measure_observer(void)
 		observer_state = "failed: kprobes were missed or disabled";
 	if (strcmp(observer_state, "done"))
 		observed = (struct cleanslate_times){};
+	return ret;
+}
+
+static int cleanslate_measure_observer(void)
+{
+	int ret;
+
+	if (cleanslate_mode != CLEANSLATE_WATCH) {
+		observer_state = "none: this kernel makes no SEAMCALL";
+		return 0;
+	}
+	if (cleanslate_watch_may_migrate()) {
+		/* cleanslate_call_ends() is for a CPU on which no other call is under way. */
+		observer_state = "none: this kernel makes SEAMCALLs with preemption on";
+		return 0;
+	}
+	/* It makes SEAMCALLs wait, and these calls would make it wait. */
+	if (!cleanslate_sweep_prevent()) {
+		observer_state = "none: an audit runs";
+		return 0;
+	}
+	ret = cleanslate_measure_probed();
+	cleanslate_sweep_allow();
 	return ret;
 }
 

@@ -83,6 +83,15 @@ static ssize_t cleanslate_show_held(struct kobject *kobj, struct kobj_attribute 
 
 static struct kobj_attribute held_attribute = __ATTR(held, 0444, cleanslate_show_held, NULL);
 
+static ssize_t cleanslate_show_learned_kb(struct kobject *kobj, struct kobj_attribute *attribute,
+					  char *buffer)
+{
+	return sysfs_emit(buffer, "%llu\n", cleanslate_learned_kb());
+}
+
+static struct kobj_attribute learned_kb_attribute =
+	__ATTR(learned_kb, 0444, cleanslate_show_learned_kb, NULL);
+
 static ssize_t cleanslate_show_verdict(struct kobject *kobj, struct kobj_attribute *attribute,
 				       char *buffer)
 {
@@ -206,6 +215,7 @@ static struct attribute *attributes[] = {
 	&returned_kb_value.attribute.attr,
 	&tds_value.attribute.attr,
 	&held_attribute.attr,
+	&learned_kb_attribute.attr,
 	&pamt_attribute.attr,
 	&capabilities_attribute.attr,
 	&verdict_attribute.attr,

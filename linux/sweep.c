@@ -446,6 +446,8 @@ const char *const cleanslate_learning = "learning pages of TDs that were there b
 #define ROUNDS		8
 
 static struct task_struct *learner;
+/* What it has marked, since this module was loaded. */
+static u64 learned_pages;
 
 /*
  * Marks what the TDX module has, again and again until a whole sweep finds nothing new. Nothing is
@@ -462,6 +464,7 @@ static int cleanslate_learn_pages(void *unused)
 		not_seen = 0;
 		ret = cleanslate_sweep_once(true, READ_ONCE(sweep_rate));
 		learned += sweep.learned;
+		WRITE_ONCE(learned_pages, learned);
 	} while (!ret && (sweep.learned || not_seen) && sweep_round++ < ROUNDS);
 	if (!ret && (sweep.learned || not_seen))
 		ret = -EAGAIN;
@@ -515,6 +518,23 @@ u32 cleanslate_learned_percent(void)
 	u32 round = READ_ONCE(sweep_round);
 
 	return round > 2 ? 99 : min((cleanslate_sweep_percent() + (round > 1 ? 100 : 0)) / 2, 99u);
+}
+
+/* KB that the ledger has from the TDX module's answers and not from calls that were observed. */
+u64 cleanslate_learned_kb(void)
+{
+	return READ_ONCE(learned_pages) * (PAGE_SIZE / 1024);
+}
+
+/* Keeps sweeps away until cleanslate_sweep_allow(). False if one runs. */
+bool cleanslate_sweep_prevent(void)
+{
+	return mutex_trylock(&sweep_lock);
+}
+
+void cleanslate_sweep_allow(void)
+{
+	mutex_unlock(&sweep_lock);
 }
 
 /* Before the probes and sysfs go. */
