@@ -172,6 +172,7 @@ int cleanslate_host_vacuum(void);
 bool cleanslate_host_is_up(void);
 bool cleanslate_host_is_one_cpu(void);
 const char *cleanslate_vacuum_refusal(void);
+bool cleanslate_pool_is_given(void);
 bool cleanslate_host_is_for_vacuum(void);
 int cleanslate_host_check(void);
 int cleanslate_host_init(bool vacuum_alone);

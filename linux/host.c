@@ -59,6 +59,11 @@ static void (*put_vmx)(int feature);
  */
 static bool for_vacuum;
 
+bool cleanslate_pool_is_given(void)
+{
+	return pool_bytes;
+}
+
 bool cleanslate_host_is_for_vacuum(void)
 {
 	return for_vacuum;
@@ -78,7 +83,7 @@ static int cleanslate_find_vmx(void)
 }
 
 /*
- * Why this module cannot be the host in a kernel with TDX host support, not for the vacuum either,
+ * Why this module cannot be the host in a kernel with TDX host support, not even for the vacuum,
  * or NULL. KVM may enter and leave VMX operation there at any time: the kernel must count users.
  */
 const char *cleanslate_vacuum_refusal(void)
@@ -90,7 +95,7 @@ const char *cleanslate_vacuum_refusal(void)
 	return why;
 }
 
-/* Is the kernel's own TDX still off? 0, or a negative errno: then the module makes no SEAMCALL. */
+/* Is the kernel's own TDX still off? 0, or a negative errno: then nothing is torn down. */
 int cleanslate_host_check(void)
 {
 	const char *why = for_vacuum ? cleanslate_watch_why_not_off() : NULL;
@@ -157,6 +162,10 @@ static int cleanslate_enter_vmx(void)
 	return ret;
 }
 
+/*
+ * Where the kernel counts users and stops its CPUs, it has executed VMXOFF before this: the
+ * function finds that (#UD), and virt_rebooting, which is set then, makes it no fault.
+ */
 static void cleanslate_leave_vmx(void)
 {
 	u64 cet;
@@ -438,7 +447,9 @@ static int cleanslate_enter_vmx_on_all(void)
 
 	on_each_cpu(cleanslate_enter_vmx_here, &failed, 1);
 	ret = atomic_read(&failed);
-	if (ret == -EBUSY)
+	if (ret == -EBUSY && get_vmx)
+		pr_err("VMX operation is being left on a CPU; try again\n");
+	else if (ret == -EBUSY)
 		pr_err("VMX already in use; unload kvm_intel first\n");
 	else if (ret)
 		pr_err("failed to enter VMX operation: %d (VMX disabled by the BIOS?)\n", ret);
@@ -665,7 +676,7 @@ int cleanslate_host_init(bool vacuum_alone)
 		goto memory;
 	cleanslate_mode = CLEANSLATE_HOST;
 	if (for_vacuum)
-		pr_info("kernel has TDX host support, and its own TDX is off: taking TDX over for the vacuum alone, no TD is built, adopted or kept\n");
+		pr_info("kernel has TDX host support, and its own TDX is off: TDX can be taken over for the vacuum alone, no TD is built, adopted or kept\n");
 	cleanslate_keep_start(pool);
 	if (!for_vacuum && !cleanslate_taken_over() && !cleanslate_takeover_refused())
 		pr_info("kernel has no TDX host support; write \"up\" to /dev/cleanslate to initialize TDX\n");

@@ -176,21 +176,25 @@ static bool cleanslate_kernel_is_host(void)
 /*
  * A kernel with TDX host support. If the kernel before has kept TDX, its own initialization has
  * failed, because the TDX module is up already: this module becomes the host, to tear the TDs of
- * the kernel before down.
+ * the kernel before down. A pool is enough for that: a table that stands there is not to be missed
+ * because takeover= was.
  */
 static int __init cleanslate_init_beside_host(void)
 {
 	const char *why;
 
-	if (!cleanslate_takeover_is_wanted()) {
-		if (!cleanslate_keep_is_wanted())
-			return cleanslate_watch_init();
-		pr_err("policy=keep is for kernels without TDX host support: this one initializes TDX itself\n");
-		return -EOPNOTSUPP;
-	}
+	if (!cleanslate_keep_is_wanted() && !cleanslate_pool_is_given())
+		return cleanslate_watch_init();
 	why = cleanslate_vacuum_refusal();
 	if (!why)
 		return cleanslate_host_init(true);
+	/* Then SYS.INIT has not failed, and nothing was kept. */
+	if (!cleanslate_keep_is_wanted())
+		return cleanslate_watch_init();
+	if (!cleanslate_takeover_is_wanted()) {
+		pr_err("policy=keep is for kernels without TDX host support: this one initializes TDX itself\n");
+		return -EOPNOTSUPP;
+	}
 	pr_err("takeover= needs a kernel without TDX host support, or one whose own TDX is off for good: %s\n",
 	       why);
 	return -EOPNOTSUPP;

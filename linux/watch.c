@@ -538,7 +538,7 @@ int cleanslate_watch_init(void)
 	if (!module_status && !module_initialized) {
 		cleanslate_lost("TDX state of this kernel not found");
 	} else if (cleanslate_watch_failed()) {
-		pr_info("TDX initialization by the kernel failed, no private memory\n");
+		pr_info("TDX initialization by the kernel failed, it has made no memory private\n");
 	} else if (cleanslate_tdx_is_up()) {
 		const char *why = cleanslate_learn_state();
 
