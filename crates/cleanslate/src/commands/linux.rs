@@ -62,8 +62,13 @@ enum Order {
         rate: Option<u32>,
     },
     /// Runs `check`, `bench`, measurements of the module and an audit. Reports which assumptions of
-    /// docs/limits.md this host confirms or contradicts. For root; changes nothing. The report
-    /// names no host and has no address, serial number or command line.
+    /// docs/limits.md this host confirms or contradicts. For root. The report names no host and has
+    /// no address, serial number or command line.
+    ///
+    /// It can be felt: for some seconds all cores write memory, at most 8 GiB; then each CPU makes
+    /// a WBINVD with interrupts off, one after the other, and empties the caches of its package;
+    /// the audit makes a SEAMCALL for each page. `--skip` leaves any of them out. It changes no
+    /// memory; if the audit finds a page without a mark, kexec images are refused from then on.
     Accept(accept::AcceptArgs),
     /// Initializes TDX, for kernels without TDX host code; or takes it over, if the kernel before
     /// has kept it.

@@ -125,7 +125,7 @@ impl Told {
             pages,
             calls: self.number("calls")?,
             milliseconds,
-            pages_per_second: pages * 1000 / milliseconds.max(1),
+            pages_per_second: pages.saturating_mul(1000) / milliseconds.max(1),
             owned: self.number("owned")?,
             reserved: self.number("reserved")?,
             outside: self.number("outside")?,

@@ -51,7 +51,7 @@ impl Measured {
 const UNREADABLE: &str = "cleanslate.ko is of another version: it does not say what this program reads";
 
 /// Why the observer has no times, as the module says it.
-const OBSERVER: [(&str, Why); 4] = [
+const OBSERVER: [(&str, Why); 5] = [
     (
         "none: this kernel makes no SEAMCALL",
         (Reason::NotApplicable, "this kernel makes no SEAMCALL: cleanslate.ko is the host, and observes none"),
@@ -60,6 +60,7 @@ const OBSERVER: [(&str, Why); 4] = [
         "none: this kernel makes SEAMCALLs with preemption on",
         (Reason::NotApplicable, "this kernel makes SEAMCALLs with preemption on (before Linux 6.18)"),
     ),
+    ("none: an audit runs", (Reason::Failed, "an audit ran beside it: wait for its end, and run it again")),
     (
         "failed: no kprobe in the function that is measured",
         (Reason::Failed, "this kernel took no kprobe in a function of cleanslate.ko"),
@@ -77,15 +78,26 @@ pub(super) fn measure(root: &Path) -> Measured {
     // Appended, which is the same in sysfs, and written once: as for an audit.
     let started = fs::OpenOptions::new().append(true).open(&path).and_then(|mut file| file.write(b"start\n"));
     match started {
-        Ok(_) => fs::read_to_string(&path).map_or(Measured::failed(UNREADABLE), |text| parse(&text)),
-        Err(error) => Measured::failed(match error.kind() {
-            io::ErrorKind::NotFound if folder.is_dir() => "this cleanslate.ko is older and measures nothing",
-            io::ErrorKind::NotFound => NOT_LOADED,
-            io::ErrorKind::PermissionDenied => "the module measures for root alone: use sudo",
-            io::ErrorKind::ResourceBusy => "another program lets the module measure: wait for its end",
-            io::ErrorKind::Interrupted => "it was interrupted",
-            _ => "the module could not measure",
-        }),
+        Ok(_) => match fs::read_to_string(&path) {
+            Ok(text) => parse(&text),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Measured::failed(UNREADABLE),
+            Err(error) => Measured::failed(why_not(&error)),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound && folder.is_dir() => {
+            Measured::failed("this cleanslate.ko is older and measures nothing")
+        }
+        Err(error) => Measured::failed(why_not(&error)),
+    }
+}
+
+/// Why the module has not measured, or does not say what.
+fn why_not(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => NOT_LOADED,
+        io::ErrorKind::PermissionDenied => "the module measures for root alone: use sudo",
+        io::ErrorKind::ResourceBusy => "another program lets the module measure: wait for its end",
+        io::ErrorKind::Interrupted => "it was interrupted: run it again",
+        _ => "the module could not measure: see the kernel log (`dmesg | grep cleanslate`)",
     }
 }
 

@@ -12,6 +12,8 @@ mod report;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use tdx_operator::check::{self, Live, Processor};
@@ -66,6 +68,24 @@ fn announce(number: u32, what: &str) {
 }
 
 const SKIPPED: &str = "left out (--skip)";
+const NO_ERRATUM: &str = "this CPU lacks the partial-write erratum: cleanslate.ko has nothing to do";
+
+/// Did the CPUs do next to nothing for a second? By /proc/stat; at most one part in twenty.
+fn is_idle(root: &Path) -> Option<bool> {
+    let read = || {
+        let text = fs::read_to_string(root.join("proc/stat")).ok()?;
+        let times = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
+        let times: Vec<u64> = times.split_whitespace().take(8).map(str::parse).collect::<Result<_, _>>().ok()?;
+        // user, nice, system, idle, iowait, irq, softirq, steal
+        let idle = times.get(3)?.checked_add(*times.get(4)?)?;
+        Some((times.iter().try_fold(0_u64, |sum, time| sum.checked_add(*time))?, idle))
+    };
+    let (all, idle) = read()?;
+    thread::sleep(Duration::from_secs(1));
+    let (all_then, idle_then) = read()?;
+    let (all, idle) = (all_then.checked_sub(all)?, idle_then.checked_sub(idle)?);
+    (all > 0).then(|| all.saturating_sub(idle) <= all / 20)
+}
 
 pub(super) fn run(root: &Path, args: &AcceptArgs, out: &mut impl Write) -> Result<Exit, Stop> {
     if let Some(path) = &args.json {
@@ -88,7 +108,9 @@ pub(super) fn run(root: &Path, args: &AcceptArgs, out: &mut impl Write) -> Resul
 fn exit(report: &Report) -> Exit {
     if report.contradicted > 0 {
         Exit::Bad
-    } else if report.missing.iter().any(|missing| missing.reason == Reason::Failed) {
+    } else if report.missing.iter().any(|missing| missing.reason == Reason::Failed)
+        || report.audit.as_ref().is_some_and(|audit| audit.not_seen > 0)
+    {
         Exit::Input
     } else {
         Exit::Good
@@ -106,32 +128,49 @@ fn gather(root: &Path, args: &AcceptArgs) -> Report {
         let why = "/proc/cpuinfo cannot be read, or names no CPU";
         missing.push(Missing { part: Part::Processor, reason: Reason::Failed, why });
     }
-    announce(2, "memory bandwidth (all cores write for some seconds)");
-    let bandwidth = if skips(Skip::Bandwidth) {
+    let (idle, bandwidth) = if skips(Skip::Bandwidth) {
         missing.push(Missing { part: Part::Bandwidth, reason: Reason::Skipped, why: SKIPPED });
-        None
+        (None, None)
     } else {
-        Some(of_bench(bench::measure()))
+        announce(2, "memory bandwidth (all cores write for some seconds)");
+        (is_idle(root), Some(of_bench(bench::measure())))
     };
-    announce(3, "WBINVD on each CPU, observer of SEAMCALLs");
-    let times = if skips(Skip::Times) { Measured::none(Reason::Skipped, SKIPPED) } else { measured::measure(root) };
+    // The module is loaded on such a CPU, and leaves no trace in sysfs.
+    let no_erratum = processor.as_ref().is_some_and(|cpu| !cpu.partial_write_erratum)
+        && !root.join("sys/kernel/cleanslate").is_dir();
+    let times = if skips(Skip::Times) {
+        Measured::none(Reason::Skipped, SKIPPED)
+    } else if no_erratum {
+        Measured::none(Reason::NotApplicable, NO_ERRATUM)
+    } else {
+        announce(3, "WBINVD on each CPU, observer of SEAMCALLs");
+        measured::measure(root)
+    };
     for (part, why) in Part::MEASURED.into_iter().zip([times.wbinvd.err(), times.observer.err()]) {
         missing.extend(why.map(|(reason, why)| Missing { part, reason, why }));
     }
-    announce(4, "audit (18 minutes for a TiB; Ctrl-C ends it all, --skip audit leaves it out)");
-    let found = if skips(Skip::Audit) { Err((Reason::Skipped, SKIPPED)) } else { audit_of(root, args.rate) };
+    let found = if skips(Skip::Audit) {
+        Err((Reason::Skipped, SKIPPED))
+    } else if no_erratum {
+        Err((Reason::NotApplicable, NO_ERRATUM))
+    } else {
+        announce(4, "audit (18 minutes for a TiB; Ctrl-C ends it all, --skip audit leaves it out)");
+        audit_of(root, args.rate)
+    };
     let audit_refused = found.as_ref().is_err_and(|(_, why)| *why == audit::REFUSED);
     missing.extend(found.as_ref().err().map(|&(reason, why)| Missing { part: Part::Audit, reason, why }));
     let audit = found.ok();
     // After the audit, which may find that the module has lost track.
     let module = Module::read(root);
     if module.is_none() {
-        missing.push(Missing { part: Part::Module, reason: Reason::Failed, why: super::NOT_LOADED });
+        let (reason, why) =
+            if no_erratum { (Reason::NotApplicable, NO_ERRATUM) } else { (Reason::Failed, super::NOT_LOADED) };
+        missing.push(Missing { part: Part::Module, reason, why });
     }
-    let vendor = fs::read_to_string(root.join("sys/class/dmi/id/sys_vendor")).unwrap_or_default();
+    let vendor = fs::read_to_string(root.join("sys/class/dmi/id/sys_vendor")).ok();
     let rate = args.rate.map(u64::from).or(module.as_ref().and_then(|module| module.sweep_rate));
     let facts = Facts {
-        machine: machine(processor.as_ref(), &vendor),
+        machine: machine(processor.as_ref(), vendor.as_deref()),
         tdx_on: match checked.verdict.tdx {
             "on" => Some(true),
             "off" => Some(false),
@@ -144,6 +183,7 @@ fn gather(root: &Path, args: &AcceptArgs) -> Report {
         pamt_kb_of_module: module.as_ref().and_then(|module| module.pamt_kb),
         mode: module.as_ref().and_then(|module| module.mode),
         tds: module.as_ref().and_then(|module| module.tds),
+        learned_kb: module.as_ref().and_then(|module| module.learned_kb),
         audit: audit.as_ref().map(|audit| assumptions::Audit {
             complete: audit.complete,
             not_seen: audit.not_seen,
@@ -163,6 +203,7 @@ fn gather(root: &Path, args: &AcceptArgs) -> Report {
             one_core: bandwidth.one_core,
             all_cores: bandwidth.all_cores,
         }),
+        idle,
         cpus: processor.as_ref().map(|cpu| cpu.cpus),
         packages: processor.as_ref().and_then(|cpu| cpu.packages),
         wbinvd: times.wbinvd.ok(),
@@ -191,20 +232,39 @@ fn gather(root: &Path, args: &AcceptArgs) -> Report {
     }
 }
 
-/// Vendors of machines that are no hardware, as DMI names them.
-const VENDORS: [&str; 5] = ["QEMU", "VMware, Inc.", "innotek GmbH", "Xen", "Parallels International GmbH."];
+/// Vendors of machines that are no hardware, as DMI names them. Microsoft and Amazon sell or rent
+/// hardware, too.
+const VENDORS: [&str; 11] = [
+    "QEMU",
+    "VMware, Inc.",
+    "innotek GmbH",
+    "Xen",
+    "Parallels International GmbH.",
+    "Red Hat",
+    "oVirt",
+    "OpenStack Foundation",
+    "Bochs",
+    "Nutanix",
+    "Google",
+];
+/// Revisions of microcode that emulators tell.
+const NO_MICROCODE: [&str; 3] = ["0x0", "0x1", "0xffffffff"];
 /// Parts of the name of a CPU that is no hardware.
 const NAMES: [&str; 3] = ["QEMU", "TCG", "Virtual"];
 
 /// By the bit that hypervisors set for their guests. Some are told to hide it: then by the names of
-/// CPU and machine. A CPU without a revision of its microcode is not taken for hardware.
-fn machine(processor: Option<&Processor>, vendor: &str) -> Machine {
+/// CPU and machine. Hardware is what has an Intel CPU, a revision of its microcode, and a vendor.
+fn machine(processor: Option<&Processor>, vendor: Option<&str>) -> Machine {
     let Some(cpu) = processor else { return Machine::Unknown };
-    let named = NAMES.iter().any(|name| cpu.name.contains(name)) || VENDORS.contains(&vendor.trim());
+    let vendor = vendor.map(str::trim).filter(|vendor| !vendor.is_empty());
+    let is_virtual = |vendor: &str| VENDORS.iter().any(|known| vendor.starts_with(known));
+    let named = NAMES.iter().any(|name| cpu.name.contains(name)) || vendor.is_some_and(is_virtual);
+    let is_intel = cpu.name.to_ascii_lowercase().contains("intel");
+    let updated = cpu.microcode.as_deref().is_some_and(|revision| !NO_MICROCODE.contains(&revision));
     match cpu.hypervisor {
         Some(true) => Machine::Virtual,
         _ if named => Machine::Virtual,
-        Some(false) if cpu.microcode.is_some() => Machine::Hardware,
+        Some(false) if is_intel && updated && vendor.is_some() => Machine::Hardware,
         _ => Machine::Unknown,
     }
 }

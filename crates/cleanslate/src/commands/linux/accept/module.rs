@@ -93,6 +93,8 @@ pub(super) struct Module {
     pub(super) given_kb: Option<u64>,
     pub(super) giving_kb: Option<u64>,
     pub(super) returned_kb: Option<u64>,
+    /// Of TDs that were there before the module, from the TDX module's answers.
+    pub(super) learned_kb: Option<u64>,
     /// SEAMCALLs per second of an audit that is given no rate.
     pub(super) sweep_rate: Option<u64>,
 }
@@ -122,6 +124,7 @@ impl Module {
             given_kb: number(&folder.join("given_kb")),
             giving_kb: number(&folder.join("giving_kb")),
             returned_kb: number(&folder.join("returned_kb")),
+            learned_kb: number(&folder.join("learned_kb")),
             sweep_rate: number(&own.join("parameters/sweep_rate")),
         })
     }

@@ -226,8 +226,10 @@ impl Report {
                     grouped_count(audit.calls, "SEAMCALL"),
                     grouped(audit.calls_per_second),
                     grouped(audit.missing),
-                    grouped(audit.surplus.returned + audit.surplus.giving + audit.surplus.stale),
-                    grouped(audit.leaked.returned + audit.leaked.owned),
+                    grouped(
+                        audit.surplus.returned.saturating_add(audit.surplus.giving).saturating_add(audit.surplus.stale)
+                    ),
+                    grouped(audit.leaked.returned.saturating_add(audit.leaked.owned)),
                     grouped(audit.not_seen)
                 ),
             )?;
