@@ -21,6 +21,7 @@
 #include <linux/string.h>
 #include <linux/sysfs.h>
 #include <linux/vmalloc.h>
+#include <linux/workqueue.h>
 
 #include "cleanslate.h"
 
@@ -209,7 +210,7 @@ static const char *cleanslate_find_takeover(u64 *nonce)
  * Takes a table over. Why it does not, or NULL. The copy and the words are the Rust object's once
  * it has both, whatever it says.
  */
-static const char *cleanslate_read_takeover(u64 nonce)
+static const char *cleanslate_read_takeover_here(u64 nonce)
 {
 	u64 words_needed, *words;
 	void *copy;
@@ -234,6 +235,31 @@ static const char *cleanslate_read_takeover(u64 nonce)
 	taken_over = true;
 	pr_info("takeover table read; write \"up\" to /dev/cleanslate to take TDX over\n");
 	return NULL;
+}
+
+struct cleanslate_reading {
+	struct work_struct work;
+	u64 nonce;
+	const char *why;
+};
+
+static void cleanslate_do_reading(struct work_struct *work)
+{
+	struct cleanslate_reading *reading = container_of(work, struct cleanslate_reading, work);
+
+	reading->why = cleanslate_read_takeover_here(reading->nonce);
+}
+
+/* On the stack of a worker: the Rust object needs 12 KiB, and modules are loaded deep in theirs. */
+static const char *cleanslate_read_takeover(u64 nonce)
+{
+	struct cleanslate_reading reading = { .nonce = nonce };
+
+	INIT_WORK_ONSTACK(&reading.work, cleanslate_do_reading);
+	schedule_work(&reading.work);
+	flush_work(&reading.work);
+	destroy_work_on_stack(&reading.work);
+	return reading.why;
 }
 
 /*

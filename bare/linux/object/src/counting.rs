@@ -28,6 +28,9 @@ unsafe extern "C" {
 /// Reports of a TD that runs, in each kernel.
 const TIMES: u32 = 3;
 
+/// Adopted TDs, which lie on the stack: a kernel has 16 KiB of it.
+const ADOPTED: usize = 8;
+
 /// Notification vector of an adopted VCPU, which no TD of this kind gets.
 const NOTIFICATION: u8 = 0xf2;
 
@@ -123,7 +126,7 @@ pub fn adopt() -> i32 {
     let (Some(table), Some(host), true) = (take_over::table(), HOST.tds(), roster::has_tds_left()) else {
         return -ENODEV;
     };
-    let mut adopted = ArrayVec::<(Page, Td<'static, Runnable>), MAX_TDS>::new();
+    let mut adopted = ArrayVec::<(Page, Td<'static, Runnable>), ADOPTED>::new();
     let mut lost = 0u32;
     host.adopt(&Linux::without_pool(), &table, |number, result| {
         let listed = table.entries().find_map(|entry| match entry {
@@ -145,14 +148,9 @@ pub fn adopt() -> i32 {
         }
     });
     let count = adopted.len();
-    let mut first = true;
-    for (vcpu, td) in adopted {
-        let done = shim::pinned(|cpu| {
-            // SAFETY: this code stays on its CPU.
-            let cpu = unsafe { ThisCpu::pinned_to(cpu) };
-            resume(cpu, &td, vcpu, first.then_some(table.facts.tsc))
-        });
-        first = false;
+    let mut since = Some(table.facts.tsc);
+    for (vcpu, td) in adopted.drain(..) {
+        let done = resume_here(&td, vcpu, since.take());
         // It stays until the kexec.
         forget(td);
         if done != 0 {
@@ -170,6 +168,15 @@ fn zeros() -> Option<PhysAddr> {
     // SAFETY: a page of the page allocator, which nobody else has.
     unsafe { shim::map(base).write_bytes(0, PAGE_SIZE as usize) };
     Some(base)
+}
+
+/// Not part of its caller's stack.
+#[inline(never)]
+fn resume_here(td: &Td<'static, Runnable>, vcpu: Page, since: Option<u64>) -> i32 {
+    shim::pinned(|cpu| {
+        // SAFETY: this code stays on its CPU.
+        resume(unsafe { ThisCpu::pinned_to(cpu) }, td, vcpu, since)
+    })
 }
 
 /// Makes the VCPU this CPU's, and lets it report. With the time of the handover, prints how long
