@@ -312,7 +312,7 @@ impl Audit {
         writeln!(
             out,
             "leaked   {}, {} of them the TDX module has{}",
-            self.leaked.returned + self.leaked.owned,
+            self.leaked.returned.saturating_add(self.leaked.owned),
             self.leaked.owned,
             list(&self.leaked.at)
         )?;

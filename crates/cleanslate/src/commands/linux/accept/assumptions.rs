@@ -301,6 +301,7 @@ fn ledger_complete(facts: &Facts) -> Decision {
             holds(false, format!("the TDX module has {} without a mark", grouped_count(audit.missing, "page")))
         }
         _ if facts.mode != Some(Mode::Watching) => not_tested("cleanslate.ko observes no SEAMCALLs of this kernel"),
+        _ if facts.tdx_on != Some(true) => not_tested("not known that TDX is on"),
         Some(Audit { complete: true, not_seen: 0, owned: owned @ 1.., pages: pages @ 1.., .. }) => learned(facts)
             .unwrap_or_else(|| {
                 holds(
@@ -377,7 +378,7 @@ fn fast_enough(facts: &Facts, good: bool, ground: String) -> Decision {
     if good || facts.idle == Some(true) && facts.tds == Some(0) {
         return holds(good, ground);
     }
-    (Verdict::NotTested, format!("{ground}, and this host was not idle: run it again without TDs"))
+    (Verdict::NotTested, format!("{ground}, and this host was not seen to be idle: run it again without TDs"))
 }
 
 fn reset_rate_one_core(facts: &Facts) -> Decision {
@@ -579,6 +580,8 @@ mod tests {
                     Facts { learned_kb: Some(4), ..GOOD },
                     Facts { mode: None, ..GOOD },
                     mode(Mode::Host),
+                    Facts { tdx_on: None, ..GOOD },
+                    Facts { tdx_on: Some(false), ..GOOD },
                 ],
             ),
             (

@@ -234,7 +234,7 @@ fn gather(root: &Path, args: &AcceptArgs) -> Report {
 
 /// Vendors of machines that are no hardware, as DMI names them. Microsoft and Amazon sell or rent
 /// hardware, too.
-const VENDORS: [&str; 11] = [
+const VENDORS: [&str; 14] = [
     "QEMU",
     "VMware, Inc.",
     "innotek GmbH",
@@ -246,6 +246,9 @@ const VENDORS: [&str; 11] = [
     "Bochs",
     "Nutanix",
     "Google",
+    "KubeVirt",
+    "BHYVE",
+    "DigitalOcean",
 ];
 /// Revisions of microcode that emulators tell.
 const NO_MICROCODE: [&str; 3] = ["0x0", "0x1", "0xffffffff"];
