@@ -34,7 +34,7 @@ Examples:
 
 Exit codes: 0 if all went well, 1 if the module refused (why is in the kernel's log), an audit found a
 private page without a mark or `accept` an assumption that does not hold, 3 if it is not loaded, the audit
-did not come to its end, or the report of `accept`, which is written all the same, lacks a part.")]
+did not come to its end, or a part is missing in the report of `accept`.")]
 pub(crate) struct LinuxArgs {
     #[command(subcommand)]
     order: Order,
