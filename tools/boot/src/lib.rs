@@ -6,6 +6,7 @@ mod apt;
 mod args;
 mod boot_file;
 mod compare;
+mod cpus;
 mod events;
 mod expect;
 mod fetch;

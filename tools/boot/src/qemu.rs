@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use crate::args::BootArgs;
+use crate::cpus;
 use crate::machine::{self, Machine, Start};
 use crate::messages::Messages;
 use crate::report::Report;
 use crate::snapshot::Snapshot;
+use crate::symbols::Symbols;
 
 /// Maximum number of runs of a boot, if runs do not count.
 const ATTEMPTS: usize = 3;
@@ -25,23 +27,31 @@ pub(crate) fn run_from(args: &BootArgs, from: Option<&Snapshot>, messages: &Mess
     let logs = machine::logs(args)?;
     let start = from.map_or(Start::Power, |snapshot| Start::From(snapshot.incoming()));
     let mut machine = Machine::new(args, &logs, start)?;
-    let registers = logs.join("registers.log");
+    let registers = [logs.join("registers.log"), logs.join("registers-later.log")];
     let mut discarded = Vec::new();
     loop {
-        let _ = fs::remove_file(&registers);
+        for file in &registers {
+            let _ = fs::remove_file(file);
+        }
         machine.empty_logs()?;
         if let Some(snapshot) = from {
             snapshot.begin_logs(&machine)?;
         }
         let start = Instant::now();
+        let mut places = Vec::new();
         let status = wait(&mut machine, Duration::from_secs(args.timeout), |machine| {
             // For the analysis of a hang. QEMU may not answer.
-            if let Ok(answer) = machine.ask("info registers -a", Duration::from_secs(2)) {
-                let _ = fs::write(&registers, answer);
+            for file in &registers {
+                let answer = machine.ask("info registers -a", Duration::from_secs(2)).unwrap_or_default();
+                let _ = fs::write(file, &answer);
+                places.push(cpus::places(&String::from_utf8_lossy(&answer)));
             }
         })?;
         machine.clean_up();
         let mut report = Report::read(args, &machine, status, start.elapsed(), messages)?;
+        if let [before, now] = &places[..] {
+            report.tell_where(&cpus::describe(before, now, &Symbols::of(args)));
+        }
         let fault = if report.summary()["end"] == "emulator-fault" {
             "the guest's state was lost at a VM exit"
         } else if report.ran_stale_code(messages) {

@@ -226,6 +226,12 @@ impl Report {
         self.discarded = discarded;
     }
 
+    /// Adds where the CPUs were when a boot was ended that was not done.
+    pub(crate) fn tell_where(&mut self, cpus: &str) {
+        let none = if cpus.is_empty() { "QEMU does not say where the CPUs are" } else { cpus };
+        let _ = write!(self.why, "; {none}");
+    }
+
     /// Earlier runs of the same boot that do not count, and why.
     pub(crate) fn discarded(&self) -> &[String] {
         &self.discarded
