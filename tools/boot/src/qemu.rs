@@ -56,6 +56,8 @@ pub(crate) fn run_from(args: &BootArgs, from: Option<&Snapshot>, messages: &Mess
             "the guest's state was lost at a VM exit"
         } else if report.ran_stale_code(messages) {
             "a CPU executed an int3 that Linux had already replaced, before any module was loaded"
+        } else if status.is_none() && args.linux_is_first() && report.is_before_user_space(messages) {
+            "the first Linux hung before its first program ran"
         } else {
             ""
         };
@@ -63,8 +65,12 @@ pub(crate) fn run_from(args: &BootArgs, from: Option<&Snapshot>, messages: &Mess
             report.set_discarded(discarded);
             return Ok(report);
         }
+        eprintln!(
+            "{fault} (see bare/README.md): run {} of {ATTEMPTS} does not count: {}",
+            discarded.len() + 1,
+            report.why()
+        );
         discarded.push(format!("{fault} (see bare/README.md)"));
-        eprintln!("{fault} (see bare/README.md): run {} of {ATTEMPTS} does not count", discarded.len());
     }
 }
 

@@ -110,6 +110,12 @@ fn taken_by_the_first(events: &[Value], check: &Value, messages: &Messages) -> b
         && dumped.any(|line| line.contains(&format!("<{rip}>")))
 }
 
+fn is_before_user_space(said: &str, events: &[Value], messages: &Messages) -> bool {
+    events.is_empty()
+        && said.matches(messages.text("linux-version")).count() <= 1
+        && !said.contains(messages.text("linux-out-of-tree-module"))
+}
+
 impl Report {
     pub(crate) fn read(
         args: &BootArgs,
@@ -219,6 +225,12 @@ impl Report {
         let kernel = self.said.rsplit(messages.text("linux-version")).next().unwrap_or_default();
         let oops = kernel.split_once(messages.text("linux-oops-int3"));
         oops.is_some_and(|(before, _)| !before.contains(messages.text("linux-out-of-tree-module")))
+    }
+
+    /// The first Linux has come to no program of ours and to no module: nothing of the product has
+    /// run. A kernel behind a kexec that hangs may do so for what the product left it.
+    pub(crate) fn is_before_user_space(&self, messages: &Messages) -> bool {
+        is_before_user_space(&self.said, &self.events, messages)
     }
 
     /// Notes the earlier runs that do not count.
@@ -346,5 +358,24 @@ impl Report {
         }
         let _ = writeln!(out, "logs: {}, {}", self.serial.display(), self.log.display());
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::messages;
+
+    #[test]
+    fn only_a_first_linux_without_anything_of_ours_is_before_user_space() {
+        let messages = messages::load().unwrap();
+        let early = "[    0.000000] Linux version 7.3.4 (root@vm)\n[    0.786286] PCI: Using ACPI for IRQ routing\n";
+        let is_before = |said: &str, events: &[Value]| is_before_user_space(said, events, &messages);
+        assert!(is_before("", &[]));
+        assert!(is_before(early, &[]));
+        // A kernel behind a kexec, even if its predecessor's events were lost.
+        assert!(!is_before(&early.repeat(2), &[]));
+        assert!(!is_before(early, &[json!({ "event": "user-space" })]));
+        assert!(!is_before(&format!("{early}cleanslate: loading out-of-tree module taints kernel.\n"), &[]));
     }
 }
