@@ -8,6 +8,7 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use common::{fixture, run};
 use schema::Schema;
@@ -246,6 +247,47 @@ fn each_part_may_be_missing() {
         (&"unknown".into(), &Value::Null, &Value::Null)
     );
     assert_eq!((&report["confirmed"], &report["contradicted"]), (&0.into(), &0.into()));
+}
+
+/// The write fails by an errno that no audit ends with, and the file has the numbers of an earlier
+/// one.
+#[test]
+fn an_order_that_was_not_taken_leaves_no_audit() {
+    let machine = Machine::good("not-taken", "fpu movdir64b");
+    let limited = |words: &[&str]| {
+        let output = Command::new("sh")
+            .args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_cleanslate"), "linux"])
+            .args(["--root", machine.0.to_str().unwrap()])
+            .args(words)
+            .output()
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    for earlier in [AUDIT, &AUDIT.replace("missing 0", "missing 1").replace("state done", "state stopped")] {
+        machine.ko("audit", earlier);
+        let (code, stdout, stderr) = limited(&["accept", "--format", "json", NO_BENCH[0], NO_BENCH[1]]);
+        let report: Value = serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}{stderr}"));
+        assert_eq!((code, &report["audit"]), (Some(3), &Value::Null));
+        assert_eq!(verdict(&report, "ledger-complete"), "not-tested");
+        let failed = [("bandwidth", "skipped"), ("wbinvd", "failed"), ("observer", "failed"), ("audit", "failed")];
+        assert_eq!(missing(&report), parts(&failed));
+        for row in [1, 3] {
+            let why = report["missing"][row]["why"].as_str().unwrap();
+            assert!(why.contains("(os error 27)"), "{why}");
+        }
+        assert!(report["missing"][3]["why"].as_str().unwrap().ends_with("there was no audit"));
+        let (code, stdout, stderr) = limited(&["audit"]);
+        assert_eq!((code, stdout.as_str()), (Some(3), ""));
+        assert!(stderr.contains("(os error 27); there was no audit"), "{stderr}");
+    }
+    // An audit of another task has begun since.
+    for other in [AUDIT.replace("state done", "state running"), AUDIT.replace("kind audit", "kind learn")] {
+        machine.ko("audit", &other);
+        let report = machine.json(&NO_BENCH);
+        assert_eq!(missing(&report), parts(&[("bandwidth", "skipped"), ("audit", "failed")]));
+        assert!(report["missing"][1]["why"].as_str().unwrap().starts_with("another sweep began"));
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! ledger with the answers, while this program shows how far it is.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     fs,
     io::{self, Write},
@@ -88,8 +89,8 @@ struct Told {
 }
 
 impl Told {
-    fn read(path: &Path) -> Result<Self, Stop> {
-        let text = fs::read_to_string(path).map_err(|error| not_there(path, &error))?;
+    fn read(path: &Path) -> io::Result<Self> {
+        let text = fs::read_to_string(path)?;
         let mut told =
             Self { path: path.to_owned(), values: HashMap::new(), missing_at: Vec::new(), leaked_at: Vec::new() };
         for (name, value) in text.lines().filter_map(|line| line.split_once(' ')) {
@@ -113,6 +114,11 @@ impl Told {
 
     fn state(&self) -> &str {
         self.values.get("state").map_or("", String::as_str)
+    }
+
+    /// The sweep of a late load.
+    fn is_no_audit(&self) -> bool {
+        self.values.get("kind").is_some_and(|kind| kind != "audit")
     }
 
     fn into_audit(self) -> Result<Audit, Stop> {
@@ -162,15 +168,24 @@ fn order(file: &mut impl Write, rate: Option<u32>) -> io::Result<()> {
     if taken == text.len() { Ok(()) } else { Err(io::Error::other("the module has not taken all of the order")) }
 }
 
-/// Why the module has refused to begin, or `None`: it says so itself.
-fn refusal(path: &Path, error: &io::Error) -> Option<Stop> {
-    let why = match error.kind() {
-        io::ErrorKind::NotFound => return Some(not_there(path, error)),
-        io::ErrorKind::PermissionDenied => "an audit is for root",
-        io::ErrorKind::ResourceBusy => "an audit runs already, or pages of TDs are being learned",
-        _ => return None,
-    };
-    Some(InputError::of_file(&path.display().to_string(), Rule::Unreadable(format!("{error}; {why}"))).into())
+/// Errors of an audit that has begun, or whose `state` says why it has not: EPERM, EINTR, EIO,
+/// ENODEV, EOPNOTSUPP, ECANCELED (`cleanslate_audit()` of `linux/sweep.c`). After any other the
+/// file has the numbers of an earlier one.
+const OF_AN_AUDIT: [i32; 6] = [1, 4, 5, 19, 95, 125];
+
+/// Why there was no audit, or `None`: the file says how it ended.
+fn refusal(error: &io::Error) -> Option<Cow<'static, str>> {
+    if error.raw_os_error().is_some_and(|errno| OF_AN_AUDIT.contains(&errno)) {
+        return None;
+    }
+    Some(match error.kind() {
+        io::ErrorKind::NotFound => super::NOT_LOADED.into(),
+        io::ErrorKind::PermissionDenied => "an audit is for root: use sudo".into(),
+        io::ErrorKind::ResourceBusy => {
+            "an audit runs already, or pages of TDs are being learned: wait for its end".into()
+        }
+        _ => format!("sysfs `audit` did not take the order: {error}; there was no audit").into(),
+    })
 }
 
 /// Lets the module audit, and shows how far it is.
@@ -191,7 +206,7 @@ fn carry_out(path: &Path, rate: Option<u32>) -> io::Result<()> {
 }
 
 /// Why an audit did not come to its end, as the module says it (`linux/sweep.c`), and what to do.
-const STATES: [(&str, &str); 11] = [
+const STATES: [(&str, &str); 12] = [
     ("failed: TDX is not initialized, or pages are not tracked", "TDX is not initialized, or pages are not tracked"),
     (
         "failed: this kernel makes SEAMCALLs with preemption on",
@@ -213,6 +228,7 @@ const STATES: [(&str, &str); 11] = [
     ("failed: not in VMX operation (load kvm_intel)", "the CPU is not in VMX operation: load kvm_intel, then again"),
     ("failed: no pages of TDs are tracked", "no pages of TDs are tracked"),
     ("failed: the TDX module refused", REFUSED),
+    ("running", ANOTHER),
     ("stopped", "the audit was stopped"),
     ("none", "the audit did not begin"),
 ];
@@ -225,50 +241,60 @@ pub(super) enum Found {
     /// What it has found, `complete` or not, and how many pages could not be looked at.
     Pages { audit: Audit, complete: bool, not_seen: u64 },
     /// Why it has found nothing.
-    Nothing(&'static str),
+    Nothing(Cow<'static, str>),
 }
 
 /// Audits.
 pub(super) fn find(root: &Path, rate: Option<u32>) -> Found {
     let path = root.join("sys/kernel/cleanslate/audit");
     let started = carry_out(&path, rate);
-    if let Err(error) = &started {
-        match error.kind() {
-            io::ErrorKind::NotFound => return Found::Nothing(super::NOT_LOADED),
-            io::ErrorKind::PermissionDenied => return Found::Nothing("an audit is for root: use sudo"),
-            io::ErrorKind::ResourceBusy => {
-                return Found::Nothing("an audit runs already, or pages of TDs are being learned: wait for its end");
-            }
-            // The module says why.
-            _ => {}
-        }
+    if let Some(why) = started.as_ref().err().and_then(refusal) {
+        return Found::Nothing(why);
     }
-    let Ok(told) = Told::read(&path) else { return Found::Nothing(super::NOT_LOADED) };
-    // The numbers of an earlier one are no answer.
+    let told = match Told::read(&path) {
+        Ok(told) => told,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Found::Nothing(super::NOT_LOADED.into()),
+        Err(error) => return Found::Nothing(format!("sysfs `audit` cannot be read: {error}").into()),
+    };
+    if told.is_no_audit() {
+        return Found::Nothing(ANOTHER.into());
+    }
     let complete = started.is_ok() && told.state() == "done";
     let why = STATES.into_iter().find(|(state, _)| *state == told.state()).map(|(_, why)| why);
     let (Ok(not_seen), Ok(missing)) = (told.number("not_seen"), told.number("missing")) else {
-        return Found::Nothing(UNREADABLE);
+        return Found::Nothing(UNREADABLE.into());
     };
     if !complete && missing == 0 {
-        return Found::Nothing(why.unwrap_or("the audit failed: the kernel log has the reason"));
+        return Found::Nothing(why.unwrap_or("the audit failed: the kernel log has the reason").into());
     }
     match told.into_audit() {
         Ok(audit) => Found::Pages { audit, complete, not_seen },
-        Err(_) => Found::Nothing(UNREADABLE),
+        Err(_) => Found::Nothing(UNREADABLE.into()),
     }
 }
 
+/// The file is not about the audit that has just ended.
+const ANOTHER: &str = "another sweep began before the result was read: run it again when that has ended";
 const UNREADABLE: &str = "cleanslate.ko is of another version: it does not say what this program reads";
 
 /// True if ledger and TDX module agree.
 pub(super) fn run(root: &Path, format: Format, rate: Option<u32>, out: &mut impl Write) -> Result<bool, Stop> {
     let path = root.join("sys/kernel/cleanslate/audit");
     let started = carry_out(&path, rate);
-    if let Some(stop) = started.as_ref().err().and_then(|error| refusal(&path, error)) {
-        return Err(stop);
+    match &started {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(not_there(&path, error)),
+        Err(error) => {
+            if let Some(why) = refusal(error) {
+                let what = Rule::Unreadable(why.into_owned());
+                return Err(InputError::of_file(&path.display().to_string(), what).into());
+            }
+        }
+        Ok(()) => {}
     }
-    let told = Told::read(&path)?;
+    let told = Told::read(&path).map_err(|error| not_there(&path, &error))?;
+    if told.is_no_audit() {
+        return Err(told.refuse(ANOTHER.to_owned()));
+    }
     let missing = told.number("missing").unwrap_or(0);
     if missing > 0 && told.state() != "done" {
         // Whatever ended it: the one fault that matters was found.

@@ -1,6 +1,7 @@
 //! Times that cleanslate.ko measures on request: WBINVD, and what its observer adds to a SEAMCALL
 //! (sysfs `measure`, `linux/measure.c`).
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};
@@ -28,10 +29,10 @@ pub(super) struct Observer {
 }
 
 /// Why a time is missing.
-pub(super) type Why = (Reason, &'static str);
+pub(super) type Why = (Reason, Cow<'static, str>);
 
 /// What the module has measured.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Measured {
     pub(super) wbinvd: Result<Times, Why>,
     pub(super) observer: Result<Observer, Why>,
@@ -39,19 +40,24 @@ pub(super) struct Measured {
 
 impl Measured {
     /// Neither of them.
-    pub(super) const fn none(reason: Reason, why: &'static str) -> Self {
-        Self { wbinvd: Err((reason, why)), observer: Err((reason, why)) }
+    pub(super) fn none(reason: Reason, why: impl Into<Cow<'static, str>>) -> Self {
+        let why = why.into();
+        Self { wbinvd: Err((reason, why.clone())), observer: Err((reason, why)) }
     }
 
-    const fn failed(why: &'static str) -> Self {
+    fn failed(why: impl Into<Cow<'static, str>>) -> Self {
         Self::none(Reason::Failed, why)
     }
 }
 
 const UNREADABLE: &str = "cleanslate.ko is of another version: it does not say what this program reads";
 
+fn unreadable() -> Why {
+    (Reason::Failed, UNREADABLE.into())
+}
+
 /// Why the observer has no times, as the module says it.
-const OBSERVER: [(&str, Why); 5] = [
+const OBSERVER: [(&str, (Reason, &str)); 5] = [
     (
         "none: this kernel makes no SEAMCALL",
         (Reason::NotApplicable, "this kernel makes no SEAMCALL: cleanslate.ko is the host, and observes none"),
@@ -91,13 +97,13 @@ pub(super) fn measure(root: &Path) -> Measured {
 }
 
 /// Why the module has not measured, or does not say what.
-fn why_not(error: &io::Error) -> &'static str {
+fn why_not(error: &io::Error) -> Cow<'static, str> {
     match error.kind() {
-        io::ErrorKind::NotFound => NOT_LOADED,
-        io::ErrorKind::PermissionDenied => "the module measures for root alone: use sudo",
-        io::ErrorKind::ResourceBusy => "another program lets the module measure: wait for its end",
-        io::ErrorKind::Interrupted => "it was interrupted: run it again",
-        _ => "the module could not measure: see the kernel log (`dmesg | grep cleanslate`)",
+        io::ErrorKind::NotFound => NOT_LOADED.into(),
+        io::ErrorKind::PermissionDenied => "the module measures for root alone: use sudo".into(),
+        io::ErrorKind::ResourceBusy => "another program lets the module measure: wait for its end".into(),
+        io::ErrorKind::Interrupted => "it was interrupted: run it again".into(),
+        _ => format!("the module could not measure ({error}): see the kernel log (`dmesg | grep cleanslate`)").into(),
     }
 }
 
@@ -123,15 +129,15 @@ fn parse(text: &str) -> Measured {
     let observer = match values.get("observer") {
         Some(&"done") => match (times("observed"), times("bare")) {
             (Some(observed), Some(bare)) => Ok(Observer { observed, bare }),
-            _ => Err((Reason::Failed, UNREADABLE)),
+            _ => Err(unreadable()),
         },
         Some(said) => {
             let known = OBSERVER.into_iter().find(|(state, _)| state == said);
-            Err(known.map_or((Reason::Failed, UNREADABLE), |(_, why)| why))
+            Err(known.map_or_else(unreadable, |(_, (reason, why))| (reason, why.into())))
         }
-        None => Err((Reason::Failed, UNREADABLE)),
+        None => Err(unreadable()),
     };
-    Measured { wbinvd: times("wbinvd").ok_or((Reason::Failed, UNREADABLE)), observer }
+    Measured { wbinvd: times("wbinvd").ok_or_else(unreadable), observer }
 }
 
 #[cfg(test)]
@@ -149,9 +155,9 @@ mod tests {
         assert_eq!(found.wbinvd, Ok(Times { count: 448, min_ns: 30_000, mean_ns: 100_000, max_ns: 9_000_000 }));
         let observer = found.observer.unwrap();
         assert_eq!((observer.observed.mean_ns, observer.bare.max_ns), (1700, 900));
-        for (state, why) in OBSERVER {
+        for (state, (reason, why)) in OBSERVER {
             let found = parse(&GOOD.replace("observer done", &format!("observer {state}")));
-            assert_eq!((found.observer, found.wbinvd.is_ok()), (Err(why), true));
+            assert_eq!((found.observer, found.wbinvd.is_ok()), (Err((reason, why.into())), true));
         }
     }
 

@@ -1,5 +1,7 @@
 //! Parts of the report that are missing, and why.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 /// A part of the report that may be missing.
@@ -43,9 +45,9 @@ pub(super) enum Reason {
 }
 
 /// A part that is missing.
-#[derive(Clone, Copy, Serialize)]
+#[derive(Clone, Serialize)]
 pub(super) struct Missing {
     pub(super) part: Part,
     pub(super) reason: Reason,
-    pub(super) why: &'static str,
+    pub(super) why: Cow<'static, str>,
 }

@@ -9,6 +9,7 @@ mod missing;
 mod module;
 mod report;
 
+use std::borrow::Cow;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -125,11 +126,11 @@ fn gather(root: &Path, args: &AcceptArgs) -> Report {
     let checked = check::check("live", &snapshot);
     let processor = check::processor(&snapshot);
     if processor.is_none() {
-        let why = "/proc/cpuinfo cannot be read, or names no CPU";
+        let why = "/proc/cpuinfo cannot be read, or names no CPU".into();
         missing.push(Missing { part: Part::Processor, reason: Reason::Failed, why });
     }
     let (idle, bandwidth) = if skips(Skip::Bandwidth) {
-        missing.push(Missing { part: Part::Bandwidth, reason: Reason::Skipped, why: SKIPPED });
+        missing.push(Missing { part: Part::Bandwidth, reason: Reason::Skipped, why: SKIPPED.into() });
         (None, None)
     } else {
         announce(2, "memory bandwidth (all cores write for some seconds)");
@@ -146,26 +147,26 @@ fn gather(root: &Path, args: &AcceptArgs) -> Report {
         announce(3, "WBINVD on each CPU, observer of SEAMCALLs");
         measured::measure(root)
     };
-    for (part, why) in Part::MEASURED.into_iter().zip([times.wbinvd.err(), times.observer.err()]) {
-        missing.extend(why.map(|(reason, why)| Missing { part, reason, why }));
+    for (part, why) in Part::MEASURED.into_iter().zip([times.wbinvd.as_ref().err(), times.observer.as_ref().err()]) {
+        missing.extend(why.cloned().map(|(reason, why)| Missing { part, reason, why }));
     }
+    let (wbinvd, observer) = (times.wbinvd.ok(), times.observer.ok());
     let found = if skips(Skip::Audit) {
-        Err((Reason::Skipped, SKIPPED))
+        Err((Reason::Skipped, SKIPPED.into()))
     } else if no_erratum {
-        Err((Reason::NotApplicable, NO_ERRATUM))
+        Err((Reason::NotApplicable, NO_ERRATUM.into()))
     } else {
         announce(4, "audit (18 minutes for a TiB; Ctrl-C ends it all, --skip audit leaves it out)");
         audit_of(root, args.rate)
     };
     let audit_refused = found.as_ref().is_err_and(|(_, why)| *why == audit::REFUSED);
-    missing.extend(found.as_ref().err().map(|&(reason, why)| Missing { part: Part::Audit, reason, why }));
-    let audit = found.ok();
+    let audit = found.map_err(|(reason, why)| missing.push(Missing { part: Part::Audit, reason, why })).ok();
     // After the audit, which may find that the module has lost track.
     let module = Module::read(root);
     if module.is_none() {
         let (reason, why) =
             if no_erratum { (Reason::NotApplicable, NO_ERRATUM) } else { (Reason::Failed, super::NOT_LOADED) };
-        missing.push(Missing { part: Part::Module, reason, why });
+        missing.push(Missing { part: Part::Module, reason, why: why.into() });
     }
     let vendor = fs::read_to_string(root.join("sys/class/dmi/id/sys_vendor")).ok();
     let rate = args.rate.map(u64::from).or(module.as_ref().and_then(|module| module.sweep_rate));
@@ -206,7 +207,7 @@ fn gather(root: &Path, args: &AcceptArgs) -> Report {
         idle,
         cpus: processor.as_ref().map(|cpu| cpu.cpus),
         packages: processor.as_ref().and_then(|cpu| cpu.packages),
-        wbinvd: times.wbinvd.ok(),
+        wbinvd,
     };
     let assumptions = assumptions::decide(&facts);
     let number = |verdict| assumptions.iter().filter(|assumption| assumption.verdict == verdict).count();
@@ -222,8 +223,8 @@ fn gather(root: &Path, args: &AcceptArgs) -> Report {
         check: of_check(&checked),
         audit,
         bandwidth,
-        wbinvd: times.wbinvd.ok(),
-        observer: times.observer.ok(),
+        wbinvd,
+        observer,
         missing,
         confirmed: number(Verdict::Confirmed),
         contradicted: number(Verdict::Contradicted),
@@ -299,7 +300,7 @@ fn of_bench(report: bench::Report) -> report::Bandwidth {
     }
 }
 
-fn audit_of(root: &Path, rate: Option<u32>) -> Result<report::Audit, (Reason, &'static str)> {
+fn audit_of(root: &Path, rate: Option<u32>) -> Result<report::Audit, (Reason, Cow<'static, str>)> {
     match audit::find(root, rate) {
         Found::Nothing(why) => Err((Reason::Failed, why)),
         Found::Pages { audit, complete, not_seen } => Ok(report::Audit {
