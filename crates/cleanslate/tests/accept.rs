@@ -171,6 +171,8 @@ fn what_does_not_hold_is_exit_1_on_any_machine() {
         let report = machine.json(&NO_BENCH);
         assert_eq!(verdict(&report, "ledger-complete"), "contradicted");
         assert_eq!((&report["module"]["lost"], &report["audit"]["complete"]), (&"ledger".into(), &false.into()));
+        assert_eq!(missing(&report), parts(&[("bandwidth", "skipped"), ("audit", "failed")]));
+        assert_eq!(report["missing"][1]["why"], "the audit was stopped");
     }
 }
 
@@ -247,6 +249,24 @@ fn each_part_may_be_missing() {
         (&"unknown".into(), &Value::Null, &Value::Null)
     );
     assert_eq!((&report["confirmed"], &report["contradicted"]), (&0.into(), &0.into()));
+}
+
+#[test]
+fn pages_that_the_audit_has_not_seen_are_exit_3_with_a_row() {
+    let machine = Machine::good("not-seen", "fpu movdir64b");
+    for (number, words) in [(1, "1 page could not"), (1234, "1,234 pages could not")] {
+        machine.ko("audit", &AUDIT.replace("not_seen 0", &format!("not_seen {number}")));
+        let out = machine.run(&NO_BENCH);
+        assert_eq!(out.code, 3, "{}", out.stdout);
+        let report = machine.json(&NO_BENCH);
+        assert_eq!(missing(&report), parts(&[("bandwidth", "skipped"), ("audit", "failed")]));
+        let why = report["missing"][1]["why"].as_str().unwrap();
+        assert!(why.starts_with(words) && why.contains("run it again when"), "{why}");
+        assert_eq!((&report["audit"]["not_seen"], &report["audit"]["complete"]), (&number.into(), &true.into()));
+        for id in ["ledger-complete", "rdmd-answers"] {
+            assert_eq!(verdict(&report, id), "not-tested", "{id}");
+        }
+    }
 }
 
 /// The write fails by an errno that no audit ends with, and the file has the numbers of an earlier

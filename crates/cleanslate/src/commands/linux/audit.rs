@@ -238,8 +238,9 @@ pub(super) const REFUSED: &str = "the TDX module refused an answer: the kernel l
 
 /// What an audit has found, for a report that does not depend on it.
 pub(super) enum Found {
-    /// What it has found, `complete` or not, and how many pages could not be looked at.
-    Pages { audit: Audit, complete: bool, not_seen: u64 },
+    /// What it has found, how many pages could not be looked at, and why it did not come to its
+    /// end, if it did not.
+    Pages { audit: Audit, not_seen: u64, ended: Option<Cow<'static, str>> },
     /// Why it has found nothing.
     Nothing(Cow<'static, str>),
 }
@@ -264,12 +265,11 @@ pub(super) fn find(root: &Path, rate: Option<u32>) -> Found {
     let (Ok(not_seen), Ok(missing)) = (told.number("not_seen"), told.number("missing")) else {
         return Found::Nothing(UNREADABLE.into());
     };
-    if !complete && missing == 0 {
-        return Found::Nothing(why.unwrap_or("the audit failed: the kernel log has the reason").into());
-    }
-    match told.into_audit() {
-        Ok(audit) => Found::Pages { audit, complete, not_seen },
-        Err(_) => Found::Nothing(UNREADABLE.into()),
+    let ended = (!complete).then(|| why.unwrap_or("the audit failed: the kernel log has the reason").into());
+    match (told.into_audit(), ended) {
+        (_, Some(why)) if missing == 0 => Found::Nothing(why),
+        (Ok(audit), ended) => Found::Pages { audit, not_seen, ended },
+        (Err(_), _) => Found::Nothing(UNREADABLE.into()),
     }
 }
 

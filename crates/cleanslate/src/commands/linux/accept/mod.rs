@@ -9,7 +9,6 @@ mod missing;
 mod module;
 mod report;
 
-use std::borrow::Cow;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -19,6 +18,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use tdx_operator::check::{self, Live, Processor};
 use tdx_operator::report::{CheckReport, Status, TOOL};
+use tdx_operator::words::grouped_count;
 
 use super::audit::{self, Found};
 use crate::commands::bench::{self, Store};
@@ -28,7 +28,7 @@ use crate::options::Format;
 use crate::output::{json, report_error, unless_closed};
 use crate::stop::Stop;
 use assumptions::{Facts, Machine, Verdict};
-use measured::Measured;
+use measured::{Measured, Why};
 use missing::{Missing, Part, Reason};
 use module::Module;
 use report::{Check, Report};
@@ -109,9 +109,7 @@ pub(super) fn run(root: &Path, args: &AcceptArgs, out: &mut impl Write) -> Resul
 fn exit(report: &Report) -> Exit {
     if report.contradicted > 0 {
         Exit::Bad
-    } else if report.missing.iter().any(|missing| missing.reason == Reason::Failed)
-        || report.audit.as_ref().is_some_and(|audit| audit.not_seen > 0)
-    {
+    } else if report.missing.iter().any(|missing| missing.reason == Reason::Failed) {
         Exit::Input
     } else {
         Exit::Good
@@ -151,16 +149,16 @@ fn gather(root: &Path, args: &AcceptArgs) -> Report {
         missing.extend(why.cloned().map(|(reason, why)| Missing { part, reason, why }));
     }
     let (wbinvd, observer) = (times.wbinvd.ok(), times.observer.ok());
-    let found = if skips(Skip::Audit) {
-        Err((Reason::Skipped, SKIPPED.into()))
+    let (audit, short) = if skips(Skip::Audit) {
+        (None, vec![(Reason::Skipped, SKIPPED.into())])
     } else if no_erratum {
-        Err((Reason::NotApplicable, NO_ERRATUM.into()))
+        (None, vec![(Reason::NotApplicable, NO_ERRATUM.into())])
     } else {
         announce(4, "audit (18 minutes for a TiB; Ctrl-C ends it all, --skip audit leaves it out)");
         audit_of(root, args.rate)
     };
-    let audit_refused = found.as_ref().is_err_and(|(_, why)| *why == audit::REFUSED);
-    let audit = found.map_err(|(reason, why)| missing.push(Missing { part: Part::Audit, reason, why })).ok();
+    let audit_refused = short.iter().any(|(_, why)| *why == audit::REFUSED);
+    missing.extend(short.into_iter().map(|(reason, why)| Missing { part: Part::Audit, reason, why }));
     // After the audit, which may find that the module has lost track.
     let module = Module::read(root);
     if module.is_none() {
@@ -300,25 +298,38 @@ fn of_bench(report: bench::Report) -> report::Bandwidth {
     }
 }
 
-fn audit_of(root: &Path, rate: Option<u32>) -> Result<report::Audit, (Reason, Cow<'static, str>)> {
-    match audit::find(root, rate) {
-        Found::Nothing(why) => Err((Reason::Failed, why)),
-        Found::Pages { audit, complete, not_seen } => Ok(report::Audit {
-            complete,
-            pages: audit.pages,
-            calls: audit.calls,
-            milliseconds: audit.milliseconds,
-            calls_per_second: audit.calls.saturating_mul(1000) / audit.milliseconds.max(1),
-            owned: audit.owned,
-            reserved: audit.reserved,
-            outside: audit.outside,
-            missing: audit.missing,
-            surplus: audit.surplus,
-            leaked: report::Leaked { returned: audit.leaked.returned, owned: audit.leaked.owned },
-            changed: audit.changed,
-            busy: audit.busy,
-            put_off: audit.put_off,
-            not_seen,
-        }),
-    }
+/// An audit, and what it lacks.
+fn audit_of(root: &Path, rate: Option<u32>) -> (Option<report::Audit>, Vec<Why>) {
+    let (audit, not_seen, ended) = match audit::find(root, rate) {
+        Found::Nothing(why) => return (None, vec![(Reason::Failed, why)]),
+        Found::Pages { audit, not_seen, ended } => (audit, not_seen, ended),
+    };
+    let complete = ended.is_none();
+    let unseen = (not_seen > 0).then(|| {
+        format!(
+            "{} could not be looked at, because other SEAMCALLs had them all the time: run it again when fewer TDs \
+             are built and torn down",
+            grouped_count(not_seen, "page")
+        )
+        .into()
+    });
+    let short = ended.into_iter().chain(unseen).map(|why| (Reason::Failed, why)).collect();
+    let audit = report::Audit {
+        complete,
+        pages: audit.pages,
+        calls: audit.calls,
+        milliseconds: audit.milliseconds,
+        calls_per_second: audit.calls.saturating_mul(1000) / audit.milliseconds.max(1),
+        owned: audit.owned,
+        reserved: audit.reserved,
+        outside: audit.outside,
+        missing: audit.missing,
+        surplus: audit.surplus,
+        leaked: report::Leaked { returned: audit.leaked.returned, owned: audit.leaked.owned },
+        changed: audit.changed,
+        busy: audit.busy,
+        put_off: audit.put_off,
+        not_seen,
+    };
+    (Some(audit), short)
 }
