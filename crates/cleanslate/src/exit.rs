@@ -26,7 +26,8 @@ Exit codes:
   1    a machine check, lost data, a failed bring-up, or no layout; a broken rule, or a bug that was not found; a failed check
   2    wrong usage
   3    invalid input: file, line, value and rule are printed on stderr;
-       or `check` could not tell whether TDX is on or what a kexec does, or `explain` knows nothing of it
+       or `check` could not tell whether TDX is on or what a kexec does, or `explain` knows nothing of it,
+       or `bench` got no thread or memory
   70   internal error, or a report that cannot be written
   130  interrupted; no file is left half-written";
 

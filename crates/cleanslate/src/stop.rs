@@ -13,6 +13,8 @@ pub(crate) enum Stop {
     Input(Box<InputError>),
     /// The laboratory cannot build or run the host.
     Lab(LabError),
+    /// The machine gives too little to measure it: what, and what to do.
+    Machine(String),
     /// A name on the command line does not exist.
     Usage(String),
     /// The report cannot be written.
@@ -43,7 +45,7 @@ impl Stop {
         match self {
             Self::Input(error) => error.to_string(),
             Self::Lab(error) => error.to_string(),
-            Self::Usage(what) => what.clone(),
+            Self::Machine(what) | Self::Usage(what) => what.clone(),
             Self::Output(error) => format!("cannot write the report: {error}"),
         }
     }
@@ -54,7 +56,7 @@ impl Stop {
             // A machine that refuses what the laboratory asks of it is a bug of this program; every
             // other error of the laboratory is about the input.
             Self::Lab(LabError::Refused(_)) | Self::Output(_) => Exit::Internal,
-            Self::Input(_) | Self::Lab(_) => Exit::Input,
+            Self::Input(_) | Self::Lab(_) | Self::Machine(_) => Exit::Input,
             Self::Usage(_) => Exit::Usage,
         }
     }

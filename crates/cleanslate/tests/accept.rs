@@ -269,6 +269,32 @@ fn pages_that_the_audit_has_not_seen_are_exit_3_with_a_row() {
     }
 }
 
+/// No thread has room for such a stack: what an exhausted pids.max is, too, for a program.
+#[test]
+fn threads_that_are_not_started_are_rows_and_no_end() {
+    let machine = Machine::good("no-thread", "fpu movdir64b");
+    let run = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cleanslate"));
+        let output = command.env("RUST_MIN_STACK", (1_u64 << 47).to_string()).args(words).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let linux = ["linux", "--root", machine.0.to_str().unwrap()];
+    let (code, stdout, stderr) = run(&[&linux[..], &["accept", "--format", "json"]].concat());
+    let report: Value = serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}{stderr}"));
+    assert_eq!((code, missing(&report)), (Some(3), parts(&[("bandwidth", "failed"), ("audit", "failed")])));
+    assert_eq!((&report["bandwidth"], &report["audit"]), (&Value::Null, &Value::Null));
+    for row in report["missing"].as_array().unwrap() {
+        let why = row["why"].as_str().unwrap();
+        assert!(why.contains("could not be started: ") && why.contains("raise pids.max"), "{why}");
+    }
+    for words in [&["bench"][..], &[&linux[..], &["audit"]].concat()] {
+        let (code, stdout, stderr) = run(words);
+        assert_eq!((code, stdout.as_str()), (Some(3), ""), "{stderr}");
+        assert!(stderr.contains("could not be started: ") && stderr.contains("raise pids.max"), "{stderr}");
+    }
+}
+
 /// The write fails by an errno that no audit ends with, and the file has the numbers of an earlier
 /// one.
 #[test]

@@ -5,10 +5,10 @@
 mod nodes;
 mod store;
 
+use std::fmt;
 use std::fs;
 use std::io::{self, Write};
-use std::sync::Barrier;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Barrier, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,9 @@ use tdx_operator::words;
 
 use crate::human;
 use crate::options::{Format, OutputArgs};
-use crate::output::json;
+use crate::output::{json, unless_closed};
+use crate::stop::Stop;
+use crate::threads::{self, Kernel, Spawn};
 use store::Line;
 pub(super) use store::Store;
 
@@ -110,6 +112,44 @@ fn warnings(one: &Rounds, all: &Rounds, cores: usize) -> Vec<String> {
     found.into_iter().map(|what| format!("{what}; {BUSY}")).collect()
 }
 
+/// Why there are no figures.
+#[derive(Debug)]
+pub(in crate::commands) enum BenchError {
+    /// A thread was not started.
+    Thread {
+        /// From 1.
+        number: usize,
+        /// How many there should be.
+        of: usize,
+        error: io::Error,
+    },
+    /// A thread cannot be kept on its CPU.
+    Cpu { cpu: usize, error: io::Error },
+    /// There is no memory for what a thread rewrites.
+    Memory { bytes: usize, threads: usize },
+}
+
+impl fmt::Display for BenchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Thread { number, of, error } => {
+                write!(f, "thread {number} of {of} could not be started: {error}; {}", threads::TO_DO)?;
+                write!(f, ", or measure fewer CPUs (`taskset -c 0-3 cleanslate bench`)")
+            }
+            Self::Cpu { cpu, error } => write!(
+                f,
+                "a thread could not be kept on CPU {cpu}: {error}; it is offline, or not in the cpuset of this program"
+            ),
+            Self::Memory { bytes, threads } => write!(
+                f,
+                "{} KiB for each of {} could not be allocated; free memory, or raise RLIMIT_AS (`ulimit -v`)",
+                bytes >> 10,
+                words::count(*threads as u64, "thread")
+            ),
+        }
+    }
+}
+
 /// How much memory there is to rewrite.
 #[derive(Clone, Copy)]
 struct Room {
@@ -120,9 +160,9 @@ struct Room {
 }
 
 impl Room {
-    fn here(store: Store) -> Self {
+    fn here(store: Store) -> Result<Self, BenchError> {
         let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        Self { available: available(&text), a_second: a_second(store) }
+        Ok(Self { available: available(&text), a_second: a_second(store)? })
     }
 
     /// Bytes that each of so many threads should rewrite.
@@ -159,8 +199,8 @@ fn available(meminfo: &str) -> Option<usize> {
 
 /// The best of some short tries, so that a pause of this thread does not count. An emulated CPU is
 /// a thousand times slower than a real one.
-fn a_second(store: Store) -> usize {
-    let mut memory = vec![Line::ONES; MIB / 64];
+fn a_second(store: Store) -> Result<usize, BenchError> {
+    let mut memory = lines(MIB, 1)?;
     let begin = Instant::now();
     let mut best = Duration::MAX;
     for _ in 0..ROUNDS {
@@ -171,46 +211,77 @@ fn a_second(store: Store) -> usize {
             break;
         }
     }
-    usize::try_from(MIB as u128 * 1_000_000_000 / best.as_nanos().max(1)).unwrap_or(usize::MAX)
+    Ok(usize::try_from(MIB as u128 * 1_000_000_000 / best.as_nanos().max(1)).unwrap_or(usize::MAX))
+}
+
+/// Memory of one of so many threads. Touched once, so that no page fault is measured.
+fn lines(bytes: usize, threads: usize) -> Result<Vec<Line>, BenchError> {
+    let mut memory = Vec::new();
+    memory.try_reserve_exact(bytes / 64).map_err(|_| BenchError::Memory { bytes, threads })?;
+    memory.resize(bytes / 64, Line::ONES);
+    Ok(memory)
 }
 
 /// The rounds of a thread on each of these CPUs, or where the kernel puts it, each with memory of
 /// its own, which Linux takes from the node of the CPU that touches it first.
-fn rate(store: Store, room: Room, threads: &[Option<usize>]) -> Rounds {
-    rate_pinned(store, room, threads).0
-}
-
-/// The same, and whether each thread stayed on its CPU.
-fn rate_pinned(store: Store, room: Room, threads: &[Option<usize>]) -> (Rounds, bool) {
-    let pinned = &AtomicBool::new(true);
-    let bytes = room.bytes(threads.len());
-    let lines = bytes / 64;
-    let barrier = &Barrier::new(threads.len() + 1);
+fn rate(store: Store, bytes: usize, cpus: &[Option<usize>], kernel: &impl Spawn) -> Result<Rounds, BenchError> {
+    // False: not all threads could be started, and those that were have nothing to wait for.
+    let begin = &OnceLock::new();
+    let barrier = &Barrier::new(cpus.len() + 1);
+    let failed = Mutex::new(None);
+    let failure = &|| failed.lock().unwrap_or_else(PoisonError::into_inner);
     let rounds = thread::scope(|scope| {
-        for cpu in threads {
-            scope.spawn(move || {
-                if !cpu.is_none_or(nodes::stay_on) {
-                    pinned.store(false, Ordering::Relaxed);
+        for (index, cpu) in cpus.iter().enumerate() {
+            let work = move || {
+                if !begin.wait() {
+                    return;
                 }
-                // Touched once, so that no page fault is measured.
-                let mut memory = vec![Line::ONES; lines];
+                let mut memory = prepare(*cpu, bytes, cpus.len()).unwrap_or_else(|error| {
+                    *failure() = Some(error);
+                    Vec::new()
+                });
+                // Behind it all threads see that one of them failed.
+                barrier.wait();
+                if failure().is_some() {
+                    return;
+                }
                 for _ in 0..ROUNDS {
                     barrier.wait();
                     store.rewrite(&mut memory);
                     barrier.wait();
                 }
-            });
+            };
+            if let Err(error) = kernel.spawn(scope, work) {
+                begin.get_or_init(|| false);
+                return Err(BenchError::Thread { number: index + 1, of: cpus.len(), error });
+            }
         }
-        let mut rounds = [(); ROUNDS].map(|()| {
+        begin.get_or_init(|| true);
+        barrier.wait();
+        if failure().is_some() {
+            return Ok([0.0; ROUNDS]);
+        }
+        Ok([(); ROUNDS].map(|()| {
             barrier.wait();
             let start = Instant::now();
             barrier.wait();
-            (bytes * threads.len()) as f64 / start.elapsed().as_secs_f64()
-        });
-        rounds.sort_by(f64::total_cmp);
-        rounds
+            (bytes * cpus.len()) as f64 / start.elapsed().as_secs_f64()
+        }))
     });
-    (Rounds(rounds), pinned.load(Ordering::Relaxed))
+    if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(error);
+    }
+    let mut rounds = rounds?;
+    rounds.sort_by(f64::total_cmp);
+    Ok(Rounds(rounds))
+}
+
+/// Keeps this thread on its CPU, and takes its memory.
+fn prepare(cpu: Option<usize>, bytes: usize, threads: usize) -> Result<Vec<Line>, BenchError> {
+    if let Some(cpu) = cpu {
+        nodes::stay_on(cpu).map_err(|error| BenchError::Cpu { cpu, error })?;
+    }
+    lines(bytes, threads)
 }
 
 /// Each node, if there are several, and what is to be said about them.
@@ -223,11 +294,13 @@ fn node_rates(store: Store, room: Room) -> (Vec<NodeRate>, Vec<String>) {
     let (mut rates, mut warnings) = (Vec::new(), Vec::new());
     for (node, cpus) in nodes {
         let threads: Vec<_> = cpus.into_iter().map(Some).collect();
-        let (rounds, pinned) = rate_pinned(store, room, &threads);
-        if !pinned {
-            warnings.push(format!("node {node} was not measured: its threads could not be kept on its CPUs"));
-            continue;
-        }
+        let rounds = match rate(store, room.bytes(threads.len()), &threads, &Kernel) {
+            Ok(rounds) => rounds,
+            Err(why) => {
+                warnings.push(format!("node {node} was not measured: {why}"));
+                continue;
+            }
+        };
         warnings.extend(rounds.scatter(&format!("node {node}")).map(|what| format!("{what}; {BUSY}")));
         rates.push(NodeRate { node, cores: threads.len(), rate: rounds.median() });
     }
@@ -237,23 +310,29 @@ fn node_rates(store: Store, room: Room) -> (Vec<NodeRate>, Vec<String>) {
 const BUSY: &str = "the machine was not idle during the measurement: repeat it when it is idle";
 
 /// Measures and reports.
-pub(crate) fn run(args: &BenchArgs, out: &mut impl Write) -> io::Result<()> {
-    let report = measure();
-    match args.output.format {
+pub(crate) fn run(args: &BenchArgs, out: &mut impl Write) -> Result<(), Stop> {
+    let report = measure().map_err(|error| Stop::Machine(error.to_string()))?;
+    unless_closed(match args.output.format {
         Format::Json => json(out, &report),
         Format::Human => print(out, &report),
-    }
+    })?;
+    Ok(())
 }
 
 /// Measures.
-pub(super) fn measure() -> Report {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
+pub(super) fn measure() -> Result<Report, BenchError> {
+    let (cores, unknown) = match thread::available_parallelism() {
+        Ok(cores) => (cores.get(), None),
+        Err(error) => (1, Some(format!("the number of CPUs is not known ({error}): all cores are one"))),
+    };
     let store = Store::of_this_cpu();
-    let room = Room::here(store);
-    let (one, all) = (rate(store, room, &[None]), rate(store, room, &vec![None; cores]));
+    let room = Room::here(store)?;
+    let rate = |threads| rate(store, room.bytes(threads), &vec![None; threads], &Kernel);
+    let (one, all) = (rate(1)?, rate(cores)?);
     let (nodes, of_nodes) = node_rates(store, room);
     let small = [room.warning("one core", 1), room.warning("all cores", cores).filter(|_| cores > 1)];
-    Report {
+    let more = of_nodes.into_iter().chain(unknown).chain(small.into_iter().flatten());
+    Ok(Report {
         schema: "cleanslate/bench",
         version: 1,
         tool: tdx_operator::report::TOOL,
@@ -264,8 +343,8 @@ pub(super) fn measure() -> Report {
         store,
         nodes,
         method: store.method(),
-        warnings: warnings(&one, &all, cores).into_iter().chain(of_nodes).chain(small.into_iter().flatten()).collect(),
-    }
+        warnings: warnings(&one, &all, cores).into_iter().chain(more).collect(),
+    })
 }
 
 fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
@@ -333,6 +412,44 @@ mod tests {
         for bad in ["", "MemAvailable: 2048\n", "MemAvailable: x kB\n", "MemAvailable: 99999999999999999999 kB\n"] {
             assert_eq!(available(bad), None, "{bad}");
         }
+    }
+
+    /// A kernel that starts so many threads and no more.
+    struct AtMost(std::cell::Cell<usize>);
+
+    impl Spawn for AtMost {
+        fn spawn<'scope>(
+            &self,
+            scope: &'scope thread::Scope<'scope, '_>,
+            work: impl FnOnce() + Send + 'scope,
+        ) -> io::Result<()> {
+            self.0.set(self.0.get().checked_sub(1).ok_or(io::Error::from_raw_os_error(11))?);
+            Kernel.spawn(scope, work)
+        }
+    }
+
+    #[test]
+    fn threads_that_are_not_started_end_the_measurement() {
+        let rate = |threads: usize, most: usize| {
+            rate(Store::Ordinary, 6400, &vec![None; threads], &AtMost(most.into())).map(|rounds| rounds.median())
+        };
+        assert!(rate(1, 1).unwrap() > 0.0 && rate(4, 4).unwrap() > 0.0);
+        for most in 0..4 {
+            let error = rate(4, most).unwrap_err();
+            assert!(matches!(error, BenchError::Thread { number, of: 4, .. } if number == most + 1), "{error:?}");
+            let text = error.to_string();
+            assert!(text.contains("(os error 11)") && text.contains("pids.max"), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_thread_cannot_get_ends_the_measurement() {
+        let error = rate(Store::Ordinary, usize::MAX / 2, &[None; 3], &Kernel).map(|_| ()).unwrap_err();
+        assert!(matches!(error, BenchError::Memory { threads: 3, .. }), "{error:?}");
+        // The last CPU of the mask: no machine that runs this test has it.
+        let error = rate(Store::Ordinary, 6400, &[None, Some(1023), None], &Kernel).map(|_| ()).unwrap_err();
+        assert!(matches!(error, BenchError::Cpu { cpu: 1023, .. }), "{error:?}");
+        assert!(error.to_string().contains("cpuset"), "{error}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! NUMA nodes and their CPUs, as Linux lists them, and threads that stay on a CPU.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 /// Numbers of CPUs in Linux's form: `0-3,8,10-11`. `None` if it is not in that form.
@@ -49,12 +50,12 @@ fn allowed() -> Result<Vec<usize>, String> {
     Ok((0..MOST_CPUS).filter(|cpu| set.is_set(*cpu)).collect())
 }
 
-/// Keeps this thread on a CPU. False if that is not possible.
+/// Keeps this thread on a CPU.
 #[cfg(target_os = "linux")]
-pub(super) fn stay_on(cpu: usize) -> bool {
+pub(super) fn stay_on(cpu: usize) -> io::Result<()> {
     let mut set = rustix::thread::CpuSet::new();
     set.set(cpu);
-    rustix::thread::sched_setaffinity(None, &set).is_ok()
+    Ok(rustix::thread::sched_setaffinity(None, &set)?)
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -63,8 +64,8 @@ fn allowed() -> Result<Vec<usize>, String> {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn stay_on(_cpu: usize) -> bool {
-    false
+pub(super) fn stay_on(_cpu: usize) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use crate::options::Format;
 use crate::output::{json, report_error, unless_closed};
 use crate::progress::Line;
 use crate::stop::Stop;
+use crate::threads;
 
 /// Between two looks at the progress.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -173,8 +174,23 @@ fn order(file: &mut impl Write, rate: Option<u32>) -> io::Result<()> {
 /// file has the numbers of an earlier one.
 const OF_AN_AUDIT: [i32; 6] = [1, 4, 5, 19, 95, 125];
 
+/// Why there was no audit, or none to its end.
+enum Ended {
+    /// The thread that waits for the module was not started.
+    NoThread(io::Error),
+    /// The write to the module's file has failed.
+    Order(io::Error),
+}
+
 /// Why there was no audit, or `None`: the file says how it ended.
-fn refusal(error: &io::Error) -> Option<Cow<'static, str>> {
+fn refusal(ended: &Ended) -> Option<Cow<'static, str>> {
+    let error = match ended {
+        Ended::NoThread(error) => {
+            let todo = threads::TO_DO;
+            return Some(format!("there was no audit: its thread could not be started: {error}; {todo}").into());
+        }
+        Ended::Order(error) => error,
+    };
     if error.raw_os_error().is_some_and(|errno| OF_AN_AUDIT.contains(&errno)) {
         return None;
     }
@@ -189,10 +205,10 @@ fn refusal(error: &io::Error) -> Option<Cow<'static, str>> {
 }
 
 /// Lets the module audit, and shows how far it is.
-fn carry_out(path: &Path, rate: Option<u32>) -> io::Result<()> {
+fn carry_out(path: &Path, rate: Option<u32>) -> Result<(), Ended> {
     let line = Line::new();
     thread::scope(|scope| {
-        let audit = scope.spawn(|| start(path, rate));
+        let audit = thread::Builder::new().spawn_scoped(scope, || start(path, rate)).map_err(Ended::NoThread)?;
         while !audit.is_finished() {
             if let Ok(told) = Told::read(path)
                 && let (Ok(pages), Ok(total)) = (told.number("pages"), told.number("total"))
@@ -201,7 +217,9 @@ fn carry_out(path: &Path, rate: Option<u32>) -> io::Result<()> {
             }
             thread::park_timeout(INTERVAL);
         }
-        audit.join().unwrap_or_else(|_| Err(io::Error::other("the thread that waits for the module has failed")))
+        let ended = audit.join();
+        let ended = ended.unwrap_or_else(|_| Err(io::Error::other("the thread that waits for the module has failed")));
+        ended.map_err(Ended::Order)
     })
 }
 
@@ -282,9 +300,9 @@ pub(super) fn run(root: &Path, format: Format, rate: Option<u32>, out: &mut impl
     let path = root.join("sys/kernel/cleanslate/audit");
     let started = carry_out(&path, rate);
     match &started {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(not_there(&path, error)),
-        Err(error) => {
-            if let Some(why) = refusal(error) {
+        Err(Ended::Order(error)) if error.kind() == io::ErrorKind::NotFound => return Err(not_there(&path, error)),
+        Err(ended) => {
+            if let Some(why) = refusal(ended) {
                 let what = Rule::Unreadable(why.into_owned());
                 return Err(InputError::of_file(&path.display().to_string(), what).into());
             }
@@ -300,7 +318,8 @@ pub(super) fn run(root: &Path, format: Format, rate: Option<u32>, out: &mut impl
         // Whatever ended it: the one fault that matters was found.
         report_error(format_args!("audit {}: not all pages were looked at", told.state()));
     } else if started.is_err() || told.state() != "done" {
-        let why = started.err().map_or(String::new(), |error| format!(" ({error})"));
+        let why =
+            started.err().map_or(String::new(), |(Ended::Order(error) | Ended::NoThread(error))| format!(" ({error})"));
         return Err(told.refuse(format!("audit {}{why}; see the kernel log", told.state())));
     }
     let not_seen = told.number("not_seen")?;

@@ -132,7 +132,11 @@ fn gather(root: &Path, args: &AcceptArgs) -> Report {
         (None, None)
     } else {
         announce(2, "memory bandwidth (all cores write for some seconds)");
-        (is_idle(root), Some(of_bench(bench::measure())))
+        let idle = is_idle(root);
+        let measured = bench::measure().map_err(|error| {
+            missing.push(Missing { part: Part::Bandwidth, reason: Reason::Failed, why: error.to_string().into() });
+        });
+        (idle, measured.ok().map(of_bench))
     };
     // The module is loaded on such a CPU, and leaves no trace in sysfs.
     let no_erratum = processor.as_ref().is_some_and(|cpu| !cpu.partial_write_erratum)
