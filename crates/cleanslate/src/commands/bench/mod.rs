@@ -2,12 +2,14 @@
 //!
 //! By MOVDIR64B where the CPU has it, else by ordinary stores; BENCHMARKS.md compares the loops.
 
+mod cgroup;
 mod nodes;
 mod store;
 
 use std::fmt;
 use std::fs;
 use std::io::{self, Write};
+use std::path::Path;
 use std::sync::{Barrier, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,7 +27,8 @@ use store::Line;
 pub(super) use store::Store;
 
 /// Measures the memory write bandwidth of this machine: of one core, of all and of each NUMA node.
-/// Takes about two seconds, one more for each node, and up to 8 GiB.
+/// Takes about two seconds, one more for each node, and up to 8 GiB: at most half of what is
+/// available, and of what the memory limits of its cgroups leave.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -153,16 +156,19 @@ impl fmt::Display for BenchError {
 /// How much memory there is to rewrite.
 #[derive(Clone, Copy)]
 struct Room {
-    /// Bytes of memory that may be used, if that is known.
+    /// `MemAvailable`, in bytes, if that is known.
     available: Option<usize>,
+    /// What the memory limits of the cgroups leave, if there is one.
+    left: Option<usize>,
     /// Bytes that one core rewrites in a second, about.
     a_second: usize,
 }
 
 impl Room {
-    fn here(store: Store) -> Result<Self, BenchError> {
-        let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        Ok(Self { available: available(&text), a_second: a_second(store)? })
+    /// `root` has /proc and /sys.
+    fn here(root: &Path, store: Store) -> Result<Self, BenchError> {
+        let text = fs::read_to_string(root.join("proc/meminfo")).unwrap_or_default();
+        Ok(Self { available: available(&text), left: cgroup::left(root), a_second: a_second(store)? })
     }
 
     /// Bytes that each of so many threads should rewrite.
@@ -171,19 +177,29 @@ impl Room {
         (1024 * MIB / count).clamp(32 * MIB, 512 * MIB).min(8192 * MIB / count)
     }
 
-    /// Bytes that each of them can: half of the memory that is available, and a second's work.
+    /// Bytes that each of them can: half of the memory that there is, and a second's work.
     fn bytes(self, threads: usize) -> usize {
-        let fits = self.available.map_or(usize::MAX, |available| available / 2 / threads.max(1));
+        let fits = self.memory().map_or(usize::MAX, |memory| memory / 2 / threads.max(1));
         Self::wanted(threads).min(fits).min(self.a_second).max(MIB / 16) / 64 * 64
+    }
+
+    /// Bytes of memory that may be used, if that is known.
+    fn memory(self) -> Option<usize> {
+        self.available.into_iter().chain(self.left).min()
     }
 
     /// Why the rounds of so many threads are too small to be relied on, if they are.
     fn warning(self, whose: &str, threads: usize) -> Option<String> {
         let (bytes, wanted) = (self.bytes(threads), Self::wanted(threads));
+        // Twice that would have been there without the cgroup.
+        let cgroup = self.left.filter(|left| Some(*left) == self.memory() && left / 2 / threads.max(1) < self.a_second);
+        let why = match cgroup {
+            Some(left) => format!("because the memory limit of its cgroup leaves {} KiB", left >> 10),
+            None => "for lack of memory or speed".to_owned(),
+        };
         (bytes < wanted).then(|| {
             format!(
-                "the rounds of {whose} rewrote {} KiB a core and not {}, for lack of memory or speed: caches may \
-                 have held them",
+                "the rounds of {whose} rewrote {} KiB a core and not {}, {why}: caches may have held them",
                 bytes >> 10,
                 wanted >> 10
             )
@@ -326,7 +342,7 @@ pub(super) fn measure() -> Result<Report, BenchError> {
         Err(error) => (1, Some(format!("the number of CPUs is not known ({error}): all cores are one"))),
     };
     let store = Store::of_this_cpu();
-    let room = Room::here(store)?;
+    let room = Room::here(Path::new("/"), store)?;
     let rate = |threads| rate(store, room.bytes(threads), &vec![None; threads], &Kernel);
     let (one, all) = (rate(1)?, rate(cores)?);
     let (nodes, of_nodes) = node_rates(store, room);
@@ -390,7 +406,7 @@ mod tests {
 
     #[test]
     fn what_is_rewritten_fits_into_memory_and_into_a_second() {
-        let room = |available, a_second| Room { available, a_second };
+        let room = |available, a_second| Room { available, left: None, a_second };
         // A real machine.
         let large = room(Some(2048 << 30), 10_000_000_000);
         assert_eq!(
@@ -404,6 +420,36 @@ mod tests {
         assert!(small.warning("one core", 1).unwrap().contains("51200 KiB a core and not 524288"));
         assert_eq!(room(Some(2048 << 30), MIB).bytes(2), MIB);
         assert_eq!((room(None, usize::MAX).bytes(1), room(Some(0), 0).bytes(0)), (512 * MIB, MIB / 16));
+    }
+
+    #[test]
+    fn the_memory_limit_of_a_cgroup_counts() {
+        let root = std::env::temp_dir().join(format!("cleanslate-room-{}", std::process::id()));
+        let put = |path: &str, text: &str| {
+            fs::create_dir_all(root.join(path).parent().unwrap()).unwrap();
+            fs::write(root.join(path), text).unwrap();
+        };
+        put("proc/meminfo", "MemAvailable: 67108864 kB\n");
+        put("proc/self/cgroup", "0::/job\n");
+        put("proc/self/mountinfo", "33 24 0:28 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
+        put("sys/fs/cgroup/job/memory.current", "0\n");
+        put("sys/fs/cgroup/job/memory.max", "67108864\n");
+        let here = || Room { a_second: usize::MAX, ..Room::here(&root, Store::Ordinary).unwrap() };
+        let room = here();
+        assert_eq!((room.bytes(1), room.bytes(2)), (32 * MIB, 16 * MIB));
+        let warning = room.warning("all cores", 2).unwrap();
+        assert!(
+            warning
+                .contains("16384 KiB a core and not 524288, because the memory limit of its cgroup leaves 65536 KiB"),
+            "{warning}"
+        );
+        // The cgroup is not to blame for a slow CPU, nor for a machine that has less.
+        for slow in [Room { a_second: MIB, ..room }, Room { available: Some(9 * MIB), ..room }] {
+            assert!(slow.warning("all cores", 2).unwrap().contains("for lack of memory or speed"));
+        }
+        put("sys/fs/cgroup/job/memory.max", "max\n");
+        assert_eq!((here().bytes(1), here().warning("one core", 1)), (512 * MIB, None));
+        fs::remove_dir_all(root).unwrap();
     }
 
     #[test]
