@@ -251,6 +251,33 @@ fn each_part_may_be_missing() {
     assert_eq!((&report["confirmed"], &report["contradicted"]), (&0.into(), &0.into()));
 }
 
+/// cleanslate.ko has nothing to do there, and leaves no trace in sysfs.
+#[test]
+fn a_cpu_without_the_erratum_lacks_no_part() {
+    let machine = Machine::good("no-erratum", "fpu movdir64b");
+    let text = fs::read_to_string(machine.0.join("proc/cpuinfo")).unwrap();
+    machine.put("proc/cpuinfo", &text.replace("model\t\t: 143", "model\t\t: 173").replace(" tdx_pw_mce", ""));
+    fs::remove_dir_all(machine.0.join("sys/kernel/cleanslate")).unwrap();
+    let out = machine.run(&NO_BENCH);
+    assert_eq!(out.code, 0, "{}", out.stdout);
+    let report = machine.json(&NO_BENCH);
+    let none = ["wbinvd", "observer", "audit", "module"].map(|part| (part, "not-applicable"));
+    assert_eq!(missing(&report), parts(&[&[("bandwidth", "skipped")], &none[..]].concat()));
+    for row in &report["missing"].as_array().unwrap()[1..] {
+        assert!(row["why"].as_str().unwrap().contains("lacks the partial-write erratum"), "{row}");
+    }
+    assert_eq!((&report["processor"]["partial_write_erratum"], &report["module"]), (&false.into(), &Value::Null));
+    // A module that is there all the same is asked; a CPU with the erratum and no module lacks it.
+    machine.ko("mode", "watching\n");
+    assert_eq!(
+        missing(&machine.json(&NO_BENCH))[1..],
+        parts(&["wbinvd", "observer", "audit"].map(|part| (part, "failed")))
+    );
+    fs::remove_dir_all(machine.0.join("sys/kernel/cleanslate")).unwrap();
+    machine.put("proc/cpuinfo", &text);
+    assert_eq!(machine.run(&NO_BENCH).code, 3);
+}
+
 #[test]
 fn pages_that_the_audit_has_not_seen_are_exit_3_with_a_row() {
     let machine = Machine::good("not-seen", "fpu movdir64b");

@@ -4,6 +4,7 @@
 //! part that fails is missing in the report, with the reason, and the others go on.
 
 mod assumptions;
+mod idle;
 mod measured;
 mod missing;
 mod module;
@@ -12,8 +13,6 @@ mod report;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use tdx_operator::check::{self, Live, Processor};
@@ -71,23 +70,6 @@ fn announce(number: u32, what: &str) {
 const SKIPPED: &str = "left out (--skip)";
 const NO_ERRATUM: &str = "this CPU lacks the partial-write erratum: cleanslate.ko has nothing to do";
 
-/// Did the CPUs do next to nothing for a second? By /proc/stat; at most one part in twenty.
-fn is_idle(root: &Path) -> Option<bool> {
-    let read = || {
-        let text = fs::read_to_string(root.join("proc/stat")).ok()?;
-        let times = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
-        let times: Vec<u64> = times.split_whitespace().take(8).map(str::parse).collect::<Result<_, _>>().ok()?;
-        // user, nice, system, idle, iowait, irq, softirq, steal
-        let idle = times.get(3)?.checked_add(*times.get(4)?)?;
-        Some((times.iter().try_fold(0_u64, |sum, time| sum.checked_add(*time))?, idle))
-    };
-    let (all, idle) = read()?;
-    thread::sleep(Duration::from_secs(1));
-    let (all_then, idle_then) = read()?;
-    let (all, idle) = (all_then.checked_sub(all)?, idle_then.checked_sub(idle)?);
-    (all > 0).then(|| all.saturating_sub(idle) <= all / 20)
-}
-
 pub(super) fn run(root: &Path, args: &AcceptArgs, out: &mut impl Write) -> Result<Exit, Stop> {
     if let Some(path) = &args.json {
         files::probe(path)?;
@@ -132,7 +114,7 @@ fn gather(root: &Path, args: &AcceptArgs) -> Report {
         (None, None)
     } else {
         announce(2, "memory bandwidth (all cores write for some seconds)");
-        let idle = is_idle(root);
+        let idle = idle::is_idle(root);
         let measured = bench::measure().map_err(|error| {
             missing.push(Missing { part: Part::Bandwidth, reason: Reason::Failed, why: error.to_string().into() });
         });
