@@ -251,6 +251,27 @@ fn each_part_may_be_missing() {
     assert_eq!((&report["confirmed"], &report["contradicted"]), (&0.into(), &0.into()));
 }
 
+/// The kernel's figure is that of its start, and with Dynamic PAMT that is not all.
+#[test]
+fn figures_of_dynamic_pamt_confirm_nothing() {
+    let machine = Machine::good("dynamic-pamt", "fpu movdir64b");
+    machine.put("proc/meminfo", "MemTotal:       1048576000 kB\n");
+    let pamt = |kb: u64, more: &str| {
+        machine.ko("pamt_kb", &format!("{kb}\n"));
+        machine.put("dev/kmsg", &format!("{more}6,2,2000000,-;virt/tdx: {kb} KB allocated for PAMT\n"));
+        let report = machine.json(&NO_BENCH);
+        let all = report["assumptions"].as_array().unwrap();
+        let ground = all.iter().find(|found| found["id"] == "pamt-complete").unwrap()["ground"].as_str().unwrap();
+        (verdict(&report, "pamt-complete"), ground.starts_with("Dynamic PAMT is on: "))
+    };
+    assert_eq!(pamt(4_202_516, ""), ("confirmed".to_owned(), false));
+    let line = "6,1,1000000,-;virt/tdx: Enable Dynamic PAMT\n";
+    assert_eq!(pamt(40_000, line), ("not-tested".to_owned(), true));
+    // The log has lost that line, and the figure is none of static PAMT.
+    assert_eq!(pamt(40_000, ""), ("not-tested".to_owned(), true));
+    assert_eq!(pamt(4_202_516, line), ("not-tested".to_owned(), true));
+}
+
 /// cleanslate.ko has nothing to do there, and leaves no trace in sysfs.
 #[test]
 fn a_cpu_without_the_erratum_lacks_no_part() {

@@ -6,6 +6,7 @@
 
 mod cleanslate_ko;
 mod cpuinfo;
+mod dynamic_pamt;
 mod facts;
 mod folder;
 mod item;
@@ -23,6 +24,7 @@ mod sys_disable;
 use crate::report::{CheckFacts, CheckFinding, CheckReport, CheckVerdict, KeyIdReport, Status, TOOL, UnseenReport};
 use facts::{Facts, Tdx};
 
+pub use dynamic_pamt::dynamic_pamt;
 pub use folder::{load, save};
 pub use item::{Item, Unseen};
 pub use kernel::Era;

@@ -13,6 +13,7 @@ mod way;
 
 use super::{facts::Facts, item::Item};
 use crate::report::{Basis, CheckCategory, CheckFinding, Remedy, Status};
+pub(super) use module::mem_total_kb;
 pub(super) use since_boot::{PowerCycle, power_cycle};
 pub(super) use way::outcome;
 

@@ -137,7 +137,7 @@ fn sys_disable(facts: &Facts<'_>) -> Finding {
 }
 
 /// MemTotal.
-pub(super) fn mem_total_kb(facts: &Facts<'_>) -> Option<u64> {
+pub(in crate::check) fn mem_total_kb(facts: &Facts<'_>) -> Option<u64> {
     let text = facts.snapshot.get(Item::Meminfo).ok()?;
     let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     total.trim().strip_suffix(" kB")?.trim().parse().ok()

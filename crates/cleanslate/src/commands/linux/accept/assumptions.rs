@@ -61,6 +61,8 @@ pub(super) struct Facts {
     /// KiB of PAMT that Linux says it has allocated, and those that cleanslate.ko resets.
     pub(super) pamt_kb_of_linux: Option<u64>,
     pub(super) pamt_kb_of_module: Option<u64>,
+    /// Linux allocates more PAMT while memory is used.
+    pub(super) dynamic_pamt: Option<bool>,
     pub(super) mode: Option<Mode>,
     pub(super) tds: Option<u64>,
     /// KiB that the ledger has from the TDX module's answers and from no call that was observed.
@@ -249,6 +251,18 @@ fn movdir64b_with_tdx(facts: &Facts) -> Decision {
 
 fn pamt_complete(facts: &Facts) -> Decision {
     match (facts.mode, facts.pamt_kb_of_linux, facts.pamt_kb_of_module) {
+        (Some(Mode::Watching | Mode::Learning | Mode::Unknown(_)), Some(linux), Some(_))
+            if linux > 0 && facts.dynamic_pamt != Some(false) =>
+        {
+            not_tested(match facts.dynamic_pamt {
+                Some(_) => {
+                    "Dynamic PAMT is on: Linux adds PAMT pages for memory in use, and both figures are without them"
+                }
+                None => {
+                    "not known whether Dynamic PAMT is on: then both figures would be without the pages added later"
+                }
+            })
+        }
         (Some(Mode::Watching | Mode::Learning | Mode::Unknown(_)), Some(linux), Some(module)) if linux > 0 => holds(
             linux == module,
             format!("Linux has allocated {} KB, and cleanslate.ko resets {} KB", grouped(linux), grouped(module)),

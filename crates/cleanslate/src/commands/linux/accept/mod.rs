@@ -166,6 +166,7 @@ fn gather(root: &Path, args: &AcceptArgs) -> Report {
         movdir64b: processor.as_ref().and_then(|cpu| cpu.movdir64b),
         pamt_kb_of_linux: checked.facts.pamt_kb,
         pamt_kb_of_module: module.as_ref().and_then(|module| module.pamt_kb),
+        dynamic_pamt: check::dynamic_pamt(&snapshot),
         mode: module.as_ref().and_then(|module| module.mode),
         tds: module.as_ref().and_then(|module| module.tds),
         learned_kb: module.as_ref().and_then(|module| module.learned_kb),

@@ -12,6 +12,7 @@ const GOOD: Facts = Facts {
     movdir64b: Some(true),
     pamt_kb_of_linux: Some(4_202_516),
     pamt_kb_of_module: Some(4_202_516),
+    dynamic_pamt: Some(false),
     mode: Some(Mode::Watching),
     tds: Some(4),
     learned_kb: Some(0),
@@ -46,6 +47,7 @@ const NONE: Facts = Facts {
     movdir64b: None,
     pamt_kb_of_linux: None,
     pamt_kb_of_module: None,
+    dynamic_pamt: None,
     mode: None,
     tds: None,
     learned_kb: None,
@@ -115,6 +117,9 @@ fn cases() -> [Case; 10] {
                 Facts { pamt_kb_of_module: None, ..GOOD },
                 Facts { pamt_kb_of_linux: None, ..GOOD },
                 Facts { pamt_kb_of_linux: Some(0), ..GOOD },
+                Facts { dynamic_pamt: Some(true), ..GOOD },
+                Facts { dynamic_pamt: None, ..GOOD },
+                Facts { dynamic_pamt: Some(true), pamt_kb_of_module: Some(4), ..GOOD },
                 Facts { mode: None, ..GOOD },
                 mode(Mode::Host),
                 mode(Mode::Failed),
@@ -231,7 +236,8 @@ fn every_verdict_is_reached_by_facts_and_by_no_other() {
 /// Each fact by itself, taken from facts that decide.
 #[test]
 fn without_a_fact_nothing_is_decided_that_was_open_with_it() {
-    let without: [fn(&mut Facts); 16] = [
+    let without: [fn(&mut Facts); 17] = [
+        |facts| facts.dynamic_pamt = None,
         |facts| facts.learned_kb = None,
         |facts| facts.idle = None,
         |facts| facts.machine = Machine::Unknown,
@@ -253,7 +259,7 @@ fn without_a_fact_nothing_is_decided_that_was_open_with_it() {
     all.extend(cases().into_iter().flat_map(|(_, bad, open)| bad.into_iter().chain(open)));
     for facts in all {
         // One or two that are missing, or all.
-        let sets = (0_u32..1 << without.len()).filter(|set| set.count_ones() <= 2 || set.count_zeros() == 16);
+        let sets = (0_u32..1 << without.len()).filter(|set| set.count_ones() <= 2 || set.count_ones() == 17);
         for missing in sets {
             let mut less = facts;
             for (index, take) in without.iter().enumerate() {
