@@ -29,7 +29,7 @@ Exit codes:
        or `check` could not tell whether TDX is on or what a kexec does, or `explain` knows nothing of it,
        or `bench` got no thread or memory
   70   internal error, or a report that cannot be written
-  130  interrupted; no file is left half-written";
+  130  interrupted; no file is left half-written, and `linux accept` has written its report";
 
 impl Exit {
     pub(crate) const fn code(self) -> u8 {

@@ -5,6 +5,7 @@ mod commands;
 mod exit;
 mod files;
 mod human;
+mod interrupt;
 mod options;
 mod output;
 mod progress;
@@ -28,13 +29,7 @@ fn main() -> ExitCode {
     let mut command = human::width::fit(Cli::command());
     let cli =
         Cli::from_arg_matches(&command.get_matches_mut()).unwrap_or_else(|error| error.format(&mut command).exit());
-    // Ctrl-C clears the progress line and removes the file that is being written. Without a handler
-    // it only ends the program.
-    let _ = ctrlc::set_handler(|| {
-        files::give_up();
-        progress::interrupted();
-        std::process::exit(Exit::Interrupted.code().into())
-    });
+    interrupt::install();
     // A panic has been printed by the default hook; here it becomes the documented exit code.
     match std::panic::catch_unwind(|| run(&cli)) {
         Ok(Ok(code)) => code,

@@ -59,7 +59,8 @@ pub(crate) fn interrupted() {
     report_error(format_args!("interrupted{so_far}"));
 }
 
-fn clear() {
+/// Takes the line away.
+pub(crate) fn clear() {
     if ON_TERMINAL.load(Ordering::Relaxed) {
         let _ = write!(io::stderr(), "\r\x1b[K");
     }

@@ -7,8 +7,9 @@ mod schema;
 mod common;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use common::{fixture, run};
 use schema::Schema;
@@ -249,6 +250,35 @@ fn each_part_may_be_missing() {
         (&"unknown".into(), &Value::Null, &Value::Null)
     );
     assert_eq!((&report["confirmed"], &report["contradicted"]), (&0.into(), &0.into()));
+}
+
+/// A pipe stands for the module's file, so that the program is known to be in that part.
+#[test]
+fn after_an_interrupt_the_report_is_written() {
+    let machine = Machine::good("interrupted", "fpu movdir64b");
+    let (pipe, file) = (machine.0.join("sys/kernel/cleanslate/measure"), machine.0.join("accept.json"));
+    fs::remove_file(&pipe).unwrap();
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_cleanslate"))
+        .args(["linux", "--root", machine.0.to_str().unwrap(), "accept", "--json", file.to_str().unwrap()])
+        .args(NO_BENCH)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    assert_eq!(fs::read_to_string(&pipe).unwrap(), "start\n");
+    assert!(Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap().success());
+    let mut said = String::new();
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut said).unwrap();
+    assert!(said.contains("interrupted: the report is written"), "{said}");
+    fs::write(&pipe, MEASURE).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let report: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    assert_eq!(Schema::published("linux-accept.schema.json").problems(&report), [""; 0]);
+    // What went on came to its end, and what was left did not begin.
+    assert_eq!(missing(&report), parts(&[("bandwidth", "skipped"), ("audit", "interrupted")]));
+    assert_eq!((&report["wbinvd"]["count"], &report["audit"]), (&2.into(), &Value::Null));
+    assert_eq!(verdict(&report, "operands-known"), "confirmed");
 }
 
 /// The kernel's figure is that of its start, and with Dynamic PAMT that is not all.

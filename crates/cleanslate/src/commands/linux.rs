@@ -34,7 +34,8 @@ Examples:
 
 Exit codes: 0 if all went well, 1 if the module refused (why is in the kernel's log), an audit found a
 private page without a mark or `accept` an assumption that does not hold, 3 if it is not loaded, the audit
-did not come to its end, or a part is missing in the report of `accept`.")]
+did not come to its end, or a part is missing in the report of `accept`, 130 after Ctrl-C (`accept` ends what
+goes on and writes its report; a second one ends it at once).")]
 pub(crate) struct LinuxArgs {
     #[command(subcommand)]
     order: Order,

@@ -17,6 +17,7 @@ use tdx_operator::progress::Progress;
 use tdx_operator::words::{grouped, grouped_count};
 
 use super::not_there;
+use crate::interrupt;
 use crate::options::Format;
 use crate::output::{json, report_error, unless_closed};
 use crate::progress::Line;
@@ -90,8 +91,7 @@ struct Told {
 }
 
 impl Told {
-    fn read(path: &Path) -> io::Result<Self> {
-        let text = fs::read_to_string(path)?;
+    fn of(path: &Path, text: &str) -> Self {
         let mut told =
             Self { path: path.to_owned(), values: HashMap::new(), missing_at: Vec::new(), leaked_at: Vec::new() };
         for (name, value) in text.lines().filter_map(|line| line.split_once(' ')) {
@@ -101,7 +101,7 @@ impl Told {
                 _ => drop(told.values.insert(name.to_owned(), value.to_owned())),
             }
         }
-        Ok(told)
+        told
     }
 
     fn refuse(&self, what: String) -> Stop {
@@ -115,6 +115,11 @@ impl Told {
 
     fn state(&self) -> &str {
         self.values.get("state").map_or("", String::as_str)
+    }
+
+    /// An audit that runs. A late load is no audit, and `stop` would end it, too.
+    fn is_running_audit(&self) -> bool {
+        self.values.get("kind").is_some_and(|kind| kind == "audit") && self.state() == "running"
     }
 
     /// The sweep of a late load.
@@ -155,16 +160,32 @@ impl Told {
     }
 }
 
-/// The module audits in the task that writes to the file, so that Ctrl-C ends it. Appended, which
-/// is the same in sysfs: a file that stands for it in a test keeps its text.
-fn start(path: &Path, rate: Option<u32>) -> io::Result<()> {
-    order(&mut fs::OpenOptions::new().append(true).open(path)?, rate)
+/// The module's file.
+trait File: Sync {
+    /// Gives an order. The module audits in the task that writes it, so that the end of this
+    /// program ends the audit.
+    fn order(&self, text: &str) -> io::Result<()>;
+    /// What the module says.
+    fn read(&self) -> io::Result<Told>;
+}
+
+/// That of sysfs.
+struct Sysfs<'a>(&'a Path);
+
+impl File for Sysfs<'_> {
+    // Appended, which is the same in sysfs: a file that stands for it in a test keeps its text.
+    fn order(&self, text: &str) -> io::Result<()> {
+        order(&mut fs::OpenOptions::new().append(true).open(self.0)?, text)
+    }
+
+    fn read(&self) -> io::Result<Told> {
+        Ok(Told::of(self.0, &fs::read_to_string(self.0)?))
+    }
 }
 
 /// One write, and no other: EINTR says that the audit was ended (`stop`, or the task was frozen),
 /// and `write_all` would start it again.
-fn order(file: &mut impl Write, rate: Option<u32>) -> io::Result<()> {
-    let text = rate.map_or("start\n".to_owned(), |rate| format!("start {rate}\n"));
+fn order(file: &mut impl Write, text: &str) -> io::Result<()> {
     let taken = file.write(text.as_bytes())?;
     if taken == text.len() { Ok(()) } else { Err(io::Error::other("the module has not taken all of the order")) }
 }
@@ -204,16 +225,22 @@ fn refusal(ended: &Ended) -> Option<Cow<'static, str>> {
     })
 }
 
-/// Lets the module audit, and shows how far it is.
-fn carry_out(path: &Path, rate: Option<u32>) -> Result<(), Ended> {
+/// Lets the module audit, and shows how far it is. Ends it when the report is `interrupted`.
+fn carry_out(file: &impl File, rate: Option<u32>, interrupted: impl Fn() -> bool) -> Result<(), Ended> {
     let line = Line::new();
+    let text = rate.map_or("start\n".to_owned(), |rate| format!("start {rate}\n"));
     thread::scope(|scope| {
-        let audit = thread::Builder::new().spawn_scoped(scope, || start(path, rate)).map_err(Ended::NoThread)?;
+        let audit = thread::Builder::new().spawn_scoped(scope, || file.order(&text)).map_err(Ended::NoThread)?;
         while !audit.is_finished() {
-            if let Ok(told) = Told::read(path)
+            let told = file.read().ok();
+            if let Some(told) = &told
                 && let (Ok(pages), Ok(total)) = (told.number("pages"), told.number("total"))
             {
                 line.step("pages", pages, total);
+            }
+            if interrupted() && told.is_some_and(|told| told.is_running_audit()) {
+                // One that fails is repeated in the next turn.
+                let _ = file.order("stop\n");
             }
             thread::park_timeout(INTERVAL);
         }
@@ -259,6 +286,8 @@ pub(super) enum Found {
     /// What it has found, how many pages could not be looked at, and why it did not come to its
     /// end, if it did not.
     Pages { audit: Audit, not_seen: u64, ended: Option<Cow<'static, str>> },
+    /// The same of an audit that Ctrl-C has ended.
+    Interrupted { audit: Audit, not_seen: u64, why: Cow<'static, str> },
     /// Why it has found nothing.
     Nothing(Cow<'static, str>),
 }
@@ -266,11 +295,18 @@ pub(super) enum Found {
 /// Audits.
 pub(super) fn find(root: &Path, rate: Option<u32>) -> Found {
     let path = root.join("sys/kernel/cleanslate/audit");
-    let started = carry_out(&path, rate);
+    let file = Sysfs(&path);
+    let started = carry_out(&file, rate, interrupt::came);
+    let was_ended = matches!(&started, Err(Ended::Order(error)) if error.kind() == io::ErrorKind::Interrupted);
+    found(&started, file.read(), was_ended && interrupt::came_soon())
+}
+
+/// What an audit has found that ended so, by what the file says then.
+fn found(started: &Result<(), Ended>, told: io::Result<Told>, interrupted: bool) -> Found {
     if let Some(why) = started.as_ref().err().and_then(refusal) {
         return Found::Nothing(why);
     }
-    let told = match Told::read(&path) {
+    let told = match told {
         Ok(told) => told,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Found::Nothing(super::NOT_LOADED.into()),
         Err(error) => return Found::Nothing(format!("sysfs `audit` cannot be read: {error}").into()),
@@ -283,6 +319,18 @@ pub(super) fn find(root: &Path, rate: Option<u32>) -> Found {
     let (Ok(not_seen), Ok(missing)) = (told.number("not_seen"), told.number("missing")) else {
         return Found::Nothing(UNREADABLE.into());
     };
+    if interrupted && told.state() == "stopped" {
+        let number = |name| told.number(name).map_or("?".to_owned(), grouped);
+        let why = format!(
+            "interrupted (Ctrl-C) after {} of {} pages: run it again, or leave it out (--skip audit)",
+            number("pages"),
+            number("total")
+        );
+        return match told.into_audit() {
+            Ok(audit) => Found::Interrupted { audit, not_seen, why: why.into() },
+            Err(_) => Found::Nothing(UNREADABLE.into()),
+        };
+    }
     let ended = (!complete).then(|| why.unwrap_or("the audit failed: the kernel log has the reason").into());
     match (told.into_audit(), ended) {
         (_, Some(why)) if missing == 0 => Found::Nothing(why),
@@ -298,7 +346,9 @@ const UNREADABLE: &str = "cleanslate.ko is of another version: it does not say w
 /// True if ledger and TDX module agree.
 pub(super) fn run(root: &Path, format: Format, rate: Option<u32>, out: &mut impl Write) -> Result<bool, Stop> {
     let path = root.join("sys/kernel/cleanslate/audit");
-    let started = carry_out(&path, rate);
+    let file = Sysfs(&path);
+    // Ctrl-C ends the program, and with it the task that audits.
+    let started = carry_out(&file, rate, || false);
     match &started {
         Err(Ended::Order(error)) if error.kind() == io::ErrorKind::NotFound => return Err(not_there(&path, error)),
         Err(ended) => {
@@ -309,7 +359,7 @@ pub(super) fn run(root: &Path, format: Format, rate: Option<u32>, out: &mut impl
         }
         Ok(()) => {}
     }
-    let told = Told::read(&path).map_err(|error| not_there(&path, &error))?;
+    let told = file.read().map_err(|error| not_there(&path, &error))?;
     if told.is_no_audit() {
         return Err(told.refuse(ANOTHER.to_owned()));
     }
@@ -386,6 +436,8 @@ fn list(addresses: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Condvar, Mutex};
+
     use super::*;
 
     /// As the module when the audit is ended.
@@ -421,7 +473,82 @@ mod tests {
     #[test]
     fn an_audit_that_was_ended_is_not_started_again() {
         let mut file = Ended(Vec::new());
-        let ended = order(&mut file, Some(7)).unwrap_err();
+        let ended = order(&mut file, "start 7\n").unwrap_err();
         assert_eq!((ended.kind(), file.0), (io::ErrorKind::Interrupted, vec![b"start 7\n".to_vec()]));
+    }
+
+    /// As the module's file: `start` returns when a `stop` has come, or after so many looks at it.
+    struct Fake {
+        kind: &'static str,
+        looks: u32,
+        said: Mutex<(u32, Vec<String>)>,
+        change: Condvar,
+    }
+
+    impl Fake {
+        fn new(kind: &'static str, looks: u32) -> Self {
+            Self { kind, looks, said: Mutex::default(), change: Condvar::new() }
+        }
+
+        fn orders(&self) -> Vec<String> {
+            self.said.lock().unwrap().1.clone()
+        }
+    }
+
+    const NUMBERS: &str = "total 262144\npages 4096\ncalls 4096\nmilliseconds 1050\nowned 99\nreserved 8\noutside 0\n\
+        missing 0\nreturned 4\ngiving 0\nstale 0\nleaked 3\nleaked_owned 1\nchanged 0\nbusy 2\nput_off 5\nnot_seen 2\n";
+
+    impl File for Fake {
+        fn order(&self, text: &str) -> io::Result<()> {
+            let mut said = self.said.lock().unwrap();
+            said.1.push(text.to_owned());
+            self.change.notify_all();
+            if !text.starts_with("start") {
+                return Ok(());
+            }
+            let ended = |said: &mut (u32, Vec<String>)| said.0 < self.looks && !said.1.contains(&"stop\n".to_owned());
+            said = self.change.wait_while(said, ended).unwrap();
+            if said.1.contains(&"stop\n".to_owned()) { Err(io::Error::from_raw_os_error(4)) } else { Ok(()) }
+        }
+
+        fn read(&self) -> io::Result<Told> {
+            let mut said = self.said.lock().unwrap();
+            said.0 += 1;
+            self.change.notify_all();
+            let state = match said.1.last().map(String::as_str) {
+                None => "none",
+                Some("stop\n") => "stopped",
+                Some(_) => "running",
+            };
+            Ok(Told::of(Path::new("audit"), &format!("kind {}\nstate {state}\n{NUMBERS}", self.kind)))
+        }
+    }
+
+    #[test]
+    fn an_interrupt_ends_the_audit_and_keeps_what_it_has_found() {
+        let file = Fake::new("audit", u32::MAX);
+        let started = carry_out(&file, Some(9), || true);
+        assert_eq!(file.orders(), ["start 9\n", "stop\n"]);
+        match found(&started, file.read(), true) {
+            Found::Interrupted { audit, not_seen, why } => {
+                assert_eq!((audit.pages, audit.owned, not_seen), (4096, 99, 2));
+                assert!(why.contains("interrupted (Ctrl-C) after 4,096 of 262,144 pages"), "{why}");
+            }
+            _ => panic!("what was found until then is lost"),
+        }
+        // Something else has ended it: a suspend, or another program.
+        match found(&started, file.read(), false) {
+            Found::Nothing(why) => assert_eq!(why, "the audit was stopped"),
+            _ => panic!("it is not complete"),
+        }
+    }
+
+    #[test]
+    fn nothing_is_stopped_but_an_audit_and_only_after_an_interrupt() {
+        for (kind, interrupted) in [("learn", true), ("audit", false)] {
+            let file = Fake::new(kind, 3);
+            assert!(carry_out(&file, None, || interrupted).is_ok());
+            assert_eq!(file.orders(), ["start\n"], "{kind}");
+        }
     }
 }

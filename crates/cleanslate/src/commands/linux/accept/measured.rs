@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::missing::Reason;
 use crate::commands::linux::NOT_LOADED;
+use crate::interrupt;
 
 /// Nanoseconds of some times.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -84,6 +85,10 @@ pub(super) fn measure(root: &Path) -> Measured {
     // Appended, which is the same in sysfs, and written once: as for an audit.
     let started = fs::OpenOptions::new().append(true).open(&path).and_then(|mut file| file.write(b"start\n"));
     match started {
+        // The module ends at a signal to this task.
+        Err(error) if error.kind() == io::ErrorKind::Interrupted && interrupt::came_soon() => {
+            Measured::none(Reason::Interrupted, "interrupted (Ctrl-C): run it again")
+        }
         Ok(_) => match fs::read_to_string(&path) {
             Ok(text) => parse(&text),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => Measured::failed(UNREADABLE),

@@ -42,6 +42,8 @@ pub(super) enum Reason {
     NotApplicable,
     /// It should be there.
     Failed,
+    /// By Ctrl-C.
+    Interrupted,
 }
 
 /// A part that is missing.

@@ -23,6 +23,7 @@ use super::audit::{self, Found};
 use crate::commands::bench::{self, Store};
 use crate::exit::Exit;
 use crate::files;
+use crate::interrupt;
 use crate::options::Format;
 use crate::output::{json, report_error, unless_closed};
 use crate::stop::Stop;
@@ -68,12 +69,14 @@ fn announce(number: u32, what: &str) {
 }
 
 const SKIPPED: &str = "left out (--skip)";
+const NOT_BEGUN: &str = "not begun, because of Ctrl-C: run it again";
 const NO_ERRATUM: &str = "this CPU lacks the partial-write erratum: cleanslate.ko has nothing to do";
 
 pub(super) fn run(root: &Path, args: &AcceptArgs, out: &mut impl Write) -> Result<Exit, Stop> {
     if let Some(path) = &args.json {
         files::probe(path)?;
     }
+    interrupt::keep();
     let report = gather(root, args);
     if let Some(path) = &args.json {
         let mut bytes = Vec::new();
@@ -87,11 +90,15 @@ pub(super) fn run(root: &Path, args: &AcceptArgs, out: &mut impl Write) -> Resul
     Ok(exit(&report))
 }
 
-/// 1 if an assumption does not hold, 3 if the report lacks a part that it should have.
+/// 1 if an assumption does not hold, 130 after Ctrl-C, 3 if the report lacks a part that it should
+/// have.
 fn exit(report: &Report) -> Exit {
+    let lacks = |reason| report.missing.iter().any(|missing| missing.reason == reason);
     if report.contradicted > 0 {
         Exit::Bad
-    } else if report.missing.iter().any(|missing| missing.reason == Reason::Failed) {
+    } else if lacks(Reason::Interrupted) {
+        Exit::Interrupted
+    } else if lacks(Reason::Failed) {
         Exit::Input
     } else {
         Exit::Good
@@ -112,6 +119,9 @@ fn gather(root: &Path, args: &AcceptArgs) -> Report {
     let (idle, bandwidth) = if skips(Skip::Bandwidth) {
         missing.push(Missing { part: Part::Bandwidth, reason: Reason::Skipped, why: SKIPPED.into() });
         (None, None)
+    } else if interrupt::came() {
+        missing.push(Missing { part: Part::Bandwidth, reason: Reason::Interrupted, why: NOT_BEGUN.into() });
+        (None, None)
     } else {
         announce(2, "memory bandwidth (all cores write for some seconds)");
         let idle = idle::is_idle(root);
@@ -127,6 +137,8 @@ fn gather(root: &Path, args: &AcceptArgs) -> Report {
         Measured::none(Reason::Skipped, SKIPPED)
     } else if no_erratum {
         Measured::none(Reason::NotApplicable, NO_ERRATUM)
+    } else if interrupt::came() {
+        Measured::none(Reason::Interrupted, NOT_BEGUN)
     } else {
         announce(3, "WBINVD on each CPU, observer of SEAMCALLs");
         measured::measure(root)
@@ -139,8 +151,10 @@ fn gather(root: &Path, args: &AcceptArgs) -> Report {
         (None, vec![(Reason::Skipped, SKIPPED.into())])
     } else if no_erratum {
         (None, vec![(Reason::NotApplicable, NO_ERRATUM.into())])
+    } else if interrupt::came() {
+        (None, vec![(Reason::Interrupted, NOT_BEGUN.into())])
     } else {
-        announce(4, "audit (18 minutes for a TiB; Ctrl-C ends it all, --skip audit leaves it out)");
+        announce(4, "audit (18 minutes for a TiB; Ctrl-C ends it, --skip audit leaves it out)");
         audit_of(root, args.rate)
     };
     let audit_refused = short.iter().any(|(_, why)| *why == audit::REFUSED);
@@ -289,7 +303,8 @@ fn of_bench(report: bench::Report) -> report::Bandwidth {
 fn audit_of(root: &Path, rate: Option<u32>) -> (Option<report::Audit>, Vec<Why>) {
     let (audit, not_seen, ended) = match audit::find(root, rate) {
         Found::Nothing(why) => return (None, vec![(Reason::Failed, why)]),
-        Found::Pages { audit, not_seen, ended } => (audit, not_seen, ended),
+        Found::Pages { audit, not_seen, ended } => (audit, not_seen, ended.map(|why| (Reason::Failed, why))),
+        Found::Interrupted { audit, not_seen, why } => (audit, not_seen, Some((Reason::Interrupted, why))),
     };
     let complete = ended.is_none();
     let unseen = (not_seen > 0).then(|| {
@@ -300,7 +315,7 @@ fn audit_of(root: &Path, rate: Option<u32>) -> (Option<report::Audit>, Vec<Why>)
         )
         .into()
     });
-    let short = ended.into_iter().chain(unseen).map(|why| (Reason::Failed, why)).collect();
+    let short = ended.into_iter().chain(unseen.map(|why| (Reason::Failed, why))).collect();
     let audit = report::Audit {
         complete,
         pages: audit.pages,
