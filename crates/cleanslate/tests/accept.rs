@@ -6,13 +6,14 @@ mod schema;
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::{fixture, run};
-use schema::Schema;
+use schema::{Places, Schema, each};
 use serde_json::Value;
 
 /// A machine, and what it is called by.
@@ -145,14 +146,86 @@ fn a_host_as_assumed() {
         assert_eq!(verdict(&report, id), expected, "{id}");
     }
     assert_eq!(missing(&report), parts(&[("bandwidth", "skipped")]));
-    // The schema can say no.
+}
+
+/// Every place of the schema, its lists of words included, is in a report; every place of a report
+/// is in the schema, which refuses another value there.
+#[test]
+fn schema_and_reports_have_the_same_places() {
     let schema = Schema::published("linux-accept.schema.json");
-    for key in report.as_object().unwrap().keys() {
-        let mut without = report.as_object().unwrap().clone();
-        without.remove(key);
-        assert!(!schema.problems(&without.clone().into()).is_empty(), "{key} is not required");
-        without.insert(key.clone(), serde_json::json!([[{}]]));
-        assert!(!schema.problems(&without.into()).is_empty(), "{key} may be anything");
+    let example: Value =
+        serde_json::from_str(&fs::read_to_string(fixture("accept/seamvisor-7.3.json")).unwrap()).unwrap();
+    let mut reports = vec![example];
+    let machine = Machine::good("places", "fpu movdir64b");
+    for mode in [
+        "watching",
+        "host",
+        "failed",
+        "learning 43 %",
+        "unknown: SEAMCALL with unknown page operands",
+        "unknown: missed SEAMCALLs (kprobe nmissed)",
+        "unknown: page reset that the TDX module owns",
+        "unknown: something else",
+        "none of them",
+    ] {
+        machine.ko("mode", &format!("{mode}\n"));
+        reports.push(machine.json(&NO_BENCH));
+    }
+    for policy in ["module", "refuse", "keep", "none of them"] {
+        machine.put("sys/module/cleanslate/parameters/policy", &format!("{policy}\n"));
+        reports.push(machine.json(&NO_BENCH));
+    }
+    let cpuinfo = fs::read_to_string(machine.0.join("proc/cpuinfo")).unwrap();
+    machine.put("proc/cpuinfo", &cpuinfo.replace("model\t\t: 143", "model\t\t: 173"));
+    fs::remove_dir_all(machine.0.join("sys/kernel/cleanslate")).unwrap();
+    reports.push(machine.json(&NO_BENCH));
+    fs::remove_file(machine.0.join("proc/cpuinfo")).unwrap();
+    reports.push(machine.json(&NO_BENCH));
+    reports.push(Machine::good("id", "fpu hypervisor").json(&["--skip", "bandwidth", "--skip", "times"]));
+    // What `check` finds.
+    for (flags, log) in [
+        ("fpu", "6,1,0,-;virt/tdx: BIOS enabled: private KeyID range [32, 64)\n6,2,1,-;virt/tdx: module initialized\n"),
+        ("fpu movdir64b", "6,1,0,-;virt/tdx: TDX not enabled by BIOS\n"),
+    ] {
+        let found = Machine::good("check", flags);
+        found.put("dev/kmsg", log);
+        reports.push(found.json(&NO_BENCH));
+    }
+
+    let (mut seen, mut words) = (BTreeSet::new(), BTreeSet::new());
+    for report in &reports {
+        assert_eq!(schema.problems(report), [""; 0]);
+        each(report, &mut |_, place, value| {
+            seen.insert(place.to_owned());
+            words.insert(format!("{place} {value}"));
+        });
+    }
+    let places = schema.places();
+    for place in places.keys.keys() {
+        // Those of `bench` on a machine with several nodes: below.
+        assert!(seen.contains(place) || place.starts_with("/bandwidth/nodes/*/"), "{place} is in no report");
+    }
+    for (place, values) in &places.enums {
+        for value in values {
+            // Words of `check` are those of its own schema: below. Ctrl-C has a test of its own.
+            let elsewhere = place.starts_with("/check/") || value == "interrupted";
+            assert!(words.contains(&format!("{place} {value}")) || elsewhere, "{place}: no report has {value}");
+        }
+    }
+    for report in &reports {
+        schema.says_no_everywhere(report);
+    }
+
+    let bench = Schema::published("bench.schema.json").places();
+    let nodes = |places: &Places, below: &str| -> Vec<(String, bool)> {
+        let keys = places.keys.iter();
+        keys.filter_map(|(place, required)| Some((place.strip_prefix(below)?.to_owned(), *required))).collect()
+    };
+    assert_eq!(nodes(&places, "/bandwidth/nodes/*/"), nodes(&bench, "/nodes/*/"));
+    let check = Schema::published("check.schema.json").places();
+    for (place, values) in places.enums.iter().filter(|(place, _)| place.starts_with("/check/")) {
+        let set = |values: &[Value]| values.iter().map(Value::to_string).collect::<BTreeSet<_>>();
+        assert_eq!(set(values), set(&check.enums[&place.replace("/check/", "/verdict/")]), "{place}");
     }
 }
 

@@ -2,6 +2,8 @@
 //! word that it does not know fails the test, so that no schema can ask for something that nobody
 //! checks.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 /// A schema file of docs/schemas.
@@ -82,6 +84,106 @@ impl Schema {
             }
         }
     }
+}
+
+/// What a schema says of the places of a report: `/missing/*/reason`.
+#[derive(Default)]
+#[allow(dead_code, reason = "each test program uses its part")]
+pub struct Places {
+    /// Every key, and whether it is required.
+    pub keys: BTreeMap<String, bool>,
+    /// Values of those that have a list of them.
+    pub enums: BTreeMap<String, Vec<Value>>,
+}
+
+#[allow(dead_code, reason = "each test program uses its part")]
+impl Schema {
+    /// Every place that the schema describes. Each object of it takes no other key.
+    pub fn places(&self) -> Places {
+        let mut places = Places::default();
+        self.walk("", &self.0, &mut places);
+        places
+    }
+
+    fn walk(&self, place: &str, schema: &Value, places: &mut Places) {
+        if let Some(target) = schema["$ref"].as_str() {
+            return self.walk(place, self.0.pointer(target.trim_start_matches('#')).unwrap(), places);
+        }
+        for one in schema["oneOf"].as_array().into_iter().flatten() {
+            self.walk(place, one, places);
+        }
+        if let Some(values) = schema["enum"].as_array() {
+            places.enums.entry(place.to_owned()).or_default().extend(values.iter().cloned());
+        }
+        if schema.get("items").is_some() {
+            self.walk(&format!("{place}/*"), &schema["items"], places);
+        }
+        let Some(properties) = schema["properties"].as_object() else {
+            assert_ne!(schema["type"], "object", "{place}: an object without keys");
+            return;
+        };
+        assert_eq!(schema["additionalProperties"], false, "{place}: takes any key");
+        let required = list(&schema["required"]);
+        assert!(required.iter().all(|key| properties.contains_key(key.as_str().unwrap())), "{place}: {required:?}");
+        for (key, schema) in properties {
+            let place = format!("{place}/{key}");
+            self.walk(&place, schema, places);
+            places.keys.insert(place, required.contains(&Value::from(key.as_str())));
+        }
+    }
+
+    /// The schema can say no at every place of a good value: to a key that nobody has described, to
+    /// one that is not there, to a value of another type, and to one that its list does not have.
+    pub fn says_no_everywhere(&self, good: &Value) {
+        let places = self.places();
+        let mut pointers = Vec::new();
+        each(good, &mut |pointer, _, _| pointers.push(pointer.to_owned()));
+        let refuses = |bad: &Value, what: &str| assert!(!self.problems(bad).is_empty(), "{what}");
+        for pointer in pointers {
+            let place = place_of(&pointer);
+            let mut bad = good.clone();
+            *bad.pointer_mut(&pointer).unwrap() = serde_json::json!([[{}]]);
+            refuses(&bad, &format!("{pointer} may be anything"));
+            if places.enums.contains_key(&place) {
+                *bad.pointer_mut(&pointer).unwrap() = "unheard-of".into();
+                refuses(&bad, &format!("{pointer} may be any word"));
+            }
+            let mut bad = good.clone();
+            if let Some(object) = bad.pointer_mut(&pointer).unwrap().as_object_mut() {
+                object.insert("unheard-of".to_owned(), Value::Null);
+                refuses(&bad, &format!("{pointer} takes any key"));
+            }
+            let (parent, key) = pointer.rsplit_once('/').unwrap_or_default();
+            let mut bad = good.clone();
+            if let Some(object) = bad.pointer_mut(parent).and_then(Value::as_object_mut)
+                && places.keys.get(&place) == Some(&true)
+            {
+                object.remove(key).unwrap();
+                refuses(&bad, &format!("{pointer} is not required"));
+            }
+        }
+    }
+}
+
+/// Looks at every value within a value: its pointer, its place and itself.
+#[allow(dead_code, reason = "each test program uses its part")]
+pub fn each(value: &Value, look: &mut impl FnMut(&str, &str, &Value)) {
+    fn inner(pointer: &str, value: &Value, look: &mut impl FnMut(&str, &str, &Value)) {
+        look(pointer, &place_of(pointer), value);
+        for (key, value) in value.as_object().into_iter().flatten() {
+            inner(&format!("{pointer}/{key}"), value, look);
+        }
+        for (index, value) in value.as_array().into_iter().flatten().enumerate() {
+            inner(&format!("{pointer}/{index}"), value, look);
+        }
+    }
+    inner("", value, look);
+}
+
+/// `/missing/3/reason` is at `/missing/*/reason`: no key is a number.
+fn place_of(pointer: &str) -> String {
+    let parts = pointer.split('/').map(|part| if part.parse::<u64>().is_ok() { "*" } else { part });
+    parts.collect::<Vec<_>>().join("/")
 }
 
 fn list(value: &Value) -> &[Value] {

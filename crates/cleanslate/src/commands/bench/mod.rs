@@ -402,6 +402,11 @@ mod tests {
         assert!(out.contains("node 0    20.0 GB/s by its 3 cores\nnode 2    10.0 GB/s by its 1 core\n"), "{out}");
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!((&json["store"], &json["nodes"][1]["node"]), (&"ordinary".into(), &2.into()));
+        // A machine with several nodes is rare.
+        let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/schemas/bench.schema.json");
+        let schema: serde_json::Value = serde_json::from_str(&fs::read_to_string(schema).unwrap()).unwrap();
+        let described = schema["properties"]["nodes"]["items"]["properties"].as_object().unwrap();
+        assert!(json["nodes"][0].as_object().unwrap().keys().eq(described.keys()), "{described:?}");
     }
 
     #[test]
