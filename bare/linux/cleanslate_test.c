@@ -3,7 +3,8 @@
  * Test variant of cleanslate.ko: /dev/cleanslate_test builds TDs
  *
  * Takes the place of device.c, which it includes: /dev/cleanslate is that of the shipped module. By
- * ioctl (cleanslate_test_ioctl.h), or by writing "td PHASE" or "adopt". Needs CAP_SYS_ADMIN.
+ * ioctl (cleanslate_test_ioctl.h), or by writing "td PHASE" or "adopt". "fill N" gives N pages of
+ * 2 MiB to TDs. Needs CAP_SYS_ADMIN.
  */
 #include <linux/math64.h>
 #include <asm/apic.h>
@@ -96,12 +97,18 @@ static int cleanslate_build_td(void *phase)
 	return cleanslate_host_is_for_vacuum() ? -EOPNOTSUPP : cleanslate_td(*(u32 *)phase);
 }
 
+static int cleanslate_fill_now(void *pages)
+{
+	return cleanslate_host_is_for_vacuum() ? -EOPNOTSUPP : cleanslate_fill(*(u64 *)pages);
+}
+
 static ssize_t cleanslate_test_write(struct file *file, const char __user *from, size_t size,
 				     loff_t *at)
 {
 	char command[32], *name;
-	int ret;
+	u64 pages;
 	u32 phase;
+	int ret;
 
 	if (!capable(CAP_SYS_ADMIN))
 		return -EPERM;
@@ -113,6 +120,12 @@ static ssize_t cleanslate_test_write(struct file *file, const char __user *from,
 	name = strim(command);
 	if (!strcmp(name, "adopt")) {
 		ret = cleanslate_host_run(cleanslate_adopt_now, NULL);
+		return ret ? ret : size;
+	}
+	if (!strncmp(name, "fill ", 5)) {
+		ret = kstrtou64(name + 5, 10, &pages);
+		if (!ret)
+			ret = cleanslate_host_run(cleanslate_fill_now, &pages);
 		return ret ? ret : size;
 	}
 	if (strncmp(name, "td ", 3))

@@ -9,6 +9,7 @@
 
 /* In the object. */
 int cleanslate_td(u32 phase);
+int cleanslate_fill(u64 pages);
 int cleanslate_adopt(void);
 
 /* For it. */

@@ -66,6 +66,10 @@ enum Task {
     /// resumes where it left off.
     #[command(disable_help_flag = true)]
     Kernels(Forwarded),
+    /// Crashes a Linux with most of its memory in TDs, and compares how long the dump waits with
+    /// `dump=exclude` and `dump=reset`.
+    #[command(disable_help_flag = true)]
+    DumpWait(Forwarded),
     /// Fetches or builds a Linux for `boot`.
     #[command(disable_help_flag = true)]
     Linux(Forwarded),
@@ -108,6 +112,7 @@ fn main() -> ExitCode {
         Task::Boots(args) => return tests::boot("boots", &args.arguments),
         Task::KvmSweep(args) => return tests::boot("kvm-sweep", &args.arguments),
         Task::Kernels(args) => return tests::boot("kernels", &args.arguments),
+        Task::DumpWait(args) => return tests::boot("dump-wait", &args.arguments),
         Task::Linux(args) => return tests::boot("linux", &args.arguments),
         Task::LinuxModule(args) => return tests::boot("linux-module", &args.arguments),
         Task::Crates => crates::check().map(|counts| counts.failed == 0),

@@ -30,7 +30,7 @@ use tdx_host::{
 
 use cpu::{HardwareCpu, TDX, ThisProcessor};
 use cpus::AllCpus;
-use first_kernel::{AnyPolicy, Handed, HandedOutcome, NotHandedOver, RangePages, TdPhase};
+use first_kernel::{AnyPolicy, GuestMap, Handed, HandedOutcome, NotHandedOver, RangePages, TdPhase};
 use memory::{KERNEL_PLACE, Kernel};
 use relay::Chain;
 
@@ -223,7 +223,8 @@ fn use_tdx(
         let pages = first_kernel::allocate(kernel, layout, 1).ok_or_else(no_memory)?;
         let range = pages.range();
         let (pages, phase) = (RangePages::new(pages), TdPhase::of(number));
-        first_kernel::live(kernel, host, &pages, &mut shared, phase).map_err(|error| failure("TD")(&error))?;
+        first_kernel::live(kernel, host, &pages, &mut shared, &GuestMap::SMALL, phase)
+            .map_err(|error| failure("TD")(&error))?;
         println!("first kernel: TD {number} in {range}: {}", phase.name());
     }
     println!(

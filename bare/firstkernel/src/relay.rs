@@ -6,7 +6,9 @@ use arrayvec::{ArrayString, ArrayVec};
 use core::fmt::{Display, Write as _};
 use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
 use core::sync::atomic::{AtomicU32, Ordering};
-use first_kernel::{COUNTING, Copied, Handed, Hypervisor, KeptTd, Plain, RangePages, Slot, TdPhase, counting_page};
+use first_kernel::{
+    COUNTING, Copied, GuestMap, Handed, Hypervisor, KeptTd, Plain, RangePages, Slot, TdPhase, counting_page,
+};
 use metal::boot::Boot;
 use metal::println;
 use spin::{Mutex, MutexGuard};
@@ -371,7 +373,7 @@ fn build_new_td(kernel: &mut Kernel<'_>, host: TdHost<'static>, table: &Takeover
     let shared = kernel.pages(tdx_abi::PAGE_SIZE).ok_or_else(no_memory)?;
     // SAFETY: a page that this kernel has taken for this alone.
     let mut shared = unsafe { OwnedPages::new(shared) };
-    first_kernel::live(kernel, host, &RangePages::new(pages), &mut shared, TdPhase::Gone)
+    first_kernel::live(kernel, host, &RangePages::new(pages), &mut shared, &GuestMap::SMALL, TdPhase::Gone)
         .map_err(|error| failure("new TD")(&error))?;
     println!("@ {{\"event\":\"new-td\"}}");
     Ok(())

@@ -121,7 +121,7 @@ impl<'h, C: Cpus, P: Pages, W: Fn(Copied)> Backend<'h> for Plain<'_, 'h, C, P, W
     }
 }
 
-/// A TD of [`GuestMap::SMALL`] lives up to its phase. `shared` is a page of shared memory that is
+/// A TD with this guest memory lives up to its phase. `shared` is a page of shared memory that is
 /// the kernel's own. Whatever the TD holds at the end it holds for good.
 ///
 /// # Errors
@@ -134,12 +134,13 @@ pub fn live<K: Kernel, P: Pages>(
     host: TdHost<'_>,
     pages: &P,
     shared: &mut OwnedPages,
+    map: &GuestMap,
     phase: TdPhase,
 ) -> Result<(), StepError> {
     shared.write(kernel, 0, &td_params()).map_err(|error| StepError::new("TD_PARAMS", error))?;
     // The parameters stand there from the start, and what guest pages hold does not matter.
     let backend = Plain { cpus: &*kernel, ledger: host.ledger(), pages, shared: shared.base(), write: |_| () };
-    let hypervisor = Hypervisor::new(&backend, host, &GuestMap::SMALL);
-    let td = phase.moves(&GuestMap::SMALL).try_fold(Slot::Empty, |td, what| hypervisor.make(td, what));
+    let hypervisor = Hypervisor::new(&backend, host, map);
+    let td = phase.moves(map).try_fold(Slot::Empty, |td, what| hypervisor.make(td, what));
     td.map(drop).map_err(|stuck| stuck.error)
 }

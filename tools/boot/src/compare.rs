@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::sync::Mutex;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use first_kernel::{AnyPolicy, RangePages, TdPhase, live};
+use first_kernel::{AnyPolicy, GuestMap, RangePages, TdPhase, live};
 use tdx_abi::{KeyId, PageRange, PageSize, Registers};
 use tdx_host::layout::{FrameSource, Layout};
 use tdx_lab::platform::{Act, Lab, LabKernel, Operation, Watcher, promise};
@@ -137,7 +137,7 @@ fn software(host: &Host, policy: &str) -> Result<(Vec<Call>, Death)> {
     let mut shared = kernel.allocate_any(1).context("no page")?;
     for number in 0..TDS {
         let range = first_kernel::allocate(&mut kernel, layout, 1).context("no room for a TD")?;
-        live(&mut kernel, tds, &RangePages::new(range), &mut shared, TdPhase::of(number))
+        live(&mut kernel, tds, &RangePages::new(range), &mut shared, &GuestMap::SMALL, TdPhase::of(number))
             .map_err(|error| anyhow!("{error}"))?;
     }
     let before = lab.ask(Clone::clone);

@@ -7,6 +7,7 @@ mod args;
 mod boot_file;
 mod compare;
 mod cpus;
+mod dump_wait;
 mod events;
 mod expect;
 mod fetch;
@@ -38,6 +39,7 @@ use messages::Messages;
 use args::Format;
 
 pub use args::BootArgs;
+pub use dump_wait::{DumpWaitArgs, dump_wait};
 pub use fetch::run;
 pub use matrix::{KernelsArgs, kernels};
 pub use module::{ModuleArgs, build_module};

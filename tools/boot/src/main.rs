@@ -22,6 +22,8 @@ enum Command {
     KvmSweep(boot::SweepArgs),
     /// Builds cleanslate.ko for each kernel that Debian offers, and boots each with it.
     Kernels(boot::KernelsArgs),
+    /// Compares how long the dump of a crash waits with `dump=exclude` and `dump=reset`.
+    DumpWait(boot::DumpWaitArgs),
     /// Fetches or builds a Linux for `boot`.
     Linux(boot::LinuxArgs),
     /// Builds the Linux module for the kernels of `linux`, or for a kernel whose headers are
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         Command::Boots(args) => boot::run_all(&args),
         Command::KvmSweep(args) => boot::sweep(&args),
         Command::Kernels(args) => boot::kernels(&args),
+        Command::DumpWait(args) => boot::dump_wait(&args),
         Command::Linux(args) => boot::provide(&args),
         Command::LinuxModule(args) => boot::build_module(&args),
     };

@@ -95,7 +95,7 @@ fn object_of(variant: Variant) -> Result<String> {
     let header = fs::read_to_string(root().join("linux/object.h"))?;
     let (mut exports, mut imports) = header::functions(&header).context("linux/object.h has no functions")?;
     if variant == Variant::Test {
-        exports.extend(["cleanslate_td", "cleanslate_adopt"]);
+        exports.extend(["cleanslate_td", "cleanslate_adopt", "cleanslate_fill"]);
         imports.extend(["cleanslate_quietly", "cleanslate_interrupt", "cleanslate_counted", "cleanslate_entered"]);
     }
     imports.extend(KERNEL);

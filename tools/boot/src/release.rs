@@ -74,9 +74,11 @@ pub(crate) fn provide(kernel: Kernel) -> Result<()> {
     let abi = headers.trim_start_matches("linux-headers-").to_owned();
     let version = abi.trim_end_matches(release.flavour).trim_end_matches('-');
     let unpacked = folder.join("headers");
-    for package in
-        [&headers, &format!("linux-headers-{version}-common"), &format!("linux-kbuild-{version}")].map(String::as_str)
-    {
+    // PREEMPT_RT has its own in 6.12, and shares them in 7.3.
+    let real_time = format!("linux-headers-{version}-common-rt");
+    let has_its_own = release.flavour.starts_with("rt-") && archive.has(&real_time)?;
+    let common = if has_its_own { real_time } else { format!("linux-headers-{version}-common") };
+    for package in [&headers, &common, &format!("linux-kbuild-{version}")].map(String::as_str) {
         archive.unpack(package, &unpacked)?;
     }
     // Not unpacked there at once: /lib is a link in the chroot.

@@ -7,11 +7,12 @@ mod counting;
 
 use cleanslate_linux::kernel::Linux;
 use cleanslate_linux::{EINVAL, EIO, ENOMEM, EPERM, HOST, host, keep, log, shim};
-use first_kernel::{Count, TdPhase};
+use first_kernel::{Count, GuestMap, TdPhase};
 use tdx_abi::PageSize;
 use tdx_host::layout::{FrameRequest, FrameSource};
 use tdx_host::ledger::Ledger;
 use tdx_host::platform::OwnedPages;
+use tdx_host::td::TdHost;
 
 /// Pages for TDs, from the page allocator.
 struct KernelPages;
@@ -68,9 +69,38 @@ pub extern "C" fn cleanslate_td(phase: u32) -> i32 {
         }
         return built;
     }
+    live(tds, &GuestMap::SMALL, phase)
+}
+
+/// 2 MiB pages of one TD: those of its first GiB, without the first one. All are in one Secure-EPT
+/// page, which a TD of [`GuestMap::SMALL`] has, too.
+const LARGE_PAGES_PER_TD: u64 = 511;
+
+/// Gives this many 2 MiB pages to TDs that run: 511 each at most. They stay private until a kexec.
+/// 0, or a negative errno; the kernel log has the reason, and what was given stays.
+#[unsafe(no_mangle)]
+pub extern "C" fn cleanslate_fill(pages: u64) -> i32 {
+    let Some(tds) = HOST.tds() else { return -EPERM };
+    if keep::is_wanted() {
+        return -EINVAL;
+    }
+    let mut left = pages;
+    while left > 0 {
+        let large = left.min(LARGE_PAGES_PER_TD);
+        let done = live(tds, &GuestMap { large, ..GuestMap::SMALL }, TdPhase::Running);
+        if done != 0 {
+            return done;
+        }
+        left -= large;
+    }
+    0
+}
+
+/// A TD lives up to its phase, and is counted.
+fn live(tds: TdHost<'_>, map: &GuestMap, phase: TdPhase) -> i32 {
     let mut linux = Linux::without_pool();
     let Some(mut shared) = linux.allocate_any(1) else { return -ENOMEM };
-    let lived = first_kernel::live(&mut linux, tds, &KernelPages, &mut shared, phase);
+    let lived = first_kernel::live(&mut linux, tds, &KernelPages, &mut shared, map, phase);
     linux.free(shared);
     match lived {
         Ok(()) => {
