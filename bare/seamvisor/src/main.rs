@@ -80,11 +80,13 @@ fn kernel_main(boot: &Boot) -> ! {
     let map = guest_map(boot.map());
     guest_memory::set_ram(options::usable(&map).map(|entry| entry.address..entry.address + entry.size).collect());
     let config = options::machine(boot, &map, cpus);
+    let assumes_dynamic_pamt = options::assumes_dynamic_pamt(boot, &config);
     let model = config.cpu_model;
     cpuid::set_model(model);
     if let Err(error) = tdx::init(config, &hidden::ranges()) {
         panic!("invalid machine configuration: {error}");
     }
+    tdx::lock().assumes_dynamic_pamt = assumes_dynamic_pamt;
     for injection in options::all_injections(boot) {
         injection.inject(&mut tdx::lock().machine);
     }

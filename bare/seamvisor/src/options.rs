@@ -53,6 +53,22 @@ pub fn machine(boot: &Boot, map: &[MapEntry], cpus: usize) -> MachineConfig {
     config
 }
 
+/// `dynamic-pamt=assumed`: SYS.CONFIG is taken as if the guest had set the bit that switches
+/// Dynamic PAMT on. For a guest that does not know of it; hardware has no such thing. What the
+/// guest gives as PAMT_4K is larger than a bitmap, which the module allows. Panics on another word,
+/// and with a module that has no Dynamic PAMT.
+pub fn assumes_dynamic_pamt(boot: &Boot, config: &MachineConfig) -> bool {
+    match boot.option("dynamic-pamt") {
+        None => false,
+        Some("assumed") => {
+            let has = config.module.is_some_and(ModuleProfile::has_dynamic_pamt);
+            assert!(has, "`dynamic-pamt=assumed` needs a module that has it: `module=1.5.25`");
+            true
+        }
+        Some(other) => panic!("unknown `dynamic-pamt` {other:?}: assumed"),
+    }
+}
+
 /// `fail=LEAF:N:STATUS,LEAF:N:dies,...`: that call of that leaf answers a status and does nothing,
 /// or the module crashes in it. `dies=LEAF.N` is short for `fail=LEAF:N:dies`. Panics on words that
 /// are none.

@@ -71,6 +71,8 @@ pub struct Tdx {
     inits: u64,
     /// SEAMCALLs that the machine does not model.
     pub refused: u64,
+    /// Every SYS.CONFIG asks for Dynamic PAMT, whatever the guest says.
+    pub assumes_dynamic_pamt: bool,
 }
 
 static TDX: Once<Mutex<Tdx>> = Once::new();
@@ -98,6 +100,7 @@ pub fn init(config: MachineConfig, hidden: &[Range<u64>]) -> Result<(), ConfigEr
             births: BTreeMap::new(),
             inits: 0,
             refused: 0,
+            assumes_dynamic_pamt: false,
         })
     });
     Ok(())

@@ -3,7 +3,9 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use metal::println;
-use tdx_abi::{KeyId, LINE_SIZE, Leaf, MAX_TDMRS, PAGE_SIZE, PhysAddr, Registers, STRUCTURE_ALIGN, Status};
+use tdx_abi::{
+    KeyId, LINE_SIZE, Leaf, MAX_TDMRS, PAGE_SIZE, PhysAddr, Registers, STRUCTURE_ALIGN, SYS_CONFIG_DYNAMIC_PAMT, Status,
+};
 use tdx_machine::{CpuId, DeviceId};
 
 use super::{Tdx, touched};
@@ -22,7 +24,9 @@ impl Tdx {
         let id = CpuId(cpu as u32);
         let leaf = input.leaf_call().leaf();
         self.copy_operands_in(leaf, &input);
-        let output = match self.machine.seamcall(id, input) {
+        let assumed = leaf == Leaf::SYS_CONFIG && self.assumes_dynamic_pamt;
+        let r8 = if assumed { input.r8 | SYS_CONFIG_DYNAMIC_PAMT } else { input.r8 };
+        let output = match self.machine.seamcall(id, Registers { r8, ..input }) {
             Ok(output) => output,
             Err(refusal) => {
                 self.refused += 1;
