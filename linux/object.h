@@ -31,7 +31,8 @@
 #define CLEANSLATE_PAGES_TDVPR		2
 #define CLEANSLATE_PAGES_SEPT		3
 #define CLEANSLATE_PAGES_GUEST		4
-#define CLEANSLATE_PAGES_KINDS		5
+#define CLEANSLATE_PAGES_PAMT_PAIR	5
+#define CLEANSLATE_PAGES_KINDS		6
 
 #define CLEANSLATE_ANY_NODE		0xffffffff
 
@@ -505,6 +506,15 @@ int cleanslate_pages(struct cleanslate_pages *pages);
  * From any context. Makes no SEAMCALL.
  */
 void cleanslate_observed_pages(struct cleanslate_pages *pages);
+
+/**
+ * cleanslate_dynamic_pamt() - has the kernel's TDX Dynamic PAMT on?
+ *
+ * Known once SYS.CONFIG was observed or the kernel's TDMRs were learned. From any context.
+ *
+ * Return: true if pages of PAMT come and go in pairs.
+ */
+bool cleanslate_dynamic_pamt(void);
 
 /**
  * cleanslate_set_learning() - mark the pages of every SEAMCALL whose answer is seen

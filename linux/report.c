@@ -277,6 +277,7 @@ KIND(tdcx, CLEANSLATE_PAGES_TDCX);
 KIND(tdvpr, CLEANSLATE_PAGES_TDVPR);
 KIND(sept, CLEANSLATE_PAGES_SEPT);
 KIND(guest, CLEANSLATE_PAGES_GUEST);
+KIND(pamt_pair, CLEANSLATE_PAGES_PAMT_PAIR);
 
 static struct attribute *kind_attributes[] = {
 	&tdr_pages.attribute.attr,
@@ -284,6 +285,7 @@ static struct attribute *kind_attributes[] = {
 	&tdvpr_pages.attribute.attr,
 	&sept_pages.attribute.attr,
 	&guest_pages.attribute.attr,
+	&pamt_pair_pages.attribute.attr,
 	NULL,
 };
 

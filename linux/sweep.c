@@ -193,6 +193,9 @@ static const char *cleanslate_sweep_impossible(void)
 		return "failed: TDX is not initialized, or pages are not tracked";
 	if (cleanslate_watch_may_migrate())
 		return "failed: this kernel makes SEAMCALLs with preemption on";
+	/* Of a 2 MiB without a pair the TDX module does not say which pages are of other pairs. */
+	if (cleanslate_dynamic_pamt())
+		return "failed: with Dynamic PAMT not every page can be asked for";
 	if (cleanslate_watch_misses())
 		return "failed: SEAMCALLs were missed, so that looks cannot keep out of their way";
 	return NULL;
@@ -503,6 +506,8 @@ const char *cleanslate_sweep_learn(void)
 		return "TDs may be older than this module, and no reset of pages to observe";
 	if (cleanslate_watch_may_migrate())
 		return "TDs may be older than this module; load it before kvm_intel";
+	if (cleanslate_dynamic_pamt())
+		return "Dynamic PAMT: TDs may be older than this module; load it before kvm_intel";
 	cleanslate_lost(cleanslate_learning);
 	synchronize_rcu();
 	learner = kthread_run(cleanslate_learn_pages, NULL, "cleanslate");

@@ -461,6 +461,8 @@ int cleanslate_watch_state(char *buffer, int at)
 				    wrapper->entry.addr ? "kprobe" : "none");
 	at += sysfs_emit_at(buffer, at, "tdx-state %s\n", module_status || module_initialized ?
 			    state_name : "none");
+	at += sysfs_emit_at(buffer, at, "pamt %s\n", !cleanslate_is_private() ? "none" :
+			    cleanslate_dynamic_pamt() ? "dynamic" : "static");
 	return at + sysfs_emit_at(buffer, at, "cache-state %s\n",
 				  cache_incoherent ? "cache_state_incoherent" : "none");
 }

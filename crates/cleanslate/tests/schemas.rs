@@ -148,6 +148,12 @@ fn linux_status() {
         (&report["mode"], &report["given_kb"], &report["pages"]["guest"]),
         (&"host".into(), &1.into(), &10.into())
     );
+    assert_eq!(report["pages"]["pamt_pair"], Value::Null, "of a module that has no such file");
+    fs::write(folder.join("pages/pamt_pair"), "6\n").unwrap();
+    assert_eq!(holds(&schema, &words)["pages"]["pamt_pair"], 6);
+    let output = Command::new(env!("CARGO_BIN_EXE_cleanslate")).args(words).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("guest 10, PAMT pair pages 6; 5 TDs"), "{said}");
     fs::remove_dir_all(folder.join("pages")).unwrap();
     assert_eq!(holds(&schema, &words)["pages"], Value::Null);
     // A module that writes nonsense, and none.

@@ -12,8 +12,10 @@ pub const CLEANSLATE_PAGES_TDVPR: usize = 2;
 pub const CLEANSLATE_PAGES_SEPT: usize = 3;
 /// Index of pages of guests.
 pub const CLEANSLATE_PAGES_GUEST: usize = 4;
+/// Index of pages that hold PAMT entries (Dynamic PAMT), two for each 2 MiB.
+pub const CLEANSLATE_PAGES_PAMT_PAIR: usize = 5;
 /// Kinds of pages.
-pub const CLEANSLATE_PAGES_KINDS: usize = 5;
+pub const CLEANSLATE_PAGES_KINDS: usize = 6;
 
 /// 4 KiB pages owned by the TDX module, by kind.
 #[repr(C)]
@@ -31,6 +33,7 @@ pub(crate) fn kind(page: PamtPageType) -> Option<usize> {
         PamtPageType::TDVPR => Some(CLEANSLATE_PAGES_TDVPR),
         PamtPageType::EPT => Some(CLEANSLATE_PAGES_SEPT),
         PamtPageType::REG => Some(CLEANSLATE_PAGES_GUEST),
+        PamtPageType::PAMT => Some(CLEANSLATE_PAGES_PAMT_PAIR),
         _ => None,
     }
 }

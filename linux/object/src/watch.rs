@@ -5,8 +5,8 @@ use arrayvec::ArrayVec;
 use core::ffi::{CStr, c_char, c_void};
 use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use tdx_abi::{
-    Leaf, MAX_TDMRS, Page, PageRange, PageSize, PamtEntry, PamtPageType, PhysAddr, Registers, TDMR_GRANULARITY,
-    TdmrInfo, pamt_bytes,
+    Leaf, MAX_TDMRS, Page, PageRange, PageSize, PamtEntry, PamtPageType, PhysAddr, Registers, SYS_CONFIG_DYNAMIC_PAMT,
+    TDMR_GRANULARITY, TdmrInfo, pamt_bitmap_bytes, pamt_bytes,
 };
 use tdx_host::{
     follow::{self, ModuleEvent, Moves, NotFollowed, PageRefs},
@@ -19,8 +19,8 @@ use crate::cpu::ThisCpu;
 use crate::handover::seamcall_is_made;
 use crate::host::Memory;
 use crate::pages::{
-    CLEANSLATE_PAGES_GUEST, CLEANSLATE_PAGES_KINDS, CLEANSLATE_PAGES_SEPT, CLEANSLATE_PAGES_TDCX, CLEANSLATE_PAGES_TDR,
-    CLEANSLATE_PAGES_TDVPR, Pages, kind,
+    CLEANSLATE_PAGES_GUEST, CLEANSLATE_PAGES_KINDS, CLEANSLATE_PAGES_PAMT_PAIR, CLEANSLATE_PAGES_SEPT,
+    CLEANSLATE_PAGES_TDCX, CLEANSLATE_PAGES_TDR, CLEANSLATE_PAGES_TDVPR, Pages, kind,
 };
 use crate::{EINVAL, HOST, cleanslate_is_private, log, pamt_kb, shim};
 
@@ -62,13 +62,20 @@ fn note_tdmr(tdmr: &TdmrInfo) -> bool {
     })
 }
 
-/// Does every PAMT of this TDMR have the size that the specification gives it? Memory that is no
-/// TDMR_INFO does not pass.
-fn is_sane(tdmr: &TdmrInfo) -> bool {
+/// Bits that the bitmap of Dynamic PAMT has for each page: the one value of
+/// PAMT_PAGE_BITMAP_ENTRY_BITS that is known.
+const BITMAP_BITS: u16 = 1;
+
+/// Does every PAMT of this TDMR have the size that the specification gives it? With Dynamic PAMT a
+/// bitmap stands in for PAMT_4K. Memory that is no TDMR_INFO does not pass.
+fn is_sane(tdmr: &TdmrInfo, dynamic: bool) -> bool {
     let aligned =
         tdmr.size > 0 && tdmr.base.is_multiple_of(TDMR_GRANULARITY) && tdmr.size.is_multiple_of(TDMR_GRANULARITY);
-    let right = |level| Some(tdmr.pamt(level).1) == pamt_bytes(tdmr.size, level, size_of::<PamtEntry>() as u16);
-    aligned && LEVELS.into_iter().all(right)
+    let size = |level| match level {
+        PageSize::Size4K if dynamic => pamt_bitmap_bytes(tdmr.size, BITMAP_BITS),
+        _ => pamt_bytes(tdmr.size, level, size_of::<PamtEntry>() as u16),
+    };
+    aligned && LEVELS.into_iter().all(|level| Some(tdmr.pamt(level).1) == size(level))
 }
 
 /// Notes the PAMTs of all TDMRs that SYS.CONFIG names.
@@ -155,25 +162,39 @@ pub unsafe extern "C" fn cleanslate_learn(tdmrs: *const c_void, count: u32, stri
     if count as usize > MAX_TDMRS || (stride as usize) < all_fields {
         return c"TDX already initialized, unexpected tdx_tdmr_list".as_ptr();
     }
-    for index in 0..count as usize {
+    // One at a time: all of them are larger than a kernel stack.
+    let tdmr = |index: u32| {
         let mut tdmr = TdmrInfo::default();
         // SAFETY: the caller's; the fields before the reserved areas fit into `stride`, and into
         // `tdmr`, which is plain old data of this function's own.
         unsafe {
-            let from = tdmrs.cast::<u8>().add(index * stride as usize);
+            let from = tdmrs.cast::<u8>().add(index as usize * stride as usize);
             (&raw mut tdmr).cast::<u8>().copy_from_nonoverlapping(from, all_fields);
         }
-        if !is_sane(&tdmr) || !note_tdmr(&tdmr) {
-            return c"TDX already initialized, unexpected TDMR".as_ptr();
-        }
-    }
+        tdmr
+    };
+    // SYS.CONFIG switches it on for all of them.
+    let is_so = |dynamic: &bool| (0..count).all(|index| is_sane(&tdmr(index), *dynamic));
+    let dynamic = [false, true].into_iter().find(is_so);
+    let Some(dynamic) = dynamic.filter(|_| (0..count).all(|index| note_tdmr(&tdmr(index)))) else {
+        return c"TDX already initialized, unexpected TDMR".as_ptr();
+    };
+    DYNAMIC_PAMT.store(dynamic, Ordering::Relaxed);
     publish();
     core::ptr::null()
 }
 
 static TDS: AtomicU32 = AtomicU32::new(0);
-/// PHYMEM.PAMT.ADD was seen: the module has dynamic PAMT on.
+/// The module has Dynamic PAMT on: SYS.CONFIG said so, the kernel's TDMRs have bitmaps, or a
+/// PHYMEM.PAMT.ADD was seen.
 static DYNAMIC_PAMT: AtomicBool = AtomicBool::new(false);
+
+/// Has the kernel's TDX Dynamic PAMT on? Then pages of PAMT come and go in pairs, and the ledger
+/// has them.
+#[unsafe(no_mangle)]
+pub extern "C" fn cleanslate_dynamic_pamt() -> bool {
+    DYNAMIC_PAMT.load(Ordering::Relaxed)
+}
 
 /// TDs of the kernel.
 pub fn tds() -> u32 {
@@ -197,6 +218,7 @@ fn kind_of(leaf: Leaf, answer: &Registers) -> Option<usize> {
         Leaf::MEM_PAGE_ADD | Leaf::MEM_PAGE_AUG | Leaf::MEM_PAGE_REMOVE | Leaf::MEM_PAGE_RELOCATE => {
             Some(CLEANSLATE_PAGES_GUEST)
         }
+        Leaf::PHYMEM_PAMT_ADD | Leaf::PHYMEM_PAMT_REMOVE => Some(CLEANSLATE_PAGES_PAMT_PAIR),
         Leaf::PHYMEM_PAGE_RECLAIM => kind(PamtPageType(answer.rcx as u8)),
         _ => None,
     }
@@ -205,19 +227,25 @@ fn kind_of(leaf: Leaf, answer: &Registers) -> Option<usize> {
 /// Counts the pages that a call has given and returned.
 fn count_pages(call: &Registers, answer: &Registers, moves: &Moves, returned: &[PageRange]) {
     let leaf = call.leaf_call().leaf();
-    let Some(count) = kind_of(leaf, answer).and_then(|kind| PAGES.get(kind)) else { return };
+    let Some(kind) = kind_of(leaf, answer) else { return };
     // DEMOTE and PROMOTE move pairs of Dynamic PAMT, too: by these registers.
     let pairs = match leaf {
         Leaf::MEM_PAGE_DEMOTE => [call.r12, call.r13],
         Leaf::MEM_PAGE_PROMOTE => [answer.r12, answer.r13],
         _ => [u64::MAX; 2],
     };
-    let pages = |range: PageRange| {
-        if pairs.contains(&range.base().get()) { 0 } else { range.pages().cast_signed() }
+    let add = |range: &PageRange, sign: i64| {
+        let kind = if pairs.contains(&range.base().get()) { CLEANSLATE_PAGES_PAMT_PAIR } else { kind };
+        if let Some(count) = PAGES.get(kind) {
+            count.fetch_add(sign * range.pages().cast_signed(), Ordering::Relaxed);
+        }
     };
-    let given: i64 = moves.kept(answer).filter(|(_, kept)| *kept).map(|(range, _)| pages(range)).sum();
-    let returned: i64 = returned.iter().map(|range| pages(*range)).sum();
-    count.fetch_add(given - returned, Ordering::Relaxed);
+    for (range, _) in moves.kept(answer).filter(|(_, kept)| *kept) {
+        add(&range, 1);
+    }
+    for range in returned {
+        add(range, -1);
+    }
 }
 
 /// 4 KiB pages of the kernel's TDs by kind, as its SEAMCALLs have given and returned them. Makes no
@@ -395,6 +423,7 @@ pub unsafe extern "C" fn cleanslate_observe_seamcall(cpu: u32, call: *const Regi
             Leaf::SYS_CONFIG => {
                 // A version that is not known may name its TDMRs in another way.
                 let known = moves.map_err(|_| UNKNOWN_OPERANDS);
+                DYNAMIC_PAMT.store(call.r8 & SYS_CONFIG_DYNAMIC_PAMT != 0, Ordering::Relaxed);
                 // SAFETY: the caller's.
                 if let Err(why) = known.and_then(|_| unsafe { note_config(call) }) {
                     UNUSABLE.store(true, Ordering::Relaxed);

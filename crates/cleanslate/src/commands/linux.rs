@@ -158,6 +158,8 @@ struct Pages {
     tdvpr: u64,
     sept: u64,
     guest: u64,
+    /// Pages that hold PAMT entries (Dynamic PAMT), two for each 2 MiB. `None`: an older module.
+    pamt_pair: Option<u64>,
 }
 
 /// Why there is nothing of the module.
@@ -261,6 +263,7 @@ impl Status {
                 tdvpr: number("pages/tdvpr")?,
                 sept: number("pages/sept")?,
                 guest: number("pages/guest")?,
+                pamt_pair: folder.join("pages/pamt_pair").exists().then(|| number("pages/pamt_pair")).transpose()?,
             })
         } else {
             None
@@ -291,12 +294,12 @@ impl Status {
             "         on their way {}, leaked {} ({} pages held)",
             self.giving_kb, self.returned_kb, self.held
         )?;
-        if let Some(Pages { tdr, tdcx, tdvpr, sept, guest }) = self.pages {
-            writeln!(
-                out,
-                "pages    TDR {tdr}, TDCX {tdcx}, TDVPR {tdvpr}, SEPT {sept}, guest {guest}; {} TDs",
-                self.tds
-            )?;
+        if let Some(Pages { tdr, tdcx, tdvpr, sept, guest, pamt_pair }) = self.pages {
+            write!(out, "pages    TDR {tdr}, TDCX {tdcx}, TDVPR {tdvpr}, SEPT {sept}, guest {guest}")?;
+            if let Some(pages @ 1..) = pamt_pair {
+                write!(out, ", PAMT pair pages {pages}")?;
+            }
+            writeln!(out, "; {} TDs", self.tds)?;
         }
         writeln!(out, "verdict  {}", self.verdict)
     }

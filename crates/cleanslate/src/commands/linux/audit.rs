@@ -251,11 +251,15 @@ fn carry_out(file: &impl File, rate: Option<u32>, interrupted: impl Fn() -> bool
 }
 
 /// Why an audit did not come to its end, as the module says it (`linux/sweep.c`), and what to do.
-const STATES: [(&str, &str); 12] = [
+const STATES: [(&str, &str); 13] = [
     ("failed: TDX is not initialized, or pages are not tracked", "TDX is not initialized, or pages are not tracked"),
     (
         "failed: this kernel makes SEAMCALLs with preemption on",
         "this kernel makes SEAMCALLs with preemption on (before Linux 6.18): no audit",
+    ),
+    (
+        "failed: with Dynamic PAMT not every page can be asked for",
+        "Dynamic PAMT is on, and the TDX module does not name every page pair: no audit",
     ),
     (
         "failed: SEAMCALLs were missed, so that looks cannot keep out of their way",
