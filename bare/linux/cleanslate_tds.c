@@ -15,6 +15,7 @@
 
 #include "cleanslate_find.h"
 #include "cleanslate_guest_page.h"
+#include "cleanslate_pairs.h"
 
 static uint tds = 1;
 module_param(tds, uint, 0444);
@@ -27,6 +28,10 @@ MODULE_PARM_DESC(live, "all TDs are runnable, and no SEAMCALL is made that fails
 static bool drop;
 module_param(drop, bool, 0444);
 MODULE_PARM_DESC(drop, "drop cleanslate.ko's references to abandoned pages, as if it took none");
+
+static bool dynamic_pamt;
+module_param(dynamic_pamt, bool, 0444);
+MODULE_PARM_DESC(dynamic_pamt, "TDX has Dynamic PAMT on: pairs of pages come and go as in Linux 7.4");
 
 enum fate { RUNNABLE, HALF_BUILT, GONE, HALF_GONE, FATES };
 static const char *const fates[] = { "runnable", "half-built", "gone", "half-gone" };
@@ -52,6 +57,15 @@ FUNCTIONS(DECLARE)
 #define TDH_VP_INIT 22
 static u64 (*call_seamcall)(u64 leaf, struct tdx_module_args *args);
 
+static void reset_page(struct page *page)
+{
+#ifdef CLEANSLATE_BY_STRUCT_PAGE
+	call_tdx_quirk_reset_page(page);
+#else
+	call_tdx_quirk_reset_paddr(page_to_phys(page), PAGE_SIZE);
+#endif
+}
+
 static int find_functions(void)
 {
 	unsigned long (*find)(const char *name) = cleanslate_find("kallsyms_lookup_name");
@@ -61,16 +75,16 @@ static int find_functions(void)
 #define FIND(name) call_##name = (void *)find(#name); if (!call_##name) return -ENOENT;
 	FUNCTIONS(FIND)
 	call_seamcall = (void *)find("__seamcall");
-	return call_seamcall ? 0 : -ENOENT;
+	if (!call_seamcall)
+		return -ENOENT;
+	return dynamic_pamt ? pairs_start(call_seamcall, (void *)find("__seamcall_ret"), reset_page) : 0;
 }
 
-static void reset_page(struct page *page)
+/* A page that the TDX module has not got, or has returned. */
+static void free_page_of_td(struct page *page)
 {
-#ifdef CLEANSLATE_BY_STRUCT_PAGE
-	call_tdx_quirk_reset_page(page);
-#else
-	call_tdx_quirk_reset_paddr(page_to_phys(page), PAGE_SIZE);
-#endif
+	pairs_put(page);
+	__free_page(page);
 }
 
 /* A TD, and every page of it but its TDR. */
@@ -85,14 +99,16 @@ struct life {
 };
 
 /* What a TD takes at once is never much; without it there is no test. */
-#define NEW_PAGE()									\
+#define COUNTED(allocated)								\
 ({											\
-	struct page *__page = alloc_page(GFP_KERNEL);					\
+	struct page *__page = (allocated);						\
+	int __ret = __page ? pairs_get(__page) : -ENOMEM;				\
 											\
-	if (!__page)									\
-		return -ENOMEM;								\
+	if (__ret)									\
+		return __ret;								\
 	__page;										\
 })
+#define NEW_PAGE() COUNTED(alloc_page(GFP_KERNEL))
 
 /* The page of a call that has failed: KVM frees those of control structures as they are. */
 #define GIVE(life, page, call)								\
@@ -101,7 +117,7 @@ struct life {
 											\
 	if (__status) {									\
 		pr_err("%s: %#llx\n", #call, __status);					\
-		__free_page(page);							\
+		free_page_of_td(page);							\
 		return -EIO;								\
 	}										\
 	if (page != (life)->td.tdr_page)						\
@@ -190,7 +206,7 @@ static int build(struct life *life, uint number, bool half)
 	if (!live) {
 		page = NEW_PAGE();
 		pr_info("a page too many: %#llx\n", call_tdh_mng_addcx(&life->td, page));
-		__free_page(page);
+		free_page_of_td(page);
 	}
 
 	page = NEW_PAGE();
@@ -198,9 +214,7 @@ static int build(struct life *life, uint number, bool half)
 	life->vp.tdvpr_pa = page_to_phys(page);
 	GIVE(life, page, call_tdh_vp_create(&life->td, &life->vp));
 	for (index = 1; index < sizes->tdvps_base_size / PAGE_SIZE; index++) {
-		page = life->count == HALF_GONE_PAGES ? page_amid_free_memory(number) : alloc_page(GFP_KERNEL);
-		if (!page)
-			return -ENOMEM;
+		page = COUNTED(life->count == HALF_GONE_PAGES ? page_amid_free_memory(number) : alloc_page(GFP_KERNEL));
 		GIVE(life, page, call_tdh_vp_addcx(&life->vp, page));
 	}
 	/* Version 0: version 1, which this kernel's function asks for, came after module 1.5.01. */
@@ -235,7 +249,7 @@ static int remove_one(struct life *life)
 	CALL(call_tdh_mem_page_remove(&life->td, gpa, LEVEL(PG_LEVEL_4K), &error1, &error2));
 	CALL(call_tdh_phymem_page_wbinvd_hkid(life->key_id, GUEST_PAGE(page)));
 	reset_page(page);
-	__free_page(page);
+	free_page_of_td(page);
 	life->count--;
 	return 0;
 }
@@ -273,12 +287,12 @@ static int tear_down(struct life *life, bool half)
 		if (half && life->count == HALF_GONE_PAGES)
 			return 0;
 		reset_page(page);
-		__free_page(page);
+		free_page_of_td(page);
 	}
 	CALL(call_tdh_phymem_page_reclaim(life->td.tdr_page, &type, &owner, &size));
 	CALL(call_tdh_phymem_page_wbinvd_tdr(&life->td));
 	reset_page(life->td.tdr_page);
-	__free_page(life->td.tdr_page);
+	free_page_of_td(life->td.tdr_page);
 	call_tdx_guest_keyid_free(life->key_id);
 	return 0;
 }
@@ -324,6 +338,7 @@ static int __init cleanslate_tds_init(void)
 		ret = live_one(number);
 		migrate_enable();
 		if (ret == -EIO) {
+			pairs_tell();
 			printk(KERN_INFO "@ {\"event\":\"td-abandoned\",\"number\":%u}\n", number);
 			return 0;
 		}
@@ -332,6 +347,7 @@ static int __init cleanslate_tds_init(void)
 		printk(KERN_INFO "@ {\"event\":\"td\",\"number\":%u,\"phase\":\"%s\",\"by\":\"kernel\"}\n", number,
 		       fates[fate_of(number)]);
 	}
+	pairs_tell();
 	return 0;
 }
 module_init(cleanslate_tds_init);

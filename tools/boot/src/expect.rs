@@ -26,7 +26,8 @@ pub(crate) struct Expect {
     lines_reset: Option<u64>,
     /// So many CPUs have written lines by MOVDIR64B at least.
     reset_by: Option<u64>,
-    /// Pages of TDs by kind in sysfs are those that seamvisor counts.
+    /// Pages of TDs by kind in sysfs are those that seamvisor counts; with Dynamic PAMT also the
+    /// pages that hold PAMT entries.
     pages_match: bool,
     /// At these stops of a VMM (`end`: when all have ended) pages of TDs by kind in sysfs are those
     /// that seamvisor counted at that moment; at every other stop that was told, too.
@@ -243,7 +244,9 @@ fn different_pages_at(stops: &[String], events: &[Value]) -> Option<String> {
 fn different_pages(report: &Report) -> Option<String> {
     let kinds = [("tdr", "TDR"), ("tdcx", "TDCX"), ("tdvpr", "TDVPR"), ("sept", "SEPT"), ("guest", "guest page")];
     let seen = report.summary()["pages"].as_array().map_or(&[][..], Vec::as_slice);
-    kinds.into_iter().find_map(|(file, kind)| {
+    let pair = ("pamt_pair", "PAMT page pair");
+    let pairs = seen.iter().any(|run| run["kind"] == pair.1).then_some(pair);
+    kinds.into_iter().chain(pairs).find_map(|(file, kind)| {
         let file = format!("pages/{file}");
         let sysfs = report.events().iter().find(|event| event["event"] == "sysfs" && event["file"] == *file);
         let told = sysfs.and_then(|event| event["value"].as_u64());

@@ -20,7 +20,8 @@ use crate::root;
 /// `cleanslate.ko` from resetting; `canary` fills free memory, which a reset must not overwrite;
 /// `storm` makes SEAMCALLs in interrupts and on CPUs that go offline; `poison` takes a page out of
 /// the direct map; `refuse` refuses images as Linux 6.18 does; `away` keeps a CPU from answering at
-/// a kexec; `tear` overwrites the table for a crash kernel; `fault` makes what an audit must find.
+/// a kexec; `tear` overwrites the table for a crash kernel; `fault` makes what an audit must find;
+/// `dynamic_pamt` makes the kernel's TDMRs those of Dynamic PAMT.
 pub(crate) fn test_modules(kernel: Kernel) -> &'static [&'static str] {
     match kernel.reference() {
         Kernel::Stock => &["cleanslate_use"],
@@ -41,6 +42,7 @@ pub(crate) fn test_modules(kernel: Kernel) -> &'static [&'static str] {
         _ => &[
             "cleanslate_away",
             "cleanslate_canary",
+            "cleanslate_dynamic_pamt",
             "cleanslate_fault",
             "cleanslate_noreset",
             "cleanslate_poison",
@@ -61,7 +63,8 @@ pub(crate) fn modules(kernel: Kernel, build: &Path) -> Result<PathBuf> {
     let place = folder(kernel).join("modules");
     fs::create_dir_all(&place)?;
     let sources = names.iter().chain(&PROGRAMS).map(|name| format!("{name}.c"));
-    for file in sources.chain(["cleanslate_find.h", "cleanslate_guest_page.h"].map(str::to_owned)) {
+    let headers = ["cleanslate_find.h", "cleanslate_guest_page.h", "cleanslate_pairs.h"];
+    for file in sources.chain(headers.map(str::to_owned)) {
         fs::copy(root().join("bare/linux").join(&file), place.join(&file)).with_context(|| file.clone())?;
     }
     let objects: Vec<String> = names.iter().map(|name| format!("{name}.o")).collect();
@@ -129,6 +132,7 @@ pub(crate) fn pack(kernel: Kernel, more: &[initrd::Entry<'_>], name: &str) -> Re
     let (canary, poison) = (place.join("cleanslate_canary.ko"), place.join("cleanslate_poison_td.ko"));
     let (storm, fault) = (place.join("cleanslate_storm.ko"), place.join("cleanslate_fault.ko"));
     let (away, refuse) = (place.join("cleanslate_away.ko"), place.join("cleanslate_refuse.ko"));
+    let dynamic_pamt = place.join("cleanslate_dynamic_pamt.ko");
     let (tear, dump) = (place.join("cleanslate_tear.ko"), place.join("dump"));
     let (image, next) = (folder.join("bzImage"), folder.join("next-initrd"));
     let stock = find(Kernel::Stock).ok();
@@ -160,6 +164,7 @@ pub(crate) fn pack(kernel: Kernel, more: &[initrd::Entry<'_>], name: &str) -> Re
             files.extend([("next/cleanslate_poison_td.ko", poison.as_path()), ("bin/vmm", &vmm)]);
             files.extend([("next/cleanslate_away.ko", away.as_path()), ("next/cleanslate_refuse.ko", &refuse)]);
             files.extend([("next/cleanslate_storm.ko", storm.as_path()), ("next/cleanslate_fault.ko", &fault)]);
+            files.push(("next/cleanslate_dynamic_pamt.ko", &dynamic_pamt));
         }
         _ => {}
     }
