@@ -193,7 +193,7 @@ static const char *cleanslate_sweep_impossible(void)
 		return "failed: TDX is not initialized, or pages are not tracked";
 	if (cleanslate_watch_may_migrate())
 		return "failed: this kernel makes SEAMCALLs with preemption on";
-	/* Of a 2 MiB without a pair the TDX module does not say which pages are of other pairs. */
+	/* Pairs would have to be asked for by 2 MiB: of 4 KiB pages not every one is named. */
 	if (cleanslate_dynamic_pamt())
 		return "failed: with Dynamic PAMT not every page can be asked for";
 	if (cleanslate_watch_misses())

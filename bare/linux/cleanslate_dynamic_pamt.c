@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Makes of the TDMRs of a Linux that does not know Dynamic PAMT what Linux 7.4 has: PAMT_4K is as
- * large as a bitmap of one bit for each page. A test module for a guest of seamvisor with
- * `dynamic-pamt=assumed`, to be loaded before cleanslate.ko, which reads the list. It makes no
- * SEAMCALL and stays loaded.
+ * Shrinks PAMT_4K in tdx_tdmr_list to the size of a bitmap of one bit for each page, in a Linux
+ * that does not know Dynamic PAMT: what Linux 7.4 has by the series that was posted. A test module
+ * for a guest of seamvisor with `dynamic-pamt=assumed`, to be loaded before cleanslate.ko, which
+ * reads the list. It makes no SEAMCALL and stays loaded.
  *
- * What differs from 7.4: that kernel reads the bits for each page from the TDX module, allocates
+ * What differs from that series: it reads the bits for each page from the TDX module, allocates
  * only so much, and sets bit 16 of R8 in SYS.CONFIG itself. Here the rest of PAMT_4K stays
  * allocated for good, and the TDX module never writes to it. Pairs: cleanslate_pairs.h.
  */

@@ -31,7 +31,7 @@ MODULE_PARM_DESC(drop, "drop cleanslate.ko's references to abandoned pages, as i
 
 static bool dynamic_pamt;
 module_param(dynamic_pamt, bool, 0444);
-MODULE_PARM_DESC(dynamic_pamt, "TDX has Dynamic PAMT on: pairs of pages come and go as in Linux 7.4");
+MODULE_PARM_DESC(dynamic_pamt, "TDX has Dynamic PAMT on: pairs of pages come and go as posted for Linux 7.4");
 
 enum fate { RUNNABLE, HALF_BUILT, GONE, HALF_GONE, FATES };
 static const char *const fates[] = { "runnable", "half-built", "gone", "half-gone" };
@@ -56,6 +56,7 @@ FUNCTIONS(DECLARE)
 
 #define TDH_VP_INIT 22
 static u64 (*call_seamcall)(u64 leaf, struct tdx_module_args *args);
+static u64 (*call_seamcall_ret)(u64 leaf, struct tdx_module_args *args);
 
 static void reset_page(struct page *page)
 {
@@ -77,7 +78,12 @@ static int find_functions(void)
 	call_seamcall = (void *)find("__seamcall");
 	if (!call_seamcall)
 		return -ENOENT;
-	return dynamic_pamt ? pairs_start(call_seamcall, (void *)find("__seamcall_ret"), reset_page) : 0;
+	if (!dynamic_pamt)
+		return 0;
+	call_seamcall_ret = (void *)find("__seamcall_ret");
+	if (!call_seamcall_ret)
+		return -ENOENT;
+	return pairs_start(call_seamcall, call_seamcall_ret, reset_page);
 }
 
 /* A page that the TDX module has not got, or has returned. */
@@ -104,8 +110,11 @@ struct life {
 	struct page *__page = (allocated);						\
 	int __ret = __page ? pairs_get(__page) : -ENOMEM;				\
 											\
-	if (__ret)									\
+	if (__ret) {									\
+		if (__page)								\
+			__free_page(__page);						\
 		return __ret;								\
+	}										\
 	__page;										\
 })
 #define NEW_PAGE() COUNTED(alloc_page(GFP_KERNEL))

@@ -245,7 +245,8 @@ fn different_pages(report: &Report) -> Option<String> {
     let kinds = [("tdr", "TDR"), ("tdcx", "TDCX"), ("tdvpr", "TDVPR"), ("sept", "SEPT"), ("guest", "guest page")];
     let seen = report.summary()["pages"].as_array().map_or(&[][..], Vec::as_slice);
     let pair = ("pamt_pair", "PAMT page pair");
-    let pairs = seen.iter().any(|run| run["kind"] == pair.1).then_some(pair);
+    // Where there are none, neither of them has any.
+    let pairs = (!report.event("dynamic-pamt").is_null()).then_some(pair);
     kinds.into_iter().chain(pairs).find_map(|(file, kind)| {
         let file = format!("pages/{file}");
         let sysfs = report.events().iter().find(|event| event["event"] == "sysfs" && event["file"] == *file);

@@ -259,7 +259,7 @@ const STATES: [(&str, &str); 13] = [
     ),
     (
         "failed: with Dynamic PAMT not every page can be asked for",
-        "Dynamic PAMT is on, and the TDX module does not name every page pair: no audit",
+        "Dynamic PAMT is on, and an audit does not ask for page pairs: no audit",
     ),
     (
         "failed: SEAMCALLs were missed, so that looks cannot keep out of their way",
