@@ -391,7 +391,7 @@ fn a_cpu_without_the_erratum_lacks_no_part() {
         assert!(row["why"].as_str().unwrap().contains("lacks the partial-write erratum"), "{row}");
     }
     assert_eq!((&report["processor"]["partial_write_erratum"], &report["module"]), (&false.into(), &Value::Null));
-    // A module that is there all the same is asked; a CPU with the erratum and no module lacks it.
+    // A module that is there nevertheless is asked; a CPU with the erratum and no module lacks it.
     machine.ko("mode", "watching\n");
     assert_eq!(
         missing(&machine.json(&NO_BENCH))[1..],

@@ -211,6 +211,14 @@ fn pairs_of_dynamic_pamt_are_followed_from_the_first_call_on() {
         assert_eq!(learn(&[tdmr(0, size), tdmr(1, size)]), unexpected, "{size:#x}");
     }
     assert!(!cleanslate_dynamic_pamt());
+
+    // A module that has it off refuses a PAMT.ADD. R12 and R13 of a DEMOTE are no operands then:
+    // the pages that they name may be in use.
+    let large = PageSize::Size2M as u64;
+    let refused = Registers { rax: StatusCode::OPERAND_INVALID.with(0).raw(), ..Registers::default() };
+    observe(Registers::call(Leaf::PHYMEM_PAMT_ADD).rcx(large).rdx(0x50_0000).r8(0x50_1000), refused);
+    assert!(!cleanslate_dynamic_pamt());
+
     assert_eq!(learn(&bitmaps), None);
     assert!(cleanslate_dynamic_pamt());
     assert_eq!(pamt_kb(), 2 * (32 + 8 + 4));
@@ -218,7 +226,6 @@ fn pairs_of_dynamic_pamt_are_followed_from_the_first_call_on() {
     // A DEMOTE before any PAMT.ADD was seen: its pair is in R12 and R13.
     let done = Registers::default();
     let (sept, pair) = (0x10_1000, [0x10_2000, 0x10_3000]);
-    let large = PageSize::Size2M as u64;
     let demote = Registers::call(Leaf::MEM_PAGE_DEMOTE).rcx(0x4000_0000 | large).rdx(0x10_0000).r8(sept);
     observe(Registers { r9: 0, r12: pair[0], r13: pair[1], ..demote }, done);
     assert_eq!(states(pair), [Some(PageState::Private); 2]);
@@ -237,7 +244,7 @@ fn pairs_of_dynamic_pamt_are_followed_from_the_first_call_on() {
     observe(remove, Registers::default().rdx(pair[1]).r8(pair[0]));
     assert_eq!((states(pair), counted()), ([Some(PageState::Returned); 2], (2, 1)));
 
-    // One that the module refuses may be written all the same: it keeps its marks.
+    // The module may have written one that it refuses: it keeps its marks.
     let refused_pair = [0x30_2000, 0x30_3000];
     observe(add.rdx(refused_pair[0]).r8(refused_pair[1]), refused);
     assert_eq!((states(refused_pair), counted()), ([Some(PageState::Returned); 2], (2, 1)));

@@ -186,7 +186,7 @@ pub unsafe extern "C" fn cleanslate_learn(tdmrs: *const c_void, count: u32, stri
 
 static TDS: AtomicU32 = AtomicU32::new(0);
 /// The module has Dynamic PAMT on: SYS.CONFIG said so, the kernel's TDMRs have bitmaps, or a
-/// PHYMEM.PAMT.ADD was seen.
+/// PHYMEM.PAMT.ADD has succeeded.
 static DYNAMIC_PAMT: AtomicBool = AtomicBool::new(false);
 
 /// Has the kernel's TDX Dynamic PAMT on? Then pages of PAMT come and go in pairs, and the ledger
@@ -396,9 +396,6 @@ unsafe fn learn(ledger: &Ledger<'_>, moves: &Moves, call: &Registers, answer: &R
 const UNKNOWN_OPERANDS: &CStr = c"SEAMCALL with unknown page operands";
 
 fn moves(call: &Registers) -> Result<Moves, NotFollowed> {
-    if call.leaf_call().leaf() == Leaf::PHYMEM_PAMT_ADD {
-        DYNAMIC_PAMT.store(true, Ordering::Relaxed);
-    }
     Moves::of(call, DYNAMIC_PAMT.load(Ordering::Relaxed))
 }
 
@@ -490,6 +487,8 @@ pub unsafe extern "C" fn cleanslate_observe_return(cpu: u32, call: *const Regist
         Leaf::PHYMEM_PAGE_RECLAIM if !failed && PamtPageType(answer.rcx as u8) == PamtPageType::TDR => {
             TDS.fetch_sub(1, Ordering::Relaxed);
         }
+        // A module that has it off refuses.
+        Leaf::PHYMEM_PAMT_ADD if !failed => DYNAMIC_PAMT.store(true, Ordering::Relaxed),
         _ => {}
     }
     if LEARNING.load(Ordering::SeqCst) {

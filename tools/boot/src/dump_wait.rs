@@ -69,7 +69,7 @@ struct Wait {
 }
 
 impl Wait {
-    fn of(report: &Report, large_pages: u64) -> Result<Self> {
+    fn of(report: &Report, policy: &str, large_pages: u64) -> Result<Self> {
         let number = |name: &str, field: &str| {
             let value = report.event(name)[field].as_u64();
             value.with_context(|| format!("the boot has printed no event {name} with {field}"))
@@ -77,8 +77,13 @@ impl Wait {
         ensure!(report.verdict() == Verdict::Clean, "the boot is not clean: {}\n{}", report.why(), report.human());
         ensure!(!report.event("filled").is_null(), "the TDs did not get their memory: {}", report.event("not-filled"));
         let (crash, begins) = (number("now", "tsc")?, number("dump-begins", "tsc")?);
-        let reset = report.summary()["lines"]["direct_stored"].as_u64().unwrap_or(0) / LINES_PER_PAGE;
-        let pages = reset.max(report.event("dump-excluded")["pages"].as_u64().unwrap_or(0));
+        // With `exclude` a reset would be its way out, and no wait of that kind.
+        let pages = if policy == EXCLUDES {
+            report.event("dump-excluded")["pages"].as_u64()
+        } else {
+            report.summary()["lines"]["direct_stored"].as_u64().map(|lines| lines / LINES_PER_PAGE)
+        };
+        let pages = pages.unwrap_or(0);
         let given = large_pages * PageSize::Size2M.pages();
         ensure!(pages >= given, "{given} pages were given to TDs, and {pages} were reset or left out");
         Ok(Self {
@@ -107,7 +112,7 @@ pub fn dump_wait(args: &DumpWaitArgs) -> Result<bool> {
         for (policy, waits) in [EXCLUDES, RESETS].into_iter().zip(&mut waits) {
             let words = words(args, policy);
             let report = qemu::run(&BootArgs::from_words(words.iter().map(String::as_str))?, &messages)?;
-            let wait = Wait::of(&report, large_pages(args).into()).with_context(|| BootArgs::shell(&words))?;
+            let wait = Wait::of(&report, policy, large_pages(args).into()).with_context(|| BootArgs::shell(&words))?;
             if args.format == Format::Human {
                 let written =
                     wait.written.map(|bytes| format!(", {bytes} written by makedumpfile")).unwrap_or_default();

@@ -245,7 +245,7 @@ fn different_pages(report: &Report) -> Option<String> {
     let kinds = [("tdr", "TDR"), ("tdcx", "TDCX"), ("tdvpr", "TDVPR"), ("sept", "SEPT"), ("guest", "guest page")];
     let seen = report.summary()["pages"].as_array().map_or(&[][..], Vec::as_slice);
     let pair = ("pamt_pair", "PAMT page pair");
-    // Where there are none, neither of them has any.
+    // A kernel with Dynamic PAMT has some.
     let pairs = (!report.event("dynamic-pamt").is_null()).then_some(pair);
     kinds.into_iter().chain(pairs).find_map(|(file, kind)| {
         let file = format!("pages/{file}");
