@@ -313,6 +313,8 @@ void cleanslate_reset_together(void)
 		return;
 	cpus = cleanslate_shares(&least, &most);
 	pr_emerg("%u CPUs have reset %llu to %llu lines each\n", cpus, least, most);
+	if (nr_online_nodes > 1)
+		pr_emerg("%llu of them were of another NUMA node\n", cleanslate_lines_far());
 }
 
 static void (*machine_kexec_function)(struct kimage *image);

@@ -297,6 +297,11 @@ u32 cleanslate_package(u32 cpu)
 	return topology_physical_package_id(cpu);
 }
 
+u32 cleanslate_node(u32 cpu)
+{
+	return cpu_to_node(cpu);
+}
+
 void cleanslate_cond_resched(void)
 {
 	cond_resched();

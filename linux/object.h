@@ -464,6 +464,13 @@ u64 cleanslate_lines_reset(void);
 u32 cleanslate_shares(u64 *least, u64 *most);
 
 /**
+ * cleanslate_lines_far() - lines of the last handover that a CPU of another NUMA node has written
+ *
+ * Return: number of 64-byte lines. Memory or CPUs of no known node are not among them.
+ */
+u64 cleanslate_lines_far(void);
+
+/**
  * cleanslate_is_private() - may any memory be private?
  *
  * From any context. Ends at the first range that is found.
@@ -863,6 +870,16 @@ u32 cleanslate_this_cpu(void);
  * Return: package number.
  */
 u32 cleanslate_package(u32 cpu);
+
+/**
+ * cleanslate_node() - NUMA node of a CPU
+ * @cpu: CPU number
+ *
+ * From any context.
+ *
+ * Return: node, or CLEANSLATE_ANY_NODE.
+ */
+u32 cleanslate_node(u32 cpu);
 
 /**
  * cleanslate_cond_resched() - reschedule if necessary

@@ -15,7 +15,7 @@ use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use tdx_abi::{LineRange, Page, PageRange};
-use tdx_host::platform::LineReset;
+use tdx_host::platform::{LineReset, NodeId, NodeRange};
 use tdx_host::reset::{ParallelReset, ResetCount};
 
 /// Three chunks of 16 pages and one of 2; one chunk spans three ranges.
@@ -47,19 +47,39 @@ unsafe impl LineReset for Counts {
 /// What each CPU runs, so that a twin can stand in for it.
 trait Shared: Send + Sync + 'static {
     fn new() -> Self;
-    fn run_alone(&self, cpu: &Counts);
+    fn run(&self, cpu: &Counts, node: NodeId);
     fn count(&self) -> ResetCount;
 }
 
-struct Product(ParallelReset<std::array::IntoIter<PageRange, 4>>);
+struct Product(ParallelReset<'static, std::array::IntoIter<PageRange, 4>>);
 
 impl Shared for Product {
     fn new() -> Self {
-        Self(promise::parallel(RANGES))
+        Self(promise::parallel(RANGES, &[]))
     }
 
-    fn run_alone(&self, cpu: &Counts) {
+    fn run(&self, cpu: &Counts, _: NodeId) {
         self.0.run_alone(cpu);
+    }
+
+    fn count(&self) -> ResetCount {
+        self.0.count()
+    }
+}
+
+/// With a border between two nodes in the first range: each CPU begins with its own, and then takes
+/// what the other has left.
+struct OfNodes(ParallelReset<'static, std::array::IntoIter<PageRange, 4>>);
+
+impl Shared for OfNodes {
+    fn new() -> Self {
+        static NODES: [NodeRange; 2] =
+            [NodeRange { range: range(0, 20), node: NodeId(0) }, NodeRange { range: range(20, 78), node: NodeId(1) }];
+        Self(promise::parallel(RANGES, &NODES))
+    }
+
+    fn run(&self, cpu: &Counts, node: NodeId) {
+        self.0.run_from(cpu, Some(node));
     }
 
     fn count(&self) -> ResetCount {
@@ -77,7 +97,7 @@ impl Shared for LoadAndStore {
         Self { next: AtomicU64::new(0) }
     }
 
-    fn run_alone(&self, cpu: &Counts) {
+    fn run(&self, cpu: &Counts, _: NodeId) {
         loop {
             let next = self.next.load(Ordering::Relaxed);
             self.next.store(next + 1, Ordering::Relaxed);
@@ -99,9 +119,9 @@ fn each_page_is_written_once<S: Shared>() {
         let counts = Counts(std::sync::Arc::new(std::array::from_fn(|_| AtomicU32::new(0))));
         let other = {
             let (work, counts) = (Arc::clone(&work), counts.clone());
-            thread::spawn(move || work.run_alone(&counts))
+            thread::spawn(move || work.run(&counts, NodeId(1)))
         };
-        work.run_alone(&counts);
+        work.run(&counts, NodeId(0));
         other.join().unwrap();
         for (page, count) in counts.0.iter().enumerate() {
             let wanted = RANGES.iter().any(|range| range.contains(Page::new(page as u64)));
@@ -114,6 +134,11 @@ fn each_page_is_written_once<S: Shared>() {
 #[test]
 fn product_each_page_is_written_once() {
     each_page_is_written_once::<Product>();
+}
+
+#[test]
+fn product_each_page_of_two_nodes_is_written_once() {
+    each_page_is_written_once::<OfNodes>();
 }
 
 #[test]

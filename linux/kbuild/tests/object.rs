@@ -35,6 +35,9 @@ mod kernel;
 #[path = "../../object/src/line.rs"]
 mod line;
 #[allow(dead_code)]
+#[path = "../../object/src/nodes.rs"]
+mod nodes;
+#[allow(dead_code)]
 #[path = "../../object/src/pool.rs"]
 mod pool;
 #[allow(dead_code, missing_debug_implementations)]
@@ -63,6 +66,9 @@ const EINVAL: i32 = 22;
 const CPUS: usize = 4;
 static SLOTS: [CpuSlot; CPUS] = [const { CpuSlot::new() }; CPUS];
 static HOST: Host<'static> = Host::new(&SLOTS);
+
+/// For tests that count lines: the counts are the object's.
+static COUNTS: Mutex<()> = Mutex::new(());
 
 fn log(text: std::fmt::Arguments<'_>) {
     println!("{text}");
@@ -93,6 +99,12 @@ mod c {
     #[unsafe(no_mangle)]
     extern "C" fn cleanslate_progress() {
         std::thread::yield_now();
+    }
+
+    /// Two CPUs to a node, and one of no node.
+    #[unsafe(no_mangle)]
+    extern "C" fn cleanslate_node(cpu: u32) -> u32 {
+        if cpu == 3 { u32::MAX } else { cpu / 2 }
     }
 
     macro_rules! never {
@@ -184,6 +196,7 @@ fn text(handover: &Handover) -> Option<&str> {
 /// closes the gate of the object's one host.
 #[test]
 fn a_forced_reset_says_how_many_others_run_or_why() {
+    let _counts = COUNTS.lock().unwrap_or_else(PoisonError::into_inner);
     // SAFETY: no memory is private, so that nothing is written and no instruction is executed that
     // a program may not.
     let hand_over = |online| unsafe { cleanslate_hand_over(CLEANSLATE_POLICY_TRACKED, 0, online, 4, CLEANSLATE_KEXEC) };
@@ -238,6 +251,36 @@ fn captured_cpus_share_every_task_until_they_are_released() {
         }
         cleanslate_release_captured();
     });
+}
+
+#[test]
+fn lines_of_another_node_are_counted_in_a_handover() {
+    let _counts = COUNTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let memory = |base, bytes, node| nodes::Memory { base, bytes, node };
+    let all = [memory(0, 100 << 12, 0), memory(100 << 12, 100 << 12, 1)];
+    nodes::note(all.iter().map(nodes::node_range));
+    // What comes later changes nothing: a CPU may be reading it.
+    nodes::note([nodes::node_range(&memory(0, 1 << 30, 7))].into_iter());
+    assert_eq!(nodes::all().iter().map(|range| range.node.0).collect::<Vec<_>>(), [0, 1]);
+    // SAFETY: a test on no CPU of a machine.
+    let cpu = |number| unsafe { ThisCpu::pinned_to(number) };
+    shares::start_count();
+    for (number, from, to, left, far) in [
+        (0, 0, 10, 0, 0),
+        (2, 10, 20, 0, 640),
+        (2, 100, 110, 0, 640),
+        (0, 190, 200, 40, 1240),
+        // Memory of no node, a CPU of none.
+        (0, 300, 310, 0, 1240),
+        (3, 0, 10, 0, 1240),
+    ] {
+        shares::count_lines(cpu(number).id(), cpu(number).node(), pages(from, to).lines(), left);
+        assert_eq!(shares::cleanslate_lines_far(), far, "CPU {number}, page {from}");
+    }
+    let (mut least, mut most) = (0, 0);
+    // SAFETY: they are there.
+    let cpus = unsafe { shares::cleanslate_shares(&raw mut least, &raw mut most) };
+    assert_eq!((cpus, least, most), (3, 640, 1880));
 }
 
 fn sources(folder: &str, extension: &str) -> Vec<(String, String)> {

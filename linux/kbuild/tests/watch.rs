@@ -15,6 +15,9 @@ use tdx_host::{CpuSlot, Host, PageRange};
 #[path = "../../object/src/cpu.rs"]
 mod cpu;
 #[allow(dead_code)]
+#[path = "../../object/src/nodes.rs"]
+mod nodes;
+#[allow(dead_code)]
 #[path = "../../object/src/pages.rs"]
 mod pages;
 #[allow(dead_code)]
@@ -33,15 +36,6 @@ mod watch;
 /// Notes that a SEAMCALL was made since the CPUs came together: none do here.
 mod handover {
     pub(crate) fn seamcall_is_made() {}
-}
-
-mod host {
-    /// As the object's.
-    #[derive(Debug)]
-    pub(crate) struct Memory {
-        pub(crate) base: u64,
-        pub(crate) bytes: u64,
-    }
 }
 
 use pages::{CLEANSLATE_PAGES_PAMT_PAIR, CLEANSLATE_PAGES_SEPT, Pages};
@@ -112,6 +106,7 @@ mod c {
         cleanslate_unpin();
         cleanslate_this_cpu() -> u32;
         cleanslate_package(u32) -> u32;
+        cleanslate_node(u32) -> u32;
         cleanslate_cond_resched();
         cleanslate_progress();
         cleanslate_allocate(u64, u32, u64, u64) -> u64;
@@ -189,7 +184,7 @@ fn counted() -> (u64, u64) {
 /// One test: the state is one for the whole object.
 #[test]
 fn pairs_of_dynamic_pamt_are_followed_from_the_first_call_on() {
-    let memory = [host::Memory { base: 0, bytes: 2 * GIB }];
+    let memory = [nodes::Memory { base: 0, bytes: 2 * GIB, node: 0 }];
     // SAFETY: one range; the words are leaked.
     unsafe {
         let words = cleanslate_follow_words(memory.as_ptr(), 1);

@@ -5,11 +5,11 @@ use core::ptr::{from_ref, null_mut};
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use tdx_host::{
     handover::StopCpus,
-    platform::{Cpu as _, CpuTask, Step},
+    platform::{Cpu as _, CpuTask, NodeRange, Step},
 };
 
 use crate::cpu::ThisCpu;
-use crate::{HOST, shim};
+use crate::{HOST, nodes, shim};
 
 /// What the captured CPUs are to do. On the stack of the CPU that hands over, which waits for all.
 enum Job {
@@ -103,6 +103,10 @@ unsafe impl StopCpus for Captured {
         let task = from_ref(task).cast();
         // SAFETY: the task, by its own type.
         self.share(&Job::Run { steps: steps::<T>, task }, || unsafe { steps::<T>(task, &self.cpu) });
+    }
+
+    fn memory_of_nodes(&self) -> &[NodeRange] {
+        nodes::all()
     }
 }
 

@@ -5,7 +5,7 @@ use tdx_abi::{LINE_SIZE, Line, LineRange, Page, Registers};
 use tdx_host::{
     arch,
     gate::CpuGate,
-    platform::{Cpu, CpuId, CpuidOutput, LineReset, Msr, PackageId, Processor},
+    platform::{Cpu, CpuId, CpuidOutput, LineReset, Msr, NodeId, PackageId, Processor},
     seamcall::Seamcall,
 };
 
@@ -86,7 +86,7 @@ unsafe impl LineReset for ThisCpu {
         // exception table has the fix-up. A CPU with TDX has MOVDIR64B.
         let reset = |first, lines| unsafe { arch::movdir64b_zero(first, lines) };
         let left = mapped(lines).map(|lines| on_lines(self, lines, reset)).sum();
-        shares::count_lines(self.id(), lines.len() - left);
+        shares::count_lines(self.id(), self.node(), lines, left);
         left
     }
 
@@ -104,6 +104,11 @@ unsafe impl Cpu for ThisCpu {
     fn package(&self) -> PackageId {
         // SAFETY: by the contract of `pinned_to` this code runs on it.
         PackageId(unsafe { shim::package(self.id.0) })
+    }
+
+    fn node(&self) -> Option<NodeId> {
+        // SAFETY: by the contract of `pinned_to` this code runs on it.
+        unsafe { shim::node(self.id.0) }
     }
 
     fn write_back_caches(&self) {

@@ -13,6 +13,7 @@ use tdx_host::{
 };
 
 use crate::kernel::Linux;
+use crate::nodes::{self, MAX_MEMORY, Memory, node_range};
 use crate::roster::note_cpus;
 use crate::{EINVAL, ENOMEM, HOST, log};
 
@@ -27,21 +28,6 @@ pub fn tds() -> u32 {
 pub fn count_td() {
     TDS.fetch_add(1, Ordering::Relaxed);
 }
-
-/// A range of physical memory.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Memory {
-    /// First byte.
-    pub base: u64,
-    /// Size.
-    pub bytes: u64,
-    /// NUMA node.
-    pub node: u32,
-}
-
-/// Ranges of memory at most.
-const MAX_MEMORY: usize = 128;
 
 /// What a bring-up needs besides the host, too large for a kernel stack.
 struct Work<'p> {
@@ -115,6 +101,7 @@ pub unsafe extern "C" fn cleanslate_bring_up(
     let work = unsafe { &mut *work };
     // SAFETY: the caller's; `note_memory` has set the pool, and these are its only frames.
     let mut linux = unsafe { Linux::with_pool(work.frames.as_mut()) };
+    nodes::note(work.memory.iter().copied());
     bring_up(&mut linux, &work.memory)
 }
 
@@ -142,11 +129,6 @@ fn failed(error: &BringupError) -> i32 {
         ));
     }
     error.errno()
-}
-
-fn node_range(memory: &Memory) -> NodeRange {
-    let (start, end) = (PhysAddr::new(memory.base), PhysAddr::new(memory.base.saturating_add(memory.bytes)));
-    NodeRange { range: PageRange::inside(start, end), node: NodeId(memory.node) }
 }
 
 /// 64-bit words that [`cleanslate_track`] needs.

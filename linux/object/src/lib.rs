@@ -23,6 +23,7 @@ pub mod host;
 pub mod keep;
 pub mod kernel;
 mod line;
+mod nodes;
 pub mod pages;
 pub mod pool;
 pub mod roster;

@@ -1,9 +1,10 @@
 //! Lines that each CPU has written: in a handover, and before the first in pages that come back.
 
-use core::sync::atomic::{AtomicU64, Ordering};
-use tdx_host::platform::CpuId;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use tdx_abi::LineRange;
+use tdx_host::platform::{CpuId, NodeId};
 
-use crate::CPUS;
+use crate::{CPUS, nodes};
 
 /// On a cache line of its own: CPUs also reset pages that come back while the kernel runs.
 #[repr(align(64))]
@@ -12,18 +13,44 @@ struct Count(AtomicU64);
 /// Lines that each CPU has written since [`start_count`].
 static LINES: [Count; CPUS] = [const { Count(AtomicU64::new(0)) }; CPUS];
 
+/// Lines of another node that CPUs have written since [`start_count`].
+static FAR: Count = Count(AtomicU64::new(0));
+
+/// A handover has begun. Before, pages that come back are not looked up.
+static COUNTS_FAR: AtomicBool = AtomicBool::new(false);
+
 /// A handover begins.
 pub fn start_count() {
     for lines in &LINES {
         lines.0.store(0, Ordering::Relaxed);
     }
+    FAR.0.store(0, Ordering::Relaxed);
+    COUNTS_FAR.store(true, Ordering::Relaxed);
 }
 
-/// Counts lines that a CPU has written.
-pub fn count_lines(cpu: CpuId, lines: u64) {
+/// Counts lines that a CPU of the node `own` has written, but for `left` of them. A reset by
+/// several CPUs is cut where the node changes.
+pub fn count_lines(cpu: CpuId, own: Option<NodeId>, lines: LineRange, left: u64) {
+    let written = lines.len() - left;
     if let Some(count) = LINES.get(cpu.0 as usize) {
-        count.0.fetch_add(lines, Ordering::Relaxed);
+        count.0.fetch_add(written, Ordering::Relaxed);
     }
+    if !COUNTS_FAR.load(Ordering::Relaxed) {
+        return;
+    }
+    let page = lines.start().page();
+    let of = nodes::all();
+    let at = of.partition_point(|known| known.range.end() <= page);
+    let node = of.get(at).filter(|known| known.range.contains(page)).map(|known| known.node);
+    if node.is_some_and(|node| own.is_some_and(|own| own != node)) {
+        FAR.0.fetch_add(written, Ordering::Relaxed);
+    }
+}
+
+/// Lines that were written in this handover by a CPU of another node than the memory's.
+#[unsafe(no_mangle)]
+pub extern "C" fn cleanslate_lines_far() -> u64 {
+    FAR.0.load(Ordering::Relaxed)
 }
 
 /// Lines that were written in this handover so far.

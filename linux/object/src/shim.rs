@@ -2,7 +2,10 @@
 
 use core::ffi::{CStr, c_char, c_void};
 use tdx_abi::{Page, PageRange, PhysAddr};
-use tdx_host::{layout::FrameRequest, platform::OwnedPages};
+use tdx_host::{
+    layout::FrameRequest,
+    platform::{NodeId, OwnedPages},
+};
 
 use crate::pool;
 
@@ -30,6 +33,7 @@ mod raw {
         pub safe fn cleanslate_unpin();
         pub safe fn cleanslate_this_cpu() -> u32;
         pub fn cleanslate_package(cpu: u32) -> u32;
+        pub fn cleanslate_node(cpu: u32) -> u32;
         pub safe fn cleanslate_cond_resched();
         pub safe fn cleanslate_progress();
         pub fn cleanslate_allocate(pages: u64, node: u32, first: u64, end: u64) -> u64;
@@ -48,6 +52,15 @@ pub use raw::{
     cleanslate_cond_resched as cond_resched, cleanslate_panic as panic, cleanslate_progress as progress,
     cleanslate_stay_loaded as stay_loaded, cleanslate_this_cpu as this_cpu, cleanslate_tsc as tsc,
 };
+
+/// The NUMA node of a CPU, if the kernel knows it. From any context.
+///
+/// # Safety
+/// The kernel has a CPU of this number.
+pub unsafe fn node(cpu: u32) -> Option<NodeId> {
+    // SAFETY: the caller's.
+    Some(unsafe { raw::cleanslate_node(cpu) }).filter(|node| *node != CLEANSLATE_ANY_NODE).map(NodeId)
+}
 
 /// The physical package of a CPU.
 ///

@@ -17,7 +17,7 @@ use tdx_host::{
 
 use crate::cpu::ThisCpu;
 use crate::handover::seamcall_is_made;
-use crate::host::Memory;
+use crate::nodes::{self, Memory};
 use crate::pages::{
     CLEANSLATE_PAGES_GUEST, CLEANSLATE_PAGES_KINDS, CLEANSLATE_PAGES_PAMT_PAIR, CLEANSLATE_PAGES_SEPT,
     CLEANSLATE_PAGES_TDCX, CLEANSLATE_PAGES_TDR, CLEANSLATE_PAGES_TDVPR, Pages, kind,
@@ -300,6 +300,7 @@ pub unsafe extern "C" fn cleanslate_follow(words: *mut u64, memory: *const Memor
     // SAFETY: the caller's.
     let (ranges, words) = unsafe {
         let memory = core::slice::from_raw_parts(memory, count as usize);
+        nodes::note(memory.iter().map(nodes::node_range));
         let ranges = covered(memory);
         let needed = Ledger::words_needed(ranges.iter().copied());
         (ranges, core::slice::from_raw_parts_mut(words.cast::<AtomicU64>(), needed as usize))

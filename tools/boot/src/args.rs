@@ -313,6 +313,9 @@ pub struct BootArgs {
     /// CPUs, 1 to 8.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
     pub cpus: u32,
+    /// NUMA nodes, 1 to 4, of as many CPUs and as much memory each.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4))]
+    pub nodes: u32,
     /// What happens to private memory: tracked, module, refuse or none; firstkernel also has
     /// module-only, pamt, everything. keep, of firstkernel and of a Linux without TDX host code:
     /// the next kernel takes TDX and its TDs over. With `cleanslate.ko` and none, a test module

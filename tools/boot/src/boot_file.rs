@@ -219,6 +219,7 @@ mod tests {
         };
         option("cpu", name(args.cpu.to_possible_value()).unwrap_or_default(), "spr");
         option("cpus", args.cpus.to_string(), "1");
+        option("nodes", args.nodes.to_string(), "1");
         option("policy", args.policy.clone(), "tracked");
         option("tds", args.tds.to_string(), "1");
         option("kexecs", args.kexecs.to_string(), "1");

@@ -103,6 +103,22 @@ fn own_words(args: &BootArgs) -> String {
     format!("cpu={cpu} {assumed}{module}{} ", args.seamvisor)
 }
 
+/// NUMA nodes, if there is more than one: QEMU tells the guest of them by ACPI.
+fn nodes(args: &BootArgs, command: &mut Command) -> Result<()> {
+    if args.nodes == 1 {
+        return Ok(());
+    }
+    let (cpus, memory) = (args.cpus / args.nodes, args.memory / args.nodes);
+    let even = cpus * args.nodes == args.cpus && memory * args.nodes == args.memory;
+    ensure!(even, "--nodes {}: neither CPUs ({}) nor MiB ({}) may be left over", args.nodes, args.cpus, args.memory);
+    for node in 0..args.nodes {
+        command.args(["-object", &format!("memory-backend-ram,id=node{node},size={memory}M")]);
+        let (first, last) = (node * cpus, (node + 1) * cpus - 1);
+        command.args(["-numa", &format!("node,nodeid={node},memdev=node{node},cpus={first}-{last}")]);
+    }
+    Ok(())
+}
+
 impl Machine {
     pub(crate) fn new(args: &BootArgs, logs: &Path, start: Start<'_>) -> Result<Self> {
         ensure!(is_there(), "there is no {QEMU}: on Debian, `apt-get install qemu-system-x86`");
@@ -111,6 +127,7 @@ impl Machine {
         command.args(["-accel", "tcg", "-machine", "q35", "-cpu", CPU]);
         command.args(["-display", "none", "-nodefaults", "-no-reboot"]);
         command.args(["-m", &format!("{}M", args.memory), "-smp", &args.cpus.to_string()]);
+        nodes(args, &mut command)?;
         command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
         let log = |id: &str, path: &Path| format!("file,id={id},path={},append=on", path.display());
         command.args(["-chardev", &log("serial", &serial), "-serial", "chardev:serial"]);
@@ -259,9 +276,16 @@ pub(crate) fn name(args: &BootArgs) -> String {
         // Writing to a string never fails.
         let _ = write!(name, "-{}kexecs", args.kexecs);
     }
-    for (word, is_so) in
-        [("-module", args.module), ("-crash", args.crash), ("-refused", args.refused), ("-own", args.image.is_some())]
-    {
+    if args.nodes > 1 {
+        let _ = write!(name, "-{}nodes", args.nodes);
+    }
+    for (word, is_so) in [
+        ("-module", args.module),
+        ("-crash", args.crash),
+        ("-refused", args.refused),
+        ("-own", args.image.is_some()),
+        ("-icount", args.icount),
+    ] {
         name.push_str(if is_so { word } else { "" });
     }
     if args.guest == Guest::Kvm {

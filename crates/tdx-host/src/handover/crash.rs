@@ -21,7 +21,7 @@ use super::report::{HandoverKind, HandoverReport, Outcome, ReturnRight};
 use super::steps::{nothing_to_do, write_back_this_cpu};
 use super::suspects::Suspects;
 use crate::platform::{Cpu, CpuId};
-use crate::reset::{ParallelReset, ResetCount};
+use crate::reset::{NodeMap, ParallelReset, ResetCount};
 
 /// Stops the other CPUs at a crash. Implemented by the kernel.
 ///
@@ -110,7 +110,7 @@ fn reset<C: Cpu>(policy: Policy, cpu: &C, memory: &HostMemory<'_>) -> Outcome {
     }
     // SAFETY: PAMTs and marked pages hold nothing that anyone needs. The gate is closed for good,
     // and caches are written back, but for those that the report names.
-    let work = unsafe { ParallelReset::new(memory.without_reserved(memory.private_ranges())) };
+    let work = unsafe { ParallelReset::new(memory.without_reserved(memory.private_ranges()), NodeMap::default()) };
     work.run_alone(cpu);
     Outcome::Reset(work.count())
 }

@@ -14,7 +14,7 @@ use super::stop::{StopCause, StopCpus, WriteBackHeld};
 use super::suspects::Suspects;
 use crate::gate::Closing;
 use crate::platform::Cpu;
-use crate::reset::{ParallelReset, ResetCount};
+use crate::reset::{NodeMap, ParallelReset, ResetCount};
 use crate::seamcall::SeamcallError;
 
 /// The image is loaded and allowed; all CPUs run.
@@ -258,10 +258,11 @@ impl<P: StopCpus> Kexec<'_, WrittenBack<'_, P>> {
     }
 
     fn reset_ranges(&self, ranges: impl Iterator<Item = PageRange> + Clone + Sync) -> ResetCount {
+        let nodes = NodeMap::new(self.state.cpus.memory_of_nodes());
         // SAFETY: the ranges are PAMTs and marked pages, which hold nothing that anyone needs, or
         // were promised to `reset_everything`. The gate is closed, all other CPUs have stopped, and
         // caches are written back, but for those that the report names.
-        let work = unsafe { ParallelReset::new(self.memory.without_reserved(ranges)) };
+        let work = unsafe { ParallelReset::new(self.memory.without_reserved(ranges), nodes) };
         self.state.cpus.run_on_stopped(&work);
         work.count()
     }

@@ -2,7 +2,7 @@
 //! said if one does not.
 
 use super::suspects::Suspects;
-use crate::platform::{Cpu, CpuTask, Step, TdxPlatform};
+use crate::platform::{Cpu, CpuTask, NodeRange, Step, TdxPlatform};
 
 /// Stops the other CPUs for an orderly kexec. Implemented by the kernel.
 ///
@@ -38,6 +38,12 @@ pub unsafe trait StopCpus {
     /// [`Kexec::stop_other_cpus`](super::Kexec::stop_other_cpus), which closes the gate, and enters
     /// no VCPU after.
     fn run_on_stopped<T: CpuTask<Self::Cpu>>(&self, task: &T);
+
+    /// Memory with its NUMA nodes, ascending: CPUs begin a reset with that of their own node
+    /// ([`Cpu::node`]). Empty, as without an implementation: all CPUs share all memory alike.
+    fn memory_of_nodes(&self) -> &[NodeRange] {
+        &[]
+    }
 }
 
 /// What a CPU does when it is told to stop, before it acknowledges: writes back its caches if this

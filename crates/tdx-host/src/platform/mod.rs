@@ -134,6 +134,12 @@ pub unsafe trait Cpu: Seamcall + LineReset {
     /// Which package it is in.
     fn package(&self) -> PackageId;
 
+    /// The NUMA node whose memory is nearest. Decides in what order memory is reset, nothing else.
+    /// `None`: not known, as without an implementation.
+    fn node(&self) -> Option<NodeId> {
+        None
+    }
+
     /// WBINVD: writes back and invalidates every line this CPU may hold, of every KeyID. Orders
     /// nothing for another CPU.
     fn write_back_caches(&self);

@@ -2,7 +2,7 @@
 
 use tdx_abi::PageRange;
 use tdx_host::platform::LineReset;
-use tdx_host::reset::{ParallelReset, reset_ranges};
+use tdx_host::reset::{NodeMap, ParallelReset, reset_ranges};
 
 /// Zeros the kernel's own image.
 fn by_ranges<C: LineReset>(cpu: &C, image: PageRange) {
@@ -10,7 +10,7 @@ fn by_ranges<C: LineReset>(cpu: &C, image: PageRange) {
 }
 
 fn in_parallel<C: LineReset>(cpu: &C, image: PageRange) {
-    ParallelReset::new([image]).run_alone(cpu);
+    ParallelReset::new([image], NodeMap::default()).run_alone(cpu);
 }
 
 fn by_lines<C: LineReset>(cpu: &C, image: PageRange) {

@@ -16,8 +16,8 @@ use tdx_host::handover::{HandoverReport, HostMemory, Kexec, StopCpus, WrittenBac
 use tdx_host::host::HostError;
 use tdx_host::ledger::{Ledger, MarkError};
 use tdx_host::page::{CleanPage, InFlightPage, PrivatePage, ReturnedPage, SharedPage, TakeError, TokenError};
-use tdx_host::platform::{Cpu, CpuId, LineReset, OwnedPages, TdxPlatform};
-use tdx_host::reset::{ParallelReset, ResetCount};
+use tdx_host::platform::{Cpu, CpuId, LineReset, NodeRange, OwnedPages, TdxPlatform};
+use tdx_host::reset::{NodeMap, ParallelReset, ResetCount};
 use tdx_host::seamcall::SeamcallError;
 
 pub(crate) fn owned(range: PageRange) -> OwnedPages {
@@ -76,9 +76,10 @@ pub(crate) fn reset_ranges<R: LineReset + ?Sized>(cpu: &R, ranges: impl IntoIter
 
 pub(crate) fn parallel<I: Iterator<Item = PageRange> + Clone>(
     ranges: impl IntoIterator<IntoIter = I>,
-) -> ParallelReset<I> {
+    nodes: &[NodeRange],
+) -> ParallelReset<'_, I> {
     // SAFETY: no memory of the test.
-    unsafe { ParallelReset::new(ranges) }
+    unsafe { ParallelReset::new(ranges, NodeMap::new(nodes)) }
 }
 
 pub(crate) fn reset<P: StopCpus>(

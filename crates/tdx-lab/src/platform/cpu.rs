@@ -6,7 +6,7 @@
 use tdx_abi::{KeyId, LineRange, PageRange, Registers};
 use tdx_host::{
     gate::{CpuGate, GateHandle},
-    platform::{Cpu, CpuId, LineReset, PackageId},
+    platform::{Cpu, CpuId, LineReset, NodeId, PackageId},
     seamcall::Seamcall,
 };
 use tdx_machine::PartialStore;
@@ -110,6 +110,11 @@ unsafe impl Cpu for LabCpu<'_> {
 
     fn package(&self) -> PackageId {
         self.package
+    }
+
+    /// A package is a node.
+    fn node(&self) -> Option<NodeId> {
+        Some(NodeId(self.package.0))
     }
 
     fn write_back_caches(&self) {

@@ -8,7 +8,7 @@ use tdx_abi::{PageRange, PhysAddr};
 use tdx_host::{
     handover::{NmiStop, StopCpus},
     layout::{FrameRequest, FrameSource, MapFrames, Places},
-    platform::{CpuId, CpuTask, Cpus, OwnedPages, SharedMemory},
+    platform::{CpuId, CpuTask, Cpus, NodeRange, OwnedPages, SharedMemory},
 };
 
 use super::{Deed, Lab, LabCpu, LabCpus, Operation, promise};
@@ -19,6 +19,7 @@ pub struct LabKernel<'l> {
     lab: &'l Lab<'l>,
     cpus: LabCpus<'l>,
     frames: MapFrames<'l>,
+    memory: &'l [NodeRange],
 }
 
 impl<'l> LabKernel<'l> {
@@ -28,7 +29,7 @@ impl<'l> LabKernel<'l> {
         let mut frames = MapFrames::new(host.memory());
         // An empty list of taken ranges has room, and nothing overlaps in it.
         let _ = frames.reserve(images::pages(host));
-        Self { lab, cpus: LabCpus::new(lab, tdx.gate(), tdx.platform().copied()), frames }
+        Self { lab, cpus: LabCpus::new(lab, tdx.gate(), tdx.platform().copied()), frames, memory: host.memory() }
     }
 
     /// Reserves a range for another user, e.g. the crash kernel. False if some of it is taken
@@ -121,6 +122,10 @@ unsafe impl<'l> StopCpus for LabKernel<'l> {
 
     fn run_on_stopped<T: CpuTask<LabCpu<'l>>>(&self, task: &T) {
         self.cpus.run_on_stopped(task);
+    }
+
+    fn memory_of_nodes(&self) -> &[NodeRange] {
+        self.memory
     }
 }
 
