@@ -124,6 +124,7 @@ static ssize_t cleanslate_show_capabilities(struct kobject *kobj, struct kobj_at
 	if (cleanslate_mode == CLEANSLATE_WATCH) {
 		at = cleanslate_watch_state(buffer, at);
 		at = cleanslate_follow_state(buffer, at);
+		at = cleanslate_unseen_state(buffer, at);
 	} else {
 		at = cleanslate_vmx_state(buffer, at);
 	}

@@ -347,7 +347,8 @@ void cleanslate_watch_check(void)
 		return;
 	if (cleanslate_probes_missed())
 		cleanslate_lost("missed SEAMCALLs (kprobe nmissed)");
-	if (cleanslate_follow_missed() || cleanslate_handover_missed())
+	if (cleanslate_follow_missed() || cleanslate_unseen_missed() ||
+	    cleanslate_handover_missed())
 		cleanslate_lost("missed resets or CPU stops (kprobe nmissed)");
 	if (all_disarmed && READ_ONCE(*all_disarmed))
 		cleanslate_lost("kprobes are disabled (debugfs kprobes/enabled)");
@@ -529,6 +530,8 @@ int cleanslate_watch_init(void)
 	/* A SEAMCALL may be under way: that the probes see its end alone. */
 	cleanslate_set_learning(true);
 	ret = cleanslate_arm_probes();
+	if (!ret)
+		ret = cleanslate_unseen_init();
 	if (ret) {
 		cleanslate_watch_exit();
 		return ret;
@@ -561,6 +564,7 @@ follow:
 
 void cleanslate_watch_exit(void)
 {
+	cleanslate_unseen_exit();
 	cleanslate_disarm_probes();
 	cpuhp_remove_state_nocalls(dead);
 	cpuhp_remove_state_nocalls(hotplug);

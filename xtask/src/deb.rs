@@ -230,6 +230,7 @@ fn dkms() -> Result<PathBuf> {
         ("usr/share/initramfs-tools/hooks/cleanslate", "initramfs-hook"),
         ("usr/share/cleanslate/dump-parameter", "dump-parameter"),
         ("usr/lib/dracut/modules.d/95cleanslate/module-setup.sh", "dracut/module-setup.sh"),
+        ("usr/lib/dracut/modules.d/95cleanslate/load.sh", "dracut/load.sh"),
     ] {
         package.add(path, &fs::read(root().join("linux/crash").join(file))?, 0o755)?;
     }

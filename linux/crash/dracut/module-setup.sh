@@ -10,8 +10,11 @@ installkernel() {
     hostonly='' instmods cleanslate
 }
 
+# shellcheck disable=SC2154 # variables of dracut
 install() {
-    # shellcheck disable=SC2154 # of dracut
-    mkdir -p "$initdir/etc/modules-load.d"
-    echo cleanslate > "$initdir/etc/modules-load.d/cleanslate.conf"
+    # With systemd in the initramfs and without; modules-load.d has an effect with it alone.
+    inst_hook pre-udev 00 "$moddir/load.sh"
+    # For dump-parameter.
+    mkdir -p "$initdir/etc"
+    : > "$initdir/etc/cleanslate-is-loaded"
 }

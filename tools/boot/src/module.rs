@@ -16,7 +16,7 @@ use crate::place::{folder, is_there};
 use crate::root;
 
 /// Sources of the C part.
-pub const SOURCES: [&str; 19] = [
+pub const SOURCES: [&str; 20] = [
     "Kbuild",
     "cleanslate.h",
     "cleanslate_ioctl.h",
@@ -24,6 +24,7 @@ pub const SOURCES: [&str; 19] = [
     "main.c",
     "watch.c",
     "follow.c",
+    "unseen.c",
     "sweep.c",
     "measure.c",
     "hooks.c",

@@ -21,6 +21,7 @@ use crate::root;
 /// `storm` makes SEAMCALLs in interrupts and on CPUs that go offline; `poison` takes a page out of
 /// the direct map; `refuse` refuses images as Linux 6.18 does; `away` keeps a CPU from answering at
 /// a kexec; `tear` overwrites the table for a crash kernel; `fault` makes what an audit must find;
+/// `unseen` has functions that the module does not see;
 /// `dynamic_pamt` makes the kernel's TDMRs those of Dynamic PAMT.
 pub(crate) fn test_modules(kernel: Kernel) -> &'static [&'static str] {
     match kernel.reference() {
@@ -50,6 +51,7 @@ pub(crate) fn test_modules(kernel: Kernel) -> &'static [&'static str] {
             "cleanslate_refuse",
             "cleanslate_storm",
             "cleanslate_tds",
+            "cleanslate_unseen",
             "cleanslate_use",
             "cleanslate_wild",
             "cleanslate_stuck",
@@ -131,6 +133,7 @@ pub(crate) fn pack(kernel: Kernel, more: &[initrd::Entry<'_>], name: &str) -> Re
     let (stuck, noreset) = (place.join("cleanslate_stuck.ko"), place.join("cleanslate_noreset.ko"));
     let (canary, poison) = (place.join("cleanslate_canary.ko"), place.join("cleanslate_poison_td.ko"));
     let (storm, fault) = (place.join("cleanslate_storm.ko"), place.join("cleanslate_fault.ko"));
+    let unseen = place.join("cleanslate_unseen.ko");
     let (away, refuse) = (place.join("cleanslate_away.ko"), place.join("cleanslate_refuse.ko"));
     let dynamic_pamt = place.join("cleanslate_dynamic_pamt.ko");
     let (tear, dump) = (place.join("cleanslate_tear.ko"), place.join("dump"));
@@ -165,6 +168,7 @@ pub(crate) fn pack(kernel: Kernel, more: &[initrd::Entry<'_>], name: &str) -> Re
             files.extend([("next/cleanslate_away.ko", away.as_path()), ("next/cleanslate_refuse.ko", &refuse)]);
             files.extend([("next/cleanslate_storm.ko", storm.as_path()), ("next/cleanslate_fault.ko", &fault)]);
             files.push(("next/cleanslate_dynamic_pamt.ko", &dynamic_pamt));
+            files.push(("next/cleanslate_unseen.ko", &unseen));
         }
         _ => {}
     }

@@ -7,6 +7,7 @@ const FILES: [&str; 8] = [
     "bare/linux/init",
     "linux/crash/initramfs-hook",
     "linux/crash/dump-parameter",
+    "linux/crash/dracut/load.sh",
     "linux/crash/dracut/module-setup.sh",
     ".ci/run",
     ".ci/clean-machine",
