@@ -59,10 +59,10 @@ fn which_operand_is_the_page() {
         [Leaf::MEM_PAGE_ADD, Leaf::MEM_SEPT_ADD, Leaf::MEM_PAGE_AUG, Leaf::MEM_PAGE_RELOCATE, Leaf::MEM_PAGE_DEMOTE];
     let small = PageRange::new(page(), Page::new(page().index() + 1));
     for leaf in by_rcx {
-        assert_eq!(Moves::of(&Registers::call(leaf).rcx(PAGE), false).unwrap().taken(), [small], "{leaf}");
+        assert_eq!(Moves::of(&Registers::call(leaf).rcx(PAGE), false).unwrap().taken().as_slice(), [small], "{leaf}");
     }
     for leaf in by_r8 {
-        assert_eq!(Moves::of(&Registers::call(leaf).r8(PAGE), false).unwrap().taken(), [small], "{leaf}");
+        assert_eq!(Moves::of(&Registers::call(leaf).r8(PAGE), false).unwrap().taken().as_slice(), [small], "{leaf}");
     }
     let large = Registers::call(Leaf::MEM_PAGE_AUG).rcx(0x4000_0001).r8(0x4000_0000);
     let large = Moves::of(&large, false).unwrap();
@@ -215,7 +215,8 @@ fn promote_returns_a_pair_for_2_mib_alone() {
         let (ledger, refs) = (ledger(), Refs::default());
         make(&ledger, &refs, &Registers::call(Leaf::MEM_SEPT_ADD).r8(PAGE), &answer(0, 0));
         make(&ledger, &refs, &Registers::call(Leaf::PHYMEM_PAMT_ADD).rdx(0x2000).r8(0x3000), &answer(0, 0));
-        let moves = Moves::of(&Registers::call(Leaf::MEM_PAGE_PROMOTE).rcx(level), true).unwrap();
+        let call_of_moves = Registers::call(Leaf::MEM_PAGE_PROMOTE).rcx(level);
+        let moves = Moves::of(&call_of_moves, true).unwrap();
         moves.seen_before(&ledger, &refs).unwrap();
         let (r12, r13) = if pair { (0x2000, 0x3000) } else { (0, 0) };
         let back = moves.seen_after(&ledger, &answer(0, PAGE).r12(r12).r13(r13)).unwrap();
@@ -226,7 +227,8 @@ fn promote_returns_a_pair_for_2_mib_alone() {
 #[test]
 fn the_end_of_a_call_whose_beginning_was_not_seen_leaves_nothing_unsettled() {
     let (ledger, refs) = (ledger(), Refs::default());
-    let reclaim = Moves::of(&Registers::call(Leaf::PHYMEM_PAGE_RECLAIM).rcx(PAGE), false).unwrap();
+    let call_of_reclaim = Registers::call(Leaf::PHYMEM_PAGE_RECLAIM).rcx(PAGE);
+    let reclaim = Moves::of(&call_of_reclaim, false).unwrap();
     reclaim.seen_after(&ledger, &busy()).unwrap();
     assert!(ledger.is_settled());
     reclaim.seen_before(&ledger, &refs).unwrap();
@@ -239,7 +241,8 @@ fn the_end_of_a_call_whose_beginning_was_not_seen_leaves_nothing_unsettled() {
 fn a_page_is_marked_before_the_call_and_until_its_reset() {
     let (ledger, refs) = (ledger(), Refs::default());
     let (state, range) = (|| ledger.state(page()).unwrap(), PageRange::new(page(), Page::new(page().index() + 1)));
-    let give = Moves::of(&Registers::call(Leaf::MNG_ADDCX).rcx(PAGE), false).unwrap();
+    let call_of_give = Registers::call(Leaf::MNG_ADDCX).rcx(PAGE);
+    let give = Moves::of(&call_of_give, false).unwrap();
     give.seen_before(&ledger, &refs).unwrap();
     assert_eq!(state(), PageState::InFlight);
     give.seen_after(&ledger, &answer(0, 0)).unwrap();
@@ -277,7 +280,8 @@ fn a_page_whose_call_failed_keeps_its_mark_and_may_be_given_again() {
 fn two_calls_that_give_one_page_leave_it_marked_whatever_their_order() {
     for first_fails in [false, true] {
         let (ledger, refs) = (ledger(), Refs::default());
-        let give = Moves::of(&Registers::call(Leaf::MNG_ADDCX).rcx(PAGE), false).unwrap();
+        let call_of_give = Registers::call(Leaf::MNG_ADDCX).rcx(PAGE);
+        let give = Moves::of(&call_of_give, false).unwrap();
         give.seen_before(&ledger, &refs).unwrap();
         give.seen_before(&ledger, &refs).unwrap();
         let (bad, good) = (busy(), answer(0, 0));
@@ -301,9 +305,11 @@ fn a_large_page_of_which_a_part_was_returned_is_marked_whole() {
 fn what_the_ledger_does_not_cover_is_an_error() {
     let (ledger, refs) = (ledger(), Refs::default());
     let far = 4 << 30;
-    let give = Moves::of(&Registers::call(Leaf::MNG_CREATE).rcx(far), false).unwrap();
+    let call_of_give = Registers::call(Leaf::MNG_CREATE).rcx(far);
+    let give = Moves::of(&call_of_give, false).unwrap();
     assert_eq!(give.seen_before(&ledger, &refs), Err(NotFollowed::Outside(Page::new(far >> 12))));
-    let remove = Moves::of(&Registers::call(Leaf::MEM_PAGE_REMOVE), false).unwrap();
+    let call_of_remove = Registers::call(Leaf::MEM_PAGE_REMOVE);
+    let remove = Moves::of(&call_of_remove, false).unwrap();
     remove.seen_before(&ledger, &refs).unwrap();
     assert!(remove.seen_after(&ledger, &answer(0, PAGE)).is_err(), "a page that was never given");
     assert!(ledger.is_settled());
@@ -352,7 +358,8 @@ fn a_dead_module_leaves_every_page_with_its_reference() {
 #[test]
 fn a_page_that_nobody_has_allocated_is_an_error_and_not_marked() {
     let (ledger, refs) = (ledger(), Refs { free: vec![Page::new(0x4_0005)], ..Refs::default() });
-    let large = Moves::of(&Registers::call(Leaf::MEM_PAGE_AUG).rcx(1).r8(0x4000_0000), false).unwrap();
+    let call_of_large = Registers::call(Leaf::MEM_PAGE_AUG).rcx(1).r8(0x4000_0000);
+    let large = Moves::of(&call_of_large, false).unwrap();
     assert_eq!(large.seen_before(&ledger, &refs), Err(NotFollowed::NotAllocated(Page::new(0x4_0005))));
     assert_eq!(ledger.state(Page::new(0x4_0005)), Some(PageState::Shared), "it may be in use");
     assert_eq!(ledger.marked_pages(), 511, "the other pages are marked");

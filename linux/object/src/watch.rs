@@ -225,7 +225,7 @@ fn kind_of(leaf: Leaf, answer: &Registers) -> Option<usize> {
 }
 
 /// Counts the pages that a call has given and returned.
-fn count_pages(call: &Registers, answer: &Registers, moves: &Moves, returned: &[PageRange]) {
+fn count_pages(call: &Registers, answer: &Registers, moves: &Moves<'_>, returned: &[PageRange]) {
     let leaf = call.leaf_call().leaf();
     let Some(kind) = kind_of(leaf, answer) else { return };
     // DEMOTE and PROMOTE move pairs of Dynamic PAMT, too: by these registers.
@@ -371,10 +371,10 @@ pub fn count_learned(page_type: PamtPageType, pages: u64) {
 ///
 /// # Safety
 /// The kernel has made the call, `answer` is its answer, and [`Moves::after`] follows.
-unsafe fn learn(ledger: &Ledger<'_>, moves: &Moves, call: &Registers, answer: &Registers) {
+unsafe fn learn(ledger: &Ledger<'_>, moves: &Moves<'_>, call: &Registers, answer: &Registers) {
     for range in moves.taken() {
         // SAFETY: the caller's: the call has given them.
-        check(unsafe { follow::learn(ledger, *range, false, &Refs) }.1);
+        check(unsafe { follow::learn(ledger, range, false, &Refs) }.1);
     }
     if answer.status().is_error() {
         return;
@@ -396,7 +396,7 @@ unsafe fn learn(ledger: &Ledger<'_>, moves: &Moves, call: &Registers, answer: &R
 /// A leaf, or a version of one, that `follow` does not know.
 const UNKNOWN_OPERANDS: &CStr = c"SEAMCALL with unknown page operands";
 
-fn moves(call: &Registers) -> Result<Moves, NotFollowed> {
+fn moves(call: &Registers) -> Result<Moves<'_>, NotFollowed> {
     Moves::of(call, DYNAMIC_PAMT.load(Ordering::Relaxed))
 }
 
@@ -495,6 +495,9 @@ pub unsafe extern "C" fn cleanslate_observe_return(cpu: u32, call: *const Regist
     if LEARNING.load(Ordering::SeqCst) {
         // SAFETY: the answer of the call, before the ledger takes it.
         unsafe { learn(ledger, &moves, call, answer) };
+    }
+    if !moves.is_any() {
+        return;
     }
     // SAFETY: the answer of the call that `cleanslate_observe_seamcall` was called for.
     check(unsafe { moves.after(ledger, answer) }.map(|returned| count_pages(call, answer, &moves, &returned)));

@@ -366,6 +366,10 @@ pub struct BootArgs {
     /// TDs that come and go, CPUs off and on, memory pressure.
     #[arg(long, value_name = "SEED")]
     pub traffic: Option<u64>,
+    /// The guest's time counts its instructions, a nanosecond each: the same at every run, and as
+    /// fast as this machine is. One CPU.
+    #[arg(long)]
+    pub icount: bool,
     /// Which Linux. Without: stock, with kvm tdx-7.3.
     #[arg(long, value_enum)]
     pub kernel: Option<Kernel>,

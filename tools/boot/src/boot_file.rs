@@ -229,7 +229,13 @@ mod tests {
         option("append", args.append.clone(), "");
         option("seamvisor", args.seamvisor.clone(), "");
         option("timeout", args.timeout.to_string(), "180");
-        let flags = [("crash", args.crash), ("refused", args.refused), ("module", args.module), ("plain", args.plain)];
+        let flags = [
+            ("crash", args.crash),
+            ("refused", args.refused),
+            ("module", args.module),
+            ("plain", args.plain),
+            ("icount", args.icount),
+        ];
         words.extend(flags.into_iter().filter(|(_, on)| *on).map(|(flag, _)| format!("--{flag}")));
         words
     }

@@ -128,6 +128,10 @@ impl Machine {
         command.args(["-display", "none", "-nodefaults", "-no-reboot"]);
         command.args(["-m", &format!("{}M", args.memory), "-smp", &args.cpus.to_string()]);
         nodes(args, &mut command)?;
+        if args.icount {
+            ensure!(args.cpus == 1, "--icount: one CPU, and not {}", args.cpus);
+            command.args(["-icount", "shift=0,sleep=off"]);
+        }
         command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
         let log = |id: &str, path: &Path| format!("file,id={id},path={},append=on", path.display());
         command.args(["-chardev", &log("serial", &serial), "-serial", "chardev:serial"]);

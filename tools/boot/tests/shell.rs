@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "bare/linux/init",
     "linux/crash/initramfs-hook",
     "linux/crash/dump-parameter",

@@ -153,40 +153,55 @@ pub struct Row {
     pub note: &'static str,
 }
 
-/// The row of a call, or `None` if its leaf or its version is not known.
-pub const fn row(call: LeafCall) -> Option<&'static Row> {
+/// Leaves and versions that the index below has room for; none beyond is in the table.
+const LEAVES: usize = 128;
+const VERSIONS: usize = 2;
+
+/// The row of each leaf and version. An observer looks one up twice for each SEAMCALL of a running
+/// host.
+static INDEX: [[Option<&Row>; VERSIONS]; LEAVES] = index();
+
+const fn index() -> [[Option<&'static Row>; VERSIONS]; LEAVES] {
+    let mut index = [[None; VERSIONS]; LEAVES];
     let mut rows = TABLE;
     while let [row, rest @ ..] = rows {
-        if row.leaf.0 == call.leaf().0 && contains(row.versions, call.version()) {
-            return Some(row);
+        let mut versions = row.versions;
+        while let [version, more @ ..] = versions {
+            // Out of bounds: does not compile.
+            index[row.leaf.0 as usize][*version as usize] = Some(row);
+            versions = more;
         }
         rows = rest;
     }
-    None
+    index
 }
 
-const fn contains(mut versions: &[u8], version: u8) -> bool {
-    while let [first, rest @ ..] = versions {
-        if *first == version {
-            return true;
-        }
-        versions = rest;
-    }
-    false
+/// The row of a call, or `None` if its leaf or its version is not known.
+pub const fn row(call: LeafCall) -> Option<&'static Row> {
+    let (leaf, version) = (call.leaf().0 as usize, call.version() as usize);
+    if leaf < LEAVES && version < VERSIONS { INDEX[leaf][version] } else { None }
 }
 
 /// What a leaf does to memory of the host, in every version that is known; `None` if the leaf is
 /// not known.
 pub const fn leaf_effect(leaf: Leaf) -> Option<LeafEffect> {
-    let mut rows = TABLE;
-    while let [row, rest @ ..] = rows {
-        if row.leaf.0 == leaf.0 {
-            return Some(row.effect);
-        }
-        rows = rest;
+    // Each has a version 0.
+    match row(LeafCall::new(leaf)) {
+        Some(row) => Some(row.effect),
+        None => None,
     }
-    None
 }
+
+/// What a call does that is not for the TDX module.
+pub(crate) static NOT_OF_THE_MODULE: Row = Row {
+    leaf: Leaf(u16::MAX),
+    versions: &[],
+    effect: LeafEffect::Nothing,
+    takes: &[],
+    takes_pamts: false,
+    returns: &[],
+    note: "",
+};
 
 #[cfg(all(test, not(loom)))]
 mod tests {
@@ -206,6 +221,18 @@ mod tests {
             assert_eq!(leaf_effect(row.leaf), Some(row.effect), "{}: versions differ in effect", row.leaf);
         }
         assert!(leaves.iter().all(|leaf| seen.contains(&(*leaf, 0))));
+    }
+
+    /// The index against a search of the table.
+    #[test]
+    fn every_leaf_and_version_is_looked_up_as_the_table_has_it() {
+        for leaf in 0..=u16::MAX {
+            for version in 0..=u8::MAX {
+                let has = |row: &&Row| row.leaf.0 == leaf && row.versions.contains(&version);
+                let found = row(LeafCall::with_version(Leaf(leaf), version));
+                assert_eq!(found, if leaf < 300 { TABLE.iter().find(has) } else { None }, "{leaf} {version}");
+            }
+        }
     }
 
     #[test]

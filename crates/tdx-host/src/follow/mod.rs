@@ -34,7 +34,7 @@ mod module_event;
 use arrayvec::ArrayVec;
 use tdx_abi::{Leaf, LeafCall, Page, PageRange, PageSize, PhysAddr, Registers, removed_page};
 
-use crate::effect::{self, Kept, Return, Row, Take};
+use crate::effect::{self, Kept, Row, Take};
 use crate::ledger::{Ledger, MarkError, PageState};
 pub use module_event::{ModuleEvent, forgotten};
 
@@ -83,15 +83,13 @@ pub unsafe trait PageRefs {
     unsafe fn release(&self, page: Page);
 }
 
-/// Which pages a call moves.
+/// Which pages a call moves. Nothing is worked out before it is asked for: most calls of a running
+/// host move none.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Moves {
-    call: Registers,
+pub struct Moves<'c> {
+    call: &'c Registers,
     dynamic_pamt: bool,
-    returns: &'static [Return],
-    taken: Moved,
-    /// What became of each of `taken`, and where the answer says so.
-    takes: ArrayVec<Take, MAX_MOVED>,
+    row: &'static Row,
 }
 
 fn range(address: u64, size: PageSize) -> PageRange {
@@ -99,32 +97,34 @@ fn range(address: u64, size: PageSize) -> PageRange {
     PageRange::new(first, Page::new(first.index().saturating_add(size.pages())))
 }
 
-impl Moves {
+impl<'c> Moves<'c> {
     /// Of a call, by its operands. `dynamic_pamt`: the module has it on, so that DEMOTE takes a
     /// pair and PROMOTE returns one.
     ///
     /// # Errors
     /// [`NotFollowed::Leaf`], [`NotFollowed::Version`].
-    pub fn of(call: &Registers, dynamic_pamt: bool) -> Result<Self, NotFollowed> {
-        let (mut taken, mut takes) = (Moved::new(), ArrayVec::new());
-        let mut returns: &[Return] = &[];
+    pub fn of(call: &'c Registers, dynamic_pamt: bool) -> Result<Self, NotFollowed> {
         // With reserved bits it is the P-SEAMLDR's: it takes no page for good.
-        if call.leaf_call().reserved() == 0 {
-            let row = known(call.leaf_call())?;
-            for take in row.takes.iter().take(MAX_MOVED) {
-                if let Some(address) = take.there.address(take.register.of(call), call, dynamic_pamt) {
-                    taken.push(range(address, take.size.in_call(call)));
-                    takes.push(*take);
-                }
-            }
-            returns = row.returns;
-        }
-        Ok(Self { call: *call, dynamic_pamt, returns, taken, takes })
+        let row = if call.leaf_call().reserved() == 0 { known(call.leaf_call())? } else { &effect::NOT_OF_THE_MODULE };
+        Ok(Self { call, dynamic_pamt, row })
+    }
+
+    /// Does a call like this take or return pages at all?
+    pub fn is_any(&self) -> bool {
+        !self.row.takes.is_empty() || !self.row.returns.is_empty()
     }
 
     /// The pages that the call gives to the module.
-    pub fn taken(&self) -> &[PageRange] {
-        &self.taken
+    pub fn taken(&self) -> Moved {
+        self.takes().map(|(range, _)| range).take(MAX_MOVED).collect()
+    }
+
+    fn takes(&self) -> impl Iterator<Item = (PageRange, &'static Take)> + use<'c> {
+        let (call, dynamic_pamt) = (self.call, self.dynamic_pamt);
+        self.row.takes.iter().filter_map(move |take| {
+            let address = take.there.address(take.register.of(call), call, dynamic_pamt)?;
+            Some((range(address, take.size.in_call(call)), take))
+        })
     }
 
     /// The pages that the call gave, each with whether the module has it after this answer. Lines
@@ -137,7 +137,7 @@ impl Moves {
             Kept::AsAnswered if failed => take.register.says_used(answer),
             Kept::AsAnswered => !take.register.says_not_used(answer),
         };
-        self.taken.iter().copied().zip(self.takes.iter().map(kept))
+        self.takes().map(move |(range, take)| (range, kept(take)))
     }
 
     /// To be called right before the call is made: its pages are held and marked when this returns.
@@ -151,14 +151,14 @@ impl Moves {
     /// overwrites marked pages. [`Moves::after`] follows with its answer. Whoever makes the call
     /// has its pages, and no other reference of `refs` is for pages of this ledger.
     pub unsafe fn before(&self, ledger: &Ledger<'_>, refs: &impl PageRefs) -> Result<(), NotFollowed> {
-        if !self.returns.is_empty() {
+        if !self.row.returns.is_empty() {
             // Settled by `after`; a `Returning` that is dropped settles nothing.
             let _ = ledger.returning();
         }
         let mut result = Ok(());
-        for range in &self.taken {
+        for (range, _) in self.takes() {
             // SAFETY: the caller's promise: the call that is made takes these pages.
-            result = result.and(unsafe { mark(ledger, *range, refs) });
+            result = result.and(unsafe { mark(ledger, range, refs) });
         }
         result
     }
@@ -195,7 +195,7 @@ impl Moves {
                 }
             }
         }
-        if !self.returns.is_empty() {
+        if !self.row.returns.is_empty() {
             ledger.settle_returning();
         }
         result.map(|()| back)
@@ -203,10 +203,10 @@ impl Moves {
 
     /// The pages that a call which has succeeded has returned.
     pub fn returned(&self, answer: &Registers) -> Moved {
-        let back = self.returns.iter().filter_map(|back| {
-            let named = if back.by_call { &self.call } else { answer };
-            let address = back.there.address(back.register.of(named), &self.call, self.dynamic_pamt)?;
-            Some(range(removed_page(address).0.get(), back.size.in_answer(&self.call, answer)))
+        let back = self.row.returns.iter().filter_map(|back| {
+            let named = if back.by_call { self.call } else { answer };
+            let address = back.there.address(back.register.of(named), self.call, self.dynamic_pamt)?;
+            Some(range(removed_page(address).0.get(), back.size.in_answer(self.call, answer)))
         });
         back.take(MAX_MOVED).collect()
     }
@@ -217,7 +217,7 @@ const MAY_EXIST: u64 = 1;
 
 /// The row of a leaf and version.
 fn known(call: LeafCall) -> Result<&'static Row, NotFollowed> {
-    effect::row(call).ok_or(match effect::leaf_effect(call.leaf()) {
+    effect::row(call).ok_or_else(|| match effect::leaf_effect(call.leaf()) {
         Some(_) => NotFollowed::Version(call),
         None => NotFollowed::Leaf(call.leaf()),
     })

@@ -230,7 +230,7 @@ pub(crate) trait Observe {
     fn seen_after(&self, ledger: &Ledger<'_>, answer: &Registers) -> Result<Moved, NotFollowed>;
 }
 
-impl Observe for Moves {
+impl Observe for Moves<'_> {
     fn seen_before(&self, ledger: &Ledger<'_>, refs: &Refs) -> Result<(), NotFollowed> {
         // SAFETY: no memory of the test.
         unsafe { self.before(ledger, refs) }

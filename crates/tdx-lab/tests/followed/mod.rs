@@ -121,7 +121,7 @@ impl Followed {
         &self.ledger
     }
 
-    fn moves(&self, call: &Registers) -> Option<Moves> {
+    fn moves<'c>(&self, call: &'c Registers) -> Option<Moves<'c>> {
         let leaf = call.leaf_call();
         let moves = Moves::of(call, self.dynamic_pamt).ok();
         assert!(moves.is_some() || (effect::row(leaf).is_none() && leaf.reserved() == 0));
@@ -199,7 +199,7 @@ impl Followed {
 
     /// Pages that have more private lines than before are named by the call, or were the module's
     /// already.
-    fn check_new(&mut self, machine: &Machine, made: Option<(&Registers, &Registers, Option<&Moves>)>) {
+    fn check_new(&mut self, machine: &Machine, made: Option<(&Registers, &Registers, Option<&Moves<'_>>)>) {
         // No SEAMCALL makes a line ordinary memory, so lines that are as many are the same.
         if machine.private_lines() == self.lines {
             return;
@@ -224,7 +224,11 @@ impl Followed {
         self.owned = owned;
     }
 
-    fn is_named(&mut self, page: Page, made: Option<(&Registers, &Registers, Option<&Moves>)>) -> Result<(), String> {
+    fn is_named(
+        &mut self,
+        page: Page,
+        made: Option<(&Registers, &Registers, Option<&Moves<'_>>)>,
+    ) -> Result<(), String> {
         let Some((call, answer, moves)) = made else {
             let taken = self.ledger.state(page) == Some(PageState::Private);
             return if taken { Ok(()) } else { Err("in a guest, and was not taken".into()) };
