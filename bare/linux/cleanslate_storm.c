@@ -9,6 +9,7 @@
 
 #include <linux/cpuhotplug.h>
 #include <linux/gfp.h>
+#include <linux/jiffies.h>
 #include <linux/kthread.h>
 #include <linux/mm.h>
 #include <linux/module.h>
@@ -20,6 +21,10 @@
 static uint ipis = 1000;
 module_param(ipis, uint, 0444);
 MODULE_PARM_DESC(ipis, "interrupts that make a SEAMCALL");
+
+static uint seconds;
+module_param(seconds, uint, 0444);
+MODULE_PARM_DESC(seconds, "go on for so long, however many interrupts that are");
 
 static bool offline;
 module_param(offline, bool, 0444);
@@ -64,6 +69,7 @@ static int cleanslate_storm_offline(unsigned int cpu)
 static int __init cleanslate_storm_init(void)
 {
 	struct task_struct *task;
+	unsigned long end = jiffies + seconds * HZ;
 	uint sent;
 	u64 calls = 0;
 	int ret;
@@ -89,7 +95,7 @@ static int __init cleanslate_storm_init(void)
 		return PTR_ERR(task);
 	}
 	wake_up_process(task);
-	for (sent = 0; sent < ipis; sent++) {
+	for (sent = 0; seconds ? time_before(jiffies, end) : sent < ipis; sent++) {
 		if (smp_call_function_single(STORM_CPU, cleanslate_storm_once, NULL, 1))
 			atomic_inc(&failed);
 		cond_resched();

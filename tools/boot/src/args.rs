@@ -176,6 +176,9 @@ pub enum Kernel {
     /// As `tdx`, with lockdep, KASAN, fault injection and the like.
     #[value(name = "tdx-debug")]
     TdxDebug,
+    /// As `tdx-7.3`, with lockdep, KASAN, fault injection and the like.
+    #[value(name = "tdx-7.3-debug")]
+    Tdx73Debug,
     /// As `tdx-debug`, without TDX host code: `cleanslate.ko` brings TDX up, as in Debian's own.
     #[value(name = "host-debug")]
     HostDebug,
@@ -205,6 +208,7 @@ impl Kernel {
             Self::Tdx72 => "tdx-7.2",
             Self::Tdx73 => "tdx-7.3",
             Self::TdxDebug => "tdx-debug",
+            Self::Tdx73Debug => "tdx-7.3-debug",
             Self::HostDebug => "host-debug",
             Self::TdxOwn => "tdx-own",
             Self::Tdx73Own => "tdx-7.3-own",
@@ -222,7 +226,7 @@ impl Kernel {
             | Self::Stock73Rt
             | Self::Stock72Sid => Self::Stock612,
             Self::TdxOwn => Self::Tdx,
-            Self::Tdx73Own => Self::Tdx73,
+            Self::Tdx73Own | Self::Tdx73Debug => Self::Tdx73,
             other => other,
         }
     }
@@ -263,7 +267,7 @@ impl Kernel {
 
     /// Is it built with lockdep and KASAN?
     pub fn debugs(self) -> bool {
-        matches!(self, Self::TdxDebug | Self::HostDebug)
+        matches!(self, Self::TdxDebug | Self::Tdx73Debug | Self::HostDebug)
     }
 }
 

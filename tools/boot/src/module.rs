@@ -218,6 +218,7 @@ pub fn build_module(args: &ModuleArgs) -> Result<bool> {
         Kernel::Stock73Rt,
         Kernel::Stock72Sid,
         Kernel::TdxDebug,
+        Kernel::Tdx73Debug,
         Kernel::HostDebug,
         Kernel::TdxOwn,
         Kernel::Tdx73Own,

@@ -25,7 +25,7 @@ pub struct LinuxArgs {
     /// two cores). `tdx-7.2`, `tdx-7.3`: built from linux-source-7.2 and 7.3 of trixie-backports,
     /// unchanged. `tdx-6.18`, `tdx-7.1`: the same of their upstream source in Debian's archive,
     /// without Debian's patches. `tdx-debug`, `host-debug`: 6.12 once more with lockdep, KASAN and
-    /// fault injection, with TDX host support and without.
+    /// fault injection, with TDX host support and without. `tdx-7.3-debug`: 7.3 with the same.
     #[arg(value_enum)]
     kernel: Kernel,
     /// With `tdx` or `tdx-7.3`: builds this source tree, with the same configuration.
@@ -79,6 +79,7 @@ pub(crate) fn provide_kernel(kernel: Kernel) -> Result<()> {
         | Kernel::Tdx72
         | Kernel::Tdx73
         | Kernel::TdxDebug
+        | Kernel::Tdx73Debug
         | Kernel::HostDebug => from_source(kernel, &source(kernel)?)?,
     }
     Ok(())

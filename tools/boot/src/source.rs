@@ -41,7 +41,8 @@ pub(crate) fn source(kernel: Kernel) -> Result<PathBuf> {
         Kernel::Tdx618 => upstream(kernel, "6.18"),
         Kernel::Tdx71 => upstream(kernel, "7.1"),
         Kernel::Tdx72 => package(kernel, "7.2"),
-        Kernel::Tdx73 => package(kernel, "7.3"),
+        // One source for both.
+        Kernel::Tdx73 | Kernel::Tdx73Debug => package(Kernel::Tdx73, "7.3"),
         _ => source_6_12(),
     }
 }
@@ -116,7 +117,7 @@ pub(crate) fn from_source(kernel: Kernel, source: &Path) -> Result<()> {
     let build = folder.join("build");
     fs::create_dir_all(&build)?;
     let fragments: &[&str] = match kernel {
-        Kernel::TdxDebug => &["tdx-host.config", "debug.config"],
+        Kernel::TdxDebug | Kernel::Tdx73Debug => &["tdx-host.config", "debug.config"],
         Kernel::HostDebug => &["tdx-host.config", "debug.config", "no-tdx-host.config"],
         _ => &["tdx-host.config"],
     };
