@@ -37,31 +37,49 @@ static bool cleanslate_affected(void)
 /* The image of kexec -e. NULL in a kernel without the symbol. */
 static struct kimage *const *loaded_image;
 
-/* The last decision on an image or a kexec; string constants. */
-static DEFINE_RAW_SPINLOCK(decision_lock);
-static const char *last_verdict = "none yet", *last_reason;
+/*
+ * The last decisions on images and kexecs; string constants. Without a lock: the handler of a
+ * kprobe counts as an NMI. Each decision has a place of its own until DECISIONS more are made.
+ */
+#define DECISIONS	4
+
+struct cleanslate_decision {
+	const char *verdict, *reason;
+};
+
+static struct cleanslate_decision decisions[DECISIONS] = { { .verdict = "none yet" } };
+/* Decisions that have been begun, and the last one that is whole. */
+static atomic_t decisions_begun = ATOMIC_INIT(0);
+static u32 decision;
 
 static void cleanslate_decide(const char *verdict, const char *reason)
 {
-	unsigned long flags;
+	u32 number = atomic_inc_return(&decisions_begun);
+	struct cleanslate_decision *place = &decisions[number % DECISIONS];
 
-	raw_spin_lock_irqsave(&decision_lock, flags);
-	last_verdict = verdict;
-	last_reason = reason;
-	raw_spin_unlock_irqrestore(&decision_lock, flags);
+	WRITE_ONCE(place->verdict, verdict);
+	WRITE_ONCE(place->reason, reason);
+	/* The place is whole before it is named: pairs with the acquire of a reader. */
+	smp_store_release(&decision, number);
 	if (reason)
 		pr_err("%s: %s\n", verdict, reason);
 }
 
 int cleanslate_verdict(char *buffer)
 {
+	const struct cleanslate_decision *place;
 	const char *verdict, *reason;
-	unsigned long flags;
+	u32 number;
 
-	raw_spin_lock_irqsave(&decision_lock, flags);
-	verdict = last_verdict;
-	reason = last_reason;
-	raw_spin_unlock_irqrestore(&decision_lock, flags);
+	do {
+		/* Pairs with the release of the decision. */
+		number = smp_load_acquire(&decision);
+		place = &decisions[number % DECISIONS];
+		verdict = READ_ONCE(place->verdict);
+		reason = READ_ONCE(place->reason);
+		/* Read before the place was given to a later decision? */
+		smp_rmb();
+	} while ((u32)atomic_read(&decisions_begun) - number >= DECISIONS);
 	return sysfs_emit(buffer, "%s%s%s\n", verdict, reason ? ": " : "", reason ?: "");
 }
 
