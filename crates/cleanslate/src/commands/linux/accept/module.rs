@@ -20,9 +20,10 @@ pub(super) enum Lost {
 }
 
 /// Reasons of the module (`linux/`, `linux/object`) that contradict an assumption.
-const LOST: [(&str, Lost); 6] = [
+const LOST: [(&str, Lost); 7] = [
     ("SEAMCALL with unknown page operands", Lost::Operands),
     ("missed SEAMCALLs (kprobe nmissed)", Lost::Missed),
+    ("the kernel splits or joins guest pages by unobserved SEAMCALLs", Lost::Missed),
     ("page outside of the ledger given to the TDX module", Lost::Ledger),
     ("page reset that the TDX module owns", Lost::Ledger),
     ("page given to the TDX module that is not allocated", Lost::Ledger),
@@ -141,7 +142,7 @@ mod tests {
 
     #[test]
     fn reasons_are_those_of_the_module() {
-        let all = source(&["watch.c", "sweep.c", "follow.c", "object/src/watch.rs"]);
+        let all = source(&["watch.c", "sweep.c", "follow.c", "unseen.c", "object/src/watch.rs"]);
         for (reason, lost) in LOST {
             assert!(all.contains(&format!("\"{reason}\"")), "{reason}");
             assert_eq!(Mode::of(&format!("unknown: {reason}\n")), Some(Mode::Unknown(lost)));
