@@ -10,7 +10,10 @@
  *
  * A copy that the compiler has made of a function that is hooked (the part that it did not inline,
  * one with fewer arguments) has no hook. Pages that it resets stay marked, and this module keeps
- * its references to them: memory that is lost, and nothing that is overwritten.
+ * its references to them: memory that is lost, and nothing that is overwritten. Looked for are
+ * the two functions that resets go through, because their callers are in the same source file; the
+ * others that are hooked are called from other files or by their address. A name with two suffixes,
+ * or a number above 9, is not found.
  */
 #define pr_fmt(fmt) "cleanslate: " fmt
 
@@ -54,10 +57,11 @@ static bool cleanslate_calls(const char *name, const char *callee)
 	return false;
 }
 
-/* Reaches SEAMCALL in a wrapper that is observed? */
+/* Reaches SEAMCALL in wrappers that are observed, and in no other? */
 static bool cleanslate_is_observed(const char *name)
 {
-	return cleanslate_calls(name, "__seamcall") || cleanslate_calls(name, "__seamcall_ret");
+	return (cleanslate_calls(name, "__seamcall") || cleanslate_calls(name, "__seamcall_ret")) &&
+	       !cleanslate_calls(name, "__seamcall_saved_ret");
 }
 
 static const char *const hooked[] = {

@@ -20,7 +20,7 @@ struct Log {
     largest: RefCell<u64>,
     /// Lines in no mapping.
     unmapped: LineRange,
-    /// This CPU never comes back from the write after so many.
+    /// After so many writes this CPU stops for good, in the middle of a chunk.
     stop_after: Option<usize>,
 }
 
